@@ -1,0 +1,1 @@
+"""Ring 3: the Docker Engine API over HTTP. One route table, one file per resource, codecs in `schema/`."""

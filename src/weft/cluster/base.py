@@ -1,0 +1,90 @@
+"""Sessions and admission as the manager and the agent see them; `cluster/server.py` and `cluster/client.py` are the real ones."""
+
+from ipaddress import IPv4Address
+from typing import Protocol
+
+import msgspec
+
+from weft.cluster.messages import FromAgent, FromManager
+from weft.errors import Unavailable
+from weft.model.ids import ClusterId, NodeId
+from weft.model.node import Availability, Role
+
+
+class SessionClosed(Unavailable):
+    """The other side is gone; the message says why if that is known."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who is at the other end, from its certificate."""
+
+    node: NodeId
+    role: Role
+    cluster: ClusterId
+
+
+class ManagerSession(Protocol):
+    """The manager's end of a session with an agent."""
+
+    peer: Identity
+    address: str
+    """IP address that the session came from."""
+
+    async def send(self, message: FromManager) -> None:
+        """Waits while the other side is slow. Raises `SessionClosed`."""
+        ...
+
+    async def receive(self) -> FromAgent:
+        """Raises `SessionClosed`."""
+        ...
+
+    async def close(self, reason: str) -> None: ...
+
+
+class AgentSession(Protocol):
+    """The agent's end."""
+
+    async def send(self, message: FromAgent) -> None: ...
+
+    async def receive(self) -> FromManager: ...
+
+    async def close(self, reason: str) -> None: ...
+
+
+class Connect(Protocol):
+    """How an agent gets a session: tries the managers it knows, one after the other, once each."""
+
+    async def __call__(self) -> AgentSession:
+        """Raises `Unavailable` if none answers, `Forbidden` if this node is no longer part of the swarm."""
+        ...
+
+
+class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    token: str
+    csr: str
+    """PEM certificate request; only its public key is used."""
+    hostname: str
+    data_path_address: IPv4Address
+    availability: Availability = "active"
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    role: Role
+    certificate: str
+    """PEM."""
+    root_certificate: str
+    cluster: ClusterId
+    managers: tuple[tuple[NodeId, str], ...]
+
+
+class Manager(Protocol):
+    """What the session listener needs of the manager behind it."""
+
+    async def admit(self, request: AdmissionRequest) -> Admitted:
+        """A new node. Raises `Forbidden` for a token that is not the cluster's."""
+        ...
+
+    async def serve(self, session: ManagerSession) -> None:
+        """For as long as the session lasts. Raises `Forbidden` for a node that was removed."""
+        ...

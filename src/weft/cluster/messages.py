@@ -1,0 +1,62 @@
+"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's `Welcome`, then both as they like."""
+
+import msgspec
+
+from weft.model.assignment import AssignmentChange
+from weft.model.ids import NodeId, TaskId
+from weft.model.meta import Nanoseconds
+from weft.model.node import NodeDescription
+from weft.model.task import TaskStatus
+
+MAX_MESSAGE = 64 << 20
+"""Bytes. An assignment with 100,000 endpoints has about 10 MB."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """From the agent, once."""
+
+    node: NodeId
+    description: NodeDescription
+    data_path_address: str
+    routes: tuple[str, ...] = ()
+    """Subnets that this host has routes to, so that no overlay is laid over them."""
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    heartbeat: Nanoseconds
+    """The agent sends a `Heartbeat` at least this often."""
+    managers: tuple[tuple[NodeId, str], ...]
+    """(id, host:port), to be kept on disk for reconnecting."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class StatusUpdate(msgspec.Struct, frozen=True, tag=True):
+    """From the agent. Repeated until `StatusAccepted` with the same number."""
+
+    number: int
+    statuses: tuple[tuple[TaskId, TaskStatus], ...]
+
+
+class StatusAccepted(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: committed."""
+
+    number: int
+
+
+class AssignmentUpdate(msgspec.Struct, frozen=True, tag=True):
+    """From the manager. The first of a session is full."""
+
+    change: AssignmentChange
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag=True):
+    """From either side: why it ends the session."""
+
+    reason: str
+
+
+FromAgent = Hello | Heartbeat | StatusUpdate | Goodbye
+FromManager = Welcome | StatusAccepted | AssignmentUpdate | Goodbye

@@ -1,0 +1,60 @@
+"""What can go wrong, by kind. A leaf of the tree says what the caller may do about it; `api/errors.py` maps kinds to status.
+
+    WeftError
+    ├─ InvalidArgument     the request is wrong and will be wrong again                       400
+    │   └─ Unsupported     understood, but not something Weft does: refused, never ignored    501
+    ├─ NotFound            no object of that name or id                                       404
+    ├─ Conflict            the name, port, address or subnet is taken, or the object in use   409
+    ├─ OutOfSequence       somebody else changed the object first: read it again              500 (as the original)
+    ├─ FailedPrecondition  right request, wrong moment                                        400
+    ├─ Forbidden           this node or certificate may not do that                           403
+    ├─ Unavailable         not part of a swarm, no manager in reach, no majority              503
+    ├─ Exhausted           no address, VNI or port left                                       500
+    └─ OperationFailed     the kernel, the runtime or the disk refused                        500
+
+Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where the original's text is fixed.
+"""
+
+
+class WeftError(Exception):
+    """Base of all errors that Weft raises on purpose. `str(error)` is the message for the user."""
+
+
+class InvalidArgument(WeftError):
+    pass
+
+
+class Unsupported(InvalidArgument):
+    pass
+
+
+class NotFound(WeftError):
+    pass
+
+
+class Conflict(WeftError):
+    pass
+
+
+class OutOfSequence(WeftError):
+    """A compare-and-swap lost: the object's version is no longer the one that was read."""
+
+
+class FailedPrecondition(WeftError):
+    pass
+
+
+class Forbidden(WeftError):
+    pass
+
+
+class Unavailable(WeftError):
+    pass
+
+
+class Exhausted(WeftError):
+    pass
+
+
+class OperationFailed(WeftError):
+    """An operation on the outside world failed. Foreign exceptions are translated into this at the adapter."""

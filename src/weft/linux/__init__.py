@@ -1,0 +1,1 @@
+"""Ring 3: the only package that touches the kernel's network. netlink, nftables, namespaces, sysctls."""

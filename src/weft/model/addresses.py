@@ -1,0 +1,38 @@
+"""Addresses and numbers of the data path: VNI, port, MAC, and the rules that derive one from another."""
+
+from ipaddress import IPv4Address
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+Vni = Annotated[int, Meta(ge=0, le=2**24 - 1)]
+"""VXLAN network identifier, 24 bits (RFC 7348 section 5)."""
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+"""A transport port; 0 where it means "choose one"."""
+
+Protocol = Literal["tcp", "udp", "sctp"]
+
+MacAddress = Annotated[str, Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
+
+FIRST_VNI = 4096
+LAST_VNI = 2**24 - 1
+
+DEFAULT_UNDERLAY_MTU = 1500
+VXLAN_OVERHEAD = 50
+"""Outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
+ESP_OVERHEAD = 26
+
+
+def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
+    """The MAC of an endpoint: 02:42 and the four octets of its address, so that both can be read from either."""
+    return prefix + "".join(f":{octet:02x}" for octet in address.packed)
+
+
+def overlay_mtu(underlay_mtu: int, encrypted: bool = False) -> int:
+    """MTU of an overlay on an underlay: 1500 gives 1450, and 1424 encrypted (rounded down to a multiple of four for ESP)."""
+    mtu = underlay_mtu - VXLAN_OVERHEAD
+    if encrypted:
+        mtu -= ESP_OVERHEAD
+        mtu -= mtu % 4
+    return mtu

@@ -1,0 +1,181 @@
+"""What one node must run, and all it may know: the value in which `control` and `network` meet.
+
+The manager computes it from its store (`control/dispatcher.py`) and sends the first one whole, then differences. The agent keeps
+the last one on disk, so that a node without a manager still knows its networks. A node is told of a network only while a task
+of its own is on it; of the ingress network always, because every node answers for the published ports.
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+import msgspec
+
+from weft.model.addresses import MacAddress, Port, mac_for
+from weft.model.cluster import VXLAN_PORT
+from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.network import Segment
+from weft.model.service import PublishedPort, TaskSpec
+from weft.model.task import Attachment, Task, TaskState
+
+
+class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A task without its status: that is the agent's to say."""
+
+    id: TaskId
+    service: ServiceId
+    service_name: str
+    slot: int = 0
+    node: NodeId
+    spec: TaskSpec
+    ports: tuple[PublishedPort, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    desired: TaskState = TaskState.RUNNING
+
+    @classmethod
+    def of(cls, task: Task, node: NodeId) -> "TaskAssignment":
+        return cls(
+            id=task.id, service=task.service, service_name=task.service_name, slot=task.slot, node=node,
+            spec=task.spec, ports=task.ports, attachments=task.attachments, desired=task.desired,
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        return f"{self.service_name}.{self.slot or self.node}.{self.id}"
+
+
+class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: NetworkId
+    name: str
+    segments: tuple[Segment, ...]
+    mtu: int | None = None
+    """Asked for by the user; None: from the underlay."""
+    internal: bool = False
+    ingress: bool = False
+    encrypted: bool = False
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One address on one network and the host behind which it is: a task's, or a node's load balancer's (`task` is None)."""
+
+    id: str
+    """The task's id, or `lb-<node id>`."""
+    network: NetworkId
+    address: IPv4Interface
+    node: NodeId
+    vtep: IPv4Address
+    task: TaskId | None = None
+    name: str = ""
+    """The task's name."""
+    service: ServiceId | None = None
+    aliases: tuple[str, ...] = ()
+    """Further names of this one task: its container's short id, its hostname."""
+    serving: bool = False
+    """Running and meant to: gets new connections. An endpoint that does not serve keeps its established ones."""
+
+    @property
+    def mac(self) -> MacAddress:
+        return mac_for(self.address.ip)
+
+
+class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A service as seen on one network. Its backends are the serving endpoints of the network that name it."""
+
+    id: ServiceId
+    network: NetworkId
+    name: str
+    virtual_address: IPv4Address | None = None
+    """None: `dnsrr`, the name resolves to the tasks."""
+    aliases: tuple[str, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    """Ports published in the mesh; on the ingress network only."""
+
+
+class NetworkView(msgspec.Struct, frozen=True):
+    """All that a node on the network knows of it; the same value for every node."""
+
+    definition: NetworkDefinition
+    endpoints: dict[str, EndpointRecord]
+    services: dict[ServiceId, ServiceRecord]
+
+    def backends(self, service: ServiceId) -> list[EndpointRecord]:
+        """Serving endpoints of a service, by address."""
+        found = (e for e in self.endpoints.values() if e.service == service and e.serving)
+        return sorted(found, key=lambda e: e.address)
+
+    def load_balancer(self, node: NodeId) -> EndpointRecord | None:
+        """The node's own leg on the network; None until the manager has an address for it."""
+        return self.endpoints.get(load_balancer_id(node))
+
+
+def load_balancer_id(node: NodeId) -> str:
+    return f"lb-{node}"
+
+
+class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The way from one assignment to the next. `full`: from the empty one."""
+
+    revision: int
+    full: bool = False
+    data_path_port: Port = VXLAN_PORT
+    tasks: tuple[TaskAssignment, ...] = ()
+    removed_tasks: tuple[TaskId, ...] = ()
+    networks: tuple[NetworkDefinition, ...] = ()
+    removed_networks: tuple[NetworkId, ...] = ()
+    endpoints: tuple[EndpointRecord, ...] = ()
+    removed_endpoints: tuple[tuple[NetworkId, str], ...] = ()
+    services: tuple[ServiceRecord, ...] = ()
+    removed_services: tuple[tuple[NetworkId, ServiceId], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.full and not any((
+            self.tasks, self.removed_tasks, self.networks, self.removed_networks,
+            self.endpoints, self.removed_endpoints, self.services, self.removed_services,
+        ))  # fmt: skip
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeId
+    revision: int = 0
+    """Of the manager's store when this was computed."""
+    data_path_port: Port = VXLAN_PORT
+    tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
+    networks: dict[NetworkId, NetworkView] = msgspec.field(default_factory=dict)
+
+    def after(self, change: AssignmentChange) -> "Assignment":
+        """The next assignment; this one is left as it is."""
+        tasks = {} if change.full else without(self.tasks, change.removed_tasks)
+        tasks |= {task.id: task for task in change.tasks}
+        views = {} if change.full else without(self.networks, change.removed_networks)
+        for definition in change.networks:
+            old = views.get(definition.id)
+            views[definition.id] = NetworkView(definition, old.endpoints if old else {}, old.services if old else {})
+        for network in changed_networks(change) & views.keys():
+            views[network] = _view_after(views[network], change)
+        return Assignment(
+            node=self.node, revision=change.revision, data_path_port=change.data_path_port, tasks=tasks, networks=views
+        )
+
+
+def changed_networks(change: AssignmentChange) -> set[NetworkId]:
+    """The networks of which the change touches endpoints or services."""
+    put = {e.network for e in change.endpoints} | {s.network for s in change.services}
+    return put | {network for network, _ in (*change.removed_endpoints, *change.removed_services)}
+
+
+def without(table: Mapping[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
+    """A copy of the table less the keys."""
+    copy = dict(table)
+    for key in keys:
+        copy.pop(key, None)
+    return copy
+
+
+def _view_after(view: NetworkView, change: AssignmentChange) -> NetworkView:
+    network = view.definition.id
+    endpoints = without(view.endpoints, tuple(id for n, id in change.removed_endpoints if n == network))
+    endpoints |= {e.id: e for e in change.endpoints if e.network == network}
+    services = without(view.services, tuple(id for n, id in change.removed_services if n == network))
+    services |= {s.id: s for s in change.services if s.network == network}
+    return NetworkView(view.definition, endpoints, services)

@@ -1,0 +1,119 @@
+"""A container and an image on one node, as the runtime keeps them and the API shows them."""
+
+from enum import StrEnum
+
+import msgspec
+
+from weft.model.addresses import Port, Protocol
+from weft.model.ids import ContainerId
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.service import ContainerSpec, Resources
+
+
+class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The part of the OCI image configuration that says how to run it."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    exposed_ports: tuple[tuple[Port, Protocol], ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+    has_healthcheck: bool = False
+
+
+class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: str
+    """`sha256:` and the digest of the image configuration."""
+    tags: tuple[str, ...] = ()
+    """`name:tag`, in familiar form (no docker.io/library/)."""
+    digests: tuple[str, ...] = ()
+    """`name@sha256:…` where the image came from a registry."""
+    created: Nanoseconds = 0
+    size: int = 0
+    """Bytes of all layers, unpacked."""
+    architecture: str = "amd64"
+    os: str = "linux"
+    author: str = ""
+    config: ImageConfig = ImageConfig()
+    layers: tuple[str, ...] = ()
+    """Digests of the unpacked layers (diff ids), bottom first."""
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is needed to make a container; nothing is looked up elsewhere but the image."""
+
+    id: ContainerId
+    name: str
+    spec: ContainerSpec
+    limits: Resources = Resources()
+    hostname: str
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """The spec's and those of the swarm."""
+    namespace: str | None
+    """Path of the network namespace to run in; None for the host's."""
+    sandbox_id: str = ""
+    hosts: str = ""
+    """Content of /etc/hosts."""
+    resolv_conf: str = ""
+    """Content of /etc/resolv.conf."""
+    log_driver: str = "json-file"
+
+
+class ContainerState(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """A container on this node. Ring 3 makes new values of it as the container lives."""
+
+    config: ContainerConfig
+    image: str
+    """Id of the image it was made from."""
+    args: tuple[str, ...]
+    """The whole command line, image and spec combined."""
+    env: tuple[str, ...] = ()
+    state: ContainerState = ContainerState.CREATED
+    pid: int = 0
+    """In the daemon's PID namespace; 0 unless running."""
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    created_at: Nanoseconds = 0
+    started_at: Nanoseconds = 0
+    finished_at: Nanoseconds = 0
+    log_path: str = ""
+
+    @property
+    def id(self) -> ContainerId:
+        return self.config.id
+
+    @property
+    def stop_grace_period(self) -> Nanoseconds:
+        return self.config.spec.stop_grace_period or 10 * SECOND
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    stream: int
+    """1 stdout, 2 stderr."""
+    timestamp: Nanoseconds
+    data: bytes
+    """With its newline, unless the container ended in the middle of a line."""
+
+
+class NodeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something for `docker events`."""
+
+    type: str
+    """container, image, network, service, node."""
+    action: str
+    id: str
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
+    time: Nanoseconds
+    scope: str = "local"

@@ -1,0 +1,15 @@
+"""What every object in the store carries beside its content. Only the store writes it."""
+
+import msgspec
+
+Nanoseconds = int
+"""A moment, in nanoseconds since 1970-01-01 UTC; or a duration. 0 means "never" or "not set"."""
+
+SECOND: Nanoseconds = 1_000_000_000
+
+
+class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
+    version: int = 0
+    """Revision of the store at which the object was last written; 0 before it was ever stored. Compare-and-swap compares it."""
+    created_at: Nanoseconds = 0
+    updated_at: Nanoseconds = 0

@@ -1,0 +1,68 @@
+"""A host of the swarm. spec: the user's; description and status: from its session; attachments: the allocator's."""
+
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Literal
+
+import msgspec
+
+from weft.model.ids import NodeId
+from weft.model.meta import Meta, Nanoseconds
+from weft.model.service import Resources
+from weft.model.task import Attachment
+
+Role = Literal["worker", "manager"]
+Availability = Literal["active", "pause", "drain"]
+
+
+class NodeState(StrEnum):
+    UNKNOWN = "unknown"
+    DOWN = "down"
+    READY = "ready"
+    DISCONNECTED = "disconnected"
+
+
+class NodeSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: Role = "worker"
+    availability: Availability = "active"
+    name: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class NodeDescription(msgspec.Struct, frozen=True, omit_defaults=True):
+    hostname: str = ""
+    os: str = "linux"
+    architecture: str = "x86_64"
+    resources: Resources = Resources()
+    engine_version: str = ""
+    engine_labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    address: str = ""
+    """The address that its session came from."""
+    since: Nanoseconds = 0
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: NodeId
+    spec: NodeSpec = NodeSpec()
+    description: NodeDescription = NodeDescription()
+    status: NodeStatus = NodeStatus()
+    data_path_address: IPv4Address | None = None
+    """Where VXLAN to this node is sent (its VTEP); set when it joins."""
+    manager_address: str = ""
+    """`host:port` of its manager session listener; empty on workers."""
+    attachments: tuple[Attachment, ...] = ()
+    """One load-balancer address on ingress and on each network that a task here is on."""
+    meta: Meta = Meta()
+
+    @property
+    def hostname(self) -> str:
+        return self.description.hostname
+
+    @property
+    def name(self) -> str:
+        return self.id

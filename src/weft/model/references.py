@@ -1,0 +1,33 @@
+"""Image references: `name`, `name:tag`, `name@digest`, in the short form people type and the full form registries use."""
+
+import re
+
+from weft.errors import InvalidArgument
+
+_PATTERN = re.compile(
+    r"(?P<name>(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+
+
+def parse(reference: str) -> tuple[str, str, str]:
+    """(familiar name, tag, digest) of a reference; tag `latest` if neither tag nor digest is given, else possibly empty.
+    Raises `InvalidArgument`."""
+    match = _PATTERN.fullmatch(reference)
+    if not match:
+        raise InvalidArgument(f"invalid reference format: {reference!r}")
+    name, tag, digest = match["name"], match["tag"] or "", match["digest"] or ""
+    return familiar(name), tag or ("" if digest else "latest"), digest
+
+
+def familiar(name: str) -> str:
+    """Without `docker.io/` and `library/`."""
+    return name.removeprefix("index.docker.io/").removeprefix("docker.io/").removeprefix("library/")
+
+
+def qualified(name: str) -> str:
+    """With the registry's host: `busybox` is `docker.io/library/busybox`."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"

@@ -1,0 +1,193 @@
+"""A service and the template of its tasks. spec: the user's; endpoint: the allocator's; update status: the updater's."""
+
+from enum import StrEnum
+from ipaddress import IPv4Interface
+from typing import Literal
+
+import msgspec
+
+from weft.model.addresses import Port, Protocol
+from weft.model.ids import NetworkId, ServiceId
+from weft.model.meta import SECOND, Meta, Nanoseconds
+
+
+class Mount(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    type: Literal["bind", "tmpfs"]
+    source: str = ""
+    target: str
+    read_only: bool = False
+    tmpfs_size: int = 0
+    """Bytes; 0 for the kernel's default."""
+
+
+class Ulimit(msgspec.Struct, frozen=True):
+    name: str
+    soft: int
+    hard: int
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What to run. Empty values mean "as the image says"."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    """Replaces the image's entrypoint."""
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    """`NAME=value`."""
+    dir: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    tty: bool = False
+    open_stdin: bool = False
+    read_only: bool = False
+    stop_signal: str = ""
+    stop_grace_period: Nanoseconds = 10 * SECOND
+    hosts: tuple[str, ...] = ()
+    """Lines for /etc/hosts: `address name [alias…]`."""
+    dns_servers: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    sysctls: dict[str, str] = msgspec.field(default_factory=dict)
+    ulimits: tuple[Ulimit, ...] = ()
+    init: bool | None = None
+    """Kept to be shown; True is refused at the border."""
+
+
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    nano_cpus: int = 0
+    memory: int = 0
+    """Bytes."""
+    pids: int = 0
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    condition: Literal["none", "on-failure", "any"] = "any"
+    delay: Nanoseconds = 5 * SECOND
+    max_attempts: int = 0
+    """0: without limit."""
+    window: Nanoseconds = 0
+    """Attempts are counted within this span; 0: for ever."""
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    constraints: tuple[str, ...] = ()
+    """`node.role == manager`, as the user wrote them."""
+    spread: tuple[str, ...] = ()
+    """Labels to spread over, outermost first: `node.labels.zone`."""
+    max_replicas: int = 0
+    """Per node; 0: without limit."""
+    platforms: tuple[tuple[str, str], ...] = ()
+    """(architecture, os) that the image runs on; an empty string fits any."""
+
+
+class NetworkAttachmentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    target: NetworkId
+    """Resolved from the name at the border."""
+    aliases: tuple[str, ...] = ()
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    container: ContainerSpec
+    limits: Resources = Resources()
+    reservations: Resources = Resources()
+    restart: RestartPolicy = RestartPolicy()
+    placement: Placement = Placement()
+    networks: tuple[NetworkAttachmentSpec, ...] = ()
+    host_network: bool = False
+    """Attached to the predefined network `host`: no sandbox of its own."""
+    log_driver: str = "json-file"
+    force_update: int = 0
+
+
+class PublishedPort(msgspec.Struct, frozen=True, omit_defaults=True):
+    target: Port
+    published: Port = 0
+    """0 in a spec: the allocator chooses from 30000-32767."""
+    protocol: Protocol = "tcp"
+    mode: Literal["ingress", "host"] = "ingress"
+    name: str = ""
+
+
+class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    mode: Literal["vip", "dnsrr"] = "vip"
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class UpdateConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    parallelism: int = 1
+    """0: all at once."""
+    delay: Nanoseconds = 0
+    failure_action: Literal["pause", "continue", "rollback"] = "pause"
+    monitor: Nanoseconds = 5 * SECOND
+    max_failure_ratio: float = 0.0
+    order: Literal["stop-first", "start-first"] = "stop-first"
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    name: str
+    task: TaskSpec
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    replicas: int | None = 1
+    """None: a global service, one task on each eligible node."""
+    update: UpdateConfig = UpdateConfig()
+    rollback: UpdateConfig = UpdateConfig()
+    endpoint: EndpointSpec = EndpointSpec()
+
+    @property
+    def is_global(self) -> bool:
+        return self.replicas is None
+
+
+class VirtualAddress(msgspec.Struct, frozen=True):
+    network: NetworkId
+    address: IPv4Interface
+    """With the subnet's mask, as the API shows it."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the allocator gave a service."""
+
+    spec: EndpointSpec = EndpointSpec()
+    """The spec that this answers; the service is allocated when it equals the service's own and nothing is missing."""
+    ports: tuple[PublishedPort, ...] = ()
+    """With every published port filled in."""
+    addresses: tuple[VirtualAddress, ...] = ()
+
+
+class UpdateState(StrEnum):
+    UPDATING = "updating"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLBACK_STARTED = "rollback_started"
+    ROLLBACK_PAUSED = "rollback_paused"
+    ROLLBACK_COMPLETED = "rollback_completed"
+
+
+class UpdateStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    state: UpdateState
+    started_at: Nanoseconds = 0
+    completed_at: Nanoseconds = 0
+    message: str = ""
+
+
+class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: ServiceId
+    spec: ServiceSpec
+    spec_version: int = 0
+    """The store's version of the last write that changed the spec; written as 0, the store fills it in. See `Task.spec_version`."""
+    previous_spec: ServiceSpec | None = None
+    endpoint: Endpoint = Endpoint()
+    update_status: UpdateStatus | None = None
+    error: str = ""
+    """Why the allocator could not serve the endpoint."""
+    meta: Meta = Meta()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name

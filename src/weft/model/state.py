@@ -1,0 +1,246 @@
+"""The whole state of a swarm in memory, with the indexes the control loops need, and the changes that lead from one to the next.
+
+Everybody reads a `ClusterState`; only a store changes one, and only through `apply`, which checks every version before it
+touches anything. The logic of ring 2 reads it and returns `Change`s.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, TypeVar, cast
+
+import msgspec
+
+from weft.errors import Conflict, OutOfSequence
+from weft.model.cluster import Cluster
+from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.meta import Meta, Nanoseconds
+from weft.model.network import Network
+from weft.model.node import Node
+from weft.model.service import Service
+from weft.model.task import Task, TaskState
+
+Kind = Literal["cluster", "node", "network", "service", "task"]
+KINDS: tuple[Kind, ...] = ("cluster", "node", "network", "service", "task")
+Object = Cluster | Node | Network | Service | Task
+TYPES: Mapping[Kind, type[Object]] = {"cluster": Cluster, "node": Node, "network": Network, "service": Service, "task": Task}
+UNIQUE_NAMES = ("network", "service")
+
+T = TypeVar("T", bound=Object)
+
+
+def kind_of(obj: Object) -> Kind:
+    return cast(Kind, type(obj).__name__.lower())
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write an object. `object.meta.version` is the version that was read; 0 creates it."""
+
+    object: Object
+
+    def __str__(self) -> str:
+        verb = "update" if self.object.meta.version else "create"
+        return f"{verb} {kind_of(self.object)} {self.object.name}"
+
+
+class Remove(msgspec.Struct, frozen=True):
+    kind: Kind
+    id: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"remove {self.kind} {self.id}"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Commit only if this object still has this version (0: still does not exist)."""
+
+    kind: Kind
+    id: str
+    version: int
+
+
+Change = Put | Remove | Check
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a control loop wants: changes to commit together, and when to look again although nothing has changed."""
+
+    changes: tuple[Change, ...] = ()
+    wake_at: Nanoseconds | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One committed change. `before` is None for a creation, `after` for a removal."""
+
+    before: Object | None
+    after: Object | None
+
+    @property
+    def object(self) -> Object:
+        return cast(Object, self.after if self.after is not None else self.before)
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.object)
+
+
+class ClusterState:
+    """Tables by id, and indexes. Iteration order is creation order."""
+
+    def __init__(self, objects: Iterable[Object] = (), revision: int = 0) -> None:
+        self.revision = revision
+        self.tables: dict[Kind, dict[str, Object]] = {kind: {} for kind in KINDS}
+        self._names: dict[tuple[Kind, str], str] = {}
+        self._by_service: dict[ServiceId, dict[TaskId, Task]] = {}
+        self._by_node: dict[NodeId | None, dict[TaskId, Task]] = {}
+        self._by_network: dict[NetworkId, dict[TaskId, Task]] = {}
+        self._by_state: dict[TaskState, dict[TaskId, Task]] = {}
+        for obj in objects:
+            self._insert(obj)
+
+    # --- reading
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return next(iter(self._table("cluster", Cluster).values()), None)
+
+    @property
+    def nodes(self) -> Mapping[NodeId, Node]:
+        return cast(Mapping[NodeId, Node], self.tables["node"])
+
+    @property
+    def networks(self) -> Mapping[NetworkId, Network]:
+        return cast(Mapping[NetworkId, Network], self.tables["network"])
+
+    @property
+    def services(self) -> Mapping[ServiceId, Service]:
+        return cast(Mapping[ServiceId, Service], self.tables["service"])
+
+    @property
+    def tasks(self) -> Mapping[TaskId, Task]:
+        return cast(Mapping[TaskId, Task], self.tables["task"])
+
+    @property
+    def ingress(self) -> Network | None:
+        return next((n for n in self.networks.values() if n.spec.ingress), None)
+
+    def named(self, kind: Kind, name: str) -> Object | None:
+        """The network or service of that exact name."""
+        found = self._names.get((kind, name))
+        return self.tables[kind][found] if found else None
+
+    def tasks_of(self, service: ServiceId) -> Mapping[TaskId, Task]:
+        return self._by_service.get(service, {})
+
+    def tasks_on(self, node: NodeId | None) -> Mapping[TaskId, Task]:
+        """Tasks assigned to a node; with None those that have no node yet."""
+        return self._by_node.get(node, {})
+
+    def tasks_attached(self, network: NetworkId) -> Mapping[TaskId, Task]:
+        """Tasks that hold an address on the network, ended ones included until they are removed."""
+        return self._by_network.get(network, {})
+
+    def tasks_in(self, state: TaskState) -> Mapping[TaskId, Task]:
+        """Tasks by observed state."""
+        return self._by_state.get(state, {})
+
+    def orphans(self) -> Iterator[Task]:
+        """Tasks of services that are gone."""
+        for service, tasks in self._by_service.items():
+            if service not in self.services:
+                yield from tasks.values()
+
+    def objects(self) -> Iterator[Object]:
+        for table in self.tables.values():
+            yield from table.values()
+
+    # --- writing, by stores only
+
+    def check(self, changes: Sequence[Change]) -> None:
+        """Raises OutOfSequence if a version is no longer the one that was read, Conflict if a name is taken."""
+        taken: dict[tuple[Kind, str], str] = {}
+        freed = {c.id for c in changes if isinstance(c, Remove)}
+        for change in changes:
+            kind, id, version = _compared(change)
+            current = self.tables[kind].get(id)
+            if (current.meta.version if current else 0) != version:
+                raise OutOfSequence("update out of sequence")
+            if isinstance(change, Put) and kind in UNIQUE_NAMES:
+                key = (kind, change.object.name)
+                owner = taken.get(key) or self._names.get(key)
+                if owner is not None and owner != id and owner not in freed:
+                    raise Conflict(f"{kind} with name {change.object.name} already exists")
+                taken[key] = id
+
+    def apply(self, changes: Sequence[Change], now: Nanoseconds) -> list[Event]:
+        """All or nothing: check, then take over. Every object written gets the next revision as its version."""
+        self.check(changes)
+        self.revision += 1
+        events = []
+        for change in changes:
+            if isinstance(change, Put):
+                before = self.tables[kind_of(change.object)].get(change.object.id)
+                after = stamped(change.object, self.revision, now)
+                if before is not None:
+                    self._delete(before)
+                self._insert(after)
+                events.append(Event(before, after))
+            elif isinstance(change, Remove):
+                gone = self.tables[change.kind].get(change.id)
+                if gone is not None:
+                    self._delete(gone)
+                    self.tables[change.kind].pop(change.id)
+                    events.append(Event(gone, None))
+        return events
+
+    def _table(self, kind: Kind, type_: type[T]) -> dict[str, T]:
+        return cast(dict[str, T], self.tables[kind])
+
+    def _insert(self, obj: Object) -> None:
+        kind = kind_of(obj)
+        self.tables[kind][obj.id] = obj
+        if kind in UNIQUE_NAMES:
+            self._names[kind, obj.name] = obj.id
+        if isinstance(obj, Task):
+            self._by_service.setdefault(obj.service, {})[obj.id] = obj
+            self._by_node.setdefault(obj.node, {})[obj.id] = obj
+            self._by_state.setdefault(obj.state, {})[obj.id] = obj
+            for attachment in obj.attachments:
+                self._by_network.setdefault(attachment.network, {})[obj.id] = obj
+
+    def _delete(self, obj: Object) -> None:
+        """Out of the indexes; the place in its table stays, so that an update keeps the order of creation."""
+        kind = kind_of(obj)
+        if kind in UNIQUE_NAMES:
+            self._names.pop((kind, obj.name), None)
+        if isinstance(obj, Task):
+            _drop(self._by_service, obj.service, obj.id)
+            _drop(self._by_node, obj.node, obj.id)
+            _drop(self._by_state, obj.state, obj.id)
+            for attachment in obj.attachments:
+                _drop(self._by_network, attachment.network, obj.id)
+
+
+def _compared(change: Change) -> tuple[Kind, str, int]:
+    """Which object a change is about, and the version it must have."""
+    if isinstance(change, Put):
+        return kind_of(change.object), change.object.id, change.object.meta.version
+    return change.kind, change.id, change.version
+
+
+def stamped(obj: Object, revision: int, now: Nanoseconds) -> Object:
+    """The object as stored at `revision`. A service whose `spec_version` is 0 gets the revision there as well."""
+    meta = Meta(revision, obj.meta.created_at or now, now)
+    if isinstance(obj, Service) and obj.spec_version == 0:
+        return msgspec.structs.replace(obj, meta=meta, spec_version=revision)
+    return msgspec.structs.replace(obj, meta=meta)
+
+
+K = TypeVar("K")
+
+
+def _drop(index: dict[K, dict[TaskId, Task]], key: K, id: TaskId) -> None:
+    bucket = index.get(key)
+    if bucket is not None:
+        bucket.pop(id, None)
+        if not bucket:
+            del index[key]

@@ -1,0 +1,99 @@
+"""A task: one container of a service, for all of its life. It runs once; a restart is another task in the same slot.
+
+Spec, slot and desired state are the orchestrator's, node the scheduler's, attachments the allocator's, status the agent's
+(from ASSIGNED on; before that the loop that moves the task).
+"""
+
+from enum import IntEnum
+from ipaddress import IPv4Interface
+
+import msgspec
+
+from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.meta import Meta, Nanoseconds
+from weft.model.service import PublishedPort, TaskSpec
+
+
+class TaskState(IntEnum):
+    """Observed state only grows. The numbers leave room between states and are the original's."""
+
+    NEW = 0
+    PENDING = 64
+    ASSIGNED = 192
+    ACCEPTED = 256
+    PREPARING = 320
+    READY = 384
+    STARTING = 448
+    RUNNING = 512
+    COMPLETE = 576
+    SHUTDOWN = 640
+    FAILED = 704
+    REJECTED = 768
+    REMOVE = 800
+    ORPHANED = 832
+
+    @property
+    def is_terminal(self) -> bool:
+        """The container is gone, or never was: nothing is held any longer."""
+        return self > TaskState.RUNNING
+
+
+class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An address on a network, held by a task or by a node's load balancer."""
+
+    network: NetworkId
+    address: IPv4Interface
+    """With the segment's mask."""
+    aliases: tuple[str, ...] = ()
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: ContainerId
+    pid: int = 0
+    exit_code: int = 0
+
+
+class TaskStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    state: TaskState
+    timestamp: Nanoseconds = 0
+    message: str = ""
+    err: str = ""
+    """What keeps the task from running; `docker service ps` shows it."""
+    container: ContainerStatus | None = None
+    ports: tuple[PublishedPort, ...] = ()
+    """Host-mode ports as the node really published them."""
+
+
+class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: TaskId
+    service: ServiceId
+    service_name: str
+    slot: int = 0
+    """From 1; 0 for a global service's task."""
+    spec: TaskSpec
+    spec_version: int = 0
+    """`Service.spec_version` when the task was made: a task whose number differs may be out of date."""
+    ports: tuple[PublishedPort, ...] = ()
+    """The service's ports when the task was made."""
+    node: NodeId | None = None
+    attachments: tuple[Attachment, ...] = ()
+    """Ingress first if the service publishes in the mesh, then the networks in the order of the spec."""
+    desired: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus(TaskState.NEW)
+    restart_at: Nanoseconds = 0
+    """A replacement waits in desired READY until this moment, then the orchestrator sets RUNNING."""
+    meta: Meta = Meta()
+
+    @property
+    def name(self) -> str:
+        """`webapp.1.<task id>`, or with the node's id in place of the slot for a global service."""
+        return f"{self.service_name}.{self.slot or self.node}.{self.id}"
+
+    @property
+    def state(self) -> TaskState:
+        return self.status.state
+
+    @property
+    def is_live(self) -> bool:
+        """Meant to run and not over."""
+        return self.desired <= TaskState.RUNNING and not self.state.is_terminal

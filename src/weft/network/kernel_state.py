@@ -1,0 +1,125 @@
+"""The network part of a kernel as a value: namespaces with their links, neighbours, forwarding entries, routes, rules, tables.
+
+`plan` makes the desired one, `linux` reads the actual one, `diff` compares them. Both sides build values that compare equal
+when nothing needs doing: a field that the plan does not care about is None in the desired state and ignored by the comparison.
+
+In our own namespaces everything is ours. In the host's, only what `network/ownership.py` names; the reader leaves the rest out.
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import msgspec
+
+from weft.model.addresses import MacAddress, Port, Vni
+
+HOST = "host"
+"""Name of the namespace in which the daemon itself runs. All others are files below /run/docker/netns."""
+
+MAIN_TABLE = 254
+
+
+class Veth(msgspec.Struct, frozen=True, tag=True):
+    """One end of a pair. Making it makes the other end too; a link is declared at both ends, and made once."""
+
+    peer_namespace: str | None = None
+    """None in an actual state: the kernel does not tell it cheaply, and nobody needs it."""
+    peer: str | None = None
+
+
+class Bridge(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Vxlan(msgspec.Struct, frozen=True, tag=True):
+    """Made from the host's namespace, so that its UDP socket stays there. Always nolearning, proxy, l2miss, l3miss."""
+
+    vni: Vni
+    local: IPv4Address
+    port: Port
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    kind: Veth | Bridge | Vxlan
+    mtu: int
+    mac: MacAddress | None = None
+    """None: whatever the kernel chose."""
+    master: str | None = None
+    addresses: frozenset[IPv4Interface] = frozenset()
+    up: bool = True
+    isolated: bool = False
+    """A bridge port that may talk to the bridge but to no other isolated port."""
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """A permanent entry: `address` is at `mac` on `device`."""
+
+    device: str
+    address: IPv4Address
+    mac: MacAddress
+
+
+class ForwardingEntry(msgspec.Struct, frozen=True):
+    """A permanent FDB entry of a VXLAN device: frames for `mac` go to the host `vtep`."""
+
+    device: str
+    mac: MacAddress
+    vtep: IPv4Address
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    destination: IPv4Network
+    device: str
+    via: IPv4Address | None = None
+    source: IPv4Address | None = None
+    table: int = MAIN_TABLE
+    onlink: bool = False
+    """The gateway is taken to be on the link, whatever the addresses say."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy routing rule. Absent selectors are None or 0."""
+
+    priority: int
+    table: int
+    mark: int = 0
+    mask: int = 0
+    input_device: str | None = None
+    protocol: int | None = None
+    """IP protocol number."""
+    source_port: Port | None = None
+
+
+class Table(msgspec.Struct, frozen=True):
+    """An nftables table, whole. It is replaced in one transaction when it differs."""
+
+    family: str
+    name: str
+    body: str
+    """What stands between the table's braces. In an actual state: the body last applied if the kernel's rules are still those
+    that came of it, else an empty string."""
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    links: Mapping[str, Link] = msgspec.field(default_factory=dict)
+    neighbours: frozenset[Neighbour] = frozenset()
+    """Permanent ones only."""
+    forwarding: frozenset[ForwardingEntry] = frozenset()
+    """Permanent ones with a remote host only."""
+    routes: frozenset[Route] = frozenset()
+    """Without those that the kernel makes of addresses."""
+    rules: frozenset[Rule] = frozenset()
+    """Without the three that every namespace has."""
+    sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """`net.ipv4.ip_forward`: `1`. In an actual state: those that were asked for."""
+    tables: Mapping[tuple[str, str], Table] = msgspec.field(default_factory=dict)
+    """By (family, name)."""
+
+
+class KernelState(msgspec.Struct, frozen=True):
+    namespaces: Mapping[str, Namespace]
+
+    def __getitem__(self, name: str) -> Namespace:
+        return self.namespaces[name]

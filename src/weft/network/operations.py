@@ -1,0 +1,257 @@
+"""One step from one kernel state to another. Each prints as the command a person would type.
+
+Applying an operation twice is an error only where the kernel says so (EEXIST, ENOENT); the adapter takes "already so" and
+"already gone" for success, because the state may have moved between reading and applying.
+"""
+
+from ipaddress import IPv4Interface
+
+import msgspec
+
+from weft.model.addresses import MacAddress
+from weft.network.kernel_state import (
+    HOST,
+    MAIN_TABLE,
+    Bridge,
+    ForwardingEntry,
+    Link,
+    Neighbour,
+    Route,
+    Rule,
+    Table,
+    Veth,
+    Vxlan,
+)
+
+
+class AddNamespace(msgspec.Struct, frozen=True):
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"ip netns add {self.namespace}"
+
+
+class RemoveNamespace(msgspec.Struct, frozen=True):
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"ip netns delete {self.namespace}"
+
+
+class AddLink(msgspec.Struct, frozen=True):
+    """Make a link, down and bare but for its MTU and MAC. A veth is made with its peer, whose own settings are `peer`."""
+
+    namespace: str
+    link: Link
+    peer: Link | None = None
+
+    def __str__(self) -> str:
+        kind = self.link.kind
+        text = f"{_ip(self.namespace)} link add {self.link.name} mtu {self.link.mtu}"
+        text += f" address {self.link.mac}" if self.link.mac else ""
+        if isinstance(kind, Veth):
+            assert self.peer is not None
+            mac = f" address {self.peer.mac}" if self.peer.mac else ""
+            return f"{text} type veth peer name {kind.peer} netns {kind.peer_namespace} mtu {self.peer.mtu}{mac}"
+        if isinstance(kind, Vxlan):
+            flags = "nolearning proxy l2miss l3miss"
+            target = "" if self.namespace == HOST else f" netns {self.namespace}"
+            name_and_mtu = text.removeprefix(_ip(self.namespace) + " link add ")
+            return f"ip link add {name_and_mtu}{target} type vxlan id {kind.vni} local {kind.local} dstport {kind.port} {flags}"
+        assert isinstance(kind, Bridge)
+        return f"{text} type bridge"
+
+
+class RemoveLink(msgspec.Struct, frozen=True):
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} link delete {self.name}"
+
+
+class SetLink(msgspec.Struct, frozen=True, kw_only=True):
+    """Change what is not None."""
+
+    namespace: str
+    name: str
+    mtu: int | None = None
+    mac: MacAddress | None = None
+    master: str | None = None
+    """An empty string takes it out of its bridge."""
+    isolated: bool | None = None
+    up: bool | None = None
+
+    def __str__(self) -> str:
+        words = []
+        if self.mtu is not None:
+            words.append(f"mtu {self.mtu}")
+        if self.mac is not None:
+            words.append(f"address {self.mac}")
+        if self.master is not None:
+            words.append(f"master {self.master}" if self.master else "nomaster")
+        if self.isolated is not None:
+            words.append(f"type bridge_slave isolated {'on' if self.isolated else 'off'}")
+        if self.up is not None:
+            words.append("up" if self.up else "down")
+        return f"{_ip(self.namespace)} link set {self.name} {' '.join(words)}"
+
+
+class AddAddress(msgspec.Struct, frozen=True):
+    namespace: str
+    device: str
+    address: IPv4Interface
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} address add {self.address} dev {self.device}"
+
+
+class RemoveAddress(msgspec.Struct, frozen=True):
+    namespace: str
+    device: str
+    address: IPv4Interface
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} address delete {self.address} dev {self.device}"
+
+
+class AddNeighbour(msgspec.Struct, frozen=True):
+    """Adds or replaces."""
+
+    namespace: str
+    neighbour: Neighbour
+
+    def __str__(self) -> str:
+        n = self.neighbour
+        return f"{_ip(self.namespace)} neighbour replace {n.address} lladdr {n.mac} dev {n.device} nud permanent"
+
+
+class RemoveNeighbour(msgspec.Struct, frozen=True):
+    namespace: str
+    neighbour: Neighbour
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} neighbour delete {self.neighbour.address} dev {self.neighbour.device}"
+
+
+class AddForwarding(msgspec.Struct, frozen=True):
+    """Adds or replaces."""
+
+    namespace: str
+    entry: ForwardingEntry
+
+    def __str__(self) -> str:
+        e = self.entry
+        return f"{_bridge(self.namespace)} fdb replace {e.mac} dev {e.device} dst {e.vtep} self permanent"
+
+
+class RemoveForwarding(msgspec.Struct, frozen=True):
+    namespace: str
+    entry: ForwardingEntry
+
+    def __str__(self) -> str:
+        e = self.entry
+        return f"{_bridge(self.namespace)} fdb delete {e.mac} dev {e.device} dst {e.vtep} self"
+
+
+class AddRoute(msgspec.Struct, frozen=True):
+    """Adds or replaces."""
+
+    namespace: str
+    route: Route
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} route replace {_route(self.route)}"
+
+
+class RemoveRoute(msgspec.Struct, frozen=True):
+    namespace: str
+    route: Route
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} route delete {_route(self.route)}"
+
+
+class AddRule(msgspec.Struct, frozen=True):
+    namespace: str
+    rule: Rule
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} rule add {_rule(self.rule)}"
+
+
+class RemoveRule(msgspec.Struct, frozen=True):
+    namespace: str
+    rule: Rule
+
+    def __str__(self) -> str:
+        return f"{_ip(self.namespace)} rule delete {_rule(self.rule)}"
+
+
+class SetSysctl(msgspec.Struct, frozen=True):
+    namespace: str
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{_enter(self.namespace)}sysctl -w {self.key}={self.value}"
+
+
+class ReplaceTable(msgspec.Struct, frozen=True):
+    """Whole, in one transaction: no packet meets half a table."""
+
+    namespace: str
+    table: Table
+
+    def __str__(self) -> str:
+        t = self.table
+        head = f"{t.family} {t.name}"
+        script = f"add table {head}\ndelete table {head}\ntable {head} {{\n{t.body}\n}}"
+        return f"{_enter(self.namespace)}nft -f - <<END\n{script}\nEND"
+
+
+class RemoveTable(msgspec.Struct, frozen=True):
+    namespace: str
+    family: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_enter(self.namespace)}nft delete table {self.family} {self.name}"
+
+
+Operation = (
+    AddNamespace | RemoveNamespace | AddLink | RemoveLink | SetLink | AddAddress | RemoveAddress | AddNeighbour
+    | RemoveNeighbour | AddForwarding | RemoveForwarding | AddRoute | RemoveRoute | AddRule | RemoveRule | SetSysctl
+    | ReplaceTable | RemoveTable
+)  # fmt: skip
+
+
+def _ip(namespace: str) -> str:
+    return "ip" if namespace == HOST else f"ip -n {namespace}"
+
+
+def _bridge(namespace: str) -> str:
+    return "bridge" if namespace == HOST else f"bridge -n {namespace}"
+
+
+def _enter(namespace: str) -> str:
+    return "" if namespace == HOST else f"ip netns exec {namespace} "
+
+
+def _route(r: Route) -> str:
+    words = ["default" if r.destination.prefixlen == 0 else str(r.destination)]
+    words += ["via", str(r.via)] if r.via else []
+    words += ["dev", r.device]
+    words += ["src", str(r.source)] if r.source else []
+    words += ["table", str(r.table)] if r.table != MAIN_TABLE else []
+    words += ["onlink"] if r.onlink else []
+    return " ".join(words)
+
+
+def _rule(r: Rule) -> str:
+    words = ["priority", str(r.priority)]
+    words += ["fwmark", f"{r.mark:#x}/{r.mask:#x}"] if r.mask else []
+    words += ["iif", r.input_device] if r.input_device else []
+    words += ["ipproto", str(r.protocol)] if r.protocol is not None else []
+    words += ["sport", str(r.source_port)] if r.source_port is not None else []
+    return " ".join([*words, "lookup", str(r.table)])

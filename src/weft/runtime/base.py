@@ -1,0 +1,119 @@
+"""What the rest of the program needs of a container runtime and of an image store.
+
+Containers outlive the daemon: everything about them is on disk, and a new `Runtime` on the same directory finds them all.
+Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; image problems name the image.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from weft.model.container import Container, ContainerConfig, Image, LogLine
+from weft.model.ids import ContainerId
+from weft.model.meta import Nanoseconds
+
+
+class Attached(Protocol):
+    """The streams of a container or of a command in it."""
+
+    async def read(self) -> tuple[int, bytes]:
+        """The next output: (1 stdout or 2 stderr, bytes); (0, b"") at the end. A terminal's output is all stream 1."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def resize(self, rows: int, columns: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Exec(Protocol):
+    """A command in a running container."""
+
+    id: str
+    container: ContainerId
+    argv: tuple[str, ...]
+    tty: bool
+    stdin: bool
+    running: bool
+    pid: int
+    exit_code: int | None
+
+    async def start(self) -> Attached:
+        """Once. Output that comes before the first read is not lost."""
+        ...
+
+    async def wait(self) -> int: ...
+
+    async def resize(self, rows: int, columns: int) -> None: ...
+
+
+class Runtime(Protocol):
+    def containers(self) -> list[Container]: ...
+
+    def get(self, id: ContainerId) -> Container: ...
+
+    async def create(self, config: ContainerConfig) -> Container:
+        """Root file system mounted, container made, its first process waiting. All or nothing."""
+        ...
+
+    async def start(self, id: ContainerId) -> Container: ...
+
+    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+        """The stop signal, then SIGKILL after `grace`; returns when it is over."""
+        ...
+
+    async def kill(self, id: ContainerId, signal: str) -> None: ...
+
+    async def remove(self, id: ContainerId) -> None:
+        """Kills it if it runs; removes its files and mounts. A container that is not there is fine."""
+        ...
+
+    async def wait(self, id: ContainerId) -> Container:
+        """Returns when it has ended (at once if it has)."""
+        ...
+
+    async def attach(self, id: ContainerId) -> Attached: ...
+
+    def logs(
+        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+    ) -> AsyncIterator[LogLine]: ...
+
+    async def resize(self, id: ContainerId, rows: int, columns: int) -> None: ...
+
+    async def exec(
+        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
+        user: str = "", directory: str = "", privileged: bool = False,
+    ) -> Exec:  # fmt: skip
+        ...
+
+    async def top(self, id: ContainerId) -> list[int]:
+        """PIDs of its processes."""
+        ...
+
+    async def close(self) -> None:
+        """Let go; containers go on."""
+        ...
+
+
+class Images(Protocol):
+    def all(self) -> list[Image]: ...
+
+    def find(self, reference: str) -> Image:
+        """By `name[:tag][@digest]`, by id or by a prefix of it. Raises `NotFound`: `No such image: <reference>`."""
+        ...
+
+    def pull(self, reference: str) -> AsyncIterator[str]:
+        """Fetches it from its registry; gives lines of progress. Raises `NotFound` or `OperationFailed`."""
+        ...
+
+    async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
+        """From a `docker save` or OCI archive; gives the tags (or ids) loaded."""
+        ...
+
+    async def tag(self, reference: str, new: str) -> None: ...
+
+    async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
+        """Gives what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a container uses it."""
+        ...
