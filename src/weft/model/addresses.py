@@ -22,6 +22,7 @@ DEFAULT_UNDERLAY_MTU = 1500
 VXLAN_OVERHEAD = 50
 """Outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
 ESP_OVERHEAD = 26
+"""SPI and sequence number 8, IV 8, trailer 2, ICV 8 (RFC 4303, RFC 4106)."""
 
 
 def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
@@ -29,10 +30,11 @@ def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
     return prefix + "".join(f":{octet:02x}" for octet in address.packed)
 
 
-def overlay_mtu(underlay_mtu: int, encrypted: bool = False) -> int:
-    """MTU of an overlay on an underlay: 1500 gives 1450, and 1424 encrypted (rounded down to a multiple of four for ESP)."""
+def overlay_mtu(underlay_mtu: int, encrypted: bool = False, icv_bits: int = 64) -> int:
+    """MTU of an overlay on an underlay: 1500 gives 1450, and encrypted 1424, or 1416 with an ICV of 128 bits: a full-size packet
+    is sealed into one packet of the underlay. Rounded down to a multiple of four, which ESP pads to."""
     mtu = underlay_mtu - VXLAN_OVERHEAD
     if encrypted:
-        mtu -= ESP_OVERHEAD
+        mtu -= ESP_OVERHEAD + (icv_bits - 64) // 8
         mtu -= mtu % 4
     return mtu

@@ -13,6 +13,7 @@ import msgspec
 
 from weft.model.addresses import MacAddress, Port, mac_for
 from weft.model.cluster import VXLAN_PORT
+from weft.model.encryption import DataKey, IcvBits
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Segment
 from weft.model.service import PublishedPort, TaskSpec
@@ -53,6 +54,7 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     internal: bool = False
     ingress: bool = False
     encrypted: bool = False
+    icv_bits: IcvBits = 64
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -118,6 +120,8 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     revision: int
     full: bool = False
     data_path_port: Port = VXLAN_PORT
+    keys: tuple[DataKey, ...] | None = None
+    """None: as before."""
     tasks: tuple[TaskAssignment, ...] = ()
     removed_tasks: tuple[TaskId, ...] = ()
     networks: tuple[NetworkDefinition, ...] = ()
@@ -129,7 +133,7 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
     @property
     def is_empty(self) -> bool:
-        return not self.full and not any((
+        return not self.full and self.keys is None and not any((
             self.tasks, self.removed_tasks, self.networks, self.removed_networks,
             self.endpoints, self.removed_endpoints, self.services, self.removed_services,
         ))  # fmt: skip
@@ -140,6 +144,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     """Of the manager's store when this was computed."""
     data_path_port: Port = VXLAN_PORT
+    keys: tuple[DataKey, ...] = ()
+    """Of encrypted networks, oldest first; none unless a task of this node is on one."""
     tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
     networks: dict[NetworkId, NetworkView] = msgspec.field(default_factory=dict)
 
@@ -153,9 +159,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
             views[definition.id] = NetworkView(definition, old.endpoints if old else {}, old.services if old else {})
         for network in changed_networks(change) & views.keys():
             views[network] = _view_after(views[network], change)
+        keys = change.keys if change.keys is not None else () if change.full else self.keys
         return Assignment(
-            node=self.node, revision=change.revision, data_path_port=change.data_path_port, tasks=tasks, networks=views
-        )
+            node=self.node, revision=change.revision, data_path_port=change.data_path_port, keys=keys, tasks=tasks,
+            networks=views,
+        )  # fmt: skip
 
 
 def changed_networks(change: AssignmentChange) -> set[NetworkId]:

@@ -1,10 +1,12 @@
 """The swarm itself: one object. spec: the user's; secrets and cursors: the manager's."""
 
 from ipaddress import IPv4Network
+from typing import Literal
 
 import msgspec
 
 from weft.model.addresses import FIRST_VNI, Port
+from weft.model.encryption import DataKey
 from weft.model.ids import ClusterId
 from weft.model.meta import SECOND, Meta, Nanoseconds
 
@@ -16,9 +18,13 @@ class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = "default"
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     task_history: int = 5
-    """Ended tasks kept per slot."""
+    """Tasks kept per slot, the current one included."""
     heartbeat: Nanoseconds = 5 * SECOND
     certificate_expiry: Nanoseconds = 90 * 24 * 3600 * SECOND
+    key_rotation: Nanoseconds = 12 * 3600 * SECOND
+    """Life of a key of the encrypted networks as the newest one."""
+    key_bits: Literal[128, 256] = 128
+    """Of AES on encrypted networks, from the next key on."""
 
 
 class RootCa(msgspec.Struct, frozen=True):
@@ -51,6 +57,9 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where the search for a free VNI begins (next-fit)."""
     next_port: int = 30000
     """Where the search for a free dynamic port begins."""
+    data_keys: tuple[DataKey, ...] = ()
+    """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network. Secret."""
+    next_key_tag: int = 1
     meta: Meta = Meta()
 
     @property

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import msgspec
 
 from weft.model.addresses import Vni
+from weft.model.encryption import IcvBits
 from weft.model.ids import NetworkId
 from weft.model.meta import Meta
 
@@ -36,6 +37,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     attachable: bool = False
     ingress: bool = False
     encrypted: bool = False
+    icv_bits: IcvBits = 64
+    """Length of the integrity check value of each sealed packet, if encrypted."""
 
 
 class Segment(msgspec.Struct, frozen=True):

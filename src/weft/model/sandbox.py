@@ -5,6 +5,7 @@ by the agent, kept on disk, and never change while the sandbox lives: planning t
 """
 
 from ipaddress import IPv4Address, IPv4Interface
+from typing import Literal
 
 import msgspec
 
@@ -43,6 +44,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the interface that has the data path address."""
     gateway: IPv4Interface = GATEWAY_INTERFACE
     """docker_gwbridge's own address."""
+    esp_engine: Literal["kernel", "userspace"] | None = None
+    """What seals encrypted networks here; None: nothing can."""
 
     @property
     def ingress_gateway(self) -> IPv4Interface:

@@ -17,6 +17,7 @@ from weft.model.network import Network
 from weft.model.node import Node
 from weft.model.service import Service
 from weft.model.task import Task, TaskState
+from weft.model.usage import Usage
 
 Kind = Literal["cluster", "node", "network", "service", "task"]
 KINDS: tuple[Kind, ...] = ("cluster", "node", "network", "service", "task")
@@ -94,6 +95,7 @@ class ClusterState:
         self._by_node: dict[NodeId | None, dict[TaskId, Task]] = {}
         self._by_network: dict[NetworkId, dict[TaskId, Task]] = {}
         self._by_state: dict[TaskState, dict[TaskId, Task]] = {}
+        self.usage = Usage()
         for obj in objects:
             self._insert(obj)
 
@@ -149,6 +151,10 @@ class ClusterState:
             if service not in self.services:
                 yield from tasks.values()
 
+    def nodes_with_tasks(self) -> list[NodeId]:
+        """Every node id that a task names, of nodes that are gone as well."""
+        return [node for node in self._by_node if node is not None]
+
     def objects(self) -> Iterator[Object]:
         for table in self.tables.values():
             yield from table.values()
@@ -198,6 +204,7 @@ class ClusterState:
     def _insert(self, obj: Object) -> None:
         kind = kind_of(obj)
         self.tables[kind][obj.id] = obj
+        self.usage.count(obj, 1)
         if kind in UNIQUE_NAMES:
             self._names[kind, obj.name] = obj.id
         if isinstance(obj, Task):
@@ -210,6 +217,7 @@ class ClusterState:
     def _delete(self, obj: Object) -> None:
         """Out of the indexes; the place in its table stays, so that an update keeps the order of creation."""
         kind = kind_of(obj)
+        self.usage.count(obj, -1)
         if kind in UNIQUE_NAMES:
             self._names.pop((kind, obj.name), None)
         if isinstance(obj, Task):

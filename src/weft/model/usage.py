@@ -1,0 +1,105 @@
+"""What is held by whom, kept up to date by `ClusterState` with every change: addresses per network, networks and room per node.
+
+An index, not a ledger: everything in it follows from the objects that are in the state, so nothing can leak and nothing has to
+be given back. A task holds its addresses until its observed state is terminal, a service and a node as long as they exist.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+import msgspec
+
+from weft.model.addresses import Port, Protocol
+from weft.model.ids import NetworkId, NodeId
+from weft.model.node import Node
+from weft.model.service import Service
+from weft.model.task import Task, TaskState
+
+HostPort = tuple[Protocol, Port]
+_NOTHING: Mapping[object, int] = MappingProxyType({})
+
+
+class NodeLoad(msgspec.Struct):
+    """What the tasks of one node take of it. Only `Usage` changes one."""
+
+    tasks: int = 0
+    """Tasks that are meant to run there."""
+    nano_cpus: int = 0
+    """Reserved by tasks that are assigned and not over; so are the next two."""
+    memory: int = 0
+    """Bytes."""
+    host_ports: dict[HostPort, int] = msgspec.field(default_factory=dict)
+    """How many tasks hold the port: one, unless something went wrong."""
+
+
+class Usage:
+    def __init__(self) -> None:
+        self._addresses: dict[NetworkId, dict[int, int]] = {}
+        self._networks: dict[NodeId, dict[NetworkId, int]] = {}
+        self._loads: dict[NodeId, NodeLoad] = {}
+
+    def addresses(self, network: NetworkId) -> Mapping[int, int]:
+        """Addresses held on a network, as integers, and by how many: 1, unless something went wrong."""
+        return self._addresses.get(network, _NOTHING)  # type: ignore[arg-type]
+
+    def networks(self, node: NodeId) -> Mapping[NetworkId, int]:
+        """Networks that tasks on the node which are not over are on, and how many tasks."""
+        return self._networks.get(node, _NOTHING)  # type: ignore[arg-type]
+
+    def load(self, node: NodeId) -> NodeLoad:
+        return self._loads.get(node) or NodeLoad()
+
+    def count(self, obj: object, sign: int) -> None:
+        """Add (`sign` 1) or take away (-1) what an object holds."""
+        if isinstance(obj, Task):
+            self._count_task(obj, sign)
+        elif isinstance(obj, Service):
+            self._count_addresses(((a.network, int(a.address)) for a in obj.endpoint.addresses), sign)
+        elif isinstance(obj, Node):
+            self._count_addresses(((a.network, int(a.address)) for a in obj.attachments), sign)
+
+    def _count_task(self, task: Task, sign: int) -> None:
+        if task.state.is_terminal:
+            return
+        self._count_addresses(((a.network, int(a.address)) for a in task.attachments), sign)
+        if task.node is None:
+            return
+        networks = self._networks.setdefault(task.node, {})
+        for attachment in task.attachments:
+            _add(networks, attachment.network, sign)
+        if not networks:
+            del self._networks[task.node]
+        if task.state >= TaskState.ASSIGNED:
+            self._count_load(task.node, task, sign)
+
+    def _count_load(self, node: NodeId, task: Task, sign: int) -> None:
+        load = self._loads.setdefault(node, NodeLoad())
+        load.tasks += sign * (task.desired <= TaskState.RUNNING)
+        load.nano_cpus += sign * task.spec.reservations.nano_cpus
+        load.memory += sign * task.spec.reservations.memory
+        for port in host_ports(task):
+            _add(load.host_ports, port, sign)
+
+    def _count_addresses(self, held: Iterable[tuple[NetworkId, int]], sign: int) -> None:
+        for network, address in held:
+            table = self._addresses.setdefault(network, {})
+            _add(table, address, sign)
+            if not table:
+                del self._addresses[network]
+
+
+def host_ports(task: Task) -> list[HostPort]:
+    """The ports of the host that a task needs for itself."""
+    return [(p.protocol, p.published) for p in task.ports if p.mode == "host" and p.published]
+
+
+K = TypeVar("K")
+
+
+def _add(table: dict[K, int], key: K, sign: int) -> None:
+    count = table.get(key, 0) + sign
+    if count:
+        table[key] = count
+    else:
+        table.pop(key, None)
