@@ -15,6 +15,10 @@ class Subscription(Protocol):
         """Waits for the next events of the subscribed kinds; gives all since the last call, in order of commit."""
         ...
 
+    def take(self) -> list[Event]:
+        """The same without waiting, possibly none: what makes the reader as new as `Store.state`, until its next await."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -1,0 +1,102 @@
+"""What every engine of the store has in common: the order of a commit, and subscriptions.
+
+A commit is four steps without an await between them, so nobody ever sees half of one:
+
+    1. check    versions and names, against the state in memory (`ClusterState.check`)
+    2. write    the rows as they will be stored, made durable by the engine; if this fails nothing has happened
+    3. apply    to the state in memory
+    4. notify   the subscriptions, which gather events until their reader comes
+
+An engine is a subclass with one method, `_write`.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from weft.errors import Unavailable
+from weft.model.meta import Nanoseconds
+from weft.model.state import Change, Check, ClusterState, Event, Kind, Object, Put, Remove, stamped
+
+Clock = Callable[[], Nanoseconds]
+
+
+class EventSubscription:
+    """The events of some kinds that one reader has not yet taken. Events are kept until then; a reader that falls behind gets
+    them in one list."""
+
+    def __init__(self, kinds: Collection[Kind], forget: Callable[["EventSubscription"], None]) -> None:
+        self._kinds = frozenset(kinds)
+        self._forget = forget
+        self._pending: list[Event] = []
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def next(self) -> list[Event]:
+        """Raises `Unavailable` once it is closed. Cancelling it loses no event."""
+        await self._changed.wait()
+        if self._closed:
+            raise Unavailable("cannot wait for events: the subscription is closed")
+        return self.take()
+
+    def take(self) -> list[Event]:
+        events, self._pending = self._pending, []
+        if not self._closed:
+            self._changed.clear()
+        return events
+
+    def offer(self, events: Sequence[Event]) -> None:
+        wanted = [event for event in events if event.kind in self._kinds]
+        if wanted:
+            self._pending += wanted
+            self._changed.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._pending = []
+        self._changed.set()
+        self._forget(self)
+
+
+class Engine:
+    """A `Store` in one process. `clock` gives the time of commits in nanoseconds."""
+
+    def __init__(self, clock: Clock, state: ClusterState) -> None:
+        self._clock = clock
+        self._state = state
+        self._subscriptions: dict[int, EventSubscription] = {}
+
+    @property
+    def state(self) -> ClusterState:
+        return self._state
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """See `Store.commit`. Changes that only check give the present revision."""
+        self._state.check(changes)
+        if all(isinstance(change, Check) for change in changes):
+            return self._state.revision
+        now = self._clock()
+        revision = self._state.revision + 1
+        put = [stamped(change.object, revision, now) for change in changes if isinstance(change, Put)]
+        removed = [change for change in changes if isinstance(change, Remove)]
+        self._write(revision, put, removed)
+        events = self._state.apply(changes, now)
+        for subscription in list(self._subscriptions.values()):
+            subscription.offer(events)
+        return revision
+
+    def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
+        subscription = EventSubscription(kinds, self._forget)
+        self._subscriptions[id(subscription)] = subscription
+        return subscription
+
+    async def close(self) -> None:
+        """Wakes every reader with `Unavailable`."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.close()
+
+    def _forget(self, subscription: EventSubscription) -> None:
+        self._subscriptions.pop(id(subscription), None)
+
+    def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:
+        """Makes the rows durable, all or none, or raises `OperationFailed`."""
+        raise NotImplementedError

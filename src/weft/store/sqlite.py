@@ -1,0 +1,130 @@
+"""The store of a swarm with one manager: a SQLite file, and all of it in memory.
+
+The file is the truth at start and is only written from then on; everybody reads the state in memory. One table holds all objects,
+because nothing is ever asked of the file but "everything, in order of creation":
+
+    object (seq, kind, id, version, value)   value: MessagePack of `model/codec.py`; seq: the order of creation
+    meta   (key, value)                      schema: version of this layout; revision: of the last commit
+
+A commit is one SQLite transaction in WAL mode with `synchronous=FULL`: on return it survives the loss of power. It runs on the
+event loop itself. It takes about 0.15 ms, less than the way to a thread and back costs the other tasks, and it keeps check,
+write and apply in one piece: a commit that waits for a thread would need a lock around all three.
+
+The file is locked for this process alone (`locking_mode=EXCLUSIVE`), so two daemons on one data root cannot both write. It
+holds the swarm's root key: only its owner can read it.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.errors import OperationFailed
+from weft.model.codec import decode, encode
+from weft.model.state import TYPES, ClusterState, Object, Remove, kind_of
+from weft.store.engine import Clock, Engine
+
+SCHEMA = 1
+"""Version of the layout of the tables and of the values in them."""
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE object (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, value BLOB NOT NULL,
+    UNIQUE (kind, id)
+) STRICT;
+"""
+_PUT = """
+INSERT INTO object (kind, id, version, value) VALUES (?, ?, ?, ?)
+ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, value = excluded.value
+"""
+_REMOVE = "DELETE FROM object WHERE kind = ? AND id = ?"
+
+
+class SqliteStore(Engine):
+    def __init__(self, clock: Clock, state: ClusterState, database: sqlite3.Connection) -> None:
+        super().__init__(clock, state)
+        self._database = database
+
+    @classmethod
+    def open(cls, path: str | Path, clock: Clock) -> "SqliteStore":
+        """Makes the file if there is none. Raises `OperationFailed` if it cannot be read, is damaged, is open in another
+        process, or was written by a newer version of this program."""
+        try:
+            database = _connect(path)
+        except (OSError, sqlite3.Error) as error:
+            raise OperationFailed(f"cannot open store {path}: {error}") from error
+        try:
+            return cls(clock, _load(database), database)
+        except (sqlite3.Error, msgspec.MsgspecError, OperationFailed) as error:
+            database.close()
+            raise OperationFailed(f"cannot open store {path}: {error}") from error
+
+    async def close(self) -> None:
+        await super().close()
+        self._database.close()
+
+    def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:
+        rows = [(kind_of(obj), obj.id, obj.meta.version, encode(obj)) for obj in put]
+        try:
+            with _transaction(self._database):
+                self._database.executemany(_PUT, rows)
+                self._database.executemany(_REMOVE, [(change.kind, change.id) for change in removed])
+                self._database.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
+        except sqlite3.Error as error:
+            raise OperationFailed(f"cannot commit: {error}") from error
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """A commit that fails (a full disk shows only then) leaves the transaction open: it is rolled back as well."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _connect(path: str | Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    database = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        with _transaction(database):
+            _prepare(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """The tables, if the file is new."""
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return
+    for statement in _TABLES.split(";"):
+        database.execute(statement)
+    database.execute("INSERT INTO meta VALUES ('schema', ?), ('revision', 0)", (SCHEMA,))
+
+
+def _load(database: sqlite3.Connection) -> ClusterState:
+    meta = dict(database.execute("SELECT key, value FROM meta"))
+    if meta["schema"] > SCHEMA:
+        raise OperationFailed(f"its schema {meta['schema']} is newer than {SCHEMA}, the newest that this version knows")
+    return ClusterState(_objects(database), meta["revision"])
+
+
+def _objects(database: sqlite3.Connection) -> Iterator[Object]:
+    for kind, id, value in database.execute("SELECT kind, id, value FROM object ORDER BY seq"):
+        try:
+            yield decode(value, TYPES[kind])
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            raise OperationFailed(f"{kind} {id} is damaged: {error}") from error
