@@ -1,0 +1,1 @@
+"""Subnets, VNIs, addresses and published ports, each held once."""

@@ -1,0 +1,212 @@
+"""The allocator: gives networks their segments, nodes and services their addresses, services their ports, tasks their attachments.
+
+One pass goes through all that lacks something, in the order in which one needs the other: networks (ingress first), nodes,
+services, tasks. What is free follows from the state each time. An object that cannot be served says why (`Network.error`,
+`Service.error`, `Task.status.err`) and is tried again in the next pass; the others are served all the same. Whoever hands out
+an address writes the network (its cursor), whoever hands out a port or a VNI writes the cluster: two allocators that see the
+same state cannot both commit.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv4Network
+
+import msgspec
+
+from weft.control.allocator import subnets, vnis
+from weft.control.allocator.addresses import Book
+from weft.control.allocator.ports import Ports, answers
+from weft.errors import Conflict, Exhausted, WeftError
+from weft.model.cluster import Cluster
+from weft.model.ids import NetworkId
+from weft.model.meta import Nanoseconds
+from weft.model.network import Network, Pool, Segment
+from weft.model.node import Node
+from weft.model.service import Endpoint, PublishedPort, Service, VirtualAddress
+from weft.model.state import Change, ClusterState, Decision, Put
+from weft.model.task import Attachment, Task, TaskState, TaskStatus
+
+PENDING_MESSAGE = "pending task scheduling"
+NO_INGRESS = "service needs ingress network, but no ingress network is present"
+
+
+def reconcile(state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = ()) -> Decision:
+    """`host_routes`: what the automatic choice of a subnet keeps away from."""
+    if state.cluster is None:
+        return Decision()
+    return Decision(tuple(_Pass(state, state.cluster, now, host_routes).run()))
+
+
+class _Pass:
+    """One pass over a state. The objects to be written are collected, so that each is written once."""
+
+    def __init__(self, state: ClusterState, cluster: Cluster, now: Nanoseconds, routes: Sequence[IPv4Network]) -> None:
+        self.state, self.now, self.routes = state, now, routes
+        self.cluster = cluster
+        self.networks = dict(state.networks)
+        self.services = state.services
+        self.changed_services: dict[str, Service] = {}
+        self.changes: list[Change] = []
+        self.book = Book(state, self.networks)
+        self.ports: Ports | None = None
+        self.claimed = False
+        """A port or a VNI was handed out."""
+
+    def run(self) -> list[Change]:
+        for network in sorted(self.networks.values(), key=lambda n: not n.spec.ingress):
+            if not network.segments:
+                self.networks[network.id] = self._network(network)
+        self.ingress = next((n.id for n in self.networks.values() if n.spec.ingress), None)
+        for node in self.state.nodes.values():
+            self._node(node)
+        for service in self.services.values():
+            if not self._is_allocated(service):
+                self._service(service)
+        for task in self.state.tasks_in(TaskState.NEW).values():
+            if task.desired <= TaskState.RUNNING:
+                self._task(task)
+        return [*self._numbers(), *self.changes]
+
+    def _numbers(self) -> list[Change]:
+        """The cluster and the networks: written last of all, when it is known what was handed out."""
+        for id, cursor in self.book.cursors.items():
+            self.networks[id] = msgspec.structs.replace(self.networks[id], cursor=cursor)
+        next_port = self.ports.cursor if self.ports else self.cluster.next_port
+        cluster = msgspec.structs.replace(self.cluster, next_port=next_port)
+        changed: list[Change] = [Put(cluster)] if self.claimed or cluster != self.cluster else []
+        return changed + [Put(n) for n in self.networks.values() if n is not self.state.networks.get(n.id)]
+
+    # --- networks
+
+    def _network(self, network: Network) -> Network:
+        """The network with its segments or with the reason why it has none; itself if nothing is new."""
+        try:
+            segments, error = self._segments(network), ""
+        except (Conflict, Exhausted) as cause:
+            segments, error = (), str(cause)
+        if not segments and error == network.error:
+            return network
+        return msgspec.structs.replace(network, segments=segments, error=error)
+
+    def _segments(self, network: Network) -> tuple[Segment, ...]:
+        others = [n for n in self.networks.values() if n.id != network.id]
+        pools = network.spec.pools or (self._automatic_pool(others),)
+        allocated = (n for n in others if n.segments)
+        cause = subnets.first_overlap([pool.subnet for pool in pools], list(subnets.held(allocated)))
+        if cause:
+            raise Conflict(f"cannot create network {network.name}: {cause}")
+        taken = {segment.vni for n in others for segment in n.segments}
+        cursor, segments = self.cluster.next_vni, []
+        for position, pool in enumerate(pools):
+            if position < len(network.spec.vnis):
+                vni = vnis.request(network.spec.vnis[position], pool.subnet, taken)
+            else:
+                vni = vnis.choose(cursor, taken)
+                cursor = vni + 1
+            taken.add(vni)
+            segments.append(Segment(pool.subnet, subnets.gateway(pool), vni))
+        self.cluster = msgspec.structs.replace(self.cluster, next_vni=cursor)
+        self.claimed = True
+        return tuple(segments)
+
+    def _automatic_pool(self, others: Sequence[Network]) -> Pool:
+        taken = [subnet for _, subnet in (*subnets.held(others), *subnets.routed(self.routes))]
+        return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken))
+
+    # --- nodes
+
+    def _node(self, node: Node) -> None:
+        """One load-balancer address on ingress and on each network that a task here is on; a leg that finds no address is
+        tried again in the next pass."""
+        ingress = (self.ingress,) if self.ingress else ()
+        wanted = dict.fromkeys((*ingress, *self.state.usage.networks(node.id)))
+        attachments = {a.network: a for a in node.attachments if a.network in wanted and self.book.has(a.network)}
+        for id in wanted:
+            if id not in attachments and id in self.networks:
+                with suppress(WeftError):
+                    attachments[id] = Attachment(id, self.book.take((id,))[id])
+        if tuple(attachments.values()) != node.attachments:
+            self.changes.append(Put(msgspec.structs.replace(node, attachments=tuple(attachments.values()))))
+
+    # --- services
+
+    def _virtual_networks(self, service: Service) -> tuple[NetworkId, ...]:
+        """The networks on which the service has a virtual address, ingress first. Raises `Conflict`."""
+        endpoint, task = service.spec.endpoint, service.spec.task
+        wanted = []
+        if any(p.mode == "ingress" for p in endpoint.ports):
+            if self.ingress is None:
+                raise Conflict(NO_INGRESS)
+            wanted.append(self.ingress)
+        if not task.host_network:
+            wanted += [a.target for a in task.networks]
+        return tuple(dict.fromkeys(wanted)) if endpoint.mode == "vip" else ()
+
+    def _is_allocated(self, service: Service) -> bool:
+        endpoint = service.endpoint
+        if service.error or endpoint.spec != service.spec.endpoint:
+            return False
+        held = tuple(a.network for a in endpoint.addresses)
+        try:
+            return held == self._virtual_networks(service) and all(self.book.has(a.network) for a in endpoint.addresses)
+        except Conflict:
+            return False
+
+    def _service(self, service: Service) -> None:
+        try:
+            endpoint, error = self._endpoint(service), ""
+        except WeftError as cause:
+            endpoint, error = service.endpoint, str(cause)
+        changed = msgspec.structs.replace(service, endpoint=endpoint, error=error)
+        if changed != service:
+            self.changed_services[service.id] = changed
+            self.changes.append(Put(changed))
+
+    def _endpoint(self, service: Service) -> Endpoint:
+        networks = self._virtual_networks(service)
+        kept = {a.network: a for a in service.endpoint.addresses if self.book.has(a.network)}
+        found = self.book.find(id for id in networks if id not in kept)
+        ports = self._ports(service)
+        new = self.book.claim(found)
+        return Endpoint(service.spec.endpoint, ports, tuple(kept.get(id) or VirtualAddress(id, new[id]) for id in networks))
+
+    def _ports(self, service: Service) -> tuple[PublishedPort, ...]:
+        if not service.spec.endpoint.ports:
+            return ()
+        self.ports = self.ports or Ports(self.services.values(), self.cluster.next_port)
+        ports = self.ports.take(service)
+        self.claimed = self.claimed or any(p.mode == "ingress" for p in ports)
+        return ports
+
+    # --- tasks
+
+    def _task(self, task: Task) -> None:
+        """NEW to PENDING with all that it needs, or NEW still with the reason."""
+        service = self.changed_services.get(task.service) or self.services.get(task.service)
+        if service is None:
+            return
+        try:
+            if service.error:
+                raise Conflict(service.error)
+            allocated = self._attached(task, service)
+        except WeftError as cause:
+            allocated = self._refused(task, str(cause))
+        if allocated != task:
+            self.changes.append(Put(allocated))
+
+    def _attached(self, task: Task, service: Service) -> Task:
+        ports = service.endpoint.ports if answers(task.ports, service.endpoint.ports) else task.ports
+        wanted = {} if task.spec.host_network else {a.target: a.aliases for a in task.spec.networks}
+        if any(p.mode == "ingress" for p in ports):
+            if self.ingress is None:
+                raise Conflict(NO_INGRESS)
+            wanted = {self.ingress: (), **wanted}
+        addresses = self.book.take(wanted)
+        attachments = tuple(Attachment(id, address, wanted[id]) for id, address in addresses.items())
+        status = TaskStatus(TaskState.PENDING, self.now, PENDING_MESSAGE)
+        return msgspec.structs.replace(task, ports=ports, attachments=attachments, status=status)
+
+    def _refused(self, task: Task, cause: str) -> Task:
+        if task.status.err == cause:
+            return task
+        return msgspec.structs.replace(task, status=TaskStatus(task.state, self.now, PENDING_MESSAGE, cause))

@@ -1,0 +1,1 @@
+"""How many tasks, of which version, meant to run or to stop."""

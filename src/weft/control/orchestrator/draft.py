@@ -1,0 +1,105 @@
+"""One service and its tasks while the orchestrator works on them: each step sees what the steps before it decided, and each
+object is written once, however many steps touched it.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from weft.model.ids import NodeId, ServiceId, TaskId
+from weft.model.meta import Nanoseconds
+from weft.model.node import Node
+from weft.model.service import Service
+from weft.model.state import Change, ClusterState, Put, Remove
+from weft.model.task import Task, TaskState, TaskStatus
+
+Slot = int | NodeId
+"""What a task is one of: the slot of a replicated service, the node of a global one."""
+
+
+class Draft:
+    def __init__(self, state: ClusterState, id: ServiceId, now: Nanoseconds, new_id: Callable[[], TaskId]) -> None:
+        self.state = state
+        self.now = now
+        self.tasks: dict[TaskId, Task] = dict(state.tasks_of(id))
+        """As they will be."""
+        self.wake_at: Nanoseconds | None = None
+        self._before = state.tasks_of(id)
+        self._new_id = new_id
+        self._service = state.services.get(id)
+        self._original = self._service
+
+    @property
+    def service(self) -> Service:
+        """Only for a service that exists."""
+        if self._service is None:
+            raise LookupError("the service is gone")
+        return self._service
+
+    @property
+    def exists(self) -> bool:
+        return self._service is not None
+
+    def put_service(self, service: Service) -> None:
+        self._service = service
+
+    def put(self, task: Task) -> None:
+        self.tasks[task.id] = task
+
+    def desire(self, task: Task, desired: TaskState) -> Task:
+        """Only onward: a task that was told to stop never runs again."""
+        changed = msgspec.structs.replace(task, desired=max(desired, task.desired))
+        self.tasks[task.id] = changed
+        return changed
+
+    def remove(self, task: Task) -> None:
+        del self.tasks[task.id]
+
+    def create(self, slot: Slot, desired: TaskState, restart_at: Nanoseconds = 0) -> Task:
+        """A new task of the service as it is now."""
+        service = self.service
+        task = Task(
+            id=self._new_id(), service=service.id, service_name=service.name,
+            slot=0 if isinstance(slot, str) else slot, node=slot if isinstance(slot, str) else None,
+            spec=service.spec.task, spec_version=service.spec_version, ports=service.spec.endpoint.ports,
+            desired=desired, restart_at=restart_at, status=TaskStatus(TaskState.NEW, self.now, "created"),
+        )  # fmt: skip
+        self.tasks[task.id] = task
+        return task
+
+    def node_of(self, task: Task) -> Node | None:
+        return self.state.nodes.get(task.node) if task.node is not None else None
+
+    def slots(self) -> dict[Slot, list[Task]]:
+        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer."""
+        slots: dict[Slot, list[Task]] = {}
+        for task in self.tasks.values():
+            if task.desired < TaskState.REMOVE:
+                slots.setdefault(slot_of(task), []).append(task)
+        for tasks in slots.values():
+            tasks.sort(key=age)
+        return slots
+
+    def wake(self, at: Nanoseconds) -> None:
+        """Look again at that time at the latest."""
+        self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
+
+    def changes(self) -> Iterable[Change]:
+        if self._service is not None and self._service != self._original:
+            yield Put(self._service)
+        for id, task in self.tasks.items():
+            before = self._before.get(id)
+            if before is not task and before != task:
+                yield Put(task)
+        for id, task in self._before.items():
+            if id not in self.tasks:
+                yield Remove("task", id, task.meta.version)
+
+
+def slot_of(task: Task) -> Slot:
+    return task.slot or task.node or 0
+
+
+def age(task: Task) -> tuple[bool, Nanoseconds, TaskId]:
+    """Sorts the oldest first; a task not stored yet is the newest."""
+    return task.meta.version == 0, task.meta.created_at, task.id

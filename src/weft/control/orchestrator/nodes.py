@@ -1,0 +1,62 @@
+"""What becomes of tasks when their node goes down, is drained, no longer fits, or is gone.
+
+A task that has to leave is told to shut down; the restart supervisor makes its replacement. A task is over only when its agent
+says so, or when nobody can say so any longer: its node was removed, or has been down for a day. It holds its addresses till then.
+"""
+
+import msgspec
+
+from weft.control.orchestrator.draft import Draft
+from weft.control.scheduler.constraints import parse, satisfied
+from weft.errors import InvalidArgument
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.node import Node, NodeState
+from weft.model.service import TaskSpec
+from weft.model.task import Task, TaskState, TaskStatus
+
+ORPHANED_AFTER: Nanoseconds = 24 * 3600 * SECOND
+CONSTRAINTS_BROKEN = "assigned node no longer meets constraints"
+
+
+def orphan_lost(draft: Draft) -> None:
+    """Ends the tasks of which nobody will ever hear again."""
+    for task in list(draft.tasks.values()):
+        if task.node is None or task.state.is_terminal:
+            continue
+        node = draft.node_of(task)
+        if node is None:
+            draft.put(_orphaned(task, draft.now, "the node was removed"))
+        elif is_down(node):
+            gone_at = node.status.since + ORPHANED_AFTER
+            if draft.now >= gone_at:
+                draft.put(_orphaned(task, draft.now, "the node has been down for 24 hours"))
+            else:
+                draft.wake(gone_at)
+
+
+def _orphaned(task: Task, now: Nanoseconds, cause: str) -> Task:
+    return msgspec.structs.replace(task, status=TaskStatus(TaskState.ORPHANED, now, "orphaned", cause, task.status.container))
+
+
+def must_leave(draft: Draft, task: Task) -> bool:
+    """May the task no longer run where it is, although it does or soon will?"""
+    node = draft.node_of(task)
+    return node is not None and (is_unavailable(node) or not fits(task.spec, node))
+
+
+def is_down(node: Node) -> bool:
+    return node.status.state == NodeState.DOWN
+
+
+def is_unavailable(node: Node | None) -> bool:
+    return node is None or is_down(node) or node.spec.availability == "drain"
+
+
+def fits(spec: TaskSpec, node: Node) -> bool:
+    """Does the node satisfy the constraints?"""
+    if not spec.placement.constraints:
+        return True
+    try:
+        return satisfied(parse(spec.placement.constraints), node)
+    except InvalidArgument:
+        return False

@@ -1,0 +1,53 @@
+"""The reaper: removes the records of tasks that nobody needs any longer, and the tasks of services that are gone.
+
+Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included (as in the original), but
+always enough to count restarts, and always the newest: it may be what fills the slot.
+"""
+
+from collections.abc import Sequence
+
+from weft.control.orchestrator.draft import Draft, Slot
+from weft.control.orchestrator.updater import is_updating
+from weft.model.task import Task, TaskState
+
+PREDECESSOR = 2
+"""During an update: a slot is known to be updated by the record of the task that was there before."""
+
+
+def reap(draft: Draft) -> None:
+    for task in list(draft.tasks.values()):
+        is_done = task.desired == TaskState.REMOVE and task.state.is_terminal
+        if is_done or (task.desired > TaskState.RUNNING and _never_ran(task)):
+            draft.remove(task)
+    for slot, tasks in draft.slots().items():
+        _reap_history(draft, slot, tasks)
+
+
+def _never_ran(task: Task) -> bool:
+    """No agent has heard of it."""
+    return task.state < TaskState.ASSIGNED
+
+
+def _reap_history(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> None:
+    is_gone = isinstance(slot, str) and slot not in draft.state.nodes
+    surplus = len(tasks) if is_gone else len(tasks) - _limit(draft)
+    for task in tasks if is_gone else tasks[:-1]:
+        if surplus > 0 and task.state.is_terminal and task.desired > TaskState.RUNNING:
+            draft.remove(task)
+            surplus -= 1
+
+
+def _limit(draft: Draft) -> int:
+    cluster = draft.state.cluster
+    limit = cluster.spec.task_history if cluster else 0
+    attempts = draft.service.spec.task.restart.max_attempts
+    return max(limit, attempts + 1 if attempts else 0, PREDECESSOR if is_updating(draft.service) else 0)
+
+
+def remove_all(draft: Draft) -> None:
+    """Of a service that is gone: tasks are told to go, and go when they have stopped."""
+    for task in list(draft.tasks.values()):
+        if task.state.is_terminal or _never_ran(task):
+            draft.remove(task)
+        else:
+            draft.desire(task, TaskState.REMOVE)

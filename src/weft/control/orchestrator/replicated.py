@@ -1,0 +1,37 @@
+"""Replicated services: as many filled slots as replicas. New slots get the lowest free numbers; the slots that go are those
+without a running task, then those on the nodes that have most tasks of the service.
+"""
+
+from weft.control.orchestrator.draft import Draft, Slot
+from weft.control.orchestrator.restart import is_filled
+from weft.model.ids import NodeId
+from weft.model.task import Task, TaskState
+
+
+def scale(draft: Draft) -> None:
+    replicas = draft.service.spec.replicas or 0
+    slots = draft.slots()
+    filled = {number: tasks for number, tasks in slots.items() if is_filled(draft, tasks)}
+    if len(filled) < replicas:
+        free = (number for number in range(1, replicas + len(filled) + 1) if number not in filled)
+        for _ in range(replicas - len(filled)):
+            draft.create(next(free), TaskState.RUNNING)
+        return
+    kept = set(_by_worth(filled)[:replicas])
+    for number, tasks in slots.items():
+        if number not in kept:
+            for task in tasks:
+                draft.desire(task, TaskState.REMOVE)
+
+
+def _by_worth(slots: dict[Slot, list[Task]]) -> list[Slot]:
+    """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): each counts as the n-th of its node."""
+    current = {number: next((t for t in reversed(tasks) if t.is_live), tasks[-1]) for number, tasks in slots.items()}
+    ordered = sorted(current, key=lambda number: (current[number].state != TaskState.RUNNING, number))
+    copies: dict[NodeId | None, int] = {}
+    worth: dict[Slot, tuple[bool, int]] = {}
+    for number in ordered:
+        task = current[number]
+        copies[task.node] = copies.get(task.node, 0) + 1
+        worth[number] = (task.state != TaskState.RUNNING, copies[task.node])
+    return sorted(ordered, key=lambda number: worth[number])

@@ -1,0 +1,92 @@
+"""The restart supervisor: replaces tasks that ended, or that have to leave their node, as their restart policy says.
+
+The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired READY and made ready; when the
+delay is over (`restart_at`) and the old one has stopped, `promote` lets it run. How often a slot was restarted is read from the
+records of its tasks, of which the reaper keeps enough.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.control.orchestrator import nodes
+from weft.control.orchestrator.draft import Draft, age, slot_of
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.task import Task, TaskState
+
+OLD_TASK_TIMEOUT: Nanoseconds = 60 * SECOND
+"""How long a replacement waits for its predecessor to stop (swarmkit orchestrator/restart, defaultOldTaskTimeout)."""
+
+
+def supervise(draft: Draft) -> None:
+    for task in list(draft.tasks.values()):
+        if task.desired > TaskState.RUNNING:
+            continue
+        leaving = nodes.must_leave(draft, task)
+        if leaving or task.state.is_terminal:
+            _stop(draft, task, leaving)
+            _replace(draft, task, leaving)
+
+
+def _stop(draft: Draft, task: Task, leaving: bool) -> None:
+    stopped = draft.desire(task, TaskState.SHUTDOWN)
+    node = draft.node_of(task)
+    if leaving and node is not None and not nodes.is_unavailable(node) and not task.state.is_terminal:
+        draft.put(msgspec.structs.replace(stopped, status=msgspec.structs.replace(task.status, err=nodes.CONSTRAINTS_BROKEN)))
+
+
+def _replace(draft: Draft, task: Task, leaving: bool) -> None:
+    slot = slot_of(task)
+    others = [t for t in draft.tasks.values() if slot_of(t) == slot and t.desired < TaskState.REMOVE]
+    if any(t.is_live for t in others) or not may_restart(draft, others, task):
+        return
+    node = draft.node_of(task)
+    if draft.service.spec.is_global and (nodes.is_unavailable(node) or not _fits_service(draft, task)):
+        return
+    delay = 0 if leaving or nodes.is_unavailable(node) else task.spec.restart.delay
+    draft.create(slot, TaskState.READY, draft.now + delay)
+
+
+def _fits_service(draft: Draft, task: Task) -> bool:
+    node = draft.node_of(task)
+    return node is not None and nodes.fits(draft.service.spec.task, node)
+
+
+def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
+    """Does the policy of `task` allow another one in its place? `slot`: all tasks there are records of."""
+    policy = task.spec.restart
+    if policy.condition == "none" or (policy.condition == "on-failure" and task.state == TaskState.COMPLETE):
+        return False
+    if not policy.max_attempts:
+        return True
+    attempts = sorted((t for t in slot if t.spec_version == task.spec_version), key=age)[1:]
+    if policy.window:
+        attempts = [t for t in attempts if t.meta.created_at > draft.now - policy.window]
+    return len(attempts) < policy.max_attempts
+
+
+def is_filled(draft: Draft, slot: Sequence[Task]) -> bool:
+    """Has the slot a task that runs, or will, or that ended and is not to be restarted? `slot` is oldest first."""
+    return any(t.is_live for t in slot) or (bool(slot) and not may_restart(draft, slot, slot[-1]))
+
+
+def promote(draft: Draft) -> None:
+    """Lets replacements run whose time has come."""
+    waiting = [t for t in draft.tasks.values() if t.desired == TaskState.READY and not t.state.is_terminal]
+    slots = draft.slots() if waiting else {}
+    for task in waiting:
+        start = task.restart_at
+        if any(_is_stopping(draft, other) for other in slots[slot_of(task)]):
+            start = max(start, (task.meta.created_at or draft.now) + OLD_TASK_TIMEOUT)
+        if draft.now >= start:
+            draft.desire(task, TaskState.RUNNING)
+        else:
+            draft.wake(start)
+
+
+def _is_stopping(draft: Draft, task: Task) -> bool:
+    """Told to stop, and its agent can still say that it has. One that no agent knows of has nothing to stop."""
+    if task.desired <= TaskState.RUNNING or task.state.is_terminal or task.state < TaskState.ASSIGNED:
+        return False
+    node = draft.node_of(task)
+    return node is not None and not nodes.is_down(node)

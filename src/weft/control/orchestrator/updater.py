@@ -1,0 +1,208 @@
+"""Rolling update and rollback: replaces tasks that are out of date, a few slots at a time, and watches whether that goes well.
+
+Nothing is remembered between passes; all follows from the records of the tasks. *Updated* is a slot with a task of the service's
+present version beside one of an older version; the oldest such task is the one that the updater made, later ones are restarts.
+It is *in flight* until that task, or a restart of it, has run or ended for `delay`; at most `parallelism` slots are in flight.
+
+A task that ends within `monitor` of its start is a failure. When it started is not recorded, but of a slot followed by as many
+others as fit in flight it is known to be at least `delay` before the last of those was begun; all later ends are late.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.control.orchestrator.dirty import is_dirty
+from weft.control.orchestrator.draft import Draft, Slot, age
+from weft.control.orchestrator.restart import is_filled
+from weft.errors import FailedPrecondition
+from weft.model.meta import Nanoseconds
+from weft.model.service import Service, ServiceSpec, UpdateConfig, UpdateState, UpdateStatus
+from weft.model.task import Task, TaskState
+
+_ROLLING_BACK = (UpdateState.ROLLBACK_STARTED, UpdateState.ROLLBACK_PAUSED, UpdateState.ROLLBACK_COMPLETED)
+_PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+_ACTIVE = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+_FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState.ORPHANED)
+
+
+# --- what the manager writes when a user updates a service
+
+
+def with_spec(service: Service, spec: ServiceSpec) -> Service:
+    """The service as a user's update leaves it. A new update begins, whatever became of the last one."""
+    return msgspec.structs.replace(service, spec=spec, spec_version=0, previous_spec=service.spec, update_status=None)
+
+
+def rolled_back(service: Service, now: Nanoseconds, message: str = "manually requested rollback") -> Service:
+    """The service with its previous spec, and that with the present one. Raises `FailedPrecondition` if there is none."""
+    if service.previous_spec is None:
+        raise FailedPrecondition(f"service {service.id} does not have a previous spec")
+    status = UpdateStatus(UpdateState.ROLLBACK_STARTED, started_at=now, message=message)
+    return msgspec.structs.replace(with_spec(service, service.previous_spec), update_status=status)
+
+
+# --- one pass
+
+
+def update(draft: Draft) -> None:
+    service = draft.service
+    status, is_active = service.update_status, is_updating(service)
+    if (status is not None and status.state in _PAUSED) or (not is_active and _is_current(draft)):
+        return
+    slots = {slot: tasks for slot, tasks in draft.slots().items() if is_filled(draft, tasks)}
+    dirty = [slot for slot, tasks in slots.items() if _is_due(draft, slot, tasks)]
+    if not is_active:
+        if not dirty:
+            return
+        _set_status(draft, UpdateState.UPDATING, "update in progress")
+    config = _config(draft.service)
+    updated = _updated(draft, slots)
+    if _handle_failures(draft, config, updated, len(updated.keys() | set(dirty))):
+        return
+    flying = {slot for slot in updated if not _has_landed(draft, slots[slot], config.delay)}
+    for slot in dirty:
+        _finish(draft, slots[slot])
+    due = [slot for slot in dirty if slot not in flying]
+    due.sort(key=lambda slot: (any(t.state == TaskState.RUNNING for t in slots[slot]), str(slot).zfill(10)))
+    room = max(config.parallelism - len(flying), 0) if config.parallelism else len(due)
+    for slot in due[:room]:
+        _replace(draft, slot, slots[slot], config)
+    if not dirty and not flying:
+        _complete(draft, config, list(updated.values()))
+
+
+def is_updating(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in _ACTIVE
+
+
+def _is_current(draft: Draft) -> bool:
+    version = draft.service.spec_version
+    return all(task.spec_version == version for task in draft.tasks.values())
+
+
+def _config(service: Service) -> UpdateConfig:
+    status = service.update_status
+    return service.spec.rollback if status is not None and status.state in _ROLLING_BACK else service.spec.update
+
+
+def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
+    """Out of date, and its node, if it is bound to one, takes new tasks."""
+    if isinstance(slot, str):
+        node = draft.state.nodes.get(slot)
+        if node is None or node.spec.availability != "active":
+            return False
+    return any(_is_dirty(draft, task) for task in _current(tasks))
+
+
+def _current(tasks: Sequence[Task]) -> Sequence[Task]:
+    """The tasks that make the slot filled."""
+    return [task for task in tasks if task.is_live] or tasks[-1:]
+
+
+def _is_dirty(draft: Draft, task: Task) -> bool:
+    return is_dirty(draft.service, task, draft.node_of(task))
+
+
+def _updated(draft: Draft, slots: dict[Slot, list[Task]]) -> dict[Slot, Task]:
+    """The task that the updater made in each updated slot, oldest first."""
+    version = draft.service.spec_version
+    made = {
+        slot: next(task for task in tasks if task.spec_version == version)
+        for slot, tasks in slots.items()
+        if len({task.spec_version == version for task in tasks}) == 2
+    }
+    return dict(sorted(made.items(), key=lambda item: age(item[1])))
+
+
+def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool:
+    ran = [t for t in tasks if t.spec_version == draft.service.spec_version and t.state >= TaskState.RUNNING]
+    if not ran:
+        return False
+    since = min(task.status.timestamp for task in ran) + delay
+    if draft.now < since:
+        draft.wake(since)
+    return draft.now >= since
+
+
+def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
+    """Start-first: the new task runs, so the old one may go."""
+    dirty = [task for task in tasks if task.is_live and _is_dirty(draft, task)]
+    if any(t.is_live and t.state == TaskState.RUNNING and t not in dirty for t in tasks):
+        for task in dirty:
+            draft.desire(task, TaskState.SHUTDOWN)
+
+
+def _replace(draft: Draft, slot: Slot, tasks: Sequence[Task], config: UpdateConfig) -> None:
+    live = [task for task in tasks if task.is_live and draft.tasks[task.id].is_live]
+    clean = [task for task in live if not _is_dirty(draft, task)]
+    retry_at = _retry_at(draft, tasks)
+    if not clean and draft.now < retry_at:
+        draft.wake(retry_at)
+    elif config.order == "start-first":
+        if not clean:
+            draft.create(slot, TaskState.RUNNING)
+    else:
+        for task in live:
+            if task not in clean:
+                draft.desire(task, TaskState.SHUTDOWN)
+        if not clean:
+            draft.create(slot, TaskState.READY, draft.now)
+
+
+def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
+    """Start-first: the new task failed beside the old one; another is tried after the restart delay."""
+    ended = [t for t in tasks if t.spec_version == draft.service.spec_version and t.state.is_terminal]
+    return ended[-1].status.timestamp + ended[-1].spec.restart.delay if ended else 0
+
+
+# --- how it goes
+
+
+def _handle_failures(draft: Draft, config: UpdateConfig, updated: dict[Slot, Task], total: int) -> bool:
+    """Pauses or rolls back if too many tasks failed; True if the update goes no further."""
+    failed = _failed(list(updated.values()), config)
+    if config.failure_action == "continue" or not failed or len(failed) / total <= config.max_failure_ratio:
+        return False
+    cause = f"due to failure or early termination of task {failed[-1].id}"
+    service = draft.service
+    if service.update_status is not None and service.update_status.state == UpdateState.ROLLBACK_STARTED:
+        _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
+    elif config.failure_action == "rollback" and service.previous_spec is not None:
+        back = rolled_back(service, draft.now, f"update rolled back {cause}")
+        draft.put_service(msgspec.structs.replace(back, previous_spec=None))
+    else:
+        _set_status(draft, UpdateState.PAUSED, f"update paused {cause}")
+    return True
+
+
+def _failed(updated: Sequence[Task], config: UpdateConfig) -> list[Task]:
+    failed = []
+    for position, task in enumerate(updated):
+        if task.state not in _FAILURES:
+            continue
+        follower = position + config.parallelism
+        if config.parallelism and follower < len(updated) and updated[follower].meta.created_at:
+            started = updated[follower].meta.created_at - config.delay
+            if task.status.timestamp > started + config.monitor:
+                continue
+        failed.append(task)
+    return failed
+
+
+def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> None:
+    watched_until = max((task.status.timestamp for task in updated), default=0) + config.monitor
+    if updated and draft.now < watched_until:
+        draft.wake(watched_until)
+    elif _config(draft.service) is draft.service.spec.rollback:
+        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+    else:
+        _set_status(draft, UpdateState.COMPLETED, "update completed")
+
+
+def _set_status(draft: Draft, state: UpdateState, message: str) -> None:
+    old = draft.service.update_status
+    started = old.started_at if old is not None and old.state in _ACTIVE else draft.now
+    is_over = state in (UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
+    status = UpdateStatus(state, started, draft.now if is_over else 0, message)
+    draft.put_service(msgspec.structs.replace(draft.service, update_status=status))

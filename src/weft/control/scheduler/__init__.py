@@ -1,0 +1,1 @@
+"""Which node a task runs on, or the reason why none."""

@@ -1,0 +1,126 @@
+"""Why a node may not have a task: one filter per reason, in the order in which they are asked. Each explains itself.
+
+A filter answers for a `Wish` (what the task needs, looked at once per group of equal tasks) and a `Place` (a node with what is
+taken of it, this pass included). The texts are the original's.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from weft.control.scheduler.constraints import Constraint, architecture, parse, satisfied
+from weft.errors import InvalidArgument
+from weft.model.node import Node, NodeState
+from weft.model.service import Resources
+from weft.model.task import Task
+from weft.model.usage import HostPort, NodeLoad, host_ports
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a task needs of its node."""
+
+    reservations: Resources
+    constraints: tuple[Constraint, ...]
+    is_impossible: bool
+    """A constraint that cannot be read: no node satisfies it."""
+    platforms: tuple[tuple[str, str], ...]
+    ports: tuple[HostPort, ...]
+    max_replicas: int
+
+    @classmethod
+    def of(cls, task: Task) -> "Wish":
+        placement = task.spec.placement
+        try:
+            constraints, broken = parse(placement.constraints), False
+        except InvalidArgument:
+            constraints, broken = (), True
+        platforms = tuple((architecture(arch) if arch else "", os.lower()) for arch, os in placement.platforms)
+        ports = tuple(host_ports(task))
+        return cls(task.spec.reservations, constraints, broken, platforms, ports, placement.max_replicas)
+
+
+class Place(msgspec.Struct):
+    """A node and what is taken of it; the scheduler adds what it decides."""
+
+    node: Node
+    tasks: int
+    nano_cpus: int
+    memory: int
+    ports: set[HostPort]
+
+    @classmethod
+    def of(cls, node: Node, load: NodeLoad) -> "Place":
+        return cls(node, load.tasks, load.nano_cpus, load.memory, set(load.host_ports))
+
+    def take(self, wish: Wish) -> None:
+        self.tasks += 1
+        self.nano_cpus += wish.reservations.nano_cpus
+        self.memory += wish.reservations.memory
+        self.ports.update(wish.ports)
+
+
+Test = Callable[[Wish, Place, int], bool]
+"""(wish, place, tasks of the same service there) -> may it run there?"""
+
+
+class Filter(msgspec.Struct, frozen=True):
+    passes: Test
+    one: str
+    """Said when it kept one node away; `many` has the number of nodes filled in."""
+    many: str
+
+    def explain(self, nodes: int) -> str:
+        return self.one if nodes == 1 else self.many.format(nodes)
+
+
+def _is_ready(_: Wish, place: Place, __: int) -> bool:
+    return place.node.status.state == NodeState.READY and place.node.spec.availability == "active"
+
+
+def _has_room(wish: Wish, place: Place, _: int) -> bool:
+    has, wants = place.node.description.resources, wish.reservations
+    enough_cpu = not wants.nano_cpus or place.nano_cpus + wants.nano_cpus <= has.nano_cpus
+    return enough_cpu and (not wants.memory or place.memory + wants.memory <= has.memory)
+
+
+def _meets_constraints(wish: Wish, place: Place, _: int) -> bool:
+    return not wish.is_impossible and satisfied(wish.constraints, place.node)
+
+
+def _runs_platform(wish: Wish, place: Place, _: int) -> bool:
+    has = architecture(place.node.description.architecture), place.node.description.os.lower()
+    return not wish.platforms or any(arch in ("", has[0]) and os in ("", has[1]) for arch, os in wish.platforms)
+
+
+def _has_ports(wish: Wish, place: Place, _: int) -> bool:
+    return place.ports.isdisjoint(wish.ports)
+
+
+def _is_below_limit(wish: Wish, _: Place, replicas: int) -> bool:
+    return not wish.max_replicas or replicas < wish.max_replicas
+
+
+FILTERS = (
+    Filter(_is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
+    Filter(_has_room, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
+    Filter(
+        _meets_constraints, "scheduling constraints not satisfied on 1 node", "scheduling constraints not satisfied on {} nodes"
+    ),
+    Filter(_runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
+    Filter(_has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
+    Filter(_is_below_limit, "max replicas per node limit exceed", "max replicas per node limit exceed"),
+)
+
+
+def obstacle(wish: Wish, place: Place, replicas: int) -> Filter | None:
+    """The first filter that keeps the task from the node; None: it may go there."""
+    return next((f for f in FILTERS if not f.passes(wish, place, replicas)), None)
+
+
+def explanation(obstacles: Iterable[Filter]) -> str:
+    """Why no node was found: one clause per filter with the number of nodes it kept away, most first."""
+    counted = Counter(FILTERS.index(f) for f in obstacles)
+    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    clauses = "; ".join(FILTERS[index].explain(nodes) for index, nodes in ranked)
+    return f"no suitable node ({clauses})" if clauses else "no suitable node"

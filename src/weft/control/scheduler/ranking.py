@@ -1,0 +1,89 @@
+"""Which of the nodes that may have a task gets it: the one with the fewest recent failures of the service, then the fewest of
+its tasks, then the fewest tasks, then the lowest id. With spread preferences the branch of the label tree with the fewest tasks
+of the service comes first, level by level.
+
+`Ranking` is a tree with a heap in each leaf, so that placing n tasks on m nodes costs m + n log m.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from weft.control.scheduler.constraints import label
+from weft.control.scheduler.filters import Place
+from weft.model.ids import NodeId
+from weft.model.meta import SECOND, Nanoseconds
+
+MANY_FAILURES = 4
+FAILURE_WINDOW: Nanoseconds = 300 * SECOND
+"""A node on which a service failed so often within five minutes is left to the end. Swarmkit (scheduler/nodeinfo.go) counts to five
+in memory; here the records of tasks are counted, of which a slot keeps four beside the new one by default."""
+
+Rank = tuple[int, int, int, NodeId]
+
+
+class History(msgspec.Struct):
+    """What a service has on a node."""
+
+    tasks: int = 0
+    failures: int = 0
+    """Within the window."""
+
+
+class _Branch(msgspec.Struct):
+    tasks: int = 0
+    """Of the service, on all nodes below."""
+    branches: dict[str, "_Branch"] = msgspec.field(default_factory=dict)
+    heap: list[tuple[Rank, Place]] = msgspec.field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.heap and all(branch.is_empty for branch in self.branches.values())
+
+
+class Ranking:
+    def __init__(self, histories: dict[NodeId, History], spread: Sequence[str]) -> None:
+        self._histories = histories
+        self._spread = spread
+        self._root = _Branch()
+
+    def add(self, place: Place) -> None:
+        branches = self._path(place)
+        for branch in branches:
+            branch.tasks += self.history(place).tasks
+        heapq.heappush(branches[-1].heap, (self._rank(place), place))
+
+    def history(self, place: Place) -> History:
+        return self._histories.setdefault(place.node.id, History())
+
+    def pick(self, may: Callable[[Place], bool]) -> Place | None:
+        """The best place that may have the next task; it stays for more. One that may not is dropped for good: what is taken
+        in a pass is not given back. None: no place is left. The caller counts the task in `history` and in the place."""
+        while not self._root.is_empty:
+            branch = self._root
+            while branch.branches:
+                open_ = [(b.tasks, name) for name, b in branch.branches.items() if not b.is_empty]
+                branch = branch.branches[min(open_)[1]]
+            _, place = heapq.heappop(branch.heap)
+            if may(place):
+                return place
+        return None
+
+    def put_back(self, place: Place) -> None:
+        """After a task was counted there."""
+        branches = self._path(place)
+        for branch in branches:
+            branch.tasks += 1
+        heapq.heappush(branches[-1].heap, (self._rank(place), place))
+
+    def _path(self, place: Place) -> list[_Branch]:
+        path = [self._root]
+        for key in self._spread:
+            path.append(path[-1].branches.setdefault(label(place.node, key), _Branch()))
+        return path
+
+    def _rank(self, place: Place) -> Rank:
+        history = self.history(place)
+        failures = history.failures if history.failures >= MANY_FAILURES else 0
+        return failures, history.tasks, place.tasks, place.node.id

@@ -1,0 +1,121 @@
+"""The scheduler: gives each pending task a node, or the reason why none can have it.
+
+Tasks of one service with one specification are placed as a group: the nodes are filtered once, then each task goes to the best
+place and is counted there before the next is placed, so a batch spreads as evenly as single tasks would. A task that has its
+node already (a global service's) is only checked. Only pending tasks are written.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.control.scheduler.filters import Filter, Place, Wish, explanation, obstacle
+from weft.control.scheduler.ranking import FAILURE_WINDOW, History, Ranking
+from weft.model.ids import NodeId, ServiceId
+from weft.model.meta import Nanoseconds
+from weft.model.service import PublishedPort, TaskSpec
+from weft.model.state import Change, ClusterState, Decision, Put
+from weft.model.task import Task, TaskState, TaskStatus
+
+ASSIGNED_MESSAGE = "scheduler assigned task to node"
+
+
+def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
+    pending = [task for task in state.tasks_in(TaskState.PENDING).values() if task.desired <= TaskState.RUNNING]
+    if not pending:
+        return Decision()
+    places = {node.id: Place.of(node, state.usage.load(node.id)) for node in state.nodes.values()}
+    changes: list[Change] = []
+    for group in _groups(pending):
+        histories = _histories(state, group[0].service, now)
+        changes += _preassigned([t for t in group if t.node is not None], places, histories, now)
+        changes += _placed([t for t in group if t.node is None], places, histories, now)
+    return Decision(tuple(changes))
+
+
+def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Tasks of one service that ask for the same, in order of slot. Specifications of a version are most often one object."""
+    groups: list[tuple[ServiceId, TaskSpec, tuple[PublishedPort, ...], list[Task]]] = []
+    latest: dict[tuple[ServiceId, int], list[int]] = {}
+    for task in sorted(tasks, key=lambda t: (t.slot, t.id)):
+        numbers = latest.setdefault((task.service, task.spec_version), [])
+        for number in numbers:
+            _, spec, ports, members = groups[number]
+            if (task.spec is spec or task.spec == spec) and task.ports == ports:
+                members.append(task)
+                break
+        else:
+            numbers.append(len(groups))
+            groups.append((task.service, task.spec, task.ports, [task]))
+    return [members for _, _, _, members in groups]
+
+
+def _histories(state: ClusterState, service: ServiceId, now: Nanoseconds) -> dict[NodeId, History]:
+    histories: dict[NodeId, History] = {}
+    for task in state.tasks_of(service).values():
+        if task.node is None or task.state < TaskState.ASSIGNED:
+            continue
+        history = histories.setdefault(task.node, History())
+        history.tasks += task.is_live
+        failed = task.state in (TaskState.FAILED, TaskState.REJECTED)
+        history.failures += failed and task.status.timestamp > now - FAILURE_WINDOW
+    return histories
+
+
+def _preassigned(
+    tasks: Sequence[Task], places: dict[NodeId, Place], histories: dict[NodeId, History], now: Nanoseconds
+) -> Iterable[Change]:
+    for task in tasks:
+        place = places.get(task.node) if task.node is not None else None
+        if place is None:
+            continue
+        history = histories.setdefault(place.node.id, History())
+        wish = Wish.of(task)
+        problem = obstacle(wish, place, history.tasks)
+        if problem is not None:
+            yield from _unplaced(task, explanation([problem]), now)
+            continue
+        _count(wish, place, history)
+        yield _assigned(task, place.node.id, now)
+
+
+def _placed(
+    tasks: Sequence[Task], places: dict[NodeId, Place], histories: dict[NodeId, History], now: Nanoseconds
+) -> Iterable[Change]:
+    if not tasks:
+        return
+    wish = Wish.of(tasks[0])
+    ranking = Ranking(histories, tasks[0].spec.placement.spread)
+    obstacles: list[Filter] = []
+
+    def may(place: Place) -> bool:
+        problem = obstacle(wish, place, ranking.history(place).tasks)
+        if problem is not None:
+            obstacles.append(problem)
+        return problem is None
+
+    for place in places.values():
+        if may(place):
+            ranking.add(place)
+    for task in tasks:
+        chosen = ranking.pick(may)
+        if chosen is None:
+            yield from _unplaced(task, explanation(obstacles), now)
+            continue
+        _count(wish, chosen, ranking.history(chosen))
+        ranking.put_back(chosen)
+        yield _assigned(task, chosen.node.id, now)
+
+
+def _count(wish: Wish, place: Place, history: History) -> None:
+    place.take(wish)
+    history.tasks += 1
+
+
+def _assigned(task: Task, node: NodeId, now: Nanoseconds) -> Put:
+    return Put(msgspec.structs.replace(task, node=node, status=TaskStatus(TaskState.ASSIGNED, now, ASSIGNED_MESSAGE)))
+
+
+def _unplaced(task: Task, reason: str, now: Nanoseconds) -> Iterable[Change]:
+    if task.status.err != reason:
+        yield Put(msgspec.structs.replace(task, status=msgspec.structs.replace(task.status, timestamp=now, err=reason)))

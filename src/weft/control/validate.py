@@ -1,0 +1,110 @@
+"""What a specification must be, before anything is done with it; the texts are the original's (swarmkit manager/controlapi).
+
+Only what can be said of the specification alone. What depends on other objects (names, ports, subnets taken) is checked where
+the state is at hand: `allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's unique names.
+"""
+
+import re
+
+from weft.control.scheduler.constraints import parse
+from weft.errors import InvalidArgument
+from weft.model import references
+from weft.model.network import NetworkSpec, Pool
+from weft.model.service import EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
+
+MAX_NAME = 63
+MIN_NANO_CPUS = 1_000_000
+MIN_MEMORY = 4 * 1024 * 1024
+LONGEST_PREFIX = 30
+"""Two host addresses, of which the gateway takes one."""
+_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+
+
+def validate_service(spec: ServiceSpec) -> None:
+    """Raises `InvalidArgument`."""
+    _validate_name(spec.name)
+    if spec.replicas is not None and spec.replicas < 0:
+        raise InvalidArgument(f"Number of replicas must be non-negative: {spec.replicas}")
+    _validate_task(spec.task)
+    _validate_update(spec.update)
+    _validate_update(spec.rollback)
+    _validate_endpoint(spec.endpoint)
+
+
+def validate_network(spec: NetworkSpec) -> None:
+    """Raises `InvalidArgument`."""
+    _validate_name(spec.name)
+    for pool in spec.pools:
+        _validate_pool(spec.name, pool)
+    if spec.vnis and len(spec.vnis) < max(1, len(spec.pools)):
+        raise InvalidArgument(f"insufficient vnis({len(spec.vnis)}) passed to overlay")
+    if len(set(spec.vnis)) < len(spec.vnis):
+        raise InvalidArgument(f"cannot create network {spec.name}: a VNI is given twice")
+    if spec.ingress and spec.attachable:
+        raise InvalidArgument("ingress network cannot be attachable")
+
+
+def _validate_name(name: str) -> None:
+    if not name:
+        raise InvalidArgument("meta: name must be provided")
+    if len(name) > MAX_NAME:
+        raise InvalidArgument(f"name must be {MAX_NAME} characters or fewer")
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument("name must be valid as a DNS name component")
+
+
+def _validate_task(task: TaskSpec) -> None:
+    if not task.container.image:
+        raise InvalidArgument("ContainerSpec: image reference must be provided")
+    try:
+        references.parse(task.container.image)
+    except InvalidArgument:
+        raise InvalidArgument(f'ContainerSpec: "{task.container.image}" is not a valid repository/tag') from None
+    _validate_resources(task.limits)
+    _validate_resources(task.reservations)
+    for name, value in (("delay", task.restart.delay), ("window", task.restart.window)):
+        if value < 0:
+            raise InvalidArgument(f"TaskSpec: restart-{name} cannot be negative")
+    parse(task.placement.constraints)
+    targets = [attachment.target for attachment in task.networks]
+    if len(set(targets)) < len(targets):
+        raise InvalidArgument("TaskSpec: a network is attached more than once")
+
+
+def _validate_resources(resources: Resources) -> None:
+    if resources.nano_cpus and resources.nano_cpus < MIN_NANO_CPUS:
+        raise InvalidArgument(f"invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least {MIN_NANO_CPUS / 1e9:g}")
+    if resources.memory and resources.memory < MIN_MEMORY:
+        raise InvalidArgument(f"invalid memory value {resources.memory}: Must be at least 4MiB")
+
+
+def _validate_update(config: UpdateConfig) -> None:
+    for name, value in (("delay", config.delay), ("monitor", config.monitor)):
+        if value < 0:
+            raise InvalidArgument(f"TaskSpec: update-{name} cannot be negative")
+    if not 0 <= config.max_failure_ratio <= 1:
+        raise InvalidArgument("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")
+
+
+def _validate_endpoint(endpoint: EndpointSpec) -> None:
+    seen = set()
+    for port in endpoint.ports:
+        if endpoint.mode == "dnsrr" and port.mode == "ingress":
+            raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
+        key = (port.protocol, port.published)
+        if port.published and key in seen:
+            raise InvalidArgument("EndpointSpec: duplicate published ports provided")
+        seen.add(key)
+
+
+def _validate_pool(name: str, pool: Pool) -> None:
+    refused = f"cannot create network {name}"
+    if pool.subnet.prefixlen > LONGEST_PREFIX:
+        raise InvalidArgument(f"{refused}: subnet {pool.subnet} has no room for a container (/{LONGEST_PREFIX} at most)")
+    if pool.gateway is not None and pool.gateway not in pool.subnet:
+        raise InvalidArgument(f"{refused}: gateway {pool.gateway} is not in subnet {pool.subnet}")
+    if pool.ip_range is not None and not pool.ip_range.subnet_of(pool.subnet):
+        raise InvalidArgument(f"{refused}: ip-range {pool.ip_range} is not in subnet {pool.subnet}")
+    for label, address in pool.reserved.items():
+        if address not in pool.subnet:
+            raise InvalidArgument(f"{refused}: aux-address {label}={address} is not in subnet {pool.subnet}")

@@ -1,0 +1,258 @@
+"""Anything may happen to a swarm, in any order, and the loops may run at any time and lose any race: nothing is ever held twice,
+the indexes stay true, and left alone the swarm becomes what its specifications say.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import IPv4Network
+
+import msgspec
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from weft.control.dispatcher import assignment_for, difference, network_views
+from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.errors import OutOfSequence
+from weft.model.assignment import Assignment
+from weft.model.ids import NetworkId, NodeId, ServiceId
+from weft.model.meta import SECOND
+from weft.model.network import NetworkSpec, Pool
+from weft.model.node import NodeState
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    NetworkAttachmentSpec,
+    PublishedPort,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
+from weft.model.state import ClusterState, Decision
+from weft.model.task import TaskState
+from weft.testing.control_room import LOOPS, ControlRoom, Loop
+
+ENDED = (TaskState.COMPLETE, TaskState.FAILED, TaskState.SHUTDOWN)
+
+
+class Swarm(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = ControlRoom(nodes=2)
+        self.stale: tuple[Decision, int] | None = None
+        self.told: dict[NodeId, Assignment] = {}
+
+    # --- the user
+
+    @rule(size=st.sampled_from([0, 29, 29, 28]), second=st.booleans(), number=st.integers(0, 3))
+    def create_network(self, size: int, second: bool, number: int) -> None:
+        subnets = [IPv4Network(f"10.{number}.0.0/{size}")] if size else []
+        if second and subnets:
+            subnets.append(IPv4Network(f"10.{number}.1.0/{size}"))
+        if len(self.room.state.networks) > 3:
+            return
+        name = f"net{len(self.room.state.networks)}-{self.room.now}-{self.room.state.revision}"
+        self.room.network(NetworkSpec(name=name, pools=tuple(Pool(subnet) for subnet in subnets)))
+
+    @precondition(lambda self: len(self.room.state.networks) > 1)
+    @rule(data=st.data())
+    def remove_network(self, data: st.DataObject) -> None:
+        network = data.draw(st.sampled_from([n for n in self.room.state.networks.values() if not n.spec.ingress]))
+        used = {a.target for s in self.room.state.services.values() for a in s.spec.task.networks}
+        used |= {a.network for t in self.room.state.tasks.values() if not t.state.is_terminal for a in t.attachments}
+        used |= {a.target for t in self.room.state.tasks.values() if not t.state.is_terminal for a in t.spec.networks}
+        if network.id not in used:
+            self.room.remove(network)
+
+    def draw_spec(self, data: st.DataObject, name: str, is_global: bool) -> ServiceSpec:
+        networks = [id for id, n in self.room.state.networks.items() if not n.spec.ingress]
+        chosen: list[NetworkId] = (
+            data.draw(st.lists(st.sampled_from(networks), min_size=1, max_size=2, unique=True)) if networks else []
+        )
+        ports = data.draw(st.lists(st.sampled_from([0, 8080, 8081, 30000]), max_size=2, unique=True))
+        modes = st.sampled_from(["ingress", "host"])
+        published = tuple(PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports))
+        has_mesh = any(port.mode == "ingress" for port in published)
+        return ServiceSpec(
+            name=name,
+            replicas=None if is_global else data.draw(st.integers(0, 4)),
+            task=TaskSpec(
+                container=ContainerSpec(image=data.draw(st.sampled_from(["one", "two"]))),
+                networks=tuple(NetworkAttachmentSpec(id) for id in chosen),
+                restart=RestartPolicy(data.draw(st.sampled_from(["any", "any", "on-failure", "none"]))),
+            ),
+            update=UpdateConfig(
+                parallelism=data.draw(st.integers(0, 2)),
+                order=data.draw(st.sampled_from(["stop-first", "start-first"])),
+                failure_action=data.draw(st.sampled_from(["pause", "continue", "rollback"])),
+            ),
+            endpoint=EndpointSpec("vip" if has_mesh or data.draw(st.booleans()) else "dnsrr", published),
+        )
+
+    @rule(data=st.data(), is_global=st.booleans())
+    def create_service(self, data: st.DataObject, is_global: bool) -> None:
+        if len(self.room.state.services) < 4:
+            self.room.service(self.draw_spec(data, f"service{self.room.state.revision}", is_global))
+
+    @precondition(lambda self: self.room.state.services)
+    @rule(data=st.data())
+    def update_service(self, data: st.DataObject) -> None:
+        service = self.room.state.services[self.draw_service(data)]
+        self.room.put(with_spec(service, self.draw_spec(data, service.name, service.spec.is_global)))
+
+    @precondition(lambda self: self.room.state.services)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        service = self.room.state.services[self.draw_service(data)]
+        known = self.room.state.networks
+        if service.previous_spec and all(a.target in known for a in service.previous_spec.task.networks):
+            self.room.put(rolled_back(service, self.room.now))
+
+    @precondition(lambda self: self.room.state.services)
+    @rule(data=st.data())
+    def remove_service(self, data: st.DataObject) -> None:
+        self.room.remove(self.room.state.services[self.draw_service(data)])
+
+    def draw_service(self, data: st.DataObject) -> ServiceId:
+        return data.draw(st.sampled_from(list(self.room.state.services)))
+
+    # --- the nodes
+
+    @rule(number=st.integers(1, 4))
+    def join(self, number: int) -> None:
+        if f"node{number}" not in self.room.state.nodes:
+            self.room.join(f"node{number}")
+
+    @precondition(lambda self: self.room.state.nodes)
+    @rule(data=st.data(), state=st.sampled_from(NodeState), availability=st.sampled_from(["active", "pause", "drain"]))
+    def change_node(self, data: st.DataObject, state: NodeState, availability: str) -> None:
+        self.room.set_node(data.draw(st.sampled_from(list(self.room.state.nodes))), state, availability)  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.room.state.nodes)
+    @rule(data=st.data())
+    def remove_node(self, data: st.DataObject) -> None:
+        self.room.remove(self.room.state.nodes[data.draw(st.sampled_from(list(self.room.state.nodes)))])
+
+    @rule(steps=st.integers(1, 6))
+    def agents_report(self, steps: int) -> None:
+        self.room.run_agents(steps)
+
+    @rule(data=st.data(), state=st.sampled_from(ENDED))
+    def a_task_ends(self, data: st.DataObject, state: TaskState) -> None:
+        live = [t for t in self.room.state.tasks.values() if TaskState.ASSIGNED <= t.state <= TaskState.RUNNING]
+        if live:
+            self.room.report(data.draw(st.sampled_from(live)), state)
+
+    # --- the loops
+
+    @rule(loop=st.sampled_from(LOOPS))
+    def run_loop(self, loop: Loop) -> None:
+        self.room.run(loop)
+
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        for _ in range(3):
+            for loop in LOOPS:
+                self.room.run(loop)
+            self.room.run_agents(6)
+
+    @rule(loop=st.sampled_from(LOOPS))
+    def decide_and_wait(self, loop: Loop) -> None:
+        self.stale = self.room.decide(loop), self.room.state.revision
+
+    @precondition(lambda self: self.stale)
+    @rule()
+    def commit_late(self) -> None:
+        """A deposed leader, or one that was slow."""
+        assert self.stale
+        with suppress(OutOfSequence):
+            self.room.commit(self.stale[0].changes)
+        self.stale = None
+
+    @rule(seconds=st.sampled_from([1, 6, 61, 24 * 3600]))
+    def time_passes(self, seconds: int) -> None:
+        self.room.now += seconds * SECOND
+
+    # --- what holds always
+
+    @invariant()
+    def nothing_is_held_twice(self) -> None:
+        state = self.room.state
+        held = Counter(_addresses(state))
+        assert not [address for address, count in held.items() if count > 1]
+        gateways = {(n.id, s.gateway) for n in state.networks.values() for s in n.segments}
+        assert gateways.isdisjoint(held)
+        segments = [s for n in state.networks.values() for s in n.segments]
+        assert len({s.vni for s in segments}) == len(segments)
+        assert not any(a.subnet.overlaps(b.subnet) for i, a in enumerate(segments) for b in segments[:i])
+        ports = [(p.protocol, p.published) for s in state.services.values() for p in s.endpoint.ports if p.mode == "ingress"]
+        assert len(set(ports)) == len(ports)
+        assert 0 not in {port for _, port in ports}
+
+    @invariant()
+    def indexes_are_those_of_a_fresh_state(self) -> None:
+        state = self.room.state
+        fresh = ClusterState(state.objects())
+        for network in state.networks:
+            assert dict(state.usage.addresses(network)) == dict(fresh.usage.addresses(network))
+        for node in {*state.nodes, *state.nodes_with_tasks()}:
+            assert dict(state.usage.networks(node)) == dict(fresh.usage.networks(node))
+            assert state.usage.load(node) == fresh.usage.load(node)
+
+    @rule()
+    def assignments_follow(self) -> None:
+        views = network_views(self.room.state)
+        for node in self.room.state.nodes:
+            new = assignment_for(self.room.state, node, views)
+            change = difference(self.told.get(node), new)
+            assert self.told.get(node, Assignment(node=node)).after(change) == new
+            self.told[node] = new
+
+    # --- what holds in the end
+
+    def teardown(self) -> None:
+        self.stale = None
+        for node in list(self.room.state.nodes):
+            self.room.set_node(node, NodeState.READY, "active")
+        for service in list(self.room.state.services.values()):
+            status = service.update_status
+            if status is not None and "paused" in status.state:
+                self.room.put(msgspec.structs.replace(service, update_status=None))
+        self.room.settle(patience=600 * SECOND)
+        self.nothing_is_held_twice()
+        for loop in LOOPS:
+            assert self.room.decide(loop).changes == ()
+        assert all(task.desired != TaskState.REMOVE for task in self.room.state.tasks.values())
+        assert not list(self.room.state.orphans())
+        for service in self.room.state.services.values():
+            self._converged(service.id)
+
+    def _converged(self, id: ServiceId) -> None:
+        state = self.room.state
+        service = state.services[id]
+        waiting = [t for t in state.tasks_of(id).values() if t.is_live and t.state < TaskState.ASSIGNED]
+        assert all(task.status.err for task in waiting)
+        if service.error or service.spec.task.restart.condition != "any":
+            return
+        running = [t for t in self.room.running(id) if t.spec.container == service.spec.task.container]
+        stuck = service.update_status is not None and "paused" in service.update_status.state
+        wanted = len(state.nodes) if service.spec.replicas is None else service.spec.replicas
+        assert stuck or waiting or len(running) == wanted
+
+
+def _addresses(state: ClusterState) -> Iterable[tuple[NetworkId, object]]:
+    for task in state.tasks.values():
+        if not task.state.is_terminal:
+            yield from ((a.network, a.address.ip) for a in task.attachments)
+    for service in state.services.values():
+        yield from ((a.network, a.address.ip) for a in service.endpoint.addresses)
+    for node in state.nodes.values():
+        yield from ((a.network, a.address.ip) for a in node.attachments)
+
+
+TestSwarm = Swarm.TestCase
+TestSwarm.settings = settings(
+    max_examples=400, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)

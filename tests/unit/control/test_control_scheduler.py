@@ -1,0 +1,192 @@
+"""The scheduler: who gets what, how evenly, and what is said when nobody can."""
+
+import pytest
+
+from weft.control.scheduler.constraints import parse, satisfied
+from weft.errors import InvalidArgument
+from weft.model.ids import NodeId
+from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    Placement,
+    PublishedPort,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
+from weft.model.task import TaskState
+from weft.testing.control_room import ControlRoom
+
+GIB = 1 << 30
+
+
+def spec(
+    replicas: int | None = 3, placement: Placement | None = None, memory: int = 0, host_port: int = 0, name: str = "web"
+) -> ServiceSpec:
+    ports = (PublishedPort(80, host_port, mode="host"),) if host_port else ()
+    task = TaskSpec(
+        container=ContainerSpec(image="app"),
+        placement=placement or Placement(),
+        reservations=Resources(memory=memory),
+        restart=RestartPolicy(delay=0),
+    )
+    return ServiceSpec(name=name, replicas=replicas, task=task, endpoint=EndpointSpec(ports=ports))
+
+
+def spread_of(room: ControlRoom, service: str) -> list[int]:
+    return [sum(t.node == node for t in room.running(service)) for node in room.state.nodes]  # type: ignore[arg-type]
+
+
+def errors_of(room: ControlRoom, service: str) -> set[str]:
+    return {t.status.err for t in room.state.tasks_of(service).values() if t.state == TaskState.PENDING}  # type: ignore[arg-type]
+
+
+def test_a_batch_spreads_evenly() -> None:
+    room = ControlRoom(nodes=3)
+    one, two = room.service(spec(3)), room.service(spec(10, name="two"))
+    room.settle()
+    assert spread_of(room, one) == [1, 1, 1]
+    assert sorted(spread_of(room, two)) == [3, 3, 4]
+
+
+def test_the_emptier_node_comes_first() -> None:
+    room = ControlRoom(nodes=1)
+    room.service(spec(5))
+    room.settle()
+    room.join("late")
+    two = room.service(spec(1, name="two"))
+    room.settle()
+    assert spread_of(room, two) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "error"),
+    [
+        (spec(3, memory=5 * GIB), 2, "no suitable node (insufficient resources on 2 nodes)"),
+        (spec(3, host_port=8080), 2, "no suitable node (host-mode port already in use on 2 nodes)"),
+        (spec(5, Placement(max_replicas=2)), 4, "no suitable node (max replicas per node limit exceed)"),
+        (
+            spec(1, Placement(constraints=("node.role==manager",))),
+            0,
+            "no suitable node (scheduling constraints not satisfied on 2 nodes)",
+        ),
+        (spec(1, Placement(platforms=(("arm64", "linux"),))), 0, "no suitable node (unsupported platform on 2 nodes)"),
+        (spec(3, Placement(platforms=(("amd64", "linux"),))), 3, None),
+    ],
+)
+def test_filters_explain_themselves(wanted: ServiceSpec, running: int, error: str | None) -> None:
+    room = ControlRoom(nodes=2)
+    service = room.service(wanted)
+    room.settle()
+    assert len(room.running(service)) == running
+    assert errors_of(room, service) == ({error} if error else set())
+    assert room.decide("scheduler").changes == ()
+
+
+def test_clauses_are_joined_most_first() -> None:
+    room = ControlRoom(nodes=3)
+    room.set_node("node3", availability="pause")
+    service = room.service(spec(1, Placement(constraints=("node.hostname == elsewhere",))))
+    room.settle()
+    assert errors_of(room, service) == {
+        "no suitable node (scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks)"
+    }
+
+
+def test_a_task_that_waits_is_placed_when_a_node_comes() -> None:
+    room = ControlRoom()
+    service = room.service(spec(2))
+    room.settle()
+    assert errors_of(room, service) == {"no suitable node"}
+    room.join("node1")
+    room.settle()
+    assert spread_of(room, service) == [2]
+
+
+def test_tasks_of_a_global_service_wait_for_their_own_node() -> None:
+    room = ControlRoom(nodes=2)
+    room.service(spec(2, host_port=80))
+    room.settle()
+    service = room.service(spec(None, host_port=80, name="everywhere"))
+    room.settle()
+    assert errors_of(room, service) == {"no suitable node (host-mode port already in use on 1 node)"}
+    room.remove(room.state.named("service", "web"))  # type: ignore[arg-type]
+    room.settle()
+    assert spread_of(room, service) == [1, 1]
+
+
+def test_spread_preferences_balance_branches_before_nodes() -> None:
+    room = ControlRoom()
+    for name, zone in (("a1", "a"), ("b1", "b"), ("b2", "b"), ("b3", "b")):
+        room.join(name, labels={"zone": zone})
+    service = room.service(spec(6, Placement(spread=("node.labels.zone",))))
+    room.settle()
+    assert spread_of(room, service) == [3, 1, 1, 1]
+
+
+def test_a_node_where_a_service_keeps_failing_is_left_to_the_end() -> None:
+    room = ControlRoom(nodes=2)
+    service = room.service(spec(1))
+    room.settle()
+    room.set_node("node2", availability="drain")
+    for _ in range(5):
+        room.settle()
+        room.report(room.running(service)[0], TaskState.FAILED)
+    room.set_node("node2", availability="active")
+    room.service(spec(1, name="other"))
+    room.settle()
+    assert spread_of(room, service) == [0, 1]
+
+
+NODE = Node(
+    id=NodeId("abc"),
+    spec=NodeSpec(role="manager", labels={"zone": "East"}),
+    description=NodeDescription(hostname="Host", engine_labels={"disk": "ssd"}),
+    status=NodeStatus(NodeState.READY, address="192.0.2.7"),
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [
+        ("node.id == ABC", True),
+        ("node.hostname!=host", False),
+        ("NODE.ROLE==manager", True),
+        ("node.ip == 192.0.2.0/24", True),
+        ("node.ip != 192.0.2.7", False),
+        ("node.platform.arch == amd64", True),
+        ("node.platform.os == windows", False),
+        ("node.labels.zone == east", True),
+        ("node.labels.Zone == east", False),
+        ("node.labels.none != x", True),
+        ("engine.labels.disk==ssd", True),
+        ("nonsense == x", False),
+    ],
+)
+def test_constraints(expression: str, holds: bool) -> None:
+    assert satisfied(parse([expression]), NODE) is holds
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("node.role", "constraint expected one operator from ==, !="),
+        ("1x==y", "key '1x' is invalid"),
+        ("node.role==", "value '' is invalid"),
+        ("node.role==a=b", "value 'a=b' is invalid"),
+    ],
+)
+def test_constraints_that_cannot_be_read(expression: str, text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        parse([expression])
+    assert str(raised.value) == text
+
+
+def test_many_tasks_on_many_nodes_are_placed_in_one_decision() -> None:
+    room = ControlRoom(nodes=300)
+    service = room.service(spec(900))
+    room.run("orchestrator"), room.run("allocator"), room.run("scheduler")
+    nodes = [t.node for t in room.state.tasks_of(service).values()]
+    assert {nodes.count(node) for node in room.state.nodes} == {3}
