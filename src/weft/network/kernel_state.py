@@ -32,16 +32,23 @@ class Bridge(msgspec.Struct, frozen=True, tag=True):
 
 
 class Vxlan(msgspec.Struct, frozen=True, tag=True):
-    """Made from the host's namespace, so that its UDP socket stays there. Always nolearning, proxy, l2miss, l3miss."""
+    """Always nolearning, proxy, l2miss, l3miss."""
 
     vni: Vni
     local: IPv4Address
     port: Port
+    socket: str = HOST
+    """The namespace that it is made from, in which its UDP socket stays. The kernel does not tell it: it does not count in a
+    comparison, and an actual state says HOST."""
+
+
+class Tap(msgspec.Struct, frozen=True, tag=True):
+    """An Ethernet interface whose other end is a process, and stays when the process goes. It never asks for MACs (NOARP)."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    kind: Veth | Bridge | Vxlan
+    kind: Veth | Bridge | Vxlan | Tap
     mtu: int
     mac: MacAddress | None = None
     """None: whatever the kernel chose."""

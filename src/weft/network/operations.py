@@ -19,6 +19,7 @@ from weft.network.kernel_state import (
     Route,
     Rule,
     Table,
+    Tap,
     Veth,
     Vxlan,
 )
@@ -57,7 +58,10 @@ class AddLink(msgspec.Struct, frozen=True):
             flags = "nolearning proxy l2miss l3miss"
             target = "" if self.namespace == HOST else f" netns {self.namespace}"
             name_and_mtu = text.removeprefix(_ip(self.namespace) + " link add ")
-            return f"ip link add {name_and_mtu}{target} type vxlan id {kind.vni} local {kind.local} dstport {kind.port} {flags}"
+            device = f"{name_and_mtu}{target} type vxlan id {kind.vni} local {kind.local} dstport {kind.port} {flags}"
+            return f"{_ip(kind.socket)} link add {device}"
+        if isinstance(kind, Tap):
+            return f"{_ip(self.namespace)} tuntap add {self.link.name} mode tap"
         assert isinstance(kind, Bridge)
         return f"{text} type bridge"
 

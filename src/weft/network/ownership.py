@@ -16,6 +16,18 @@ MESH_TABLE = 5917
 MESH_PRIORITIES = range(899, 902)
 """Policy routing rules of the mesh."""
 
+ESP_SANDBOX = "esp_sbox"
+"""Namespace in which the VXLAN sockets of encrypted networks are, with the userspace ESP engine's interface and no other."""
+ESP_DEVICE = "esp0"
+"""The engine's interface in it."""
+ESP_MAC = "02:00:00:00:05:e5"
+"""Of that interface. Any will do: nobody else is on that link."""
+ESP_MARK = 0x00D0C4E3
+"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. The original's number."""
+CLEAR_MARK = ESP_MARK + 2
+"""Of VXLAN datagrams that belong to a plain network, where the kernel seals the others."""
+GUARD_TABLE = "weft-guard"
+
 TABLE_PREFIX = "weft"
 """Names of our nftables tables in the host's namespace begin with this."""
 

@@ -1,0 +1,280 @@
+"""From an actual kernel state to the desired one: an ordered list of operations, which print as ip, bridge and nft commands.
+
+Order: what is no longer wanted goes first (rules before routes before links before namespaces, so that nothing dangles), then
+namespaces, links, their settings, addresses, up, and what hangs on links that are up; tables last. Entries that the kernel can
+replace in place (routes, neighbours, forwarding entries, tables) are not removed first: no packet meets the gap.
+
+A link whose kind differs is made anew, and with it all that the kernel drops together with a link. Fields that are None in the
+desired state do not count. Nothing here looks at the kernel, and equal states give no operations.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.network import operations as op
+from weft.network.kernel_state import (
+    HOST,
+    Bridge,
+    ForwardingEntry,
+    KernelState,
+    Link,
+    Namespace,
+    Neighbour,
+    Route,
+    Rule,
+    Tap,
+    Veth,
+    Vxlan,
+)
+from weft.network.operations import Operation
+
+Place = tuple[str, str]
+"""Namespace and interface."""
+
+
+def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
+    """Operations that lead from `actual` to `desired`, to be applied in order. An absent host namespace is an empty one."""
+    old = {HOST: Namespace(name=HOST), **actual.namespaces}
+    new = {HOST: Namespace(name=HOST), **desired.namespaces}
+    gone = [name for name in old if name not in new]
+    links = _Links(old, new)
+    pairs = [(old.get(name) or Namespace(name=name), want) for name, want in new.items()]
+    steps: list[Operation] = []
+    for have, want in pairs:
+        steps += _removals(have, want, links)
+    for have, want in pairs:
+        steps += _unwanted_links(have, want, links)
+    for name in gone:
+        steps += _take_down(old[name])
+    steps += [op.AddNamespace(name) for name in new if name not in old]
+    for have, want in pairs:
+        steps += _general_sysctls(have, want)
+    steps += links.creation()
+    for stage in (_settings, _device_sysctls, _addresses, _up, _entries, _routes, _tables):
+        for have, want in pairs:
+            steps += stage(have, want, links)
+    return steps
+
+
+class _Links:
+    """Which links are to be made, and which of the old ones go."""
+
+    def __init__(self, old: Mapping[str, Namespace], new: Mapping[str, Namespace]) -> None:
+        self.new = new
+        self.made: set[Place] = set()
+        """To be made: nothing of an old link of that name counts."""
+        self.doomed: list[Place] = []
+        """To be removed because it is made anew."""
+        for space, namespace in new.items():
+            for name, link in namespace.links.items():
+                ends = [(space, name), *_far_end(link)]
+                found = [_link(old, place) for place in ends]
+                if not all(_alike(have, _link(new, place)) for have, place in zip(found, ends, strict=True)):
+                    self.doomed += [place for have, place in zip(found, ends, strict=True) if have and place not in self.made]
+                    self.made.update(ends)
+
+    def creation(self) -> Iterable[Operation]:
+        """Bridges first, for people who read it; then tunnels; then each veth once."""
+        wanted = [(place, link) for place in self._in_order() if (link := _link(self.new, place)) is not None]
+        yield from (op.AddLink(space, link) for (space, _), link in wanted if isinstance(link.kind, Bridge))
+        yield from (op.AddLink(space, link) for (space, _), link in wanted if isinstance(link.kind, Vxlan | Tap))
+        done: set[Place] = set()
+        for (space, name), link in wanted:
+            if isinstance(link.kind, Veth) and (space, name) not in done:
+                far = _far_end(link)
+                done.update(far)
+                yield op.AddLink(space, link, _link(self.new, far[0]) if far else None)
+
+    def _in_order(self) -> Iterable[Place]:
+        for space, namespace in self.new.items():
+            yield from ((space, name) for name in namespace.links if (space, name) in self.made)
+
+    def kept(self, have: Namespace, want: Namespace, device: str) -> bool:
+        """Whether the device is there before and after, so that what hangs on it stays."""
+        ours = device in have.links or device in want.links
+        return not ours or (device in have.links and device in want.links and (want.name, device) not in self.made)
+
+
+def _link(namespaces: Mapping[str, Namespace], place: Place) -> Link | None:
+    namespace = namespaces.get(place[0])
+    return namespace.links.get(place[1]) if namespace else None
+
+
+def _far_end(link: Link) -> list[Place]:
+    kind = link.kind
+    if isinstance(kind, Veth) and kind.peer_namespace is not None and kind.peer is not None:
+        return [(kind.peer_namespace, kind.peer)]
+    return []
+
+
+def _alike(have: Link | None, want: Link | None) -> bool:
+    """Whether the link can stay, with other settings at most. A veth's peer is compared where both sides know it."""
+    if have is None or want is None or type(have.kind) is not type(want.kind):
+        return False
+    if isinstance(have.kind, Veth) and isinstance(want.kind, Veth):
+        return have.kind.peer is None or have.kind == want.kind
+    if isinstance(have.kind, Vxlan) and isinstance(want.kind, Vxlan):
+        return msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
+    return have.kind == want.kind
+
+
+# --- what goes
+
+
+def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    """Entries that nothing replaces, on links that stay: what hangs on the others goes with them."""
+    name = want.name
+    yield from (op.RemoveTable(name, *key) for key in sorted(have.tables.keys() - want.tables.keys()))
+    yield from (op.RemoveRule(name, rule) for rule in _ordered(have.rules - want.rules))
+    for route in _unreplaced(have.routes, want.routes, lambda r: (r.destination, r.table)):
+        if links.kept(have, want, route.device):
+            yield op.RemoveRoute(name, route)
+    for neighbour in _unreplaced(have.neighbours, want.neighbours, lambda n: (n.device, n.address)):
+        if links.kept(have, want, neighbour.device):
+            yield op.RemoveNeighbour(name, neighbour)
+    for entry in _unreplaced(have.forwarding, want.forwarding, lambda f: (f.device, f.mac)):
+        if links.kept(have, want, entry.device):
+            yield op.RemoveForwarding(name, entry)
+    for device, link in want.links.items():
+        if links.kept(have, want, device):
+            stale = have.links[device].addresses - link.addresses
+            yield from (op.RemoveAddress(name, device, address) for address in sorted(stale))
+
+
+E = TypeVar("E", Route, Neighbour, ForwardingEntry)
+S = TypeVar("S", Route, Neighbour, ForwardingEntry, Rule)
+
+
+def _unreplaced(old: frozenset[E], new: frozenset[E], key: Callable[[E], Any]) -> list[E]:
+    gone = old - new
+    if not gone:
+        return []
+    replaced = {key(entry) for entry in new - old}
+    return _ordered(entry for entry in gone if key(entry) not in replaced)
+
+
+def _unwanted_links(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    name = want.name
+    yield from (op.RemoveLink(name, link) for link in have.links if link not in want.links)
+    yield from (op.RemoveLink(space, link) for space, link in dict.fromkeys(links.doomed) if space == name)
+
+
+def _take_down(have: Namespace) -> Iterable[Operation]:
+    """The kernel takes a namespace apart some time later. A VNI has to be free at once, so tunnels are removed first."""
+    yield from (op.RemoveLink(have.name, link.name) for link in have.links.values() if isinstance(link.kind, Vxlan))
+    yield op.RemoveNamespace(have.name)
+
+
+# --- what comes
+
+
+def _general_sysctls(have: Namespace, want: Namespace) -> Iterable[Operation]:
+    """Before any link is made: a new link takes over the namespace's defaults."""
+    for key, value in want.sysctls.items():
+        if device_of(key) is None and have.sysctls.get(key) != value:
+            yield op.SetSysctl(want.name, key, value)
+
+
+def _device_sysctls(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    for key, value in want.sysctls.items():
+        device = device_of(key)
+        if device is not None and (have.sysctls.get(key) != value or not links.kept(have, want, device)):
+            yield op.SetSysctl(want.name, key, value)
+
+
+def device_of(key: str) -> str | None:
+    """The interface that a sysctl is about: `net.ipv4.conf.<device>.<name>`."""
+    words = key.split(".")
+    return words[3] if len(words) == 5 and words[2] in ("conf", "neigh") and words[3] not in ("all", "default") else None
+
+
+def _settings(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    space = want.name
+    for name, link in want.links.items():
+        fresh = (space, name) in links.made
+        old = None if fresh else have.links.get(name)
+        moved = (old.master if old else None) != link.master or (link.master is not None and (space, link.master) in links.made)
+        change = op.SetLink(
+            namespace=space,
+            name=name,
+            mtu=link.mtu if old and old.mtu != link.mtu else None,
+            mac=link.mac if old and old.mac != link.mac else None,
+            master=(link.master or "") if moved else None,
+        )
+        if change != op.SetLink(namespace=space, name=name):
+            yield change
+        was_isolated = old is not None and old.isolated and not moved
+        if link.isolated != was_isolated:
+            yield op.SetLink(namespace=space, name=name, isolated=link.isolated)
+
+
+def _addresses(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    for name, link in want.links.items():
+        old = have.links[name].addresses if links.kept(have, want, name) else frozenset()
+        missing = sorted(link.addresses - old, key=lambda a: (a.network.prefixlen == 32, a))
+        yield from (op.AddAddress(want.name, name, address) for address in missing)
+
+
+def _up(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    for name, link in want.links.items():
+        was = have.links[name].up if links.kept(have, want, name) else False
+        if link.up != was:
+            yield op.SetLink(namespace=want.name, name=name, up=link.up)
+
+
+def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`, `inetdev_destroy`)."""
+    name = want.name
+    kept = ((d, have.links[d], link) for d, link in want.links.items() if links.kept(have, want, d))
+    shaken = {d for d, old, new in kept if _changes_mac(old, new) or (old.addresses and not old.addresses & new.addresses)}
+    lost = frozenset(neighbour for neighbour in have.neighbours if neighbour.device in shaken)
+    missing = _missing(have, want, links, have.neighbours - lost, want.neighbours)
+    yield from (op.AddNeighbour(name, entry) for entry in missing)
+    yield from (op.AddForwarding(name, entry) for entry in _missing(have, want, links, have.forwarding, want.forwarding))
+
+
+def _changes_mac(old: Link, new: Link) -> bool:
+    return new.mac is not None and new.mac != old.mac
+
+
+def _routes(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    """Specific ones first: a default route's gateway may be reached by another. Where an address went, its routes went too."""
+    name = want.name
+    shaken = {d for d, link in want.links.items() if links.kept(have, want, d) and have.links[d].addresses - link.addresses}
+    lost = frozenset(route for route in have.routes if route.device in shaken)
+    missing = _missing(have, want, links, have.routes - lost, want.routes)
+    yield from (op.AddRoute(name, route) for route in missing)
+    yield from (op.AddRule(name, rule) for rule in _ordered(want.rules - have.rules))
+
+
+def _tables(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    """A netdev chain goes with its device, so that family is loaded again whenever a link is made."""
+    remade = any((want.name, name) in links.made for name in want.links)
+    for key, table in want.tables.items():
+        if have.tables.get(key) != table or (remade and table.family == "netdev"):
+            yield op.ReplaceTable(want.name, table)
+
+
+def _missing(have: Namespace, want: Namespace, links: _Links, old: frozenset[E], new: frozenset[E]) -> list[E]:
+    lost = {device for device in want.links if not links.kept(have, want, device)}
+    if not lost:
+        return _ordered(new - old)
+    return _ordered(entry for entry in new if entry not in old or entry.device in lost)
+
+
+def _ordered(entries: Iterable[S]) -> list[S]:
+    """A stable order, for people and tests."""
+    return sorted(entries, key=_rank)
+
+
+def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
+    """Numbers and strings only: addresses compare slowly, and there are ten thousand of them."""
+    if isinstance(entry, Neighbour):
+        return entry.device, int(entry.address)
+    if isinstance(entry, ForwardingEntry):
+        return entry.device, entry.mac, int(entry.vtep)
+    if isinstance(entry, Route):
+        return entry.table, -entry.destination.prefixlen, int(entry.destination.network_address), str(entry)
+    return entry.priority, entry.source_port or 0, str(entry)

@@ -1,0 +1,149 @@
+"""Which traffic is sealed, and with which keys. Encrypted means encrypted or down.
+
+    previous hop   overlay.py: a VXLAN datagram for another host
+    this hop       an ESP engine (linux/esp or linux/xfrm) seals it: RFC 4303 transport mode, AES-GCM as in RFC 4106
+    next hop       the wire; on the other host the engine opens it and gives it to the VXLAN device
+
+That nothing passes the engine by is a matter of construction, not of rules that somebody may flush:
+
+* userspace engine: the VXLAN devices of encrypted networks have their socket in a namespace of its own, `esp_sbox`, whose only
+  interface is the engine's. What is sent there can only go to the engine, and what the wire brings in clear never gets there.
+* kernel engine: the policies demand ESP of every VXLAN datagram but those that nftables marks as belonging to a plain network.
+  Without the marks more is sealed than need be, and clear datagrams are refused; never the other way round.
+
+Without an engine or without keys an encrypted network has no VXLAN device: it works between the containers of one host only.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
+
+from weft.model.addresses import Vni
+from weft.model.assignment import Assignment, NetworkDefinition
+from weft.model.encryption import Association, DataKey, IcvBits, Protection, sending_key
+from weft.model.ids import NodeId
+from weft.model.sandbox import NodeFacts
+from weft.network import nft
+from weft.network.kernel_state import HOST, Link, Namespace, Route, Table, Tap
+from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_MAC, ESP_MARK, ESP_SANDBOX, GUARD_TABLE
+
+SALT_BYTES = 4
+"""RFC 4106 section 4."""
+_RESERVED_SPIS = 256
+_FNV_OFFSET = 0x811C9DC5
+_FNV_PRIME = 0x01000193
+
+
+def socket_namespace(definition: NetworkDefinition, facts: NodeFacts, keys: tuple[DataKey, ...]) -> str | None:
+    """Where the sockets of the network's VXLAN devices are; None: its frames may not leave this host."""
+    if not definition.encrypted:
+        return HOST
+    if not keys or facts.esp_engine is None:
+        return None
+    return ESP_SANDBOX if facts.esp_engine == "userspace" else HOST
+
+
+def protection(assignment: Assignment, facts: NodeFacts) -> Protection | None:
+    """What this host's engine is to do; None if no network here is encrypted, or there is no key."""
+    sender = sending_key(assignment.keys)
+    encrypted = [view for view in assignment.networks.values() if view.definition.encrypted]
+    if sender is None or not encrypted:
+        return None
+    peers = sorted({
+        (End(endpoint.vtep, endpoint.node), view.definition.icv_bits)
+        for view in encrypted
+        for endpoint in view.endpoints.values()
+        if endpoint.node != facts.node
+    })  # fmt: skip
+    local = End(facts.data_path_address, facts.node)
+    return Protection(
+        local=local.address,
+        port=assignment.data_path_port,
+        mtu=facts.underlay_mtu,
+        vnis=dict(sorted((s.vni, v.definition.icv_bits) for v in encrypted for s in v.definition.segments)),
+        outbound=tuple(association(sender, local, peer, icv) for peer, icv in peers),
+        inbound=tuple(association(key, peer, local, icv) for peer, icv in peers for key in assignment.keys),
+    )
+
+
+class End(NamedTuple):
+    """One host of an association."""
+
+    address: IPv4Address
+    node: NodeId
+
+
+def association(key: DataKey, source: End, destination: End, icv_bits: IcvBits) -> Association:
+    """Both ends derive the same. The key is of this direction between these nodes alone, so that no two senders ever share a
+    nonce, whatever their sequence numbers; and a host that lost its disk and joined again is another node."""
+    addresses = source.address.packed + destination.address.packed
+    context = addresses + key.tag.to_bytes(4, "big") + bytes([icv_bits]) + f"{source.node} {destination.node}".encode()
+    return Association(
+        spi=_spi(context), source=source.address, destination=destination.address, icv_bits=icv_bits, tag=key.tag,
+        key=hkdf(key.secret, b"weft esp" + context, len(key.secret) + SALT_BYTES),
+    )  # fmt: skip
+
+
+def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
+    """HKDF with SHA-256 and no salt (RFC 5869)."""
+    pseudorandom = hmac.digest(bytes(hashlib.sha256().digest_size), secret, "sha256")
+    blocks, block = b"", b""
+    for counter in range(1, -(-length // hashlib.sha256().digest_size) + 1):
+        block = hmac.digest(pseudorandom, block + info + bytes([counter]), "sha256")
+        blocks += block
+    return blocks[:length]
+
+
+def isolation(assignment: Assignment, facts: NodeFacts) -> Iterator[Namespace]:
+    """What keeps sealed and clear apart, for the engine that this host has."""
+    if facts.esp_engine is None or protection(assignment, facts) is None:
+        return
+    yield _sandbox(facts) if facts.esp_engine == "userspace" else _marks(assignment, facts)
+
+
+def _sandbox(facts: NodeFacts) -> Namespace:
+    """The userspace engine's namespace. VXLAN believes to be on the underlay: it has this host's address, and every other host
+    is behind the one interface there is."""
+    device = ESP_DEVICE
+    own = IPv4Interface(f"{facts.data_path_address}/32")
+    return Namespace(
+        name=ESP_SANDBOX,
+        links={device: Link(name=device, kind=Tap(), mtu=facts.underlay_mtu, mac=ESP_MAC, addresses=frozenset({own}))},
+        routes=frozenset({Route(destination=IPv4Network("0.0.0.0/0"), device=device)}),
+        sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+    )
+
+
+def _marks(assignment: Assignment, facts: NodeFacts) -> Namespace:
+    """By which the kernel engine's policies know plain datagrams, and those with the longer ICV."""
+    definitions = [view.definition for view in assignment.networks.values()]
+    plain = _vnis(d for d in definitions if not d.encrypted)
+    longer = _vnis(d for d in definitions if d.encrypted and d.icv_bits == 128)
+    marks = ((plain, CLEAR_MARK), (longer, ESP_MARK + 1))
+    own, port = facts.data_path_address, assignment.data_path_port
+    body = "\n".join((
+        nft.base_chain("esp-in", "filter", "prerouting", nft.MANGLE, *_marking(f"ip daddr {own} udp dport {port}", marks)),
+        nft.base_chain("esp-out", "route", "output", nft.MANGLE, *_marking(f"ip saddr {own} udp dport {port}", marks)),
+    ))  # fmt: skip
+    return Namespace(name=HOST, tables={("ip", GUARD_TABLE): Table("ip", GUARD_TABLE, body)})
+
+
+def _marking(datagram: str, marks: Iterable[tuple[list[Vni], int]]) -> Iterator[str]:
+    """The VNI is the three octets behind the first four of the VXLAN header: bits 96 to 119 from the UDP header (RFC 7348)."""
+    for vnis, mark in marks:
+        if vnis:
+            yield f"{datagram} @th,96,24 {{ {', '.join(map(str, vnis))} }} meta mark set {mark:#x}"
+
+
+def _vnis(definitions: Iterable[NetworkDefinition]) -> list[Vni]:
+    return sorted(segment.vni for definition in definitions for segment in definition.segments)
+
+
+def _spi(context: bytes) -> int:
+    """FNV-1a of 32 bits, as the original derives it, moved out of the reserved range."""
+    value = _FNV_OFFSET
+    for octet in context:
+        value = (value ^ octet) * _FNV_PRIME & 0xFFFFFFFF
+    return value if value >= _RESERVED_SPIS else value + _RESERVED_SPIS

@@ -1,0 +1,40 @@
+"""Which UDP flows to cut when tasks stop serving.
+
+TCP to a task that goes away ends with the task. A UDP flow that keeps talking stays with its first choice for ever, because
+connection tracking remembers it: those entries have to be forgotten, so that the next datagram is sent to a task that serves.
+Where it is remembered: on every host for published ports, and in each container for virtual addresses.
+"""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
+from weft.model.assignment import Assignment, NetworkView
+from weft.model.ids import NetworkId
+from weft.model.sandbox import Sandbox
+from weft.network.kernel_state import HOST
+from weft.network.ownership import balancer_namespace
+
+
+def stale_udp(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
+    """(namespace, address of a task) for each UDP flow to forget: entries of which the answers come from that address
+    (`conntrack -D -p udp --reply-src <address>` in that namespace). Sorted."""
+    found: set[tuple[str, IPv4Address]] = set()
+    for id, view in before.networks.items():
+        gone = _serving(view) - _serving(after.networks.get(id))
+        for space in _observers(id, view, after, sandboxes) if gone else ():
+            found.update((space, address) for address in gone)
+    return sorted(found)
+
+
+def _serving(view: NetworkView | None) -> set[IPv4Address]:
+    """Addresses that new flows of some service are sent to."""
+    return {e.address.ip for e in view.endpoints.values() if e.serving and e.service is not None} if view else set()
+
+
+def _observers(id: NetworkId, view: NetworkView, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[str]:
+    """Namespaces that translate to addresses of this network."""
+    if view.definition.ingress:
+        return [HOST]
+    attached = {t.id for t in after.tasks.values() if any(a.network == id for a in t.attachments)}
+    containers = [s.key for s in sandboxes if s.task in attached]
+    return [*containers, balancer_namespace(id)] if containers else []

@@ -1,0 +1,58 @@
+"""How the hops' contributions become one state.
+
+Each hop gives fragments: `Namespace` values that hold only what that hop adds. A namespace that several hops add to (the host's,
+an overlay's bridge) is the union of its fragments; a table that several hops write to is their texts, one after the other.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Interface
+
+from weft.model.addresses import MacAddress
+from weft.network.kernel_state import KernelState, Link, Namespace, Table, Veth
+
+TABLE = "weft"
+"""The one table, per family, in each namespace."""
+
+
+def table(body: str, family: str = "ip") -> dict[tuple[str, str], Table]:
+    return {(family, TABLE): Table(family, TABLE, body)}
+
+
+def links(*links: Link) -> dict[str, Link]:
+    return {link.name: link for link in links}
+
+
+def cable(
+    bridge: tuple[str, str, str], end: tuple[str, str], mtu: int, mac: MacAddress | None, *addresses: IPv4Interface,
+    isolated: bool = False,
+) -> list[Namespace]:  # fmt: skip
+    """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface."""
+    (space, port, master), (far_space, far) = bridge, end
+    here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, isolated=isolated)
+    there = Link(name=far, kind=Veth(space, port), mtu=mtu, mac=mac, addresses=frozenset(addresses))
+    return [Namespace(name=space, links=links(here)), Namespace(name=far_space, links=links(there))]
+
+
+def merge(fragments: Iterable[Namespace]) -> KernelState:
+    grouped: dict[str, list[Namespace]] = {}
+    for fragment in fragments:
+        grouped.setdefault(fragment.name, []).append(fragment)
+    return KernelState({name: _union(name, parts) for name, parts in grouped.items()})
+
+
+def _union(name: str, parts: list[Namespace]) -> Namespace:
+    tables: dict[tuple[str, str], Table] = {}
+    for part in parts:
+        for key, new in part.tables.items():
+            old = tables.get(key)
+            tables[key] = Table(new.family, new.name, f"{old.body}\n{new.body}") if old else new
+    return Namespace(
+        name=name,
+        links={k: link for part in parts for k, link in part.links.items()},
+        neighbours=frozenset().union(*(part.neighbours for part in parts)),
+        forwarding=frozenset().union(*(part.forwarding for part in parts)),
+        routes=frozenset().union(*(part.routes for part in parts)),
+        rules=frozenset().union(*(part.rules for part in parts)),
+        sysctls={k: value for part in parts for k, value in part.sysctls.items()},
+        tables=tables,
+    )

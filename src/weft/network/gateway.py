@@ -1,0 +1,91 @@
+"""docker_gwbridge: the way out of the cluster, and host-mode ports.
+
+    previous hop   sandbox.py: a packet to the outside, by the container's last interface and its port wgw-<id10>
+    this hop       docker_gwbridge, then the host's routing; masqueraded
+    next hop       the outside
+
+Every host has the same bridge address and subnet: they mean something on this host only, so nothing may leave with them.
+Containers cannot talk to each other here: their ports are isolated, and what comes back over the bridge's own address is
+dropped. What the host does not publish cannot be reached from outside either.
+
+Limit: where `net.bridge.bridge-nf-call-iptables` is 1, which is the host's affair, a container cannot reach a host-mode port of
+its own host by the host's address: the bridge translates and forwards the frame itself, and the ports are isolated.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Interface, IPv4Network
+
+from weft.model.addresses import mac_for
+from weft.model.assignment import TaskAssignment
+from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
+from weft.model.task import TaskState
+from weft.network import nft
+from weft.network.fragments import cable, links, table
+from weft.network.ingress import LOCAL
+from weft.network.kernel_state import HOST, Bridge, Link, Namespace, Route
+from weft.network.ownership import INGRESS_LEG, gateway_port
+
+DEFAULT = IPv4Network("0.0.0.0/0")
+Resident = tuple[Sandbox, TaskAssignment]
+
+
+def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespace]:
+    """The bridge and its rules. `residents`: the sandboxes that have a port on it."""
+    device = Link(
+        name=GATEWAY_BRIDGE, kind=Bridge(), mtu=facts.underlay_mtu, mac=mac_for(facts.gateway.ip),
+        addresses=frozenset({facts.gateway}),
+    )  # fmt: skip
+    yield Namespace(
+        name=HOST,
+        links=links(device),
+        sysctls={
+            "net.ipv4.ip_forward": "1",
+            f"net.ipv4.conf.{GATEWAY_BRIDGE}.route_localnet": "1",
+            f"net.ipv6.conf.{GATEWAY_BRIDGE}.disable_ipv6": "1",
+        },
+        tables=table(_rules(facts, _host_ports(residents))),
+    )
+
+
+def port(facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface) -> Iterator[Namespace]:
+    """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its name in `namespace`."""
+    outlet = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE)
+    yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac_for(address.ip), address, isolated=True)
+    yield Namespace(name=namespace, routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}))
+
+
+def _host_ports(residents: Sequence[Resident]) -> dict[tuple[str, int], str]:
+    """Where each host-mode port leads. A task that is meant to run goes before one that is on its way out."""
+    found: dict[tuple[str, int], str] = {}
+    for sandbox, task in sorted(residents, key=lambda r: (r[1].desired > TaskState.RUNNING, r[1].id)):
+        for port in task.ports:
+            if port.mode == "host" and port.published:
+                found.setdefault((port.protocol, port.published), f"{sandbox.gateway.ip}:{port.target}")
+    return dict(sorted(found.items()))
+
+
+def _rules(facts: NodeFacts, ports: dict[tuple[str, int], str]) -> str:
+    chains = [
+        nft.chain(f"gateway-{protocol}-{number}", f"meta l4proto {protocol} dnat ip to {target}")
+        for (protocol, number), target in ports.items()
+    ]
+    verdicts = {f"{protocol} . {number}": f"goto gateway-{protocol}-{number}" for protocol, number in ports}
+    dnat = f"{LOCAL} meta l4proto . th dport vmap @gateway-ports"
+    device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
+    return "\n".join((
+        *chains,
+        nft.named_map("gateway-ports", "inet_proto . inet_service : verdict", verdicts),
+        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, dnat),
+        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, dnat),
+        nft.base_chain(
+            "gateway-forward", "filter", "forward", nft.FILTER,
+            f"oifname {device} ct state established,related accept",
+            f"oifname {device} ct status dnat accept",
+            f"oifname {device} drop",
+        ),
+        nft.base_chain(
+            "gateway-nat-post", "nat", "postrouting", nft.SRCNAT,
+            f"oifname {device} ct status dnat ip saddr {{ 127.0.0.0/8, {subnet} }} snat ip to {facts.data_path_address}",
+            f'oifname != {{ {device}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
+        ),
+    ))  # fmt: skip

@@ -1,0 +1,152 @@
+"""The routing mesh on the host that a client asks: a published port, on any address of any host, is sent to a serving task.
+
+    previous hop   a client, a process of this host, or a container by way of docker_gwbridge
+    this hop       mark, DNAT straight to <task>:<target port>, out of `ing0`, the host's own leg on the ingress bridge
+    next hop       overlay.py (br0 in the ingress network's namespace); the way back is reply.py
+
+The client's address is kept. `ing0` has no address: its MAC tells the container's side by which host a request came. A mark
+selects routing table MESH_TABLE, in which alone the ingress subnet exists, so a client may live in that subnet too.
+A port of which no task serves is refused at once. Rules and measurements: F3 in dataplane-2.md.
+
+What each odd piece is for:
+* rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal routing; the reverse path check
+  does not match `iif ing0`, falls to 901 and finds the ingress subnet behind `ing0`, so any rp_filter setting works.
+* new connections from `ing0` are dropped: containers could use it as a way out, and an answer whose connection was forgotten
+  would leave with the container's own address.
+* ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in both directions).
+* 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address before they leave.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network
+
+from weft.model.addresses import mac_for
+from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
+from weft.model.ids import ServiceId
+from weft.model.sandbox import NodeFacts
+from weft.model.service import PublishedPort
+from weft.network import nft
+from weft.network.fragments import cable, table
+from weft.network.kernel_state import HOST, MAIN_TABLE, Namespace, Route, Rule
+from weft.network.overlay import LEG_PREFIX, mtu_of, segment_of
+from weft.network.ownership import INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, overlay_namespace
+
+LEG_PORT = "veth-host"
+REQUEST_MARK = 0x20000
+ANSWER_MARK = 0x30000
+MARK_MASK = 0xFFFF0000
+LOCAL = "fib daddr type local"
+
+
+def mesh(view: NetworkView, serving: dict[ServiceId, list[EndpointRecord]], facts: NodeFacts) -> Iterator[Namespace]:
+    """The host's part of the mesh; nothing until the manager has given this host an address on the ingress network.
+    `serving`: serving endpoints by service, ordered by address."""
+    balancer = view.load_balancer(facts.node)
+    segment = segment_of(view.definition, balancer.address.ip) if balancer else None
+    if balancer is None or segment is None:
+        return
+    bridge = (overlay_namespace(view.definition.id), LEG_PORT, f"br{segment}")
+    mac = mac_for(balancer.address.ip, LEG_PREFIX)
+    yield from cable(bridge, (HOST, INGRESS_LEG), mtu_of(view.definition, facts), mac)
+    subnet = view.definition.segments[segment].subnet
+    yield _routing(subnet, facts)
+    ports = published(view)
+    text = "\n".join((_choice(ports, serving, int(balancer.address.ip)), _hooks(subnet, facts)))
+    yield Namespace(name=HOST, tables=table(text))
+
+
+def published(view: NetworkView) -> dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]]:
+    """Ports published in the mesh, by protocol and number, in that order."""
+    found: dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]] = {}
+    for service in sorted(view.services.values(), key=lambda s: s.id):
+        for port in service.ports:
+            if port.mode == "ingress" and port.published:
+                found.setdefault((port.protocol, port.published), (service, port))
+    return dict(sorted(found.items()))
+
+
+def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
+    answers, requests, check = MESH_PRIORITIES
+    mark, mask = ANSWER_MARK, MARK_MASK
+    return Namespace(
+        name=HOST,
+        routes=frozenset({Route(destination=subnet, device=INGRESS_LEG, source=facts.data_path_address, table=MESH_TABLE)}),
+        rules=frozenset({
+            Rule(priority=answers, table=MAIN_TABLE, mark=mark, mask=mask, input_device=INGRESS_LEG),
+            Rule(priority=requests, table=MESH_TABLE, mark=REQUEST_MARK, mask=mask),
+            Rule(priority=check, table=MESH_TABLE, mark=mark, mask=mask),
+        }),
+        sysctls={
+            "net.ipv4.ip_forward": "1",
+            f"net.ipv4.conf.{INGRESS_LEG}.arp_ignore": "1",
+            f"net.ipv4.conf.{INGRESS_LEG}.route_localnet": "1",
+            f"net.ipv4.conf.{INGRESS_LEG}.src_valid_mark": "1",
+            f"net.ipv6.conf.{INGRESS_LEG}.disable_ipv6": "1",
+        },
+    )  # fmt: skip
+
+
+def _choice(
+    ports: dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]],
+    serving: dict[ServiceId, list[EndpointRecord]],
+    start: int,
+) -> str:
+    """Which ports there are, and the task that a new connection to each goes to. `start` turns the circle of tasks."""
+    open_: list[tuple[str, int]] = []
+    refused: list[tuple[str, int]] = []
+    chains = []
+    for (protocol, number), (service, port) in ports.items():
+        backends = [f"{e.address.ip} . {port.target}" for e in serving.get(service.id, ())]
+        (open_ if backends else refused).append((protocol, number))
+        if backends:
+            target = nft.spread(nft.rotated(backends, start))
+            rule = f'meta l4proto {protocol} dnat ip to {target} comment "{service.name}"'
+            chains.append(nft.chain(f"mesh-{protocol}-{number}", rule))
+    every, none = ([f"{protocol} . {number}" for protocol, number in group] for group in (ports, refused))
+    verdicts = {f"{protocol} . {number}": f"goto mesh-{protocol}-{number}" for protocol, number in open_}
+    return "\n".join((
+        nft.named_set("mesh-published", "inet_proto . inet_service", every),
+        nft.named_set("mesh-unserved", "inet_proto . inet_service", none),
+        *chains,
+        nft.named_map("mesh-services", "inet_proto . inet_service : verdict", verdicts),
+    ))  # fmt: skip
+
+
+def refusal(name: str, icmp: str) -> str:
+    """A chain that answers at once instead of letting the caller wait."""
+    return nft.chain(name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}")
+
+
+def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
+    leg = f'"{INGRESS_LEG}"'
+    request = f"meta mark set {REQUEST_MARK:#x}"
+    marking = (
+        f"meta l4proto . th dport @mesh-unserved {LOCAL} ct state new goto mesh-refuse",
+        f"meta l4proto . th dport @mesh-published {LOCAL} {request}",
+    )
+    icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
+    dnat = f"{LOCAL} meta l4proto . th dport vmap @mesh-services"
+    elsewhere = f"ip saddr {{ 127.0.0.0/8, {facts.gateway.network} }}"
+    return "\n".join((
+        refusal("mesh-refuse", "port-unreachable"),
+        nft.base_chain(
+            "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
+            f"iifname {leg} ct state new,invalid drop", f"iifname {leg} meta mark set {ANSWER_MARK:#x} accept",
+            *marking, f"{icmp} {request}",
+        ),
+        nft.base_chain(
+            "mesh-mark-out", "route", "output", nft.MANGLE,
+            *marking, f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
+        ),
+        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, dnat),
+        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, dnat),
+        nft.base_chain(
+            "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
+            f"oifname {leg} {elsewhere} snat ip to {facts.data_path_address}",
+        ),
+    ))  # fmt: skip
+
+
+def legs(view: NetworkView) -> Sequence[EndpointRecord]:
+    """The hosts' load balancers, whose addresses give the MACs of the legs by which requests come, by address."""
+    return sorted((e for e in view.endpoints.values() if e.task is None), key=lambda e: e.address)

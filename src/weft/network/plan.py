@@ -1,0 +1,47 @@
+"""The whole desired state of a node's kernel, from what the manager assigned and what the node knows of itself.
+
+The packet's hops contribute in the order in which it meets them; `fragments.merge` puts them together. Equal input gives an
+equal state. A sandbox of a task that is not assigned is left out, and so goes away; and with the last sandbox on it a network,
+without waiting for the manager to say so.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from weft.model.assignment import Assignment
+from weft.model.ids import NetworkId
+from weft.model.sandbox import NodeFacts, Sandbox
+from weft.network import encryption, gateway, ingress, loadbalancer, overlay, sandbox
+from weft.network.fragments import merge
+from weft.network.kernel_state import KernelState, Namespace
+from weft.network.ownership import INGRESS_SANDBOX
+from weft.network.sandbox import Outlook
+
+
+def plan(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
+    return merge(_hops(assignment, facts, sandboxes))
+
+
+def _hops(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> Iterator[Namespace]:
+    residents = [(s, assignment.tasks[s.task]) for s in sorted(sandboxes, key=lambda s: s.id) if s.task in assignment.tasks]
+    outside = [(s, task) for s, task in residents if sandbox.needs_gateway(task, assignment.networks)]
+    yield from gateway.bridge(facts, outside)
+    yield overlay.untracked(facts, assignment.data_path_port)
+    yield from encryption.isolation(assignment, facts)
+    outlooks: dict[NetworkId, Outlook] = {}
+    used = {attachment.network for _, task in residents for attachment in task.attachments}
+    for id in sorted(assignment.networks):
+        view = assignment.networks[id]
+        if id not in used and not view.definition.ingress:
+            continue
+        backends = loadbalancer.serving(view)
+        services = loadbalancer.virtual_services(view, backends)
+        outlooks[id] = Outlook(view, services)
+        yield from overlay.wire(view, facts, assignment)
+        yield from loadbalancer.balancer(view, services, facts)
+        if view.definition.ingress:
+            yield from ingress.mesh(view, backends, facts)
+            if view.load_balancer(facts.node):
+                yield from gateway.port(facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
+    reachable = {s.id for s, _ in outside}
+    for resident, task in residents:
+        yield from sandbox.connect(resident, task, outlooks, facts, resident.id in reachable)

@@ -1,0 +1,143 @@
+"""The mesh inside a container: a request is let in, and its answer goes back by the host that it came by.
+
+    previous hop   overlay.py: a frame from some host's leg `ing0`, by br0 and veth<n> to the container's eth0
+    this hop       on the way in the leg's MAC becomes a mark; on the way out the mark becomes the leg's MAC
+    next hop       overlay.py again, towards that leg; then ingress.py undoes its DNAT
+
+The client's address is in the packet, so the container cannot tell from it where to answer: the MAC can. Cost does not grow
+with the number of hosts: one rule, one route, one dummy neighbour, and one look into a map (B3 in dataplane-2.md).
+The mark is made of the leg's address, so that it means the same host for as long as a connection lives.
+
+What each odd piece is for:
+* `tcp_fwmark_accept`: a TCP socket answers with its request's mark; others get theirs from the connection (`ct mark`).
+* `fwmark_reflect`: so do resets and ICMP errors, which have no socket.
+* conntrack zone by source MAC, and the empty nat chain at input: one client address and port may come by two hosts at once;
+  the second connection's port is changed, which needs some nat chain to exist: the resolver's would do.
+* rules on UDP source ports: a server bound to 0.0.0.0 answers from the address of the route that the client's address selects;
+  the rule's table gives it the ingress address. Its routes on the link are those of the main table.
+* mesh-nat-post: a connection of the container's own from such a port leaves by the gateway with the ingress address otherwise.
+* mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way than its leg.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import msgspec
+
+from weft.model.addresses import mac_for
+from weft.model.assignment import EndpointRecord, TaskAssignment
+from weft.network import nft
+from weft.network.fragments import table
+from weft.network.kernel_state import Namespace, Neighbour, Route, Rule
+from weft.network.overlay import LEG_PREFIX
+
+DUMMY_HOP = IPv4Address("169.254.1.1")
+"""Nobody's address; its MAC is replaced on the way out."""
+DUMMY_MAC = "02:43:00:00:00:00"
+MARK_BASE, MARK_MASK = 0x0100_0000, 0xFF00_0000
+ANSWER_TABLE, SOURCE_TABLE = 100, 110
+ANSWER_PRIORITY, SOURCE_PRIORITY = 1000, 1001
+UDP = 17
+DEFAULT = IPv4Network("0.0.0.0/0")
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """An interface of a sandbox with its one address."""
+
+    name: str
+    address: IPv4Interface
+
+
+def answers(
+    sandbox: str, task: TaskAssignment, entry: Interface, others: Sequence[Interface],
+    gateway: tuple[Interface, IPv4Address], legs: Sequence[EndpointRecord],
+) -> Iterator[Namespace]:  # fmt: skip
+    """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other overlays; `gateway`: its
+    interface on docker_gwbridge and the bridge's address; `legs`: the load balancers of all hosts."""
+    yield _routing(sandbox, entry)
+    ports = sorted({(p.protocol, p.target) for p in task.ports if p.mode == "ingress"})
+    yield from _sources(sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway)
+    yield Namespace(
+        name=sandbox,
+        tables=table(_way_in(entry, ports, gateway[0], legs)) | table(_way_out(entry, legs), "netdev"),
+        sysctls={
+            "net.ipv4.conf.all.rp_filter": "0",
+            f"net.ipv4.conf.{entry.name}.rp_filter": "0",
+            "net.ipv4.fwmark_reflect": "1",
+            "net.ipv4.tcp_fwmark_accept": "1",
+        },
+    )
+
+
+def leg_mark(leg: EndpointRecord) -> int:
+    """Stays the same while the host has its address, whoever else comes or goes."""
+    return MARK_BASE | int(leg.address.ip) & ~MARK_MASK
+
+
+def _routing(sandbox: str, entry: Interface) -> Namespace:
+    return Namespace(
+        name=sandbox,
+        neighbours=frozenset({Neighbour(entry.name, DUMMY_HOP, DUMMY_MAC)}),
+        routes=frozenset({Route(destination=DEFAULT, via=DUMMY_HOP, device=entry.name, table=ANSWER_TABLE, onlink=True)}),
+        rules=frozenset({Rule(priority=ANSWER_PRIORITY, table=ANSWER_TABLE, mark=MARK_BASE, mask=MARK_MASK)}),
+    )
+
+
+def _sources(
+    sandbox: str, ports: Sequence[int], entry: Interface, others: Sequence[Interface], gateway: tuple[Interface, IPv4Address]
+) -> Iterator[Namespace]:
+    if not ports:
+        return
+    link, hop = gateway
+    rules = {
+        Rule(priority=SOURCE_PRIORITY, table=SOURCE_TABLE, input_device="lo", protocol=UDP, source_port=port) for port in ports
+    }
+    routes = {
+        Route(destination=i.address.network, device=i.name, source=i.address.ip, table=SOURCE_TABLE)
+        for i in (entry, *others, link)
+    }
+    routes.add(Route(destination=DEFAULT, via=hop, device=link.name, source=entry.address.ip, table=SOURCE_TABLE))
+    yield Namespace(name=sandbox, rules=frozenset(rules), routes=frozenset(routes))
+
+
+def _way_in(entry: Interface, ports: Sequence[tuple[str, int]], gateway: Interface, legs: Sequence[EndpointRecord]) -> str:
+    dev = f'iifname "{entry.name}"'
+    by_mac = {mac_for(leg.address.ip, LEG_PREFIX): f"{leg_mark(leg):#010x}" for leg in legs}
+    ours = f"& {MARK_MASK:#010x} == {MARK_BASE:#010x}"
+    return "\n".join((
+        nft.named_map("mesh-legs", "ether_addr : mark", by_mac),
+        nft.named_set("mesh-targets", "inet_proto . inet_service", [f"{protocol} . {port}" for protocol, port in ports]),
+        nft.base_chain("mesh-zone", "filter", "prerouting", nft.RAW, f"{dev} ct original zone set @ll,80,16"),
+        nft.base_chain(
+            "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
+            f"{dev} meta mark set ether saddr map @mesh-legs",
+            f"meta l4proto != tcp ct state new meta mark {ours} ct mark set meta mark",
+        ),
+        nft.base_chain(
+            "mesh-guard", "filter", "input", nft.FILTER,
+            f"{dev} ct state established,related accept",
+            f"{dev} meta mark {ours} meta l4proto . th dport @mesh-targets accept",
+            f"{dev} meta l4proto {{ tcp, udp, sctp }} drop",
+        ),
+        nft.base_chain("mesh-nat-in", "nat", "input", nft.SRCNAT),
+        nft.base_chain(
+            "mesh-mark-out", "route", "output", nft.MANGLE,
+            f"meta l4proto != tcp ct direction reply ct mark {ours} meta mark set ct mark",
+        ),
+        nft.base_chain(
+            "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
+            f'oifname "{gateway.name}" ip saddr {entry.address.ip} snat ip to {gateway.address.ip}',
+        ),
+    ))  # fmt: skip
+
+
+def _way_out(entry: Interface, legs: Sequence[EndpointRecord]) -> str:
+    by_mark = {f"{leg_mark(leg):#010x}": mac_for(leg.address.ip, LEG_PREFIX) for leg in legs}
+    return "\n".join(
+        (
+            nft.named_map("mesh-back", "mark : ether_addr", by_mark),
+            nft.base_chain(
+                "mesh-egress", "filter", "egress", nft.FILTER, "ether daddr set meta mark map @mesh-back", device=entry.name
+            ),
+        )
+    )

@@ -1,0 +1,110 @@
+"""A container's interfaces, addresses, routes and resolver.
+
+    previous hop   overlay.py: a frame leaves br<i> by veth<n>
+    this hop       the container's eth<k>: ingress first, then its overlays in the order of the service, last docker_gwbridge
+    next hop       the process; its answers go by reply.py, its own requests by loadbalancer.py or gateway.py
+
+The default route is docker_gwbridge's; a container whose networks are all internal has neither. The resolver's address
+127.0.0.11:53 is sent to the port on which the agent listens inside the sandbox.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
+
+import msgspec
+
+from weft.model.addresses import mac_for
+from weft.model.assignment import EndpointRecord, NetworkView, TaskAssignment
+from weft.model.ids import NetworkId
+from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
+from weft.model.task import Attachment
+from weft.network import gateway, nft, reply
+from weft.network.fragments import cable, table
+from weft.network.ingress import legs
+from weft.network.kernel_state import Namespace, Route
+from weft.network.loadbalancer import VirtualService, choice
+from weft.network.overlay import mtu_of, segment_of
+from weft.network.ownership import overlay_namespace
+from weft.network.reply import Interface
+
+SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv6.conf.default.disable_ipv6": "1",
+}
+"""As the original sets them; a service may ask for other values."""
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """A network as a container sees it."""
+
+    view: NetworkView
+    services: list[VirtualService]
+
+
+def needs_gateway(task: TaskAssignment, networks: Mapping[NetworkId, NetworkView]) -> bool:
+    """Unless all its networks are internal."""
+    known = [networks[a.network].definition for a in task.attachments if a.network in networks]
+    return not known or not all(definition.internal for definition in known)
+
+
+def connect(
+    sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook], facts: NodeFacts, has_gateway: bool
+) -> Iterator[Namespace]:
+    """All of one container's network. An attachment to a network that the node is not told of is left out."""
+    wanted = task.spec.container.sysctls
+    yield Namespace(name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()})
+    yield Namespace(name=sandbox.key, tables=table(_resolver()))
+    interfaces: list[tuple[Interface, NetworkView]] = []
+    for i, attachment in enumerate(task.attachments):
+        outlook = outlooks.get(attachment.network)
+        if outlook is None or attachment.network not in sandbox.ports:
+            continue
+        interfaces.append((Interface(f"eth{i}", attachment.address), outlook.view))
+        yield from _attach(sandbox, f"eth{i}", attachment, outlook.view, facts)
+    yield from _virtual(sandbox, task, outlooks)
+    if has_gateway:
+        outlet = Interface(f"eth{len(task.attachments)}", sandbox.gateway)
+        yield from gateway.port(facts, sandbox.id, sandbox.key, outlet.name, outlet.address)
+        yield from _mesh(sandbox, task, interfaces, (outlet, facts.gateway.ip))
+
+
+def _attach(sandbox: Sandbox, name: str, attachment: Attachment, view: NetworkView, facts: NodeFacts) -> Iterator[Namespace]:
+    definition = view.definition
+    own = segment_of(definition, attachment.address.ip)
+    if own is None:
+        return
+    port = (overlay_namespace(definition.id), f"veth{sandbox.ports[definition.id]}", f"br{own}")
+    address = attachment.address
+    yield from cable(port, (sandbox.key, name), mtu_of(definition, facts), mac_for(address.ip), address)
+    hop = definition.segments[own].gateway
+    siblings = (segment.subnet for i, segment in enumerate(definition.segments) if i != own)
+    routes = frozenset(Route(destination=subnet, via=hop, device=name) for subnet in siblings)
+    yield Namespace(name=sandbox.key, routes=routes)
+
+
+def _virtual(sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook]) -> Iterator[Namespace]:
+    """Translation of the virtual addresses of all its networks but ingress, on which services are not to be called."""
+    services: list[VirtualService] = []
+    for attachment in task.attachments:
+        outlook = outlooks.get(attachment.network)
+        if outlook is not None and not outlook.view.definition.ingress:
+            services += outlook.services
+    if services:
+        yield Namespace(name=sandbox.key, tables=table(choice(services, sandbox.gateway.ip)))
+
+
+def _mesh(
+    sandbox: Sandbox, task: TaskAssignment, interfaces: Sequence[tuple[Interface, NetworkView]],
+    outlet: tuple[Interface, IPv4Address],
+) -> Iterator[Namespace]:  # fmt: skip
+    entry = next(((i, view) for i, view in interfaces if view.definition.ingress), None)
+    if entry is not None:
+        others = [i for i, view in interfaces if not view.definition.ingress]
+        hosts: Sequence[EndpointRecord] = legs(entry[1])
+        yield from reply.answers(sandbox.key, task, entry[0], others, outlet, hosts)
+
+
+def _resolver() -> str:
+    target = f"dnat ip to {RESOLVER_ADDRESS}:{RESOLVER_PORT}"
+    rules = (f"ip daddr {RESOLVER_ADDRESS} {protocol} dport 53 {target}" for protocol in ("udp", "tcp"))
+    return nft.base_chain("resolver", "nat", "output", nft.DSTNAT, *rules)

@@ -1,0 +1,1 @@
+"""Fakes that behave: whole peers in memory, for tests and for the simulated cluster."""

@@ -1,0 +1,106 @@
+"""Connection tracking and address translation of one namespace, as much as DNAT, SNAT and their answers need.
+
+A connection has two tuples: how its first packet looked, and how an answer to it looks. Translation means that the second is not
+the reverse of the first. A zone keeps equal originals apart; answers are always looked up in zone 0 (`ct original zone`).
+
+Every first packet begins a connection: there are no TCP flags, no timeouts, and no ICMP errors here.
+"""
+
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+FIRST_SPARE_PORT = 50000
+"""Where a source port comes from that another connection does not have."""
+
+
+class Packet(NamedTuple):
+    """What the headers say, and what tells connections apart. Ports are 0 for ICMP."""
+
+    protocol: str
+    source: IPv4Address
+    source_port: int
+    destination: IPv4Address
+    destination_port: int
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {self.source}:{self.source_port} > {self.destination}:{self.destination_port}"
+
+    def reversed(self) -> "Packet":
+        return Packet(self.protocol, self.destination, self.destination_port, self.source, self.source_port)
+
+
+class Connection:
+    def __init__(self, first: Packet, zone: int) -> None:
+        self.zone = zone
+        self.original = first
+        self.reply = first.reversed()
+        self.mark = 0
+        self.answered = False
+        self.translated: set[str] = set()
+        """`source` and `destination` once the chains have been asked, whatever they said."""
+
+    @property
+    def is_dnat(self) -> bool:
+        return (self.reply.source, self.reply.source_port) != (self.original.destination, self.original.destination_port)
+
+    def send_to(self, address: IPv4Address, port: int | None) -> None:
+        """DNAT. None: the port stays."""
+        reply = self.reply
+        self.reply = reply._replace(source=address, source_port=reply.source_port if port is None else port)
+
+    def send_from(self, address: IPv4Address) -> None:
+        """SNAT."""
+        self.reply = self.reply._replace(destination=address)
+
+
+class Tracked(NamedTuple):
+    """A packet's place in its connection."""
+
+    connection: Connection
+    is_reply: bool
+
+    @property
+    def state(self) -> str:
+        return "established" if self.is_reply or self.connection.answered else "new"
+
+    @property
+    def wire(self) -> Packet:
+        """How the packet looks once it has been translated."""
+        connection = self.connection
+        return (connection.original if self.is_reply else connection.reply).reversed()
+
+
+class Connections:
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, Packet], Tracked] = {}
+
+    def find(self, packet: Packet, zone: int = 0) -> Tracked:
+        """The connection that the packet belongs to, or a new one, which is not remembered before `confirm`."""
+        known = self._known.get((zone, packet)) or self._known.get((0, packet))
+        if known is None:
+            return Tracked(Connection(packet, zone), False)
+        known.connection.answered |= known.is_reply
+        return known
+
+    def make_unique(self, connection: Connection) -> None:
+        """Two connections may not have one answer: the later one gets another source port."""
+        spare = FIRST_SPARE_PORT
+        while self._taken(connection):
+            connection.reply = connection.reply._replace(destination_port=spare)
+            spare += 1
+
+    def confirm(self, connection: Connection) -> bool:
+        """The first packet got through. False: another connection has that answer, and the packet is lost."""
+        if self._taken(connection):
+            return False
+        self._known[connection.zone, connection.original] = Tracked(connection, False)
+        self._known[0, connection.reply] = Tracked(connection, True)
+        return True
+
+    def forget_answered_by(self, address: IPv4Address) -> None:
+        """`conntrack -D --reply-src <address>`."""
+        self._known = {k: t for k, t in self._known.items() if t.connection.reply.source != address}
+
+    def _taken(self, connection: Connection) -> bool:
+        other = self._known.get((0, connection.reply))
+        return other is not None and other.connection is not connection

@@ -1,0 +1,229 @@
+"""A container runtime and an image store in memory, with the contract of `runtime/base.py`. They behave: a container has states
+that only follow each other as real ones do, errors are those of the real runtime, and what is inside outlives whoever uses it,
+so that a second agent on the same `FakeRuntime` finds what the first one left.
+
+No process runs. A container lives until somebody stops it or a test calls `die`. `latency` makes each effect take (virtual)
+time, and the caller can be cancelled before it. `fail` makes the next calls of an effect fail. `history` tells what happened.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import msgspec
+
+from weft.errors import Conflict, NotFound, OperationFailed, Unsupported, WeftError
+from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.ids import ContainerId
+from weft.model.meta import Nanoseconds
+from weft.model.references import parse
+from weft.runtime.base import Attached, Exec
+
+Effect = Literal["create", "start", "stop", "remove"]
+FIRST_PID = 1000
+KILLED = 137
+"""Exit code of what SIGKILL ended."""
+
+
+def _no_clock() -> Nanoseconds:
+    return 0
+
+
+class FakeImages:
+    def __init__(self, *references: str) -> None:
+        self.registry: set[str] = set()
+        """What can be pulled."""
+        self.pulls: list[str] = []
+        self.latency = 0.0
+        """Seconds per pull."""
+        self._images: dict[str, Image] = {}
+        for reference in references:
+            self.add(reference)
+
+    def add(self, reference: str) -> Image:
+        tag = _full(reference)
+        image = Image(id=f"sha256:{len(self._images):064x}", tags=(tag,), size=1 << 20)
+        self._images[tag] = image
+        return image
+
+    def all(self) -> list[Image]:
+        return list(self._images.values())
+
+    def find(self, reference: str) -> Image:
+        for tag, image in self._images.items():
+            if tag == _full(reference) or image.id == reference:
+                return image
+        raise NotFound(f"No such image: {reference}")
+
+    async def pull(self, reference: str) -> AsyncIterator[str]:
+        self.pulls.append(reference)
+        yield f"Pulling {reference}"
+        await asyncio.sleep(self.latency)
+        if _full(reference) not in {_full(known) for known in self.registry}:
+            raise NotFound(f"No such image: {reference}")
+        self.add(reference)
+        yield "Done"
+
+    async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
+        """The archive is the tag itself."""
+        return [self.add(b"".join([part async for part in archive]).decode()).tags[0]]
+
+    async def tag(self, reference: str, new: str) -> None:
+        self._images[_full(new)] = self.find(reference)
+
+    async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
+        image = self.find(reference)
+        for tag in [tag for tag, known in self._images.items() if known.id == image.id]:
+            del self._images[tag]
+        return [("Untagged", image.tags[0]), ("Deleted", image.id)]
+
+
+class FakeRuntime:
+    def __init__(self, images: FakeImages, clock: Callable[[], Nanoseconds] = _no_clock) -> None:
+        self.latency = 0.0
+        """Seconds per effect."""
+        self.stop_latency = 0.0
+        """Seconds between the stop signal and the end; longer than its grace: it is killed."""
+        self.history: list[tuple[str, ContainerId]] = []
+        """Each effect that took place, in order: create, start, stop, die, remove."""
+        self._images = images
+        self._clock = clock
+        self._containers: dict[ContainerId, Container] = {}
+        self._ended: dict[ContainerId, asyncio.Event] = {}
+        self._failures: dict[Effect, list[str]] = {}
+        self._pids = FIRST_PID
+
+    # --- for tests
+
+    def fail(self, effect: Effect, cause: str, times: int = 1) -> None:
+        """The next calls raise `OperationFailed` with this message and change nothing."""
+        self._failures.setdefault(effect, []).extend([cause] * times)
+
+    def die(self, id: ContainerId, exit_code: int = 0, oom_killed: bool = False) -> None:
+        """Its process ends by itself."""
+        self._end(id, exit_code, "die", oom_killed)
+
+    def running(self) -> list[Container]:
+        return [c for c in self._containers.values() if c.state is ContainerState.RUNNING]
+
+    # --- Runtime
+
+    def containers(self) -> list[Container]:
+        return list(self._containers.values())
+
+    def get(self, id: ContainerId) -> Container:
+        found = self._containers.get(id)
+        if found is None:
+            raise NotFound(f"No such container: {id}")
+        return found
+
+    async def create(self, config: ContainerConfig) -> Container:
+        await self._effect("create")
+        if config.id in self._containers:
+            raise Conflict(f"cannot create container {config.id}: it exists")
+        image = self._images.find(config.spec.image)
+        args = (*(config.spec.command or image.config.entrypoint), *(config.spec.args or image.config.cmd))
+        env = (*image.config.env, *config.spec.env)
+        made = Container(config=config, image=image.id, args=args, env=env, created_at=self._clock())
+        self._put(made, "create")
+        return made
+
+    async def start(self, id: ContainerId) -> Container:
+        self._require(id, ContainerState.CREATED, "start")
+        await self._effect("start")
+        container = self._require(id, ContainerState.CREATED, "start")
+        self._pids += 1
+        started = msgspec.structs.replace(container, state=ContainerState.RUNNING, pid=self._pids, started_at=self._clock())
+        self._put(started, "start")
+        return started
+
+    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+        await self._effect("stop")
+        container = self.get(id)
+        if container.state is ContainerState.RUNNING:
+            seconds = grace / 1e9
+            await asyncio.sleep(min(self.stop_latency, seconds))
+            if self.get(id).state is ContainerState.RUNNING:
+                self._end(id, KILLED if self.stop_latency > seconds else 0, "stop")
+        return self.get(id)
+
+    async def kill(self, id: ContainerId, signal: str) -> None:
+        self._require(id, ContainerState.RUNNING, "kill")
+        self._end(id, KILLED, "die")
+
+    async def remove(self, id: ContainerId) -> None:
+        await self._effect("remove")
+        if id in self._containers:
+            if self._containers[id].state is ContainerState.RUNNING:
+                self._end(id, KILLED, "die")
+            del self._containers[id]
+            self._event(id).set()
+            self.history.append(("remove", id))
+
+    async def wait(self, id: ContainerId) -> Container:
+        container = self.get(id)
+        while container.state in (ContainerState.CREATED, ContainerState.RUNNING):
+            await self._event(id).wait()
+            container = self.get(id)
+        return container
+
+    async def attach(self, id: ContainerId) -> Attached:
+        raise Unsupported(f"cannot attach to container {id}: nothing runs in it")
+
+    async def logs(
+        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        self.get(id)
+        yield LogLine(1, self._clock(), b"hello from " + id[:12].encode() + b"\n")
+
+    async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
+        self._require(id, ContainerState.RUNNING, "resize")
+
+    async def exec(
+        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
+        user: str = "", directory: str = "", privileged: bool = False,
+    ) -> Exec:  # fmt: skip
+        raise Unsupported(f"cannot run {argv} in container {id}: nothing runs in it")
+
+    async def top(self, id: ContainerId) -> list[int]:
+        return [self._require(id, ContainerState.RUNNING, "list processes of").pid]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    # ---
+
+    async def _effect(self, effect: Effect) -> None:
+        await asyncio.sleep(self.latency)
+        causes = self._failures.get(effect)
+        if causes:
+            raise OperationFailed(causes.pop(0))
+
+    def _require(self, id: ContainerId, state: ContainerState, verb: str) -> Container:
+        container = self.get(id)
+        if container.state is not state:
+            raise Conflict(f"cannot {verb} container {id}: it is {container.state}")
+        return container
+
+    def _put(self, container: Container, happened: str) -> None:
+        self._containers[container.id] = container
+        self.history.append((happened, container.id))
+
+    def _end(self, id: ContainerId, exit_code: int, how: str, oom_killed: bool = False) -> None:
+        container = self._require(id, ContainerState.RUNNING, "end")
+        ended = msgspec.structs.replace(
+            container, state=ContainerState.EXITED, pid=0, exit_code=exit_code, finished_at=self._clock(), oom_killed=oom_killed
+        )
+        self._put(ended, how)
+        self._event(id).set()
+
+    def _event(self, id: ContainerId) -> asyncio.Event:
+        return self._ended.setdefault(id, asyncio.Event())
+
+
+def _full(reference: str) -> str:
+    try:
+        name, tag, digest = parse(reference)
+    except WeftError:
+        return reference
+    return f"{name}:{tag}" if tag else f"{name}@{digest}"

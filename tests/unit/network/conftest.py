@@ -1,0 +1,123 @@
+"""Swarms drawn at random, as one node is told of them, and kernels that are brought to what the plan makes of that."""
+
+import asyncio
+import itertools
+
+import msgspec
+from hypothesis import strategies as st
+
+from weft.model.encryption import DataKey
+from weft.model.service import PublishedPort
+from weft.model.task import TaskState
+from weft.network.diff import diff
+from weft.network.plan import plan
+from weft.testing.fake_kernel import FakeKernel
+from weft.testing.swarms import Swarm
+
+NODES = 3
+SUBNETS = ["10.10.0.0/24", "10.11.0.0/24", "10.12.0.0/24", "10.13.0.0/24", "10.14.0.0/24", "10.15.0.0/24"]
+KEYS = (DataKey(tag=1, secret=b"k" * 16),)
+
+
+@st.composite
+def swarms(draw):
+    """Up to three networks of one or two segments, up to four services with tasks anywhere, of which some do not serve."""
+    swarm = Swarm(NODES)
+    pools = draw(st.permutations(SUBNETS))
+    networks = []
+    for i in range(draw(st.integers(0, 3))):
+        subnets = pools[2 * i : 2 * i + draw(st.integers(1, 2))]
+        flags = {"internal": draw(st.booleans()), "encrypted": draw(st.booleans())}
+        networks.append(swarm.network(f"net{i}", *subnets, mtu=draw(st.sampled_from([None, 1400])), **flags))
+    published = itertools.count(8000)
+    for i in range(draw(st.integers(0, 4))):
+        attached = draw(st.lists(st.sampled_from(networks), unique=True)) if networks else []
+        ports = [
+            PublishedPort(
+                target=draw(st.sampled_from([53, 80])), published=next(published),
+                protocol=draw(st.sampled_from(["tcp", "udp"])), mode=draw(st.sampled_from(["ingress", "host"])),
+            )
+            for _ in range(draw(st.integers(0, 2)))
+        ]  # fmt: skip
+        on = draw(st.lists(st.integers(1, NODES), max_size=4))
+        for task in swarm.service(f"web{i}", *attached, ports=ports, on=on, virtual=draw(st.booleans())):
+            swarm.set_serving(task, draw(st.booleans()))
+            desired = draw(st.sampled_from([TaskState.READY, TaskState.RUNNING, TaskState.SHUTDOWN]))
+            swarm.tasks[task] = msgspec.structs.replace(swarm.tasks[task], desired=desired)
+    return swarm
+
+
+@st.composite
+def inputs(draw, node=None):
+    """What `plan` takes: assignment, facts, sandboxes."""
+    swarm, node = draw(swarms()), node or draw(st.integers(1, NODES))
+    return told(swarm, node, draw(st.sampled_from([None, "kernel", "userspace"])), draw(st.sampled_from([(), KEYS])))
+
+
+def told(swarm, node, engine=None, keys=()):
+    assignment = msgspec.structs.replace(swarm.assignment(node), keys=keys)
+    return assignment, msgspec.structs.replace(swarm.facts(node), esp_engine=engine), swarm.sandboxes(node)
+
+
+@st.composite
+def histories(draw):
+    """One node at two moments of one swarm: tasks went, stopped serving, and came."""
+    swarm, node = draw(swarms()), draw(st.integers(1, NODES))
+    before = told(swarm, node)
+    for task in draw(st.lists(st.sampled_from(sorted(swarm.tasks)), unique=True)) if swarm.tasks else ():
+        if draw(st.booleans()):
+            swarm.remove(task)
+        else:
+            swarm.set_serving(task, draw(st.booleans()))
+    extra = draw(st.lists(st.sampled_from(sorted(swarm.definitions)), unique=True, max_size=2))
+    swarm.service("late", *(n for n in extra if n != swarm.ingress), on=draw(st.lists(st.integers(1, NODES), max_size=2)))
+    return before, told(swarm, node)
+
+
+def bring(kernel, desired, actual=None):
+    """Apply the difference; gives the operations. `actual`: what is taken for the kernel's state; None: what it is."""
+
+    async def run():
+        operations = diff(actual or await kernel.read(desired), desired)
+        await kernel.apply(operations)
+        return operations
+
+    return asyncio.run(run())
+
+
+def read(kernel, desired):
+    return asyncio.run(kernel.read(desired))
+
+
+def kernel_in(desired):
+    kernel = FakeKernel()
+    bring(kernel, desired)
+    return kernel
+
+
+def planned(input):
+    return plan(*input)
+
+
+def differences(kernel, desired):
+    """Where the kernel is not exactly what was desired, found without `diff`: by comparing the values field by field."""
+    state = kernel.state()
+    found = []
+    if state.namespaces.keys() != desired.namespaces.keys():
+        found.append(f"namespaces {sorted(state.namespaces)} instead of {sorted(desired.namespaces)}")
+    for name in state.namespaces.keys() & desired.namespaces.keys():
+        have, want = state[name], desired[name]
+        for field in ("neighbours", "forwarding", "routes", "rules", "tables"):
+            if getattr(have, field) != getattr(want, field):
+                found.append(f"{name} {field}: {getattr(have, field)} instead of {getattr(want, field)}")
+        links = {n: link if link.mac else msgspec.structs.replace(link, mac=_mac(have, n)) for n, link in want.links.items()}
+        if have.links != links:
+            found.append(f"{name} links: {have.links} instead of {links}")
+        wrong = {key: value for key, value in want.sysctls.items() if have.sysctls.get(key, "0") != value}
+        if wrong:
+            found.append(f"{name} sysctls: {wrong}")
+    return found
+
+
+def _mac(namespace, name):
+    return namespace.links[name].mac if name in namespace.links else None

@@ -1,0 +1,183 @@
+"""What is sealed with which keys, and that nothing of an encrypted network can leave its host otherwise."""
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Literal
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.model.assignment import (
+    Assignment,
+    EndpointRecord,
+    NetworkDefinition,
+    NetworkView,
+    TaskAssignment,
+    load_balancer_id,
+)
+from weft.model.encryption import DataKey, Protection
+from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.network import Segment
+from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.service import ContainerSpec, TaskSpec
+from weft.model.task import Attachment
+from weft.network.encryption import End, association, hkdf, protection
+from weft.network.kernel_state import HOST, KernelState, Tap, Vxlan
+from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_SANDBOX, GUARD_TABLE
+from weft.network.plan import plan
+
+NODES = {NodeId(name): IPv4Address(f"10.59.72.{11 + k}") for k, name in enumerate("abc")}
+KEYS = tuple(DataKey(tag=tag, secret=bytes([tag]) * 16) for tag in (7, 8, 9))
+TASK = TaskId("t")
+Engine = Literal["kernel", "userspace"]
+
+
+def view(number: int, encrypted: bool, icv: Literal[64, 128] = 64) -> NetworkView:
+    id = NetworkId(f"{number:09}network")
+    subnet = IPv4Network(f"10.0.{number}.0/24")
+    segment = Segment(subnet, subnet[1], 4096 + number)
+    endpoints = [
+        EndpointRecord(
+            id=load_balancer_id(node), network=id, node=node, vtep=vtep, address=IPv4Interface(f"{subnet[2 + k]}/24")
+        )
+        for k, (node, vtep) in enumerate(NODES.items())
+    ]
+    definition = NetworkDefinition(id=id, name=f"net{number}", segments=(segment,), encrypted=encrypted, icv_bits=icv)
+    return NetworkView(definition, {e.id: e for e in endpoints}, {})
+
+
+def assigned(node: NodeId, *views: NetworkView, keys: tuple[DataKey, ...] = KEYS) -> Assignment:
+    """With one task, which is on all the networks."""
+    subnets = [v.definition.segments[0].subnet for v in views]
+    attachments = tuple(
+        Attachment(v.definition.id, IPv4Interface(f"{subnet[9]}/24")) for v, subnet in zip(views, subnets, strict=True)
+    )
+    task = TaskAssignment(
+        id=TASK, service=ServiceId("s"), service_name="s", slot=1, node=node, attachments=attachments,
+        spec=TaskSpec(container=ContainerSpec(image="i")),
+    )  # fmt: skip
+    return Assignment(node=node, networks={v.definition.id: v for v in views}, keys=keys, tasks={TASK: task})
+
+
+def planned(assignment: Assignment, facts: NodeFacts) -> KernelState:
+    sandbox = Sandbox(
+        id="f" * 64, task=TASK, container=ContainerId("c"), gateway=IPv4Interface("172.18.0.3/16"),
+        ports=dict.fromkeys(assignment.networks, 1),
+    )  # fmt: skip
+    return plan(assignment, facts, [sandbox])
+
+
+def facts(node: NodeId, engine: Engine | None = "userspace") -> NodeFacts:
+    return NodeFacts(node=node, data_path_address=NODES[node], esp_engine=engine)
+
+
+def vxlan_devices(state: KernelState) -> dict[int, Vxlan]:
+    links = [link for namespace in state.namespaces.values() for link in namespace.links.values()]
+    return {link.kind.vni: link.kind for link in links if isinstance(link.kind, Vxlan)}
+
+
+def protections(*views: NetworkView) -> dict[NodeId, Protection]:
+    found = {node: protection(assigned(node, *views), facts(node)) for node in NODES}
+    assert all(found.values())
+    return found  # type: ignore[return-value]
+
+
+@given(st.binary(min_size=16, max_size=32), st.binary(max_size=40), st.integers(1, 100))
+def test_hkdf_is_that_of_the_rfc(secret: bytes, info: bytes, length: int) -> None:
+    assert hkdf(secret, info, length) == HKDF(SHA256(), length, None, info).derive(secret)
+
+
+def test_both_ends_agree_on_every_association() -> None:
+    by_node = protections(view(1, True), view(2, True, 128))
+    for node, own in by_node.items():
+        assert {a.tag for a in own.outbound} == {8}
+        assert {a.tag for a in own.inbound} == {7, 8, 9}
+        for outgoing in own.outbound:
+            [far] = [n for n, address in NODES.items() if address == outgoing.destination]
+            assert far != node
+            assert outgoing in by_node[far].inbound
+
+
+def test_no_two_senders_share_a_key_or_an_spi() -> None:
+    every = [a for own in protections(view(1, True), view(2, True, 128)).values() for a in own.inbound]
+    assert len({a.key for a in every}) == len({a.spi for a in every}) == len(every) == 2 * 3 * 6
+
+
+def test_a_longer_secret_makes_a_longer_key() -> None:
+    a, b = (End(address, node) for node, address in list(NODES.items())[:2])
+    key = association(DataKey(tag=1, secret=bytes(32)), a, b, 64).key
+    assert len(key) == 32 + 4
+
+
+def test_a_host_that_joined_again_has_other_keys() -> None:
+    a, b = (End(address, node) for node, address in list(NODES.items())[:2])
+    reborn = End(a.address, NodeId("z"))
+    assert association(KEYS[0], a, b, 64).key != association(KEYS[0], reborn, b, 64).key
+
+
+def test_keys_are_not_printed() -> None:
+    own = protections(view(1, True))[NodeId("a")]
+    assert not any(repr(a.key)[2:-1] in repr(own) for a in own.inbound)
+
+
+def test_the_userspace_engine_is_alone_with_the_sockets() -> None:
+    state = planned(assigned(NodeId("a"), view(1, False), view(2, True)), facts(NodeId("a")))
+    devices = vxlan_devices(state)
+    assert devices[4097].socket == HOST
+    assert devices[4098].socket == ESP_SANDBOX
+    sandbox = state[ESP_SANDBOX]
+    assert [(link.name, link.kind) for link in sandbox.links.values()] == [(ESP_DEVICE, Tap())]
+    assert {route.device for route in sandbox.routes} == {ESP_DEVICE}
+    assert ESP_SANDBOX not in state[HOST].links
+
+
+def test_the_kernel_engine_is_told_which_datagrams_may_be_clear() -> None:
+    state = planned(assigned(NodeId("a"), view(1, False), view(2, True), view(3, True, 128)), facts(NodeId("a"), "kernel"))
+    body = state[HOST].tables["ip", GUARD_TABLE].body
+    clear = [line for line in body.splitlines() if f"{CLEAR_MARK:#x}" in line]
+    assert len(clear) == 2
+    assert all("{ 4097 }" in line for line in clear)
+    assert ESP_SANDBOX not in state.namespaces
+
+
+@pytest.mark.parametrize(("keys", "engine"), [((), "userspace"), ((), "kernel"), (KEYS, None)])
+def test_without_keys_or_engine_nothing_leaves_the_host(keys: tuple[DataKey, ...], engine: Engine | None) -> None:
+    assignment = assigned(NodeId("a"), view(1, True), keys=keys)
+    state = planned(assignment, facts(NodeId("a"), engine))
+    assert vxlan_devices(state) == {}
+    assert not any(namespace.forwarding for namespace in state.namespaces.values())
+
+
+def test_a_data_path_port_of_ones_own_is_protected_as_well() -> None:
+    assignment = msgspec.structs.replace(assigned(NodeId("a"), view(1, True)), data_path_port=7789)
+    own = protection(assignment, facts(NodeId("a")))
+    assert own is not None
+    assert own.port == 7789
+    device = vxlan_devices(planned(assignment, facts(NodeId("a"))))[4097]
+    assert (device.port, device.socket) == (7789, ESP_SANDBOX)
+
+
+def test_a_network_with_one_endpoint_has_no_socket_on_the_underlay() -> None:
+    """A forged clear datagram finds nobody who listens for its VNI."""
+    alone = view(1, True)
+    own = {id: e for id, e in alone.endpoints.items() if e.node == "a"}
+    state = planned(assigned(NodeId("a"), NetworkView(alone.definition, own, {})), facts(NodeId("a")))
+    assert vxlan_devices(state)[4097].socket == ESP_SANDBOX
+    assert not state["1-000000001n"].forwarding
+
+
+def test_nothing_to_protect() -> None:
+    assert protection(assigned(NodeId("a"), view(1, False)), facts(NodeId("a"))) is None
+
+
+@pytest.mark.parametrize(("icv", "mtu"), [(64, 1424), (128, 1416)])
+def test_mtu_leaves_room_for_what_sealing_adds(icv: Literal[64, 128], mtu: int) -> None:
+    state = planned(assigned(NodeId("a"), view(1, True, icv)), facts(NodeId("a")))
+    network = state["1-000000001n"]
+    assert {link.mtu for link in network.links.values()} == {mtu}
+    sealed = mtu + 14 + 8 + 8
+    padded = sealed + -(sealed + 2) % 4 + 2
+    assert 20 + 8 + 8 + padded + icv // 8 <= 1500

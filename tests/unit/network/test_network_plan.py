@@ -1,0 +1,211 @@
+"""What a plan always is: the same for equal input, ours by name, unique on every wire, and text that an interpreter understands."""
+
+from collections import Counter
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.network.conftest import KEYS, inputs, planned, swarms, told
+from weft.model.service import PublishedPort
+from weft.model.task import TaskState
+from weft.network.diff import diff
+from weft.network.kernel_state import HOST, Veth, Vxlan
+from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
+from weft.network.plan import plan
+from weft.testing.fake_nft import parse
+from weft.testing.swarms import Swarm
+
+few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+LONGEST_NAME = 15
+"""IFNAMSIZ less the closing zero."""
+
+
+@few
+@given(inputs(), st.randoms(use_true_random=False))
+def test_order_of_the_input_does_not_matter(input, random):
+    assignment, facts, sandboxes = input
+
+    def shuffled(table):
+        items = list(table.items())
+        random.shuffle(items)
+        return dict(items)
+
+    views = {
+        id: msgspec.structs.replace(view, endpoints=shuffled(view.endpoints), services=shuffled(view.services))
+        for id, view in shuffled(assignment.networks).items()
+    }
+    other = msgspec.structs.replace(assignment, tasks=shuffled(assignment.tasks), networks=views)
+    boxes = list(sandboxes)
+    random.shuffle(boxes)
+    assert plan(other, facts, boxes) == plan(assignment, facts, sandboxes)
+
+
+@few
+@given(inputs())
+def test_everything_in_the_hosts_namespace_is_ours(input):
+    host = planned(input)[HOST]
+    assert all(owns_link(name) for name in host.links)
+    assert all(owns_table(name) for _, name in host.tables)
+    assert all(owns_rule(r.priority, r.table, r.mark) for r in host.rules)
+    assert all(owns_routing_table(r.table) or owns_link(r.device) for r in host.routes)
+    assert not host.neighbours
+    assert not host.forwarding
+
+
+@few
+@given(inputs())
+def test_names_fit_and_refer_to_what_is_there(input):
+    state = planned(input)
+    for space in state.namespaces.values():
+        assert all(name == link.name and len(name) <= LONGEST_NAME for name, link in space.links.items())
+        for link in space.links.values():
+            assert link.master is None or link.master in space.links
+            if isinstance(link.kind, Veth):
+                there = state[link.kind.peer_namespace].links[link.kind.peer]
+                assert there.kind == Veth(space.name, link.name), "both ends name each other"
+                assert there.mtu == link.mtu
+            if isinstance(link.kind, Vxlan):
+                assert link.kind.socket in state.namespaces
+        devices = {e.device for e in (*space.neighbours, *space.forwarding, *space.routes)}
+        assert devices <= space.links.keys()
+
+
+@few
+@given(swarms(), st.sampled_from([None, "kernel", "userspace"]))
+def test_no_two_nodes_give_one_network_the_same_mac(swarm, engine):
+    """A frame's MAC says where it goes: on each overlay every MAC is behind one host only, and that is what the others believe."""
+    states = {i: plan(*told(swarm, i, engine, KEYS)) for i in (1, 2, 3)}
+    for network in swarm.definitions:
+        name = f"1-{network[:10]}"
+        owners = {}
+        for i, state in states.items():
+            for mac in macs_behind(state, name):
+                assert owners.setdefault(mac, i) == i, f"{mac} is on node{owners[mac]} and node{i}"
+        for i, state in states.items():
+            for entry in state[name].forwarding if name in state.namespaces else ():
+                owner = owners.get(entry.mac)
+                assert owner != i, "nobody is sent away from where he is"
+                assert owner is None or entry.vtep == swarm.facts(owner).data_path_address
+
+
+def macs_behind(state, name):
+    """Of the far ends of an overlay's ports, and its bridges'."""
+    if name not in state.namespaces:
+        return []
+    links = state[name].links.values()
+    ends = [state[k.peer_namespace].links[k.peer].mac for link in links if isinstance(k := link.kind, Veth)]
+    return [mac for mac in (*ends, *(link.mac for link in links)) if mac is not None]
+
+
+@few
+@given(inputs())
+def test_no_address_twice_in_one_namespace(input):
+    for space in planned(input).namespaces.values():
+        held = Counter(a.ip for link in space.links.values() for a in link.addresses)
+        gateways = {a.ip for n, link in space.links.items() if n.startswith("br") for a in link.addresses}
+        assert all(count == 1 or ip in gateways for ip, count in held.items())
+
+
+@few
+@given(inputs())
+def test_every_table_is_text_that_the_interpreter_knows(input):
+    for space in planned(input).namespaces.values():
+        for table in space.tables.values():
+            rules = parse(table.body)
+            targets = {v.removeprefix("goto ") for m in rules.elements.values() for v in m.values() if v.startswith("goto ")}
+            assert targets <= rules.chains.keys()
+            assert table.body.isascii()
+
+
+@few
+@given(inputs())
+def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
+    assignment, _, sandboxes = input
+    state = planned(input)
+    keys = {s.key for s in sandboxes if s.task in assignment.tasks}
+    assert keys <= state.namespaces.keys()
+    text = "\n".join(table.body for table in state[HOST].tables.values())
+    for view in assignment.networks.values():
+        if view.definition.ingress:
+            for e in view.endpoints.values():
+                assert e.serving or e.task is None or f" {e.address.ip} . " not in text
+
+
+def test_a_sandbox_whose_task_is_gone_goes_away():
+    swarm = Swarm(1)
+    [task] = swarm.service("web", on=[1])
+    assignment, facts, sandboxes = told(swarm, 1)
+    without = msgspec.structs.replace(assignment, tasks={})
+    assert swarm.sandbox(task).key in plan(assignment, facts, sandboxes).namespaces
+    assert swarm.sandbox(task).key not in plan(without, facts, sandboxes).namespaces
+
+
+def test_encrypted_networks_without_key_or_engine_do_not_leave_the_host():
+    swarm = Swarm(2)
+    net = swarm.network("secret", "10.40.0.0/24", encrypted=True)
+    swarm.service("web", net, on=[1, 2])
+    name = f"1-{net[:10]}"
+    for engine, keys in ((None, KEYS), ("userspace", ()), ("kernel", ())):
+        assert "vxlan0" not in plan(*told(swarm, 1, engine, keys))[name].links
+    for engine, socket in (("userspace", "esp_sbox"), ("kernel", HOST)):
+        assert plan(*told(swarm, 1, engine, KEYS))[name].links["vxlan0"].kind.socket == socket
+
+
+def test_host_mode_prefers_the_task_that_is_meant_to_run():
+    """Of two versions of a task on one host, while one replaces the other."""
+    swarm = Swarm(1)
+    port = PublishedPort(target=80, published=9090, mode="host")
+    old, new = swarm.service("web", ports=[port], on=[1, 1])
+    for leaving, staying in ((old, new), (new, old)):
+        swarm.tasks[leaving] = msgspec.structs.replace(swarm.tasks[leaving], desired=TaskState.SHUTDOWN)
+        swarm.tasks[staying] = msgspec.structs.replace(swarm.tasks[staying], desired=TaskState.RUNNING)
+        [table] = plan(*told(swarm, 1))[HOST].tables.values()
+        assert f"meta l4proto tcp dnat ip to {swarm.sandbox(staying).gateway.ip}:80" in table.body
+        assert f"{swarm.sandbox(leaving).gateway.ip}:80" not in table.body
+
+
+# --- to be read: all that a small node's kernel is told
+
+
+def test_a_node_with_one_container_of_one_plain_network():
+    swarm = Swarm(2)
+    net = swarm.network("mynet", "10.10.10.0/24")
+    [_, mine] = swarm.service("web", net, on=[2, 1], virtual=False)
+    box = swarm.sandbox(mine).key
+    operations = diff(plan(*told(Swarm(2), 1)), plan(*told(swarm, 1)))
+    lines = [str(o).replace(box, "BOX").replace(box[:10], "BOX") for o in operations if not str(o).endswith("END")]
+    assert [line for line in lines if "sysctl" not in line] == [
+        "ip netns add 1-mynet00000",
+        "ip netns add lb_mynet0000",
+        "ip netns add BOX",
+        "ip -n 1-mynet00000 link add br0 mtu 1450 address 02:44:0a:0a:0a:02 type bridge",
+        "ip link add vxlan0 mtu 1450 netns 1-mynet00000 type vxlan id 4097 local 10.59.72.11 dstport 4789 "
+        "nolearning proxy l2miss l3miss",
+        "ip link add wgw-BOX mtu 1500 type veth peer name eth1 netns BOX mtu 1500 address 02:42:ac:12:00:03",
+        "ip -n 1-mynet00000 link add veth0 mtu 1450 type veth peer name eth0 netns lb_mynet0000 mtu 1450 "
+        "address 02:42:0a:0a:0a:02",
+        "ip -n 1-mynet00000 link add veth1 mtu 1450 type veth peer name eth0 netns BOX mtu 1450 address 02:42:0a:0a:0a:05",
+        "ip link set wgw-BOX master docker_gwbridge",
+        "ip link set wgw-BOX type bridge_slave isolated on",
+        "ip -n 1-mynet00000 link set vxlan0 master br0",
+        "ip -n 1-mynet00000 link set veth0 master br0",
+        "ip -n 1-mynet00000 link set veth1 master br0",
+        "ip -n 1-mynet00000 address add 10.10.10.1/24 dev br0",
+        "ip -n lb_mynet0000 address add 10.10.10.2/24 dev eth0",
+        "ip -n BOX address add 10.10.10.5/24 dev eth0",
+        "ip -n BOX address add 172.18.0.3/16 dev eth1",
+        "ip link set wgw-BOX up",
+        "ip -n 1-mynet00000 link set br0 up",
+        "ip -n 1-mynet00000 link set vxlan0 up",
+        "ip -n 1-mynet00000 link set veth0 up",
+        "ip -n 1-mynet00000 link set veth1 up",
+        "ip -n lb_mynet0000 link set eth0 up",
+        "ip -n BOX link set eth0 up",
+        "ip -n BOX link set eth1 up",
+        "ip -n 1-mynet00000 neighbour replace 10.10.10.3 lladdr 02:42:0a:0a:0a:03 dev vxlan0 nud permanent",
+        "ip -n 1-mynet00000 neighbour replace 10.10.10.4 lladdr 02:42:0a:0a:0a:04 dev vxlan0 nud permanent",
+        "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:03 dev vxlan0 dst 10.59.72.12 self permanent",
+        "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:04 dev vxlan0 dst 10.59.72.12 self permanent",
+        "ip -n BOX route replace default via 172.18.0.1 dev eth1",
+    ]
