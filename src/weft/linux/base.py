@@ -1,8 +1,9 @@
 """What the rest of the program needs of a kernel. `linux/kernel.py` is the real one, `testing/fake_kernel.py` one that behaves."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
+from weft.model.encryption import Protection
 from weft.network.kernel_state import KernelState
 from weft.network.operations import Operation
 
@@ -26,4 +27,27 @@ class Kernel(Protocol):
 
     async def close(self) -> None:
         """Let go of sockets; the kernel's state stays."""
+        ...
+
+
+class EspEngine(Protocol):
+    """What seals the traffic of encrypted networks: the kernel's own IPsec, or a process of ours beside it. Same packets.
+
+    The engine holds keys and packets; which traffic is steered to it, and that none passes it by, are rules of the plan."""
+
+    @property
+    def name(self) -> Literal["kernel", "userspace"]: ...
+
+    async def apply(self, protection: Protection | None) -> None:
+        """Makes it so, from whatever was before; None: seals and opens nothing, and nothing of it is left. Returns when the
+        associations are in force. An association that goes on keeps its sequence number. Raises `OperationFailed`."""
+        ...
+
+    async def counters(self) -> dict[str, int]:
+        """Packets by what became of them: `sealed`, `opened`, `replayed`, `malformed`, `forged`, `unknown_spi`,
+        `wrong_vni`, `no_association`, …"""
+        ...
+
+    async def close(self) -> None:
+        """Let go; sealing and opening go on without the daemon."""
         ...

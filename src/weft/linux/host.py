@@ -1,0 +1,169 @@
+"""Facts about this host that the rest must know before it can begin: addresses, routes, and what the kernel cannot do.
+
+Everything is read in the namespace of the calling thread, afresh at each call.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import NamedTuple
+
+from weft.errors import InvalidArgument, NotFound, OperationFailed
+from weft.linux import netns, sysctl
+from weft.linux.netlink import address, link, route
+from weft.linux.netlink.message import Request
+from weft.linux.netlink.socket import NetlinkSocket
+from weft.linux.nft import Nft
+from weft.network.kernel_state import MAIN_TABLE, Bridge, Link, Veth, Vxlan
+from weft.network.ownership import owns_link
+
+
+class Interface(NamedTuple):
+    name: str
+    kind: str
+    """Empty for hardware."""
+    up: bool
+    mtu: int
+    addresses: tuple[IPv4Interface, ...]
+
+
+def interfaces() -> list[Interface]:
+    """Those of the host, without lo and our own."""
+    channel = NetlinkSocket()
+    try:
+        found: dict[int, list[IPv4Interface]] = {}
+        for info in map(address.decode_address, channel.dump(*address.dump_addresses())):
+            found.setdefault(info.device, []).append(info.address)
+        return [
+            Interface(info.name, info.kind, info.up, info.mtu, tuple(found.get(info.device, ())))
+            for info in map(link.decode_link, channel.dump(*link.dump_links()))
+            if info.device != link.LOOPBACK_INDEX and not owns_link(info.name)
+        ]
+    finally:
+        channel.close()
+
+
+def interface_with(wanted: IPv4Address) -> Interface:
+    """The interface that has the address. Raises NotFound."""
+    for interface in interfaces():
+        if any(own.ip == wanted for own in interface.addresses):
+            return interface
+    raise NotFound(f"cannot use address {wanted}: no interface of this system has it")
+
+
+def interface_named(name: str) -> Interface:
+    """Raises NotFound."""
+    for interface in interfaces():
+        if interface.name == name:
+            return interface
+    raise NotFound(f"cannot use interface {name}: this system has no such interface")
+
+
+def default_advertise_address(found: Sequence[Interface] | None = None) -> IPv4Address:
+    """The system's only address, as in the original: of its hardware, or if that has none, of anything. Raises InvalidArgument
+    with the original's text."""
+    active = [interface for interface in (interfaces() if found is None else found) if interface.up]
+    hardware = [pair for interface in active if not interface.kind for pair in _global_addresses(interface)]
+    candidates = hardware or [pair for interface in active for pair in _global_addresses(interface)]
+    if not candidates:
+        raise InvalidArgument("could not find the system's IP address")
+    if len(candidates) > 1:
+        (a, first), (b, second) = candidates[:2]
+        place = (
+            f"interface {a} ({first} and {second})" if a == b else f"different interfaces ({first} on {a} and {second} on {b})"
+        )
+        raise InvalidArgument(
+            f"could not choose an IP address to advertise since this system has multiple addresses on {place}"
+        )
+    return candidates[0][1]
+
+
+def _global_addresses(interface: Interface) -> Iterator[tuple[str, IPv4Address]]:
+    for own in interface.addresses:
+        if not (own.ip.is_loopback or own.ip.is_link_local or own.ip.is_multicast or own.ip.is_unspecified):
+            yield interface.name, own.ip
+
+
+def routes() -> list[IPv4Network]:
+    """Destinations in the main table, the default route and those through our own devices left out, in order."""
+    channel = NetlinkSocket()
+    try:
+        names = {info.device: info.name for info in map(link.decode_link, channel.dump(*link.dump_links()))}
+        found = set()
+        for info in map(route.decode_route, channel.dump(*route.dump_routes())):
+            device = names.get(info.device, "") if info.device is not None else ""
+            if info.table == MAIN_TABLE and info.destination.prefixlen and not owns_link(device):
+                found.add(info.destination)
+        return sorted(found)
+    finally:
+        channel.close()
+
+
+# --- what the kernel can do
+
+_TRIAL_VXLAN = Vxlan(vni=1, local=IPv4Address("127.0.0.1"), port=4789)
+_LINK_CHECKS: Sequence[tuple[str, Callable[[int], Request]]] = (
+    ("bridge devices (CONFIG_BRIDGE)", lambda _: link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450))),
+    (
+        "veth devices (CONFIG_VETH)",
+        lambda here: link.add_veth(Link(name="eth0", kind=Veth(), mtu=1450), Link(name="veth1", kind=Veth(), mtu=1450), here),
+    ),
+    (
+        "VXLAN devices (CONFIG_VXLAN)",
+        lambda here: link.add_vxlan(Link(name="vxlan0", kind=_TRIAL_VXLAN, mtu=1450), _TRIAL_VXLAN, here),
+    ),
+)
+_TABLE_CHECKS = (
+    ("nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)", "table ip w { map m { type ether_addr : mark; }\n}"),
+    (
+        "nftables address translation (CONFIG_NFT_NAT, CONFIG_NFT_MASQ)",
+        "table ip w { chain n { type nat hook postrouting priority srcnat; masquerade\n}\n}",
+    ),
+    ("nftables fib expressions (CONFIG_NFT_FIB_IPV4)", "table ip w { chain f { fib daddr type local accept\n}\n}"),
+    ("nftables random choice (CONFIG_NFT_NUMGEN)", "table ip w { chain g { numgen random mod 2 == 0 accept\n}\n}"),
+    (
+        "nftables connection tracking with zones (CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES)",
+        "table ip w { chain c { type filter hook prerouting priority raw; ct original zone set 1\n}\n}",
+    ),
+    (
+        "nftables egress hooks (CONFIG_NETFILTER_EGRESS, CONFIG_NF_TABLES_NETDEV)",
+        'table netdev w { chain e { type filter hook egress device "eth0" priority 0; }\n}',
+    ),
+)
+_SYSCTL_CHECKS = ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv4.ip_forward")
+
+
+def check_features() -> list[str]:
+    """A sentence for everything that is missing, found by trying it in a namespace that is gone afterwards. Blocks some
+    hundredths of a second."""
+    try:
+        return netns.run_in_throwaway(_check_features)
+    except OSError as error:
+        reason = "root is needed" if error.errno == errno.EPERM else error.strerror
+        return [f"cannot make network namespaces: {reason}"]
+
+
+def _check_features() -> list[str]:
+    missing = []
+    channel = NetlinkSocket()
+    with Path("/proc/thread-self/ns/net").open() as here:
+        for feature, request in _LINK_CHECKS:
+            for error in channel.execute([request(here.fileno())]).values():
+                missing.append(f"the kernel refuses {feature}: {error.strerror}")
+    channel.close()
+    missing += [f"the kernel has no parameter {key}" for key in _SYSCTL_CHECKS if sysctl.read(key) is None]
+    return missing + _check_tables()
+
+
+def _check_tables() -> list[str]:
+    missing = []
+    nft = Nft()
+    for feature, script in _TABLE_CHECKS:
+        try:
+            nft.run(script + "\n")
+            nft.run(f"delete {' '.join(script.split()[:3])}\n")
+        except OperationFailed as error:
+            missing.append(f"cannot use {feature}: {error}")
+    nft.close()
+    return missing

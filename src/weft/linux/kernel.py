@@ -1,0 +1,92 @@
+"""The real kernel behind `linux.base.Kernel`: reads, writes and watches the network part of this host's kernel.
+
+It holds no desired state and decides nothing: what it knows beside the kernel is which sockets it opened (`handles`) and what
+it last wrote as nftables tables (`tables`), and both can be lost. Reading is `reader`, applying `writer`, noticing `watch`.
+Netlink is used inline, because a request takes microseconds; whatever enters a namespace or waits runs on a thread of its own.
+Only namespaces with names of ours (`netns.OWN_NAMES`) in the given directory are touched, and the host's own.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from weft.errors import OperationFailed
+from weft.linux.handles import Handle, Handles
+from weft.linux.reader import read_namespace
+from weft.linux.tables import Tables
+from weft.linux.watch import Watch
+from weft.linux.writer import Writer
+from weft.network.kernel_state import KernelState, Namespace
+from weft.network.operations import Operation
+
+NETNS_DIRECTORY = Path("/run/docker/netns")
+
+
+class RealKernel:
+    """Implements `linux.base.Kernel`. To be made and used on one event loop's thread, in the host's namespace."""
+
+    def __init__(self, netns_dir: Path = NETNS_DIRECTORY) -> None:
+        try:
+            self._handles = Handles(netns_dir)
+        except OSError as error:
+            raise OperationFailed(f"cannot open netlink: {error.strerror}") from error
+        self._tables = Tables(self._handles)
+        self._watch: Watch | None = None
+        self._turn = asyncio.Lock()
+        """Reading and applying take turns: a namespace must not be closed under its reader."""
+
+    async def read(self, desired: KernelState, only: Iterable[str] | None = None) -> KernelState:
+        """See `linux.base.Kernel.read`."""
+        self._watching()
+        wanted = None if only is None else set(only)
+        found = {}
+        async with self._turn:
+            await self._refresh()
+            for handle in self._handles:
+                if wanted is None or handle.name in wanted:
+                    found[handle.name] = await self._read_one(handle, desired)
+                    await asyncio.sleep(0)
+        return KernelState(found)
+
+    async def apply(self, operations: Sequence[Operation]) -> None:
+        """See `linux.base.Kernel.apply`."""
+        self._watching()
+        async with self._turn:
+            await Writer(self._handles, self._tables).apply(operations)
+
+    async def changed(self) -> set[str]:
+        """See `linux.base.Kernel.changed`."""
+        return await self._watching().changed()
+
+    async def close(self) -> None:
+        """See `linux.base.Kernel.close`."""
+        async with self._turn:
+            if self._watch is not None:
+                self._watch.close()
+            self._tables.close()
+            await self._handles.close()
+
+    def _watching(self) -> Watch:
+        """The watch, from the first call on: it needs the running loop."""
+        if self._watch is None:
+            try:
+                self._watch = Watch(self._handles)
+            except OSError as error:
+                raise OperationFailed(f"cannot watch {self._handles.directory}: {error.strerror}") from error
+        return self._watch
+
+    async def _refresh(self) -> None:
+        try:
+            await self._handles.refresh()
+        except OSError as error:
+            raise OperationFailed(f"cannot open the namespaces in {self._handles.directory}: {error.strerror}") from error
+
+    async def _read_one(self, handle: Handle, desired: KernelState) -> Namespace:
+        wanted = desired.namespaces.get(handle.name)
+        try:
+            tables = await self._tables.read(handle)
+            reading = await read_namespace(handle, wanted.sysctls if wanted else (), tables)
+        except OSError as error:
+            raise OperationFailed(f"cannot read network namespace {handle.name}: {error.strerror}") from error
+        self._watching().seen(handle, reading.permanent)
+        return reading.namespace

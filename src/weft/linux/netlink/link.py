@@ -1,0 +1,170 @@
+"""rtnetlink links: requests that make, change and remove interfaces, and what a dump of them says. Pure functions.
+
+A veth is made with its other end in one request; that end may be in another namespace. A VXLAN device is made with a request
+from the host's namespace that names the namespace it shall be in: its UDP socket stays where the request came from.
+Numbers: `include/uapi/linux/if_link.h`, `rtnetlink.h`.
+"""
+
+import struct
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from weft.linux.netlink.attributes import (
+    attribute,
+    decode,
+    ipv4,
+    mac,
+    nested,
+    text,
+    to_mac,
+    to_text,
+    to_u16_network,
+    to_u32,
+    u8,
+    u16_network,
+    u32,
+)
+from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request
+from weft.model.addresses import MacAddress
+from weft.network.kernel_state import Link, Vxlan
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+IFF_UP = 1
+IFF_NOARP = 0x80
+LOOPBACK_INDEX = 1
+"""In every namespace."""
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 1, 3, 4, 10, 18, 28, 29
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_VETH_INFO_PEER = 1
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_L2MISS, _VXLAN_L3MISS, _VXLAN_PORT = 1, 4, 7, 11, 13, 14, 15
+_BRPORT_ISOLATED = 33
+_SKIP_STATISTICS = 8
+_HEADER = struct.Struct("=BxHiII")
+"""Family, type of hardware, index, flags, mask of flags to change."""
+
+
+class LinkInfo(NamedTuple):
+    """An interface as the kernel describes it."""
+
+    device: int
+    """Index."""
+    name: str
+    up: bool
+    mtu: int
+    mac: MacAddress | None
+    kind: str
+    """`veth`, `bridge`, `vxlan`…; empty for hardware and lo."""
+    master: int | None
+    """Index of its bridge."""
+    isolated: bool
+    vxlan: Vxlan | None
+
+
+def add_veth(link: Link, peer: Link, peer_namespace: int) -> Request:
+    """`peer_namespace`: a descriptor of the namespace that the other end shall be in."""
+    other = _header() + _name_mtu_mac(peer) + attribute(_IFLA_NET_NS_FD, struct.pack("=i", peer_namespace))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other)))
+    return _create(_name_mtu_mac(link) + info)
+
+
+def add_bridge(link: Link) -> Request:
+    return _create(_name_mtu_mac(link) + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "bridge")))
+
+
+def add_vxlan(link: Link, kind: Vxlan, namespace: int) -> Request:
+    """To be sent in the host's namespace. `namespace`: a descriptor of the one that the device shall be in."""
+    data = nested(
+        _IFLA_INFO_DATA,
+        u32(_VXLAN_ID, kind.vni),
+        ipv4(_VXLAN_LOCAL, kind.local),
+        u16_network(_VXLAN_PORT, kind.port),
+        u8(_VXLAN_LEARNING, 0),
+        u8(_VXLAN_PROXY, 1),
+        u8(_VXLAN_L2MISS, 1),
+        u8(_VXLAN_L3MISS, 1),
+    )
+    target = attribute(_IFLA_NET_NS_FD, struct.pack("=i", namespace))
+    return _create(_name_mtu_mac(link) + target + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vxlan"), data))
+
+
+def set_no_arp(name: str) -> Request:
+    return Request(RTM_NEWLINK, 0, _header(flags=IFF_NOARP, change=IFF_NOARP) + text(_IFLA_IFNAME, name))
+
+
+def remove_link(name: str) -> Request:
+    return Request(RTM_DELLINK, 0, _header() + text(_IFLA_IFNAME, name))
+
+
+def set_link(
+    name: str, mtu: int | None = None, mac_address: MacAddress | None = None, master: int | None = None, up: bool | None = None
+) -> Request:
+    """Change what is not None. `master` is an index; 0 takes the link out of its bridge."""
+    body = _header(flags=IFF_UP if up else 0, change=0 if up is None else IFF_UP) + text(_IFLA_IFNAME, name)
+    body += u32(_IFLA_MTU, mtu) if mtu is not None else b""
+    body += mac(_IFLA_ADDRESS, mac_address) if mac_address is not None else b""
+    body += u32(_IFLA_MASTER, master) if master is not None else b""
+    return Request(RTM_NEWLINK, 0, body)
+
+
+def set_isolated(name: str, isolated: bool) -> Request:
+    """For a link that is a bridge's port already."""
+    port = nested(_IFLA_INFO_SLAVE_DATA, u8(_BRPORT_ISOLATED, isolated))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), port)
+    return Request(RTM_NEWLINK, 0, _header() + text(_IFLA_IFNAME, name) + info)
+
+
+def loopback_up() -> Request:
+    return Request(RTM_NEWLINK, 0, _header(device=LOOPBACK_INDEX, flags=IFF_UP, change=IFF_UP))
+
+
+def get_link(name: str) -> Request:
+    return Request(RTM_GETLINK, 0, _header() + text(_IFLA_IFNAME, name) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS))
+
+
+def dump_links() -> tuple[int, bytes]:
+    return RTM_GETLINK, _header() + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+
+
+def decode_link(body: bytes) -> LinkInfo:
+    _, _, index, flags, _ = _HEADER.unpack_from(body)
+    found = decode(body, _HEADER.size)
+    info = decode(found.get(_IFLA_LINKINFO, b""))
+    kind = to_text(info.get(_IFLA_INFO_KIND, b""))
+    address = found.get(_IFLA_ADDRESS, b"")
+    isolated = False
+    if to_text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
+        isolated = any(decode(info.get(_IFLA_INFO_SLAVE_DATA, b"")).get(_BRPORT_ISOLATED, b"\0"))
+    return LinkInfo(
+        device=index,
+        name=to_text(found.get(_IFLA_IFNAME, b"")),
+        up=bool(flags & IFF_UP),
+        mtu=to_u32(found[_IFLA_MTU]) if _IFLA_MTU in found else 0,
+        mac=to_mac(address) if len(address) == 6 else None,
+        kind=kind,
+        master=to_u32(found[_IFLA_MASTER]) if _IFLA_MASTER in found else None,
+        isolated=isolated,
+        vxlan=_decode_vxlan(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else None,
+    )
+
+
+def _decode_vxlan(data: bytes) -> Vxlan:
+    found = decode(data)
+    return Vxlan(
+        vni=to_u32(found.get(_VXLAN_ID, bytes(4))),
+        local=IPv4Address(found.get(_VXLAN_LOCAL, bytes(4))),
+        port=to_u16_network(found.get(_VXLAN_PORT, bytes(2))),
+    )
+
+
+def _create(attributes: bytes) -> Request:
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _header() + attributes)
+
+
+def _header(device: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return _HEADER.pack(0, 0, device, flags, change)
+
+
+def _name_mtu_mac(link: Link) -> bytes:
+    body = text(_IFLA_IFNAME, link.name) + u32(_IFLA_MTU, link.mtu)
+    return body + mac(_IFLA_ADDRESS, link.mac) if link.mac is not None else body

@@ -1,0 +1,79 @@
+"""rtnetlink neighbours and forwarding entries: requests, and what dumps say. Pure functions. `include/uapi/linux/neighbour.h`.
+
+Both are RTM_*NEIGH messages: family AF_INET says which MAC an address has, family AF_BRIDGE with NTF_SELF where a VXLAN device
+sends the frames for a MAC. There may be tens of thousands, so encoding is written for speed.
+"""
+
+import struct
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from weft.linux.netlink.attributes import decode, mac_bytes, to_mac
+from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_REPLACE, Request
+from weft.model.addresses import MacAddress
+
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+AF_INET, AF_BRIDGE = 2, 7
+NUD_PERMANENT = 0x80
+_NTF_SELF = 2
+_NDA_DST, _NDA_LLADDR = 1, 2
+_HEADER = struct.Struct("=BxxxiHBB")
+"""Family, index of the interface, state, flags, type."""
+_WHOLE = struct.Struct("=BxxxiHBBHH4sHH6sxx")
+"""Header, destination attribute (8 bytes), link-layer attribute (10 bytes and padding)."""
+_UPSERT = NLM_F_CREATE | NLM_F_REPLACE
+
+
+class NeighbourInfo(NamedTuple):
+    family: int
+    device: int
+    state: int
+    destination: bytes
+    """Packed IPv4 address; empty where there is none (frames that a bridge delivers itself)."""
+    mac: MacAddress | None
+
+    @property
+    def permanent(self) -> bool:
+        return bool(self.state & NUD_PERMANENT)
+
+    @property
+    def address(self) -> IPv4Address:
+        return IPv4Address(self.destination)
+
+
+def add_neighbour(device: int, address: IPv4Address, mac: MacAddress) -> Request:
+    return Request(RTM_NEWNEIGH, _UPSERT, _body(AF_INET, device, 0, address, mac))
+
+
+def remove_neighbour(device: int, address: IPv4Address, mac: MacAddress) -> Request:
+    return Request(RTM_DELNEIGH, 0, _body(AF_INET, device, 0, address, mac))
+
+
+def add_forwarding(device: int, mac: MacAddress, vtep: IPv4Address) -> Request:
+    return Request(RTM_NEWNEIGH, _UPSERT, _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac))
+
+
+def remove_forwarding(device: int, mac: MacAddress, vtep: IPv4Address) -> Request:
+    return Request(RTM_DELNEIGH, 0, _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac))
+
+
+def dump_neighbours() -> tuple[int, bytes]:
+    return RTM_GETNEIGH, _HEADER.pack(AF_INET, 0, 0, 0, 0)
+
+
+def dump_forwarding() -> tuple[int, bytes]:
+    return RTM_GETNEIGH, _HEADER.pack(AF_BRIDGE, 0, 0, 0, 0)
+
+
+def decode_neighbour(body: bytes) -> NeighbourInfo:
+    family, device, state, _, _ = _HEADER.unpack_from(body)
+    found = decode(body, _HEADER.size)
+    hardware = found.get(_NDA_LLADDR, b"")
+    mac = to_mac(hardware) if len(hardware) == 6 else None
+    return NeighbourInfo(family, device, state, found.get(_NDA_DST, b""), mac)
+
+
+def _body(family: int, device: int, flags: int, destination: IPv4Address, mac: MacAddress) -> bytes:
+    return _WHOLE.pack(
+        family, device, NUD_PERMANENT, flags, 0, 8, _NDA_DST, destination.packed, 10, _NDA_LLADDR, mac_bytes(mac)
+    )

@@ -1,0 +1,48 @@
+"""The few nf_tables messages needed to see cheaply whether rules changed, and whose: generation, names of tables, notifications.
+
+Rules themselves are written as text through `weft.linux.nft`. Numbers: `include/uapi/linux/netfilter/nf_tables.h`.
+"""
+
+import struct
+from typing import NamedTuple
+
+from weft.linux.netlink.attributes import decode, to_text
+from weft.linux.netlink.message import Request
+
+SUBSYSTEM = 10
+NOTIFICATIONS = 7
+"""Multicast group."""
+_GETTABLE, _NEWGEN, _GETGEN = 1, 15, 16
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+_GENERIC = struct.pack("=BBH", 0, 0, 0)
+"""nfgenmsg: family (all), version, resource id."""
+_NAME = 1
+"""Every nf_tables object carries the name of its table in attribute 1."""
+
+
+class TableName(NamedTuple):
+    family: str
+    name: str
+
+
+def get_generation() -> Request:
+    return Request(SUBSYSTEM << 8 | _GETGEN, 0, _GENERIC)
+
+
+def decode_generation(body: bytes) -> int:
+    """It grows by one with every committed transaction in the namespace."""
+    number: int = struct.unpack("!I", decode(body, 4)[_NAME])[0]
+    return number
+
+
+def dump_tables() -> tuple[int, bytes]:
+    return SUBSYSTEM << 8 | _GETTABLE, _GENERIC
+
+
+def decode_table(body: bytes) -> TableName:
+    """Also of a notification about any part of a table."""
+    return TableName(_FAMILIES.get(body[0], str(body[0])), to_text(decode(body, 4).get(_NAME, b"")))
+
+
+def is_generation(type_: int) -> bool:
+    return type_ == SUBSYSTEM << 8 | _NEWGEN

@@ -1,0 +1,85 @@
+"""rtnetlink routes (IPv4, unicast, one next hop): requests, and what a dump says. Pure functions. `rtnetlink.h`."""
+
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
+
+from weft.linux.netlink.attributes import attribute, decode, ipv4, to_u32, u32
+from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_REPLACE, Request
+from weft.network.kernel_state import Route
+
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+PROTOCOL_KERNEL = 2
+PROTOCOL_WEFT = 0x57
+"""Says who made the route, in the host's namespace the only way to know. Not taken in iproute2's rt_protos."""
+_RTN_UNICAST = 1
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_RTNH_F_ONLINK = 4
+_RTM_F_CLONED = 0x200
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
+_HEADER = struct.Struct("=BBBBBBBBI")
+"""Family, destination's and source's prefix length, TOS, table, protocol, scope, type, flags."""
+
+
+class RouteInfo(NamedTuple):
+    table: int
+    protocol: int
+    destination: IPv4Network
+    device: int | None
+    via: IPv4Address | None
+    source: IPv4Address | None
+    onlink: bool
+    metric: int
+    unicast: bool
+
+    def route(self, device: str) -> Route:
+        return Route(
+            destination=self.destination, device=device, via=self.via, source=self.source, table=self.table, onlink=self.onlink
+        )
+
+
+def add_route(device: int, route: Route) -> Request:
+    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _body(device, route, PROTOCOL_WEFT, _scope(route)))
+
+
+def remove_route(device: int, route: Route) -> Request:
+    """Whoever made it, whatever its scope."""
+    return Request(RTM_DELROUTE, 0, _body(device, route, 0, _SCOPE_NOWHERE))
+
+
+def dump_routes() -> tuple[int, bytes]:
+    return RTM_GETROUTE, _HEADER.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def decode_route(body: bytes) -> RouteInfo:
+    _, prefix, _, _, table, protocol, _, kind, flags = _HEADER.unpack_from(body)
+    found = decode(body, _HEADER.size)
+    return RouteInfo(
+        table=to_u32(found[_RTA_TABLE]) if _RTA_TABLE in found else table,
+        protocol=protocol,
+        destination=IPv4Network((found.get(_RTA_DST, bytes(4)), prefix)),
+        device=to_u32(found[_RTA_OIF]) if _RTA_OIF in found else None,
+        via=IPv4Address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None,
+        source=IPv4Address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None,
+        onlink=bool(flags & _RTNH_F_ONLINK),
+        metric=to_u32(found[_RTA_PRIORITY]) if _RTA_PRIORITY in found else 0,
+        unicast=kind == _RTN_UNICAST and not flags & _RTM_F_CLONED,
+    )
+
+
+def _scope(route: Route) -> int:
+    return _SCOPE_UNIVERSE if route.via else _SCOPE_LINK
+
+
+def _body(device: int, route: Route, protocol: int, scope: int) -> bytes:
+    flags = _RTNH_F_ONLINK if route.onlink else 0
+    # Tables above 255 go by the attribute; the header's field is then 0 (RT_TABLE_UNSPEC).
+    table = route.table if route.table < 256 else 0
+    prefix = route.destination.prefixlen
+    body = _HEADER.pack(socket.AF_INET, prefix, 0, 0, table, protocol, scope, _RTN_UNICAST, flags)
+    body += u32(_RTA_TABLE, route.table) + attribute(_RTA_OIF, struct.pack("=i", device))
+    body += ipv4(_RTA_DST, route.destination.network_address) if prefix else b""
+    body += ipv4(_RTA_GATEWAY, route.via) if route.via else b""
+    body += ipv4(_RTA_PREFSRC, route.source) if route.source else b""
+    return body

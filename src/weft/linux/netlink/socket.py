@@ -1,0 +1,133 @@
+"""A netlink socket: sends requests, hundreds at a time, and gathers what the kernel answers. Blocking, but never for long.
+
+The kernel works through a datagram of requests while `send` runs, so that answers are there when it returns. A socket belongs
+to the namespace of the thread that opened it, for ever, whoever uses it (`weft.linux.netns` opens them).
+"""
+
+import socket
+from collections.abc import Sequence
+
+from weft.linux.netlink.message import (
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Message,
+    NetlinkError,
+    Request,
+    decode,
+    decode_error,
+    encode,
+)
+
+NETLINK_ROUTE = 0
+NETLINK_XFRM = 6
+NETLINK_NETFILTER = 12
+
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+_SO_RCVBUFFORCE = 33
+
+BUFFER = 4 << 20
+"""Receive buffer, bytes. Room for the errors of a whole batch, and for the notifications of some thousand changes."""
+_CHUNK = 256
+"""Requests per datagram: beyond that nothing is gained (measured), and a datagram may not pass the send buffer of 208 KiB."""
+_DUMP_ATTEMPTS = 5
+
+
+class NetlinkSocket:
+    """Requests and answers. Not for two threads at once."""
+
+    def __init__(self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._sequence = 1
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+            if protocol == NETLINK_ROUTE:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            self._socket.bind((0, 0))
+            for group in groups:
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            self._socket.setblocking(blocking)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> bytes:
+        """One datagram. Raises BlockingIOError on a non-blocking socket that has none, OSError(ENOBUFS) if some were lost."""
+        return self._socket.recv(1 << 17)
+
+    def execute(self, requests: Sequence[Request]) -> dict[int, NetlinkError]:
+        """Carry out all requests in order. Gives the errors by position in `requests`; what is not there succeeded."""
+        errors: dict[int, NetlinkError] = {}
+        for start in range(0, len(requests), _CHUNK):
+            chunk = requests[start : start + _CHUNK]
+            for message in self._exchange(chunk):
+                error = decode_error(message) if message.type == NLMSG_ERROR else None
+                if error is not None:
+                    errors[start + message.sequence - self._sequence + len(chunk)] = error
+        return errors
+
+    def ask(self, request: Request) -> bytes:
+        """The body of the one reply. Raises NetlinkError."""
+        reply = b""
+        for message in self._exchange([request]):
+            if message.type != NLMSG_ERROR:
+                reply = message.body
+            elif error := decode_error(message):
+                raise error
+        return reply
+
+    def dump(self, type_: int, body: bytes) -> list[bytes]:
+        """The bodies of all objects. A dump that was interrupted by a change is taken again. Raises NetlinkError."""
+        for _ in range(_DUMP_ATTEMPTS):
+            found, consistent = self._dump_once(Request(type_, NLM_F_DUMP, body))
+            if consistent:
+                break
+        return found
+
+    def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
+        sequence = self._send([request])
+        found: list[bytes] = []
+        consistent = True
+        while True:
+            for message in decode(self.receive()):
+                if message.sequence != sequence:
+                    continue
+                consistent = consistent and not message.flags & NLM_F_DUMP_INTR
+                if message.type not in (NLMSG_DONE, NLMSG_ERROR):
+                    found.append(message.body)
+                    continue
+                if error := decode_error(message):
+                    raise error
+                return found, consistent
+
+    def _exchange(self, requests: Sequence[Request]) -> list[Message]:
+        """Everything the kernel says to these requests, up to the acknowledgement of the last."""
+        first = self._send(requests)
+        last = first + len(requests) - 1
+        answers = []
+        while True:
+            for message in decode(self.receive()):
+                if message.sequence < first:
+                    continue
+                answers.append(message)
+                if message.type == NLMSG_ERROR and message.sequence == last:
+                    return answers
+
+    def _send(self, requests: Sequence[Request]) -> int:
+        first = self._sequence
+        self._sequence += len(requests)
+        self._socket.send(encode(requests, first))
+        return first

@@ -1,0 +1,212 @@
+"""Network namespaces as files: make, list, enter and remove them.
+
+A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it; it lives as long as the file, whatever
+becomes of this process. `setns` and `unshare` move one thread, so entering is always: a fresh thread, one short function, and
+the thread ends. Sockets opened there stay in the namespace and may be used from everywhere. No thread ever comes back to a
+pool from a foreign namespace.
+"""
+
+import asyncio
+import ctypes
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from weft.errors import OperationFailed
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+OWN_NAMES = re.compile(r"1-[0-9a-z]{10}|lb_[0-9a-z]{9}|ingress_sbox|esp_sbox|[0-9a-f]{12}")
+"""Names of the namespaces that we make: of an overlay network, of its load balancer, of the mesh, of the ESP engine, of a
+sandbox."""
+
+
+def is_own_name(name: str) -> bool:
+    return OWN_NAMES.fullmatch(name) is not None
+
+
+class _Visit(threading.Thread, Generic[T]):
+    """A thread that lives for one function."""
+
+    def __init__(self, function: Callable[[], T], done: Callable[[], object]) -> None:
+        super().__init__(name="netns", daemon=True)
+        self._function = function
+        self._done = done
+        self._result: T
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done()
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def run_on_thread(function: Callable[[], T]) -> T:
+    """The function's result, from a thread of its own. Blocks."""
+    visit = _Visit(function, lambda: None)
+    visit.start()
+    visit.join()
+    return visit.result()
+
+
+async def on_thread(function: Callable[[], T]) -> T:
+    """As `run_on_thread`, without blocking the loop. Cancelled, it waits for the function to end: half an effect is none."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    visit = _Visit(function, lambda: loop.call_soon_threadsafe(ended.set))
+    visit.start()
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        visit.join()
+        raise
+    return visit.result()
+
+
+def enter(namespace: int) -> None:
+    """Move the calling thread, which must be one of `run_on_thread`'s, into the namespace of the descriptor."""
+    if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+        raise _os_error("setns")
+
+
+def inside(namespace: int, function: Callable[[], T]) -> Callable[[], T]:
+    """The function, to be run on a thread of its own in the namespace of the descriptor."""
+
+    def entered() -> T:
+        enter(namespace)
+        return function()
+
+    return entered
+
+
+def run_in(path: Path, function: Callable[[], T]) -> T:
+    """Run one short function in the namespace of the file. Blocks."""
+    try:
+        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OperationFailed(f"cannot enter network namespace {path}: {error.strerror}") from error
+    try:
+        return run_on_thread(inside(namespace, function))
+    finally:
+        os.close(namespace)
+
+
+def run_in_throwaway(function: Callable[[], T]) -> T:
+    """Run one short function in a new namespace that nobody else sees, and that ends with it. Blocks. Raises OSError."""
+
+    def unshared() -> T:
+        _unshare()
+        return function()
+
+    return run_on_thread(unshared)
+
+
+def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = lambda: None) -> T:
+    """Make a namespace and the file that names it, then run the function inside. On failure nothing stays. Blocks.
+
+    `prepare` is run inside before the namespace has its file, so that nobody ever finds one that it has not seen.
+    A file that names no live namespace (an empty one that outlived a reboot) is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_live(path):
+        remove(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    os.close(descriptor)
+
+    def unshared() -> T:
+        _unshare()
+        prepare()
+        if _libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None) != 0:
+            raise _os_error("mount")
+        return function()
+
+    try:
+        return run_on_thread(unshared)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Take away the file, and the namespace unless a process or socket is still in it. What is gone already is fine."""
+    # As often as it was mounted: a mount over a mount is what a crash between two attempts leaves.
+    while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
+        pass
+    path.unlink(missing_ok=True)
+
+
+def is_live(path: Path) -> bool:
+    """Whether the file names a namespace."""
+    return identity(path) is not None
+
+
+def identity(path: Path) -> int | None:
+    """The number of the namespace that the file names, unique among living ones; None: it names none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino if found.st_dev == os.stat("/proc/self/ns/net").st_dev else None
+
+
+def names(directory: Path) -> list[str]:
+    """Names of all live namespaces of ours in the directory, sorted."""
+    try:
+        found = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in found if is_own_name(name) and is_live(directory / name))
+
+
+def open_udp_tcp(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+    """A bound UDP socket and a listening TCP socket in the namespace of the file, both non-blocking: what a resolver needs."""
+    target = (str(address), port)
+
+    def opened() -> tuple[socket.socket, socket.socket]:
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            datagrams.bind(target)
+            stream.bind(target)
+            stream.listen(128)
+            datagrams.setblocking(False)
+            stream.setblocking(False)
+        except OSError:
+            datagrams.close()
+            stream.close()
+            raise
+        return datagrams, stream
+
+    try:
+        return run_in(path, opened)
+    except OSError as error:
+        raise OperationFailed(f"cannot listen on {address}:{port} in network namespace {path}: {error.strerror}") from error
+
+
+def _unshare() -> None:
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        raise _os_error("unshare")
+
+
+def _os_error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")

@@ -1,0 +1,112 @@
+"""nftables, spoken as text: through libnftables by ctypes, or the `nft` command where the library cannot be loaded.
+
+An `Nft` opens its socket in the namespace of the thread that makes it, and looks interfaces up in that of the thread that uses
+it: make and use one through `netns`. Closing one right after a table was deleted waits for the kernel to have forgotten the
+table, ten to twenty milliseconds, where a transaction takes less than one: close it later. But close it: it holds a megabyte.
+The library keeps parser state in globals, so transactions are run one at a time. Errors carry nft's own message.
+"""
+
+import ctypes
+import subprocess
+import threading
+
+from weft.errors import OperationFailed
+from weft.network.kernel_state import Table
+
+_OUTPUT_STATELESS = 1 << 2
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def load_library() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL("libnftables.so.1")
+    except OSError:
+        return None
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+    library.nft_ctx_free.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_ctx_output_set_flags.restype = None
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for name in ("output", "error"):
+        getattr(library, f"nft_ctx_buffer_{name}").argtypes = [ctypes.c_void_p]
+        getattr(library, f"nft_ctx_get_{name}_buffer").argtypes = [ctypes.c_void_p]
+        getattr(library, f"nft_ctx_get_{name}_buffer").restype = ctypes.c_char_p
+    return library
+
+
+LIBRARY = load_library()
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""glibc's; other C libraries have none."""
+
+
+class Nft:
+    """nftables of one namespace. Every method raises OperationFailed with nft's message."""
+
+    def __init__(self, library: ctypes.CDLL | None = LIBRARY) -> None:
+        """Without a library it runs the command for every transaction."""
+        self._library = library
+        self._context = None
+        if library is not None:
+            self._context = library.nft_ctx_new(0)
+            library.nft_ctx_buffer_output(self._context)
+            library.nft_ctx_buffer_error(self._context)
+            library.nft_ctx_output_set_flags(self._context, _OUTPUT_STATELESS)
+
+    def replace(self, table: Table) -> str:
+        """The table, whole and in one transaction, whether or not it is there already. Gives its listing afterwards."""
+        head = f"{table.family} {table.name}"
+        self.run(f"add table {head}\ndelete table {head}\ntable {head} {{\n{table.body}\n}}\n")
+        return self.listing(table.family, table.name)
+
+    def remove(self, family: str, name: str) -> None:
+        """Adding it first makes it no error that it is gone already."""
+        self.run(f"add table {family} {name}\ndelete table {family} {name}\n")
+
+    def listing(self, family: str, name: str) -> str:
+        """The table without counters and other state, as nft prints it."""
+        return self.run(f"list table {family} {name}\n")
+
+    def run(self, script: str) -> str:
+        """Carry out a script as one transaction. Gives what it prints."""
+        with _ONE_AT_A_TIME:
+            return _run_command(script) if self._library is None else self._run(self._library, script)
+
+    def _run(self, library: ctypes.CDLL, script: str) -> str:
+        failed = library.nft_run_cmd_from_buffer(self._context, script.encode())
+        # Reading a buffer empties it, so both are read whatever happened.
+        output: bytes = library.nft_ctx_get_output_buffer(self._context) or b""
+        error: bytes = library.nft_ctx_get_error_buffer(self._context) or b""
+        if failed:
+            raise OperationFailed(_cause(error))
+        return output.decode(errors="replace")
+
+    def close(self) -> None:
+        """May wait for the kernel, see above: not on the event loop."""
+        if self._library is not None and self._context is not None:
+            self._library.nft_ctx_free(self._context)
+        self._context = None
+
+
+def release_memory() -> None:
+    """Give what contexts have freed back to the system; the C library would keep it, some ten megabytes after a burst. Takes
+    some milliseconds: not on the event loop."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def _run_command(script: str) -> str:
+    try:
+        done = subprocess.run(["nft", "--stateless", "-f", "-"], input=script.encode(), capture_output=True, check=False)
+    except OSError as error:
+        raise OperationFailed(f"cannot run nft: {error.strerror}") from error
+    if done.returncode != 0:
+        raise OperationFailed(_cause(done.stderr))
+    return done.stdout.decode(errors="replace")
+
+
+def _cause(message: bytes) -> str:
+    """nft's message, which spans lines: the first says what, the second quotes the place."""
+    lines = message.decode(errors="replace").strip().splitlines()
+    return "; ".join(line.strip() for line in lines[:2]) or "nftables failed without a message"

@@ -1,0 +1,138 @@
+"""Reading one namespace: what the kernel dumps, as the values that `diff` compares.
+
+In a namespace of ours everything is shown that a `Namespace` can express; in the host's only what `network/ownership.py` names,
+and of the main routing table only the routes that carry our protocol number.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Interface
+from typing import NamedTuple, TypeVar
+
+from weft.linux import netns, sysctl
+from weft.linux.handles import Handle
+from weft.linux.netlink import address, link, neighbour, route, rule
+from weft.linux.netlink.link import LinkInfo
+from weft.linux.netlink.neighbour import NeighbourInfo
+from weft.linux.netlink.route import RouteInfo
+from weft.network.kernel_state import (
+    HOST,
+    Bridge,
+    ForwardingEntry,
+    Link,
+    Namespace,
+    Neighbour,
+    Route,
+    Rule,
+    Table,
+    Tap,
+    Veth,
+    Vxlan,
+)
+from weft.network.ownership import owns_link, owns_routing_table, owns_rule
+
+T = TypeVar("T")
+
+_KINDS: Mapping[str, Veth | Bridge | Vxlan | Tap] = {
+    "veth": Veth(), "bridge": Bridge(), "tun": Tap(), "vxlan": Vxlan(0, IPv4Address(0), 0),
+}  # fmt: skip
+"""What we may have made, by the kernel's name for it. (Both kinds of tun(4) are called tun.)"""
+_LOCAL_TABLE = 255
+"""The kernel's own: every address, every broadcast."""
+
+
+class Reading(NamedTuple):
+    namespace: Namespace
+    permanent: frozenset[tuple[int, bytes]]
+    """Index of device and packed address of every permanent neighbour, for the watch."""
+
+
+async def read_namespace(handle: Handle, keys: Iterable[str], tables: Mapping[tuple[str, str], Table]) -> Reading:
+    """`keys`: the sysctls to read. Raises NetlinkError."""
+    host = handle.name == HOST
+    links = {info.device: info for info in _dump(handle, link.dump_links(), link.decode_link)}
+    shown = {index: info for index, info in links.items() if _is_shown(info, host)}
+    neighbours = [n for n in _dump(handle, neighbour.dump_neighbours(), neighbour.decode_neighbour) if n.permanent]
+    forwarding = _dump(handle, neighbour.dump_forwarding(), neighbour.decode_neighbour)
+    namespace = Namespace(
+        name=handle.name,
+        links=_links(shown, links, _addresses(handle)),
+        neighbours=frozenset(
+            Neighbour(shown[n.device].name, n.address, n.mac) for n in neighbours if n.device in shown and n.mac
+        ),
+        forwarding=frozenset(_forwarding(shown, forwarding)),
+        routes=frozenset(_routes(handle, links, host)),
+        rules=frozenset(_rules(handle, host)),
+        sysctls=await _sysctls(handle, sorted(keys)),
+        tables=tables,
+    )
+    return Reading(namespace, frozenset((n.device, n.destination) for n in neighbours))
+
+
+def _dump(handle: Handle, request: tuple[int, bytes], decode: Callable[[bytes], T]) -> list[T]:
+    return [decode(body) for body in handle.route.dump(*request)]
+
+
+def _is_shown(info: LinkInfo, host: bool) -> bool:
+    return info.kind in _KINDS and (not host or owns_link(info.name))
+
+
+def _addresses(handle: Handle) -> dict[int, set[IPv4Interface]]:
+    found: dict[int, set[IPv4Interface]] = {}
+    for info in _dump(handle, address.dump_addresses(), address.decode_address):
+        found.setdefault(info.device, set()).add(info.address)
+    return found
+
+
+def _links(
+    shown: Mapping[int, LinkInfo], links: Mapping[int, LinkInfo], addresses: Mapping[int, set[IPv4Interface]]
+) -> dict[str, Link]:
+    return {
+        info.name: Link(
+            name=info.name,
+            kind=info.vxlan or _KINDS[info.kind],
+            mtu=info.mtu,
+            mac=info.mac,
+            master=links[info.master].name if info.master is not None and info.master in links else None,
+            addresses=frozenset(addresses.get(index, ())),
+            up=info.up,
+            isolated=info.isolated,
+        )
+        for index, info in shown.items()
+    }
+
+
+def _forwarding(shown: Mapping[int, LinkInfo], entries: Iterable[NeighbourInfo]) -> Iterable[ForwardingEntry]:
+    for entry in entries:
+        if entry.permanent and entry.mac and len(entry.destination) == 4 and entry.device in shown:
+            yield ForwardingEntry(shown[entry.device].name, entry.mac, entry.address)
+
+
+def _routes(handle: Handle, links: Mapping[int, LinkInfo], host: bool) -> Iterable[Route]:
+    for info in _dump(handle, route.dump_routes(), route.decode_route):
+        device = links.get(info.device) if info.device is not None else None
+        if device is not None and info.unicast and not info.metric and _is_our_route(info, device, host):
+            yield info.route(device.name)
+
+
+def _is_our_route(info: RouteInfo, device: LinkInfo, host: bool) -> bool:
+    if info.table == _LOCAL_TABLE or info.protocol == route.PROTOCOL_KERNEL:
+        return False
+    return not host or owns_routing_table(info.table) or (owns_link(device.name) and info.protocol == route.PROTOCOL_WEFT)
+
+
+def _rules(handle: Handle, host: bool) -> Iterable[Rule]:
+    for found in _dump(handle, rule.dump_rules(), rule.decode_rule):
+        if found is not None and (not host or owns_rule(found.priority, found.table, found.mark)):
+            yield found
+
+
+async def _sysctls(handle: Handle, keys: list[str]) -> dict[str, str]:
+    """Parameters that do not exist, and whose absence means nothing, are left out."""
+    if not keys:
+        return {}
+
+    def read() -> dict[str, str]:
+        found = {key: sysctl.read(key) or sysctl.when_absent(key) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
+
+    return await netns.on_thread(netns.inside(handle.descriptor, read))

@@ -1,0 +1,36 @@
+"""Kernel parameters below /proc/sys of the calling thread's network namespace, by dotted name. Run it through `netns`."""
+
+from pathlib import Path
+
+_ROOT = Path("/proc/sys")
+_SWAP = str.maketrans("./", "/.")
+_KINDS = {"net.bridge": "0", "net.ipv6": "1"}
+"""Kinds of parameters that a kernel may do without, and the value that amounts to that."""
+
+
+def read(key: str) -> str | None:
+    """Value of `net.ipv4.ip_forward`, runs of white space as one space; None: there is no such parameter (or interface)."""
+    try:
+        return " ".join(_path(key).read_text().split())
+    except OSError:
+        return None
+
+
+def write(key: str, value: str) -> None:
+    """Raises OSError."""
+    with _path(key).open("w") as file:
+        file.write(value)
+
+
+def _path(key: str) -> Path:
+    """As sysctl(8): dots separate, and a slash stands for a dot in a name (`net.ipv4.conf.eth0/100.rp_filter`)."""
+    return _ROOT / key.translate(_SWAP)
+
+
+def when_absent(key: str) -> str | None:
+    """What it means that a parameter does not exist because the kernel has nothing of its kind: without br_netfilter no bridge
+    calls netfilter, without IPv6 it is disabled. None: it means nothing, or only the interface is missing."""
+    for kind, meaning in _KINDS.items():
+        if key.startswith(f"{kind}.") and not _path(kind).exists():
+            return meaning
+    return None

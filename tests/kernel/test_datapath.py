@@ -1,0 +1,618 @@
+"""The packet path on the real kernel: three hosts as namespaces, a client outside, servers in sandboxes.
+
+Each host runs the real plan, diff and kernel adapter in its own namespace (`datapath_host.py`). Sockets are opened in a
+namespace and used from here, so a check is a few lines. Everything is made under a name of its own and removed at the end.
+"""
+
+import asyncio
+import base64
+import contextlib
+import errno
+import functools
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.linux import netns
+from weft.model.codec import encode
+from weft.model.ids import TaskId
+from weft.model.service import PublishedPort
+from weft.testing.swarms import Swarm
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+CLIENT = "10.59.72.100"
+HOSTS = ["10.59.72.11", "10.59.72.12", "10.59.72.13"]
+WEB, ECHO, DEAD, CLOSED, DIRECT = 8080, 9001, 8081, 8082, 9090
+TIMEOUT = 3.0
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+"""Not in the socket module."""
+FRESH_PORTS = itertools.count(22000)
+"""A UDP port used twice within 30 s is one flow, and stays with its task: the kernel's random choice does that now and then."""
+
+
+def run(*words: str, check: bool = True) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+class Servers(threading.Thread):
+    """Servers of all sandboxes, on one loop: TCP says who asks and then echoes, UDP says who asks."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._open: list[asyncio.Server | asyncio.BaseTransport] = []
+        self.start()
+
+    def run(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
+
+    def add(self, path: Path, name: str, tcp: list[int], udp: list[int]) -> None:
+        asyncio.run_coroutine_threadsafe(self._add(path, name, tcp, udp), self.loop).result(10)
+
+    async def _add(self, path: Path, name: str, tcp: list[int], udp: list[int]) -> None:
+        for port in tcp:
+            listener = netns.run_in(path, functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", port))
+            server = await asyncio.start_server(functools.partial(self._talk, name), sock=listener)
+            self._open.append(server)
+        for port in udp:
+            datagrams = netns.run_in(path, functools.partial(bound, socket.SOCK_DGRAM, "0.0.0.0", port))
+            datagrams.setblocking(False)
+            transport, _ = await self.loop.create_datagram_endpoint(lambda: Answerer(name), sock=datagrams)
+            self._open.append(transport)
+
+    @staticmethod
+    async def _talk(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        writer.write(json.dumps({"name": name, "peer": peer[0], "port": peer[1]}).encode() + b"\n")
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    def close(self) -> None:
+        async def end() -> None:
+            for opened in self._open:
+                opened.close()
+            talks = asyncio.all_tasks() - {asyncio.current_task()}
+            for talk in talks:
+                talk.cancel()
+            await asyncio.gather(*talks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.join(10)
+
+
+class Answerer(asyncio.DatagramProtocol):
+    """Answers with its name, the asker, and as much padding as the question had."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:
+        text = json.dumps({"name": self.name, "peer": peer[0], "port": peer[1], "length": len(data)}).encode()
+        self.transport.sendto(text.ljust(len(data)), peer)
+
+
+def bound(kind: int, address: str, port: int) -> socket.socket:
+    opened = socket.socket(socket.AF_INET, kind)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.bind((address, port))
+    if kind == socket.SOCK_STREAM:
+        opened.listen(64)
+    return opened
+
+
+class Bed:
+    """The underlay, the client, the hosts and their processes."""
+
+    def __init__(self, swarm: Swarm, stack: contextlib.ExitStack) -> None:
+        self.swarm = swarm
+        self.prefix = f"wfdp{os.getpid()}"
+        self.root = Path(tempfile.mkdtemp(prefix="weft-datapath-"))
+        stack.callback(shutil.rmtree, self.root)
+        self.stack = stack
+        self._space("net")
+        run("ip", "-n", self.name("net"), "link", "add", "weft0", "type", "bridge")
+        run("ip", "-n", self.name("net"), "link", "set", "weft0", "up")
+        self._attach("client", f"{CLIENT}/24")
+        for i, address in enumerate(HOSTS, 1):
+            self._attach(f"node{i}", f"{address}/24")
+            run("ip", "-n", self.name(f"node{i}"), "route", "add", "default", "via", "10.59.72.254")
+        self.processes = [self._host(i) for i in (1, 2, 3)]
+        self.servers = Servers()
+        stack.callback(self.servers.close)
+
+    def name(self, what: str) -> str:
+        return f"{self.prefix}-{what}"
+
+    def path(self, what: str) -> Path:
+        return Path("/run/netns") / self.name(what)
+
+    def sandbox(self, task: TaskId) -> Path:
+        host = self.swarm.nodes.index(self.swarm.tasks[task].node) + 1
+        return self.directory(host) / self.swarm.sandbox(task).key
+
+    def directory(self, host: int) -> Path:
+        return self.root / f"node{host}"
+
+    def apply(self) -> list[list[str]]:
+        """Bring every host to what the swarm says; the operations that it took."""
+        done = []
+        for host, process in enumerate(self.processes, 1):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            value = (self.swarm.assignment(host), self.swarm.facts(host), self.swarm.sandboxes(host))
+            process.stdin.write(base64.b64encode(encode(value)).decode() + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert not answer["error"], answer["error"]
+            assert not answer["left"], "\n".join(answer["left"])
+            done.append(answer["done"])
+        return done
+
+    def inside(self, where: str | Path, *words: str, check: bool = True) -> str:
+        path = self.path(where) if isinstance(where, str) else where
+        return run("nsenter", f"--net={path}", *words, check=check)
+
+    def _space(self, what: str) -> None:
+        run("ip", "netns", "add", self.name(what))
+        self.stack.callback(run, "ip", "netns", "delete", self.name(what))
+        run("ip", "-n", self.name(what), "link", "set", "lo", "up")
+
+    def _attach(self, what: str, address: str) -> None:
+        self._space(what)
+        run(
+            "ip",
+            "-n",
+            self.name("net"),
+            "link",
+            "add",
+            what,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "ens160",
+            "netns",
+            self.name(what),
+        )
+        run("ip", "-n", self.name("net"), "link", "set", what, "master", "weft0", "up")
+        run("ip", "-n", self.name(what), "address", "add", address, "dev", "ens160")
+        run("ip", "-n", self.name(what), "link", "set", "ens160", "up")
+
+    def _host(self, number: int) -> "subprocess.Popen[str]":
+        directory = self.directory(number)
+        directory.mkdir()
+        script = Path(__file__).with_name("datapath_host.py")
+        process = subprocess.Popen(
+            ["nsenter", f"--net={self.path(f'node{number}')}", sys.executable, str(script), str(directory)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.stack.callback(self._end, process, directory)
+        return process
+
+    @staticmethod
+    def _end(process: "subprocess.Popen[str]", directory: Path) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        for file in directory.iterdir():
+            netns.remove(file)
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Bed]:
+    swarm = Swarm()
+    with contextlib.ExitStack() as stack:
+        bed = Bed(swarm, stack)
+        overlay = swarm.network("mynet", "10.10.10.0/24")
+        wide = swarm.network("wide", "10.20.0.0/24", "10.20.1.0/24")
+        inner = swarm.network("inner", "10.30.0.0/24", internal=True)
+        ports = [
+            PublishedPort(target=80, published=WEB),
+            PublishedPort(target=53, published=ECHO, protocol="udp"),
+            PublishedPort(target=81, published=CLOSED),
+        ]
+        web = swarm.service("webapp", overlay, ports=ports, on=[1, 2, 3])
+        direct = PublishedPort(target=80, published=DIRECT, mode="host")
+        host_mode = swarm.service("direct", overlay, ports=[direct], on=[2])
+        silent = [PublishedPort(target=80, published=DEAD), PublishedPort(target=5353, published=5353, protocol="udp")]
+        (dead,) = swarm.service("dead", overlay, ports=silent, on=[3])
+        swarm.set_serving(dead, False)
+        spanning = swarm.service("spanning", wide, on=[1, 2])
+        hidden = swarm.service("hidden", inner, on=[1, 2])
+        bed.apply()
+        for task in [*web, *host_mode, dead, *spanning, *hidden]:
+            bed.servers.add(bed.sandbox(task), task, tcp=[80], udp=[53])
+        yield bed
+
+
+def tasks(bed: Bed, service: str) -> list[TaskId]:
+    return [t.id for t in bed.swarm.tasks.values() if t.service_name == service]
+
+
+class Said(dict[str, Any]):
+    """What a server answered."""
+
+
+def connect(path: Path, address: str, port: int, source: tuple[str, int] | None = None) -> socket.socket:
+    def opened() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.settimeout(TIMEOUT)
+        try:
+            if source is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(source)
+            sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    return netns.run_in(path, opened)
+
+
+def hello(sock: socket.socket) -> Said:
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = sock.recv(4096)
+        assert chunk, "the server hung up"
+        data += chunk
+    return Said(json.loads(data))
+
+
+def ask(path: Path, address: str, port: int, source: tuple[str, int] | None = None) -> Said:
+    with connect(path, address, port, source) as sock:
+        return hello(sock)
+
+
+def echoes(sock: socket.socket, size: int = 10) -> bool:
+    sock.sendall(b"x" * size)
+    left = size
+    while left:
+        left -= len(sock.recv(65536)) or size
+    return True
+
+
+def ask_udp(path: Path, address: str, port: int, size: int = 10, source: tuple[str, int] | None = None) -> Said:
+    """Without path MTU discovery: datagrams that are too long for a link are fragmented there."""
+
+    def opened() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        return sock
+
+    with netns.run_in(path, opened) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.bind(source or ("0.0.0.0", next(FRESH_PORTS)))
+        sock.connect((address, port))
+        sock.send(b"?" * size)
+        return Said(json.loads(sock.recv(65536)))
+
+
+# --- the mesh
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_client_address_arrives_at_tasks_on_every_host(bed: Bed, host: str) -> None:
+    seen = [ask(bed.path("client"), host, WEB) for _ in range(6)]
+    assert {s["peer"] for s in seen} == {CLIENT}
+    assert Counter(s["name"] for s in seen) == dict.fromkeys(tasks(bed, "webapp"), 2)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("size", [10, 1400, 1472, 8000, 20000])
+def test_udp_through_the_mesh_with_fragments(bed: Bed, host: str, size: int) -> None:
+    seen = [ask_udp(bed.path("client"), host, ECHO, size) for _ in range(3)]
+    assert {s["peer"] for s in seen} == {CLIENT}
+    assert {s["name"] for s in seen} == set(tasks(bed, "webapp"))
+    assert {s["length"] for s in seen} == {size}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.59.72.11", "172.18.0.1"])
+def test_a_process_of_the_host_itself(bed: Bed, address: str) -> None:
+    seen = [ask(bed.path("node1"), address, WEB) for _ in range(6)]
+    assert {s["peer"] for s in seen} == {"10.59.72.11"}
+    assert {s["name"] for s in seen} == set(tasks(bed, "webapp"))
+    assert {ask_udp(bed.path("node1"), address, ECHO)["peer"] for _ in range(3)} == {"10.59.72.11"}
+
+
+def test_a_host_asks_another(bed: Bed) -> None:
+    assert {ask(bed.path("node1"), HOSTS[2], WEB)["peer"] for _ in range(3)} == {"10.59.72.11"}
+
+
+def test_hairpin_by_own_and_other_hosts(bed: Bed) -> None:
+    task = tasks(bed, "webapp")[0]
+    for host in [*HOSTS, "172.18.0.1"]:
+        seen = [ask(bed.sandbox(task), host, WEB) for _ in range(6)]
+        assert {s["peer"] for s in seen} == {HOSTS[0]}, host
+        assert {s["name"] for s in seen} == set(tasks(bed, "webapp"))
+        assert len({ask_udp(bed.sandbox(task), host, ECHO)["name"] for _ in range(3)}) == 3
+
+
+def test_one_client_port_by_three_hosts_at_once(bed: Bed) -> None:
+    """Connections that meet at one task have the same addresses and ports there."""
+    met = 0
+    for round in range(12):
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(connect(bed.path("client"), h, WEB, (CLIENT, 20000 + round))) for h in HOSTS]
+            seen = [hello(sock) for sock in sockets]
+            assert {s["peer"] for s in seen} == {CLIENT}
+            assert all(echoes(sock) for sock in sockets)
+        met += len({s["name"] for s in seen}) < len(seen)
+        # The hosts' circles turn alike: now one is a step ahead.
+        ask(bed.path("client"), HOSTS[round % 2], WEB)
+    assert met
+
+
+def test_one_udp_client_port_by_three_hosts_at_once(bed: Bed) -> None:
+    met = 0
+    for round in range(12):
+        seen = [ask_udp(bed.path("client"), host, ECHO, source=(CLIENT, 21000 + round)) for host in HOSTS]
+        assert {s["peer"] for s in seen} == {CLIENT}
+        met += len({s["name"] for s in seen}) < len(seen)
+        ask_udp(bed.path("client"), HOSTS[round % 2], ECHO)
+    assert met
+
+
+def test_a_client_in_the_ingress_subnet(bed: Bed) -> None:
+    with contextlib.ExitStack() as stack:
+        run("ip", "-n", bed.name("client"), "address", "add", "10.0.0.77/32", "dev", "ens160")
+        stack.callback(run, "ip", "-n", bed.name("client"), "address", "delete", "10.0.0.77/32", "dev", "ens160")
+        run("ip", "-n", bed.name("node1"), "route", "add", "10.0.0.77/32", "dev", "ens160")
+        stack.callback(run, "ip", "-n", bed.name("node1"), "route", "delete", "10.0.0.77/32", "dev", "ens160")
+        assert {ask(bed.path("client"), HOSTS[0], WEB, ("10.0.0.77", 0))["peer"] for _ in range(3)} == {"10.0.0.77"}
+
+
+@pytest.mark.parametrize("setting", ["1", "2", "0"])
+def test_any_reverse_path_filter_on_the_host(bed: Bed, setting: str) -> None:
+    keys = [f"net.ipv4.conf.{device}.rp_filter" for device in ("all", "ens160", "ing0", "docker_gwbridge")]
+    before = [bed.inside("node1", "sysctl", "-n", key).strip() for key in keys]
+    try:
+        for key in keys:
+            bed.inside("node1", "sysctl", "-qw", f"{key}={setting}")
+        assert {ask(bed.path("client"), HOSTS[0], WEB)["peer"] for _ in range(3)} == {CLIENT}
+        assert {ask(bed.path("node1"), "127.0.0.1", WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
+        assert {ask(bed.path("node1"), HOSTS[0], WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
+        assert {ask(bed.sandbox(tasks(bed, "webapp")[0]), HOSTS[0], WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
+        assert {ask_udp(bed.path("client"), HOSTS[0], ECHO)["peer"] for _ in range(3)} == {CLIENT}
+    finally:
+        for key, value in zip(keys, before, strict=True):
+            bed.inside("node1", "sysctl", "-qw", f"{key}={value}")
+
+
+@pytest.mark.parametrize("port", [CLOSED, DEAD])
+@pytest.mark.parametrize("where", ["client", "node1", "task"])
+def test_what_nobody_serves_is_refused(bed: Bed, where: str, port: int) -> None:
+    path = bed.sandbox(tasks(bed, "webapp")[0]) if where == "task" else bed.path(where)
+    for host in HOSTS:
+        with pytest.raises(ConnectionRefusedError):
+            ask(path, host, port)
+    if where == "node1":
+        with pytest.raises(ConnectionRefusedError):
+            ask(path, "127.0.0.1", port)
+
+
+def test_a_local_listener_does_not_get_published_ports(bed: Bed) -> None:
+    with netns.run_in(bed.path("node1"), functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", DEAD)):
+        with pytest.raises(ConnectionRefusedError):
+            ask(bed.path("client"), HOSTS[0], DEAD)
+
+
+def test_established_connections_outlive_a_change_of_tasks(bed: Bed) -> None:
+    leaving, *staying = tasks(bed, "webapp")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(bed.path("client"), host, WEB)) for host in HOSTS for _ in range(6)]
+        for sock in sockets:
+            hello(sock)
+        bed.swarm.set_serving(leaving, False)
+        try:
+            bed.apply()
+            assert all(echoes(sock) for sock in sockets)
+            seen = {ask(bed.path("client"), host, WEB)["name"] for host in HOSTS for _ in range(6)}
+            assert seen == set(staying)
+        finally:
+            bed.swarm.set_serving(leaving, True)
+            bed.apply()
+        assert all(echoes(sock) for sock in sockets)
+
+
+def test_other_containers_cannot_get_in_by_the_ingress_network(bed: Bed) -> None:
+    first, second, _ = tasks(bed, "webapp")
+    inside = str(bed.swarm.tasks[second].attachments[0].address.ip)
+    with pytest.raises(TimeoutError):
+        connect(bed.sandbox(first), inside, 80)
+
+
+def test_path_mtu_towards_the_client(bed: Bed) -> None:
+    """A narrow link between host and client: the container must hear of it."""
+    narrow = [f"{CLIENT}/32", "dev", "ens160", "mtu", "1300"]
+    run("ip", "-n", bed.name("node1"), "route", "add", *narrow)
+    try:
+        for _ in range(3):
+            with connect(bed.path("client"), HOSTS[0], WEB) as sock:
+                hello(sock)
+                assert echoes(sock, 200_000)
+    finally:
+        run("ip", "-n", bed.name("node1"), "route", "delete", *narrow[:3])
+        for task in tasks(bed, "webapp"):
+            bed.inside(bed.sandbox(task), "ip", "route", "flush", "cache")
+
+
+# --- services
+
+
+def virtual(bed: Bed, network: str, service: str) -> str:
+    views = {d.name: id for id, d in bed.swarm.definitions.items()}
+    found = next(s for s in bed.swarm.services[views[network]].values() if s.name == service)
+    return str(found.virtual_address)
+
+
+def own_address(bed: Bed, task: TaskId, network: str) -> str:
+    attachments = bed.swarm.tasks[task].attachments
+    return next(str(a.address.ip) for a in attachments if bed.swarm.definitions[a.network].name == network)
+
+
+def test_a_virtual_address_keeps_the_caller_and_reaches_all(bed: Bed) -> None:
+    address = virtual(bed, "mynet", "webapp")
+    for task in [*tasks(bed, "webapp"), *tasks(bed, "direct")]:
+        seen = [ask(bed.sandbox(task), address, 80) for _ in range(6)]
+        assert Counter(s["name"] for s in seen) == dict.fromkeys(tasks(bed, "webapp"), 2)
+        assert {s["peer"] for s in seen} == {own_address(bed, task, "mynet")}
+        answers = [ask_udp(bed.sandbox(task), address, 53, 1400) for _ in range(3)]
+        assert {s["name"] for s in answers} == set(tasks(bed, "webapp"))
+        assert {s["peer"] for s in answers} == {own_address(bed, task, "mynet")}
+        bed.inside(bed.sandbox(task), "ping", "-c3", "-i0.2", "-W2", address)
+
+
+def test_a_virtual_address_in_the_balancers_namespace(bed: Bed) -> None:
+    address = virtual(bed, "mynet", "webapp")
+    space = next(bed.directory(1).glob("lb_mynet*"))
+    assert {ask(space, address, 80)["name"] for _ in range(3)} == set(tasks(bed, "webapp"))
+    bed.inside(space, "ping", "-c1", "-W2", address)
+
+
+def test_a_virtual_address_without_tasks_is_refused(bed: Bed) -> None:
+    address = virtual(bed, "mynet", "dead")
+    with pytest.raises(ConnectionRefusedError):
+        ask(bed.sandbox(tasks(bed, "webapp")[1]), address, 80)
+    with pytest.raises(OSError) as caught:
+        ask_udp(bed.sandbox(tasks(bed, "webapp")[1]), address, 53)
+    assert caught.value.errno in (errno.EHOSTUNREACH, errno.EPERM, errno.ECONNREFUSED)
+
+
+def test_containers_reach_each_other_directly(bed: Bed) -> None:
+    first, second, third = tasks(bed, "webapp")
+    for other in (second, third):
+        address = own_address(bed, other, "mynet")
+        assert ask(bed.sandbox(first), address, 80)["peer"] == own_address(bed, first, "mynet")
+        assert ask_udp(bed.sandbox(first), address, 53)["peer"] == own_address(bed, first, "mynet")
+        bed.inside(bed.sandbox(first), "ping", "-c1", "-W2", "-M", "do", "-s", "1422", address)
+        assert "too long" in bed.inside(
+            bed.sandbox(first), "sh", "-c", f"ping -c1 -W2 -M do -s 1423 {address} 2>&1", check=False
+        )
+
+
+def test_segments_of_one_network_are_routed(bed: Bed) -> None:
+    first, second = tasks(bed, "spanning")
+    segments = bed.swarm.definitions[bed.swarm.tasks[first].attachments[0].network].segments
+    assert IPv4Address(own_address(bed, first, "wide")) in segments[1].subnet
+    assert ask(bed.sandbox(first), own_address(bed, second, "wide"), 80)["peer"] == own_address(bed, first, "wide")
+    assert {ask(bed.sandbox(second), virtual(bed, "wide", "spanning"), 80)["name"] for _ in range(2)} == {first, second}
+
+
+# --- the way out
+
+
+def test_outgoing_traffic_leaves_with_the_hosts_address(bed: Bed) -> None:
+    bed.servers.add(bed.path("client"), "outside", tcp=[7000], udp=[7000])
+    for host, task in zip(HOSTS, tasks(bed, "webapp"), strict=True):
+        assert ask(bed.sandbox(task), CLIENT, 7000)["peer"] == host
+        assert ask_udp(bed.sandbox(task), CLIENT, 7000)["peer"] == host
+        assert ask_udp(bed.sandbox(task), CLIENT, 7000, source=("0.0.0.0", 54))["peer"] == host
+
+
+def test_outgoing_udp_from_a_published_target_port(bed: Bed) -> None:
+    """A DNS server that forwards from port 53."""
+    task = tasks(bed, "dead")[0]
+    bed.servers.add(bed.path("client"), "outside", tcp=[], udp=[7001])
+    answer = ask_udp(bed.sandbox(task), CLIENT, 7001, source=("0.0.0.0", 5353))
+    assert answer["peer"] == HOSTS[2]
+
+
+def test_containers_cannot_meet_on_the_gateway_bridge(bed: Bed) -> None:
+    first = tasks(bed, "webapp")[0]
+    other = tasks(bed, "spanning")[0]
+    with pytest.raises(OSError) as caught:
+        connect(bed.sandbox(first), str(bed.swarm.sandbox(other).gateway.ip), 80)
+    assert caught.value.errno in (None, errno.EHOSTUNREACH)
+
+
+def test_a_host_mode_port(bed: Bed) -> None:
+    """From containers of the same host only where bridged frames pass netfilter by (see `gateway.py`)."""
+    (task,) = tasks(bed, "direct")
+    assert ask(bed.path("client"), HOSTS[1], DIRECT) | {"port": 0} == {"name": task, "peer": CLIENT, "port": 0}
+    assert ask(bed.path("node2"), "127.0.0.1", DIRECT)["name"] == task
+    assert ask(bed.path("node2"), HOSTS[1], DIRECT)["name"] == task
+    key = "net.bridge.bridge-nf-call-iptables"
+    before = bed.inside("node2", "sysctl", "-n", key, check=False).strip()
+    bed.inside("node2", "sysctl", "-qw", f"{key}=0", check=False)
+    try:
+        assert ask(bed.sandbox(tasks(bed, "webapp")[1]), HOSTS[1], DIRECT)["name"] == task
+        assert ask(bed.sandbox(task), HOSTS[1], DIRECT)["name"] == task
+    finally:
+        bed.inside("node2", "sysctl", "-qw", f"{key}={before}", check=False)
+    with pytest.raises(ConnectionRefusedError):
+        ask(bed.path("client"), HOSTS[0], DIRECT)
+
+
+def test_an_internal_network_has_no_way_out(bed: Bed) -> None:
+    first, second = tasks(bed, "hidden")
+    assert ask(bed.sandbox(first), own_address(bed, second, "inner"), 80)["name"] == second
+    with pytest.raises(OSError) as caught:
+        connect(bed.sandbox(first), CLIENT, 7000)
+    assert caught.value.errno == errno.ENETUNREACH
+    assert "eth1" not in bed.inside(bed.sandbox(first), "ip", "link")
+
+
+# --- the resolver's address, and repair
+
+
+def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
+    path = bed.sandbox(tasks(bed, "webapp")[0])
+    datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
+    with datagrams, stream, netns.run_in(path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.connect(("127.0.0.11", 53))
+        sock.send(b"who")
+        datagrams.setblocking(True)
+        datagrams.settimeout(TIMEOUT)
+        data, peer = datagrams.recvfrom(100)
+        datagrams.sendto(data[::-1], peer)
+        assert sock.recv(100) == b"ohw"
+        connect(path, "127.0.0.11", 53).close()
+
+
+def test_damage_is_repaired(bed: Bed) -> None:
+    overlay = next(bed.directory(1).glob("1-mynet*"))
+    bed.inside(overlay, "ip", "link", "delete", "vxlan0")
+    bed.inside("node1", "nft", "flush", "ruleset")
+    bed.inside("node1", "ip", "link", "delete", "ing0")
+    bed.inside(bed.sandbox(tasks(bed, "webapp")[0]), "ip", "link", "delete", "eth2")
+    done = bed.apply()
+    assert done[0]
+    assert done[1:] == [[], []]
+    assert bed.apply() == [[], [], []]
+    test_a_virtual_address_keeps_the_caller_and_reaches_all(bed)
+    test_the_client_address_arrives_at_tasks_on_every_host(bed, HOSTS[0])
