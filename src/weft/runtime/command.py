@@ -1,0 +1,161 @@
+"""A command in a running container (`docker exec`).
+
+The OCI runtime starts the process with our pipes, or a terminal whose other end it hands to us, and is gone; the process becomes
+our child (see `process.adopt_orphans`), so its exit code is ours to read and no helper process stays beside it. A command ends
+with the daemon's connection to it: after a restart of the daemon nobody could read its output.
+"""
+
+import array
+import asyncio
+import os
+import re
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.errors import Conflict, InvalidArgument, OperationFailed
+from weft.model.ids import ContainerId
+from weft.runtime.oci import Oci
+from weft.runtime.process import Process, spawn
+from weft.runtime.record import opened
+from weft.runtime.streams import CommandStreams
+
+_NOT_FOUND = re.compile(r"executable file not found|no such file or directory")
+_FORBIDDEN = re.compile(r"permission denied|is a directory|exec format error")
+
+
+class Command:
+    """Implements `runtime.base.Exec`."""
+
+    def __init__(
+        self, id: str, container: ContainerId, document: dict[str, Any], oci: Oci, directory: Path, *, stdin: bool
+    ) -> None:
+        """`document`: `process` of the OCI runtime specification. `directory`: for the files of the start."""
+        self.id = id
+        self.container = container
+        self.argv: tuple[str, ...] = tuple(document["args"])
+        self.tty: bool = document["terminal"]
+        self.stdin = stdin
+        self.running = False
+        self.pid = 0
+        self.exit_code: int | None = None
+        self._document = document
+        self._oci = oci
+        self._directory = directory
+        self._streams: CommandStreams | None = None
+        self._started = False
+        self._over = asyncio.Event()
+        self._waiter: asyncio.Task[None] | None = None
+
+    async def start(self) -> CommandStreams:
+        """Raises `InvalidArgument` with the original's sentence if there is no such program or it may not be run; `exit_code`
+        is then 127 or 126."""
+        if self._started:
+            raise Conflict(f"Error: Exec command {self.id} is already running")
+        self._started = True
+        files = self._directory / f"exec-{self.id[:16]}"
+        process_file, pid_file, log = (files.with_suffix(suffix) for suffix in (".json", ".pid", ".log"))
+        process_file.write_bytes(msgspec.json.encode(self._document))
+        try:
+            if self.tty:
+                self._streams = await self._start_with_terminal(files.with_suffix(".tty"), process_file, pid_file, log)
+            else:
+                self._streams = await self._start_with_pipes(process_file, pid_file, log)
+            self.pid = int(pid_file.read_text())
+            process = Process(self.pid)
+        except ProcessLookupError:
+            raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: it is gone") from None
+        finally:
+            for path in (process_file, pid_file, log):
+                path.unlink(missing_ok=True)
+        self.running = True
+        self._waiter = asyncio.create_task(self._wait(process), name=f"exec {self.id[:12]}")
+        return self._streams
+
+    async def _start_with_pipes(self, process: Path, pid_file: Path, log: Path) -> CommandStreams:
+        """Both ends of each pipe are open here until the runtime has passed theirs on; on failure all are closed."""
+        with ExitStack() as theirs, ExitStack() as ours:
+            reads: dict[int, int] = {}
+            given: dict[int, int] = {}
+            writes: int | None = None
+            for number in (0, 1, 2) if self.stdin else (1, 2):
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                kept, passed = (write_end, read_end) if number == 0 else (read_end, write_end)
+                ours.callback(os.close, kept)
+                theirs.callback(os.close, passed)
+                given[number] = passed
+                if number == 0:
+                    writes = kept
+                else:
+                    reads[kept] = number
+            await self._run(self._oci.exec_arguments(self.container, process, pid_file, log, None), given, log)
+            ours.pop_all()
+        return CommandStreams(writes, reads)
+
+    async def _start_with_terminal(self, path: Path, process: Path, pid_file: Path, log: Path) -> CommandStreams:
+        """The runtime sends the terminal's other end over a socket that we give it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ExitStack() as cleanup:
+            fd = opened(path.parent)
+            cleanup.callback(os.close, fd)
+            listener.bind(f"/proc/self/fd/{fd}/{path.name}")
+            cleanup.callback(path.unlink, missing_ok=True)
+            listener.listen(1)
+            listener.setblocking(False)
+            console = Path(f"/proc/{os.getpid()}/fd/{fd}/{path.name}")
+            await self._run(self._oci.exec_arguments(self.container, process, pid_file, log, console), {}, log)
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with connection:
+                connection.setblocking(True)
+                terminal = _receive_descriptor(connection)
+        return CommandStreams(terminal, {terminal: 1})
+
+    async def _run(self, argv: list[str], fds: dict[int, int], log: Path) -> None:
+        runtime = spawn(argv, fds)
+        try:
+            code = await runtime.wait()
+        except BaseException:
+            runtime.kill_and_reap()
+            raise
+        finally:
+            runtime.close()
+        if code != 0:
+            raise self._failure(log)
+
+    def _failure(self, log: Path) -> Exception:
+        text = log.read_text(errors="replace").strip().rpartition("\n")[2] if log.exists() else "unknown error"
+        reason = (text.partition('msg="')[2] or text).rstrip('"').replace('\\"', '"')
+        reason = reason.removeprefix("exec failed: ")
+        missing, forbidden = _NOT_FOUND.search(reason), _FORBIDDEN.search(reason)
+        self.exit_code = 127 if missing else 126
+        self._over.set()
+        message = f"OCI runtime exec failed: exec failed: {reason}"
+        return InvalidArgument(message) if missing or forbidden else OperationFailed(message)
+
+    async def _wait(self, process: Process) -> None:
+        try:
+            self.exit_code = await process.wait()
+            self.running = False
+            if self._streams is not None:
+                self._streams.end()
+            self._over.set()
+        finally:
+            process.close()
+
+    async def wait(self) -> int:
+        await self._over.wait()
+        return self.exit_code or 0
+
+    async def resize(self, rows: int, columns: int) -> None:
+        if self._streams is not None:
+            await self._streams.resize(rows, columns)
+
+
+def _receive_descriptor(connection: socket.socket) -> int:
+    _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            return array.array("i", data[:4])[0]
+    raise OperationFailed("cannot open a terminal: the OCI runtime sent none")

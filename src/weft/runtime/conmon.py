@@ -1,0 +1,445 @@
+"""Containers by conmon and an OCI runtime: `runtime.base.Runtime` for a real host.
+
+Each step of a container's life is first or last written to its record (`record.py`), so that a daemon that is killed between any
+two of them leaves something that `load` understands:
+
+    make     record "half made" → overlay mounted → conmon, which has runc make it → record "made"
+    start    runc start → record "started"
+    end      conmon writes the exit code and ends, our pidfd tells → record "exited" → runc forgets it, overlay unmounted
+    remove   process killed → as at the end → files removed, the record with them
+
+A container that lost its conmon cannot be seen to end, so it is killed. Nothing is restarted here: that is the manager's job.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.ids import ContainerId
+from weft.model.meta import SECOND, Nanoseconds
+from weft.runtime.base import Images
+from weft.runtime.command import Command
+from weft.runtime.logs import LogQuery, read_log
+from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
+from weft.runtime.oci import Oci, cgroups_are_v2, processes_with_argument
+from weft.runtime.process import Process, ProcessId, adopt_orphans
+from weft.runtime.record import Directory, Record
+from weft.runtime.rootfs import find_user
+from weft.runtime.seccomp import load_profile
+from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
+from weft.runtime.streams import ContainerStreams, resize_container
+
+log = logging.getLogger(__name__)
+
+LOST = 255
+"""Exit code of a container whose end nobody saw: the host was rebooted or its conmon killed."""
+_KILL_PATIENCE = 10.0
+"""Seconds that a killed process may take to go: one in an uninterruptible wait does not."""
+
+
+class ImageFiles(Images, Protocol):
+    """An image store on this host's disk."""
+
+    def layer_directories(self, image: Image) -> list[Path]:
+        """Bottom first."""
+        ...
+
+    def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
+        """`users` gives the containers made from an image id; an image that has any is not removed."""
+        ...
+
+
+class _Box:
+    """One container in memory."""
+
+    def __init__(self, directory: Directory, record: Record) -> None:
+        self.directory = directory
+        self.record = record
+        self.lock = asyncio.Lock()
+        """Held by whoever makes, starts or removes it, and while it is put away after its end."""
+        self.ended = asyncio.Event()
+        self.removed = False
+        self.conmon: Process | None = None
+        self.init: Process | None = None
+        self.watcher: asyncio.Task[None] | None = None
+
+    @property
+    def container(self) -> Container:
+        return self.record.container
+
+    @property
+    def is_running(self) -> bool:
+        return self.container.state is ContainerState.RUNNING
+
+    def write(self, **changes: Any) -> None:
+        """A new record; `container` is changed by fields of its own."""
+        self.record = msgspec.structs.replace(self.record, **changes)
+        self.directory.write(self.record)
+
+    def write_container(self, **changes: Any) -> None:
+        self.write(container=msgspec.structs.replace(self.container, **changes))
+
+
+class ConmonRuntime:
+    def __init__(
+        self, root: Path, run: Path, images: ImageFiles, clock: Callable[[], Nanoseconds], oci_runtime: str = "auto",
+        conmon: str = "conmon",
+    ) -> None:  # fmt: skip
+        """`root` outlives a reboot, `run` need not. `clock`: now. Call `load` before anything else."""
+        self._containers = root.resolve() / "containers"
+        self._run = run.resolve()
+        self._images = images
+        self._clock = clock
+        self._oci = Oci(self._run / "oci", oci_runtime, conmon)
+        self._boxes: dict[ContainerId, _Box] = {}
+        self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        self._seccomp = load_profile()
+        self.version = ""
+        """Of the OCI runtime: `runc 1.1.5`."""
+        self.conmon_version = ""
+        images.set_users(lambda image: [box.container.id for box in self._boxes.values() if box.container.image == image])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        missing = "WARNING: no seccomp profile (install golang-github-containers-common): containers may make any system call"
+        return () if self._seccomp else (missing,)
+
+    # finding what is there
+
+    async def load(self) -> None:
+        """Finds the containers of the last daemon and clears what it left half made. Raises `OperationFailed` if conmon or the
+        OCI runtime is missing."""
+        self._containers.mkdir(mode=0o710, parents=True, exist_ok=True)
+        (self._run / "oci").mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._containers)
+        adopt_orphans()
+        self.version, self.conmon_version = await self._oci.versions()
+        async with asyncio.TaskGroup() as group:
+            for path in self._containers.iterdir():
+                group.create_task(self._load(Directory(path)))
+        for point in mount_points_below(self._containers):
+            if point.parent.name not in self._boxes or self._boxes[ContainerId(point.parent.name)].ended.is_set():
+                unmount(point)
+
+    async def _load(self, directory: Directory) -> None:
+        id = directory.path.name
+        record = directory.read()
+        if record is None or not record.made:
+            log.warning("container.cleared id=%s reason=%r", id[:12], "half made")
+            await self._dissolve(id, directory)
+            return
+        box = self._boxes[ContainerId(id)] = _Box(directory, record)
+        if record.container.state is ContainerState.EXITED:
+            await self._put_away(box)
+            box.ended.set()
+            return
+        if not record.started and record.init is not None and record.init.lives and await self._oci.has_started(id):
+            self._mark_started(box, self._clock())
+        self._watch(box)
+        if box.conmon is None or box.conmon.has_ended or directory.exit_code is not None:
+            await box.ended.wait()
+
+    async def _kill_makers(self, directory: Directory) -> None:
+        """conmon, and the runtime that it had started, of a container half made."""
+        while pids := processes_with_argument(str(directory.path)):
+            for pid in pids:
+                try:
+                    process = Process(pid)
+                except ProcessLookupError:
+                    continue
+                process.kill(signal.SIGKILL)
+                await process.wait()
+                process.close()
+
+    # making and starting
+
+    def containers(self) -> list[Container]:
+        return [box.container for box in self._boxes.values()]
+
+    def get(self, id: ContainerId) -> Container:
+        return self._box(id).container
+
+    async def create(self, config: ContainerConfig) -> Container:
+        image = self._images.find(config.spec.image)
+        self._check_free(config)
+        directory = Directory(self._containers / config.id)
+        container = Container(
+            config=config, image=image.id, args=command_line(image, config.spec), env=environment(image, config.spec),
+            created_at=self._clock(), log_path=str(directory.log),
+        )  # fmt: skip
+        stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
+        signal_number(stop_signal)
+        box = self._boxes[config.id] = _Box(directory, Record(container=container, stop_signal=stop_signal))
+        try:
+            async with box.lock, self._slots:
+                directory.make()
+                directory.write(box.record)
+                await self._make(box, image)
+        except BaseException:
+            box.removed = True
+            del self._boxes[config.id]
+            await asyncio.shield(self._dissolve(config.id, directory))
+            raise
+        log.info("container.created id=%s name=%s image=%s", config.id[:12], config.name, image.id[7:19])
+        return box.container
+
+    def _check_free(self, config: ContainerConfig) -> None:
+        for other in self.containers():
+            if config.id == other.id or config.name == other.config.name:
+                raise Conflict(
+                    f'Conflict. The container name "/{config.name}" is already in use by container "{other.id}".'
+                    " You have to remove (or rename) that container to be able to reuse that name."
+                )
+
+    async def _make(self, box: _Box, image: Image) -> None:
+        directory, container = box.directory, box.container
+        directory.forget_exit()
+        mount_overlay(self._images.layer_directories(image), directory.upper, directory.work, directory.merged)
+        config = container.config
+        user = find_user(directory.merged, config.spec.user or image.config.user, config.spec.groups)
+        document = container_document(container, image, user, directory.path, self._seccomp, not cgroups_are_v2())
+        directory.write_files({
+            "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
+            "hostname": f"{config.hostname}\n".encode(), "config.json": document,
+        })  # fmt: skip
+        tty, stdin = config.spec.tty, config.spec.open_stdin
+        conmon, init = await self._oci.create(config.id, directory.path, tty=tty, stdin=stdin)
+        try:
+            box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))
+        except BaseException:
+            conmon.kill_and_reap()
+            raise
+        finally:
+            conmon.close()
+        self._watch(box)
+
+    async def start(self, id: ContainerId) -> Container:
+        """One that has ended is made again from its own files. One that runs is fine."""
+        box = self._box(id)
+        async with box.lock, self._slots:
+            self._check_not_removed(box)
+            if box.is_running:
+                return box.container
+            if box.container.state is ContainerState.EXITED:
+                await self._put_away(box)
+                box.ended = asyncio.Event()
+                box.write_container(state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0)
+                await self._make(box, self._images.find(box.container.image))
+            moment = self._clock()
+            try:
+                await self._oci.start(id)
+            except OperationFailed as error:
+                box.write_container(error=str(error))
+                raise
+            self._mark_started(box, moment)
+        log.info("container.started id=%s pid=%d", id[:12], box.container.pid)
+        return box.container
+
+    def _mark_started(self, box: _Box, moment: Nanoseconds) -> None:
+        """It may have ended already."""
+        if box.container.state is ContainerState.EXITED or box.record.init is None:
+            box.write_container(started_at=moment)
+            return
+        container = msgspec.structs.replace(
+            box.container, state=ContainerState.RUNNING, pid=box.record.init.pid, started_at=moment
+        )
+        box.write(started=True, container=container)
+
+    # its end
+
+    def _watch(self, box: _Box) -> None:
+        """Follows the container's conmon, whoever started it."""
+        box.conmon, box.init = _open(box.record.conmon), _open(box.record.init)
+        box.watcher = asyncio.create_task(self._watch_end(box), name=f"container {box.container.id[:12]}")
+
+    async def _watch_end(self, box: _Box) -> None:
+        if box.conmon is not None:
+            await box.conmon.wait()
+        if box.init is not None:
+            box.init.kill(signal.SIGKILL)
+        self._mark_ended(box)
+        async with box.lock:
+            if not box.removed and box.container.state is ContainerState.EXITED:
+                await self._put_away(box)
+
+    def _mark_ended(self, box: _Box) -> None:
+        code = box.directory.exit_code
+        container = msgspec.structs.replace(
+            box.container, state=ContainerState.EXITED, pid=0, exit_code=LOST if code is None else code,
+            finished_at=self._clock(), oom_killed=box.directory.out_of_memory,
+            error="its end was not seen: the host or its conmon was stopped" if code is None else box.container.error,
+        )  # fmt: skip
+        try:
+            box.write(container=container)
+        except OperationFailed:
+            log.exception("container.record id=%s", container.id[:12])
+            box.record = msgspec.structs.replace(box.record, container=container)
+        box.ended.set()
+        log.info("container.ended id=%s code=%d oom=%s", container.id[:12], container.exit_code, container.oom_killed)
+
+    async def _put_away(self, box: _Box) -> None:
+        """What a container that has ended does not need: its state in the OCI runtime, its cgroup, its mount."""
+        for process in (box.conmon, box.init):
+            if process is not None:
+                process.close()
+        box.conmon = box.init = None
+        if self._oci.knows(box.container.id):
+            try:
+                await self._oci.delete(box.container.id)
+            except OperationFailed as error:
+                log.warning("container.delete id=%s error=%s", box.container.id[:12], error)
+        unmount(box.directory.merged)
+
+    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+        box = self._box(id)
+        if box.is_running and box.init is not None:
+            box.init.kill(signal_number(box.record.stop_signal))
+            try:
+                async with asyncio.timeout(grace / SECOND):
+                    await box.ended.wait()
+            except TimeoutError:
+                log.info("container.killed id=%s reason=%r", id[:12], "grace period over")
+        await self._end(box)
+        return box.container
+
+    async def _end(self, box: _Box) -> None:
+        """SIGKILL, and wait. Raises `OperationFailed` if the kernel cannot end it."""
+        if box.ended.is_set():
+            return
+        if box.init is not None:
+            box.init.kill(signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_KILL_PATIENCE):
+                await box.ended.wait()
+        except TimeoutError:
+            raise OperationFailed(f"cannot stop container {box.container.id[:12]}: process does not end") from None
+
+    async def kill(self, id: ContainerId, signal: str) -> None:
+        box = self._box(id)
+        number = signal_number(signal or "SIGKILL")
+        if not box.is_running or box.init is None:
+            raise Conflict(f"cannot kill container: {id}: container {id} is not running")
+        box.init.kill(number)
+
+    async def remove(self, id: ContainerId) -> None:
+        box = self._boxes.get(id)
+        if box is None:
+            return
+        async with box.lock:
+            if box.removed:
+                return
+            await self._end(box)
+            await self._put_away(box)
+            # The file system takes tens of milliseconds for what an overlay was mounted on.
+            await asyncio.to_thread(box.directory.remove)
+            box.removed = True
+            del self._boxes[id]
+        log.info("container.removed id=%s", id[:12])
+
+    async def _dissolve(self, id: str, directory: Directory) -> None:
+        """All traces of a container that was not made whole."""
+        await self._kill_makers(directory)
+        try:
+            await self._oci.delete(id)
+        except OperationFailed as error:
+            log.warning("container.delete id=%s error=%s", id[:12], error)
+        unmount(directory.merged)
+        directory.remove()
+
+    async def wait(self, id: ContainerId) -> Container:
+        box = self._box(id)
+        await box.ended.wait()
+        return box.container
+
+    # looking in
+
+    async def attach(self, id: ContainerId) -> ContainerStreams:
+        return ContainerStreams(self._box(id).directory.path)
+
+    def logs(
+        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        box = self._box(id)
+        return read_log(box.directory.log, LogQuery(follow=follow, since=since, until=until, tail=tail), box.ended.wait)
+
+    async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
+        resize_container(self._box(id).directory.path, rows, columns)
+
+    async def exec(
+        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
+        user: str = "", directory: str = "", privileged: bool = False,
+    ) -> Command:  # fmt: skip
+        box = self._box(id)
+        if not box.is_running:
+            raise Conflict(f"container {id} is not running")
+        if not argv:
+            raise InvalidArgument("No exec command specified")
+        image, spec = self._images.find(box.container.image), box.container.config.spec
+        who = find_user(box.directory.merged, user or spec.user or image.config.user, () if user else spec.groups)
+        merged = {line.partition("=")[0]: line for line in (*box.container.env, *(["TERM=xterm"] if tty else []), *env)}
+        document = process_document(
+            argv, [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
+            directory or spec.dir or image.config.working_dir or "/", who,
+            all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop), tty,
+        )  # fmt: skip
+        return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin)
+
+    async def top(self, id: ContainerId) -> list[int]:
+        box = self._box(id)
+        if not box.is_running:
+            raise Conflict(f"container {id} is not running")
+        return self._oci.processes(id)
+
+    async def close(self) -> None:
+        for box in self._boxes.values():
+            if box.watcher is not None:
+                box.watcher.cancel()
+        watchers = [box.watcher for box in self._boxes.values() if box.watcher is not None]
+        await asyncio.gather(*watchers, return_exceptions=True)
+        for box in self._boxes.values():
+            for process in (box.conmon, box.init):
+                if process is not None:
+                    process.close()
+
+    def _box(self, id: ContainerId) -> _Box:
+        try:
+            return self._boxes[id]
+        except KeyError:
+            raise NotFound(f"No such container: {id}") from None
+
+    def _check_not_removed(self, box: _Box) -> None:
+        if box.removed:
+            raise NotFound(f"No such container: {box.container.id}")
+
+
+def signal_number(name: str) -> int:
+    """Of `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
+    if name.isdecimal() and 0 < int(name) < signal.NSIG:
+        return int(name)
+    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
+    if full in signal.Signals.__members__:
+        return signal.Signals[full].value
+    raise InvalidArgument(f"Invalid signal: {name}")
+
+
+def _open(id: ProcessId | None) -> Process | None:
+    """None if it has ended."""
+    if id is None or not id.lives:
+        return None
+    try:
+        process = Process(id.pid)
+    except ProcessLookupError:
+        return None
+    if id.lives:
+        return process
+    process.close()
+    return None

@@ -1,0 +1,180 @@
+"""The command lines of conmon and of the OCI runtime (runc, or crun where it works), and what their answers mean.
+
+conmon stays with a container for its life: it keeps the log, lets others attach, and writes the exit code to disk. It is our child
+but ends with the container, not with us. The OCI runtime is gone as soon as it has done what it was asked.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import msgspec
+
+from weft.errors import OperationFailed
+from weft.runtime.process import Output, Process, ProcessId, read, run, spawn
+
+_LOG_BYTES = 64 << 20
+"""At this size conmon starts a container's log anew, so that a chatty container cannot fill the disk."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
+"""Tries, and seconds between them, to remove a cgroup."""
+
+
+class _SyncMessage(msgspec.Struct):
+    """What conmon says on its pipe: the process id of the container's first process, or -1 and the reason."""
+
+    data: int | None = None
+    pid: int | None = None
+    message: str = ""
+
+
+class Oci:
+    def __init__(self, state: Path, runtime: str, conmon: str) -> None:
+        """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`."""
+        self._state = state
+        self.runtime = choose_runtime() if runtime == "auto" else runtime
+        self.conmon = conmon
+        self._root = ("--root", str(state))
+
+    async def versions(self) -> tuple[str, str]:
+        """`runc 1.1.5`, `conmon 2.1.6`. Raises `OperationFailed` if one of them is missing."""
+        found = []
+        for program in (self.runtime, self.conmon):
+            output = await run([program, "--version"])
+            words = output.text.partition("\n")[0].split()
+            if output.code != 0 or len(words) < 2:
+                raise OperationFailed(f"cannot run {program} --version: {output.text}")
+            found.append(f"{Path(program).name} {words[-1].partition('+')[0]}")
+        return found[0], found[1]
+
+    async def create(self, id: str, directory: Path, *, tty: bool, stdin: bool) -> tuple[Process, ProcessId]:
+        """Makes the container described by `directory`/config.json: (its conmon, its first process, which waits for start).
+        Raises `OperationFailed` with the runtime's own words."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            argv = self._conmon_arguments(id, directory, tty, stdin)
+            conmon = spawn(argv, {3: write_end}, {**os.environ, "_OCI_SYNCPIPE": "3"})
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        try:
+            message = _decode(await read(read_end, line=True))
+            pid = message.pid if message.pid is not None else message.data or -1
+            process = ProcessId.of(pid) if pid > 0 else None
+            if process is None:
+                raise OperationFailed(f"cannot create container {id[:12]}: {_reason(message.message) or 'it ended at once'}")
+        except BaseException:
+            conmon.kill_and_reap()
+            conmon.close()
+            raise
+        return conmon, process
+
+    def _conmon_arguments(self, id: str, directory: Path, tty: bool, stdin: bool) -> list[str]:
+        """In the container's directory: conmon leaves a file named oom where it works, too."""
+        files = ["--bundle", str(directory), "--persist-dir", str(directory), "--exit-dir", str(directory)]
+        log = ["--log-path", f"k8s-file:{directory / 'log'}", "--log-size-max", str(_LOG_BYTES), "--no-sync-log"]
+        streams = ["--full-attach", *(["--terminal"] if tty else []), *(["--stdin", "--leave-stdin-open"] if stdin else [])]
+        runtime = ["--runtime", shutil.which(self.runtime) or self.runtime]
+        runtime += [part for argument in self._root for part in ("--runtime-arg", argument)]
+        return [
+            "env", f"--chdir={directory}", self.conmon, "--sync", "--api-version", "1", "--cid", id, "--cuuid", id,
+            "--container-pidfile", str(directory / "pid"), "--log-level", "error", *files, *log, *streams, *runtime,
+        ]  # fmt: skip
+
+    async def start(self, id: str) -> None:
+        await self._run("start", id, "start")
+
+    async def delete(self, id: str) -> None:
+        """Also what the runtime does not know is fine."""
+        output = await run([self.runtime, *self._root, "delete", "--force", id])
+        if output.code != 0 and "does not exist" not in output.text:
+            raise OperationFailed(f"cannot remove container {id[:12]}: {_reason(output.text)}")
+        await remove_cgroups(id)
+
+    def knows(self, id: str) -> bool:
+        return (self._state / id).exists()
+
+    async def has_started(self, id: str) -> bool:
+        """Of a container that was made: the runtime says `created` until it was told to start."""
+        output = await run([self.runtime, *self._root, "state", id])
+        return output.code == 0 and b'"created"' not in output.text.encode()
+
+    def processes(self, id: str) -> list[int]:
+        """From the container's cgroup: of the hierarchies that it is in, pids or memory is always one."""
+        for path in (_CGROUPS / "weft" / id, _CGROUPS / "pids" / "weft" / id, _CGROUPS / "memory" / "weft" / id):
+            if (path / "cgroup.procs").exists():
+                return sorted(int(line) for line in (path / "cgroup.procs").read_text().split())
+        return []
+
+    def exec_arguments(self, id: str, process: Path, pid_file: Path, log: Path, console: Path | None) -> list[str]:
+        """A command line that starts another process in the container, writes its number and is gone."""
+        terminal = ["--console-socket", str(console)] if console is not None else []
+        return [
+            self.runtime, *self._root, "--log", str(log), "exec", "--detach", "--process", str(process), "--pid-file",
+            str(pid_file), *terminal, id,
+        ]  # fmt: skip
+
+    async def _run(self, verb: str, id: str, *arguments: str) -> Output:
+        output = await run([self.runtime, *self._root, *arguments, id])
+        if output.code != 0:
+            raise OperationFailed(f"cannot {verb} container {id[:12]}: {_reason(output.text)}")
+        return output
+
+
+def choose_runtime() -> str:
+    """crun is quicker, but refuses a host that has both versions of cgroups."""
+    hybrid = (_CGROUPS / "unified").is_dir()
+    return "crun" if shutil.which("crun") and not hybrid else "runc"
+
+
+def cgroups_are_v2() -> bool:
+    return (_CGROUPS / "cgroup.controllers").exists()
+
+
+async def remove_cgroups(id: str) -> None:
+    """What is left of a container that the runtime could not make whole, with the processes in there."""
+    for path in (*_CGROUPS.glob(f"weft/{id}"), *_CGROUPS.glob(f"*/weft/{id}")):
+        for _ in range(_CGROUP_TRIES):
+            try:
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+                path.rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except (OSError, ValueError):
+                await asyncio.sleep(_CGROUP_PAUSE)  # a cgroup is busy until the kernel has put its last process away
+
+
+def processes_with_argument(argument: str) -> list[int]:
+    """Processes that have `argument` on their command line."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdecimal():
+            continue
+        try:
+            arguments = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if argument.encode() in arguments:
+            found.append(int(path.name))
+    return found
+
+
+def _decode(line: bytes) -> _SyncMessage:
+    try:
+        return msgspec.json.decode(line, type=_SyncMessage)
+    except msgspec.DecodeError:
+        return _SyncMessage(message=line.decode(errors="replace"))
+
+
+def _reason(text: str) -> str:
+    """The runtime's last words, without its time stamps."""
+    line = text.strip().rpartition("\n")[2]
+    for mark in ('msg="', "runc create failed: ", "runc run failed: "):
+        line = line.partition(mark)[2] or line
+    return line.rstrip('"').replace('\\"', '"')

@@ -1,0 +1,195 @@
+"""Child processes, without the event loop owning them: a child here may outlive the daemon (conmon), or be a grandchild that came
+to us because its parent ended (a command in a container).
+
+posix_spawn starts them and a pidfd tells when they end, so there is no SIGCHLD handler, no thread per child, and no signal can
+hit a process that merely got the same number later.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.errors import OperationFailed
+
+_PR_SET_CHILD_SUBREAPER = 36
+_LINE_MAX = 1 << 20
+_CHUNK = 1 << 16
+_ABOVE_TARGETS = 64
+"""Descriptors to be passed on are first copied to above any number that they get in the child."""
+UNKNOWN = -1
+"""Exit code of a process that was not our child."""
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """A process for good: numbers are used again, number and start time are not (within one boot)."""
+
+    pid: int
+    started: int
+    """Clock ticks after boot."""
+    boot: str
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId | None":
+        """None if there is none."""
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return cls(pid, int(fields[19]), boot_id())
+
+    @property
+    def lives(self) -> bool:
+        return ProcessId.of(self.pid) == self
+
+
+class Process:
+    """A running process that we may wait for and signal."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises `ProcessLookupError`."""
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+        self._ended: asyncio.Future[int] | None = None
+
+    def kill(self, number: int) -> None:
+        """A process that has ended is fine."""
+        try:
+            signal.pidfd_send_signal(self._fd, number)
+        except ProcessLookupError:
+            return
+
+    @property
+    def has_ended(self) -> bool:
+        """Also of a process whose parent has not yet asked for its exit code."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def wait(self) -> int:
+        """Its exit code, 128 + signal if one ended it; `UNKNOWN` if it is not our child."""
+        if self._ended is None:
+            loop = asyncio.get_running_loop()
+            self._ended = loop.create_future()
+            loop.add_reader(self._fd, self._on_end)
+        return await asyncio.shield(self._ended)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(self._reap())
+
+    def _reap(self) -> int:
+        try:
+            result = os.waitid(os.P_PIDFD, self._fd, os.WEXITED)
+        except ChildProcessError:
+            return UNKNOWN
+        if result is None:
+            return UNKNOWN
+        return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+
+    def kill_and_reap(self) -> None:
+        """Ends our own child at once."""
+        self.kill(signal.SIGKILL)
+        self._reap()
+
+    def close(self) -> None:
+        """Let go of it. Nothing may wait for it any longer."""
+        if self._fd >= 0:
+            if self._ended is not None and not self._ended.done():
+                self._ended.get_loop().remove_reader(self._fd)
+                self._ended.cancel()
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Output(msgspec.Struct, frozen=True):
+    code: int
+    raw: bytes
+    """Standard output, and the errors unless they were kept apart."""
+    errors: bytes = b""
+
+    @property
+    def text(self) -> str:
+        return (self.errors or self.raw).decode(errors="replace").strip()
+
+
+def spawn(argv: Sequence[str], fds: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
+    """Starts a program in a session of its own. `fds`: number in the child -> descriptor here; 0 to 2 are /dev/null otherwise.
+    Raises `OperationFailed`."""
+    program = shutil.which(argv[0])
+    if program is None:
+        raise OperationFailed(f"cannot run {argv[0]}: not found in $PATH; install the package {Path(argv[0]).name}")
+    sources = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS) for number, fd in fds.items()}
+    actions: list[Any] = [(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3) if n not in sources]
+    actions += [(os.POSIX_SPAWN_DUP2, source, number) for number, source in sources.items()]
+    try:
+        pid = os.posix_spawn(program, list(argv), dict(os.environ if env is None else env), file_actions=actions, setsid=True)
+    except OSError as error:
+        raise OperationFailed(f"cannot run {argv[0]}: {error.strerror}") from error
+    finally:
+        for source in sources.values():
+            os.close(source)
+    return Process(pid)
+
+
+async def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Output:
+    """Runs a program to its end. A cancelled caller kills it."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = spawn(argv, {1: write_end, 2: write_end}, env)
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    try:
+        data = await read(read_end)
+        return Output(await process.wait(), data)
+    except BaseException:
+        process.kill_and_reap()
+        raise
+    finally:
+        process.close()
+
+
+async def read(fd: int, *, line: bool = False) -> bytes:
+    """All that comes out of a pipe until its last writer closes it, or its first line; closes the descriptor.
+
+    Not `connect_read_pipe`: uvloop closes the descriptor and then the file object, which closes the same number once more, and in
+    between another thread may have got that number for something of its own."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    os.set_blocking(fd, False)
+    loop.add_reader(fd, readable.set)
+    said = bytearray()
+    try:
+        while not (line and (b"\n" in said or len(said) > _LINE_MAX)):
+            await readable.wait()
+            readable.clear()
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(fd, _CHUNK)
+                if not part:
+                    break
+                said += part
+        return bytes(said[: said.find(b"\n") + 1 or None] if line else said)
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def adopt_orphans() -> None:
+    """From now on, descendants whose parents end become our children: that is how we learn a command's exit code."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,109 @@
+"""What is on disk about one container, and where.
+
+<root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again
+                         config.json   for the OCI runtime; hosts, hostname, resolv.conf as the container sees them
+                         log           what it wrote
+                         <id>          its exit code, written by conmon; oom: there if the kernel ran out of its memory
+                         attach, ctl   conmon's socket and FIFO
+                         upper, work, merged    the overlay
+<run>/oci/               the OCI runtime's state
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.errors import OperationFailed
+from weft.model.codec import decode_hook, encode_hook
+from weft.model.container import Container
+from weft.runtime.process import ProcessId
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    container: Container
+    stop_signal: str
+    made: bool = False
+    """False from before the first step of making it until after the last: a record found so is of a container half made."""
+    started: bool = False
+    init: ProcessId | None = None
+    """Its first process."""
+    conmon: ProcessId | None = None
+
+
+class Directory:
+    """The files of one container."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.upper, self.work, self.merged = path / "upper", path / "work", path / "merged"
+        self.log = path / "log"
+
+    def read(self) -> Record | None:
+        """None if there is no record that can be read: the container is half made."""
+        try:
+            data = (self.path / "weft.json").read_bytes()
+            record: Record = msgspec.json.decode(data, type=Record, dec_hook=decode_hook)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return record
+
+    def write(self, record: Record) -> None:
+        self._write("weft.json", msgspec.json.encode(record, enc_hook=encode_hook))
+
+    def write_files(self, files: dict[str, bytes]) -> None:
+        """Raises `OperationFailed`."""
+        for name, content in files.items():
+            self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Whole or not at all."""
+        temporary = self.path / f"{name}.new"
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self.path / name)
+        except OSError as error:
+            raise OperationFailed(f"cannot write {self.path / name}: {error.strerror}") from error
+
+    def make(self) -> None:
+        """Raises `OperationFailed`."""
+        try:
+            for path in (self.path, self.upper, self.work, self.merged):
+                path.mkdir(mode=0o700 if path == self.path else 0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OperationFailed(f"cannot make {self.path}: {error.strerror}") from error
+
+    def forget_exit(self) -> None:
+        for name in (self.path.name, "oom", "attach", "ctl", "winsz"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, or if conmon could not say."""
+        try:
+            return int((self.path / self.path.name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def out_of_memory(self) -> bool:
+        return (self.path / "oom").exists()
+
+    def remove(self) -> None:
+        """Raises `OperationFailed`."""
+        try:
+            shutil.rmtree(self.path, onerror=_ignore_missing)
+        except OSError as error:
+            raise OperationFailed(f"cannot remove {self.path}: {error.strerror}") from error
+
+
+def _ignore_missing(_function: Any, _path: str, problem: tuple[Any, BaseException, Any]) -> None:
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
+
+
+def opened(path: Path) -> int:
+    """A descriptor of a directory. `/proc/self/fd/<it>/name` names a socket in it however long the path is (sun_path has 108)."""
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,56 @@
+"""Images from registries, through skopeo; its errors in the words of the original."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from weft.errors import NotFound, OperationFailed, WeftError
+from weft.model.references import qualified
+from weft.runtime.process import run
+
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3})(:\d+)?/")
+
+
+class Registry:
+    def __init__(self, skopeo: str = "skopeo") -> None:
+        self._skopeo = skopeo
+
+    async def digest(self, name: str, tag: str, digest: str) -> str:
+        """Of the manifest, or of the list of manifests, that the registry has by that name. Raises `NotFound`,
+        `OperationFailed`."""
+        source = _source(name, tag, digest)
+        output = await run([self._skopeo, "--insecure-policy", "inspect", "--raw", *_tls("--tls-verify", name), source])
+        if output.code != 0:
+            raise translate_error(output.text, name, tag or digest)
+        return digest or f"sha256:{hashlib.sha256(output.raw).hexdigest()}"
+
+    async def fetch(self, name: str, digest: str, directory: Path) -> None:
+        """Writes configuration, manifest and plain layers of the variant for this machine."""
+        source = _source(name, "", digest)
+        options = ["--quiet", "--dest-decompress", *_tls("--src-tls-verify", name)]
+        output = await run([self._skopeo, "--insecure-policy", "copy", *options, source, f"dir:{directory}"])
+        if output.code != 0:
+            raise translate_error(output.text, name, digest)
+
+
+def _source(name: str, tag: str, digest: str) -> str:
+    return f"docker://{qualified(name)}" + (f"@{digest}" if digest else f":{tag}")
+
+
+def _tls(option: str, name: str) -> list[str]:
+    """Registries on this machine may speak plain HTTP, as with the original."""
+    return [f"{option}=false"] if _LOOPBACK.match(qualified(name)) else []
+
+
+def translate_error(text: str, name: str, version: str) -> WeftError:
+    separator = "@" if version.startswith("sha256:") else ":"
+    if "manifest unknown" in text:
+        return NotFound(f"manifest for {name}{separator}{version} not found: manifest unknown: manifest unknown")
+    if re.search(r"denied|unauthorized|authentication required|name unknown|repository name not known", text):
+        return NotFound(
+            f"pull access denied for {name}, repository does not exist or may require 'docker login': "
+            "denied: requested access to the resource is denied"
+        )
+    line = text.rpartition("\n")[2]
+    reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
+    return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")

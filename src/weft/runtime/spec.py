@@ -1,0 +1,216 @@
+"""A container's configuration as the OCI runtime specification wants it (runtime-spec 1.0.2), with Docker's defaults.
+
+Source of the defaults: moby `oci/defaults.go` and `oci/caps/defaults.go`. Here values go in and JSON comes out; the only things
+read are the image's user tables and this process's own limits.
+"""
+
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.errors import InvalidArgument
+from weft.model.container import Container, ContainerConfig, Image
+from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
+from weft.runtime.rootfs import User
+from weft.runtime.seccomp import filter_for
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+)  # fmt: skip
+_ALL_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+    "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW",
+    "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD",
+    "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
+    "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""In the order of their bits: linux/capability.h."""
+_MASKED_PATHS = (
+    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+)  # fmt: skip
+_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_CPU_PERIOD = 100_000
+"""Microseconds; the kernel's default."""
+_NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+"""As the original sets them in a network namespace of the container's own: port 80 and ping need no capability."""
+
+
+def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
+    """The service's command replaces the image's entrypoint and with it the image's arguments; its args replace only those."""
+    entrypoint = spec.command or image.config.entrypoint
+    arguments = spec.args or (() if spec.command else image.config.cmd)
+    if not (*entrypoint, *arguments):
+        raise InvalidArgument(f"cannot create container from image {spec.image}: no command specified")
+    return (*entrypoint, *arguments)
+
+
+def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
+    """The service's variables, then those of the image that it does not set, and a PATH if nobody has one. A name without `=`
+    takes the image's variable away."""
+    merged = {line.partition("=")[0]: line for line in (DEFAULT_PATH, *image.config.env, *spec.env)}
+    first = list(dict.fromkeys(line.partition("=")[0] for line in spec.env))
+    rest = [name for name in merged if name not in first and name != "PATH"]
+    order = [*first, *(["PATH"] if "PATH" not in first else []), *rest]
+    return tuple(merged[name] for name in order if "=" in merged[name])
+
+
+def container_document(
+    container: Container, image: Image, user: User, directory: Path, seccomp: Mapping[str, Any] | None, hybrid_or_v1: bool
+) -> bytes:
+    """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in `directory`."""
+    config, spec = container.config, container.config.spec
+    capabilities = capability_set(spec.cap_add, spec.cap_drop)
+    variables = [f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if spec.tty else []), *container.env]
+    process = process_document(
+        container.args, variables, spec.dir or image.config.working_dir or "/", user, capabilities, spec.tty
+    )
+    process["rlimits"] = [_rlimit(limit) for limit in spec.ulimits]
+    document: dict[str, Any] = {
+        "ociVersion": "1.0.2",
+        "hostname": config.hostname,
+        "process": process,
+        "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
+        "mounts": [*_system_mounts(), *_own_files(directory, spec.mounts), *(_mount(mount) for mount in spec.mounts)],
+        "linux": {
+            "namespaces": _namespaces(config, hybrid_or_v1),
+            "cgroupsPath": f"/weft/{config.id}",
+            "resources": _resources(config.limits),
+            "sysctl": _sysctls(config),
+            "maskedPaths": _MASKED_PATHS,
+            "readonlyPaths": _READONLY_PATHS,
+        },
+    }
+    if seccomp is not None:
+        document["linux"]["seccomp"] = filter_for(dict(seccomp), capabilities)
+    return msgspec.json.encode(document)
+
+
+def process_document(
+    argv: Sequence[str], env: Sequence[str], directory: str, user: User, capabilities: Sequence[str], tty: bool
+) -> dict[str, Any]:
+    """`process` of the specification, for a container's first process or for another one in it."""
+    held = [] if user.uid else list(capabilities)
+    return {
+        "terminal": tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
+        "args": list(argv),
+        "env": list(env),
+        "cwd": directory,
+        "capabilities": {"bounding": list(capabilities), "effective": held, "permitted": held},
+        "noNewPrivileges": False,
+    }
+
+
+def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
+    """Docker's defaults less `drop`, and `add`; either may name ALL. Raises `InvalidArgument` for one that Linux does not have."""
+    added, dropped = [_capability(name) for name in add], [_capability(name) for name in drop]
+    base = _ALL_CAPABILITIES if "CAP_ALL" in added else DEFAULT_CAPABILITIES
+    kept = [] if "CAP_ALL" in dropped else [name for name in base if name not in dropped]
+    return tuple(dict.fromkeys((*kept, *(name for name in added if name != "CAP_ALL"))))
+
+
+def all_capabilities() -> tuple[str, ...]:
+    """For a privileged exec: all that this process could give away itself."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
+    return tuple(name for number, name in enumerate(_ALL_CAPABILITIES) if mask >> number & 1)
+
+
+def _capability(name: str) -> str:
+    full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
+    if full not in (*_ALL_CAPABILITIES, "CAP_ALL"):
+        raise InvalidArgument(f"invalid CapAdd: unknown capability: {name!r}")
+    return full
+
+
+def _rlimit(limit: Ulimit) -> dict[str, Any]:
+    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
+    if number is None:
+        raise InvalidArgument(f"invalid ulimit type: {limit.name}")
+    if 0 <= limit.hard < limit.soft:
+        raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
+    ours = resource.getrlimit(number)[1]
+    if ours != resource.RLIM_INFINITY and (limit.hard < 0 or limit.hard > ours) and not _may_raise_limits():
+        raise InvalidArgument(
+            f"cannot set ulimit {limit.name}={limit.soft}:{limit.hard}: this host's hard limit is {ours}"
+            " and the daemon has no CAP_SYS_RESOURCE to raise it"
+        )
+    unlimited = 2**64 - 1
+    soft, hard = (value if value >= 0 else unlimited for value in (limit.soft, limit.hard))
+    return {"type": f"RLIMIT_{limit.name.upper()}", "soft": soft, "hard": hard}
+
+
+def _may_raise_limits() -> bool:
+    return "CAP_SYS_RESOURCE" in all_capabilities()
+
+
+def _namespaces(config: ContainerConfig, hybrid_or_v1: bool) -> list[dict[str, str]]:
+    """Where cgroups are of version 1 a container sees the host's, as in the original."""
+    kinds = ["pid", "mount", "ipc", "uts", *([] if hybrid_or_v1 else ["cgroup"])]
+    network = [{"type": "network", "path": config.namespace}] if config.namespace is not None else []
+    return [*({"type": kind} for kind in kinds), *network]
+
+
+def _resources(limits: Resources) -> dict[str, Any]:
+    result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.memory:
+        result["memory"] = {"limit": limits.memory}
+    if limits.nano_cpus:
+        result["cpu"] = {"quota": max(1000, limits.nano_cpus * _CPU_PERIOD // 10**9), "period": _CPU_PERIOD}
+    if limits.pids:
+        result["pids"] = {"limit": limits.pids}
+    return result
+
+
+def _sysctls(config: ContainerConfig) -> dict[str, str]:
+    if config.namespace is not None:
+        return _NETWORK_SYSCTLS | config.spec.sysctls
+    network = sorted(name for name in config.spec.sysctls if name.startswith("net."))
+    if network:
+        raise InvalidArgument(f"cannot set sysctl {network[0]}: not allowed in the host's network namespace")
+    return config.spec.sysctls
+
+
+def _system_mounts() -> list[dict[str, Any]]:
+    def mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
+        return {"destination": target, "type": kind, "source": source or kind, "options": options}
+
+    safe = ("nosuid", "noexec", "nodev")
+    return [
+        mount("/proc", "proc", *safe),
+        mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        mount("/sys", "sysfs", *safe, "ro"),
+        mount("/sys/fs/cgroup", "cgroup", *safe, "ro"),
+        mount("/dev/mqueue", "mqueue", *safe),
+        mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=67108864", source="shm"),
+    ]
+
+
+def _own_files(directory: Path, mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+    """The three files that the daemon writes for a container, unless the user mounts others there."""
+    taken = {mount.target for mount in mounts}
+    targets = {"resolv.conf": "/etc/resolv.conf", "hostname": "/etc/hostname", "hosts": "/etc/hosts"}
+    return [
+        {"destination": target, "type": "bind", "source": str(directory / name), "options": ["rbind", "rprivate"]}
+        for name, target in targets.items()
+        if target not in taken
+    ]
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    access = "ro" if mount.read_only else "rw"
+    if mount.type == "bind":
+        options = ["rbind", "rprivate", access]
+    else:
+        size = [f"size={mount.tmpfs_size}"] if mount.tmpfs_size else []
+        options = ["nosuid", "nodev", "noexec", access, "mode=1777", *size]
+    source = mount.source if mount.type == "bind" else "tmpfs"
+    return {"destination": mount.target, "type": mount.type, "source": source, "options": options}

@@ -1,0 +1,304 @@
+"""The image store with the real file system, skopeo and a registry: what it unpacks, and what it refuses."""
+
+import asyncio
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.model.ids import ContainerId
+from weft.runtime.images import ImageStore
+from weft.runtime.mounts import mount_overlay, unmount
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+PATIENCE = 20.0
+
+
+def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for info, content in entries:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def file(
+    name: str, content: bytes = b"", mode: int = 0o644, kind: bytes = tarfile.REGTYPE, link: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.linkname, info.mtime = kind, mode, link, 1_600_000_000
+    return info, content
+
+
+def directory(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
+    return file(name, mode=mode, kind=tarfile.DIRTYPE)
+
+
+def docker_archive(tag: str, *layers: bytes, compress: bool = False, lie: bool = False) -> bytes:
+    digests = [f"sha256:{hashlib.sha256(layer + b'x' * lie).hexdigest()}" for layer in layers]
+    config = json.dumps({
+        "architecture": "amd64", "os": "linux", "created": "2024-01-02T03:04:05Z", "rootfs": {"type": "layers", "diff_ids": digests},
+        "config": {"Cmd": ["/x"], "Env": ["A=b"], "ExposedPorts": {"80/tcp": {}, "53/udp": {}}, "User": "7", "StopSignal": "SIGINT"},
+    }).encode()  # fmt: skip
+    stored = [gzip.compress(layer) if compress else layer for layer in layers]
+    names = [f"{number}/layer.tar" for number in range(len(layers))]
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": [tag], "Layers": names}]).encode()
+    return tar_of(file("manifest.json", manifest), file("c.json", config), *map(file, names, stored))
+
+
+def load(store: ImageStore, data: bytes) -> list[str]:
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    return asyncio.run(store.load(chunks()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "images", time.time_ns)
+
+
+def layer_of(store: ImageStore, tag: str, number: int = 0) -> Path:
+    return store.layer_directories(store.find(tag))[number]
+
+
+def test_an_image_is_loaded_found_and_kept(store: ImageStore, tmp_path: Path) -> None:
+    assert load(store, docker_archive("demo:1", tar_of(file("a", b"12345")))) == ["demo:1"]
+    again = ImageStore(tmp_path / "images", time.time_ns)
+    image = again.find("demo:1")
+    assert (image.size, image.created, image.config.user) == (5, 1_704_164_645 * 10**9, "7")
+    assert set(image.config.exposed_ports) == {(80, "tcp"), (53, "udp")}
+    assert {again.find(name).id for name in ("docker.io/library/demo:1", image.id, image.id[7:19])} == {image.id}
+    with pytest.raises(NotFound, match="No such image: demo:latest"):
+        again.find("demo")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_layer_keeps_modes_owners_links_devices_and_attributes(store: ImageStore, compress: bool) -> None:
+    owned, content = file("bin/tool", b"x", 0o4755)
+    owned.uid, owned.gid, owned.pax_headers = 12, 34, {"SCHILY.xattr.user.note": "hello"}
+    device, _ = file("null", kind=tarfile.CHRTYPE, mode=0o666)
+    device.devmajor, device.devminor = 1, 3
+    entries = [directory("bin", 0o711), (owned, content), file("hard", kind=tarfile.LNKTYPE, link="bin/tool")]
+    entries += [file("soft", kind=tarfile.SYMTYPE, link="/bin/tool"), (device, b""), file("pipe", kind=tarfile.FIFOTYPE)]
+    load(store, docker_archive("demo", tar_of(*entries), compress=compress))
+    layer = layer_of(store, "demo")
+    tool = (layer / "bin/tool").stat()
+    assert (stat.S_IMODE(tool.st_mode), tool.st_uid, tool.st_gid, tool.st_nlink) == (0o4755, 12, 34, 2)
+    assert os.getxattr(layer / "hard", "user.note") == b"hello"
+    assert (layer / "soft").readlink() == Path("/bin/tool")
+    assert (layer / "null").stat().st_rdev == os.makedev(1, 3)
+    assert stat.S_ISFIFO((layer / "pipe").stat().st_mode)
+    assert (stat.S_IMODE((layer / "bin").stat().st_mode), (layer / "bin").stat().st_mtime) == (0o711, 1_600_000_000)
+
+
+def test_whiteouts_hide_what_is_below(store: ImageStore, tmp_path: Path) -> None:
+    lower = tar_of(directory("d"), file("d/gone", b"1"), file("d/stays", b"2"), directory("o"), file("o/old", b"3"))
+    upper = tar_of(directory("d"), file("d/.wh.gone"), directory("o"), file("o/.wh..wh..opq"), file("o/new", b"4"))
+    load(store, docker_archive("demo", lower, upper))
+    for name in ("up", "work", "all"):
+        (tmp_path / name).mkdir()
+    mount_overlay(store.layer_directories(store.find("demo")), tmp_path / "up", tmp_path / "work", tmp_path / "all")
+    try:
+        assert sorted(str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*")) == [
+            "d",
+            "d/stays",
+            "o",
+            "o/new",
+        ]
+    finally:
+        unmount(tmp_path / "all")
+
+
+def test_a_hundred_layers_below_a_long_path_can_be_mounted(tmp_path: Path) -> None:
+    base = tmp_path / ("long" * 40)
+    layers = [base / f"{number:064}" for number in range(100)]
+    for path in (*layers, base / "up", base / "work", base / "all"):
+        path.mkdir(parents=True)
+        (path / path.name[-3:]).touch()
+    (base / "work" / "ork").unlink()
+    mount_overlay(layers, base / "up", base / "work", base / "all")
+    try:
+        assert {path.name for path in (base / "all").iterdir()} == {f"{number:03}" for number in range(100)} | {"up"}
+    finally:
+        unmount(base / "all")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [file("../../../../outside", b"x")],
+        [file("/../../../../../outside", b"x")],
+        [file("way", kind=tarfile.SYMTYPE, link="../../../.."), file("way/outside", b"x")],
+        [file("way", kind=tarfile.SYMTYPE, link="{root}"), file("way/outside", b"x")],
+        [file("way", kind=tarfile.SYMTYPE, link="{root}/outside"), file("way", b"x")],
+    ],
+)
+def test_nothing_is_written_outside_of_a_layer(
+    store: ImageStore, tmp_path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    for info, _ in entries:
+        info.linkname = info.linkname.replace("{root}", str(tmp_path))
+    load(store, docker_archive("demo", tar_of(*entries)))
+    outside = [path for path in tmp_path.rglob("outside") if not path.is_relative_to(tmp_path / "images" / "layers")]
+    assert outside == []
+    assert not (tmp_path / "images" / "outside").exists()
+    assert not (tmp_path / "images" / "layers" / "outside").exists()
+
+
+def test_a_hard_link_cannot_reach_a_file_of_the_host(store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    with pytest.raises(OperationFailed, match="cannot unpack layer"):
+        load(store, docker_archive("demo", tar_of(file("link", kind=tarfile.LNKTYPE, link=f"../../../..{tmp_path}/secret"))))
+    assert store.all() == []
+    assert list((tmp_path / "images" / "layers").iterdir()) == []
+
+
+def test_what_is_no_image_is_refused_and_leaves_nothing(store: ImageStore, tmp_path: Path) -> None:
+    for data in (b"", b"garbage" * 1000, tar_of(file("hello", b"x")), tar_of(file("manifest.json", b"[{}]"))):
+        with pytest.raises(InvalidArgument, match="cannot load image"):
+            load(store, data)
+    with pytest.raises(OperationFailed, match="its digest is"):
+        load(store, docker_archive("demo", tar_of(file("a", b"x")), lie=True))
+    assert store.all() == []
+    assert not list((tmp_path / "images" / "tmp").iterdir())
+
+
+def test_an_oci_archive_is_loaded(store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "d.tar").write_bytes(docker_archive("demo:oci", tar_of(file("a", b"12345"))))
+    target = f"oci-archive:{tmp_path}/o.tar:demo:oci"
+    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"docker-archive:{tmp_path}/d.tar", target], check=True)
+    assert load(store, (tmp_path / "o.tar").read_bytes()) == ["demo:oci"]
+    assert (layer_of(store, "demo:oci") / "a").read_bytes() == b"12345"
+
+
+def test_tags_move_and_the_last_one_takes_the_image_with_it(store: ImageStore) -> None:
+    shared, own = tar_of(file("shared", b"1")), tar_of(file("own", b"2"))
+    load(store, docker_archive("one:1", shared))
+    load(store, docker_archive("two:1", shared, own))
+    one, two = store.find("one:1"), store.find("two:1")
+    asyncio.run(store.tag("one:1", "other"))
+    with pytest.raises(Conflict, match="referenced in multiple repositories"):
+        asyncio.run(store.remove(one.id))
+    assert asyncio.run(store.remove("one:1")) == [("Untagged", "one:1")]
+    asyncio.run(store.tag("two:1", "other"))
+    assert (store.find("other").id, store.find(one.id).tags) == (two.id, ())
+    assert asyncio.run(store.remove(two.id, force=True)) == [
+        ("Untagged", "two:1"), ("Untagged", "other:latest"), ("Deleted", two.id), ("Deleted", two.layers[1]),
+    ]  # fmt: skip
+    assert (store.layer_directories(one)[0] / "shared").exists()
+
+
+def test_an_image_in_use_stays(store: ImageStore) -> None:
+    load(store, docker_archive("demo", tar_of(file("a"))))
+    store.set_users(lambda _: [ContainerId("c" * 64)])
+    with pytest.raises(Conflict, match="container cccccccccccc is using its referenced image"):
+        asyncio.run(store.remove("demo"))
+    assert store.find("demo").tags == ("demo:latest",)
+
+
+def test_stores_of_one_machine_share_layers(tmp_path: Path) -> None:
+    archive = docker_archive("demo", tar_of(file("a", b"1")))
+    stores = [ImageStore(tmp_path / name, time.time_ns, shared=tmp_path / "shared") for name in ("n1", "n2")]
+    for store in stores:
+        load(store, archive)
+    assert layer_of(stores[0], "demo") == layer_of(stores[1], "demo")
+    asyncio.run(stores[0].remove("demo"))
+    assert (layer_of(stores[1], "demo") / "a").exists()
+
+
+_REGISTRY = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {root}}}}}
+http: {{addr: 127.0.0.1:5000}}
+"""
+_PULL = """
+import asyncio, sys, time
+from pathlib import Path
+from weft.errors import WeftError
+from weft.runtime.images import ImageStore
+async def main():
+    store = ImageStore(Path(sys.argv[1]), time.time_ns)
+    for reference in sys.argv[2:]:
+        try:
+            async for line in store.pull(reference):
+                print(line)
+        except WeftError as error:
+            print(f"{type(error).__name__}: {error}")
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[list[str]]:
+    """A registry in a network namespace of its own; the start of a command line that runs something in it."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("needs docker-registry")
+    name = f"rt-registry-{os.getpid()}"
+    (tmp_path / "registry.yml").write_text(_REGISTRY.format(root=tmp_path / "registry"))
+    inside = ["ip", "netns", "exec", name]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
+        command = [*inside, "docker-registry", "serve", str(tmp_path / "registry.yml")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                wait_for_registry(inside)
+                yield inside
+            finally:
+                server.kill()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def wait_for_registry(inside: list[str]) -> None:
+    probe = "import socket; socket.create_connection(('127.0.0.1', 5000), 1)"
+    deadline = time.monotonic() + PATIENCE
+    while subprocess.run([*inside, sys.executable, "-c", probe], capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, "the registry does not answer"
+        time.sleep(0.05)
+
+
+def test_an_image_is_pulled_from_a_registry(registry: list[str], tmp_path: Path) -> None:
+    (tmp_path / "d.tar").write_bytes(docker_archive("demo", tar_of(file("a", b"12345"))))
+    name = "127.0.0.1:5000/team/demo"
+    push = [
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        "-q",
+        "--dest-tls-verify=false",
+        f"docker-archive:{tmp_path}/d.tar",
+        f"docker://{name}:1",
+    ]
+    subprocess.run([*registry, *push], check=True)
+    references = [f"{name}:1", f"{name}:1", f"{name}:2", "127.0.0.1:5000/absent", "127.0.0.1:9/team/demo"]
+    output = subprocess.run(
+        [*registry, sys.executable, "-c", _PULL, str(tmp_path / "images"), *references],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    digest = output[1].removeprefix("Digest: ")
+    assert output[:3] == ["1: Pulling from team/demo", f"Digest: {digest}", f"Status: Downloaded newer image for {name}:1"]
+    assert output[5] == f"Status: Image is up to date for {name}:1"
+    assert output[7] == f"NotFound: manifest for {name}:2 not found: manifest unknown: manifest unknown"
+    assert output[9].startswith("NotFound: manifest for 127.0.0.1:5000/absent:latest not found")
+    assert output[11].startswith("OperationFailed: cannot pull 127.0.0.1:9/team/demo:latest: ")
+    assert "connection refused" in output[11]
+    image = ImageStore(tmp_path / "images", time.time_ns).find(f"{name}@{digest}")
+    assert (image.tags, image.digests) == ((f"{name}:1",), (f"{name}@{digest}",))

@@ -1,0 +1,228 @@
+"""From a container's configuration to the OCI runtime's document: what Docker's defaults and the user's wishes make of it."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.errors import InvalidArgument, NotFound, OperationFailed
+from weft.model.container import Container, ContainerConfig, Image, ImageConfig
+from weft.model.ids import ContainerId
+from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.runtime.conmon import signal_number
+from weft.runtime.rootfs import User, find_user, resolve
+from weft.runtime.seccomp import filter_for
+from weft.runtime.skopeo import translate_error
+from weft.runtime.spec import capability_set, command_line, container_document, environment
+
+IMAGE = Image(
+    id="sha256:" + "a" * 64, config=ImageConfig(entrypoint=("/entry",), cmd=("one", "two"), env=("A=image", "B=image"))
+)
+
+
+def document(
+    namespace: str | None = "/run/netns/x", limits: Resources | None = None, v1: bool = True, **spec: Any
+) -> dict[str, Any]:
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="name", spec=ContainerSpec(image="image", **spec), hostname="box", namespace=namespace,
+        limits=limits or Resources(),
+    )  # fmt: skip
+    container = Container(config=config, image=IMAGE.id, args=("/entry",), env=("A=b",))
+    decoded: dict[str, Any] = msgspec.json.decode(container_document(container, IMAGE, User(0, 0), Path("/data/c"), None, v1))
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "expected"),
+    [
+        ((), (), ("/entry", "one", "two")),
+        ((), ("three",), ("/entry", "three")),
+        (("/other",), (), ("/other",)),
+        (("/other",), ("three",), ("/other", "three")),
+    ],
+)
+def test_command_and_args_replace_what_the_image_says(
+    command: tuple[str, ...], args: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    assert command_line(IMAGE, ContainerSpec(image="image", command=command, args=args)) == expected
+
+
+def test_an_image_without_a_command_needs_one() -> None:
+    with pytest.raises(InvalidArgument, match="no command specified"):
+        command_line(Image(id="sha256:0"), ContainerSpec(image="image"))
+
+
+def test_the_environment_has_each_name_once_and_the_users_value() -> None:
+    env = environment(IMAGE, ContainerSpec(image="image", env=("B=user", "C=user", "A")))
+    assert env[0] == "B=user"
+    assert set(env) == {"B=user", "C=user", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "has", "lacks"),
+    [
+        ((), (), "CAP_NET_RAW", "CAP_SYS_ADMIN"),
+        (("net_admin",), (), "CAP_NET_ADMIN", "CAP_SYS_ADMIN"),
+        ((), ("CAP_NET_RAW",), "CAP_CHOWN", "CAP_NET_RAW"),
+        (("CAP_CHOWN",), ("ALL",), "CAP_CHOWN", "CAP_NET_RAW"),
+        (("ALL",), ("SYS_ADMIN",), "CAP_BPF", "CAP_SYS_ADMIN"),
+    ],
+)
+def test_capabilities_are_added_and_dropped(add: tuple[str, ...], drop: tuple[str, ...], has: str, lacks: str) -> None:
+    found = capability_set(add, drop)
+    assert has in found
+    assert lacks not in found
+    assert "CAP_ALL" not in found
+
+
+def test_unknown_capabilities_signals_and_limits_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="FLY"):
+        capability_set(("FLY",), ())
+    with pytest.raises(InvalidArgument, match="SIGNOPE"):
+        signal_number("SIGNOPE")
+    with pytest.raises(InvalidArgument, match="invalid ulimit type: x"):
+        document(ulimits=(Ulimit("x", 1, 1),))
+
+
+def test_a_limit_above_what_this_host_may_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.runtime.spec.all_capabilities", tuple)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with pytest.raises(InvalidArgument, match=f"nofile=5:{hard + 1}: this host's hard limit is {hard}"):
+        document(ulimits=(Ulimit("nofile", 5, hard + 1),))
+
+
+def test_limits_become_cgroup_values() -> None:
+    resources = document(limits=Resources(memory=64 << 20, nano_cpus=1_500_000_000, pids=7))["linux"]["resources"]
+    assert resources["memory"]["limit"] == 64 << 20
+    assert resources["cpu"] == {"quota": 150_000, "period": 100_000}
+    assert resources["pids"]["limit"] == 7
+
+
+def test_namespaces_are_its_own_but_for_the_network() -> None:
+    kinds = {entry["type"]: entry.get("path") for entry in document()["linux"]["namespaces"]}
+    assert kinds == {"pid": None, "mount": None, "ipc": None, "uts": None, "network": "/run/netns/x"}
+    assert "network" not in {entry["type"] for entry in document(namespace=None)["linux"]["namespaces"]}
+    assert "cgroup" in {entry["type"] for entry in document(v1=False)["linux"]["namespaces"]}
+
+
+def test_network_sysctls_are_for_a_network_namespace_of_its_own() -> None:
+    assert document(sysctls={"net.ipv4.ip_forward": "1"})["linux"]["sysctl"]["net.ipv4.ip_forward"] == "1"
+    with pytest.raises(InvalidArgument, match=r"net\.ipv4\.ip_forward"):
+        document(namespace=None, sysctls={"net.ipv4.ip_forward": "1"})
+
+
+def test_a_user_who_is_not_root_holds_no_capabilities() -> None:
+    config = ContainerConfig(id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace=None)
+    container = Container(config=config, image=IMAGE.id, args=("x",))
+    process = msgspec.json.decode(container_document(container, IMAGE, User(5, 6), Path("/d"), None, True))["process"]
+    assert process["capabilities"]["effective"] == []
+    assert "CAP_CHOWN" in process["capabilities"]["bounding"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\nbroken\n")
+    (etc / "group").write_text("root:x:0:\nwww:x:34:\nlog:x:40:web,other\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "expected"),
+    [
+        ("", (), User(0, 0)),
+        ("web", (), User(33, 34, (40,))),
+        ("33", (), User(33, 34, (40,))),
+        ("web:log", (), User(33, 40)),
+        ("web:7", ("www",), User(33, 7, (34,))),
+        ("1234", (), User(1234, 0)),
+        ("0:0", ("9",), User(0, 0, (9,))),
+    ],
+)
+def test_users_and_groups_are_those_of_the_image(root: Path, user: str, groups: tuple[str, ...], expected: User) -> None:
+    assert find_user(root, user, groups) == expected
+
+
+def test_users_that_the_image_does_not_have_are_refused(root: Path) -> None:
+    with pytest.raises(InvalidArgument, match="unable to find user who"):
+        find_user(root, "who")
+    with pytest.raises(InvalidArgument, match="unable to find group what"):
+        find_user(root, "web:what")
+
+
+def test_a_user_table_that_leads_out_of_the_image_is_not_read(root: Path) -> None:
+    (root / "etc/passwd").unlink()
+    (root / "etc/passwd").symlink_to("/etc/passwd")
+    with pytest.raises(InvalidArgument, match="unable to find user daemon|too many symbolic links"):
+        find_user(root, "daemon")
+
+
+@given(
+    links=st.dictionaries(
+        st.sampled_from("abc"), st.lists(st.sampled_from(["a", "b", "c", "..", ".", "d"]), min_size=1).map("/".join), max_size=3
+    ),
+    absolute=st.booleans(),
+    path=st.lists(st.sampled_from(["a", "b", "c", "..", ".", "d"])).map("/".join),
+)
+def test_no_path_leads_out_of_the_root(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, str], absolute: bool, path: str
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    for name, target in links.items():
+        (root / name).symlink_to(f"/{target}" if absolute else target)
+    try:
+        found = resolve(root, path)
+    except InvalidArgument:
+        return
+    assert found.is_relative_to(root)
+    assert ".." not in found.relative_to(root).parts
+
+
+def test_seccomp_rules_hold_for_the_capabilities_they_name() -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
+        "syscalls": [
+            {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}},
+            {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}, "excludes": {}},
+            {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "includes": {}, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["arm_thing"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm64"]}},
+        ],
+    }  # fmt: skip
+    plain, admin = (filter_for(profile, caps, "x86_64") for caps in ((), ("CAP_SYS_ADMIN",)))
+    assert [(rule["names"][0], rule["action"]) for rule in plain["syscalls"]] == [
+        ("read", "SCMP_ACT_ALLOW"),
+        ("bpf", "SCMP_ACT_ERRNO"),
+    ]
+    assert [(rule["names"][0], rule["action"]) for rule in admin["syscalls"]] == [
+        ("read", "SCMP_ACT_ALLOW"),
+        ("bpf", "SCMP_ACT_ALLOW"),
+    ]
+    assert plain["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    assert plain["defaultErrnoRet"] == 38
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "expected"),
+    [
+        ("reading manifest 2: manifest unknown", NotFound, "manifest for a/b:2 not found: manifest unknown"),
+        ("requested access to the resource is denied", NotFound, "pull access denied for a/b, repository does not exist or may"),
+        ("name unknown: repository name not known to registry", NotFound, "pull access denied for a/b"),
+        ('time="x" level=fatal msg="pinging: dial tcp 1.2.3.4:443: connection refused"', OperationFailed,
+         "cannot pull a/b:2: pinging: dial tcp 1.2.3.4:443: connection refused"),
+    ],
+)  # fmt: skip
+def test_a_registrys_errors_are_told_in_the_originals_words(words: str, kind: type[Exception], expected: str) -> None:
+    error = translate_error(words, "a/b", "2")
+    assert type(error) is kind
+    assert str(error).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "TERM", "sigterm", "15"])
+def test_signals_have_many_names(name: str) -> None:
+    assert signal_number(name) == 15
