@@ -1,0 +1,79 @@
+"""What `docker events` shows of the swarm: creation, change and removal of services, networks and nodes.
+
+What a control loop writes into an object for itself (an address, a cursor) is no event; what a user could see in a list is.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+from weft.model.container import NodeEvent
+from weft.model.meta import Nanoseconds
+from weft.model.network import Network
+from weft.model.node import Node
+from weft.model.service import Service
+from weft.model.state import Event
+from weft.store.base import Store
+
+KINDS: tuple[Literal["network", "node", "service"], ...] = ("network", "node", "service")
+
+
+async def node_events(store: Store, clock: Callable[[], Nanoseconds]) -> AsyncIterator[NodeEvent]:
+    """New ones as they are committed, without end."""
+    subscription = store.subscribe(KINDS)
+    try:
+        while True:
+            for event in await subscription.next():
+                shown = node_event(event, clock())
+                if shown is not None:
+                    yield shown
+    finally:
+        subscription.close()
+
+
+def node_event(event: Event, now: Nanoseconds) -> NodeEvent | None:
+    """None for a change that nobody sees. `now` is the time of a removal; all else carries its own."""
+    if event.kind not in KINDS:
+        return None
+    attributes = {"name": _name(event)}
+    if event.before is not None and event.after is not None:
+        changed = _changed(event)
+        if changed is None:
+            return None
+        attributes |= changed
+    return NodeEvent(
+        type=event.kind,
+        action="create" if event.before is None else "remove" if event.after is None else "update",
+        id=event.object.id,
+        attributes=attributes,
+        time=event.after.meta.updated_at if event.after is not None else now,
+        scope="swarm",
+    )
+
+
+def _name(event: Event) -> str:
+    return event.object.hostname if isinstance(event.object, Node) else event.object.name
+
+
+def _changed(event: Event) -> dict[str, str] | None:
+    """The attributes of an update (`replicas.new`, `state.old`…), as the original names them; None if nothing visible changed."""
+    before, after = event.before, event.after
+    if isinstance(before, Service) and isinstance(after, Service):
+        attributes = _pair("replicas", before.spec.replicas, after.spec.replicas)
+        old, new = before.update_status, after.update_status
+        attributes |= _pair("updatestate", old.state if old else None, new.state if new else None)
+        return attributes if attributes or before.spec != after.spec else None
+    if isinstance(before, Node) and isinstance(after, Node):
+        attributes = _pair("state", before.status.state, after.status.state)
+        attributes |= _pair("availability", before.spec.availability, after.spec.availability)
+        attributes |= _pair("role", before.spec.role, after.spec.role)
+        return attributes if attributes or before.spec != after.spec else None
+    if isinstance(before, Network) and isinstance(after, Network):
+        return {} if before.spec != after.spec else None
+    return None
+
+
+def _pair(name: str, old: object, new: object) -> dict[str, str]:
+    """`<name>.new` and `<name>.old` if they differ; a side that is not there is left out."""
+    if old == new:
+        return {}
+    return {f"{name}.{side}": str(value) for side, value in (("new", new), ("old", old)) if value is not None}

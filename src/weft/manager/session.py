@@ -1,0 +1,129 @@
+"""One agent's session, from the manager's side: a task that receives, a task that sends, and nothing that grows in between.
+
+What is to be sent is not queued but noted: answers to status reports by number, and the newest assignment. When the other side
+has taken the last message, the difference is computed between the assignment that it has and the newest one, so that an agent
+which reads slowly skips what it missed. An agent that reports without reading the answers is cut off.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from weft.cluster.base import ManagerSession, SessionClosed
+from weft.cluster.messages import (
+    AssignmentUpdate,
+    FromAgent,
+    Goodbye,
+    Heartbeat,
+    StatusAccepted,
+    StatusUpdate,
+    Welcome,
+)
+from weft.control.dispatcher import Memo, difference
+from weft.errors import WeftError
+from weft.manager.statuses import Report, StatusWriter
+from weft.model.assignment import Assignment
+from weft.model.ids import NodeId
+from weft.model.meta import SECOND, Nanoseconds
+
+log = logging.getLogger(__name__)
+
+MAX_UNANSWERED = 256
+"""Status reports whose answer the agent has not taken."""
+
+
+class AgentLink:
+    def __init__(self, session: ManagerSession, statuses: StatusWriter, heard: Callable[[], None]) -> None:
+        """`heard` is called for each message of the agent."""
+        self._session = session
+        self._statuses = statuses
+        self._heard = heard
+        self._sent: Assignment | None = None
+        self._newest: Assignment | None = None
+        self._memo: Memo = {}
+        self._unanswered = 0
+        self._accepted: deque[int] = deque()
+        self._work = asyncio.Event()
+        self._work.set()
+        self._end: asyncio.Future[WeftError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def node(self) -> NodeId:
+        return self._session.peer.node
+
+    @property
+    def newest(self) -> Assignment | None:
+        """What the agent has, or will get next."""
+        return self._newest
+
+    def offer(self, assignment: Assignment, memo: Memo) -> None:
+        """To be sent in place of all that were not yet sent. `memo` is shared by the nodes that are offered one together."""
+        self._newest, self._memo = assignment, memo
+        self._work.set()
+
+    def end(self, cause: WeftError) -> None:
+        """Makes `run` raise `cause`."""
+        if not self._end.done():
+            self._end.set_result(cause)
+
+    async def run(self, welcome: Welcome, silence: Nanoseconds) -> None:
+        """Until the session ends: always raises, `SessionClosed` unless somebody asked for another end. An agent that says
+        nothing for `silence` is gone."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send(welcome))
+                group.create_task(self._receive(silence / SECOND))
+                group.create_task(self._until_ended())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _until_ended(self) -> None:
+        raise await self._end
+
+    async def _receive(self, silence: float) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(silence):
+                    message = await self._session.receive()
+            except TimeoutError:
+                raise SessionClosed(f"node {self.node} has been silent for {silence:g} s") from None
+            self._heard()
+            self._take(message)
+
+    def _take(self, message: FromAgent) -> None:
+        match message:
+            case Heartbeat():
+                pass
+            case StatusUpdate(number=number, statuses=statuses):
+                self._unanswered += 1
+                if self._unanswered > MAX_UNANSWERED:
+                    raise SessionClosed(f"node {self.node} does not take the answers to its reports")
+                self._statuses.submit(Report(self.node, statuses, lambda: self._answer(number)))
+            case Goodbye(reason=reason):
+                raise SessionClosed(f"node {self.node} said goodbye: {reason}")
+            case _:
+                raise SessionClosed(f"node {self.node} sent {type(message).__name__} out of order")
+
+    def _answer(self, number: int) -> None:
+        self._accepted.append(number)
+        self._work.set()
+
+    async def _send(self, welcome: Welcome) -> None:
+        await self._session.send(welcome)
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._accepted:
+                await self._session.send(StatusAccepted(self._accepted.popleft()))
+                self._unanswered -= 1
+            if self._newest is not None and self._newest is not self._sent:
+                await self._send_assignment(self._newest)
+
+    async def _send_assignment(self, assignment: Assignment) -> None:
+        change = difference(self._sent, assignment, self._memo)
+        self._memo = {}
+        if not change.is_empty:
+            await self._session.send(AssignmentUpdate(change))
+            log.debug("assignment.sent node=%s revision=%d full=%s", self.node, change.revision, change.full)
+        self._sent = assignment

@@ -1,0 +1,85 @@
+"""What agents report of their tasks, committed for all nodes together.
+
+Reports that come within a few milliseconds share one commit. A report counts only from the node that the task is assigned to, and
+an observed state only grows: what is late, repeated or about somebody else's task is accepted and changes nothing, so that an
+agent which repeats itself until it is answered comes to an end.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from weft.errors import WeftError
+from weft.manager.transaction import transact
+from weft.model.ids import NodeId, TaskId
+from weft.model.state import Change, ClusterState, Put
+from weft.model.task import Task, TaskStatus
+from weft.store.base import Store
+
+log = logging.getLogger(__name__)
+
+WINDOW = 0.01
+"""Seconds that the first report of a batch waits for others."""
+RETRY = 0.5
+"""Seconds until a commit that failed is tried again."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    node: NodeId
+    statuses: tuple[tuple[TaskId, TaskStatus], ...]
+    accepted: Callable[[], None]
+    """Called once the report is committed."""
+
+
+class StatusWriter:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._reports: list[Report] = []
+        self._arrived = asyncio.Event()
+
+    def submit(self, report: Report) -> None:
+        self._reports.append(report)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it does again."""
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(WINDOW)
+            reports, self._reports = self._reports, []
+            self._arrived.clear()
+            try:
+                await self._commit(reports)
+            except Exception:
+                log.exception("statuses.dropped reports=%d", len(reports))
+
+    async def _commit(self, reports: Sequence[Report]) -> None:
+        while True:
+            try:
+                await transact(self._store, lambda state: merged(state, reports))
+                break
+            except WeftError as error:
+                log.error("statuses.failed reports=%d cause=%s", len(reports), error)
+                await asyncio.sleep(RETRY)
+        for report in reports:
+            report.accepted()
+
+
+def merged(state: ClusterState, reports: Iterable[Report]) -> list[Change]:
+    """One change for each task that the reports move forward."""
+    tasks: dict[TaskId, Task] = {}
+    for report in reports:
+        for id, status in report.statuses:
+            task = tasks.get(id) or state.tasks.get(id)
+            if task is not None and task.node == report.node and _is_news(task.status, status):
+                tasks[id] = msgspec.structs.replace(task, status=status)
+    return [Put(task) for task in tasks.values()]
+
+
+def _is_news(old: TaskStatus, new: TaskStatus) -> bool:
+    """A higher state; or more about the same one, unless it is an ended one."""
+    if new.state == old.state:
+        return not old.state.is_terminal and new != old
+    return new.state > old.state
