@@ -1,0 +1,1 @@
+"""Ring 2: names. A codec for DNS messages, the names that one container may ask for, and the answer to a question."""

@@ -1,0 +1,114 @@
+"""From a question to its answer: here, by somebody else, or not at all. (reference/swarm.md D.9.2)
+
+What a container sends to 127.0.0.11 comes here as bytes and leaves as bytes, as `Forward` (ask the host's servers), or as None (say
+nothing: it was an answer, or too short to answer to). Nothing that a container sends raises.
+
+A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600; for AAAA and MX with nothing, but
+not "no such name", or the client would believe that there is no A record either. Everything else is forwarded.
+"""
+
+from ipaddress import AddressValueError, IPv4Address
+from typing import Literal, Protocol
+
+import msgspec
+
+from weft.dns import codec
+from weft.dns.codec import Message, Question, Record
+from weft.dns.zone import Zone
+from weft.errors import InvalidArgument
+
+TTL = 600
+"""Seconds; the original's."""
+REVERSE = ".in-addr.arpa"
+
+Transport = Literal["udp", "tcp"]
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """Nobody here knows: ask another server with these bytes."""
+
+    query: bytes
+
+
+class Shuffler(Protocol):
+    """`random.Random`, as far as it is needed."""
+
+    def shuffle(self, x: list[IPv4Address], /) -> None: ...
+
+
+def answer(query: bytes, zone: Zone, rng: Shuffler, transport: Transport = "udp") -> bytes | Forward | None:
+    """The answer to one message of a container."""
+    if len(query) < codec.HEADER.size or query[2] & 0x80:
+        return None
+    try:
+        message = codec.decode(query)
+    except InvalidArgument:
+        return failure(query, codec.FORMERR)
+    if message.opcode != 0:
+        return failure(query, codec.NOTIMP)
+    if len(message.questions) != 1:
+        return failure(query, codec.FORMERR)
+    records = _records(message.questions[0], zone, rng)
+    if records is not None:
+        return _reply(message, records, transport)
+    return Forward(query) if zone.forwards else failure(query, codec.SERVFAIL)
+
+
+def failure(query: bytes, rcode: int) -> bytes:
+    """The answer "no" to a query of at least a header's length, whatever else is in it; with its question if it has one."""
+    id = int.from_bytes(query[:2], "big")
+    recursion = bool(query[2] & 0x01)
+    opcode = query[2] >> 3 & 0xF
+    try:
+        questions = codec.decode(query).questions[:1]
+        return codec.encode(_response(id, opcode, recursion, rcode, questions))
+    except InvalidArgument:
+        return codec.encode(_response(id, opcode, recursion, rcode, ()))
+
+
+def _records(question: Question, zone: Zone, rng: Shuffler) -> list[Record] | None:
+    """What is known here; None: nothing, not even that the name exists."""
+    if question.class_ != codec.IN:
+        return None
+    if question.type == codec.PTR:
+        return _pointer(question, zone)
+    if question.type not in (codec.A, codec.AAAA, codec.MX):
+        return None
+    addresses = zone.addresses(question.name)
+    if addresses is None:
+        # The client is to go on with its search list: with ndots a name without a dot is no whole name (D.9.2).
+        single = zone.ndots > 0 and "." not in question.name and question.type != codec.MX
+        return [] if single and question.name else None
+    if question.type != codec.A:
+        return []
+    shuffled = list(addresses)
+    rng.shuffle(shuffled)
+    return [Record(question.name, codec.A, TTL, address) for address in shuffled]
+
+
+def _pointer(question: Question, zone: Zone) -> list[Record] | None:
+    name = question.name.lower()
+    if not name.endswith(REVERSE):
+        return None
+    try:
+        address = IPv4Address(".".join(reversed(name.removesuffix(REVERSE).split("."))))
+    except AddressValueError:
+        return None
+    found = zone.pointer(address)
+    return None if found is None else [Record(question.name, codec.PTR, TTL, found)]
+
+
+def _reply(query: Message, records: list[Record], transport: Transport) -> bytes:
+    reply = msgspec.structs.replace(
+        _response(query.id, query.opcode, query.recursion_desired, codec.NOERROR, query.questions),
+        answers=tuple(records),
+        udp_size=None if query.udp_size is None else codec.MAX_UDP,
+    )
+    limit = codec.MAX_TCP if transport == "tcp" else max(codec.MAX_UDP, query.udp_size or 0)
+    return codec.encode(reply, limit)
+
+
+def _response(id: int, opcode: int, recursion: bool, rcode: int, questions: tuple[Question, ...]) -> Message:
+    return Message(
+        id=id, response=True, opcode=opcode, recursion_desired=recursion, recursion_available=True, rcode=rcode, questions=questions
+    )  # fmt: skip

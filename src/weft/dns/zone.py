@@ -1,0 +1,133 @@
+"""The names that one container may ask for, made from what its node was told of the container's networks.
+
+On each network a task answers to its own name and to its aliases (short id of the container, hostname); `tasks.<service>` and
+`tasks.<alias>` are the addresses of the tasks that serve; `<service>` and its aliases are the virtual address, or the addresses
+of the serving tasks if it has none. A service's names exist as long as the service is known on the network, with or without
+tasks. A name is looked up in the user's networks in the order of the task's attachments, then in the ingress network; the first
+that knows it answers. `<name>.<network>` looks in that one only. (reference/swarm.md D.9)
+
+A `NetworkNames` is the same for all containers of a network: make it once per `NetworkView`.
+"""
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+import msgspec
+
+from weft.model.assignment import Assignment, EndpointRecord, NetworkView
+from weft.model.ids import NetworkId, TaskId
+
+Addresses = tuple[IPv4Address, ...]
+
+
+class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of one network, in lower case."""
+
+    network: str
+    """Its name."""
+    ingress: bool
+    internal: bool
+    addresses: Mapping[str, Addresses]
+    """An empty tuple: the name exists and nobody serves it."""
+    pointers: Mapping[IPv4Address, str]
+    """The task's name."""
+
+    @classmethod
+    def of(cls, view: NetworkView) -> "NetworkNames":
+        definition = view.definition
+        tasks = [e for e in view.endpoints.values() if e.task is not None]
+        return cls(
+            network=definition.name.lower(), ingress=definition.ingress, internal=definition.internal,
+            addresses=_task_names(tasks) | _service_names(view, tasks),
+            pointers={e.address.ip: e.name for e in tasks if e.name},
+        )  # fmt: skip
+
+
+class Zone(msgspec.Struct, frozen=True, kw_only=True):
+    """What one container sees."""
+
+    networks: tuple[NetworkNames, ...]
+    """In the order in which they are searched."""
+    forwards: bool = True
+    """False for a container on internal networks only: it may not reach anybody outside, not by a name server either."""
+    ndots: int = 0
+    """As the user set it; the resolver in the container has 0 if he did not."""
+
+    def addresses(self, name: str) -> Addresses | None:
+        """None: nobody here knows that name."""
+        name = name.lower()
+        for network in self.networks:
+            found = network.addresses.get(name)
+            if found is not None:
+                return found
+        for network in self.networks:
+            found = network.addresses.get(name.removesuffix(f".{network.network}"))
+            if found is not None:
+                return found
+        return None
+
+    def pointer(self, address: IPv4Address) -> str | None:
+        """`<name>.<network>` of the task that has the address."""
+        for network in self.networks:
+            name = network.pointers.get(address)
+            if name is not None:
+                return f"{name}.{network.network}"
+        return None
+
+
+def zone_for(assignment: Assignment, task: TaskId, names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of) -> Zone:
+    """The zone of a task's container; an empty one if the task is not there. `names_of` may be a cache of `NetworkNames.of`."""
+    assigned = assignment.tasks.get(task)
+    if assigned is None:
+        return Zone(networks=(), forwards=False)
+    views = [assignment.networks[a.network] for a in assigned.attachments if a.network in assignment.networks]
+    names = sorted((names_of(view) for view in views), key=lambda n: n.ingress)
+    outward = not names or any(not n.internal for n in names)
+    return Zone(networks=tuple(names), forwards=outward, ndots=_ndots(assigned.spec.container.dns_options))
+
+
+class NameCache:
+    """`NetworkNames.of`, computed once for each view. A view is compared by identity: a new assignment keeps those that are
+    as they were."""
+
+    def __init__(self) -> None:
+        self._cache: dict[NetworkId, tuple[NetworkView, NetworkNames]] = {}
+
+    def __call__(self, view: NetworkView) -> NetworkNames:
+        cached = self._cache.get(view.definition.id)
+        if cached is None or cached[0] is not view:
+            cached = (view, NetworkNames.of(view))
+            self._cache[view.definition.id] = cached
+        return cached[1]
+
+
+def _task_names(tasks: list[EndpointRecord]) -> dict[str, Addresses]:
+    names: dict[str, Addresses] = {}
+    for endpoint in tasks:
+        for name in {endpoint.name.lower(), *(alias.lower() for alias in endpoint.aliases)} - {""}:
+            names[name] = (*names.get(name, ()), endpoint.address.ip)
+    return names
+
+
+def _service_names(view: NetworkView, tasks: list[EndpointRecord]) -> dict[str, Addresses]:
+    serving: dict[str, list[IPv4Address]] = {}
+    for endpoint in tasks:
+        if endpoint.serving and endpoint.service is not None:
+            serving.setdefault(endpoint.service, []).append(endpoint.address.ip)
+    names: dict[str, Addresses] = {}
+    for service in view.services.values():
+        backends = tuple(sorted(serving.get(service.id, ())))
+        shown = backends if service.virtual_address is None else (service.virtual_address,)
+        for name in {service.name.lower(), *(alias.lower() for alias in service.aliases)}:
+            # An alias may belong to several services: it is all of them.
+            names[name] = (*names.get(name, ()), *shown)
+            names[f"tasks.{name}"] = (*names.get(f"tasks.{name}", ()), *backends)
+    return names
+
+
+def _ndots(options: tuple[str, ...]) -> int:
+    for option in options:
+        key, _, value = option.partition(":")
+        if key == "ndots" and value.isdecimal():
+            return int(value)
+    return 0

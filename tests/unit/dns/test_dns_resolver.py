@@ -1,0 +1,191 @@
+"""What a container gets for its questions, asked and read with dnslib."""
+
+import random
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import dnslib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.dns.resolver import Forward, answer
+from weft.dns.zone import NameCache, Zone, zone_for
+from weft.model.assignment import (
+    Assignment,
+    EndpointRecord,
+    NetworkDefinition,
+    NetworkView,
+    ServiceRecord,
+    TaskAssignment,
+)
+from weft.model.network import Segment
+from weft.model.service import ContainerSpec, TaskSpec
+from weft.model.task import Attachment
+
+NODE = "n" * 25
+
+
+def endpoint(network, task, host, serving=True, aliases=(), service="s-web"):
+    return EndpointRecord(
+        id=task, network=network, address=IPv4Interface(f"{host}/24"), node=NODE, vtep=IPv4Address("192.0.2.1"), task=task,
+        name=f"web.1.{task}", service=service, aliases=aliases, serving=serving,
+    )  # fmt: skip
+
+
+def view(id, name, subnet, endpoints, services, **options):
+    segment = Segment(IPv4Network(subnet), IPv4Network(subnet)[1], 4096)
+    definition = NetworkDefinition(id=id, name=name, segments=(segment,), **options)
+    return NetworkView(definition, {e.id: e for e in endpoints}, {s.id: s for s in services})
+
+
+def assignment(dns_options=(), internal=False, endpoints=None):
+    tasks = endpoints or [
+        endpoint("net", "t1", "10.0.1.3", aliases=("0123456789ab",)),
+        endpoint("net", "t2", "10.0.1.4"),
+        endpoint("net", "t3", "10.0.1.5", serving=False),
+    ]
+    balancer = EndpointRecord(
+        id=f"lb-{NODE}", network="net", address=IPv4Interface("10.0.1.9/24"), node=NODE, vtep=IPv4Address("192.0.2.1")
+    )
+    net = view(
+        "net", "demo-net", "10.0.1.0/24", [*tasks, balancer],
+        [
+            ServiceRecord(id="s-web", network="net", name="Web", virtual_address=IPv4Address("10.0.1.2"), aliases=("site",)),
+            ServiceRecord(id="s-rr", network="net", name="rr"),
+        ], internal=internal,
+    )  # fmt: skip
+    ingress = view(
+        "ing", "ingress", "10.0.0.0/24", [endpoint("ing", "t1", "10.0.0.5")],
+        [
+            ServiceRecord(id="s-web", network="ing", name="web", virtual_address=IPv4Address("10.0.0.4")),
+            ServiceRecord(id="s-x", network="ing", name="only-ingress", virtual_address=IPv4Address("10.0.0.8")),
+        ], ingress=True,
+    )  # fmt: skip
+    attachments = (Attachment("ing", IPv4Interface("10.0.0.5/24")), Attachment("net", IPv4Interface("10.0.1.3/24")))
+    task = TaskAssignment(
+        id="t1", service="s-web", service_name="web", slot=1, node=NODE,
+        spec=TaskSpec(container=ContainerSpec(image="i", dns_options=dns_options)),
+        attachments=attachments[1:] if internal else attachments,
+    )  # fmt: skip
+    return Assignment(node=NODE, tasks={"t1": task}, networks={"net": net, "ing": ingress})
+
+
+def ask(name, type="A", zone=None, transport="udp", query=None):
+    zone = zone or zone_for(assignment(), "t1", NameCache())
+    query = query or dnslib.DNSRecord.question(name, type).pack()
+    reply = answer(query, zone, random.Random(1), transport)
+    return dnslib.DNSRecord.parse(reply) if isinstance(reply, bytes) else reply
+
+
+def addresses(reply):
+    return sorted(str(r.rdata) for r in reply.rr)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("web", ["10.0.1.2"]),
+        ("WEB", ["10.0.1.2"]),
+        ("web.", ["10.0.1.2"]),
+        ("site", ["10.0.1.2"]),
+        ("web.demo-net", ["10.0.1.2"]),
+        ("web.ingress", ["10.0.0.4"]),
+        ("only-ingress", ["10.0.0.8"]),
+        ("tasks.web", ["10.0.1.3", "10.0.1.4"]),
+        ("tasks.site", ["10.0.1.3", "10.0.1.4"]),
+        ("tasks.web.demo-net", ["10.0.1.3", "10.0.1.4"]),
+        ("web.1.t1", ["10.0.1.3"]),
+        ("web.1.t3", ["10.0.1.5"]),
+        ("0123456789ab", ["10.0.1.3"]),
+        ("web.1.t1.ingress", ["10.0.0.5"]),
+        ("rr", []),
+        ("tasks.rr", []),
+    ],
+)
+def test_names_of_the_networks(name, expected):
+    reply = ask(name)
+    assert addresses(reply) == expected
+    assert reply.header.rcode == 0
+    assert reply.header.ra == 1
+    assert {r.ttl for r in reply.rr} <= {600}
+
+
+@pytest.mark.parametrize("type", ["AAAA", "MX"])
+def test_a_known_name_has_nothing_of_another_family_but_exists(type):
+    reply = ask("web", type)
+    assert (reply.header.rcode, reply.rr) == (0, [])
+
+
+def test_addresses_come_in_changing_order():
+    zone, query = zone_for(assignment(), "t1"), dnslib.DNSRecord.question("tasks.web").pack()
+    rng = random.Random(7)
+    orders = {tuple(str(r.rdata) for r in dnslib.DNSRecord.parse(answer(query, zone, rng)).rr) for _ in range(50)}
+    assert len(orders) == 2
+
+
+def test_reverse():
+    assert str(ask("3.1.0.10.in-addr.arpa", "PTR").rr[0].rdata) == "web.1.t1.demo-net."
+    assert str(ask("5.0.0.10.in-addr.arpa", "PTR").rr[0].rdata) == "web.1.t1.ingress."
+    for unknown in ("9.9.9.9.in-addr.arpa", "x.in-addr.arpa", "1.in-addr.arpa", "in-addr.arpa"):
+        assert isinstance(ask(unknown, "PTR"), Forward)
+
+
+@pytest.mark.parametrize(("name", "type"), [("example.org", "A"), ("nobody", "A"), ("web", "TXT"), ("web.other-net", "A")])
+def test_the_rest_is_forwarded_as_it_came(name, type):
+    query = dnslib.DNSRecord.question(name, type).pack()
+    assert ask(name, query=query) == Forward(query)
+
+
+def test_a_container_on_internal_networks_only_asks_nobody_outside():
+    zone = zone_for(assignment(internal=True), "t1")
+    assert ask("example.org", zone=zone).header.rcode == dnslib.RCODE.SERVFAIL
+    assert addresses(ask("web", zone=zone)) == ["10.0.1.2"]
+
+
+def test_with_ndots_a_single_label_that_is_not_known_exists_without_addresses():
+    zone = zone_for(assignment(dns_options=("ndots:2",)), "t1")
+    reply = ask("nobody", zone=zone)
+    assert (reply.header.rcode, reply.rr) == (0, [])
+    assert isinstance(ask("nobody.example", zone=zone), Forward)
+    assert addresses(ask("web", zone=zone)) == ["10.0.1.2"]
+
+
+def many(n):
+    return assignment(endpoints=[endpoint("net", f"t{i}", f"10.0.1.{i}") for i in range(10, 10 + n)])
+
+
+def test_an_answer_is_cut_for_udp_and_whole_for_tcp():
+    zone = zone_for(many(100), "t1")
+    small, large = ask("tasks.web", zone=zone), ask("tasks.web", zone=zone, transport="tcp")
+    assert (small.header.tc, large.header.tc) == (1, 0)
+    assert 0 < len(small.rr) < len(large.rr) == 100
+    query = dnslib.DNSRecord.question("tasks.web")
+    query.add_ar(dnslib.EDNS0(udp_len=4096))
+    assert len(ask("tasks.web", zone=zone, query=query.pack()).rr) == 100
+
+
+def test_what_is_no_question():
+    question = dnslib.DNSRecord.question("web")
+    assert ask("", query=question.reply().pack()) is None
+    assert ask("", query=b"123") is None
+    assert ask("", query=question.pack()[:-3]).header.rcode == dnslib.RCODE.FORMERR
+    question.header.opcode = 5
+    assert ask("", query=question.pack()).header.rcode == dnslib.RCODE.NOTIMP
+
+
+@given(st.binary(max_size=80))
+def test_noise_never_raises(data):
+    reply = answer(data, Zone(networks=()), random.Random(1))
+    if isinstance(reply, bytes):
+        assert reply[:2] == data[:2]
+
+
+@given(st.binary(max_size=60), st.integers(0, 3))
+def test_noise_behind_a_good_header_never_raises(data, questions):
+    query = b"\x12\x34\x01\x00\0" + bytes([questions]) + b"\0" * 6 + data
+    reply = answer(query, zone_for(assignment(), "t1"), random.Random(1))
+    assert isinstance(reply, bytes | Forward)
+
+
+def test_a_task_that_is_not_assigned_knows_no_names():
+    assert zone_for(assignment(), "nobody") == Zone(networks=(), forwards=False)
