@@ -1,0 +1,73 @@
+"""The outside world of an agent, as one list: what `node.py` chooses for a real host and the tests for a simulated one."""
+
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import msgspec
+
+from weft.cluster.base import Connect
+from weft.linux.base import EspEngine, Kernel
+from weft.model.addresses import Port
+from weft.model.ids import NodeId
+from weft.model.meta import Nanoseconds
+from weft.model.node import NodeDescription
+from weft.runtime.base import Images, Runtime
+
+NAMESPACES = Path("/run/docker/netns")
+
+
+class HostResolver(msgspec.Struct, frozen=True):
+    """What the host's own /etc/resolv.conf says."""
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
+"""(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside that namespace and
+non-blocking. Raises `OperationFailed`."""
+
+
+def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:
+    """Nobody wants to know."""
+
+
+def _no_resolver() -> HostResolver:
+    return HostResolver()
+
+
+async def _no_flows(namespace: str, backends: frozenset[IPv4Address]) -> None:
+    """Nothing is remembered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    kernel: Kernel
+    runtime: Runtime
+    images: Images
+    connect: Connect
+    clock: Callable[[], Nanoseconds]
+    """Now, in nanoseconds since 1970."""
+    entropy: Callable[[int], bytes]
+    """That many random bytes."""
+    description: Callable[[], NodeDescription]
+    routes: Callable[[], tuple[str, ...]]
+    """Subnets that this host has routes to."""
+    open_resolver: OpenResolver
+    host_resolver: Callable[[], HostResolver] = field(default=_no_resolver)
+    """Read each time: DHCP may change it."""
+    managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)
+    """The managers named by the last one reached, to be kept for reconnecting."""
+    flush_udp: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
+    """Forgets the UDP flows that the addresses answer, in the namespace of that name (`kernel_state.HOST` is the host's); a
+    namespace that is gone is fine. Raises `OperationFailed`."""
+    esp: EspEngine | None = None
+    """What seals encrypted networks."""
+    no_esp: str = "this node has no ESP engine"
+    """What is missing, if there is none."""
+    namespaces: Path = NAMESPACES
+    """Where namespaces are as files."""

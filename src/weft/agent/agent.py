@@ -1,0 +1,309 @@
+"""The agent of a node: takes assignments, keeps one worker per task, and makes network, names and containers follow.
+
+It starts from the last assignment on disk, before any manager is reached, and comes to the same state whether it was just made,
+restarted, or killed in the middle of anything. All decisions are elsewhere: `task_steps`, `network.plan`, `dns`; here they are put
+together. Everything runs in one task group; state changes only in synchronous functions.
+
+    assignments (uplink) ─▶ take over ─▶ records, workers (tasks) ─▶ runtime
+                                    └──▶ network loop ─▶ kernel
+                              statuses ◀── workers
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from weft.agent.adapters import Adapters
+from weft.agent.container_config import TASK_LABEL, expired
+from weft.agent.encryption import Encryption
+from weft.agent.events import EventLog
+from weft.agent.files import ValueFile
+from weft.agent.network import NetworkLoop
+from weft.agent.pulls import Pulls
+from weft.agent.resolver import Resolvers
+from weft.agent.sandboxes import RecordBook, Records, TaskRecord
+from weft.agent.tasks import TaskWorker
+from weft.agent.uplink import Uplink
+from weft.dns.zone import NameCache, Zone, zone_for
+from weft.errors import OperationFailed, WeftError
+from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
+from weft.model.container import Container, ContainerState
+from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NodeId, TaskId, hex_id
+from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.task import TaskState, TaskStatus
+from weft.network.diff import diff
+from weft.network.plan import plan
+
+log = logging.getLogger(__name__)
+
+ATTACHMENT_TIMEOUT = 30.0
+"""Seconds that a task waits for its networks and the node's addresses on them; the original's."""
+REOPEN_PAUSE = 1.0
+
+
+class Agent:
+    def __init__(self, node: NodeId, data: Path, facts: NodeFacts, adapters: Adapters) -> None:
+        """`data`: a directory of its own, made when needed."""
+        self.node = node
+        self.facts = facts
+        self.adapters = adapters
+        self.events = EventLog(adapters.clock)
+        self._assignment_file = ValueFile(data / "assignment.msgpack", Assignment, durable=True)
+        self._record_file = ValueFile(data / "tasks.msgpack", RecordBook)
+        self._stored = self._assignment_file.read()
+        self.assignment = self._stored or Assignment(node=node)
+        self.records = Records(self._record_file)
+        self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
+        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_udp)
+        self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change)
+        self._names = NameCache()
+        self._resolvers = Resolvers(
+            adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers
+        )  # fmt: skip
+        self._workers: dict[TaskId, TaskWorker] = {}
+        self._connected: set[TaskId] = set()
+        self._releasing: set[TaskId] = set()
+        self._pulls = Pulls(adapters.images)
+        self._taken_over = asyncio.Event()
+        """Set, and replaced, at each new assignment."""
+        self._group: asyncio.TaskGroup | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def sandboxes(self) -> tuple[Sandbox, ...]:
+        """Those that are in use."""
+        return tuple(
+            r.sandbox for task, r in self.records.all.items() if r.sandbox is not None and task not in self._releasing
+        )  # fmt: skip
+
+    @property
+    def containers(self) -> Mapping[ContainerId, Container]:
+        """All of this node, those of other people included."""
+        return {c.id: c for c in self.adapters.runtime.containers()}
+
+    async def run(self) -> None:
+        """Until cancelled, or closed. Containers and network stay as they are."""
+        self._running = asyncio.current_task()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self.network.run())
+                group.create_task(self.encryption.run())
+                if self._stored is not None:
+                    self._take_over(self._stored)
+                group.create_task(self.uplink.run())
+        finally:
+            self._group = self._running = None
+            self._resolvers.close_all()
+            self._pulls.close()
+            self.records.close()
+
+    async def close(self) -> None:
+        """Ends `run`."""
+        running = self._running
+        if running is not None and running is not asyncio.current_task():
+            running.cancel()
+            await asyncio.wait((running,))
+
+    async def leave(self) -> None:
+        """The node is no longer part of the swarm, and `run` has ended: removes containers, networks and files of the swarm, as
+        much as can be; then raises what could not be removed."""
+        errors: list[Exception] = []
+        for container in self._swarm_containers():
+            try:
+                await self._remove(container)
+            except WeftError as error:
+                errors.append(error)
+        try:
+            await self.network.teardown()
+        except* WeftError as group:
+            errors.extend(group.exceptions)
+        try:
+            await self.encryption.teardown()
+        except WeftError as error:
+            errors.append(error)
+        self._assignment_file.remove()
+        self._record_file.remove()
+        if errors:
+            raise ExceptionGroup("cannot leave the swarm clean", errors)
+
+    # --- assignments
+
+    def _change(self, change: AssignmentChange) -> None:
+        """From a manager. On disk first: a container of a task that is not in the file would be taken for a stranger's."""
+        assignment = self.assignment.after(change)
+        self._assignment_file.write(assignment)
+        log.info("assignment.taken revision=%s tasks=%d", assignment.revision, len(assignment.tasks))
+        self._take_over(assignment)
+
+    def _take_over(self, assignment: Assignment) -> None:
+        old, self.assignment = self.assignment, assignment
+        first = not self._workers
+        strangers = {c.config.labels[TASK_LABEL]: c for c in self._swarm_containers()} if first else {}
+        for task in assignment.tasks.values():
+            if self.records.get(task.id) is None:
+                self._accept(task, strangers.get(task.id))
+        for id in tuple(self.records.all):
+            self._attend(id, changed=old.tasks.get(id) != assignment.tasks.get(id))
+        for label, container in strangers.items():
+            if self.records.get(TaskId(label)) is None:
+                self._spawn_removal(container)
+        self._desire()
+        if first:
+            self._reopen_resolvers()
+        self._taken_over.set()
+        self._taken_over = asyncio.Event()
+
+    def _accept(self, task: TaskAssignment, found: Container | None) -> None:
+        """A task that is new here; or one whose container is here although the record of it was lost."""
+        container = found.id if found is not None else ContainerId(hex_id(self.adapters.entropy(CONTAINER_ID_BYTES)))
+        status = TaskStatus(TaskState.ACCEPTED, self.adapters.clock(), "accepted")
+        if found is not None and found.state is not ContainerState.CREATED:
+            status = TaskStatus(TaskState.STARTING, self.adapters.clock(), "starting")
+        self.records.put(task.id, TaskRecord(container=container, status=status))
+        if found is not None and found.config.sandbox_id:
+            self.records.give(task, self.facts, found.config.sandbox_id)
+        self.report(task.id, status)
+
+    def _attend(self, task: TaskId, changed: bool) -> None:
+        worker = self._workers.get(task)
+        if worker is not None:
+            if changed:
+                worker.wake()
+            return
+        self._workers[task] = worker = TaskWorker(self, task)
+        assert self._group is not None
+        self._group.create_task(self._work(task, worker))
+
+    async def _work(self, task: TaskId, worker: TaskWorker) -> None:
+        await worker.run()
+        del self._workers[task]
+        self._connected.discard(task)
+        self._releasing.discard(task)
+        if task in self.assignment.tasks:
+            # Assigned again in the moment in which it was forgotten.
+            self._accept(self.assignment.tasks[task], None)
+            self._attend(task, changed=False)
+
+    def _statuses(self) -> dict[TaskId, TaskStatus]:
+        return {task: record.status for task, record in self.records.all.items()}
+
+    # --- what a worker asks for
+
+    def report(self, task: TaskId, status: TaskStatus) -> None:
+        self.uplink.report(task, status)
+
+    async def pull(self, reference: str) -> None:
+        await self._pulls.pull(reference)
+
+    def is_connected(self, task: TaskId) -> bool:
+        assigned = self.assignment.tasks.get(task)
+        return task in self._connected or (assigned is not None and assigned.spec.host_network)
+
+    async def connect(self, task: TaskAssignment) -> None:
+        await self._networks_known(task)
+        record = self.records.all[task.id]
+        sandbox = record.sandbox or self.records.give(task, self.facts, hex_id(self.adapters.entropy(CONTAINER_ID_BYTES)))
+        await self.records.saved()
+        self._desire()
+        await self._encryption_ready(sandbox)
+        await self.network.ready(sandbox)
+        await self._resolvers.open(sandbox)
+        self._connected.add(task.id)
+        self._tell_networks("connect", task.id, sandbox)
+
+    async def release(self, task: TaskId) -> None:
+        sandbox = self.records.all[task].sandbox
+        if sandbox is None:
+            return
+        self._releasing.add(task)
+        self._connected.discard(task)
+        self._resolvers.close(sandbox)
+        self._desire()
+        await self.network.gone(sandbox)
+        self._tell_networks("disconnect", task, sandbox)
+
+    async def prune(self) -> None:
+        ended = {c.id: c for c in self._swarm_containers() if c.state is ContainerState.EXITED}
+        for id in expired({c.id: (c.config.name, c.finished_at) for c in ended.values()}):
+            await self._remove(ended[id])
+
+    # ---
+
+    def _desire(self) -> None:
+        assignment = self.encryption.desire(self.assignment)
+        if assignment is None:
+            self.network.postpone()
+        else:
+            self.network.desire(assignment, self.sandboxes)
+
+    async def _encryption_ready(self, sandbox: Sandbox) -> None:
+        for network in sandbox.ports:
+            view = self.assignment.networks.get(network)
+            if view is not None and view.definition.encrypted:
+                await self.encryption.ready(view.definition.name)
+
+    async def _networks_known(self, task: TaskAssignment) -> None:
+        try:
+            async with asyncio.timeout(ATTACHMENT_TIMEOUT):
+                while not self._are_known(task):
+                    await self._taken_over.wait()
+        except TimeoutError:
+            raise OperationFailed("node is missing network attachments, ip addresses may be exhausted") from None
+
+    def _are_known(self, task: TaskAssignment) -> bool:
+        """An address of the node's own it needs on the ingress network only, for answers to come back by; a task on another network
+        works without a load balancer beside it."""
+        views = [self.assignment.networks.get(a.network) for a in task.attachments]
+        return all(v is not None and (not v.definition.ingress or v.load_balancer(self.node) is not None) for v in views)
+
+    def _reopen_resolvers(self) -> None:
+        """For containers that were running before this daemon; tasks on their way up get theirs on that way."""
+        assert self._group is not None
+        for task, record in self.records.all.items():
+            if record.sandbox is not None and record.status.state == TaskState.RUNNING:
+                self._group.create_task(self._reopen_resolver(task, record.sandbox))
+
+    async def _reopen_resolver(self, task: TaskId, sandbox: Sandbox) -> None:
+        while sandbox in self.sandboxes:
+            try:
+                await self.network.ready(sandbox)
+                await self._resolvers.open(sandbox)
+                return
+            except WeftError as error:
+                log.warning("resolver.reopen_failed task=%s error=%s", task, error)
+                await asyncio.sleep(REOPEN_PAUSE)
+
+    def _zone(self, sandbox: Sandbox) -> Zone:
+        return zone_for(self.assignment, sandbox.task, self._names)
+
+    def _name_servers(self, sandbox: Sandbox) -> Sequence[str]:
+        task = self.assignment.tasks.get(sandbox.task)
+        own = task.spec.container.dns_servers if task is not None else ()
+        return own or self.adapters.host_resolver().servers
+
+    def _swarm_containers(self) -> list[Container]:
+        return [c for c in self.adapters.runtime.containers() if TASK_LABEL in c.config.labels]
+
+    def _spawn_removal(self, container: Container) -> None:
+        assert self._group is not None
+        self._group.create_task(self._remove_stranger(container))
+
+    async def _remove_stranger(self, container: Container) -> None:
+        """A container of a task that the manager does not speak of, and this node has no record of."""
+        log.info("container.unknown_task container=%s", container.id)
+        try:
+            await self._remove(container)
+        except WeftError as error:
+            log.warning("container.remove_failed container=%s error=%s", container.id, error)
+
+    async def _remove(self, container: Container) -> None:
+        await self.adapters.runtime.remove(container.id)
+        self.events.container("destroy", container)
+
+    def _tell_networks(self, action: str, task: TaskId, sandbox: Sandbox) -> None:
+        for id in sandbox.ports:
+            view = self.assignment.networks.get(id)
+            name = view.definition.name if view is not None else ""
+            self.events.record("network", action, id, {"container": sandbox.container, "name": name, "type": "overlay"})

@@ -1,0 +1,106 @@
+"""Keeps the ESP engine at what the assignment demands, and says whether encrypted networks may be up.
+
+With the userspace engine they may always: their VXLAN sockets are in a namespace that only the engine leads out of. With the kernel's
+they may once its policies are in force: until then, and whenever that fails, the network loop is given an assignment without keys,
+of which the plan makes networks that do not leave this host. New keys, new peers, and peers that go are a matter between this
+loop and the engine; no packet waits for it but those that could not be sealed anyway.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from weft.errors import OperationFailed, WeftError
+from weft.linux.base import EspEngine
+from weft.model.assignment import Assignment
+from weft.model.encryption import Protection
+from weft.model.sandbox import NodeFacts
+from weft.network.encryption import protection
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+PATIENCE = 10.0
+"""Seconds that a task waits for the engine."""
+
+
+class Encryption:
+    def __init__(self, engine: EspEngine | None, why_not: str, facts: NodeFacts, changed: Callable[[], None]) -> None:
+        """`why_not`: what is missing, if there is no engine. `changed` is called when `assignment_for_network` gives another."""
+        self._engine = engine
+        self._why_not = why_not
+        self._facts = facts
+        self._changed = changed
+        self._wanted: Protection | None = None
+        self._applied: Protection | None = None
+        self._is_first = True
+        self._failure = ""
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()
+        """Set, and replaced, after each try."""
+
+    def desire(self, assignment: Assignment) -> Assignment | None:
+        """The assignment that the network may be planned from: the same, or without keys; None: wait for `changed`. A daemon
+        that was started again must not take the network down only because it does not know yet what is in force."""
+        self._wanted = protection(assignment, self._facts)
+        if self._wanted != self._applied or self._is_first:
+            self._wake.set()
+        if self._wanted is None or self._facts.esp_engine != "kernel":
+            return assignment
+        if self._is_first and not self._failure:
+            return None
+        return assignment if self._applied is not None else msgspec.structs.replace(assignment, keys=())
+
+    async def ready(self, network: str) -> None:
+        """Returns when the engine protects what is wanted now. Raises `OperationFailed` if there is none or it fails."""
+        if self._engine is None:
+            raise OperationFailed(f"cannot join encrypted network {network}: {self._why_not}")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while self._wanted is None or self._applied is None or self._failure:
+                    await self._progress.wait()
+        except TimeoutError:
+            cause = self._failure or "encryption keys not present"
+            raise OperationFailed(f"cannot join encrypted network {network}: {cause}") from None
+
+    async def run(self) -> None:
+        """Until cancelled. The engine goes on."""
+        retry = FIRST_RETRY
+        while self._engine is not None:
+            await self._wake.wait()
+            self._wake.clear()
+            if await self._apply(self._engine):
+                retry = FIRST_RETRY
+            else:
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, LAST_RETRY)
+                self._wake.set()
+
+    async def teardown(self) -> None:
+        """Nothing is protected any longer; to be called when no encrypted network is left, and `run` has ended."""
+        if self._engine is not None:
+            await self._engine.apply(None)
+
+    async def _apply(self, engine: EspEngine) -> bool:
+        wanted = self._wanted
+        try:
+            if wanted is not None or self._applied is not None or self._is_first:
+                await engine.apply(wanted)
+        except WeftError as error:
+            self._note(str(error))
+            return False
+        was_up = self._applied is not None
+        self._applied, self._is_first = wanted, False
+        self._note("", again=was_up != (wanted is not None))
+        return True
+
+    def _note(self, failure: str, again: bool = False) -> None:
+        if failure:
+            log.error("encryption.failed engine=%s cause=%s", self._facts.esp_engine, failure)
+        if failure != self._failure or again:
+            self._failure = failure
+            self._changed()
+        self._progress.set()
+        self._progress = asyncio.Event()

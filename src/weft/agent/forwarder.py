@@ -1,0 +1,117 @@
+"""Asks other name servers on behalf of the containers, from the host's own namespace.
+
+One socket per question, so that each has a source port of its own (RFC 5452); an answer counts only if it has the question's id,
+comes from the server that was asked, and repeats the question.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+from weft.dns import codec
+from weft.dns.resolver import Transport, failure
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT = 1024
+MAX_SERVERS = 3
+TIMEOUT = 4.0
+"""Seconds per server. These three are the original's (reference/swarm.md D.9.2)."""
+DNS_PORT = 53
+
+
+class Forwarder:
+    def __init__(self, port: int = DNS_PORT) -> None:
+        self._port = port
+        self._in_flight = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._in_flight >= MAX_IN_FLIGHT
+
+    async def ask(self, query: bytes, servers: Sequence[str], transport: Transport) -> bytes:
+        """The first good answer; SERVFAIL if no server has one, or there is none."""
+        self._in_flight += 1
+        refusal = failure(query, codec.SERVFAIL)
+        try:
+            for server in [s for s in servers if _is_address(s)][:MAX_SERVERS]:
+                reply = await self._ask_one(query, server, transport)
+                if reply is None:
+                    continue
+                if reply[3] & 0xF not in (codec.SERVFAIL, codec.REFUSED):
+                    return reply
+                refusal = reply
+            return refusal
+        finally:
+            self._in_flight -= 1
+
+    async def _ask_one(self, query: bytes, server: str, transport: Transport) -> bytes | None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                if transport == "tcp":
+                    return await self._over_tcp(query, server)
+                return await self._over_udp(query, server)
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            log.debug("resolver.server_failed server=%s error=%r", server, error)
+            return None
+
+    async def _over_udp(self, query: bytes, server: str) -> bytes:
+        loop = asyncio.get_running_loop()
+        transport, exchange = await loop.create_datagram_endpoint(lambda: _Exchange(query), remote_addr=(server, self._port))
+        try:
+            return await exchange.reply
+        finally:
+            transport.close()
+
+    async def _over_tcp(self, query: bytes, server: str) -> bytes | None:
+        reader, writer = await asyncio.open_connection(server, self._port)
+        try:
+            writer.write(len(query).to_bytes(2, "big") + query)
+            await writer.drain()
+            reply = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+            return reply if answers(reply, query) else None
+        finally:
+            writer.close()
+
+
+class _Exchange(asyncio.DatagramProtocol):
+    """One question and its answer, over a connected UDP socket."""
+
+    def __init__(self, query: bytes) -> None:
+        self._query = query
+        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A promise of `create_datagram_endpoint`; the classes do not say so, neither asyncio's own before 3.12 nor uvloop's.
+        cast(asyncio.DatagramTransport, transport).sendto(self._query)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if not self.reply.done() and answers(data, self._query):
+            self.reply.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(exc)
+
+
+def answers(reply: bytes, query: bytes) -> bool:
+    """Whether it is an answer to this very question (RFC 5452 section 9.1). The question is compared as bytes without regard to
+    case; a reply without any question is taken if it says that something went wrong."""
+    if len(reply) < codec.HEADER.size or reply[:2] != query[:2] or not reply[2] & 0x80:
+        return False
+    if reply[4:6] == b"\0\0":
+        return reply[3] & 0xF != codec.NOERROR
+    end = codec.HEADER.size
+    while end < len(query) and query[end]:
+        end += query[end] + 1
+    return reply[codec.HEADER.size : end + 5].lower() == query[codec.HEADER.size : end + 5].lower()
+
+
+def _is_address(server: str) -> bool:
+    try:
+        ipaddress.ip_address(server.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,310 @@
+"""The loop that makes the kernel's network what the assignment says, and keeps it so.
+
+Whenever the assignment, the sandboxes or the kernel change: plan, compare, apply. What the kernel has is read once and remembered;
+after that only namespaces in which something happened are read again, our own changes among them, which verifies them. Whatever
+others do to our namespaces is repaired that way, and every `AUDIT` seconds all is read anew, for changes that nobody announced.
+
+An operation that fails does not hold up the others: what is left after a failed batch is tried one by one, so that the cause is
+known for each, told to the tasks that need it (`ready` raises it), and tried again with growing pauses.
+
+Where new flows are no longer sent to a task, the kernel forgets the UDP flows that it has (`network.flows`), once the rules there say
+so; beside the rounds, because the kernel looks through all its flows for that (9 ms where it has room for a quarter million).
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from ipaddress import IPv4Address
+
+import msgspec
+
+from weft.errors import OperationFailed, WeftError
+from weft.linux.base import Kernel
+from weft.model.assignment import Assignment
+from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
+from weft.network.flows import stale_udp
+from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
+from weft.network.operations import AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
+from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
+
+log = logging.getLogger(__name__)
+
+COALESCE = 0.015
+"""Seconds that a round waits for more changes: a burst of tasks becomes one."""
+PATIENCE = 0.04
+"""Seconds that a round waits in addition while no task waits for it: each task that begins to serve changes the rules of all sandboxes
+on its networks. Well below the time that a task is given between the last new connection and its stop signal."""
+AUDIT = 10.0
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+MAX_SINGLE = 200
+"""Operations left after a failure that are tried one by one; more of them are tried in one batch once more."""
+
+Plan = Callable[[Assignment, NodeFacts, Sequence[Sandbox]], KernelState]
+Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
+
+NOTHING = KernelState({HOST: Namespace(name=HOST)})
+SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
+"""An overlay's bridge port that leads to a sandbox."""
+
+FlushUdp = Callable[[str, frozenset[IPv4Address]], Awaitable[None]]
+"""See `Adapters.flush_udp`."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    operation: Operation | None
+    """None: it could not even be planned or read."""
+    cause: str
+
+    def concerns(self, sandbox: Sandbox) -> bool:
+        """Whether the sandbox cannot do without it. What another sandbox hangs on a bridge that they share does not concern it."""
+        if self.operation is None:
+            return True
+        places = _links_of(self.operation)
+        if places:
+            return any(_needs_link(sandbox, *place) for place in places)
+        overlays = (*map(overlay_namespace, sandbox.ports), *map(balancer_namespace, sandbox.ports))
+        return self.operation.namespace in (sandbox.key, *overlays)
+
+    def keeps(self, sandbox: Sandbox) -> bool:
+        """Whether something of the sandbox, which is to go, may still be there."""
+        match self.operation:
+            case None:
+                return True
+            case RemoveNamespace(namespace=name):
+                return name == sandbox.key
+            case RemoveLink(namespace=space, name=name):
+                return (space, name) in _ports(sandbox)
+        return False
+
+
+def _links_of(operation: Operation) -> list[tuple[str, str]]:
+    """Namespace and name of the links that are made, changed or removed."""
+    match operation:
+        case AddLink(namespace=space, link=link):
+            return [(space, link.name), *_far_end(link.kind)]
+        case SetLink(namespace=space, name=name) | RemoveLink(namespace=space, name=name):
+            return [(space, name)]
+    return []
+
+
+def _far_end(kind: object) -> list[tuple[str, str]]:
+    match kind:
+        case Veth(peer_namespace=str(space), peer=str(name)):
+            return [(space, name)]
+    return []
+
+
+def _ports(sandbox: Sandbox) -> set[tuple[str, str]]:
+    """The other ends of a sandbox's interfaces."""
+    ports = {(overlay_namespace(network), f"veth{number}") for network, number in sandbox.ports.items()}
+    return ports | {(HOST, gateway_port(sandbox.id))}
+
+
+def _needs_link(sandbox: Sandbox, space: str, name: str) -> bool:
+    if space == sandbox.key or (space, name) in _ports(sandbox):
+        return True
+    if space == HOST:
+        return name == GATEWAY_BRIDGE
+    shared = any(space in (overlay_namespace(network), balancer_namespace(network)) for network in sandbox.ports)
+    return shared and not SANDBOX_PORT.fullmatch(name)
+
+
+class NetworkLoop:
+    def __init__(self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_udp: FlushUdp) -> None:
+        self._kernel = kernel
+        self._flush_udp = flush_udp
+        self._facts = facts
+        self._plan = plan
+        self._diff = diff
+        self._assignment: Assignment | None = None
+        self._sandboxes: tuple[Sandbox, ...] = ()
+        self._actual: dict[str, Namespace] = {}
+        self._dirty: set[str] = set()
+        self._everything = True
+        """Read all namespaces in the next round."""
+        self._wake = asyncio.Event()
+        self._wanted = self._known = self._done = 0
+        """Generations of what is desired: of the last, of what this loop was given of it, and of what the last round dealt with."""
+        self._round = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Somebody waits for the next round."""
+        self._retry = FIRST_RETRY
+        self.failures: tuple[Failure, ...] = ()
+        """Of the last round."""
+        self._applied: Assignment | None = None
+        """What the last round dealt with; before the first, what was desired first, so that what a new daemon finds changed counts."""
+        self._stale: set[tuple[str, IPv4Address]] = set()
+        """Namespace and address of a task: UDP flows to be forgotten."""
+        self._some_stale = asyncio.Event()
+
+    def desire(self, assignment: Assignment, sandboxes: Iterable[Sandbox]) -> None:
+        """What the kernel is to look like from now on. Until the first call nothing is touched."""
+        self._assignment, self._sandboxes = assignment, tuple(sandboxes)
+        self._applied = self._applied or assignment
+        self._wanted += 1
+        self._known = self._wanted
+        self._wake.set()
+
+    def postpone(self) -> None:
+        """Something else is desired, but may not be done yet: who waits for it now waits for the next `desire`."""
+        self._wanted += 1
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._converge_for_ever())
+            group.create_task(self._forget_flows())
+
+    async def settled(self) -> None:
+        """Returns when all that was desired before the call has been dealt with, well or badly."""
+        wanted = self._wanted
+        while self._done < wanted:
+            self._hurry.set()
+            await self._round.wait()
+
+    async def ready(self, sandbox: Sandbox) -> None:
+        """Returns when the sandbox, which must have been desired, is in the kernel. Raises `OperationFailed` if it cannot be."""
+        await self.settled()
+        for failure in self.failures:
+            if failure.concerns(sandbox):
+                raise OperationFailed(failure.cause)
+
+    async def gone(self, sandbox: Sandbox) -> None:
+        """Returns when the kernel has nothing more of a sandbox that is no longer desired."""
+        await self.settled()
+        while any(failure.keeps(sandbox) for failure in self.failures):
+            await self._round.wait()
+
+    async def teardown(self) -> None:
+        """Removes everything of ours; not while `run` runs. As much as possible: then raises what could not be removed."""
+        self._actual = dict((await self._kernel.read(NOTHING)).namespaces)
+        failures = await self._carry_out(NOTHING)
+        if failures:
+            raise ExceptionGroup("cannot remove the network", [OperationFailed(f.cause) for f in failures])
+
+    # ---
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                self._dirty |= await self._kernel.changed()
+            except WeftError as error:
+                log.warning("kernel.watch_failed error=%s", error)
+                self._everything = True
+                await asyncio.sleep(1)
+            self._wake.set()
+
+    async def _converge_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_audit = loop.time() + AUDIT
+        while True:
+            await self._pause(next_audit - loop.time())
+            if loop.time() >= next_audit:
+                self._everything = True
+            if self._everything:
+                next_audit = loop.time() + AUDIT
+            await self._gather()
+            if self._assignment is not None:
+                await self._converge(self._assignment, self._sandboxes)
+
+    async def _pause(self, until_audit: float) -> None:
+        """Until somebody wakes the loop, an audit is due, or a failed operation is to be tried again."""
+        seconds = min(until_audit, self._retry) if self.failures else until_audit
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._wake.wait()
+        except TimeoutError:
+            if self.failures:
+                self._retry = min(self._retry * 2, LAST_RETRY)
+        self._wake.clear()
+
+    async def _gather(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._hurry.wait()
+        await asyncio.sleep(COALESCE)
+        self._hurry.clear()
+
+    async def _converge(self, assignment: Assignment, sandboxes: tuple[Sandbox, ...]) -> None:
+        generation = self._known
+        try:
+            desired = self._plan(assignment, self._facts, [s for s in sandboxes if s.task in assignment.tasks])
+            await self._read(desired)
+            self.failures = tuple(await self._carry_out(desired))
+        except Exception as error:
+            # A mistake in one network must not end the agent of a node: it is told, and tried again.
+            log.exception("network.round_failed")
+            self.failures = (Failure(None, f"cannot set up the network: {error}"),)
+            self._everything = True
+        if not self.failures:
+            self._retry = FIRST_RETRY
+        if self._applied is not None and self._applied is not assignment:
+            self._stale.update(stale_udp(self._applied, assignment, sandboxes))
+        self._applied = assignment
+        if self._stale:
+            self._some_stale.set()
+        self._done = generation
+        self._round.set()
+        self._round = asyncio.Event()
+
+    async def _forget_flows(self) -> None:
+        while True:
+            await self._some_stale.wait()
+            self._some_stale.clear()
+            failed = {f.operation.namespace if f.operation is not None else None for f in self.failures}
+            if None in failed:
+                continue
+            # Where the rules could not be changed a flow would only find the same way again: later.
+            due = {(space, address) for space, address in self._stale if space not in failed}
+            self._stale -= due
+            for space in sorted({space for space, _ in due}):
+                try:
+                    await self._flush_udp(space, frozenset(address for place, address in due if place == space))
+                except WeftError as error:
+                    log.warning("flows.flush_failed namespace=%s error=%s", space, error)
+
+    async def _read(self, desired: KernelState) -> None:
+        if self._everything:
+            self._everything = False
+            self._dirty.clear()
+            self._actual = dict((await self._kernel.read(desired)).namespaces)
+        elif self._dirty:
+            names, self._dirty = self._dirty, set()
+            await self._read_again(desired, names)
+
+    async def _read_again(self, desired: KernelState, names: set[str]) -> None:
+        found = await self._kernel.read(desired, only=names)
+        for name in names:
+            self._actual.pop(name, None)
+        self._actual.update(found.namespaces)
+
+    async def _carry_out(self, desired: KernelState) -> list[Failure]:
+        """Leads from the actual state to the desired one; gives what could not be done."""
+        operations = self._diff(KernelState(self._actual), desired)
+        if not operations:
+            return []
+        log.info("network.apply operations=%d", len(operations))
+        try:
+            await self._kernel.apply(operations)
+        except OperationFailed as error:
+            log.warning("network.apply_failed error=%s", error)
+            return await self._retry_singly(desired)
+        # Verified when the kernel reports these very changes and the namespaces are read again.
+        self._actual = dict(desired.namespaces)
+        return []
+
+    async def _retry_singly(self, desired: KernelState) -> list[Failure]:
+        self._actual = dict((await self._kernel.read(desired)).namespaces)
+        left = self._diff(KernelState(self._actual), desired)
+        batches: list[Sequence[Operation]] = [left] if len(left) > MAX_SINGLE else [[operation] for operation in left]
+        failures = []
+        for batch in batches:
+            try:
+                await self._kernel.apply(batch)
+            except OperationFailed as error:
+                failures += [Failure(operation, str(error)) for operation in batch]
+        self._everything = True
+        return failures

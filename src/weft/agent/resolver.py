@@ -1,0 +1,174 @@
+"""The name service of the containers: per sandbox a UDP and a TCP socket at 127.0.0.11 inside it, all served by the event loop.
+
+The sockets are made inside the namespace by an adapter and belong to this process, so no thread and no process per container is
+needed. `dns.resolver.answer` decides; what it says to forward goes out from the host's own namespace to the servers that the user
+or the host named, one after the other. Limits (reference/swarm.md D.9.2): three servers, 4 s each, 1,024 questions on their way.
+"""
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from weft.agent.adapters import OpenResolver
+from weft.agent.forwarder import Forwarder
+from weft.dns import codec
+from weft.dns.resolver import Forward, answer, failure
+from weft.dns.zone import Zone
+from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Datagrams read from one container before others get their turn."""
+MAX_CONNECTIONS = 32
+"""TCP connections of one container at a time."""
+IDLE = 10.0
+"""Seconds that a TCP connection may say nothing."""
+
+Address = tuple[str, int]
+
+
+class SandboxResolver:
+    """The name server in one sandbox."""
+
+    def __init__(
+        self, udp: socket.socket, tcp: socket.socket, zone: Callable[[], Zone], servers: Callable[[], Sequence[str]],
+        forwarder: Forwarder,
+    ) -> None:  # fmt: skip
+        self._udp = udp
+        self._tcp = tcp
+        self._zone = zone
+        self._servers = servers
+        self._forwarder = forwarder
+        self._rng = random.Random()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = 0
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        asyncio.get_running_loop().add_reader(self._udp, self._readable)
+        self._server = await asyncio.start_server(self._connected, sock=self._tcp)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._udp)
+        self._udp.close()
+        if self._server is not None:
+            self._server.close()
+        self._tcp.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    # --- UDP
+
+    def _readable(self) -> None:
+        for _ in range(BATCH):
+            try:
+                query, client = self._udp.recvfrom(codec.MAX_TCP)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                log.info("resolver.receive_failed error=%s", error)
+                return
+            reply = answer(query, self._zone(), self._rng, "udp")
+            if isinstance(reply, Forward):
+                self._forward(reply.query, client)
+            elif reply is not None:
+                self._send(reply, client)
+
+    def _forward(self, query: bytes, client: Address) -> None:
+        if self._forwarder.is_full:
+            self._send(failure(query, codec.REFUSED), client)
+        else:
+            self._spawn(self._forward_and_send(query, client))
+
+    async def _forward_and_send(self, query: bytes, client: Address) -> None:
+        self._send(await self._forwarder.ask(query, self._servers(), "udp"), client)
+
+    def _send(self, reply: bytes, client: Address) -> None:
+        try:
+            self._udp.sendto(reply, client)
+        except OSError as error:
+            # Like any name server: the client asks again.
+            log.debug("resolver.send_failed error=%s", error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- TCP (RFC 7766): two octets of length before each message
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._spawn(self._converse(reader, writer))
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            while True:
+                async with asyncio.timeout(IDLE):
+                    query = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                reply = await self._answer_tcp(query)
+                if reply is None:
+                    return
+                async with asyncio.timeout(IDLE):
+                    writer.write(len(reply).to_bytes(2, "big") + reply)
+                    await writer.drain()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            return
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    async def _answer_tcp(self, query: bytes) -> bytes | None:
+        reply = answer(query, self._zone(), self._rng, "tcp")
+        if not isinstance(reply, Forward):
+            return reply
+        if self._forwarder.is_full:
+            return failure(query, codec.REFUSED)
+        return await self._forwarder.ask(query, self._servers(), "tcp")
+
+
+class Resolvers:
+    """The name servers of all sandboxes of this node."""
+
+    def __init__(
+        self, open_resolver: OpenResolver, namespace_file: Callable[[Sandbox], Any], zone: Callable[[Sandbox], Zone],
+        servers: Callable[[Sandbox], Sequence[str]],
+    ) -> None:  # fmt: skip
+        self._open_sockets = open_resolver
+        self._namespace_file = namespace_file
+        self._zone = zone
+        self._servers = servers
+        self._forwarder = Forwarder()
+        self._open: dict[str, SandboxResolver] = {}
+
+    def has(self, sandbox: Sandbox) -> bool:
+        return sandbox.id in self._open
+
+    async def open(self, sandbox: Sandbox) -> None:
+        """Begins to answer in a sandbox; fine if that is so already. Raises `OperationFailed`."""
+        if sandbox.id in self._open:
+            return
+        sockets = await self._open_sockets(self._namespace_file(sandbox), RESOLVER_ADDRESS, RESOLVER_PORT)
+        resolver = SandboxResolver(*sockets, lambda: self._zone(sandbox), lambda: self._servers(sandbox), self._forwarder)
+        if sandbox.id in self._open:
+            resolver.close()
+            return
+        self._open[sandbox.id] = resolver
+        await resolver.open()
+
+    def close(self, sandbox: Sandbox) -> None:
+        resolver = self._open.pop(sandbox.id, None)
+        if resolver is not None:
+            resolver.close()
+
+    def close_all(self) -> None:
+        for resolver in self._open.values():
+            resolver.close()
+        self._open.clear()

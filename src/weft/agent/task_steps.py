@@ -1,0 +1,115 @@
+"""The life of a task on its node, as a table in code: from what is, to the next thing to do. Pure.
+
+Each step leads to a state from which the next one can be seen again, so a daemon that was killed goes on where the last one
+stopped: a container that exists is not made again, one that runs is not started again. (reference/swarm.md D.10)
+
+    ACCEPTED, PREPARING   image, sandbox, container; then READY
+    READY                 waits until it is meant to run
+    STARTING, RUNNING     start; watch; the end of the process is the end of the task
+    meant to end          stop (and remove, if the task is to be removed), give back the sandbox, only then report the end
+    ended                 the container stays for `docker ps -a` until the task is to be removed or is no longer assigned
+"""
+
+from enum import Enum, auto
+
+import msgspec
+
+from weft.model.container import Container, ContainerState
+from weft.model.task import TaskState
+
+
+class Step(Enum):
+    WAIT = auto()
+    """For the manager to change its mind."""
+    PULL = auto()
+    CONNECT = auto()
+    """Give it a sandbox, with its networks in the kernel and its names answered."""
+    CREATE = auto()
+    REPORT_PREPARING = auto()
+    REPORT_READY = auto()
+    REPORT_STARTING = auto()
+    START = auto()
+    REPORT_RUNNING = auto()
+    WATCH = auto()
+    """Until the container ends or the manager changes its mind."""
+    STOP = auto()
+    DELETE = auto()
+    """The container and its log."""
+    FINISH = auto()
+    """Give back the sandbox and report the end."""
+    FORGET = auto()
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    state: TaskState
+    """As last reported."""
+    desired: TaskState
+    assigned: bool = True
+    """False: the manager no longer speaks of it."""
+    container: ContainerState | None = None
+    image: bool = False
+    """The image is here."""
+    connected: bool = False
+    """It has its sandbox, or needs none."""
+
+
+def next_step(task: TaskView) -> Step:
+    if task.state.is_terminal:
+        return _after_the_end(task)
+    if task.desired > TaskState.RUNNING or not task.assigned:
+        return _towards_the_end(task)
+    if task.state < TaskState.READY:
+        return _prepare(task)
+    if task.state == TaskState.READY:
+        return Step.REPORT_STARTING if task.desired >= TaskState.STARTING else Step.WAIT
+    return _run(task)
+
+
+def _prepare(task: TaskView) -> Step:
+    if task.state < TaskState.PREPARING:
+        return Step.REPORT_PREPARING
+    if task.container is not None:
+        return Step.REPORT_READY if task.connected else Step.CONNECT
+    if not task.image:
+        return Step.PULL
+    return Step.CREATE if task.connected else Step.CONNECT
+
+
+def _run(task: TaskView) -> Step:
+    if task.container is ContainerState.CREATED:
+        return Step.START if task.connected else Step.CONNECT
+    if task.container is not ContainerState.RUNNING:
+        return Step.FINISH
+    return Step.REPORT_RUNNING if task.state < TaskState.RUNNING else Step.WATCH
+
+
+def _towards_the_end(task: TaskView) -> Step:
+    if task.container is ContainerState.RUNNING:
+        return Step.STOP
+    never_ran = task.container is ContainerState.CREATED
+    if task.container is not None and (never_ran or not task.assigned or task.desired >= TaskState.REMOVE):
+        return Step.DELETE
+    return Step.FINISH
+
+
+def _after_the_end(task: TaskView) -> Step:
+    if task.container is not None and (not task.assigned or task.desired >= TaskState.REMOVE):
+        return Step.DELETE
+    return Step.WAIT if task.assigned else Step.FORGET
+
+
+def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str, str]:
+    """How a task ended whose container is over: (state, message or "" to keep the last one, error)."""
+    if task.desired > TaskState.RUNNING or not task.assigned:
+        return TaskState.SHUTDOWN, "shutdown", ""
+    if container is None:
+        return TaskState.FAILED, "", "task: container is gone"
+    if container.exit_code == 0 and not container.error and container.started_at:
+        return TaskState.COMPLETE, "finished", ""
+    cause = f": {container.error}" if container.error else ""
+    return TaskState.FAILED, "", f"task: non-zero exit ({container.exit_code}){cause}"
+
+
+def failed_before(state: TaskState) -> TaskState:
+    """What a task becomes that could not go on: it never ran, or it did."""
+    return TaskState.REJECTED if state < TaskState.STARTING else TaskState.FAILED

@@ -1,0 +1,260 @@
+"""Carries out the steps of one task. `task_steps.next_step` decides, `TaskWorker` does; what a step did is on disk and in the runtime,
+not in here, so a worker that is cancelled anywhere can be replaced by a new one.
+
+Errors: what keeps a task from running ends it, with the cause in its status. What keeps it from ending is tried again until it works.
+A task's end is reported only when its container is over and its sandbox is out of the kernel: from then on the manager may give
+its addresses to somebody else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from weft.agent.adapters import Adapters
+from weft.agent.container_config import container_config
+from weft.agent.events import EventLog
+from weft.agent.sandboxes import Records, TaskRecord
+from weft.agent.task_steps import Step, TaskView, failed_before, next_step, outcome
+from weft.errors import NotFound, WeftError
+from weft.model.assignment import Assignment, TaskAssignment
+from weft.model.container import Container, ContainerState
+from weft.model.ids import TaskId
+from weft.model.task import ContainerStatus, TaskState, TaskStatus
+
+log = logging.getLogger(__name__)
+
+DRAIN = 0.3
+"""Seconds between "no new connections, please", which the manager tells every node together with telling us to stop, and the stop
+signal. The original waits 2 s for its gossip to spread; a session is faster, and scaling down is part of what users wait for."""
+RETRY = 1.0
+"""Seconds before what keeps a task from ending is tried again."""
+RELEASE_TIMEOUT = 10.0
+"""Seconds that a task's end waits for the kernel to forget its sandbox; after that it is reported all the same."""
+
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """What a worker needs of the agent that it works for."""
+
+    adapters: Adapters
+    records: Records
+    events: EventLog
+
+    @property
+    def assignment(self) -> Assignment: ...
+
+    async def pull(self, reference: str) -> None:
+        """Raises `NotFound` or `OperationFailed`."""
+        ...
+
+    async def connect(self, task: TaskAssignment) -> None:
+        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or `OperationFailed`."""
+        ...
+
+    def is_connected(self, task: TaskId) -> bool: ...
+
+    async def release(self, task: TaskId) -> None:
+        """Returns when the kernel has nothing more of its sandbox."""
+        ...
+
+    def report(self, task: TaskId, status: TaskStatus) -> None: ...
+
+    async def prune(self) -> None:
+        """Removes ended containers of which there are too many."""
+        ...
+
+
+class TaskWorker:
+    def __init__(self, host: Host, task: TaskId) -> None:
+        self._host = host
+        self._task = task
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """What is wanted of the task has changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until the manager no longer speaks of the task and nothing of it is left."""
+        while True:
+            self._changed.clear()
+            step = next_step(self._view())
+            if step is Step.FORGET:
+                self._host.records.forget(self._task)
+                return
+            await self._try(step)
+
+    async def _try(self, step: Step) -> None:
+        try:
+            await self._do(step)
+        except Exception as error:
+            cause = str(error) if isinstance(error, WeftError) else f"internal error: {error!r}"
+            log.warning("task.step_failed task=%s step=%s error=%s", self._task, step.name, cause,
+                        exc_info=None if isinstance(error, WeftError) else error)  # fmt: skip
+            if step in (Step.WATCH, Step.STOP, Step.DELETE, Step.FINISH):
+                await asyncio.sleep(RETRY)
+            elif self._view().desired <= TaskState.RUNNING:
+                await self._give_up(cause)
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case Step.WAIT:
+                await self._changed.wait()
+            case Step.REPORT_PREPARING:
+                self._report(TaskState.PREPARING, "preparing")
+            case Step.PULL:
+                await self._unless_changed(self._host.pull(self._assigned.spec.container.image))
+            case Step.CONNECT:
+                await self._unless_changed(self._host.connect(self._assigned))
+            case Step.CREATE:
+                await self._create()
+            case Step.REPORT_READY:
+                self._report(TaskState.READY, "prepared")
+            case Step.REPORT_STARTING:
+                self._report(TaskState.STARTING, "starting")
+            case Step.START:
+                started = await self._host.adapters.runtime.start(self._record.container)
+                self._host.events.container("start", started)
+            case Step.REPORT_RUNNING:
+                self._report(TaskState.RUNNING, "started")
+            case Step.WATCH:
+                await self._watch()
+            case Step.STOP:
+                await self._stop()
+            case Step.DELETE:
+                await self._delete()
+            case Step.FINISH:
+                await self._finish(*outcome(self._view(), self._container()))
+
+    # --- steps
+
+    async def _create(self) -> None:
+        adapters, task, record = self._host.adapters, self._assigned, self._record
+        config = container_config(
+            task, record.container, record.sandbox, self._host.assignment, adapters.description(), adapters.host_resolver(),
+            adapters.namespaces,
+        )  # fmt: skip
+        await self._host.records.saved()
+        self._host.events.container("create", await adapters.runtime.create(config))
+
+    async def _watch(self) -> None:
+        ended = await self._unless_changed(self._host.adapters.runtime.wait(self._record.container))
+        if ended is not None:
+            self._died(ended)
+
+    async def _stop(self) -> None:
+        container = self._container()
+        if container is None:
+            return
+        if self._record.sandbox is not None:
+            await asyncio.sleep(DRAIN)
+        self._died(await self._host.adapters.runtime.stop(container.id, container.stop_grace_period))
+
+    async def _delete(self) -> None:
+        container = self._container()
+        await self._host.adapters.runtime.remove(self._record.container)
+        if container is not None:
+            self._host.events.container("destroy", container)
+
+    async def _finish(self, state: TaskState, message: str, err: str) -> None:
+        """The container is over. Its sandbox first, then the disk, then the word to the manager."""
+        container = self._container()
+        try:
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await self._host.release(self._task)
+        except TimeoutError:
+            log.warning("sandbox.release_slow task=%s seconds=%s", self._task, RELEASE_TIMEOUT)
+        status = self._status(state, message, err, container)
+        self._host.records.put(self._task, msgspec.structs.replace(self._record, sandbox=None, status=status))
+        await self._host.records.saved()
+        self._host.report(self._task, status)
+        log.info("task.ended task=%s state=%s err=%s", self._task, state.name, err)
+        await self._host.prune()
+
+    async def _give_up(self, cause: str) -> None:
+        """The task cannot go on: nothing of it may stay but its status."""
+        state = failed_before(self._record.status.state)
+        while True:
+            try:
+                container = self._container()
+                if container is not None and container.state is not ContainerState.EXITED:
+                    await self._delete()
+                return await self._finish(state, "", cause)
+            except Exception as error:
+                log.warning("task.cleanup_failed task=%s error=%r", self._task, error)
+                await asyncio.sleep(RETRY)
+
+    # --- what is
+
+    @property
+    def _record(self) -> TaskRecord:
+        record = self._host.records.get(self._task)
+        assert record is not None, "a worker's task has a record until it is forgotten"
+        return record
+
+    @property
+    def _assigned(self) -> TaskAssignment:
+        return self._host.assignment.tasks[self._task]
+
+    def _container(self) -> Container | None:
+        try:
+            return self._host.adapters.runtime.get(self._record.container)
+        except NotFound:
+            return None
+
+    def _view(self) -> TaskView:
+        assigned = self._host.assignment.tasks.get(self._task)
+        container, record = self._container(), self._record
+        return TaskView(
+            state=record.status.state,
+            desired=TaskState.REMOVE if assigned is None else assigned.desired,
+            assigned=assigned is not None,
+            container=None if container is None else container.state,
+            image=assigned is not None and self._has_image(assigned),
+            connected=self._host.is_connected(self._task),
+        )
+
+    def _has_image(self, task: TaskAssignment) -> bool:
+        try:
+            self._host.adapters.images.find(task.spec.container.image)
+        except NotFound:
+            return False
+        return True
+
+    # --- telling
+
+    def _report(self, state: TaskState, message: str) -> None:
+        status = self._status(state, message, "", self._container())
+        self._host.records.put(self._task, msgspec.structs.replace(self._record, status=status))
+        self._host.report(self._task, status)
+        log.info("task.state task=%s state=%s", self._task, state.name)
+
+    def _status(self, state: TaskState, message: str, err: str, container: Container | None) -> TaskStatus:
+        last = self._record.status
+        shown = last.container
+        if container is not None:
+            shown = ContainerStatus(container.id, container.pid, container.exit_code)
+        assigned = self._host.assignment.tasks.get(self._task)
+        ports = assigned.ports if assigned is not None and state == TaskState.RUNNING else ()
+        return TaskStatus(
+            state, self._host.adapters.clock(), message or last.message, err, shown, tuple(p for p in ports if p.mode == "host")
+        )  # fmt: skip
+
+    def _died(self, container: Container) -> None:
+        self._host.events.container("die", container, exitCode=str(container.exit_code))
+
+    async def _unless_changed(self, action: Coroutine[Any, Any, T]) -> T | None:
+        """The action's result; None, with the action cancelled, if meanwhile something else is wanted of the task."""
+        doing = asyncio.ensure_future(action)
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((doing, changed), return_when=asyncio.FIRST_COMPLETED)
+            return doing.result() if doing.done() else None
+        finally:
+            doing.cancel()
+            changed.cancel()
+            await asyncio.wait((doing, changed))

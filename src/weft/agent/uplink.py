@@ -1,0 +1,161 @@
+"""The session with a manager: kept up for as long as the agent lives, with any of the managers.
+
+Down come assignments, up go statuses. Of each task only the newest status matters: one update is on its way at a time, and what
+happens meanwhile goes with the next. An update is repeated until the manager says that it is committed; a new session begins with
+the statuses of all tasks, because the manager that accepted the last ones may not be the one that answers now.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+from weft.agent.adapters import Adapters
+from weft.cluster.base import AgentSession, SessionClosed
+from weft.cluster.messages import AssignmentUpdate, Goodbye, Heartbeat, Hello, StatusAccepted, StatusUpdate, Welcome
+from weft.errors import Forbidden, WeftError
+from weft.model.assignment import AssignmentChange
+from weft.model.ids import NodeId, TaskId
+from weft.model.meta import SECOND
+from weft.model.task import TaskStatus
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.1, 8.0
+"""Seconds before the next attempt; the original's."""
+BATCH = 0.005
+"""Seconds that a first status waits for others."""
+ACCEPT_TIMEOUT = 5.0
+"""Seconds after which an update that was not accepted is sent again."""
+MAX_STATUSES = 10_000
+"""In one update; the original's."""
+
+
+class Uplink:
+    def __init__(
+        self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
+        statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
+    ) -> None:  # fmt: skip
+        """`statuses`: those of all tasks; `apply` takes over a change of the assignment."""
+        self._adapters = adapters
+        self._node = node
+        self._data_path_address = data_path_address
+        self._statuses = statuses
+        self._apply = apply
+        self._pending: dict[TaskId, TaskStatus] = {}
+        self._some = asyncio.Event()
+        self._accepted = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._awaited = 0
+        self.connected = False
+        self.error = ""
+        """Why there is no session; empty while there is one."""
+        self.refused = False
+        """The cluster says that this node is no longer part of it."""
+
+    def report(self, task: TaskId, status: TaskStatus) -> None:
+        self._pending[task] = status
+        self._some.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                session = await self._adapters.connect()
+                self.refused = False
+                backoff = await self._serve(session)
+            except Forbidden as error:
+                self.refused, self.error = True, str(error)
+                log.warning("session.refused error=%s", error)
+            except WeftError as error:
+                self.error = str(error)
+                log.info("session.failed error=%s", error)
+            self.connected = False
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, LAST_BACKOFF)
+
+    async def _serve(self, session: AgentSession) -> float:
+        """For as long as the session lasts; gives the pause before the next one."""
+        adapters = self._adapters
+        try:
+            hello = Hello(
+                node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
+                routes=adapters.routes(),
+            )  # fmt: skip
+            await session.send(hello)
+            welcome = await session.receive()
+            if not isinstance(welcome, Welcome):
+                raise SessionClosed(_why(welcome))
+            adapters.managers_changed(welcome.managers)
+            self.connected, self.error = True, ""
+            log.info("session.open node=%s", self._node)
+            await self._talk(session, welcome)
+        except SessionClosed as error:
+            self.error = str(error) or "session closed"
+            log.info("session.closed error=%s", self.error)
+        finally:
+            self.connected = False
+            await session.close("agent ends the session")
+        return FIRST_BACKOFF
+
+    async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
+        self._pending = dict(self._statuses())
+        self._some.set()
+        speakers = [
+            asyncio.ensure_future(self._listen(session)),
+            asyncio.ensure_future(self._send_statuses(session)),
+            asyncio.ensure_future(self._send_heartbeats(session, welcome.heartbeat / SECOND)),
+        ]
+        try:
+            done, _ = await asyncio.wait(speakers, return_when=asyncio.FIRST_COMPLETED)
+            for speaker in done:
+                speaker.result()
+        finally:
+            for speaker in speakers:
+                speaker.cancel()
+            await asyncio.wait(speakers)
+
+    async def _listen(self, session: AgentSession) -> None:
+        while True:
+            match await session.receive():
+                case AssignmentUpdate(change):
+                    self._apply(change)
+                case StatusAccepted(number) if number == self._awaited:
+                    self._accepted.set()
+                case Goodbye(reason):
+                    raise SessionClosed(reason)
+
+    async def _send_heartbeats(self, session: AgentSession, period: float) -> None:
+        """Twice as often as the manager asks, so that one may be late."""
+        while True:
+            await asyncio.sleep(period / 2)
+            await session.send(Heartbeat())
+
+    async def _send_statuses(self, session: AgentSession) -> None:
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(BATCH)
+            batch = dict(itertools.islice(self._pending.items(), MAX_STATUSES))
+            self._awaited = next(self._numbers)
+            self._accepted.clear()
+            while not self._accepted.is_set():
+                await session.send(StatusUpdate(self._awaited, tuple(batch.items())))
+                await self._wait_accepted()
+            for task, status in batch.items():
+                if self._pending.get(task) is status:
+                    del self._pending[task]
+            if not self._pending:
+                self._some.clear()
+
+    async def _wait_accepted(self) -> None:
+        try:
+            async with asyncio.timeout(ACCEPT_TIMEOUT):
+                await self._accepted.wait()
+        except TimeoutError:
+            log.info("session.status_repeated number=%s", self._awaited)
+
+
+def _why(message: object) -> str:
+    return message.reason if isinstance(message, Goodbye) else f"the manager began with {type(message).__name__}"

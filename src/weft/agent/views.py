@@ -1,0 +1,167 @@
+"""What the API shows of this node's networks: the predefined ones, docker_gwbridge, and the overlays that it has a part of. Pure.
+
+Ids of local networks and of endpoints are digests of what they name, so they are the same after a restart, and an endpoint has the
+same id on whatever node it is shown. Shapes: reference/recorded/plain/network-inspect-*.json.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Literal
+
+from weft.api.backend import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
+from weft.model.assignment import Assignment, EndpointRecord, NetworkView, ServiceRecord
+from weft.model.container import Container
+from weft.model.ids import ContainerId, NodeId
+from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
+from weft.network.sandbox import needs_gateway
+
+INGRESS_KEY = "ingress-sbox"
+PEER_NAME = 12
+"""Digits of a peer's name."""
+
+_BRIDGE_POOL = (IPv4Network("172.17.0.0/16"), "172.17.0.1")
+_BRIDGE_OPTIONS = {
+    "com.docker.network.bridge.default_bridge": "true",
+    "com.docker.network.bridge.enable_icc": "true",
+    "com.docker.network.bridge.enable_ip_masquerade": "true",
+    "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+    "com.docker.network.bridge.name": "docker0",
+    "com.docker.network.driver.mtu": "1500",
+}
+_GATEWAY_OPTIONS = {
+    "com.docker.network.bridge.enable_icc": "false",
+    "com.docker.network.bridge.enable_ip_masquerade": "true",
+    "com.docker.network.bridge.name": GATEWAY_BRIDGE,
+}
+
+Containers = Mapping[ContainerId, Container]
+
+
+def digest(*words: str) -> str:
+    """64 hexadecimal digits."""
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+def local_networks(
+    assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+) -> list[LocalNetwork]:
+    """All of them, by name."""
+    residents = [s for s in sandboxes if s.container in containers and s.task in assignment.tasks]
+    networks = [
+        predefined(facts.node, "bridge", "bridge"),
+        predefined(facts.node, "host", "host"),
+        predefined(facts.node, "none", "null"),
+        gateway_network(assignment, residents, facts),
+    ]
+    networks += [overlay(view, residents, facts, containers) for view in assignment.networks.values()]
+    return sorted(networks, key=lambda n: n.name)
+
+
+def container_networks(
+    id: ContainerId, assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
+    """By name, in the order of the task's attachments; without docker_gwbridge. Empty for a container without a sandbox."""
+    sandbox = next((s for s in sandboxes if s.container == id), None)
+    task = None if sandbox is None else assignment.tasks.get(sandbox.task)
+    found: dict[str, tuple[LocalNetwork, LocalEndpoint]] = {}
+    for attachment in () if task is None else task.attachments:
+        view = assignment.networks.get(attachment.network)
+        if view is not None:
+            network = overlay(view, sandboxes, facts, containers)
+            for endpoint in network.endpoints:
+                if endpoint.key == id:
+                    found[network.name] = (network, endpoint)
+    return found
+
+
+def container_gateway(
+    id: ContainerId, assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts
+) -> LocalEndpoint | None:
+    """The container's place on docker_gwbridge; None if it has none."""
+    network = gateway_network(assignment, [s for s in sandboxes if s.container == id], facts)
+    return next((e for e in network.endpoints if e.key == id), None)
+
+
+def predefined(node: NodeId, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:
+    bridge = driver == "bridge"
+    return LocalNetwork(
+        id=digest(node, name), name=name, driver=driver, pools=(_BRIDGE_POOL,) if bridge else (),
+        options=_BRIDGE_OPTIONS if bridge else {},
+    )  # fmt: skip
+
+
+def gateway_network(assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts) -> LocalNetwork:
+    endpoints = [
+        _gateway_endpoint(facts.node, s.container, f"gateway_{s.key}", s.gateway)
+        for s in sandboxes
+        if s.task in assignment.tasks and needs_gateway(assignment.tasks[s.task], assignment.networks)
+    ]
+    if any(v.definition.ingress and v.load_balancer(facts.node) for v in assignment.networks.values()):
+        endpoints.append(_gateway_endpoint(facts.node, INGRESS_KEY, f"gateway_{INGRESS_KEY}", facts.ingress_gateway))
+    return LocalNetwork(
+        id=digest(facts.node, GATEWAY_BRIDGE), name=GATEWAY_BRIDGE, driver="bridge",
+        pools=((facts.gateway.network, str(facts.gateway.ip)),), options=_GATEWAY_OPTIONS, endpoints=tuple(endpoints),
+    )  # fmt: skip
+
+
+def overlay(view: NetworkView, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers) -> LocalNetwork:
+    definition = view.definition
+    options = {"com.docker.network.driver.overlay.vxlanid_list": ",".join(str(s.vni) for s in definition.segments)}
+    if definition.mtu is not None:
+        options["com.docker.network.driver.mtu"] = str(definition.mtu)
+    if definition.encrypted:
+        options["encrypted"] = ""
+    return LocalNetwork(
+        id=definition.id, name=definition.name, driver="overlay", scope="swarm", internal=definition.internal,
+        ingress=definition.ingress, options=options, endpoints=tuple(_endpoints(view, sandboxes, facts, containers)),
+        pools=tuple((s.subnet, str(s.gateway)) for s in definition.segments), peers=peers(view), services=services(view),
+    )  # fmt: skip
+
+
+def peers(view: NetworkView) -> tuple[PeerView, ...]:
+    """The nodes that have a part of the network, by address."""
+    found = {(e.vtep, e.node) for e in view.endpoints.values()}
+    return tuple(PeerView(digest(node)[:PEER_NAME], str(vtep)) for vtep, node in sorted(found))
+
+
+def services(view: NetworkView) -> tuple[ServiceView, ...]:
+    return tuple(_service(view, record) for record in view.services.values())
+
+
+def _service(view: NetworkView, record: ServiceRecord) -> ServiceView:
+    tasks = tuple(
+        ServiceTaskView(e.name, _endpoint_id(e), str(e.address.ip), str(e.vtep)) for e in view.backends(record.id)
+    )  # fmt: skip
+    ports = tuple(f"Target: {p.target}, Publish: {p.published}" for p in record.ports)
+    return ServiceView(record.name, str(record.virtual_address or ""), ports, tasks)
+
+
+def _endpoints(
+    view: NetworkView, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+) -> list[LocalEndpoint]:
+    found = []
+    for sandbox in sandboxes:
+        record = view.endpoints.get(sandbox.task)
+        container = containers.get(sandbox.container)
+        if record is not None and container is not None:
+            found.append(_endpoint(record, sandbox.container, container.config.name))
+    balancer = view.load_balancer(facts.node)
+    if balancer is not None:
+        name = view.definition.name
+        found.append(_endpoint(balancer, INGRESS_KEY if view.definition.ingress else f"lb-{name}", f"{name}-endpoint"))
+    return found
+
+
+def _endpoint(record: EndpointRecord, key: str, name: str) -> LocalEndpoint:
+    return LocalEndpoint(
+        key=key, name=name, endpoint_id=_endpoint_id(record), address=record.address, aliases=record.aliases
+    )  # fmt: skip
+
+
+def _gateway_endpoint(node: NodeId, key: str, name: str, address: IPv4Interface) -> LocalEndpoint:
+    return LocalEndpoint(key=key, name=name, endpoint_id=digest(node, GATEWAY_BRIDGE, key), address=address)
+
+
+def _endpoint_id(record: EndpointRecord) -> str:
+    return digest(record.network, record.id)

@@ -1,0 +1,91 @@
+"""From a task to its container's configuration, compared with what a real Swarm made (reference/recorded/plain)."""
+
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from weft.agent.adapters import HostResolver
+from weft.agent.container_config import container_config, expired, resolv_conf
+from weft.errors import InvalidArgument
+from weft.model.node import NodeDescription
+from weft.model.sandbox import Sandbox
+from weft.model.service import ContainerSpec, Mount
+from weft.testing.swarms import Swarm
+
+ID = "ef4b727d929b" + "7" * 52
+HOST = HostResolver(("192.0.2.53",), ("example.org",), ("edns0", "ndots:3"))
+NODE = NodeDescription(hostname="node1")
+
+
+def config(spec=None, host_network=False):
+    swarm = Swarm(1)
+    net = swarm.network("demo-net", "10.10.10.0/24")
+    [id] = swarm.service("demo", swarm.ingress, net, on=[1])
+    assignment = swarm.assignment(1)
+    task = assignment.tasks[id]
+    task_spec = msgspec.structs.replace(task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network)
+    task = msgspec.structs.replace(task, spec=task_spec, attachments=() if host_network else task.attachments)
+    sandbox = Sandbox(id="861f86ec6ca2" + "0" * 52, task=id, container=ID, gateway=IPv4Interface("172.18.0.3/16"))
+    made = container_config(task, ID, None if host_network else sandbox, assignment, NODE, HOST, Path("/run/docker/netns"))
+    return task, made
+
+
+def test_names_and_labels():
+    task, made = config(ContainerSpec(image="i", labels={"mine": "1"}))
+    assert made.name == f"demo.1.{task.id}"
+    assert made.hostname == "ef4b727d929b"
+    assert made.namespace == "/run/docker/netns/861f86ec6ca2"
+    assert made.labels == {
+        "mine": "1",
+        "com.docker.swarm.node.id": task.node,
+        "com.docker.swarm.service.id": task.service,
+        "com.docker.swarm.service.name": "demo",
+        "com.docker.swarm.task": "",
+        "com.docker.swarm.task.id": task.id,
+        "com.docker.swarm.task.name": f"demo.1.{task.id}",
+    }
+
+
+def test_hosts_names_the_own_address_on_the_first_network_that_is_not_ingress():
+    task, made = config(ContainerSpec(image="i", hosts=("192.0.2.9 db database", "  ")))
+    assert made.hosts.splitlines()[0] == "127.0.0.1\tlocalhost"
+    assert made.hosts.splitlines()[-2:] == ["192.0.2.9\tdb database", f"{task.attachments[1].address.ip}\tef4b727d929b"]
+
+
+def test_resolv_conf():
+    _, made = config()
+    assert made.resolv_conf == "nameserver 127.0.0.11\nsearch example.org\noptions edns0 ndots:0\n"
+    spec = ContainerSpec(image="i", dns_servers=("192.0.2.1",), dns_search=("a.b",), dns_options=("ndots:2",))
+    assert resolv_conf(spec, HOST, own=True) == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2\n"
+    assert resolv_conf(spec, HOST, own=False) == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:2\n"
+
+
+def test_on_the_hosts_network_it_is_the_host():
+    _, made = config(host_network=True)
+    assert (made.namespace, made.sandbox_id, made.hostname) == (None, "", "node1")
+    assert made.resolv_conf == "nameserver 192.0.2.53\nsearch example.org\noptions edns0 ndots:3\n"
+
+
+def test_templates():
+    spec = ContainerSpec(
+        image="i", hostname="{{.Service.Name}}-{{.Task.Slot}}", env=("WHERE={{ .Node.Hostname }}", "PLAIN=$x"),
+        mounts=(Mount(type="bind", source="/srv/{{.Task.ID}}", target="/data"),),
+    )  # fmt: skip
+    task, made = config(spec)
+    assert made.hostname == "demo-1"
+    assert made.spec.env == ("WHERE=node1", "PLAIN=$x")
+    assert made.spec.mounts[0].source == f"/srv/{task.id}"
+
+
+@pytest.mark.parametrize("text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{index .Service.Labels `x`}}"])
+def test_a_template_that_is_none_is_refused(text):
+    with pytest.raises(InvalidArgument, match="cannot expand template"):
+        config(ContainerSpec(image="i", env=(f"A={text}",)))
+
+
+def test_the_oldest_of_a_slot_go_first():
+    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {"d": ("web.2.x", 0), "e": ("web.node.y", 0)}
+    assert sorted(expired(ended)) == ["c0", "c1"]
+    assert expired({}) == []

@@ -1,0 +1,89 @@
+"""Networks as the API shows them, compared with what a real Swarm shows (reference/recorded/plain/network-inspect-*)."""
+
+import msgspec
+
+from weft.agent.views import container_gateway, container_networks, local_networks
+from weft.model.container import Container, ContainerConfig
+from weft.model.service import ContainerSpec, PublishedPort
+from weft.testing.swarms import Swarm
+
+
+def scene():
+    swarm = Swarm(3)
+    net = swarm.network("demo-net", "10.10.10.0/24")
+    swarm.service("demo", net, ports=(PublishedPort(target=80, published=8080),), on=[1, 2, 3])
+    sandboxes = swarm.sandboxes(1)
+    containers = {}
+    for sandbox in sandboxes:
+        name = swarm.tasks[sandbox.task].name
+        config = ContainerConfig(
+            id=sandbox.container, name=name, spec=ContainerSpec(image="i"), hostname="h", namespace="/x"
+        )  # fmt: skip
+        containers[sandbox.container] = Container(config=config, image="i", args=())
+    return swarm, swarm.assignment(1), sandboxes, swarm.facts(1), containers
+
+
+def test_the_networks_of_a_node():
+    _, *view = scene()
+    networks = {n.name: n for n in local_networks(*view)}
+    assert [(n.name, n.driver, n.scope) for n in networks.values()] == [
+        ("bridge", "bridge", "local"), ("demo-net", "overlay", "swarm"), ("docker_gwbridge", "bridge", "local"),
+        ("host", "host", "local"), ("ingress", "overlay", "swarm"), ("none", "null", "local"),
+    ]  # fmt: skip
+    assert len({n.id for n in networks.values()}) == 6
+    assert [n.id for n in local_networks(*view)] == [n.id for n in networks.values()]
+    assert [(str(s), g) for s, g in networks["bridge"].pools] == [("172.17.0.0/16", "172.17.0.1")]
+    assert [(str(s), g) for s, g in networks["docker_gwbridge"].pools] == [("172.18.0.0/16", "172.18.0.1")]
+
+
+def test_an_overlay_with_its_containers_and_its_load_balancer():
+    _swarm, assignment, sandboxes, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "demo-net")
+    task = assignment.tasks[sandboxes[0].task]
+    assert [(e.key, e.name) for e in network.endpoints] == [
+        (sandboxes[0].container, task.name),
+        ("lb-demo-net", "demo-net-endpoint"),
+    ]
+    assert network.endpoints[0].address == task.attachments[1].address
+    assert network.options == {"com.docker.network.driver.overlay.vxlanid_list": "4097"}
+    assert [p.address for p in network.peers] == ["10.59.72.11", "10.59.72.12", "10.59.72.13"]
+    [service] = network.services
+    assert (service.name, len(service.tasks), service.ports) == ("demo", 3, ())
+    assert network.endpoints[0].endpoint_id in {t.endpoint_id for t in service.tasks}
+
+
+def test_the_ingress_network():
+    _, assignment, sandboxes, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "ingress")
+    assert [(e.key, e.name) for e in network.endpoints][1] == ("ingress-sbox", "ingress-endpoint")
+    assert network.ingress
+    assert network.services[0].ports == ("Target: 80, Publish: 8080",)
+
+
+def test_a_container_on_its_networks():
+    _swarm, assignment, sandboxes, facts, containers = scene()
+    id = sandboxes[0].container
+    networks = container_networks(id, assignment, sandboxes, facts, containers)
+    task = assignment.tasks[sandboxes[0].task]
+    assert [(name, e.address) for name, (_, e) in networks.items()] == [
+        ("ingress", task.attachments[0].address), ("demo-net", task.attachments[1].address),
+    ]  # fmt: skip
+    gateway = container_gateway(id, assignment, sandboxes, facts)
+    assert (gateway.name, gateway.address) == (f"gateway_{sandboxes[0].key}", sandboxes[0].gateway)
+    assert container_networks("unknown", assignment, sandboxes, facts, containers) == {}
+    assert container_gateway("unknown", assignment, sandboxes, facts) is None
+
+
+def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
+    _, assignment, sandboxes, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "docker_gwbridge")
+    assert [(e.key, e.name, str(e.address)) for e in network.endpoints] == [
+        (sandboxes[0].container, f"gateway_{sandboxes[0].key}", "172.18.0.3/16"),
+        ("ingress-sbox", "gateway_ingress-sbox", "172.18.0.2/16"),
+    ]
+    internal = {
+        id: msgspec.structs.replace(v, definition=msgspec.structs.replace(v.definition, internal=True))
+        for id, v in assignment.networks.items()
+    }
+    sealed = msgspec.structs.replace(assignment, networks=internal)
+    assert container_gateway(sandboxes[0].container, sealed, sandboxes, facts) is None
