@@ -127,6 +127,10 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     conmon: str
     version: str
     started_at: int
+    cgroup_version: str = "2"
+    """`1` also where both are mounted: the controllers are where the first is."""
+    esp_engine: str = ""
+    """What seals encrypted networks: `kernel`, `userspace` or nothing."""
     warnings: tuple[str, ...] = ()
 
 
@@ -142,6 +146,10 @@ class Swarm(Protocol):
     async def update_cluster(
         self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
     ) -> None: ...
+
+    async def rotate_keys(self) -> None:
+        """Of the encrypted networks. Raises `FailedPrecondition` if there are none or the last rotation was just now."""
+        ...
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         """Returns when the allocator has given it subnets and VNIs; a network that can have none is taken back and its

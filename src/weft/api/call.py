@@ -1,0 +1,82 @@
+"""One request as a handler sees it: the node behind the API, the path, the query, the body; and the answers it may give.
+
+Handlers are coroutines of one argument, `Call`, and return a response or raise an error of `weft.errors`.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeVar
+
+from aiohttp import web
+
+from weft.api import filters
+from weft.api.backend import Node, Swarm
+from weft.api.execs import Execs
+from weft.api.schema.common import decode, encode
+from weft.errors import InvalidArgument
+
+T = TypeVar("T")
+MAX_VERSION = "1.47"
+MIN_VERSION = "1.41"
+
+
+class Call:
+    def __init__(self, request: web.Request, node: Node, execs: Execs) -> None:
+        self.request = request
+        self.node = node
+        self.execs = execs
+
+    @property
+    def swarm(self) -> Swarm:
+        """Raises `Unavailable` if this node is no manager."""
+        return self.node.swarm()
+
+    @property
+    def id(self) -> str:
+        """The name or id in the path."""
+        return self.request.match_info["id"]
+
+    @property
+    def api_version(self) -> tuple[int, int]:
+        return version_number(self.request.match_info.get("version") or MAX_VERSION)
+
+    def query(self, name: str, default: str = "") -> str:
+        return self.request.query.get(name, default)
+
+    def flag(self, name: str) -> bool:
+        """As the original reads one: anything but "", 0, no, false and none is true."""
+        return self.query(name).strip().lower() not in ("", "0", "no", "false", "none")
+
+    def number(self, name: str) -> int:
+        text = self.query(name)
+        if not text.isdecimal():
+            raise InvalidArgument(f"invalid {name}: {text!r} is not a number")
+        return int(text)
+
+    def filters(self, allowed: Collection[str]) -> filters.Filters:
+        return filters.parse(self.query("filters"), allowed)
+
+    async def body(self, type_: type[T], empty: bool = False) -> T:
+        """The body as a `type_`. `empty`: it may be missing. Raises `InvalidArgument` or `Unsupported`."""
+        body = await self.request.read()
+        content_type = self.request.headers.get("Content-Type", "")
+        if body and content_type and self.request.content_type != "application/json":
+            raise InvalidArgument(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
+        return decode(body, type_, empty)
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+def version_number(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and minor.isdecimal()):
+        raise InvalidArgument(f"invalid API version: {text!r}")
+    return int(major), int(minor)
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=encode(value), content_type="application/json")
+
+
+def nothing(status: int = 204) -> web.Response:
+    return web.Response(status=status)

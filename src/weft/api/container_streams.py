@@ -1,0 +1,91 @@
+"""What containers say: their logs, and attaching to their streams."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from weft.api.call import Call
+from weft.api.container_lookup import find_container
+from weft.api.hijack import MULTIPLEXED, RAW, Taken, take_over
+from weft.api.schema.common import parse_moment, rfc3339_fixed
+from weft.api.streams import STDERR, STDOUT, frame, join
+from weft.errors import Conflict, InvalidArgument, Unsupported
+from weft.model.container import Container, ContainerState, LogLine
+
+
+def _outputs(call: Call) -> frozenset[int]:
+    return frozenset(stream for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if call.flag(name))
+
+
+def _content_type(call: Call, framed: bool) -> str:
+    """Before 1.42 both kinds had one name."""
+    return MULTIPLEXED if framed and call.api_version >= (1, 42) else RAW
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    container = find_container(call.node.containers, call.id)
+    outputs = _outputs(call)
+    if not outputs:
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    if container.config.log_driver == "none":
+        raise Unsupported("configured logging driver does not support reading")
+    if call.flag("details"):
+        raise Unsupported("details of log lines (details) are not supported by Weft")
+    lines = call.node.containers.logs(
+        container.id,
+        follow=call.flag("follow"),
+        since=parse_moment(call.query("since"), "since"),
+        until=parse_moment(call.query("until"), "until"),
+        tail=_tail(call.query("tail")),
+    )
+    framed = not container.config.spec.tty
+    response = web.StreamResponse(headers={"Content-Type": _content_type(call, framed)})
+    await response.prepare(call.request)
+    async for line in lines:
+        if line.stream in outputs or not framed:
+            await response.write(_log_bytes(line, call.flag("timestamps"), framed))
+    await response.write_eof()
+    return response
+
+
+def _tail(text: str) -> int | None:
+    """None for all. A negative or unreadable number means all, as in the original."""
+    return int(text) if text.isdecimal() else None
+
+
+def _log_bytes(line: LogLine, stamped: bool, framed: bool) -> bytes:
+    data = f"{rfc3339_fixed(line.timestamp)} ".encode() + line.data if stamped else line.data
+    return frame(line.stream, data) if framed else data
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    container = find_container(call.node.containers, call.id)
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+    outputs = _outputs(call)
+    if call.flag("logs") and not call.flag("stream"):
+        raise Unsupported(
+            "attaching to a container's past output only (logs without stream) is not supported by Weft: use logs"
+        )
+    attached = await call.node.containers.attach(container.id)
+    framed = not container.config.spec.tty
+    try:
+        connection = take_over(call.request, _content_type(call, framed))
+        try:
+            if call.flag("logs"):
+                await _replay(call, container, connection.write, outputs, framed)
+            stdin = call.flag("stdin") and container.config.spec.open_stdin
+            await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+        finally:
+            connection.close()
+    finally:
+        attached.close()
+    return Taken()
+
+
+async def _replay(
+    call: Call, container: Container, write: Callable[[bytes], Awaitable[None]], outputs: frozenset[int], framed: bool
+) -> None:
+    async for line in call.node.containers.logs(container.id):
+        if line.stream in outputs or not framed:
+            await write(_log_bytes(line, False, framed))

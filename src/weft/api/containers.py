@@ -1,0 +1,189 @@
+"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services make them; this API makes none."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from weft.api import filters, processes
+from weft.api.call import Call, answer, nothing
+from weft.api.container_lookup import find_container
+from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.schema.common import Json, now
+from weft.api.schema.container import Surroundings, container_json, container_summary_json
+from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from weft.model.container import Container, ContainerState
+from weft.model.meta import SECOND
+
+FILTERS = ("id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since")
+STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+POLL = 0.2
+"""Seconds between looks at whether a container is gone: the runtime tells of ends, not of removals."""
+
+
+def surroundings(call: Call, container: Container) -> Surroundings:
+    try:
+        image = call.node.images.find(container.image).config
+    except NotFound:
+        return Surroundings(**_places(call, container))
+    return Surroundings(image=image, **_places(call, container))
+
+
+def _places(call: Call, container: Container) -> Json:
+    return {
+        "networks": call.node.container_networks(container.id),
+        "gateway": call.node.container_gateway(container.id),
+        "execs": call.execs.of(container.id),
+    }
+
+
+async def listing(call: Call) -> web.Response:
+    wanted = call.filters(FILTERS)
+    if call.flag("size"):
+        raise Unsupported("the size of containers (size) is not supported by Weft")
+    limit = call.number("limit") if call.query("limit") not in ("", "-1") else 0
+    for state in wanted.get("status", ()):
+        if state not in STATES:
+            raise InvalidArgument(f"invalid filter 'status={state}'")
+    containers = sorted(call.node.containers.containers(), key=lambda c: c.created_at, reverse=True)
+    found = filters.select(containers, wanted, _predicates(call))
+    if not (call.flag("all") or limit or wanted.keys() & {"status", "exited", "before", "since"}):
+        found = [container for container in found if container.state == ContainerState.RUNNING]
+    moment = now()
+    return answer([container_summary_json(c, surroundings(call, c), moment) for c in (found[:limit] if limit else found)])
+
+
+def _predicates(call: Call) -> dict[str, Callable[[Container, str], bool]]:
+    runtime = call.node.containers
+
+    def on_network(container: Container, wanted: str) -> bool:
+        places = call.node.container_networks(container.id)
+        return wanted in places or any(network.id.startswith(wanted) for network, _ in places.values())
+
+    return {
+        "id": lambda c, value: c.id.startswith(value),
+        "name": lambda c, value: pattern_matches(f"/{c.config.name}", value) or pattern_matches(c.config.name, value),
+        "label": lambda c, value: label_matches(c.config.labels, value),
+        "status": lambda c, value: c.state == value,
+        "ancestor": lambda c, value: c.image == _image_id(call, value),
+        "network": on_network,
+        "is-task": lambda c, value: ("com.docker.swarm.task.id" in c.config.labels) == boolean(value, "is-task"),
+        "exited": lambda c, value: c.state == ContainerState.EXITED and str(c.exit_code) == value,
+        "before": lambda c, value: c.created_at < find_container(runtime, value).created_at,
+        "since": lambda c, value: c.created_at > find_container(runtime, value).created_at,
+    }
+
+
+def _image_id(call: Call, reference: str) -> str:
+    try:
+        return call.node.images.find(reference).id
+    except (NotFound, InvalidArgument):
+        return ""
+
+
+async def inspect(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    if call.flag("size"):
+        raise Unsupported("the size of containers (size) is not supported by Weft")
+    return answer(container_json(container, surroundings(call, container)))
+
+
+async def stop(call: Call) -> web.Response:
+    """304 when it does not run, as the original. The swarm starts another in its place, as the service asks for."""
+    container = find_container(call.node.containers, call.id)
+    if container.state != ContainerState.RUNNING:
+        return nothing(304)
+    if call.query("signal"):
+        raise Unsupported("a stop signal of the request (signal) is not supported by Weft: use kill")
+    text = call.query("t")
+    if text and not text.lstrip("-").isdecimal():
+        raise InvalidArgument(f"invalid t: {text!r} is not a number of seconds")
+    # -1 means to wait for ever; a day is that for a container that is asked to stop.
+    grace = container.stop_grace_period if not text else (int(text) if int(text) >= 0 else 86400) * SECOND
+    await call.node.containers.stop(container.id, grace)
+    return nothing()
+
+
+async def start(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    if container.state == ContainerState.RUNNING:
+        return nothing(304)
+    raise Unsupported(f"cannot start container {container.config.name}: not supported by Weft, whose services start a new one")
+
+
+async def restart(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    raise Unsupported(
+        f"cannot restart container {container.config.name}: not supported by Weft: stop it, and its service starts a new one"
+    )
+
+
+async def kill(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"cannot kill container: {call.id}: container {container.id} is not running")
+    await call.node.containers.kill(container.id, signal_name(call.query("signal") or "SIGKILL"))
+    return nothing()
+
+
+def signal_name(text: str) -> str:
+    """`SIGTERM` of `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
+    try:
+        if text.isdecimal():
+            return signal.Signals(int(text)).name
+        return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
+    except (ValueError, KeyError) as error:
+        raise InvalidArgument(f"invalid signal: {text}") from error
+
+
+async def remove(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    if call.flag("link"):
+        raise Unsupported("links (link) are not supported by Weft")
+    if container.state == ContainerState.RUNNING and not call.flag("force"):
+        raise Conflict(
+            f'cannot remove container "{container.config.name}": container is running: '
+            "stop the container before removing or force remove"
+        )
+    await call.node.containers.remove(container.id)
+    call.execs.forget(container.id)
+    return nothing()
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """The headers go out at once: the client counts on them before it lets the container end."""
+    container = find_container(call.node.containers, call.id)
+    condition = call.query("condition") or "not-running"
+    if condition not in ("not-running", "next-exit", "removed"):
+        raise InvalidArgument(f'invalid condition: "{condition}"')
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(call.request)
+    ended = await call.node.containers.wait(container.id)
+    while condition == "removed" and any(c.id == container.id for c in call.node.containers.containers()):
+        await asyncio.sleep(POLL)
+    await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
+    await response.write_eof()
+    return response
+
+
+async def resize(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    await call.node.containers.resize(container.id, call.number("h"), call.number("w"))
+    return nothing(200)
+
+
+async def top(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+    if call.query("ps_args") not in ("", "-ef"):
+        raise Unsupported(f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not supported by Weft")
+    return answer({"Titles": processes.TITLES, "Processes": processes.rows(await call.node.containers.top(container.id))})
+
+
+async def create(call: Call) -> web.Response:
+    raise Unsupported(
+        "cannot create a container: not supported by Weft, which runs services: "
+        "use `docker service create` in place of `docker run` and `docker create`"
+    )

@@ -1,0 +1,47 @@
+"""Events: past ones from `since` on, then new ones as they happen, until `until` or until the client goes."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from weft.api import filters
+from weft.api.call import Call
+from weft.api.filters import label_matches
+from weft.api.schema.common import encode, parse_moment
+from weft.api.schema.event import event_json
+from weft.model.container import NodeEvent
+
+FILTERS = ("type", "event", "container", "image", "network", "service", "node", "label", "scope")
+
+
+async def stream(call: Call) -> web.StreamResponse:
+    wanted = call.filters(FILTERS)
+    since, until = parse_moment(call.query("since"), "since"), parse_moment(call.query("until"), "until")
+    events = call.node.events(since, until)
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(call.request)
+    async for event in events:
+        if filters.select([event], wanted, PREDICATES):
+            await response.write(encode(event_json(event)))
+    await response.write_eof()
+    return response
+
+
+def _of(kind: str) -> Callable[[NodeEvent, str], bool]:
+    """About this object, or naming it (as a network's connect event names its container)."""
+
+    def matches(event: NodeEvent, value: str) -> bool:
+        if event.type == kind:
+            return event.id.startswith(value) or event.attributes.get("name") == value
+        return bool(value) and event.attributes.get(kind, "").startswith(value)
+
+    return matches
+
+
+PREDICATES: dict[str, Callable[[NodeEvent, str], bool]] = {
+    "type": lambda event, value: event.type == value,
+    "event": lambda event, value: event.action == value or event.action.startswith(f"{value}:"),
+    "label": lambda event, value: label_matches(event.attributes, value),
+    "scope": lambda event, value: event.scope == value,
+    **{kind: _of(kind) for kind in ("container", "image", "network", "service", "node")},
+}

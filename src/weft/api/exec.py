@@ -1,0 +1,111 @@
+"""Commands in running containers: create, start with streams attached, ask for the exit code, resize the terminal.
+
+A command that cannot be started is reported as the original does: on its own output stream, with the exit code that a shell
+would give, because the client already waits for streams.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from aiohttp import web
+
+from weft.api.call import Call, answer, nothing
+from weft.api.container_lookup import find_container
+from weft.api.execs import ExecEntry
+from weft.api.hijack import MULTIPLEXED, RAW, Taken, take_over
+from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
+from weft.api.streams import STDERR, STDOUT, frame, join
+from weft.errors import Conflict, InvalidArgument, OperationFailed, WeftError
+from weft.model.container import ContainerState
+
+log = logging.getLogger(__name__)
+
+
+async def create(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    wire = await call.body(ExecWire)
+    if not wire.cmd:
+        raise InvalidArgument("No exec command specified")
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+    exec = await call.node.containers.exec(
+        container.id, wire.cmd, tty=wire.tty, stdin=wire.attach_stdin, env=wire.env,
+        user=wire.user, directory=wire.working_dir, privileged=wire.privileged,
+    )  # fmt: skip
+    call.execs.add(ExecEntry(exec, (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr)))
+    return answer({"Id": exec.id}, 201)
+
+
+async def inspect(call: Call) -> web.Response:
+    entry = call.execs.get(call.id)
+    return answer(exec_json(entry.exec, entry.attached, entry.exit_code))
+
+
+async def resize(call: Call) -> web.Response:
+    rows, columns = call.number("h"), call.number("w")
+    await call.execs.get(call.id).exec.resize(rows, columns)
+    return nothing(200)
+
+
+async def start(call: Call) -> web.StreamResponse:
+    entry = call.execs.get(call.id)
+    wire = await call.body(ExecStartWire, empty=True)
+    if entry.started:
+        raise Conflict(f"exec {entry.exec.id} has already been started")
+    if wire.tty != entry.exec.tty and not wire.detach:
+        raise InvalidArgument(f"Tty: {str(wire.tty).lower()} is not what the command was created with")
+    entry.started = True
+    return await (_start_detached(entry) if wire.detach else _start_attached(call, entry, wire))
+
+
+async def _start_detached(entry: ExecEntry) -> web.Response:
+    """Its streams are let go of at once; it runs on."""
+    try:
+        attached = await entry.exec.start()
+    except OperationFailed as error:
+        entry.failed = _exit_code(error)
+        raise
+    attached.close()
+    return nothing(200)
+
+
+async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
+    exec = entry.exec
+    framed = not exec.tty
+    connection = take_over(call.request, MULTIPLEXED if framed else RAW)
+    try:
+        attached = await exec.start()
+    except WeftError as error:
+        entry.failed = _exit_code(error)
+        text = f"{error}\r\n".encode()
+        with suppress(ConnectionError):
+            await connection.write(frame(STDOUT, text) if framed else text)
+        connection.close()
+        return Taken()
+    if wire.console_size and exec.tty:
+        await exec.resize(*wire.console_size)
+    stdin, stdout, stderr = entry.attached
+    outputs = frozenset(stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
+    try:
+        await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+        # The client asks for the exit code as soon as the connection closes: it must be known by then.
+        await _ended_or_lost(entry, connection.lost)
+    finally:
+        attached.close()
+        connection.close()
+    return Taken()
+
+
+async def _ended_or_lost(entry: ExecEntry, lost: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(entry.exec.wait()), group.create_task(lost.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+def _exit_code(error: WeftError) -> int:
+    """127 for a command that is not there, 126 for one that cannot run."""
+    text = str(error).lower()
+    return 127 if "not found" in text or "no such file" in text else 126

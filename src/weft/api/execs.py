@@ -1,0 +1,49 @@
+"""The commands that were begun in containers through this API: kept until their container is gone or many newer ones came."""
+
+from collections import OrderedDict
+
+from weft.errors import NotFound
+from weft.model.ids import ContainerId
+from weft.runtime.base import Exec
+
+KEPT = 1024
+"""Ended commands whose exit code can still be asked for. The original keeps them until their container is removed."""
+
+
+class ExecEntry:
+    def __init__(self, exec: Exec, attached: tuple[bool, bool, bool]) -> None:
+        self.exec = exec
+        self.attached = attached
+        """stdin, stdout, stderr"""
+        self.started = False
+        self.failed: int | None = None
+        """The exit code of a command that could not be started: 126 or 127, as a shell's."""
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.exec.exit_code if self.failed is None else self.failed
+
+
+class Execs:
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, ExecEntry] = OrderedDict()
+
+    def add(self, entry: ExecEntry) -> None:
+        self._entries[entry.exec.id] = entry
+        ended = [id for id, old in self._entries.items() if old.exit_code is not None]
+        for id in ended[: max(len(ended) - KEPT, 0)]:
+            del self._entries[id]
+
+    def get(self, id: str) -> ExecEntry:
+        """Raises `NotFound` with the original's text."""
+        if id not in self._entries:
+            raise NotFound(f"No such exec instance: {id}")
+        return self._entries[id]
+
+    def of(self, container: ContainerId) -> tuple[str, ...]:
+        """Ids of the commands that run in a container."""
+        return tuple(id for id, entry in self._entries.items() if entry.exec.container == container and entry.exec.running)
+
+    def forget(self, container: ContainerId) -> None:
+        for id in [id for id, entry in self._entries.items() if entry.exec.container == container]:
+            del self._entries[id]

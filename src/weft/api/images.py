@@ -1,0 +1,119 @@
+"""Images of this node: list, inspect, pull, load, tag, remove."""
+
+import fnmatch
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from weft.api import filters
+from weft.api.call import Call, answer, nothing
+from weft.api.errors import message_of
+from weft.api.filters import boolean, label_matches
+from weft.api.registry_auth import refuse_credentials
+from weft.api.schema.common import encode
+from weft.api.schema.image import image_json, image_summary_json
+from weft.errors import InvalidArgument, NotFound, Unsupported, WeftError
+from weft.model import references
+from weft.model.container import Image
+
+FILTERS = ("reference", "dangling", "label", "before", "since")
+
+
+async def listing(call: Call) -> web.Response:
+    wanted = call.filters(FILTERS)
+    find = call.node.images.find
+    found = filters.select(
+        call.node.images.all(),
+        wanted,
+        {
+            "reference": _matches_reference,
+            "dangling": lambda image, value: (not image.tags) == boolean(value, "dangling"),
+            "label": lambda image, value: label_matches(image.config.labels, value),
+            "before": lambda image, value: image.created < find(value).created,
+            "since": lambda image, value: image.created > find(value).created,
+        },
+    )
+    return answer([image_summary_json(image) for image in sorted(found, key=lambda image: image.created, reverse=True)])
+
+
+def _matches_reference(image: Image, pattern: str) -> bool:
+    """By name, by name and tag; `*` stands for anything but a slash."""
+    names = {*image.tags, *(tag.rpartition(":")[0] for tag in image.tags), *image.digests}
+    return any(_glob(name, pattern) for name in names)
+
+
+def _glob(text: str, pattern: str) -> bool:
+    return len(text.split("/")) == len(pattern.split("/")) and all(
+        fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(text.split("/"), pattern.split("/"), strict=True)
+    )
+
+
+async def inspect(call: Call) -> web.Response:
+    return answer(image_json(call.node.images.find(call.id)))
+
+
+async def tag(call: Call) -> web.Response:
+    name = call.query("repo")
+    if not name:
+        raise InvalidArgument("invalid repo: it is empty")
+    new = f"{name}:{call.query('tag')}" if call.query("tag") else name
+    if references.parse(new)[2]:
+        raise InvalidArgument("refusing to create a tag with a digest reference")
+    await call.node.images.tag(call.id, new)
+    return nothing(201)
+
+
+async def remove(call: Call) -> web.Response:
+    done = await call.node.images.remove(call.id, call.flag("force"))
+    return answer([{what: name} for what, name in done])
+
+
+async def pull(call: Call) -> web.StreamResponse:
+    """Progress line by line; an error after the first line is a line as well."""
+    refuse_credentials(call.request)
+    if call.query("fromSrc"):
+        raise Unsupported("importing an image from a file system archive (fromSrc) is not supported by Weft: use load")
+    if call.query("platform"):
+        raise Unsupported("choosing a platform (platform) is not supported by Weft")
+    name, wanted = call.query("fromImage"), call.query("tag")
+    if not wanted and not _says_version(name):
+        raise Unsupported(f"pulling all tags of {name} is not supported by Weft: name a tag")
+    reference = f"{name}{'@' if wanted.startswith('sha256:') else ':'}{wanted}" if wanted else name
+    references.parse(reference)
+    return await _progress(call, call.node.images.pull(reference))
+
+
+def _says_version(name: str) -> bool:
+    return "@" in name or ":" in name.rpartition("/")[2]
+
+
+async def _progress(call: Call, lines: AsyncIterator[str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    try:
+        async for line in lines:
+            if not response.prepared:
+                await response.prepare(call.request)
+            await response.write(encode({"status": line}))
+    except WeftError as error:
+        if not response.prepared:
+            raise
+        message = message_of(error)
+        await response.write(encode({"errorDetail": {"message": message}, "error": message}))
+    if not response.prepared:
+        await response.prepare(call.request)
+    await response.write_eof()
+    return response
+
+
+async def load(call: Call) -> web.Response:
+    """The archive goes to the store as it comes; it is never whole in memory."""
+    if call.query("platform"):
+        raise Unsupported("choosing a platform (platform) is not supported by Weft")
+    loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
+    lines = [encode({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"}) for name in loaded]
+    return web.Response(body=b"".join(lines), content_type="application/json")
+
+
+async def distribution(call: Call) -> web.Response:
+    """The client then leaves the image's name as it is, and says so."""
+    raise NotFound(f"no digest of {call.id}: Weft asks no registry; each node resolves the name itself")

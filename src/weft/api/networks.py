@@ -1,0 +1,196 @@
+"""Networks: those of the swarm, as a manager's state has them, and those of this node, as its agent has them."""
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from weft.api import filters
+from weft.api.backend import LocalNetwork
+from weft.api.call import Call, answer, nothing
+from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.schema.common import Json
+from weft.api.schema.network import NetworkWire, local_network_json, network_json, residents_json, spec_from
+from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
+from weft.model.ids import NetworkId
+from weft.model.network import Network
+
+FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
+BUILT_IN = ("bridge", "host", "none")
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A network under one roof, wherever it is known from."""
+
+    id: str
+    name: str
+    driver: str
+    scope: str
+    labels: dict[str, str]
+    local: LocalNetwork | None = None
+    swarm: Network | None = None
+
+    def json(self, verbose: bool = False, residents: bool = True) -> Json:
+        """`residents`: with who is on it, as inspecting shows and listing does not."""
+        if self.swarm is not None:
+            body = network_json(self.swarm)
+        else:
+            assert self.local is not None
+            body = local_network_json(self.local)
+        return body | residents_json(self.local, verbose) if self.local is not None and residents else body
+
+
+def views(call: Call) -> list[View]:
+    """Those of this node, then those of the swarm. What a manager's state says of a network of the swarm counts: the node's own
+    part of one that was removed may still be there for a moment."""
+    mine = {network.id: network for network in call.node.local_networks()}
+    swarm = _swarm_networks(call)
+    found = [
+        View(id=n.id, name=n.name, driver=n.driver, scope=n.scope, labels=dict(n.labels), local=n)
+        for n in mine.values()
+        if swarm is None or n.scope == "local"
+    ]
+    for network in swarm or ():
+        spec, local = network.spec, mine.get(network.id)
+        found.append(
+            View(
+                id=network.id, name=spec.name, driver=spec.driver, scope="swarm", labels=spec.labels, swarm=network, local=local
+            )
+        )
+    return found
+
+
+def _swarm_networks(call: Call) -> list[Network] | None:
+    """None on a node that is no manager."""
+    try:
+        return list(call.swarm.state.networks.values())
+    except Unavailable:
+        return None
+
+
+def find_view(candidates: list[View], reference: str) -> View:
+    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with the original's two texts."""
+    for by, found in (
+        ("id", [v for v in candidates if v.id == reference]),
+        ("name", [v for v in candidates if v.name == reference]),
+        ("ID prefix", [v for v in candidates if reference and v.id.startswith(reference)]),
+    ):
+        if len(found) > 1:
+            raise InvalidArgument(f"{len(found)} matches found based on {by}: network {reference} is ambiguous")
+        if found:
+            return found[0]
+    raise NotFound(f"network {reference} not found")
+
+
+async def listing(call: Call) -> web.Response:
+    found = filters.select(views(call), call.filters(FILTERS), _predicates(call))
+    return answer([view.json(residents=False) for view in found])
+
+
+def _predicates(call: Call) -> dict[str, Callable[[View, str], bool]]:
+    used = {network.id for c in call.node.containers.containers() for network, _ in call.node.container_networks(c.id).values()}
+
+    def of_type(view: View, value: str) -> bool:
+        if value not in ("builtin", "custom"):
+            raise InvalidArgument(f"invalid filter 'type={value}'")
+        return (view.name in BUILT_IN or view.name == "ingress") == (value == "builtin")
+
+    return {
+        "name": lambda view, value: pattern_matches(view.name, value),
+        "id": lambda view, value: view.id.startswith(value),
+        "driver": lambda view, value: view.driver == value,
+        "label": lambda view, value: label_matches(view.labels, value),
+        "scope": lambda view, value: view.scope == value,
+        "type": of_type,
+        "dangling": lambda view, value: (view.name not in BUILT_IN and view.id not in used) == boolean(value, "dangling"),
+    }
+
+
+async def inspect(call: Call) -> web.Response:
+    scope = call.query("scope")
+    if scope not in ("", "swarm", "local", "global"):
+        raise InvalidArgument(f"invalid scope: {scope!r}")
+    candidates = [view for view in views(call) if not scope or view.scope == scope]
+    if scope == "swarm" and call.id not in {view.name for view in candidates}:
+        candidates += [view for view in views(call) if view.name == "host"]
+    view = find_view(candidates, call.id)
+    # The original's swarm has a network of its own for the host's, by which a service asks for it.
+    return answer(view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {}))
+
+
+async def create(call: Call) -> web.Response:
+    wire = await call.body(NetworkWire)
+    if wire.driver in ("", "bridge", "default") and not wire.ingress:
+        spec_refusal(wire)
+    if wire.driver not in ("overlay", "", "bridge", "default"):
+        raise Unsupported(f"cannot create network {wire.name}: driver {wire.driver} is not supported by Weft, only overlay is")
+    try:
+        swarm = call.swarm
+    except Unavailable as error:
+        raise Forbidden(str(error)) from error
+    spec = spec_from(wire)
+    if any(view.name == spec.name for view in views(call)):
+        raise Conflict(f"network with name {spec.name} already exists")
+    network = await swarm.create_network(spec)
+    return answer({"Id": network.id, "Warning": ""}, 201)
+
+
+def spec_refusal(wire: NetworkWire) -> None:
+    """Raises for a network of this node only: no container could join one."""
+    if wire.name in BUILT_IN:
+        raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
+    driver = wire.driver or "bridge"
+    raise Unsupported(f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver overlay")
+
+
+async def remove(call: Call) -> web.Response:
+    view = find_view(views(call), call.id)
+    if view.scope == "local":
+        if view.name in BUILT_IN:
+            raise Forbidden(f"{view.name} is a pre-defined network and cannot be removed")
+        raise Forbidden(f"cannot remove network {view.name}: Weft itself needs it")
+    state = call.swarm.state
+    await call.swarm.remove_network(_in_swarm(state.networks.get(NetworkId(view.id)), call.id).id)
+    return nothing()
+
+
+def _in_swarm(network: Network | None, reference: str) -> Network:
+    if network is None:
+        raise NotFound(f"network {reference} not found")
+    return network
+
+
+async def connect(call: Call) -> web.Response:
+    view = find_view(views(call), call.id)
+    raise Unsupported(
+        f"cannot connect a container to network {view.name}: not supported by Weft: "
+        "use `docker service update --network-add` for its service"
+    )
+
+
+async def disconnect(call: Call) -> web.Response:
+    view = find_view(views(call), call.id)
+    raise Unsupported(
+        f"cannot disconnect a container from network {view.name}: not supported by Weft: "
+        "use `docker service update --network-rm` for its service"
+    )
+
+
+async def prune(call: Call) -> web.Response:
+    """Networks of the swarm that no service and no task uses."""
+    wanted = call.filters(("label", "label!", "until"))
+    if "until" in wanted or "label!" in wanted:
+        raise Unsupported("the filters until and label! of network prune are not supported by Weft")
+    try:
+        swarm = call.swarm
+    except Unavailable:
+        return answer({"NetworksDeleted": None})
+    state = swarm.state
+    used = {a.target for service in state.services.values() for a in service.spec.task.networks}
+    removed = []
+    for network in list(state.networks.values()):
+        idle = network.id not in used and not state.tasks_attached(network.id) and not network.spec.ingress
+        if idle and all(label_matches(network.spec.labels, value) for value in wanted.get("label", ())):
+            await swarm.remove_network(network.id)
+            removed.append(network.name)
+    return answer({"NetworksDeleted": removed or None})

@@ -1,0 +1,154 @@
+"""The table of all requests that the API answers. Each is also found under `/v1.NN`.
+
+`{id}` is a name or an id, `{id:.+}` one that may contain slashes. The first route that fits counts.
+"""
+
+from collections.abc import Iterator
+
+from weft.api import (
+    container_streams,
+    containers,
+    events,
+    exec,
+    images,
+    keys,
+    networks,
+    nodes,
+    services,
+    swarm,
+    system,
+    tasks,
+)
+from weft.api.call import Handler
+from weft.api.unsupported import empty, missing, refuse
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    # the node
+    ("HEAD", "/_ping", system.ping),
+    ("GET", "/_ping", system.ping),
+    ("GET", "/version", system.version),
+    ("GET", "/info", system.info),
+    ("GET", "/events", events.stream),
+    ("GET", "/system/df", refuse("showing disk usage (docker system df)")),
+    ("POST", "/auth", refuse("logging in to a registry")),
+    # containers
+    ("GET", "/containers/json", containers.listing),
+    ("POST", "/containers/create", containers.create),
+    ("POST", "/containers/prune", refuse("pruning containers")),
+    ("GET", "/containers/{id}/json", containers.inspect),
+    ("GET", "/containers/{id}/logs", container_streams.logs),
+    ("GET", "/containers/{id}/top", containers.top),
+    ("GET", "/containers/{id}/stats", refuse("showing the resource usage of containers (docker stats)")),
+    ("GET", "/containers/{id}/changes", refuse("comparing a container with its image (docker diff)")),
+    ("GET", "/containers/{id}/export", refuse("exporting a container")),
+    ("HEAD", "/containers/{id}/archive", refuse("copying files from and to containers (docker cp)")),
+    ("GET", "/containers/{id}/archive", refuse("copying files from containers (docker cp)")),
+    ("PUT", "/containers/{id}/archive", refuse("copying files to containers (docker cp)")),
+    ("GET", "/containers/{id}/attach/ws", refuse("attaching by WebSocket")),
+    ("POST", "/containers/{id}/attach", container_streams.attach),
+    ("POST", "/containers/{id}/resize", containers.resize),
+    ("POST", "/containers/{id}/wait", containers.wait),
+    ("POST", "/containers/{id}/start", containers.start),
+    ("POST", "/containers/{id}/stop", containers.stop),
+    ("POST", "/containers/{id}/restart", containers.restart),
+    ("POST", "/containers/{id}/kill", containers.kill),
+    ("POST", "/containers/{id}/pause", refuse("pausing containers")),
+    ("POST", "/containers/{id}/unpause", refuse("pausing containers")),
+    ("POST", "/containers/{id}/rename", refuse("renaming containers")),
+    ("POST", "/containers/{id}/update", refuse("updating a container (update its service)")),
+    ("DELETE", "/containers/{id}", containers.remove),
+    ("POST", "/containers/{id}/exec", exec.create),
+    ("GET", "/exec/{id}/json", exec.inspect),
+    ("POST", "/exec/{id}/start", exec.start),
+    ("POST", "/exec/{id}/resize", exec.resize),
+    # images
+    ("GET", "/images/json", images.listing),
+    ("GET", "/images/search", refuse("searching for images")),
+    ("GET", "/images/get", refuse("saving images")),
+    ("POST", "/images/create", images.pull),
+    ("POST", "/images/load", images.load),
+    ("POST", "/images/prune", refuse("pruning images")),
+    ("GET", "/images/{id:.+}/json", images.inspect),
+    ("GET", "/images/{id:.+}/history", refuse("showing the history of an image")),
+    ("GET", "/images/{id:.+}/get", refuse("saving images")),
+    ("POST", "/images/{id:.+}/tag", images.tag),
+    ("POST", "/images/{id:.+}/push", refuse("pushing images")),
+    ("DELETE", "/images/{id:.+}", images.remove),
+    ("GET", "/distribution/{id:.+}/json", images.distribution),
+    ("POST", "/build", refuse("building images")),
+    ("POST", "/build/prune", refuse("building images")),
+    ("POST", "/build/cancel", refuse("building images")),
+    ("POST", "/commit", refuse("making images from containers (docker commit)")),
+    ("POST", "/session", refuse("building images with BuildKit")),
+    ("POST", "/grpc", refuse("building images with BuildKit")),
+    # networks
+    ("GET", "/networks", networks.listing),
+    ("POST", "/networks/create", networks.create),
+    ("POST", "/networks/prune", networks.prune),
+    ("GET", "/networks/{id}", networks.inspect),
+    ("DELETE", "/networks/{id}", networks.remove),
+    ("POST", "/networks/{id}/connect", networks.connect),
+    ("POST", "/networks/{id}/disconnect", networks.disconnect),
+    # the swarm
+    ("GET", "/swarm", swarm.inspect),
+    ("POST", "/swarm/init", swarm.init),
+    ("POST", "/swarm/join", swarm.join),
+    ("POST", "/swarm/leave", swarm.leave),
+    ("POST", "/swarm/update", swarm.update),
+    ("GET", "/swarm/unlockkey", swarm.unlock_key),
+    ("POST", "/swarm/unlock", swarm.unlock),
+    ("GET", "/services", services.listing),
+    ("POST", "/services/create", services.create),
+    ("GET", "/services/{id}", services.inspect),
+    ("POST", "/services/{id}/update", services.update),
+    ("DELETE", "/services/{id}", services.remove),
+    ("GET", "/services/{id}/logs", services.logs),
+    ("GET", "/tasks", tasks.listing),
+    ("GET", "/tasks/{id}", tasks.inspect),
+    ("GET", "/tasks/{id}/logs", tasks.logs),
+    ("GET", "/nodes", nodes.listing),
+    ("GET", "/nodes/{id}", nodes.inspect),
+    ("POST", "/nodes/{id}/update", nodes.update),
+    ("DELETE", "/nodes/{id}", nodes.remove),
+    # what Weft does not have
+    ("GET", "/volumes", empty({"Volumes": [], "Warnings": None})),
+    ("POST", "/volumes/create", refuse("creating volumes")),
+    ("POST", "/volumes/prune", refuse("pruning volumes")),
+    ("GET", "/volumes/{id}", missing("get {}: no such volume")),
+    ("PUT", "/volumes/{id}", refuse("updating volumes")),
+    ("DELETE", "/volumes/{id}", missing("get {}: no such volume")),
+    ("GET", "/secrets", empty([])),
+    ("POST", "/secrets/create", refuse("creating secrets")),
+    ("GET", "/secrets/{id}", missing("secret {} not found")),
+    ("POST", "/secrets/{id}/update", missing("secret {} not found")),
+    ("DELETE", "/secrets/{id}", missing("secret {} not found")),
+    ("GET", "/configs", empty([])),
+    ("POST", "/configs/create", refuse("creating configs")),
+    ("GET", "/configs/{id}", missing("config {} not found")),
+    ("POST", "/configs/{id}/update", missing("config {} not found")),
+    ("DELETE", "/configs/{id}", missing("config {} not found")),
+    # what Swarm has no command for
+    ("GET", "/weft/keys", keys.inspect),
+    ("POST", "/weft/keys/rotate", keys.rotate),
+    ("POST", "/weft/keys/update", keys.update),
+    ("GET", "/plugins", empty([])),
+    ("GET", "/plugins/privileges", refuse("installing plugins")),
+    ("POST", "/plugins/pull", refuse("installing plugins")),
+    ("POST", "/plugins/create", refuse("creating plugins")),
+    ("GET", "/plugins/{id:.+}/json", missing('plugin "{}" not found')),
+    ("DELETE", "/plugins/{id:.+}", missing('plugin "{}" not found')),
+    ("POST", "/plugins/{id:.+}/enable", missing('plugin "{}" not found')),
+    ("POST", "/plugins/{id:.+}/disable", missing('plugin "{}" not found')),
+)
+
+
+INTERRUPTIBLE: frozenset[Handler] = frozenset((images.pull, images.load, containers.wait, exec.start, container_streams.attach))
+"""Of the requests that are no GET, those that end when their client leaves. The others are carried through, so that nothing
+stays half done."""
+
+
+def paths() -> Iterator[tuple[str, str, Handler]]:
+    """Each route, plain and versioned."""
+    for method, path, handler in ROUTES:
+        yield method, path, handler
+        yield method, "/v{version:[0-9.]+}" + path, handler

@@ -1,0 +1,320 @@
+"""Containers and commands in them: requests, and their JSON in lists and when inspected.
+
+A container's own values come from the runtime, its networks from the agent; `Surroundings` brings both together. Fields of the
+original that have no counterpart here are printed with the value that they have in a container of a service.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from weft.api.backend import LocalEndpoint, LocalNetwork
+from weft.api.schema.common import Json, Wire, human_duration, rfc3339
+from weft.api.schema.image import exposed_json
+from weft.model.addresses import mac_for
+from weft.model.container import Container, ContainerState, ImageConfig
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.service import ContainerSpec, Mount
+from weft.runtime.base import Exec
+
+NETNS = "/run/docker/netns"
+MASKED = (
+    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+)  # fmt: skip
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is around a container on its node."""
+
+    image: ImageConfig = ImageConfig()
+    """Of the image that it was made from; empty if that is gone."""
+    networks: Mapping[str, tuple[LocalNetwork, LocalEndpoint]] = msgspec.field(default_factory=dict)
+    gateway: LocalEndpoint | None = None
+    execs: tuple[str, ...] = ()
+
+
+class ExecWire(Wire, frozen=True):
+    """`POST /containers/{id}/exec`"""
+
+    container: str = ""
+    """docker-py repeats the path here."""
+    user: str = ""
+    privileged: bool = False
+    tty: bool = False
+    console_size: tuple[int, int] | None = None
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach: bool = False
+    detach_keys: str = ""
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    cmd: tuple[str, ...] = ()
+
+
+class ExecStartWire(Wire, frozen=True):
+    """`POST /exec/{id}/start`"""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: tuple[int, int] | None = None
+
+
+# --- model -> JSON
+
+
+def status_text(container: Container, now: Nanoseconds) -> str:
+    """`Up 5 minutes`, `Exited (0) 3 seconds ago`, as `docker ps` prints it."""
+    match container.state:
+        case ContainerState.RUNNING:
+            return f"Up {human_duration(now - container.started_at)}"
+        case ContainerState.EXITED:
+            return f"Exited ({container.exit_code}) {human_duration(now - container.finished_at)} ago"
+        case ContainerState.DEAD:
+            return "Dead"
+    return "Created"
+
+
+def container_summary_json(container: Container, around: Surroundings, now: Nanoseconds) -> Json:
+    config = container.config
+    return {
+        "Id": container.id,
+        "Names": [f"/{config.name}"],
+        "Image": config.spec.image,
+        "ImageID": container.image,
+        "Command": " ".join(container.args),
+        "Created": container.created_at // SECOND,
+        "Ports": [{"PrivatePort": port, "Type": protocol} for port, protocol in around.image.exposed_ports]
+        if container.state == ContainerState.RUNNING
+        else [],
+        "Labels": config.labels,
+        "State": str(container.state),
+        "Status": status_text(container, now),
+        "HostConfig": {"NetworkMode": _network_mode(container)},
+        "NetworkSettings": {"Networks": _networks_json(container, around)},
+        "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
+    }
+
+
+def container_json(container: Container, around: Surroundings) -> Json:
+    config = container.config
+    directory = PurePath(container.log_path).parent
+    return {
+        "Id": container.id,
+        "Created": rfc3339(container.created_at),
+        "Path": container.args[0] if container.args else "",
+        "Args": list(container.args[1:]),
+        "State": _state_json(container),
+        "Image": container.image,
+        "ResolvConfPath": str(directory / "resolv.conf"),
+        "HostnamePath": str(directory / "hostname"),
+        "HostsPath": str(directory / "hosts"),
+        "LogPath": container.log_path,
+        "Name": f"/{config.name}",
+        "RestartCount": 0,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": list(around.execs) or None,
+        "HostConfig": _host_config_json(container),
+        "GraphDriver": {"Data": None, "Name": "overlay2"},
+        "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
+        "Config": _config_json(container, around.image),
+        "NetworkSettings": _network_settings_json(container, around),
+    }
+
+
+def _state_json(container: Container) -> Json:
+    state = container.state
+    return {
+        "Status": str(state),
+        "Running": state == ContainerState.RUNNING,
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": container.oom_killed,
+        "Dead": state == ContainerState.DEAD,
+        "Pid": container.pid,
+        "ExitCode": container.exit_code,
+        "Error": container.error,
+        "StartedAt": rfc3339(container.started_at),
+        "FinishedAt": rfc3339(container.finished_at),
+    }
+
+
+def _config_json(container: Container, image: ImageConfig) -> Json:
+    config, spec = container.config, container.config.spec
+    command = list(spec.args) if spec.command or spec.args else list(image.cmd)
+    return {
+        "Hostname": config.hostname,
+        "Domainname": "",
+        "User": spec.user or image.user,
+        "AttachStdin": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        **({"ExposedPorts": exposed_json(image)} if image.exposed_ports else {}),
+        "Tty": spec.tty,
+        "OpenStdin": spec.open_stdin,
+        "StdinOnce": False,
+        "Env": list(container.env) or None,
+        "Cmd": command or None,
+        "Image": spec.image,
+        "Volumes": None,
+        "WorkingDir": spec.dir or image.working_dir,
+        "Entrypoint": list(spec.command or image.entrypoint) or None,
+        "OnBuild": None,
+        "Labels": config.labels,
+        **({"StopSignal": spec.stop_signal or image.stop_signal} if spec.stop_signal or image.stop_signal else {}),
+    }
+
+
+def _host_config_json(container: Container) -> Json:
+    config, spec, limits = container.config, container.config.spec, container.config.limits
+    nothing = (
+        "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps",
+        "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices", "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
+        "OomKillDisable",
+    )  # fmt: skip
+    zero = (
+        "OomScoreAdj", "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime",
+        "MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth",
+    )  # fmt: skip
+    blank = (
+        "ContainerIDFile",
+        "VolumeDriver",
+        "Cgroup",
+        "PidMode",
+        "UTSMode",
+        "UsernsMode",
+        "CgroupParent",
+        "CpusetCpus",
+        "CpusetMems",
+    )
+    body: dict[str, Any] = dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | dict.fromkeys(blank, "")
+    return body | {
+        "LogConfig": {"Type": config.log_driver, "Config": {}},
+        "NetworkMode": _network_mode(container),
+        "PortBindings": {},
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": False,
+        "ConsoleSize": [0, 0],
+        "CapAdd": list(spec.cap_add) or None,
+        "CapDrop": list(spec.cap_drop) or None,
+        "CgroupnsMode": "private",
+        "Dns": list(spec.dns_servers) or None,
+        "DnsOptions": list(spec.dns_options) or None,
+        "DnsSearch": list(spec.dns_search) or None,
+        "ExtraHosts": _extra_hosts(spec) or None,
+        "GroupAdd": list(spec.groups) or None,
+        "IpcMode": "private",
+        "Privileged": False,
+        "PublishAllPorts": False,
+        "ReadonlyRootfs": spec.read_only,
+        "ShmSize": 67108864,
+        "Runtime": "runc",
+        "Isolation": "default",
+        "Memory": limits.memory,
+        "NanoCpus": limits.nano_cpus,
+        "PidsLimit": limits.pids or None,
+        "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
+        "Sysctls": spec.sysctls or None,
+        "MaskedPaths": list(MASKED),
+        "ReadonlyPaths": list(READ_ONLY),
+        "Init": False,
+    }
+
+
+def _extra_hosts(spec: ContainerSpec) -> list[str]:
+    """`name:address` for each name of each line."""
+    return [f"{name}:{line.split()[0]}" for line in spec.hosts for name in line.split()[1:]]
+
+
+def _network_mode(container: Container) -> str:
+    return "host" if container.config.namespace is None else "bridge"
+
+
+def _mount_json(mount: Mount) -> Json:
+    return {
+        "Type": mount.type,
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": "",
+        "RW": not mount.read_only,
+        "Propagation": "rprivate" if mount.type == "bind" else "",
+    }
+
+
+def _network_settings_json(container: Container, around: Surroundings) -> Json:
+    sandbox = container.config.sandbox_id if container.state == ContainerState.RUNNING else ""
+    ports = {f"{port}/{protocol}": None for port, protocol in around.image.exposed_ports} if sandbox else {}
+    return {
+        "Bridge": "",
+        "SandboxID": sandbox,
+        "SandboxKey": f"{NETNS}/{sandbox[:12]}" if sandbox else "",
+        "Ports": ports,
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": "",
+        "Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "MacAddress": "",
+        "Networks": _networks_json(container, around),
+    }
+
+
+def _networks_json(container: Container, around: Surroundings) -> Json:
+    return {name: _attachment_json(container, *place) for name, place in around.networks.items()}
+
+
+def _attachment_json(container: Container, network: LocalNetwork, endpoint: LocalEndpoint) -> Json:
+    address = endpoint.address.ip
+    return {
+        "IPAMConfig": {"IPv4Address": str(address)},
+        "Links": None,
+        "Aliases": None,
+        "MacAddress": mac_for(address),
+        "NetworkID": network.id,
+        "EndpointID": endpoint.endpoint_id,
+        "Gateway": "",
+        "IPAddress": str(address),
+        "IPPrefixLen": endpoint.address.network.prefixlen,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DriverOpts": None,
+        "DNSNames": list(dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))),
+    }
+
+
+def exec_json(exec: Exec, attached: tuple[bool, bool, bool], exit_code: int | None) -> Json:
+    """`attached`: stdin, stdout, stderr."""
+    return {
+        "ID": exec.id,
+        "Running": exec.running,
+        "ExitCode": exit_code,
+        "ProcessConfig": {
+            "tty": exec.tty,
+            "entrypoint": exec.argv[0] if exec.argv else "",
+            "arguments": list(exec.argv[1:]),
+            "privileged": False,
+        },
+        "OpenStdin": attached[0],
+        "OpenStderr": attached[2],
+        "OpenStdout": attached[1],
+        "CanRemove": exit_code is not None,
+        "ContainerID": exec.container,
+        "DetachKeys": "",
+        "Pid": exec.pid,
+    }

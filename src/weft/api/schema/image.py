@@ -1,0 +1,67 @@
+"""Images: their JSON in lists and when inspected."""
+
+from weft.api.schema.common import Json, rfc3339
+from weft.model.container import Image, ImageConfig
+from weft.model.meta import SECOND
+
+
+def image_summary_json(image: Image, containers: int = -1) -> Json:
+    return {
+        "Id": image.id,
+        "ParentId": "",
+        "RepoTags": list(image.tags) or (None if image.digests else []),
+        "RepoDigests": list(image.digests),
+        "Created": image.created // SECOND,
+        "Size": image.size,
+        "SharedSize": -1,
+        "Labels": image.config.labels or None,
+        "Containers": containers,
+    }
+
+
+def image_json(image: Image) -> Json:
+    return {
+        "Id": image.id,
+        "RepoTags": list(image.tags),
+        "RepoDigests": list(image.digests),
+        "Parent": "",
+        "Comment": "",
+        "Created": rfc3339(image.created),
+        "DockerVersion": "",
+        "Author": image.author,
+        "Config": _config_json(image.config),
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "GraphDriver": {"Data": None, "Name": "overlay2"},
+        "RootFS": {"Type": "layers", "Layers": list(image.layers)},
+        "Metadata": {"LastTagTime": rfc3339(0)},
+    }
+
+
+def exposed_json(config: ImageConfig) -> Json | None:
+    return {f"{port}/{protocol}": {} for port, protocol in config.exposed_ports} or None
+
+
+def _config_json(config: ImageConfig) -> Json:
+    return {
+        "Hostname": "",
+        "Domainname": "",
+        "User": config.user,
+        "AttachStdin": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        **({"ExposedPorts": exposed_json(config)} if config.exposed_ports else {}),
+        "Tty": False,
+        "OpenStdin": False,
+        "StdinOnce": False,
+        "Env": list(config.env),
+        "Cmd": list(config.cmd) or None,
+        "Image": "",
+        "Volumes": {volume: {} for volume in config.volumes} or None,
+        "WorkingDir": config.working_dir,
+        "Entrypoint": list(config.entrypoint) or None,
+        "OnBuild": None,
+        "Labels": config.labels or None,
+        **({"StopSignal": config.stop_signal} if config.stop_signal else {}),
+    }

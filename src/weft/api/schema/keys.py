@@ -1,0 +1,42 @@
+"""The keys of encrypted networks as JSON: which there are and how old, how long each lives, and how long new ones are."""
+
+from typing import Literal, cast
+
+import msgspec
+
+from weft.api.schema.common import Wire, rfc3339
+from weft.errors import InvalidArgument
+from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.encryption import sending_key
+
+SHORTEST_PERIOD = 10 * 10**9
+"""Nanoseconds: every node must have got a key before the next one comes."""
+
+
+class KeysWire(Wire, frozen=True):
+    """What is 0 stays as it is."""
+
+    every: int = 0
+    """Nanoseconds."""
+    bits: int = 0
+
+
+def spec_from(wire: KeysWire, spec: ClusterSpec) -> ClusterSpec:
+    if wire.bits not in (0, 128, 256):
+        raise InvalidArgument(f"cannot update keys: Bits: {wire.bits} is neither 128 nor 256")
+    if wire.every and wire.every < SHORTEST_PERIOD:
+        raise InvalidArgument(f"cannot update keys: Every: {wire.every} ns is shorter than {SHORTEST_PERIOD} ns")
+    bits = cast(Literal[128, 256], wire.bits or spec.key_bits)
+    return msgspec.structs.replace(spec, key_rotation=wire.every or spec.key_rotation, key_bits=bits)
+
+
+def keys_json(cluster: Cluster) -> dict[str, object]:
+    sending = sending_key(cluster.data_keys)
+    return {
+        "Every": cluster.spec.key_rotation,
+        "Bits": cluster.spec.key_bits,
+        "Keys": [
+            {"Tag": key.tag, "CreatedAt": rfc3339(key.created_at), "Bits": 8 * len(key.secret), "Sending": key == sending}
+            for key in cluster.data_keys
+        ],
+    }

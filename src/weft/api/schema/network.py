@@ -1,0 +1,289 @@
+"""Networks: the request that creates one, and its JSON as the swarm (`network_json`) or this node (`local_network_json`) has it.
+
+The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed here and nowhere else.
+"""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from msgspec import field
+
+from weft.api.backend import LocalEndpoint, LocalNetwork, ServiceView
+from weft.api.schema.common import Json, Wire, parse_address, rfc3339
+from weft.errors import Forbidden, InvalidArgument, Unsupported
+from weft.model.addresses import LAST_VNI, mac_for
+from weft.model.encryption import IcvBits
+from weft.model.network import Network, NetworkSpec, Pool
+
+VNIS = "com.docker.network.driver.overlay.vxlanid_list"
+MTU = "com.docker.network.driver.mtu"
+ENCRYPTED = "encrypted"
+ICV = "com.weft.network.esp.icv"
+"""Bits of the integrity check value of each sealed packet: ours, the original has 64 always."""
+ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
+PREDEFINED = ("bridge", "host", "none", "default")
+MIN_MTU, MAX_MTU = 576, 65535 - 50
+LONGEST_PREFIX = 29
+"""A subnet needs room for the gateway, a load balancer per node and a task."""
+
+
+class PoolWire(Wire, frozen=True):
+    subnet: str = ""
+    ip_range: str = field(name="IPRange", default="")
+    gateway: str = ""
+    auxiliary: dict[str, str] = field(name="AuxiliaryAddresses", default_factory=dict)
+
+
+class IpamWire(Wire, frozen=True):
+    driver: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    config: tuple[PoolWire, ...] = ()
+
+
+class ConfigFromWire(Wire, frozen=True):
+    network: str = ""
+
+
+class NetworkWire(Wire, frozen=True):
+    name: str = ""
+    check_duplicate: bool = False
+    """Deprecated: always on."""
+    driver: str = ""
+    scope: str = ""
+    enable_ipv4: bool = field(name="EnableIPv4", default=True)
+    enable_ipv6: bool = field(name="EnableIPv6", default=False)
+    ipam: IpamWire = field(name="IPAM", default=IpamWire())
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: ConfigFromWire = ConfigFromWire()
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+# --- JSON -> model
+
+
+def spec_from(wire: NetworkWire) -> NetworkSpec:
+    """Raises `InvalidArgument`, `Forbidden` or `Unsupported` that names the network, the field and the value."""
+    _refuse_unsupported(wire)
+    pools = tuple(_pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config))
+    for index, pool in enumerate(pools):
+        for other in pools[:index]:
+            if pool.subnet.overlaps(other.subnet):
+                raise InvalidArgument(f"cannot create network {wire.name}: subnet {pool.subnet} overlaps {other.subnet}")
+    vnis = _vnis(wire)
+    if vnis and len(vnis) < max(len(pools), 1):
+        raise InvalidArgument(f"insufficient vnis({len(vnis)}) passed to overlay")
+    return NetworkSpec(
+        name=wire.name,
+        labels=wire.labels,
+        driver="overlay",
+        options=wire.options,
+        pools=pools,
+        vnis=vnis,
+        mtu=_mtu(wire.options),
+        internal=wire.internal,
+        attachable=wire.attachable,
+        ingress=wire.ingress,
+        encrypted=ENCRYPTED in wire.options,
+        icv_bits=ICV_BITS[wire.options.get(ICV, "64")],
+    )
+
+
+def _refuse_unsupported(wire: NetworkWire) -> None:
+    """The original's own refusals first, then what Weft does not do."""
+    if not wire.name or not wire.name.strip() or "/" in wire.name:
+        raise InvalidArgument(f"invalid network name: {wire.name!r}")
+    if wire.name in PREDEFINED:
+        raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
+    if wire.scope == "local":
+        raise Forbidden("cannot downgrade network scope for overlay networks")
+    if wire.ingress and wire.attachable:
+        raise InvalidArgument("ingress network cannot be attachable")
+    if not wire.enable_ipv4:
+        raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
+    unsupported = {
+        "IPv6 (EnableIPv6)": wire.enable_ipv6,
+        f"scope {wire.scope}": wire.scope not in ("", "swarm"),
+        "a configuration-only network (ConfigOnly)": wire.config_only,
+        f"the configuration of another network (ConfigFrom: {wire.config_from.network})": bool(wire.config_from.network),
+        f"IPAM driver {wire.ipam.driver}": wire.ipam.driver not in ("", "default"),
+        f"IPAM options ({', '.join(wire.ipam.options)})": bool(wire.ipam.options),
+    }
+    for what, asked in unsupported.items():
+        if asked:
+            raise Unsupported(f"cannot create network {wire.name}: {what} is not supported by Weft")
+    for option in wire.options:
+        if option not in (VNIS, MTU, ENCRYPTED, ICV):
+            raise Unsupported(f"cannot create network {wire.name}: option {option} is not supported by Weft")
+    _check_encryption(wire)
+
+
+def _check_encryption(wire: NetworkWire) -> None:
+    encrypted, icv = wire.options.get(ENCRYPTED), wire.options.get(ICV)
+    if encrypted not in (None, "", "true", "1"):
+        raise InvalidArgument(
+            f"cannot create network {wire.name}: option {ENCRYPTED}: {encrypted!r} is not a value that it has"
+        )
+    if wire.ingress and encrypted is not None:
+        raise Unsupported(f"cannot create network {wire.name}: an encrypted ingress network is not supported by Weft")
+    if icv is not None and encrypted is None:
+        raise InvalidArgument(f"cannot create network {wire.name}: option {ICV} needs option {ENCRYPTED}")
+    if icv is not None and icv not in ICV_BITS:
+        raise InvalidArgument(f"cannot create network {wire.name}: option {ICV}: {icv!r} is neither 64 nor 128")
+
+
+def _pool_from(wire: PoolWire, path: str) -> Pool:
+    if not wire.subnet:
+        raise InvalidArgument(f"invalid {path}.Subnet: every IPAM configuration needs a subnet")
+    if ":" in wire.subnet:
+        raise Unsupported(f"{path}.Subnet: IPv6 subnet {wire.subnet} is not supported by Weft")
+    subnet = parse_address(wire.subnet, IPv4Network, f"{path}.Subnet")
+    if "/" not in wire.subnet or subnet.prefixlen > LONGEST_PREFIX or subnet.prefixlen == 0:
+        raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet}: the prefix must be 1 to {LONGEST_PREFIX} bits long")
+    if subnet.is_multicast or subnet.is_loopback:
+        raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet} is not a range for hosts")
+    ip_range = parse_address(wire.ip_range, IPv4Network, f"{path}.IPRange") if wire.ip_range else None
+    if ip_range is not None and not ip_range.subnet_of(subnet):
+        raise InvalidArgument(f"invalid {path}.IPRange: {ip_range} is not within subnet {subnet}")
+    gateway = _host_of(subnet, wire.gateway, f"{path}.Gateway") if wire.gateway else None
+    reserved = {name: _host_of(subnet, text, f"{path}.AuxiliaryAddresses.{name}") for name, text in wire.auxiliary.items()}
+    taken = [*reserved.values(), *([gateway] if gateway else [])]
+    if len(set(taken)) < len(taken):
+        raise InvalidArgument(f"invalid {path}: an address is reserved twice")
+    return Pool(subnet, gateway, ip_range, reserved)
+
+
+def _host_of(subnet: IPv4Network, text: str, field: str) -> IPv4Address:
+    """An address in the subnet that is neither its network nor its broadcast address."""
+    address = parse_address(text.partition("/")[0], IPv4Address, field)
+    if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+        raise InvalidArgument(f"invalid {field}: {address} is not a host address of subnet {subnet}")
+    return address
+
+
+def _vnis(wire: NetworkWire) -> tuple[int, ...]:
+    text = wire.options.get(VNIS)
+    if text is None:
+        return ()
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() and int(number) <= LAST_VNI for number in numbers):
+        raise InvalidArgument(f"invalid option {VNIS}: {text!r} is not a list of numbers up to {LAST_VNI}")
+    vnis = tuple(int(number) for number in numbers)
+    if len(set(vnis)) < len(vnis):
+        raise InvalidArgument(f"invalid option {VNIS}: {text!r} names a number twice")
+    return vnis
+
+
+def _mtu(options: dict[str, str]) -> int | None:
+    text = options.get(MTU)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise InvalidArgument(f"failed to parse {text!r} as MTU: not a number")
+    if not MIN_MTU <= int(text) <= MAX_MTU:
+        raise InvalidArgument(f"invalid MTU value: {text}: must be {MIN_MTU} to {MAX_MTU}")
+    return int(text)
+
+
+# --- model -> JSON
+
+
+def network_json(network: Network) -> Json:
+    """A network of the swarm, as a manager knows it, without who is on it."""
+    spec = network.spec
+    if network.segments:
+        pools = [(segment.subnet, str(segment.gateway)) for segment in network.segments]
+    else:
+        pools = [(pool.subnet, str(pool.gateway or "")) for pool in spec.pools]
+    vnis = {VNIS: ",".join(str(segment.vni) for segment in network.segments)} if network.segments else {}
+    body = _frame(network.id, network.name, network.meta.created_at, "swarm", spec.driver, pools)
+    body |= {"Internal": spec.internal, "Attachable": spec.attachable, "Ingress": spec.ingress}
+    return body | _tail(spec.options | vnis, spec.labels) | {"Containers": None}
+
+
+def network_resource_json(network: Network, attachment_addresses: Sequence[str]) -> Json:
+    """As a task's `NetworksAttachments` shows it: (the network, the task's addresses on it)."""
+    spec = network.spec
+    vnis = ",".join(str(segment.vni) for segment in network.segments)
+    config = [{"Subnet": str(segment.subnet), "Gateway": str(segment.gateway)} for segment in network.segments]
+    body: Json = {
+        "ID": network.id,
+        "Version": {"Index": network.meta.version},
+        "CreatedAt": rfc3339(network.meta.created_at),
+        "UpdatedAt": rfc3339(network.meta.updated_at),
+        "Spec": {
+            "Name": network.name,
+            "Labels": spec.labels,
+            "DriverConfiguration": {"Name": spec.driver},
+            "Ingress": spec.ingress,
+            "Attachable": spec.attachable,
+            "IPAMOptions": {"Driver": {"Name": "default"}},
+            "Scope": "swarm",
+        },
+        "DriverState": {"Name": spec.driver, "Options": {VNIS: vnis}},
+        "IPAMOptions": {"Driver": {"Name": "default"}, "Configs": config},
+    }
+    return {"Network": body, "Addresses": list(attachment_addresses)}
+
+
+def local_network_json(network: LocalNetwork) -> Json:
+    """As this node knows it, without who is on it."""
+    body = _frame(network.id, network.name, network.created_at, network.scope, network.driver, network.pools)
+    body |= {"Internal": network.internal, "Attachable": network.attachable, "Ingress": network.ingress}
+    return body | _tail(dict(network.options), dict(network.labels))
+
+
+def residents_json(network: LocalNetwork, verbose: bool) -> Json:
+    """Who is on it on this node, and of an overlay which hosts it spans; `verbose`: and which services."""
+    body: Json = {"Containers": {endpoint.key: endpoint_json(endpoint) for endpoint in network.endpoints}}
+    if network.peers:
+        body["Peers"] = [{"Name": peer.name, "IP": peer.address} for peer in network.peers]
+    if verbose and network.scope == "swarm":
+        body["Services"] = {service.name: _service_view_json(service) for service in network.services}
+    return body
+
+
+def endpoint_json(endpoint: LocalEndpoint) -> Json:
+    return {
+        "Name": endpoint.name,
+        "EndpointID": endpoint.endpoint_id,
+        "MacAddress": mac_for(endpoint.address.ip),
+        "IPv4Address": str(endpoint.address),
+        "IPv6Address": "",
+    }
+
+
+def _service_view_json(service: ServiceView) -> Json:
+    tasks = [
+        {"Name": task.name, "EndpointID": task.endpoint_id, "EndpointIP": task.address, "Info": {"Host IP": task.host}}
+        for task in service.tasks
+    ]
+    return {"VIP": service.virtual_address, "Ports": list(service.ports), "LocalLBIndex": 0, "Tasks": tasks}
+
+
+def _frame(id: str, name: str, created: int, scope: str, driver: str, pools: Sequence[tuple[Any, str]]) -> Json:
+    config = [{"Subnet": str(subnet)} | ({"Gateway": gateway} if gateway else {}) for subnet, gateway in pools]
+    return {
+        "Name": name,
+        "Id": id,
+        "Created": rfc3339(created),
+        "Scope": scope,
+        "Driver": driver,
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": config},
+    }
+
+
+def _tail(options: dict[str, str], labels: dict[str, str]) -> Json:
+    return {
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": options,
+        "Labels": labels,
+    }

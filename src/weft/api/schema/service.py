@@ -1,0 +1,350 @@
+"""Services: the JSON of a service spec, its task template, and of a service.
+
+Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by id alone. What is absent
+gets the original's defaults, and encoding prints them, so that decoding what was encoded gives the same spec.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from weft.api.schema.common import Json, omit_empty, rfc3339
+from weft.api.schema.service_wire import (
+    AttachmentWire,
+    ContainerWire,
+    EndpointWire,
+    ModeWire,
+    MountWire,
+    PlacementWire,
+    PortWire,
+    ServiceWire,
+    TaskWire,
+    UpdateWire,
+)
+from weft.errors import InvalidArgument, Unsupported
+from weft.model import references
+from weft.model.ids import NetworkId
+from weft.model.meta import SECOND
+from weft.model.service import (
+    ContainerSpec,
+    Endpoint,
+    EndpointSpec,
+    Mount,
+    NetworkAttachmentSpec,
+    Placement,
+    PublishedPort,
+    Resources,
+    RestartPolicy,
+    Service,
+    ServiceSpec,
+    TaskSpec,
+    Ulimit,
+    UpdateConfig,
+    UpdateStatus,
+)
+
+Resolver = Callable[[str], NetworkId | None]
+"""A network's name or id as the user wrote it -> its id; None: the host's own network. Raises `NotFound`."""
+
+HOST = "host"
+_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+_CONSTRAINT = re.compile(r"\s*[a-zA-Z0-9_][\w\-.]*\s*(==|!=)\s*\S.*")
+MIN_CPUS, MIN_MEMORY = 1_000_000, 4 * 2**20
+
+
+# --- JSON -> model
+
+
+def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
+    """Raises `InvalidArgument` or `Unsupported` with the field and the value, or what `resolve` raises."""
+    rollback = _update_from(wire.rollback_config)
+    if rollback.failure_action == "rollback":
+        raise InvalidArgument("RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback")
+    return ServiceSpec(
+        name=_name(wire.name),
+        labels=wire.labels,
+        task=_task_from(wire.task_template, wire.task_template.networks or wire.networks, resolve),
+        replicas=_replicas(wire.mode),
+        update=_update_from(wire.update_config),
+        rollback=rollback,
+        endpoint=_endpoint_from(wire.endpoint_spec),
+    )
+
+
+def _name(name: str) -> str:
+    if not name:
+        raise InvalidArgument("meta: name must be provided")
+    if len(name) > 63:
+        raise InvalidArgument(f"name must be 63 characters or fewer: {name}")
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument(f"name must be valid as a DNS name component: {name}")
+    return name
+
+
+def _replicas(mode: ModeWire) -> int | None:
+    if mode.replicated_job is not None or mode.global_job is not None:
+        raise Unsupported("Mode: jobs (ReplicatedJob, GlobalJob) are not supported by Weft")
+    if mode.replicated is not None and mode.every is not None:
+        raise InvalidArgument("must specify either replicated mode or global mode")
+    if mode.every is not None:
+        return None
+    if mode.replicated is None or mode.replicated.replicas is None:
+        return 1
+    return mode.replicated.replicas
+
+
+def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Resolver) -> TaskSpec:
+    if wire.container_spec is None:
+        raise InvalidArgument("TaskTemplate: missing container spec")
+    targets = [(resolve(network.target), network.aliases) for network in networks]
+    attached = tuple(NetworkAttachmentSpec(target, aliases) for target, aliases in targets if target is not None)
+    if len({attachment.target for attachment in attached}) < len(attached):
+        raise InvalidArgument("TaskTemplate.Networks: a network is named twice")
+    if len(attached) < len(targets) and attached:
+        raise InvalidArgument("TaskTemplate.Networks: the network host cannot be combined with other networks")
+    if wire.log_driver.name not in ("", "json-file", "none"):
+        raise Unsupported(f"TaskTemplate.LogDriver.Name: the log driver {wire.log_driver.name} is not supported by Weft")
+    restart = wire.restart_policy
+    reservations = wire.resources.reservations
+    return TaskSpec(
+        container=_container_from(wire.container_spec),
+        limits=_limits(wire.resources.limits.nano_cpus, wire.resources.limits.memory, wire.resources.limits.pids),
+        reservations=_limits(reservations.nano_cpus, reservations.memory),
+        restart=RestartPolicy(
+            condition=restart.condition or "any",
+            delay=5 * SECOND if restart.delay is None else restart.delay,
+            max_attempts=restart.max_attempts,
+            window=restart.window,
+        ),
+        placement=_placement_from(wire.placement),
+        networks=attached,
+        host_network=len(attached) < len(targets),
+        log_driver=wire.log_driver.name or "json-file",
+        force_update=wire.force_update,
+    )
+
+
+def _limits(nano_cpus: int, memory: int, pids: int = 0) -> Resources:
+    if 0 < nano_cpus < MIN_CPUS:
+        raise InvalidArgument(f"invalid cpu value {nano_cpus / 1e9:g}: Must be at least {MIN_CPUS / 1e9:g}")
+    if 0 < memory < MIN_MEMORY:
+        raise InvalidArgument(f"invalid memory value {memory}: Must be at least 4MiB")
+    return Resources(nano_cpus, memory, pids)
+
+
+def _container_from(wire: ContainerWire) -> ContainerSpec:
+    if not wire.image:
+        raise InvalidArgument("ContainerSpec: image reference must be provided")
+    try:
+        references.parse(wire.image)
+    except InvalidArgument as error:
+        raise InvalidArgument(f'ContainerSpec: "{wire.image}" is not a valid repository/tag') from error
+    if wire.init:
+        raise Unsupported("TaskTemplate.ContainerSpec.Init: an init process in the container is not supported by Weft")
+    grace = wire.stop_grace_period
+    return ContainerSpec(
+        image=wire.image,
+        labels=wire.labels,
+        command=wire.command,
+        args=wire.args,
+        hostname=wire.hostname,
+        env=wire.env,
+        dir=wire.dir,
+        user=wire.user,
+        groups=wire.groups,
+        stop_signal=wire.stop_signal,
+        tty=wire.tty,
+        open_stdin=wire.open_stdin,
+        read_only=wire.read_only,
+        mounts=tuple(_mount_from(mount, f"ContainerSpec.Mounts[{i}]") for i, mount in enumerate(wire.mounts)),
+        stop_grace_period=10 * SECOND if grace is None else grace,
+        hosts=wire.hosts,
+        dns_servers=wire.dns.nameservers,
+        dns_search=wire.dns.search,
+        dns_options=wire.dns.options,
+        init=wire.init,
+        sysctls=wire.sysctls,
+        cap_add=wire.cap_add,
+        cap_drop=wire.cap_drop,
+        ulimits=tuple(Ulimit(limit.name, limit.soft, limit.hard) for limit in wire.ulimits),
+    )
+
+
+def _mount_from(wire: MountWire, path: str) -> Mount:
+    if not wire.target:
+        raise InvalidArgument(f"{path}.Target: field must not be empty")
+    match wire.type:
+        case "bind":
+            if not wire.source.startswith("/"):
+                raise InvalidArgument(f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}")
+            return Mount(type="bind", source=wire.source, target=wire.target, read_only=wire.read_only)
+        case "tmpfs":
+            size = wire.tmpfs_options.size_bytes if wire.tmpfs_options else 0
+            return Mount(type="tmpfs", target=wire.target, read_only=wire.read_only, tmpfs_size=size)
+    raise Unsupported(f"{path}.Type: mounts of type {wire.type} are not supported by Weft")
+
+
+def _placement_from(wire: PlacementWire) -> Placement:
+    for constraint in wire.constraints:
+        if not _CONSTRAINT.fullmatch(constraint):
+            raise InvalidArgument(
+                f"Placement.Constraints: invalid constraint {constraint!r}: expected KEY==VALUE or KEY!=VALUE"
+            )
+    return Placement(
+        constraints=wire.constraints,
+        spread=tuple(preference.spread.descriptor for preference in wire.preferences),
+        max_replicas=wire.max_replicas,
+        platforms=tuple((platform.architecture, platform.os) for platform in wire.platforms),
+    )
+
+
+def _update_from(wire: UpdateWire | None) -> UpdateConfig:
+    if wire is None:
+        return UpdateConfig()
+    return UpdateConfig(
+        parallelism=wire.parallelism,
+        delay=wire.delay,
+        failure_action=wire.failure_action or "pause",
+        monitor=wire.monitor or 5 * SECOND,
+        max_failure_ratio=wire.max_failure_ratio,
+        order=wire.order or "stop-first",
+    )
+
+
+def _endpoint_from(wire: EndpointWire) -> EndpointSpec:
+    ports = tuple(_port_from(port) for port in wire.ports)
+    if wire.mode == "dnsrr" and any(port.mode == "ingress" for port in ports):
+        raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
+    published = [(port.protocol, port.published) for port in ports if port.published]
+    if len(set(published)) < len(published):
+        raise InvalidArgument("EndpointSpec: duplicate published ports provided")
+    return EndpointSpec(wire.mode or "vip", ports)
+
+
+def _port_from(wire: PortWire) -> PublishedPort:
+    if not wire.target_port:
+        raise InvalidArgument("EndpointSpec.Ports: TargetPort must be between 1 and 65535")
+    return PublishedPort(
+        wire.target_port, wire.published_port, wire.protocol or "tcp", wire.publish_mode or "ingress", wire.name
+    )
+
+
+# --- model -> JSON
+
+
+def service_json(service: Service) -> Json:
+    body: Json = {
+        "ID": service.id,
+        "Version": {"Index": service.meta.version},
+        "CreatedAt": rfc3339(service.meta.created_at),
+        "UpdatedAt": rfc3339(service.meta.updated_at),
+        "Spec": spec_json(service.spec),
+    }
+    if service.previous_spec is not None:
+        body["PreviousSpec"] = spec_json(service.previous_spec)
+    body["Endpoint"] = _endpoint_state_json(service.endpoint)
+    if service.update_status is not None:
+        body["UpdateStatus"] = _update_status_json(service.update_status)
+    return body
+
+
+def spec_json(spec: ServiceSpec) -> Json:
+    return {
+        "Name": spec.name,
+        "Labels": spec.labels,
+        "TaskTemplate": task_template_json(spec.task),
+        "Mode": {"Global": {}} if spec.replicas is None else {"Replicated": {"Replicas": spec.replicas}},
+        "UpdateConfig": _update_json(spec.update),
+        "RollbackConfig": _update_json(spec.rollback),
+        "EndpointSpec": _endpoint_json(spec.endpoint),
+    }
+
+
+def task_template_json(task: TaskSpec) -> Json:
+    restart = {"Condition": task.restart.condition, "Delay": task.restart.delay, "MaxAttempts": task.restart.max_attempts}
+    body: Json = {
+        "ContainerSpec": _container_json(task.container),
+        "Resources": {"Limits": _limits_json(task.limits), "Reservations": _limits_json(task.reservations)},
+        "RestartPolicy": restart | omit_empty({"Window": task.restart.window}),
+        "Placement": _placement_json(task.placement),
+    }
+    networks: list[Json] = [{"Target": str(n.target)} | omit_empty({"Aliases": n.aliases}) for n in task.networks]
+    if task.host_network:
+        networks = [{"Target": HOST}]
+    body |= omit_empty({"Networks": networks})
+    if task.log_driver != "json-file":
+        body["LogDriver"] = {"Name": task.log_driver}
+    return body | {"ForceUpdate": task.force_update, "Runtime": "container"}
+
+
+def _container_json(spec: ContainerSpec) -> Json:
+    named = {
+        "Image": spec.image, "Labels": spec.labels, "Command": spec.command, "Args": spec.args, "Hostname": spec.hostname,
+        "Env": spec.env, "Dir": spec.dir, "User": spec.user, "Groups": spec.groups, "StopSignal": spec.stop_signal,
+        "TTY": spec.tty, "OpenStdin": spec.open_stdin, "ReadOnly": spec.read_only,
+        "Mounts": [_mount_json(mount) for mount in spec.mounts],
+    }  # fmt: skip
+    dns = {"Nameservers": spec.dns_servers, "Search": spec.dns_search, "Options": spec.dns_options}
+    rest = {
+        "Hosts": spec.hosts, "Sysctls": spec.sysctls, "CapabilityAdd": spec.cap_add, "CapabilityDrop": spec.cap_drop,
+        "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
+    }  # fmt: skip
+    always: Json = {"StopGracePeriod": spec.stop_grace_period, "DNSConfig": omit_empty(dns), "Isolation": "default"}
+    init = {} if spec.init is None else {"Init": spec.init}
+    return omit_empty(named) | init | always | omit_empty(rest)
+
+
+def _mount_json(mount: Mount) -> Json:
+    body = {"Type": mount.type} | omit_empty({"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only})
+    return body | ({"TmpfsOptions": {"SizeBytes": mount.tmpfs_size}} if mount.tmpfs_size else {})
+
+
+def _limits_json(limits: Resources) -> Json:
+    return omit_empty({"NanoCPUs": limits.nano_cpus, "MemoryBytes": limits.memory, "Pids": limits.pids})
+
+
+def _placement_json(placement: Placement) -> Json:
+    fields: dict[str, Any] = {
+        "Constraints": placement.constraints,
+        "Preferences": [{"Spread": {"SpreadDescriptor": label}} for label in placement.spread],
+        "MaxReplicas": placement.max_replicas,
+        "Platforms": [omit_empty({"Architecture": architecture, "OS": os}) for architecture, os in placement.platforms],
+    }
+    return omit_empty(fields)
+
+
+def _update_json(update: UpdateConfig) -> Json:
+    return {
+        "Parallelism": update.parallelism,
+        **omit_empty({"Delay": update.delay}),
+        "FailureAction": update.failure_action,
+        "Monitor": update.monitor,
+        "MaxFailureRatio": update.max_failure_ratio,
+        "Order": update.order,
+    }
+
+
+def _endpoint_json(endpoint: EndpointSpec) -> Json:
+    return {"Mode": endpoint.mode} | omit_empty({"Ports": [port_json(port) for port in endpoint.ports]})
+
+
+def port_json(port: PublishedPort) -> Json:
+    return omit_empty({
+        "Name": port.name, "Protocol": port.protocol, "TargetPort": port.target,
+        "PublishedPort": port.published, "PublishMode": port.mode,
+    })  # fmt: skip
+
+
+def _endpoint_state_json(endpoint: Endpoint) -> Json:
+    addresses = [{"NetworkID": virtual.network, "Addr": str(virtual.address)} for virtual in endpoint.addresses]
+    ports = [port_json(port) for port in endpoint.ports]
+    return {"Spec": _endpoint_json(endpoint.spec)} | omit_empty({"Ports": ports, "VirtualIPs": addresses})
+
+
+def _update_status_json(status: UpdateStatus) -> Json:
+    body: Json = {"State": str(status.state)}
+    if status.started_at:
+        body["StartedAt"] = rfc3339(status.started_at)
+    if status.completed_at:
+        body["CompletedAt"] = rfc3339(status.completed_at)
+    return body | {"Message": status.message}

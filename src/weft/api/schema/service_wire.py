@@ -1,0 +1,175 @@
+"""The fields of a service spec that Weft understands, as the JSON has them. Whatever is not here is refused by `common.decode`.
+
+Only types, ranges and what an absent field reads as; what it then means is in `schema/service.py`.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from weft.api.schema.common import Json, Wire
+
+_COUNT = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_PORT = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class MountWire(Wire, frozen=True):
+    type: str = "bind"
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: Literal["", "default"] = ""
+    tmpfs_options: "TmpfsWire | None" = None
+
+
+class TmpfsWire(Wire, frozen=True):
+    size_bytes: _COUNT = 0
+
+
+class UlimitWire(Wire, frozen=True):
+    name: str
+    hard: int = 0
+    soft: int = 0
+
+
+class DnsWire(Wire, frozen=True):
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class ContainerWire(Wire, frozen=True):
+    image: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    hostname: str = ""
+    env: tuple[str, ...] = ()
+    dir: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    stop_signal: str = ""
+    tty: bool = field(name="TTY", default=False)
+    open_stdin: bool = False
+    read_only: bool = False
+    mounts: tuple[MountWire, ...] = ()
+    stop_grace_period: _COUNT | None = None
+    hosts: tuple[str, ...] = ()
+    dns: DnsWire = field(name="DNSConfig", default=DnsWire())
+    isolation: Literal["", "default"] = ""
+    init: bool | None = None
+    sysctls: dict[str, str] = field(default_factory=dict)
+    cap_add: tuple[str, ...] = field(name="CapabilityAdd", default=())
+    cap_drop: tuple[str, ...] = field(name="CapabilityDrop", default=())
+    ulimits: tuple[UlimitWire, ...] = ()
+
+
+class LimitsWire(Wire, frozen=True):
+    nano_cpus: _COUNT = field(name="NanoCPUs", default=0)
+    memory: _COUNT = field(name="MemoryBytes", default=0)
+    pids: _COUNT = 0
+
+
+class ReservationsWire(Wire, frozen=True):
+    nano_cpus: _COUNT = field(name="NanoCPUs", default=0)
+    memory: _COUNT = field(name="MemoryBytes", default=0)
+
+
+class ResourcesWire(Wire, frozen=True):
+    limits: LimitsWire = LimitsWire()
+    reservations: ReservationsWire = ReservationsWire()
+
+
+class RestartWire(Wire, frozen=True):
+    condition: Literal["", "none", "on-failure", "any"] = ""
+    delay: _COUNT | None = None
+    max_attempts: _COUNT = 0
+    window: _COUNT = 0
+
+
+class SpreadWire(Wire, frozen=True):
+    descriptor: str = field(name="SpreadDescriptor", default="")
+
+
+class PreferenceWire(Wire, frozen=True):
+    spread: SpreadWire = SpreadWire()
+
+
+class PlatformWire(Wire, frozen=True):
+    architecture: str = ""
+    os: str = field(name="OS", default="")
+
+
+class PlacementWire(Wire, frozen=True):
+    constraints: tuple[str, ...] = ()
+    preferences: tuple[PreferenceWire, ...] = ()
+    max_replicas: _COUNT = 0
+    platforms: tuple[PlatformWire, ...] = ()
+
+
+class AttachmentWire(Wire, frozen=True):
+    target: str
+    aliases: tuple[str, ...] = ()
+
+
+class LogDriverWire(Wire, frozen=True):
+    name: str = ""
+
+
+class TaskWire(Wire, frozen=True):
+    container_spec: ContainerWire | None = None
+    resources: ResourcesWire = ResourcesWire()
+    restart_policy: RestartWire = RestartWire()
+    placement: PlacementWire = PlacementWire()
+    networks: tuple[AttachmentWire, ...] = ()
+    log_driver: LogDriverWire = LogDriverWire()
+    force_update: _COUNT = 0
+    runtime: Literal["", "container"] = ""
+
+
+class ReplicatedWire(Wire, frozen=True):
+    replicas: _COUNT | None = None
+
+
+class GlobalWire(Wire, frozen=True):
+    pass
+
+
+class ModeWire(Wire, frozen=True):
+    replicated: ReplicatedWire | None = None
+    every: GlobalWire | None = field(name="Global", default=None)
+    replicated_job: Json | None = None
+    global_job: Json | None = None
+
+
+class UpdateWire(Wire, frozen=True):
+    parallelism: _COUNT = 0
+    delay: _COUNT = 0
+    failure_action: Literal["", "pause", "continue", "rollback"] = ""
+    monitor: _COUNT = 0
+    max_failure_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    order: Literal["", "stop-first", "start-first"] = ""
+
+
+class PortWire(Wire, frozen=True):
+    name: str = ""
+    protocol: Literal["", "tcp", "udp", "sctp"] = ""
+    target_port: _PORT = 0
+    published_port: _PORT = 0
+    publish_mode: Literal["", "ingress", "host"] = ""
+
+
+class EndpointWire(Wire, frozen=True):
+    mode: Literal["", "vip", "dnsrr"] = ""
+    ports: tuple[PortWire, ...] = ()
+
+
+class ServiceWire(Wire, frozen=True):
+    name: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    task_template: TaskWire = TaskWire()
+    mode: ModeWire = ModeWire()
+    update_config: UpdateWire | None = None
+    rollback_config: UpdateWire | None = None
+    networks: tuple[AttachmentWire, ...] = ()
+    endpoint_spec: EndpointWire = EndpointWire()

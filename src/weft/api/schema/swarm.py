@@ -1,0 +1,188 @@
+"""The swarm: requests to begin, join and change one, and its JSON.
+
+Raft's settings are shown with the original's values because clients send back what they were shown; there is no Raft here, so
+any other value is refused.
+"""
+
+import base64
+from ipaddress import IPv4Network
+from typing import Annotated, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Meta, field
+
+from weft.api.backend import InitRequest, JoinRequest
+from weft.api.schema.common import Json, Wire, parse_address, rfc3339
+from weft.errors import InvalidArgument, Unsupported
+from weft.model.cluster import Cluster, ClusterSpec
+
+_COUNT = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+RAFT = {
+    "SnapshotInterval": 10000,
+    "KeepOldSnapshots": 0,
+    "LogEntriesForSlowFollowers": 500,
+    "ElectionTick": 10,
+    "HeartbeatTick": 1,
+}
+HOUR = 3600 * 10**9
+
+
+class OrchestrationWire(Wire, frozen=True):
+    history: _COUNT | None = field(name="TaskHistoryRetentionLimit", default=None)
+
+
+class DispatcherWire(Wire, frozen=True):
+    heartbeat_period: _COUNT = 0
+
+
+class CaWire(Wire, frozen=True):
+    expiry: _COUNT = field(name="NodeCertExpiry", default=0)
+
+
+class EncryptionWire(Wire, frozen=True):
+    auto_lock: bool = field(name="AutoLockManagers", default=False)
+
+
+class SpecWire(Wire, frozen=True):
+    name: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    orchestration: OrchestrationWire = OrchestrationWire()
+    raft: dict[str, int] = field(default_factory=dict)
+    dispatcher: DispatcherWire = DispatcherWire()
+    ca: CaWire = field(name="CAConfig", default=CaWire())
+    encryption: EncryptionWire = field(name="EncryptionConfig", default=EncryptionWire())
+
+
+class InitWire(Wire, frozen=True):
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    data_path_port: _COUNT = 0
+    default_addr_pool: tuple[str, ...] = ()
+    subnet_size: _COUNT = 0
+    force_new_cluster: bool = False
+    auto_lock_managers: bool = False
+    availability: Literal["", "active", "pause", "drain"] = ""
+    spec: SpecWire = SpecWire()
+
+
+class JoinWire(Wire, frozen=True):
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    remote_addrs: tuple[str, ...] = ()
+    join_token: str = ""
+    availability: Literal["", "active", "pause", "drain"] = ""
+
+
+# --- JSON -> model
+
+
+def init_from(wire: InitWire) -> InitRequest:
+    if wire.force_new_cluster:
+        raise Unsupported("ForceNewCluster is not supported by Weft")
+    if wire.auto_lock_managers:
+        raise Unsupported("AutoLockManagers is not supported by Weft")
+    if wire.availability not in ("", "active"):
+        raise Unsupported(
+            f"Availability: {wire.availability} is not supported by Weft when a swarm begins: update the node afterwards"
+        )
+    port, size = wire.data_path_port, wire.subnet_size
+    if port and not 1024 <= port <= 49151:
+        raise InvalidArgument(f"invalid DataPathPort: {port} (must be 1024 to 49151)")
+    pools = tuple(parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool)
+    if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= 29):
+        raise InvalidArgument(f"invalid SubnetSize: {size} (must be at most 29 and no shorter than the prefix of a pool)")
+    return InitRequest(
+        listen_address=wire.listen_addr or "0.0.0.0:2377",
+        advertise_address=wire.advertise_addr,
+        data_path_address=wire.data_path_addr,
+        data_path_port=port,
+        default_pool=pools,
+        subnet_size=size,
+        spec=spec_from(wire.spec, ClusterSpec()),
+    )
+
+
+def join_from(wire: JoinWire) -> JoinRequest:
+    if not wire.join_token:
+        raise InvalidArgument("invalid join token: it is empty")
+    if not wire.remote_addrs:
+        raise InvalidArgument("at least 1 RemoteAddr is required to join")
+    return JoinRequest(
+        listen_address=wire.listen_addr or "0.0.0.0:2377",
+        advertise_address=wire.advertise_addr,
+        data_path_address=wire.data_path_addr,
+        remote_addresses=wire.remote_addrs,
+        token=wire.join_token,
+        availability=wire.availability or "active",
+    )
+
+
+def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
+    """What is absent or zero stays as it is in `current`."""
+    if wire.name not in ("", "default"):
+        raise InvalidArgument(f'invalid Name: {wire.name!r} (swarm spec must be named "default")')
+    if wire.encryption.auto_lock:
+        raise Unsupported("EncryptionConfig.AutoLockManagers is not supported by Weft")
+    for name, value in wire.raft.items():
+        if value and RAFT.get(name) != value:
+            raise Unsupported(f"Raft.{name}: {value} is not supported by Weft, which has no Raft log")
+    if 0 < wire.ca.expiry < HOUR:
+        raise InvalidArgument("invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s")
+    history = wire.orchestration.history
+    return ClusterSpec(
+        labels=wire.labels,
+        task_history=current.task_history if history is None else history,
+        heartbeat=wire.dispatcher.heartbeat_period or current.heartbeat,
+        certificate_expiry=wire.ca.expiry or current.certificate_expiry,
+    )
+
+
+# --- model -> JSON
+
+
+def cluster_info_json(cluster: Cluster) -> Json:
+    """Without the join tokens, as `docker info` has it."""
+    spec = cluster.spec
+    return {
+        "ID": cluster.id,
+        "Version": {"Index": cluster.meta.version},
+        "CreatedAt": rfc3339(cluster.meta.created_at),
+        "UpdatedAt": rfc3339(cluster.meta.updated_at),
+        "Spec": {
+            "Name": spec.name,
+            "Labels": spec.labels,
+            "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history},
+            "Raft": RAFT,
+            "Dispatcher": {"HeartbeatPeriod": spec.heartbeat},
+            "CAConfig": {"NodeCertExpiry": spec.certificate_expiry},
+            "TaskDefaults": {},
+            "EncryptionConfig": {"AutoLockManagers": False},
+        },
+        "TLSInfo": _tls_json(cluster.root_ca.certificate),
+        "RootRotationInProgress": False,
+        "DataPathPort": cluster.data_path_port,
+        "DefaultAddrPool": [str(pool) for pool in cluster.default_pool],
+        "SubnetSize": cluster.subnet_size,
+    }
+
+
+def cluster_json(cluster: Cluster) -> Json:
+    tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
+    return cluster_info_json(cluster) | {"JoinTokens": tokens}
+
+
+def _tls_json(pem: str) -> Json:
+    """The root certificate, and its issuer's name and key as base64 of DER. Empty where there is no certificate."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        return {}
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return {
+        "TrustRoot": pem,
+        "CertIssuerSubject": base64.b64encode(certificate.issuer.public_bytes()).decode(),
+        "CertIssuerPublicKey": base64.b64encode(key).decode(),
+    }

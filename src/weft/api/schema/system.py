@@ -1,0 +1,146 @@
+"""The node itself: what `docker version` and `docker info` print."""
+
+from collections.abc import Sequence
+
+from weft.api.backend import HostInfo, Membership
+from weft.api.schema.common import Json, rfc3339, rfc3339_fixed
+from weft.api.schema.swarm import cluster_info_json
+from weft.model.cluster import Cluster
+
+GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+CAPABILITIES: Json = {
+    "MemoryLimit": True,
+    "SwapLimit": False,
+    "CpuCfsPeriod": True,
+    "CpuCfsQuota": True,
+    "CPUShares": True,
+    "CPUSet": True,
+    "PidsLimit": True,
+    "IPv4Forwarding": True,
+    "BridgeNfIptables": True,
+    "BridgeNfIp6tables": True,
+}
+"""What Weft needs of the kernel anyway."""
+REGISTRY: Json = {
+    "IndexServerAddress": "https://index.docker.io/v1/",
+    "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": None},
+    "HttpProxy": "",
+    "HttpsProxy": "",
+    "NoProxy": "",
+}
+
+
+def version_json(info: HostInfo, api: str, min_api: str) -> Json:
+    architecture = GO_ARCHITECTURES.get(info.architecture, info.architecture)
+    engine = {
+        "ApiVersion": api,
+        "Arch": architecture,
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": "none (Python)",
+        "KernelVersion": info.kernel,
+        "MinAPIVersion": min_api,
+        "Os": "linux",
+    }
+    parts = [_component("runc", info.runtime), _component("conmon", info.conmon)]
+    return {
+        "Platform": {"Name": f"Weft {info.version}"},
+        "Components": [{"Name": "Engine", "Version": info.version, "Details": engine}, *parts],
+        "Version": info.version,
+        "ApiVersion": api,
+        "MinAPIVersion": min_api,
+        "GitCommit": "",
+        "GoVersion": engine["GoVersion"],
+        "Os": "linux",
+        "Arch": architecture,
+        "KernelVersion": info.kernel,
+        "BuildTime": "",
+    }
+
+
+def _component(name: str, text: str) -> Json:
+    """`runc 1.1.5` or `1.1.5`."""
+    first, _, rest = text.partition(" ")
+    return {"Name": first if rest else name, "Version": rest or first, "Details": {"GitCommit": ""}}
+
+
+def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: int, now: int) -> Json:
+    """`containers`: how many are running, exited, ..., by state."""
+    running = containers.get("running", 0)
+    total = sum(containers.values())
+    return {
+        "ID": info.engine_id,
+        "Containers": total,
+        "ContainersRunning": running,
+        "ContainersPaused": 0,
+        "ContainersStopped": total - running,
+        "Images": images,
+        "Driver": "overlay2",
+        "DriverStatus": [],
+        "Plugins": {
+            "Volume": [],
+            "Network": ["bridge", "host", "null", "overlay"],
+            "Authorization": None,
+            "Log": ["json-file", "none"],
+        },
+        **CAPABILITIES,
+        "Debug": False,
+        "NFd": 0,
+        "OomKillDisable": False,
+        "NGoroutines": 0,
+        "SystemTime": rfc3339_fixed(now),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": info.cgroup_version,
+        "NEventsListener": 0,
+        "KernelVersion": info.kernel,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": info.os_version,
+        "OSType": "linux",
+        "Architecture": info.architecture,
+        **REGISTRY,
+        "NCPU": info.cpus,
+        "MemTotal": info.memory,
+        "GenericResources": None,
+        "DockerRootDir": info.data_root,
+        "Name": info.hostname,
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "ServerVersion": info.version,
+        "Runtimes": {"runc": {"path": "runc"}},
+        "DefaultRuntime": "runc",
+        "Swarm": swarm,
+        "LiveRestoreEnabled": True,
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": {"ID": "", "Expected": ""},
+        "RuncCommit": {"ID": info.runtime, "Expected": info.runtime},
+        "InitCommit": {"ID": "", "Expected": ""},
+        "SecurityOptions": [f"name=overlay-encryption,profile={info.esp_engine or 'none'}"],
+        "CDISpecDirs": [],
+        "Warnings": list(info.warnings) or None,
+        "StartedAt": rfc3339(info.started_at),
+    }
+
+
+def membership_json(membership: Membership, cluster: Cluster | None, nodes: int, managers: Sequence[str]) -> Json:
+    """`managers`: the swarm's, on a manager; a worker says which it knows."""
+    remotes = [{"NodeID": id, "Addr": address} for id, address in membership.managers]
+    body: Json = {
+        "NodeID": membership.node or "",
+        "NodeAddr": membership.address,
+        "LocalNodeState": membership.state,
+        "ControlAvailable": cluster is not None,
+        "Error": membership.error,
+        "RemoteManagers": remotes or None,
+    }
+    if cluster is not None:
+        body |= {"Nodes": nodes, "Managers": len(managers), "Cluster": cluster_info_json(cluster)}
+        if len(managers) == 2:
+            body["Warnings"] = [
+                "WARNING: Running Swarm in a two-manager configuration. This configuration provides no fault tolerance, "
+                "and poses a high risk to lose control over the cluster."
+            ]
+    return body

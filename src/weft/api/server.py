@@ -1,0 +1,169 @@
+"""The API's server: HTTP on a UNIX socket that only root may use.
+
+`ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`; what handlers raise becomes a status
+here and nowhere else. The server knows nothing of what the node does, and the node nothing of HTTP.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from weft import errors
+from weft.api.backend import Node
+from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_number
+from weft.api.errors import error_response, message_of, status_of
+from weft.api.execs import Execs
+from weft.api.routes import INTERRUPTIBLE, paths
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 4 * 2**20
+"""Bytes of a request's body. Archives of images are streamed and have no limit here."""
+BACKLOG = 128
+GRACE = 1.0
+"""Seconds that `close` gives to requests that are being answered; streams would go on for ever."""
+
+
+class ApiServer:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._execs = Execs()
+        self._working: set[asyncio.Task[web.StreamResponse]] = set()
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._path: Path | None = None
+        self._inode = 0
+
+    async def start(self, path: Path) -> None:
+        """Listens at `path`. A socket that nobody listens on any more is replaced.
+        Raises `Conflict` if somebody does, or if what is there is no socket; `OperationFailed` if it cannot be made."""
+        listening = _listen(path)
+        self._path, self._inode = path, path.stat().st_ino
+        runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True
+        )
+        await runner.setup()
+        self._runner = runner
+        assert runner.server is not None
+        self._server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listening)
+        log.info("api.listening path=%s version=%s", path, MAX_VERSION)
+
+    async def close(self) -> None:
+        """Ends all requests, streams included, and removes the socket if it is still its own."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        await asyncio.gather(*self._working, return_exceptions=True)
+        if self._path is not None:
+            try:
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
+            except FileNotFoundError:
+                pass
+            self._path = None
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version])
+        application.on_response_prepare.append(self._add_headers)
+        for method, path, handler in paths():
+            application.router.add_route(method, path, self._bound(handler, method == "GET" or handler in INTERRUPTIBLE))
+        return application
+
+    def _bound(self, handler: Handler, interruptible: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await handler(Call(request, self._node, self._execs))
+
+        async def carry_through(request: web.Request) -> web.StreamResponse:
+            task = asyncio.create_task(handle(request))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+            return await asyncio.shield(task)
+
+        return handle if interruptible else carry_through
+
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Api-Version"] = MAX_VERSION
+        response.headers["Ostype"] = "linux"
+        response.headers["Server"] = f"Weft/{self._node.info.version} (linux)"
+
+
+_Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """Errors as the original's clients expect them. A bug is logged and says only that it is one."""
+    try:
+        return await handler(request)
+    except errors.WeftError as error:
+        status = status_of(error)
+        log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, request.path, status, error)
+        return error_response(status, message_of(error))
+    except web.HTTPRequestEntityTooLarge:
+        return error_response(413, f"cannot read the request: its body is larger than {MAX_BODY} bytes")
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        return error_response(404, "page not found")
+    except web.HTTPException as error:
+        return error_response(error.status, error.reason)
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("api.failed method=%s path=%s", request.method, request.path)
+        return error_response(500, f"internal error in {request.method} {request.path}: see the daemon's log")
+
+
+@web.middleware
+async def check_version(request: web.Request, handler: _Next) -> web.StreamResponse:
+    text = request.match_info.get("version")
+    if text:
+        version = version_number(text)
+        if version < version_number(MIN_VERSION):
+            raise errors.InvalidArgument(
+                f"client version {text} is too old. Minimum supported API version is {MIN_VERSION}, "
+                "please upgrade your client to a newer version"
+            )
+        if version > version_number(MAX_VERSION):
+            raise errors.InvalidArgument(f"client version {text} is too new. Maximum supported API version is {MAX_VERSION}")
+    return await handler(request)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket, made beside `path` and moved there, so that no moment sees it missing or open to others."""
+    _refuse_taken(path)
+    temporary = path.with_name(f".{os.getpid():x}.sock")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        listening.bind(str(temporary))
+        temporary.chmod(0o600)
+        listening.listen(BACKLOG)
+        temporary.rename(path)
+    except OSError as error:
+        listening.close()
+        raise errors.OperationFailed(f"cannot listen on {path}: {error.strerror or error}") from error
+    return listening
+
+
+def _refuse_taken(path: Path) -> None:
+    """Raises `Conflict` unless `path` is free or a socket without a listener."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise errors.Conflict(f"cannot listen on {path}: it exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        refused = probe.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)
+    if not refused:
+        raise errors.Conflict(f"cannot listen on {path}: another daemon listens there")

@@ -1,0 +1,124 @@
+"""Services: list, create, inspect, update (or put the previous spec back), remove."""
+
+import secrets
+
+import msgspec
+from aiohttp import web
+
+from weft.api import filters, lookup
+from weft.api.call import Call, answer
+from weft.api.filters import label_matches
+from weft.api.names import random_name
+from weft.api.networks import find_view, views
+from weft.api.registry_auth import refuse_credentials
+from weft.api.schema.common import Json
+from weft.api.schema.service import HOST, Resolver, service_json, spec_from
+from weft.api.schema.service_wire import ServiceWire
+from weft.errors import Forbidden, InvalidArgument, Unsupported
+from weft.model.ids import NetworkId
+from weft.model.service import Service
+from weft.model.state import ClusterState
+from weft.model.task import TaskState
+
+FILTERS = ("name", "id", "label", "mode", "runtime")
+
+
+def find_service(state: ClusterState, reference: str) -> Service:
+    return lookup.find("service", reference, state.services)
+
+
+def network_resolver(call: Call) -> Resolver:
+    """The networks that a service may name: the swarm's but for ingress, and the host's own."""
+    candidates = views(call)
+
+    def resolve(reference: str) -> NetworkId | None:
+        view = find_view(candidates, reference)
+        if view.name == HOST:
+            return None
+        if view.scope != "swarm":
+            raise Forbidden(
+                f"The network {reference} cannot be used with services. Only networks scoped to the swarm can be used, "
+                "such as those created with the overlay driver."
+            )
+        network = call.swarm.state.networks.get(NetworkId(view.id))
+        if network is not None and network.spec.ingress:
+            raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{reference}"')
+        return NetworkId(view.id)
+
+    return resolve
+
+
+async def listing(call: Call) -> web.Response:
+    state = call.swarm.state
+    found = filters.select(
+        list(state.services.values()),
+        call.filters(FILTERS),
+        {
+            "name": lambda service, value: service.name.startswith(value),
+            "id": lambda service, value: service.id.startswith(value),
+            "label": lambda service, value: label_matches(service.spec.labels, value),
+            "mode": lambda service, value: value == ("global" if service.spec.is_global else "replicated"),
+            "runtime": lambda service, value: value == "container",
+        },
+    )
+    counted = call.flag("status")
+    return answer([service_json(s) | ({"ServiceStatus": _status(state, s)} if counted else {}) for s in found])
+
+
+def _status(state: ClusterState, service: Service) -> Json:
+    """Tasks on nodes that are down do not count as running. A global service desires as many as it has tasks meant to run."""
+    tasks = state.tasks_of(service.id).values()
+    running = [
+        t for t in tasks if t.state == TaskState.RUNNING and t.desired <= TaskState.RUNNING and not _is_down(state, t.node)
+    ]
+    desired = sum(t.desired <= TaskState.RUNNING for t in tasks) if service.spec.replicas is None else service.spec.replicas
+    return {"RunningTasks": len(running), "DesiredTasks": desired, "CompletedTasks": 0}
+
+
+def _is_down(state: ClusterState, id: str | None) -> bool:
+    node = next((node for key, node in state.nodes.items() if key == id), None)
+    return node is None or node.status.state == "down"
+
+
+async def inspect(call: Call) -> web.Response:
+    return answer(service_json(find_service(call.swarm.state, call.id)))
+
+
+async def create(call: Call) -> web.Response:
+    swarm = call.swarm
+    wire = await call.body(ServiceWire)
+    refuse_credentials(call.request)
+    if not wire.name:
+        wire = msgspec.structs.replace(wire, name=random_name(secrets.token_bytes(4)))
+    id = await swarm.create_service(spec_from(wire, network_resolver(call)))
+    return answer({"ID": id, "Warnings": None}, 201)
+
+
+async def update(call: Call) -> web.Response:
+    swarm = call.swarm
+    service = find_service(swarm.state, call.id)
+    version = call.number("version")
+    refuse_credentials(call.request)
+    rollback = call.query("rollback")
+    if rollback not in ("", "previous"):
+        raise InvalidArgument(f"invalid rollback: {rollback!r} (must be previous)")
+    if rollback:
+        await swarm.update_service(service.id, version, service.spec, "previous")
+    else:
+        wire = await call.body(ServiceWire)
+        wire = msgspec.structs.replace(wire, name=wire.name or service.name)
+        await swarm.update_service(service.id, version, spec_from(wire, network_resolver(call)))
+    return answer({"Warnings": None})
+
+
+async def remove(call: Call) -> web.Response:
+    swarm = call.swarm
+    await swarm.remove_service(find_service(swarm.state, call.id).id)
+    return web.Response(status=200)
+
+
+async def logs(call: Call) -> web.Response:
+    service = find_service(call.swarm.state, call.id)
+    raise Unsupported(
+        f"cannot show the logs of service {service.name}: not supported by Weft: use `docker logs` on the node of each task"
+    )

@@ -1,0 +1,50 @@
+"""The node itself: ping, version, info."""
+
+from collections import Counter
+
+from aiohttp import web
+
+from weft.api.backend import Membership
+from weft.api.call import MAX_VERSION, MIN_VERSION, Call, answer
+from weft.api.schema.common import Json, now
+from weft.api.schema.system import info_json, membership_json, version_json
+from weft.errors import Unavailable
+
+
+def swarm_header(membership: Membership) -> str:
+    """The docker command hides or refuses its swarm commands by this."""
+    if membership.state != "active":
+        return membership.state
+    return "active/manager" if membership.is_manager else "active/worker"
+
+
+async def ping(call: Call) -> web.Response:
+    """`Builder-Version: 1` says that there is no BuildKit."""
+    headers = {
+        "Builder-Version": "1",
+        "Docker-Experimental": "false",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+        "Swarm": swarm_header(call.node.membership),
+    }
+    return web.Response(text="" if call.request.method == "HEAD" else "OK", headers=headers)
+
+
+async def version(call: Call) -> web.Response:
+    return answer(version_json(call.node.info, MAX_VERSION, MIN_VERSION))
+
+
+async def info(call: Call) -> web.Response:
+    containers = Counter(str(container.state) for container in call.node.containers.containers())
+    return answer(info_json(call.node.info, _swarm(call), dict(containers), len(call.node.images.all()), now()))
+
+
+def _swarm(call: Call) -> Json:
+    membership = call.node.membership
+    try:
+        swarm = call.swarm
+        nodes = swarm.state.nodes.values()
+        managers = [node.id for node in nodes if node.spec.role == "manager"]
+        return membership_json(membership, swarm.cluster, len(nodes), managers)
+    except Unavailable:
+        return membership_json(membership, None, 0, [])

@@ -1,0 +1,255 @@
+"""The server itself, spoken to in plain HTTP: the socket, versions, headers, errors, and clients that misbehave."""
+
+import asyncio
+import io
+import json
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+
+from weft.api.backend import InitRequest
+from weft.api.routes import ROUTES
+from weft.api.server import ApiServer
+from weft.errors import Conflict
+from weft.model.ids import ServiceId
+from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
+from weft.testing.fake_node import IMAGE, FakeNode
+
+Get = Callable[..., Coroutine[Any, Any, tuple[int, Any, Any]]]
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[tuple[FakeNode, Get]]:
+    """A node that leads a swarm, and a function that asks it: (status, JSON or text, headers)."""
+    node = FakeNode()
+    await node.init(InitRequest())
+    server = ApiServer(node)
+    await server.start(path)
+    session = aiohttp.ClientSession("http://docker", connector=aiohttp.UnixConnector(str(path)))
+
+    async def ask(method: str, url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+        async with session.request(
+            method, url, data=io.BytesIO(body) if body else body, headers={"Content-Type": "application/json"} | headers
+        ) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if response.content_type == "application/json" else text, response.headers
+
+    try:
+        yield node, ask
+    finally:
+        await session.close()
+        await server.close()
+        await node.close()
+
+
+async def run_service(node: FakeNode, *command: str) -> str:
+    """The id of a new service's container."""
+    spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, command=command, open_stdin=True)))
+    id: ServiceId = await node.swarm().create_service(spec)
+    task = next(iter(node.swarm().state.tasks_of(id).values()))
+    assert task.status.container is not None
+    return task.status.container.id
+
+
+def test_the_socket_is_roots_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    async def check() -> None:
+        path = tmp_path / "run" / "docker.sock"
+        async with serving(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert [entry.name for entry in path.parent.iterdir()] == ["docker.sock"]
+            with pytest.raises(Conflict, match="another daemon listens there"):
+                await ApiServer(FakeNode()).start(path)
+        assert not path.exists()
+
+    asyncio.run(check())
+
+
+def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+    async def check() -> None:
+        path = tmp_path / "docker.sock"
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+        async with serving(path) as (_, ask):
+            assert (await ask("GET", "/_ping"))[:2] == (200, "OK")
+        path.write_text("mine")
+        with pytest.raises(Conflict, match="is not a socket"):
+            await ApiServer(FakeNode()).start(path)
+        assert path.read_text() == "mine"
+
+    asyncio.run(check())
+
+
+def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            for method, text in (("GET", "OK"), ("HEAD", "")):
+                status, body, headers = await ask(method, "/_ping")
+                assert (status, body) == (200, text)
+                assert (headers["Api-Version"], headers["Ostype"], headers["Builder-Version"]) == ("1.47", "linux", "1")
+                assert headers["Swarm"] == "active/manager"
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "status", "text"),
+    [
+        ("GET", "/v1.40/info", None, 400, "client version 1.40 is too old. Minimum supported API version is 1.41"),
+        ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new. Maximum supported API version is 1.47"),
+        ("GET", "/v1.4.1/info", None, 400, "invalid API version"),
+        ("GET", "/nonsense", None, 404, "page not found"),
+        ("PATCH", "/v1.45/info", None, 404, "page not found"),
+        ("GET", "/networks/zz", None, 404, "network zz not found"),
+        ("GET", "/containers/zz/json", None, 404, "No such container: zz"),
+        ("GET", "/exec/zz/json", None, 404, "No such exec instance: zz"),
+        ("GET", "/images/a/b/c/json", None, 404, "No such image: a/b/c"),
+        ("GET", "/images/UPPER CASE/json", None, 400, "invalid reference format"),
+        ("GET", "/secrets/zz", None, 404, "secret zz not found"),
+        ("GET", "/containers/json?filters={", None, 400, "invalid filter"),
+        ("GET", "/containers/json?filters=[1]", None, 400, "invalid filter"),
+        ("GET", '/tasks?filters={"nonsense":{"a":true}}', None, 400, "invalid filter 'nonsense'"),
+        ("GET", "/events?since=yesterday", None, 400, "yesterday"),
+        ("POST", "/networks/create", b"{", 400, "invalid JSON"),
+        ("POST", "/networks/create", b"", 400, "invalid JSON: got EOF while reading request body"),
+        ("POST", "/networks/create", b'{"Name": 5}', 400, "$.Name"),
+        ("POST", "/services/create", b'{"Name": "a"}', 400, "missing container spec"),
+        ("POST", "/services/create", b" " * 5_000_000, 413, "larger than"),
+        ("POST", "/nodes/self/update?version=1", b'{"Role": "king", "Availability": "active"}', 400, "$.Role"),
+        ("POST", "/nodes/self/update?version=x", b"{}", 400, "invalid version"),
+        (
+            "POST",
+            "/nodes/self/update?version=99",
+            b'{"Role": "manager", "Availability": "active"}',
+            500,
+            "update out of sequence",
+        ),
+        ("POST", "/swarm/unlock", b"{}", 409, "swarm is not locked"),
+        ("POST", "/containers/create", b"{}", 501, "Weft, which runs services"),
+        ("POST", "/build", b"", 501, "is not supported by Weft"),
+        ("POST", "/swarm/join", b'{"RemoteAddrs": ["a"]}', 400, "invalid join token"),
+    ],
+)
+def test_errors(tmp_path: Path, method: str, url: str, body: bytes | None, status: int, text: str) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            before = list(node.swarm().state.objects())
+            got = await ask(method, url, body)
+            assert got[0] == status, got
+            assert text in got[1]["message"]
+            assert list(node.swarm().state.objects()) == before
+
+    asyncio.run(check())
+
+
+def test_both_forms_of_filters_and_unversioned_paths(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            for prefix in ("", "/v1.41", "/v1.47"):
+                for filters in ('{"name":{"ingress":true,"host":false}}', '{"name":["ingress"]}'):
+                    _, networks, _ = await ask("GET", f"{prefix}/networks?filters={filters}")
+                    assert [network["Name"] for network in networks] == ["ingress"]
+
+    asyncio.run(check())
+
+
+def test_lookup_prefers_names_and_refuses_ambiguous_prefixes(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            spec = ServiceSpec(name="a", task=TaskSpec(container=ContainerSpec(image=IMAGE)), replicas=0)
+            ids: list[str] = []
+            while len({id[0] for id in ids}) == len(ids):
+                name = ids[0][0] if len(ids) == 1 else f"s{len(ids)}"
+                ids.append(await node.swarm().create_service(ServiceSpec(name=name, task=spec.task, replicas=0)))
+            twice = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
+            assert (await ask("GET", f"/services/{ids[0][0]}"))[1]["ID"] == ids[1]
+            if twice != ids[0][0]:
+                status, body, _ = await ask("GET", f"/services/{twice}")
+                assert (status, body["message"]) == (400, f"service {twice} is ambiguous (2 matches found)")
+            assert (await ask("GET", f"/services/{ids[2][:9]}"))[1]["ID"] == ids[2]
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_raw_client_may_close_its_half_and_read_on(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            id = await run_service(node)
+            _, made, _ = await ask("POST", f"/containers/{id}/exec", b'{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}')
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            body = b"{}"
+            writer.write(
+                b"POST /v1.45/exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+                b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s" % (made["Id"].encode(), len(body), body)
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n")
+            writer.write(b"at once\n")
+            writer.write_eof()
+            output = await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+            assert b"".join(parse_frames(output)) == b"at once\n"
+            assert (await ask("GET", f"/exec/{made['Id']}/json"))[1]["ExitCode"] == 0
+
+    run(check())
+
+
+def parse_frames(data: bytes) -> list[bytes]:
+    frames = []
+    while data:
+        length = int.from_bytes(data[4:8], "big")
+        frames.append(data[8 : 8 + length])
+        data = data[8 + length :]
+    return frames
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            id = await run_service(node)
+            _, made, _ = await ask("POST", f"/containers/{id}/exec", b'{"Cmd":["cat","/dev/zero"],"AttachStdout":true}')
+            with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as unfinished:
+                for client, request in (
+                    (
+                        stuck,
+                        b"POST /exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{}",
+                    ),
+                    (unfinished, b"POST /containers/%s/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 99\r\n\r\n{"),
+                ):
+                    client.connect(str(tmp_path / "s"))
+                    client.sendall(request % made["Id"].encode())
+                for _ in range(20):
+                    assert (await asyncio.wait_for(ask("GET", "/_ping"), 20))[0] == 200
+
+    asyncio.run(check())
+
+
+def test_a_follower_that_leaves_is_let_go(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, _):
+            id = await run_service(node)
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            before = len(asyncio.all_tasks())
+            writer.write(b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id.encode())
+            await reader.readuntil(b"listening\n")
+            assert len(asyncio.all_tasks()) > before
+            writer.close()
+            deadline = time.monotonic() + 20
+            while len(asyncio.all_tasks()) > before:
+                assert time.monotonic() < deadline, asyncio.all_tasks()
+                await asyncio.sleep(0.01)
+
+    asyncio.run(check())
+
+
+def test_no_two_routes_are_the_same() -> None:
+    keys = [(method, path) for method, path, _ in ROUTES]
+    assert len(set(keys)) == len(keys)

@@ -1,0 +1,179 @@
+"""Service specs: JSON -> model -> JSON, against what a real swarm printed and for any spec at all."""
+
+import json
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.api.schema.common import decode, encode
+from weft.api.schema.service import spec_from, spec_json
+from weft.api.schema.service_wire import ServiceWire
+from weft.errors import InvalidArgument, NotFound, Unsupported
+from weft.model.ids import NetworkId
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    Mount,
+    NetworkAttachmentSpec,
+    Placement,
+    PublishedPort,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+    Ulimit,
+    UpdateConfig,
+)
+
+RECORDED = Path(__file__).parent / "recorded"
+IMAGE = {"ContainerSpec": {"Image": "busybox"}}
+
+
+def resolve(reference: str) -> NetworkId | None:
+    if reference == "nowhere":
+        raise NotFound("network nowhere not found")
+    return None if reference == "host" else NetworkId(reference)
+
+
+def read(value: Any) -> ServiceSpec:
+    return spec_from(decode(encode(value), ServiceWire), resolve)
+
+
+def test_a_recorded_spec_comes_back_as_it_was() -> None:
+    recorded = json.loads((RECORDED / "service-inspect.json").read_text())[0]["Spec"]
+    spec = read(recorded)
+    assert spec.replicas == 3
+    assert spec.endpoint.ports == (PublishedPort(80, 8080),)
+    assert json.loads(encode(spec_json(spec))) == recorded
+
+
+def test_what_is_absent_gets_the_defaults() -> None:
+    spec = read({"Name": "web", "TaskTemplate": IMAGE, "Labels": None, "Mode": None, "UpdateConfig": None})
+    assert spec == ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox")))
+
+
+WORD = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+WORDS = st.lists(WORD, max_size=3).map(tuple)
+MAP = st.dictionaries(WORD, WORD, max_size=3)
+NANOSECONDS = st.integers(0, 10**15)
+PORT = st.integers(1, 65535)
+MOUNTS = st.one_of(
+    st.builds(Mount, type=st.just("bind"), source=WORD.map("/{}".format), target=WORD, read_only=st.booleans()),
+    st.builds(Mount, type=st.just("tmpfs"), target=WORD, tmpfs_size=st.integers(0, 2**40)),
+)
+CONTAINERS = st.builds(
+    ContainerSpec, image=WORD, command=WORDS, args=WORDS, env=WORDS, dir=WORD, user=WORD, groups=WORDS, hostname=WORD, labels=MAP,
+    tty=st.booleans(), open_stdin=st.booleans(), read_only=st.booleans(), stop_signal=WORD, stop_grace_period=NANOSECONDS,
+    hosts=WORDS, dns_servers=WORDS, dns_search=WORDS, dns_options=WORDS, mounts=st.lists(MOUNTS, max_size=2).map(tuple),
+    cap_add=WORDS, cap_drop=WORDS, sysctls=MAP, init=st.sampled_from([None, False]),
+    ulimits=st.lists(st.builds(Ulimit, WORD, NANOSECONDS, NANOSECONDS), max_size=2).map(tuple),
+)  # fmt: skip
+RESOURCES = {"nano_cpus": st.just(0) | st.integers(10**6, 10**12), "memory": st.just(0) | st.integers(2**22, 2**50)}
+UPDATES = {
+    "parallelism": st.integers(0, 100), "delay": NANOSECONDS, "monitor": st.integers(1, 10**12),
+    "max_failure_ratio": st.sampled_from([0.0, 0.25, 1.0]), "order": st.sampled_from(["stop-first", "start-first"]),
+}  # fmt: skip
+TARGET = attrgetter("target")
+TASKS = st.builds(
+    TaskSpec, container=CONTAINERS,
+    limits=st.builds(Resources, **RESOURCES, pids=st.integers(0, 10**6)), reservations=st.builds(Resources, **RESOURCES),
+    restart=st.builds(
+        RestartPolicy, condition=st.sampled_from(["none", "on-failure", "any"]), delay=NANOSECONDS,
+        max_attempts=st.integers(0, 100), window=NANOSECONDS,
+    ),
+    placement=st.builds(
+        Placement, constraints=st.lists(st.just("node.role == manager"), max_size=2).map(tuple), spread=WORDS,
+        max_replicas=st.integers(0, 9), platforms=st.lists(st.tuples(WORD, WORD), max_size=2).map(tuple),
+    ),
+    networks=st.lists(st.builds(NetworkAttachmentSpec, WORD.map("n{}".format), WORDS), max_size=3, unique_by=TARGET).map(tuple),
+    log_driver=st.sampled_from(["json-file", "none"]), force_update=st.integers(0, 2**63 - 1),
+)  # fmt: skip
+SPECS = st.builds(
+    ServiceSpec, name=WORD, task=TASKS, labels=MAP, replicas=st.none() | st.integers(0, 10**6),
+    update=st.builds(UpdateConfig, **UPDATES, failure_action=st.sampled_from(["pause", "continue", "rollback"])),
+    rollback=st.builds(UpdateConfig, **UPDATES, failure_action=st.sampled_from(["pause", "continue"])),
+    endpoint=st.builds(
+        EndpointSpec, mode=st.just("vip"),
+        ports=st.lists(
+            st.builds(PublishedPort, PORT, PORT, st.sampled_from(["tcp", "udp", "sctp"]), st.sampled_from(["ingress", "host"])),
+            max_size=3, unique_by=lambda port: (port.published, port.protocol),
+        ).map(tuple),
+    ),
+)  # fmt: skip
+
+
+@given(SPECS)
+def test_any_spec_survives_its_json(spec: ServiceSpec) -> None:
+    assert read(spec_json(spec)) == spec
+
+
+def test_the_network_of_the_host_survives_its_json() -> None:
+    spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox"), host_network=True))
+    assert read(spec_json(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("task", "rest", "error", "text"),
+    [
+        ({"ContainerSpec": {"Image": 5}}, {}, InvalidArgument, "$.TaskTemplate.ContainerSpec.Image"),
+        ({"ContainerSpec": {}}, {}, InvalidArgument, "image reference must be provided"),
+        ({"ContainerSpec": {"Image": "UPPER CASE"}}, {}, InvalidArgument, "is not a valid repository/tag"),
+        ({}, {}, InvalidArgument, "missing container spec"),
+        ({**IMAGE, "Networks": [{"Target": "nowhere"}]}, {}, NotFound, "network nowhere not found"),
+        ({**IMAGE, "Networks": [{"Target": "n"}, {"Target": "n"}]}, {}, InvalidArgument, "named twice"),
+        ({**IMAGE, "Networks": [{"Target": "n", "DriverOpts": {"a": "b"}}]}, {}, Unsupported, "TaskTemplate.Networks[0].DriverOpts"),
+        ({**IMAGE, "Runtime": "plugin"}, {}, InvalidArgument, "Runtime"),
+        ({"ContainerSpec": {"Image": "a", "Secrets": [{"ID": "x"}]}}, {}, Unsupported, "TaskTemplate.ContainerSpec.Secrets"),
+        ({"ContainerSpec": {"Image": "a", "Privileges": {"NoNewPrivileges": True}}}, {}, Unsupported, "ContainerSpec.Privileges"),
+        (IMAGE, {"Nonsense": 1}, Unsupported, "Nonsense is not supported by Weft"),
+        (IMAGE, {"Name": "a" * 64}, InvalidArgument, "63 characters or fewer"),
+        (IMAGE, {"Mode": {"Replicated": {"Replicas": -1}}}, InvalidArgument, "Replicas"),
+        (IMAGE, {"Mode": {"Replicated": {}, "Global": {}}}, InvalidArgument, "either replicated mode or global mode"),
+        (IMAGE, {"EndpointSpec": {"Ports": [{"TargetPort": 70000}]}}, InvalidArgument, "TargetPort"),
+        (IMAGE, {"EndpointSpec": {"Ports": [{"PublishedPort": 80}]}}, InvalidArgument, "TargetPort"),
+        (IMAGE, {"EndpointSpec": {"Ports": [{"TargetPort": 1, "PublishedPort": 80}, {"TargetPort": 2, "PublishedPort": 80}]}},
+         InvalidArgument, "duplicate published ports"),
+        (IMAGE, {"RollbackConfig": {"FailureAction": "rollback"}}, InvalidArgument, "RollbackConfig"),
+    ],
+)  # fmt: skip
+def test_bad_specs_are_refused_by_name(task: Any, rest: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as raised:
+        read({"Name": "web", "TaskTemplate": task, **rest})
+    assert text in str(raised.value)
+
+
+def test_unsupported_fields_that_say_nothing_are_fine() -> None:
+    container = {"Image": "a", "Privileges": {"CredentialSpec": None, "SELinuxContext": {"Disable": False}}, "Secrets": []}
+    spec = read({"Name": "web", "TaskTemplate": {"ContainerSpec": container, "PluginSpec": {}}, "Networks": []})
+    assert spec.task.container == ContainerSpec(image="a")
+
+
+def test_field_names_are_read_in_any_case_but_keys_of_maps_are_not() -> None:
+    spec = read(
+        {"name": "web", "tasktemplate": IMAGE, "Mode": {"replicated": {"REPLICAS": 4}}, "Labels": {"Name": "x", "name": "y"}}
+    )
+    assert (spec.name, spec.replicas, spec.labels) == ("web", 4, {"Name": "x", "name": "y"})
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1,", b'{"Name": "a"} x', b"\xff", b"[" * 100_000, b'{"Name": "\xff"}'])
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidArgument, match="invalid JSON"):
+        decode(body, ServiceWire)
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
+)
+def test_no_json_makes_the_decoder_fail_otherwise(value: Any) -> None:
+    for body in (value, {"Name": value}, {"TaskTemplate": value}, {"Name": "a", "TaskTemplate": {"ContainerSpec": value}}):
+        try:
+            read(body)
+        except (InvalidArgument, NotFound):
+            continue
+        except (msgspec.EncodeError, OverflowError):
+            return
