@@ -1,0 +1,172 @@
+"""The engine's process as the daemon sees it: find it or start it, ask it, see it end, end it.
+
+It is known by who answers at the control socket, and held by a pidfd from then on: no signal ever goes to a process that merely
+got its number. Started ones live in a session of their own, so nothing that ends the daemon ends them.
+"""
+
+import asyncio
+import fcntl
+import os
+import select
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from weft.errors import OperationFailed
+from weft.linux.esp.control import PROTOCOL_VERSION, Ask, Refused, Reply, Request, Status, peer, receive, send
+from weft.linux.esp.process import READY_FD
+
+_START = 15.0
+_ANSWER = 15.0
+_END = 5.0
+"""Seconds of patience."""
+_FIRST_FREE = 16
+"""Descriptors for the child are first copied above those that it gets."""
+
+
+class EngineHandle:
+    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Raises `ProcessLookupError`."""
+        self._reader, self._writer = reader, writer
+        self._turn = asyncio.Lock()
+        self._pidfd = os.pidfd_open(pid)
+        self.pid = pid
+        self.ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_end)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        with suppress(ChildProcessError):  # of an earlier daemon's engine somebody else is the parent
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        self.ended.set()
+
+    async def ask(self, request: Request) -> Status:
+        """Raises `OperationFailed`: refused, or the engine is gone."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(_ANSWER):
+                    await send(self._writer, request)
+                    reply: Reply = await receive(self._reader, Reply)
+            except TimeoutError:
+                self.kill()  # the answer might come later and be taken for that of another question
+                raise OperationFailed(f"cannot reach the ESP engine: no answer in {_ANSWER:g} s") from None
+            except OSError as error:
+                raise OperationFailed(f"cannot reach the ESP engine: {error}") from error
+        if isinstance(reply, Refused):
+            raise OperationFailed(reply.message)
+        return reply
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Waits until it has ended, and ends it if that takes long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END):
+                await self.ended.wait()
+        if not self.ended.is_set():
+            self.kill()
+            await self.ended.wait()
+
+    def close(self) -> None:
+        """Let go of it; it lives on."""
+        self._writer.close()
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+async def find(socket: Path) -> EngineHandle | None:
+    """The engine that an earlier daemon started. One of another version is ended. None: there is none."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return None
+    pid, user = peer(writer.get_extra_info("socket"))
+    if user != os.geteuid():
+        writer.close()
+        raise OperationFailed(f"cannot use ESP engine at {socket}: it runs as user {user}")
+    try:
+        handle = EngineHandle(pid, reader, writer)
+    except OSError:
+        writer.close()
+        return None
+    # An answer now proves that the pidfd, opened before, is of the process at the other end.
+    try:
+        if (await handle.ask(Ask())).version == PROTOCOL_VERSION:
+            return handle
+    except OperationFailed:
+        pass
+    if not handle.ended.is_set():
+        handle.kill()
+    await handle.end()
+    handle.close()
+    return None
+
+
+async def start(socket: Path, log: Path, *arguments: str) -> EngineHandle:
+    """Raises `OperationFailed` with the engine's own reason."""
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    pid = _spawn(log, write_end, [str(socket), *arguments])
+    pidfd = os.pidfd_open(pid)  # before anybody could have waited for it
+    try:
+        async with asyncio.timeout(_START):
+            said = await _read(read_end)
+    except TimeoutError:
+        said = f"it was not ready in {_START:g} s"
+    try:
+        handle = await find(socket) if said == "ready" else None
+        if handle is not None:
+            return handle
+        _kill_child(pidfd)
+    finally:
+        os.close(pidfd)
+    raise OperationFailed(f"cannot start the ESP engine: {said or f'it ended; see {log}'}")
+
+
+def _kill_child(pidfd: int) -> None:
+    with suppress(ProcessLookupError, ChildProcessError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+
+
+def _spawn(log: Path, ready: int, arguments: list[str]) -> int:
+    source = fcntl.fcntl(ready, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    os.close(ready)
+    actions: list[Any] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 2, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, source, READY_FD),
+    ]
+    argv = [sys.executable, "-P", "-m", "weft.linux.esp.process", *arguments]
+    try:
+        return os.posix_spawn(sys.executable, argv, dict(os.environ), file_actions=actions, setsid=True)
+    except OSError as error:
+        raise OperationFailed(f"cannot start the ESP engine: {error.strerror}") from error
+    finally:
+        os.close(source)
+
+
+async def _read(fd: int) -> str:
+    """All that comes until the writer ends."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    said = b""
+    try:
+        while True:
+            await readable.wait()
+            readable.clear()
+            with suppress(BlockingIOError):
+                part = os.read(fd, select.PIPE_BUF)
+                if not part:
+                    return said.decode(errors="replace")
+                said += part
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)

@@ -1,0 +1,83 @@
+"""The ledger of sequence numbers on disk: a file, root only, that is replaced as a whole and synced before a block is used.
+
+A file that cannot be read is not treated as an empty one: numbers might repeat. Then nothing is sent until new keys are made and
+the file is taken away. A lock beside it keeps a second engine out for as long as the first one lives.
+"""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from weft.errors import OperationFailed
+from weft.esp.sequence import Block, Reservations
+from weft.model.codec import decode, encode
+from weft.model.encryption import Association
+
+_DIGEST = 16
+
+
+class Ledger:
+    def __init__(self, directory: Path) -> None:
+        """Waits for the lock. Raises `OperationFailed`."""
+        self._path = directory / "esp-ledger"
+        self._new = directory / "esp-ledger.new"
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(directory / "esp-ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OperationFailed(f"cannot lock sequence ledger {self._path}: {error.strerror}") from error
+        self._reservations = self._read()
+
+    def reserve(self, associations: tuple[Association, ...]) -> tuple[Block, ...]:
+        """A block of numbers for each, safe on disk. Raises `OperationFailed`; then none is reserved."""
+        if not associations:
+            return ()
+        reservations, blocks = self._reservations.reserve(associations)
+        try:
+            self._write(reservations)
+        except OSError as error:
+            raise OperationFailed(f"cannot write sequence ledger {self._path}: {error.strerror}") from error
+        self._reservations = reservations
+        return blocks
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _read(self) -> Reservations:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return Reservations()
+        except OSError as error:
+            raise OperationFailed(f"cannot read sequence ledger {self._path}: {error.strerror}") from error
+        digest, body = data[:_DIGEST], data[_DIGEST:]
+        try:
+            if digest != _digest(body):
+                raise msgspec.DecodeError("wrong checksum")
+            reservations: Reservations = decode(body, Reservations)
+        except msgspec.DecodeError as error:
+            cause = f"it is damaged ({error}); rotate the keys, then remove it"
+            raise OperationFailed(f"cannot read sequence ledger {self._path}: {cause}") from error
+        return reservations
+
+    def _write(self, reservations: Reservations) -> None:
+        body = encode(reservations)
+        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(_digest(body) + body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(self._new, self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_DIGEST]

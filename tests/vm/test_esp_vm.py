@@ -1,0 +1,542 @@
+"""`KernelEngine` on a kernel that has ESP: a host of two networks in the guest, one encrypted and one plain, and its peer, with the
+userspace engine, in a namespace of this machine. What crosses the wire between them is looked at on the wire.
+
+    guest:  vx0 in "inside" ─ KernelEngine ─ eth0 ══ wire ══ tap0 ─ userspace engine ─ vx0 in "…-in"   namespaces here
+"""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from virtual_machine import Guest
+
+from weft.linux import netns
+from weft.model.assignment import Assignment, NetworkDefinition, NetworkView
+from weft.model.codec import encode
+from weft.model.encryption import Association, DataKey, Protection
+from weft.model.ids import NetworkId, NodeId
+from weft.model.network import Segment
+from weft.model.sandbox import NodeFacts
+from weft.network.encryption import isolation
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu: run scripts/test-vm"),
+]
+
+PEER_PROGRAM = Path(__file__).parents[1] / "kernel/esp_host.py"
+GUEST, PEER = IPv4Address("10.59.74.2"), IPv4Address("10.59.74.1")
+SEALED, PLAIN, PORT = 4097, 4098, 4789
+MARK = 0xD0C4E3
+"""By which the peer steers datagrams to its engine."""
+INNER = {SEALED: ("10.98.7.2", "10.98.7.1"), PLAIN: ("10.98.8.2", "10.98.8.1")}
+"""Addresses inside the networks: the guest's and the peer's."""
+MTU = {64: 1424, 128: 1416}
+
+
+def sh(command, **more):
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, **more)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def wait_for(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "not so in time"
+        time.sleep(0.02)
+    return found
+
+
+def overlay(vni, here, there, mac, other_mac, inside, run, local, remote, mtu):
+    """A VXLAN device of the host `local`, moved to the namespace `inside`, that knows its only peer."""
+    device = f"vx{vni}"
+    run(f"ip link add {device} type vxlan id {vni} local {local} dstport {PORT} nolearning")
+    run(f"ip link set {device} netns {inside}")
+    run(f"ip -n {inside} link set {device} address {mac} mtu {mtu} up")
+    run(f"ip -n {inside} addr add {here}/24 dev {device}")
+    run(f"ip -n {inside} neigh add {there} lladdr {other_mac} dev {device} nud permanent")
+    run(f"bridge -n {inside} fdb add {other_mac} dev {device} dst {remote} self permanent")
+
+
+class Peer:
+    """The namespace at the other end of the wire, with the userspace engine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name, self.inside = f"weftvm-{os.getpid()}", f"weftvm-{os.getpid()}-in"
+        self.directory = directory
+        self.process = None
+        for namespace in (self.name, self.inside):
+            sh(f"ip netns add {namespace}")
+            sh(f"ip netns exec {namespace} sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+            sh(f"ip -n {namespace} link set lo up")
+        sh(f"ip -n {self.name} tuntap add tap0 mode tap && ip -n {self.name} link set tap0 up")
+        sh(f"ip -n {self.name} addr add {PEER}/24 dev tap0")
+
+    def sh(self, command, inside=False, **more):
+        return sh(f"ip netns exec {self.inside if inside else self.name} {command}", **more)
+
+    def ask(self, *words):
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+        result, error = json.loads(self.process.stdout.readline())
+        assert not error, error
+        return result
+
+    def apply(self, protection):
+        self.ask("apply", None if protection is None else base64.b64encode(encode(protection)).decode())
+
+    def start(self):
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            self.name,
+            sys.executable,
+            PEER_PROGRAM,
+            self.directory / "run",
+            self.directory / "state",
+            "auto",
+        ]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.sh("nft -f -", input=f"""
+            table ip steer {{
+              chain out {{ type route hook output priority mangle;
+                udp dport {PORT} @th,96,24 {SEALED} meta mark set {MARK}
+              }}
+              chain coming {{ type filter hook input priority filter;
+                iifname != "esp0" udp dport {PORT} @th,96,24 {SEALED} counter drop
+              }}
+            }}""")  # fmt: skip
+
+    def steer(self):
+        if "fwmark" not in self.sh("ip rule"):
+            self.sh(f"ip rule add pref 898 fwmark {MARK} lookup 5918")
+        self.sh("ip route replace default dev esp0 table 5918")
+
+    def remove(self):
+        try:
+            if self.process is not None:
+                self.apply(None)
+                self.process.stdin.close()
+                self.process.wait(20)
+                self.process.stdout.close()
+        finally:
+            for namespace in (self.name, self.inside):
+                sh(f"ip netns del {namespace}")
+
+
+def association(source, destination, tag, icv, bits):
+    spi = (tag << 16) + (int(source) & 0xFF) * 256 + icv + bits
+    key = bytes([tag, int(source) & 0xFF, icv, bits & 0xFF] * 9)[: bits // 8 + 4]
+    return Association(spi=spi, source=source, destination=destination, key=key, icv_bits=icv, tag=tag)
+
+
+def protection(local, icv=64, bits=128, send=1, accept=(1,)):
+    other = PEER if local == GUEST else GUEST
+    return Protection(
+        local=local,
+        port=PORT,
+        vnis={SEALED: icv},
+        outbound=(association(local, other, send, icv, bits),),
+        inbound=tuple(association(other, local, tag, icv, bits) for tag in accept),
+    )
+
+
+def marks(icv):
+    """The rules that the plan has in the host with the kernel engine, and VXLAN without connection tracking as the mesh has it."""
+
+    def view(vni, encrypted):
+        subnet = IPv4Network(f"10.98.{vni & 0xFF}.0/24")
+        segments = (Segment(subnet, subnet[1], vni),)
+        definition = NetworkDefinition(
+            id=NetworkId(f"{vni:025}"), name="n", segments=segments, encrypted=encrypted, icv_bits=icv
+        )
+        return NetworkView(definition, {}, {})
+
+    views = [view(SEALED, True), view(PLAIN, False)]
+    keys = (DataKey(tag=1, secret=bytes(16)),)
+    assignment = Assignment(node=NodeId("a"), networks={v.definition.id: v for v in views}, keys=keys, data_path_port=PORT)
+    facts = NodeFacts(node=NodeId("a"), data_path_address=GUEST, esp_engine="kernel")
+    (namespace,) = isolation(assignment, facts)
+    (table,) = namespace.tables.values()
+    name = f"table {table.family} {table.name}"
+    return f"{name}\ndelete {name}\n{name} {{\n{table.body}\n}}\n{UNTRACKED}"
+
+
+UNTRACKED = f"""
+table ip untracked
+delete table ip untracked
+table ip untracked {{
+  chain coming {{
+    type filter hook prerouting priority raw;
+    udp dport {PORT} notrack
+  }}
+  chain leaving {{
+    type filter hook output priority raw;
+    udp dport {PORT} notrack
+  }}
+  chain tracked {{
+    type filter hook forward priority 0;
+    ct state invalid drop
+  }}
+}}
+"""
+SECOND_LINE = f"""
+table ip second-line {{
+  chain coming {{
+    type filter hook input priority filter;
+    meta secpath missing udp dport {PORT} @th,96,24 {{ {SEALED} }} counter drop
+  }}
+  chain leaving {{
+    type filter hook postrouting priority filter;
+    rt ipsec missing udp dport {PORT} @th,96,24 {{ {SEALED} }} counter drop
+  }}
+}}
+"""
+"""The same demands in nftables alone, as the original has the first."""
+
+
+class Pair:
+    """Both hosts, with both networks."""
+
+    def __init__(self, directory: Path) -> None:
+        self.peer = Peer(directory)
+        self.guest = Guest(self.peer.name, "tap0", directory)
+        self.icv = 64
+
+    def boot(self):
+        self.guest.boot()
+        run = self.guest.sh
+        run("sysctl -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true")
+        run(f"ip link set lo up && ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up")
+        run("ip netns add inside && ip -n inside link set lo up")
+        macs = "02:42:0a:62:00:02", "02:42:0a:62:00:01"
+        for vni, mtu in ((SEALED, 1424), (PLAIN, 1450)):
+            mine, other = INNER[vni]
+            overlay(vni, mine, other, *macs, "inside", run, GUEST, PEER, mtu)
+            overlay(vni, other, mine, *reversed(macs), self.peer.inside, self.peer.sh, PEER, GUEST, mtu)
+        self.peer.start()
+
+    def apply(self, icv=64, bits=128, **keys):
+        self.icv = icv
+        for run, inside in ((self.guest.sh, "inside"), (sh, self.peer.inside)):
+            run(f"ip -n {inside} link set vx{SEALED} mtu {MTU[icv]}")
+        self.load(marks(icv))
+        self.guest.apply(protection(GUEST, icv, bits, **keys))
+        self.peer.apply(protection(PEER, icv, bits, **keys))
+        self.peer.steer()
+
+    def load(self, rules):
+        self.guest.sh(f"nft -f - <<'END'\n{rules}\nEND")
+
+    def ping(self, vni, count=3, interval=0.05, size=56):
+        """How many answers the guest got."""
+        words = f"ping -n -c {count} -i {interval} -W 1 -s {size} -M do {INNER[vni][1]}"
+        return self.guest.sh(f"ip netns exec inside {words}", check=False).count("bytes from")
+
+    def ping_back(self, vni, count=3, interval=0.05, size=56):
+        words = f"ip netns exec {self.peer.inside} ping -n -c {count} -i {interval} -W 1 -s {size} -M do {INNER[vni][0]}"
+        return subprocess.run(words, shell=True, capture_output=True, text=True, check=False).stdout.count("bytes from")
+
+    def states(self):
+        """By SPI, as iproute2 prints them."""
+        text = self.guest.sh("ip -s xfrm state")
+        return (
+            {int(block.split("spi ")[1].split("(")[0], 16): block for block in ("src " + b for b in text.split("\nsrc "))}
+            if text
+            else {}
+        )
+
+    def raw(self):
+        return self.guest.sh("ip -s xfrm state; ip xfrm policy; cat /proc/net/xfrm_stat; nft list ruleset")
+
+
+class Wire:
+    """All frames on the wire, while it is open."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._name = pair.peer.name
+
+    def __enter__(self):
+        def opened():
+            found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            found.bind(("tap0", 0))
+            found.setblocking(False)
+            return found
+
+        self.socket = netns.run_in(Path("/run/netns", self._name), opened)
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def packets(self):
+        """What has come since the last call: IPv4 packets with their Ethernet header."""
+        found = []
+        while True:
+            try:
+                frame = self.socket.recv(1 << 16)
+            except BlockingIOError:
+                return found
+            if frame[12:14] == b"\x08\x00":
+                found.append(frame)
+
+
+def is_esp(frame):
+    return frame[23] == 50
+
+
+def vni_in_clear(frame):
+    return int.from_bytes(frame[46:49], "big") if frame[23] == 17 and frame[36:38] == PORT.to_bytes(2, "big") else None
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    made = Pair(tmp_path_factory.mktemp("vm"))
+    try:
+        with made.guest:
+            made.boot()
+            yield made
+    finally:
+        made.peer.remove()
+
+
+def test_the_kernel_has_esp(pair):
+    assert pair.guest.why_not() is None
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+@pytest.mark.parametrize("icv", [64, 128])
+def test_ping_and_tcp_cross_both_ways_and_only_esp_is_on_the_wire(pair, icv, bits):
+    pair.apply(icv, bits)
+    with Wire(pair) as wire:
+        assert pair.ping(SEALED) == 3, pair.raw()
+        assert pair.ping_back(SEALED) == 3
+        assert pair.ping(SEALED, size=MTU[icv] - 28) == 3
+        tcp(pair)
+        frames = wire.packets()
+    assert sum(map(is_esp, frames)) > 100
+    assert not [frame for frame in frames if vni_in_clear(frame) == SEALED]
+    assert max(len(frame) - 14 for frame in frames if is_esp(frame)) <= 1500
+    assert not [frame for frame in frames if int.from_bytes(frame[20:22], "big") & 0x3FFF], "fragmented"
+
+
+def tcp(pair, size=300_000):
+    """So many bytes each way over one connection, started by the guest."""
+    serve = (
+        f"import socket;s=socket.create_server(('{INNER[SEALED][1]}',7000));print('up',flush=True);c,_=s.accept();n=0\n"
+        f"while n<{size}: n+=len(c.recv(65536))\nc.sendall(b'x'*{size});c.close();print(n)"
+    )
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", pair.peer.inside, sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout.readline() == "up\n"
+        ask = (
+            f"import socket;c=socket.create_connection(('{INNER[SEALED][1]}',7000),20);c.sendall(b'y'*{size});n=0\n"
+            f"while d:=c.recv(65536): n+=len(d)\nprint(n)"
+        )
+        assert pair.guest.sh(f'ip netns exec inside python3 -c "{ask}"', timeout=60).strip() == str(size)
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def test_nothing_is_lost_while_keys_rotate(pair):
+    pair.apply()
+    pinging = subprocess.Popen(
+        ["ip", "netns", "exec", pair.peer.inside, "ping", "-n", "-q", "-c", "800", "-i", "0.01", "-W", "2", INNER[SEALED][0]],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    steps = [{"send": 1, "accept": (1, 2)}, {"send": 2, "accept": (1, 2, 3)}, {"send": 3, "accept": (2, 3, 4)}]
+    for keys in steps:
+        pair.guest.apply(protection(GUEST, **keys))
+        pair.peer.apply(protection(PEER, **keys))
+        assert pair.ping(SEALED, count=20, interval=0.02) == 20
+    report = pinging.communicate(timeout=60)[0]
+    assert " 0% packet loss" in report, report
+    assert len(pair.states()) == 4  # one out, three in
+
+
+def in_clear(pair, wire, vni):
+    """A frame with an echo request as the peer would send it in clear, on the plain network; then with another VNI."""
+    wire.packets()
+    assert pair.ping_back(PLAIN, count=1) == 1
+    frame = next(f for f in wire.packets() if vni_in_clear(f) == PLAIN and f[26:30] == PEER.packed)
+    here, there = (IPv4Address(address).packed for address in INNER[PLAIN])
+    new = [IPv4Address(address).packed for address in INNER[vni]]
+    inner = frame[50:].replace(there + here, new[1] + new[0])
+    header = inner[14:24] + bytes(2) + inner[26:34]
+    total = sum(int.from_bytes(header[i : i + 2], "big") for i in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    udp_without_checksum = frame[:40] + bytes(2) + frame[42:46]
+    return udp_without_checksum + vni.to_bytes(3, "big") + frame[49:50] + inner[:24] + checksum + inner[26:]
+
+
+def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
+    pair.apply()
+    assert pair.ping(SEALED) == 3
+    with Wire(pair) as wire:
+        forged, honest = in_clear(pair, wire, SEALED), in_clear(pair, wire, PLAIN)
+        before = pair.guest.counters()["clear"]
+        wire.packets()
+        for _ in range(5):
+            wire.socket.send(forged)
+        wire.socket.send(honest)
+        answers = []
+
+        def answered():
+            answers.extend(f for f in wire.packets() if f[26:30] == GUEST.packed)
+            return PLAIN in map(vni_in_clear, answers)
+
+        wait_for(answered)
+        assert not [f for f in answers if is_esp(f) or vni_in_clear(f) == SEALED]
+        assert pair.guest.counters()["clear"] == before + 5
+        pair.guest.apply(None)  # the forged one is good enough to be answered where nothing is demanded
+        wire.packets()
+        wire.socket.send(forged)
+        wait_for(lambda: SEALED in [vni_in_clear(f) for f in wire.packets() if f[26:30] == GUEST.packed])
+
+
+def test_nftables_can_demand_the_same(pair):
+    pair.apply()
+    pair.load(SECOND_LINE)
+    try:
+        with Wire(pair) as wire:
+            assert pair.ping(SEALED) == 3
+            assert pair.ping(PLAIN) == 3
+            forged = in_clear(pair, wire, SEALED)
+            wire.socket.send(forged)
+            wait_for(lambda: "counter packets 1 " in pair.guest.sh("nft list chain ip second-line coming"))
+            assert "counter packets 0 " in pair.guest.sh("nft list chain ip second-line leaving")
+            pair.guest.apply(None)
+            wire.packets()
+            assert pair.ping(SEALED) == 0
+            assert "counter packets 3 " in pair.guest.sh("nft list chain ip second-line leaving")
+            assert SEALED not in {vni_in_clear(frame) for frame in wire.packets()}
+    finally:
+        pair.guest.sh("nft delete table ip second-line")
+
+
+def test_a_plain_network_goes_in_clear_and_a_flush_of_nftables_opens_nothing(pair):
+    pair.apply()
+    with Wire(pair) as wire:
+        assert pair.ping(PLAIN) == 3, pair.raw()
+        assert pair.ping_back(PLAIN) == 3
+        assert {vni_in_clear(frame) for frame in wire.packets()} - {None} == {PLAIN}
+        pair.guest.sh("nft flush ruleset")
+        assert pair.ping(SEALED) == 3
+        pair.ping(PLAIN)
+        assert SEALED not in {vni_in_clear(frame) for frame in wire.packets()}
+        pair.load(marks(64))
+        assert pair.ping(PLAIN) == 3
+
+
+def test_without_a_key_for_the_peer_nothing_leaves(pair):
+    pair.apply()
+    nobody = Protection(local=GUEST, port=PORT, vnis={SEALED: 64}, outbound=(), inbound=())
+    pair.guest.apply(nobody)
+    with Wire(pair) as wire:
+        assert pair.ping(SEALED) == 0
+        assert pair.ping(PLAIN) == 3, pair.raw()
+        frames = wire.packets()
+    assert not [frame for frame in frames if is_esp(frame) or vni_in_clear(frame) == SEALED]
+    pair.apply()
+    assert pair.ping(SEALED) == 3
+
+
+def test_replayed_and_changed_packets_are_dropped_and_counted(pair):
+    pair.apply()
+    with Wire(pair) as wire:
+        assert pair.ping_back(SEALED) == 3
+        packet = next(f for f in wire.packets() if is_esp(f) and f[26:30] == PEER.packed)
+        before = pair.guest.counters()
+        ahead = int.from_bytes(packet[38:42], "big") + 100
+        changed = packet[:38] + ahead.to_bytes(4, "big") + packet[42:]
+        stranger = packet[:34] + bytes([0, 0, 9, 9]) + packet[38:]
+        for frame in (packet, packet, changed, stranger, packet[:50]):
+            wire.socket.send(frame)
+        wanted = {"replayed": 2, "forged": 1, "unknown_spi": 1}
+
+        def counted():
+            after = pair.guest.counters()
+            return all(after[name] == before[name] + count for name, count in wanted.items())
+
+        wait_for(counted)
+        assert pair.guest.counters()["opened"] == before["opened"]
+
+
+def test_a_restart_of_the_daemon_keeps_numbers_and_a_lost_state_goes_on_above_them(pair):
+    pair.apply()
+    out = pair_spi(GUEST)
+    with Wire(pair) as wire:
+        assert pair.ping(SEALED) == 3
+        pair.guest.restart_engine()
+        pair.guest.apply(protection(GUEST))
+        assert pair.ping(SEALED) == 3
+        pair.guest.sh("ip xfrm state flush")
+        pair.guest.apply(protection(GUEST))
+        assert pair.ping(SEALED) == 3, pair.raw()
+        sent = [frame for frame in wire.packets() if is_esp(frame) and frame[26:30] == GUEST.packed]
+    numbers = [int.from_bytes(frame[38:42], "big") for frame in sent]
+    assert {int.from_bytes(frame[34:38], "big") for frame in sent} == {out}
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] - numbers[0] > 2**27
+    assert len({frame[42:50] for frame in sent}) == len(sent), "an initialization vector came twice"
+
+
+def pair_spi(local, tag=1):
+    return association(local, PEER if local == GUEST else GUEST, tag, 64, 128).spi
+
+
+def test_nothing_of_ours_stays_and_what_is_not_ours_does(pair):
+    foreign = (
+        "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x777 reqid 5 mode transport "
+        "aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128 && "
+        "ip xfrm policy add dir out src 192.0.2.1/32 dst 192.0.2.2/32 proto 17 dport 4789 tmpl proto esp reqid 5 mode transport"
+    )
+    pair.guest.sh(foreign)
+    pair.apply()
+    pair.guest.apply(None)
+    assert list(pair.states()) == [0x777]
+    assert pair.guest.sh("ip xfrm policy").count("dir ") == 1
+    pair.guest.sh("ip xfrm state flush; ip xfrm policy flush")
+
+
+def test_a_longer_run_of_numbers_is_given_to_a_state_that_goes_on(pair):
+    pair.apply()
+    assert pair.ping(SEALED) == 3
+    pair.guest.sh("cat > /tmp/longer.py <<'END'\n" + LONGER + "\nEND")
+    before, after, longest = json.loads(pair.guest.sh("python3 /tmp/longer.py"))
+    assert after == [before[0], longest]
+    assert pair.ping(SEALED) == 3
+
+
+LONGER = """
+import json
+from weft.linux.netlink import xfrm
+from weft.linux.netlink.socket import NETLINK_XFRM, NetlinkSocket
+channel = NetlinkSocket(NETLINK_XFRM)
+def ask():
+    found = [xfrm.decode_state(body).state for body in channel.dump(*xfrm.dump_states())]
+    return next(state for state in found if not state.window)
+before = ask()
+assert channel.execute([xfrm.limit_state(before._replace(packet_limit=before.packet_limit * 2))]) == {}
+after = ask()
+print(json.dumps([[s.sent, s.packet_limit] for s in (before, after)] + [before.packet_limit * 2]))
+"""
