@@ -1,0 +1,335 @@
+"""The composition root: the only file that chooses real adapters. One `WeftNode` is one host's daemon.
+
+run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the last daemon, if any ─▶ API socket ─▶ until a signal
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from weft import hostinfo
+from weft.agent import views
+from weft.agent.adapters import Adapters
+from weft.agent.events import EventLog
+from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership, Swarm
+from weft.api.server import ApiServer
+from weft.cluster.base import Connect
+from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError
+from weft.linux import conntrack, host, netns, sysctl, xfrm
+from weft.linux.base import EspEngine
+from weft.linux.esp import datapath
+from weft.linux.esp.client import UserspaceEngine
+from weft.linux.kernel import RealKernel
+from weft.linux.xfrm import KernelEngine
+from weft.member import Managers, Surroundings, SwarmMember
+from weft.model.container import NodeEvent
+from weft.model.ids import ContainerId, NodeId
+from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
+from weft.network.kernel_state import HOST
+from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
+from weft.runtime.conmon import ConmonRuntime
+from weft.runtime.images import ImageStore
+
+log = logging.getLogger(__name__)
+
+NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
+    "to connect this node to swarm and try again."
+)
+WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
+    "Please run this command on a manager node or promote the current node to a manager."
+)
+ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+LAST_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonOptions:
+    data_root: Path = Path("/var/lib/weft")
+    run_dir: Path = Path("/run/weft")
+    netns_dir: Path = Path("/run/docker/netns")
+    socket: Path = Path("/var/run/docker.sock")
+    log_level: str = "info"
+
+
+class WeftNode:
+    """`api.backend.Node` for this host. `open` makes one."""
+
+    def __init__(self, options: DaemonOptions, info: HostInfo) -> None:
+        self._options = options
+        self._kernel = RealKernel(options.netns_dir)
+        self.info = info
+        self.images = ImageStore(options.data_root / "images", time.time_ns)
+        self.containers = ConmonRuntime(options.data_root, options.run_dir, self.images, time.time_ns)
+        self._esp, self._no_esp = _choose_engine(options)
+        self.info = msgspec.structs.replace(info, esp_engine=self._esp.name if self._esp else "")
+        self._events = EventLog(time.time_ns)
+        self._member: SwarmMember | None = None
+        self._changing = asyncio.Lock()
+        """Held while the node enters or leaves a swarm."""
+        self._around = Surroundings(
+            data=options.data_root / "swarm", description=lambda: hostinfo.describe(info), facts=self._facts,
+            adapters=self._adapters, events=self._events, routes=host.routes,
+        )  # fmt: skip
+
+    async def open(self) -> None:
+        await self.containers.load()
+        self._member = await SwarmMember.resume(self._around)
+
+    async def close(self) -> None:
+        """Containers, networks and traffic go on."""
+        if self._member is not None:
+            await self._member.close()
+        await self.containers.close()
+        await self._kernel.close()
+        if self._esp is not None:
+            await self._esp.close()
+
+    async def failed(self) -> None:
+        """Waits for as long as all is well; raises what ended a part that should not end."""
+        while True:
+            member = self._member
+            if member is None:
+                await asyncio.sleep(1)
+                continue
+            try:
+                await member.failed()
+            except asyncio.CancelledError:
+                if self._member is member:
+                    raise
+                # The node left this swarm: its parts were stopped on purpose.
+
+    # --- swarm
+
+    @property
+    def membership(self) -> Membership:
+        return self._member.membership if self._member else Membership()
+
+    def swarm(self) -> Swarm:
+        if self._member is None:
+            raise Unavailable(NO_SWARM)
+        if self._member.manager is None:
+            raise Unavailable(WORKER)
+        return self._member.manager
+
+    async def init(self, request: InitRequest) -> NodeId:
+        async with self._changing:
+            if self._member is not None:
+                raise Unavailable(ALREADY)
+            advertise, data_path = _addresses(request)
+            self._member = await SwarmMember.found(self._around, request, advertise, data_path)
+            log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
+            return self._member.member.node
+
+    async def join(self, request: JoinRequest) -> None:
+        async with self._changing:
+            if self._member is not None:
+                raise Unavailable(ALREADY)
+            advertise, data_path = _addresses(request)
+            self._member = await SwarmMember.enter(self._around, request, advertise, data_path)
+            log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
+
+    async def leave(self, force: bool) -> None:
+        async with self._changing:
+            member = self._member
+            if member is None:
+                raise Unavailable("This node is not part of a swarm")
+            if member.manager is not None and not force:
+                raise FailedPrecondition(LAST_MANAGER)
+            self._member = None
+            await member.leave()
+            log.info("swarm.left node=%s", member.member.node)
+
+    # --- networks and events of this host
+
+    def local_networks(self) -> Sequence[LocalNetwork]:
+        if self._member is None:
+            node = NodeId(self.info.engine_id)
+            return [
+                views.predefined(node, "bridge", "bridge"),
+                views.predefined(node, "host", "host"),
+                views.predefined(node, "none", "null"),
+            ]
+        agent = self._member.agent
+        return views.local_networks(agent.assignment, agent.sandboxes, agent.facts, agent.containers)
+
+    def container_networks(self, id: ContainerId) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
+        if self._member is None:
+            return {}
+        agent = self._member.agent
+        return views.container_networks(id, agent.assignment, agent.sandboxes, agent.facts, agent.containers)
+
+    def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
+        if self._member is None:
+            return None
+        agent = self._member.agent
+        return views.container_gateway(id, agent.assignment, agent.sandboxes, agent.facts)
+
+    def _facts(self, node: NodeId, data_path: IPv4Address) -> NodeFacts:
+        """The MTU is read afresh at each start: the operator may have changed it."""
+        return NodeFacts(
+            node=node, data_path_address=data_path, underlay_mtu=host.interface_with(data_path).mtu, gateway=_gateway(),
+            esp_engine=self._esp.name if self._esp else None,
+        )  # fmt: skip
+
+    def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
+        return self._events.listen(since, until)
+
+    def _adapters(self, connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
+        return Adapters(
+            kernel=self._kernel,
+            runtime=self.containers,
+            images=self.images,
+            connect=connect,
+            clock=time.time_ns,
+            entropy=secrets.token_bytes,
+            description=self._around.description,
+            routes=lambda: tuple(map(str, host.routes())),
+            open_resolver=_open_resolver,
+            host_resolver=hostinfo.resolver,
+            managers_changed=managers_changed,
+            flush_udp=lambda space, backends: _flush_udp(self._options.netns_dir / space if space != HOST else None, backends),
+            esp=self._esp,
+            no_esp=self._no_esp,
+            namespaces=self._options.netns_dir,
+        )
+
+
+def run(options: DaemonOptions) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or something broke."""
+    logging.basicConfig(
+        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )  # fmt: skip
+    try:
+        return uvloop.run(_run(options))
+    except WeftError as error:
+        log.error("daemon.failed cause=%s", error)
+        return 1
+
+
+async def _run(options: DaemonOptions) -> int:
+    problems = [*hostinfo.missing_programs(), *host.check_features()]
+    if problems:
+        raise OperationFailed("cannot start: " + "; ".join(problems))
+    _make_directories(options)
+    node = WeftNode(options, hostinfo.read(options.data_root, time.time_ns()))
+    api = ApiServer(node)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await node.open()
+        await api.start(options.socket)
+        log.info("daemon.ready version=%s data_root=%s", node.info.version, options.data_root)
+        await _first(stop.wait(), node.failed())
+        log.info("daemon.stopping")
+    finally:
+        await api.close()
+        await node.close()
+    return 0
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is over; raises what it raised."""
+    tasks = [asyncio.create_task(w) for w in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _make_directories(options: DaemonOptions) -> None:
+    for path, mode in ((options.data_root, 0o711), (options.run_dir, 0o711), (options.netns_dir, 0o755)):
+        try:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OperationFailed(f"cannot make directory {path}: {error.strerror}") from error
+
+
+def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
+    """By trying the kernel, not by its version: (engine, "") or (None, what is missing)."""
+    why_not = xfrm.why_not()
+    if why_not is None:
+        return KernelEngine(options.data_root / "esp"), ""
+    missing = [why_not, *datapath.what_is_missing()]
+    if len(missing) > 1:
+        return None, "; ".join(missing)
+    namespace = options.netns_dir / ESP_SANDBOX
+    engine: EspEngine = UserspaceEngine(options.run_dir, options.data_root / "esp", ESP_DEVICE, namespace=namespace)
+    return engine, ""
+
+
+def _gateway() -> IPv4Interface:
+    """docker_gwbridge's own address: of the first local pool that no route of the host overlaps."""
+    taken = host.routes()
+    for second in (GATEWAY_INTERFACE.network.network_address.packed[1], *range(19, 32)):
+        candidate = IPv4Interface(f"172.{second}.0.1/16")
+        if not any(candidate.network.overlaps(route) for route in taken):
+            return candidate
+    raise OperationFailed("cannot create docker_gwbridge: every subnet from 172.18.0.0/16 to 172.31.0.0/16 is in use")
+
+
+def _addresses(request: InitRequest | JoinRequest) -> tuple[IPv4Address, IPv4Address]:
+    """What to advertise, and where VXLAN is to be sent: as asked for, else the one address that this host has."""
+    advertise = _address(request.advertise_address) if request.advertise_address else host.default_advertise_address()
+    return advertise, _address(request.data_path_address) if request.data_path_address else advertise
+
+
+def _address(text: str) -> IPv4Address:
+    """An address of this host, given as one, as `address:port`, or as the name of an interface."""
+    word = text.rpartition(":")[0] or text
+    with contextlib.suppress(ValueError):
+        address = IPv4Address(word)
+        with contextlib.suppress(NotFound):
+            host.interface_with(address)
+            return address
+        raise InvalidArgument(f"cannot advertise address {address}: no interface of this host has it")
+    try:
+        interface = host.interface_named(word)
+    except NotFound:
+        raise InvalidArgument(
+            "advertise address must be a non-zero IP address or network interface (with optional port number)"
+        ) from None
+    if not interface.addresses:
+        raise InvalidArgument(f"could not find the system's IP address: interface {word} has no IPv4 address")
+    return interface.addresses[0].ip
+
+
+async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+    return netns.open_udp_tcp(path, address, port)
+
+
+async def _flush_udp(namespace: Path | None, backends: frozenset[IPv4Address]) -> None:
+    """None: the host's own namespace."""
+
+    def flush() -> None:
+        # To look costs the kernel 9 ms however few flows there are.
+        if sysctl.read("net.netfilter.nf_conntrack_count") != "0":
+            conntrack.delete_udp(*backends)
+
+    if namespace is None:
+        await netns.on_thread(flush)
+    elif netns.is_live(namespace):
+        await asyncio.get_running_loop().run_in_executor(None, netns.run_in, namespace, flush)
