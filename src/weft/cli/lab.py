@@ -1,0 +1,125 @@
+"""`weft lab`: a cluster of hosts in namespaces on this machine."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from weft.lab import daemons, enter, lab, tour
+from weft.lab.layout import CLIENT, Layout
+from weft.lab.processes import load
+from weft.lab.progress import Progress
+
+LAYOUT = Layout()
+_FREE = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@click.group("lab")
+def command() -> None:
+    """A cluster of hosts in namespaces on this machine."""
+    if os.geteuid():
+        raise click.ClickException("cannot use the lab: that needs root")
+
+
+@command.command("up")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many hosts.  [as many as there are, else 3]")
+@click.option("--no-image", is_flag=True, help="Do without the demo image.")
+def up_command(nodes: int | None, no_image: bool) -> None:
+    """Bring the lab up, or mend what is missing of it."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    lab.up(LAYOUT, nodes, Progress(), image=not no_image)
+    click.echo(reachable())
+
+
+@command.command("down")
+def down_command() -> None:
+    """Take the lab down and leave nothing behind."""
+    lab.down(LAYOUT, Progress())
+
+
+@command.command("status")
+def status_command() -> int:
+    """Show the hosts; exit status 1 if something of the lab does not run."""
+    found = lab.status(LAYOUT)
+    if not found:
+        click.echo("there is no lab; bring one up with `weft lab up`")
+        return 1
+    click.echo(f"{'HOST':<10}{'ADDRESS':<16}{'PID':<9}{'DAEMON':<10}{'SWARM':<10}SOCKET")
+    for item in found:
+        is_client = item.host.name == CLIENT
+        init = str(item.init.pid) if item.init else "dead"
+        daemon = "-" if is_client else str(item.daemon.pid) if item.daemon else "dead"
+        socket = "-" if is_client else str(item.host.socket)
+        click.echo(f"{item.host.name:<10}{item.host.address!s:<16}{init:<9}{daemon:<10}{item.swarm or '-':<10}{socket}")
+    return int(any(item.init is None or (item.daemon is None and item.host.name != CLIENT) for item in found))
+
+
+@command.command("exec", context_settings=_FREE, add_help_option=True)
+@click.argument("node")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+def exec_command(node: str, argv: tuple[str, ...]) -> int:
+    """Run CMD inside a host's namespaces: network, mounts, hostname, processes.
+
+    NODE is node1, node2, ... or client, the machine outside the cluster. Ends with the status of CMD.
+    """
+    return enter.main([node, *argv])
+
+
+@command.command("shell")
+@click.argument("node")
+def shell_command(node: str) -> int:
+    """Be at a host: a shell inside its namespaces, with DOCKER_HOST set."""
+    init = load(LAYOUT.run / f"{node}.init")
+    if init is None:
+        raise click.ClickException(f"cannot open a shell on {node}: no such host in the lab, or it is not running")
+    variables = {**enter.environment(node), "PS1": rf"({node}) \w \$ "}
+    if node != CLIENT:
+        variables["DOCKER_HOST"] = "unix:///var/run/docker.sock"
+    return enter.run(init, ["bash", "--norc", "--noprofile"], variables)
+
+
+@command.command("kill")
+@click.argument("node")
+@click.option("-s", "--signal", "name", default="KILL", show_default=True, help="Which signal.")
+def kill_command(node: str, name: str) -> None:
+    """End the daemon of a host, as a crash would; containers and traffic go on."""
+    number = signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"]
+    if not daemons.stop(lab.find(LAYOUT, node), number):
+        raise click.ClickException(f"cannot end the daemon of {node}: it is not running")
+
+
+@command.command("restart")
+@click.argument("node")
+def restart_command(node: str) -> None:
+    """Start the daemon of a host, after ending the one that runs."""
+    host = lab.find(LAYOUT, node)
+    daemons.stop(host)
+    daemons.start(LAYOUT, host)
+
+
+@command.command("tour")
+@click.option("--pause", is_flag=True, help="Wait for Enter after each step.")
+def tour_command(pause: bool) -> int:
+    """The walkthrough, live: each command, its real output, and what it shows."""
+    if not lab.status(LAYOUT):
+        raise click.ClickException("cannot give the tour: there is no lab; bring one up with `weft lab up`")
+    return tour.run(sys.stdout, pause=pause)
+
+
+def reachable() -> str:
+    """How to use the lab, for people."""
+    manager = LAYOUT.node(1)
+    return (
+        f"\nThe lab is up.\n\n"
+        f"  docker -H unix://{manager.socket} node ls\n"
+        f"  weft lab shell node1          a shell on a host; docker, ip, tcpdump work as on a real one\n"
+        f"  weft lab exec client -- CMD   from {LAYOUT.client.address}, outside the cluster\n"
+        f"  weft lab tour                 what there is to see\n"
+        f"  weft lab down                 takes it all away\n"
+    )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

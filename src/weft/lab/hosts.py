@@ -1,0 +1,142 @@
+"""Boot one host of the lab: namespaces, file system, cable; and take it apart again.
+
+    parent ─ fork ─▶ child: own session, control group, unshare ─ fork ─▶ boot.sh, PID 1 of the host ─ exec ─▶ tini
+           ◀───────── its number ─────────┘
+    parent records it, plugs in the cable, says "go"; boot.sh mounts, says "ready"
+
+The first process waits for "go", so at every instant either the record names it or it ends by itself.
+"""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from weft.errors import OperationFailed
+from weft.lab import cgroups, underlay
+from weft.lab.enter import become
+from weft.lab.layout import UPLINK, Host, Layout
+from weft.lab.processes import Process, identify, load, save, send, wait
+from weft.lab.syscalls import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, unshare
+
+BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
+_NAMESPACES = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
+    """The host's first process, once the host is ready. `others`: whom its /etc/hosts names. Raises `OperationFailed`."""
+    group = f"{layout.cgroup}/{host.name}"
+    cgroups.create(group)
+    etc = _write_files(host, others)
+    go_reader, go_writer = os.pipe()
+    ready_reader, ready_writer = os.pipe()
+    try:
+        init = _first_process(group, go_reader, ready_writer, host, _variables(layout, host, etc))
+        os.close(ready_writer)
+        ready_writer = -1
+        save(host.record, init)
+        underlay.plug_in(layout, host, init.pid)
+        os.write(go_writer, b"go\n")
+        if os.read(ready_reader, 16) != b"ready\n":
+            raise OperationFailed(f"cannot boot {host.name}: {tail(host.log) or 'its first process ended'}")
+    finally:
+        for descriptor in (go_reader, go_writer, ready_reader, ready_writer):
+            if descriptor >= 0:
+                os.close(descriptor)
+    cgroups.delegate(group)
+    return init
+
+
+def halt(layout: Layout, host: Host) -> None:
+    """Ends the host with all its processes; its namespaces and mounts go with them. Its files stay for `erase`."""
+    group = f"{layout.cgroup}/{host.name}"
+    init = load(host.record)
+    for process in {init, *cgroups.processes(group)} - {None}:
+        if process is not None:
+            send(process, signal.SIGKILL)
+    for process in {init, *cgroups.processes(group)} - {None}:
+        if process is not None and not wait(process, 10):
+            raise OperationFailed(f"cannot stop {host.name}: process {process.pid} does not end")
+    underlay.unplug(host.link)
+    cgroups.remove(group)
+    for record in (host.record, host.daemon_record):
+        record.unlink(missing_ok=True)
+
+
+def erase(host: Host) -> None:
+    for path in (host.run, host.data):
+        shutil.rmtree(path, ignore_errors=True)
+    host.log.unlink(missing_ok=True)
+
+
+def tail(log: Path, lines: int = 8) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except FileNotFoundError:
+        return ""
+
+
+def _first_process(group: str, go: int, ready: int, host: Host, variables: dict[str, str]) -> Process:
+    """Forks twice: only a child of the process that called unshare is in the new PID namespace."""
+    number_reader, number_writer = os.pipe()
+    log = os.open(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()  # Ctrl-C at the terminal is not for the host
+            os.dup2(log, 2)
+            cgroups.enter(group)
+            unshare(CLONE_NEWCGROUP)
+            cgroups.enter(f"{group}/{cgroups.INIT}")
+            unshare(_NAMESPACES)
+            init = os.fork()
+            if init == 0:
+                become(lambda: _streams(go, ready), ["sh", str(BOOT_SCRIPT)], variables)
+            os.write(number_writer, str(init).encode())
+            os._exit(0)
+        except OSError as error:
+            os.write(2, f"{error}\n".encode())
+        finally:
+            os._exit(1)
+    os.close(number_writer)
+    os.close(log)
+    number = os.read(number_reader, 16)
+    os.close(number_reader)
+    os.waitpid(child, 0)
+    process = identify(int(number)) if number else None
+    if process is None:
+        raise OperationFailed(f"cannot make namespaces for {host.name}: {tail(host.log)}")
+    return process
+
+
+def _streams(go: int, ready: int) -> None:
+    os.dup2(go, 0)
+    os.dup2(ready, 1)
+
+
+def _variables(layout: Layout, host: Host, etc: Path) -> dict[str, str]:
+    groups = "\n".join(f"{kind} {path} {options or '-'}" for path, kind, options in cgroups.hierarchies())
+    return {
+        "PATH": _SEARCH_PATH,
+        "NAME": host.name,
+        "ADDRESS": f"{host.address}/{layout.subnet.prefixlen}",
+        "UPLINK": UPLINK,
+        "RUN": str(host.run),
+        "DATA": str(host.data),
+        "STATE": str(layout.state),
+        "ETC": str(etc),
+        "CGROUPS": groups,
+    }
+
+
+def _write_files(host: Host, others: list[Host]) -> Path:
+    for directory in (host.run, host.data):
+        directory.mkdir(parents=True, exist_ok=True)
+    etc = host.run / "etc"
+    etc.mkdir(exist_ok=True)
+    names = "".join(f"{other.address} {other.name}\n" for other in others)
+    (etc / "hostname").write_text(f"{host.name}\n")
+    (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{names}")
+    (etc / "resolv.conf").write_text("# a host of the lab has no way out of the machine, so there is no name server\n")
+    return etc

@@ -1,0 +1,207 @@
+"""The lab as a whole: up, down, status. Each may be called whatever state the last one was left in.
+
+    up     check the machine → bridge → hosts → daemons → swarm and image → ready      heals what is missing, leaves the rest alone
+    down   processes → cables, bridge → control groups → files                         what is not there is fine
+
+`up` that fails, or is interrupted, on a machine without a lab takes back what it began.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.errors import Conflict, FailedPrecondition, Forbidden, OperationFailed, WeftError
+from weft.lab import cgroups, daemons, hosts, swarm, underlay
+from weft.lab.layout import MAX_NODES, Host, Layout
+from weft.lab.processes import Process, load
+from weft.lab.progress import Progress
+
+IMAGE_ARCHIVE = Path("/var/cache/weft/demo-webapp.tar")
+_IMAGE_SCRIPT = Path(__file__).parents[3] / "scripts" / "demo-image"
+_IMAGE_SOURCES = _IMAGE_SCRIPT.parents[1] / "packaging" / "demo-image"
+_PROGRAMS = ("ip", "tini", "mount", "hostname", "nft", "conmon", "runc", "skopeo")
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    host: Host
+    init: Process | None
+    daemon: Process | None
+    swarm: str
+    """The daemon's own word; empty if it gives none."""
+
+
+def up(
+    layout: Layout, count: int | None, progress: Progress, *, image: bool = True, command: Sequence[str] = daemons.COMMAND
+) -> None:
+    """A swarm of `count` hosts, by default as many as there are, or three. Raises `WeftError`; passes `KeyboardInterrupt` on."""
+    with _alone(layout):
+        _check_machine()
+        existing = node_numbers(layout)
+        count = _count(existing, count)
+        try:
+            _up(layout, layout.nodes(count), progress, image, command)
+        except BaseException:
+            if not existing:
+                progress.say("taking back what was begun")
+                with _uninterrupted():
+                    _down(layout)
+            raise
+
+
+def boot(layout: Layout, nodes: list[Host]) -> None:
+    """The bridge, the hosts and the client, without daemons."""
+    underlay.up(layout)
+    everyone = [*nodes, layout.client]
+    for host in everyone:
+        if load(host.record) is None:
+            hosts.halt(layout, host)
+            hosts.boot(layout, host, everyone)
+
+
+def down(layout: Layout, progress: Progress) -> None:
+    with _alone(layout), _uninterrupted(), progress.step("taking the lab down"):
+        _down(layout)
+
+
+def status(layout: Layout) -> list[HostStatus]:
+    """Of all hosts, the client last; empty if there is no lab."""
+    names = [layout.node(number) for number in node_numbers(layout)]
+    return [_status(host) for host in [*names, layout.client]] if names else []
+
+
+def find(layout: Layout, name: str) -> Host:
+    """A node by name. Raises `FailedPrecondition` if the lab has none such."""
+    for number in node_numbers(layout):
+        if layout.node(number).name == name:
+            return layout.node(number)
+    raise FailedPrecondition(f"cannot find {name}: the lab has no such node (weft lab status)")
+
+
+def node_numbers(layout: Layout) -> list[int]:
+    """The K of every nodeK that was begun, from its files."""
+    found = {match[1] for path in layout.run.glob("node*") if (match := re.match(r"node(\d+)(\.init)?$", path.name))}
+    return sorted(map(int, found))
+
+
+def _up(layout: Layout, nodes: list[Host], progress: Progress, image: bool, command: Sequence[str]) -> None:
+    if image:
+        _build_image(progress)
+    with progress.step(f"{len(nodes)} hosts: namespaces, mounts, cables"):
+        boot(layout, nodes)
+    with progress.step("daemons"):
+        for host in nodes:
+            daemons.start(layout, host, command)
+        swarm.wait_for_daemons(nodes)
+    with progress.step("swarm: node1 begins it, the others join"):
+        swarm.form(nodes)
+    if image:
+        with progress.step(f"image {swarm.IMAGE}"):
+            swarm.load_image(nodes, IMAGE_ARCHIVE)
+    for warning in underlay.warnings():
+        progress.say(f"warning: {warning}")
+
+
+def _down(layout: Layout) -> None:
+    for host in [*map(layout.node, _all_numbers(layout)), layout.client]:
+        hosts.halt(layout, host)
+        hosts.erase(host)
+    for link in underlay.links(layout):
+        underlay.unplug(link)
+    cgroups.remove(layout.cgroup)
+    for directory in (layout.run, layout.data):
+        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):  # /run/weft and /var/lib/weft go too, unless a daemon of the machine itself uses them
+            directory.parent.rmdir()
+
+
+def _all_numbers(layout: Layout) -> list[int]:
+    """Of every node that has left a trace: a file, a control group, a cable."""
+    traces = set(node_numbers(layout))
+    for hierarchy in cgroups.hierarchies():
+        for path in (hierarchy.path / layout.cgroup).glob("node*"):
+            traces.add(int(path.name.removeprefix("node")))
+    for link in underlay.links(layout):
+        if match := re.search(r"-n(\d+)$", link):
+            traces.add(int(match[1]))
+    return sorted(traces)
+
+
+def _status(host: Host) -> HostStatus:
+    daemon = load(host.daemon_record)
+    state = ""
+    if daemon is not None:
+        with suppress(WeftError):
+            state = swarm.local_state(host)
+    return HostStatus(host, load(host.record), daemon, state)
+
+
+def _count(existing: list[int], wanted: int | None) -> int:
+    count = wanted or max(existing, default=3)
+    if not 1 <= count <= MAX_NODES:
+        raise FailedPrecondition(f"cannot make a lab of {count} nodes: it may have 1 to {MAX_NODES}")
+    if count < max(existing, default=0):
+        raise Conflict(f"cannot make a lab of {count} nodes: there is one with {max(existing)}; `weft lab down` first")
+    return count
+
+
+def _check_machine() -> None:
+    if os.geteuid():
+        raise Forbidden("cannot make a lab: that needs root")
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise FailedPrecondition(f"cannot make a lab: no {', '.join(missing)} on the PATH; run scripts/bootstrap")
+    if not cgroups.hierarchies():
+        raise FailedPrecondition("cannot make a lab: this machine has no control groups mounted")
+
+
+def _build_image(progress: Progress) -> None:
+    inputs = [path for path in (_IMAGE_SCRIPT, *_IMAGE_SOURCES.glob("*")) if path.exists()]
+    if IMAGE_ARCHIVE.exists() and all(path.stat().st_mtime <= IMAGE_ARCHIVE.stat().st_mtime for path in inputs):
+        return
+    if not _IMAGE_SCRIPT.exists():
+        raise FailedPrecondition(f"cannot build the demo image: no {_IMAGE_SCRIPT}; use --no-image")
+    IMAGE_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    draft = IMAGE_ARCHIVE.with_suffix(f".{os.getpid()}.tar")
+    with progress.step("building the demo image (once)"):
+        try:
+            done = subprocess.run(
+                [_IMAGE_SCRIPT, draft], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            if done.returncode:
+                raise OperationFailed(f"cannot build the demo image: {_IMAGE_SCRIPT} said: {done.stdout.strip()[-800:]}")
+            draft.replace(IMAGE_ARCHIVE)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """One `up` or `down` at a time. The lock is on a directory that is there anyway, so nothing is left of it."""
+    descriptor = os.open(layout.run.parents[1], os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict("cannot change the lab: another `weft lab up` or `down` is running") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not stop the clean-up half-way."""
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,87 @@
+"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1, join on the others.
+
+Each step asks first how things are, so that doing it again changes nothing and mends what is missing.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from weft.errors import OperationFailed, Unavailable
+from weft.lab.api import Api, wait_until
+from weft.lab.hosts import tail
+from weft.lab.layout import Host
+from weft.lab.processes import load
+
+SECONDS = 30
+"""How long one step may take before something must be wrong."""
+SWARM_PORT = 2377
+IMAGE = "zaggash/demo-webapp:latest"
+
+
+def wait_for_daemons(hosts: list[Host]) -> None:
+    """Until all answer. Raises `OperationFailed` with the end of its log for one that died."""
+    for host in hosts:
+        wait_until(partial(_answers, host), f"an answer of the daemon of {host.name}", SECONDS)
+
+
+def form(hosts: list[Host]) -> None:
+    """The first host is the manager. Returns when every host is ready and on the ingress network."""
+    manager, *workers = hosts
+    if local_state(manager) != "active":
+        address = str(manager.address)
+        Api(manager.socket).post("/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address})
+    missing = [host for host in workers if local_state(host) == "inactive"]
+    if missing:
+        token = Api(manager.socket).get("/swarm")["JoinTokens"]["Worker"]
+        each(missing, lambda host: _join(host, manager, token))
+    wait_until(lambda: len(ready_nodes(manager)) >= len(hosts), f"readiness of {len(hosts)} nodes", SECONDS)
+    for host in hosts:
+        wait_until(partial(Api(host.socket).has, "/networks/ingress"), f"ingress on {host.name}", SECONDS)
+
+
+def load_image(hosts: list[Host], archive: Path) -> None:
+    each(hosts, lambda host: _load(host, archive))
+
+
+def local_state(host: Host) -> str:
+    """`inactive`, `pending`, `active`, `error` or `locked`."""
+    return str(Api(host.socket).get("/info")["Swarm"]["LocalNodeState"])
+
+
+def ready_nodes(manager: Host) -> list[str]:
+    return [node["Description"]["Hostname"] for node in Api(manager.socket).get("/nodes") if node["Status"]["State"] == "ready"]
+
+
+def each(hosts: list[Host], action: Callable[[Host], None]) -> None:
+    """At the same time for all; the first error is raised when all are done."""
+    if hosts:
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            for done in [pool.submit(action, host) for host in hosts]:
+                done.result()
+
+
+def _answers(host: Host) -> bool:
+    if load(host.daemon_record) is None:
+        raise OperationFailed(f"cannot start the daemon of {host.name}: it ended:\n{tail(host.log)}")
+    return host.socket.exists() and Api(host.socket, 5).has("/info")
+
+
+def _join(host: Host, manager: Host, token: str) -> None:
+    body = {
+        "ListenAddr": f"0.0.0.0:{SWARM_PORT}",
+        "AdvertiseAddr": str(host.address),
+        "RemoteAddrs": [f"{manager.address}:{SWARM_PORT}"],
+        "JoinToken": token,
+    }
+    try:
+        Api(host.socket).post("/swarm/join", body)
+    except (OperationFailed, Unavailable) as error:
+        raise OperationFailed(f"cannot join {host.name} to the swarm: {error}") from error
+
+
+def _load(host: Host, archive: Path) -> None:
+    api = Api(host.socket, 120)
+    if not api.has(f"/images/{IMAGE}/json"):
+        api.load_image(archive)

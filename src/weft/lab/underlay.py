@@ -1,0 +1,97 @@
+"""The wire between the hosts of the lab: a bridge in the machine's own network namespace and a cable to each host.
+
+Only these links are made there, all marked with the alias `weft lab`; the machine's sysctls, routes and rules stay as they are.
+"""
+
+import json
+import subprocess
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from weft.errors import Conflict, OperationFailed
+from weft.lab.layout import UPLINK, Host, Layout
+
+ALIAS = "weft lab"
+
+
+def up(layout: Layout) -> None:
+    """Makes the bridge if it is not there. Raises `Conflict` if its name or its subnet is somebody else's."""
+    link = _link(layout.bridge)
+    if link is not None:
+        if link.get("ifalias") != ALIAS:
+            raise Conflict(f"cannot create bridge {layout.bridge}: there is a link of that name that is not the lab's")
+        return
+    for route in _json("route", "show", "table", "all"):
+        destination = route["dst"]
+        if (
+            destination != "default"
+            and ":" not in destination
+            and IPv4Network(destination, strict=False).overlaps(layout.subnet)
+        ):
+            where = route.get("dev", "this machine")
+            raise Conflict(f"cannot create bridge {layout.bridge}: {layout.subnet} overlaps {destination} on {where}")
+    _batch(
+        f"link add {layout.bridge} type bridge",
+        f'link set {layout.bridge} alias "{ALIAS}"',
+        f"address add {layout.bridge_address}/{layout.subnet.prefixlen} brd + dev {layout.bridge}",
+        f"link set {layout.bridge} up",
+    )
+
+
+def plug_in(layout: Layout, host: Host, pid: int) -> None:
+    """A cable from the bridge to the network namespace of process `pid`, which sees its end as `ens160`, still down."""
+    unplug(host.link)
+    _batch(
+        f"link add {host.link} type veth peer name {UPLINK} netns {pid}",
+        f'link set {host.link} alias "{ALIAS}" master {layout.bridge} up',
+    )
+
+
+def unplug(link: str) -> None:
+    """What is not there or not ours stays as it is."""
+    found = _link(link)
+    if found is not None and found.get("ifalias") == ALIAS:
+        subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
+
+
+def links(layout: Layout) -> list[str]:
+    """Our cables and the bridge, the bridge last."""
+    ours = [link["ifname"] for link in _json("link", "show") if link.get("ifalias") == ALIAS]
+    cables = [name for name in ours if name.startswith(f"{layout.name}-")]
+    return cables + [name for name in ours if name == layout.bridge]
+
+
+def warnings() -> list[str]:
+    """What on this machine may keep the hosts from reaching each other, in words."""
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if not switch.exists() or switch.read_text().strip() != "1":
+        return []
+    listing = subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, text=True, check=False)
+    chains = [item["chain"] for item in json.loads(listing.stdout or "{}").get("nftables", []) if "chain" in item]
+    dropping = [chain for chain in chains if chain.get("hook") == "forward" and chain.get("policy") == "drop"]
+    return [
+        f"table {chain['family']} {chain['table']} drops forwarded packets and net.bridge.bridge-nf-call-iptables is 1: "
+        "the machine's firewall sees, and may drop, what the hosts of the lab send each other"
+        for chain in dropping
+        if chain["family"] in ("ip", "inet")
+    ]
+
+
+def _link(name: str) -> dict[str, Any] | None:
+    done = subprocess.run(["ip", "-j", "link", "show", "dev", name], capture_output=True, text=True, check=False)
+    found: list[dict[str, Any]] = json.loads(done.stdout) if done.returncode == 0 else []
+    return found[0] if found else None
+
+
+def _json(*arguments: str) -> list[dict[str, Any]]:
+    done = subprocess.run(["ip", "-4", "-j", *arguments] if arguments[0] == "route" else ["ip", "-j", *arguments],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    result: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    return result
+
+
+def _batch(*lines: str) -> None:
+    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OperationFailed(f"cannot set up the lab's network: {done.stderr.strip()} (ip {'; ip '.join(lines)})")
