@@ -1,0 +1,191 @@
+"""Services as their user sees them: replicas, placement, restarts, loss of a node, ports, names, and what is refused."""
+
+import json
+import subprocess
+import time
+
+
+def test_scaling_up_and_down(cluster, names):
+    cluster.create(names("scaled"), replicas=2)
+    cluster.docker("node1", "service", "scale", "scaled=6")
+    assert len(cluster.container_ids("scaled")) == 6
+    assert {len(ids) for ids in cluster.all_containers("scaled").values()} == {2}
+    cluster.docker("node1", "service", "scale", "scaled=1")
+    cluster.eventually(lambda: len(cluster.container_ids("scaled")) == 1, 20, "one container")
+
+
+def test_a_task_that_fails_is_restarted_as_often_as_the_policy_says(cluster, names):
+    options = ("--restart-condition", "on-failure", "--restart-delay", "100ms", "--restart-max-attempts", "2", "--detach")
+    cluster.create(names("failing"), *options, replicas=1, command=("sh", "-c", "exit 3"))
+    cluster.eventually(lambda: len(cluster.tasks("failing")) == 3, 30, "the first task and two more")
+    cluster.eventually(lambda: all(t["CurrentState"].startswith("Failed") for t in cluster.tasks("failing")), 15)
+    assert {task["Error"] for task in cluster.tasks("failing")} == {'"task: non-zero exit (3)"'}
+
+
+def test_a_container_that_is_killed_is_replaced(cluster, names):
+    cluster.create(names("killed"), "--restart-delay", "100ms", replicas=1)
+    (task,) = cluster.running("killed")
+    node = task["Node"]
+    (old,) = cluster.containers(node, "killed")
+    cluster.on(node, "kill", "-9", cluster.pid(node, old))
+    cluster.eventually(lambda: [t for t in cluster.running("killed") if t["ID"] != task["ID"]], 20, "another task")
+    assert old not in cluster.container_ids("killed")
+
+
+def test_tasks_move_away_from_a_lost_node_and_it_comes_back_clean(cluster, healthy, names):
+    cluster.create(names("moving"))
+    cluster.run("ip", "link", "set", "weft-n3", "down")
+    cluster.eventually(
+        lambda: "Down" in cluster.docker("node1", "node", "ls", "--format", "{{.Hostname}} {{.Status}}"), 60, "node3 down"
+    )
+    cluster.eventually(lambda: {t["Node"] for t in cluster.running("moving")} == {"node1", "node2"}, 40, "tasks elsewhere")
+    cluster.run("ip", "link", "set", "weft-n3", "up")
+    cluster.eventually(
+        lambda: cluster.docker("node1", "node", "ls", "--format", "{{.Status}}").split() == ["Ready"] * 3, 40, "node3 back"
+    )
+    cluster.eventually(lambda: not cluster.containers("node3", "moving"), 30, "the old task of node3 gone")
+    assert len(cluster.running("moving")) == 3
+
+
+def test_a_drained_node_gives_its_tasks_away(cluster, names):
+    cluster.create(names("drained"))
+    cluster.docker("node1", "node", "update", "--availability", "drain", "node2")
+    try:
+        cluster.eventually(lambda: {t["Node"] for t in cluster.running("drained")} == {"node1", "node3"}, 30)
+        cluster.eventually(lambda: not cluster.containers("node2", "drained"), 20)
+    finally:
+        cluster.docker("node1", "node", "update", "--availability", "active", "node2")
+
+
+def test_a_subnet_that_is_full_is_shown_in_the_tasks(cluster, names):
+    """A /29 has six host addresses; the gateway, the service's own and the load balancers take some of them."""
+    cluster.docker("node1", "network", "create", "--driver", "overlay", "--subnet", "10.31.2.0/29", names("tiny"))
+    cluster.create(names("many"), "--network", "tiny", "--detach", replicas=9)
+    pending = cluster.eventually(
+        lambda: [t for t in cluster.tasks("many") if "address" in t["Error"].lower()], 20, "an error that says why"
+    )
+    assert pending[0]["CurrentState"].startswith(("New", "Pending"))
+    running = cluster.eventually(lambda: cluster.running("many"), 20)
+    assert 1 <= len(running) <= 5
+
+
+def test_a_port_that_is_taken(cluster, names):
+    cluster.create(names("first"), "-p", "8092:80", replicas=1)
+    said = cluster.docker_fails("node1", "service", "create", "--name", names("second"), "-p", "8092:80", cluster.image)
+    assert "port '8092' is already in use by service 'first'" in said
+    assert "second" not in cluster.docker("node1", "service", "ls", "--format", "{{.Name}}").split()
+
+
+UDP_SERVER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 9000))
+print("ready", flush=True)
+while True:
+    data, peer = s.recvfrom(100)
+    s.sendto(peer[0].encode(), peer)
+"""
+UDP_CLIENT = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.sendto(b"hello", (sys.argv[1], 9092))
+print(s.recvfrom(100))
+"""
+
+
+def test_published_udp(cluster, names):
+    """The answer comes from the address that was asked, and says which address the server saw: the client's own."""
+    cluster.create(names("udp"), "-p", "9092:9000/udp", replicas=1)
+    node = cluster.running("udp")[0]["Node"]
+    pid = cluster.pid(node, cluster.containers(node, "udp")[0])
+    argv = [*cluster.weft, "lab", "exec", node, "--", "nsenter", "-n", "-t", pid, "/usr/bin/python3", "-c", UDP_SERVER]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        for address in cluster.nodes.values():
+            said = cluster.on("client", "/usr/bin/python3", "-c", UDP_CLIENT, address)
+            assert said.strip() == f"(b'{cluster.client}', ('{address}', 9092))"
+        server.terminate()
+
+
+def test_the_mesh_from_inside(cluster, names):
+    """From a host through 127.0.0.1 and its own address, and from a container to its own service through a node's address."""
+    cluster.create(names("hairpin"), "-p", "8093:80")
+    for node, address in cluster.nodes.items():
+        for target in ("127.0.0.1", address):
+            cluster.on(node, "curl", "-sS", "--max-time", "3", f"http://{target}:8093/whoami")
+    (container,) = cluster.containers("node2", "hairpin")
+    seen = [
+        json.loads(cluster.inside("node2", container, "curl", "-sS", "--max-time", "3", "http://10.59.72.12:8093/whoami"))[
+            "hostname"
+        ]
+        for _ in range(9)
+    ]
+    assert len(set(seen)) == 3
+
+
+def test_no_request_is_lost_while_scaling_down(cluster, names):
+    cluster.create(names("shrinking"), "-p", "8094:80", replicas=6)
+    cluster.docker("node1", "service", "scale", "--detach", "shrinking=2")
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        assert len(cluster.whoami(cluster.nodes["node1"], 20, 8094)) == 20
+
+
+def test_a_virtual_address_keeps_the_caller_and_spreads(cluster, names):
+    cluster.docker("node1", "network", "create", "--driver", "overlay", "--subnet", "10.31.3.0/24", names("vip-net"))
+    cluster.create(names("vip"), "--network", "vip-net")
+    (container,) = cluster.containers("node1", "vip")
+    vip = cluster.docker("node1", "exec", container, "getent", "ahostsv4", "vip").split()[0]
+    (link,) = json.loads(cluster.inside("node1", container, "ip", "-j", "-4", "address", "show", "eth0"))
+    own = link["addr_info"][0]["local"]
+    answers = [
+        json.loads(cluster.inside("node1", container, "curl", "-sS", "--max-time", "3", f"http://{vip}/whoami"))
+        for _ in range(12)
+    ]
+    assert len({a["hostname"] for a in answers}) == 3
+    assert {a["remote_addr"] for a in answers if a["server_addr"] != own} == {own}
+
+
+def test_names_follow_the_tasks(cluster, names):
+    cluster.docker("node1", "network", "create", "--driver", "overlay", names("names-net"))
+    cluster.create(names("named"), "--network", "names-net", replicas=3)
+    (container,) = cluster.containers("node1", "named")
+
+    def count() -> int:
+        out = cluster.docker("node1", "exec", container, "getent", "ahostsv4", "tasks.named")
+        return len({line.split()[0] for line in out.splitlines()})
+
+    assert count() == 3
+    cluster.docker("node1", "service", "scale", "named=5")
+    cluster.eventually(lambda: count() == 5, 10, "five addresses")
+
+
+def test_an_update_replaces_the_tasks(cluster, names):
+    cluster.create(names("updated"), replicas=2)
+    before = {t["ID"] for t in cluster.running("updated")}
+    cluster.docker("node1", "service", "update", "--env-add", "COLOUR=blue", "updated")
+    tasks = cluster.running("updated")
+    assert len(tasks) == 2
+    assert before.isdisjoint(t["ID"] for t in tasks)
+    node = tasks[0]["Node"]
+    assert "COLOUR=blue" in cluster.docker(node, "exec", cluster.containers(node, "updated")[0], "env")
+
+
+def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
+    before = cluster.docker("node1", "network", "ls", "-q").split()
+    refused = cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--opt", "encrypted=perhaps", "no-net")
+    assert "option encrypted" in refused
+    for subnet in ("10.31.4.0/33", "10.59.72.0/25"):
+        cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--subnet", subnet, "no-net")
+    assert "not found" in cluster.docker_fails("node1", "service", "create", "--network", "no-such-net", cluster.image)
+    assert "No such image" in cluster.docker_fails("node1", "image", "inspect", "no-such-image")
+    assert "This node is not a swarm manager" in cluster.docker_fails("node2", "service", "ls")
+    assert sorted(cluster.docker("node1", "network", "ls", "-q").split()) == sorted(before)
+
+
+def test_a_network_in_use_cannot_be_removed(cluster, names):
+    cluster.docker("node1", "network", "create", "--driver", "overlay", names("used-net"))
+    cluster.create(names("user"), "--network", "used-net", replicas=1)
+    assert "in use by service" in cluster.docker_fails("node1", "network", "rm", "used-net")

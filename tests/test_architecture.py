@@ -1,0 +1,245 @@
+"""The layout's rules as tests. To change a rule, change it here first, in its own commit, with the reason beside it."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "weft"
+SRC = Path(__file__).parents[1] / "src" / PACKAGE
+
+RINGS = {
+    1: {"model", "errors"},
+    2: {"control", "network", "dns", "esp", "pki"},
+    3: {"linux", "runtime", "store", "cluster", "api", "lens"},
+}
+"""Everything that is not named here is ring 4, the wiring, and may import everything."""
+PURE = RINGS[1] | RINGS[2]
+ADAPTERS = RINGS[3]
+INTERFACES = {"base", "messages", "backend"}
+"""Modules of an adapter that others may import: what it promises, without how."""
+SIDE_EFFECTS = {
+    "asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time",
+}  # fmt: skip
+MAY_ENTER_NAMESPACES = {"linux/", "lab/", "testing/"}
+"""The lab makes hosts out of namespaces and `weft lab exec` enters them; the daemon does so in linux/ only."""
+MAY_IMPORT_BY_NAME = {"cli/__init__.py", "cli/root.py"}
+"""Subcommands are imported when they are asked for: `weft lab exec` must start fast."""
+PROCESS_STARTERS = {
+    "create_subprocess_exec",
+    "create_subprocess_shell",
+    "posix_spawn",
+    "fork",
+    "execvp",
+    "execvpe",
+    "execv",
+    "system",
+    "popen",
+}
+MUTABLE_BUILDERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "Counter", "OrderedDict", "count", "ContextVar"}
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_NESTING = 500, 60, 4
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Module(NamedTuple):
+    path: Path
+    name: str
+    """Dotted, with the package."""
+    layer: str
+    tree: ast.Module
+    text: str
+
+    @property
+    def where(self) -> str:
+        return self.path.relative_to(SRC).as_posix()
+
+
+def read_modules() -> list[Module]:
+    found = []
+    for path in sorted(SRC.rglob("*.py")):
+        parts = path.relative_to(SRC).with_suffix("").parts
+        dotted = ".".join([PACKAGE, *(part for part in parts if part != "__init__")])
+        layer = parts[0] if len(parts) > 1 or parts[0] != "__init__" else ""
+        found.append(Module(path, dotted, layer, ast.parse(path.read_text()), path.read_text()))
+    return found
+
+
+ALL = read_modules()
+NAMES = {module.name for module in ALL}
+each_module = pytest.mark.parametrize("module", ALL, ids=[module.where for module in ALL])
+
+
+def imported(module: Module) -> Iterator[str]:
+    """Full names; of `from a import b` it is `a.b` where that is a module, else `a`."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.where}: relative import"
+            base = node.module or ""
+            yield from (f"{base}.{alias.name}" if f"{base}.{alias.name}" in NAMES else base for alias in node.names)
+
+
+def ours(module: Module) -> set[str]:
+    return {name for name in imported(module) if name.split(".")[0] == PACKAGE and name != PACKAGE}
+
+
+def ring(layer: str) -> int:
+    return next((number for number, layers in RINGS.items() if layer in layers), 4)
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    """What is called, as written: `setns`, `os.setns`."""
+    yield from (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+@each_module
+def test_rings_import_inwards_only(module: Module) -> None:
+    if module.layer == "testing" or not module.layer:
+        return
+    wrong = []
+    for name in ours(module):
+        parts = name.split(".")
+        other = parts[1]
+        if ring(other) < ring(module.layer) or other == module.layer or ring(module.layer) == 4:
+            continue
+        same_ring_logic = ring(other) == ring(module.layer) == 2
+        interface = ring(module.layer) == 3 and other in ADAPTERS and parts[-1] in INTERFACES
+        if not interface and not same_ring_logic and not (module.layer == "model" and other == "errors"):
+            wrong.append(name)
+    assert not wrong, f"{module.where} reaches out to {wrong}"
+
+
+@each_module
+def test_pure_rings_touch_nothing(module: Module) -> None:
+    if module.layer in PURE:
+        used = {name.split(".")[0] for name in imported(module)} & SIDE_EFFECTS
+        assert not used, f"{module.where} imports {sorted(used)}: pass the value in (now=, ids=, entropy=)"
+        assert "open" not in set(calls(module.tree)), f"{module.where} opens a file"
+
+
+@each_module
+def test_network_and_control_do_not_know_each_other(module: Module) -> None:
+    layers = {name.split(".")[1] for name in ours(module)}
+    assert not (module.layer == "network" and "control" in layers)
+    assert not (module.layer == "control" and "network" in layers)
+
+
+@each_module
+def test_only_linux_speaks_to_the_kernel(module: Module) -> None:
+    if module.layer == "linux":
+        return
+    netlink = [n for n in ast.walk(module.tree) if isinstance(n, ast.Attribute | ast.Name) and "AF_NETLINK" in ast.unparse(n)]
+    assert not netlink, f"{module.where} opens netlink sockets"
+    if not module.where.startswith(tuple(MAY_ENTER_NAMESPACES)):
+        entered = {name for name in calls(module.tree) if name.split(".")[-1] in ("setns", "unshare")}
+        assert not entered, f"{module.where} moves between namespaces: {entered}"
+    if module.layer != "lab":  # it asks the machine whether a firewall is in the way
+        first_words = {
+            node.elts[0].value
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.List | ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant)
+        }
+        assert not first_words & {"nft", "sysctl"}, f"{module.where} runs {first_words & {'nft', 'sysctl'}}"
+
+
+@each_module
+def test_processes_are_started_by_few(module: Module) -> None:
+    """Containers by runtime/, programs of the system by linux/, hosts of the lab by lab/: nobody else starts a process."""
+    if module.layer not in ("runtime", "linux", "lab", "testing", "hostinfo"):
+        started = {
+            name for name in calls(module.tree) if name.split(".")[-1] in PROCESS_STARTERS or name.startswith("subprocess.")
+        }
+        assert not started, f"{module.where} starts processes: {started}"
+
+
+@each_module
+def test_no_imports_inside_functions(module: Module) -> None:
+    inner = [
+        node
+        for function in functions(module.tree)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert not inner, f"{module.where}:{inner[0].lineno} imports inside a function" if inner else ""
+    if module.where not in MAY_IMPORT_BY_NAME:
+        assert "importlib" not in {name.split(".")[0] for name in imported(module)} or "resources" in module.text, module.where
+
+
+def test_no_import_cycles() -> None:
+    graph = {module.name: ours(module) - {module.name} for module in ALL}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@each_module
+def test_no_mutable_module_state(module: Module) -> None:
+    """Constants may be dicts and sets that nobody changes; names in lower case and `global` are state."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            empty = isinstance(statement.value, ast.List | ast.Dict) and not ast.unparse(statement.value).strip("[]{}")
+            called = (
+                isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func).split(".")[-1] in MUTABLE_BUILDERS
+            )
+            empty_call = called and isinstance(statement.value, ast.Call) and not statement.value.args
+            assert not empty, f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} starts empty, so somebody fills it"
+            assert not empty_call, f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} is mutable state"
+    assert not [node for node in ast.walk(module.tree) if isinstance(node, ast.Global)], f"{module.where} uses `global`"
+
+
+@each_module
+def test_every_module_says_what_it_is(module: Module) -> None:
+    if module.tree.body:
+        docstring = ast.get_docstring(module.tree)
+        assert docstring, f"{module.where} has no docstring"
+        assert len(docstring.splitlines()) <= 40, f"{module.where}: its docstring is an essay"
+
+
+def length(function: Function) -> int:
+    """Lines of a function, its docstring not counted."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= (function.body[0].end_lineno or 0) - function.body[0].lineno + 1
+    return lines
+
+
+BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
+
+
+def nesting(node: ast.AST, depth: int = 0) -> int:
+    """Deepest block in a function; an `elif` is not one level deeper than its `if`."""
+    deepest = depth
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef):
+            continue
+        is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deepest = max(deepest, nesting(child, depth + (isinstance(child, BLOCKS) and not is_elif)))
+    return deepest
+
+
+@each_module
+def test_files_and_functions_are_small(module: Module) -> None:
+    lines = len(module.text.splitlines())
+    assert lines <= MAX_FILE_LINES, f"{module.where} has {lines} lines"
+    for function in functions(module.tree):
+        assert length(function) <= MAX_FUNCTION_LINES, f"{module.where}: {function.name} has {length(function)} lines"
+        assert nesting(function) <= MAX_NESTING, f"{module.where}: {function.name} is nested {nesting(function)} deep"
+
+
+def test_the_rules_see_the_code() -> None:
+    """Rules that look at nothing always hold."""
+    assert len(ALL) > 30
+    assert any(module.layer == "model" for module in ALL)
+    sample = ast.parse("def f():\n    if a:\n        for b in c:\n            pass\n    elif d:\n        pass\n")
+    assert nesting(next(functions(sample))) == 2
