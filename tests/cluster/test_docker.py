@@ -62,6 +62,7 @@ def test_docker_py(cluster, names):
         service = client.services.create(cluster.image, name=names("py"), networks=[network.id])
         cluster.eventually(lambda: [t for t in service.tasks() if t["Status"]["State"] == "running"], 20)
         assert client.services.get("py").name == "py"
+        service.reload()  # the allocator has written to it since
         service.scale(2)
         cluster.eventually(lambda: len([t for t in service.tasks() if t["Status"]["State"] == "running"]) == 2, 20)
         with pytest.raises(docker.errors.NotFound):
