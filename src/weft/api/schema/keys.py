@@ -5,12 +5,10 @@ from typing import Literal, cast
 import msgspec
 
 from weft.api.schema.common import Wire, rfc3339
+from weft.control.keys import SHORTEST_PERIOD
 from weft.errors import InvalidArgument
 from weft.model.cluster import Cluster, ClusterSpec
 from weft.model.encryption import sending_key
-
-SHORTEST_PERIOD = 10 * 10**9
-"""Nanoseconds: every node must have got a key before the next one comes."""
 
 
 class KeysWire(Wire, frozen=True):

@@ -18,9 +18,9 @@ from weft.errors import OperationFailed
 from weft.linux import netns, sysctl
 from weft.linux.netlink.address import add_address
 from weft.linux.netlink.socket import NetlinkSocket
+from weft.linux.tap import DEVICE_FILE, IFF_VNET_HDR, TUNSETPERSIST, attach
 from weft.network.ownership import ESP_MAC
 
-DEVICE_FILE = Path("/dev/net/tun")
 MAC = bytes.fromhex(ESP_MAC.replace(":", ""))
 ADDRESS = IPv4Interface("127.59.17.18/32")
 ETHERNET = 14
@@ -28,8 +28,7 @@ ETHERTYPE_IPV4 = b"\x08\x00"
 OFFLOAD_HEADER = 24
 """struct virtio_net_hdr_v1_hash_tunnel."""
 
-_TUNSETIFF, _TUNSETPERSIST, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454CB, 0x400454D0, 0x400454D8
-_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
 _OFFLOADS = 0x01 | 0x02 | 0x80 | 0x100
 """TUN_F_CSUM, _TSO4, _UDP_TUNNEL_GSO, _UDP_TUNNEL_GSO_CSUM."""
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8913, 0x8914, 0x8922, 0x8924
@@ -52,7 +51,7 @@ class Tap:
             raise OperationFailed(f"cannot open device {device} of {DEVICE_FILE}: {error.strerror}") from error
         try:
             _configure(device)
-            fcntl.ioctl(self.fd, _TUNSETPERSIST, 1)
+            fcntl.ioctl(self.fd, TUNSETPERSIST, 1)
         except OSError as error:
             self.close()
             raise OperationFailed(f"cannot set up device {device}: {error.strerror}") from error
@@ -80,7 +79,7 @@ def remove(device: str) -> None:
         return
     try:
         fd, _ = _open(device, offload=False)
-        fcntl.ioctl(fd, _TUNSETPERSIST, 0)
+        fcntl.ioctl(fd, TUNSETPERSIST, 0)
         os.close(fd)
     except OSError as error:
         raise OperationFailed(f"cannot remove device {device}: {error.strerror}") from error
@@ -95,7 +94,7 @@ def _open_existing(device: str, offload: bool) -> tuple[int, int]:
 def _open(device: str, offload: bool) -> tuple[int, int]:
     """Descriptor, and octets of offload header before a frame."""
     if offload:
-        fd = _attach(device, _IFF_VNET_HDR)
+        fd = _attach(device, IFF_VNET_HDR)
         with suppress(OSError):
             fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", OFFLOAD_HEADER))
             fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)
@@ -105,9 +104,8 @@ def _open(device: str, offload: bool) -> tuple[int, int]:
 
 
 def _attach(device: str, flags: int) -> int:
-    fd = os.open(DEVICE_FILE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = attach(device, flags)
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", device.encode(), _IFF_TAP | _IFF_NO_PI | flags))
         fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)  # a persistent device may have others from its last user
     except OSError:
         os.close(fd)
