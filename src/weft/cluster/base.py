@@ -21,6 +21,8 @@ class Identity(msgspec.Struct, frozen=True):
     node: NodeId
     role: Role
     cluster: ClusterId
+    issuer: str = ""
+    """Fingerprint of the root that signed the certificate."""
 
 
 class ManagerSession(Protocol):
@@ -66,6 +68,8 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     data_path_address: IPv4Address
     availability: Availability = "active"
+    advertise_address: str = ""
+    """A manager's certificate is made out to it as well."""
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,20 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     managers: tuple[tuple[NodeId, str], ...]
 
 
+class MemberRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """From a node with a manager's certificate, which wants a part of the store."""
+
+    peer_url: str
+    """`https://address:port` where its store will listen for the other managers'."""
+    manager_address: str
+    """`host:port` of its session listener."""
+
+
+class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
+    peers: tuple[tuple[str, str], ...]
+    """(node id, peer URL) of all members, the new one included."""
+
+
 class Manager(Protocol):
     """What the session listener needs of the manager behind it."""
 
@@ -87,4 +105,13 @@ class Manager(Protocol):
 
     async def serve(self, session: ManagerSession) -> None:
         """For as long as the session lasts. Raises `Forbidden` for a node that was removed."""
+        ...
+
+    async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        """Makes the node a member of the store that does not vote yet. Safe to call again. Raises `Forbidden` for a node that
+        is not to be a manager, `FailedPrecondition` while another member is being taken in."""
+        ...
+
+    async def admit_vote(self, peer: Identity) -> None:
+        """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while it has not caught up."""
         ...

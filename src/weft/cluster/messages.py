@@ -20,6 +20,10 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     data_path_address: str
     routes: tuple[str, ...] = ()
     """Subnets that this host has routes to, so that no overlay is laid over them."""
+    revision: int = 0
+    """Of the assignment that it has. A manager whose state is older would take it back in time, and does not serve it."""
+    trusted: str = ""
+    """Fingerprint of the root certificate that it trusts."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -52,11 +56,45 @@ class AssignmentUpdate(msgspec.Struct, frozen=True, tag=True):
     change: AssignmentChange
 
 
+class Managers(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: others than its `Welcome` said."""
+
+    managers: tuple[tuple[NodeId, str], ...]
+
+
+class Renew(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: ask for a new certificate now, because the node's role or the root has changed."""
+
+    reason: str
+
+
+class CertificateRequest(msgspec.Struct, frozen=True, tag=True):
+    """From the agent, when its certificate is due or the manager said `Renew`."""
+
+    csr: str
+    """PEM; only its public key is used."""
+    address: str = ""
+    """The address that it advertises. A manager's certificate is good for it, so that other managers' stores can verify it."""
+
+
+class IssuedCertificate(msgspec.Struct, frozen=True, tag=True):
+    """From the manager."""
+
+    chain: str
+    """PEM: the node's certificate; during a rotation of the root also the cross-signed one."""
+
+
+class Trust(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: the root certificate (PEM) to trust from now on, in place of the former."""
+
+    root: str
+
+
 class Goodbye(msgspec.Struct, frozen=True, tag=True):
     """From either side: why it ends the session."""
 
     reason: str
 
 
-FromAgent = Hello | Heartbeat | StatusUpdate | Goodbye
-FromManager = Welcome | StatusAccepted | AssignmentUpdate | Goodbye
+FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | Goodbye
+FromManager = Welcome | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye

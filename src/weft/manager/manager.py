@@ -16,10 +16,11 @@ from functools import partial
 from ipaddress import IPv4Network
 from typing import Literal
 
-from weft.cluster.base import AdmissionRequest, Admitted, ManagerSession
+from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
 from weft.control import keys
 from weft.control.allocator import allocator
 from weft.control.scheduler import scheduler
+from weft.errors import FailedPrecondition
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
 from weft.manager.dispatch import Dispatcher
@@ -122,6 +123,12 @@ class Manager:
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
+
+    async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
+
+    async def admit_vote(self, peer: Identity) -> None:
+        raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
 
     # --- users (api.backend.Swarm)
 

@@ -25,6 +25,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Life of a key of the encrypted networks as the newest one."""
     key_bits: Literal[128, 256] = 128
     """Of AES on encrypted networks, from the next key on."""
+    force_rotate: int = 0
+    """Raised by one, it asks for a new root of the certificate authority."""
 
 
 class RootCa(msgspec.Struct, frozen=True):
@@ -35,6 +37,18 @@ class RootCa(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "RootCa(…)"
+
+
+class RootRotation(msgspec.Struct, frozen=True):
+    """A new root on its way in. Until every node has a certificate that it signed, the old one is what nodes trust; with the
+    cross-signed certificate in their chain, new certificates are good under either."""
+
+    root_ca: RootCa
+    cross_signed: str
+    """PEM: the new root's name and key, signed by the old root."""
+
+    def __repr__(self) -> str:
+        return "RootRotation(…)"
 
 
 class JoinTokens(msgspec.Struct, frozen=True):
@@ -52,6 +66,7 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     subnet_size: int = 24
     data_path_port: Port = VXLAN_PORT
     root_ca: RootCa
+    rotation: RootRotation | None = None
     join_tokens: JoinTokens
     next_vni: int = FIRST_VNI
     """Where the search for a free VNI begins (next-fit)."""

@@ -1,4 +1,4 @@
-"""A host of the swarm. spec: the user's; description and status: from its session; attachments: the allocator's."""
+"""A host of the swarm. spec: the user's; description, status and certificate: from its session; attachments: the allocator's."""
 
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -43,7 +43,18 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
     address: str = ""
     """The address that its session came from."""
+    manager: NodeId | None = None
+    """Whom its session is with; that manager alone says when the node is down."""
     since: Nanoseconds = 0
+
+
+class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What its last session showed. Both are digests of `pki.authority.fingerprint`."""
+
+    issuer: str = ""
+    """Of the root that signed the node's certificate."""
+    trusted: str = ""
+    """Of the root that the node trusts."""
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -51,6 +62,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     spec: NodeSpec = NodeSpec()
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
+    certificate: CertificateInfo = CertificateInfo()
     data_path_address: IPv4Address | None = None
     """Where VXLAN to this node is sent (its VTEP); set when it joins."""
     manager_address: str = ""

@@ -198,6 +198,25 @@ class ClusterState:
                     events.append(Event(gone, None))
         return events
 
+    def adopt(self, revision: int, put: Iterable[Object], removed: Iterable[tuple[Kind, str]] = ()) -> list[Event]:
+        """What was checked, stamped and committed elsewhere; what is there already in that version is no event."""
+        self.revision = revision
+        events = []
+        for kind, id in removed:
+            gone = self.tables[kind].pop(id, None)
+            if gone is not None:
+                self._delete(gone)
+                events.append(Event(gone, None))
+        for after in put:
+            before = self.tables[kind_of(after)].get(after.id)
+            if before is not None and before.meta.version == after.meta.version:
+                continue
+            if before is not None:
+                self._delete(before)
+            self._insert(after)
+            events.append(Event(before, after))
+        return events
+
     def _table(self, kind: Kind, type_: type[T]) -> dict[str, T]:
         return cast(dict[str, T], self.tables[kind])
 
@@ -218,8 +237,8 @@ class ClusterState:
         """Out of the indexes; the place in its table stays, so that an update keeps the order of creation."""
         kind = kind_of(obj)
         self.usage.count(obj, -1)
-        if kind in UNIQUE_NAMES:
-            self._names.pop((kind, obj.name), None)
+        if kind in UNIQUE_NAMES and self._names.get((kind, obj.name)) == obj.id:
+            del self._names[kind, obj.name]
         if isinstance(obj, Task):
             _drop(self._by_service, obj.service, obj.id)
             _drop(self._by_node, obj.node, obj.id)

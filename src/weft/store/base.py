@@ -7,6 +7,9 @@ do it again. All who read in order to act subscribe, and look at the whole state
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+import msgspec
+
+from weft.model.ids import NodeId
 from weft.model.state import Change, ClusterState, Event, Kind
 
 
@@ -28,12 +31,48 @@ class Store(Protocol):
         """What is committed. Read it; never keep it across an await if the answer must hold."""
         ...
 
-    async def commit(self, changes: Sequence[Change]) -> int:
-        """All or nothing, and durable on return. Gives the revision. Raises `OutOfSequence`, `Conflict` (a name is taken),
-        `Unavailable` (no majority) or `OperationFailed` (the disk); nothing has changed then. Checks are made before the
-        first await."""
+    @property
+    def is_healthy(self) -> bool:
+        """Whether `state` is kept up to date and commits can succeed: false while there is no majority."""
+        ...
+
+    async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
+        """All or nothing, durable on return, and in `state` by then. Gives the revision. Raises `OutOfSequence`, `Conflict` (a
+        name is taken) or `OperationFailed` (the disk), and nothing has changed then; `Unavailable` if there is no majority,
+        and then nobody can tell. Checks are made before the first await.
+
+        A decision may have looked at more than the objects it writes: that a port is free, that no other task has an address.
+        Commits exclude each other for that reason: one fails with `OutOfSequence` if another was made since the state that it
+        was decided on. `independent` says that nothing but the objects in `changes` was looked at: such a commit stands in
+        nobody's way."""
         ...
 
     def subscribe(self, kinds: Collection[Kind]) -> Subscription: ...
+
+    async def close(self) -> None: ...
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Which managers are there, and which one of them leads."""
+
+    leader: NodeId | None = None
+    """None while none is known."""
+    present: frozenset[NodeId] = frozenset()
+    """Managers that have been heard of within the last few seconds, as far as this one can tell."""
+
+
+class Leadership(Protocol):
+    """What only the leader does may be done twice for a moment: the store alone keeps two of them from contradicting each other."""
+
+    @property
+    def standing(self) -> Standing: ...
+
+    async def next(self, seen: Standing) -> Standing:
+        """Waits until `standing` is not what was `seen`, and gives it."""
+        ...
+
+    async def resign(self) -> None:
+        """If this manager leads, lets another one do it."""
+        ...
 
     async def close(self) -> None: ...

@@ -69,8 +69,13 @@ class Engine:
     def state(self) -> ClusterState:
         return self._state
 
-    async def commit(self, changes: Sequence[Change]) -> int:
-        """See `Store.commit`. Changes that only check give the present revision."""
+    @property
+    def is_healthy(self) -> bool:
+        return True
+
+    async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
+        """See `Store.commit`. Changes that only check give the present revision. There is one process and no await: whoever decided
+        on `state` decided on the newest, and `independent` makes no difference."""
         self._state.check(changes)
         if all(isinstance(change, Check) for change in changes):
             return self._state.revision
