@@ -141,7 +141,7 @@ class EtcdStore:
 
     async def _follow(self) -> None:
         attempt = 0
-        while True:
+        while self._fault is None:
             try:
                 async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
                     async for batch in batches:
@@ -155,7 +155,6 @@ class EtcdStore:
                 log.warning("store.watch.broken revision=%d error=%s", self._seen, error)
             except OperationFailed as error:
                 self._fail(error)
-                return
             finally:
                 self._watching = False
             await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
@@ -191,14 +190,15 @@ class EtcdStore:
         """History was thrown away before the watch had it: whoever subscribed gets the difference."""
         try:
             loaded = await load(self._kv, self._keys, self._schema)
+            if loaded.revision >= self._seen:
+                self._take_over(loaded)
+                return
+            log.warning("store.load.behind revision=%d seen=%d", loaded.revision, self._seen)
         except Unavailable as error:
             log.warning("store.load.failed error=%s", error)
-            await asyncio.sleep(_PAUSES[-1])
-            return
         except WeftError as error:
-            self._fail(OperationFailed(f"cannot load the store anew: {error}"))
-            raise OperationFailed(str(error)) from error
-        self._take_over(loaded)
+            self._fail(error)
+        await asyncio.sleep(_PAUSES[-1])
 
     def _take_over(self, loaded: Loaded) -> None:
         present: set[tuple[Kind, str]] = {(kind, id) for kind, table in self._state.tables.items() for id in table}
@@ -215,7 +215,7 @@ class EtcdStore:
             if revision <= self._seen and not reached.done():
                 reached.set_result(None)
 
-    def _fail(self, error: OperationFailed) -> None:
+    def _fail(self, error: WeftError) -> None:
         """Nothing more can be taken over from etcd: what is here stays readable, and gets old."""
         log.error("store.failed revision=%d error=%s", self._seen, error)
         self._fault = OperationFailed(f"cannot follow the store: {error}")

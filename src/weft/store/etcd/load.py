@@ -59,8 +59,8 @@ async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
         obj = from_value(*keys.parse(pair.key), pair.value, offset + pair.mod_revision)
         ordered.append((pair.create_revision, obj.meta.created_at, pair.key, obj))
     ordered.sort(key=lambda each: each[:3])
-    written = [pair.mod_revision if pair else 0 for pair in (last, guard, schema)]
-    return Loaded(revision, offset, *written, objects=tuple(each[3] for each in ordered))
+    written = {key: pair.mod_revision if pair else 0 for key, pair in (("last", last), ("guard", guard), ("schema", schema))}
+    return Loaded(revision, offset, **written, objects=tuple(each[3] for each in ordered))
 
 
 async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:

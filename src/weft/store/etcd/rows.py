@@ -12,7 +12,6 @@ All of it under one prefix. `leader` and `managers/` beside it are those of `lea
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import msgspec
 
@@ -31,7 +30,7 @@ from weft.model.state import (
     Object,
     Put,
     Remove,
-    kind_of,
+    compared,
 )  # fmt: skip
 from weft.store.etcd.base import Compare, Delete, KeyValue, Operation, Write
 
@@ -81,10 +80,11 @@ class Keys(msgspec.Struct, frozen=True):
 
     def parse(self, key: str) -> tuple[Kind, str]:
         """(kind, id) of an object's key. Raises `OperationFailed`."""
-        kind, _, id = key.removeprefix(self.objects).partition("/")
-        if kind not in KINDS:
+        name, _, id = key.removeprefix(self.objects).partition("/")
+        kind = next((each for each in KINDS if each == name), None)
+        if kind is None:
             raise OperationFailed(f"{key} is damaged: no kind of that name")
-        return cast(Kind, kind), id
+        return kind, id
 
 
 def to_value(obj: Object, now: Nanoseconds) -> bytes:
@@ -125,7 +125,7 @@ def transaction(keys: Keys, state: ClusterState, changes: Sequence[Change], base
     for change in changes:
         if isinstance(change, Check):
             continue
-        kind, id = (kind_of(change.object), change.object.id) if isinstance(change, Put) else (change.kind, change.id)
+        kind, id, _ = compared(change)
         key = keys.object(kind, id)
         writes[key] = Write(key, to_value(change.object, now)) if isinstance(change, Put) else Delete(key)
     if writes:
@@ -142,10 +142,7 @@ def transaction(keys: Keys, state: ClusterState, changes: Sequence[Change], base
 
 
 def _compare(keys: Keys, change: Change, base: int) -> Compare:
-    if isinstance(change, Put):
-        kind, id, version = kind_of(change.object), change.object.id, change.object.meta.version
-    else:
-        kind, id, version = change.kind, change.id, change.version
+    kind, id, version = compared(change)
     return Compare(keys.object(kind, id), version - base if version else 0)
 
 
@@ -158,7 +155,7 @@ def _names(state: ClusterState, changes: Sequence[Change]) -> tuple[Names, Names
     for change in changes:
         if isinstance(change, Check):
             continue
-        kind, id = (kind_of(change.object), change.object.id) if isinstance(change, Put) else (change.kind, change.id)
+        kind, id, _ = compared(change)
         if kind not in UNIQUE_NAMES:
             continue
         before = state.tables[kind].get(id)
