@@ -47,7 +47,7 @@ class EtcdLeadership:
         """Member of etcd that leads it."""
         self._suspect = 0
         """Revision of a leader key whose holder's member has led etcd and does not any more."""
-        self._alive_until, self._out_until = 0.0, 0.0
+        self._is_alive, self._out_until = False, 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._standing = Standing()
         self._changed, self._nudge = asyncio.Event(), asyncio.Event()
@@ -121,15 +121,20 @@ class EtcdLeadership:
         async with asyncio.timeout(_ANSWER):
             begun = self._now()
             await self._kv.keep_alive(self._lease)
-            self._alive_until = begun + LEASE
+            self._is_alive = True
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._deadline = asyncio.get_running_loop().call_at(self._alive_until, self._publish)
+            self._deadline = asyncio.get_running_loop().call_at(begun + LEASE, self._expire)
             leader = (await self._kv.status()).leader
         if leader not in (0, self._raft_leader):
             if self._leader is not None and self._present.get(self._leader.value.decode()) == str(self._raft_leader):
                 self._suspect = self._leader.mod_revision
             self._raft_leader = leader
+
+    def _expire(self) -> None:
+        """The lease may have ended: by this clock, which began to count before etcd did."""
+        self._is_alive = False
+        self._publish()
 
     async def _campaign(self) -> None:
         """Takes the leader's key if nobody has it, or has it any more."""
@@ -189,7 +194,7 @@ class EtcdLeadership:
 
     def _publish(self) -> None:
         standing = Standing(None, frozenset((self._node,)))
-        if self._now() < self._alive_until:
+        if self._is_alive:
             leader = NodeId(self._leader.value.decode()) if self._leader else None
             if leader == self._node and not self._leads_here():
                 leader = None
