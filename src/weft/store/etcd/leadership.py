@@ -163,20 +163,24 @@ class EtcdLeadership:
     # --- seeing the others
 
     async def _follow(self) -> None:
-        first, end = self._keys.leader, after(self._keys.managers)
         while True:
             with suppress(WeftError):
-                found = await self._kv.range(first, end, serializable=True)
-                self._leader, self._present = None, {}
-                for pair in found.pairs:
-                    self._take(Changed(pair.key, pair.value, pair.create_revision, pair.mod_revision))
-                self._publish()
-                async with aclosing(self._kv.watch(first, end, found.revision + 1)) as batches:
-                    async for batch in batches:
-                        for change in batch.changes:
-                            self._take(change)
-                        self._publish()
+                await self._follow_once()
             await asyncio.sleep(_PAUSE)
+
+    async def _follow_once(self) -> None:
+        """Until the watch breaks. Keys before `leader` and after `managers/` are others'."""
+        first, end = self._keys.leader, after(self._keys.managers)
+        found = await self._kv.range(first, end, serializable=True)
+        self._leader, self._present = None, {}
+        for pair in found.pairs:
+            self._take(Changed(pair.key, pair.value, pair.create_revision, pair.mod_revision))
+        self._publish()
+        async with aclosing(self._kv.watch(first, end, found.revision + 1)) as batches:
+            async for batch in batches:
+                for change in batch.changes:
+                    self._take(change)
+                self._publish()
 
     def _take(self, change: Changed) -> None:
         if change.key == self._keys.leader:
