@@ -89,6 +89,9 @@ class Engine:
             subscription.offer(events)
         return revision
 
+    async def sync(self) -> None:
+        """There is no other writer."""
+
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
         subscription = EventSubscription(kinds, self._forget)
         self._subscriptions[id(subscription)] = subscription

@@ -27,6 +27,7 @@ from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStat
 from weft.model.service import Endpoint, Resources, Service, ServiceSpec, UpdateState, UpdateStatus, VirtualAddress
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
+from weft.store.base import Standing
 from weft.testing.process_runtime import ProcessRuntime
 
 NOT_A_MANAGER = (
@@ -129,6 +130,11 @@ class FakeSwarm:
             if event.kind in ("network", "service", "node"):
                 action = "create" if event.before is None else "remove" if event.after is None else "update"
                 self._node.emit(event.kind, action, event.object.id, {"name": event.object.name}, "swarm")
+
+    @property
+    def standing(self) -> Standing:
+        own = self._node.membership.node
+        return Standing(own, frozenset((own,)) if own else frozenset())
 
     @property
     def cluster(self) -> Cluster:

@@ -1,0 +1,150 @@
+"""The managers' parts of the store: who is given one, and from whom it is taken again.
+
+    a node that is to be a manager   enlist: a member that listens and does not vote ─▶ admit_vote, when it has caught up
+    a manager that is to be a worker the leader removes its member, and then says so in the node: only from then on is the node a
+                                     worker in effect, and gets a worker's certificate
+
+A store on one manager has no members (`None` for `Members`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from weft.cluster.base import Identity, MemberGrant, MemberRequest
+from weft.errors import FailedPrecondition, Forbidden, WeftError
+from weft.manager.nodes import departure
+from weft.manager.transaction import transact
+from weft.model.ids import NodeId
+from weft.model.node import Node
+from weft.model.state import Change, ClusterState, Kind, Put
+from weft.store.base import Leadership, Store
+
+log = logging.getLogger(__name__)
+
+RETRY = 1.0
+ALONE = "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a moment"
+
+
+class Member(msgspec.Struct, frozen=True):
+    peer_url: str
+    votes: bool
+
+
+class Members(Protocol):
+    """The store's members, each known by the URL at which it listens for the others."""
+
+    async def all(self) -> Sequence[Member]: ...
+
+    async def add(self, peer_url: str) -> None:
+        """Without a vote. Raises `FailedPrecondition` while another one has no vote yet."""
+        ...
+
+    async def give_vote(self, peer_url: str) -> None:
+        """Raises `FailedPrecondition` while it has not caught up."""
+        ...
+
+    async def remove(self, peer_url: str) -> None: ...
+
+
+class Membership:
+    """`own`: the node of this manager."""
+
+    def __init__(self, own: NodeId, store: Store, leadership: Leadership, members: Members | None) -> None:
+        self._own = own
+        self._store = store
+        self._leadership = leadership
+        self._members = members
+
+    async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        """See `cluster.base.Manager`."""
+        members = self._required()
+        await self._store.sync()
+        await transact(self._store, lambda state: _enlistment(state, peer.node, request.peer_url), independent=True)
+        found = await members.all()
+        if all(member.peer_url != request.peer_url for member in found):
+            await members.add(request.peer_url)
+            log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
+            found = await members.all()
+        nodes = {node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer}
+        return MemberGrant(peers=tuple((nodes.get(m.peer_url, ""), m.peer_url) for m in found))
+
+    async def admit_vote(self, peer: Identity) -> None:
+        """See `cluster.base.Manager`."""
+        members = self._required()
+        node = _manager(self._store.state, peer.node)
+        for member in await members.all():
+            if member.peer_url == node.store_peer:
+                if not member.votes:
+                    await members.give_vote(member.peer_url)
+                    log.info("member.votes node=%s", node.id)
+                return
+        raise FailedPrecondition(f"node {node.id} has no part of the store")
+
+    async def run(self) -> None:
+        """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
+        if self._members is None:
+            return
+        kinds: tuple[Kind, ...] = ("node",)
+        changes = self._store.subscribe(kinds)
+        settled: object = None
+        try:
+            while True:
+                wanted = _roles(self._store.state)
+                if wanted == settled:
+                    await changes.next()
+                    continue
+                try:
+                    await self._settle(self._members)
+                    settled = wanted
+                except WeftError as error:
+                    log.warning("member.not_removed cause=%s", error)
+                    await asyncio.sleep(RETRY)
+        finally:
+            changes.close()
+
+    async def _settle(self, members: Members) -> None:
+        """The members first, then the state: a node is written before its member is added, so that no newcomer is unknown here."""
+        found = await members.all()
+        await self._store.sync()
+        nodes = self._store.state.nodes
+        if _is_leaving(nodes.get(self._own)):
+            await self._leadership.resign()
+            raise FailedPrecondition("this manager is to be a worker: another one must lead first")
+        keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
+        for member in found:
+            if member.peer_url not in keep:
+                await members.remove(member.peer_url)
+                log.info("member.removed peer=%s", member.peer_url)
+        for id in [node.id for node in nodes.values() if _is_leaving(node)]:
+            await transact(self._store, partial(departure, id=id), independent=True)
+
+    def _required(self) -> Members:
+        if self._members is None:
+            raise FailedPrecondition(ALONE)
+        return self._members
+
+
+def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
+    """All that says who is to have a part of the store."""
+    return frozenset((n.id, n.spec.role, n.store_peer) for n in state.nodes.values() if "manager" in (n.role, n.spec.role))
+
+
+def _is_leaving(node: Node | None) -> bool:
+    return node is not None and node.spec.role == "worker" and node.role == "manager"
+
+
+def _manager(state: ClusterState, id: NodeId) -> Node:
+    node = state.nodes.get(id)
+    if node is None or node.spec.role != "manager":
+        raise Forbidden(f"node {id} is not to be a manager")
+    return node
+
+
+def _enlistment(state: ClusterState, id: NodeId, peer_url: str) -> list[Change]:
+    node = _manager(state, id)
+    return [] if node.store_peer == peer_url else [Put(msgspec.structs.replace(node, store_peer=peer_url))]
