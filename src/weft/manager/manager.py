@@ -47,13 +47,14 @@ LEAD_RETRY = 1.0
 
 
 class Manager:
-    """`clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this host has routes to; those
-    of the others come with their sessions."""
+    """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
+    host has routes to; those of the others come with their sessions. `members`: of a store that several managers share.
+    `obstacle`: why there can be no other manager beside this one; empty if there can."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
-        members: Members | None = None,
+        members: Members | None = None, obstacle: str = "",
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -63,6 +64,7 @@ class Manager:
         self._authority = authority
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
+        self._obstacle = obstacle
         self._membership = Membership(own, store, leadership, members)
         self._liveness = Liveness(own)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses)
@@ -169,7 +171,7 @@ class Manager:
     # --- agents (cluster.base.Manager)
 
     async def admit(self, request: AdmissionRequest) -> Admitted:
-        return await nodes.admit(self._store, self._authority, request, self._clock(), self._entropy)
+        return await nodes.admit(self._store, self._authority, request, self._clock(), self._entropy, self._obstacle)
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
@@ -238,7 +240,7 @@ class Manager:
         await transact(self._store, lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await transact(self._store, lambda state: nodes.update(state, id, version, spec, self.standing))
+        await transact(self._store, lambda state: nodes.update(state, id, version, spec, self.standing, self._obstacle))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
         await transact(self._store, lambda state: nodes.removal(state, id, force))

@@ -20,7 +20,8 @@ SERIAL_BYTES = 16
 
 
 async def admit(
-    store: Store, authority: Authority, request: AdmissionRequest, now: Nanoseconds, entropy: Callable[[int], bytes]
+    store: Store, authority: Authority, request: AdmissionRequest, now: Nanoseconds, entropy: Callable[[int], bytes],
+    obstacle: str = "",
 ) -> Admitted:  # fmt: skip
     """See `cluster.base.Manager.admit`. The certificate is made before the node is written: a request that cannot be served
     leaves nothing behind."""
@@ -28,6 +29,8 @@ async def admit(
     role = authority.role_of(request.token, cluster.join_tokens)
     if role is None:
         raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")
+    if role == "manager" and obstacle:
+        raise FailedPrecondition(f"cannot join swarm as a manager: {obstacle}")
     id = NodeId(swarm_id(entropy(SWARM_ID_BYTES)))
     serial = int.from_bytes(entropy(SERIAL_BYTES), "big") | 1
     lifetime = cluster.spec.certificate_expiry
@@ -49,13 +52,17 @@ async def admit(
     )
 
 
-def update(state: ClusterState, id: NodeId, version: int, spec: NodeSpec, standing: Standing) -> list[Change]:
+def update(
+    state: ClusterState, id: NodeId, version: int, spec: NodeSpec, standing: Standing, obstacle: str = ""
+) -> list[Change]:
     """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds."""
     node = _get(state, id)
     if node.meta.version != version:
         raise OutOfSequence("update out of sequence")
     if spec.role == "worker" and node.spec.role == "manager":
         _check_demotion(state, node, standing.present)
+    if spec.role == "manager" and node.spec.role == "worker" and obstacle:
+        raise FailedPrecondition(f"cannot promote node {id}: {obstacle}")
     return [Put(msgspec.structs.replace(node, spec=spec))]
 
 
