@@ -37,7 +37,7 @@ from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
-from weft.model.state import KINDS, ClusterState, Decision, Kind
+from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
 from weft.store.base import Leadership, Standing, Store
 
 log = logging.getLogger(__name__)
@@ -207,43 +207,48 @@ class Manager:
     async def update_cluster(
         self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
     ) -> None:  # fmt: skip
-        await transact(
-            self._store,
+        await self._write(
             lambda state: cluster.update(
                 state, version, spec, rotate_worker_token, rotate_manager_token, self._authority, self._entropy
-            ),
+            )
         )
 
     async def rotate_keys(self) -> None:
-        await transact(self._store, lambda state: [keys.rotation(cluster_of(state), self._clock(), self._entropy)])
+        await self._write(lambda state: [keys.rotation(cluster_of(state), self._clock(), self._entropy)])
 
     async def create_network(self, spec: NetworkSpec) -> Network:
+        await self._store.sync()
         return await networks.create(self._store, NetworkId(self._id()), spec, self._routes())
 
     async def remove_network(self, id: NetworkId) -> None:
-        await transact(self._store, lambda state: networks.removal(state, id))
+        await self._write(lambda state: networks.removal(state, id))
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())
-        await transact(self._store, lambda state: services.creation(state, id, spec))
+        await self._write(lambda state: services.creation(state, id, spec))
         return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:  # fmt: skip
         if rollback == "previous":
-            await transact(self._store, lambda state: services.rollback(state, id, version, self._clock()))
+            await self._write(lambda state: services.rollback(state, id, version, self._clock()))
         else:
-            await transact(self._store, lambda state: services.update(state, id, version, spec))
+            await self._write(lambda state: services.update(state, id, version, spec))
 
     async def remove_service(self, id: ServiceId) -> None:
-        await transact(self._store, lambda state: services.removal(state, id))
+        await self._write(lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await transact(self._store, lambda state: nodes.update(state, id, version, spec, self.standing, self._obstacle))
+        await self._write(lambda state: nodes.update(state, id, version, spec, self.standing, self._obstacle))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
-        await transact(self._store, lambda state: nodes.removal(state, id, force))
+        await self._write(lambda state: nodes.removal(state, id, force))
+
+    async def _write(self, decide: Callable[[ClusterState], Sequence[Change]]) -> None:
+        """What a user asks for is judged by all that was committed before, also through other managers."""
+        await self._store.sync()
+        await transact(self._store, decide)
 
 
 async def _first(running: asyncio.Task[None], change: Coroutine[Any, Any, Standing]) -> Standing | None:
