@@ -15,8 +15,8 @@ from weft.cluster.identity import Credentials, Member
 from weft.cluster.server import SessionServer
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
-from weft.manager.members import Members
 from weft.store.base import Leadership, Store
+from weft.store.etcd.base import Kv
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Seat:
     @classmethod
     async def take(
         cls, member: Member, credentials: Credentials, routes: Sequence[IPv4Network], store: Store, leadership: Leadership,
-        members: Members | None = None,
+        kv: Kv | None = None, obstacle: str = "",
     ) -> "Seat":  # fmt: skip
         """`store` and `leadership` are the seat's from here on. All or nothing."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(store.close)
             closing.push_async_callback(leadership.close)
             manager = Manager(
-                member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), routes, members
+                member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), routes, kv, obstacle
             )  # fmt: skip
             await manager.start()
             closing.push_async_callback(manager.close)

@@ -26,7 +26,7 @@ from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.liveness import Liveness
 from weft.manager.loops import ControlLoop, Reconcile, whole
-from weft.manager.members import Members, Membership
+from weft.manager.members import Membership
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.transaction import cluster_of, transact
@@ -39,6 +39,7 @@ from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
 from weft.store.base import Leadership, Standing, Store
+from weft.store.etcd.base import Kv
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,13 @@ LEAD_RETRY = 1.0
 
 class Manager:
     """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
-    host has routes to; those of the others come with their sessions. `members`: of a store that several managers share.
+    host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
-        members: Members | None = None, obstacle: str = "",
+        kv: Kv | None = None, obstacle: str = "",
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -65,7 +66,7 @@ class Manager:
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
         self._obstacle = obstacle
-        self._membership = Membership(own, store, leadership, members)
+        self._membership = Membership(own, store, leadership, kv)
         self._liveness = Liveness(own)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses)
         self._running: asyncio.Task[None] | None = None

@@ -4,14 +4,13 @@
     a manager that is to be a worker the leader removes its member, and then says so in the node: only from then on is the node a
                                      worker in effect, and gets a worker's certificate
 
-A store on one manager has no members (`None` for `Members`).
+A store on one manager has no members (`None` for its `Kv`). A member is known by the URL at which it listens for the others: it
+has no name before it was started.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
@@ -23,6 +22,7 @@ from weft.model.ids import NodeId
 from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Kind, Put
 from weft.store.base import Leadership, Store
+from weft.store.etcd.base import Kv
 
 log = logging.getLogger(__name__)
 
@@ -30,64 +30,42 @@ RETRY = 1.0
 ALONE = "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a moment"
 
 
-class Member(msgspec.Struct, frozen=True):
-    peer_url: str
-    votes: bool
-
-
-class Members(Protocol):
-    """The store's members, each known by the URL at which it listens for the others."""
-
-    async def all(self) -> Sequence[Member]: ...
-
-    async def add(self, peer_url: str) -> None:
-        """Without a vote. Raises `FailedPrecondition` while another one has no vote yet."""
-        ...
-
-    async def give_vote(self, peer_url: str) -> None:
-        """Raises `FailedPrecondition` while it has not caught up."""
-        ...
-
-    async def remove(self, peer_url: str) -> None: ...
-
-
 class Membership:
     """`own`: the node of this manager."""
 
-    def __init__(self, own: NodeId, store: Store, leadership: Leadership, members: Members | None) -> None:
+    def __init__(self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None) -> None:
         self._own = own
         self._store = store
         self._leadership = leadership
-        self._members = members
+        self._kv = kv
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """See `cluster.base.Manager`."""
-        members = self._required()
+        kv = self._required()
         await self._store.sync()
         await transact(self._store, lambda state: _enlistment(state, peer.node, request.peer_url), independent=True)
-        found = await members.all()
-        if all(member.peer_url != request.peer_url for member in found):
-            await members.add(request.peer_url)
+        if all(request.peer_url not in member.peer_urls for member in await kv.members()):
+            await kv.add_learner(request.peer_url)
             log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
-            found = await members.all()
         nodes = {node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer}
-        return MemberGrant(peers=tuple((nodes.get(m.peer_url, ""), m.peer_url) for m in found))
+        urls = [url for member in await kv.members() for url in member.peer_urls]
+        return MemberGrant(peers=tuple((nodes.get(url, ""), url) for url in urls))
 
     async def admit_vote(self, peer: Identity) -> None:
         """See `cluster.base.Manager`."""
-        members = self._required()
+        kv = self._required()
         node = _manager(self._store.state, peer.node)
-        for member in await members.all():
-            if member.peer_url == node.store_peer:
-                if not member.votes:
-                    await members.give_vote(member.peer_url)
+        for member in await kv.members():
+            if node.store_peer in member.peer_urls:
+                if member.is_learner:
+                    await kv.promote(member.id)
                     log.info("member.votes node=%s", node.id)
                 return
         raise FailedPrecondition(f"node {node.id} has no part of the store")
 
     async def run(self) -> None:
         """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
-        if self._members is None:
+        if self._kv is None:
             return
         kinds: tuple[Kind, ...] = ("node",)
         changes = self._store.subscribe(kinds)
@@ -99,7 +77,7 @@ class Membership:
                     await changes.next()
                     continue
                 try:
-                    await self._settle(self._members)
+                    await self._settle(self._kv)
                     settled = wanted
                 except WeftError as error:
                     log.warning("member.not_removed cause=%s", error)
@@ -107,9 +85,9 @@ class Membership:
         finally:
             changes.close()
 
-    async def _settle(self, members: Members) -> None:
+    async def _settle(self, kv: Kv) -> None:
         """The members first, then the state: a node is written before its member is added, so that no newcomer is unknown here."""
-        found = await members.all()
+        found = await kv.members()
         await self._store.sync()
         nodes = self._store.state.nodes
         if _is_leaving(nodes.get(self._own)):
@@ -117,16 +95,16 @@ class Membership:
             raise FailedPrecondition("this manager is to be a worker: another one must lead first")
         keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
         for member in found:
-            if member.peer_url not in keep:
-                await members.remove(member.peer_url)
-                log.info("member.removed peer=%s", member.peer_url)
+            if keep.isdisjoint(member.peer_urls):
+                await kv.remove_member(member.id)
+                log.info("member.removed name=%s peers=%s", member.name, ",".join(member.peer_urls))
         for id in [node.id for node in nodes.values() if _is_leaving(node)]:
             await transact(self._store, partial(departure, id=id), independent=True)
 
-    def _required(self) -> Members:
-        if self._members is None:
+    def _required(self) -> Kv:
+        if self._kv is None:
             raise FailedPrecondition(ALONE)
-        return self._members
+        return self._kv
 
 
 def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
