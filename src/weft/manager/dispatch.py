@@ -14,14 +14,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
 from weft.cluster.base import ManagerSession, SessionClosed
-from weft.cluster.messages import Hello, Welcome
+from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import Forbidden, Unavailable
+from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import StatusWriter
@@ -29,7 +31,7 @@ from weft.manager.touched import touched
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import NodeState, NodeStatus
+from weft.model.node import CertificateInfo, NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put
 from weft.store.base import Store
 
@@ -52,12 +54,14 @@ class Superseded(Unavailable):
 
 class Dispatcher:
     def __init__(
-        self, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter
+        self, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter,
+        certificates: Certificates,
     ) -> None:  # fmt: skip
         self._store = store
         self._clock = clock
         self._liveness = liveness
         self._statuses = statuses
+        self._certificates = certificates
         self._links: dict[NodeId, AgentLink] = {}
         self._routes: dict[NodeId, tuple[str, ...]] = {}
         self._changes = store.subscribe(KINDS)
@@ -83,9 +87,11 @@ class Dispatcher:
         not part of the swarm or has been removed from it."""
         hello = await _hello(session)
         node, spec = hello.node, cluster_of(self._store.state).spec
-        await transact(self._store, lambda state: ready(state, hello, session.address, self._clock()))
+        certificate = shown(session.peer, hello.trusted)
+        await transact(self._store, lambda state: ready(state, hello, session.address, certificate, self._clock()))
         self._liveness.heard(node, spec, self._clock())
-        link = AgentLink(session, self._statuses, lambda: self._heard(node))
+        certify = partial(self._certify, node)
+        link = AgentLink(session, hello.trusted, self._statuses, lambda: self._heard(node), certify)
         self._register(link, hello)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
@@ -107,6 +113,9 @@ class Dispatcher:
         self._links[link.node] = link
         self._routes[link.node] = hello.routes
         self._publish()
+
+    def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        return self._certificates.answer(self._store.state, node, request)
 
     def _heard(self, id: NodeId) -> None:
         """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
@@ -163,7 +172,18 @@ class Dispatcher:
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
                 link.offer(assignment_for(state, id, views), memo)
+        if previous is None or any(event.kind in ("cluster", "node") for event in events):
+            self._notice(state)
         self._views = views
+
+    def _notice(self, state: ClusterState) -> None:
+        """Tells each agent what is no longer as it was when its session began."""
+        managers = Managers(manager_addresses(state))
+        for id, link in self._links.items():
+            link.notice(managers)
+            due = self._certificates.due(state, id, link.peer, link.trusted)
+            if due is not None:
+                link.notice(due)
 
 
 async def _hello(session: ManagerSession) -> Hello:
@@ -180,18 +200,20 @@ async def _hello(session: ManagerSession) -> Hello:
     return hello
 
 
-def ready(state: ClusterState, hello: Hello, address: str, now: Nanoseconds) -> list[Change]:
+def ready(
+    state: ClusterState, hello: Hello, address: str, certificate: CertificateInfo, now: Nanoseconds
+) -> list[Change]:  # fmt: skip
     """The node as it says hello. Raises `Forbidden` if it is not part of the swarm, `SessionClosed` for a bad address."""
-    node = state.nodes.get(hello.node)
-    if node is None:
-        raise Forbidden(f"node {hello.node} is not part of the swarm")
+    node = known(state, hello.node)
     try:
         data_path = IPv4Address(hello.data_path_address)
     except AddressValueError as error:
         raise SessionClosed(f"cannot open session: data path address {hello.data_path_address!r}: {error}") from error
     was_ready = node.status.state is NodeState.READY and node.status.address == address
     status = node.status if was_ready else NodeStatus(NodeState.READY, address=address, since=now)
-    after = msgspec.structs.replace(node, description=hello.description, status=status, data_path_address=data_path)
+    after = msgspec.structs.replace(
+        node, description=hello.description, status=status, data_path_address=data_path, certificate=certificate
+    )
     return [Put(after)] if after != node else []
 
 

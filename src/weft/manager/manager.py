@@ -17,12 +17,13 @@ from ipaddress import IPv4Network
 from typing import Literal
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
-from weft.control import keys
+from weft.control import keys, rotation
 from weft.control.allocator import allocator
 from weft.control.scheduler import scheduler
 from weft.errors import FailedPrecondition
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
+from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.liveness import Liveness
@@ -30,7 +31,7 @@ from weft.manager.loops import ControlLoop, whole
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.transaction import cluster_of, transact
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.meta import Nanoseconds
@@ -58,7 +59,7 @@ class Manager:
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
         liveness = Liveness()
-        self._dispatcher = Dispatcher(store, clock, liveness, self._statuses)
+        self._dispatcher = Dispatcher(store, clock, liveness, self._statuses, Certificates(authority, clock, entropy))
         orchestration = Orchestration(lambda: TaskId(self._id()))
         loop = partial(ControlLoop, store=store, clock=clock)
         self._loops = (
@@ -66,6 +67,7 @@ class Manager:
             loop("allocator", kinds=KINDS, reconcile=whole(self._allocate)),
             loop("scheduler", kinds=("node", "service", "task"), reconcile=whole(scheduler.reconcile)),
             loop("keys", kinds=("cluster", "network"), reconcile=whole(self._renew_keys)),
+            loop("rotation", kinds=("cluster", "node"), reconcile=whole(self._finish_rotation)),
             loop("liveness", kinds=("cluster", "node"), reconcile=whole(liveness.reconcile)),
         )
         self._running: asyncio.Task[None] | None = None
@@ -108,6 +110,9 @@ class Manager:
     def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
         return keys.reconcile(state, now, self._entropy)
 
+    def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        return rotation.reconcile(state, now, self._entropy)
+
     def _id(self) -> str:
         return swarm_id(self._entropy(SWARM_ID_BYTES))
 
@@ -125,9 +130,11 @@ class Manager:
         await self._dispatcher.serve(session)
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        known_manager(self._store.state, peer)
         raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
 
     async def admit_vote(self, peer: Identity) -> None:
+        known_manager(self._store.state, peer)
         raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
 
     # --- users (api.backend.Swarm)
@@ -145,13 +152,13 @@ class Manager:
         return node_events(self._store, self._clock)
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
     ) -> None:  # fmt: skip
+        tools = cluster.Tools(self._authority, self._clock(), self._entropy)
         await transact(
             self._store,
-            lambda state: cluster.update(
-                state, version, spec, rotate_worker_token, rotate_manager_token, self._authority, self._entropy
-            ),
+            lambda state: cluster.update(state, version, spec, rotate_worker_token, rotate_manager_token, root, tools),
         )
 
     async def rotate_keys(self) -> None:
