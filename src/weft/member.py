@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect
 from weft.cluster.client import Connector, join
-from weft.cluster.identity import Credentials, IdentityStore, Member, new_key
+from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
@@ -60,12 +60,16 @@ class SwarmMember:
     def __init__(self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials) -> None:
         self._around = around
         self._identity = identity
-        self._credentials = credentials
+        self._wallet = Wallet(credentials, identity.save_credentials)
         self._seat: Seat | None = None
         self._running: list[asyncio.Task[None]] = []
         self.member = member
-        connect = Connector(credentials, self._manager_addresses)
-        adapters = around.adapters(connect, self._remember_managers)
+        connect = Connector(self._wallet, self._manager_addresses)
+        adapters = replace(
+            around.adapters(connect, self._remember_managers),
+            wallet=self._wallet,
+            advertise_address=str(member.advertise_address),
+        )
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
         self.agent.events = around.events
@@ -89,7 +93,7 @@ class SwarmMember:
             key = new_key()
             certificate = authority.issue(
                 root, authority.request(key), node.id, "manager", cluster.id, time.time_ns(),
-                cluster.spec.certificate_expiry, _serial(),
+                cluster.spec.certificate_expiry, _serial(), (advertise,),
             )  # fmt: skip
             credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
             member = Member(
@@ -185,7 +189,7 @@ class SwarmMember:
 
     async def _take_seat(self, store: SqliteStore) -> None:
         self._seat = await Seat.take(
-            self.member, self._credentials, self._around.routes(), store, SoleLeader(self.member.node)
+            self.member, self._wallet, self._around.routes(), store, SoleLeader(self.member.node)
         )  # fmt: skip
         self._start("events", self._pump_events(self._seat.manager))
 

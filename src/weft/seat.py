@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Network
 
-from weft.cluster.identity import Credentials, Member
+from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
@@ -29,7 +29,7 @@ class Seat:
 
     @classmethod
     async def take(
-        cls, member: Member, credentials: Credentials, routes: Sequence[IPv4Network], store: Store, leadership: Leadership,
+        cls, member: Member, wallet: Wallet, routes: Sequence[IPv4Network], store: Store, leadership: Leadership,
         kv: Kv | None = None, obstacle: str = "",
     ) -> "Seat":  # fmt: skip
         """`store` and `leadership` are the seat's from here on. All or nothing."""
@@ -41,7 +41,7 @@ class Seat:
             )  # fmt: skip
             await manager.start()
             closing.push_async_callback(manager.close)
-            server = SessionServer(manager, member.cluster, credentials)
+            server = SessionServer(manager, member.cluster, wallet)
             await server.start(member.listen_address)
             closing.push_async_callback(server.close)
             return cls(manager, store, closing.pop_all())

@@ -28,7 +28,7 @@ from weft.manager import networks
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.assignment import TaskAssignment
-from weft.model.cluster import ClusterSpec, JoinTokens, RootCa
+from weft.model.cluster import ClusterSpec, JoinTokens, RootCa, RootRotation
 from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Pool
@@ -59,9 +59,23 @@ class FakeAuthority:
 
     def issue(
         self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int,
+        serial: int, addresses: Sequence[IPv4Address] = (),
     ) -> str:  # fmt: skip
         return f"{node} {role} {cluster}"
+
+    def key_digest(self, csr: str) -> str:
+        return csr
+
+    def rotation(
+        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+    ) -> RootRotation:  # fmt: skip
+        return RootRotation(brought or RootCa(current.certificate + "+", "key"), "cross-signed")
+
+    def signer_id(self, root_certificate: str) -> str:
+        return root_certificate
+
+    def fingerprint(self, root_certificate: str) -> str:
+        return root_certificate
 
     def make_token(self, root_certificate: str, secret: bytes) -> str:
         return f"token-{secret.hex()}"

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
 from weft.model.network import Network, NetworkSpec
@@ -150,8 +150,12 @@ class Swarm(Protocol):
         ...
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
-    ) -> None: ...
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
+    ) -> None:  # fmt: skip
+        """Begins the rotation to a new root of the certificate authority if `force_rotate` is another than it was, or to `root`
+        if there is one."""
+        ...
 
     async def rotate_keys(self) -> None:
         """Of the encrypted networks. Raises `FailedPrecondition` if there are none or the last rotation was just now."""

@@ -18,14 +18,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
 from weft.cluster.base import ManagerSession, SessionClosed
-from weft.cluster.messages import Hello, Welcome
+from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import Forbidden, Unavailable
+from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import StatusWriter
@@ -33,7 +35,7 @@ from weft.manager.touched import touched
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import CertificateInfo, NodeState, NodeStatus
+from weft.model.node import NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put
 from weft.store.base import Store
 
@@ -57,7 +59,8 @@ class Superseded(Unavailable):
 
 class Dispatcher:
     def __init__(
-        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter
+        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter,
+        certificates: Certificates,
     ) -> None:  # fmt: skip
         """`own`: the manager's node."""
         self._own = own
@@ -65,6 +68,7 @@ class Dispatcher:
         self._clock = clock
         self._liveness = liveness
         self._statuses = statuses
+        self._certificates = certificates
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
@@ -88,7 +92,9 @@ class Dispatcher:
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
         )  # fmt: skip
-        link = AgentLink(session, self._statuses, lambda: self._heard(node))
+        link = AgentLink(
+            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node)
+        )  # fmt: skip
         self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
@@ -109,6 +115,9 @@ class Dispatcher:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
         self._links[link.node] = link
         self._publish()
+
+    def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        return self._certificates.answer(self._store.state, node, request)
 
     def _heard(self, id: NodeId) -> None:
         """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
@@ -177,7 +186,18 @@ class Dispatcher:
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
                 link.offer(assignment_for(state, id, views), memo)
+        if previous is None or any(event.kind in ("cluster", "node") for event in events):
+            self._notice(state)
         self._views = views
+
+    def _notice(self, state: ClusterState) -> None:
+        """Tells each agent what is no longer as it was when its session began."""
+        managers = Managers(manager_addresses(state))
+        for id, link in self._links.items():
+            link.notice(managers)
+            due = self._certificates.due(state, id, link.peer, link.trusted)
+            if due is not None:
+                link.notice(due)
 
 
 async def _hello(session: ManagerSession) -> Hello:
@@ -197,9 +217,7 @@ async def _hello(session: ManagerSession) -> Hello:
 def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds) -> list[Change]:
     """The node as it says hello to the manager `own`. Raises `Forbidden` if it is not part of the swarm, `SessionClosed` for a bad
     address."""
-    node = state.nodes.get(hello.node)
-    if node is None:
-        raise Forbidden(f"node {hello.node} is not part of the swarm")
+    node = known(state, hello.node)
     try:
         data_path = IPv4Address(hello.data_path_address)
     except AddressValueError as error:
@@ -209,7 +227,7 @@ def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeI
         status = msgspec.structs.replace(status, since=node.status.since)
     after = msgspec.structs.replace(
         node, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
-        certificate=CertificateInfo(session.peer.issuer, hello.trusted),
+        certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
     return [Put(after)] if after != node else []
 

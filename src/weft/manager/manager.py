@@ -16,12 +16,13 @@ from ipaddress import IPv4Network
 from typing import Any, Literal
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
-from weft.control import keys
+from weft.control import keys, rotation
 from weft.control.allocator import allocator
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
+from weft.manager.certificates import Certificates
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.liveness import Liveness
@@ -30,7 +31,7 @@ from weft.manager.members import Membership
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.transaction import cluster_of, transact
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.meta import Nanoseconds
@@ -68,7 +69,8 @@ class Manager:
         self._obstacle = obstacle
         self._membership = Membership(own, store, leadership, kv)
         self._liveness = Liveness(own)
-        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses)
+        certificates = Certificates(authority, clock, entropy)
+        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, certificates)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -119,6 +121,7 @@ class Manager:
             self._loop("allocator", KINDS, whole(self._allocate)),
             self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
             self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
+            self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -145,6 +148,13 @@ class Manager:
             self._running = None
         self._dispatcher.close()
 
+    async def failed(self) -> None:
+        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not stop the manager."""
+        if self._running is not None:
+            await asyncio.wait((self._running,))
+            if self._running is not None and not self._running.cancelled():
+                self._running.result()
+
     async def __aenter__(self) -> "Manager":
         await self.start()
         return self
@@ -157,6 +167,9 @@ class Manager:
 
     def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
         return keys.reconcile(state, now, self._entropy)
+
+    def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        return rotation.reconcile(state, now, self._entropy)
 
     def _id(self) -> str:
         return swarm_id(self._entropy(SWARM_ID_BYTES))
@@ -206,12 +219,12 @@ class Manager:
         return node_events(self._store, self._clock)
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
     ) -> None:  # fmt: skip
+        tools = cluster.Tools(self._authority, self._clock(), self._entropy)
         await self._write(
-            lambda state: cluster.update(
-                state, version, spec, rotate_worker_token, rotate_manager_token, self._authority, self._entropy
-            )
+            lambda state: cluster.update(state, version, spec, rotate_worker_token, rotate_manager_token, root, tools)
         )
 
     async def rotate_keys(self) -> None:

@@ -50,12 +50,12 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What its last session showed. Both are digests of `pki.authority.fingerprint`."""
+    """What its last session showed."""
 
     issuer: str = ""
-    """Of the root that signed the node's certificate."""
+    """Who signed the node's certificate: `pki.certificate.signer_id` of a root."""
     trusted: str = ""
-    """Of the root that the node trusts."""
+    """`pki.certificate.fingerprint` of the root that the node trusts."""
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -142,8 +142,9 @@ class FakeSwarm:
         return self.state.cluster
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
-    ) -> None:
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
+    ) -> None:  # fmt: skip
         cluster = self.cluster
         _check(cluster.meta.version, version)
         worker = cluster.join_tokens.worker + ("-new" if rotate_worker_token else "")
