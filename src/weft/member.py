@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect
 from weft.cluster.client import Connector, join
-from weft.cluster.identity import Credentials, IdentityStore, Member, new_key
-from weft.cluster.server import SessionServer
+from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
@@ -31,6 +30,8 @@ from weft.model.ids import NodeId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
+from weft.seat import Seat
+from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -59,14 +60,16 @@ class SwarmMember:
     def __init__(self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials) -> None:
         self._around = around
         self._identity = identity
-        self._credentials = credentials
-        self._store: SqliteStore | None = None
-        self._server: SessionServer | None = None
+        self._wallet = Wallet(credentials, identity.save_credentials)
+        self._seat: Seat | None = None
         self._running: list[asyncio.Task[None]] = []
         self.member = member
-        self.manager: Manager | None = None
-        connect = Connector(credentials, self._manager_addresses)
-        adapters = around.adapters(connect, self._remember_managers)
+        connect = Connector(self._wallet, self._manager_addresses)
+        adapters = replace(
+            around.adapters(connect, self._remember_managers),
+            wallet=self._wallet,
+            advertise_address=str(member.advertise_address),
+        )
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
         self.agent.events = around.events
@@ -90,7 +93,7 @@ class SwarmMember:
             key = new_key()
             certificate = authority.issue(
                 root, authority.request(key), node.id, "manager", cluster.id, time.time_ns(),
-                cluster.spec.certificate_expiry, _serial(),
+                cluster.spec.certificate_expiry, _serial(), (advertise,),
             )  # fmt: skip
             credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
             member = Member(
@@ -105,7 +108,7 @@ class SwarmMember:
             raise
         swarm = cls(around, identity, member, credentials)
         try:
-            await swarm._start_manager(store)
+            await swarm._take_seat(store)
         except BaseException:
             await swarm.close()
             identity.erase()
@@ -122,8 +125,9 @@ class SwarmMember:
         def ask(csr: str) -> AdmissionRequest:
             hostname = around.description().hostname
             return AdmissionRequest(
-                token=request.token, csr=csr, hostname=hostname, data_path_address=data_path, availability=request.availability
-            )
+                token=request.token, csr=csr, hostname=hostname, data_path_address=data_path,
+                availability=request.availability, advertise_address=str(advertise),
+            )  # fmt: skip
 
         admitted, credentials = await join(request.remote_addresses, ask, request.token)
         member = Member(
@@ -145,11 +149,15 @@ class SwarmMember:
             return None
         swarm = cls(around, identity, *found)
         if swarm.member.role == "manager":
-            await swarm._start_manager(SqliteStore.open(around.data / "store.db", time.time_ns))
+            await swarm._take_seat(SqliteStore.open(around.data / "store.db", time.time_ns))
         swarm._start_agent()
         return swarm
 
     # --- life
+
+    @property
+    def manager(self) -> Manager | None:
+        return self._seat.manager if self._seat is not None else None
 
     @property
     def membership(self) -> Membership:
@@ -175,21 +183,15 @@ class SwarmMember:
 
     async def close(self) -> None:
         await self._stop_running()
-        if self.manager is not None:
-            await self.manager.close()
-        if self._server is not None:
-            await self._server.close()
-        if self._store is not None:
-            await self._store.close()
-        self._server = self._store = None
+        if self._seat is not None:
+            await self._seat.close()
+            self._seat = None
 
-    async def _start_manager(self, store: SqliteStore) -> None:
-        self._store = store
-        self.manager = Manager(store, time.time_ns, secrets.token_bytes, PkiAuthority(), self._around.routes())
-        await self.manager.start()
-        self._server = SessionServer(self.manager, self.member.cluster, self._credentials)
-        await self._server.start(self.member.listen_address)
-        self._start("events", self._pump_events(self.manager))
+    async def _take_seat(self, store: SqliteStore) -> None:
+        self._seat = await Seat.take(
+            self.member, self._wallet, self._around.routes(), store, SoleLeader(self.member.node)
+        )  # fmt: skip
+        self._start("events", self._pump_events(self._seat.manager))
 
     def _start_agent(self) -> None:
         self._start("agent", self.agent.run())

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from weft.cluster.base import AdmissionRequest, Admitted, ManagerSession, SessionClosed
+from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
 from weft.cluster.client import Connector, join
-from weft.cluster.identity import Credentials, IdentityStore, Member, new_key
+from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.cluster.server import SessionServer
-from weft.errors import Forbidden, InvalidArgument, Unavailable
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
 from weft.model.cluster import JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
@@ -43,6 +43,12 @@ class Echo:
             node=node, role=role, certificate=certificate, root_certificate=self.root.certificate, cluster=CLUSTER, managers=()
         )
 
+    async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        return MemberGrant((*((f"m{i}", "https://10.0.0.1:2380") for i in range(2)), (peer.node, request.peer_url)))
+
+    async def admit_vote(self, peer: Identity) -> None:
+        raise FailedPrecondition(f"{peer.node} has not caught up")
+
     async def serve(self, session: ManagerSession) -> None:
         hello = await session.receive()
         assert isinstance(hello, Hello)
@@ -62,6 +68,11 @@ def credentials(root: RootCa, node: str, role: Role, cluster: ClusterId = CLUSTE
     return Credentials(certificate, authority.private_pem(key), root.certificate)
 
 
+def wallet(credentials: Credentials) -> Wallet:
+    """That nobody keeps on disk."""
+    return Wallet(credentials, lambda _: None)
+
+
 def new_root() -> RootCa:
     return authority.root(new_key(), time.time_ns(), 1)
 
@@ -77,7 +88,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
     manager = Echo(new_root())
-    server = SessionServer(manager, CLUSTER, credentials(manager.root, "m1", role))
+    server = SessionServer(manager, CLUSTER, wallet(credentials(manager.root, "m1", role)))
     address = f"127.0.0.1:{free_port()}"
     await server.start(address)
     try:
@@ -100,7 +111,7 @@ def test_join_then_session() -> None:
             token = manager.tokens.worker
             admitted, mine = await join([address], asking(token), token)
             assert (admitted.node, admitted.role) == ("w1", "worker")
-            session = await Connector(mine, lambda: ["127.0.0.1:1", address])()
+            session = await Connector(wallet(mine), lambda: ["127.0.0.1:1", address])()
             await session.send(hello("w1"))
             assert await session.receive() == Welcome(heartbeat=SECOND, managers=())
             await session.send(Heartbeat())
@@ -125,11 +136,11 @@ def test_who_does_not_get_in() -> None:
             stranger = credentials(other, "w1", "worker")
             trusting = Credentials(stranger.certificate, stranger.key, manager.root.certificate)
             with pytest.raises((Unavailable, SessionClosed)):
-                session = await Connector(trusting, lambda: [address])()
+                session = await Connector(wallet(trusting), lambda: [address])()
                 await session.receive()
             foreigner = credentials(manager.root, "w1", "worker", ClusterId("c2"))
             with pytest.raises(Forbidden):
-                await Connector(foreigner, lambda: [address])()
+                await Connector(wallet(foreigner), lambda: [address])()
             assert manager.served == []
 
     asyncio.run(main())
@@ -140,7 +151,7 @@ def test_a_worker_cannot_pose_as_a_manager() -> None:
         async with listening("worker") as (manager, address):
             mine = credentials(manager.root, "w1", "worker")
             with pytest.raises(Unavailable):
-                await Connector(mine, lambda: [address])()
+                await Connector(wallet(mine), lambda: [address])()
             token = manager.tokens.worker
             with pytest.raises(Unavailable):
                 await join([address], asking(token), token)

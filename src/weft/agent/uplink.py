@@ -12,8 +12,22 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from weft.agent.adapters import Adapters
+from weft.agent.credentials import Renewal
 from weft.cluster.base import AgentSession, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, Goodbye, Heartbeat, Hello, StatusAccepted, StatusUpdate, Welcome
+from weft.cluster.messages import (
+    MAX_STATUSES,
+    AssignmentUpdate,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    IssuedCertificate,
+    Managers,
+    Renew,
+    StatusAccepted,
+    StatusUpdate,
+    Trust,
+    Welcome,
+)
 from weft.errors import Forbidden, WeftError
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import NodeId, TaskId
@@ -28,8 +42,6 @@ BATCH = 0.005
 """Seconds that a first status waits for others."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
-MAX_STATUSES = 10_000
-"""In one update; the original's."""
 
 
 class Uplink:
@@ -43,6 +55,11 @@ class Uplink:
         self._data_path_address = data_path_address
         self._statuses = statuses
         self._apply = apply
+        self._renewal: Renewal | None = None
+        if adapters.wallet is not None:
+            self._renewal = Renewal(
+                adapters.wallet, adapters.advertise_address, adapters.clock, adapters.entropy, adapters.credentials_changed
+            )
         self._pending: dict[TaskId, TaskStatus] = {}
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -83,6 +100,7 @@ class Uplink:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
+                trusted=self._renewal.trusted if self._renewal is not None else "",
             )  # fmt: skip
             await session.send(hello)
             welcome = await session.receive()
@@ -108,6 +126,8 @@ class Uplink:
             asyncio.ensure_future(self._send_statuses(session)),
             asyncio.ensure_future(self._send_heartbeats(session, welcome.heartbeat / SECOND)),
         ]
+        if self._renewal is not None:
+            speakers.append(asyncio.ensure_future(self._renewal.run(session.send)))
         try:
             done, _ = await asyncio.wait(speakers, return_when=asyncio.FIRST_COMPLETED)
             for speaker in done:
@@ -124,6 +144,10 @@ class Uplink:
                     self._apply(change)
                 case StatusAccepted(number) if number == self._awaited:
                     self._accepted.set()
+                case Managers(managers):
+                    self._adapters.managers_changed(managers)
+                case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
+                    self._renewal.hear(message)
                 case Goodbye(reason):
                     raise SessionClosed(reason)
 

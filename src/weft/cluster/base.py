@@ -22,7 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
     role: Role
     cluster: ClusterId
     issuer: str = ""
-    """Fingerprint of the root that signed the certificate."""
+    """Who signed the certificate: `pki.certificate.signer_id` of a root."""
 
 
 class ManagerSession(Protocol):

@@ -88,6 +88,7 @@ class Engine:
         self._clock = clock
         self._state = state
         self._readers = Readers()
+        self._closed = False
 
     @property
     def state(self) -> ClusterState:
@@ -100,6 +101,8 @@ class Engine:
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
         """See `Store.commit`. Changes that only check give the present revision. There is one process and no await: whoever decided
         on `state` decided on the newest, and `independent` makes no difference."""
+        if self._closed:
+            raise Unavailable("cannot commit: this manager is stopping")
         self._state.check(changes)
         if all(isinstance(change, Check) for change in changes):
             return self._state.revision
@@ -111,10 +114,15 @@ class Engine:
         self._readers.offer(self._state.apply(changes, now))
         return revision
 
+    async def sync(self) -> None:
+        """There is no other writer."""
+
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
         return self._readers.subscribe(kinds)
 
     async def close(self) -> None:
+        """Wakes every reader with `Unavailable`. `state` can still be read."""
+        self._closed = True
         self._readers.close()
 
     def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:

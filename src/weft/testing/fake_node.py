@@ -27,6 +27,7 @@ from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStat
 from weft.model.service import Endpoint, Resources, Service, ServiceSpec, UpdateState, UpdateStatus, VirtualAddress
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
+from weft.store.base import Standing
 from weft.testing.process_runtime import ProcessRuntime
 
 NOT_A_MANAGER = (
@@ -131,13 +132,19 @@ class FakeSwarm:
                 self._node.emit(event.kind, action, event.object.id, {"name": event.object.name}, "swarm")
 
     @property
+    def standing(self) -> Standing:
+        own = self._node.membership.node
+        return Standing(own, frozenset((own,)) if own else frozenset())
+
+    @property
     def cluster(self) -> Cluster:
         assert self.state.cluster is not None
         return self.state.cluster
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
-    ) -> None:
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
+    ) -> None:  # fmt: skip
         cluster = self.cluster
         _check(cluster.meta.version, version)
         worker = cluster.join_tokens.worker + ("-new" if rotate_worker_token else "")

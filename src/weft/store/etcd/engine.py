@@ -93,6 +93,12 @@ class EtcdStore:
         task = self._spawn(self._carry_out(Transaction(tuple(compares), tuple(writes)), changes))
         return await asyncio.shield(task)
 
+    async def sync(self) -> None:
+        """See `Store.sync`."""
+        if self._fault is not None:
+            raise self._fault
+        await self._confirm()
+
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
         return self._readers.subscribe(kinds)
 
