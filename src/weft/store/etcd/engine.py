@@ -251,7 +251,6 @@ class EtcdStore:
             await self._reach(found.pairs[0].mod_revision if found.pairs else 0)
         except Unavailable:
             self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = self._spawn(self._follow())
             raise
         if not self._has_majority:
