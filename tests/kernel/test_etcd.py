@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import ssl
@@ -28,6 +29,7 @@ from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
 from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.testing.slot_writers import SlotWriters
 
 pytestmark = [
     pytest.mark.root,
@@ -86,10 +88,17 @@ class Cluster:
         self.stack.push_async_callback(store.close)
         return store
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str) -> int:
+        """Gives its pid."""
         process = self.members[name]._process
         assert process is not None
         process.kill(signal.SIGKILL)
+        return process.pid
+
+    def is_another(self, name: str, pid: int) -> bool:
+        """It was started again."""
+        process = self.members[name]._process
+        return process is not None and process.pid != pid
 
     async def leader(self) -> str:
         """The member that leads etcd."""
@@ -314,17 +323,18 @@ def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_m
         member = cluster.make("m2", 2)
         await member.start([("m1", cluster.members["m1"].settings.peer_url), ("m2", member.settings.peer_url)])
         await member.ready()
-        assert [each.is_learner for each in await client.members()] == [False, True]
+        assert {each.name: each.is_learner for each in await client.members()} == {"m1": False, "m2": True}
         await eventually(lambda: client.promote(learner.id))
         with pytest.raises(FailedPrecondition):
             await client.promote(learner.id)
         store = await cluster.store("m2")
         assert store.is_healthy
-        await client.remove_member(learner.id)
+        await eventually(lambda: client.remove_member(learner.id))
         with pytest.raises(NotFound):
             await client.remove_member(learner.id)
         await until(lambda: not store.is_healthy)
-        assert [each.name for each in await client.members()] == ["m1"]
+        (left,) = await eventually(client.members)
+        assert left.name == "m1"
 
     run(tmp_path, main, members=1)
 
@@ -406,3 +416,28 @@ def test_a_transaction_as_large_as_it_may_be_and_what_is_larger_is_refused(tmp_p
         await put(store, "after")
 
     run(tmp_path, main, members=1)
+
+
+def test_many_writers_give_no_slot_twice_while_members_are_killed(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        randomness = random.Random(4)
+        stores = [await cluster.store(name) for name in cluster.members]
+        slots = SlotWriters(stores, randomness, 0.05)
+
+        async def kill() -> None:
+            for name in ("m1", "m2", "m3"):
+                await eventually(cluster.leader)
+                pid = cluster.kill(name)
+                await until(lambda name=name, pid=pid: cluster.is_another(name, pid))
+                await cluster.members[name].ready()
+
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(slots.write(writer, 40) for writer in range(6)), slots.touch(200), slots.touch(200), kill())
+        await until(lambda: all(store.is_healthy for store in stores))
+        await until(lambda: len({store.state.revision for store in stores}) == 1)
+        slots.check(stores[0].state)
+        assert len(stores[0].state.tasks) == 240
+        fresh = await cluster.store("m2")
+        assert all(list(store.state.tasks.items()) == list(fresh.state.tasks.items()) for store in stores)
+
+    run(tmp_path, main)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,13 +18,14 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.service import ContainerSpec, Service, ServiceSpec, TaskSpec
 from weft.model.state import KINDS, Check, ClusterState, Kind, Put, Remove
 from weft.model.task import Task, TaskState, TaskStatus
-from weft.store.etcd.base import NO_MAJORITY, Compare, Operation, Write
+from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.migrate import copy
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
 from weft.testing import virtual_time
 from weft.testing.fake_etcd import FakeClient, FakeEtcd
+from weft.testing.slot_writers import SlotWriters
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
 NAMES = ("m1", "m2", "m3")
@@ -178,37 +179,6 @@ def test_commits_of_one_process_exclude_each_other_unless_they_are_independent()
     run(main)
 
 
-class Slots:
-    """Writers that each want the lowest free slot: an invariant across objects that only the guard upholds."""
-
-    def __init__(self, stores: Sequence[EtcdStore], randomness: random.Random) -> None:
-        self.stores, self.random = stores, randomness
-        self.acknowledged: set[str] = set()
-
-    async def write(self, writer: int, count: int) -> None:
-        for number in range(count):
-            store, id = self.stores[writer % len(self.stores)], f"w{writer}-{number}"
-            while id not in store.state.tasks:
-                free = next(slot for slot in range(1000) if all(t.slot != slot for t in store.state.tasks.values()))
-                try:
-                    await store.commit([Put(task(id, free))])
-                    self.acknowledged.add(id)
-                except (OutOfSequence, Unavailable):
-                    await asyncio.sleep(self.random.random() / 20)
-
-    async def touch(self) -> None:
-        """Commits that stand in nobody's way, all the while."""
-        for _ in range(20):
-            await asyncio.sleep(self.random.random() / 10)
-            store = self.random.choice(self.stores)
-            if store.state.tasks:
-                chosen = self.random.choice(list(store.state.tasks.values()))
-                try:
-                    await store.commit([Put(msgspec.structs.replace(chosen, service_name="seen"))], independent=True)
-                except (OutOfSequence, Unavailable):
-                    continue
-
-
 async def trouble(etcd: FakeEtcd, randomness: random.Random) -> None:
     for _ in range(randomness.randrange(8)):
         await asyncio.sleep(randomness.random())
@@ -242,16 +212,17 @@ def test_whatever_fails_no_slot_is_given_twice_and_nothing_acknowledged_is_lost(
     async def main(world: World) -> None:
         randomness = random.Random(seed)
         stores = [await world.store(name) for name in NAMES]
-        slots = Slots(stores, randomness)
+        slots = SlotWriters(stores, randomness, 0.1)
         async with asyncio.timeout(600):
             await asyncio.gather(
-                *(slots.write(writer, 4) for writer in range(5)), slots.touch(), slots.touch(), trouble(world.etcd, randomness)
+                *(slots.write(writer, 4) for writer in range(5)),
+                slots.touch(20),
+                slots.touch(20),
+                trouble(world.etcd, randomness),
             )
         await until(lambda: all(store.is_healthy for store in stores))
         await until(lambda: len({store.state.revision for store in stores}) == 1)
-        taken = [each.slot for each in stores[0].state.tasks.values()]
-        assert sorted(taken) == list(range(len(taken)))
-        assert slots.acknowledged <= set(stores[0].state.tasks)
+        slots.check(stores[0].state)
         fresh = await world.store("m2")
         assert all(store.state.tables == fresh.state.tables for store in stores)
         assert all(list(store.state.tasks) == list(fresh.state.tasks) for store in stores)
@@ -353,24 +324,32 @@ def test_a_commit_goes_on_when_its_caller_is_cancelled() -> None:
     run(main)
 
 
-def test_a_watch_that_brings_nothing_is_begun_anew() -> None:
-    class Deaf(FakeClient):
-        async def watch(self, key: str, end: str, revision: int) -> Any:
-            if watches:
-                async for batch in super().watch(key, end, revision):
-                    yield batch
-            watches.append(revision)
+class Deaf(FakeClient):
+    """Of watches that stand and bring nothing, but those after the first `deaf`."""
+
+    def __init__(self, etcd: FakeEtcd, deaf: int) -> None:
+        super().__init__(etcd, etcd.member("m1"))
+        self.deaf = deaf
+
+    async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
+        self.deaf -= 1
+        if self.deaf >= 0:
+            yield Batch(())
             await asyncio.Event().wait()
+        async for batch in super().watch(key, end, revision):
+            yield batch
 
-    watches: list[int] = []
 
+def test_a_watch_that_brings_nothing_is_begun_anew() -> None:
     async def main(world: World) -> None:
         here = await world.store("m2")
-        there = await EtcdStore.open(Deaf(world.etcd, world.etcd.member("m1")), virtual_time.clock)
+        client = Deaf(world.etcd, deaf=2)
+        there = await EtcdStore.open(client, virtual_time.clock)
         await here.commit([Put(network("a"))])
-        await until(lambda: there.is_healthy)
+        await until(lambda: not there.is_healthy)
+        await until(lambda: there.is_healthy, 20)
         assert list(there.state.networks) == ["id-a"]
-        assert watches
+        assert client.deaf < 0
         await there.close()
 
     run(main)
@@ -444,6 +423,20 @@ class Dying(FakeClient):
             raise Unavailable("killed")
         self.left -= 1
         return await super().txn(compares, then, otherwise)
+
+
+def test_an_older_manager_commits_nothing_even_before_it_has_heard_of_the_upgrade() -> None:
+    async def main(world: World) -> None:
+        old = await EtcdStore.open(Deaf(world.etcd, deaf=99), virtual_time.clock)
+        new = await world.store("m2", schema=NEXT)
+        revision = world.etcd.keyspace.revision
+        with pytest.raises((OperationFailed, Unavailable)):
+            await old.commit([Put(network("old"))], independent=True)
+        assert world.etcd.keyspace.revision == revision
+        assert not new.state.networks
+        await old.close()
+
+    run(main)
 
 
 @pytest.mark.parametrize("left", range(5))

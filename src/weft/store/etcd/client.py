@@ -6,6 +6,7 @@ waiting for one.
 """
 
 import contextlib
+import io
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,12 @@ CONNECT = 3.0
 CALL = 6.0
 """Seconds. A member that has lost its leader needs two for an election."""
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+_IN_PARTS = 1 << 16
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 _BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
 """gRPC codes; the rest are `OperationFailed`."""
-_NOT_YET = ("can only promote a learner member", "not capable", "not supported for learner")
+_NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
+"""Refusals that are no outage. The first: a change of members while one is down, or up for less than five seconds."""
 
 T = TypeVar("T")
 
@@ -116,7 +119,7 @@ class GatewayClient:
     async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
         url = f"{self._endpoints[0]}/v3/{path}"
         try:
-            async with self._http.post(url, data=wire.encode(asked), headers=headers) as response:
+            async with self._http.post(url, data=_body(asked), headers=headers) as response:
                 said = await response.read()
         except TimeoutError as error:
             self._turn()
@@ -134,6 +137,12 @@ class GatewayClient:
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL, connect=CONNECT))
+
+
+def _body(asked: Any) -> bytes | io.BytesIO:
+    """aiohttp sends a file in parts, and bytes in one piece."""
+    body = wire.encode(asked)
+    return io.BytesIO(body) if len(body) >= _IN_PARTS else body
 
 
 def _decode(said: bytes, type_: type[T]) -> T:

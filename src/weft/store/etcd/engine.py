@@ -52,6 +52,8 @@ class EtcdStore:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching, self._has_majority = False, False
+        self._heard = asyncio.Event()
+        """Set when a watch has stood for the first time."""
         self._fault: OperationFailed | None = None
         self._watcher = self._spawn(self._follow())
         self._spawn(self._check_majority())
@@ -66,8 +68,10 @@ class EtcdStore:
         except OperationFailed as error:
             raise OperationFailed(f"cannot open store {prefix}: {error}") from error
         store = cls(kv, clock, keys, schema, loaded)
-        with suppress(WeftError):
+        with suppress(WeftError, TimeoutError):
             await store._confirm()
+            async with asyncio.timeout(_CHECK):
+                await store._heard.wait()
         return store
 
     @property
@@ -152,6 +156,7 @@ class EtcdStore:
                 async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
                     async for batch in batches:
                         self._watching, attempt = True, 0
+                        self._heard.set()
                         self._apply(batch.changes)
             except Compacted:
                 self._watching = False

@@ -194,6 +194,7 @@ class EtcdMember:
         if shutil.which("etcd") is None:
             raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
         self._bound_log()
+        self.settings.socket.unlink(missing_ok=True)  # of one that was killed; etcd takes it for somebody else's
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             output = os.open(self.settings.log, flags, 0o600)
@@ -259,6 +260,7 @@ class EtcdMember:
             if process is not None:
                 code = await self._watch(process)
                 log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
+                self._process = None
                 process.close()
             failures = 0 if loop.time() - began > _STAYED_UP else failures
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
