@@ -6,9 +6,10 @@ import random
 import shutil
 import signal
 import ssl
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
@@ -54,7 +55,7 @@ class Cluster:
 
     def make(self, name: str, number: int) -> EtcdMember:
         swarm = self.directory / name / "swarm"
-        swarm.mkdir(parents=True)
+        swarm.mkdir(parents=True, exist_ok=True)
         address = f"127.0.0.{number}"
         certify(swarm, self.root, name, "manager", address)
         settings = MemberSettings(
@@ -370,6 +371,40 @@ def context_of(swarm: Path) -> ssl.SSLContext:
     return context
 
 
+def test_a_full_disk_stops_the_member_with_pauses_and_it_comes_back_with_all_it_acknowledged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "m1" / "swarm"
+
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        filler, acknowledged = disk / "filler", []
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        for number in range(2000):
+            large = NetworkSpec(name=f"n{number}", labels={"x": "y" * 50_000})
+            try:
+                await store.commit([Put(Network(id=NetworkId(f"id-n{number}"), spec=large))])
+            except (Unavailable, OperationFailed):
+                break
+            acknowledged.append(f"id-n{number}")
+        await until(lambda: caplog.text.count("etcd.ended") >= 3)
+        assert "no space left on device" in caplog.text
+        assert not store.is_healthy
+        filler.unlink()
+        await until(lambda: store.is_healthy, 40)
+        assert list(store.state.networks)[: len(acknowledged)] == acknowledged
+        await put(store, "after")
+
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", disk], check=True)
+    try:
+        run(tmp_path, main, members=1)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_only_managers_of_this_swarm_are_heard_on_the_peer_port(tmp_path: Path) -> None:
     async def main(cluster: Cluster) -> None:
         other = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
@@ -391,6 +426,62 @@ def test_only_managers_of_this_swarm_are_heard_on_the_peer_port(tmp_path: Path) 
         assert cluster.members["m1"].is_running
 
     run(tmp_path, main, members=1)
+
+
+def test_what_strangers_send_to_the_peer_port_does_no_harm(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        settings, store = cluster.members["m1"].settings, await cluster.store("m1")
+        process = cluster.members["m1"]._process
+        assert process is not None
+        pid = process.pid
+        randomness = random.Random(1)
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + randomness.randbytes(500)
+        frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9) + randomness.randbytes(4000)
+        strange = [b"", b"GET /members HTTP/1.1\r\n\r\n", randomness.randbytes(70_000), hello, frames]
+        for context in (None, context_of(settings.swarm)):  # without a certificate, and with a manager's
+            for sent in strange * 4:
+                await send(settings.address, context, sent)
+        held = [await asyncio.open_connection(settings.address, PORT) for _ in range(500)]
+        url = f"{settings.peer_url}/members"
+        for arguments in (
+            ["--http2"],
+            ["--http1.1"],
+            ["--http2-prior-knowledge"],
+            ["-X", "POST", "--data-binary", "@/bin/true"],
+        ):
+            certificates = ["--cacert", "root.crt", "--cert", "node.crt", "--key", "node.key"]
+            for identity in ([*certificates], ["--insecure"]):
+                await curl(settings.swarm, [*arguments, *identity, url, f"{settings.peer_url}/raft/stream/message/1"])
+        await put(store, "after")
+        for _, writer in held:
+            writer.close()
+        assert cluster.members["m1"]._process is process
+        assert process.pid == pid
+        assert cluster.members["m1"].is_running
+
+    run(tmp_path, main, members=1)
+
+
+async def send(address: str, context: ssl.SSLContext | None, what: bytes) -> None:
+    """And waits for what it says to that."""
+    reader, writer = await asyncio.open_connection(address, PORT, ssl=context)
+    try:
+        writer.write(what)
+        writer.write_eof() if context is None else None
+        async with asyncio.timeout(0.3):
+            await reader.read()
+    except (OSError, TimeoutError):
+        pass
+    finally:
+        writer.close()
+
+
+async def curl(directory: Path, arguments: Sequence[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-s", "-m", "1", "-o", "/dev/null", *arguments, cwd=directory,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
 
 
 async def answers(url: str, context: ssl.SSLContext) -> bool:

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import shutil
+import ssl
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -29,7 +30,7 @@ pytestmark = [
 Ask = Callable[[Callable[[Kv], Awaitable[None]]], None]
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "remote"])
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Ask:
     def with_fake(main: Callable[[Kv], Awaitable[None]]) -> None:
         async def body() -> None:
@@ -40,10 +41,13 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Ask:
     def with_real(main: Callable[[Kv], Awaitable[None]]) -> None:
         asyncio.run(on_a_member(tmp_path, main))
 
-    return with_fake if request.param == "fake" else with_real
+    def with_remote(main: Callable[[Kv], Awaitable[None]]) -> None:
+        asyncio.run(on_somebody_elses(tmp_path, main))
+
+    return {"fake": with_fake, "real": with_real, "remote": with_remote}[request.param]
 
 
-async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) -> None:
+def certify(directory: Path) -> None:
     key, now = ec.generate_private_key(ec.SECP256R1()), time.time_ns()
     root = authority.root(key, now, 1)
     address = IPv4Address("127.0.0.1")
@@ -52,8 +56,40 @@ async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) ->
     )  # fmt: skip
     for file, text in (("node.crt", certificate), ("node.key", authority.private_pem(key)), ("root.crt", root.certificate)):
         (directory / file).write_text(text)
+
+
+async def on_somebody_elses(directory: Path, main: Callable[[Kv], Awaitable[None]]) -> None:
+    """At the second of its endpoints, by https and with a certificate."""
+    certify(directory)
+    client_url, peer_url = "https://127.0.0.1:23790", "http://127.0.0.1:23800"
+    process = await asyncio.create_subprocess_exec(
+        "etcd", "--name=m1", "--data-dir=data", "--logger=zap", "--log-level=error", "--client-cert-auth",
+        "--cert-file=node.crt", "--key-file=node.key", "--trusted-ca-file=root.crt",
+        f"--listen-client-urls={client_url}", f"--advertise-client-urls={client_url}",
+        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}", f"--initial-cluster=m1={peer_url}",
+        cwd=directory,
+    )  # fmt: skip
+    context = ssl.create_default_context(cafile=str(directory / "root.crt"))
+    context.load_cert_chain(directory / "node.crt", directory / "node.key")
+    client = GatewayClient.remote(["127.0.0.1:1", "127.0.0.1:23790"], context)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(Unavailable):
+                    await client.status()
+                    break
+                await asyncio.sleep(0.05)
+        await main(client)
+    finally:
+        await client.close()
+        process.kill()
+        await process.wait()
+
+
+async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) -> None:
+    certify(directory)
     member = EtcdMember(
-        MemberSettings(name="m1", address=str(address), peer_port=23800, swarm=directory, run=directory / "run")
+        MemberSettings(name="m1", address="127.0.0.1", peer_port=23800, swarm=directory, run=directory / "run")
     )  # fmt: skip
     client = member.client()
     try:

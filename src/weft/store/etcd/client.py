@@ -1,7 +1,7 @@
 """`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody else runs, at https endpoints.
 
-With several endpoints one is used until it does not answer; then the next one. A call is never repeated here: nobody knows
-whether a lost one was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
+With several endpoints one is used until it does not answer; then the next one. A call is repeated only if there was no connection:
+nobody knows whether one that was sent was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
 waiting for one.
 """
 
@@ -23,6 +23,7 @@ CONNECT = 3.0
 CALL = 6.0
 """Seconds. A member that has lost its leader needs two for an election."""
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+_ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
 _IN_PARTS = 1 << 16
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 _BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
@@ -68,11 +69,9 @@ class GatewayClient:
         return Answer(answer.succeeded, answer.header.revision, reads)
 
     async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        asked = {"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}}
-        url = f"{self._endpoints[0]}/v3/watch"
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT)
+        asked = wire.encode({"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}})
         try:
-            async with self._http.post(url, data=wire.encode(asked), timeout=timeout) as response:
+            async with await self._post("watch", asked, timeout=_ENDLESS) as response:
                 async for line in _lines(response.content):
                     yield _batch(line)
         except _FAILURES as error:
@@ -117,9 +116,8 @@ class GatewayClient:
         await self._http.close()
 
     async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
-        url = f"{self._endpoints[0]}/v3/{path}"
         try:
-            async with self._http.post(url, data=_body(asked), headers=headers) as response:
+            async with await self._post(path, wire.encode(asked), headers=headers) as response:
                 said = await response.read()
         except TimeoutError as error:
             self._turn()
@@ -128,8 +126,20 @@ class GatewayClient:
             self._turn()
             raise Unavailable(f"cannot reach the store: {error or type(error).__name__}") from error
         if response.status != 200:
-            raise _refusal(_decode(said, wire.Refusal))
+            refusal = _refusal(_decode(said, wire.Refusal))
+            if isinstance(refusal, Unavailable):
+                self._turn()  # another one may be on the side of the majority
+            raise refusal
         return _decode(said, type_)
+
+    async def _post(self, path: str, body: bytes, **how: Any) -> aiohttp.ClientResponse:
+        """At the first endpoint that can be connected to."""
+        for _ in self._endpoints[1:]:
+            try:
+                return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):  # so nothing was sent
+                self._turn()
+        return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
 
     def _turn(self) -> None:
         self._endpoints.append(self._endpoints.pop(0))
@@ -139,9 +149,8 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL, connect=CONNECT))
 
 
-def _body(asked: Any) -> bytes | io.BytesIO:
+def _sendable(body: bytes) -> bytes | io.BytesIO:
     """aiohttp sends a file in parts, and bytes in one piece."""
-    body = wire.encode(asked)
     return io.BytesIO(body) if len(body) >= _IN_PARTS else body
 
 

@@ -163,7 +163,8 @@ class EtcdStore:
                 await self._load_anew()
                 continue
             except Unavailable as error:
-                log.warning("store.watch.broken revision=%d error=%s", self._seen, error)
+                level = logging.DEBUG if attempt else logging.WARNING
+                log.log(level, "store.watch.broken revision=%d error=%s", self._seen, error)
             except OperationFailed as error:
                 self._fail(error)
             finally:

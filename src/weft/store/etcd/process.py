@@ -20,6 +20,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,7 +39,7 @@ _STAYED_UP = 60.0
 _PATIENCE = 10.0
 _LOG_LIMIT = 4 << 20
 _LOOK_AT_LOG = 10.0
-_TAIL = 2048
+_TAIL, _WORDS = 8192, 300
 _FLAGS = (
     "--heartbeat-interval=100", "--election-timeout=1000", "--pre-vote", "--strict-reconfig-check",
     "--quota-backend-bytes=2147483648", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
@@ -262,6 +263,8 @@ class EtcdMember:
                 log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
                 self._process = None
                 process.close()
+                if code == 0:  # as one does that was removed by the others
+                    failures = len(_PAUSES)
             failures = 0 if loop.time() - began > _STAYED_UP else failures
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
@@ -290,10 +293,16 @@ class EtcdMember:
 
 
 def _cause(lines: Sequence[str]) -> str:
-    """The last of its messages that says what is wrong, else its last line."""
-    for line in reversed(lines):
-        with suppress(msgspec.MsgspecError):
-            said = msgspec.json.decode(line)
-            if isinstance(said, dict) and said.get("level") in ("error", "fatal", "panic"):
-                return f"{said.get('msg', '')}: {said.get('error', '')}"[:500].rstrip(": ")
-    return lines[-1][:500] if lines else "it said nothing"
+    """The last of its messages that says what is wrong, else its last one."""
+    said = [_message(line) for line in lines]
+    return next((text for is_bad, text in reversed(said) if is_bad), said[-1][1] if said else "it said nothing")
+
+
+def _message(line: str) -> tuple[bool, str]:
+    """Whether it is about a failure, and what it says; lines that are no JSON are Go's own."""
+    try:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return line.startswith("panic: "), line[:_WORDS]
+    text = f"{fields.get('msg', '')}: {fields.get('error', '')}".rstrip(": ")
+    return fields.get("level") in ("error", "fatal", "panic"), text[:_WORDS]
