@@ -23,7 +23,7 @@ from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NetworkId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import Network, NetworkSpec
-from weft.model.state import ClusterState, Put
+from weft.model.state import KINDS, ClusterState, Put
 from weft.pki import authority
 from weft.store.etcd.base import NO_MAJORITY, Write
 from weft.store.etcd.engine import EtcdStore
@@ -271,6 +271,12 @@ def test_a_member_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> 
         again._process.kill(signal.SIGKILL)
         await until(lambda: again._process is not None and again._process.pid != pid)
         await again.ready()
+        before = again._process.pid
+        await again.restart()
+        await again.ready()
+        assert again._process.pid != before
+        assert again.has_data
+        assert len((await cluster.store("m1")).state.tables) == len(KINDS)
         for path, mode in ((again.settings.data, 0o700), (again.settings.run, 0o700), (again.settings.log, 0o600)):
             assert path.stat().st_mode & 0o777 == mode
 
