@@ -32,7 +32,9 @@ def test_exec(cluster, one):
 def test_logs(cluster, one):
     node, container = one
     cluster.eventually(lambda: cluster.docker(node, "logs", container) == "out\n", 10)
-    assert "cannot show the logs of service solo: not supported by Weft" in cluster.docker_fails("node1", "service", "logs", "solo")
+    assert "cannot show the logs of service solo: not supported by Weft" in cluster.docker_fails(
+        "node1", "service", "logs", "solo"
+    )
 
 
 def test_inspect_and_ps(cluster, one):
