@@ -191,6 +191,10 @@ class Manager:
     async def admit(self, request: AdmissionRequest) -> Admitted:
         return await nodes.admit(self._store, self._authority, request, self._clock(), self._entropy, self._obstacle)
 
+    @property
+    def is_serving(self) -> bool:
+        return self._store.is_healthy
+
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
 
