@@ -23,7 +23,6 @@ from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect
 from weft.cluster.client import Connector, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
-from weft.cluster.server import SessionServer
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
@@ -31,6 +30,8 @@ from weft.model.ids import NodeId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
+from weft.seat import Seat
+from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,9 @@ class SwarmMember:
         self._around = around
         self._identity = identity
         self._wallet = Wallet(credentials, identity.save_credentials)
-        self._store: SqliteStore | None = None
-        self._server: SessionServer | None = None
+        self._seat: Seat | None = None
         self._running: list[asyncio.Task[None]] = []
         self.member = member
-        self.manager: Manager | None = None
         connect = Connector(self._wallet, self._manager_addresses)
         adapters = replace(
             around.adapters(connect, self._remember_managers),
@@ -109,7 +108,7 @@ class SwarmMember:
             raise
         swarm = cls(around, identity, member, credentials)
         try:
-            await swarm._start_manager(store)
+            await swarm._take_seat(store)
         except BaseException:
             await swarm.close()
             identity.erase()
@@ -150,11 +149,15 @@ class SwarmMember:
             return None
         swarm = cls(around, identity, *found)
         if swarm.member.role == "manager":
-            await swarm._start_manager(SqliteStore.open(around.data / "store.db", time.time_ns))
+            await swarm._take_seat(SqliteStore.open(around.data / "store.db", time.time_ns))
         swarm._start_agent()
         return swarm
 
     # --- life
+
+    @property
+    def manager(self) -> Manager | None:
+        return self._seat.manager if self._seat is not None else None
 
     @property
     def membership(self) -> Membership:
@@ -180,21 +183,15 @@ class SwarmMember:
 
     async def close(self) -> None:
         await self._stop_running()
-        if self.manager is not None:
-            await self.manager.close()
-        if self._server is not None:
-            await self._server.close()
-        if self._store is not None:
-            await self._store.close()
-        self._server = self._store = None
+        if self._seat is not None:
+            await self._seat.close()
+            self._seat = None
 
-    async def _start_manager(self, store: SqliteStore) -> None:
-        self._store = store
-        self.manager = Manager(store, time.time_ns, secrets.token_bytes, PkiAuthority(), self._around.routes())
-        await self.manager.start()
-        self._server = SessionServer(self.manager, self.member.cluster, self._wallet)
-        await self._server.start(self.member.listen_address)
-        self._start("events", self._pump_events(self.manager))
+    async def _take_seat(self, store: SqliteStore) -> None:
+        self._seat = await Seat.take(
+            self.member, self._wallet, self._around.routes(), store, SoleLeader(self.member.node)
+        )  # fmt: skip
+        self._start("events", self._pump_events(self._seat.manager))
 
     def _start_agent(self) -> None:
         self._start("agent", self.agent.run())

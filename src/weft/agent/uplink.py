@@ -48,15 +48,13 @@ class Uplink:
     def __init__(
         self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
         statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
-        revision: Callable[[], int],
     ) -> None:  # fmt: skip
-        """`statuses`: those of all tasks; `apply` takes over a change of the assignment, `revision` is of the one there is."""
+        """`statuses`: those of all tasks; `apply` takes over a change of the assignment."""
         self._adapters = adapters
         self._node = node
         self._data_path_address = data_path_address
         self._statuses = statuses
         self._apply = apply
-        self._revision = revision
         self._renewal: Renewal | None = None
         if adapters.wallet is not None:
             self._renewal = Renewal(
@@ -101,7 +99,7 @@ class Uplink:
         try:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
-                routes=adapters.routes(), revision=self._revision(),
+                routes=adapters.routes(),
                 trusted=self._renewal.trusted if self._renewal is not None else "",
             )  # fmt: skip
             await session.send(hello)

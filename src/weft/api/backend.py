@@ -19,6 +19,7 @@ from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
 from weft.runtime.base import Images, Runtime
+from weft.store.base import Standing
 
 LocalSwarmState = Literal["inactive", "pending", "active", "error", "locked"]
 
@@ -143,6 +144,11 @@ class Swarm(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
+    @property
+    def standing(self) -> Standing:
+        """Which managers are there, and which one leads."""
+        ...
+
     async def update_cluster(
         self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
         root: RootCa | None = None,
@@ -174,7 +180,9 @@ class Swarm(Protocol):
 
     async def remove_service(self, id: ServiceId) -> None: ...
 
-    async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None: ...
+    async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
+        """Raises `FailedPrecondition` for the demotion of a manager that the others cannot do without."""
+        ...
 
     async def remove_node(self, id: NodeId, force: bool) -> None: ...
 

@@ -24,8 +24,6 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     data_path_address: str
     routes: tuple[str, ...] = ()
     """Subnets that this host has routes to, so that no overlay is laid over them."""
-    revision: int = 0
-    """Of the assignment that it has. A manager whose state is older would take it back in time, and does not serve it."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root certificate that it trusts."""
 

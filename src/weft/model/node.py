@@ -1,4 +1,5 @@
-"""A host of the swarm. spec: the user's; description, status and certificate: from its session; attachments: the allocator's."""
+"""A host of the swarm. spec: the user's; description, status, certificate and routes: from its session; attachments: the
+allocator's; manager_address: its own when it begins to serve as a manager, the leader's when that is over."""
 
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -67,9 +68,18 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where VXLAN to this node is sent (its VTEP); set when it joins."""
     manager_address: str = ""
     """`host:port` of its manager session listener; empty on workers."""
+    store_peer: str = ""
+    """`https://host:port` where its part of the store listens for the other managers'; empty where there is none."""
+    routes: tuple[str, ...] = ()
+    """Subnets that the host said it has routes to, when it last connected."""
     attachments: tuple[Attachment, ...] = ()
     """One load-balancer address on ingress and on each network that a task here is on."""
     meta: Meta = Meta()
+
+    @property
+    def role(self) -> Role:
+        """What it is in effect. A manager that was demoted remains one until its part of the store has been taken from it."""
+        return "manager" if self.manager_address or self.store_peer else self.spec.role
 
     @property
     def hostname(self) -> str:

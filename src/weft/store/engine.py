@@ -64,6 +64,7 @@ class Engine:
         self._clock = clock
         self._state = state
         self._subscriptions: dict[int, EventSubscription] = {}
+        self._closed = False
 
     @property
     def state(self) -> ClusterState:
@@ -76,6 +77,8 @@ class Engine:
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
         """See `Store.commit`. Changes that only check give the present revision. There is one process and no await: whoever decided
         on `state` decided on the newest, and `independent` makes no difference."""
+        if self._closed:
+            raise Unavailable("cannot commit: this manager is stopping")
         self._state.check(changes)
         if all(isinstance(change, Check) for change in changes):
             return self._state.revision
@@ -89,13 +92,17 @@ class Engine:
             subscription.offer(events)
         return revision
 
+    async def sync(self) -> None:
+        """There is no other writer."""
+
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
         subscription = EventSubscription(kinds, self._forget)
         self._subscriptions[id(subscription)] = subscription
         return subscription
 
     async def close(self) -> None:
-        """Wakes every reader with `Unavailable`."""
+        """Wakes every reader with `Unavailable`. `state` can still be read."""
+        self._closed = True
         for subscription in list(self._subscriptions.values()):
             subscription.close()
 

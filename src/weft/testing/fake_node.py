@@ -32,6 +32,7 @@ from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
 from weft.pki import authority
 from weft.pki.certificate import fingerprint, signer_id
+from weft.store.base import Standing
 from weft.testing.process_runtime import ProcessRuntime
 
 NOT_A_MANAGER = (
@@ -136,6 +137,11 @@ class FakeSwarm:
             if event.kind in ("network", "service", "node"):
                 action = "create" if event.before is None else "remove" if event.after is None else "update"
                 self._node.emit(event.kind, action, event.object.id, {"name": event.object.name}, "swarm")
+
+    @property
+    def standing(self) -> Standing:
+        own = self._node.membership.node
+        return Standing(own, frozenset((own,)) if own else frozenset())
 
     @property
     def cluster(self) -> Cluster:
