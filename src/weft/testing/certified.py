@@ -21,6 +21,7 @@ from weft.cluster import tls
 from weft.cluster.base import AdmissionRequest, AgentSession, Connect
 from weft.cluster.client import Connector
 from weft.cluster.identity import Credentials, Wallet
+from weft.cluster.listener import LIMITS, Limits
 from weft.cluster.server import SessionServer
 from weft.errors import Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
@@ -140,8 +141,8 @@ class Swarm:
         return theirs
 
     @asynccontextmanager
-    async def listen(self) -> AsyncIterator[SessionServer]:
-        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.wallet)
+    async def listen(self, limits: Limits = LIMITS) -> AsyncIterator[SessionServer]:
+        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.wallet, limits)
         self.address = f"127.0.0.1:{free_port()}"
         await server.start(self.address)
         try:
