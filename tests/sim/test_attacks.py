@@ -205,7 +205,7 @@ def test_a_removed_node_is_refused_at_once() -> None:
         assert gone.role == "manager"
         assert "not part of the swarm" in await refused_session(target, gone.wallet.credentials, gone.node)
         for ask in (client.enlist(wish), client.admit_vote()):
-            with pytest.raises(Forbidden, match="is not to be a manager"):
+            with pytest.raises(Forbidden, match="is not part of the swarm"):
                 await ask
 
     run(attack)

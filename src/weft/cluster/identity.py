@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -51,6 +52,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port`, where a manager listens for sessions."""
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
+    store: Literal["none", "alone", "shared"] = "none"
+    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store."""
 
 
 class IdentityStore:

@@ -16,7 +16,7 @@ from weft.manager.transaction import cluster_of
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import Node
+from weft.model.node import CertificateInfo, Node
 from weft.model.state import ClusterState
 from weft.pki.authority import make_serial, signer
 
@@ -45,7 +45,7 @@ class Certificates:
         return IssuedCertificate(self.issue(state, known(state, node), request.csr, request.address))
 
     def issue(self, state: ClusterState, node: Node, csr: str, address: str) -> str:
-        """The chain (PEM) for a node as it is now."""
+        """The chain (PEM) for a node in the role that it has now."""
         cluster = cluster_of(state)
         root, behind = signer(cluster)
         addresses = _addresses(address) if node.role == "manager" else ()
@@ -80,11 +80,25 @@ class Certificates:
         return self._standard
 
 
+def shown(peer: Identity, trusted: str) -> CertificateInfo:
+    """What is kept of a session's certificate on the node."""
+    return CertificateInfo(peer.issuer, trusted)
+
+
 def known(state: ClusterState, id: NodeId) -> Node:
     """Raises `Forbidden` for a node that was removed, or never was here: its certificate is of no use any more."""
     node = state.nodes.get(id)
     if node is None:
         raise Forbidden(f"node {id} is not part of the swarm")
+    return node
+
+
+def known_manager(state: ClusterState, peer: Identity) -> Node:
+    """Who asks for what is the managers'. The certificate says so, and the store must say so still: it is good for months after a
+    manager was demoted or removed. Raises `Forbidden`."""
+    node = known(state, peer.node)
+    if peer.role != "manager" or node.spec.role != "manager":
+        raise Forbidden(f"node {peer.node} is not a manager")
     return node
 
 

@@ -27,7 +27,7 @@ from weft.cluster.base import ManagerSession, SessionClosed
 from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import Forbidden, Unavailable
-from weft.manager.certificates import Certificates, known
+from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import StatusWriter
@@ -35,7 +35,7 @@ from weft.manager.touched import touched
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import CertificateInfo, NodeState, NodeStatus
+from weft.model.node import NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put
 from weft.store.base import Store
 
@@ -92,8 +92,9 @@ class Dispatcher:
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
         )  # fmt: skip
-        certify = partial(self._certify, node)
-        link = AgentLink(session, hello.trusted, self._statuses, lambda: self._heard(node), certify)
+        link = AgentLink(
+            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node)
+        )  # fmt: skip
         self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
@@ -226,7 +227,7 @@ def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeI
         status = msgspec.structs.replace(status, since=node.status.since)
     after = msgspec.structs.replace(
         node, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
-        certificate=CertificateInfo(session.peer.issuer, hello.trusted),
+        certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
     return [Put(after)] if after != node else []
 

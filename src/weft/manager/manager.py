@@ -148,6 +148,13 @@ class Manager:
             self._running = None
         self._dispatcher.close()
 
+    async def failed(self) -> None:
+        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not stop the manager."""
+        if self._running is not None:
+            await asyncio.wait((self._running,))
+            if self._running is not None and not self._running.cancelled():
+                self._running.result()
+
     async def __aenter__(self) -> "Manager":
         await self.start()
         return self
@@ -168,6 +175,10 @@ class Manager:
         return swarm_id(self._entropy(SWARM_ID_BYTES))
 
     def _find_silent(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        if not self._store.is_healthy:
+            self._liveness.forget()
+            spec = cluster_of(state).spec
+            return Decision(wake_at=now + spec.heartbeat)
         return self._liveness.reconcile(state, now, self._leadership.standing)
 
     def _routes(self) -> Sequence[IPv4Network]:

@@ -15,7 +15,8 @@ from functools import partial
 import msgspec
 
 from weft.cluster.base import Identity, MemberGrant, MemberRequest
-from weft.errors import FailedPrecondition, Forbidden, WeftError
+from weft.errors import FailedPrecondition, WeftError
+from weft.manager.certificates import known_manager
 from weft.manager.nodes import departure
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
@@ -41,9 +42,10 @@ class Membership:
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """See `cluster.base.Manager`."""
-        kv = self._required()
         await self._store.sync()
-        await transact(self._store, lambda state: _enlistment(state, peer.node, request.peer_url), independent=True)
+        known_manager(self._store.state, peer)
+        kv = self._required()
+        await transact(self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True)
         if all(request.peer_url not in member.peer_urls for member in await kv.members()):
             await kv.add_learner(request.peer_url)
             log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
@@ -53,8 +55,9 @@ class Membership:
 
     async def admit_vote(self, peer: Identity) -> None:
         """See `cluster.base.Manager`."""
+        await self._store.sync()
+        node = known_manager(self._store.state, peer)
         kv = self._required()
-        node = _manager(self._store.state, peer.node)
         for member in await kv.members():
             if node.store_peer in member.peer_urls:
                 if member.is_learner:
@@ -116,13 +119,6 @@ def _is_leaving(node: Node | None) -> bool:
     return node is not None and node.spec.role == "worker" and node.role == "manager"
 
 
-def _manager(state: ClusterState, id: NodeId) -> Node:
-    node = state.nodes.get(id)
-    if node is None or node.spec.role != "manager":
-        raise Forbidden(f"node {id} is not to be a manager")
-    return node
-
-
-def _enlistment(state: ClusterState, id: NodeId, peer_url: str) -> list[Change]:
-    node = _manager(state, id)
+def _enlistment(state: ClusterState, peer: Identity, peer_url: str) -> list[Change]:
+    node = known_manager(state, peer)
     return [] if node.store_peer == peer_url else [Put(msgspec.structs.replace(node, store_peer=peer_url))]

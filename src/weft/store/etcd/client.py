@@ -161,6 +161,8 @@ def _refusal(said: wire.Refusal) -> WeftError:
         return FailedPrecondition(text)
     if "has been compacted" in text:
         return Compacted(text)
+    if "future revision" in text:
+        return Unavailable("cannot read the store: this member of it is behind another one")
     kind = _BY_CODE.get(code, OperationFailed)
     return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(text)
 
