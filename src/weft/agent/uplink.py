@@ -84,6 +84,8 @@ class Uplink:
         """Until cancelled."""
         backoff = FIRST_BACKOFF
         while True:
+            if self._renewal is not None:
+                self._renewal.begin()
             try:
                 session = await self._adapters.connect()
                 self.refused = False
