@@ -505,8 +505,9 @@ def test_a_transaction_as_large_as_it_may_be_and_what_is_larger_is_refused(tmp_p
         await store.commit(many)
         assert len(store.state.networks) == 5000
         client = cluster.members["m1"].client()
-        with pytest.raises(OperationFailed):
-            await client.txn([], [Write("x", b"x" * (65 << 20))])
+        await client.txn([], [Write("x", b"x" * (40 << 20))])
+        with pytest.raises(OperationFailed, match="cannot write 67108945 bytes"):
+            await client.txn([], [Write("x", b"x" * (48 << 20))])
         with pytest.raises(OutOfSequence):
             await store.commit(many)
         await client.close()

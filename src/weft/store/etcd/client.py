@@ -25,6 +25,10 @@ CALL = 6.0
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 _ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
 _IN_PARTS = 1 << 16
+_RATE = 1e6
+"""Bytes a second that a busy member takes in: a large transaction has more time."""
+_LARGEST = 64 << 20
+"""Bytes of a call. etcd would refuse it as well, having read it."""
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 _BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
 """gRPC codes; the rest are `OperationFailed`."""
@@ -116,8 +120,12 @@ class GatewayClient:
         await self._http.close()
 
     async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
+        body = wire.encode(asked)
+        if len(body) > _LARGEST:
+            raise OperationFailed(f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most")
+        timeout = aiohttp.ClientTimeout(total=CALL + len(body) / _RATE, connect=CONNECT)
         try:
-            async with await self._post(path, wire.encode(asked), headers=headers) as response:
+            async with await self._post(path, body, headers=headers, timeout=timeout) as response:
                 said = await response.read()
         except TimeoutError as error:
             self._turn()
@@ -146,7 +154,7 @@ class GatewayClient:
 
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL, connect=CONNECT))
+    return aiohttp.ClientSession(connector=connector)
 
 
 def _sendable(body: bytes) -> bytes | io.BytesIO:
