@@ -204,6 +204,20 @@ def test_keys_live_as_long_as_their_lease(ask: Ask) -> None:
     ask(main)
 
 
+def test_a_closed_client_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        client = GatewayClient.local(tmp_path / "nothing")
+        with pytest.raises(Unavailable):
+            await client.status()
+        await client.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await client.status()
+        with pytest.raises(Unavailable, match="stopping"):
+            await anext(client.watch("a", "b", 1))
+
+    asyncio.run(main())
+
+
 def test_members_come_and_go_in_order(ask: Ask) -> None:
     async def main(kv: Kv) -> None:
         (own,) = await kv.members()

@@ -295,6 +295,22 @@ def test_without_a_majority_reads_work_and_writes_are_refused_in_the_originals_w
     run(main)
 
 
+def test_a_slow_member_has_a_majority_as_long_as_there_is_a_sign_of_it() -> None:
+    async def main(world: World) -> None:
+        slow, other = await world.store("m1"), await world.store("m2")
+        world.etcd.slow("m1", 3.0)
+        for number in range(60):
+            await other.commit([Put(network(f"n{number}"))])
+            await asyncio.sleep(0.5)
+            assert slow.is_healthy
+        await until(lambda: not slow.is_healthy)
+        world.etcd.slow("m1")
+        await until(lambda: slow.is_healthy)
+        assert len(slow.state.networks) == 60
+
+    run(main)
+
+
 @pytest.mark.parametrize("late", [None, 3.0])
 def test_an_answer_that_was_lost_is_not_asked_for_again(late: float | None) -> None:
     async def main(world: World) -> None:

@@ -142,6 +142,8 @@ class GatewayClient:
 
     async def _post(self, path: str, body: bytes, **how: Any) -> aiohttp.ClientResponse:
         """At the first endpoint that can be connected to."""
+        if self._http.closed:
+            raise Unavailable("cannot reach the store: this manager is stopping")
         for _ in self._endpoints[1:]:
             try:
                 return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
