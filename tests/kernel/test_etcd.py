@@ -268,6 +268,10 @@ def test_a_member_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> 
         await again.start()
         assert again._process is not None
         assert again._process.pid == pid
+        await again.close()
+        again.settings.record.unlink()  # as if it had been killed before it wrote that
+        await again.start()
+        assert again._process.pid == pid
         again._process.kill(signal.SIGKILL)
         await until(lambda: again._process is not None and again._process.pid != pid)
         await again.ready()

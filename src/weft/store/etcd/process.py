@@ -17,6 +17,8 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +39,9 @@ _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STAYED_UP = 60.0
 """Seconds after which the pauses begin anew."""
 _PATIENCE = 10.0
+_CONNECT = 0.5
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
 _LOG_LIMIT = 4 << 20
 _LOOK_AT_LOG = 10.0
 _TAIL, _WORDS = 8192, 300
@@ -181,6 +186,13 @@ class EtcdMember:
             raise OperationFailed(f"cannot start etcd: {error.filename}: {error.strerror}") from error
 
     def _find(self) -> Process | None:
+        """The one of the record; or, if a daemon was killed before it could write that, the one that has the socket."""
+        process = self._recorded()
+        if process is None and (process := self._listening()) is not None:
+            self._write_record(process)
+        return process
+
+    def _recorded(self) -> Process | None:
         try:
             identity = msgspec.json.decode(self.settings.record.read_bytes(), type=ProcessId)
             process = Process(identity.pid)
@@ -190,6 +202,20 @@ class EtcdMember:
             return process
         process.close()
         return None
+
+    def _listening(self) -> Process | None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_CONNECT)
+            try:
+                connection.connect(str(self.settings.socket))
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                process = Process(_CREDENTIALS.unpack(credentials)[0])
+            except OSError:
+                return None
+        if process.has_ended:
+            process.close()
+            return None
+        return process
 
     def _spawn(self, force_new_cluster: bool = False) -> Process:
         if shutil.which("etcd") is None:
@@ -269,7 +295,7 @@ class EtcdMember:
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
             try:
-                process = self._process = self._spawn()
+                process = self._process = self._find() or self._spawn()
             except OperationFailed as error:
                 log.error("etcd.start.failed error=%s", error)
                 process = self._process = None
