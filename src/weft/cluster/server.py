@@ -110,6 +110,8 @@ class SessionServer:
             peer = tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:
             return web.Response(status=403, text=str(error))
+        if not self._manager.is_serving:
+            return web.Response(status=503, text="this manager has no majority of the managers")
         socket = web.WebSocketResponse(max_msg_size=MAX_FROM_AGENT, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
         await socket.prepare(request)
         session = ServerSession(socket, request, peer, self._limits.send, self._proved)

@@ -193,6 +193,10 @@ class Manager:
             self._store, self._authority, self._certificates, request, self._entropy, self._obstacle
         )  # fmt: skip
 
+    @property
+    def is_serving(self) -> bool:
+        return self._store.is_healthy
+
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
 
