@@ -542,6 +542,8 @@ def test_an_agent_that_does_not_read_is_cut_off(loop: str) -> None:
         sent, reasons = 0, []
 
         class Talking:
+            is_serving = True
+
             async def serve(self, session: ManagerSession) -> None:
                 nonlocal sent
                 await session.receive()
