@@ -1,4 +1,4 @@
-"""The API on TCP as the stock docker command sees it: mutual TLS, streams that end one direction first, and clients that are refused."""
+"""The API on TCP as the stock docker command sees it: mutual TLS, streams that end one direction first, and who is refused."""
 
 import asyncio
 import hashlib
@@ -33,7 +33,19 @@ def openssl(*argv: str | Path) -> None:
 
 def make_ca(directory: Path) -> Path:
     directory.mkdir()
-    openssl("req", "-x509", *CURVE, "-keyout", directory / "ca-key.pem", "-out", directory / "ca.pem", "-days", "2", "-subj", "/CN=ca")
+    openssl(
+        "req",
+        "-x509",
+        *CURVE,
+        "-keyout",
+        directory / "ca-key.pem",
+        "-out",
+        directory / "ca.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=ca",
+    )
     return directory
 
 
@@ -161,7 +173,7 @@ def test_exec_with_a_terminal(daemon: Daemon) -> None:
 
 
 def test_logs_and_events_are_followed(daemon: Daemon) -> None:
-    container = daemon.container("echo first; echo second; sleep 60")
+    container = daemon.container("echo first; echo second; exec sleep 60")
     for argv, word in ((("logs", "-f", container), b"second"), (("events", "--since", "1"), b"create")):
         process = subprocess.Popen(daemon.command(*argv), stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -179,7 +191,8 @@ def test_others_are_refused(daemon: Daemon, stranger: Path) -> None:
     assert none.returncode == 1
     url = f"https://127.0.0.1:{daemon.port}/version"
     bare = subprocess.run(["curl", "-s", "--cacert", daemon.identity / "ca.pem", url], capture_output=True, check=False)
-    assert bare.returncode != 0 and not bare.stdout
+    assert bare.returncode != 0
+    assert not bare.stdout
     with socket.create_connection(("127.0.0.1", daemon.port), DEADLINE) as plain:
         plain.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         plain.shutdown(socket.SHUT_WR)

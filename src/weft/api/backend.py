@@ -131,6 +131,8 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`1` also where both are mounted: the controllers are where the first is."""
     esp_engine: str = ""
     """What seals encrypted networks: `kernel`, `userspace` or nothing."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """The engine's."""
     warnings: tuple[str, ...] = ()
 
 

@@ -114,9 +114,12 @@ class TlsListener:
         task = asyncio.create_task(self._serve(reader, writer))
         self._open.add(task)
         self._unauthenticated[task] = None
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda task: self._ended(task, writer))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        """Here, not in the task: one that is cancelled before its first step runs nothing of itself."""
+        if task.cancelled():
+            writer.transport.abort()
         self._open.discard(task)
         self._unauthenticated.pop(task, None)
         if not task.cancelled() and (error := task.exception()):
@@ -173,15 +176,7 @@ class _Connection:
         """False if the client did not authenticate itself; it was told."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                while True:
-                    try:
-                        self._tls.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        await self._flush()
-                        if not await self._receive():
-                            return False
-                await self._flush()
+                return await self._shake_hands()
         except ssl.SSLError as error:
             log.info("api.tls.refused peer=%s cause=%s", peer, _reason(error))
             await self._say_why()
@@ -190,6 +185,17 @@ class _Connection:
             log.info("api.tls.refused peer=%s cause=handshake not done after %d s", peer, HANDSHAKE_TIMEOUT)
             self.broken = True
             return False
+
+    async def _shake_hands(self) -> bool:
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+            if not await self._receive():
+                return False
+        await self._flush()
         return True
 
     async def carry(self, factory: Factory) -> None:
