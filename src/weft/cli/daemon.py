@@ -21,7 +21,9 @@ from weft.node import run
 @click.option("--tlskey", metavar="FILE", help="Its key.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of this engine, for constraints.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="text goes to the journal with fields, under systemd.  [text]")
+@click.option(
+    "--log-format", type=click.Choice(LOG_FORMATS), help="text goes to the journal with fields, under systemd.  [text]"
+)
 @click.option("--config", type=click.Path(path_type=Path), help=f"Configuration file.  [{DEFAULT_CONFIG}, if it exists]")
 @click.option("--check-config", is_flag=True, help="Check options, file and certificates, and end.")
 def command(config: Path | None, check_config: bool, **options: object) -> int:
