@@ -7,11 +7,21 @@ import socket
 import struct
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from weft import logs
+from weft.api.backend import JoinRequest
+from weft.cluster.base import AdmissionRequest
+from weft.cluster.identity import Credentials
+from weft.model.cluster import JoinTokens, RootCa, RootRotation
+from weft.model.encryption import DataKey
+from weft.pki.tokens import JoinToken
+
+SECRET = "c0ffee-not-to-be-seen"
+ROOT = RootCa("certificate", SECRET)
 
 
 def record(message: str, *args: object) -> logging.LogRecord:
@@ -73,3 +83,23 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path, same: bool) ->
             stderr=stderr, stdout=subprocess.PIPE, env={**os.environ, "JOURNAL_STREAM": stream}, text=True, check=True,
         )  # fmt: skip
     assert done.stdout == f"{same}\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ROOT,
+        RootRotation(ROOT, "cross-signed"),
+        JoinTokens(SECRET, SECRET),
+        JoinToken("digest", SECRET),
+        DataKey(1, SECRET.encode()),
+        Credentials("certificate", SECRET, "root"),
+        JoinRequest(remote_addresses=("192.0.2.1:2377",), token=SECRET),
+        AdmissionRequest(token=SECRET, csr="", hostname="n1", data_path_address=IPv4Address("192.0.2.1")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_secrets_do_not_print_themselves(value: object) -> None:
+    for text in (f"{value}", f"{value!r}", f"{[value]}", record("x value=%s", value).getMessage()):
+        assert SECRET not in text
+    assert SECRET.encode() not in logs.encode(logs.journal_fields(record("x value=%r", value)))

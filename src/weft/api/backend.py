@@ -96,6 +96,10 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     availability: Literal["active", "pause", "drain"] = "active"
 
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return f"JoinRequest({', '.join(self.remote_addresses)})"
+
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """This node's part in a swarm."""
