@@ -1,7 +1,7 @@
 """Where the daemon's log goes, and in which form. Call sites know nothing of it.
 
-An event is `log.info("session.opened node=%s", node)`. Under systemd it goes to the journal with each `key=value` as a field of its own,
-`WEFT_NODE`, so that `journalctl WEFT_NODE=…` finds it; else to standard error as one line of text, or of JSON for machines.
+An event is `log.info("session.opened node=%s", node)`. Under systemd it goes to the journal with each `key=value` as a field, `WEFT_NODE`,
+so that `journalctl WEFT_NODE=…` finds it; else to standard error as one line of text, or of JSON for machines.
 """
 
 import json

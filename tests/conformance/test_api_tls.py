@@ -235,3 +235,16 @@ def test_files_of_no_use_are_named(tmp_path: Path, stranger: Path) -> None:
         load(TlsFiles(ca=ours / "extensions", certificate=ours / "server.pem", key=ours / "server-key.pem"))
     with pytest.raises(InvalidArgument, match="key values mismatch"):
         load(TlsFiles(ca=ours / "ca.pem", certificate=ours / "server.pem", key=stranger / "server-key.pem"))
+
+
+def test_the_swarm_s_settings(daemon: Daemon) -> None:
+    daemon.ok("swarm", "update", "--cert-expiry", "72h", "--dispatcher-heartbeat", "9s", "--task-history-limit", "4")
+    spec = json.loads(daemon.ok("info", "--format", "{{json .Swarm.Cluster.Spec}}"))
+    assert spec["CAConfig"]["NodeCertExpiry"] == 72 * 3600 * 10**9
+    assert spec["Dispatcher"]["HeartbeatPeriod"] == 9 * 10**9
+    assert spec["Orchestration"]["TaskHistoryRetentionLimit"] == 4
+    assert b"AutoLockManagers is not supported" in daemon.run("swarm", "update", "--autolock").stderr
+    assert (
+        b"ExternalCAs is not supported" in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
+    )
+    assert b"no Raft log" in daemon.run("swarm", "update", "--max-snapshots", "2").stderr
