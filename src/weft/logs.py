@@ -47,7 +47,7 @@ def writes_to_journal() -> bool:
 
 
 def event_fields(record: logging.LogRecord) -> dict[str, object]:
-    """`{"node": "x"}` of `"session.opened node=%s"`. Nothing of a message without places, or with other conversions than plain ones."""
+    """`{"node": "x"}` of `"session.opened node=%s"`. Nothing of one with other conversions."""
     places = [place.start() for place in PLACE.finditer(str(record.msg)) if place.group() != "%%"]
     if not isinstance(record.args, tuple) or len(places) != len(record.args):
         return {}
