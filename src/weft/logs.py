@@ -1,6 +1,6 @@
 """Where the daemon's log goes, and in which form. Call sites know nothing of it.
 
-An event is `log.info("session.opened node=%s", node)`. Under systemd it goes to the journal with each `key=value` as a field, `WEFT_NODE`,
+An event is `log.info("session.opened node=%s", node)`. Under systemd it has each `key=value` in the journal as a field, `WEFT_NODE`,
 so that `journalctl WEFT_NODE=…` finds it; else to standard error as one line of text, or of JSON for machines.
 """
 
