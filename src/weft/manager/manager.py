@@ -195,7 +195,7 @@ class Manager:
 
     @property
     def is_serving(self) -> bool:
-        return self._store.is_healthy
+        return self._running is not None and self._store.is_healthy
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
@@ -205,6 +205,10 @@ class Manager:
 
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
+
+    async def outlive_others(self) -> None:
+        """The other managers are lost, and with them their parts of the store."""
+        await transact(self._store, lambda state: nodes.bereavement(state, self._own))
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""
