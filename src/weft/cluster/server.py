@@ -15,9 +15,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from weft.cluster import tls
 from weft.cluster.base import AdmissionRequest, Identity, Manager, SessionClosed
 from weft.cluster.identity import Credentials
-from weft.cluster.messages import MAX_MESSAGE, FromAgent, FromManager, Goodbye
+from weft.cluster.messages import MAX_MESSAGE, AssignmentUpdate, FromAgent, FromManager, Goodbye
 from weft.errors import Forbidden, InvalidArgument, OperationFailed, WeftError
 from weft.model import codec
+from weft.model.assignment import prepared
 from weft.model.ids import ClusterId
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class ServerSession:
 
     async def send(self, message: FromManager) -> None:
         try:
-            await self._socket.send_bytes(codec.encode(message))
+            await self._socket.send_bytes(encoded(message))
         except (ConnectionError, RuntimeError) as error:
             raise SessionClosed(f"session with {self.peer.node} is closed: {error}") from error
 
@@ -123,6 +124,12 @@ class ServerSession:
         except SessionClosed:
             return
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:100])
+
+
+def encoded(message: FromManager) -> bytes:
+    if isinstance(message, AssignmentUpdate):
+        return codec.encode(AssignmentUpdate(prepared(message.change)))
+    return codec.encode(message)
 
 
 def decode_frame(frame: Any, type_: Any) -> Any:
