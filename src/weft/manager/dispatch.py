@@ -162,7 +162,8 @@ class Dispatcher:
                 or id in concerned.nodes
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
-                link.offer(assignment_for(state, id, views), memo)
+                same = known.tasks if known is not None and previous is not None and id not in concerned.nodes else None
+                link.offer(assignment_for(state, id, views, same), memo)
         self._views = views
 
 
