@@ -28,7 +28,7 @@ from weft.manager import networks
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.assignment import TaskAssignment
-from weft.model.cluster import ClusterSpec, JoinTokens, RootCa
+from weft.model.cluster import ClusterSpec, JoinTokens, RootCa, RootRotation
 from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Pool
@@ -45,6 +45,7 @@ from weft.model.service import (
 from weft.model.state import ClusterState, Object, Put, Remove
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 from weft.store.memory import MemoryStore
+from weft.store.sole import SoleLeader
 from weft.testing import virtual_time
 from weft.testing.fake_agent import Behaviour, FakeAgent, admitted, obedient
 from weft.testing.memory_session import session_pair
@@ -58,9 +59,23 @@ class FakeAuthority:
 
     def issue(
         self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int,
+        serial: int, addresses: Sequence[IPv4Address] = (),
     ) -> str:  # fmt: skip
         return f"{node} {role} {cluster}"
+
+    def key_digest(self, csr: str) -> str:
+        return csr
+
+    def rotation(
+        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+    ) -> RootRotation:  # fmt: skip
+        return RootRotation(brought or RootCa(current.certificate + "+", "key"), "cross-signed")
+
+    def signer_id(self, root_certificate: str) -> str:
+        return root_certificate
+
+    def fingerprint(self, root_certificate: str) -> str:
+        return root_certificate
 
     def make_token(self, root_certificate: str, secret: bytes) -> str:
         return f"token-{secret.hex()}"
@@ -133,7 +148,7 @@ async def swarm_of(size: int) -> AsyncIterator[Swarm]:
     )
     authority = FakeAuthority()
     _, node = await create_swarm(store, InitRequest(), founder, RootCa("root", "key"), authority, entropy)
-    async with Manager(store, virtual_time.clock, entropy, authority) as manager:
+    async with Manager(node.id, store, SoleLeader(node.id), virtual_time.clock, entropy, authority) as manager:
         await manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, availability="drain"))
         swarm = Swarm(store, manager)
         for _ in range(size):
@@ -264,7 +279,9 @@ def test_the_next_manager_goes_on_where_the_last_one_stopped() -> None:
         here, gone = (agent.node for agent in swarm.agents)
         await swarm.manager.close()
         await asyncio.sleep(300)
-        async with Manager(swarm.store, virtual_time.clock, random.Random(2).randbytes, FakeAuthority()) as successor:
+        own = next(node.id for node in swarm.store.state.nodes.values() if node.spec.role == "manager")
+        randbytes = random.Random(2).randbytes
+        async with Manager(own, swarm.store, SoleLeader(own), virtual_time.clock, randbytes, FakeAuthority()) as successor:
             await swarm.kill(0)
             await swarm.kill(1)
             swarm.agents[0].manager = successor
@@ -589,12 +606,28 @@ def test_a_node_is_removed_only_when_it_is_down_or_by_force() -> None:
     play(1, scene)
 
 
-def test_a_node_is_changed_but_not_its_role() -> None:
+def test_the_last_manager_is_not_demoted_and_not_removed() -> None:
+    async def scene(swarm: Swarm) -> None:
+        manager, promoted = swarm.manager, swarm.agents[0].node
+        last = next(node for node in manager.state.nodes.values() if node.spec.role == "manager")
+        with pytest.raises(FailedPrecondition, match="attempting to demote the last manager of the swarm"):
+            await manager.update_node(last.id, last.meta.version, NodeSpec(role="worker"))
+        # One that is to be a manager and does not serve yet is no help.
+        await manager.update_node(promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="manager"))
+        with pytest.raises(FailedPrecondition, match="attempting to demote the last manager of the swarm"):
+            await manager.update_node(last.id, last.meta.version, NodeSpec(role="worker"))
+        with pytest.raises(FailedPrecondition, match="must be demoted to worker before removal"):
+            await manager.remove_node(promoted, force=True)
+        await manager.update_node(promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="worker"))
+        assert manager.state.nodes[promoted].role == "worker"
+
+    play(1, scene)
+
+
+def test_a_node_is_changed() -> None:
     async def scene(swarm: Swarm) -> None:
         manager, id = swarm.manager, swarm.agents[0].node
         node = manager.state.nodes[id]
-        with pytest.raises(Unsupported, match="changing its role from worker to manager"):
-            await manager.update_node(id, node.meta.version, NodeSpec(role="manager"))
         await manager.update_node(id, node.meta.version, NodeSpec(labels={"zone": "a"}))
         assert manager.state.nodes[id].spec.labels == {"zone": "a"}
         with pytest.raises(OutOfSequence):
@@ -610,11 +643,12 @@ def test_join_tokens_are_checked_and_rotated() -> None:
         await manager.update_cluster(manager.cluster.meta.version, ClusterSpec(), True, False)
         assert manager.cluster.join_tokens.manager == old.manager
         count = len(manager.state.nodes)
-        for token, error in ((old.worker, Forbidden), ("", Forbidden), (old.manager, Unsupported)):
+        for token in (old.worker, ""):
             request = AdmissionRequest(token=token, csr="", hostname="x", data_path_address=IPv4Address("10.59.72.99"))
-            with pytest.raises(error):
+            with pytest.raises(Forbidden):
                 await manager.admit(request)
         assert len(manager.state.nodes) == count
+        assert (await manager.admit(msgspec.structs.replace(request, token=old.manager))).role == "manager"
         await swarm.join()
         with pytest.raises(OutOfSequence):
             await manager.update_cluster(1, ClusterSpec(), False, False)

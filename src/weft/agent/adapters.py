@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 
 from weft.cluster.base import Connect
+from weft.cluster.identity import Credentials, Wallet
 from weft.linux.base import EspEngine, Kernel
 from weft.model.addresses import Port
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import NodeDescription
+from weft.model.node import NodeDescription, Role
 from weft.runtime.base import Images, Runtime
 
 NAMESPACES = Path("/run/docker/netns")
@@ -33,6 +34,10 @@ non-blocking. Raises `OperationFailed`."""
 
 
 def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing(credentials: Credentials, role: Role) -> None:
     """Nobody wants to know."""
 
 
@@ -62,6 +67,12 @@ class Adapters:
     """Read each time: DHCP may change it."""
     managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)
     """The managers named by the last one reached, to be kept for reconnecting."""
+    wallet: Wallet | None = None
+    """The node's certificate, which the agent renews; None where sessions do without."""
+    advertise_address: str = ""
+    """Where managers find this node."""
+    credentials_changed: Callable[[Credentials, Role], None] = field(default=_nothing)
+    """There is a new certificate in the wallet, or another root; the role is the certificate's."""
     flush_udp: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
     """Forgets the UDP flows that the addresses answer, in the namespace of that name (`kernel_state.HOST` is the host's); a
     namespace that is gone is fine. Raises `OperationFailed`."""

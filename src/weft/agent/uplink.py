@@ -12,8 +12,23 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from weft.agent.adapters import Adapters
+from weft.agent.credentials import Renewal
 from weft.cluster.base import AgentSession, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, Goodbye, Heartbeat, Hello, StatusAccepted, StatusUpdate, Welcome
+from weft.cluster.messages import (
+    MAX_STATUSES,
+    AssignmentUpdate,
+    FromManager,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    IssuedCertificate,
+    Managers,
+    Renew,
+    StatusAccepted,
+    StatusUpdate,
+    Trust,
+    Welcome,
+)
 from weft.errors import Forbidden, WeftError
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import NodeId, TaskId
@@ -26,10 +41,12 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 8.0
 """Seconds before the next attempt; the original's."""
 BATCH = 0.005
 """Seconds that a first status waits for others."""
+WELCOME_TIMEOUT = 10.0
+"""Seconds from the agent's hello to the manager's answer."""
+SILENT_PERIODS = 2
+"""Heartbeats. Less than the manager's patience with the node: there must be time to find another manager."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
-MAX_STATUSES = 10_000
-"""In one update; the original's."""
 
 
 class Uplink:
@@ -43,6 +60,11 @@ class Uplink:
         self._data_path_address = data_path_address
         self._statuses = statuses
         self._apply = apply
+        self._renewal: Renewal | None = None
+        if adapters.wallet is not None:
+            self._renewal = Renewal(
+                adapters.wallet, adapters.advertise_address, adapters.clock, adapters.entropy, adapters.credentials_changed
+            )
         self._pending: dict[TaskId, TaskStatus] = {}
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -62,10 +84,13 @@ class Uplink:
         """Until cancelled."""
         backoff = FIRST_BACKOFF
         while True:
+            if self._renewal is not None:
+                self._renewal.begin()
             try:
                 session = await self._adapters.connect()
                 self.refused = False
-                backoff = await self._serve(session)
+                if await self._serve(session):
+                    backoff = FIRST_BACKOFF
             except Forbidden as error:
                 self.refused, self.error = True, str(error)
                 log.warning("session.refused error=%s", error)
@@ -76,18 +101,20 @@ class Uplink:
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
-    async def _serve(self, session: AgentSession) -> float:
-        """For as long as the session lasts; gives the pause before the next one."""
-        adapters = self._adapters
+    async def _serve(self, session: AgentSession) -> bool:
+        """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
+        adapters, welcomed = self._adapters, False
         try:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
+                trusted=self._renewal.trusted if self._renewal is not None else "",
             )  # fmt: skip
             await session.send(hello)
-            welcome = await session.receive()
+            welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
                 raise SessionClosed(_why(welcome))
+            welcomed = True
             adapters.managers_changed(welcome.managers)
             self.connected, self.error = True, ""
             log.info("session.open node=%s", self._node)
@@ -98,16 +125,18 @@ class Uplink:
         finally:
             self.connected = False
             await session.close("agent ends the session")
-        return FIRST_BACKOFF
+        return welcomed
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())
         self._some.set()
         speakers = [
-            asyncio.ensure_future(self._listen(session)),
+            asyncio.ensure_future(self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND)),
             asyncio.ensure_future(self._send_statuses(session)),
             asyncio.ensure_future(self._send_heartbeats(session, welcome.heartbeat / SECOND)),
         ]
+        if self._renewal is not None:
+            speakers.append(asyncio.ensure_future(self._renewal.run(session.send)))
         try:
             done, _ = await asyncio.wait(speakers, return_when=asyncio.FIRST_COMPLETED)
             for speaker in done:
@@ -117,13 +146,18 @@ class Uplink:
                 speaker.cancel()
             await asyncio.wait(speakers)
 
-    async def _listen(self, session: AgentSession) -> None:
+    async def _listen(self, session: AgentSession, silence: float) -> None:
+        """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has been stopped."""
         while True:
-            match await session.receive():
+            match await _received(session, silence):
                 case AssignmentUpdate(change):
                     self._apply(change)
                 case StatusAccepted(number) if number == self._awaited:
                     self._accepted.set()
+                case Managers(managers):
+                    self._adapters.managers_changed(managers)
+                case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
+                    self._renewal.hear(message)
                 case Goodbye(reason):
                     raise SessionClosed(reason)
 
@@ -155,6 +189,14 @@ class Uplink:
                 await self._accepted.wait()
         except TimeoutError:
             log.info("session.status_repeated number=%s", self._awaited)
+
+
+async def _received(session: AgentSession, seconds: float) -> FromManager:
+    try:
+        async with asyncio.timeout(seconds):
+            return await session.receive()
+    except TimeoutError:
+        raise SessionClosed(f"the manager has been silent for {seconds:g} s") from None
 
 
 def _why(message: object) -> str:

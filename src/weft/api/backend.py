@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
 from weft.model.network import Network, NetworkSpec
@@ -19,6 +19,7 @@ from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
 from weft.runtime.base import Images, Runtime
+from weft.store.base import Standing
 
 LocalSwarmState = Literal["inactive", "pending", "active", "error", "locked"]
 
@@ -143,9 +144,18 @@ class Swarm(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
+    @property
+    def standing(self) -> Standing:
+        """Which managers are there, and which one leads."""
+        ...
+
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
-    ) -> None: ...
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
+    ) -> None:  # fmt: skip
+        """Begins the rotation to a new root of the certificate authority if `force_rotate` is another than it was, or to `root`
+        if there is one."""
+        ...
 
     async def rotate_keys(self) -> None:
         """Of the encrypted networks. Raises `FailedPrecondition` if there are none or the last rotation was just now."""
@@ -170,7 +180,9 @@ class Swarm(Protocol):
 
     async def remove_service(self, id: ServiceId) -> None: ...
 
-    async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None: ...
+    async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
+        """Raises `FailedPrecondition` for the demotion of a manager that the others cannot do without."""
+        ...
 
     async def remove_node(self, id: NodeId, force: bool) -> None: ...
 

@@ -22,7 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
     role: Role
     cluster: ClusterId
     issuer: str = ""
-    """Fingerprint of the root that signed the certificate."""
+    """Who signed the certificate: `pki.certificate.signer_id` of a root."""
 
 
 class ManagerSession(Protocol):
@@ -101,6 +101,11 @@ class Manager(Protocol):
 
     async def admit(self, request: AdmissionRequest) -> Admitted:
         """A new node. Raises `Forbidden` for a token that is not the cluster's."""
+        ...
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it can begin sessions now. An agent goes to another manager else."""
         ...
 
     async def serve(self, session: ManagerSession) -> None:

@@ -1,4 +1,4 @@
-"""The worker's side of port 2377: joining a swarm with a token, and holding a session with a manager.
+"""A node's side of port 2377: joining a swarm with a token, holding a session with a manager, becoming a manager.
 
 Joining trusts nobody before it must: the root certificate is fetched without verification, compared with the digest in the token,
 and only then the secret is sent, over a connection that this root vouches for.
@@ -7,17 +7,19 @@ and only then the secret is sent, over a connection that this root vouches for.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import aiohttp
 import msgspec
 
 from weft.cluster import tls
-from weft.cluster.base import AdmissionRequest, Admitted, SessionClosed
-from weft.cluster.identity import Credentials, new_key
-from weft.cluster.messages import MAX_MESSAGE, FromAgent, FromManager, Goodbye
+from weft.cluster.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
+from weft.cluster.identity import Credentials, Wallet, new_key
+from weft.cluster.messages import MAX_FROM_MANAGER, FromAgent, FromManager, Goodbye
 from weft.cluster.server import decode_frame
-from weft.errors import Forbidden, InvalidArgument, Unavailable
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
 from weft.model import codec
 from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=5)
+MAX_ANSWER = 1 << 20
+"""Bytes. A root certificate comes from somebody who has not proved anything yet."""
+ERRORS: Mapping[int, type[WeftError]] = {400: InvalidArgument, 403: Forbidden, 412: FailedPrecondition}
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -53,26 +58,74 @@ async def _fetch_root(address: str) -> str:
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
         async with http.get(f"https://{address}/v1/root", ssl=tls.unverified_context()) as response:
             response.raise_for_status()
-            return await response.text()
+            return (await _body(response)).decode(errors="replace")
 
 
 async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitted:
-    context = tls.client_context(root)
+    body = await _post(address, "/v1/join", tls.client_context(root), codec.encode(admission))
+    admitted: Admitted = _decoded(address, body, Admitted)
+    return admitted
+
+
+async def _post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
+    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and `_FAILURES`."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
-        url = f"https://{address}/v1/join"
-        async with http.post(url, data=codec.encode(admission), ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+        url = f"https://{address}{path}"
+        async with http.post(url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+            answer = await _body(response)
             if response.status == 200:
-                admitted: Admitted = codec.decode(await response.read(), Admitted)
-                return admitted
-            text = await response.text()
-            raise {403: Forbidden, 400: InvalidArgument}.get(response.status, Unavailable)(text)
+                return answer
+            raise ERRORS.get(response.status, Unavailable)(answer.decode(errors="replace"))
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise aiohttp.ClientPayloadError(f"the answer is longer than {MAX_ANSWER} bytes")
+    return b"".join(parts)
+
+
+def _decoded(address: str, body: bytes, type_: Any) -> Any:
+    try:
+        return codec.decode(body, type_)
+    except msgspec.DecodeError as error:
+        raise Unavailable(f"cannot understand manager {address}: {error}") from error
+
+
+class MemberClient:
+    """A manager to be, asking the managers there are (`cluster.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
+    or cannot answer now, is passed over."""
+
+    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+        self._managers = managers
+
+    async def enlist(self, request: MemberRequest) -> MemberGrant:
+        address, body = await self._ask("/v1/members", codec.encode(request))
+        grant: MemberGrant = _decoded(address, body, MemberGrant)
+        return grant
+
+    async def admit_vote(self) -> None:
+        await self._ask("/v1/members/vote", b"")
+
+    async def _ask(self, path: str, body: bytes) -> tuple[str, bytes]:
+        causes = []
+        for address in self._managers():
+            try:
+                return address, await _post(address, path, self._contexts.current(), body)
+            except (*_FAILURES, Unavailable) as error:
+                causes.append(f"{address}: {error or type(error).__name__}")
+        raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
 class Connector:
     """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known."""
 
-    def __init__(self, credentials: Credentials, managers: Callable[[], Sequence[str]]) -> None:
-        self._context = tls.client_context(credentials.root, credentials)
+    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
         self._managers = managers
 
     async def __call__(self) -> "ClientSession":
@@ -82,8 +135,8 @@ class Connector:
             try:
                 async with asyncio.timeout(TIMEOUT.total):
                     socket = await http.ws_connect(
-                        f"https://{address}/v1/session", ssl=self._context, server_hostname=tls.MANAGER_NAME,
-                        max_msg_size=MAX_MESSAGE, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
+                        f"https://{address}/v1/session", ssl=self._contexts.current(), server_hostname=tls.MANAGER_NAME,
+                        max_msg_size=MAX_FROM_MANAGER, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
                     )  # fmt: skip
                 return ClientSession(http, socket)
             except aiohttp.WSServerHandshakeError as error:

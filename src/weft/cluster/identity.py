@@ -1,13 +1,22 @@
 """What a member of a swarm keeps on disk: who it is, its certificate and key, and the managers it knows.
 
 `<data root>/swarm/` is readable by root only. `member.json` is written last: a directory without it is a join that did not finish.
+
+    credentials -> credentials.x7f2/     replaced as one: no certificate is ever beside another one's key
+    node.crt -> credentials/node.crt     the certificate, and behind it what leads to the root (PEM)
+    node.key -> credentials/node.key
+    root.crt -> credentials/root.crt
+
+The store of a manager reads them by the names on the left.
 """
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,11 +26,15 @@ from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Role
 
+CERTIFICATE, KEY, ROOT = "node.crt", "node.key", "root.crt"
+CURRENT = "credentials"
+
 
 class Credentials(msgspec.Struct, frozen=True):
     """PEM texts. The key is secret."""
 
     certificate: str
+    """The node's own; behind it those that lead to the root, if the root did not sign it."""
     key: str
     root: str
 
@@ -39,6 +52,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port`, where a manager listens for sessions."""
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
+    store: Literal["none", "alone", "shared"] = "none"
+    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store."""
 
 
 class IdentityStore:
@@ -52,40 +67,106 @@ class IdentityStore:
         if not (self.directory / "member.json").exists():
             return None
         try:
-            member = msgspec.json.decode(self._read("member.json"), type=Member, dec_hook=codec.decode_hook)
-            return member, Credentials(self._read("node.crt"), self._read("node.key"), self._read("root.crt"))
+            text = (self.directory / "member.json").read_text()
+            member = msgspec.json.decode(text, type=Member, dec_hook=codec.decode_hook)
+            # Before there was a directory for them, they were files here.
+            place = self.directory / CURRENT if (self.directory / CURRENT).exists() else self.directory
+            return member, Credentials(*((place / name).read_text() for name in (CERTIFICATE, KEY, ROOT)))
         except (OSError, msgspec.DecodeError) as error:
             raise OperationFailed(f"cannot read swarm membership in {self.directory}: {error}") from error
 
     def save(self, member: Member, credentials: Credentials) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._write("node.crt", credentials.certificate)
-        self._write("node.key", credentials.key)
-        self._write("root.crt", credentials.root)
+        self.save_credentials(credentials)
         self.save_member(member)
 
     def save_member(self, member: Member) -> None:
-        self._write("member.json", msgspec.json.encode(member, enc_hook=codec.encode_hook).decode())
+        text = msgspec.json.encode(member, enc_hook=codec.encode_hook).decode()
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=".member.json.")
+            with os.fdopen(handle, "w") as file:
+                _write(file.fileno(), text)
+            os.replace(temporary, self.directory / "member.json")
+            _sync(self.directory)
+        except OSError as error:
+            raise OperationFailed(f"cannot write {self.directory / 'member.json'}: {error.strerror}") from error
+
+    def save_credentials(self, credentials: Credentials) -> None:
+        """All or nothing, on the disk when it returns."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(dir=self.directory, prefix=f"{CURRENT}."))
+            texts = {CERTIFICATE: credentials.certificate, KEY: credentials.key, ROOT: credentials.root}
+            for name, text in texts.items():
+                handle = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    _write(handle, text)
+                finally:
+                    os.close(handle)
+            _sync(place)
+            self._link(CURRENT, place.name)
+            for name in texts:
+                self._link(name, f"{CURRENT}/{name}")
+            _sync(self.directory)
+            for old in self.directory.glob(f"{CURRENT}.*"):
+                if old != place:
+                    shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise OperationFailed(f"cannot write credentials in {self.directory}: {error.strerror}") from error
 
     def erase(self) -> None:
         (self.directory / "member.json").unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _read(self, name: str) -> str:
-        return (self.directory / name).read_text()
+    def _link(self, name: str, target: str) -> None:
+        """Takes the place of what has the name."""
+        path, temporary = self.directory / name, self.directory / f".{name}.new"
+        if not (path.is_symlink() and os.readlink(path) == target):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            os.replace(temporary, path)
 
-    def _write(self, name: str, text: str) -> None:
-        """Atomically, mode 0600, on the disk when it returns."""
-        try:
-            handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=f".{name}.")
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.directory / name)
-        except OSError as error:
-            raise OperationFailed(f"cannot write {self.directory / name}: {error.strerror}") from error
+
+class Wallet:
+    """The credentials of this node as they are now. Whoever opens a connection takes the newest; who must act on new ones
+    subscribes."""
+
+    def __init__(self, credentials: Credentials, save: Callable[[Credentials], None]) -> None:
+        """`save`: `IdentityStore.save_credentials`."""
+        self._credentials = credentials
+        self._save = save
+        self._listeners: list[Callable[[Credentials], None]] = []
+
+    @property
+    def credentials(self) -> Credentials:
+        return self._credentials
+
+    def replace(self, credentials: Credentials) -> None:
+        """On disk first. Raises `OperationFailed`, and nothing has changed then."""
+        self._save(credentials)
+        self._credentials = credentials
+        for listener in tuple(self._listeners):
+            listener(credentials)
+
+    def subscribe(self, listener: Callable[[Credentials], None]) -> Callable[[], None]:
+        """`listener` is called with each new ones, until what this returns is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def _write(handle: int, text: str) -> None:
+    with open(handle, "w", closefd=False) as file:
+        file.write(text)
+    os.fsync(handle)
+
+
+def _sync(directory: Path) -> None:
+    """Names in a directory are on the disk when the directory is."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

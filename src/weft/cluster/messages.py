@@ -8,8 +8,12 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
 from weft.model.task import TaskStatus
 
-MAX_MESSAGE = 64 << 20
+MAX_FROM_MANAGER = 64 << 20
 """Bytes. An assignment with 100,000 endpoints has about 10 MB."""
+MAX_FROM_AGENT = 4 << 20
+"""Bytes. What a manager must be ready to hold for each of a thousand agents: one report of `MAX_STATUSES`, of 2 kB each."""
+MAX_STATUSES = 2_000
+"""In one `StatusUpdate`. The original's limit is 10,000, in no particular size."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -20,10 +24,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     data_path_address: str
     routes: tuple[str, ...] = ()
     """Subnets that this host has routes to, so that no overlay is laid over them."""
-    revision: int = 0
-    """Of the assignment that it has. A manager whose state is older would take it back in time, and does not serve it."""
     trusted: str = ""
-    """Fingerprint of the root certificate that it trusts."""
+    """`pki.certificate.fingerprint` of the root certificate that it trusts."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -34,7 +36,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    pass
+    """From the agent, and back from the manager: a host that lost its power closes no connection."""
 
 
 class StatusUpdate(msgspec.Struct, frozen=True, tag=True):
@@ -97,4 +99,4 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True):
 
 
 FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | Goodbye
-FromManager = Welcome | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye
+FromManager = Welcome | Heartbeat | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye

@@ -1,93 +1,121 @@
-"""The manager's listener on port 2377: one place to learn the root certificate, one to join, one for sessions. TLS always.
+"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for sessions, one for managers.
 
-GET  /v1/root      the root certificate, for anybody: the joining host compares it with its token's digest
-POST /v1/join      `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
-GET  /v1/session   a WebSocket, for holders of a certificate of this cluster
+GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
+POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
+GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
+POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
+POST /v1/members/vote  the same
+
+TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is still part of the swarm is for
+the manager behind this to say.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from weft.cluster import tls
-from weft.cluster.base import AdmissionRequest, Identity, Manager, SessionClosed
-from weft.cluster.identity import Credentials
-from weft.cluster.messages import MAX_MESSAGE, AssignmentUpdate, FromAgent, FromManager, Goodbye
-from weft.errors import Forbidden, InvalidArgument, OperationFailed, WeftError
+from weft.cluster.base import AdmissionRequest, Identity, Manager, MemberRequest, SessionClosed
+from weft.cluster.identity import Wallet
+from weft.cluster.listener import LIMITS, Limits, Listener
+from weft.cluster.messages import MAX_FROM_AGENT, AssignmentUpdate, FromAgent, FromManager, Goodbye
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
 from weft.model import codec
 from weft.model.assignment import prepared
 from weft.model.ids import ClusterId
 
 log = logging.getLogger(__name__)
 
-MAX_JOIN_REQUEST = 64 << 10
+MAX_REQUEST = 64 << 10
 """Bytes: a certificate request and a few words."""
-JOIN_TIMEOUT = 20.0
-"""Seconds, as the original's."""
+REQUEST_TIMEOUT = 20.0
+"""Seconds, as the original's for joining."""
 SESSION_CLOSE_TIMEOUT = 2.0
 
 
+Handler = Callable[[web.Request], Awaitable[bytes]]
+
+
 class SessionServer:
-    def __init__(self, manager: Manager, cluster: ClusterId, credentials: Credentials) -> None:
+    def __init__(self, manager: Manager, cluster: ClusterId, wallet: Wallet, limits: Limits = LIMITS) -> None:
         self._manager = manager
         self._cluster = cluster
-        self._credentials = credentials
+        self._wallet = wallet
+        self._limits = limits
         self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def unproven(self) -> int:
+        """Connections of which nobody knows yet who it is."""
+        return self._listener.unproven if self._listener is not None else 0
 
     async def start(self, listen: str) -> None:
         """Listens on `host:port`. Raises `OperationFailed`."""
-        host, _, port = listen.rpartition(":")
-        app = web.Application(client_max_size=MAX_JOIN_REQUEST)
+        app = web.Application(client_max_size=MAX_REQUEST)
         app.router.add_get("/v1/root", self._root)
-        app.router.add_post("/v1/join", self._join)
+        app.router.add_post("/v1/join", answering(self._join))
         app.router.add_get("/v1/session", self._session)
+        app.router.add_post("/v1/members", answering(self._enlist))
+        app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT)
         await runner.setup()
+        assert runner.server is not None
+        contexts = tls.Contexts(self._wallet, tls.server_context)
+        listener = Listener(runner.server, contexts.current, self._limits)
         try:
-            context = tls.server_context(self._credentials)
-            await web.TCPSite(runner, host or "0.0.0.0", int(port), ssl_context=context, reuse_address=True).start()
-        except OSError as error:
+            listener.start(listen)
+        except BaseException:
             await runner.cleanup()
-            raise OperationFailed(f"cannot listen on {listen}: {error.strerror or error}") from error
-        self._runner = runner
+            raise
+        self._runner, self._listener = runner, listener
         log.info("sessions.listening address=%s", listen)
 
     async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
-            self._runner = None
+        self._runner = self._listener = None
 
     async def _root(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._credentials.root)
+        return web.Response(text=self._wallet.credentials.root)
 
-    async def _join(self, request: web.Request) -> web.Response:
-        try:
-            admission = codec.decode(await request.read(), AdmissionRequest)
-            async with asyncio.timeout(JOIN_TIMEOUT):
-                admitted = await self._manager.admit(admission)
-        except msgspec.DecodeError as error:
-            return web.Response(status=400, text=f"cannot join: malformed request: {error}")
-        except Forbidden as error:
-            log.warning("join.refused address=%s", request.remote)
-            return web.Response(status=403, text=str(error))
-        except InvalidArgument as error:
-            return web.Response(status=400, text=str(error))
-        except (WeftError, TimeoutError) as error:
-            return web.Response(status=503, text=str(error) or "cannot join: the manager did not answer in time")
+    async def _join(self, request: web.Request) -> bytes:
+        admission = codec.decode(await request.read(), AdmissionRequest)
+        admitted = await self._manager.admit(admission)
         log.info("join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote)
-        return web.Response(body=codec.encode(admitted))
+        return codec.encode(admitted)
+
+    async def _enlist(self, request: web.Request) -> bytes:
+        peer = self._manager_at(request)
+        wish = codec.decode(await request.read(), MemberRequest)
+        return codec.encode(await self._manager.enlist(peer, wish))
+
+    async def _admit_vote(self, request: web.Request) -> bytes:
+        await self._manager.admit_vote(self._manager_at(request))
+        return b""
+
+    def _manager_at(self, request: web.Request) -> Identity:
+        peer = tls.identity(_peer_certificate(request), self._cluster)
+        if peer.role != "manager":
+            raise Forbidden(f"node {peer.node} is not a manager")
+        return peer
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         try:
             peer = tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:
             return web.Response(status=403, text=str(error))
-        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+        if not self._manager.is_serving:
+            return web.Response(status=503, text="this manager has no majority of the managers")
+        socket = web.WebSocketResponse(max_msg_size=MAX_FROM_AGENT, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
         await socket.prepare(request)
-        session = ServerSession(socket, peer, request.remote or "")
+        session = ServerSession(socket, request, peer, self._limits.send, self._proved)
         try:
             await self._manager.serve(session)
         except SessionClosed:
@@ -99,23 +127,65 @@ class SessionServer:
             await socket.close()
         return socket
 
+    def _proved(self, request: web.Request) -> None:
+        if self._listener is not None:
+            self._listener.proved(request.transport)
+
+
+def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way back)."""
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                return web.Response(body=await handler(request))
+        except msgspec.DecodeError as error:
+            return web.Response(status=400, text=f"malformed request: {error}")
+        except Forbidden as error:
+            log.warning("request.refused path=%s address=%s cause=%s", request.path, request.remote, error)
+            return web.Response(status=403, text=str(error))
+        except InvalidArgument as error:
+            return web.Response(status=400, text=str(error))
+        except FailedPrecondition as error:
+            return web.Response(status=412, text=str(error))
+        except (WeftError, TimeoutError) as error:
+            return web.Response(status=503, text=str(error) or "the manager did not answer in time")
+
+    return answer
+
 
 class ServerSession:
     """`cluster.base.ManagerSession` over a WebSocket."""
 
-    def __init__(self, socket: web.WebSocketResponse, peer: Identity, address: str) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float,
+        proved: Callable[[web.Request], None],
+    ) -> None:  # fmt: skip
+        """`patience`: seconds that the other side may take for one message. `proved` is called once, when it has sent one."""
         self.peer = peer
-        self.address = address
+        self.address = request.remote or ""
         self._socket = socket
+        self._request = request
+        self._patience = patience
+        self._proved: Callable[[web.Request], None] | None = proved
 
     async def send(self, message: FromManager) -> None:
+        """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
         try:
-            await self._socket.send_bytes(encoded(message))
+            async with asyncio.timeout(self._patience):
+                await self._socket.send_bytes(encoded(message))
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise SessionClosed(f"node {self.peer.node} has not read for {self._patience:g} s") from None
         except (ConnectionError, RuntimeError) as error:
             raise SessionClosed(f"session with {self.peer.node} is closed: {error}") from error
 
     async def receive(self) -> FromAgent:
         message: FromAgent = decode_frame(await self._socket.receive(), FromAgent)
+        if self._proved is not None:
+            self._proved(self._request)
+            self._proved = None
         return message
 
     async def close(self, reason: str) -> None:
@@ -142,5 +212,8 @@ def decode_frame(frame: Any, type_: Any) -> Any:
         raise SessionClosed(f"malformed message: {error}") from error
 
 
-def _peer_certificate(request: web.Request) -> dict[str, Any] | None:
-    return request.transport.get_extra_info("peercert") if request.transport else None
+def _peer_certificate(request: web.Request) -> bytes | None:
+    """DER, as TLS has verified it."""
+    tunnel = request.transport.get_extra_info("ssl_object") if request.transport else None
+    certificate: bytes | None = tunnel.getpeercert(binary_form=True) if tunnel is not None else None
+    return certificate

@@ -5,25 +5,42 @@ OpenSSL reads a certificate and key from files only; the key goes through a file
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from weft.cluster.base import Identity
-from weft.cluster.identity import Credentials
-from weft.errors import Forbidden
-from weft.model.ids import ClusterId, NodeId
-from weft.pki.authority import UNITS
+from weft.cluster.identity import Credentials, Wallet
+from weft.errors import Forbidden, InvalidArgument
+from weft.model.ids import ClusterId
+from weft.pki.certificate import UNITS, holder, issuer_id
 
 MANAGER_NAME = UNITS["manager"]
 """The host name that clients ask for: only a manager's certificate has it."""
 
 
+class Contexts:
+    """Contexts of one kind for the newest credentials, made anew when those change. Connections that exist keep theirs."""
+
+    def __init__(self, wallet: Wallet, make: Callable[[Credentials], ssl.SSLContext]) -> None:
+        self._wallet = wallet
+        self._make = make
+        self._for: Credentials | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def current(self) -> ssl.SSLContext:
+        credentials = self._wallet.credentials
+        if self._context is None or self._for is not credentials:
+            self._context, self._for = self._make(credentials), credentials
+        return self._context
+
+
 def server_context(credentials: Credentials) -> ssl.SSLContext:
-    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another root."""
+    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another root. No session is resumed: a
+    certificate is verified each time, against the root of that moment."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0
     context.load_verify_locations(cadata=credentials.root)
     _load(context, credentials)
     return context
@@ -38,6 +55,11 @@ def client_context(root: str, credentials: Credentials | None = None) -> ssl.SSL
     return context
 
 
+def node_context(credentials: Credentials) -> ssl.SSLContext:
+    """For a client that is a node."""
+    return client_context(credentials.root, credentials)
+
+
 def unverified_context() -> ssl.SSLContext:
     """For fetching the root certificate only, which is then compared with the join token's digest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -47,16 +69,17 @@ def unverified_context() -> ssl.SSLContext:
     return context
 
 
-def identity(certificate: dict[str, Any] | None, cluster: ClusterId) -> Identity:
-    """From `SSLSocket.getpeercert()`. Raises `Forbidden` if there is none or it is not of this cluster."""
+def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
+    """From a certificate (DER) that TLS has verified. Raises `Forbidden` if there is none or it is not of this cluster."""
     if not certificate:
         raise Forbidden("cannot open session: no client certificate")
-    subject = {key: value for part in certificate["subject"] for key, value in part}
-    roles = {unit: role for role, unit in UNITS.items()}
-    role = roles.get(subject.get("organizationalUnitName", ""))
-    if role is None or subject.get("organizationName") != cluster:
+    try:
+        who = holder(certificate)
+    except InvalidArgument:
+        who = None
+    if who is None or who.cluster != cluster:
         raise Forbidden("cannot open session: the certificate is not of this cluster")
-    return Identity(NodeId(subject["commonName"]), role, cluster)
+    return Identity(who.node, who.role, cluster, issuer_id(certificate))
 
 
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:

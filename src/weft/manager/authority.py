@@ -1,21 +1,40 @@
 """What the manager needs of the certificate authority, and the real one."""
 
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 from typing import Protocol
 
-from weft.model.cluster import JoinTokens, RootCa
+from weft.model.cluster import JoinTokens, RootCa, RootRotation
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Role
-from weft.pki import authority, tokens
+from weft.pki import authority, certificate, tokens
 
 
 class Authority(Protocol):
     def issue(
         self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int,
+        serial: int, addresses: Sequence[IPv4Address] = (),
     ) -> str:  # fmt: skip
-        """A node's certificate (PEM). Raises `InvalidArgument` for a request that is not one."""
+        """A node's certificate (PEM), good for the addresses too. Raises `InvalidArgument` for a request that is not one."""
         ...
+
+    def key_digest(self, csr: str) -> str:
+        """Of the public key in a certificate request. Raises `InvalidArgument`."""
+        ...
+
+    def rotation(
+        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+    ) -> RootRotation:  # fmt: skip
+        """The way from the current root to a new one, or to the one that was brought. Raises `InvalidArgument` if that one
+        cannot be the root of a swarm."""
+        ...
+
+    def signer_id(self, root_certificate: str) -> str:
+        """See `pki.certificate`."""
+        ...
+
+    def fingerprint(self, root_certificate: str) -> str: ...
 
     def make_token(self, root_certificate: str, secret: bytes) -> str:
         """`secret`: `tokens.SECRET_BYTES` random bytes."""
@@ -31,9 +50,27 @@ class PkiAuthority:
 
     def issue(
         self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int,
+        serial: int, addresses: Sequence[IPv4Address] = (),
     ) -> str:  # fmt: skip
-        return authority.issue(root, csr, node, role, cluster, now, lifetime, serial)
+        return authority.issue(root, csr, node, role, cluster, now, lifetime, serial, addresses)
+
+    def key_digest(self, csr: str) -> str:
+        return certificate.public_key_digest(csr)
+
+    def rotation(
+        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+    ) -> RootRotation:  # fmt: skip
+        if brought is not None:
+            new = authority.brought(brought.certificate, brought.key, now)
+        else:
+            new = authority.root(authority.make_key(entropy), now, authority.make_serial(entropy))
+        return RootRotation(new, authority.cross_sign(current, new, now, authority.make_serial(entropy)))
+
+    def signer_id(self, root_certificate: str) -> str:
+        return certificate.signer_id(root_certificate)
+
+    def fingerprint(self, root_certificate: str) -> str:
+        return certificate.fingerprint(root_certificate)
 
     def make_token(self, root_certificate: str, secret: bytes) -> str:
         return tokens.make_token(root_certificate, secret)

@@ -1,39 +1,61 @@
-"""The swarm's own settings, and its join tokens."""
+"""The swarm's own settings, its join tokens, and the beginning of a new root (`control/rotation.py` is the end)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
 from weft.errors import InvalidArgument, OutOfSequence
 from weft.manager.authority import Authority
 from weft.manager.transaction import cluster_of
-from weft.model.cluster import ClusterSpec
-from weft.model.meta import SECOND
+from weft.model.cluster import Cluster, ClusterSpec, RootCa, RootRotation
+from weft.model.meta import SECOND, Nanoseconds
 from weft.model.state import Change, ClusterState, Put
 from weft.pki.tokens import SECRET_BYTES
 
 SHORTEST_CERTIFICATE = 3600 * SECOND
 
 
+class Tools(NamedTuple):
+    authority: Authority
+    now: Nanoseconds
+    entropy: Callable[[int], bytes]
+
+
 def update(
-    state: ClusterState, version: int, spec: ClusterSpec, rotate_worker: bool, rotate_manager: bool, authority: Authority,
-    entropy: Callable[[int], bytes],
+    state: ClusterState, version: int, spec: ClusterSpec, rotate_worker: bool, rotate_manager: bool, root: RootCa | None,
+    tools: Tools,
 ) -> list[Change]:  # fmt: skip
-    """A rotated token is worthless at once; who has joined with it stays."""
+    """A rotated token is worthless at once; who has joined with it stays. `root`: to be the new one."""
     cluster = cluster_of(state)
     if cluster.meta.version != version:
         raise OutOfSequence("update out of sequence")
     validate(spec)
 
     def token(old: str, rotate: bool) -> str:
-        return authority.make_token(cluster.root_ca.certificate, entropy(SECRET_BYTES)) if rotate else old
+        return tools.authority.make_token(cluster.root_ca.certificate, tools.entropy(SECRET_BYTES)) if rotate else old
 
     tokens = msgspec.structs.replace(
         cluster.join_tokens,
         worker=token(cluster.join_tokens.worker, rotate_worker),
         manager=token(cluster.join_tokens.manager, rotate_manager),
     )
-    return [Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens))]
+    rotation = cluster.rotation
+    if root is not None or spec.force_rotate != cluster.spec.force_rotate:
+        rotation = _rotation(cluster, root, tools)
+    return [Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens, rotation=rotation))]
+
+
+def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotation | None:
+    """In place of one that runs: nodes that have a certificate of its root get one of this one's. To bring the present root
+    ends it."""
+    rotation = tools.authority.rotation(cluster.root_ca, root, tools.now, tools.entropy)
+    if root is None:
+        return rotation
+    coming = cluster.rotation.root_ca if cluster.rotation is not None else cluster.root_ca
+    if rotation.root_ca.certificate == coming.certificate:
+        return cluster.rotation
+    return rotation if rotation.root_ca.certificate != cluster.root_ca.certificate else None
 
 
 def validate(spec: ClusterSpec) -> None:

@@ -6,6 +6,10 @@
     StatusUpdate     to `statuses.py`, which commits and answers
     anything         the node is alive (`liveness.py`)
 
+Any manager serves any agent, from its own copy of the state. Before it serves one it makes sure that the copy is as new as the store,
+or an agent that comes from a manager that was ahead would be taken back in time. A manager without a majority serves nobody: its
+agents find another one, or wait with what they have.
+
 One task watches the store. When it has been quiet for a moment, the views of the networks are brought up to date once for all
 nodes, and each node that may see a difference is offered its new assignment; its own task sends it (`session.py`).
 """
@@ -13,15 +17,17 @@ nodes, and each node that may see a difference is offered its new assignment; it
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
 from weft.cluster.base import ManagerSession, SessionClosed
-from weft.cluster.messages import Hello, Welcome
+from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import Forbidden, Unavailable
+from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import StatusWriter
@@ -44,6 +50,7 @@ CLOSE_TIMEOUT = 2.0
 
 
 RETRY = 1.0
+HEALTH_PERIOD = 0.5
 
 
 class Superseded(Unavailable):
@@ -52,29 +59,26 @@ class Superseded(Unavailable):
 
 class Dispatcher:
     def __init__(
-        self, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter
+        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter,
+        certificates: Certificates,
     ) -> None:  # fmt: skip
+        """`own`: the manager's node."""
+        self._own = own
         self._store = store
         self._clock = clock
         self._liveness = liveness
         self._statuses = statuses
+        self._certificates = certificates
         self._links: dict[NodeId, AgentLink] = {}
-        self._routes: dict[NodeId, tuple[str, ...]] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
         self._views: Views | None = None
         """None: not computed yet, or not to be trusted."""
 
-    @property
-    def routes(self) -> Mapping[NodeId, tuple[str, ...]]:
-        """Subnets that each host said it has routes to, when it last connected."""
-        return self._routes
-
     def close(self) -> None:
         """Ends every session."""
         self._changes.close()
-        for link in self._links.values():
-            link.end(SessionClosed("the manager is stopping"))
+        self._end_all("the manager is stopping")
 
     # --- sessions
 
@@ -82,11 +86,16 @@ class Dispatcher:
         """For as long as the session lasts. Raises `SessionClosed` when the agent is gone, `Forbidden` for a node that is
         not part of the swarm or has been removed from it."""
         hello = await _hello(session)
+        await self._store.sync()
         node, spec = hello.node, cluster_of(self._store.state).spec
-        await transact(self._store, lambda state: ready(state, hello, session.address, self._clock()))
         self._liveness.heard(node, spec, self._clock())
-        link = AgentLink(session, self._statuses, lambda: self._heard(node))
-        self._register(link, hello)
+        await transact(
+            self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
+        )  # fmt: skip
+        link = AgentLink(
+            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node)
+        )  # fmt: skip
+        self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
             await link.run(Welcome(heartbeat=spec.heartbeat, managers=manager_addresses(self._store.state)), grace(spec))
@@ -99,14 +108,16 @@ class Dispatcher:
                 del self._links[node]
             log.info("session.closed node=%s", node)
 
-    def _register(self, link: AgentLink, hello: Hello) -> None:
+    def _register(self, link: AgentLink) -> None:
         """The node's newer session takes the place of the older one, whose end nobody may have noticed."""
         old = self._links.get(link.node)
         if old is not None:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
         self._links[link.node] = link
-        self._routes[link.node] = hello.routes
         self._publish()
+
+    def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        return self._certificates.answer(self._store.state, node, request)
 
     def _heard(self, id: NodeId) -> None:
         """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
@@ -116,7 +127,19 @@ class Dispatcher:
         if node is not None and node.status.state is not NodeState.READY:
             self._links[id].end(SessionClosed(f"node {id} was found {node.status.state}"))
 
+    def _end_all(self, why: str) -> None:
+        for link in self._links.values():
+            link.end(SessionClosed(why))
+
     # --- changes
+
+    async def watch_health(self) -> None:
+        """Until cancelled: ends the sessions of a manager that cannot tell any more what holds."""
+        while True:
+            if not self._store.is_healthy and self._links:
+                log.warning("dispatch.no_majority sessions=%d", len(self._links))
+                self._end_all("this manager has lost the majority of the managers")
+            await asyncio.sleep(HEALTH_PERIOD)
 
     async def run(self) -> None:
         """Until cancelled. What goes wrong is logged and tried again from the beginning."""
@@ -162,9 +185,20 @@ class Dispatcher:
                 or id in concerned.nodes
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
-                same = known.tasks if known is not None and previous is not None and id not in concerned.nodes else None
+                same = known.tasks if known and previous and id not in concerned.nodes else None
                 link.offer(assignment_for(state, id, views, same), memo)
+        if previous is None or any(event.kind in ("cluster", "node") for event in events):
+            self._notice(state)
         self._views = views
+
+    def _notice(self, state: ClusterState) -> None:
+        """Tells each agent what is no longer as it was when its session began."""
+        managers = Managers(manager_addresses(state))
+        for id, link in self._links.items():
+            link.notice(managers)
+            due = self._certificates.due(state, id, link.peer, link.trusted)
+            if due is not None:
+                link.notice(due)
 
 
 async def _hello(session: ManagerSession) -> Hello:
@@ -181,18 +215,21 @@ async def _hello(session: ManagerSession) -> Hello:
     return hello
 
 
-def ready(state: ClusterState, hello: Hello, address: str, now: Nanoseconds) -> list[Change]:
-    """The node as it says hello. Raises `Forbidden` if it is not part of the swarm, `SessionClosed` for a bad address."""
-    node = state.nodes.get(hello.node)
-    if node is None:
-        raise Forbidden(f"node {hello.node} is not part of the swarm")
+def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds) -> list[Change]:
+    """The node as it says hello to the manager `own`. Raises `Forbidden` if it is not part of the swarm, `SessionClosed` for a bad
+    address."""
+    node = known(state, hello.node)
     try:
         data_path = IPv4Address(hello.data_path_address)
     except AddressValueError as error:
         raise SessionClosed(f"cannot open session: data path address {hello.data_path_address!r}: {error}") from error
-    was_ready = node.status.state is NodeState.READY and node.status.address == address
-    status = node.status if was_ready else NodeStatus(NodeState.READY, address=address, since=now)
-    after = msgspec.structs.replace(node, description=hello.description, status=status, data_path_address=data_path)
+    status = NodeStatus(NodeState.READY, address=session.address, manager=own, since=now)
+    if node.status.state is NodeState.READY:
+        status = msgspec.structs.replace(status, since=node.status.since)
+    after = msgspec.structs.replace(
+        node, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
+        certificate=shown(session.peer, hello.trusted),
+    )  # fmt: skip
     return [Put(after)] if after != node else []
 
 

@@ -1,7 +1,11 @@
 """Which nodes are alive: a node that has not been heard of for three heartbeats is DOWN.
 
-A session that ends proves nothing: the daemon may be restarting, and its containers run on. Only silence counts. At start the
-manager has heard of nobody, so everyone gets twice the time to come back; the same goes for a node that has just been admitted.
+A session that ends proves nothing: the daemon may be restarting, and its containers run on. Only silence counts, and only the
+manager that a node's session is with can tell silence: it says when the node is down. Nodes whose manager is itself gone are the
+leader's, which gives them the same time again to come to another manager. At start a manager has heard of nobody, so everyone gets
+twice the time to come back; the same goes for a node that has just been admitted.
+
+A manager that was itself silent, because it was stopped or had no majority, heard nobody for that reason: the time begins anew.
 """
 
 import msgspec
@@ -9,12 +13,15 @@ import msgspec
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import Node, NodeState, NodeStatus
+from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState, Decision, Put
+from weft.store.base import Standing
 
 GRACE_PERIODS = 3
 """Heartbeats that may be missed, as in the original."""
 START_FACTOR = 2
+STALLED = 2
+"""Heartbeats between two looks."""
 
 
 def grace(spec: ClusterSpec) -> Nanoseconds:
@@ -22,27 +29,48 @@ def grace(spec: ClusterSpec) -> Nanoseconds:
 
 
 class Liveness:
-    """A control function with one thing of its own: until when each node is believed alive."""
+    """A control function of the manager `own` with one thing of its own: until when each node is believed alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: NodeId) -> None:
+        self._own = own
         self._deadlines: dict[NodeId, Nanoseconds] = {}
+        self._began: Nanoseconds | None = None
+        self._last: Nanoseconds | None = None
 
     def heard(self, node: NodeId, spec: ClusterSpec, now: Nanoseconds) -> None:
         self._deadlines[node] = now + grace(spec)
 
-    def reconcile(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        """Nodes whose time is over become DOWN; asks to be called when the next one's may be."""
+    def forget(self) -> None:
+        """Nobody could have been heard until now."""
+        self._deadlines, self._last = {}, None
+
+    def reconcile(self, state: ClusterState, now: Nanoseconds, standing: Standing) -> Decision:
+        """Nodes whose time is over become DOWN. Asks to be called at least once in a heartbeat: that a manager has gone is no change
+        of the state, and a longer pause tells that this one was stopped."""
         cluster = state.cluster
         if cluster is None:
             return Decision()
-        alive = {id: node for id, node in state.nodes.items() if node.status.state is not NodeState.DOWN}
-        first = now + START_FACTOR * grace(cluster.spec)
+        heartbeat = cluster.spec.heartbeat
+        if self._began is None:
+            self._began = now
+        if self._last is not None and now - self._last > STALLED * heartbeat:
+            self._deadlines = {}
+        self._last = now
+        first = max(now + grace(cluster.spec), self._began + START_FACTOR * grace(cluster.spec))
+        alive = {id: node for id, node in state.nodes.items() if self._answers_for(node, standing)}
         self._deadlines = {id: self._deadlines.get(id, first) for id in alive}
         silent = [node for id, node in alive.items() if self._deadlines[id] <= now]
-        waiting = [deadline for deadline in self._deadlines.values() if deadline > now]
-        return Decision(tuple(Put(_down(node, now)) for node in silent), min(waiting, default=None))
+        waiting = [now + heartbeat, *(deadline for deadline in self._deadlines.values() if deadline > now)]
+        return Decision(tuple(Put(_down(node, now)) for node in silent), min(waiting))
+
+    def _answers_for(self, node: Node, standing: Standing) -> bool:
+        if node.status.state is NodeState.DOWN:
+            return False
+        if node.status.manager == self._own:
+            return True
+        return standing.leader == self._own and node.status.manager not in standing.present
 
 
 def _down(node: Node, now: Nanoseconds) -> Node:
-    status = NodeStatus(NodeState.DOWN, message="heartbeat failure", address=node.status.address, since=now)
+    status = msgspec.structs.replace(node.status, state=NodeState.DOWN, message="heartbeat failure", since=now, manager=None)
     return msgspec.structs.replace(node, status=status)

@@ -10,75 +10,130 @@ sees (`cluster.base.Manager`).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from ipaddress import IPv4Network
-from typing import Literal
+from typing import Any, Literal
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
-from weft.control import keys
+from weft.control import keys, rotation
 from weft.control.allocator import allocator
 from weft.control.scheduler import scheduler
-from weft.errors import FailedPrecondition
+from weft.errors import Unavailable
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
+from weft.manager.certificates import Certificates
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.liveness import Liveness
-from weft.manager.loops import ControlLoop, whole
+from weft.manager.loops import ControlLoop, Reconcile, whole
+from weft.manager.members import Membership
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.transaction import cluster_of, transact
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
-from weft.model.state import KINDS, ClusterState, Decision
-from weft.store.base import Store
+from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
+from weft.store.base import Leadership, Standing, Store
+from weft.store.etcd.base import Kv
 
 log = logging.getLogger(__name__)
 
+LEAD_RETRY = 1.0
+"""Seconds until a leader whose store does not answer tries again to begin."""
+
 
 class Manager:
-    """`clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this host has routes to; those
-    of the others come with their sessions."""
+    """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
+    host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
+    `obstacle`: why there can be no other manager beside this one; empty if there can."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes], authority: Authority,
-        host_routes: Iterable[IPv4Network] = (),
+        self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
+        entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
+        kv: Kv | None = None, obstacle: str = "",
     ) -> None:  # fmt: skip
+        self._own = own
         self._store = store
+        self._leadership = leadership
         self._clock = clock
         self._entropy = entropy
         self._authority = authority
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
-        liveness = Liveness()
-        self._dispatcher = Dispatcher(store, clock, liveness, self._statuses)
-        orchestration = Orchestration(lambda: TaskId(self._id()))
-        loop = partial(ControlLoop, store=store, clock=clock)
-        self._loops = (
-            loop("orchestrator", kinds=("cluster", "node", "service", "task"), reconcile=orchestration.reconcile),
-            loop("allocator", kinds=KINDS, reconcile=whole(self._allocate)),
-            loop("scheduler", kinds=("node", "service", "task"), reconcile=whole(scheduler.reconcile)),
-            loop("keys", kinds=("cluster", "network"), reconcile=whole(self._renew_keys)),
-            loop("liveness", kinds=("cluster", "node"), reconcile=whole(liveness.reconcile)),
-        )
+        self._obstacle = obstacle
+        self._membership = Membership(own, store, leadership, kv)
+        self._liveness = Liveness(own)
+        self._certificates = Certificates(authority, clock, entropy)
+        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for loop in self._loops:
-                group.create_task(loop.run(), name=loop.name)
-            group.create_task(self._statuses.run(), name="statuses")
-            group.create_task(self._dispatcher.run(), name="dispatcher")
+        liveness = self._loop("liveness", ("cluster", "node"), whole(self._find_silent))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._statuses.run(), name="statuses")
+                group.create_task(self._dispatcher.run(), name="dispatcher")
+                group.create_task(self._dispatcher.watch_health(), name="health")
+                group.create_task(liveness.run(), name="liveness")
+                group.create_task(self._lead(), name="leader")
+        finally:
+            liveness.close()
+
+    async def _lead(self) -> None:
+        """The control loops, whenever this manager leads. Each time they are new and look at everything: what the last leader did
+        and saw, they find in the state."""
+        seen = self._leadership.standing
+        while True:
+            if seen.leader != self._own:
+                seen = await self._leadership.next(seen)
+                continue
+            log.info("leader.begins node=%s", self._own)
+            try:
+                await self._store.sync()
+            except Unavailable as cause:
+                log.warning("leader.waits cause=%s", cause)
+                await asyncio.sleep(LEAD_RETRY)
+                seen = self._leadership.standing
+                continue
+            leading = asyncio.create_task(self._run_loops())
+            try:
+                while seen.leader == self._own and not leading.done():
+                    seen = await _first(leading, self._leadership.next(seen)) or seen
+            finally:
+                leading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await leading
+            log.info("leader.ends node=%s", self._own)
+
+    async def _run_loops(self) -> None:
+        orchestration = Orchestration(lambda: TaskId(self._id()))
+        loops = (
+            self._loop("orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile),
+            self._loop("allocator", KINDS, whole(self._allocate)),
+            self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
+            self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
+            self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop.run(), name=loop.name)
+                group.create_task(self._membership.run(), name="members")
+        finally:
+            for loop in loops:
+                loop.close()
+
+    def _loop(self, name: str, kinds: Collection[Kind], reconcile: Reconcile) -> ControlLoop:
+        return ControlLoop(name, self._store, self._clock, kinds, reconcile)
 
     async def start(self) -> None:
         """Runs it in the background until `close`."""
@@ -92,8 +147,13 @@ class Manager:
                 await self._running
             self._running = None
         self._dispatcher.close()
-        for loop in self._loops:
-            loop.close()
+
+    async def failed(self) -> None:
+        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not stop the manager."""
+        if self._running is not None:
+            await asyncio.wait((self._running,))
+            if self._running is not None and not self._running.cancelled():
+                self._running.result()
 
     async def __aenter__(self) -> "Manager":
         await self.start()
@@ -108,27 +168,47 @@ class Manager:
     def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
         return keys.reconcile(state, now, self._entropy)
 
+    def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        return rotation.reconcile(state, now, self._entropy)
+
     def _id(self) -> str:
         return swarm_id(self._entropy(SWARM_ID_BYTES))
 
+    def _find_silent(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        if not self._store.is_healthy:
+            self._liveness.forget()
+            spec = cluster_of(state).spec
+            return Decision(wake_at=now + spec.heartbeat)
+        return self._liveness.reconcile(state, now, self._leadership.standing)
+
     def _routes(self) -> Sequence[IPv4Network]:
         """Of all hosts, each once. What a host reports and is no IPv4 subnet concerns no overlay."""
-        reported = {route for routes in self._dispatcher.routes.values() for route in routes}
+        reported = {route for node in self._store.state.nodes.values() for route in node.routes}
         return tuple(dict.fromkeys((*self._own_routes, *(route for text in sorted(reported) for route in _subnet(text)))))
 
     # --- agents (cluster.base.Manager)
 
     async def admit(self, request: AdmissionRequest) -> Admitted:
-        return await nodes.admit(self._store, self._authority, request, self._clock(), self._entropy)
+        return await nodes.admit(
+            self._store, self._authority, self._certificates, request, self._entropy, self._obstacle
+        )  # fmt: skip
+
+    @property
+    def is_serving(self) -> bool:
+        return self._store.is_healthy
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
+        return await self._membership.enlist(peer, request)
 
     async def admit_vote(self, peer: Identity) -> None:
-        raise FailedPrecondition("cannot take in a manager: this swarm keeps its state on one manager")
+        await self._membership.admit_vote(peer)
+
+    async def arrive(self, address: str) -> None:
+        """Tells everybody that this manager serves at `address` (`host:port`)."""
+        await transact(self._store, lambda state: nodes.arrival(state, self._own, address), independent=True)
 
     # --- users (api.backend.Swarm)
 
@@ -140,50 +220,73 @@ class Manager:
     def cluster(self) -> Cluster:
         return cluster_of(self._store.state)
 
+    @property
+    def standing(self) -> Standing:
+        return self._leadership.standing
+
     def events(self) -> AsyncIterator[NodeEvent]:
         """New events of swarm objects, without end."""
         return node_events(self._store, self._clock)
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool
+        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        root: RootCa | None = None,
     ) -> None:  # fmt: skip
-        await transact(
-            self._store,
-            lambda state: cluster.update(
-                state, version, spec, rotate_worker_token, rotate_manager_token, self._authority, self._entropy
-            ),
+        tools = cluster.Tools(self._authority, self._clock(), self._entropy)
+        await self._write(
+            lambda state: cluster.update(state, version, spec, rotate_worker_token, rotate_manager_token, root, tools)
         )
 
     async def rotate_keys(self) -> None:
-        await transact(self._store, lambda state: [keys.rotation(cluster_of(state), self._clock(), self._entropy)])
+        await self._write(lambda state: [keys.rotation(cluster_of(state), self._clock(), self._entropy)])
 
     async def create_network(self, spec: NetworkSpec) -> Network:
+        await self._store.sync()
         return await networks.create(self._store, NetworkId(self._id()), spec, self._routes())
 
     async def remove_network(self, id: NetworkId) -> None:
-        await transact(self._store, lambda state: networks.removal(state, id))
+        await self._write(lambda state: networks.removal(state, id))
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())
-        await transact(self._store, lambda state: services.creation(state, id, spec))
+        await self._write(lambda state: services.creation(state, id, spec))
         return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:  # fmt: skip
         if rollback == "previous":
-            await transact(self._store, lambda state: services.rollback(state, id, version, self._clock()))
+            await self._write(lambda state: services.rollback(state, id, version, self._clock()))
         else:
-            await transact(self._store, lambda state: services.update(state, id, version, spec))
+            await self._write(lambda state: services.update(state, id, version, spec))
 
     async def remove_service(self, id: ServiceId) -> None:
-        await transact(self._store, lambda state: services.removal(state, id))
+        await self._write(lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await transact(self._store, lambda state: nodes.update(state, id, version, spec))
+        await self._write(lambda state: nodes.update(state, id, version, spec, self.standing, self._obstacle))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
-        await transact(self._store, lambda state: nodes.removal(state, id, force))
+        await self._write(lambda state: nodes.removal(state, id, force))
+
+    async def _write(self, decide: Callable[[ClusterState], Sequence[Change]]) -> None:
+        """What a user asks for is judged by all that was committed before, also through other managers."""
+        await self._store.sync()
+        await transact(self._store, decide)
+
+
+async def _first(running: asyncio.Task[None], change: Coroutine[Any, Any, Standing]) -> Standing | None:
+    """What comes first: the change, or the end of what runs (None; raises what it raised)."""
+    waiting = asyncio.create_task(change)
+    try:
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
 
 
 def _subnet(text: str) -> tuple[IPv4Network, ...]:

@@ -1,8 +1,9 @@
 """One agent's session, from the manager's side: a task that receives, a task that sends, and nothing that grows in between.
 
-What is to be sent is not queued but noted: answers to status reports by number, and the newest assignment. When the other side
-has taken the last message, the difference is computed between the assignment that it has and the newest one, so that an agent
-which reads slowly skips what it missed. An agent that reports without reading the answers is cut off.
+What is to be sent is not queued but noted: answers to status reports by number, the newest notice of each kind, the last request
+for a certificate, and the newest assignment. When the other side has taken the last message, the difference is computed between
+the assignment that it has and the newest one, so that an agent which reads slowly skips what it missed. An agent that reports
+without reading the answers is cut off.
 """
 
 import asyncio
@@ -10,14 +11,19 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from weft.cluster.base import ManagerSession, SessionClosed
+from weft.cluster.base import Identity, ManagerSession, SessionClosed
 from weft.cluster.messages import (
     AssignmentUpdate,
+    CertificateRequest,
     FromAgent,
     Goodbye,
     Heartbeat,
+    IssuedCertificate,
+    Managers,
+    Renew,
     StatusAccepted,
     StatusUpdate,
+    Trust,
     Welcome,
 )
 from weft.control.dispatcher import Memo, difference
@@ -33,16 +39,30 @@ MAX_UNANSWERED = 256
 """Status reports whose answer the agent has not taken."""
 
 
+Notice = Renew | Trust | Managers
+
+
 class AgentLink:
-    def __init__(self, session: ManagerSession, statuses: StatusWriter, heard: Callable[[], None]) -> None:
-        """`heard` is called for each message of the agent."""
+    def __init__(
+        self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: Callable[[], None],
+        certify: Callable[[CertificateRequest], IssuedCertificate],
+    ) -> None:  # fmt: skip
+        """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises `WeftError` for a request
+        that is refused."""
         self._session = session
+        self.trusted = trusted
         self._statuses = statuses
         self._heard = heard
+        self._certify = certify
+        self._notices: dict[type[Notice], Notice] = {}
+        self._noticed: dict[type[Notice], Notice] = {}
+        self._requested: CertificateRequest | None = None
         self._sent: Assignment | None = None
         self._newest: Assignment | None = None
         self._memo: Memo = {}
         self._unanswered = 0
+        self._beat = False
+        """The agent's last heartbeat is to be answered."""
         self._accepted: deque[int] = deque()
         self._work = asyncio.Event()
         self._work.set()
@@ -51,6 +71,10 @@ class AgentLink:
     @property
     def node(self) -> NodeId:
         return self._session.peer.node
+
+    @property
+    def peer(self) -> Identity:
+        return self._session.peer
 
     @property
     def newest(self) -> Assignment | None:
@@ -62,6 +86,13 @@ class AgentLink:
         self._newest, self._memo = assignment, memo
         self._work.set()
 
+    def notice(self, notice: Notice) -> None:
+        """To be sent, unless it was the last of its kind. One that was not yet sent is forgotten for a newer one."""
+        kind = type(notice)
+        if self._noticed.get(kind) != notice:
+            self._notices[kind] = self._noticed[kind] = notice
+            self._work.set()
+
     def end(self, cause: WeftError) -> None:
         """Makes `run` raise `cause`."""
         if not self._end.done():
@@ -70,6 +101,8 @@ class AgentLink:
     async def run(self, welcome: Welcome, silence: Nanoseconds) -> None:
         """Until the session ends: always raises, `SessionClosed` unless somebody asked for another end. An agent that says
         nothing for `silence` is gone."""
+        if self._notices.get(Managers) == Managers(welcome.managers):
+            del self._notices[Managers]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send(welcome))
@@ -94,12 +127,16 @@ class AgentLink:
     def _take(self, message: FromAgent) -> None:
         match message:
             case Heartbeat():
-                pass
+                self._beat = True
+                self._work.set()
             case StatusUpdate(number=number, statuses=statuses):
                 self._unanswered += 1
                 if self._unanswered > MAX_UNANSWERED:
                     raise SessionClosed(f"node {self.node} does not take the answers to its reports")
                 self._statuses.submit(Report(self.node, statuses, lambda: self._answer(number)))
+            case CertificateRequest():
+                self._requested = message
+                self._work.set()
             case Goodbye(reason=reason):
                 raise SessionClosed(f"node {self.node} said goodbye: {reason}")
             case _:
@@ -114,11 +151,27 @@ class AgentLink:
         while True:
             await self._work.wait()
             self._work.clear()
+            if self._beat:
+                self._beat = False
+                await self._session.send(Heartbeat())
             while self._accepted:
                 await self._session.send(StatusAccepted(self._accepted.popleft()))
                 self._unanswered -= 1
+            while self._notices:
+                await self._session.send(self._notices.pop(next(iter(self._notices))))
+            if self._requested is not None:
+                request, self._requested = self._requested, None
+                await self._send_certificate(request)
             if self._newest is not None and self._newest is not self._sent:
                 await self._send_assignment(self._newest)
+
+    async def _send_certificate(self, request: CertificateRequest) -> None:
+        try:
+            issued = self._certify(request)
+        except WeftError as error:
+            raise SessionClosed(f"cannot renew the certificate of node {self.node}: {error}") from error
+        await self._session.send(issued)
+        log.info("certificate.issued node=%s", self.node)
 
     async def _send_assignment(self, assignment: Assignment) -> None:
         change = difference(self._sent, assignment, self._memo)

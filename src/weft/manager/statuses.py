@@ -58,7 +58,7 @@ class StatusWriter:
     async def _commit(self, reports: Sequence[Report]) -> None:
         while True:
             try:
-                await transact(self._store, lambda state: merged(state, reports))
+                await transact(self._store, lambda state: merged(state, reports), independent=True)
                 break
             except WeftError as error:
                 log.error("statuses.failed reports=%d cause=%s", len(reports), error)

@@ -67,6 +67,9 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     data_path_port: Port = VXLAN_PORT
     root_ca: RootCa
     rotation: RootRotation | None = None
+    cross_signed: str = ""
+    """PEM: the root's name and key, signed by the root before it; empty for the first. Managers show it for nodes that were
+    away when the root changed."""
     join_tokens: JoinTokens
     next_vni: int = FIRST_VNI
     """Where the search for a free VNI begins (next-fit)."""

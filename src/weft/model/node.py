@@ -1,4 +1,5 @@
-"""A host of the swarm. spec: the user's; description, status and certificate: from its session; attachments: the allocator's."""
+"""A host of the swarm. spec: the user's; description, status, certificate and routes: from its session; attachments: the
+allocator's; manager_address: its own when it begins to serve as a manager, the leader's when that is over."""
 
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -49,12 +50,12 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What its last session showed. Both are digests of `pki.authority.fingerprint`."""
+    """What its last session showed."""
 
     issuer: str = ""
-    """Of the root that signed the node's certificate."""
+    """Who signed the node's certificate: `pki.certificate.signer_id` of a root."""
     trusted: str = ""
-    """Of the root that the node trusts."""
+    """`pki.certificate.fingerprint` of the root that the node trusts."""
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -63,13 +64,24 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     certificate: CertificateInfo = CertificateInfo()
+    joined_with: str = ""
+    """Digest of the public key that it joined with. Who asks to join with that key again is this node."""
     data_path_address: IPv4Address | None = None
     """Where VXLAN to this node is sent (its VTEP); set when it joins."""
     manager_address: str = ""
     """`host:port` of its manager session listener; empty on workers."""
+    store_peer: str = ""
+    """`https://host:port` where its part of the store listens for the other managers'; empty where there is none."""
+    routes: tuple[str, ...] = ()
+    """Subnets that the host said it has routes to, when it last connected."""
     attachments: tuple[Attachment, ...] = ()
     """One load-balancer address on ingress and on each network that a task here is on."""
     meta: Meta = Meta()
+
+    @property
+    def role(self) -> Role:
+        """What it is in effect. A manager that was demoted remains one until its part of the store has been taken from it."""
+        return "manager" if self.manager_address or self.store_peer else self.spec.role
 
     @property
     def hostname(self) -> str:

@@ -166,7 +166,7 @@ class ClusterState:
         taken: dict[tuple[Kind, str], str] = {}
         freed = {c.id for c in changes if isinstance(c, Remove)}
         for change in changes:
-            kind, id, version = _compared(change)
+            kind, id, version = compared(change)
             current = self.tables[kind].get(id)
             if (current.meta.version if current else 0) != version:
                 raise OutOfSequence("update out of sequence")
@@ -247,7 +247,7 @@ class ClusterState:
                 _drop(self._by_network, attachment.network, obj.id)
 
 
-def _compared(change: Change) -> tuple[Kind, str, int]:
+def compared(change: Change) -> tuple[Kind, str, int]:
     """Which object a change is about, and the version it must have."""
     if isinstance(change, Put):
         return kind_of(change.object), change.object.id, change.object.meta.version

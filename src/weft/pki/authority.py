@@ -2,35 +2,61 @@
 
 A node's certificate says who it is (CN: node id), of which swarm (O: cluster id) and what it may do (OU: `swarm-manager` or
 `swarm-worker`); both ends of every session check all three. The OU is also an alternative name, so that an ordinary TLS client
-that asks for the host `swarm-manager` accepts managers only. ECDSA on P-256, back-dated an hour for clocks that differ.
+that asks for the host `swarm-manager` accepts managers only. A manager's is good for its address as well: that is what the members
+of the store ask for. ECDSA on P-256, back-dated an hour for clocks that differ.
+
+A new root is cross-signed by the one before it: whoever trusts the old one can follow that to whatever the new one signs. So
+nodes may change over one by one, and none of them has to trust two roots.
 """
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address
 from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from weft.errors import InvalidArgument
-from weft.model.cluster import RootCa
+from weft.model.cluster import Cluster, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Role
+from weft.pki.certificate import BACKDATE, UNITS, key_identifier, load, moment
+
+SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+"""Ours are of the first kind; a root that the operator brings may have the other."""
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
-BACKDATE = timedelta(hours=1)
-UNITS: dict[Role, str] = {"manager": "swarm-manager", "worker": "swarm-worker"}
+SHORTEST_ROOT = timedelta(days=365)
+"""What a root that is brought must have left to live; the original's."""
+SHORTEST_RSA = 2048
+KEY_BYTES = 48
+"""Random bytes for a key: enough that taking them modulo the order of P-256 favours none (FIPS 186-5, A.2.1)."""
+SERIAL_BYTES = 16
+"""Of a certificate: X.509 allows 20 (RFC 5280 section 4.1.2.2)."""
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def make_key(entropy: Callable[[int], bytes]) -> ec.EllipticCurvePrivateKey:
+    """A key on P-256 out of random bytes."""
+    number = int.from_bytes(entropy(KEY_BYTES), "big") % (_ORDER - 1) + 1
+    return ec.derive_private_key(number, ec.SECP256R1())
+
+
+def make_serial(entropy: Callable[[int], bytes]) -> int:
+    return int.from_bytes(entropy(SERIAL_BYTES), "big") | 1
 
 
 def root(key: ec.EllipticCurvePrivateKey, now: Nanoseconds, serial: int) -> RootCa:
     """A new root for `key`."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swarm-ca")])
     certificate = (
-        _builder(name, name, _moment(now), ROOT_LIFETIME, serial)
+        _builder(name, name, moment(now), ROOT_LIFETIME, serial)
         .public_key(key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
@@ -58,8 +84,10 @@ def issue(
     now: Nanoseconds,
     lifetime: Nanoseconds,
     serial: int,
+    addresses: Sequence[IPv4Address] = (),
 ) -> str:
-    """A node's certificate (PEM) for the key in the request. Raises `InvalidArgument` if the request is not one."""
+    """A node's certificate (PEM) for the key in the request, good for these addresses too. Raises `InvalidArgument` if the
+    request is not one."""
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         public_key = csr.public_key()
@@ -67,7 +95,7 @@ def issue(
         raise InvalidArgument(f"cannot issue certificate: malformed request: {error}") from error
     if not csr.is_signature_valid or not isinstance(public_key, ec.EllipticCurvePublicKey):
         raise InvalidArgument("cannot issue certificate: the request is not signed by an elliptic curve key")
-    authority = x509.load_pem_x509_certificate(root.certificate.encode())
+    authority = load(root.certificate)
     unit = UNITS[role]
     subject = x509.Name(
         [
@@ -76,28 +104,77 @@ def issue(
             x509.NameAttribute(NameOID.COMMON_NAME, node),
         ]
     )
+    names = [x509.DNSName(node), x509.DNSName(unit), *map(x509.IPAddress, addresses)]
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     certificate = (
-        _builder(subject, authority.subject, _moment(now), timedelta(seconds=lifetime / SECOND), serial)
+        _builder(subject, authority.subject, moment(now), timedelta(seconds=lifetime / SECOND), serial)
         .public_key(public_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(node), x509.DNSName(unit)]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(_public(authority)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(_signed_by(authority), critical=False)
         .sign(_private(root.key), hashes.SHA256())
     )
     return _pem(certificate)
 
 
-def subject_and_key(certificate_pem: str) -> tuple[bytes, bytes]:
-    """(DER of the subject, DER of the public key): what `docker info` shows of the root as `TLSInfo`."""
-    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-    public = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return certificate.subject.public_bytes(), public
+def cross_sign(old: RootCa, new: RootCa, now: Nanoseconds, serial: int) -> str:
+    """A certificate (PEM) with the new root's name and key, signed by the old root, and valid for as long as both are."""
+    signer, subject = load(old.certificate), load(new.certificate)
+    end = min(signer.not_valid_after_utc, subject.not_valid_after_utc)
+    certificate = (
+        _builder(subject.subject, signer.subject, moment(now), end - moment(now), serial)
+        .public_key(subject.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(subject)), critical=False)
+        .add_extension(_signed_by(signer), critical=False)
+        .sign(_private(old.key), hashes.SHA256())
+    )
+    return _pem(certificate)
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
+    """A root that the operator made. Raises `InvalidArgument` if it cannot be the root of a swarm."""
+    try:
+        loaded = x509.load_pem_x509_certificates(certificate.encode())
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"cannot rotate CA: malformed certificate or key: {error}") from error
+    if len(loaded) != 1:
+        raise InvalidArgument("the desired CA certificate cannot contain multiple certificates")
+    (own,) = loaded
+    if not isinstance(private, SigningKey) or (isinstance(private, rsa.RSAPrivateKey) and private.key_size < SHORTEST_RSA):
+        raise InvalidArgument(
+            f"cannot rotate CA: the key is neither on an elliptic curve nor RSA of {SHORTEST_RSA} bits or more"
+        )
+    if private.public_key() != own.public_key():
+        raise InvalidArgument("cannot rotate CA: the certificate and the key do not belong together")
+    if own.not_valid_after_utc - moment(now) < SHORTEST_ROOT:
+        raise InvalidArgument("CA certificate expires too soon")
+    try:
+        constraints = own.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        raise InvalidArgument("cannot rotate CA: the certificate is not one of an authority") from None
+    if not constraints.ca or constraints.path_length == 0 or own.not_valid_before_utc > moment(now):
+        raise InvalidArgument("cannot rotate CA: the certificate may not sign others now")
+    try:
+        own.verify_directly_issued_by(own)
+    except Exception as error:
+        raise InvalidArgument("cannot rotate CA: the certificate is not self-signed") from error
+    return RootCa(_pem(own), private_pem(private))
+
+
+def signer(cluster: Cluster) -> tuple[RootCa, str]:
+    """Who signs now, and what goes behind a new certificate (PEM), so that those who trust the root before this one can
+    follow it."""
+    if cluster.rotation is None:
+        return cluster.root_ca, cluster.cross_signed
+    return cluster.rotation.root_ca, cluster.rotation.cross_signed + cluster.cross_signed
+
+
+def private_pem(key: SigningKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()  # fmt: skip
@@ -124,16 +201,12 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _moment(now: Nanoseconds) -> datetime:
-    return datetime.fromtimestamp(now // SECOND, UTC)
+def _private(pem: str) -> SigningKey:
+    return cast(SigningKey, serialization.load_pem_private_key(pem.encode(), None))
 
 
-def _private(pem: str) -> ec.EllipticCurvePrivateKey:
-    return cast(ec.EllipticCurvePrivateKey, serialization.load_pem_private_key(pem.encode(), None))
-
-
-def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    return cast(ec.EllipticCurvePublicKey, certificate.public_key())
+def _signed_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier(key_identifier(authority), None, None)
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -1,4 +1,4 @@
-"""What every engine of the store has in common: the order of a commit, and subscriptions.
+"""What the engines of the store have in common: subscriptions; and for those in one process the order of a commit.
 
 A commit is four steps without an await between them, so nobody ever sees half of one:
 
@@ -7,7 +7,7 @@ A commit is four steps without an await between them, so nobody ever sees half o
     3. apply    to the state in memory
     4. notify   the subscriptions, which gather events until their reader comes
 
-An engine is a subclass with one method, `_write`.
+Such an engine is a subclass with one method, `_write`. `store/etcd/engine.py` commits otherwise.
 """
 
 import asyncio
@@ -57,13 +57,38 @@ class EventSubscription:
         self._forget(self)
 
 
+class Readers:
+    """All subscriptions of a store."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[int, EventSubscription] = {}
+
+    def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
+        subscription = EventSubscription(kinds, self._forget)
+        self._subscriptions[id(subscription)] = subscription
+        return subscription
+
+    def offer(self, events: Sequence[Event]) -> None:
+        for subscription in list(self._subscriptions.values()):
+            subscription.offer(events)
+
+    def close(self) -> None:
+        """Wakes every reader with `Unavailable`."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.close()
+
+    def _forget(self, subscription: EventSubscription) -> None:
+        self._subscriptions.pop(id(subscription), None)
+
+
 class Engine:
     """A `Store` in one process. `clock` gives the time of commits in nanoseconds."""
 
     def __init__(self, clock: Clock, state: ClusterState) -> None:
         self._clock = clock
         self._state = state
-        self._subscriptions: dict[int, EventSubscription] = {}
+        self._readers = Readers()
+        self._closed = False
 
     @property
     def state(self) -> ClusterState:
@@ -76,6 +101,8 @@ class Engine:
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
         """See `Store.commit`. Changes that only check give the present revision. There is one process and no await: whoever decided
         on `state` decided on the newest, and `independent` makes no difference."""
+        if self._closed:
+            raise Unavailable("cannot commit: this manager is stopping")
         self._state.check(changes)
         if all(isinstance(change, Check) for change in changes):
             return self._state.revision
@@ -84,23 +111,19 @@ class Engine:
         put = [stamped(change.object, revision, now) for change in changes if isinstance(change, Put)]
         removed = [change for change in changes if isinstance(change, Remove)]
         self._write(revision, put, removed)
-        events = self._state.apply(changes, now)
-        for subscription in list(self._subscriptions.values()):
-            subscription.offer(events)
+        self._readers.offer(self._state.apply(changes, now))
         return revision
 
+    async def sync(self) -> None:
+        """There is no other writer."""
+
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
-        subscription = EventSubscription(kinds, self._forget)
-        self._subscriptions[id(subscription)] = subscription
-        return subscription
+        return self._readers.subscribe(kinds)
 
     async def close(self) -> None:
-        """Wakes every reader with `Unavailable`."""
-        for subscription in list(self._subscriptions.values()):
-            subscription.close()
-
-    def _forget(self, subscription: EventSubscription) -> None:
-        self._subscriptions.pop(id(subscription), None)
+        """Wakes every reader with `Unavailable`. `state` can still be read."""
+        self._closed = True
+        self._readers.close()
 
     def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:
         """Makes the rows durable, all or none, or raises `OperationFailed`."""

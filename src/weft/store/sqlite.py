@@ -26,9 +26,7 @@ from weft.errors import OperationFailed
 from weft.model.codec import decode, encode
 from weft.model.state import TYPES, ClusterState, Object, Remove, kind_of
 from weft.store.engine import Clock, Engine
-
-SCHEMA = 1
-"""Version of the layout of the tables and of the values in them."""
+from weft.store.schema import CURRENT, Schema
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -50,15 +48,15 @@ class SqliteStore(Engine):
         self._database = database
 
     @classmethod
-    def open(cls, path: str | Path, clock: Clock) -> "SqliteStore":
-        """Makes the file if there is none. Raises `OperationFailed` if it cannot be read, is damaged, is open in another
-        process, or was written by a newer version of this program."""
+    def open(cls, path: str | Path, clock: Clock, schema: Schema = CURRENT) -> "SqliteStore":
+        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if it cannot be read, is damaged,
+        is open in another process, or was written by a newer version of this program."""
         try:
-            database = _connect(path)
+            database = _connect(path, schema)
         except (OSError, sqlite3.Error) as error:
             raise OperationFailed(f"cannot open store {path}: {error}") from error
         try:
-            return cls(clock, _load(database), database)
+            return cls(clock, _load(database, schema), database)
         except (sqlite3.Error, msgspec.MsgspecError, OperationFailed) as error:
             database.close()
             raise OperationFailed(f"cannot open store {path}: {error}") from error
@@ -91,7 +89,7 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _connect(path: str | Path) -> sqlite3.Connection:
+def _connect(path: str | Path, schema: Schema) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
@@ -99,27 +97,36 @@ def _connect(path: str | Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         with _transaction(database):
-            _prepare(database)
+            _prepare(database, schema)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _prepare(database: sqlite3.Connection) -> None:
+def _prepare(database: sqlite3.Connection, schema: Schema) -> None:
     """The tables, if the file is new."""
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
         return
     for statement in _TABLES.split(";"):
         database.execute(statement)
-    database.execute("INSERT INTO meta VALUES ('schema', ?), ('revision', 0)", (SCHEMA,))
+    database.execute("INSERT INTO meta VALUES ('schema', ?), ('revision', 0)", (schema.version,))
 
 
-def _load(database: sqlite3.Connection) -> ClusterState:
+def _load(database: sqlite3.Connection, schema: Schema) -> ClusterState:
     meta = dict(database.execute("SELECT key, value FROM meta"))
-    if meta["schema"] > SCHEMA:
-        raise OperationFailed(f"its schema {meta['schema']} is newer than {SCHEMA}, the newest that this version knows")
+    schema.check(meta["schema"])
+    if meta["schema"] < schema.version:
+        with _transaction(database):
+            _upgrade(database, schema, meta["schema"])
     return ClusterState(_objects(database), meta["revision"])
+
+
+def _upgrade(database: sqlite3.Connection, schema: Schema, found: int) -> None:
+    rows = database.execute("SELECT kind, seq, value FROM object").fetchall()
+    upgraded = [(schema.upgrade(kind, value, found), seq) for kind, seq, value in rows]
+    database.executemany("UPDATE object SET value = ? WHERE seq = ?", upgraded)
+    database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (schema.version,))
 
 
 def _objects(database: sqlite3.Connection) -> Iterator[Object]:

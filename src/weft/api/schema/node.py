@@ -5,8 +5,10 @@ from typing import Literal
 from msgspec import field
 
 from weft.api.schema.common import Json, Wire, omit_empty, rfc3339
+from weft.api.schema.tls import Roots, node_tls
 from weft.errors import InvalidArgument
-from weft.model.node import Node, NodeSpec, NodeState
+from weft.model.node import Node, NodeSpec
+from weft.store.base import Standing
 
 
 class NodeWire(Wire, frozen=True):
@@ -25,7 +27,7 @@ def spec_from(wire: NodeWire) -> NodeSpec:
     return NodeSpec(wire.role, wire.availability, wire.name, wire.labels)
 
 
-def node_json(node: Node, leader: bool) -> Json:
+def node_json(node: Node, standing: Standing, roots: Roots) -> Json:
     description = node.description
     resources = description.resources
     body: Json = {
@@ -44,12 +46,12 @@ def node_json(node: Node, leader: bool) -> Json:
                 **omit_empty({"Labels": description.engine_labels}),
                 "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")],
             },
-            "TLSInfo": {},
+            "TLSInfo": node_tls(node.certificate, roots),
         },
         "Status": {"State": str(node.status.state)} | omit_empty({"Message": node.status.message, "Addr": node.status.address}),
     }
     if node.manager_address:
-        reachability = "reachable" if node.status.state == NodeState.READY else "unreachable"
-        leading = {"Leader": True} if leader else {}
+        reachability = "reachable" if node.id in standing.present else "unreachable"
+        leading = {"Leader": True} if node.id == standing.leader else {}
         body["ManagerStatus"] = leading | {"Reachability": reachability, "Addr": node.manager_address}
     return body

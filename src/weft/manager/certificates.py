@@ -1,0 +1,111 @@
+"""Certificates of the nodes that have a session: new ones when they ask, and a word when theirs is no longer right.
+
+What a certificate says comes from the store, never from the request: of that only the key is used, and for a manager the address.
+"""
+
+from collections.abc import Callable
+from ipaddress import AddressValueError, IPv4Address
+
+import msgspec
+
+from weft.cluster.base import Identity
+from weft.cluster.messages import CertificateRequest, IssuedCertificate, Renew, Trust
+from weft.errors import Forbidden, InvalidArgument
+from weft.manager.authority import Authority
+from weft.manager.transaction import cluster_of
+from weft.model.cluster import Cluster
+from weft.model.ids import NodeId
+from weft.model.meta import Nanoseconds
+from weft.model.node import CertificateInfo, Node
+from weft.model.state import ClusterState
+from weft.pki.authority import make_serial, signer
+
+
+class Standard(msgspec.Struct, frozen=True):
+    """What is right in this version of the cluster."""
+
+    version: int
+    issuer: str
+    trusted: str
+    root: str
+    """PEM."""
+
+
+class Certificates:
+    def __init__(
+        self, authority: Authority, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes]
+    ) -> None:  # fmt: skip
+        self._authority = authority
+        self._clock = clock
+        self._entropy = entropy
+        self._standard: Standard | None = None
+
+    def answer(self, state: ClusterState, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a request that is not one."""
+        return IssuedCertificate(self.issue(state, known(state, node), request.csr, request.address))
+
+    def issue(self, state: ClusterState, node: Node, csr: str, address: str) -> str:
+        """The chain (PEM) for a node in the role that it has now."""
+        cluster = cluster_of(state)
+        root, behind = signer(cluster)
+        addresses = _addresses(address) if node.role == "manager" else ()
+        own = self._authority.issue(
+            root, csr, node.id, node.role, cluster.id, self._clock(), cluster.spec.certificate_expiry,
+            make_serial(self._entropy), addresses,
+        )  # fmt: skip
+        return own + behind
+
+    def due(self, state: ClusterState, node: NodeId, peer: Identity, trusted: str) -> Renew | Trust | None:
+        """What a node must be told that has shown this certificate and said which root it trusts (empty: it did not say). Never
+        both at once: it says hello again with a new certificate, and then comes the rest."""
+        cluster, known_as = state.cluster, state.nodes.get(node)
+        if cluster is None or known_as is None:
+            return None
+        standard = self._standard_of(cluster)
+        if peer.role != known_as.role:
+            return Renew(f"the node's role is {known_as.role}")
+        if peer.issuer and peer.issuer != standard.issuer:
+            return Renew("certificates are issued by another root now")
+        if trusted and trusted != standard.trusted:
+            return Trust(standard.root)
+        return None
+
+    def _standard_of(self, cluster: Cluster) -> Standard:
+        """Digests take longer than to compare them for a thousand sessions."""
+        if self._standard is None or self._standard.version != cluster.meta.version:
+            root, signs = cluster.root_ca.certificate, signer(cluster)[0].certificate
+            self._standard = Standard(
+                cluster.meta.version, self._authority.signer_id(signs), self._authority.fingerprint(root), root
+            )
+        return self._standard
+
+
+def shown(peer: Identity, trusted: str) -> CertificateInfo:
+    """What is kept of a session's certificate on the node."""
+    return CertificateInfo(peer.issuer, trusted)
+
+
+def known(state: ClusterState, id: NodeId) -> Node:
+    """Raises `Forbidden` for a node that was removed, or never was here: its certificate is of no use any more."""
+    node = state.nodes.get(id)
+    if node is None:
+        raise Forbidden(f"node {id} is not part of the swarm")
+    return node
+
+
+def known_manager(state: ClusterState, peer: Identity) -> Node:
+    """Who asks for what is the managers'. The certificate says so, and the store must say so still: it is good for months after a
+    manager was demoted or removed. Raises `Forbidden`."""
+    node = known(state, peer.node)
+    if peer.role != "manager" or node.spec.role != "manager":
+        raise Forbidden(f"node {peer.node} is not a manager")
+    return node
+
+
+def _addresses(text: str) -> tuple[IPv4Address, ...]:
+    if not text:
+        return ()
+    try:
+        return (IPv4Address(text),)
+    except AddressValueError as error:
+        raise InvalidArgument(f"cannot issue certificate: address {text!r}: {error}") from error

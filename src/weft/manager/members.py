@@ -1,0 +1,124 @@
+"""The managers' parts of the store: who is given one, and from whom it is taken again.
+
+    a node that is to be a manager   enlist: a member that listens and does not vote ─▶ admit_vote, when it has caught up
+    a manager that is to be a worker the leader removes its member, and then says so in the node: only from then on is the node a
+                                     worker in effect, and gets a worker's certificate
+
+A store on one manager has no members (`None` for its `Kv`). A member is known by the URL at which it listens for the others: it
+has no name before it was started.
+"""
+
+import asyncio
+import logging
+from functools import partial
+
+import msgspec
+
+from weft.cluster.base import Identity, MemberGrant, MemberRequest
+from weft.errors import FailedPrecondition, WeftError
+from weft.manager.certificates import known_manager
+from weft.manager.nodes import departure
+from weft.manager.transaction import transact
+from weft.model.ids import NodeId
+from weft.model.node import Node
+from weft.model.state import Change, ClusterState, Kind, Put
+from weft.store.base import Leadership, Store
+from weft.store.etcd.base import Kv
+
+log = logging.getLogger(__name__)
+
+RETRY = 1.0
+ALONE = "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a moment"
+
+
+class Membership:
+    """`own`: the node of this manager."""
+
+    def __init__(self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None) -> None:
+        self._own = own
+        self._store = store
+        self._leadership = leadership
+        self._kv = kv
+
+    async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
+        """See `cluster.base.Manager`."""
+        await self._store.sync()
+        known_manager(self._store.state, peer)
+        kv = self._required()
+        await transact(self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True)
+        if all(request.peer_url not in member.peer_urls for member in await kv.members()):
+            await kv.add_learner(request.peer_url)
+            log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
+        nodes = {node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer}
+        urls = [url for member in await kv.members() for url in member.peer_urls]
+        return MemberGrant(peers=tuple((nodes.get(url, ""), url) for url in urls))
+
+    async def admit_vote(self, peer: Identity) -> None:
+        """See `cluster.base.Manager`."""
+        await self._store.sync()
+        node = known_manager(self._store.state, peer)
+        kv = self._required()
+        for member in await kv.members():
+            if node.store_peer in member.peer_urls:
+                if member.is_learner:
+                    await kv.promote(member.id)
+                    log.info("member.votes node=%s", node.id)
+                return
+        raise FailedPrecondition(f"node {node.id} has no part of the store")
+
+    async def run(self) -> None:
+        """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
+        if self._kv is None:
+            return
+        kinds: tuple[Kind, ...] = ("node",)
+        changes = self._store.subscribe(kinds)
+        settled: object = None
+        try:
+            while True:
+                wanted = _roles(self._store.state)
+                if wanted == settled:
+                    await changes.next()
+                    continue
+                try:
+                    await self._settle(self._kv)
+                    settled = wanted
+                except WeftError as error:
+                    log.warning("member.not_removed cause=%s", error)
+                    await asyncio.sleep(RETRY)
+        finally:
+            changes.close()
+
+    async def _settle(self, kv: Kv) -> None:
+        """The members first, then the state: a node is written before its member is added, so that no newcomer is unknown here."""
+        found = await kv.members()
+        await self._store.sync()
+        nodes = self._store.state.nodes
+        if _is_leaving(nodes.get(self._own)):
+            await self._leadership.resign()
+            raise FailedPrecondition("this manager is to be a worker: another one must lead first")
+        keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
+        for member in found:
+            if keep.isdisjoint(member.peer_urls):
+                await kv.remove_member(member.id)
+                log.info("member.removed name=%s peers=%s", member.name, ",".join(member.peer_urls))
+        for id in [node.id for node in nodes.values() if _is_leaving(node)]:
+            await transact(self._store, partial(departure, id=id), independent=True)
+
+    def _required(self) -> Kv:
+        if self._kv is None:
+            raise FailedPrecondition(ALONE)
+        return self._kv
+
+
+def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
+    """All that says who is to have a part of the store."""
+    return frozenset((n.id, n.spec.role, n.store_peer) for n in state.nodes.values() if "manager" in (n.role, n.spec.role))
+
+
+def _is_leaving(node: Node | None) -> bool:
+    return node is not None and node.spec.role == "worker" and node.role == "manager"
+
+
+def _enlistment(state: ClusterState, peer: Identity, peer_url: str) -> list[Change]:
+    node = known_manager(state, peer)
+    return [] if node.store_peer == peer_url else [Put(msgspec.structs.replace(node, store_peer=peer_url))]

@@ -1,0 +1,179 @@
+"""`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody else runs, at https endpoints.
+
+With several endpoints one is used until it does not answer; then the next one. A call is never repeated here: nobody knows
+whether a lost one was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
+waiting for one.
+"""
+
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError
+from weft.store.etcd import wire
+from weft.store.etcd.base import NO_MAJORITY, Answer, Batch, Compacted, Compare, Member, MemberStatus, Operation, Range
+
+CONNECT = 3.0
+CALL = 6.0
+"""Seconds. A member that has lost its leader needs two for an election."""
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+_NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
+_BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
+"""gRPC codes; the rest are `OperationFailed`."""
+_NOT_YET = ("can only promote a learner member", "not capable", "not supported for learner")
+
+T = TypeVar("T")
+
+
+class GatewayClient:
+    """Made inside a running event loop."""
+
+    def __init__(self, http: aiohttp.ClientSession, endpoints: Sequence[str]) -> None:
+        self._http = http
+        self._endpoints = list(endpoints)
+
+    @classmethod
+    def local(cls, socket: Path) -> "GatewayClient":
+        connector = aiohttp.UnixConnector(str(socket), limit=0)
+        return cls(_session(connector), ["http://localhost"])
+
+    @classmethod
+    def remote(cls, endpoints: Sequence[str], context: ssl.SSLContext | None) -> "GatewayClient":
+        """`endpoints` are `host:port`. `context` has the client's certificate; None speaks plain HTTP."""
+        connector = aiohttp.TCPConnector(limit=0, ssl=context if context is not None else True)
+        return cls(_session(connector), [f"{'https' if context else 'http'}://{each}" for each in endpoints])
+
+    async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
+        asked = wire.key_range(key, end) | {"limit": str(limit), "revision": str(revision), "serializable": serializable}
+        headers = {} if serializable else _NEEDS_LEADER
+        answer = await self._call("kv/range", asked, wire.RangeResponse, headers)
+        return Range(answer.header.revision, answer.pairs(), answer.more)
+
+    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+        asked = {
+            "compare": wire.compares(compares),
+            "success": wire.operations(then),
+            "failure": wire.operations(otherwise),
+        }
+        answer = await self._call("kv/txn", asked, wire.TxnResponse, _NEEDS_LEADER)
+        reads = tuple(each.response_range.pairs() for each in answer.responses if each.response_range is not None)
+        return Answer(answer.succeeded, answer.header.revision, reads)
+
+    async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
+        asked = {"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}}
+        url = f"{self._endpoints[0]}/v3/watch"
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT)
+        try:
+            async with self._http.post(url, data=wire.encode(asked), timeout=timeout) as response:
+                async for line in _lines(response.content):
+                    yield _batch(line)
+        except _FAILURES as error:
+            self._turn()
+            raise Unavailable(f"cannot watch the store: {error or type(error).__name__}") from error
+        raise Unavailable("cannot watch the store: the connection ended")
+
+    async def grant(self, ttl: int) -> int:
+        return (await self._call("lease/grant", {"TTL": str(ttl)}, wire.Lease, _NEEDS_LEADER)).ID
+
+    async def keep_alive(self, lease: int) -> int:
+        answer = await self._call("lease/keepalive", {"ID": str(lease)}, wire.Streamed, _NEEDS_LEADER)
+        if answer.error is not None:
+            raise _refusal(answer.error)
+        left = _decode(bytes(answer.result), wire.Lease).TTL
+        if left <= 0:
+            raise NotFound(f"lease {lease} not found")
+        return left
+
+    async def revoke(self, lease: int) -> None:
+        with contextlib.suppress(NotFound):
+            await self._call("lease/revoke", {"ID": str(lease)}, wire.Done, _NEEDS_LEADER)
+
+    async def members(self) -> tuple[Member, ...]:
+        return tuple(each.member() for each in (await self._call("cluster/member/list", {}, wire.MemberList)).members)
+
+    async def add_learner(self, peer_url: str) -> Member:
+        asked = {"peerURLs": [peer_url], "isLearner": True}
+        return (await self._call("cluster/member/add", asked, wire.MemberAdded, _NEEDS_LEADER)).member.member()
+
+    async def promote(self, member: int) -> None:
+        await self._call("cluster/member/promote", {"ID": str(member)}, wire.Done, _NEEDS_LEADER)
+
+    async def remove_member(self, member: int) -> None:
+        await self._call("cluster/member/remove", {"ID": str(member)}, wire.Done, _NEEDS_LEADER)
+
+    async def status(self) -> MemberStatus:
+        it = await self._call("maintenance/status", {}, wire.StatusResponse)
+        return MemberStatus(it.header.member_id, it.leader, it.header.revision, it.dbSize, it.isLearner)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
+        url = f"{self._endpoints[0]}/v3/{path}"
+        try:
+            async with self._http.post(url, data=wire.encode(asked), headers=headers) as response:
+                said = await response.read()
+        except TimeoutError as error:
+            self._turn()
+            raise Unavailable(NO_MAJORITY) from error
+        except _FAILURES as error:
+            self._turn()
+            raise Unavailable(f"cannot reach the store: {error or type(error).__name__}") from error
+        if response.status != 200:
+            raise _refusal(_decode(said, wire.Refusal))
+        return _decode(said, type_)
+
+    def _turn(self) -> None:
+        self._endpoints.append(self._endpoints.pop(0))
+
+
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL, connect=CONNECT))
+
+
+def _decode(said: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(said, type=type_, strict=False)
+    except msgspec.MsgspecError as error:
+        raise OperationFailed(f"cannot read the store's answer {said[:200]!r}: {error}") from error
+
+
+def _batch(line: bytes) -> Batch:
+    streamed = _decode(line, wire.Streamed)
+    if streamed.error is not None:
+        raise _refusal(streamed.error)
+    response = _decode(bytes(streamed.result), wire.WatchResponse)
+    if response.compact_revision:
+        raise Compacted(f"cannot watch the store: revisions before {response.compact_revision} are gone")
+    if response.canceled:
+        raise Unavailable(f"cannot watch the store: {response.cancel_reason}")
+    return Batch(tuple(event.changed() for event in response.events))
+
+
+def _refusal(said: wire.Refusal) -> WeftError:
+    text, code = said.message or said.error, said.code or said.grpc_code
+    if any(phrase in text for phrase in _NOT_YET):
+        return FailedPrecondition(text)
+    if "has been compacted" in text:
+        return Compacted(text)
+    if "future revision" in text:
+        return Unavailable("cannot read the store: this member of it is behind another one")
+    kind = _BY_CODE.get(code, OperationFailed)
+    return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(text)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """A line may be as long as the largest transaction."""
+    parts: list[bytes] = []
+    async for chunk in content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for line in ended:
+            yield b"".join([*parts, line])
+            parts.clear()
+        if rest:
+            parts.append(rest)

@@ -1,0 +1,270 @@
+"""The store of several managers: etcd has the truth, each manager all of it in memory, kept up by a watch.
+
+    1. check    versions and names, against the state in memory
+    2. send     one transaction: compares of every version, of the names, of the schema and, unless independent, of the guard
+    3. wait     until the watch has brought what it wrote. Only the watch changes the state, so every manager sees the same
+                commits in the same order, its own as well
+
+The compares are of what the caller saw: all up to the sending is without an await. Of two commits of this process on one state that are
+not independent the second to arrive fails, as would another manager's.
+
+If the answer is lost nobody can tell whether the transaction was carried out, and it is not repeated: that might undo what somebody
+else did between the two. A commit that is under way goes on when its caller is cancelled.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine, Iterable, Sequence
+from contextlib import aclosing, suppress
+from itertools import groupby
+from typing import Any
+
+from weft.errors import OperationFailed, OutOfSequence, Unavailable, WeftError
+from weft.model.state import Change, ClusterState, Kind, kind_of
+from weft.store.engine import Clock, EventSubscription, Readers
+from weft.store.etcd.base import NO_MAJORITY, Changed, Compacted, Compare, Kv, Read, Write, after
+from weft.store.etcd.load import Loaded, load
+from weft.store.etcd.rows import PREFIX, Keys, Transaction, from_value, transaction
+from weft.store.schema import CURRENT, Schema
+
+log = logging.getLogger(__name__)
+
+_CHECK_EVERY = 1.0
+_CHECK = 2.0
+"""A read that a majority confirms; longer than that there is none."""
+_CATCH_UP = 5.0
+"""What was committed is seen within that, or the watch is taken for broken."""
+_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds between attempts to watch again."""
+
+
+class EtcdStore:
+    """`store.base.Store`."""
+
+    def __init__(self, kv: Kv, clock: Clock, keys: Keys, schema: Schema, loaded: Loaded) -> None:
+        self._kv, self._clock, self._keys, self._schema = kv, clock, keys, schema
+        self._base = loaded.base
+        self._state = ClusterState(loaded.objects, loaded.base + loaded.last)
+        self._seen = loaded.revision
+        """Revision of etcd that the watch has brought."""
+        self._guard, self._schema_written = loaded.guard, loaded.schema
+        self._readers = Readers()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._watching, self._has_majority = False, False
+        self._fault: OperationFailed | None = None
+        self._watcher = self._spawn(self._follow())
+        self._spawn(self._check_majority())
+
+    @classmethod
+    async def open(cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT) -> "EtcdStore":
+        """Loads everything, and upgrades an older store. Without a majority it gives what the own member knows. The store owns
+        `kv` from then on. Raises `NotFound` if there is no store, `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
+        keys = Keys(prefix)
+        try:
+            loaded = await load(kv, keys, schema)
+        except OperationFailed as error:
+            raise OperationFailed(f"cannot open store {prefix}: {error}") from error
+        store = cls(kv, clock, keys, schema, loaded)
+        with suppress(WeftError):
+            await store._confirm()
+        return store
+
+    @property
+    def state(self) -> ClusterState:
+        return self._state
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._watching and self._has_majority and self._fault is None
+
+    async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
+        """See `Store.commit`."""
+        if self._fault is not None:
+            raise self._fault
+        self._state.check(changes)
+        if not changes:
+            return self._state.revision
+        wanted = transaction(self._keys, self._state, changes, self._base, self._clock())
+        compares, writes = [*wanted.compares, Compare(self._keys.schema, self._schema_written)], [*wanted.writes]
+        if writes and not independent:
+            compares.append(Compare(self._keys.guard, self._guard))
+            writes.append(Write(self._keys.guard))
+        task = self._spawn(self._carry_out(Transaction(tuple(compares), tuple(writes)), changes))
+        return await asyncio.shield(task)
+
+    async def sync(self) -> None:
+        """See `Store.sync`."""
+        if self._fault is not None:
+            raise self._fault
+        await self._confirm()
+
+    def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
+        return self._readers.subscribe(kinds)
+
+    async def close(self) -> None:
+        """Wakes every reader with `Unavailable`. What was sent may be carried out yet."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._readers.close()
+        self._watching = False
+        await self._kv.close()
+
+    # --- writing
+
+    async def _carry_out(self, wanted: Transaction, changes: Sequence[Change]) -> int:
+        keys = self._keys
+        answer = await self._kv.txn(wanted.compares, wanted.writes, [Read(keys.last), Read(keys.schema)])
+        if answer.succeeded:
+            if not wanted.writes:
+                return self._state.revision
+            await self._reach(answer.revision)
+            return self._base + answer.revision
+        last, schema = answer.reads
+        await self._reach(last[0].mod_revision if last else 0)
+        if schema and schema[0].mod_revision != self._schema_written:
+            raise OperationFailed("cannot commit: a newer version of this program has taken over the store")
+        self._state.check(changes)  # what is the matter: a name, or a version
+        raise OutOfSequence("update out of sequence")
+
+    async def _reach(self, revision: int) -> None:
+        """Until the state is that new. Raises `Unavailable` if it does not get there: the commit is nevertheless made."""
+        if self._seen >= revision:
+            return
+        reached = asyncio.get_running_loop().create_future()
+        self._waiting.append((revision, reached))
+        try:
+            async with asyncio.timeout(_CATCH_UP):
+                await reached
+        except TimeoutError:
+            raise Unavailable(NO_MAJORITY) from None
+        finally:
+            self._waiting = [each for each in self._waiting if each[1] is not reached]
+
+    # --- following
+
+    async def _follow(self) -> None:
+        attempt = 0
+        while self._fault is None:
+            try:
+                async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
+                    async for batch in batches:
+                        self._watching, attempt = True, 0
+                        self._apply(batch.changes)
+            except Compacted:
+                self._watching = False
+                await self._load_anew()
+                continue
+            except Unavailable as error:
+                log.warning("store.watch.broken revision=%d error=%s", self._seen, error)
+            except OperationFailed as error:
+                self._fail(error)
+            finally:
+                self._watching = False
+            await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+            attempt += 1
+
+    def _apply(self, changes: Iterable[Changed]) -> None:
+        for revision, group in groupby(changes, key=lambda change: change.mod_revision):
+            self._apply_one(revision, list(group))
+
+    def _apply_one(self, revision: int, changes: Sequence[Changed]) -> None:
+        """All that one transaction wrote."""
+        keys, version = self._keys, self._base + revision
+        put, removed, is_commit = [], [], False
+        for change in changes:
+            if change.key.startswith(keys.objects):
+                kind, id = keys.parse(change.key)
+                if change.value is None:
+                    removed.append((kind, id))
+                else:
+                    put.append(from_value(kind, id, change.value, version))
+            elif change.key == keys.schema and change.value is not None:
+                self._schema.check(int(change.value.rpartition(b">")[2]))
+                self._schema_written = revision
+            elif change.key == keys.guard:
+                self._guard = revision
+            is_commit |= change.key == keys.last
+        self._seen = revision
+        if is_commit or put or removed:
+            self._readers.offer(self._state.adopt(version, put, removed))
+        self._wake()
+
+    async def _load_anew(self) -> None:
+        """History was thrown away before the watch had it: whoever subscribed gets the difference."""
+        try:
+            loaded = await load(self._kv, self._keys, self._schema)
+            if loaded.revision >= self._seen:
+                self._take_over(loaded)
+                return
+            log.warning("store.load.behind revision=%d seen=%d", loaded.revision, self._seen)
+        except Unavailable as error:
+            log.warning("store.load.failed error=%s", error)
+        except WeftError as error:
+            self._fail(error)
+        await asyncio.sleep(_PAUSES[-1])
+
+    def _take_over(self, loaded: Loaded) -> None:
+        present: set[tuple[Kind, str]] = {(kind, id) for kind, table in self._state.tables.items() for id in table}
+        there: set[tuple[Kind, str]] = {(kind_of(obj), obj.id) for obj in loaded.objects}
+        events = self._state.adopt(loaded.base + loaded.last, loaded.objects, sorted(present - there))
+        self._base, self._seen = loaded.base, loaded.revision
+        self._guard, self._schema_written = loaded.guard, loaded.schema
+        log.info("store.loaded revision=%d events=%d", self._state.revision, len(events))
+        self._readers.offer(events)
+        self._wake()
+
+    def _wake(self) -> None:
+        for revision, reached in self._waiting:
+            if revision <= self._seen and not reached.done():
+                reached.set_result(None)
+
+    def _fail(self, error: WeftError) -> None:
+        """Nothing more can be taken over from etcd: what is here stays readable, and gets old."""
+        log.error("store.failed revision=%d error=%s", self._seen, error)
+        self._fault = OperationFailed(f"cannot follow the store: {error}")
+
+    async def _check_majority(self) -> None:
+        while self._fault is None:
+            try:
+                await self._confirm()
+            except Unavailable:
+                if self._has_majority:
+                    log.warning("store.majority.lost")
+                self._has_majority = False
+            except WeftError as error:
+                log.warning("store.check.failed error=%s", error)
+                self._has_majority = False
+            await asyncio.sleep(_CHECK_EVERY)
+
+    async def _confirm(self) -> None:
+        """That there is a majority, and that this store has seen what it knows. A watch that should have brought it by now is
+        begun anew."""
+        try:
+            async with asyncio.timeout(_CHECK):
+                found = await self._kv.range(self._keys.last)
+        except TimeoutError:
+            raise Unavailable(NO_MAJORITY) from None
+        try:
+            await self._reach(found.pairs[0].mod_revision if found.pairs else 0)
+        except Unavailable:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = self._spawn(self._follow())
+            raise
+        if not self._has_majority:
+            log.info("store.majority.there revision=%d", self._state.revision)
+        self._has_majority = True
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone

@@ -1,0 +1,112 @@
+"""The whole of a store at one revision, in pages; and the upgrade of one that an older version of this program wrote.
+
+Loading asks the own member alone: without a majority what it knows can be read as well. What it did not know yet comes with the watch.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from weft.errors import NotFound, OperationFailed, Unavailable
+from weft.model.state import Object
+from weft.store.etcd.base import Compacted, Compare, KeyValue, Kv, Range, Write, after
+from weft.store.etcd.rows import Keys, from_value, settled
+from weft.store.schema import Schema
+
+PAGE = 2000
+"""Objects in one answer."""
+_UPGRADED_AT_ONCE = 100
+"""Objects in one transaction: less than the 128 operations that an etcd with default settings allows."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    revision: int
+    """Of etcd. Watch from the next one on."""
+    base: int
+    last: int
+    guard: int
+    schema: int
+    """etcd's revisions at which these keys were written last; 0: never."""
+    objects: tuple[Object, ...]
+    """In order of creation."""
+
+
+async def load(kv: Kv, keys: Keys, schema: Schema) -> Loaded:
+    """Raises `NotFound` if there is no store, `OperationFailed` for one of a newer version or with a damaged object, `Unavailable`."""
+    while True:
+        found = await kv.range(keys.schema, serializable=True)
+        if not found.pairs:  # a new member may not have it yet
+            found = await kv.range(keys.schema)
+        if not found.pairs:
+            raise NotFound(f"no store at {keys.prefix}")
+        if found.pairs[0].value != b"%d" % schema.version:
+            await _upgrade(kv, keys, schema, found.pairs[0])
+            continue
+        try:
+            return await _read(kv, keys, found.revision)
+        except Compacted:  # between two pages
+            continue
+
+
+async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
+    async def one(key: str) -> KeyValue | None:
+        return next(iter((await kv.range(key, revision=revision, serializable=True)).pairs), None)
+
+    base, last, guard, schema = [await one(key) for key in (keys.base, keys.last, keys.guard, keys.schema)]
+    offset = int(base.value) if base else 0
+    ordered = []
+    async for pair in _pairs(kv, keys, revision):
+        obj = from_value(*keys.parse(pair.key), pair.value, offset + pair.mod_revision)
+        ordered.append((pair.create_revision, obj.meta.created_at, pair.key, obj))
+    ordered.sort(key=lambda each: each[:3])
+    written = {key: pair.mod_revision if pair else 0 for key, pair in (("last", last), ("guard", guard), ("schema", schema))}
+    return Loaded(revision, offset, **written, objects=tuple(each[3] for each in ordered))
+
+
+async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:
+    """All objects, in order of keys. `revision` 0: each page the newest."""
+    start, more = keys.objects, True
+    while more:
+        found: Range = await kv.range(start, after(keys.objects), limit=page, revision=revision, serializable=revision > 0)
+        for pair in found.pairs:
+            yield pair
+            start = pair.key + "\0"
+        more = found.more
+
+
+async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
+    """First the schema key says that an upgrade is on its way, which stops all commits of the older version: each compares
+    that key. Then the objects; then the key again. Whoever finds it half done does it again."""
+    version = _parse(found.value, schema)
+    mark = b"%d>%d" % (version, schema.version)
+    marked = Compare(keys.schema, await _write(kv, Compare(keys.schema, found.mod_revision), [Write(keys.schema, mark)]))
+    base = next((int(pair.value) for pair in (await kv.range(keys.base)).pairs), 0)
+    writes = list[Write]()
+    async for pair in _pairs(kv, keys, 0, _UPGRADED_AT_ONCE):
+        kind, id = keys.parse(pair.key)
+        try:
+            writes.append(Write(pair.key, schema.upgrade(kind, settled(kind, pair, base), version)))
+        except msgspec.MsgspecError as error:
+            raise OperationFailed(f"{kind} {id} is damaged: {error}") from error
+        if len(writes) == _UPGRADED_AT_ONCE:
+            await _write(kv, marked, writes)
+            writes.clear()
+    await _write(kv, marked, [*writes, Write(keys.schema, b"%d" % schema.version), Write(keys.last)])
+
+
+async def _write(kv: Kv, compare: Compare, writes: Sequence[Write]) -> int:
+    answer = await kv.txn([compare], writes)
+    if not answer.succeeded:
+        raise Unavailable("cannot upgrade the store: another manager does")
+    return answer.revision
+
+
+def _parse(value: bytes, schema: Schema) -> int:
+    """The version that the objects, or some of them, are of."""
+    try:
+        versions = [int(part) for part in value.split(b">")]
+    except ValueError:
+        raise OperationFailed(f"its schema {value!r} is damaged") from None
+    schema.check(max(versions))
+    schema.check(versions[0])
+    return versions[0]

@@ -1,0 +1,49 @@
+"""A swarm's move from the embedded store of its one manager to etcd.
+
+The copy becomes a store with its last transaction, the one that writes the schema key. One that was interrupted before is no store:
+the next one wipes what it finds. The revisions go on above those of the store it came from.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from weft.errors import FailedPrecondition
+from weft.model.codec import encode
+from weft.model.meta import Meta
+from weft.model.state import UNIQUE_NAMES, ClusterState, Object, kind_of
+from weft.store.etcd.base import Compare, Delete, Kv, Write, after
+from weft.store.etcd.rows import PREFIX, Keys
+from weft.store.schema import CURRENT, Schema
+
+_OBJECTS_AT_ONCE = 60
+"""With their names fewer than the 128 operations that an etcd with default settings allows."""
+
+
+async def copy(state: ClusterState, kv: Kv, prefix: str = PREFIX, schema: Schema = CURRENT) -> None:
+    """All objects, with their times. An empty state makes an empty store. Raises `FailedPrecondition` if there is a store already,
+    `Unavailable`, after which it is to be done again."""
+    keys = Keys(prefix)
+    unfinished = Compare(keys.schema, 0)
+    leftovers = [Delete(keys.objects, after(keys.objects)), Delete(keys.names, after(keys.names)), Delete(keys.guard)]
+    await _write(kv, unfinished, [*leftovers, Write(keys.base, b"%d" % state.revision)])
+    objects = iter(sorted(state.objects(), key=lambda obj: obj.meta.created_at))
+    while batch := list(islice(objects, _OBJECTS_AT_ONCE)):
+        await _write(kv, unfinished, list(_writes(keys, batch)))
+    await _write(kv, unfinished, [Write(keys.last), Write(keys.schema, b"%d" % schema.version)])
+
+
+def _writes(keys: Keys, objects: Iterable[Object]) -> Iterator[Write]:
+    for obj in objects:
+        kind = kind_of(obj)
+        meta = Meta(0, obj.meta.created_at, obj.meta.updated_at)
+        yield Write(keys.object(kind, obj.id), encode(msgspec.structs.replace(obj, meta=meta)))
+        if kind in UNIQUE_NAMES:
+            yield Write(keys.name(kind, obj.name), obj.id.encode())
+
+
+async def _write(kv: Kv, unfinished: Compare, operations: list[Write | Delete]) -> None:
+    answer = await kv.txn([unfinished], operations)
+    if not answer.succeeded:
+        raise FailedPrecondition("cannot copy the store into etcd: there is one already")
