@@ -29,7 +29,7 @@ from weft.model.assignment import (
 from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Network
-from weft.model.node import Node
+from weft.model.node import Node, NodeState
 from weft.model.service import Service
 from weft.model.state import ClusterState, Event
 from weft.model.task import Attachment, Task, TaskState
@@ -134,8 +134,11 @@ def _touched(state: ClusterState, events: Iterable[Event]) -> _Touched:
 
 
 def _moved(event: Event) -> bool:
-    """A node came, went or has another data path address: the endpoints behind it have another VTEP."""
-    before, after = (obj.data_path_address if isinstance(obj, Node) else None for obj in (event.before, event.after))
+    """A node came, went, has another data path address, or does not answer: the endpoints behind it have another VTEP or serve no
+    longer."""
+    before, after = (
+        (obj.data_path_address, _is_lost(obj)) if isinstance(obj, Node) else None for obj in (event.before, event.after)
+    )
     return before != after
 
 
@@ -203,7 +206,8 @@ def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecor
 
 
 def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> EndpointRecord | None:
-    """From the time a task has a node and an address until it is over; it serves while it runs and is meant to."""
+    """From the time a task has a node and an address until it is over; it serves while it runs and is meant to, on a host
+    that answers."""
     task = state.tasks.get(id)
     if task is None or task.node is None or task.state.is_terminal:
         return None
@@ -214,8 +218,13 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
     return EndpointRecord(
         id=task.id, network=network, address=attachment.address, node=node.id, vtep=node.data_path_address,
         task=task.id, name=task.name, service=task.service, aliases=_aliases(task),
-        serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING,
+        serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING and not _is_lost(node),
     )  # fmt: skip
+
+
+def _is_lost(node: Node) -> bool:
+    """Its host does not answer, but its tasks are not given up yet."""
+    return node.status.state is NodeState.DISCONNECTED
 
 
 def _node_endpoint(state: ClusterState, network: NetworkId, id: NodeId) -> EndpointRecord | None:
