@@ -1,8 +1,8 @@
-"""Somebody outside the cluster who asks through the mesh, steadily, through all hosts in turn: `python load.py PORT ADDRESS…`.
+"""Somebody outside the cluster who asks through the mesh, steadily, in turn of all of them: `python load.py ADDRESS:PORT…`.
 
 Each request is a connection of its own, made when its time has come whether or not those before it were answered. Until its
-standard input ends; then one line of JSON per request on the standard output: when it was made (seconds, CLOCK_MONOTONIC), through
-which host, how long it took, who answered (the container's hostname) or else why nobody did.
+standard input ends; then one line of JSON per request on the standard output: when it was made (seconds, CLOCK_MONOTONIC), whom
+it asked, how long it took, who answered (the container's hostname) or else why nobody did.
 """
 
 import asyncio
@@ -26,21 +26,22 @@ async def ask(address: str, port: int) -> str:
         writer.close()
 
 
-async def one(start: float, address: str, port: int, records: list[tuple[float, str, float, str, str]]) -> None:
+async def one(start: float, target: str, records: list[tuple[float, str, float, str, str]]) -> None:
     who = why = ""
     try:
         async with asyncio.timeout(PATIENCE):
-            who = await ask(address, port)
+            address, _, port = target.partition(":")
+            who = await ask(address, int(port))
     except TimeoutError:
         why = "no answer"
     except OSError as error:
         why = error.strerror or type(error).__name__
     except (ValueError, KeyError):
         why = "half an answer"
-    records.append((start, address, time.monotonic() - start, who, why))
+    records.append((start, target, time.monotonic() - start, who, why))
 
 
-async def main(port: int, addresses: list[str]) -> None:
+async def main(targets: list[str]) -> None:
     end = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(end), sys.stdin)
     ended = asyncio.ensure_future(end.read())
@@ -51,11 +52,11 @@ async def main(port: int, addresses: list[str]) -> None:
         while not ended.done():
             due = begun + number / RATE
             await asyncio.wait([ended], timeout=max(0.0, due - time.monotonic()))
-            group.create_task(one(time.monotonic(), addresses[number % len(addresses)], port, records))
+            group.create_task(one(time.monotonic(), targets[number % len(targets)], records))
             number += 1
     for record in sorted(records):
         print(json.dumps(record))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2:]))
+    asyncio.run(main(sys.argv[1:]))
