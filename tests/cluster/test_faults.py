@@ -1,4 +1,4 @@
-"""What users notice when hosts, daemons and managers fail: five hosts, three of them managers, and a client that asks 200 times a second.
+"""What users notice of faults: five hosts, three of them managers, and a client that asks 200 times a second.
 
 Two services: `web` has tasks on every host, `steady` none on node5, to which the worst happens. A request through a host that is
 itself off or cut off cannot be answered by anybody and is not counted. After each fault everything has to be as it was asked for,
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import WEFT, Cluster
 
 from weft.lab import faults
-from weft.lab.layout import Layout
+from weft.lab.layout import Host, Layout
 from weft.lab.processes import send
 
 HOSTS = {f"node{k}": f"10.59.72.{10 + k}" for k in range(1, 6)}
+WEFT = [str(Path(sys.executable).with_name("weft"))]
 MANAGERS = ("node1", "node2", "node3")
 VICTIM = "node5"
 WEB, STEADY = 8080, 8081
@@ -71,11 +71,11 @@ def span(requests: list[Request]) -> float:
 class Swarm:
     """The lab with the two services, and the questions that the tests ask of it."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster) -> None:
         self.cluster = cluster
         self.layout = Layout()
 
-    def host(self, name: str) -> faults.Host:
+    def host(self, name: str) -> Host:
         return self.layout.node(int(name.removeprefix("node")))
 
     def leader(self, asked: str = "node1") -> str:
@@ -108,7 +108,7 @@ class Swarm:
 
 
 @pytest.fixture(scope="module")
-def lab(cluster: Cluster) -> Iterator[Swarm]:
+def lab(cluster) -> Iterator[Swarm]:
     cluster.run(*WEFT, "lab", "up", "--nodes", str(len(HOSTS)), "--managers", str(len(MANAGERS)), timeout=120)
     for name, port, options in (("web", WEB, ()), ("steady", STEADY, ("--constraint", f"node.hostname!={VICTIM}"))):
         cluster.create(name, "-p", f"{port}:80", "--restart-delay", "0s", *options, replicas=REPLICAS)
@@ -193,7 +193,8 @@ def test_a_member_of_the_store_is_killed(swarm: Swarm) -> None:
     leader = swarm.leader()
     with Load() as load:
         member = faults.store_process(swarm.layout, swarm.host(leader))
-        assert member is not None and send(member, 9)
+        assert member is not None
+        assert send(member, 9)
         swarm.eventually(swarm.leader, 2 * FAILOVER, "a leader")
         swarm.cluster.docker(MANAGERS[1], "service", "update", "-d", "--label-add", "written=after", "web")
         swarm.eventually(lambda: faults.store_process(swarm.layout, swarm.host(leader)), 15, "the member again")
