@@ -65,7 +65,10 @@ class Load:
 
 
 def span(requests: list[Request]) -> float:
-    return requests[-1].start - requests[0].start if requests else 0.0
+    """Seconds from the first to the last; says what they were."""
+    begun = requests[0].start if requests else 0.0
+    print([(round(r.start - begun, 2), r.target, r.why) for r in requests])
+    return requests[-1].start - begun if requests else 0.0
 
 
 class Swarm:
@@ -120,8 +123,13 @@ def lab(cluster) -> Iterator[Swarm]:
 @pytest.fixture
 def swarm(lab: Swarm) -> Iterator[Swarm]:
     """Whole before the test and after it."""
+    if not lab.cluster.containers(VICTIM, "web"):
+        lab.cluster.docker("node1", "service", "update", "-q", "--force", "--update-parallelism", "0", "web")
     lab.eventually(lab.is_whole, 60, "a whole swarm")
     yield lab
+    for name in HOSTS:
+        lab.cluster.run(*WEFT, "lab", "heal", name, ok=False)
+        lab.cluster.run(*WEFT, "lab", "resume", name, ok=False)
     lab.cluster.run(*WEFT, "lab", "up", timeout=120)
     lab.eventually(lab.is_whole, 60, "a whole swarm after the fault")
 

@@ -19,7 +19,8 @@ def test_a_large_service_is_decided_on_in_parts(loop: Loop) -> None:
     wanted = 2 * MOST_CHANGES + 1
     task = TaskSpec(container=ContainerSpec(image="demo"))
     room.service(ServiceSpec(name="web", task=task, replicas=wanted))
-    room.run("orchestrator")
+    while room.run("orchestrator").changes:
+        pass
     while loop == "scheduler" and room.run("allocator").changes:
         pass
     sizes = []
