@@ -25,7 +25,7 @@ import uvloop
 from weft.cluster import tls
 from weft.cluster.base import AdmissionRequest
 from weft.cluster.client import join
-from weft.cluster.messages import MAX_MESSAGE, Heartbeat, Hello, StatusUpdate
+from weft.cluster.messages import MAX_FROM_MANAGER, Heartbeat, Hello, StatusUpdate
 from weft.model import codec
 from weft.model.ids import ContainerId, TaskId
 from weft.model.meta import SECOND
@@ -101,7 +101,7 @@ class Agent:
     async def _talk(self) -> None:
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(
-                f"https://{self._manager}/v1/session", ssl=self._context, server_hostname=tls.MANAGER_NAME, max_msg_size=MAX_MESSAGE
+                f"https://{self._manager}/v1/session", ssl=self._context, server_hostname=tls.MANAGER_NAME, max_msg_size=MAX_FROM_MANAGER
             )  # fmt: skip
             description = NodeDescription(hostname=self.hostname, resources=RESOURCES)
             await socket.send_bytes(
