@@ -101,7 +101,8 @@ class Agent:
     async def _talk(self) -> None:
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(
-                f"https://{self._manager}/v1/session", ssl=self._context, server_hostname=tls.MANAGER_NAME, max_msg_size=MAX_FROM_MANAGER
+                f"https://{self._manager}/v1/session",
+                ssl=self._context, server_hostname=tls.MANAGER_NAME, max_msg_size=MAX_FROM_MANAGER
             )  # fmt: skip
             description = NodeDescription(hostname=self.hostname, resources=RESOURCES)
             await socket.send_bytes(

@@ -199,12 +199,13 @@ def test_the_leader_is_killed_while_a_service_grows(swarm: Swarm) -> None:
 
 def test_a_member_of_the_store_is_killed(swarm: Swarm) -> None:
     leader = swarm.leader()
+    other = next(name for name in MANAGERS if name != leader)
     with Load() as load:
         member = faults.store_process(swarm.layout, swarm.host(leader))
         assert member is not None
         assert send(member, 9)
-        swarm.eventually(swarm.leader, 2 * FAILOVER, "a leader")
-        swarm.cluster.docker(MANAGERS[1], "service", "update", "-d", "--label-add", "written=after", "web")
+        write = ("service", "update", "-d", "--label-add", "written=after", "web")
+        swarm.eventually(lambda: swarm.cluster.docker(other, *write), FAILOVER, "a write that is accepted")
         swarm.eventually(lambda: faults.store_process(swarm.layout, swarm.host(leader)), 15, "the member again")
     assert load.failed(WEB) == load.failed(STEADY) == []
 
