@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, OperationFailed, WeftError
+from weft.linux import ping
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.model.ids import NodeId
@@ -48,6 +49,9 @@ NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 RESTART_PAUSE = 10.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
 ARRIVE_PAUSE = 1.0
+PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
+"""A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
+connections wait for a SYN that was lost for a second."""
 VOTE_PAUSE = 0.2
 """Seconds between two attempts to be given a vote: catching up takes as long as the state is large."""
 
@@ -234,7 +238,8 @@ async def _take(
     """`opened`: what is to be closed when the seat is; it is the seat's if this returns."""
     member = place.member()
     manager = Manager(
-        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle
+        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
+        host_answers,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)
@@ -265,3 +270,8 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def host_answers(addresses: Sequence[IPv4Address]) -> bool:
+    """`manager.suspicion.Probe`."""
+    return await ping.answers(addresses, secrets.randbits(16), PROBE_SECONDS, PROBE_ATTEMPTS)
