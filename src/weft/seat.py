@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 DATABASE = "store.db"
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
-RESTART_PAUSE = 10.0
+RESTART_PAUSE = 5.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
 ARRIVE_PAUSE = 1.0
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3

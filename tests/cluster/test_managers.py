@@ -119,3 +119,38 @@ def refused_write(cluster: Any, service: str) -> str:
     done = cluster.run("docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "update", "-d", "--label-add",
                        "x=y", service, ok=False, timeout=60)  # fmt: skip
     return str(done.stderr)
+
+
+def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three_managers: Any, names: Any) -> None:
+    cluster = three_managers
+    web = names("rooted")
+    cluster.create(web, "-p", "8094:80")
+    before, root = store_processes(cluster), cluster.docker("node1", "swarm", "ca")
+    cluster.docker("node1", "swarm", "ca", "--rotate", "--quiet", timeout=60)
+    assert cluster.docker("node2", "swarm", "ca") != root
+    replicas, refused = 3, []
+
+    def restarted_and_working() -> bool:
+        nonlocal replicas
+        replicas = 7 - replicas
+        for node in ("node1", "node2"):
+            done = cluster.run("docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock", "service", "scale", "-d",
+                               f"{web}={replicas}", ok=False)  # fmt: skip
+            if done.returncode == 0:
+                break
+        else:
+            refused.append(done.stderr)
+        return not before & store_processes(cluster)
+
+    cluster.eventually(restarted_and_working, 60, "the stores' processes were started again, one by one")
+    assert not refused, "one of two managers always takes a write"
+    for node in ("node1", *OTHERS):
+        cluster.eventually(lambda node=node: all_there(cluster, node), 30, f"three managers, seen by {node}")
+    cluster.eventually(lambda: len(cluster.running(web)) == replicas, 20)
+    token = cluster.docker("node2", "swarm", "join-token", "-q", "worker")
+    assert token.startswith("SWMTKN-1-")
+    assert cluster.docker("node1", "swarm", "join-token", "-q", "worker") == token
+
+
+def store_processes(cluster: Any) -> set[tuple[str, str]]:
+    return {(node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)}
