@@ -1,10 +1,14 @@
-"""A node's part in a swarm while it lasts: its agent, and on a manager the store, the control loops and the session listener.
+"""A node's part in a swarm while it lasts: its agent, its certificate, and a seat while it is a manager.
 
-Wiring only. `found`, `enter` and `resume` are the three ways in, `leave` the way out; `close` stops everything and leaves containers,
-networks and files as they are, so that the next daemon resumes where this one stopped.
+    found, enter, resume   the three ways in      leave   the way out
+    the certificate says what the node is: with a manager's it takes a seat (`seat.py`), with a worker's it gives it up
+
+Wiring only. `close` stops everything and leaves containers, networks and files as they are, so that the next daemon resumes where
+this one stopped.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -16,26 +20,37 @@ from typing import Any
 
 import msgspec
 
+from weft import seat as seats
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect
-from weft.cluster.client import Connector, join
+from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
+from weft.errors import Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.ids import NodeId
-from weft.model.node import NodeDescription
+from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
-from weft.seat import Seat
-from weft.store.sole import SoleLeader
+from weft.pki.certificate import holder
+from weft.seat import Place, Seat
 from weft.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
+SEAT_RETRY = 1.0
+"""Seconds after an attempt to take a seat, or to give it up, that failed."""
+JOIN_PATIENCE = 20.0
+RESUME_PATIENCE = 5.0
+"""Seconds that joining, and starting, wait for the seat; it is taken in the background then."""
+STILL_JOINING = (
+    "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. "
+    'Use the "docker info" command to see the current swarm status of your node.'
+)
 
 Managers = tuple[tuple[NodeId, str], ...]
 """(id, host:port)"""
@@ -47,6 +62,7 @@ class Surroundings:
 
     data: Path
     """`<data root>/swarm`."""
+    run: Path
     description: Callable[[], NodeDescription]
     facts: Callable[[NodeId, IPv4Address], NodeFacts]
     adapters: Callable[[Connect, Callable[[Managers], None]], Adapters]
@@ -62,14 +78,18 @@ class SwarmMember:
         self._identity = identity
         self._wallet = Wallet(credentials, identity.save_credentials)
         self._seat: Seat | None = None
+        self._place = Place(
+            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes
+        )  # fmt: skip
+        self._role_changed = asyncio.Event()
+        self._seated = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
-        self.member = member
+        self.member = msgspec.structs.replace(member, role=holder(credentials.certificate).role)
         connect = Connector(self._wallet, self._manager_addresses)
         adapters = replace(
-            around.adapters(connect, self._remember_managers),
-            wallet=self._wallet,
-            advertise_address=str(member.advertise_address),
-        )
+            around.adapters(connect, self._remember_managers), wallet=self._wallet,
+            advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
+        )  # fmt: skip
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
         self.agent.events = around.events
@@ -87,7 +107,8 @@ class SwarmMember:
         )  # fmt: skip
         root = authority.root(new_key(), time.time_ns(), _serial())
         around.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = SqliteStore.open(around.data / "store.db", time.time_ns)
+        store = SqliteStore.open(around.data / seats.DATABASE, time.time_ns)
+        identity = IdentityStore(around.data)
         try:
             cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), secrets.token_bytes)
             key = new_key()
@@ -98,29 +119,28 @@ class SwarmMember:
             credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
             member = Member(
                 node=node.id, cluster=cluster.id, role="manager", advertise_address=advertise, data_path_address=data_path,
-                listen_address=request.listen_address, managers=((node.id, founder.manager_address),),
+                listen_address=request.listen_address, managers=((node.id, founder.manager_address),), store="alone",
             )  # fmt: skip
-            identity = IdentityStore(around.data)
             identity.save(member, credentials)
         except BaseException:
             await store.close()
-            IdentityStore(around.data).erase()
+            identity.erase()
             raise
         swarm = cls(around, identity, member, credentials)
         try:
-            await swarm._take_seat(store)
+            swarm._sit(await seats.alone(swarm._place, store))
         except BaseException:
             await swarm.close()
             identity.erase()
             raise
-        swarm._start_agent()
+        swarm._begin()
         return swarm
 
     @classmethod
     async def enter(
         cls, around: Surroundings, request: JoinRequest, advertise: IPv4Address, data_path: IPv4Address
     ) -> "SwarmMember":
-        """Joins an existing swarm."""
+        """Joins an existing swarm. Raises `Unavailable` where a manager's seat takes longer: it is a member then."""
 
         def ask(csr: str) -> AdmissionRequest:
             hostname = around.description().hostname
@@ -137,7 +157,7 @@ class SwarmMember:
         identity = IdentityStore(around.data)
         identity.save(member, credentials)
         swarm = cls(around, identity, member, credentials)
-        swarm._start_agent()
+        swarm._begin()
         return swarm
 
     @classmethod
@@ -148,12 +168,20 @@ class SwarmMember:
         if found is None:
             return None
         swarm = cls(around, identity, *found)
-        if swarm.member.role == "manager":
-            await swarm._take_seat(SqliteStore.open(around.data / "store.db", time.time_ns))
-        swarm._start_agent()
+        if swarm.member.store == "none" and swarm.is_manager and (around.data / seats.DATABASE).exists():
+            swarm._save(store="alone")  # written before there was a choice
+        if swarm.is_manager and swarm.member.store == "alone":
+            swarm._sit(await seats.alone(swarm._place))
+        swarm._begin()
+        await swarm.seated(RESUME_PATIENCE)
         return swarm
 
     # --- life
+
+    @property
+    def is_manager(self) -> bool:
+        """By its certificate. It may have no seat yet, or still."""
+        return self.member.role == "manager"
 
     @property
     def manager(self) -> Manager | None:
@@ -163,8 +191,17 @@ class SwarmMember:
     def membership(self) -> Membership:
         return Membership(
             state="active", node=self.member.node, address=str(self.member.advertise_address),
-            is_manager=self.manager is not None, managers=self.member.managers,
+            is_manager=self.is_manager, managers=self.member.managers,
         )  # fmt: skip
+
+    async def seated(self, seconds: float) -> bool:
+        """Waits for so long until a manager has its seat. A worker needs none."""
+        if not self.is_manager:
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._seated.wait()
+        return self._seated.is_set()
 
     async def failed(self) -> None:
         """Waits for as long as all is well; raises what ended a part that should not end."""
@@ -178,23 +215,20 @@ class SwarmMember:
         try:
             await self.agent.leave()
         finally:
+            if self._seat is not None:
+                await self._seat.resign(self._place.settings.peer_url)
             await self.close()
+            if self.member.store == "shared":
+                await seats.give_up(self._place)
             self._identity.erase()
 
     async def close(self) -> None:
         await self._stop_running()
-        if self._seat is not None:
-            await self._seat.close()
-            self._seat = None
+        await self._stand()
 
-    async def _take_seat(self, store: SqliteStore) -> None:
-        self._seat = await Seat.take(
-            self.member, self._wallet, self._around.routes(), store, SoleLeader(self.member.node)
-        )  # fmt: skip
-        self._start("events", self._pump_events(self._seat.manager))
-
-    def _start_agent(self) -> None:
+    def _begin(self) -> None:
         self._start("agent", self.agent.run())
+        self._start("seat", self._keep_seat())
 
     def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         self._running.append(asyncio.create_task(coroutine, name=name))
@@ -207,17 +241,114 @@ class SwarmMember:
             if isinstance(result, Exception):
                 log.error("member.stopped cause=%r", result)
 
+    # --- the seat
+
+    def _take_role(self, credentials: Credentials, role: Role) -> None:
+        """There are new credentials; the role may be the old one."""
+        if role != self.member.role:
+            log.info("role.changed role=%s", role)
+            self._save(role=role)
+            self._role_changed.set()
+
+    async def _keep_seat(self) -> None:
+        """Takes, keeps and gives up the seat as the certificate says. What fails is tried again."""
+        while True:
+            self._role_changed.clear()
+            try:
+                await self._follow_role()
+            except WeftError as error:
+                log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
+                await asyncio.sleep(SEAT_RETRY)
+                continue
+            await self._until_something_changes()
+
+    async def _follow_role(self) -> None:
+        if not self.is_manager:
+            await self._stand()
+            if self.member.store != "none":
+                await seats.give_up(self._place)
+                self._save(store="none")
+            return
+        if self._seat is None:
+            self._sit(await self._open_seat())
+        elif self._seat.is_alone:
+            await self._move()
+
+    async def _open_seat(self) -> Seat:
+        if self.member.store == "alone":
+            return await seats.alone(self._place)
+        if self.member.store == "none":
+            await seats.join(self._place, MemberClient(self._wallet, self._other_managers))
+            self._save(store="shared")
+        return await seats.among(self._place)
+
+    async def _move(self) -> None:
+        """From a store of its own to one that can be shared. Until the copy is whole, the old one holds."""
+        seat = self._seat
+        assert seat is not None
+        self._place.etcd()  # raises if there is none on this host, before anything has happened
+        try:
+            await seats.move(self._place, seat)
+            self._save(store="shared")
+            seats.forget_database(self._place)
+            new = await seats.among(self._place)
+        finally:
+            await self._stand()
+        self._sit(new)
+
+    async def _until_something_changes(self) -> None:
+        """The role; or, of a manager that is alone, that there is to be another; or the end of a manager, which raises."""
+        seat = self._seat
+        waits: list[Coroutine[Any, Any, object]] = [self._role_changed.wait()]
+        if seat is not None:
+            waits.append(seat.manager.failed())
+            if seat.is_alone:
+                waits.append(seat.company())
+        tasks = [asyncio.create_task(wait) for wait in waits]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _sit(self, seat: Seat) -> None:
+        self._seat = seat
+        seat.beside(asyncio.create_task(self._pump_events(seat.manager), name="events"))
+        self._seated.set()
+        log.info("seat.taken alone=%s", seat.is_alone)
+
+    async def _stand(self) -> None:
+        seat, self._seat = self._seat, None
+        self._seated.clear()
+        if seat is not None:
+            await seat.close()
+
     async def _pump_events(self, manager: Manager) -> None:
-        async for event in manager.events():
-            self._around.events.add(event)
+        with contextlib.suppress(Unavailable):
+            async for event in manager.events():
+                self._around.events.add(event)
+
+    # --- what is remembered
+
+    def _save(self, **fields: Any) -> None:
+        self.member = msgspec.structs.replace(self.member, **fields)
+        self._identity.save_member(self.member)
 
     def _manager_addresses(self) -> list[str]:
-        return [address for _, address in self.member.managers]
+        """Every node begins with another one, so that their sessions are spread over the managers."""
+        addresses = [address for _, address in self.member.managers]
+        first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
+        return addresses[first:] + addresses[:first]
+
+    def _other_managers(self) -> list[str]:
+        return [address for node, address in self.member.managers if node != self.member.node]
 
     def _remember_managers(self, managers: Managers) -> None:
         if managers and managers != self.member.managers:
-            self.member = msgspec.structs.replace(self.member, managers=managers)
-            self._identity.save_member(self.member)
+            self._save(managers=managers)
 
 
 def _serial() -> int:

@@ -34,7 +34,7 @@ from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
-from weft.member import Managers, Surroundings, SwarmMember
+from weft.member import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmMember
 from weft.model.container import NodeEvent
 from weft.model.ids import ContainerId, NodeId
 from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
@@ -42,6 +42,7 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
+from weft.store.etcd.base import NO_MAJORITY
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,12 @@ WORKER = (
     "Please run this command on a manager node or promote the current node to a manager."
 )
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
-LAST_MANAGER = (
-    "You are attempting to leave the swarm on a node that is participating as a manager. "
-    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
+LEAVING_MANAGER = "You are attempting to leave the swarm on a node that is participating as a manager. "
+LAST_MANAGER = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
+NO_QUORUM = "Removing this node leaves {left} managers out of {all}. Without a Raft quorum your swarm will be inaccessible. "
+ONLY_WAY = (
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
+    "Use `--force` to suppress this message."
 )
 
 
@@ -85,7 +89,7 @@ class WeftNode:
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._around = Surroundings(
-            data=options.data_root / "swarm", description=lambda: hostinfo.describe(info), facts=self._facts,
+            data=options.data_root / "swarm", run=options.run_dir, description=lambda: hostinfo.describe(info), facts=self._facts,
             adapters=self._adapters, events=self._events, routes=host.routes,
         )  # fmt: skip
 
@@ -126,7 +130,7 @@ class WeftNode:
         if self._member is None:
             raise Unavailable(NO_SWARM)
         if self._member.manager is None:
-            raise Unavailable(WORKER)
+            raise Unavailable(NO_MAJORITY if self._member.is_manager else WORKER)
         return self._member.manager
 
     async def init(self, request: InitRequest) -> NodeId:
@@ -143,7 +147,9 @@ class WeftNode:
             if self._member is not None:
                 raise Unavailable(ALREADY)
             advertise, data_path = _addresses(request)
-            self._member = await SwarmMember.enter(self._around, request, advertise, data_path)
+            self._member = member = await SwarmMember.enter(self._around, request, advertise, data_path)
+            if not await member.seated(JOIN_PATIENCE):
+                raise Unavailable(STILL_JOINING)
             log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
 
     async def leave(self, force: bool) -> None:
@@ -151,8 +157,8 @@ class WeftNode:
             member = self._member
             if member is None:
                 raise Unavailable("This node is not part of a swarm")
-            if member.manager is not None and not force:
-                raise FailedPrecondition(LAST_MANAGER)
+            if member.is_manager and not force:
+                raise FailedPrecondition(LEAVING_MANAGER + _what_leaving_means(member.manager))
             self._member = None
             await member.leave()
             log.info("swarm.left node=%s", member.member.node)
@@ -258,6 +264,19 @@ async def _first(*waits: Coroutine[Any, Any, object]) -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _what_leaving_means(manager: Swarm | None) -> str:
+    """To a manager that leaves without having been demoted."""
+    if manager is None:
+        return "Doing so may lose the consensus of your cluster. " + ONLY_WAY
+    managers = [node.id for node in manager.state.nodes.values() if node.manager_address]
+    reachable = len(manager.standing.present.intersection(managers))
+    if len(managers) <= 1:
+        return LAST_MANAGER
+    if 2 * (reachable - 1) <= len(managers):
+        return NO_QUORUM.format(left=reachable - 1, all=len(managers)) + ONLY_WAY
+    return ONLY_WAY
 
 
 def _make_directories(options: DaemonOptions) -> None:

@@ -1,52 +1,246 @@
 """A manager's seat: what a node has for as long as it is a manager. A store, its place among the managers, the control loops, and
 the listener for sessions.
 
-Wiring only. The store and what belongs to it are opened by whoever takes the seat, and closed with it.
+    alone     the embedded store; this manager leads
+    among     a part of the store that all managers share, run by this host; one of them leads
+    move      from the first to the second, when another node is to be a manager: everything is copied, and the embedded store goes
+              only when the copy is whole
+    join      a part of the store for a node that is to be a manager
+
+Wiring only. The store and what belongs to it are opened here and closed with the seat; the store's own process goes on.
 """
 
+import asyncio
 import logging
 import secrets
+import shutil
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 
+import msgspec
+
+from weft.cluster.base import MemberRequest
+from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
+from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
+from weft.model.ids import NodeId
+from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
+from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv
+from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.leadership import EtcdLeadership
+from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.sole import SoleLeader
+from weft.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
+DATABASE = "store.db"
+NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
+VOTE_PAUSE = 0.2
+"""Seconds between two attempts to be given a vote: catching up takes as long as the state is large."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a seat needs of the node that takes it."""
+
+    member: Callable[[], Member]
+    wallet: Wallet
+    data: Path
+    """`<data root>/swarm`."""
+    run: Path
+    """`<run directory>`: the store's socket, and what a reboot may take."""
+    routes: Callable[[], Sequence[IPv4Network]]
+
+    @property
+    def database(self) -> Path:
+        return self.data / DATABASE
+
+    @property
+    def settings(self) -> MemberSettings:
+        own = self.member()
+        return MemberSettings(
+            name=own.node, address=str(own.advertise_address), swarm=self.data, run=self.run / "etcd"
+        )  # fmt: skip
+
+    @property
+    def manager_address(self) -> str:
+        return f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
+
+    def etcd(self) -> EtcdMember:
+        """This host's part of the shared store. Raises `OperationFailed`."""
+        if shutil.which("etcd") is None:
+            raise OperationFailed(f"cannot be one of several managers: {NO_ETCD}")
+        return EtcdMember(self.settings)
+
 
 class Seat:
-    def __init__(self, manager: Manager, store: Store, closing: AsyncExitStack) -> None:
+    def __init__(self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack) -> None:
         self.manager = manager
         self.store = store
+        self._kv = kv
         self._closing = closing
 
-    @classmethod
-    async def take(
-        cls, member: Member, wallet: Wallet, routes: Sequence[IPv4Network], store: Store, leadership: Leadership,
-        kv: Kv | None = None, obstacle: str = "",
-    ) -> "Seat":  # fmt: skip
-        """`store` and `leadership` are the seat's from here on. All or nothing."""
-        async with AsyncExitStack() as closing:
-            closing.push_async_callback(store.close)
-            closing.push_async_callback(leadership.close)
-            manager = Manager(
-                member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), routes, kv, obstacle
-            )  # fmt: skip
-            await manager.start()
-            closing.push_async_callback(manager.close)
-            server = SessionServer(manager, member.cluster, wallet)
-            await server.start(member.listen_address)
-            closing.push_async_callback(server.close)
-            return cls(manager, store, closing.pop_all())
-        raise AssertionError("unreachable")
+    @property
+    def is_alone(self) -> bool:
+        return self._kv is None
+
+    def beside(self, task: asyncio.Task[None]) -> None:
+        """The task ends with the seat."""
+        self._closing.push_async_callback(_ended, task)
 
     async def close(self) -> None:
         """The state stays as it is, and can still be read through `manager`."""
         await self._closing.aclose()
+
+    async def resign(self, peer_url: str) -> None:
+        """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
+        for ever."""
+        if self._kv is None:
+            return
+        try:
+            for member in await self._kv.members():
+                if peer_url in member.peer_urls:
+                    await self._kv.remove_member(member.id)
+        except WeftError as cause:
+            log.warning("seat.not_resigned cause=%s", cause)
+
+    async def company(self) -> None:
+        """Of a manager that is alone: waits until another node is to be a manager."""
+        kinds: tuple[Kind, ...] = ("node",)
+        changes = self.store.subscribe(kinds)
+        try:
+            while sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) < 2:
+                await changes.next()
+        finally:
+            changes.close()
+
+
+async def alone(place: Place, store: SqliteStore | None = None) -> Seat:
+    """`store`: the embedded one, if it is open already; it is the seat's from here on. All or nothing."""
+    if store is None:
+        store = SqliteStore.open(place.database, time.time_ns)
+    obstacle = "" if shutil.which("etcd") else NO_ETCD
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(store.close)
+        return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
+    raise AssertionError("unreachable")
+
+
+async def among(place: Place) -> Seat:
+    """With this host's part of the shared store, which it has already. All or nothing."""
+    async with AsyncExitStack() as opened:
+        etcd = place.etcd()
+        opened.push_async_callback(etcd.close)
+        await etcd.start()
+        await etcd.ready()
+        kv = etcd.client()
+        opened.push_async_callback(kv.close)
+        store = await EtcdStore.open(kv, time.time_ns)
+        opened.push_async_callback(store.close)
+        leadership = EtcdLeadership(kv, place.member().node)
+        opened.push_async_callback(leadership.close)
+        seat = await _take(place, store, leadership, kv, "", opened)
+    await _arrive(place, seat)
+    return seat
+
+
+async def join(place: Place, managers: MemberClient) -> None:
+    """Until this host's part of the store votes. Safe to be called again, whatever the last call came to."""
+    etcd = place.etcd()
+    try:
+        request = MemberRequest(peer_url=place.settings.peer_url, manager_address=place.manager_address)
+        grant = await managers.enlist(request)
+        await etcd.start(grant.peers)
+        while True:
+            try:
+                await managers.admit_vote()
+                return
+            except FailedPrecondition:
+                await asyncio.sleep(VOTE_PAUSE)
+    finally:
+        await etcd.close()
+
+
+async def move(place: Place, seat: Seat) -> ClusterState:
+    """Copies the state of a manager that is alone into a new shared store, of which this host has the first part. The seat is
+    closed; whoever called says on disk that there is a new store, and only then removes the old one (`forget_database`). If this
+    raises, the old store is as it was."""
+    etcd = place.etcd()
+    try:
+        await etcd.wipe()
+        await etcd.start()
+        await etcd.ready()
+        kv = etcd.client()
+        try:
+            await seat.close()
+            state = seat.store.state
+            await migrate.copy(_with_peer(state, place.member().node, place.settings.peer_url), kv)
+        finally:
+            await kv.close()
+    except BaseException:
+        await etcd.wipe()
+        raise
+    finally:
+        await etcd.close()
+    log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
+    return state
+
+
+async def give_up(place: Place) -> None:
+    """This host's part of the shared store is of no use any more."""
+    etcd = place.etcd()
+    try:
+        await etcd.wipe()
+    finally:
+        await etcd.close()
+
+
+def forget_database(place: Place) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        place.database.with_name(DATABASE + suffix).unlink(missing_ok=True)
+
+
+async def _take(
+    place: Place, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack
+) -> Seat:  # fmt: skip
+    """`opened`: what is to be closed when the seat is; it is the seat's if this returns."""
+    member = place.member()
+    manager = Manager(
+        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle
+    )  # fmt: skip
+    await manager.start()
+    opened.push_async_callback(manager.close)
+    server = SessionServer(manager, member.cluster, place.wallet)
+    await server.start(member.listen_address)
+    opened.push_async_callback(server.close)
+    return Seat(manager, store, kv, opened.pop_all())
+
+
+async def _arrive(place: Place, seat: Seat) -> None:
+    """Others learn of this manager once the store says so; without a majority that takes until there is one again."""
+    try:
+        await seat.manager.arrive(place.manager_address)
+    except Unavailable as cause:
+        log.warning("seat.not_announced cause=%s", cause)
+
+
+def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
+    """The state in which this node has its part of the store."""
+    objects = [msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj for obj in state.objects()]
+    return ClusterState(objects, state.revision)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

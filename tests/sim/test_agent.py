@@ -14,7 +14,7 @@ import pytest
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.cluster.base import Identity, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, StatusAccepted, StatusUpdate, Welcome
+from weft.cluster.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
 from weft.errors import OperationFailed, Unavailable
 from weft.model.assignment import AssignmentChange
 from weft.model.container import ContainerState
@@ -40,6 +40,8 @@ class ScriptedManager:
         self.swarm = swarm
         self.reachable = True
         self.accepting = True
+        self.stopped = False
+        """Its process is: connections stay, and nothing answers."""
         self.statuses = {}
         self.log = []
         self.revision = itertools.count(1)
@@ -66,6 +68,8 @@ class ScriptedManager:
             await session.send(self._update())
             while True:
                 message = await session.receive()
+                if isinstance(message, Heartbeat) and not self.stopped:
+                    await session.send(Heartbeat())
                 if isinstance(message, StatusUpdate):
                     self._take(message)
                     if self.accepting:
@@ -426,6 +430,20 @@ async def test_managers_are_tried_again_with_growing_pauses(tmp_path):
     assert made.kernel is not None
     assert made.runtime.history == []
     await made.stop()
+
+
+@simulated
+async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_would_find_the_node_down(tmp_path):
+    async with rig(tmp_path) as r:
+        await r.until_all(TaskState.RUNNING)
+        await asyncio.sleep(100)
+        assert len(r.manager.attempts) == 1
+        r.manager.stopped, stopped_at = True, asyncio.get_running_loop().time()
+        await r.until(lambda: len(r.manager.attempts) == 2)
+        assert r.manager.attempts[1] - stopped_at < 15, "the manager's patience"
+        r.manager.stopped = False
+        await asyncio.sleep(100)
+        assert len(r.manager.attempts) == 2
 
 
 @simulated

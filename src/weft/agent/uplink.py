@@ -17,6 +17,7 @@ from weft.cluster.base import AgentSession, SessionClosed
 from weft.cluster.messages import (
     MAX_STATUSES,
     AssignmentUpdate,
+    FromManager,
     Goodbye,
     Heartbeat,
     Hello,
@@ -40,6 +41,10 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 8.0
 """Seconds before the next attempt; the original's."""
 BATCH = 0.005
 """Seconds that a first status waits for others."""
+WELCOME_TIMEOUT = 10.0
+"""Seconds from the agent's hello to the manager's answer."""
+SILENT_PERIODS = 2
+"""Heartbeats. Less than the manager's patience with the node: there must be time to find another manager."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
 
@@ -103,7 +108,7 @@ class Uplink:
                 trusted=self._renewal.trusted if self._renewal is not None else "",
             )  # fmt: skip
             await session.send(hello)
-            welcome = await session.receive()
+            welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
                 raise SessionClosed(_why(welcome))
             adapters.managers_changed(welcome.managers)
@@ -122,7 +127,7 @@ class Uplink:
         self._pending = dict(self._statuses())
         self._some.set()
         speakers = [
-            asyncio.ensure_future(self._listen(session)),
+            asyncio.ensure_future(self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND)),
             asyncio.ensure_future(self._send_statuses(session)),
             asyncio.ensure_future(self._send_heartbeats(session, welcome.heartbeat / SECOND)),
         ]
@@ -137,9 +142,10 @@ class Uplink:
                 speaker.cancel()
             await asyncio.wait(speakers)
 
-    async def _listen(self, session: AgentSession) -> None:
+    async def _listen(self, session: AgentSession, silence: float) -> None:
+        """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has been stopped."""
         while True:
-            match await session.receive():
+            match await _received(session, silence):
                 case AssignmentUpdate(change):
                     self._apply(change)
                 case StatusAccepted(number) if number == self._awaited:
@@ -179,6 +185,14 @@ class Uplink:
                 await self._accepted.wait()
         except TimeoutError:
             log.info("session.status_repeated number=%s", self._awaited)
+
+
+async def _received(session: AgentSession, seconds: float) -> FromManager:
+    try:
+        async with asyncio.timeout(seconds):
+            return await session.receive()
+    except TimeoutError:
+        raise SessionClosed(f"the manager has been silent for {seconds:g} s") from None
 
 
 def _why(message: object) -> str:

@@ -36,7 +36,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    pass
+    """From the agent, and back from the manager: a host that lost its power closes no connection."""
 
 
 class StatusUpdate(msgspec.Struct, frozen=True, tag=True):
@@ -99,4 +99,4 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True):
 
 
 FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | Goodbye
-FromManager = Welcome | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye
+FromManager = Welcome | Heartbeat | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye

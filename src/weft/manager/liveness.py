@@ -4,6 +4,8 @@ A session that ends proves nothing: the daemon may be restarting, and its contai
 manager that a node's session is with can tell silence: it says when the node is down. Nodes whose manager is itself gone are the
 leader's, which gives them the same time again to come to another manager. At start a manager has heard of nobody, so everyone gets
 twice the time to come back; the same goes for a node that has just been admitted.
+
+A manager that was itself silent, because it was stopped or had no majority, heard nobody for that reason: the time begins anew.
 """
 
 import msgspec
@@ -18,6 +20,8 @@ from weft.store.base import Standing
 GRACE_PERIODS = 3
 """Heartbeats that may be missed, as in the original."""
 START_FACTOR = 2
+STALLED = 2
+"""Heartbeats between two looks."""
 
 
 def grace(spec: ClusterSpec) -> Nanoseconds:
@@ -31,26 +35,33 @@ class Liveness:
         self._own = own
         self._deadlines: dict[NodeId, Nanoseconds] = {}
         self._began: Nanoseconds | None = None
+        self._last: Nanoseconds | None = None
 
     def heard(self, node: NodeId, spec: ClusterSpec, now: Nanoseconds) -> None:
         self._deadlines[node] = now + grace(spec)
 
+    def forget(self) -> None:
+        """Nobody could have been heard until now."""
+        self._deadlines, self._last = {}, None
+
     def reconcile(self, state: ClusterState, now: Nanoseconds, standing: Standing) -> Decision:
-        """Nodes whose time is over become DOWN; asks to be called when the next one's may be."""
+        """Nodes whose time is over become DOWN. Asks to be called at least once in a heartbeat: that a manager has gone is no change
+        of the state, and a longer pause tells that this one was stopped."""
         cluster = state.cluster
         if cluster is None:
             return Decision()
+        heartbeat = cluster.spec.heartbeat
         if self._began is None:
             self._began = now
+        if self._last is not None and now - self._last > STALLED * heartbeat:
+            self._deadlines = {}
+        self._last = now
         first = max(now + grace(cluster.spec), self._began + START_FACTOR * grace(cluster.spec))
         alive = {id: node for id, node in state.nodes.items() if self._answers_for(node, standing)}
         self._deadlines = {id: self._deadlines.get(id, first) for id in alive}
         silent = [node for id, node in alive.items() if self._deadlines[id] <= now]
-        waiting = [deadline for deadline in self._deadlines.values() if deadline > now]
-        if standing != Standing(self._own, frozenset((self._own,))):
-            # That a manager has gone is no change of the state: nobody else would wake the loop.
-            waiting.append(now + cluster.spec.heartbeat)
-        return Decision(tuple(Put(_down(node, now)) for node in silent), min(waiting, default=None))
+        waiting = [now + heartbeat, *(deadline for deadline in self._deadlines.values() if deadline > now)]
+        return Decision(tuple(Put(_down(node, now)) for node in silent), min(waiting))
 
     def _answers_for(self, node: Node, standing: Standing) -> bool:
         if node.status.state is NodeState.DOWN:

@@ -175,6 +175,10 @@ class Manager:
         return swarm_id(self._entropy(SWARM_ID_BYTES))
 
     def _find_silent(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        if not self._store.is_healthy:
+            self._liveness.forget()
+            spec = cluster_of(state).spec
+            return Decision(wake_at=now + spec.heartbeat)
         return self._liveness.reconcile(state, now, self._leadership.standing)
 
     def _routes(self) -> Sequence[IPv4Network]:

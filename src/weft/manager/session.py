@@ -61,6 +61,8 @@ class AgentLink:
         self._newest: Assignment | None = None
         self._memo: Memo = {}
         self._unanswered = 0
+        self._beat = False
+        """The agent's last heartbeat is to be answered."""
         self._accepted: deque[int] = deque()
         self._work = asyncio.Event()
         self._work.set()
@@ -125,7 +127,8 @@ class AgentLink:
     def _take(self, message: FromAgent) -> None:
         match message:
             case Heartbeat():
-                pass
+                self._beat = True
+                self._work.set()
             case StatusUpdate(number=number, statuses=statuses):
                 self._unanswered += 1
                 if self._unanswered > MAX_UNANSWERED:
@@ -148,6 +151,9 @@ class AgentLink:
         while True:
             await self._work.wait()
             self._work.clear()
+            if self._beat:
+                self._beat = False
+                await self._session.send(Heartbeat())
             while self._accepted:
                 await self._session.send(StatusAccepted(self._accepted.popleft()))
                 self._unanswered -= 1

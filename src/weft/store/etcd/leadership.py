@@ -43,9 +43,12 @@ class EtcdLeadership:
         self._lease = 0
         self._held = 0
         """Revision at which this process wrote the leader key."""
-        self._raft_leader, self._fallen = 0, 0
-        """Member of etcd that leads it, and the one that did before."""
-        self._alive_until, self._out_until = 0.0, 0.0
+        self._raft_leader = 0
+        """Member of etcd that leads it."""
+        self._suspect = 0
+        """Revision of a leader key whose holder's member has led etcd and does not any more."""
+        self._is_alive, self._out_until = False, 0.0
+        self._deadline: asyncio.TimerHandle | None = None
         self._standing = Standing()
         self._changed, self._nudge = asyncio.Event(), asyncio.Event()
         self._tasks = [self._spawn(self._keep()), self._spawn(self._follow())]
@@ -71,6 +74,8 @@ class EtcdLeadership:
         """Gives up what it has, so that nobody waits for it."""
         for task in self._tasks:
             task.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._lease:
             with suppress(WeftError, TimeoutError):
@@ -95,15 +100,13 @@ class EtcdLeadership:
 
     async def _register(self) -> None:
         """With a lease that may still live, or a new one."""
-        async with asyncio.timeout(_ANSWER):
-            begun = self._now()
-            if not self._lease:
-                self._lease = await self._kv.grant(LEASE)
+        if not self._lease:
+            async with asyncio.timeout(_ANSWER):
+                lease = await self._kv.grant(LEASE)
                 member = (await self._kv.status()).member
-                await self._kv.txn([], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, self._lease)])
-            else:
-                await self._kv.keep_alive(self._lease)
-            self._alive_until = begun + LEASE
+                await self._kv.txn([], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, lease)])
+                self._lease = lease
+        await self._live_on()
 
     async def _beat(self) -> None:
         await self._campaign()
@@ -112,13 +115,26 @@ class EtcdLeadership:
             async with asyncio.timeout(BEAT):
                 await self._nudge.wait()
         self._nudge.clear()
+        await self._live_on()
+
+    async def _live_on(self) -> None:
         async with asyncio.timeout(_ANSWER):
             begun = self._now()
             await self._kv.keep_alive(self._lease)
-            self._alive_until = begun + LEASE
+            self._is_alive = True
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = asyncio.get_running_loop().call_at(begun + LEASE, self._expire)
             leader = (await self._kv.status()).leader
-            if leader not in (0, self._raft_leader):
-                self._fallen, self._raft_leader = self._raft_leader, leader
+        if leader not in (0, self._raft_leader):
+            if self._leader is not None and self._present.get(self._leader.value.decode()) == str(self._raft_leader):
+                self._suspect = self._leader.mod_revision
+            self._raft_leader = leader
+
+    def _expire(self) -> None:
+        """The lease may have ended: by this clock, which began to count before etcd did."""
+        self._is_alive = False
+        self._publish()
 
     async def _campaign(self) -> None:
         """Takes the leader's key if nobody has it, or has it any more."""
@@ -139,7 +155,7 @@ class EtcdLeadership:
         leader = self._leader.value.decode()
         if leader == self._node:
             return not self._leads_here()  # an earlier process of this manager, whose lease still lives
-        return bool(self._fallen) and self._present.get(leader) == str(self._fallen)
+        return self._leader.mod_revision == self._suspect
 
     def _leads_here(self) -> bool:
         return self._leader is not None and self._leader.mod_revision == self._held
@@ -147,20 +163,24 @@ class EtcdLeadership:
     # --- seeing the others
 
     async def _follow(self) -> None:
-        first, end = self._keys.leader, after(self._keys.managers)
         while True:
             with suppress(WeftError):
-                found = await self._kv.range(first, end, serializable=True)
-                self._leader, self._present = None, {}
-                for pair in found.pairs:
-                    self._take(Changed(pair.key, pair.value, pair.create_revision, pair.mod_revision))
-                self._publish()
-                async with aclosing(self._kv.watch(first, end, found.revision + 1)) as batches:
-                    async for batch in batches:
-                        for change in batch.changes:
-                            self._take(change)
-                        self._publish()
+                await self._follow_once()
             await asyncio.sleep(_PAUSE)
+
+    async def _follow_once(self) -> None:
+        """Until the watch breaks. Keys before `leader` and after `managers/` are others'."""
+        first, end = self._keys.leader, after(self._keys.managers)
+        found = await self._kv.range(first, end, serializable=True)
+        self._leader, self._present = None, {}
+        for pair in found.pairs:
+            self._take(Changed(pair.key, pair.value, pair.create_revision, pair.mod_revision))
+        self._publish()
+        async with aclosing(self._kv.watch(first, end, found.revision + 1)) as batches:
+            async for batch in batches:
+                for change in batch.changes:
+                    self._take(change)
+                self._publish()
 
     def _take(self, change: Changed) -> None:
         if change.key == self._keys.leader:
@@ -178,7 +198,7 @@ class EtcdLeadership:
 
     def _publish(self) -> None:
         standing = Standing(None, frozenset((self._node,)))
-        if self._now() < self._alive_until:
+        if self._is_alive:
             leader = NodeId(self._leader.value.decode()) if self._leader else None
             if leader == self._node and not self._leads_here():
                 leader = None

@@ -1,0 +1,297 @@
+"""A member of etcd beside a manager: a process of its own session, which outlives the daemon and is found again by the next one.
+
+    <data root>/swarm/etcd/      what it knows; only its owner can read it
+    <run dir>/etcd/              localhost:2379   the socket that its JSON gateway listens at
+                                 member.json      which process it is
+                                 log, log.old     what it says, bounded
+
+Who can open the socket has the whole swarm in his hands, keys included: there are no passwords behind it, so the directory is the
+owner's alone. Members speak to each other by mutual TLS with the nodes' certificates, and only to managers. etcd reads the
+certificate and the key anew for each connection, but the root only when it starts (`restart`).
+
+One that ends is started again, after pauses that grow while it does not stay up: a disk that is full ends it each time.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from weft.errors import OperationFailed, Unavailable, WeftError
+from weft.runtime.process import Process, ProcessId, spawn
+from weft.store.etcd.client import GatewayClient
+
+log = logging.getLogger(__name__)
+
+PEER_PORT = 2380
+SOCKET = "localhost:2379"
+"""etcd 3.4 makes of `unix://localhost:2379` a socket of that name in its working directory; it takes no paths."""
+_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_STAYED_UP = 60.0
+"""Seconds after which the pauses begin anew."""
+_PATIENCE = 10.0
+_LOG_LIMIT = 4 << 20
+_LOOK_AT_LOG = 10.0
+_TAIL = 2048
+_FLAGS = (
+    "--heartbeat-interval=100", "--election-timeout=1000", "--pre-vote", "--strict-reconfig-check",
+    "--quota-backend-bytes=2147483648", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
+    "--max-txn-ops=100000", "--max-request-bytes=67108864", "--snapshot-count=10000", "--logger=zap", "--log-level=warn",
+    "--peer-client-cert-auth", "--peer-cert-allowed-hostname=swarm-manager", "--experimental-peer-skip-client-san-verification",
+    f"--listen-client-urls=unix://{SOCKET}", f"--advertise-client-urls=unix://{SOCKET}",
+)  # fmt: skip
+
+
+class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    """The node's id."""
+    address: str
+    """IP address that the other members reach it at; it listens there and nowhere else."""
+    peer_port: int = PEER_PORT
+    swarm: Path
+    """`<data root>/swarm`, with `node.crt`, `node.key` and `root.crt`."""
+    run: Path
+    """`<run dir>/etcd`."""
+
+    @property
+    def peer_url(self) -> str:
+        return f"https://{self.address}:{self.peer_port}"
+
+    @property
+    def data(self) -> Path:
+        return self.swarm / "etcd"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / SOCKET
+
+    @property
+    def record(self) -> Path:
+        return self.run / "member.json"
+
+    @property
+    def log(self) -> Path:
+        return self.run / "log"
+
+
+class EtcdMember:
+    def __init__(self, settings: MemberSettings) -> None:
+        self.settings = settings
+        self._process: Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._peers: Sequence[tuple[str, str]] = ()
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it was a member before: it needs to be told nothing then."""
+        return (self.settings.data / "member" / "wal").exists()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and not self._process.has_ended
+
+    async def start(self, peers: Sequence[tuple[str, str]] = (), *, force_new_cluster: bool = False) -> None:
+        """The process that an earlier daemon left, or a new one; from then on it is kept running. `peers` are `MemberGrant.peers`,
+        for the first start of a member that joins others. Without them and without data it founds a cluster. `force_new_cluster`
+        makes it the only member, with all that it knows, when the others are lost for good. Raises `OperationFailed`."""
+        if self._supervisor is not None:
+            raise OperationFailed("cannot start etcd: it is running")
+        self._prepare()
+        self._peers = peers
+        self._process = None if force_new_cluster else self._find()
+        if self._process is None:
+            if force_new_cluster:
+                await self._end()
+            self._process = self._spawn(force_new_cluster)
+        else:
+            log.info("etcd.found pid=%d", self._process.pid)
+        self._supervisor = asyncio.create_task(self._supervise(self._process))
+
+    async def ready(self, seconds: float = 30.0) -> None:
+        """Until it answers: after an election, or when it has heard of the others. Raises `OperationFailed` with its own reason if
+        it ends instead, `Unavailable`."""
+        client = self.client()
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    with suppress(WeftError):
+                        await client.status()
+                        return
+                    if not self.is_running:
+                        raise OperationFailed(f"cannot start etcd: it ended: {self.last_words()}")
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise Unavailable(f"cannot start etcd: no answer in {seconds:g} s; see {self.settings.log}") from None
+        finally:
+            await client.close()
+
+    def client(self) -> GatewayClient:
+        return GatewayClient.local(self.settings.socket)
+
+    async def restart(self) -> None:
+        """With the root certificate that is there now."""
+        await self.stop()
+        await self.start(self._peers)
+
+    async def stop(self) -> None:
+        await self.close()
+        await self._end()
+
+    async def wipe(self) -> None:
+        """Stops it and removes all that it knew."""
+        await self.stop()
+        shutil.rmtree(self.settings.data, ignore_errors=True)
+        shutil.rmtree(self.settings.run, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Let go of it; it lives on."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def last_words(self) -> str:
+        """The end of its log, for people."""
+        try:
+            with open(self.settings.log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return "it said nothing"
+        return _cause(lines)
+
+    # --- the process
+
+    def _prepare(self) -> None:
+        try:
+            for directory in (self.settings.data, self.settings.run):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory.chmod(0o700)  # it may have been there
+        except OSError as error:
+            raise OperationFailed(f"cannot start etcd: {error.filename}: {error.strerror}") from error
+
+    def _find(self) -> Process | None:
+        try:
+            identity = msgspec.json.decode(self.settings.record.read_bytes(), type=ProcessId)
+            process = Process(identity.pid)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if identity.lives and not process.has_ended:  # the descriptor is held now, so it stays true
+            return process
+        process.close()
+        return None
+
+    def _spawn(self, force_new_cluster: bool = False) -> Process:
+        if shutil.which("etcd") is None:
+            raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
+        self._bound_log()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            output = os.open(self.settings.log, flags, 0o600)
+        except OSError as error:
+            raise OperationFailed(f"cannot run etcd: {self.settings.log}: {error.strerror}") from error
+        arguments = [*_FLAGS, *self._own_flags(), *(["--force-new-cluster"] if force_new_cluster else [])]
+        environment = {"PATH": os.environ.get("PATH", os.defpath)}  # it takes flags from ETCD_…
+        try:
+            argv = ["env", f"--chdir={self.settings.run}", "etcd", *arguments]
+            process = spawn(argv, {1: output, 2: output}, environment)
+        finally:
+            os.close(output)
+        self._write_record(process)
+        log.info("etcd.started pid=%d", process.pid)
+        return process
+
+    def _own_flags(self) -> list[str]:
+        own, swarm = self.settings, self.settings.swarm
+        peers = self._peers or [(own.name, own.peer_url)]
+        return [
+            f"--name={own.name}",
+            f"--data-dir={own.data}",
+            f"--listen-peer-urls={own.peer_url}",
+            f"--initial-advertise-peer-urls={own.peer_url}",
+            f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",
+            f"--initial-cluster-state={'existing' if self._peers else 'new'}",
+            f"--peer-cert-file={swarm / 'node.crt'}",
+            f"--peer-key-file={swarm / 'node.key'}",
+            f"--peer-trusted-ca-file={swarm / 'root.crt'}",
+        ]
+
+    def _write_record(self, process: Process) -> None:
+        """Without a record the next daemon would start a second one, which could not open the data: so this one must not live."""
+        try:
+            draft = self.settings.record.with_suffix(".new")
+            draft.write_bytes(msgspec.json.encode(ProcessId.of(process.pid)))
+            os.replace(draft, self.settings.record)
+        except OSError as error:
+            process.kill_and_reap()
+            process.close()
+            raise OperationFailed(f"cannot run etcd: {self.settings.record}: {error.strerror}") from error
+
+    async def _end(self) -> None:
+        process = self._find()
+        if process is None:
+            return
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                process.kill(number)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PATIENCE):
+                        await process.wait()
+                        log.info("etcd.stopped pid=%d", process.pid)
+                        return
+            raise OperationFailed(f"cannot stop etcd: process {process.pid} does not end")
+        finally:
+            process.close()
+
+    async def _supervise(self, process: Process | None) -> None:
+        loop, failures = asyncio.get_running_loop(), 0
+        while True:
+            began = loop.time()
+            if process is not None:
+                code = await self._watch(process)
+                log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
+                process.close()
+            failures = 0 if loop.time() - began > _STAYED_UP else failures
+            await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+            failures += 1
+            try:
+                process = self._process = self._spawn()
+            except OperationFailed as error:
+                log.error("etcd.start.failed error=%s", error)
+                process = self._process = None
+
+    async def _watch(self, process: Process) -> int:
+        """Its exit code; and its log kept small until then."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AT_LOG):
+                    return await process.wait()
+            self._bound_log()
+
+    def _bound_log(self) -> None:
+        """It appends, so what is cut off at the beginning stays cut off."""
+        with suppress(OSError):
+            if self.settings.log.stat().st_size > _LOG_LIMIT:
+                with open(self.settings.log, "rb+") as file:
+                    file.seek(-_LOG_LIMIT // 4, os.SEEK_END)
+                    self.settings.log.with_suffix(".old").write_bytes(file.read())
+                    file.truncate(0)
+
+
+def _cause(lines: Sequence[str]) -> str:
+    """The last of its messages that says what is wrong, else its last line."""
+    for line in reversed(lines):
+        with suppress(msgspec.MsgspecError):
+            said = msgspec.json.decode(line)
+            if isinstance(said, dict) and said.get("level") in ("error", "fatal", "panic"):
+                return f"{said.get('msg', '')}: {said.get('error', '')}"[:500].rstrip(": ")
+    return lines[-1][:500] if lines else "it said nothing"
