@@ -28,11 +28,10 @@ from weft.manager import networks
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.assignment import TaskAssignment
-from weft.model.cluster import ClusterSpec, JoinTokens, RootCa, RootRotation
-from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
-from weft.model.meta import Nanoseconds
+from weft.model.cluster import ClusterSpec, RootCa
+from weft.model.ids import NetworkId, ServiceId, TaskId
 from weft.model.network import Network, NetworkSpec, Pool
-from weft.model.node import NodeDescription, NodeSpec, NodeState, Role
+from weft.model.node import NodeDescription, NodeSpec, NodeState
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -48,40 +47,11 @@ from weft.store.memory import MemoryStore
 from weft.store.sole import SoleLeader
 from weft.testing import virtual_time
 from weft.testing.fake_agent import Behaviour, FakeAgent, admitted, obedient
+from weft.testing.fake_authority import FakeAuthority
 from weft.testing.memory_session import session_pair
 
 GRACE = 15
 """Seconds: three heartbeats of five."""
-
-
-class FakeAuthority:
-    """Certificates and tokens that say what they are."""
-
-    def issue(
-        self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int, addresses: Sequence[IPv4Address] = (),
-    ) -> str:  # fmt: skip
-        return f"{node} {role} {cluster}"
-
-    def key_digest(self, csr: str) -> str:
-        return csr
-
-    def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
-    ) -> RootRotation:  # fmt: skip
-        return RootRotation(brought or RootCa(current.certificate + "+", "key"), "cross-signed")
-
-    def signer_id(self, root_certificate: str) -> str:
-        return root_certificate
-
-    def fingerprint(self, root_certificate: str) -> str:
-        return root_certificate
-
-    def make_token(self, root_certificate: str, secret: bytes) -> str:
-        return f"token-{secret.hex()}"
-
-    def role_of(self, token: str, valid: JoinTokens) -> Role | None:
-        return {valid.worker: "worker", valid.manager: "manager"}.get(token)  # type: ignore[return-value]
 
 
 class Disk(MemoryStore):

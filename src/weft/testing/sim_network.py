@@ -5,8 +5,7 @@
     reset     the connections between two hosts break: what is on its way is lost, and nobody knows how much of it arrived
     vanish    a process has ended: the other side is told by its kernel, if that can be reached
 
-An end whose other side has been out of reach for `PATIENCE` is closed. That is the contract of a session towards those who use
-it, however it is kept (`TCP_USER_TIMEOUT`, pings).
+An end whose other side cannot be reached is told so after `PATIENCE`, which is long: agents and managers must notice before.
 """
 
 import asyncio
@@ -18,8 +17,8 @@ from weft.testing.memory_session import WINDOW, Closing, MemoryAgentSession, Mem
 from weft.testing.sim_processes import OUTSIDE, Processes
 
 LATENCY = 0.001
-PATIENCE = 10.0
-"""Seconds without a word from the other side."""
+PATIENCE = 900.0
+"""Seconds for which the kernel repeats what is not acknowledged (tcp_retries2): nobody may rely on it."""
 RETRANSMIT = 0.2
 """Seconds until what was held up by a cut is sent again."""
 IN_FLIGHT = 64
