@@ -21,13 +21,14 @@ PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 
 
 def differences(cluster: "SimCluster") -> list[str]:
+    """Nothing is asked of nodes that have left: what they ran may be running still, for all the managers know."""
     state = cluster.state
     hosts = {host.node: host for host in cluster.members if host.node is not None}
     return [
         *_managers(cluster, state),
         *_nodes(state, hosts),
         *(line for service in state.services.values() for line in _service(state, service)),
-        *(f"{task.name} of a service that is gone" for task in state.orphans()),
+        *(f"{task.name} of a service that is gone" for task in state.orphans() if task.node in hosts),
         *(line for host in cluster.hosts.values() for line in _host(state, host)),
         *(f"network {n.name} has no subnet" for n in state.networks.values() if not n.segments),
     ]
