@@ -159,14 +159,12 @@ class SimCluster:
 
     def isolate(self, name: str) -> None:
         """No other host can be reached from it."""
-        for other in self.hosts:
-            self.network.cut(name, other)
+        self.network.isolated.add(name)
         if self.etcd is not None and self.etcd.has(name):
             self.etcd.cut(name)
 
     def heal(self, name: str) -> None:
-        for other in self.hosts:
-            self.network.heal(name, other)
+        self.network.isolated.discard(name)
         if self.etcd is not None and self.etcd.has(name):
             self.etcd.heal(name)
 

@@ -9,6 +9,7 @@ An end whose other side cannot be reached is told so after `PATIENCE`, which is 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,10 @@ def pair(a: str, b: str) -> frozenset[str]:
 class SimNetwork:
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        self._cuts: set[frozenset[str]] = set()
+        self._cuts: Counter[frozenset[str]] = Counter()
+        """Between two, how often: each is healed once."""
+        self.isolated: set[str] = set()
+        """Hosts that reach nobody else."""
         self._delays: dict[frozenset[str], float] = {}
         self._links: set[SimLink] = set()
         self.off: set[str] = set()
@@ -44,10 +48,11 @@ class SimNetwork:
 
     def cut(self, a: str, b: str) -> None:
         if a != b:
-            self._cuts.add(pair(a, b))
+            self._cuts[pair(a, b)] += 1
 
     def heal(self, a: str, b: str) -> None:
-        self._cuts.discard(pair(a, b))
+        if a != b:
+            self._cuts[pair(a, b)] -= 1
 
     def delay(self, a: str, b: str, seconds: float) -> None:
         self._delays[pair(a, b)] = seconds
@@ -55,6 +60,7 @@ class SimNetwork:
     def heal_all(self) -> None:
         self._cuts.clear()
         self._delays.clear()
+        self.isolated.clear()
 
     def reset(self, a: str, b: str) -> None:
         for link in self._between(a, b):
@@ -68,7 +74,8 @@ class SimNetwork:
     # --- what there is
 
     def is_open(self, a: str, b: str) -> bool:
-        return pair(a, b) not in self._cuts and not self.off & {a, b}
+        apart = self._cuts[pair(a, b)] > 0 or (a != b and bool(self.isolated & {a, b}))
+        return not apart and not self.off & {a, b}
 
     def latency(self, a: str, b: str) -> float:
         return LATENCY / 10 if a == b else LATENCY + self._delays.get(pair(a, b), 0.0)
