@@ -82,10 +82,9 @@ class Ledger:
         await self._attempt(("node", node), plan)
 
     async def remove_node(self, node: NodeId) -> bool:
-        """Whether it is gone for certain."""
-        key = ("node", node)
-        await self._attempt(key, lambda manager: Wish(None, lambda: manager.remove_node(node, True)))
-        return self._possible.get(key) == [None]
+        """Whether it is gone."""
+        await self._attempt(("node", node), lambda manager: Wish(None, lambda: manager.remove_node(node, True)))
+        return node not in self._cluster.state.nodes
 
     # --- in the end
 

@@ -237,9 +237,10 @@ class Play:
 
     async def _renew(self, host: SimHost) -> None:
         assert host.node is not None
-        if await self.ledger.remove_node(host.node):
-            await host.leave()
-            await self.cluster.join("worker", host)
+        while not await self.ledger.remove_node(host.node):
+            await asyncio.sleep(NOTICE)
+        await host.leave()
+        await self.cluster.join("worker", host)
 
     async def _kill(self, host: SimHost, turns: int, down: float) -> None:
         for _ in range(turns):
