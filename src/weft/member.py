@@ -81,6 +81,7 @@ class SwarmMember:
         self._place = Place(
             member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes
         )  # fmt: skip
+        self._attempts = 0
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
@@ -338,9 +339,11 @@ class SwarmMember:
         self._identity.save_member(self.member)
 
     def _manager_addresses(self) -> list[str]:
-        """Every node begins with another one, so that their sessions are spread over the managers."""
+        """Every node begins with another one, so that their sessions are spread over the managers, and each time with the next, since
+        the last one may answer and yet be unable to serve."""
         addresses = [address for _, address in self.member.managers]
-        first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
+        self._attempts += 1
+        first = (int(self.member.node[-4:], 36) + self._attempts) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
 
     def _other_managers(self) -> list[str]:

@@ -145,6 +145,46 @@ def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
     assert "inactive" in daemon.ok("info", "--format", "{{.Swarm.LocalNodeState}}")
 
 
+def test_the_root_of_the_swarm(manager: Daemon, tmp_path: Path) -> None:
+    """It is shown, and replaced: by a new one, by one that is brought. The command ends when every node has it."""
+    first = manager.ok("swarm", "ca")
+    assert "BEGIN CERTIFICATE" in first
+    worker = manager.ok("swarm", "join-token", "-q", "worker")
+    manager.ok("swarm", "update", "--cert-expiry", "720h")
+    assert manager.ok("swarm", "ca") == first
+    shown = manager.ok("swarm", "ca", "--rotate", "--cert-expiry", "48h")
+    assert "rotated TLS certificates" in shown
+    second = manager.ok("swarm", "ca")
+    assert second not in ("", first)
+    assert second.strip() in shown
+    assert manager.ok("swarm", "join-token", "-q", "worker") != worker
+    info = json.loads(manager.ok("info", "--format", "json"))["Swarm"]["Cluster"]
+    assert info["Spec"]["CAConfig"] == {"NodeCertExpiry": 48 * 3600 * 10**9, "ForceRotate": 1}
+    assert json.loads(manager.ok("node", "inspect", "self"))[0]["Description"]["TLSInfo"] == info["TLSInfo"]
+    certificate, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1000", "-subj", "/CN=ours", "-keyout", key, "-out",
+         certificate],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    manager.ok("swarm", "ca", "--rotate", "--ca-cert", str(certificate), "--ca-key", str(key))
+    assert manager.ok("swarm", "ca").strip() == certificate.read_text().strip()
+
+
+def test_a_root_that_is_none(manager: Daemon, tmp_path: Path) -> None:
+    certificate, key, other = tmp_path / "ca.crt", tmp_path / "ca.key", tmp_path / "other.key"
+    for days, where in (("1000", other), ("300", key)):
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", days, "-subj", "/CN=ours"]
+        subprocess.run([*request, "-keyout", where, "-out", certificate], capture_output=True, check=True)
+    before = manager.ok("swarm", "ca")
+    bring = ("swarm", "ca", "--rotate", "--ca-cert", str(certificate), "--ca-key")
+    assert "expires too soon" in manager.refused(*bring, str(key))
+    assert "do not belong together" in manager.refused(*bring, str(other))
+    external = ("--external-ca", "protocol=cfssl,url=https://ca.example.org")
+    assert "ExternalCAs is not supported" in manager.refused("swarm", "update", *external)
+    assert manager.ok("swarm", "ca") == before
+
+
 def test_swarm_join(daemon: Daemon) -> None:
     assert "invalid join token" in daemon.refused("swarm", "join", "--token", "nonsense", "10.59.72.11:2377")
     assert "joined a swarm as a worker" in daemon.ok("swarm", "join", "--token", "SWMTKN-1-worker", "10.59.72.11:2377")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
-from weft.cluster.client import Connector, join
+from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.cluster.server import SessionServer
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
 from weft.model.cluster import JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
@@ -44,7 +44,7 @@ class Echo:
         )
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        return MemberGrant((*((f"m{i}", "https://10.0.0.1:2380") for i in range(2)), (peer.node, request.peer_url)))
+        return MemberGrant(peers=(("m1", "https://10.0.0.1:2380"), (peer.node, request.peer_url)))
 
     async def admit_vote(self, peer: Identity) -> None:
         raise FailedPrecondition(f"{peer.node} has not caught up")
@@ -159,15 +159,145 @@ def test_a_worker_cannot_pose_as_a_manager() -> None:
     asyncio.run(main())
 
 
+MEMBER = Member(
+    node=NodeId("n"), cluster=CLUSTER, role="worker", advertise_address=IPv4Address("10.0.0.1"),
+    data_path_address=IPv4Address("10.0.0.2"), listen_address="0.0.0.0:2377", managers=((NodeId("m"), "10.0.0.3:2377"),),
+)  # fmt: skip
+OLD, NEW = Credentials("old certificate", "old key", "root"), Credentials("new certificate", "new key", "root")
+
+
 def test_membership_on_disk(tmp_path: Path) -> None:
     store = IdentityStore(tmp_path / "swarm")
     assert store.load() is None
-    member = Member(
-        node=NodeId("n"), cluster=CLUSTER, role="worker", advertise_address=IPv4Address("10.0.0.1"),
-        data_path_address=IPv4Address("10.0.0.2"), listen_address="0.0.0.0:2377", managers=((NodeId("m"), "10.0.0.3:2377"),),
-    )  # fmt: skip
-    store.save(member, Credentials("certificate", "key", "root"))
-    assert store.load() == (member, Credentials("certificate", "key", "root"))
+    store.save(MEMBER, OLD)
+    assert store.load() == (MEMBER, OLD)
+    store.save_credentials(NEW)
+    assert store.load() == (MEMBER, NEW)
+    assert (tmp_path / "swarm" / "node.crt").read_text() == NEW.certificate, "the store of a manager reads it under this name"
     assert (tmp_path / "swarm" / "node.key").stat().st_mode & 0o077 == 0
+    assert len([path for path in (tmp_path / "swarm").iterdir() if path.is_dir() and not path.is_symlink()]) == 1
     store.erase()
     assert store.load() is None
+
+
+def test_credentials_of_an_older_daemon(tmp_path: Path) -> None:
+    """They were three files."""
+    store = IdentityStore(tmp_path)
+    store.save_member(MEMBER)
+    for name, text in (("node.crt", OLD.certificate), ("node.key", OLD.key), ("root.crt", OLD.root)):
+        (tmp_path / name).write_text(text)
+    assert store.load() == (MEMBER, OLD)
+    store.save_credentials(NEW)
+    assert store.load() == (MEMBER, NEW)
+
+
+class PowerCut(Exception):
+    pass
+
+
+class Failing(IdentityStore):
+    """The power goes when the n-th name is put in place."""
+
+    def __init__(self, directory: Path, left: int) -> None:
+        super().__init__(directory)
+        self.left = left
+
+    def _link(self, name: str, target: str) -> None:
+        if self.left == 0:
+            raise PowerCut
+        self.left -= 1
+        super()._link(name, target)
+
+
+@pytest.mark.parametrize("before", ["files", "a directory"])
+def test_no_certificate_is_ever_beside_another_ones_key(tmp_path: Path, before: str) -> None:
+    for left in range(5):
+        store = Failing(tmp_path / str(left), 100)
+        if before == "files":
+            store.directory.mkdir()
+            store.save_member(MEMBER)
+            for name, text in (("node.crt", OLD.certificate), ("node.key", OLD.key), ("root.crt", OLD.root)):
+                (store.directory / name).write_text(text)
+        else:
+            store.save(MEMBER, OLD)
+        store.left = left
+        try:
+            store.save_credentials(NEW)
+        except PowerCut:
+            assert left < 4
+        assert IdentityStore(store.directory).load() == (MEMBER, OLD if left == 0 else NEW)
+        IdentityStore(store.directory).save_credentials(NEW)
+        names = ("node.crt", "node.key", "root.crt")
+        assert [(store.directory / name).read_text() for name in names] == [NEW.certificate, NEW.key, NEW.root]
+
+
+def test_a_wallet_that_cannot_be_saved_stays_as_it_is(tmp_path: Path) -> None:
+    def full(_: Credentials) -> None:
+        raise OperationFailed("cannot write credentials: no space left on device")
+
+    heard: list[Credentials] = []
+    held = Wallet(OLD, full)
+    held.subscribe(heard.append)
+    with pytest.raises(OperationFailed):
+        held.replace(NEW)
+    assert (held.credentials, heard) == (OLD, [])
+
+
+# --- credentials that change while the listener stands
+
+
+def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> None:
+    """Sessions go on that began under another certificate, and one under another root; a client of the old root is turned away, by
+    itself or by the listener."""
+
+    async def main() -> None:
+        manager, new = Echo(new_root()), new_root()
+        held = wallet(credentials(manager.root, "m1", "manager"))
+        server = SessionServer(manager, CLUSTER, held)
+        address = f"127.0.0.1:{free_port()}"
+        await server.start(address)
+        try:
+            old_client = Connector(wallet(credentials(manager.root, "w1", "worker")), lambda: [address])
+            first = await old_client()
+            await first.send(hello("w1"))
+            held.replace(credentials(manager.root, "m1", "manager"))
+            second = await old_client()
+            await second.send(hello("w1"))
+            held.replace(credentials(new, "m1", "manager"))
+            with pytest.raises(Unavailable):
+                await old_client()
+            fresh = wallet(credentials(new, "w2", "worker"))
+            newest = Connector(fresh, lambda: [address])
+            third = await newest()
+            await third.send(hello("w2"))
+            for session in (first, second, third):
+                assert await session.receive() == Welcome(heartbeat=SECOND, managers=())
+            believes = credentials(manager.root, "w3", "worker")
+            fresh.replace(Credentials(believes.certificate, believes.key, new.certificate))
+            with pytest.raises((Unavailable, SessionClosed)):
+                await (await newest()).receive()
+            for session in (first, second, third):
+                await session.send(Heartbeat())
+                await session.close("done")
+        finally:
+            await server.close()
+
+    asyncio.run(main())
+
+
+# --- what is the managers'
+
+
+def test_managers_ask_managers() -> None:
+    async def main() -> None:
+        async with listening() as (manager, address):
+            ask = MemberRequest(peer_url="https://10.0.0.9:2380", manager_address="10.0.0.9:2377")
+            client = MemberClient(wallet(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1", address])
+            assert (await client.enlist(ask)).peers[-1] == ("m2", ask.peer_url)
+            with pytest.raises(FailedPrecondition, match="m2 has not caught up"):
+                await client.admit_vote()
+            nobody = MemberClient(wallet(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1"])
+            with pytest.raises(Unavailable, match="cannot reach a manager: 127.0.0.1:1"):
+                await nobody.admit_vote()
+
+    asyncio.run(main())

@@ -56,9 +56,7 @@ class Agent:
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_udp)
-        self.uplink = Uplink(
-            adapters, node, facts.data_path_address, self._statuses, self._change
-        )  # fmt: skip
+        self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change)
         self._names = NameCache()
         self._resolvers = Resolvers(
             adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers

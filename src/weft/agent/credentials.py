@@ -44,6 +44,7 @@ class Renewal:
         self._clock = clock
         self._entropy = entropy
         self._changed = changed
+        self._shown = wallet.credentials
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._offered = ""
         """A root (PEM) that a manager named, and under which the certificate that there is now is no good."""
@@ -55,11 +56,14 @@ class Renewal:
     def trusted(self) -> str:
         return fingerprint(self._wallet.credentials.root)
 
+    def begin(self) -> None:
+        """Before a connection is made: what it shows is what there is now."""
+        self._shown = self._wallet.credentials
+
     async def run(self, send: Callable[[CertificateRequest], Awaitable[None]]) -> None:
         """For as long as the session that `send` belongs to has the newest credentials."""
-        begun_with = self._wallet.credentials
         last_request: Nanoseconds | None = None
-        while self._wallet.credentials is begun_with:
+        while self._wallet.credentials is self._shown:
             now = self._clock()
             due = now if self._asked else self._due
             if last_request is not None:

@@ -84,10 +84,13 @@ class Uplink:
         """Until cancelled."""
         backoff = FIRST_BACKOFF
         while True:
+            if self._renewal is not None:
+                self._renewal.begin()
             try:
                 session = await self._adapters.connect()
                 self.refused = False
-                backoff = await self._serve(session)
+                if await self._serve(session):
+                    backoff = FIRST_BACKOFF
             except Forbidden as error:
                 self.refused, self.error = True, str(error)
                 log.warning("session.refused error=%s", error)
@@ -98,9 +101,9 @@ class Uplink:
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
-    async def _serve(self, session: AgentSession) -> float:
-        """For as long as the session lasts; gives the pause before the next one."""
-        adapters = self._adapters
+    async def _serve(self, session: AgentSession) -> bool:
+        """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
+        adapters, welcomed = self._adapters, False
         try:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
@@ -111,6 +114,7 @@ class Uplink:
             welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
                 raise SessionClosed(_why(welcome))
+            welcomed = True
             adapters.managers_changed(welcome.managers)
             self.connected, self.error = True, ""
             log.info("session.open node=%s", self._node)
@@ -121,7 +125,7 @@ class Uplink:
         finally:
             self.connected = False
             await session.close("agent ends the session")
-        return FIRST_BACKOFF
+        return welcomed
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())

@@ -6,6 +6,7 @@ from weft.api import filters, lookup
 from weft.api.call import Call, answer
 from weft.api.filters import label_matches
 from weft.api.schema.node import NodeWire, node_json, spec_from
+from weft.api.schema.tls import roots_of
 from weft.errors import InvalidArgument
 from weft.model.ids import NodeId
 from weft.model.node import Node
@@ -42,12 +43,13 @@ async def listing(call: Call) -> web.Response:
             "membership": lambda node, value: value == "accepted",
         },
     )
-    return answer([node_json(node, call.swarm.standing) for node in found])
+    standing, roots = call.swarm.standing, roots_of(call.swarm.cluster)
+    return answer([node_json(node, standing, roots) for node in found])
 
 
 async def inspect(call: Call) -> web.Response:
     node = find_node(call.swarm.state, call.id, call.node.membership.node)
-    return answer(node_json(node, call.swarm.standing))
+    return answer(node_json(node, call.swarm.standing, roots_of(call.swarm.cluster)))
 
 
 async def update(call: Call) -> web.Response:

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from weft.api.call import Call, answer
-from weft.api.schema.swarm import InitWire, JoinWire, SpecWire, cluster_json, init_from, join_from, spec_from
+from weft.api.schema.swarm import InitWire, JoinWire, SpecWire, cluster_json, init_from, join_from, root_from, spec_from
 from weft.errors import Conflict, Unsupported
 
 
@@ -32,7 +32,8 @@ async def update(call: Call) -> web.Response:
     if call.flag("rotateManagerUnlockKey"):
         raise Unsupported("rotating the unlock key (rotateManagerUnlockKey) is not supported by Weft")
     spec = spec_from(wire, swarm.cluster.spec)
-    await swarm.update_cluster(version, spec, call.flag("rotateWorkerToken"), call.flag("rotateManagerToken"))
+    root = root_from(wire.ca)
+    await swarm.update_cluster(version, spec, call.flag("rotateWorkerToken"), call.flag("rotateManagerToken"), root)
     return web.Response(status=200)
 
 

@@ -103,6 +103,11 @@ class Manager(Protocol):
         """A new node. Raises `Forbidden` for a token that is not the cluster's."""
         ...
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether it can begin sessions now. An agent goes to another manager else."""
+        ...
+
     async def serve(self, session: ManagerSession) -> None:
         """For as long as the session lasts. Raises `Forbidden` for a node that was removed."""
         ...

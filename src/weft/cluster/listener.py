@@ -64,17 +64,17 @@ class Connection(asyncio.Protocol):
 
     async def _handshake(self, context: Callable[[], ssl.SSLContext], limits: Limits) -> None:
         try:
-            secret = context()
+            newest = context()
             self._adopted = True
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self, self._socket, ssl=secret, ssl_handshake_timeout=limits.proof
+                lambda: self, self._socket, ssl=newest, ssl_handshake_timeout=limits.proof
             )
         except OSError as error:
             log.debug("listener.handshake_failed cause=%s", error)
             self._end()
-        except BaseException:
+        except Exception:
+            log.exception("listener.handshake_broken")
             self._end()
-            raise
 
     def end(self) -> None:
         """At once, whatever it is doing."""

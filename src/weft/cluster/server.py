@@ -110,6 +110,8 @@ class SessionServer:
             peer = tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:
             return web.Response(status=403, text=str(error))
+        if not self._manager.is_serving:
+            return web.Response(status=503, text="this manager has no majority of the managers")
         socket = web.WebSocketResponse(max_msg_size=MAX_FROM_AGENT, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
         await socket.prepare(request)
         session = ServerSession(socket, request, peer, self._limits.send, self._proved)
@@ -158,13 +160,13 @@ class ServerSession:
         self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float,
         proved: Callable[[web.Request], None],
     ) -> None:  # fmt: skip
-        """`patience`: seconds that the other side may take for one message. `proved` is called when it has sent one."""
+        """`patience`: seconds that the other side may take for one message. `proved` is called once, when it has sent one."""
         self.peer = peer
         self.address = request.remote or ""
         self._socket = socket
         self._request = request
         self._patience = patience
-        self._proved = proved
+        self._proved: Callable[[web.Request], None] | None = proved
 
     async def send(self, message: FromManager) -> None:
         """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
@@ -180,7 +182,9 @@ class ServerSession:
 
     async def receive(self) -> FromAgent:
         message: FromAgent = decode_frame(await self._socket.receive(), FromAgent)
-        self._proved(self._request)
+        if self._proved is not None:
+            self._proved(self._request)
+            self._proved = None
         return message
 
     async def close(self, reason: str) -> None:

@@ -69,8 +69,8 @@ class Manager:
         self._obstacle = obstacle
         self._membership = Membership(own, store, leadership, kv)
         self._liveness = Liveness(own)
-        certificates = Certificates(authority, clock, entropy)
-        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, certificates)
+        self._certificates = Certificates(authority, clock, entropy)
+        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -189,7 +189,13 @@ class Manager:
     # --- agents (cluster.base.Manager)
 
     async def admit(self, request: AdmissionRequest) -> Admitted:
-        return await nodes.admit(self._store, self._authority, request, self._clock(), self._entropy, self._obstacle)
+        return await nodes.admit(
+            self._store, self._authority, self._certificates, request, self._entropy, self._obstacle
+        )  # fmt: skip
+
+    @property
+    def is_serving(self) -> bool:
+        return self._store.is_healthy
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)

@@ -42,8 +42,9 @@ class Membership:
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """See `cluster.base.Manager`."""
-        kv = self._required()
         await self._store.sync()
+        known_manager(self._store.state, peer)
+        kv = self._required()
         await transact(self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True)
         if all(request.peer_url not in member.peer_urls for member in await kv.members()):
             await kv.add_learner(request.peer_url)
@@ -54,8 +55,9 @@ class Membership:
 
     async def admit_vote(self, peer: Identity) -> None:
         """See `cluster.base.Manager`."""
-        kv = self._required()
+        await self._store.sync()
         node = known_manager(self._store.state, peer)
+        kv = self._required()
         for member in await kv.members():
             if node.store_peer in member.peer_urls:
                 if member.is_learner:

@@ -7,49 +7,57 @@ import msgspec
 from weft.cluster.base import AdmissionRequest, Admitted
 from weft.errors import FailedPrecondition, Forbidden, NotFound, OutOfSequence
 from weft.manager.authority import Authority
+from weft.manager.certificates import Certificates
 from weft.manager.dispatch import manager_addresses
-from weft.manager.transaction import cluster_of
+from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
-from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.store.base import Standing, Store
 
-SERIAL_BYTES = 16
-"""Of a certificate: X.509 allows 20 (RFC 5280 section 4.1.2.2)."""
-
 
 async def admit(
-    store: Store, authority: Authority, request: AdmissionRequest, now: Nanoseconds, entropy: Callable[[int], bytes],
+    store: Store, authority: Authority, certificates: Certificates, request: AdmissionRequest, entropy: Callable[[int], bytes],
     obstacle: str = "",
 ) -> Admitted:  # fmt: skip
-    """See `cluster.base.Manager.admit`. The certificate is made before the node is written: a request that cannot be served
-    leaves nothing behind."""
-    cluster = cluster_of(store.state)
-    role = authority.role_of(request.token, cluster.join_tokens)
+    """See `cluster.base.Manager.admit`. A request that comes twice, because the answer was lost or because somebody has seen it, makes
+    one node: its certificate is of no use to anybody but who has the key. The certificate is made before the node is written, so
+    that a request which cannot be served leaves nothing behind."""
+    role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
     if role is None:
         raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")
     if role == "manager" and obstacle:
         raise FailedPrecondition(f"cannot join swarm as a manager: {obstacle}")
-    id = NodeId(swarm_id(entropy(SWARM_ID_BYTES)))
-    serial = int.from_bytes(entropy(SERIAL_BYTES), "big") | 1
-    lifetime = cluster.spec.certificate_expiry
-    certificate = authority.issue(cluster.root_ca, request.csr, id, role, cluster.id, now, lifetime, serial)
-    node = Node(
-        id=id,
+    fresh = Node(
+        id=NodeId(swarm_id(entropy(SWARM_ID_BYTES))),
         spec=NodeSpec(role=role, availability=request.availability),
         description=NodeDescription(hostname=request.hostname),
         data_path_address=request.data_path_address,
+        joined_with=authority.key_digest(request.csr),
     )
-    await store.commit([Put(node)])
+    issued: tuple[Node, str] = fresh, ""
+
+    def decide(state: ClusterState) -> list[Change]:
+        nonlocal issued
+        node = _joined_before(state, fresh.joined_with) or fresh
+        issued = node, certificates.issue(state, node, request.csr, request.advertise_address)
+        return [Put(fresh)] if node is fresh else []
+
+    await transact(store, decide)
+    node, chain = issued
+    cluster = cluster_of(store.state)
     return Admitted(
-        node=id,
-        role=role,
-        certificate=certificate,
+        node=node.id,
+        role=node.role,
+        certificate=chain,
         root_certificate=cluster.root_ca.certificate,
         cluster=cluster.id,
         managers=manager_addresses(store.state),
     )
+
+
+def _joined_before(state: ClusterState, key: str) -> Node | None:
+    return next((node for node in state.nodes.values() if key and node.joined_with == key), None)
 
 
 def update(

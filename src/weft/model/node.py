@@ -64,6 +64,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     certificate: CertificateInfo = CertificateInfo()
+    joined_with: str = ""
+    """Digest of the public key that it joined with. Who asks to join with that key again is this node."""
     data_path_address: IPv4Address | None = None
     """Where VXLAN to this node is sent (its VTEP); set when it joins."""
     manager_address: str = ""

@@ -8,6 +8,7 @@ is no second node, no kernel and no failure but those that a test asks for by wh
 import asyncio
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
@@ -16,17 +17,21 @@ from typing import Literal
 import msgspec
 
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership
+from weft.control import rotation
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
+from weft.manager.authority import PkiAuthority
 from weft.model import references
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Segment
-from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
+from weft.model.node import CertificateInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.service import Endpoint, Resources, Service, ServiceSpec, UpdateState, UpdateStatus, VirtualAddress
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
+from weft.pki import authority
+from weft.pki.certificate import fingerprint, signer_id
 from weft.store.base import Standing
 from weft.testing.process_runtime import ProcessRuntime
 
@@ -116,13 +121,15 @@ class FakeSwarm:
         self._subnets = itertools.count(0)
         self._vnis = itertools.count(4096)
         tokens = JoinTokens("SWMTKN-1-worker", "SWMTKN-1-manager")
-        cluster = Cluster(id=ClusterId(_id(0)), spec=spec, root_ca=RootCa("no certificate", "no key"), join_tokens=tokens)
+        root = authority.root(authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom))
+        cluster = Cluster(id=ClusterId(_id(0)), spec=spec, root_ca=root, join_tokens=tokens)
         me = Node(
             id=NodeId(_id(1)), spec=NodeSpec("manager"), status=NodeStatus(NodeState.READY, address="10.59.72.11"),
             description=NodeDescription("node1", resources=Resources(2 * 10**9, 2**32), engine_version="0.1.0"),
             manager_address="10.59.72.11:2377",
         )  # fmt: skip
         self.apply(Put(cluster), Put(me))
+        self._certify(root, root)
         self._create_network(NetworkSpec(name="ingress", ingress=True))
 
     def apply(self, *changes: Change) -> None:
@@ -149,7 +156,20 @@ class FakeSwarm:
         _check(cluster.meta.version, version)
         worker = cluster.join_tokens.worker + ("-new" if rotate_worker_token else "")
         manager = cluster.join_tokens.manager + ("-new" if rotate_manager_token else "")
-        self.apply(Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=JoinTokens(worker, manager))))
+        tokens = JoinTokens(worker, manager)
+        if root is None and spec.force_rotate == cluster.spec.force_rotate:
+            self.apply(Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens)))
+            return
+        way = PkiAuthority().rotation(cluster.root_ca, root, time.time_ns(), os.urandom)
+        self.apply(Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens, rotation=way)))
+        self._certify(way.root_ca, cluster.root_ca)
+        self.apply(*rotation.reconcile(self.state, time.time_ns(), os.urandom).changes)
+        self._certify(way.root_ca, way.root_ca)
+
+    def _certify(self, signer: RootCa, trusted: RootCa) -> None:
+        """All nodes have certificates of the one, and trust the other."""
+        certificate = CertificateInfo(signer_id(signer.certificate), fingerprint(trusted.certificate))
+        self.apply(*(Put(msgspec.structs.replace(node, certificate=certificate)) for node in self.state.nodes.values()))
 
     async def rotate_keys(self) -> None:
         raise FailedPrecondition("cannot rotate keys: there is no encrypted network")

@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import field
 
 from weft.api.schema.common import Json, Wire, omit_empty, rfc3339
+from weft.api.schema.tls import Roots, node_tls
 from weft.errors import InvalidArgument
 from weft.model.node import Node, NodeSpec
 from weft.store.base import Standing
@@ -26,7 +27,7 @@ def spec_from(wire: NodeWire) -> NodeSpec:
     return NodeSpec(wire.role, wire.availability, wire.name, wire.labels)
 
 
-def node_json(node: Node, standing: Standing) -> Json:
+def node_json(node: Node, standing: Standing, roots: Roots) -> Json:
     description = node.description
     resources = description.resources
     body: Json = {
@@ -45,7 +46,7 @@ def node_json(node: Node, standing: Standing) -> Json:
                 **omit_empty({"Labels": description.engine_labels}),
                 "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")],
             },
-            "TLSInfo": {},
+            "TLSInfo": node_tls(node.certificate, roots),
         },
         "Status": {"State": str(node.status.state)} | omit_empty({"Message": node.status.message, "Addr": node.status.address}),
     }

@@ -4,18 +4,17 @@ Raft's settings are shown with the original's values because clients send back w
 any other value is refused.
 """
 
-import base64
 from ipaddress import IPv4Network
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta, field
+from msgspec.structs import replace
 
 from weft.api.backend import InitRequest, JoinRequest
-from weft.api.schema.common import Json, Wire, parse_address, rfc3339
+from weft.api.schema.common import Json, Wire, omit_empty, parse_address, rfc3339
+from weft.api.schema.tls import swarm_tls
 from weft.errors import InvalidArgument, Unsupported
-from weft.model.cluster import Cluster, ClusterSpec
+from weft.model.cluster import Cluster, ClusterSpec, RootCa
 
 _COUNT = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 RAFT = {
@@ -38,6 +37,10 @@ class DispatcherWire(Wire, frozen=True):
 
 class CaWire(Wire, frozen=True):
     expiry: _COUNT = field(name="NodeCertExpiry", default=0)
+    external: tuple[dict[str, Any], ...] = field(name="ExternalCAs", default=())
+    certificate: str = field(name="SigningCACert", default="")
+    key: str = field(name="SigningCAKey", default="")
+    force_rotate: _COUNT = 0
 
 
 class EncryptionWire(Wire, frozen=True):
@@ -91,6 +94,8 @@ def init_from(wire: InitWire) -> InitRequest:
     port, size = wire.data_path_port, wire.subnet_size
     if port and not 1024 <= port <= 49151:
         raise InvalidArgument(f"invalid DataPathPort: {port} (must be 1024 to 49151)")
+    if root_from(wire.spec.ca) is not None:
+        raise Unsupported("CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA afterwards")
     pools = tuple(parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool)
     if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= 29):
         raise InvalidArgument(f"invalid SubnetSize: {size} (must be at most 29 and no shorter than the prefix of a pool)")
@@ -129,15 +134,28 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
     for name, value in wire.raft.items():
         if value and RAFT.get(name) != value:
             raise Unsupported(f"Raft.{name}: {value} is not supported by Weft, which has no Raft log")
+    if wire.ca.external:
+        raise Unsupported("CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key")
     if 0 < wire.ca.expiry < HOUR:
         raise InvalidArgument("invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s")
     history = wire.orchestration.history
-    return ClusterSpec(
+    return replace(
+        current,
         labels=wire.labels,
         task_history=current.task_history if history is None else history,
         heartbeat=wire.dispatcher.heartbeat_period or current.heartbeat,
         certificate_expiry=wire.ca.expiry or current.certificate_expiry,
+        force_rotate=wire.ca.force_rotate or current.force_rotate,
     )
+
+
+def root_from(wire: CaWire) -> RootCa | None:
+    """A root that the user brings. Raises `InvalidArgument` for half of one."""
+    if wire.key and not wire.certificate:
+        raise InvalidArgument("if a signing CA key is provided, the signing CA cert must also be provided")
+    if wire.certificate and not wire.key:
+        raise InvalidArgument("if a signing CA cert is provided, its key must be too: external CAs are not supported")
+    return RootCa(wire.certificate, wire.key) if wire.certificate else None
 
 
 # --- model -> JSON
@@ -157,12 +175,12 @@ def cluster_info_json(cluster: Cluster) -> Json:
             "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history},
             "Raft": RAFT,
             "Dispatcher": {"HeartbeatPeriod": spec.heartbeat},
-            "CAConfig": {"NodeCertExpiry": spec.certificate_expiry},
+            "CAConfig": {"NodeCertExpiry": spec.certificate_expiry} | omit_empty({"ForceRotate": spec.force_rotate}),
             "TaskDefaults": {},
             "EncryptionConfig": {"AutoLockManagers": False},
         },
-        "TLSInfo": _tls_json(cluster.root_ca.certificate),
-        "RootRotationInProgress": False,
+        "TLSInfo": swarm_tls(cluster),
+        "RootRotationInProgress": cluster.rotation is not None,
         "DataPathPort": cluster.data_path_port,
         "DefaultAddrPool": [str(pool) for pool in cluster.default_pool],
         "SubnetSize": cluster.subnet_size,
@@ -172,17 +190,3 @@ def cluster_info_json(cluster: Cluster) -> Json:
 def cluster_json(cluster: Cluster) -> Json:
     tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
     return cluster_info_json(cluster) | {"JoinTokens": tokens}
-
-
-def _tls_json(pem: str) -> Json:
-    """The root certificate, and its issuer's name and key as base64 of DER. Empty where there is no certificate."""
-    try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
-        return {}
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return {
-        "TrustRoot": pem,
-        "CertIssuerSubject": base64.b64encode(certificate.issuer.public_bytes()).decode(),
-        "CertIssuerPublicKey": base64.b64encode(key).decode(),
-    }

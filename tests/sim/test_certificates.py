@@ -1,0 +1,285 @@
+"""Certificates over months, in virtual time: they are renewed in time, follow a node's role, and change to a new root."""
+
+import asyncio
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from weft.agent.credentials import EARLIEST, LATEST, accepted
+from weft.cluster.identity import Credentials
+from weft.cluster.messages import Goodbye, Hello
+from weft.errors import InvalidArgument
+from weft.model.cluster import RootCa
+from weft.model.ids import ClusterId, NodeId
+from weft.model.meta import SECOND
+from weft.model.node import NodeDescription, NodeState, Role
+from weft.pki import authority
+from weft.pki.certificate import fingerprint, issuer_id, load, signer_id, verify
+from weft.testing import virtual_time
+from weft.testing.certified import HOUR, Member, Swarm, swarm
+
+
+def life_passed(member: Member) -> float:
+    """How much of its certificate's life is over, from 0 to 1."""
+    certificate = load(member.wallet.credentials.certificate)
+    end = certificate.not_valid_after_utc.timestamp()
+    return 1 - (end - virtual_time.clock() / SECOND) / 3600
+
+
+def ready(swarm: Swarm) -> bool:
+    return all(m.uplink.connected for m in swarm.members) and all(
+        node.status.state is NodeState.READY for node in swarm.manager.state.nodes.values()
+    )
+
+
+async def rotate(swarm: Swarm) -> None:
+    cluster = swarm.manager.cluster
+    spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
+    await swarm.manager.update_cluster(cluster.meta.version, spec, False, False)
+
+
+def settled(swarm: Swarm, root: str) -> bool:
+    """Every node has a certificate of this root and trusts it, and the manager knows."""
+    cluster = swarm.manager.cluster
+    shown = {(node.certificate.issuer, node.certificate.trusted) for node in swarm.manager.state.nodes.values()}
+    return cluster.rotation is None and cluster.root_ca.certificate == root and shown == {(signer_id(root), fingerprint(root))}
+
+
+def test_certificates_are_renewed_for_as_long_as_there_are_sessions() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock) as cluster:
+            first = [m.wallet.credentials for m in cluster.members]
+            passed: list[float] = []
+            before = {m.node: m.wallet.credentials for m in cluster.members}
+            end = virtual_time.clock() + 5 * HOUR
+            highest = {m.node: 0.0 for m in cluster.members}
+            while virtual_time.clock() < end:
+                await asyncio.sleep(5)
+                for member in cluster.members:
+                    if member.wallet.credentials is before[member.node]:
+                        highest[member.node] = life_passed(member)
+                    else:
+                        passed.append(highest[member.node])
+                        before[member.node] = member.wallet.credentials
+            assert len(passed) >= 3 * 5
+            assert all(EARLIEST - 0.01 <= part <= LATEST + 0.01 for part in passed)
+            assert len({round(part, 2) for part in passed}) > 5, "not all at one moment of their life"
+            assert ready(cluster)
+            for member, old in zip(cluster.members, first, strict=True):
+                assert member.wallet.credentials.key != old.key
+                assert member.wallet.credentials.root == old.root
+
+    virtual_time.run(main())
+
+
+def test_a_renewal_that_was_due_while_no_manager_was_in_reach() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=1) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            worker = cluster.members[1]
+            old = worker.wallet.credentials
+            cluster.is_reachable = False
+            await worker.stop()
+            worker.start()
+            await asyncio.sleep(0.9 * 3600)
+            assert worker.wallet.credentials is old
+            cluster.is_reachable = True
+            await cluster.until(lambda: worker.wallet.credentials is not old, 10)
+
+    virtual_time.run(main())
+
+
+def test_a_new_root_arrives_everywhere() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=4) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            old, tokens = cluster.manager.cluster.root_ca, cluster.manager.cluster.join_tokens
+            await rotate(cluster)
+            rotation = cluster.manager.cluster.rotation
+            assert rotation is not None
+            late = await cluster.join()
+            assert late.wallet.credentials.root == old.certificate, "the old root is what nodes trust until all can do without"
+            new = rotation.root_ca.certificate
+            await cluster.until(lambda: settled(cluster, new))
+            for member in cluster.members:
+                assert member.wallet.credentials.root == new
+                assert member.changes[-1] == member.role
+            assert {cluster.manager.cluster.join_tokens.worker, cluster.manager.cluster.join_tokens.manager}.isdisjoint(
+                (tokens.worker, tokens.manager)
+            )
+            await cluster.join()
+            await cluster.until(lambda: settled(cluster, new))
+
+    virtual_time.run(main())
+
+
+def test_a_rotation_waits_for_who_is_away() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=3, expiry=24 * HOUR) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            away, gone = cluster.members[1], cluster.members[2]
+            await away.stop()
+            await gone.stop()
+            await rotate(cluster)
+            new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            await asyncio.sleep(3600)
+            assert cluster.manager.cluster.rotation is not None
+            await cluster.manager.remove_node(gone.node, force=True)
+            away.start()
+            await cluster.until(lambda: settled(cluster, new))
+
+    virtual_time.run(main())
+
+
+def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
+    """It was cut off between the two. Its trust in the old root is still good for what managers show, and then it catches up: before
+    the next rotation can end."""
+
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=2, expiry=24 * HOUR) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            late = cluster.members[1]
+            old = late.wallet.credentials.root
+            await rotate(cluster)
+            second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            await cluster.until(lambda: issuer_id(late.wallet.credentials.certificate) == signer_id(second))
+            await cluster.until(lambda: late.uplink.connected)
+            await late.stop()
+            await cluster.until(lambda: cluster.manager.cluster.rotation is None)
+            assert late.wallet.credentials.root == old
+            await cluster.until(lambda: cluster.founder.wallet.credentials.root == second)
+            await rotate(cluster)
+            third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            await cluster.until(lambda: issuer_id(cluster.founder.wallet.credentials.certificate) == signer_id(third))
+            await asyncio.sleep(600)
+            assert cluster.manager.cluster.rotation is not None
+            verify(cluster.founder.wallet.credentials.certificate, old, virtual_time.clock())
+            late.start()
+            await cluster.until(lambda: settled(cluster, third))
+
+    virtual_time.run(main())
+
+
+def test_a_rotation_in_place_of_another() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=2) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            away = cluster.members[1]
+            await away.stop()
+            await rotate(cluster)
+            given_up = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            await cluster.until(lambda: issuer_id(cluster.founder.wallet.credentials.certificate) == signer_id(given_up))
+            await rotate(cluster)
+            new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            assert new != given_up
+            away.start()
+            await cluster.until(lambda: settled(cluster, new))
+            given = authority.root(authority.make_key(cluster.entropy), virtual_time.clock(), 7)
+            now = cluster.manager.cluster
+            await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, given)
+            await cluster.until(lambda: settled(cluster, given.certificate))
+
+    virtual_time.run(main())
+
+
+def test_to_bring_the_present_root_ends_a_rotation() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=2) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            away, root = cluster.members[1], cluster.manager.cluster.root_ca
+            await away.stop()
+            await rotate(cluster)
+            await cluster.until(
+                lambda: issuer_id(cluster.founder.wallet.credentials.certificate) != signer_id(root.certificate)
+            )
+            now = cluster.manager.cluster
+            await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, root)
+            away.start()
+            await cluster.until(lambda: settled(cluster, root.certificate))
+
+    virtual_time.run(main())
+
+
+def test_a_certificate_follows_the_role() -> None:
+    """A manager's names its address; that of a node which is to be none is not asked for by the node, but by the manager."""
+
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=1) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            worker = cluster.members[1]
+
+            async def become(role: Role) -> None:
+                node = cluster.manager.state.nodes[worker.node]
+                await cluster.manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, role=role))
+                await cluster.until(lambda: worker.role == role)
+                await cluster.until(lambda: ready(cluster))
+
+            await become("manager")
+            assert worker.changes == ["manager"]
+            assert names(worker) == {worker.node, "swarm-manager", str(worker.address)}
+            await cluster.join()
+            await asyncio.sleep(10)
+            assert worker.changes == ["manager"], "once is enough"
+
+    virtual_time.run(main())
+
+
+def names(member: Member) -> set[str]:
+    found = load(member.wallet.credentials.certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in found}
+
+
+def test_a_removed_node_gets_no_certificate() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=1) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            worker = cluster.members[1]
+            await cluster.manager.remove_node(worker.node, force=True)
+            await cluster.until(lambda: not worker.uplink.connected)
+            session = await cluster.connect(worker)
+            await session.send(Hello(node=worker.node, description=NodeDescription(), data_path_address="127.0.0.1"))
+            answer = await session.receive()
+            assert isinstance(answer, Goodbye)
+            assert "not part of the swarm" in answer.reason
+
+    virtual_time.run(main())
+
+
+# --- what an agent does not take
+
+NOW = virtual_time.START
+
+
+def root_of(seed: int) -> RootCa:
+    return authority.root(authority.make_key(lambda n: bytes([seed]) * n), NOW, seed)
+
+
+def own(
+    root: RootCa, seed: int = 9, node: str = "n1", role: Role = "worker", cluster: str = "c1", begin: int = NOW
+) -> Credentials:
+    key = authority.make_key(lambda n: bytes([seed]) * n)
+    certificate = authority.issue(root, authority.request(key), NodeId(node), role, ClusterId(cluster), begin, HOUR, 5)
+    return Credentials(certificate, authority.private_pem(key), root.certificate)
+
+
+def test_what_an_agent_does_not_take_for_its_certificate() -> None:
+    root, other = root_of(1), root_of(2)
+    held, key = own(root), own(root, seed=8).key
+    good = own(root, seed=8, role="manager").certificate
+    assert accepted(held, good, key, [root.certificate], NOW) == Credentials(good, key, root.certificate)
+    for wrong, why in (
+        (own(root, seed=7).certificate, "another key"),
+        (own(root, seed=8, node="n2").certificate, "node n2"),
+        (own(root, seed=8, cluster="c2").certificate, "cluster c2"),
+        (own(other, seed=8).certificate, "did not sign it"),
+        (own(root, seed=8, begin=NOW - 3 * HOUR).certificate, "it is good from"),
+        (root.certificate, "no role of a node"),
+        ("nonsense", "cannot read certificate"),
+    ):
+        with pytest.raises(InvalidArgument, match=why):
+            accepted(held, wrong, key, [root.certificate], NOW)
+    assert (
+        accepted(held, own(other, seed=8).certificate, key, [other.certificate, root.certificate], NOW).root
+        == other.certificate
+    )
