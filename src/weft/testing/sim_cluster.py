@@ -13,7 +13,7 @@ strings are gone through in its order.) `Invariants` sees every commit, and ever
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from weft.errors import Unavailable, WeftError
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.cluster import RootCa
-from weft.model.node import Node, NodeDescription, NodeState, Role
+from weft.model.node import Node, NodeDescription, Role
 from weft.model.state import ClusterState, Put
 from weft.store.etcd.migrate import copy
 from weft.store.memory import MemoryStore
@@ -102,7 +102,7 @@ class SimCluster:
 
     def differences(self) -> list[str]:
         """What is not as the specs say."""
-        return differences(self)
+        return differences(self.state, list(self.hosts.values()))
 
     def check(self) -> None:
         assert not self.invariants.violations, self.invariants.violations
@@ -267,10 +267,3 @@ class SimCluster:
         self.network.close()
         for host in self.hosts.values():
             await self.processes.kill(host.name)
-
-
-def ready(node: Node) -> bool:
-    return node.status.state is NodeState.READY
-
-
-Operation = Callable[[Manager], Awaitable[Any]]

@@ -1,44 +1,41 @@
 """Whether a swarm is as its users asked for, once nothing goes wrong any more: what is missing or too much, in words."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from weft.agent.container_config import TASK_LABEL
 from weft.control.dispatcher import assignment_for, network_views
+from weft.model.ids import NodeId
 from weft.model.node import Node, NodeState
 from weft.model.service import Service, UpdateState
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 from weft.testing.sim_host import SimHost
 
-if TYPE_CHECKING:
-    from weft.testing.sim_cluster import SimCluster
-
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 
 
-def differences(cluster: "SimCluster") -> list[str]:
-    """Nothing is asked of nodes that have left: what they ran may be running still, for all the managers know."""
-    state = cluster.state
-    hosts = {host.node: host for host in cluster.members if host.node is not None}
+def differences(state: ClusterState, all_hosts: Sequence[SimHost]) -> list[str]:
+    """`state`: as committed. Nothing is asked of nodes that have left: what they ran may be running still, for all that the managers
+    know."""
+    hosts = {host.node: host for host in all_hosts if host.node is not None}
     return [
-        *_managers(cluster, state),
+        *_managers(state, [host for host in all_hosts if host.is_manager]),
         *_nodes(state, hosts),
         *(line for service in state.services.values() for line in _service(state, service)),
         *(f"{task.name} of a service that is gone" for task in state.orphans() if task.node in hosts),
-        *(line for host in cluster.hosts.values() for line in _host(state, host)),
+        *(line for host in all_hosts for line in _host(state, host)),
         *(f"network {n.name} has no subnet" for n in state.networks.values() if not n.segments),
     ]
 
 
-def _managers(cluster: "SimCluster", state: ClusterState) -> Iterator[str]:
+def _managers(state: ClusterState, hosts: Sequence[SimHost]) -> Iterator[str]:
     """Each has what was committed, and one of them leads."""
     wanted = {obj.id: obj for obj in state.objects()}
     leaders = set()
-    for host in cluster.managers:
+    for host in hosts:
         if host.manager is None:
             yield f"{host.name} does not manage"
             continue
@@ -49,7 +46,7 @@ def _managers(cluster: "SimCluster", state: ClusterState) -> Iterator[str]:
         yield f"leaders are {leaders}"
 
 
-def _nodes(state: ClusterState, hosts: "dict[str, SimHost]") -> Iterator[str]:
+def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]:
     for node in state.nodes.values():
         wanted = NodeState.READY if node.id in hosts else NodeState.DOWN
         if node.status.state is not wanted:
@@ -71,7 +68,10 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
             yield f"{task.name} is on {node.hostname}, which is drained"
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
-    if service.update_status is not None and service.update_status.state in (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED):
+    if service.update_status is not None and service.update_status.state in (
+        UpdateState.UPDATING,
+        UpdateState.ROLLBACK_STARTED,
+    ):
         yield f"{service.name} is {service.update_status.state}"
     elif not paused and any(task.spec.container.env != service.spec.task.container.env for task in tasks):
         yield f"{service.name} has tasks of an older spec"
@@ -84,7 +84,7 @@ def _takes(node: Node) -> bool:
 
 def _count(service: Service, tasks: list[Task], open_nodes: list[Node], state: ClusterState) -> Iterator[str]:
     if service.spec.is_global:
-        places = Counter(task.node for task in tasks)
+        places = Counter(task.node for task in tasks if task.node is not None)
         allowed = {node.id for node in state.nodes.values() if node.spec.availability != "drain"}
         if set(places) - allowed or {node.id for node in open_nodes} - set(places) or max(places.values(), default=1) > 1:
             yield f"{service.name} runs {dict(places)}"

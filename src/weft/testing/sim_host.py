@@ -196,15 +196,15 @@ class SimHost:
         await self._ask(host, manager.admit_vote(identity))
         self.votes = True
 
-    async def _reached(self) -> "tuple[SimHost, Manager]":
-        """The first manager that listens, in the order known."""
+    async def _reached(self, serving: bool = False) -> "tuple[SimHost, Manager]":
+        """The first manager that listens; if asked for, one that does not turn sessions away at the door."""
         for _, address in self._rng.sample(self.managers, len(self.managers)):
             host = self.peers(address)
             if host is None or not self._network.is_open(self.name, host.name):
                 await asyncio.sleep(CONNECT_TIMEOUT)
                 continue
             await asyncio.sleep(3 * self._network.latency(self.name, host.name))
-            if host.manager is not None:
+            if host.manager is not None and (host.manager.is_serving or not serving):
                 return host, host.manager
         raise Unavailable("cannot reach a manager")
 
@@ -214,7 +214,7 @@ class SimHost:
 
     async def _connect(self) -> AgentSession:
         assert self.identity is not None
-        host, manager = await self._reached()
+        host, manager = await self._reached(serving=True)
         theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address))
         self._processes.spawn(host.name, _serve(manager, theirs))
         return ours

@@ -42,7 +42,7 @@ class Invariants:
             self._broken(f"revision {revision} after {self.revision}")
         self.revision = revision
         for obj in put:
-            key = kind_of(obj), obj.id
+            key: tuple[Kind, str] = (kind_of(obj), obj.id)
             before = self.objects.get(key)
             if key in self._removed:
                 self._broken(f"{key} came back after it was removed")
@@ -51,9 +51,9 @@ class Invariants:
                 if isinstance(before, Task):
                     self._check_life(before, obj)
             self.objects[key] = obj
-        for key in removed:
-            self.objects.pop(key, None)
-            self._removed.add(key)
+        for gone in removed:
+            self.objects.pop(gone, None)
+            self._removed.add(gone)
         self._check_owners()
 
     def _check_life(self, before: Task, after: Task) -> None:
@@ -71,7 +71,8 @@ class Invariants:
         self._once("VNI", ((s.vni, n.id) for n in self.networks for s in n.segments))
         self._once("published port", self._ports())
         self._once("port of a host", self._host_ports())
-        self._once("name", (((kind_of(o), o.name), o.id) for o in (*self.networks, *self.services)))
+        self._once("name of a network", ((network.name, network.id) for network in self.networks))
+        self._once("name of a service", ((service.name, service.id) for service in self.services))
         segments = [(s.subnet, n.name) for n in self.networks for s in n.segments]
         for (a, one), (b, other) in combinations(segments, 2):
             if a.overlaps(b):

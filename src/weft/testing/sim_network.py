@@ -91,7 +91,9 @@ class SimNetwork:
         link = SimLink(self, agent, manager, self._links.discard)
         self._links.add(link)
         link.carrying = [self._processes.spawn(OUTSIDE, work) for work in link.work()]
-        ours = MemoryManagerSession(peer, address, link.queues["down"][0], link.queues["up"][1], link.closing[manager, "manager"])
+        ours = MemoryManagerSession(
+            peer, address, link.queues["down"][0], link.queues["up"][1], link.closing[manager, "manager"]
+        )
         theirs = MemoryAgentSession(link.queues["down"][1], link.queues["up"][0], link.closing[agent, "agent"])
         return ours, theirs
 

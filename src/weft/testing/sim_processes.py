@@ -18,7 +18,7 @@ class Processes:
         """Inside the running loop, whose tasks it counts from then on."""
         self._current = contextvars.ContextVar("process", default=OUTSIDE)
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
-        asyncio.get_running_loop().set_task_factory(self._make)
+        asyncio.get_running_loop().set_task_factory(self._make)  # type: ignore[arg-type]  # of Python 3.11
 
     def spawn(self, process: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task in that process, whoever asks for it."""
