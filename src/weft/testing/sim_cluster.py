@@ -26,7 +26,7 @@ from weft.errors import Unavailable, WeftError
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.cluster import RootCa
-from weft.model.node import Node, NodeDescription, Role
+from weft.model.node import NodeDescription, Role
 from weft.model.state import ClusterState, Put
 from weft.store.etcd.migrate import copy
 from weft.store.memory import MemoryStore
@@ -96,9 +96,6 @@ class SimCluster:
     def state(self) -> ClusterState:
         """What is committed."""
         return ClusterState(self.invariants.objects.values(), self.invariants.revision)
-
-    def host_of(self, node: Node) -> SimHost | None:
-        return next((host for host in self.hosts.values() if host.node == node.id), None)
 
     def differences(self) -> list[str]:
         """What is not as the specs say."""
@@ -225,6 +222,7 @@ class SimCluster:
         host = SimHost(
             len(self.hosts) + 1, self.directory, self.processes, self.network, self._part(),
             random.Random(self.rng.getrandbits(64)), lambda error: self.crashes.append(repr(error)),
+            self.invariants.assigned,
         )  # fmt: skip
         host.peers = lambda address: next((h for h in self.hosts.values() if h.listens_at == address), None)
         self.hosts[host.name] = host

@@ -19,6 +19,7 @@ from weft.agent.agent import Agent
 from weft.cluster.base import AgentSession, Identity, ManagerSession, MemberRequest
 from weft.errors import Unavailable, WeftError
 from weft.manager.manager import Manager
+from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
@@ -52,12 +53,22 @@ class Part(Protocol):
         ...
 
 
+class SimAgent(Agent):
+    """Shows each assignment to `told`, as it is taken over."""
+
+    told: Callable[[Assignment], None]
+
+    def _change(self, change: AssignmentChange) -> None:
+        super()._change(change)
+        self.told(self.assignment)
+
+
 class SimHost:
     def __init__(
         self, number: int, directory: Path, processes: Processes, network: SimNetwork, part: Part, rng: random.Random,
-        failed: Callable[[BaseException], None],
+        failed: Callable[[BaseException], None], told: Callable[[Assignment], None],
     ) -> None:  # fmt: skip
-        """`directory`: its disk. `failed` is told of what should never end and did."""
+        """`directory`: its disk. `failed` is told of what should never end and did, `told` of each assignment."""
         self.name = f"node{number}"
         self.address = IPv4Address("10.59.72.10") + number
         self.disk = directory / self.name
@@ -73,6 +84,7 @@ class SimHost:
         self.is_manager = False
         self.votes = False
         """Its part of the store is complete."""
+        self._told = told
         self.agent: Agent | None = None
         self.manager: Manager | None = None
         self.peers: Callable[[str], SimHost | None] = lambda address: None
@@ -100,8 +112,9 @@ class SimHost:
         assert self.identity is not None
         assert self.agent is None
         facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
-        self.agent = Agent(self.identity.node, self.disk / "agent", facts, self._adapters())
-        self._run(self.agent.run())
+        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
+        agent.told = self._told
+        self._run(agent.run())
         if self.is_manager:
             self._run(self._manage(self.identity))
 

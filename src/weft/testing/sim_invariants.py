@@ -3,6 +3,8 @@ nothing of the code that is to keep it.
 
     after every commit   no address, subnet, VNI or published port has two owners; what a task got it keeps, and its state only
                          grows; what was removed does not come back
+    at each assignment   it is not older than the one before, and of one piece: the networks know what the tasks have; if it is of the
+                         newest revision it is what the dispatcher would make of the state
     at every moment      no two containers have one address, and no task has two containers
 """
 
@@ -12,12 +14,14 @@ from ipaddress import IPv4Address
 from itertools import combinations
 
 from weft.agent.container_config import TASK_LABEL
+from weft.control.dispatcher import assignment_for, network_views
+from weft.model.assignment import Assignment
 from weft.model.container import Container
 from weft.model.ids import NetworkId
 from weft.model.network import Network
 from weft.model.node import Node
 from weft.model.service import Service
-from weft.model.state import Kind, Object, kind_of
+from weft.model.state import ClusterState, Kind, Object, kind_of
 from weft.model.task import Task, TaskState
 
 Held = tuple[NetworkId, IPv4Address]
@@ -31,6 +35,8 @@ class Invariants:
         self.violations: list[str] = []
         self.commits = 0
         self._removed: set[tuple[Kind, str]] = set()
+        self._told: dict[str, int] = {}
+        """Revision of each node's assignment."""
         self._addresses: dict[str, frozenset[Held]] = {}
         """Of every task that ever was."""
 
@@ -108,6 +114,26 @@ class Invariants:
                 for port in task.ports:
                     if port.mode == "host" and port.published:
                         yield (task.node, port.protocol, port.published), task.id
+
+    # --- at each assignment
+
+    def assigned(self, new: Assignment) -> None:
+        """To the node's agent, which has taken it over."""
+        if new.revision < self._told.get(new.node, 0):
+            self._broken(f"node {new.node} was taken back from revision {self._told[new.node]} to {new.revision}")
+        self._told[new.node] = new.revision
+        for task in new.tasks.values():
+            for attachment in task.attachments:
+                view = new.networks.get(attachment.network)
+                known = view.endpoints.get(task.id) if view is not None else None
+                if view is not None and (known is None or known.address != attachment.address):
+                    self._broken(
+                        f"node {new.node} was told of task {task.id} and not of its address at revision {new.revision}"
+                    )
+        if new.revision == self.revision and ("node", new.node) in self.objects:
+            state = ClusterState(self.objects.values(), self.revision)
+            if new != assignment_for(state, new.node, network_views(state)):
+                self._broken(f"node {new.node} was told something else than revision {new.revision}")
 
     # --- at every moment
 
