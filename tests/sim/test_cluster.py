@@ -1,0 +1,176 @@
+"""Whole swarms in virtual time: what each fault alone does, and what it must not do."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.errors import InvalidArgument, Unavailable
+from weft.model.ids import NetworkId, ServiceId
+from weft.model.network import NetworkSpec
+from weft.model.node import NodeState
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    NetworkAttachmentSpec,
+    PublishedPort,
+    ServiceSpec,
+    TaskSpec,
+)
+from weft.testing import virtual_time
+from weft.testing.sim_cluster import SimCluster
+
+RECONNECT = 0.1
+"""Seconds after which an agent comes back whose session broke."""
+
+
+def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            async with SimCluster.of(Path(directory), managers, workers) as cluster:
+                await scene(cluster)
+                cluster.check()
+
+    virtual_time.run(main())
+
+
+async def web(cluster: SimCluster, replicas: int) -> ServiceId:
+    network = await cluster.ask(lambda manager: manager.create_network(NetworkSpec(name="net")))
+    spec = ServiceSpec(
+        name="web", replicas=replicas,
+        task=TaskSpec(container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(NetworkId(network.id)),)),
+        endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)),
+    )  # fmt: skip
+    id = await cluster.ask(lambda manager: manager.create_service(spec))
+    await cluster.settle(30)
+    return id
+
+
+async def scale(cluster: SimCluster, id: ServiceId, replicas: int, at: str = "") -> None:
+    async def operation(manager: Any) -> None:
+        service = manager.state.services[id]
+        await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))
+
+    await cluster.ask(operation, at)
+
+
+def leader(cluster: SimCluster) -> str:
+    """Empty while there is none."""
+    leading = (h.name for h in cluster.managers if h.manager is not None and h.manager.standing.leader == h.node)
+    return next(leading, "")
+
+
+@pytest.mark.parametrize("managers", [1, 3])
+def test_an_agent_that_is_cut_off_keeps_containers_and_networks(managers: int) -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 8)
+        host = list(cluster.hosts.values())[-1]
+        containers, namespaces = {c.id for c in host.runtime.running()}, set(host.kernel.spaces)
+        assert containers
+        cluster.isolate(host.name)
+        for _ in range(400):
+            await asyncio.sleep(1)
+            assert {c.id for c in host.runtime.running()} == containers
+            assert set(host.kernel.spaces) == namespaces
+        cluster.heal(host.name)
+        await cluster.settle(60)
+
+    play(managers, 2, scene)
+
+
+def test_the_loss_of_the_leader_is_noticed_by_nobody_who_uses_a_service() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 6)
+        lost = leader(cluster)
+        before = {c.id for host in cluster.hosts.values() for c in host.runtime.running() if host.name != lost}
+        await cluster.power_off(lost)
+        await cluster.until(lambda: leader(cluster), 10)
+        other = leader(cluster)
+        await scale(cluster, id, 9, at=other)
+        await asyncio.sleep(60)
+        running = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        assert before <= running
+        assert len(running) == 9
+        states = {host.name: cluster.state.nodes[host.node].status.state for host in cluster.members if host.node}
+        assert states == {name: NodeState.DOWN if name == lost else NodeState.READY for name in cluster.hosts}
+        cluster.power_on(lost)
+        await cluster.settle(60)
+
+    play(3, 2, scene)
+
+
+def test_without_a_majority_nothing_is_written_and_nothing_stops() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 6)
+        running = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        for name in ("node2", "node3"):
+            cluster.isolate(name)
+        await asyncio.sleep(10)
+        commits = cluster.invariants.commits
+        for manager in ("node1", "node2"):
+            with pytest.raises(Unavailable):
+                await scale(cluster, id, 1, at=manager)
+        await asyncio.sleep(120)
+        assert {c.id for host in cluster.hosts.values() for c in host.runtime.running()} == running
+        assert cluster.invariants.commits == commits
+        for name in ("node2", "node3"):
+            cluster.heal(name)
+        await cluster.settle(30)
+        assert {c.id for host in cluster.hosts.values() for c in host.runtime.running()} == running
+
+    play(3, 2, scene)
+
+
+def test_a_host_that_reboots_gets_other_tasks_in_place_of_those_it_lost() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 6)
+        before = {c.id for c in cluster.hosts["node3"].runtime.running()}
+        await cluster.power_off("node3")
+        await asyncio.sleep(5)
+        cluster.power_on("node3")
+        await cluster.settle(60)
+        assert not before & {c.id for c in cluster.hosts["node3"].runtime.running()}
+
+    play(1, 2, scene)
+
+
+def test_a_session_that_begins_in_the_middle_of_a_change_begins_with_one_state() -> None:
+    """The state is ahead of the events that the dispatcher has gathered: what a newcomer is sent is made of both."""
+
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 2)
+        for turn in range(40):
+            cluster.network.reset("node2", "node1")
+            await asyncio.sleep(RECONNECT + turn * 0.0005)
+            await scale(cluster, id, 4 if turn % 2 == 0 else 2)
+            await cluster.until(lambda: not cluster.differences(), 30)
+
+    play(1, 2, scene)
+
+
+def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> None:
+    """Each of them sees that the port is free."""
+
+    def spec(name: str) -> ServiceSpec:
+        task = TaskSpec(container=ContainerSpec(image="demo"))
+        return ServiceSpec(name=name, task=task, endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)))
+
+    async def scene(cluster: SimCluster) -> None:
+        for turn in range(5):
+            asked = [
+                cluster.ask(lambda manager, name=f"{turn}-{host.name}": manager.create_service(spec(name)), host.name)
+                for host in cluster.managers
+            ]
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert sum(isinstance(result, str) for result in results) == 1
+            assert sum(isinstance(result, InvalidArgument) for result in results) == 2
+            await cluster.settle(30)
+            [service] = cluster.state.services.values()
+            await cluster.ask(lambda manager, id=service.id: manager.remove_service(id))
+            await cluster.settle(30)
+
+    play(3, 1, scene)
