@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from weft.errors import InvalidArgument, Unavailable
+from weft.manager.manager import Manager
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.network import NetworkSpec
-from weft.model.node import NodeState
+from weft.model.node import NodeState, Role
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -51,7 +52,7 @@ async def web(cluster: SimCluster, replicas: int) -> ServiceId:
 
 
 async def scale(cluster: SimCluster, id: ServiceId, replicas: int, at: str = "") -> None:
-    async def operation(manager: Any) -> None:
+    async def operation(manager: Manager) -> None:
         service = manager.state.services[id]
         await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))
 
@@ -174,3 +175,35 @@ def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> Non
             await cluster.settle(30)
 
     play(3, 1, scene)
+
+
+def test_a_worker_is_promoted_and_a_leader_demoted() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 6)
+        before = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        await give_role(cluster, "node4", "manager")
+        await cluster.settle(30)
+        assert cluster.etcd is not None
+        assert [(m.name, m.is_learner) for m in cluster.etcd.roster] == [(f"node{n}", False) for n in (1, 2, 3, 4)]
+        demoted = leader(cluster)
+        await give_role(cluster, demoted, "worker")
+        await cluster.settle(30)
+        assert demoted not in [member.name for member in cluster.etcd.roster]
+        await scale(cluster, id, 8, at="node4")
+        await cluster.settle(30)
+        assert before <= {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        await give_role(cluster, demoted, "manager")
+        await cluster.settle(30)
+
+    play(3, 2, scene)
+
+
+async def give_role(cluster: SimCluster, name: str, role: Role) -> None:
+    node = cluster.hosts[name].node
+    assert node is not None
+
+    async def operation(manager: Manager) -> None:
+        found = manager.state.nodes[node]
+        await manager.update_node(node, found.meta.version, msgspec.structs.replace(found.spec, role=role))
+
+    await cluster.insist(operation)

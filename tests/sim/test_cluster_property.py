@@ -23,6 +23,7 @@ from weft.testing.sim_steps import (
     Cut,
     Delay,
     Die,
+    GiveRole,
     Isolate,
     Kill,
     Leave,
@@ -47,7 +48,7 @@ MEMORY = Path("/dev/shm")
 
 waits = st.sampled_from((0.0, 0.0, 0.003, 0.05, 0.5, 3.0, 8.0))
 seconds = st.sampled_from((0.3, 2.0, 7.0, 25.0, 50.0))
-hosts = st.integers(0, 4)
+hosts = st.integers(0, 5)
 names = st.integers(0, 2)
 ports = st.sampled_from(
     (
@@ -71,6 +72,7 @@ operations = st.one_of(
     st.builds(RemoveNetwork, wait=waits, name=st.integers(0, 1)),
     st.builds(Make, wait=waits, host=hosts, availability=st.sampled_from(("active", "active", "pause", "drain"))),
     st.builds(RotateKeys, wait=waits),
+    st.builds(GiveRole, wait=waits, host=hosts, role=st.sampled_from(("manager", "manager", "worker"))),
     st.builds(Leave, wait=waits, host=hosts),
     st.builds(Renew, wait=waits, host=hosts),
 )
@@ -113,7 +115,7 @@ def thorough(examples: int) -> settings:
 @thorough(10)
 @given(steps=stories, seed=st.integers(0, 1 << 16))
 def test_three_managers(steps: Sequence[Step], seed: int) -> None:
-    play(3, 2, steps, seed)
+    play(3, 3, steps, seed)
 
 
 @thorough(15)

@@ -26,7 +26,8 @@ from weft.errors import Unavailable, WeftError
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.cluster import RootCa
-from weft.model.node import NodeDescription, Role
+from weft.model.ids import NodeId
+from weft.model.node import Node, NodeDescription, Role
 from weft.model.state import ClusterState, Put
 from weft.store.etcd.migrate import copy
 from weft.store.memory import MemoryStore
@@ -147,7 +148,7 @@ class SimCluster:
             return await manager.admit(request)
 
         answer = await self.insist(admitted)
-        host.identity = Identity(answer.node, answer.role, answer.cluster)
+        host.identity = Identity(answer.node, role, answer.cluster)
         host.managers, host.is_manager = answer.managers, role == "manager"
         host.start()
         return host
@@ -225,8 +226,13 @@ class SimCluster:
             self.invariants.assigned,
         )  # fmt: skip
         host.peers = lambda address: next((h for h in self.hosts.values() if h.listens_at == address), None)
+        host.role_of = self._role_of
         self.hosts[host.name] = host
         return host
+
+    def _role_of(self, node: NodeId) -> Role | None:
+        found = self.invariants.objects.get(("node", node))
+        return found.role if isinstance(found, Node) else None
 
     def _part(self) -> SimEtcd | SimDisk:
         part = self.etcd or self.disk

@@ -49,6 +49,8 @@ def _managers(state: ClusterState, hosts: Sequence[SimHost]) -> Iterator[str]:
 def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]:
     for node in state.nodes.values():
         wanted = NodeState.READY if node.id in hosts else NodeState.DOWN
+        if node.id in hosts and node.spec.role != ("manager" if hosts[node.id].is_manager else "worker"):
+            yield f"node {node.hostname} is to be a {node.spec.role}"
         if node.status.state is not wanted:
             yield f"node {node.hostname} is {node.status.state}, not {wanted}"
     for host in hosts.values():

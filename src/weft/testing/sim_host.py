@@ -14,6 +14,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.cluster.base import AgentSession, Identity, ManagerSession, MemberRequest
@@ -21,7 +23,7 @@ from weft.errors import Unavailable, WeftError
 from weft.manager.manager import Manager
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
-from weft.model.node import NodeDescription
+from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
 from weft.store.base import Leadership, Store
@@ -41,6 +43,7 @@ CONNECT_TIMEOUT = 5.0
 LOST = 255
 """Exit code of a container whose host went down."""
 RETRY = 1.0
+ROLE_PERIOD = 0.2
 
 
 class Part(Protocol):
@@ -89,6 +92,8 @@ class SimHost:
         self.manager: Manager | None = None
         self.peers: Callable[[str], SimHost | None] = lambda address: None
         """The host behind the `host:port` of a manager."""
+        self.role_of: Callable[[NodeId], Role | None] = lambda node: None
+        """What the next certificate of a node would say."""
 
     # --- life
 
@@ -115,8 +120,7 @@ class SimHost:
         agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
         agent.told = self._told
         self._run(agent.run())
-        if self.is_manager:
-            self._run(self._manage(self.identity))
+        self._run(self._follow_role())
 
     async def kill(self) -> None:
         """What the process would still do at its end reaches neither the disk nor anybody else."""
@@ -172,21 +176,53 @@ class SimHost:
     def _know(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
         self.managers = managers or self.managers
 
+    async def _follow_role(self) -> None:
+        """A node that has a session gets a certificate of another role when its own has changed."""
+        managing: asyncio.Task[Any] | None = None
+        while True:
+            assert self.identity is not None
+            identity = self.identity
+            if self.is_manager and managing is None:
+                managing = asyncio.create_task(self._manage(identity))
+                managing.add_done_callback(self._ended)
+            await asyncio.sleep(ROLE_PERIOD)
+            role = self.role_of(identity.node)
+            if self.agent is None or not self.agent.uplink.connected or role in (None, identity.role):
+                continue
+            self.identity = msgspec.structs.replace(identity, role=role)
+            self.is_manager = role == "manager"
+            if not self.is_manager and managing is not None:
+                managing.cancel()
+                await asyncio.wait((managing,))
+                managing, self.manager, self.votes = None, None, False
+
     async def _manage(self, identity: Identity) -> None:
         store, leadership, kv = await self._opened(identity)
+        try:
+            await self._serve_as_manager(identity, store, leadership, kv)
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await leadership.close()
+                await store.close()
+
+    async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
         manager = Manager(
             identity.node, store, leadership, virtual_time.clock, self.entropy, FakeAuthority(), kv=kv,
             obstacle="" if kv is not None else "the store is one manager's",
         )  # fmt: skip
         await manager.start()
         self.manager = manager
-        while True:
-            try:
-                await manager.arrive(self.listens_at)
-                break
-            except WeftError:
-                await asyncio.sleep(RETRY)
-        await manager.failed()
+        try:
+            while True:
+                try:
+                    await manager.arrive(self.listens_at)
+                    break
+                except WeftError:
+                    await asyncio.sleep(RETRY)
+            await manager.failed()
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await manager.close()
 
     async def _opened(self, identity: Identity) -> tuple[Store, Leadership, Kv | None]:
         while not self.votes:

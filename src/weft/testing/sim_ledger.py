@@ -5,7 +5,7 @@ nothing; one without an answer adds what it would have made. Operations on one t
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ from weft.errors import NotFound, Unavailable, WeftError
 from weft.manager.manager import Manager
 from weft.model.ids import NetworkId, NodeId, ServiceId
 from weft.model.network import Network, NetworkSpec
-from weft.model.node import Availability
+from weft.model.node import Availability, Role
 from weft.model.service import NetworkAttachmentSpec, Service, ServiceSpec
 from weft.testing.sim_cluster import SimCluster
 
@@ -33,8 +33,8 @@ Plan = Callable[[Manager], Wish]
 class Ledger:
     def __init__(self, cluster: SimCluster) -> None:
         self._cluster = cluster
-        self._possible: dict[Hashable, list[object]] = {}
-        self._locks: dict[Hashable, asyncio.Lock] = {}
+        self._possible: dict[tuple[str, str], list[object]] = {}
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self.answered = self.refused = self.unanswered = 0
 
     # --- operations
@@ -79,11 +79,21 @@ class Ledger:
             spec = msgspec.structs.replace(found.spec, availability=availability)
             return Wish(availability, lambda: manager.update_node(node, found.meta.version, spec))
 
-        await self._attempt(("node", node), plan)
+        await self._attempt(("node", node), plan, "active")
+
+    async def give_role(self, node: NodeId, role: Role) -> None:
+        def plan(manager: Manager) -> Wish:
+            found = manager.state.nodes.get(node)
+            if found is None:
+                raise NotFound(f"node {node} not found")
+            spec = msgspec.structs.replace(found.spec, role=role)
+            return Wish(role, lambda: manager.update_node(node, found.meta.version, spec))
+
+        await self._attempt(("role", node), plan, self._cluster.state.nodes[node].spec.role)
 
     async def remove_node(self, node: NodeId) -> bool:
         """Whether it is gone."""
-        await self._attempt(("node", node), lambda manager: Wish(None, lambda: manager.remove_node(node, True)))
+        await self._attempt(("node", node), lambda manager: Wish(None, lambda: manager.remove_node(node, True)), "active")
         return node not in self._cluster.state.nodes
 
     # --- in the end
@@ -91,20 +101,21 @@ class Ledger:
     def lies(self) -> list[str]:
         """What was answered and is not so."""
         state = self._cluster.state
-        found: dict[Hashable, object] = {("service", s.name): s.spec for s in state.services.values()}
+        found: dict[tuple[str, str], object] = {("service", s.name): s.spec for s in state.services.values()}
         found |= {("network", n.name): n.spec for n in state.networks.values() if not n.spec.ingress}
         found |= {("node", n.id): n.spec.availability for n in state.nodes.values()}
+        found |= {("role", n.id): n.spec.role for n in state.nodes.values()}
         return [
             f"{key} is {found.get(key)} and may be {possible}"
             for key, possible in self._possible.items()
             if found.get(key) not in possible
-        ] + [f"{key} was never asked for" for key in found if key not in self._possible and key[0] != "node"]  # type: ignore[index]
+        ] + [f"{key} was never asked for" for key in found if key not in self._possible and key[0] in ("service", "network")]
 
     # ---
 
-    async def _attempt(self, key: Hashable, plan: Plan) -> None:
+    async def _attempt(self, key: tuple[str, str], plan: Plan, initial: object = None) -> None:
         async with self._locks.setdefault(key, asyncio.Lock()):
-            possible = self._possible.setdefault(key, ["active" if key[0] == "node" else None])  # type: ignore[index]
+            possible = self._possible.setdefault(key, [initial])
             made: list[object] = []
 
             async def operation(manager: Manager) -> None:

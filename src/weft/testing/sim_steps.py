@@ -14,7 +14,7 @@ from weft.agent.container_config import TASK_LABEL
 from weft.errors import WeftError
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
-from weft.model.node import Availability
+from weft.model.node import Availability, Role
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -34,6 +34,7 @@ UPDATE = UpdateConfig(parallelism=2, monitor=SECOND, failure_action="continue")
 SETTLE = 180.0
 """Seconds until all is as it should be after the last fault: nodes that were found down, restarts and updates one after the other."""
 NOTICE = 1.0
+WORKERS_FOR_EVER = 2
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,13 @@ class RemoveNetwork(Step, frozen=True):
 class Make(Step, frozen=True):
     host: int
     availability: Availability
+
+
+class GiveRole(Step, frozen=True):
+    """With several managers; the last two hosts are workers for ever."""
+
+    host: int
+    role: Role
 
 
 class RotateKeys(Step, frozen=True):
@@ -187,6 +195,8 @@ class Play:
                 node = self._host(number).node
                 if node is not None:
                     await self.ledger.make_available(node, availability)
+            case GiveRole(host=number, role=role):
+                await self._give_role(number, role)
             case RotateKeys():
                 with suppress(WeftError):
                     await self.cluster.ask(lambda manager: manager.rotate_keys())
@@ -196,6 +206,12 @@ class Play:
                 await self._happen_between(step)
             case _:
                 await self._happen_to_store(step)
+
+    async def _give_role(self, number: int, role: Role) -> None:
+        eligible = list(self.cluster.hosts.values())[:-WORKERS_FOR_EVER]
+        node = eligible[number % len(eligible)].node
+        if node is not None and self.cluster.etcd is not None:
+            await self.ledger.give_role(node, role)
 
     async def _service(self, step: CreateService | Scale | Update | RemoveService) -> None:
         name = f"service{step.name}"
@@ -303,7 +319,7 @@ class Play:
         return self.cluster.managers[number % len(self.cluster.managers)]
 
     def _worker(self, number: int) -> SimHost:
-        workers = [host for host in self.cluster.hosts.values() if not host.is_manager]
+        workers = list(self.cluster.hosts.values())[-WORKERS_FOR_EVER:]
         return workers[number % len(workers)]
 
 

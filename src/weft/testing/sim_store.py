@@ -5,7 +5,7 @@ Several managers share `SimEtcd`, which outlives all of them. One alone has a `S
 
 from collections.abc import Callable, Sequence
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, Unavailable
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind, Object, Remove, kind_of
 from weft.store.base import Leadership, Store
@@ -66,6 +66,8 @@ class SimEtcd(FakeEtcd):
         self._keys = Keys(PREFIX)
 
     async def open(self, host: str, node: NodeId) -> tuple[Store, Leadership, Kv | None]:
+        if not self.has(host):
+            raise Unavailable(f"{host} has no part of the store any more")
         kv = self.client(host)
         store = await EtcdStore.open(kv, self._clock)
         return store, EtcdLeadership(kv, node), kv
