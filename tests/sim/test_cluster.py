@@ -25,9 +25,6 @@ from weft.model.service import (
 from weft.testing import virtual_time
 from weft.testing.sim_cluster import SimCluster
 
-RECONNECT = 0.1
-"""Seconds after which an agent comes back whose session broke."""
-
 
 def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
@@ -135,20 +132,6 @@ def test_a_host_that_reboots_gets_other_tasks_in_place_of_those_it_lost() -> Non
         cluster.power_on("node3")
         await cluster.settle(60)
         assert not before & {c.id for c in cluster.hosts["node3"].runtime.running()}
-
-    play(1, 2, scene)
-
-
-def test_a_session_that_begins_in_the_middle_of_a_change_begins_with_one_state() -> None:
-    """The state is ahead of the events that the dispatcher has gathered: what a newcomer is sent is made of both."""
-
-    async def scene(cluster: SimCluster) -> None:
-        id = await web(cluster, 2)
-        for turn in range(40):
-            cluster.network.reset("node2", "node1")
-            await asyncio.sleep(RECONNECT + turn * 0.0005)
-            await scale(cluster, id, 4 if turn % 2 == 0 else 2)
-            await cluster.until(lambda: not cluster.differences(), 30)
 
     play(1, 2, scene)
 

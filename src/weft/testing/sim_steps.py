@@ -302,21 +302,26 @@ class Play:
                 await asyncio.sleep(seconds)
                 disk.full = False
             case SlowStore(host=number, latency=latency, seconds=seconds) if etcd is not None:
-                etcd.slow(self._manager(number).name, latency)
+                member = self._member(number)
+                etcd.slow(member, latency)
                 await asyncio.sleep(seconds)
-                etcd.slow(self._manager(number).name)
+                if etcd.has(member):
+                    etcd.slow(member)
             case LoseAnswers(host=number, times=times) if etcd is not None:
-                etcd.lose_answers(self._manager(number).name, times)
+                etcd.lose_answers(self._member(number), times)
             case BreakWatches(host=number) if etcd is not None:
-                etcd.break_watches(self._manager(number).name)
+                etcd.break_watches(self._member(number))
             case Compact() if etcd is not None:
                 etcd.compact()
 
     def _host(self, number: int) -> SimHost:
         return list(self.cluster.hosts.values())[number % len(self.cluster.hosts)]
 
-    def _manager(self, number: int) -> SimHost:
-        return self.cluster.managers[number % len(self.cluster.managers)]
+    def _member(self, number: int) -> str:
+        """Of the store."""
+        assert self.cluster.etcd is not None
+        names = [member.name for member in self.cluster.etcd.roster if member.name]
+        return names[number % len(names)]
 
     def _worker(self, number: int) -> SimHost:
         workers = list(self.cluster.hosts.values())[-WORKERS_FOR_EVER:]
