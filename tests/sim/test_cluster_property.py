@@ -48,6 +48,7 @@ MEMORY = Path("/dev/shm")
 
 waits = st.sampled_from((0.0, 0.0, 0.003, 0.05, 0.5, 3.0, 8.0))
 seconds = st.sampled_from((0.3, 2.0, 7.0, 25.0, 50.0))
+moments = st.integers(0, 120).map(lambda n: n / 2000)
 hosts = st.integers(0, 5)
 names = st.integers(0, 2)
 ports = st.sampled_from(
@@ -77,7 +78,7 @@ operations = st.one_of(
     st.builds(Renew, wait=waits, host=hosts),
 )
 faults = st.one_of(
-    st.builds(Kill, wait=waits, host=hosts, turns=st.integers(0, 300), down=seconds),
+    st.builds(Kill, wait=waits, host=hosts, after=moments, turns=st.integers(0, 6), down=seconds),
     st.builds(PowerOff, wait=waits, host=hosts, down=seconds),
     st.builds(Isolate, wait=waits, host=hosts, seconds=seconds),
     st.builds(Cut, wait=waits, host=hosts, other=hosts, seconds=seconds),

@@ -26,6 +26,7 @@ from weft.errors import Unavailable, WeftError
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.cluster import RootCa
+from weft.model.container import Container
 from weft.model.ids import NodeId
 from weft.model.node import Node, NodeDescription, Role
 from weft.model.state import ClusterState, Put
@@ -55,7 +56,7 @@ class SimCluster:
         self.rng = random.Random(seed)
         self.processes = Processes()
         self.network = SimNetwork(self.processes)
-        self.invariants = Invariants()
+        self.invariants = Invariants(self.running)
         self.hosts: dict[str, SimHost] = {}
         self.crashes: list[str] = []
         """What ended by itself and should not."""
@@ -97,6 +98,10 @@ class SimCluster:
     def state(self) -> ClusterState:
         """What is committed."""
         return ClusterState(self.invariants.objects.values(), self.invariants.revision)
+
+    def running(self) -> list[tuple[str, Container]]:
+        """All containers that run, with the names of their hosts."""
+        return [(host.name, container) for host in self.hosts.values() for container in host.runtime.running()]
 
     def differences(self) -> list[str]:
         """What is not as the specs say."""
@@ -265,7 +270,7 @@ class SimCluster:
     async def _observe(self) -> None:
         while True:
             await asyncio.sleep(OBSERVE)
-            self.invariants.observe([(host.name, c) for host in self.hosts.values() for c in host.runtime.running()])
+            self.invariants.observe()
 
     async def _end(self) -> None:
         self.network.close()

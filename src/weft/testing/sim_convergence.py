@@ -68,6 +68,8 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
             yield f"{task.name} has no node"
         elif node is not None and node.spec.availability == "drain":
             yield f"{task.name} is on {node.hostname}, which is drained"
+        elif node is not None and node.spec.availability == "pause" and task.state < TaskState.ASSIGNED:
+            pass  # of a global service: it waits for the node to take tasks again
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
     if service.update_status is not None and service.update_status.state in (

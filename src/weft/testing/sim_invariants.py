@@ -2,14 +2,14 @@
 nothing of the code that is to keep it.
 
     after every commit   no address, subnet, VNI or published port has two owners; what a task got it keeps, and its state only
-                         grows; what was removed does not come back
+                         grows; what was removed does not come back; what is said to be over does not run
     at each assignment   it is not older than the one before, and of one piece: the networks know what the tasks have; if it is of the
                          newest revision it is what the dispatcher would make of the state
     at every moment      no two containers have one address, and no task has two containers
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import combinations
 
@@ -28,7 +28,9 @@ Held = tuple[NetworkId, IPv4Address]
 
 
 class Invariants:
-    def __init__(self) -> None:
+    def __init__(self, running: Callable[[], Sequence[tuple[str, Container]]]) -> None:
+        """`running`: the containers that run now, with the names of their hosts."""
+        self._running = running
         self.objects: dict[tuple[Kind, str], Object] = {}
         """As the last commit left them."""
         self.revision = 0
@@ -65,6 +67,9 @@ class Invariants:
     def _check_life(self, before: Task, after: Task) -> None:
         if after.state < before.state:
             self._broken(f"task {after.id} went back from {before.state.name} to {after.state.name}")
+        ends = after.state.is_terminal and after.state != TaskState.ORPHANED and not before.state.is_terminal
+        if ends and after.id in {container.config.labels[TASK_LABEL] for _, container in self._running()}:
+            self._broken(f"task {after.id} is said to be over and its container runs")
         if before.node is not None and after.node != before.node:
             self._broken(f"task {after.id} moved from {before.node} to {after.node}")
         if before.attachments and after.attachments != before.attachments:
@@ -137,8 +142,8 @@ class Invariants:
 
     # --- at every moment
 
-    def observe(self, running: Sequence[tuple[str, Container]]) -> None:
-        """Containers that run now, with the names of their hosts."""
+    def observe(self) -> None:
+        running = self._running()
         owners: dict[Held, str] = {}
         tasks = Counter(container.config.labels[TASK_LABEL] for _, container in running)
         for task in (task for task, count in tasks.items() if count > 1):

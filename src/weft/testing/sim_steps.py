@@ -106,9 +106,10 @@ class Renew(Step, frozen=True):
 
 
 class Kill(Step, frozen=True):
-    """The daemon, after so many turns of the event loop."""
+    """The daemon, after some seconds and so many more turns of the event loop: in the middle of what the steps before began."""
 
     host: int
+    after: float = 0.0
     turns: int = 0
     down: float = 1.0
 
@@ -238,8 +239,8 @@ class Play:
                     await host.leave()
                 case Renew():
                     await self._renew(host)
-                case Kill(turns=turns, down=down):
-                    await self._kill(host, turns, down)
+                case Kill():
+                    await self._kill(host, step)
                 case PowerOff(down=down):
                     await self.cluster.power_off(host.name)
                     await asyncio.sleep(down)
@@ -258,11 +259,12 @@ class Play:
         await host.leave()
         await self.cluster.join("worker", host)
 
-    async def _kill(self, host: SimHost, turns: int, down: float) -> None:
-        for _ in range(turns):
+    async def _kill(self, host: SimHost, step: Kill) -> None:
+        await asyncio.sleep(step.after)
+        for _ in range(step.turns):
             await asyncio.sleep(0)
         await host.kill()
-        await asyncio.sleep(down)
+        await asyncio.sleep(step.down)
         host.start()
 
     async def _isolate(self, host: SimHost, seconds: float) -> None:
