@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from weft import VERSION
 from weft.agent.adapters import HostResolver
@@ -26,7 +28,9 @@ def missing_programs() -> list[str]:
     return [f"{program} is not installed (not found in PATH)" for program in PROGRAMS if shutil.which(program) is None]
 
 
-def read(data_root: Path, started_at: int, warnings: tuple[str, ...] = ()) -> HostInfo:
+def read(
+    data_root: Path, started_at: int, labels: Mapping[str, str] = MappingProxyType({}), warnings: tuple[str, ...] = ()
+) -> HostInfo:
     uname = os.uname()
     release = _os_release()
     return HostInfo(
@@ -44,6 +48,7 @@ def read(data_root: Path, started_at: int, warnings: tuple[str, ...] = ()) -> Ho
         version=VERSION,
         cgroup_version="2" if CGROUP_CONTROLLERS.exists() else "1",
         started_at=started_at,
+        labels=dict(labels),
         warnings=warnings,
     )
 
@@ -54,6 +59,7 @@ def describe(info: HostInfo) -> NodeDescription:
         architecture=info.architecture,
         resources=Resources(nano_cpus=info.cpus * 10**9, memory=info.memory),
         engine_version=info.version,
+        engine_labels=dict(info.labels),
     )
 
 

@@ -9,10 +9,9 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from typing import Any
 import msgspec
 import uvloop
 
-from weft import hostinfo
+from weft import hostinfo, logs
 from weft.agent import views
 from weft.agent.adapters import Adapters
 from weft.agent.events import EventLog
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership, Swarm
 from weft.api.server import ApiServer
+from weft.api.tls import TlsFiles
 from weft.cluster.base import Connect
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import conntrack, host, netns, sysctl, xfrm
@@ -64,6 +64,12 @@ ONLY_WAY = (
 )
 
 
+@dataclass(frozen=True)
+class TcpHost:
+    address: str
+    port: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class DaemonOptions:
     data_root: Path = Path("/var/lib/weft")
@@ -71,6 +77,14 @@ class DaemonOptions:
     netns_dir: Path = Path("/run/docker/netns")
     socket: Path = Path("/var/run/docker.sock")
     log_level: str = "info"
+    log_format: logs.Format = "text"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the engine: constraints on `engine.labels.*` look at them."""
+    sockets: tuple[Path, ...] = ()
+    """Beside `socket`."""
+    tcp: tuple[TcpHost, ...] = ()
+    tls: TlsFiles | None = None
+    """What `tcp` is served with; there is no API on TCP without it."""
 
 
 class WeftNode:
@@ -220,9 +234,7 @@ class WeftNode:
 
 def run(options: DaemonOptions) -> int:
     """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or something broke."""
-    logging.basicConfig(
-        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )  # fmt: skip
+    logs.start(options.log_level, options.log_format)
     try:
         return uvloop.run(_run(options))
     except WeftError as error:
@@ -235,14 +247,14 @@ async def _run(options: DaemonOptions) -> int:
     if problems:
         raise OperationFailed("cannot start: " + "; ".join(problems))
     _make_directories(options)
-    node = WeftNode(options, hostinfo.read(options.data_root, time.time_ns()))
+    node = WeftNode(options, hostinfo.read(options.data_root, time.time_ns(), options.labels))
     api = ApiServer(node)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await node.open()
-        await api.start(options.socket)
+        await _serve(api, options)
         log.info("daemon.ready version=%s data_root=%s", node.info.version, options.data_root)
         await _first(stop.wait(), node.failed())
         log.info("daemon.stopping")
@@ -250,6 +262,15 @@ async def _run(options: DaemonOptions) -> int:
         await api.close()
         await node.close()
     return 0
+
+
+async def _serve(api: ApiServer, options: DaemonOptions) -> None:
+    for path in (options.socket, *options.sockets):
+        await api.start(path)
+    for tcp in options.tcp:
+        if options.tls is None:
+            raise InvalidArgument(f"cannot serve the API on tcp://{tcp.address}:{tcp.port}: it needs mutual TLS")
+        await api.start_tls(tcp.address, tcp.port, options.tls)
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:

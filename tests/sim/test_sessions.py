@@ -28,6 +28,8 @@ CLUSTER = ClusterId("c1")
 class Echo:
     """A manager that admits by token, welcomes, and remembers whom it served."""
 
+    is_serving = True
+
     def __init__(self, root: RootCa) -> None:
         self.root = root
         self.tokens = JoinTokens(*(tokens.make_token(root.certificate, os.urandom(16)) for _ in range(2)))

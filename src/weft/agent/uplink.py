@@ -76,6 +76,11 @@ class Uplink:
         self.refused = False
         """The cluster says that this node is no longer part of it."""
 
+    @property
+    def trusted(self) -> str:
+        """Fingerprint of the root certificate that this node trusts; empty where sessions do without."""
+        return self._renewal.trusted if self._renewal is not None else ""
+
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self._pending[task] = status
         self._some.set()
@@ -108,7 +113,7 @@ class Uplink:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
-                trusted=self._renewal.trusted if self._renewal is not None else "",
+                trusted=self.trusted,
             )  # fmt: skip
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)

@@ -97,6 +97,10 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     availability: Literal["active", "pause", "drain"] = "active"
 
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return f"JoinRequest({', '.join(self.remote_addresses)})"
+
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """This node's part in a swarm."""
@@ -132,6 +136,8 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`1` also where both are mounted: the controllers are where the first is."""
     esp_engine: str = ""
     """What seals encrypted networks: `kernel`, `userspace` or nothing."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """The engine's."""
     warnings: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""The API's server: HTTP on a UNIX socket that only root may use.
+"""The API's server: HTTP on UNIX sockets that only root may use, and on TCP with mutual TLS.
 
 `ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`; what handlers raise becomes a status
 here and nowhere else. The server knows nothing of what the node does, and the node nothing of HTTP.
@@ -21,6 +21,7 @@ from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_numbe
 from weft.api.errors import error_response, message_of, status_of
 from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
+from weft.api.tls import TlsFiles, TlsListener
 
 log = logging.getLogger(__name__)
 
@@ -37,40 +38,61 @@ class ApiServer:
         self._execs = Execs()
         self._working: set[asyncio.Task[web.StreamResponse]] = set()
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.AbstractServer | None = None
-        self._path: Path | None = None
-        self._inode = 0
+        self._servers: list[asyncio.AbstractServer] = []
+        self._tls: list[TlsListener] = []
+        self._sockets: list[tuple[Path, int]] = []
+        """With the inode: another daemon may have put its own there."""
 
     async def start(self, path: Path) -> None:
-        """Listens at `path`. A socket that nobody listens on any more is replaced.
+        """Listens at `path`; may be called for several. A socket that nobody listens on any more is replaced.
         Raises `Conflict` if somebody does, or if what is there is no socket; `OperationFailed` if it cannot be made."""
         listening = _listen(path)
-        self._path, self._inode = path, path.stat().st_ino
-        runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True
-        )
-        await runner.setup()
-        self._runner = runner
-        assert runner.server is not None
-        self._server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listening)
+        self._sockets.append((path, path.stat().st_ino))
+        server = await asyncio.get_running_loop().create_unix_server(await self._protocols(), sock=listening)
+        self._servers.append(server)
         log.info("api.listening path=%s version=%s", path, MAX_VERSION)
 
+    async def start_tls(self, address: str, port: int, files: TlsFiles) -> int:
+        """Listens on TCP for clients with a certificate of the CA: the port. Raises `InvalidArgument` for files that are of no use,
+        `OperationFailed` if the address cannot be had."""
+        listener = TlsListener(files, await self._protocols())
+        bound = await listener.start(address, port)
+        self._tls.append(listener)
+        log.info("api.listening address=%s port=%d version=%s", address, bound, MAX_VERSION)
+        return bound
+
     async def close(self) -> None:
-        """Ends all requests, streams included, and removes the socket if it is still its own."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Ends all requests, streams included, and removes the sockets that are still its own."""
+        for server in self._servers:
+            server.close()
+        for listener in self._tls:
+            listener.stop_listening()
+        self._servers.clear()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
         await asyncio.gather(*self._working, return_exceptions=True)
-        if self._path is not None:
+        for listener in self._tls:
+            await listener.close()
+        self._tls.clear()
+        for path, inode in self._sockets:
             try:
-                if self._path.stat().st_ino == self._inode:
-                    self._path.unlink()
+                if path.stat().st_ino == inode:
+                    path.unlink()
             except FileNotFoundError:
                 pass
-            self._path = None
+        self._sockets.clear()
+
+    async def _protocols(self) -> web.Server:
+        """What makes the HTTP side of a connection; the same for all sockets."""
+        if self._runner is None:
+            runner = web.AppRunner(
+                self._application(), access_log=None, handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True
+            )
+            await runner.setup()
+            self._runner = runner
+        assert self._runner.server is not None
+        return self._runner.server
 
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version])

@@ -71,6 +71,10 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     advertise_address: str = ""
     """A manager's certificate is made out to it as well."""
 
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return f"AdmissionRequest({self.hostname})"
+
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId

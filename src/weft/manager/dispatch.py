@@ -17,7 +17,7 @@ nodes, and each node that may see a difference is offered its new assignment; it
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import AddressValueError, IPv4Address
 
@@ -72,6 +72,8 @@ class Dispatcher:
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
+        self._managers: Managers | None = None
+        """Told to all who have a session."""
         self._views: Views | None = None
         """None: not computed yet, or not to be trusted."""
 
@@ -115,6 +117,7 @@ class Dispatcher:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
         self._links[link.node] = link
         self._publish()
+        self._notice(self._store.state, [link.node])
 
     def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
         return self._certificates.answer(self._store.state, node, request)
@@ -186,18 +189,27 @@ class Dispatcher:
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
                 link.offer(assignment_for(state, id, views), memo)
-        if previous is None or any(event.kind in ("cluster", "node") for event in events):
-            self._notice(state)
+        changed = {event.kind for event in events}
+        if previous is None or "cluster" in changed:
+            self._notice(state, self._links)
+        elif "node" in changed:
+            self._notice(state, [event.object.id for event in events if event.kind == "node"])
         self._views = views
 
-    def _notice(self, state: ClusterState) -> None:
-        """Tells each agent what is no longer as it was when its session began."""
-        managers = Managers(manager_addresses(state))
-        for id, link in self._links.items():
-            link.notice(managers)
-            due = self._certificates.due(state, id, link.peer, link.trusted)
+    def _notice(self, state: ClusterState, nodes: Iterable[str]) -> None:
+        """Tells agents what is no longer as when their sessions began: these nodes of their certificates, all of the managers."""
+        for id in nodes:
+            link = self._links.get(NodeId(id))
+            if link is None:
+                continue
+            due = self._certificates.due(state, link.node, link.peer, link.trusted)
             if due is not None:
                 link.notice(due)
+        managers = Managers(manager_addresses(state))
+        if managers != self._managers:
+            self._managers = managers
+            for link in self._links.values():
+                link.notice(managers)
 
 
 async def _hello(session: ManagerSession) -> Hello:

@@ -57,13 +57,15 @@ class Member:
         self.address = address
         self.changes: list[Role] = []
         """A role for each time that there were other credentials."""
+        self.managers: tuple[tuple[NodeId, str], ...] = ()
+        """As the last manager named them."""
         self.connect: Connect = lambda: swarm.connect(self)
         images = FakeImages()
         adapters = Adapters(
             kernel=FakeKernel(), runtime=FakeRuntime(images), images=images, connect=lambda: self.connect(), clock=swarm.clock,
             entropy=swarm.entropy, description=lambda: NodeDescription(hostname=str(address)), routes=tuple,
             open_resolver=_no_resolver, wallet=self.wallet, advertise_address=str(address),
-            credentials_changed=lambda _, role: self.changes.append(role),
+            managers_changed=self._remember, credentials_changed=lambda _, role: self.changes.append(role),
         )  # fmt: skip
         self.uplink = Uplink(adapters, self.node, address, dict, lambda _: None)
         self.running: asyncio.Task[None] | None = None
@@ -71,6 +73,9 @@ class Member:
     @property
     def role(self) -> Role:
         return holder(self.wallet.credentials.certificate).role
+
+    def _remember(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
+        self.managers = managers
 
     def start(self) -> None:
         self.running = asyncio.create_task(self.uplink.run())
@@ -159,14 +164,16 @@ class Swarm:
 
 
 @asynccontextmanager
-async def swarm(clock: Callable[[], Nanoseconds], workers: int = 2, expiry: Nanoseconds = HOUR) -> AsyncIterator[Swarm]:
+async def swarm(
+    clock: Callable[[], Nanoseconds], workers: int = 2, expiry: Nanoseconds = HOUR, heartbeat: Nanoseconds = 5 * SECOND
+) -> AsyncIterator[Swarm]:
     entropy = random.Random(1).randbytes
     store = MemoryStore(clock)
     own = Swarm(store, clock, entropy)
     root = authority.root(authority.make_key(entropy), clock(), authority.make_serial(entropy))
     address = IPv4Address("127.0.0.1")
     founder = Founder(description=NodeDescription(), data_path_address=address, manager_address="127.0.0.1:2377")
-    request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry))
+    request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry, heartbeat=heartbeat))
     cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), entropy)
     own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), clock, entropy, PkiAuthority())
     key = authority.make_key(entropy)

@@ -275,10 +275,14 @@ class FakeClient:
     async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
         await self._reach(needs_leader=False)
         member, keyspace, connections = self._member, self._etcd.keyspace, self._member.connections
-        if revision < keyspace.compacted:
-            raise Compacted(f"cannot watch the store: revisions before {keyspace.compacted} are gone")
-        yield Batch(())
+        is_new = True
         while True:
+            if revision < keyspace.compacted:
+                raise Compacted(f"cannot watch the store: revisions before {keyspace.compacted} are gone")
+            if is_new:
+                is_new = False
+                yield Batch(())
+                continue
             news, seen = member.news, member.seen
             if member.connections != connections:
                 raise Unavailable("cannot watch the store: the connection ended")

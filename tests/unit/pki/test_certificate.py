@@ -148,6 +148,8 @@ def test_who_signs_and_what_goes_behind() -> None:
     first, second, third = (root_of(seed) for seed in (1, 2, 3))
     cluster = Cluster(id=ClusterId("c1"), root_ca=first, join_tokens=JoinTokens("w", "m"))
     assert authority.signer(cluster) == (first, "")
+    settled = Cluster(id=ClusterId("c1"), root_ca=second, join_tokens=JoinTokens("w", "m"), cross_signed="second by first;")
+    assert authority.signer(settled) == (second, "second by first;"), "somebody may have missed the end of the rotation"
     rotation = RootRotation(third, "third by second;")
     assert authority.signer(Cluster(
         id=ClusterId("c1"), root_ca=second, join_tokens=JoinTokens("w", "m"), rotation=rotation, cross_signed="second by first;"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from weft.model.state import KINDS, Change, Check, ClusterState, Object, Put, Re
 from weft.model.task import Task, TaskState, TaskStatus
 from weft.store.engine import Engine
 from weft.store.memory import MemoryStore
+from weft.store.schema import Schema
 from weft.store.sqlite import SqliteStore
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
@@ -203,6 +205,61 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(OperationFailed, match=r"cannot open store .*: its schema 99 is newer than 1"):
         SqliteStore.open(path, Ticks())
+
+
+def rename(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """A step from a version that had another name for a network's `cursor`."""
+    return {"cursor" if (kind, key) == ("network", "pointer") else key: value for key, value in fields.items()}
+
+
+def test_an_older_store_is_upgraded_once_and_for_good(tmp_path: Path) -> None:
+    path, newer = (
+        tmp_path / "db",
+        Schema(3, {1: rename, 2: lambda kind, fields: {**fields, "cursor": fields.get("cursor", 0) + 1}}),
+    )
+
+    async def main() -> None:
+        store = SqliteStore.open(path, Ticks())
+        await store.commit([Put(msgspec.structs.replace(network("a"), cursor=7)), Put(network("b"))])
+        await store.close()
+        with sqlite3.connect(path) as database:
+            value = msgspec.msgpack.decode(database.execute("SELECT value FROM object WHERE id = 'id-a'").fetchone()[0])
+            value["pointer"] = value.pop("cursor")
+            database.execute("UPDATE object SET value = ? WHERE id = 'id-a'", (msgspec.msgpack.encode(value),))
+        database.close()
+        for _ in range(2):
+            upgraded = SqliteStore.open(path, Ticks(), newer)
+            assert [(each.id, each.cursor, each.meta) for each in upgraded.state.networks.values()] == [
+                ("id-a", 8, Meta(1, 1, 1)), ("id-b", 1, Meta(1, 1, 1)),
+            ]  # fmt: skip
+            assert upgraded.state.revision == 1
+            await upgraded.close()
+
+    asyncio.run(main())
+    with pytest.raises(OperationFailed, match="its schema 3 is newer than 1"):
+        SqliteStore.open(path, Ticks())
+    with pytest.raises(OperationFailed, match="its schema 3 is too old: nothing here upgrades schema 4"):
+        SqliteStore.open(path, Ticks(), Schema(5, {3: rename}))
+
+
+def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    def fails(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["id"] == "t1":
+            raise msgspec.DecodeError("no such thing")
+        return {**fields, "slot": 9}
+
+    async def main() -> None:
+        store = SqliteStore.open(tmp_path / "db", Ticks())
+        await store.commit([Put(task("t0")), Put(task("t1"))])
+        before = contents(store.state)
+        await store.close()
+        with pytest.raises(OperationFailed, match="cannot open store .*: no such thing"):
+            SqliteStore.open(tmp_path / "db", Ticks(), Schema(2, {1: fails}))
+        again = SqliteStore.open(tmp_path / "db", Ticks())
+        assert contents(again.state) == before
+        await again.close()
+
+    asyncio.run(main())
 
 
 def test_a_damaged_object_is_named(tmp_path: Path) -> None:

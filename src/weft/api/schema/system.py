@@ -106,7 +106,7 @@ def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: i
         "GenericResources": None,
         "DockerRootDir": info.data_root,
         "Name": info.hostname,
-        "Labels": [],
+        "Labels": [f"{key}={value}" for key, value in info.labels.items()],
         "ExperimentalBuild": False,
         "ServerVersion": info.version,
         "Runtimes": {"runc": {"path": "runc"}},

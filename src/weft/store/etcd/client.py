@@ -1,11 +1,12 @@
 """`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody else runs, at https endpoints.
 
-With several endpoints one is used until it does not answer; then the next one. A call is never repeated here: nobody knows
-whether a lost one was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
+With several endpoints one is used until it does not answer; then the next one. A call is repeated only if there was no connection:
+nobody knows whether one that was sent was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
 waiting for one.
 """
 
 import contextlib
+import io
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,17 @@ CONNECT = 3.0
 CALL = 6.0
 """Seconds. A member that has lost its leader needs two for an election."""
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+_ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
+_IN_PARTS = 1 << 16
+_RATE = 1e6
+"""Bytes a second that a busy member takes in: a large transaction has more time."""
+_LARGEST = 64 << 20
+"""Bytes of a call. etcd would refuse it as well, having read it."""
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 _BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
 """gRPC codes; the rest are `OperationFailed`."""
-_NOT_YET = ("can only promote a learner member", "not capable", "not supported for learner")
+_NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
+"""Refusals that are no outage. The first: a change of members while one is down, or up for less than five seconds."""
 
 T = TypeVar("T")
 
@@ -65,11 +73,9 @@ class GatewayClient:
         return Answer(answer.succeeded, answer.header.revision, reads)
 
     async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        asked = {"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}}
-        url = f"{self._endpoints[0]}/v3/watch"
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT)
+        asked = wire.encode({"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}})
         try:
-            async with self._http.post(url, data=wire.encode(asked), timeout=timeout) as response:
+            async with await self._post("watch", asked, timeout=_ENDLESS) as response:
                 async for line in _lines(response.content):
                     yield _batch(line)
         except _FAILURES as error:
@@ -114,9 +120,12 @@ class GatewayClient:
         await self._http.close()
 
     async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
-        url = f"{self._endpoints[0]}/v3/{path}"
+        body = wire.encode(asked)
+        if len(body) > _LARGEST:
+            raise OperationFailed(f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most")
+        timeout = aiohttp.ClientTimeout(total=CALL + len(body) / _RATE, connect=CONNECT)
         try:
-            async with self._http.post(url, data=wire.encode(asked), headers=headers) as response:
+            async with await self._post(path, body, headers=headers, timeout=timeout) as response:
                 said = await response.read()
         except TimeoutError as error:
             self._turn()
@@ -125,15 +134,34 @@ class GatewayClient:
             self._turn()
             raise Unavailable(f"cannot reach the store: {error or type(error).__name__}") from error
         if response.status != 200:
-            raise _refusal(_decode(said, wire.Refusal))
+            refusal = _refusal(_decode(said, wire.Refusal))
+            if isinstance(refusal, Unavailable):
+                self._turn()  # another one may be on the side of the majority
+            raise refusal
         return _decode(said, type_)
+
+    async def _post(self, path: str, body: bytes, **how: Any) -> aiohttp.ClientResponse:
+        """At the first endpoint that can be connected to."""
+        if self._http.closed:
+            raise Unavailable("cannot reach the store: this manager is stopping")
+        for _ in self._endpoints[1:]:
+            try:
+                return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):  # so nothing was sent
+                self._turn()
+        return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
 
     def _turn(self) -> None:
         self._endpoints.append(self._endpoints.pop(0))
 
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL, connect=CONNECT))
+    return aiohttp.ClientSession(connector=connector)
+
+
+def _sendable(body: bytes) -> bytes | io.BytesIO:
+    """aiohttp sends a file in parts, and bytes in one piece."""
+    return io.BytesIO(body) if len(body) >= _IN_PARTS else body
 
 
 def _decode(said: bytes, type_: type[T]) -> T:

@@ -31,11 +31,19 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY = 1.0
 _CHECK = 2.0
-"""A read that a majority confirms; longer than that there is none."""
+"""A read that a majority confirms takes no longer, or the member is very busy."""
+_SILENCE = 4.0
+"""Without any sign of a majority for so long there is none."""
+_IN_FLIGHT = 64
+"""Transactions at once; each has a connection. The others wait here, where it does not count as etcd's time."""
 _CATCH_UP = 5.0
 """What was committed is seen within that, or the watch is taken for broken."""
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between attempts to watch again."""
+
+
+class _Slow(Unavailable):
+    """There was no answer in time; nobody said that there is no majority."""
 
 
 class EtcdStore:
@@ -52,6 +60,11 @@ class EtcdStore:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching, self._has_majority = False, False
+        self._sign = asyncio.get_running_loop().time()
+        """When there was one of a majority."""
+        self._turns = asyncio.Semaphore(_IN_FLIGHT)
+        self._heard = asyncio.Event()
+        """Set when a watch has stood for the first time."""
         self._fault: OperationFailed | None = None
         self._watcher = self._spawn(self._follow())
         self._spawn(self._check_majority())
@@ -66,8 +79,10 @@ class EtcdStore:
         except OperationFailed as error:
             raise OperationFailed(f"cannot open store {prefix}: {error}") from error
         store = cls(kv, clock, keys, schema, loaded)
-        with suppress(WeftError):
+        with suppress(WeftError, TimeoutError):
             await store._confirm()
+            async with asyncio.timeout(_CHECK):
+                await store._heard.wait()
         return store
 
     @property
@@ -116,7 +131,9 @@ class EtcdStore:
 
     async def _carry_out(self, wanted: Transaction, changes: Sequence[Change]) -> int:
         keys = self._keys
-        answer = await self._kv.txn(wanted.compares, wanted.writes, [Read(keys.last), Read(keys.schema)])
+        async with self._turns:
+            answer = await self._kv.txn(wanted.compares, wanted.writes, [Read(keys.last), Read(keys.schema)])
+        self._sign = self._now()
         if answer.succeeded:
             if not wanted.writes:
                 return self._state.revision
@@ -152,13 +169,15 @@ class EtcdStore:
                 async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
                     async for batch in batches:
                         self._watching, attempt = True, 0
+                        self._heard.set()
                         self._apply(batch.changes)
             except Compacted:
                 self._watching = False
                 await self._load_anew()
                 continue
             except Unavailable as error:
-                log.warning("store.watch.broken revision=%d error=%s", self._seen, error)
+                level = logging.DEBUG if attempt else logging.WARNING
+                log.log(level, "store.watch.broken revision=%d error=%s", self._seen, error)
             except OperationFailed as error:
                 self._fail(error)
             finally:
@@ -187,7 +206,7 @@ class EtcdStore:
             elif change.key == keys.guard:
                 self._guard = revision
             is_commit |= change.key == keys.last
-        self._seen = revision
+        self._seen, self._sign = revision, self._now()
         if is_commit or put or removed:
             self._readers.offer(self._state.adopt(version, put, removed))
         self._wake()
@@ -230,14 +249,17 @@ class EtcdStore:
         while self._fault is None:
             try:
                 await self._confirm()
-            except Unavailable:
-                if self._has_majority:
-                    log.warning("store.majority.lost")
-                self._has_majority = False
+            except _Slow:
+                if self._now() - self._sign > _SILENCE:
+                    self._lose_majority("no answer")
             except WeftError as error:
-                log.warning("store.check.failed error=%s", error)
-                self._has_majority = False
+                self._lose_majority(str(error))
             await asyncio.sleep(_CHECK_EVERY)
+
+    def _lose_majority(self, cause: str) -> None:
+        if self._has_majority:
+            log.warning("store.majority.lost revision=%d cause=%s", self._state.revision, cause)
+        self._has_majority = False
 
     async def _confirm(self) -> None:
         """That there is a majority, and that this store has seen what it knows. A watch that should have brought it by now is
@@ -246,17 +268,19 @@ class EtcdStore:
             async with asyncio.timeout(_CHECK):
                 found = await self._kv.range(self._keys.last)
         except TimeoutError:
-            raise Unavailable(NO_MAJORITY) from None
+            raise _Slow(NO_MAJORITY) from None
         try:
             await self._reach(found.pairs[0].mod_revision if found.pairs else 0)
         except Unavailable:
             self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = self._spawn(self._follow())
             raise
         if not self._has_majority:
             log.info("store.majority.there revision=%d", self._state.revision)
-        self._has_majority = True
+        self._has_majority, self._sign = True, self._now()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -17,9 +17,12 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,9 +39,12 @@ _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STAYED_UP = 60.0
 """Seconds after which the pauses begin anew."""
 _PATIENCE = 10.0
+_CONNECT = 0.5
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
 _LOG_LIMIT = 4 << 20
 _LOOK_AT_LOG = 10.0
-_TAIL = 2048
+_TAIL, _WORDS = 8192, 300
 _FLAGS = (
     "--heartbeat-interval=100", "--election-timeout=1000", "--pre-vote", "--strict-reconfig-check",
     "--quota-backend-bytes=2147483648", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
@@ -180,6 +186,13 @@ class EtcdMember:
             raise OperationFailed(f"cannot start etcd: {error.filename}: {error.strerror}") from error
 
     def _find(self) -> Process | None:
+        """The one of the record; or, if a daemon was killed before it could write that, the one that has the socket."""
+        process = self._recorded()
+        if process is None and (process := self._listening()) is not None:
+            self._write_record(process)
+        return process
+
+    def _recorded(self) -> Process | None:
         try:
             identity = msgspec.json.decode(self.settings.record.read_bytes(), type=ProcessId)
             process = Process(identity.pid)
@@ -190,10 +203,25 @@ class EtcdMember:
         process.close()
         return None
 
+    def _listening(self) -> Process | None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_CONNECT)
+            try:
+                connection.connect(str(self.settings.socket))
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                process = Process(_CREDENTIALS.unpack(credentials)[0])
+            except OSError:
+                return None
+        if process.has_ended:
+            process.close()
+            return None
+        return process
+
     def _spawn(self, force_new_cluster: bool = False) -> Process:
         if shutil.which("etcd") is None:
             raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
         self._bound_log()
+        self.settings.socket.unlink(missing_ok=True)  # of one that was killed; etcd takes it for somebody else's
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             output = os.open(self.settings.log, flags, 0o600)
@@ -259,12 +287,15 @@ class EtcdMember:
             if process is not None:
                 code = await self._watch(process)
                 log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
+                self._process = None
                 process.close()
+                if code == 0:  # as one does that was removed by the others
+                    failures = len(_PAUSES)
             failures = 0 if loop.time() - began > _STAYED_UP else failures
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
             try:
-                process = self._process = self._spawn()
+                process = self._process = self._find() or self._spawn()
             except OperationFailed as error:
                 log.error("etcd.start.failed error=%s", error)
                 process = self._process = None
@@ -288,10 +319,16 @@ class EtcdMember:
 
 
 def _cause(lines: Sequence[str]) -> str:
-    """The last of its messages that says what is wrong, else its last line."""
-    for line in reversed(lines):
-        with suppress(msgspec.MsgspecError):
-            said = msgspec.json.decode(line)
-            if isinstance(said, dict) and said.get("level") in ("error", "fatal", "panic"):
-                return f"{said.get('msg', '')}: {said.get('error', '')}"[:500].rstrip(": ")
-    return lines[-1][:500] if lines else "it said nothing"
+    """The last of its messages that says what is wrong, else its last one."""
+    said = [_message(line) for line in lines]
+    return next((text for is_bad, text in reversed(said) if is_bad), said[-1][1] if said else "it said nothing")
+
+
+def _message(line: str) -> tuple[bool, str]:
+    """Whether it is about a failure, and what it says; lines that are no JSON are Go's own."""
+    try:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return line.startswith("panic: "), line[:_WORDS]
+    text = f"{fields.get('msg', '')}: {fields.get('error', '')}".rstrip(": ")
+    return fields.get("level") in ("error", "fatal", "panic"), text[:_WORDS]

@@ -1,0 +1,261 @@
+"""The API over TCP: mutual TLS with half-close, in front of the protocol that also serves the UNIX socket.
+
+    TCP ⇄ SSLObject and two MemoryBIOs ⇄ socket pair ⇄ aiohttp
+
+asyncio's TLS, and uvloop's, end both directions when the client ends one; `docker exec` without a standard input says at once that it
+has no more to send, and would get no answer. Here the client's close_notify becomes the end of one direction of the socket pair.
+At most a few chunks wait in each direction: whoever writes faster than the other reads must wait. Nothing reaches the API before
+the handshake is done, and it is done only for a client whose certificate the CA signed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.errors import InvalidArgument, OperationFailed
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64 * 1024
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds in which a client must have shown its certificate."""
+MAX_UNAUTHENTICATED = 64
+"""Handshakes at a time. One more ends the oldest: a crowd that says nothing cannot keep others out."""
+LINGER = 1.0
+"""Seconds for a refused client to read why. To close while it still sends would reset the connection and lose the alert."""
+
+Factory = Callable[[], asyncio.BaseProtocol]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    ca: Path
+    """Who may sign a client's certificate."""
+    certificate: Path
+    key: Path
+
+
+def load(files: TlsFiles) -> ssl.SSLContext:
+    """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_REQUIRED
+    for path in (files.ca, files.certificate, files.key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    try:
+        context.load_verify_locations(files.ca)
+    except ssl.SSLError as error:
+        raise InvalidArgument(f"cannot use tlscacert {files.ca}: it holds no certificate in PEM: {_reason(error)}") from error
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidArgument(f"cannot use tlscert {files.certificate} with tlskey {files.key}: {_reason(error)}") from error
+    return context
+
+
+def _no_password() -> str:
+    """OpenSSL would ask at the terminal."""
+    raise ValueError("the key is encrypted")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return str(error)
+
+
+class TlsListener:
+    """Serves `factory`'s protocol at one TCP address. Files that were replaced count from the next connection on."""
+
+    def __init__(self, files: TlsFiles, factory: Factory) -> None:
+        self._files = files
+        self._factory = factory
+        self._context = load(files)
+        self._stamp = self._looked_at()
+        self._unauthenticated: dict[asyncio.Task[None], None] = {}
+        self._open: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: str, port: int) -> int:
+        """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address cannot be had."""
+        try:
+            self._server = await asyncio.start_server(self._accept, address, port, limit=CHUNK)
+        except OSError as error:
+            raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {error.strerror or error}") from error
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    def stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def close(self) -> None:
+        self.stop_listening()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._unauthenticated) >= MAX_UNAUTHENTICATED:
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
+            oldest.cancel()
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._open.add(task)
+        self._unauthenticated[task] = None
+        task.add_done_callback(lambda task: self._ended(task, writer))
+
+    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        """Here, not in the task: one that is cancelled before its first step runs nothing of itself."""
+        if task.cancelled():
+            writer.transport.abort()
+        self._open.discard(task)
+        self._unauthenticated.pop(task, None)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("api.tls.failed", exc_info=error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        connection = _Connection(self._current(), reader, writer)
+        try:
+            if not await connection.handshake(str(peer[0]) if peer else ""):
+                return
+            task = asyncio.current_task()
+            if task is not None:
+                self._unauthenticated.pop(task, None)
+            await connection.carry(self._factory)
+        except OSError as error:
+            log.debug("api.tls.lost cause=%s", error)
+        finally:
+            writer.transport.abort() if connection.broken else writer.close()
+
+    def _current(self) -> ssl.SSLContext:
+        """Loaded anew if a file changed. If they do not fit together, perhaps because not all were replaced yet, the last that did."""
+        stamp = self._looked_at()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._context = load(self._files)
+                log.info("api.tls.reloaded certificate=%s", self._files.certificate)
+            except InvalidArgument as error:
+                log.warning("api.tls.kept cause=%s", error)
+        return self._context
+
+    def _looked_at(self) -> tuple[tuple[int, int, int] | None, ...]:
+        found: list[tuple[int, int, int] | None] = []
+        for path in (self._files.ca, self._files.certificate, self._files.key):
+            try:
+                status = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(found)
+
+
+class _Connection:
+    def __init__(self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self.broken = False
+        """The client's stream ended without its saying so, or made no sense: there is nobody to say goodbye to."""
+
+    async def handshake(self, peer: str) -> bool:
+        """False if the client did not authenticate itself; it was told."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                return await self._shake_hands()
+        except ssl.SSLError as error:
+            log.info("api.tls.refused peer=%s cause=%s", peer, _reason(error))
+            await self._say_why()
+            return False
+        except TimeoutError:
+            log.info("api.tls.refused peer=%s cause=handshake not done after %d s", peer, HANDSHAKE_TIMEOUT)
+            self.broken = True
+            return False
+
+    async def _shake_hands(self) -> bool:
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+            if not await self._receive():
+                return False
+        await self._flush()
+        return True
+
+    async def carry(self, factory: Factory) -> None:
+        """Until the server has ended its direction, or the client is gone."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(factory, theirs)
+        plain_reader, plain_writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
+        inward = asyncio.create_task(self._carry_in(plain_writer))
+        try:
+            while data := await plain_reader.read(CHUNK):
+                self._tls.write(data)
+                await self._flush()
+            if not self.broken:
+                with contextlib.suppress(ssl.SSLError):
+                    self._tls.unwrap()
+                await self._flush()
+        finally:
+            inward.cancel()
+            await asyncio.gather(inward, return_exceptions=True)
+            plain_writer.transport.abort()
+
+    async def _carry_in(self, plain: asyncio.StreamWriter) -> None:
+        """Until the client says that it sends no more; an end without that is no end of input but a connection lost."""
+        try:
+            while True:
+                try:
+                    data = self._tls.read(CHUNK)
+                except ssl.SSLWantReadError:
+                    await self._flush()
+                    if not await self._receive():
+                        break
+                    continue
+                except ssl.SSLZeroReturnError:
+                    data = b""
+                if not data:
+                    plain.write_eof()
+                    return
+                plain.write(data)
+                await plain.drain()
+        except (OSError, RuntimeError) as error:  # uvloop: RuntimeError for a transport that is closed
+            log.debug("api.tls.lost cause=%s", error)
+        self.broken = True
+        plain.transport.abort()
+
+    async def _receive(self) -> bool:
+        data = await self._reader.read(CHUNK)
+        self._in.write(data)
+        return bool(data)
+
+    async def _flush(self) -> None:
+        if data := self._out.read():
+            self._writer.write(data)
+        await self._writer.drain()
+
+    async def _say_why(self) -> None:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await self._flush()
+                self._writer.write_eof()
+                while await self._reader.read(CHUNK):
+                    pass

@@ -1,0 +1,545 @@
+"""Real etcd: three members on loopback, with certificates of our own authority; the tests kill them."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from weft.errors import FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable, WeftError
+from weft.model.cluster import RootCa
+from weft.model.ids import ClusterId, NetworkId, NodeId
+from weft.model.meta import SECOND
+from weft.model.network import Network, NetworkSpec
+from weft.model.state import KINDS, ClusterState, Put
+from weft.pki import authority
+from weft.store.etcd.base import NO_MAJORITY, Write
+from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.leadership import EtcdLeadership
+from weft.store.etcd.migrate import copy
+from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.testing.slot_writers import SlotWriters
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("etcd"), reason="needs root and etcd"),
+]
+SWARM = ClusterId("swarm")
+PORT = 23800
+
+
+def network(name: str) -> Network:
+    return Network(id=NetworkId(f"id-{name}"), spec=NetworkSpec(name=name))
+
+
+class Cluster:
+    """Up to four members, 127.0.0.1 to .4."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
+        self.members: dict[str, EtcdMember] = {}
+        self.stack = AsyncExitStack()
+
+    def make(self, name: str, number: int) -> EtcdMember:
+        swarm = self.directory / name / "swarm"
+        swarm.mkdir(parents=True, exist_ok=True)
+        address = f"127.0.0.{number}"
+        certify(swarm, self.root, name, "manager", address)
+        settings = MemberSettings(
+            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run"
+        )  # fmt: skip
+        self.members[name] = EtcdMember(settings)
+        return self.members[name]
+
+    async def found(self) -> EtcdMember:
+        first = self.make("m1", 1)
+        await first.start()
+        await first.ready()
+        return first
+
+    async def grow(self, name: str, number: int) -> EtcdMember:
+        """As a node becomes a manager: enlisted, started, given its vote when it has caught up."""
+        client = next(iter(self.members.values())).client()
+        member = self.make(name, number)
+        try:
+            added = await eventually(lambda: client.add_learner(member.settings.peer_url))
+            peers = [(each.name or name, each.peer_urls[0]) for each in await client.members()]
+            await member.start(peers)
+            await member.ready()
+            await eventually(lambda: client.promote(added.id))
+        finally:
+            await client.close()
+        return member
+
+    async def store(self, name: str) -> EtcdStore:
+        store = await EtcdStore.open(self.members[name].client(), time.time_ns)
+        self.stack.push_async_callback(store.close)
+        return store
+
+    def kill(self, name: str) -> int:
+        """Gives its pid."""
+        process = self.members[name]._process
+        assert process is not None
+        process.kill(signal.SIGKILL)
+        return process.pid
+
+    def is_another(self, name: str, pid: int) -> bool:
+        """It was started again."""
+        process = self.members[name]._process
+        return process is not None and process.pid != pid
+
+    async def leader(self) -> str:
+        """The member that leads etcd."""
+        for name, member in self.members.items():
+            client = member.client()
+            try:
+                status = await client.status()
+                if status.leader == status.member:
+                    return name
+            except WeftError:
+                continue
+            finally:
+                await client.close()
+        raise Unavailable("no leader")
+
+    async def close(self) -> None:
+        await self.stack.aclose()
+        await asyncio.gather(*(member.wipe() for member in self.members.values()))
+
+
+def certify(swarm: Path, root: RootCa, name: str, role: str, address: str) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.issue(
+        root, authority.request(key), NodeId(name), role, SWARM, time.time_ns(), 3600 * SECOND, 2, [IPv4Address(address)]
+    )  # fmt: skip
+    for file, text in (("node.crt", certificate), ("node.key", authority.private_pem(key)), ("root.crt", root.certificate)):
+        (swarm / file).write_text(text)
+
+
+T = TypeVar("T")
+
+
+async def eventually(action: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:
+    """Until it does not raise."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await action()
+            except (WeftError, AssertionError):
+                await asyncio.sleep(0.05)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> float:
+    began = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3) -> None:
+    async def body() -> None:
+        cluster = Cluster(directory)
+        try:
+            await cluster.found()
+            for number in range(2, members + 1):
+                await cluster.grow(f"m{number}", number)
+            client = cluster.members["m1"].client()
+            await copy(ClusterState(), client)
+            await client.close()
+            await main(cluster)
+        finally:
+            await cluster.close()
+
+    asyncio.run(body())
+
+
+async def put(store: EtcdStore, name: str) -> int:
+    return await store.commit([Put(network(name))])
+
+
+def test_a_commit_through_one_is_seen_in_the_others(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        stores = [await cluster.store(name) for name in cluster.members]
+        assert all(store.is_healthy for store in stores)
+        for number, store in enumerate(stores * 5):
+            revision = await eventually(lambda store=store, number=number: put(store, f"n{number}"))
+            assert store.state.revision >= revision
+        await until(lambda: all(store.state.revision == revision for store in stores))
+        assert all(store.state.networks == stores[0].state.networks for store in stores)
+        assert list(stores[0].state.networks) == [f"id-n{number}" for number in range(15)]
+        again = await cluster.store("m2")
+        assert list(again.state.networks.items()) == list(stores[0].state.networks.items())
+        assert again.state.revision == revision
+
+    run(tmp_path, main)
+
+
+def test_the_leaders_member_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        stores = {name: await cluster.store(name) for name in cluster.members}
+        killed = await cluster.leader()
+        survivor = next(store for name, store in stores.items() if name != killed)
+        acknowledged = []
+        for number in range(200):
+            if number == 100:
+                cluster.kill(killed)
+                began = time.monotonic()
+            try:
+                await eventually(lambda number=number: put_once(survivor, f"n{number}"))
+            finally:
+                acknowledged.append(f"id-n{number}")
+            if number == 100:
+                took = time.monotonic() - began
+        assert took < 8
+        assert list(survivor.state.networks) == acknowledged
+        await until(lambda: all(list(store.state.networks) == acknowledged for store in stores.values()))
+        await until(lambda: all(store.is_healthy for store in stores.values()))
+        assert cluster.members[killed].is_running  # it was started again
+
+    run(tmp_path, main)
+
+
+async def put_once(store: EtcdStore, name: str) -> None:
+    """An answer that was lost is not a commit that was lost."""
+    if f"id-{name}" not in store.state.networks:
+        await put(store, name)
+
+
+def test_without_a_majority_reads_work_and_writes_are_refused(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        await put(store, "before")
+        for name in ("m2", "m3"):
+            await cluster.members[name].stop()
+        await until(lambda: not store.is_healthy)
+        with pytest.raises(Unavailable) as refused:
+            await put(store, "refused")
+        assert str(refused.value) == NO_MAJORITY
+        assert list(store.state.networks) == ["id-before"]
+        late = await cluster.store("m1")
+        assert list(late.state.networks) == ["id-before"]
+        assert not late.is_healthy
+        await cluster.members["m2"].start()
+        await until(lambda: store.is_healthy)
+        await put_once(store, "after")
+        await until(lambda: late.state.revision == store.state.revision)
+        assert "id-after" in late.state.networks
+
+    run(tmp_path, main)
+
+
+def test_a_watch_goes_on_where_it_was_when_its_member_comes_back(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        here, there = await cluster.store("m1"), await cluster.store("m2")
+        events = here.subscribe(["network"])
+        await put(there, "a")
+        await cluster.members["m1"].stop()
+        for name in "bcd":
+            await eventually(lambda name=name: put_once(there, name))
+        assert not here.is_healthy
+        await cluster.members["m1"].start()
+        await until(lambda: here.is_healthy)
+        assert [event.object.id for event in events.take()] == ["id-a", "id-b", "id-c", "id-d"]
+
+    run(tmp_path, main)
+
+
+def test_a_member_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        member = cluster.members["m1"]
+        assert member._process is not None
+        pid = member._process.pid
+        await member.close()
+        again = cluster.members["m1"] = EtcdMember(member.settings)
+        await again.start()
+        assert again._process is not None
+        assert again._process.pid == pid
+        await again.close()
+        again.settings.record.unlink()  # as if it had been killed before it wrote that
+        await again.start()
+        assert again._process.pid == pid
+        again._process.kill(signal.SIGKILL)
+        await until(lambda: again._process is not None and again._process.pid != pid)
+        await again.ready()
+        before = again._process.pid
+        await again.restart()
+        await again.ready()
+        assert again._process.pid != before
+        assert again.has_data
+        assert len((await cluster.store("m1")).state.tables) == len(KINDS)
+        for path, mode in ((again.settings.data, 0o700), (again.settings.run, 0o700), (again.settings.log, 0o600)):
+            assert path.stat().st_mode & 0o777 == mode
+
+    run(tmp_path, main, members=1)
+
+
+def test_a_member_that_cannot_start_says_why_and_is_not_tried_without_pause(tmp_path: Path) -> None:
+    async def body() -> None:
+        cluster = Cluster(tmp_path)
+        member = cluster.make("m1", 1)
+        (member.settings.swarm / "node.key").write_text("nonsense")
+        await member.start()
+        with pytest.raises(OperationFailed, match="cannot start etcd: it ended: .*PEM"):
+            await member.ready()
+        pids = set()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            pids |= {member._process.pid} if member._process else set()
+            await asyncio.sleep(0.01)
+        assert 1 <= len(pids) <= 4
+        await cluster.close()
+
+    asyncio.run(body())
+
+
+def test_the_rest_is_saved_when_the_majority_is_lost_for_good(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        revision = await put(store, "a")
+        for name in ("m2", "m3"):
+            await cluster.members[name].wipe()
+        await cluster.members["m1"].stop()
+        await cluster.members["m1"].start(force_new_cluster=True)
+        await cluster.members["m1"].ready()
+        await until(lambda: store.is_healthy)
+        assert await put(store, "b") > revision
+        assert list((await cluster.store("m1")).state.networks) == ["id-a", "id-b"]
+
+    run(tmp_path, main)
+
+
+def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_more(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        client = cluster.members["m1"].client()
+        cluster.stack.push_async_callback(client.close)
+        learner = await client.add_learner("https://127.0.0.2:23800")
+        with pytest.raises(FailedPrecondition):
+            await client.add_learner("https://127.0.0.3:23800")
+        with pytest.raises(FailedPrecondition):
+            await client.promote(learner.id)
+        member = cluster.make("m2", 2)
+        await member.start([("m1", cluster.members["m1"].settings.peer_url), ("m2", member.settings.peer_url)])
+        await member.ready()
+        assert {each.name: each.is_learner for each in await client.members()} == {"m1": False, "m2": True}
+        await eventually(lambda: client.promote(learner.id))
+        with pytest.raises(FailedPrecondition):
+            await client.promote(learner.id)
+        store = await cluster.store("m2")
+        assert store.is_healthy
+        await eventually(lambda: client.remove_member(learner.id))
+        with pytest.raises(NotFound):
+            await client.remove_member(learner.id)
+        await until(lambda: not store.is_healthy)
+        (left,) = await eventually(client.members)
+        assert left.name == "m1"
+
+    run(tmp_path, main, members=1)
+
+
+def test_leadership_moves_within_five_seconds_when_the_leaders_host_is_gone(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        host = await cluster.leader()
+        managers = {}
+        for name in [host, *(cluster.members.keys() - {host})]:
+            client = cluster.members[name].client()
+            cluster.stack.push_async_callback(client.close)
+            managers[name] = EtcdLeadership(client, NodeId(name))
+            await until(lambda name=name: managers[name].standing.leader == host)
+        others = [manager for name, manager in managers.items() if name != host]
+        for task in managers[host]._tasks:
+            task.cancel()
+        await cluster.members[host].close()
+        process = cluster.members[host]._find()
+        assert process is not None
+        process.kill(signal.SIGKILL)
+        process.close()
+        took = await until(lambda: len({m.standing.leader for m in others} - {None, host}) == 1)
+        print(f"leadership moved in {took:.2f} s")
+        assert took < 5
+        await asyncio.gather(*(manager.close() for manager in others))
+
+    run(tmp_path, main)
+
+
+def context_of(swarm: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(swarm / "root.crt"))
+    context.load_cert_chain(swarm / "node.crt", swarm / "node.key")
+    return context
+
+
+def test_a_full_disk_stops_the_member_with_pauses_and_it_comes_back_with_all_it_acknowledged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "m1" / "swarm"
+
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        filler, acknowledged = disk / "filler", []
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        for number in range(2000):
+            large = NetworkSpec(name=f"n{number}", labels={"x": "y" * 50_000})
+            try:
+                await store.commit([Put(Network(id=NetworkId(f"id-n{number}"), spec=large))])
+            except (Unavailable, OperationFailed):
+                break
+            acknowledged.append(f"id-n{number}")
+        await until(lambda: caplog.text.count("etcd.ended") >= 3)
+        assert "no space left on device" in caplog.text
+        assert not store.is_healthy
+        filler.unlink()
+        await until(lambda: store.is_healthy, 40)
+        assert list(store.state.networks)[: len(acknowledged)] == acknowledged
+        await put(store, "after")
+
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", disk], check=True)
+    try:
+        run(tmp_path, main, members=1)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_only_managers_of_this_swarm_are_heard_on_the_peer_port(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        other = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
+        url = f"{cluster.members['m1'].settings.peer_url}/members"
+        heard: dict[str, Sequence[bool]] = {}
+        for who, root, role in (
+            ("manager", cluster.root, "manager"),
+            ("worker", cluster.root, "worker"),
+            ("alien", other, "manager"),
+        ):
+            directory = tmp_path / who
+            directory.mkdir()
+            certify(directory, root, who, role, "127.0.0.9")
+            (directory / "root.crt").write_text(cluster.root.certificate)
+            heard[who] = [await answers(url, context_of(directory))]
+        nobody = ssl.create_default_context(cafile=str(tmp_path / "worker" / "root.crt"))
+        heard["nobody"] = [await answers(url, nobody)]
+        assert heard == {"manager": [True], "worker": [False], "alien": [False], "nobody": [False]}
+        assert cluster.members["m1"].is_running
+
+    run(tmp_path, main, members=1)
+
+
+def test_what_strangers_send_to_the_peer_port_does_no_harm(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        settings, store = cluster.members["m1"].settings, await cluster.store("m1")
+        process = cluster.members["m1"]._process
+        assert process is not None
+        pid = process.pid
+        randomness = random.Random(1)
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + randomness.randbytes(500)
+        frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9) + randomness.randbytes(4000)
+        strange = [b"", b"GET /members HTTP/1.1\r\n\r\n", randomness.randbytes(70_000), hello, frames]
+        for context in (None, context_of(settings.swarm)):  # without a certificate, and with a manager's
+            for sent in strange * 4:
+                await send(settings.address, context, sent)
+        held = [await asyncio.open_connection(settings.address, PORT) for _ in range(500)]
+        url = f"{settings.peer_url}/members"
+        for arguments in (
+            ["--http2"],
+            ["--http1.1"],
+            ["--http2-prior-knowledge"],
+            ["-X", "POST", "--data-binary", "@/bin/true"],
+        ):
+            certificates = ["--cacert", "root.crt", "--cert", "node.crt", "--key", "node.key"]
+            for identity in ([*certificates], ["--insecure"]):
+                await curl(settings.swarm, [*arguments, *identity, url, f"{settings.peer_url}/raft/stream/message/1"])
+        await put(store, "after")
+        for _, writer in held:
+            writer.close()
+        assert cluster.members["m1"]._process is process
+        assert process.pid == pid
+        assert cluster.members["m1"].is_running
+
+    run(tmp_path, main, members=1)
+
+
+async def send(address: str, context: ssl.SSLContext | None, what: bytes) -> None:
+    """And waits for what it says to that."""
+    reader, writer = await asyncio.open_connection(address, PORT, ssl=context)
+    try:
+        writer.write(what)
+        writer.write_eof() if context is None else None
+        async with asyncio.timeout(0.3):
+            await reader.read()
+    except (OSError, TimeoutError):
+        pass
+    finally:
+        writer.close()
+
+
+async def curl(directory: Path, arguments: Sequence[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-s", "-m", "1", "-o", "/dev/null", *arguments, cwd=directory,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
+
+
+async def answers(url: str, context: ssl.SSLContext) -> bool:
+    try:
+        async with aiohttp.ClientSession() as http, http.get(url, ssl=context) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def test_a_transaction_as_large_as_it_may_be_and_what_is_larger_is_refused(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        many = [Put(network(f"n{number}")) for number in range(5000)]
+        await store.commit(many)
+        assert len(store.state.networks) == 5000
+        client = cluster.members["m1"].client()
+        await client.txn([], [Write("x", b"x" * (40 << 20))])
+        with pytest.raises(OperationFailed, match="cannot write 67108945 bytes"):
+            await client.txn([], [Write("x", b"x" * (48 << 20))])
+        with pytest.raises(OutOfSequence):
+            await store.commit(many)
+        await client.close()
+        await put(store, "after")
+
+    run(tmp_path, main, members=1)
+
+
+def test_many_writers_give_no_slot_twice_while_members_are_killed(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        randomness = random.Random(4)
+        stores = [await cluster.store(name) for name in cluster.members]
+        slots = SlotWriters(stores, randomness, 0.05)
+
+        async def kill() -> None:
+            for name in ("m1", "m2", "m3"):
+                await eventually(cluster.leader)
+                pid = cluster.kill(name)
+                await until(lambda name=name, pid=pid: cluster.is_another(name, pid))
+                await cluster.members[name].ready()
+
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(slots.write(writer, 40) for writer in range(6)), slots.touch(200), slots.touch(200), kill())
+        await until(lambda: all(store.is_healthy for store in stores))
+        await until(lambda: len({store.state.revision for store in stores}) == 1)
+        slots.check(stores[0].state)
+        assert len(stores[0].state.tasks) == 240
+        fresh = await cluster.store("m2")
+        assert all(list(store.state.tasks.items()) == list(fresh.state.tasks.items()) for store in stores)
+
+    run(tmp_path, main)

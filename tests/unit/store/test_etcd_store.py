@@ -1,0 +1,527 @@
+"""`EtcdStore` on an etcd in memory, in virtual time: what a store promises, and what is left of that when etcd fails."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
+from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.meta import Meta
+from weft.model.network import Network, NetworkSpec
+from weft.model.service import ContainerSpec, Service, ServiceSpec, TaskSpec
+from weft.model.state import KINDS, Check, ClusterState, Kind, Put, Remove
+from weft.model.task import Task, TaskState, TaskStatus
+from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
+from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.migrate import copy
+from weft.store.memory import MemoryStore
+from weft.store.schema import Schema
+from weft.testing import virtual_time
+from weft.testing.fake_etcd import FakeClient, FakeEtcd
+from weft.testing.slot_writers import SlotWriters
+
+SPEC = TaskSpec(container=ContainerSpec(image="demo"))
+NAMES = ("m1", "m2", "m3")
+
+
+def network(name: str, id: str = "") -> Network:
+    return Network(id=NetworkId(id or f"id-{name}"), spec=NetworkSpec(name=name))
+
+
+def service(name: str) -> Service:
+    return Service(id=ServiceId(f"id-{name}"), spec=ServiceSpec(name=name, task=SPEC))
+
+
+def task(id: str, slot: int = 0) -> Task:
+    return Task(
+        id=TaskId(id), service=ServiceId("s"), service_name="web", spec=SPEC, status=TaskStatus(TaskState.NEW), slot=slot
+    )
+
+
+class World:
+    def __init__(self) -> None:
+        self.etcd = FakeEtcd(NAMES)
+        self.stack = AsyncExitStack()
+
+    async def store(self, name: str = "m1", **how: Any) -> EtcdStore:
+        store = await EtcdStore.open(self.etcd.client(name), virtual_time.clock, **how)
+        self.stack.push_async_callback(store.close)
+        return store
+
+
+def run(main: Callable[[World], Awaitable[None]], state: ClusterState | None = None) -> None:
+    async def body() -> None:
+        world = World()
+        await copy(state or ClusterState(), world.etcd.client("m1"))
+        async with world.stack:
+            await main(world)
+
+    virtual_time.run(body())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def contents(store: EtcdStore) -> tuple[int, dict[str, list[tuple[str, Any]]]]:
+    return store.state.revision, {kind: list(table.items()) for kind, table in store.state.tables.items()}
+
+
+# --- commits
+
+
+def test_an_object_gets_version_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        first = await store.commit([Put(network("a")), Put(service("s"))])
+        created = store.state.networks[NetworkId("id-a")]
+        assert created.meta == Meta(first, created.meta.created_at, created.meta.created_at)
+        assert store.state.services[ServiceId("id-s")].spec_version == first
+        await asyncio.sleep(1)
+        second = await store.commit([Put(msgspec.structs.replace(created, cursor=7))])
+        updated = store.state.networks[NetworkId("id-a")].meta
+        assert (updated.version, updated.created_at) == (second, created.meta.created_at)
+        assert updated.updated_at > created.meta.created_at
+        assert store.state.revision == second > first
+        assert (await world.store("m2")).state.services == store.state.services
+
+    run(main)
+
+
+def test_what_is_stale_or_taken_is_refused_and_nothing_of_the_commit_happens() -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        await store.commit([Put(network("a"))])
+        before = contents(store)
+        with pytest.raises(OutOfSequence):
+            await store.commit([Put(network("b")), Put(network("a"))])
+        with pytest.raises(OutOfSequence):
+            await store.commit([Put(network("b")), Check("network", "id-a", 9)])
+        with pytest.raises(Conflict):
+            await store.commit([Put(network("b")), Put(network("a", "other"))])
+        assert contents(store) == before
+        revision = store.state.revision
+        assert await store.commit([Check("network", "id-a", store.state.networks[NetworkId("id-a")].meta.version)]) == revision
+        assert await store.commit([]) == revision
+
+    run(main)
+
+
+def test_who_lost_the_race_has_seen_what_beat_it() -> None:
+    async def main(world: World) -> None:
+        here, there = await world.store("m1"), await world.store("m2")
+        await here.commit([Put(network("a"))])
+        await until(lambda: bool(there.state.networks))
+        old = there.state.networks[NetworkId("id-a")]
+        world.etcd.break_watches("m2")
+        await here.commit([Put(msgspec.structs.replace(old, cursor=1))])
+        with pytest.raises(OutOfSequence):
+            await there.commit([Put(msgspec.structs.replace(old, cursor=2))])
+        assert there.state.networks[NetworkId("id-a")].cursor == 1
+        world.etcd.break_watches("m2")
+        await here.commit([Put(network("b"))])
+        with pytest.raises(Conflict, match="network with name b already exists"):
+            await there.commit([Put(network("b", "other"))])
+
+    run(main)
+
+
+def test_names_move_with_their_objects() -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        await store.commit([Put(network("a")), Put(service("a"))])
+        a = store.state.networks[NetworkId("id-a")]
+        await store.commit([Put(msgspec.structs.replace(a, spec=NetworkSpec(name="b")))])
+        await store.commit([Put(network("a", "second"))])
+        b = store.state.networks[NetworkId("id-a")]
+        await store.commit([Remove("network", "id-a", b.meta.version), Put(network("b", "third"))])
+        with pytest.raises(Conflict):
+            await store.commit([Put(network("b", "fourth"))])
+        keys = [pair.key for pair in world.etcd.keyspace.range("/weft/name/", "/weft/name0")]
+        assert keys == ["/weft/name/network/a", "/weft/name/network/b", "/weft/name/service/a"]
+        assert contents(await world.store("m3")) == contents(store)
+
+    run(main)
+
+
+def test_two_managers_cannot_give_one_name_twice_even_if_neither_looks_at_more() -> None:
+    async def main(world: World) -> None:
+        here, there = await world.store("m1"), await world.store("m2")
+        results = await asyncio.gather(
+            here.commit([Put(network("a", "x"))], independent=True),
+            there.commit([Put(network("a", "y"))], independent=True),
+            return_exceptions=True,
+        )
+        assert [isinstance(result, int) for result in results].count(True) == 1
+        assert any(isinstance(result, Conflict) for result in results)
+
+    run(main)
+
+
+def test_commits_of_one_process_exclude_each_other_unless_they_are_independent() -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        results = await asyncio.gather(*(store.commit([Put(task(f"t{n}"))]) for n in range(4)), return_exceptions=True)
+        assert [type(result) for result in results if not isinstance(result, int)] == [OutOfSequence] * 3
+        assert len(store.state.tasks) == 1
+        await asyncio.gather(*(store.commit([Put(task(f"i{n}"))], independent=True) for n in range(4)))
+        assert len(store.state.tasks) == 5
+
+    run(main)
+
+
+async def trouble(etcd: FakeEtcd, randomness: random.Random) -> None:
+    for _ in range(randomness.randrange(8)):
+        await asyncio.sleep(randomness.random())
+        name = randomness.choice(NAMES)
+        match randomness.randrange(7):
+            case 0:
+                etcd.stop(name)
+                await asyncio.sleep(randomness.random() * 4)
+                etcd.start(name)
+            case 1:
+                etcd.cut(name)
+                await asyncio.sleep(randomness.random() * 4)
+                etcd.heal(name)
+            case 2:
+                etcd.slow(name, randomness.random())
+            case 3:
+                etcd.lose_answers(name, 2)
+            case 4:
+                etcd.lose_answers(name, 2, late=randomness.random())
+            case 5:
+                etcd.break_watches(name)
+            case 6:
+                etcd.compact()
+    for name in NAMES:
+        etcd.slow(name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_whatever_fails_no_slot_is_given_twice_and_nothing_acknowledged_is_lost(seed: int) -> None:
+    async def main(world: World) -> None:
+        randomness = random.Random(seed)
+        stores = [await world.store(name) for name in NAMES]
+        slots = SlotWriters(stores, randomness, 0.1)
+        async with asyncio.timeout(600):
+            await asyncio.gather(
+                *(slots.write(writer, 4) for writer in range(5)),
+                slots.touch(20),
+                slots.touch(20),
+                trouble(world.etcd, randomness),
+            )
+        await until(lambda: all(store.is_healthy for store in stores))
+        await until(lambda: len({store.state.revision for store in stores}) == 1)
+        slots.check(stores[0].state)
+        fresh = await world.store("m2")
+        assert all(store.state.tables == fresh.state.tables for store in stores)
+        assert all(list(store.state.tasks) == list(fresh.state.tasks) for store in stores)
+
+    run(main)
+
+
+# --- following
+
+
+def test_a_subscriber_gets_what_others_commit_in_order_and_once() -> None:
+    async def main(world: World) -> None:
+        here, there = await world.store("m1"), await world.store("m2")
+        tasks, everything = there.subscribe(["task"]), there.subscribe(KINDS)
+        await here.commit([Put(network("a")), Put(task("t1"))])
+        version = here.state.networks[NetworkId("id-a")].meta.version
+        await here.commit([Put(task("t2")), Remove("network", "id-a", version)])
+        await until(lambda: there.state.revision == here.state.revision)
+        assert [event.object.id for event in await tasks.next()] == ["t1", "t2"]
+        seen = [(e.object.id, e.before is None, e.after is None) for e in everything.take()]
+        assert seen == [("id-a", True, False), ("t1", True, False), ("id-a", False, True), ("t2", True, False)]
+
+    run(main)
+
+
+def test_after_a_break_the_watch_goes_on_and_after_a_compaction_the_difference_comes() -> None:
+    async def main(world: World) -> None:
+        here, there = await world.store("m1"), await world.store("m2")
+        await here.commit([Put(network(name)) for name in "abc"])
+        await until(lambda: len(there.state.networks) == 3)
+        events = there.subscribe(KINDS)
+        world.etcd.break_watches("m2")
+        await here.commit([Put(network("d"))])
+        await until(lambda: len(there.state.networks) == 4)
+        assert [event.object.id for event in events.take()] == ["id-d"]
+        world.etcd.stop("m2")
+        a, b = (here.state.networks[NetworkId(f"id-{name}")] for name in "ab")
+        await here.commit([Put(msgspec.structs.replace(a, cursor=1)), Remove("network", "id-b", b.meta.version)])
+        await here.commit([Put(network("e"))])
+        assert not there.is_healthy
+        world.etcd.compact()
+        world.etcd.start("m2")
+        await until(lambda: there.is_healthy)
+        assert {(e.object.id, e.before is None, e.after is None) for e in events.take()} == {
+            ("id-b", False, True), ("id-a", False, False), ("id-e", True, False),
+        }  # fmt: skip
+        assert there.state.tables == here.state.tables
+
+    run(main)
+
+
+def test_without_a_majority_reads_work_and_writes_are_refused_in_the_originals_words() -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        await store.commit([Put(network("a"))])
+        world.etcd.cut("m2")
+        world.etcd.cut("m3")
+        await until(lambda: not store.is_healthy, 4.0)
+        with pytest.raises(Unavailable) as refused:
+            await store.commit([Put(network("b"))])
+        assert str(refused.value) == NO_MAJORITY
+        assert list(store.state.networks) == ["id-a"]
+        late = await world.store("m1")
+        assert list(late.state.networks) == ["id-a"]
+        assert not late.is_healthy
+        world.etcd.heal("m2")
+        await until(lambda: store.is_healthy and late.is_healthy)
+        await store.commit([Put(network("b"))])
+
+    run(main)
+
+
+def test_a_slow_member_has_a_majority_as_long_as_there_is_a_sign_of_it() -> None:
+    async def main(world: World) -> None:
+        slow, other = await world.store("m1"), await world.store("m2")
+        world.etcd.slow("m1", 3.0)
+        for number in range(60):
+            await other.commit([Put(network(f"n{number}"))])
+            await asyncio.sleep(0.5)
+            assert slow.is_healthy
+        await until(lambda: not slow.is_healthy)
+        world.etcd.slow("m1")
+        await until(lambda: slow.is_healthy)
+        assert len(slow.state.networks) == 60
+
+    run(main)
+
+
+@pytest.mark.parametrize("late", [None, 3.0])
+def test_an_answer_that_was_lost_is_not_asked_for_again(late: float | None) -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        world.etcd.lose_answers("m1", late=late)
+        with pytest.raises(Unavailable):
+            await store.commit([Put(network("a"))])
+        if late is not None:
+            assert not store.state.networks
+        await asyncio.sleep(5)
+        assert list(store.state.networks) == ["id-a"]
+        assert len(world.etcd.keyspace.since(0)) == 3  # two of the copy, one commit
+
+    run(main)
+
+
+def test_a_commit_goes_on_when_its_caller_is_cancelled() -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        caller = asyncio.create_task(store.commit([Put(network("a"))]))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        await until(lambda: bool(store.state.networks))
+
+    run(main)
+
+
+class Deaf(FakeClient):
+    """Of watches that stand and bring nothing, but those after the first `deaf`."""
+
+    def __init__(self, etcd: FakeEtcd, deaf: int) -> None:
+        super().__init__(etcd, etcd.member("m1"))
+        self.deaf = deaf
+
+    async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
+        self.deaf -= 1
+        if self.deaf >= 0:
+            yield Batch(())
+            await asyncio.Event().wait()
+        async for batch in super().watch(key, end, revision):
+            yield batch
+
+
+def test_a_watch_that_brings_nothing_is_begun_anew() -> None:
+    async def main(world: World) -> None:
+        here = await world.store("m2")
+        client = Deaf(world.etcd, deaf=2)
+        there = await EtcdStore.open(client, virtual_time.clock)
+        await here.commit([Put(network("a"))])
+        await until(lambda: not there.is_healthy)
+        await until(lambda: there.is_healthy, 20)
+        assert list(there.state.networks) == ["id-a"]
+        assert client.deaf < 0
+        await there.close()
+
+    run(main)
+
+
+def test_a_closed_store_wakes_its_readers() -> None:
+    async def main(world: World) -> None:
+        store = await world.store()
+        reader = asyncio.create_task(store.subscribe(KINDS).next())
+        await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(Unavailable):
+            await reader
+        assert not store.is_healthy
+
+    run(main)
+
+
+# --- schemas
+
+
+def rename(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
+    """A step from a version that had another name for `cursor`."""
+    return {"cursor" if key == "pointer" else key: value for key, value in fields.items()}
+
+
+NEXT = Schema(2, {1: rename})
+
+
+async def grow_old(world: World) -> EtcdStore:
+    """Networks as version 1 would have written them, by a manager that runs it still."""
+    store = await world.store("m2")
+    await store.commit([Put(service("s")), *(Put(msgspec.structs.replace(network(f"n{n}"), cursor=n)) for n in range(250))])
+    keyspace = world.etcd.keyspace
+    for pair in keyspace.range("/weft/object/network/", "/weft/object/network0"):
+        fields = msgspec.msgpack.decode(pair.value)
+        fields["pointer"] = fields.pop("cursor", 0)
+        keyspace.txn([], [Write(pair.key, msgspec.msgpack.encode(fields))], [])
+    return store
+
+
+def test_an_older_store_is_upgraded_and_an_older_manager_is_stopped() -> None:
+    async def main(world: World) -> None:
+        old = await grow_old(world)
+        spec_version = old.state.services[ServiceId("id-s")].spec_version
+        new = await world.store(schema=NEXT)
+        assert [each.cursor for each in new.state.networks.values()] == [each.cursor for each in sorted(
+            new.state.networks.values(), key=lambda each: each.id)]  # fmt: skip
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+        assert new.state.services[ServiceId("id-s")].spec_version == spec_version
+        await new.commit([Put(network("new"))])
+        with pytest.raises(OperationFailed):
+            await old.commit([Put(network("old"))])
+        assert not old.is_healthy
+        assert (await world.store("m3", schema=NEXT)).state.tables == new.state.tables
+        with pytest.raises(OperationFailed, match=r"cannot open store /weft/: its schema 2 is newer than 1, the newest"):
+            await world.store("m3")
+
+    run(main)
+
+
+class Dying(FakeClient):
+    """Of a process that is killed before one of its transactions."""
+
+    def __init__(self, etcd: FakeEtcd, left: int) -> None:
+        super().__init__(etcd, etcd.member("m1"))
+        self.left = left
+
+    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Any:
+        if not self.left:
+            raise Unavailable("killed")
+        self.left -= 1
+        return await super().txn(compares, then, otherwise)
+
+
+def test_an_older_manager_commits_nothing_even_before_it_has_heard_of_the_upgrade() -> None:
+    async def main(world: World) -> None:
+        old = await EtcdStore.open(Deaf(world.etcd, deaf=99), virtual_time.clock)
+        new = await world.store("m2", schema=NEXT)
+        revision = world.etcd.keyspace.revision
+        with pytest.raises((OperationFailed, Unavailable)):
+            await old.commit([Put(network("old"))], independent=True)
+        assert world.etcd.keyspace.revision == revision
+        assert not new.state.networks
+        await old.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(left: int) -> None:
+    async def main(world: World) -> None:
+        await grow_old(world)
+        try:
+            await (await EtcdStore.open(Dying(world.etcd, left), virtual_time.clock, schema=NEXT)).close()
+        except Unavailable:
+            assert left < 4
+        if left:
+            with pytest.raises(OperationFailed, match="newer than 1"):
+                await world.store()
+        new = await world.store(schema=NEXT)
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+
+    run(main)
+
+
+# --- the move from SQLite
+
+
+async def embedded() -> ClusterState:
+    store = MemoryStore(virtual_time.clock)
+    for n in range(90):
+        await store.commit([Put(network(f"n{n}")), Put(service(f"s{n}")), Put(task(f"t{n}", n))])
+        await asyncio.sleep(1)
+    await store.commit([Put(msgspec.structs.replace(store.state.tasks[TaskId("t7")], node=NodeId("n")))])
+    return store.state
+
+
+def without_version(state: ClusterState) -> dict[str, list[Any]]:
+    def plain(obj: Any) -> Any:
+        return msgspec.structs.replace(obj, meta=msgspec.structs.replace(obj.meta, version=0))
+
+    return {kind: [plain(obj) for obj in table.values()] for kind, table in state.tables.items()}
+
+
+def test_nothing_is_lost_on_the_way_and_revisions_go_on() -> None:
+    async def body() -> None:
+        state, world = await embedded(), World()
+        with pytest.raises(NotFound, match="no store at /weft/"):
+            await world.store()
+        await copy(state, world.etcd.client("m1"))
+        async with world.stack:
+            store = await world.store()
+            assert without_version(store.state) == without_version(state)
+            assert store.state.revision > state.revision
+            assert all(obj.meta.version > state.revision for obj in store.state.objects())
+            with pytest.raises(Conflict):
+                await store.commit([Put(network("n5", "other"))])
+            assert await store.commit([Put(network("more"))]) == store.state.revision
+            with pytest.raises(FailedPrecondition):
+                await copy(state, world.etcd.client("m1"))
+
+    virtual_time.run(body())
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_a_copy_that_was_interrupted_is_no_store_and_is_wiped_by_the_next(left: int) -> None:
+    async def body() -> None:
+        state, world = await embedded(), World()
+        more = ClusterState([*state.objects(), network("only-in-the-first")], state.revision)
+        with pytest.raises(Unavailable):
+            await copy(more, Dying(world.etcd, left))
+        with pytest.raises(NotFound):
+            await world.store()
+        await copy(state, world.etcd.client("m1"))
+        async with world.stack:
+            assert without_version((await world.store()).state) == without_version(state)
+
+    virtual_time.run(body())
