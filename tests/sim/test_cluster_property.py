@@ -123,3 +123,20 @@ def test_three_managers(steps: Sequence[Step], seed: int) -> None:
 @given(steps=stories, seed=st.integers(0, 1 << 16))
 def test_one_manager(steps: Sequence[Step], seed: int) -> None:
     play(1, 3, steps, seed)
+
+
+# --- what was found
+
+
+def test_history_that_is_thrown_away_before_a_slow_watch_had_it() -> None:
+    """The etcd in memory went on without what was missing, and that manager never learned of it. The real one ends such a watch."""
+    play(
+        3,
+        3,
+        (
+            CreateNetwork(name=0),
+            SlowStore(host=1, latency=0.1, seconds=0.3),
+            CreateService(name=0, replicas=0),
+            Compact(wait=0.05),
+        ),
+    )
