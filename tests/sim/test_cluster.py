@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,7 @@ async def web(cluster: SimCluster, replicas: int) -> ServiceId:
 
 
 async def scale(cluster: SimCluster, id: ServiceId, replicas: int, at: str = "") -> None:
-    async def operation(manager: Manager) -> None:
-        service = manager.state.services[id]
-        await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))
-
-    await cluster.ask(operation, at)
+    await cluster.ask(partial(scaled, id=id, replicas=replicas), at)
 
 
 def leader(cluster: SimCluster) -> str:
@@ -190,3 +187,26 @@ async def give_role(cluster: SimCluster, name: str, role: Role) -> None:
         await manager.update_node(node, found.meta.version, msgspec.structs.replace(found.spec, role=role))
 
     await cluster.insist(operation)
+
+
+@pytest.mark.parametrize("killed", ["node1", "node2"])
+def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was(killed: str) -> None:
+    """The manager's and a worker's, a little later each time."""
+
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 2)
+        for turn in range(60):
+            scaling = asyncio.create_task(cluster.insist(partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2)))
+            await asyncio.sleep(turn * 0.003)
+            await cluster.hosts[killed].kill()
+            await asyncio.sleep(0.5)
+            cluster.hosts[killed].start()
+            await scaling
+            await cluster.settle(30)
+
+    play(1, 2, scene)
+
+
+async def scaled(manager: Manager, id: ServiceId, replicas: int) -> None:
+    service = manager.state.services[id]
+    await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))

@@ -14,6 +14,7 @@ from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 from weft.testing.sim_host import SimHost
 
+UNDER_WAY = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 
 
@@ -61,7 +62,6 @@ def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str
 def _service(state: ClusterState, service: Service) -> Iterator[str]:
     tasks = [task for task in state.tasks_of(service.id).values() if task.desired <= TaskState.RUNNING]
     open_nodes = [node for node in state.nodes.values() if _takes(node)]
-    paused = service.update_status is not None and service.update_status.state in PAUSED
     for task in tasks:
         node = state.nodes.get(task.node) if task.node is not None else None
         if node is None and open_nodes:
@@ -72,14 +72,17 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
             pass  # of a global service: it waits for the node to take tasks again
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
-    if service.update_status is not None and service.update_status.state in (
-        UpdateState.UPDATING,
-        UpdateState.ROLLBACK_STARTED,
-    ):
-        yield f"{service.name} is {service.update_status.state}"
-    elif not paused and any(task.spec.container.env != service.spec.task.container.env for task in tasks):
-        yield f"{service.name} has tasks of an older spec"
+    if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):  # otherwise it waits for a place to go on
+        yield from _update(service, tasks)
     yield from _count(service, tasks, open_nodes, state)
+
+
+def _update(service: Service, tasks: Sequence[Task]) -> Iterator[str]:
+    state = service.update_status.state if service.update_status is not None else None
+    if state in UNDER_WAY:
+        yield f"{service.name} is {state}"
+    elif state not in PAUSED and any(task.spec.container.env != service.spec.task.container.env for task in tasks):
+        yield f"{service.name} has tasks of an older spec"
 
 
 def _takes(node: Node) -> bool:
