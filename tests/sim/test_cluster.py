@@ -210,3 +210,43 @@ def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was
 async def scaled(manager: Manager, id: ServiceId, replicas: int) -> None:
     service = manager.state.services[id]
     await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))
+
+
+def test_what_an_agent_says_does_not_undo_what_was_decided_meanwhile() -> None:
+    """Its manager is slow: the task that it writes back has changed since it was read."""
+
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 0)
+        assert cluster.etcd is not None
+        for turn in range(12):
+            leading = leader(cluster)
+            for host in cluster.managers:
+                cluster.etcd.slow(host.name, 0.001 if host.name == leading else 0.2)
+            await cluster.ask(partial(scaled, id=id, replicas=6), leading)
+            await asyncio.sleep(0.1 + turn * 0.05)
+            await cluster.ask(partial(scaled, id=id, replicas=0), leading)
+            await cluster.settle(60)
+
+    play(3, 2, scene)
+
+
+def test_an_agent_that_comes_to_a_manager_that_is_behind_is_not_taken_back() -> None:
+    """From it, to another one, and back: it has not heard of that either, and would have nothing to write."""
+
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 2)
+        assert cluster.etcd is not None
+        for turn in range(8):
+            behind = next(host.name for host in cluster.managers if host.name != leader(cluster))
+            cluster.etcd.slow(behind, 1.5)
+            await cluster.ask(partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2), leader(cluster))
+            for _ in range(6):
+                await asyncio.sleep(0.2)
+                for host in cluster.hosts.values():
+                    for manager in cluster.managers:
+                        cluster.network.reset(host.name, manager.name)
+            await asyncio.sleep(3)
+            cluster.etcd.slow(behind)
+            await cluster.settle(60)
+
+    play(3, 2, scene)
