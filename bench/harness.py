@@ -4,10 +4,8 @@ A benchmark prints ratios of two things measured in one run, because machines di
 are for orientation only. Nothing here is part of the tests.
 """
 
-import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,19 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from weft.client import UnixConnection
+
 IMAGE = "zaggash/demo-webapp:latest"
 ROOT = Path(__file__).resolve().parents[1]
 WEFT = ROOT / ".venv" / "bin" / "weft"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(self._path)
 
 
 class Engine:

@@ -28,7 +28,7 @@ from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
-from weft.errors import Unavailable, WeftError
+from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
@@ -81,6 +81,7 @@ class SwarmMember:
         self._place = Place(
             member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes
         )  # fmt: skip
+        self._root = credentials.root
         self._attempts = 0
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
@@ -206,9 +207,27 @@ class SwarmMember:
 
     async def failed(self) -> None:
         """Waits for as long as all is well; raises what ended a part that should not end."""
-        done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task
+        while True:
+            done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task in self._running or not task.cancelled():
+                    await task
+
+    async def outlive_others(self) -> None:
+        """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that has
+        no such part."""
+        if self.member.store == "alone":
+            return
+        if not self.is_manager or self.member.store != "shared":
+            raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
+        keeper = next(task for task in self._running if task.get_name() == "seat")
+        self._running.remove(keeper)
+        await _cancelled(keeper)
+        try:
+            await self._stand()
+            self._sit(await seats.among(self._place, alone_from_now_on=True))
+        finally:
+            self._start("seat", self._keep_seat())
 
     async def leave(self) -> None:
         """Out of the swarm: containers, networks and files of this membership are removed."""
@@ -250,6 +269,9 @@ class SwarmMember:
             log.info("role.changed role=%s", role)
             self._save(role=role)
             self._role_changed.set()
+        if credentials.root != self._root and self._seat is not None:
+            self._seat.beside(asyncio.create_task(self._seat.take_root(self.member.node), name="root"))
+        self._root = credentials.root
 
     async def _keep_seat(self) -> None:
         """Takes, keeps and gives up the seat as the certificate says. What fails is tried again."""
@@ -352,6 +374,12 @@ class SwarmMember:
     def _remember_managers(self, managers: Managers) -> None:
         if managers and managers != self.member.managers:
             self._save(managers=managers)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _serial() -> int:

@@ -149,6 +149,10 @@ class WeftNode:
 
     async def init(self, request: InitRequest) -> NodeId:
         async with self._changing:
+            if self._member is not None and request.force_new_cluster:
+                await self._member.outlive_others()
+                log.info("swarm.forced node=%s", self._member.member.node)
+                return self._member.member.node
             if self._member is not None:
                 raise Unavailable(ALREADY)
             advertise, data_path = _addresses(request)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,8 @@ from weft.cluster.base import MemberRequest
 from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
-from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
+from weft.errors import FailedPrecondition, OperationFailed, WeftError
+from weft.linux import ping
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.model.ids import NodeId
@@ -45,6 +46,12 @@ log = logging.getLogger(__name__)
 
 DATABASE = "store.db"
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
+RESTART_PAUSE = 10.0
+"""Seconds between the members' restarts for a new root: several times what one takes."""
+ARRIVE_PAUSE = 1.0
+PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
+"""A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
+connections wait for a SYN that was lost for a second."""
 VOTE_PAUSE = 0.2
 """Seconds between two attempts to be given a vote: catching up takes as long as the state is large."""
 
@@ -89,6 +96,7 @@ class Seat:
         self.store = store
         self._kv = kv
         self._closing = closing
+        self._etcd: EtcdMember | None = None
 
     @property
     def is_alone(self) -> bool:
@@ -114,6 +122,16 @@ class Seat:
         except WeftError as cause:
             log.warning("seat.not_resigned cause=%s", cause)
 
+    async def take_root(self, own: NodeId) -> None:
+        """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and
+        start it again one after the other, so that there is always a majority; until then the old root vouches for the new."""
+        if self._etcd is None:
+            return
+        managers = sorted(node.id for node in self.store.state.nodes.values() if node.store_peer)
+        await asyncio.sleep(RESTART_PAUSE * (1 + managers.index(own)) if own in managers else 0)
+        await self._etcd.restart()
+        log.info("store.restarted cause=new root certificate")
+
     async def company(self) -> None:
         """Of a manager that is alone: waits until another node is to be a manager."""
         kinds: tuple[Kind, ...] = ("node",)
@@ -136,12 +154,13 @@ async def alone(place: Place, store: SqliteStore | None = None) -> Seat:
     raise AssertionError("unreachable")
 
 
-async def among(place: Place) -> Seat:
-    """With this host's part of the shared store, which it has already. All or nothing."""
+async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
+    """With this host's part of the shared store, which it has already. All or nothing. `alone_from_now_on`: the other parts are lost;
+    this one is made the whole, with all that it knows, and the other managers are managers no more."""
     async with AsyncExitStack() as opened:
         etcd = place.etcd()
         opened.push_async_callback(etcd.close)
-        await etcd.start()
+        await etcd.start(force_new_cluster=alone_from_now_on)
         await etcd.ready()
         kv = etcd.client()
         opened.push_async_callback(kv.close)
@@ -150,7 +169,10 @@ async def among(place: Place) -> Seat:
         leadership = EtcdLeadership(kv, place.member().node)
         opened.push_async_callback(leadership.close)
         seat = await _take(place, store, leadership, kv, "", opened)
-    await _arrive(place, seat)
+    seat._etcd = etcd
+    if alone_from_now_on:
+        await seat.manager.outlive_others()
+    seat.beside(asyncio.create_task(_arrive(place, seat), name="arrival"))
     return seat
 
 
@@ -216,22 +238,26 @@ async def _take(
     """`opened`: what is to be closed when the seat is; it is the seat's if this returns."""
     member = place.member()
     manager = Manager(
-        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle
+        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
+        host_answers,
     )  # fmt: skip
-    await manager.start()
-    opened.push_async_callback(manager.close)
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)
     opened.push_async_callback(server.close)
+    await manager.start()
+    opened.push_async_callback(manager.close)  # first, so that agents hear that it stops
     return Seat(manager, store, kv, opened.pop_all())
 
 
 async def _arrive(place: Place, seat: Seat) -> None:
     """Others learn of this manager once the store says so; without a majority that takes until there is one again."""
-    try:
-        await seat.manager.arrive(place.manager_address)
-    except Unavailable as cause:
-        log.warning("seat.not_announced cause=%s", cause)
+    while True:
+        try:
+            await seat.manager.arrive(place.manager_address)
+            return
+        except WeftError as cause:
+            log.warning("seat.not_announced cause=%s", cause)
+            await asyncio.sleep(ARRIVE_PAUSE)
 
 
 def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
@@ -244,3 +270,8 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def host_answers(addresses: Sequence[IPv4Address]) -> bool:
+    """`manager.suspicion.Probe`."""
+    return await ping.answers(addresses, secrets.randbits(16), PROBE_SECONDS, PROBE_ATTEMPTS)

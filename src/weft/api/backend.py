@@ -80,6 +80,8 @@ class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitRequest(msgspec.Struct, frozen=True, kw_only=True):
+    force_new_cluster: bool = False
+    """Of a node that is a manager already: it goes on as the only one."""
     listen_address: str = "0.0.0.0:2377"
     advertise_address: str = ""
     data_path_address: str = ""

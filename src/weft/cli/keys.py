@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from weft.client import Api
 from weft.errors import InvalidArgument
-from weft.lab.api import Api
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_SOCKET = "/var/run/docker.sock"

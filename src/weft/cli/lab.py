@@ -7,7 +7,7 @@ from types import FrameType
 
 import click
 
-from weft.lab import daemons, enter, lab, tour
+from weft.lab import daemons, enter, faults, lab, tour
 from weft.lab.layout import CLIENT, Layout
 from weft.lab.processes import load
 from weft.lab.progress import Progress
@@ -25,11 +25,12 @@ def command() -> None:
 
 @command.command("up")
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many hosts.  [as many as there are, else 3]")
+@click.option("--managers", type=click.IntRange(min=1), default=1, metavar="M", help="How many of them are managers.  [1]")
 @click.option("--no-image", is_flag=True, help="Do without the demo image.")
-def up_command(nodes: int | None, no_image: bool) -> None:
+def up_command(nodes: int | None, managers: int, no_image: bool) -> None:
     """Bring the lab up, or mend what is missing of it."""
     signal.signal(signal.SIGTERM, _interrupt)
-    lab.up(LAYOUT, nodes, Progress(), image=not no_image)
+    lab.up(LAYOUT, nodes, Progress(), managers=managers, image=not no_image)
     click.echo(reachable())
 
 
@@ -46,13 +47,15 @@ def status_command() -> int:
     if not found:
         click.echo("there is no lab; bring one up with `weft lab up`")
         return 1
-    click.echo(f"{'HOST':<10}{'ADDRESS':<16}{'PID':<9}{'DAEMON':<10}{'SWARM':<10}SOCKET")
+    click.echo(f"{'HOST':<10}{'ADDRESS':<16}{'PID':<9}{'DAEMON':<10}{'SWARM':<10}{'ROLE':<10}SOCKET")
     for item in found:
         is_client = item.host.name == CLIENT
         init = str(item.init.pid) if item.init else "dead"
         daemon = "-" if is_client else str(item.daemon.pid) if item.daemon else "dead"
         socket = "-" if is_client else str(item.host.socket)
-        click.echo(f"{item.host.name:<10}{item.host.address!s:<16}{init:<9}{daemon:<10}{item.swarm or '-':<10}{socket}")
+        click.echo(
+            f"{item.host.name:<10}{item.host.address!s:<16}{init:<9}{daemon:<10}{item.swarm or '-':<10}{item.role or '-':<10}{socket}"
+        )
     return int(any(item.init is None or (item.daemon is None and item.host.name != CLIENT) for item in found))
 
 
@@ -97,6 +100,49 @@ def restart_command(node: str) -> None:
     host = lab.find(LAYOUT, node)
     daemons.stop(host)
     daemons.start(LAYOUT, host)
+
+
+@command.command("reboot")
+@click.argument("node")
+def reboot_command(node: str) -> None:
+    """Kill everything on a host and start it again, with its disk and an empty /run."""
+    lab.reboot(LAYOUT, lab.find(LAYOUT, node))
+
+
+@command.command("halt")
+@click.argument("node")
+def halt_command(node: str) -> None:
+    """Kill everything on a host and leave it off; `weft lab up` starts it."""
+    lab.halt(LAYOUT, lab.find(LAYOUT, node))
+
+
+@command.command("pause")
+@click.argument("node")
+def pause_command(node: str) -> None:
+    """Stop a host's daemon, and its part of the store, in their tracks."""
+    faults.pause(LAYOUT, lab.find(LAYOUT, node))
+
+
+@command.command("resume")
+@click.argument("node")
+def resume_command(node: str) -> None:
+    """Let what was paused go on."""
+    faults.resume(LAYOUT, lab.find(LAYOUT, node))
+
+
+@command.command("cut")
+@click.argument("node")
+@click.option("--from", "others", multiple=True, metavar="NODE", help="Only from this host; may be given again.")
+def cut_command(node: str, others: tuple[str, ...]) -> None:
+    """Lose all packets between a host and the others, without a word to either."""
+    faults.cut(lab.find(LAYOUT, node), [LAYOUT.client if name == CLIENT else lab.find(LAYOUT, name) for name in others])
+
+
+@command.command("heal")
+@click.argument("node")
+def heal_command(node: str) -> None:
+    """Undo every `cut` of a host."""
+    faults.heal(lab.find(LAYOUT, node))
 
 
 @command.command("tour")

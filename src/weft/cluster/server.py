@@ -22,9 +22,10 @@ from weft.cluster import tls
 from weft.cluster.base import AdmissionRequest, Identity, Manager, MemberRequest, SessionClosed
 from weft.cluster.identity import Wallet
 from weft.cluster.listener import LIMITS, Limits, Listener
-from weft.cluster.messages import MAX_FROM_AGENT, FromAgent, FromManager, Goodbye
+from weft.cluster.messages import MAX_FROM_AGENT, AssignmentUpdate, FromAgent, FromManager, Goodbye
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
 from weft.model import codec
+from weft.model.assignment import prepared
 from weft.model.ids import ClusterId
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ class ServerSession:
         """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
         try:
             async with asyncio.timeout(self._patience):
-                await self._socket.send_bytes(codec.encode(message))
+                await self._socket.send_bytes(encoded(message))
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()
@@ -193,6 +194,12 @@ class ServerSession:
         except SessionClosed:
             return
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:100])
+
+
+def encoded(message: FromManager) -> bytes:
+    if isinstance(message, AssignmentUpdate):
+        return codec.encode(AssignmentUpdate(prepared(message.change)))
+    return codec.encode(message)
 
 
 def decode_frame(frame: Any, type_: Any) -> Any:

@@ -29,7 +29,7 @@ from weft.model.assignment import (
 from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Network
-from weft.model.node import Node
+from weft.model.node import Node, NodeState
 from weft.model.service import Service
 from weft.model.state import ClusterState, Event
 from weft.model.task import Attachment, Task, TaskState
@@ -42,10 +42,15 @@ _LOAD_BALANCER = load_balancer_id(NodeId(""))
 # --- assignments
 
 
-def assignment_for(state: ClusterState, node_id: NodeId, views: Views) -> Assignment:
-    """What the node must run. `views` are those of `network_views` at this very state."""
+def assignment_for(
+    state: ClusterState, node_id: NodeId, views: Views, tasks: dict[TaskId, TaskAssignment] | None = None
+) -> Assignment:  # fmt: skip
+    """What the node must run. `views` are those of `network_views` at this very state; `tasks` those of an earlier assignment, if
+    no task of the node has changed since: most assignments are made because something happened on a network elsewhere."""
     cluster = state.cluster
-    tasks = {task.id: TaskAssignment.of(task, node_id) for task in state.tasks_on(node_id).values() if _is_dispatched(task)}
+    if tasks is None:
+        found = state.tasks_on(node_id).values()
+        tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if _is_dispatched(task)}
     networks = {network: views[network] for network in _networks_of(state, node_id) if network in views}
     needs_keys = cluster is not None and any(view.definition.encrypted for view in networks.values())
     return Assignment(
@@ -81,6 +86,14 @@ class _Touched(msgspec.Struct):
     endpoints: set[tuple[NetworkId, str]] = msgspec.field(default_factory=set)
     services: set[tuple[NetworkId, ServiceId]] = msgspec.field(default_factory=set)
 
+    def by_network(self) -> dict[NetworkId, "_Touched"]:
+        parts: dict[NetworkId, _Touched] = {id: _Touched({id}) for id in self.networks}
+        for endpoint in self.endpoints:
+            parts.setdefault(endpoint[0], _Touched()).endpoints.add(endpoint)
+        for service in self.services:
+            parts.setdefault(service[0], _Touched()).services.add(service)
+        return parts
+
 
 def network_views(
     state: ClusterState, previous: Views | None = None, events: Iterable[Event] = ()
@@ -90,10 +103,10 @@ def network_views(
     previous = previous or {}
     allocated = [network for network in state.networks.values() if network.segments]
     new = _whole_views(state, [network for network in allocated if network.id not in previous])
-    touched = _touched(state, events)
-    busy = touched.networks | {network for network, _ in (*touched.endpoints, *touched.services)}
+    touched = _touched(state, events).by_network()
     known = {
-        id: _view_after(state, state.networks[id], view, touched) if id in busy else view for id, view in _kept(state, previous)
+        id: _view_after(state, state.networks[id], view, touched[id]) if id in touched else view
+        for id, view in _kept(state, previous)
     }
     return {network.id: new[network.id] if network.id in new else known[network.id] for network in allocated}
 
@@ -121,8 +134,11 @@ def _touched(state: ClusterState, events: Iterable[Event]) -> _Touched:
 
 
 def _moved(event: Event) -> bool:
-    """A node came, went or has another data path address: the endpoints behind it have another VTEP."""
-    before, after = (obj.data_path_address if isinstance(obj, Node) else None for obj in (event.before, event.after))
+    """A node came, went, has another data path address, or does not answer: the endpoints behind it have another VTEP or serve no
+    longer."""
+    before, after = (
+        (obj.data_path_address, _is_lost(obj)) if isinstance(obj, Node) else None for obj in (event.before, event.after)
+    )
     return before != after
 
 
@@ -144,10 +160,10 @@ def _whole_views(state: ClusterState, networks: Sequence[Network]) -> dict[Netwo
 
 
 def _view_after(state: ClusterState, network: Network, old: NetworkView, touched: _Touched) -> NetworkView:
-    """The old view itself if nothing that shows in it has changed."""
+    """The old view itself if nothing that shows in it has changed. `touched`: of this network alone."""
     definition = _definition(network) if network.id in touched.networks else old.definition
-    endpoints = {id: _endpoint(state, network.id, id) for n, id in touched.endpoints if n == network.id}
-    services = {id: _service_record(state, network.id, id) for n, id in touched.services if n == network.id}
+    endpoints = {id: _endpoint(state, network.id, id) for _, id in touched.endpoints}
+    services = {id: _service_record(state, network.id, id) for _, id in touched.services}
     new_endpoints, new_services = _patched(old.endpoints, endpoints), _patched(old.services, services)
     if definition == old.definition and new_endpoints is old.endpoints and new_services is old.services:
         return old
@@ -190,7 +206,8 @@ def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecor
 
 
 def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> EndpointRecord | None:
-    """From the time a task has a node and an address until it is over; it serves while it runs and is meant to."""
+    """From the time a task has a node and an address until it is over; it serves while it runs and is meant to, on a host
+    that answers."""
     task = state.tasks.get(id)
     if task is None or task.node is None or task.state.is_terminal:
         return None
@@ -201,8 +218,13 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
     return EndpointRecord(
         id=task.id, network=network, address=attachment.address, node=node.id, vtep=node.data_path_address,
         task=task.id, name=task.name, service=task.service, aliases=_aliases(task),
-        serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING,
+        serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING and not _is_lost(node),
     )  # fmt: skip
+
+
+def _is_lost(node: Node) -> bool:
+    """Its host does not answer, but its tasks are not given up yet."""
+    return node.status.state is NodeState.DISCONNECTED
 
 
 def _node_endpoint(state: ClusterState, network: NetworkId, id: NodeId) -> EndpointRecord | None:
@@ -268,7 +290,7 @@ Memo = dict[tuple[int, int], ViewDifference]
 def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None) -> AssignmentChange:
     """The change with which `old.after(change) == new`; from nothing, a full one."""
     before = old if old is not None else Assignment(node=new.node)
-    tasks = [task for id, task in new.tasks.items() if before.tasks.get(id) != task]
+    tasks, removed_tasks = _table_difference(before.tasks, new.tasks)
     views = list(_view_differences(before, new, memo if memo is not None else {}))
     known = before.networks
     return AssignmentChange(
@@ -276,8 +298,8 @@ def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None
         full=old is None,
         data_path_port=new.data_path_port,
         keys=new.keys if before.keys != new.keys else None,
-        tasks=tuple(tasks),
-        removed_tasks=tuple(before.tasks.keys() - new.tasks.keys()),
+        tasks=tasks,
+        removed_tasks=removed_tasks,
         networks=tuple(
             v.definition for id, v in new.networks.items() if id not in known or known[id].definition != v.definition
         ),

@@ -36,18 +36,24 @@ class HostStatus:
     daemon: Process | None
     swarm: str
     """The daemon's own word; empty if it gives none."""
+    role: str
+    """`manager` or `worker`, while it is part of a swarm."""
 
 
 def up(
-    layout: Layout, count: int | None, progress: Progress, *, image: bool = True, command: Sequence[str] = daemons.COMMAND
-) -> None:
-    """A swarm of `count` hosts, by default as many as there are, or three. Raises `WeftError`; passes `KeyboardInterrupt` on."""
+    layout: Layout, count: int | None, progress: Progress, *, managers: int = 1, image: bool = True,
+    command: Sequence[str] = daemons.COMMAND,
+) -> None:  # fmt: skip
+    """A swarm of `count` hosts, by default as many as there are, or three; the first `managers` of them are managers.
+    Raises `WeftError`; passes `KeyboardInterrupt` on."""
     with _alone(layout):
         _check_machine()
         existing = node_numbers(layout)
         count = _count(existing, count)
+        if managers > count:
+            raise FailedPrecondition(f"cannot make {managers} managers of {count} nodes")
         try:
-            _up(layout, layout.nodes(count), progress, image, command)
+            _up(layout, layout.nodes(count), managers, progress, image, command)
         except BaseException:
             if not existing:
                 progress.say("taking back what was begun")
@@ -64,6 +70,21 @@ def boot(layout: Layout, nodes: list[Host]) -> None:
         if load(host.record) is None:
             hosts.halt(layout, host)
             hosts.boot(layout, host, everyone)
+
+
+def reboot(layout: Layout, host: Host, command: Sequence[str] = daemons.COMMAND) -> None:
+    """Everything that runs on it is killed, its /run is empty, its disk is as it was; then it starts with its daemon."""
+    halt(layout, host)
+    everyone = [*(layout.node(number) for number in node_numbers(layout)), layout.client]
+    hosts.boot(layout, host, everyone)
+    daemons.start(layout, host, command)
+
+
+def halt(layout: Layout, host: Host) -> None:
+    """The first half of `reboot`; `up` is the other."""
+    hosts.halt(layout, host)
+    shutil.rmtree(host.run, ignore_errors=True)
+    host.run.mkdir()  # by which it is known that there is such a host
 
 
 def down(layout: Layout, progress: Progress) -> None:
@@ -91,7 +112,9 @@ def node_numbers(layout: Layout) -> list[int]:
     return sorted(map(int, found))
 
 
-def _up(layout: Layout, nodes: list[Host], progress: Progress, image: bool, command: Sequence[str]) -> None:
+def _up(
+    layout: Layout, nodes: list[Host], managers: int, progress: Progress, image: bool, command: Sequence[str]
+) -> None:  # fmt: skip
     if image:
         _build_image(progress)
     with progress.step(f"{len(nodes)} hosts: namespaces, mounts, cables"):
@@ -101,7 +124,7 @@ def _up(layout: Layout, nodes: list[Host], progress: Progress, image: bool, comm
             daemons.start(layout, host, command)
         swarm.wait_for_daemons(nodes)
     with progress.step("swarm: node1 begins it, the others join"):
-        swarm.form(nodes)
+        swarm.form(nodes, managers)
     if image:
         with progress.step(f"image {swarm.IMAGE}"):
             swarm.load_image(nodes, IMAGE_ARCHIVE)
@@ -136,11 +159,11 @@ def _all_numbers(layout: Layout) -> list[int]:
 
 def _status(host: Host) -> HostStatus:
     daemon = load(host.daemon_record)
-    state = ""
+    state = role = ""
     if daemon is not None:
         with suppress(WeftError):
-            state = swarm.local_state(host)
-    return HostStatus(host, load(host.record), daemon, state)
+            state, role = swarm.membership(host)
+    return HostStatus(host, load(host.record), daemon, state, role if state == "active" else "")
 
 
 def _count(existing: list[int], wanted: int | None) -> int:

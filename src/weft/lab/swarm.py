@@ -1,4 +1,5 @@
-"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1, join on the others.
+"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1, join on the others; managers
+one after the other, because each has to catch up with the store before the next may come.
 
 Each step asks first how things are, so that doing it again changes nothing and mends what is missing.
 """
@@ -7,9 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from weft.client import Api, wait_until
 from weft.errors import OperationFailed, Unavailable
-from weft.lab.api import Api, wait_until
 from weft.lab.hosts import tail
 from weft.lab.layout import Host
 from weft.lab.processes import load
@@ -26,13 +28,16 @@ def wait_for_daemons(hosts: list[Host]) -> None:
         wait_until(partial(_answers, host), f"an answer of the daemon of {host.name}", SECONDS)
 
 
-def form(hosts: list[Host]) -> None:
-    """The first host is the manager. Returns when every host is ready and on the ingress network."""
-    manager, *workers = hosts
+def form(hosts: list[Host], managers: int = 1) -> None:
+    """The first hosts are to be managers, so many; what more there are stay so. Returns when every host is ready and on the ingress
+    network, and every manager can be reached."""
+    manager = hosts[0]
     if local_state(manager) != "active":
         address = str(manager.address)
         Api(manager.socket).post("/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address})
-    missing = [host for host in workers if local_state(host) == "inactive"]
+    for host in hosts[1:managers]:
+        _make_manager(host, manager)
+    missing = [host for host in hosts[managers:] if local_state(host) == "inactive"]
     if missing:
         token = Api(manager.socket).get("/swarm")["JoinTokens"]["Worker"]
         each(missing, lambda host: _join(host, manager, token))
@@ -41,13 +46,41 @@ def form(hosts: list[Host]) -> None:
         wait_until(partial(Api(host.socket).has, "/networks/ingress"), f"ingress on {host.name}", SECONDS)
 
 
+def _make_manager(host: Host, manager: Host) -> None:
+    """By joining as one, or by promotion if it has joined already."""
+    if local_state(host) == "inactive":
+        _join(host, manager, Api(manager.socket).get("/swarm")["JoinTokens"]["Manager"])
+    api = Api(manager.socket)
+    wait_until(lambda: bool(_node(api, host)), f"{host.name} in the swarm", SECONDS)
+    node = _node(api, host)
+    if node["Spec"]["Role"] != "manager":
+        spec = {**node["Spec"], "Role": "manager"}
+        api.post(f"/nodes/{node['ID']}/update?version={node['Version']['Index']}", spec)
+    wait_until(lambda: _is_reachable(_node(api, host)), f"{host.name} as a manager that can be reached", SECONDS)
+
+
+def _node(api: Api, host: Host) -> dict[str, Any]:
+    """As the manager knows it; empty if it does not."""
+    return next((node for node in api.get("/nodes") if node["Description"]["Hostname"] == host.name), {})
+
+
+def _is_reachable(node: dict[str, Any]) -> bool:
+    return bool((node.get("ManagerStatus") or {}).get("Reachability") == "reachable")
+
+
 def load_image(hosts: list[Host], archive: Path) -> None:
     each(hosts, lambda host: _load(host, archive))
 
 
 def local_state(host: Host) -> str:
     """`inactive`, `pending`, `active`, `error` or `locked`."""
-    return str(Api(host.socket).get("/info")["Swarm"]["LocalNodeState"])
+    return membership(host)[0]
+
+
+def membership(host: Host) -> tuple[str, str]:
+    """(`local_state`, `manager` or `worker`), as the daemon itself says it."""
+    info = Api(host.socket).get("/info")["Swarm"]
+    return str(info["LocalNodeState"]), "manager" if info["ControlAvailable"] else "worker"
 
 
 def ready_nodes(manager: Host) -> list[str]:

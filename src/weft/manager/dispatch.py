@@ -31,6 +31,7 @@ from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import StatusWriter
+from weft.manager.suspicion import Suspicion
 from weft.manager.touched import touched
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
@@ -60,7 +61,7 @@ class Superseded(Unavailable):
 class Dispatcher:
     def __init__(
         self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter,
-        certificates: Certificates,
+        certificates: Certificates, suspicion: Suspicion,
     ) -> None:  # fmt: skip
         """`own`: the manager's node."""
         self._own = own
@@ -69,6 +70,7 @@ class Dispatcher:
         self._liveness = liveness
         self._statuses = statuses
         self._certificates = certificates
+        self._suspicion = suspicion
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
@@ -108,6 +110,7 @@ class Dispatcher:
         finally:
             if self._links.get(node) is link:
                 del self._links[node]
+                self._suspicion.lost(node)
             log.info("session.closed node=%s", node)
 
     def _register(self, link: AgentLink) -> None:
@@ -116,6 +119,7 @@ class Dispatcher:
         if old is not None:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
         self._links[link.node] = link
+        self._suspicion.back(link.node)
         self._publish()
         self._notice(self._store.state, [link.node])
 
@@ -188,7 +192,8 @@ class Dispatcher:
                 or id in concerned.nodes
                 or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
             ):
-                link.offer(assignment_for(state, id, views), memo)
+                same = known.tasks if known and previous and id not in concerned.nodes else None
+                link.offer(assignment_for(state, id, views, same), memo)
         changed = {event.kind for event in events}
         if previous is None or "cluster" in changed:
             self._notice(state, self._links)

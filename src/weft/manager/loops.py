@@ -26,7 +26,9 @@ FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
 """Seconds."""
 MAX_ROUNDS = 100
-"""Runs in a row that each changed something. More mean two loops, or one with itself, that never agree."""
+"""Runs in a row that each changed something. If nobody else did meanwhile, they will never end; if somebody did, as when a
+cluster is being filled, it is time for a breath: two loops that never agree look the same."""
+BREATH = 0.02
 
 
 def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconcile:
@@ -64,12 +66,17 @@ class ControlLoop:
 
     async def settle(self) -> Nanoseconds | None:
         """Runs the function until it changes nothing; gives when it wants to be run again although nothing has changed."""
+        first, own = self._store.state.revision, 0
         for _ in range(MAX_ROUNDS):
             decision = await self._round()
             if not decision.changes:
                 return decision.wake_at
+            own += 1
             await asyncio.sleep(0)
-        raise RuntimeError(f"{self.name} still changes something after {MAX_ROUNDS} runs")
+        if self._store.state.revision - first <= own:
+            raise RuntimeError(f"{self.name} still changes something after {MAX_ROUNDS} runs")
+        await asyncio.sleep(BREATH)
+        return self._clock()
 
     async def _round(self) -> Decision:
         decision = Decision()

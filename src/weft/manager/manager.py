@@ -30,6 +30,7 @@ from weft.manager.loops import ControlLoop, Reconcile, whole
 from weft.manager.members import Membership
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
+from weft.manager.suspicion import Probe, Suspicion, any_host_answers
 from weft.manager.transaction import cluster_of, transact
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
@@ -51,12 +52,13 @@ LEAD_RETRY = 1.0
 class Manager:
     """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
-    `obstacle`: why there can be no other manager beside this one; empty if there can."""
+    `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
+    session has ended."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
-        kv: Kv | None = None, obstacle: str = "",
+        kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -70,7 +72,8 @@ class Manager:
         self._membership = Membership(own, store, leadership, kv)
         self._liveness = Liveness(own)
         self._certificates = Certificates(authority, clock, entropy)
-        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates)
+        self._suspicion = Suspicion(store, clock, probe)
+        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -84,6 +87,7 @@ class Manager:
                 group.create_task(self._dispatcher.run(), name="dispatcher")
                 group.create_task(self._dispatcher.watch_health(), name="health")
                 group.create_task(liveness.run(), name="liveness")
+                group.create_task(self._suspicion.run(), name="suspicion")
                 group.create_task(self._lead(), name="leader")
         finally:
             liveness.close()
@@ -195,7 +199,7 @@ class Manager:
 
     @property
     def is_serving(self) -> bool:
-        return self._store.is_healthy
+        return self._running is not None and self._store.is_healthy
 
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
@@ -205,6 +209,10 @@ class Manager:
 
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
+
+    async def outlive_others(self) -> None:
+        """The other managers are lost, and with them their parts of the store."""
+        await transact(self._store, lambda state: nodes.bereavement(state, self._own))
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""

@@ -123,3 +123,14 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
     if node is None or not (node.manager_address or node.store_peer):
         return []
     return [Put(msgspec.structs.replace(node, manager_address="", store_peer=""))]
+
+
+def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
+    """Nobody but the node `own` is a manager any more."""
+    others = [node for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
+    return [
+        Put(msgspec.structs.replace(
+            node, spec=msgspec.structs.replace(node.spec, role="worker"), manager_address="", store_peer=""
+        ))
+        for node in others
+    ]  # fmt: skip

@@ -62,6 +62,11 @@ class Check(msgspec.Struct, frozen=True):
 Change = Put | Remove | Check
 
 
+MOST_CHANGES = 2000
+"""That one decision should hold: it is committed in one transaction, and stores limit those. What is left is decided in the next
+run, which follows at once."""
+
+
 class Decision(msgspec.Struct, frozen=True):
     """What a control loop wants: changes to commit together, and when to look again although nothing has changed."""
 

@@ -83,8 +83,6 @@ class JoinWire(Wire, frozen=True):
 
 
 def init_from(wire: InitWire) -> InitRequest:
-    if wire.force_new_cluster:
-        raise Unsupported("ForceNewCluster is not supported by Weft")
     if wire.auto_lock_managers:
         raise Unsupported("AutoLockManagers is not supported by Weft")
     if wire.availability not in ("", "active"):
@@ -100,6 +98,7 @@ def init_from(wire: InitWire) -> InitRequest:
     if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= 29):
         raise InvalidArgument(f"invalid SubnetSize: {size} (must be at most 29 and no shorter than the prefix of a pool)")
     return InitRequest(
+        force_new_cluster=wire.force_new_cluster,
         listen_address=wire.listen_addr or "0.0.0.0:2377",
         advertise_address=wire.advertise_addr,
         data_path_address=wire.data_path_addr,

@@ -7,9 +7,11 @@ an address writes the network (its cursor), whoever hands out a port or a VNI wr
 same state cannot both commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
+from itertools import takewhile
+from typing import TypeVar
 
 import msgspec
 
@@ -23,10 +25,11 @@ from weft.model.meta import Nanoseconds
 from weft.model.network import Network, Pool, Segment
 from weft.model.node import Node
 from weft.model.service import Endpoint, PublishedPort, Service, VirtualAddress
-from weft.model.state import Change, ClusterState, Decision, Put
+from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Put
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 
 PENDING_MESSAGE = "pending task scheduling"
+T = TypeVar("T")
 NO_INGRESS = "service needs ingress network, but no ingress network is present"
 
 
@@ -57,15 +60,19 @@ class _Pass:
             if not network.segments:
                 self.networks[network.id] = self._network(network)
         self.ingress = next((n.id for n in self.networks.values() if n.spec.ingress), None)
-        for node in self.state.nodes.values():
+        for node in self._until_full(self.state.nodes.values()):
             self._node(node)
-        for service in self.services.values():
+        for service in self._until_full(self.services.values()):
             if not self._is_allocated(service):
                 self._service(service)
-        for task in self.state.tasks_in(TaskState.NEW).values():
+        for task in self._until_full(self.state.tasks_in(TaskState.NEW).values()):
             if task.desired <= TaskState.RUNNING:
                 self._task(task)
         return [*self._numbers(), *self.changes]
+
+    def _until_full(self, objects: Iterable[T]) -> Iterable[T]:
+        """What comes later needs what comes before, so a pass may end anywhere."""
+        return takewhile(lambda _: len(self.changes) < MOST_CHANGES, objects)
 
     def _numbers(self) -> list[Change]:
         """The cluster and the networks: written last of all, when it is known what was handed out."""

@@ -20,14 +20,15 @@ from weft.model.ids import NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node
 from weft.model.service import Service
-from weft.model.state import Change, ClusterState, Decision, Event
+from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Event
 from weft.model.task import Task
 
 
 def reconcile(
     state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId], services: Collection[ServiceId] | None = None
 ) -> Decision:
-    """`services`: only these, as from `touched`; None: all. `wake_at` is about those looked at."""
+    """`services`: only these, as from `touched`; None: all. `wake_at` is about those looked at, and `now` if not all
+    were: ask for all then."""
     changes: list[Change] = []
     wake_at: Nanoseconds | None = None
     for id in _every_service(state) if services is None else services:
@@ -36,6 +37,8 @@ def reconcile(
         changes += draft.changes()
         if draft.wake_at is not None:
             wake_at = draft.wake_at if wake_at is None else min(wake_at, draft.wake_at)
+        if len(changes) >= MOST_CHANGES:
+            return Decision(tuple(changes), now)
     return Decision(tuple(changes), wake_at)
 
 

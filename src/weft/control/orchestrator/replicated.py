@@ -2,9 +2,12 @@
 without a running task, then those on the nodes that have most tasks of the service.
 """
 
+from itertools import islice
+
 from weft.control.orchestrator.draft import Draft, Slot
 from weft.control.orchestrator.restart import is_filled
 from weft.model.ids import NodeId
+from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 
@@ -14,14 +17,13 @@ def scale(draft: Draft) -> None:
     filled = {number: tasks for number, tasks in slots.items() if is_filled(draft, tasks)}
     if len(filled) < replicas:
         free = (number for number in range(1, replicas + len(filled) + 1) if number not in filled)
-        for _ in range(replicas - len(filled)):
+        for _ in range(min(replicas - len(filled), MOST_CHANGES)):
             draft.create(next(free), TaskState.RUNNING)
         return
     kept = set(_by_worth(filled)[:replicas])
-    for number, tasks in slots.items():
-        if number not in kept:
-            for task in tasks:
-                draft.desire(task, TaskState.REMOVE)
+    for number in islice((number for number in slots if number not in kept), MOST_CHANGES):
+        for task in slots[number]:
+            draft.desire(task, TaskState.REMOVE)
 
 
 def _by_worth(slots: dict[Slot, list[Task]]) -> list[Slot]:

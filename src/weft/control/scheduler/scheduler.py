@@ -6,6 +6,7 @@ node already (a global service's) is only checked. Only pending tasks are writte
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import msgspec
 
@@ -14,7 +15,7 @@ from weft.control.scheduler.ranking import FAILURE_WINDOW, History, Ranking
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
-from weft.model.state import Change, ClusterState, Decision, Put
+from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Put
 from weft.model.task import Task, TaskState, TaskStatus
 
 ASSIGNED_MESSAGE = "scheduler assigned task to node"
@@ -28,8 +29,9 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
     changes: list[Change] = []
     for group in _groups(pending):
         histories = _histories(state, group[0].service, now)
-        changes += _preassigned([t for t in group if t.node is not None], places, histories, now)
-        changes += _placed([t for t in group if t.node is None], places, histories, now)
+        mine = _preassigned([t for t in group if t.node is not None], places, histories, now)
+        rest = _placed([t for t in group if t.node is None], places, histories, now)
+        changes += islice(chain(mine, rest), MOST_CHANGES - len(changes))
     return Decision(tuple(changes))
 
 

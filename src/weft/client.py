@@ -1,4 +1,4 @@
-"""The little of the Docker Engine API that the lab needs to form a swarm, over a host's UNIX socket."""
+"""A client of the Docker Engine API over a daemon's UNIX socket: what the lab, the command line and the benchmarks need of one."""
 
 import http.client
 import json
@@ -14,8 +14,8 @@ VERSION = "v1.41"
 """The oldest that is served, so that the lab does not have to follow newer ones."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, seconds: float) -> None:
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path | str, seconds: float = 30) -> None:
         super().__init__("localhost", timeout=seconds)
         self._path = str(path)
 
@@ -65,7 +65,7 @@ class Api:
         return json.loads(answer) if answer.strip() else None
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> bytes:
-        connection = _UnixConnection(self._path, self._seconds)
+        connection = UnixConnection(self._path, self._seconds)
         try:
             connection.request(method, f"/{VERSION}{path}", body, headers)
             response = connection.getresponse()
