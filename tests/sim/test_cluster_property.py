@@ -113,13 +113,13 @@ def thorough(examples: int) -> settings:
     )  # fmt: skip
 
 
-@thorough(10)
+@thorough(25)
 @given(steps=stories, seed=st.integers(0, 1 << 16))
 def test_three_managers(steps: Sequence[Step], seed: int) -> None:
     play(3, 3, steps, seed)
 
 
-@thorough(15)
+@thorough(30)
 @given(steps=stories, seed=st.integers(0, 1 << 16))
 def test_one_manager(steps: Sequence[Step], seed: int) -> None:
     play(1, 3, steps, seed)
