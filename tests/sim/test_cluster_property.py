@@ -140,3 +140,8 @@ def test_history_that_is_thrown_away_before_a_slow_watch_had_it() -> None:
             Compact(wait=0.05),
         ),
     )
+
+
+def test_a_network_that_can_be_neither_completed_nor_taken_back() -> None:
+    """Its creator was told of a full disk, as if there were no network; there was one when the disk had room again."""
+    play(1, 3, (CreateNetwork(name=0), SlowStore(host=0, latency=0.1, seconds=25.0)))
