@@ -206,8 +206,9 @@ class SwarmMember:
         return self._seated.is_set()
 
     async def failed(self) -> None:
-        """Waits for as long as all is well; raises what ended a part that should not end."""
-        while True:
+        """Waits for as long as all is well, or until its parts were stopped on purpose; raises what ended a part that should not
+        end."""
+        while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task in self._running or not task.cancelled():
