@@ -154,3 +154,20 @@ def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three
 
 def store_processes(cluster: Any) -> set[tuple[str, str]]:
     return {(node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)}
+
+
+def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
+    cluster = three_managers
+    assert "Use `--force` to suppress this message" in cluster.docker_fails("node3", "swarm", "leave")
+    cluster.docker("node3", "swarm", "leave", "--force")
+    assert cluster.docker("node3", "info", "-f", "{{.Swarm.LocalNodeState}}") == "inactive\n"
+    gone = cluster.docker("node1", "node", "ls", "-q", "--filter", "name=node3").strip()
+    cluster.eventually(lambda: managers(cluster)["node3"] == "Unreachable", 15)
+    assert "must be demoted to worker before removal" in cluster.docker_fails("node1", "node", "rm", "--force", gone)
+    cluster.docker("node1", "node", "demote", gone)
+    cluster.eventually(lambda: cluster.docker("node1", "node", "rm", "--force", gone), 15)
+    token = cluster.docker("node2", "swarm", "join-token", "-q", "manager").strip()
+    joined = cluster.docker("node3", "swarm", "join", "--token", token, "--advertise-addr", cluster.nodes["node3"],
+                            f"{cluster.nodes['node2']}:2377")  # fmt: skip
+    assert joined == "This node joined a swarm as a manager.\n"
+    assert all_there(cluster, "node3")
