@@ -25,7 +25,7 @@ from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
-from weft.cluster.base import AdmissionRequest, Connect
+from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.errors import FailedPrecondition, Unavailable, WeftError
@@ -97,6 +97,7 @@ class SwarmMember:
         adapters = replace(
             around.adapters(connect, self._remember_managers), wallet=self._wallet,
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
+            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
         )  # fmt: skip
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
@@ -224,9 +225,7 @@ class SwarmMember:
     async def outlive_others(self) -> None:
         """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that has
         no such part."""
-        if self.member.store == "alone":
-            return
-        if self._seat is not None and self.member.store == "elsewhere":
+        if self._seat is not None and self.member.store in ("alone", "elsewhere"):
             await self._seat.manager.outlive_others()
             return
         if not self.is_manager or self.member.store != "shared":
@@ -246,9 +245,10 @@ class SwarmMember:
         try:
             await self.agent.leave()
         finally:
-            if self._seat is not None:
-                await self._seat.resign(self.member.node, self._place.settings.peer_url)
+            is_last = self._seat is not None and await self._seat.resign(self._place.settings.peer_url)
             await self.close()
+            if is_last and self._around.elsewhere is not None:
+                await _erase(self._around.elsewhere)
             if self.member.store == "shared":
                 await seats.give_up(self._place)
             self._identity.erase()
@@ -407,6 +407,15 @@ class SwarmMember:
         if managers and managers != self.member.managers:
             self._save(managers=managers)
 
+    def _check_epoch(self, epoch: int) -> None:
+        """Raises `SessionClosed` for that of a manager which the swarm has gone on without."""
+        if epoch < self.member.epoch:
+            raise SessionClosed(
+                f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is {self.member.epoch}"
+            )
+        if epoch > self.member.epoch:
+            self._save(epoch=epoch)
+
 
 async def _new_store(around: Surroundings) -> Store:
     if around.elsewhere is not None:
@@ -418,8 +427,14 @@ async def _undo(around: Surroundings, identity: IdentityStore, created: bool) ->
     """`created`: the store has a swarm, and this node made it."""
     identity.erase()
     if created and around.elsewhere is not None:
-        with contextlib.suppress(WeftError):
-            await around.elsewhere.erase()
+        await _erase(around.elsewhere)
+
+
+async def _erase(elsewhere: Elsewhere) -> None:
+    try:
+        await elsewhere.erase()
+    except WeftError as cause:
+        log.warning("store.not_erased store=%s cause=%s", elsewhere, cause)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -119,22 +119,20 @@ class Seat:
         """The state stays as it is, and can still be read through `manager`."""
         await self._closing.aclose()
 
-    async def resign(self, own: NodeId, peer_url: str) -> None:
+    async def resign(self, peer_url: str) -> bool:
         """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
-        for ever. A store elsewhere is left to the other managers; the last one erases it."""
+        for ever. A store elsewhere is left to the other managers; whether there are none, and it is to be erased."""
         try:
             if self._elsewhere is not None:
-                if await self.manager.resign():
-                    await self.store.close()
-                    await self._elsewhere.erase()
-                return
+                return await self.manager.resign()
             if self._kv is None:
-                return
+                return False
             for member in await self._kv.members():
                 if peer_url in member.peer_urls:
                     await self._kv.remove_member(member.id)
         except WeftError as cause:
             log.warning("seat.not_resigned cause=%s", cause)
+        return False
 
     async def take_root(self, own: NodeId) -> None:
         """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and

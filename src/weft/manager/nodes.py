@@ -127,8 +127,10 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
 
 def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
     """Nobody but the node `own` is a manager any more."""
+    cluster = cluster_of(state)
+    anew = Put(msgspec.structs.replace(cluster, epoch=cluster.epoch + 1))
     others = [node.id for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
-    return [change for id in others for change in resignation(state, id)]
+    return [anew, *(change for id in others for change in resignation(state, id))]
 
 
 def resignation(state: ClusterState, id: NodeId) -> list[Change]:
