@@ -74,7 +74,7 @@ class Etcd:
             "--cert-file=cert.pem", "--key-file=key.pem", "--trusted-ca-file=ca.pem", *flags,
             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=m1={peer}",
-            cwd=self.directory,
+            cwd=self.directory, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         kv = self.at().client()
         try:
@@ -235,7 +235,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
         await set_role(second, first, "worker")
         await until(lambda: first.up.manager is None and not node(second, first).manager_address)
         assert second.leads()
-        assert (first.up.member.store, first.up.is_manager) == ("none", False)
+        await until(lambda: (first.up.member.store, first.up.is_manager) == ("none", False))
         await until(lambda: node(second, first).status.manager == second.up.member.node)
 
     play(tmp_path, scene)
