@@ -25,7 +25,7 @@ from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
-from weft.cluster.base import AdmissionRequest, Connect
+from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.errors import FailedPrecondition, Unavailable, WeftError
@@ -38,6 +38,8 @@ from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.seat import Place, Seat
+from weft.store.base import Store
+from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ class Surroundings:
     events: EventLog
     routes: Callable[[], Sequence[IPv4Network]]
     """Subnets that this host has routes to."""
+    elsewhere: Elsewhere | None = None
+    """Where the swarm's state is to be if not on the managers' hosts."""
 
 
 class SwarmMember:
@@ -79,18 +83,21 @@ class SwarmMember:
         self._wallet = Wallet(credentials, identity.save_credentials)
         self._seat: Seat | None = None
         self._place = Place(
-            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes
+            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes,
+            elsewhere=around.elsewhere,
         )  # fmt: skip
         self._root = credentials.root
         self._attempts = 0
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
+        self._obstacle = ""
         self._running: list[asyncio.Task[None]] = []
         self.member = msgspec.structs.replace(member, role=holder(credentials.certificate).role)
         connect = Connector(self._wallet, self._manager_addresses)
         adapters = replace(
             around.adapters(connect, self._remember_managers), wallet=self._wallet,
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
+            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
         )  # fmt: skip
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
@@ -109,11 +116,11 @@ class SwarmMember:
         )  # fmt: skip
         root = authority.root(new_key(), time.time_ns(), _serial())
         around.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = SqliteStore.open(around.data / seats.DATABASE, time.time_ns)
-        identity = IdentityStore(around.data)
+        store = await _new_store(around)
+        identity, created = IdentityStore(around.data), False
         try:
             cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), secrets.token_bytes)
-            key = new_key()
+            created, key = True, new_key()
             certificate = authority.issue(
                 root, authority.request(key), node.id, "manager", cluster.id, time.time_ns(),
                 cluster.spec.certificate_expiry, _serial(), (advertise,),
@@ -121,19 +128,20 @@ class SwarmMember:
             credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
             member = Member(
                 node=node.id, cluster=cluster.id, role="manager", advertise_address=advertise, data_path_address=data_path,
-                listen_address=request.listen_address, managers=((node.id, founder.manager_address),), store="alone",
+                listen_address=request.listen_address, managers=((node.id, founder.manager_address),),
+                store="elsewhere" if around.elsewhere is not None else "alone",
             )  # fmt: skip
             identity.save(member, credentials)
         except BaseException:
             await store.close()
-            identity.erase()
+            await _undo(around, identity, created)
             raise
         swarm = cls(around, identity, member, credentials)
         try:
-            swarm._sit(await seats.alone(swarm._place, store))
+            swarm._sit(await seats.found(swarm._place, store))
         except BaseException:
             await swarm.close()
-            identity.erase()
+            await _undo(around, identity, created)
             raise
         swarm._begin()
         return swarm
@@ -172,6 +180,7 @@ class SwarmMember:
         swarm = cls(around, identity, *found)
         if swarm.member.store == "none" and swarm.is_manager and (around.data / seats.DATABASE).exists():
             swarm._save(store="alone")  # written before there was a choice
+        swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone":
             swarm._sit(await seats.alone(swarm._place))
         swarm._begin()
@@ -193,7 +202,7 @@ class SwarmMember:
     def membership(self) -> Membership:
         return Membership(
             state="active", node=self.member.node, address=str(self.member.advertise_address),
-            is_manager=self.is_manager, managers=self.member.managers,
+            is_manager=self.is_manager, managers=self.member.managers, error=self._obstacle,
         )  # fmt: skip
 
     async def seated(self, seconds: float) -> bool:
@@ -217,7 +226,8 @@ class SwarmMember:
     async def outlive_others(self) -> None:
         """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that has
         no such part."""
-        if self.member.store == "alone":
+        if self._seat is not None and self.member.store in ("alone", "elsewhere"):
+            await self._seat.manager.outlive_others()
             return
         if not self.is_manager or self.member.store != "shared":
             raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
@@ -236,9 +246,10 @@ class SwarmMember:
         try:
             await self.agent.leave()
         finally:
-            if self._seat is not None:
-                await self._seat.resign(self._place.settings.peer_url)
+            is_last = self._seat is not None and await self._seat.resign(self._place.settings.peer_url)
             await self.close()
+            if is_last and self._around.elsewhere is not None:
+                await _erase(self._around.elsewhere)
             if self.member.store == "shared":
                 await seats.give_up(self._place)
             self._identity.erase()
@@ -281,16 +292,19 @@ class SwarmMember:
             try:
                 await self._follow_role()
             except WeftError as error:
+                self._obstacle = str(error)
                 log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
                 await asyncio.sleep(SEAT_RETRY)
                 continue
+            self._obstacle = ""
             await self._until_something_changes()
 
     async def _follow_role(self) -> None:
         if not self.is_manager:
             await self._stand()
-            if self.member.store != "none":
+            if self.member.store == "shared":
                 await seats.give_up(self._place)
+            if self.member.store != "none":
                 self._save(store="none")
             return
         if self._seat is None:
@@ -301,10 +315,28 @@ class SwarmMember:
     async def _open_seat(self) -> Seat:
         if self.member.store == "alone":
             return await seats.alone(self._place)
+        if self._around.elsewhere is not None:
+            seat = await seats.elsewhere(self._place, self._around.elsewhere)
+            self._save(store="elsewhere")
+            return seat
         if self.member.store == "none":
             await seats.join(self._place, MemberClient(self._wallet, self._other_managers))
             self._save(store="shared")
         return await seats.among(self._place)
+
+    def _check_store(self) -> None:
+        """Raises `FailedPrecondition` if the daemon was started with another store than this manager's."""
+        configured = self._around.elsewhere
+        if self.member.store == "elsewhere" and configured is None:
+            raise FailedPrecondition(
+                f"cannot resume manager {self.member.node}: the swarm's state is in an etcd elsewhere: set store in the daemon's "
+                "configuration as it was"
+            )
+        if self.member.store in ("alone", "shared") and configured is not None:
+            raise FailedPrecondition(
+                f"cannot use store {configured}: manager {self.member.node} has the swarm's state on its own disk; it can be "
+                "elsewhere only from the swarm's beginning"
+            )
 
     async def _move(self) -> None:
         """From a store of its own to one that can be shared. Until the copy is whole, the old one holds."""
@@ -375,6 +407,35 @@ class SwarmMember:
     def _remember_managers(self, managers: Managers) -> None:
         if managers and managers != self.member.managers:
             self._save(managers=managers)
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Raises `SessionClosed` for that of a manager which the swarm has gone on without."""
+        if epoch < self.member.epoch:
+            raise SessionClosed(
+                f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is {self.member.epoch}"
+            )
+        if epoch > self.member.epoch:
+            self._save(epoch=epoch)
+
+
+async def _new_store(around: Surroundings) -> Store:
+    if around.elsewhere is not None:
+        return await around.elsewhere.begin(time.time_ns)
+    return SqliteStore.open(around.data / seats.DATABASE, time.time_ns)
+
+
+async def _undo(around: Surroundings, identity: IdentityStore, created: bool) -> None:
+    """`created`: the store has a swarm, and this node made it."""
+    identity.erase()
+    if created and around.elsewhere is not None:
+        await _erase(around.elsewhere)
+
+
+async def _erase(elsewhere: Elsewhere) -> None:
+    try:
+        await elsewhere.erase()
+    except WeftError as cause:
+        log.warning("store.not_erased store=%s cause=%s", elsewhere, cause)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

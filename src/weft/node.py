@@ -43,6 +43,7 @@ from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.store.etcd.base import NO_MAJORITY
+from weft.store.etcd.elsewhere import Elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class DaemonOptions:
     tcp: tuple[TcpHost, ...] = ()
     tls: TlsFiles | None = None
     """What `tcp` is served with; there is no API on TCP without it."""
+    store: Elsewhere | None = None
+    """An etcd that somebody else runs."""
 
 
 class WeftNode:
@@ -104,7 +107,7 @@ class WeftNode:
         """Held while the node enters or leaves a swarm."""
         self._around = Surroundings(
             data=options.data_root / "swarm", run=options.run_dir, description=lambda: hostinfo.describe(info), facts=self._facts,
-            adapters=self._adapters, events=self._events, routes=host.routes,
+            adapters=self._adapters, events=self._events, routes=host.routes, elsewhere=options.store,
         )  # fmt: skip
 
     async def open(self) -> None:
@@ -138,7 +141,7 @@ class WeftNode:
         if self._member is None:
             raise Unavailable(NO_SWARM)
         if self._member.manager is None:
-            raise Unavailable(NO_MAJORITY if self._member.is_manager else WORKER)
+            raise Unavailable((self._member.membership.error or NO_MAJORITY) if self._member.is_manager else WORKER)
         return self._member.manager
 
     async def init(self, request: InitRequest) -> NodeId:

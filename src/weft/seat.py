@@ -6,6 +6,7 @@ the listener for sessions.
     move      from the first to the second, when another node is to be a manager: everything is copied, and the embedded store goes
               only when the copy is whole
     join      a part of the store for a node that is to be a manager
+    elsewhere a store in an etcd that somebody else runs; as `among`, but there are no parts to be given or taken
 
 Wiring only. The store and what belongs to it are opened here and closed with the seat; the store's own process goes on.
 """
@@ -31,11 +32,13 @@ from weft.errors import FailedPrecondition, OperationFailed, WeftError
 from weft.linux import ping
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
+from weft.manager.members import ALONE
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv
+from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import EtcdMember, MemberSettings
@@ -45,6 +48,9 @@ from weft.store.sqlite import SqliteStore
 log = logging.getLogger(__name__)
 
 DATABASE = "store.db"
+ELSEWHERE = (
+    "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
+)
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 RESTART_PAUSE = 5.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
@@ -67,6 +73,8 @@ class Place:
     run: Path
     """`<run directory>`: the store's socket, and what a reboot may take."""
     routes: Callable[[], Sequence[IPv4Network]]
+    elsewhere: Elsewhere | None = None
+    """Where managers have their store if not on their own hosts."""
 
     @property
     def database(self) -> Path:
@@ -97,10 +105,11 @@ class Seat:
         self._kv = kv
         self._closing = closing
         self._etcd: EtcdMember | None = None
+        self._elsewhere: Elsewhere | None = None
 
     @property
     def is_alone(self) -> bool:
-        return self._kv is None
+        return self._kv is None and self._elsewhere is None
 
     def beside(self, task: asyncio.Task[None]) -> None:
         """The task ends with the seat."""
@@ -110,17 +119,20 @@ class Seat:
         """The state stays as it is, and can still be read through `manager`."""
         await self._closing.aclose()
 
-    async def resign(self, peer_url: str) -> None:
+    async def resign(self, peer_url: str) -> bool:
         """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
-        for ever."""
-        if self._kv is None:
-            return
+        for ever. A store elsewhere is left to the other managers; whether there are none, and it is to be erased."""
         try:
+            if self._elsewhere is not None:
+                return await self.manager.resign()
+            if self._kv is None:
+                return False
             for member in await self._kv.members():
                 if peer_url in member.peer_urls:
                     await self._kv.remove_member(member.id)
         except WeftError as cause:
             log.warning("seat.not_resigned cause=%s", cause)
+        return False
 
     async def take_root(self, own: NodeId) -> None:
         """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and
@@ -143,8 +155,8 @@ class Seat:
             changes.close()
 
 
-async def alone(place: Place, store: SqliteStore | None = None) -> Seat:
-    """`store`: the embedded one, if it is open already; it is the seat's from here on. All or nothing."""
+async def alone(place: Place, store: Store | None = None) -> Seat:
+    """`store`: the embedded one, if it is open already; as in `found`."""
     if store is None:
         store = SqliteStore.open(place.database, time.time_ns)
     obstacle = "" if shutil.which("etcd") else NO_ETCD
@@ -152,6 +164,13 @@ async def alone(place: Place, store: SqliteStore | None = None) -> Seat:
         opened.push_async_callback(store.close)
         return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
     raise AssertionError("unreachable")
+
+
+async def found(place: Place, store: Store) -> Seat:
+    """Of a swarm's first manager, with the store that it has made; it is the seat's from here on. All or nothing."""
+    if place.elsewhere is not None:
+        return await elsewhere(place, place.elsewhere, store)
+    return await alone(place, store)
 
 
 async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
@@ -191,6 +210,23 @@ async def join(place: Place, managers: MemberClient) -> None:
                 await asyncio.sleep(VOTE_PAUSE)
     finally:
         await etcd.close()
+
+
+async def elsewhere(place: Place, where: Elsewhere, store: Store | None = None) -> Seat:
+    """`store`: that one, if it is open already; as in `found`."""
+    own = place.member()
+    if store is None:
+        store = await where.open(time.time_ns, own.cluster)
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(store.close)
+        kv = where.client()
+        opened.push_async_callback(kv.close)
+        leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)
+        opened.push_async_callback(leadership.close)
+        seat = await _take(place, store, leadership, None, "", opened, ELSEWHERE.format(store=where))
+    seat._elsewhere = where
+    seat.beside(asyncio.create_task(_arrive(place, seat), name="arrival"))
+    return seat
 
 
 async def move(place: Place, seat: Seat) -> ClusterState:
@@ -233,13 +269,14 @@ def forget_database(place: Place) -> None:
 
 
 async def _take(
-    place: Place, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack
+    place: Place, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack,
+    no_members: str = ALONE,
 ) -> Seat:  # fmt: skip
     """`opened`: what is to be closed when the seat is; it is the seat's if this returns."""
     member = place.member()
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
-        host_answers,
+        host_answers, no_members,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)

@@ -247,4 +247,4 @@ def test_the_swarm_s_settings(daemon: Daemon) -> None:
     assert (
         b"ExternalCAs is not supported" in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
     )
-    assert b"no Raft log" in daemon.run("swarm", "update", "--max-snapshots", "2").stderr
+    assert b"the Raft log is etcd's" in daemon.run("swarm", "update", "--max-snapshots", "2").stderr

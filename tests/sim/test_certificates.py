@@ -264,7 +264,8 @@ def test_everybody_is_told_of_another_manager() -> None:
             node = cluster.manager.state.nodes[cluster.members[1].node]
             at = (node.id, "127.0.0.12:2377")
             assert all(at not in member.managers for member in cluster.members)
-            await cluster.store.commit([Put(msgspec.structs.replace(node, manager_address=at[1]))])
+            spec = msgspec.structs.replace(node.spec, role="manager")
+            await cluster.store.commit([Put(msgspec.structs.replace(node, spec=spec, manager_address=at[1]))])
             await cluster.until(lambda: all(at in member.managers for member in cluster.members))
 
     virtual_time.run(main())

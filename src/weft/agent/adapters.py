@@ -37,6 +37,14 @@ def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:
     """Nobody wants to know."""
 
 
+def _any_epoch(epoch: int) -> None:
+    """Every one will do."""
+
+
+def _first_epoch() -> int:
+    return 0
+
+
 def _nothing(credentials: Credentials, role: Role) -> None:
     """Nobody wants to know."""
 
@@ -67,6 +75,10 @@ class Adapters:
     """Read each time: DHCP may change it."""
     managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)
     """The managers named by the last one reached, to be kept for reconnecting."""
+    epoch: Callable[[], int] = field(default=_first_epoch)
+    """The latest of the cluster that is known here."""
+    check_epoch: Callable[[int], None] = field(default=_any_epoch)
+    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed` if it is an earlier one."""
     wallet: Wallet | None = None
     """The node's certificate, which the agent renews; None where sessions do without."""
     advertise_address: str = ""

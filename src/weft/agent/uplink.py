@@ -113,12 +113,13 @@ class Uplink:
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
-                trusted=self.trusted,
+                trusted=self.trusted, epoch=adapters.epoch(),
             )  # fmt: skip
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
                 raise SessionClosed(_why(welcome))
+            adapters.check_epoch(welcome.epoch)
             welcomed = True
             adapters.managers_changed(welcome.managers)
             self.connected, self.error = True, ""

@@ -86,6 +86,8 @@ class InitRequest(msgspec.Struct, frozen=True, kw_only=True):
     advertise_address: str = ""
     data_path_address: str = ""
     data_path_port: int = 0
+    availability: Literal["active", "pause", "drain"] = "active"
+    """Of the node that begins it."""
     default_pool: tuple[IPv4Network, ...] = ()
     subnet_size: int = 0
     spec: ClusterSpec = ClusterSpec()

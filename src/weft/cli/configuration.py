@@ -10,6 +10,10 @@ Options win over the file, key by key. The file is TOML, its keys are the names 
     tlscacert = "/etc/weft/tls/ca.pem"
     tlscert = "/etc/weft/tls/cert.pem"
     tlskey = "/etc/weft/tls/key.pem"
+    store = "etcd://192.0.2.21:2379,192.0.2.22:2379"
+    store-cacert = "/etc/weft/store/ca.pem"
+    store-cert = "/etc/weft/store/cert.pem"
+    store-key = "/etc/weft/store/key.pem"
 """
 
 import os
@@ -20,9 +24,12 @@ from pathlib import Path
 from weft.api.tls import TlsFiles, load
 from weft.errors import InvalidArgument
 from weft.node import DaemonOptions, TcpHost
+from weft.store.etcd.elsewhere import ClientFiles, Elsewhere
+from weft.store.etcd.rows import PREFIX
 
 DEFAULT_CONFIG = Path("/etc/weft/config.toml")
 TLS_FILES = ("tlscacert", "tlscert", "tlskey")
+STORE_FILES = ("store-cacert", "store-cert", "store-key")
 DEFAULTS: dict[str, object] = {
     "data-root": "/var/lib/weft",
     "run-dir": "/run/weft",
@@ -34,11 +41,15 @@ DEFAULTS: dict[str, object] = {
     "hosts": [],
     "tlsverify": False,
     **dict.fromkeys(TLS_FILES, ""),
+    "store": "",
+    "store-prefix": PREFIX,
+    **dict.fromkeys(STORE_FILES, ""),
 }
 PATHS = ("data-root", "run-dir", "netns-dir", "socket")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-TLS_PORT = 2376
+TLS_PORT, STORE_PORT = 2376, 2379
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TYPES: dict[type, str] = {str: "a string", bool: "true or false", list: "a list of strings"}
 
 Values = Mapping[str, object]
@@ -85,6 +96,7 @@ def make_options(given: Values) -> DaemonOptions:
         sockets=tuple(_absolute("hosts", h.removeprefix("unix://")) for h in hosts if h.startswith("unix://")),
         tcp=tuple(_tcp(h) for h in hosts if not h.startswith("unix://")),
         tls=_tls(values, next((h for h in hosts if h.startswith("tcp://")), "")),
+        store=_store(values),
     )
 
 
@@ -104,16 +116,51 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
     return files if host else None
 
 
+def _store(values: Values) -> Elsewhere | None:
+    """Its files are tried. Without them only this host itself may be asked: no one else may hear, or answer in etcd's place."""
+    url, prefix = _text(values, "store"), _text(values, "store-prefix")
+    given = [key for key in STORE_FILES if _text(values, key)]
+    if not url:
+        if given or prefix != PREFIX:
+            raise InvalidArgument(f"cannot use {', '.join(given) or 'store-prefix'}: store is not set")
+        return None
+    if not url.startswith("etcd://"):
+        raise InvalidArgument(f"cannot use store {url!r}: it must be etcd://HOST:PORT,HOST:PORT")
+    if not (prefix.startswith("/") and prefix.endswith("/") and prefix.isascii() and prefix.isprintable()):
+        raise InvalidArgument(f"cannot use store-prefix {prefix!r}: it must begin and end with a slash")
+    found = [_address("store", url, text, STORE_PORT) for text in url.removeprefix("etcd://").rstrip("/").split(",")]
+    if any(not host for host, _ in found):
+        raise InvalidArgument(f"cannot use store {url!r}: it must be etcd://HOST:PORT,HOST:PORT")
+    outside = [host for host, _ in found if host not in LOOPBACK]
+    missing = [key for key in STORE_FILES if key not in given]
+    if missing and (given or outside):
+        raise InvalidArgument(f"cannot use store {url!r}: it needs mutual TLS, and {', '.join(missing)} not set")
+    files = None
+    if given:
+        ca, certificate, key = (_absolute(name, _text(values, name)) for name in STORE_FILES)
+        files = ClientFiles(ca=ca, certificate=certificate, key=key)
+    endpoints = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
+    store = Elsewhere(endpoints=endpoints, files=files, prefix=prefix)
+    store.context()
+    return store
+
+
 def _tcp(text: str) -> TcpHost:
     rest = text.removeprefix("tcp://")
     if rest == text:
         raise InvalidArgument(f"cannot use host {text!r}: it must begin with unix:// or tcp://")
-    address, colon, port = rest.rpartition(":") if not rest.endswith("]") else (rest, "", "")
+    address, port = _address("host", text, rest, TLS_PORT)
+    return TcpHost(address or "0.0.0.0", port)
+
+
+def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
+    """Of `HOST:PORT`, `[HOST]:PORT`, or a host alone, which is `text`, the whole or a part of `value`."""
+    address, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
-        address, port = rest, str(TLS_PORT)
+        address, port = text, str(default)
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16) or "/" in address:
-        raise InvalidArgument(f"cannot use host {text!r}: it must be tcp://ADDRESS:PORT")
-    return TcpHost(address.strip("[]") or "0.0.0.0", int(port))
+        raise InvalidArgument(f"cannot use {key} {value!r}: it must be {value.partition('://')[0]}://ADDRESS:PORT")
+    return address.strip("[]"), int(port)
 
 
 def _labels(words: list[str]) -> dict[str, str]:

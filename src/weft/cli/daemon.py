@@ -19,6 +19,11 @@ from weft.node import run
 @click.option("--tlscacert", metavar="FILE", help="The CA that signs clients' certificates.")
 @click.option("--tlscert", metavar="FILE", help="The daemon's certificate.")
 @click.option("--tlskey", metavar="FILE", help="Its key.")
+@click.option("--store", metavar="URL", help="Keep the swarm's state in an etcd that you run: etcd://HOST:PORT,HOST:PORT.")
+@click.option("--store-prefix", metavar="PREFIX", help="Of its keys there.  [/weft/]")
+@click.option("--store-cacert", metavar="FILE", help="The CA that signed the certificates of etcd's members.")
+@click.option("--store-cert", metavar="FILE", help="The certificate to show to etcd.")
+@click.option("--store-key", metavar="FILE", help="Its key.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of this engine, for constraints.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
 @click.option(

@@ -52,8 +52,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port`, where a manager listens for sessions."""
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
-    store: Literal["none", "alone", "shared"] = "none"
-    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store."""
+    store: Literal["none", "alone", "shared", "elsewhere"] = "none"
+    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store, in an etcd
+    that somebody else runs."""
+    epoch: int = 0
+    """The latest of the cluster that a manager has named."""
 
 
 class IdentityStore:

@@ -26,6 +26,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Subnets that this host has routes to, so that no overlay is laid over them."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root certificate that it trusts."""
+    epoch: int = 0
+    """The latest of the cluster that it was told of."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -33,6 +35,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The agent sends a `Heartbeat` at least this often."""
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port), to be kept on disk for reconnecting."""
+    epoch: int = 0
+    """Of the cluster. If the agent knows a later one, this is a manager that the swarm has gone on without."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):

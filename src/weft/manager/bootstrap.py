@@ -58,7 +58,7 @@ async def create_swarm(
     )  # fmt: skip
     node = Node(
         id=NodeId(swarm_id(entropy(SWARM_ID_BYTES))),
-        spec=NodeSpec(role="manager"),
+        spec=NodeSpec(role="manager", availability=request.availability),
         description=founder.description,
         data_path_address=founder.data_path_address,
         manager_address=founder.manager_address,

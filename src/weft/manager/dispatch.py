@@ -26,7 +26,7 @@ import msgspec
 from weft.cluster.base import ManagerSession, SessionClosed
 from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
-from weft.errors import Forbidden, Unavailable
+from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
@@ -48,7 +48,7 @@ QUIET = 0.02
 MOST_WAIT = 0.1
 """Seconds: changes are sent when none has come for the first of these, or when the oldest has waited for the second."""
 CLOSE_TIMEOUT = 2.0
-
+OUTLIVED = "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun epoch {epoch} without it"
 
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
@@ -88,10 +88,13 @@ class Dispatcher:
 
     async def serve(self, session: ManagerSession) -> None:
         """For as long as the session lasts. Raises `SessionClosed` when the agent is gone, `Forbidden` for a node that is
-        not part of the swarm or has been removed from it."""
+        not part of the swarm or has been removed from it, `FailedPrecondition` for one that the swarm has gone on with."""
         hello = await _hello(session)
         await self._store.sync()
         node, spec = hello.node, cluster_of(self._store.state).spec
+        epoch = cluster_of(self._store.state).epoch
+        if hello.epoch > epoch:
+            raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=epoch))
         self._liveness.heard(node, spec, self._clock())
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
@@ -102,7 +105,7 @@ class Dispatcher:
         self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
-            await link.run(Welcome(heartbeat=spec.heartbeat, managers=manager_addresses(self._store.state)), grace(spec))
+            await link.run(_welcome(self._store.state), grace(spec))
         except Superseded as cause:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -215,6 +218,11 @@ class Dispatcher:
             self._managers = managers
             for link in self._links.values():
                 link.notice(managers)
+
+
+def _welcome(state: ClusterState) -> Welcome:
+    cluster = cluster_of(state)
+    return Welcome(heartbeat=cluster.spec.heartbeat, managers=manager_addresses(state), epoch=cluster.epoch)
 
 
 async def _hello(session: ManagerSession) -> Hello:

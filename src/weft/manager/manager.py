@@ -27,7 +27,7 @@ from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.liveness import Liveness
 from weft.manager.loops import ControlLoop, Reconcile, whole
-from weft.manager.members import Membership
+from weft.manager.members import ALONE, Membership
 from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Probe, Suspicion, any_host_answers
@@ -53,12 +53,12 @@ class Manager:
     """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
-    session has ended."""
+    session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
-        kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers,
+        kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -69,7 +69,7 @@ class Manager:
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
         self._obstacle = obstacle
-        self._membership = Membership(own, store, leadership, kv)
+        self._membership = Membership(own, store, leadership, kv, no_members)
         self._liveness = Liveness(own)
         self._certificates = Certificates(authority, clock, entropy)
         self._suspicion = Suspicion(store, clock, probe)
@@ -213,6 +213,14 @@ class Manager:
     async def outlive_others(self) -> None:
         """The other managers are lost, and with them their parts of the store."""
         await transact(self._store, lambda state: nodes.bereavement(state, self._own))
+
+    async def resign(self) -> bool:
+        """This manager is one no more. Whether it was the last, which stays what it is."""
+        await self._store.sync()
+        others = [n for n in nodes.managers(self._store.state) if n.id != self._own and n.manager_address]
+        if others:
+            await transact(self._store, lambda state: nodes.resignation(state, self._own))
+        return not others
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""

@@ -4,8 +4,8 @@
     a manager that is to be a worker the leader removes its member, and then says so in the node: only from then on is the node a
                                      worker in effect, and gets a worker's certificate
 
-A store on one manager has no members (`None` for its `Kv`). A member is known by the URL at which it listens for the others: it
-has no name before it was started.
+A store on one manager, or in an etcd that somebody else runs, has no members of ours (`None` for its `Kv`). A member is known by the
+URL at which it listens for the others: it has no name before it was started.
 """
 
 import asyncio
@@ -32,13 +32,16 @@ ALONE = "cannot take in a manager: the swarm's state is still kept by one manage
 
 
 class Membership:
-    """`own`: the node of this manager."""
+    """`own`: the node of this manager. `no_members`: what to say where there is no `kv`."""
 
-    def __init__(self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None) -> None:
+    def __init__(
+        self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None, no_members: str = ALONE
+    ) -> None:  # fmt: skip
         self._own = own
         self._store = store
         self._leadership = leadership
         self._kv = kv
+        self._no_members = no_members
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """See `cluster.base.Manager`."""
@@ -68,8 +71,6 @@ class Membership:
 
     async def run(self) -> None:
         """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
-        if self._kv is None:
-            return
         kinds: tuple[Kind, ...] = ("node",)
         changes = self._store.subscribe(kinds)
         settled: object = None
@@ -80,7 +81,7 @@ class Membership:
                     await changes.next()
                     continue
                 try:
-                    await self._settle(self._kv)
+                    await self._settle()
                     settled = wanted
                 except WeftError as error:
                     log.warning("member.not_removed cause=%s", error)
@@ -88,9 +89,9 @@ class Membership:
         finally:
             changes.close()
 
-    async def _settle(self, kv: Kv) -> None:
+    async def _settle(self) -> None:
         """The members first, then the state: a node is written before its member is added, so that no newcomer is unknown here."""
-        found = await kv.members()
+        found = await self._kv.members() if self._kv is not None else ()
         await self._store.sync()
         nodes = self._store.state.nodes
         if _is_leaving(nodes.get(self._own)):
@@ -99,14 +100,14 @@ class Membership:
         keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
         for member in found:
             if keep.isdisjoint(member.peer_urls):
-                await kv.remove_member(member.id)
+                await self._required().remove_member(member.id)
                 log.info("member.removed name=%s peers=%s", member.name, ",".join(member.peer_urls))
         for id in [node.id for node in nodes.values() if _is_leaving(node)]:
             await transact(self._store, partial(departure, id=id), independent=True)
 
     def _required(self) -> Kv:
         if self._kv is None:
-            raise FailedPrecondition(ALONE)
+            raise FailedPrecondition(self._no_members)
         return self._kv
 
 

@@ -127,10 +127,14 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
 
 def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
     """Nobody but the node `own` is a manager any more."""
-    others = [node for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
-    return [
-        Put(msgspec.structs.replace(
-            node, spec=msgspec.structs.replace(node.spec, role="worker"), manager_address="", store_peer=""
-        ))
-        for node in others
-    ]  # fmt: skip
+    cluster = cluster_of(state)
+    anew = Put(msgspec.structs.replace(cluster, epoch=cluster.epoch + 1))
+    others = [node.id for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
+    return [anew, *(change for id in others for change in resignation(state, id))]
+
+
+def resignation(state: ClusterState, id: NodeId) -> list[Change]:
+    """A demotion that nobody has to carry out."""
+    node = _get(state, id)
+    spec = msgspec.structs.replace(node.spec, role="worker")
+    return [Put(msgspec.structs.replace(node, spec=spec, manager_address="", store_peer=""))]

@@ -78,6 +78,9 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     data_keys: tuple[DataKey, ...] = ()
     """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network. Secret."""
     next_key_tag: int = 1
+    epoch: int = 0
+    """How often it was begun anew from one manager, the others being lost (`--force-new-cluster`). Should they come back, with a state
+    and even a majority of their own, whoever has seen a later epoch has nothing to do with them."""
     meta: Meta = Meta()
 
     @property

@@ -1,7 +1,7 @@
 """The swarm: requests to begin, join and change one, and its JSON.
 
-Raft's settings are shown with the original's values because clients send back what they were shown; there is no Raft here, so
-any other value is refused.
+Raft's settings are shown with the original's values because clients send back what they were shown. Where there is a Raft log, with
+several managers, it is etcd's and so are its settings: any other value is refused.
 """
 
 from ipaddress import IPv4Network
@@ -85,10 +85,6 @@ class JoinWire(Wire, frozen=True):
 def init_from(wire: InitWire) -> InitRequest:
     if wire.auto_lock_managers:
         raise Unsupported("AutoLockManagers is not supported by Weft")
-    if wire.availability not in ("", "active"):
-        raise Unsupported(
-            f"Availability: {wire.availability} is not supported by Weft when a swarm begins: update the node afterwards"
-        )
     port, size = wire.data_path_port, wire.subnet_size
     if port and not 1024 <= port <= 49151:
         raise InvalidArgument(f"invalid DataPathPort: {port} (must be 1024 to 49151)")
@@ -103,6 +99,7 @@ def init_from(wire: InitWire) -> InitRequest:
         advertise_address=wire.advertise_addr,
         data_path_address=wire.data_path_addr,
         data_path_port=port,
+        availability=wire.availability or "active",
         default_pool=pools,
         subnet_size=size,
         spec=spec_from(wire.spec, ClusterSpec()),
@@ -132,7 +129,7 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
         raise Unsupported("EncryptionConfig.AutoLockManagers is not supported by Weft")
     for name, value in wire.raft.items():
         if value and RAFT.get(name) != value:
-            raise Unsupported(f"Raft.{name}: {value} is not supported by Weft, which has no Raft log")
+            raise Unsupported(f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are its settings")
     if wire.ca.external:
         raise Unsupported("CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key")
     if 0 < wire.ca.expiry < HOUR:

@@ -1,6 +1,6 @@
 """Which managers are there and which one leads: keys under leases, watched by all.
 
-    managers/<node>   the id of the manager's etcd member; while its lease lives
+    managers/<node>   the id of the manager's etcd member, 0 if it has none; while its lease lives
     leader            a node id; the first to create it leads, while its lease lives
 
 A lease is kept alive four times in its time. A leader that could not do so for that long stops leading by itself, before etcd gives
@@ -36,8 +36,9 @@ STAY_OUT = 5.0
 class EtcdLeadership:
     """`store.base.Leadership`. Made inside the running event loop; does not own `kv`."""
 
-    def __init__(self, kv: Kv, node: NodeId, prefix: str = PREFIX) -> None:
-        self._kv, self._node, self._keys = kv, node, Keys(prefix)
+    def __init__(self, kv: Kv, node: NodeId, prefix: str = PREFIX, *, beside_member: bool = True) -> None:
+        """`beside_member`: `kv` is the member of etcd that goes with this manager's host."""
+        self._kv, self._node, self._keys, self._beside_member = kv, node, Keys(prefix), beside_member
         self._leader: KeyValue | None = None
         self._present: dict[str, str] = {}
         self._lease = 0
@@ -103,7 +104,7 @@ class EtcdLeadership:
         if not self._lease:
             async with asyncio.timeout(_ANSWER):
                 lease = await self._kv.grant(LEASE)
-                member = (await self._kv.status()).member
+                member = (await self._kv.status()).member if self._beside_member else 0
                 await self._kv.txn([], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, lease)])
                 self._lease = lease
         await self._live_on()
@@ -125,7 +126,7 @@ class EtcdLeadership:
             if self._deadline is not None:
                 self._deadline.cancel()
             self._deadline = asyncio.get_running_loop().call_at(begun + LEASE, self._expire)
-            leader = (await self._kv.status()).leader
+            leader = (await self._kv.status()).leader if self._beside_member else 0
         if leader not in (0, self._raft_leader):
             if self._leader is not None and self._present.get(self._leader.value.decode()) == str(self._raft_leader):
                 self._suspect = self._leader.mod_revision

@@ -1,0 +1,149 @@
+"""An etcd that somebody else runs, in place of members beside the managers: where it is, and how a swarm's state is begun, opened and
+erased there.
+
+Managers come and go without a change of its members, and a majority of them is not needed: that is etcd's affair. Whoever can read the
+prefix has the swarm's keys, so without mutual TLS only this host itself may be asked.
+"""
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed
+from weft.model.ids import ClusterId
+from weft.model.meta import Nanoseconds
+from weft.model.state import ClusterState
+from weft.store.etcd import migrate
+from weft.store.etcd.base import Compare, Delete, Kv, after
+from weft.store.etcd.client import GatewayClient
+from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.rows import PREFIX
+
+LEAST_OPERATIONS = 10_000
+LEAST_BYTES = 16 << 20
+"""What one transaction must be able to hold: the tasks of a large service that lose their hosts at once."""
+FLAGS = "--max-txn-ops=100000 --max-request-bytes=67108864"
+"""What our own members are started with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientFiles:
+    ca: Path
+    """Who signed the certificates of etcd's members."""
+    certificate: Path
+    """By which etcd knows us, and its key."""
+    key: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    endpoints: tuple[str, ...]
+    """`host:port`."""
+    files: ClientFiles | None = None
+    """None speaks plain HTTP."""
+    prefix: str = PREFIX
+    """Of all keys; begins and ends with a slash."""
+
+    def __str__(self) -> str:
+        return f"etcd://{','.join(self.endpoints)}{self.prefix}"
+
+    def context(self) -> ssl.SSLContext | None:
+        """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+        return _load(self.files) if self.files is not None else None
+
+    def client(self) -> GatewayClient:
+        return GatewayClient.remote(self.endpoints, self.context())
+
+    async def begin(self, clock: Callable[[], Nanoseconds]) -> EtcdStore:
+        """A store without a swarm. Raises `FailedPrecondition` if there is a swarm."""
+        kv = self.client()
+        try:
+            await self._check_limits(kv)
+            with suppress(FailedPrecondition):  # there is a store; it may be what an attempt like this one left
+                await migrate.copy(ClusterState(), kv, self.prefix)
+            store = await EtcdStore.open(kv, clock, self.prefix)
+        except BaseException:
+            await kv.close()
+            raise
+        if store.state.cluster is None:
+            return store
+        await store.close()
+        raise FailedPrecondition(
+            f"cannot create swarm: there is one at {self} already; join it, or use another store-prefix, or erase that one: "
+            f"etcdctl del --prefix {self.prefix}"
+        )
+
+    async def open(self, clock: Callable[[], Nanoseconds], cluster: ClusterId) -> EtcdStore:
+        """The swarm's. Raises `FailedPrecondition` if its state is not there."""
+        kv = self.client()
+        try:
+            await self._check_limits(kv)
+            store = await EtcdStore.open(kv, clock, self.prefix)
+        except NotFound:
+            await kv.close()
+            raise FailedPrecondition(
+                f"cannot open store {self}: there is none; swarm {cluster} has its state elsewhere"
+            ) from None
+        except BaseException:
+            await kv.close()
+            raise
+        found = store.state.cluster
+        if found is not None and found.id == cluster:
+            return store
+        await store.close()
+        whose = f"swarm {found.id}" if found is not None else "no swarm"
+        raise FailedPrecondition(f"cannot open store {self}: it is of {whose}, and not of {cluster}")
+
+    async def erase(self) -> None:
+        """The swarm, and all that is kept with it."""
+        kv = self.client()
+        try:
+            await kv.txn([], [Delete(self.prefix, after(self.prefix))])
+        finally:
+            await kv.close()
+
+    async def _check_limits(self, kv: Kv) -> None:
+        """By what etcd refuses unseen; nothing is written. Raises `OperationFailed`."""
+        try:
+            await kv.txn([Compare(self.prefix, 0)] * LEAST_OPERATIONS, [])
+            await kv.range("x" * LEAST_BYTES, serializable=True)
+        except OperationFailed as error:
+            raise OperationFailed(
+                f"cannot use {self}: it takes too little at once: start etcd with {FLAGS} ({error})"
+            ) from error
+
+
+def _load(files: ClientFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in (files.ca, files.certificate, files.key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    try:
+        context.load_verify_locations(files.ca)
+    except ssl.SSLError as error:
+        raise InvalidArgument(
+            f"cannot use store-cacert {files.ca}: it holds no certificate in PEM: {_reason(error)}"
+        ) from error
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidArgument(
+            f"cannot use store-cert {files.certificate} with store-key {files.key}: {_reason(error)}"
+        ) from error
+    return context
+
+
+def _no_password() -> str:
+    """OpenSSL would ask at the terminal."""
+    raise ValueError("the key is encrypted")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return str(error)

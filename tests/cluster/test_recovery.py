@@ -1,0 +1,100 @@
+"""The majority of the managers is lost, and the one that is left goes on alone; and the lost ones come back. On a lab of three hosts.
+
+Each test begins and ends with node1 as the only manager, which is what the other tests expect.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+LOST = ("node2", "node3")
+NO_LEADER = "The swarm does not have a leader"
+
+
+def managers(cluster: Any, asked: str = "node1") -> dict[str, str]:
+    """Hostname to `Leader`, `Reachable`, `Unreachable`, as one manager sees it."""
+    out = cluster.docker(asked, "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
+    return {words[0]: words[1] for line in out.splitlines() if len(words := line.split()) == 2}
+
+
+def is_worker(cluster: Any, node: str) -> bool:
+    return bool(cluster.docker(node, "info", "-f", "{{.Swarm.ControlAvailable}}") == "false\n")
+
+
+@pytest.fixture
+def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
+    cluster.docker("node1", "node", "promote", *LOST)
+    for node in ("node1", *LOST):
+        cluster.eventually(
+            lambda node=node: sorted(managers(cluster, node).values()) == ["Leader", "Reachable", "Reachable"], 60,
+            f"three managers, seen by {node}",
+        )  # fmt: skip
+    yield cluster
+    cluster.lab("heal", "node1")
+    cluster.lab("up")
+    for node in managers(cluster):
+        if node != "node1":
+            cluster.docker("node1", "node", "demote", node)
+    for node in LOST:
+        cluster.eventually(lambda node=node: is_worker(cluster, node), 60, f"{node} is a worker")
+    assert managers(cluster) == {"node1": "Leader"}
+
+
+def begin_anew(cluster: Any) -> None:
+    cluster.docker("node1", "swarm", "init", "--force-new-cluster")
+    cluster.eventually(lambda: managers(cluster) == {"node1": "Leader"}, 10, "node1 is the only manager")
+
+
+def test_the_manager_that_is_left_goes_on_alone(three_managers: Any, names: Any) -> None:
+    cluster = three_managers
+    web = names("survivor")
+    cluster.create(web, "-p", "8094:80")
+    before = cluster.containers("node1", web)
+    for node in LOST:
+        cluster.lab("halt", node)
+    cluster.eventually(
+        lambda: NO_LEADER in cluster.docker_fails("node1", "service", "scale", "-d", f"{web}=4"), 30, "no majority"
+    )
+    begin_anew(cluster)
+    cluster.docker("node1", "service", "scale", "-d", f"{web}=4")
+    cluster.eventually(lambda: len(cluster.containers("node1", web)) == 4, 60, "the tasks of the lost hosts run here")
+    assert set(before) < set(cluster.containers("node1", web))
+    assert cluster.answers(cluster.nodes["node1"], 8094)
+
+    cluster.lab("up")
+    for node in LOST:
+        cluster.eventually(lambda node=node: is_worker(cluster, node), 60, f"{node} is a worker")
+        cluster.eventually(lambda node=node: not cluster.on(node, "pgrep", "-x", "etcd", ok=False), 60, f"no etcd on {node}")
+    ready = ("node", "ls", "--format", "{{.Status}}")
+    cluster.eventually(lambda: cluster.docker("node1", *ready).split() == ["Ready"] * 3, 40, "three nodes ready")
+    assert managers(cluster) == {"node1": "Leader"}
+    assert set(before) < set(cluster.containers("node1", web))
+    cluster.docker("node1", "node", "promote", *LOST)
+    cluster.eventually(lambda: sorted(managers(cluster).values()) == ["Leader", "Reachable", "Reachable"], 60)
+
+
+def test_managers_that_were_only_cut_off_give_up_theirs(three_managers: Any, names: Any) -> None:
+    """They have had a majority, and a swarm of their own; when they hear of the other they take part in that."""
+    cluster = three_managers
+    web = names("split")
+    cluster.create(web, "-p", "8095:80")
+    before = cluster.container_ids(web)
+    for node in LOST:
+        cluster.lab("cut", "node1", "--from", node)
+    cluster.eventually(
+        lambda: "Leader" in (managers(cluster, "node2").get("node2"), managers(cluster, "node2").get("node3")), 20
+    )
+    cluster.eventually(lambda: NO_LEADER in cluster.docker_fails("node1", "node", "update", "--label-add", "a=b", "node1"), 30)
+    begin_anew(cluster)
+    cluster.docker("node2", "network", "create", "-d", "overlay", "theirs")
+    cluster.lab("heal", "node1")
+    for node in LOST:
+        cluster.eventually(lambda node=node: is_worker(cluster, node), 60, f"{node} is a worker")
+    ready = ("node", "ls", "--format", "{{.Status}}")
+    cluster.eventually(lambda: cluster.docker("node1", *ready).split() == ["Ready"] * 3, 40, "three nodes ready")
+    assert managers(cluster) == {"node1": "Leader"}
+    assert "theirs" not in cluster.docker("node1", "network", "ls", "--format", "{{.Name}}").split()
+    assert sorted(before) == sorted(cluster.container_ids(web))
+    cluster.docker("node1", "service", "scale", "-d", f"{web}=4")
+    cluster.eventually(lambda: len(cluster.running(web)) == 4, 30)

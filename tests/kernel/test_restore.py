@@ -1,0 +1,47 @@
+"""A manager's state is put back as it was: who has heard of a later one has to be told that it counts again."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from weft.model.network import NetworkSpec
+from weft.testing.members import Host, until
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        manager, worker = Host(tmp_path, 21, None), Host(tmp_path, 22, None)
+        try:
+            await manager.init()
+            await manager.manager.create_network(NetworkSpec(name="kept"))
+            await worker.join(manager, manager.manager.cluster.join_tokens.worker)
+            await until(lambda: worker.up.agent.uplink.connected)
+            await manager.stop()
+            shutil.copytree(manager.around.data, tmp_path / "copy", symlinks=True)
+
+            await manager.resume()
+            await manager.up.outlive_others()
+            await worker.stop()
+            await worker.resume()
+            await until(lambda: worker.up.member.epoch == 1)
+
+            await manager.stop()
+            shutil.rmtree(manager.around.data)
+            shutil.copytree(tmp_path / "copy", manager.around.data, symlinks=True)
+            await manager.resume()
+            await until(lambda: "has begun epoch 1 without it" in worker.up.agent.uplink.error)
+            assert not worker.up.agent.uplink.connected
+
+            await manager.up.outlive_others()
+            await until(lambda: worker.up.agent.uplink.connected)
+            assert "kept" in {network.spec.name for network in manager.manager.state.networks.values()}
+        finally:
+            await worker.stop()
+            await manager.stop()
+
+    asyncio.run(main())
