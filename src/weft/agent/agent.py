@@ -55,7 +55,7 @@ class Agent:
         self.assignment = self._stored or Assignment(node=node)
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
-        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_udp)
+        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_flows)
         self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change)
         self._names = NameCache()
         self._resolvers = Resolvers(

@@ -1,7 +1,8 @@
-"""Which UDP flows to cut when tasks stop serving.
+"""Which flows to cut when tasks stop serving.
 
-TCP to a task that goes away ends with the task. A UDP flow that keeps talking stays with its first choice for ever, because
-connection tracking remembers it: those entries have to be forgotten, so that the next datagram is sent to a task that serves.
+A UDP flow that keeps talking stays with its first choice for ever, because connection tracking remembers it: those entries have to be
+forgotten, so that the next datagram is sent to a task that serves. The same goes for a TCP connection that nobody has answered
+yet, as when the task's host has lost its power: its SYN is sent again. TCP to a task that did answer ends with the task.
 Where it is remembered: on every host for published ports, and in each container for virtual addresses.
 """
 
@@ -15,9 +16,9 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import balancer_namespace
 
 
-def stale_udp(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
-    """(namespace, address of a task) for each UDP flow to forget: entries of which the answers come from that address
-    (`conntrack -D -p udp --reply-src <address>` in that namespace). Sorted."""
+def stale_flows(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
+    """(namespace, address of a task) of the flows to forget: entries of which the answers come from that address, or would
+    (`conntrack -D -p udp --reply-src <address>` in that namespace, and TCP without an answer). Sorted."""
     found: set[tuple[str, IPv4Address]] = set()
     for id, view in before.networks.items():
         gone = _serving(view) - _serving(after.networks.get(id))
