@@ -226,7 +226,9 @@ class WeftNode:
             open_resolver=_open_resolver,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,
-            flush_flows=lambda space, backends: _flush_flows(self._options.netns_dir / space if space != HOST else None, backends),
+            flush_flows=lambda space, backends: _flush_flows(
+                self._options.netns_dir / space if space != HOST else None, backends
+            ),
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=self._options.netns_dir,
