@@ -130,7 +130,8 @@ class Swarm:
         for host in HOSTS:
             ids = self.cluster.containers(host, service)
             for container in json.loads(self.cluster.docker(host, "inspect", *ids)) if ids else []:
-                found[container["Id"]] = container["NetworkSettings"]["Networks"]["ingress"]["IPAddress"]
+                if ingress := container["NetworkSettings"]["Networks"].get("ingress"):  # one that is ending has none
+                    found[container["Id"]] = ingress["IPAddress"]
         return found
 
     def is_whole(self, replicas: int = REPLICAS) -> bool:

@@ -39,14 +39,19 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
         commands.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(swarm.host(name).data))
     try:
         swarm.lab("up", "--nodes", str(len(HOSTS)), "--managers", str(len(MANAGERS)))
-        for name, port, options in (("web", WEB, ()), ("steady", STEADY, ("--constraint", f"node.hostname!={VICTIM}"))):
-            commands.create(name, "-p", f"{port}:80", "--restart-delay", "0s", *options, replicas=REPLICAS)
+        create(swarm, "web")
+        create(swarm, "steady", "--constraint", f"node.hostname!={VICTIM}")
         yield swarm
     finally:
         _disks_away(swarm)
         if before:
             swarm.lab("up", "--nodes", str(len(before)))
         pytestconfig.pluginmanager.get_plugin("terminalreporter").write("\n" + "\n".join(swarm.table) + "\n")
+
+
+def create(swarm: Swarm, name: str, *options: str) -> None:
+    port = WEB if name == "web" else STEADY
+    swarm.cluster.create(name, "-p", f"{port}:80", "--restart-delay", "0s", *options, replicas=REPLICAS)
 
 
 def _disks_away(swarm: Swarm) -> None:
@@ -59,9 +64,11 @@ def _disks_away(swarm: Swarm) -> None:
 
 @pytest.fixture
 def swarm(lab: Swarm) -> Iterator[Swarm]:
-    """Whole before the test and after it."""
+    """Whole before the test and after it. A host on which tasks of `web` have failed often would not be given any: another `web` is."""
     if not lab.cluster.containers(VICTIM, "web"):
-        lab.cluster.docker("node1", "service", "update", "-q", "--force", "--update-parallelism", "0", "web")
+        lab.cluster.docker("node1", "service", "rm", "web")
+        lab.eventually(lambda: not lab.containers("web"), 30, "its containers gone")
+        create(lab, "web")
     lab.eventually(lab.is_whole, 60, "a whole swarm")
     yield lab
     for name in HOSTS:
