@@ -226,7 +226,9 @@ class WeftNode:
             open_resolver=_open_resolver,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,
-            flush_udp=lambda space, backends: _flush_udp(self._options.netns_dir / space if space != HOST else None, backends),
+            flush_flows=lambda space, backends: _flush_flows(
+                self._options.netns_dir / space if space != HOST else None, backends
+            ),
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=self._options.netns_dir,
@@ -362,13 +364,13 @@ async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[s
     return netns.open_udp_tcp(path, address, port)
 
 
-async def _flush_udp(namespace: Path | None, backends: frozenset[IPv4Address]) -> None:
+async def _flush_flows(namespace: Path | None, backends: frozenset[IPv4Address]) -> None:
     """None: the host's own namespace."""
 
     def flush() -> None:
         # To look costs the kernel 9 ms however few flows there are.
         if sysctl.read("net.netfilter.nf_conntrack_count") != "0":
-            conntrack.delete_udp(*backends)
+            conntrack.forget(*backends)
 
     if namespace is None:
         await netns.on_thread(flush)

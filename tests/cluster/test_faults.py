@@ -110,7 +110,9 @@ class Swarm:
         for host in HOSTS:
             ids = self.cluster.containers(host, service)
             for container in json.loads(self.cluster.docker(host, "inspect", *ids)) if ids else []:
-                found[container["Id"]] = container["NetworkSettings"]["Networks"]["ingress"]["IPAddress"]
+                networks = container["NetworkSettings"]["Networks"]
+                assert "ingress" in networks, "a daemon that has just begun to look"
+                found[container["Id"]] = networks["ingress"]["IPAddress"]
         return found
 
     def is_whole(self, replicas: int = REPLICAS) -> bool:

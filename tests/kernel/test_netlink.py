@@ -264,11 +264,31 @@ def test_udp_flows_to_a_backend_are_forgotten():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(b"x", ("127.0.0.9", 9999))
             client.sendto(b"x", ("127.0.0.3", 9999))
-        assert conntrack.delete_udp(IPv4Address("127.0.0.2")) == 1
-        assert conntrack.delete_udp(IPv4Address("127.0.0.2")) == 0
+        assert conntrack.forget(IPv4Address("127.0.0.2")) == 1
+        assert conntrack.forget(IPv4Address("127.0.0.2")) == 0
         left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
         assert "127.0.0.3" in left
         assert "127.0.0.9" not in left
+
+
+@in_throwaway
+def test_connections_that_a_dead_backend_never_answered_are_forgotten_and_others_are_not():
+    with Here():
+        table = (
+            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n }\n"
+            "chain c { type filter hook input priority 0; ct state new tcp dport 9998 drop\n }"
+        )
+        Nft().replace(Table("ip", "t", table))
+        with socket.create_server(("127.0.0.2", 9999)) as server, socket.socket() as asking:
+            with socket.create_connection(("127.0.0.9", 9999)) as standing, server.accept()[0] as accepted:
+                asking.setblocking(False)
+                asking.connect_ex(("127.0.0.9", 9998))
+                assert conntrack.forget(IPv4Address("127.0.0.2")) == 1
+                left = subprocess.run("conntrack -L -p tcp", shell=True, capture_output=True, text=True, check=True).stdout
+                assert "SYN_SENT" not in left
+                assert "ESTABLISHED" in left
+                standing.sendall(b"still there")
+                assert accepted.recv(64) == b"still there"
 
 
 @in_throwaway

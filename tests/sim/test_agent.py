@@ -130,7 +130,7 @@ class Rig:
         self.kernel = FakeKernel()
         self.counter = itertools.count()
         self.opened = []
-        self.flush_udp = _no_flush
+        self.flush_flows = _no_flush
         self.agent = None
         self.run = None
 
@@ -151,7 +151,7 @@ class Rig:
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self.manager.connect,
             clock=virtual_time.clock, entropy=self.entropy, description=lambda: NodeDescription(hostname="node1"),
             routes=lambda: ("192.0.2.0/24",), open_resolver=self.open_resolver,
-            flush_udp=lambda space, backends: self.flush_udp(space, backends),
+            flush_flows=lambda space, backends: self.flush_flows(space, backends),
         )  # fmt: skip
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
@@ -617,7 +617,7 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
         flushed.append((namespace, backends))
 
     made = Rig(tmp_path / "data")
-    made.flush_udp = flush
+    made.flush_flows = flush
     made.start()
     await made.until_all(TaskState.RUNNING)
     assert flushed == []

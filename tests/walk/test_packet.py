@@ -14,7 +14,7 @@ from tests.walk.conftest import CLIENT, Cluster, text
 from weft.model.encryption import DataKey
 from weft.model.service import PublishedPort
 from weft.network import operations as op
-from weft.network.flows import stale_udp
+from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, Route
 from weft.testing import fake_stack as ip
 from weft.testing.fake_underlay import Packet, Place
@@ -201,7 +201,7 @@ def test_a_udp_flow_moves_on_once_it_is_forgotten():
     swarm.set_serving(cluster.task_at(first), False)
     cluster.apply()
     assert cluster.task_at(cluster.from_outside("node1", DNS, "udp")) == cluster.task_at(first)
-    for space, address in stale_udp(before, swarm.assignment(1), swarm.sandboxes(1)):
+    for space, address in stale_flows(before, swarm.assignment(1), swarm.sandboxes(1)):
         cluster.kernel("node1").spaces[space].connections.forget_answered_by(address)
     moved = cluster.from_outside("node1", DNS, "udp")
     assert cluster.task_at(moved) in set(tasks) - {cluster.task_at(first)}

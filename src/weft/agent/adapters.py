@@ -85,7 +85,7 @@ class Adapters:
     """Where managers find this node."""
     credentials_changed: Callable[[Credentials, Role], None] = field(default=_nothing)
     """There is a new certificate in the wallet, or another root; the role is the certificate's."""
-    flush_udp: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
+    flush_flows: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
     """Forgets the UDP flows that the addresses answer, in the namespace of that name (`kernel_state.HOST` is the host's); a
     namespace that is gone is fine. Raises `OperationFailed`."""
     esp: EspEngine | None = None

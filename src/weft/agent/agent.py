@@ -10,6 +10,7 @@ together. Everything runs in one task group; state changes only in synchronous f
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 ATTACHMENT_TIMEOUT = 30.0
 """Seconds that a task waits for its networks and the node's addresses on them; the original's."""
 REOPEN_PAUSE = 1.0
+UNLIST_TIMEOUT = 2.0
+"""Seconds that a task's stop signal waits for this node's rules to leave the task out."""
 
 
 class Agent:
@@ -55,7 +58,7 @@ class Agent:
         self.assignment = self._stored or Assignment(node=node)
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
-        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_udp)
+        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_flows)
         self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change)
         self._names = NameCache()
         self._resolvers = Resolvers(
@@ -223,6 +226,11 @@ class Agent:
         self._desire()
         await self.network.gone(sandbox)
         self._tell_networks("disconnect", task, sandbox)
+
+    async def unlisted(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLIST_TIMEOUT):
+                await self.network.settled()
 
     async def prune(self) -> None:
         ended = {c.id: c for c in self._swarm_containers() if c.state is ContainerState.EXITED}

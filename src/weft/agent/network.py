@@ -7,7 +7,7 @@ others do to our namespaces is repaired that way, and every `AUDIT` seconds all 
 An operation that fails does not hold up the others: what is left after a failed batch is tried one by one, so that the cause is
 known for each, told to the tasks that need it (`ready` raises it), and tried again with growing pauses.
 
-Where new flows are no longer sent to a task, the kernel forgets the UDP flows that it has (`network.flows`), once the rules there say
+Where new flows are no longer sent to a task, the kernel forgets those that it has and can (`network.flows`), once the rules there say
 so; beside the rounds, because the kernel looks through all its flows for that (9 ms where it has room for a quarter million).
 """
 
@@ -24,7 +24,7 @@ from weft.errors import OperationFailed, WeftError
 from weft.linux.base import Kernel
 from weft.model.assignment import Assignment
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
-from weft.network.flows import stale_udp
+from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
 from weft.network.operations import AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
 from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
@@ -48,8 +48,8 @@ NOTHING = KernelState({HOST: Namespace(name=HOST)})
 SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
 """An overlay's bridge port that leads to a sandbox."""
 
-FlushUdp = Callable[[str, frozenset[IPv4Address]], Awaitable[None]]
-"""See `Adapters.flush_udp`."""
+FlushFlows = Callable[[str, frozenset[IPv4Address]], Awaitable[None]]
+"""See `Adapters.flush_flows`."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -112,9 +112,9 @@ def _needs_link(sandbox: Sandbox, space: str, name: str) -> bool:
 
 
 class NetworkLoop:
-    def __init__(self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_udp: FlushUdp) -> None:
+    def __init__(self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_flows: FlushFlows) -> None:
         self._kernel = kernel
-        self._flush_udp = flush_udp
+        self._flush_flows = flush_flows
         self._facts = facts
         self._plan = plan
         self._diff = diff
@@ -242,7 +242,7 @@ class NetworkLoop:
         if not self.failures:
             self._retry = FIRST_RETRY
         if self._applied is not None and self._applied is not assignment:
-            self._stale.update(stale_udp(self._applied, assignment, sandboxes))
+            self._stale.update(stale_flows(self._applied, assignment, sandboxes))
         self._applied = assignment
         if self._stale:
             self._some_stale.set()
@@ -262,7 +262,7 @@ class NetworkLoop:
             self._stale -= due
             for space in sorted({space for space, _ in due}):
                 try:
-                    await self._flush_udp(space, frozenset(address for place, address in due if place == space))
+                    await self._flush_flows(space, frozenset(address for place, address in due if place == space))
                 except WeftError as error:
                     log.warning("flows.flush_failed namespace=%s error=%s", space, error)
 

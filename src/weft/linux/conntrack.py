@@ -1,6 +1,7 @@
-"""Forgetting UDP flows to a backend that is gone: conntrack keeps translating a flow to the address it chose first.
+"""Forgetting flows to a backend that is gone: conntrack keeps translating a flow to the address it chose first.
 
-TCP needs none of this: a reset or a timeout ends the connection, and the next one chooses anew. Run it through `netns` for a
+Of UDP all. Of TCP those that were never answered: the SYN that the client sends again after a second would go to the same dead host as
+the first. A connection that stands ends with a reset or a timeout, and the next one chooses anew. Run it through `netns` for a
 namespace other than the thread's own. `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 """
 
@@ -17,7 +18,10 @@ from weft.linux.netlink.message import NetlinkError, Request
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
-_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
+_TUPLE_ORIG, _TUPLE_REPLY, _PROTOINFO, _ID, _ZONE = 1, 2, 4, 12, 18
+_PROTOINFO_TCP = _TCP_STATE = 1
+_SYN_SENT = 1
+"""`enum tcp_conntrack` of nf_conntrack_tcp.h."""
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC = 1
 _PROTO_NUM = 1
@@ -28,29 +32,32 @@ class Flow(NamedTuple):
     protocol: int
     reply_source: IPv4Address
     """Who answers: the backend, behind all translation."""
+    is_unanswered: bool
+    """TCP, and nothing but a SYN was seen."""
     key: bytes
     """The attributes by which the kernel knows the flow."""
 
 
-def delete_udp(*reply_sources: IPv4Address) -> int:
-    """Delete all UDP flows of the thread's namespace that these addresses answer. Gives their number. Raises OperationFailed.
+def forget(*reply_sources: IPv4Address) -> int:
+    """Delete the flows of the thread's namespace that these addresses answer, or should have answered: of UDP, and of TCP that is not
+    connected yet. Gives their number. Raises OperationFailed.
 
     Reads the whole table: milliseconds for the table of the kernel, microseconds per flow. Not on the event loop.
     """
     try:
-        return _delete_udp(set(reply_sources))
+        return _forget(set(reply_sources))
     except OSError as error:
         sources = ", ".join(map(str, reply_sources))
-        raise OperationFailed(f"cannot delete UDP flows answered by {sources}: {error.strerror}") from error
+        raise OperationFailed(f"cannot delete flows answered by {sources}: {error.strerror}") from error
 
 
-def _delete_udp(reply_sources: Collection[IPv4Address]) -> int:
+def _forget(reply_sources: Collection[IPv4Address]) -> int:
     packed = [source.packed for source in reply_sources]
     channel = NetlinkSocket(NETLINK_NETFILTER)
     try:
         candidates = (body for body in channel.dump(_GET, _GENERIC) if any(source in body for source in packed))
         flows = [flow for flow in map(decode_flow, candidates) if flow is not None]
-        wanted = [flow for flow in flows if flow.reply_source in reply_sources and flow.protocol == socket.IPPROTO_UDP]
+        wanted = [flow for flow in flows if flow.reply_source in reply_sources and _is_stuck(flow)]
         errors = channel.execute([Request(_DELETE, 0, _GENERIC + flow.key) for flow in wanted])
         for error in errors.values():
             if error.errno != errno.ENOENT:
@@ -58,6 +65,10 @@ def _delete_udp(reply_sources: Collection[IPv4Address]) -> int:
         return len(wanted) - len(errors)
     finally:
         channel.close()
+
+
+def _is_stuck(flow: Flow) -> bool:
+    return flow.protocol == socket.IPPROTO_UDP or flow.is_unanswered
 
 
 def decode_flow(body: bytes) -> Flow | None:
@@ -68,4 +79,5 @@ def decode_flow(body: bytes) -> Flow | None:
     if not protocol or source is None:
         return None
     key = b"".join(attribute(kind, found[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found)
-    return Flow(protocol[0], IPv4Address(source), key)
+    tcp = decode(decode(found.get(_PROTOINFO, b"")).get(_PROTOINFO_TCP, b""))
+    return Flow(protocol[0], IPv4Address(source), tcp.get(_TCP_STATE, b"")[:1] == bytes([_SYN_SENT]), key)

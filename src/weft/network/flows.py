@@ -1,7 +1,8 @@
-"""Which UDP flows to cut when tasks stop serving.
+"""Which flows to cut when tasks stop serving.
 
-TCP to a task that goes away ends with the task. A UDP flow that keeps talking stays with its first choice for ever, because
-connection tracking remembers it: those entries have to be forgotten, so that the next datagram is sent to a task that serves.
+A connection to a task that goes away ends with the task. A UDP flow that keeps talking stays with its first choice for ever, and a
+connection that is still being asked for stays with a host that is dead, because connection tracking remembers them: those entries
+have to be forgotten, so that the next datagram, or the SYN when it is sent again, goes to a task that serves.
 Where it is remembered: on every host for published ports, and in each container for virtual addresses.
 """
 
@@ -15,9 +16,9 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import balancer_namespace
 
 
-def stale_udp(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
-    """(namespace, address of a task) for each UDP flow to forget: entries of which the answers come from that address
-    (`conntrack -D -p udp --reply-src <address>` in that namespace). Sorted."""
+def stale_flows(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
+    """(namespace, address of a task) for the flows to forget: entries of which the answers would come from that address
+    (`conntrack -D -p udp --reply-src <address>`, and `-p tcp --state SYN_SENT`, in that namespace). Sorted."""
     found: set[tuple[str, IPv4Address]] = set()
     for id, view in before.networks.items():
         gone = _serving(view) - _serving(after.networks.get(id))

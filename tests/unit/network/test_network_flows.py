@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.unit.network.conftest import histories
 from weft.model.service import PublishedPort
-from weft.network.flows import stale_udp
+from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST
 from weft.testing.swarms import Swarm
 
@@ -31,7 +31,7 @@ def tasks(swarm, service):
 def after(swarm, change):
     before = swarm.assignment(1)
     change()
-    return stale_udp(before, swarm.assignment(1), swarm.sandboxes(1))
+    return stale_flows(before, swarm.assignment(1), swarm.sandboxes(1))
 
 
 def test_a_task_that_stops_serving(swarm):
@@ -63,11 +63,11 @@ def test_nothing_to_cut_when_tasks_come(swarm):
 @given(histories())
 def test_only_addresses_that_stopped_serving(moments):
     (before, _, _), (now, _, sandboxes) = moments
-    cut = stale_udp(before, now, sandboxes)
+    cut = stale_flows(before, now, sandboxes)
 
     def serving(assignment):
         return {e.address.ip for v in assignment.networks.values() for e in v.endpoints.values() if e.serving and e.service}
 
     assert {address for _, address in cut} <= serving(before) - serving(now)
     assert cut == sorted(set(cut))
-    assert stale_udp(now, now, sandboxes) == []
+    assert stale_flows(now, now, sandboxes) == []
