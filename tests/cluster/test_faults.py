@@ -72,9 +72,11 @@ class Load:
         """Prints for how long `web` was missed, and that it is not any more."""
         asked, failed = self._asked(WEB, beside), self.failed(WEB, beside=beside)
         seconds = failed[-1].start - failed[0].start if failed else 0.0
+        slowest = max(request.seconds for request in asked if not request.why)
         print(
-            f"\n{fault}: {len(failed)} of {len(asked)} requests to a service with a task there failed, within {seconds:.2f} s"
+            f"\n{fault}: of {len(asked)} requests to a service with a task there {len(failed)} failed, within {seconds:.2f} s"
         )
+        print(f"the slowest answer took {slowest:.2f} s")
         assert not any(request.why for request in asked[-100:]), failed[-5:]
 
     def _asked(self, port: int, beside: str) -> list[Request]:
