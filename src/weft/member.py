@@ -87,7 +87,6 @@ class SwarmMember:
             elsewhere=around.elsewhere,
         )  # fmt: skip
         self._root = credentials.root
-        self._attempts = 0
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
         self._obstacle = ""
@@ -215,8 +214,9 @@ class SwarmMember:
         return self._seated.is_set()
 
     async def failed(self) -> None:
-        """Waits for as long as all is well; raises what ended a part that should not end."""
-        while True:
+        """Waits for as long as all is well, or until its parts were stopped on purpose; raises what ended a part that should not
+        end."""
+        while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task in self._running or not task.cancelled():
@@ -393,11 +393,9 @@ class SwarmMember:
         self._identity.save_member(self.member)
 
     def _manager_addresses(self) -> list[str]:
-        """Every node begins with another one, so that their sessions are spread over the managers, and each time with the next, since
-        the last one may answer and yet be unable to serve."""
+        """Every node begins with another one, so that their sessions are spread over the managers."""
         addresses = [address for _, address in self.member.managers]
-        self._attempts += 1
-        first = (int(self.member.node[-4:], 36) + self._attempts) % len(addresses) if addresses else 0
+        first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
 
     def _other_managers(self) -> list[str]:

@@ -127,15 +127,9 @@ class WeftNode:
         """Waits for as long as all is well; raises what ended a part that should not end."""
         while True:
             member = self._member
-            if member is None:
-                await asyncio.sleep(1)
-                continue
-            try:
+            if member is not None:
                 await member.failed()
-            except asyncio.CancelledError:
-                if self._member is member:
-                    raise
-                # The node left this swarm: its parts were stopped on purpose.
+            await asyncio.sleep(1)
 
     # --- swarm
 

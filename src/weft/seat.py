@@ -52,7 +52,7 @@ ELSEWHERE = (
     "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
 )
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
-RESTART_PAUSE = 10.0
+RESTART_PAUSE = 5.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
 ARRIVE_PAUSE = 1.0
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3

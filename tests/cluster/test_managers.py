@@ -84,14 +84,17 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
     old = leader(cluster, "node1")
     asked = next(node for node in ("node1", *OTHERS) if node != old)
     cluster.lab("kill", old)
-    cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
-    cluster.docker(asked, "service", "create", "-d", "--name", second, "--replicas", "2", cluster.image)
-    cluster.eventually(
-        lambda: cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}").find(f"{second} 2/2") >= 0, 20
-    )
-    assert managers(cluster, asked)[old] == "Unreachable"
-    assert cluster.answers(cluster.nodes[old], 8092), "the mesh of the host whose daemon is dead"
-    cluster.lab("restart", old)
+    try:
+        cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
+        alive = ("--constraint", f"node.hostname!={old}")
+        cluster.docker(asked, "service", "create", "-d", "--name", second, "--replicas", "2", *alive, cluster.image)
+        cluster.eventually(
+            lambda: f"{second} 2/2" in cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}"), 20
+        )
+        assert managers(cluster, asked)[old] == "Unreachable"
+        assert cluster.answers(cluster.nodes[old], 8092), "the mesh of the host whose daemon is dead"
+    finally:
+        cluster.lab("restart", old)
     cluster.eventually(lambda: all_there(cluster, asked), 30, "three managers again")
     assert services(cluster, old) >= {first, second}
 
@@ -119,3 +122,55 @@ def refused_write(cluster: Any, service: str) -> str:
     done = cluster.run("docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "update", "-d", "--label-add",
                        "x=y", service, ok=False, timeout=60)  # fmt: skip
     return str(done.stderr)
+
+
+def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three_managers: Any, names: Any) -> None:
+    cluster = three_managers
+    web = names("rooted")
+    cluster.create(web, "-p", "8094:80")
+    before, root = store_processes(cluster), cluster.docker("node1", "swarm", "ca")
+    cluster.docker("node1", "swarm", "ca", "--rotate", "--quiet", timeout=60)
+    assert cluster.docker("node2", "swarm", "ca") != root
+    replicas, refused = 3, []
+
+    def restarted_and_working() -> bool:
+        nonlocal replicas
+        replicas = 7 - replicas
+        for node in ("node1", "node2"):
+            done = cluster.run("docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock", "service", "scale", "-d",
+                               f"{web}={replicas}", ok=False)  # fmt: skip
+            if done.returncode == 0:
+                break
+        else:
+            refused.append(done.stderr)
+        return not before & store_processes(cluster)
+
+    cluster.eventually(restarted_and_working, 60, "the stores' processes were started again, one by one")
+    assert not refused, "one of two managers always takes a write"
+    for node in ("node1", *OTHERS):
+        cluster.eventually(lambda node=node: all_there(cluster, node), 30, f"three managers, seen by {node}")
+    cluster.eventually(lambda: len(cluster.running(web)) == replicas, 20)
+    token = cluster.docker("node2", "swarm", "join-token", "-q", "worker")
+    assert token.startswith("SWMTKN-1-")
+    assert cluster.docker("node1", "swarm", "join-token", "-q", "worker") == token
+
+
+def store_processes(cluster: Any) -> set[tuple[str, str]]:
+    return {(node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)}
+
+
+def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
+    cluster = three_managers
+    assert "Use `--force` to suppress this message" in cluster.docker_fails("node3", "swarm", "leave")
+    cluster.docker("node3", "swarm", "leave", "--force")
+    assert cluster.docker("node3", "info", "-f", "{{.Swarm.LocalNodeState}}") == "inactive\n"
+    gone = cluster.docker("node1", "node", "ls", "-q", "--filter", "name=node3").strip()
+    cluster.eventually(lambda: managers(cluster)["node3"] == "Unreachable", 15)
+    assert "must be demoted to worker before removal" in cluster.docker_fails("node1", "node", "rm", "--force", gone)
+    cluster.docker("node1", "node", "demote", gone)
+    cluster.eventually(lambda: cluster.docker("node1", "node", "rm", "--force", gone), 15)
+    token = cluster.docker("node2", "swarm", "join-token", "-q", "manager").strip()
+    joined = cluster.docker("node3", "swarm", "join", "--token", token, "--advertise-addr", cluster.nodes["node3"],
+                            f"{cluster.nodes['node2']}:2377")  # fmt: skip
+    assert joined == "This node joined a swarm as a manager.\n"
+    assert all_there(cluster, "node3")

@@ -12,7 +12,7 @@ import pytest
 
 from weft.api.backend import InitRequest
 from weft.cluster.base import AdmissionRequest, SessionClosed
-from weft.cluster.messages import Heartbeat, StatusAccepted, StatusUpdate
+from weft.cluster.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate
 from weft.errors import (
     Conflict,
     FailedPrecondition,
@@ -28,11 +28,11 @@ from weft.manager import networks
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.assignment import TaskAssignment
-from weft.model.cluster import ClusterSpec, JoinTokens, RootCa, RootRotation
-from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
-from weft.model.meta import Nanoseconds
+from weft.model.cluster import ClusterSpec, RootCa
+from weft.model.ids import NetworkId, ServiceId, TaskId
+from weft.model.meta import Meta
 from weft.model.network import Network, NetworkSpec, Pool
-from weft.model.node import NodeDescription, NodeSpec, NodeState, Role
+from weft.model.node import NodeDescription, NodeSpec, NodeState
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -48,40 +48,11 @@ from weft.store.memory import MemoryStore
 from weft.store.sole import SoleLeader
 from weft.testing import virtual_time
 from weft.testing.fake_agent import Behaviour, FakeAgent, admitted, obedient
+from weft.testing.fake_authority import FakeAuthority
 from weft.testing.memory_session import session_pair
 
 GRACE = 15
 """Seconds: three heartbeats of five."""
-
-
-class FakeAuthority:
-    """Certificates and tokens that say what they are."""
-
-    def issue(
-        self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int, addresses: Sequence[IPv4Address] = (),
-    ) -> str:  # fmt: skip
-        return f"{node} {role} {cluster}"
-
-    def key_digest(self, csr: str) -> str:
-        return csr
-
-    def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
-    ) -> RootRotation:  # fmt: skip
-        return RootRotation(brought or RootCa(current.certificate + "+", "key"), "cross-signed")
-
-    def signer_id(self, root_certificate: str) -> str:
-        return root_certificate
-
-    def fingerprint(self, root_certificate: str) -> str:
-        return root_certificate
-
-    def make_token(self, root_certificate: str, secret: bytes) -> str:
-        return f"token-{secret.hex()}"
-
-    def role_of(self, token: str, valid: JoinTokens) -> Role | None:
-        return {valid.worker: "worker", valid.manager: "manager"}.get(token)  # type: ignore[return-value]
 
 
 class Disk(MemoryStore):
@@ -228,6 +199,39 @@ def test_a_node_that_is_told_nothing_new_is_sent_nothing() -> None:
         assert len(off.changes) == received
 
     play(2, scene)
+
+
+def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
+    """The state is ahead of the events that the dispatcher has taken: what a newcomer is sent must not be made of both."""
+
+    async def scene(swarm: Swarm) -> None:
+        network = await swarm.manager.create_network(NetworkSpec(name="demo"))
+        await swarm.manager.create_service(web(1, (network.id,)))
+        await swarm.until(lambda: swarm.running("web"))
+        await asyncio.sleep(1)
+        await swarm.kill(0)
+        [task] = swarm.running("web")
+        [attachment] = task.attachments
+        newer = msgspec.structs.replace(attachment, address=IPv4Interface(f"{attachment.address.ip + 50}/24"))
+        second = msgspec.structs.replace(task, id=TaskId("second"), slot=2, attachments=(newer,), meta=Meta())
+        ours, theirs = session_pair(swarm.agents[0].identity, "10.59.72.12")
+        await theirs.send(swarm.agents[0].hello)
+
+        async def commit_and_serve() -> None:
+            await swarm.store.commit([Put(second)])
+            await swarm.manager.serve(ours)
+
+        serving = asyncio.create_task(commit_and_serve())
+        await theirs.receive()
+        update = await theirs.receive()
+        assert isinstance(update, AssignmentUpdate)
+        assert second.id in {known.id for known in update.change.tasks}
+        assert second.id in {endpoint.id for endpoint in update.change.endpoints}
+        await theirs.close("done")
+        await asyncio.wait([serving])
+        serving.exception()
+
+    play(1, scene)
 
 
 def test_the_tasks_of_a_dead_node_move_after_the_grace() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from weft.cluster import tls
+from weft.cluster import keepalive, tls
 from weft.cluster.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
 from weft.cluster.identity import Credentials, Wallet, new_key
 from weft.cluster.messages import MAX_FROM_MANAGER, FromAgent, FromManager, Goodbye
@@ -27,6 +27,8 @@ from weft.pki.tokens import parse_token
 log = logging.getLogger(__name__)
 
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds until another manager is asked for a session: one that is stopped takes connections and says nothing."""
 CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=5)
 MAX_ANSWER = 1 << 20
 """Bytes. A root certificate comes from somebody who has not proved anything yet."""
@@ -122,22 +124,26 @@ class MemberClient:
 
 
 class Connector:
-    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known."""
+    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known. The one of the last session is asked
+    last: it may answer and yet be unable to serve, or have stopped."""
 
     def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
         self._contexts = tls.Contexts(wallet, tls.node_context)
         self._managers = managers
+        self._last = ""
 
     async def __call__(self) -> "ClientSession":
         causes = []
-        for address in self._managers():
-            http = aiohttp.ClientSession(timeout=CONNECT_TIMEOUT)
+        for address in sorted(self._managers(), key=lambda address: address == self._last):
+            connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
+            http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
             try:
-                async with asyncio.timeout(TIMEOUT.total):
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                     socket = await http.ws_connect(
                         f"https://{address}/v1/session", ssl=self._contexts.current(), server_hostname=tls.MANAGER_NAME,
                         max_msg_size=MAX_FROM_MANAGER, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
                     )  # fmt: skip
+                self._last = address
                 return ClientSession(http, socket)
             except aiohttp.WSServerHandshakeError as error:
                 await http.close()

@@ -21,6 +21,7 @@ from typing import cast
 
 import msgspec
 
+from weft.cluster import keepalive
 from weft.errors import OperationFailed
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class Listener:
         try:
             listening.setblocking(False)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keepalive.watch(listening)
             listening.bind((host or "0.0.0.0", int(port)))
             listening.listen(BACKLOG)
         except (OSError, ValueError, OverflowError) as error:

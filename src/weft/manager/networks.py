@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from weft.control.allocator.subnets import overlapping
 from weft.control.validate import validate_network
-from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound
+from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, Unavailable, WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec
@@ -56,7 +56,10 @@ async def _take_back(store: Store, id: NetworkId, cause: str) -> NoReturn:
         network = state.networks.get(id)
         return [Remove("network", id, network.meta.version)] if network else []
 
-    await transact(store, removal)
+    try:
+        await transact(store, removal)
+    except WeftError as error:
+        raise Unavailable(f"{cause}; nor can it be taken back: {error}") from error
     raise Conflict(cause)
 
 

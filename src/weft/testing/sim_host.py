@@ -1,0 +1,295 @@
+"""A host in a simulation: a disk, a kernel and a runtime that outlive the daemon, and the daemon: a real agent, and on managers a real
+manager, put together as `member.py` and `seat.py` do it.
+
+    kill      the daemon is gone in the middle of whatever it did; containers and networks stay, the member of etcd as well
+    reboot    all processes are gone, containers and the kernel's network with them; what was on the disk is there
+"""
+
+import asyncio
+import random
+import shutil
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from weft.agent.adapters import Adapters
+from weft.agent.agent import Agent
+from weft.cluster.base import AgentSession, Identity, ManagerSession, MemberRequest
+from weft.errors import Unavailable, WeftError
+from weft.manager.manager import Manager
+from weft.model.assignment import Assignment, AssignmentChange
+from weft.model.ids import NodeId
+from weft.model.node import NodeDescription, Role
+from weft.model.sandbox import NodeFacts
+from weft.model.service import Resources
+from weft.store.base import Leadership, Store
+from weft.store.etcd.base import Kv
+from weft.testing import virtual_time
+from weft.testing.fake_authority import FakeAuthority
+from weft.testing.fake_kernel import FakeKernel
+from weft.testing.fake_runtime import FakeImages, FakeRuntime
+from weft.testing.sim_network import SimNetwork
+from weft.testing.sim_processes import Processes
+
+RESOURCES = Resources(nano_cpus=8_000_000_000, memory=16 << 30)
+IMAGE = "demo"
+RUNTIME_LATENCY = 0.02
+"""Seconds that an effect on a container takes."""
+CONNECT_TIMEOUT = 5.0
+LOST = 255
+"""Exit code of a container whose host went down."""
+RETRY = 1.0
+ROLE_PERIOD = 0.2
+
+
+class Part(Protocol):
+    """What a manager's daemon opens: its store, whom that says leads, and what is behind it."""
+
+    async def open(self, host: str, node: NodeId) -> tuple[Store, Leadership, Kv | None]: ...
+
+    def begin(self, host: str, peer_url: str) -> None:
+        """Starts the host's part of a store that several share."""
+        ...
+
+
+class SimAgent(Agent):
+    """Shows each assignment to `told`, as it is taken over."""
+
+    told: Callable[[Assignment], None]
+
+    def _change(self, change: AssignmentChange) -> None:
+        super()._change(change)
+        self.told(self.assignment)
+
+
+class SimHost:
+    def __init__(
+        self, number: int, directory: Path, processes: Processes, network: SimNetwork, part: Part, rng: random.Random,
+        failed: Callable[[BaseException], None], told: Callable[[Assignment], None],
+    ) -> None:  # fmt: skip
+        """`directory`: its disk. `failed` is told of what should never end and did, `told` of each assignment."""
+        self.name = f"node{number}"
+        self.address = IPv4Address("10.59.72.10") + number
+        self.disk = directory / self.name
+        self.disk.mkdir()
+        self._processes, self._network, self._part, self._rng, self._failed = processes, network, part, rng, failed
+        self.images = FakeImages(IMAGE)
+        self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.runtime.latency = RUNTIME_LATENCY
+        self.kernel = FakeKernel()
+        self.identity: Identity | None = None
+        """Of the node that this host is; on its disk, as what follows."""
+        self.managers: tuple[tuple[NodeId, str], ...] = ()
+        self.is_manager = False
+        self.votes = False
+        """Its part of the store is complete."""
+        self._told = told
+        self.agent: Agent | None = None
+        self.manager: Manager | None = None
+        self.peers: Callable[[str], SimHost | None] = lambda address: None
+        """The host behind the `host:port` of a manager."""
+        self.role_of: Callable[[NodeId], Role | None] = lambda node: None
+        """What the next certificate of a node would say."""
+
+    # --- life
+
+    @property
+    def node(self) -> NodeId | None:
+        return self.identity.node if self.identity is not None else None
+
+    @property
+    def is_up(self) -> bool:
+        return self.agent is not None
+
+    @property
+    def listens_at(self) -> str:
+        return f"{self.address}:2377"
+
+    @property
+    def peer_url(self) -> str:
+        return f"https://{self.name}:2380"
+
+    def start(self) -> None:
+        assert self.identity is not None
+        assert self.agent is None
+        facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
+        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
+        agent.told = self._told
+        self._run(agent.run())
+        self._run(self._follow_role())
+
+    async def kill(self) -> None:
+        """What the process would still do at its end reaches neither the disk nor anybody else."""
+        self.agent = self.manager = None
+        frozen = self.disk.with_name(f"{self.name}.frozen")
+        shutil.rmtree(frozen, ignore_errors=True)
+        shutil.copytree(self.disk, frozen)
+        self._network.vanish(self.name)
+        await self._processes.kill(self.name)
+        shutil.rmtree(self.disk)
+        frozen.rename(self.disk)
+
+    async def power_off(self) -> None:
+        self._network.off.add(self.name)
+        await self.kill()
+        for container in self.runtime.running():
+            self.runtime.die(container.id, LOST)
+        self.kernel = FakeKernel()
+
+    def power_on(self) -> None:
+        self._network.off.discard(self.name)
+
+    async def leave(self) -> None:
+        """Its agent ends well, and takes everything of the swarm with it."""
+        agent, self.agent = self.agent, None
+        assert agent is not None
+        await agent.close()
+        await self._processes.spawn(self.name, agent.leave())
+        await self._processes.kill(self.name)
+        self._network.vanish(self.name)
+        self.identity, self.managers = None, ()
+
+    # --- the daemon
+
+    def entropy(self, n: int) -> bytes:
+        return self._rng.randbytes(n)
+
+    def _run(self, work: Any) -> None:
+        self._processes.spawn(self.name, work).add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(error)
+
+    def _adapters(self) -> Adapters:
+        return Adapters(
+            kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
+            entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
+            routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know,
+        )  # fmt: skip
+
+    def _know(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
+        self.managers = managers or self.managers
+
+    async def _follow_role(self) -> None:
+        """A node that has a session gets a certificate of another role when its own has changed."""
+        managing: asyncio.Task[Any] | None = None
+        while True:
+            assert self.identity is not None
+            identity = self.identity
+            if self.is_manager and managing is None:
+                managing = asyncio.create_task(self._manage(identity))
+                managing.add_done_callback(self._ended)
+            await asyncio.sleep(ROLE_PERIOD)
+            role = self.role_of(identity.node)
+            if self.agent is None or not self.agent.uplink.connected or role in (None, identity.role):
+                continue
+            self.identity = msgspec.structs.replace(identity, role=role)
+            self.is_manager = role == "manager"
+            if not self.is_manager and managing is not None:
+                managing.cancel()
+                await asyncio.wait((managing,))
+                managing, self.manager, self.votes = None, None, False
+
+    async def _manage(self, identity: Identity) -> None:
+        store, leadership, kv = await self._opened(identity)
+        try:
+            await self._serve_as_manager(identity, store, leadership, kv)
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await leadership.close()
+                await store.close()
+
+    async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
+        manager = Manager(
+            identity.node, store, leadership, virtual_time.clock, self.entropy, FakeAuthority(), kv=kv,
+            obstacle="" if kv is not None else "the store is one manager's",
+        )  # fmt: skip
+        await manager.start()
+        self.manager = manager
+        try:
+            while True:
+                try:
+                    await manager.arrive(self.listens_at)
+                    break
+                except WeftError:
+                    await asyncio.sleep(RETRY)
+            await manager.failed()
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await manager.close()
+
+    async def _opened(self, identity: Identity) -> tuple[Store, Leadership, Kv | None]:
+        while not self.votes:
+            try:
+                await self._become_member(identity)
+            except WeftError:
+                await asyncio.sleep(RETRY)
+        while True:
+            try:
+                return await self._part.open(self.name, identity.node)
+            except Unavailable:
+                await asyncio.sleep(RETRY)
+
+    async def _become_member(self, identity: Identity) -> None:
+        """As a node that was made a manager does: its part of the store first."""
+        host, manager = await self._reached()
+        request = MemberRequest(peer_url=self.peer_url, manager_address=self.listens_at)
+        await self._ask(host, manager.enlist(identity, request))
+        self._part.begin(self.name, self.peer_url)
+        await self._ask(host, manager.admit_vote(identity))
+        self.votes = True
+
+    async def _reached(self, serving: bool = False) -> "tuple[SimHost, Manager]":
+        """The first manager that listens; if asked for, one that does not turn sessions away at the door."""
+        for _, address in self._rng.sample(self.managers, len(self.managers)):
+            host = self.peers(address)
+            if host is None or not self._network.is_open(self.name, host.name):
+                await asyncio.sleep(CONNECT_TIMEOUT)
+                continue
+            await asyncio.sleep(3 * self._network.latency(self.name, host.name))
+            if host.manager is not None and (host.manager.is_serving or not serving):
+                return host, host.manager
+        raise Unavailable("cannot reach a manager")
+
+    async def _ask(self, host: "SimHost", work: Any) -> Any:
+        """Done in the manager's process; its answer."""
+        return await _answer(self._processes.spawn(host.name, work))
+
+    async def _connect(self) -> AgentSession:
+        assert self.identity is not None
+        host, manager = await self._reached(serving=True)
+        theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address))
+        self._processes.spawn(host.name, _serve(manager, theirs))
+        return ours
+
+
+async def _answer(task: asyncio.Task[Any]) -> Any:
+    """Of a task in another process, which may die."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        raise Unavailable("the manager has died")
+    return task.result()
+
+
+async def _serve(manager: Manager, session: ManagerSession) -> None:
+    """What the session listener does."""
+    try:
+        await manager.serve(session)
+    except WeftError as cause:
+        await session.close(str(cause))
+
+
+async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+    """Nobody asks."""
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for each in (udp, tcp):
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    tcp.listen()
+    return udp, tcp
