@@ -370,7 +370,7 @@ async def _flush_flows(namespace: Path | None, backends: frozenset[IPv4Address])
     def flush() -> None:
         # To look costs the kernel 9 ms however few flows there are.
         if sysctl.read("net.netfilter.nf_conntrack_count") != "0":
-            conntrack.forget(*backends)
+            conntrack.delete_stuck(*backends)
 
     if namespace is None:
         await netns.on_thread(flush)

@@ -114,10 +114,16 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def commands() -> Cluster:
+    """For tests that make a lab of their own."""
     if os.geteuid():
         pytest.skip("needs root")
-    made = Cluster()
+    return Cluster()
+
+
+@pytest.fixture(scope="session")
+def cluster(commands: Cluster) -> Iterator[Cluster]:
+    made = commands
     was_up = made.run(*WEFT, "lab", "status", ok=False).returncode == 0
     made.run(*WEFT, "lab", "up", "--nodes", "3", timeout=300)
     yield made

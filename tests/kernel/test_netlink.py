@@ -264,31 +264,35 @@ def test_udp_flows_to_a_backend_are_forgotten():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(b"x", ("127.0.0.9", 9999))
             client.sendto(b"x", ("127.0.0.3", 9999))
-        assert conntrack.forget(IPv4Address("127.0.0.2")) == 1
-        assert conntrack.forget(IPv4Address("127.0.0.2")) == 0
+        assert conntrack.delete_stuck(IPv4Address("127.0.0.2")) == 1
+        assert conntrack.delete_stuck(IPv4Address("127.0.0.2")) == 0
         left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
         assert "127.0.0.3" in left
         assert "127.0.0.9" not in left
 
 
 @in_throwaway
-def test_connections_that_a_dead_backend_never_answered_are_forgotten_and_others_are_not():
+def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_asks_again():
+    """Its SYN is sent again after a second. One that was answered is left alone."""
     with Here():
-        table = (
-            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n }\n"
-            "chain c { type filter hook input priority 0; ct state new tcp dport 9998 drop\n }"
-        )
-        Nft().replace(Table("ip", "t", table))
-        with socket.create_server(("127.0.0.2", 9999)) as server, socket.socket() as asking:
-            with socket.create_connection(("127.0.0.9", 9999)) as standing, server.accept()[0] as accepted:
-                asking.setblocking(False)
-                asking.connect_ex(("127.0.0.9", 9998))
-                assert conntrack.forget(IPv4Address("127.0.0.2")) == 1
-                left = subprocess.run("conntrack -L -p tcp", shell=True, capture_output=True, text=True, check=True).stdout
-                assert "SYN_SENT" not in left
-                assert "ESTABLISHED" in left
-                standing.sendall(b"still there")
-                assert accepted.recv(64) == b"still there"
+        nft = Nft()
+        dead, alive = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
+        mute = f"chain m {{ type filter hook input priority 1; ip daddr {dead} tcp dport 9998 drop\n }}\n"
+        choice = "chain n {{ type nat hook output priority -100; ip daddr 127.0.0.9 dnat to {}\n }}\n"
+        nft.replace(Table("ip", "t", mute + choice.format(dead)))
+        with socket.create_server((str(dead), 9999)) as standing, socket.create_server((str(alive), 9998)) as other:
+            kept = socket.create_connection(("127.0.0.9", 9999))
+            asking = socket.socket()
+            asking.setblocking(False)
+            asking.connect_ex(("127.0.0.9", 9998))
+            nft.replace(Table("ip", "t", mute + choice.format(alive)))
+            assert conntrack.delete_stuck(dead) == 1
+            assert conntrack.delete_stuck(dead) == 0
+            other.settimeout(5)
+            with other.accept()[0], standing.accept()[0] as end, kept, asking:
+                assert asking.getpeername() == ("127.0.0.9", 9998)
+                kept.sendall(b"x")
+                assert end.recv(1) == b"x"
 
 
 @in_throwaway

@@ -48,6 +48,7 @@ class ScriptedManager:
         self.sessions = []
         self.servers = set()
         self.attempts = []
+        self.hellos = []
         self.without = set()
         """Networks that are left out of what it says."""
 
@@ -63,7 +64,7 @@ class ScriptedManager:
 
     async def _serve(self, session):
         try:
-            await session.receive()
+            self.hellos.append(await session.receive())
             await session.send(Welcome(heartbeat=5 * SECOND, managers=()))
             await session.send(self._update())
             while True:
@@ -629,6 +630,42 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
     assert {backends for _, backends in flushed} == addresses
     assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.sandboxes)}
     await made.stop()
+
+
+@simulated
+async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(tmp_path):
+    """Nobody is to be sent there between the moment in which it is ready and that in which its tasks have failed."""
+    async with rig(tmp_path) as r:
+        await r.until_all(TaskState.RUNNING)
+        await r.stop()
+        r.runtime.lose()
+        r.kernel = FakeKernel()
+        r.start()
+        await r.until(lambda: len(r.manager.hellos) == 2)
+        assert {task: status.state for task, status in r.manager.hellos[1].ended} == dict.fromkeys(r.tasks, TaskState.FAILED)
+        await r.until_all(TaskState.FAILED)
+        await r.check_gone()
+
+
+@simulated
+async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_had(tmp_path):
+    """As the same tasks: a manager that comes later finds them running."""
+    async with rig(tmp_path) as r:
+        await r.until_all(TaskState.RUNNING)
+        before = {c.id for c in r.runtime.running()}
+        r.manager.reachable = False
+        await r.stop()
+        ended = r.runtime.running()[0].id
+        r.runtime.die(ended, 7)
+        r.runtime.lose()
+        r.kernel = FakeKernel()
+        r.start()
+        await r.until(lambda: {c.id for c in r.runtime.running()} == before - {ended})
+        assert {s.key for s in r.agent.sandboxes} <= await r.namespaces()
+        r.manager.reachable = True
+        await r.until(lambda: len(r.manager.hellos) == 2)
+        await r.until(lambda: sorted(r.states().values()) == [TaskState.RUNNING, TaskState.RUNNING, TaskState.FAILED])
+        assert {c.id for c in r.runtime.running()} == before - {ended}
 
 
 async def _no_flush(namespace, backends):

@@ -86,8 +86,8 @@ class Adapters:
     credentials_changed: Callable[[Credentials, Role], None] = field(default=_nothing)
     """There is a new certificate in the wallet, or another root; the role is the certificate's."""
     flush_flows: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
-    """Forgets the UDP flows that the addresses answer, in the namespace of that name (`kernel_state.HOST` is the host's); a
-    namespace that is gone is fine. Raises `OperationFailed`."""
+    """Forgets the flows to the addresses that could find another way (`linux/conntrack.py`), in the namespace of that
+    name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises `OperationFailed`."""
     esp: EspEngine | None = None
     """What seals encrypted networks."""
     no_esp: str = "this node has no ESP engine"

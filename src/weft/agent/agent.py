@@ -24,6 +24,7 @@ from weft.agent.network import NetworkLoop
 from weft.agent.pulls import Pulls
 from weft.agent.resolver import Resolvers
 from weft.agent.sandboxes import RecordBook, Records, TaskRecord
+from weft.agent.task_steps import Fate
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.dns.zone import NameCache, Zone, zone_for
@@ -43,6 +44,10 @@ ATTACHMENT_TIMEOUT = 30.0
 REOPEN_PAUSE = 1.0
 UNLIST_TIMEOUT = 2.0
 """Seconds that a task's stop signal waits for this node's rules to leave the task out."""
+ALONE = 5.0
+"""Seconds until a host that has rebooted does without a manager. After that its tasks are as they were, but may have been given up."""
+SETTLE = 1.0
+"""Seconds that a manager is let wait for the ends that are yet to be noticed."""
 
 
 class Agent:
@@ -59,7 +64,7 @@ class Agent:
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_flows)
-        self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change)
+        self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change, self._reached)
         self._names = NameCache()
         self._resolvers = Resolvers(
             adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers
@@ -68,6 +73,10 @@ class Agent:
         self._connected: set[TaskId] = set()
         self._releasing: set[TaskId] = set()
         self._pulls = Pulls(adapters.images)
+        self._ended: set[TaskId] = set()
+        """Whose containers were over when the agent began."""
+        self._fate = Fate.OPEN
+        self._reported = asyncio.Event()
         self._taken_over = asyncio.Event()
         """Set, and replaced, at each new assignment."""
         self._group: asyncio.TaskGroup | None = None
@@ -94,7 +103,9 @@ class Agent:
                 group.create_task(self.network.run())
                 group.create_task(self.encryption.run())
                 if self._stored is not None:
+                    self._ended = self._found_ended()
                     self._take_over(self._stored)
+                group.create_task(self._do_without_manager())
                 group.create_task(self.uplink.run())
         finally:
             self._group = self._running = None
@@ -130,6 +141,40 @@ class Agent:
         self._record_file.remove()
         if errors:
             raise ExceptionGroup("cannot leave the swarm clean", errors)
+
+    # --- after a reboot
+
+    def _found_ended(self) -> set[TaskId]:
+        running = {c.id for c in self.containers.values() if c.state is ContainerState.RUNNING}
+        started = (TaskState.STARTING, TaskState.RUNNING)
+        return {t for t, r in self.records.all.items() if r.status.state in started and r.container not in running}
+
+    async def _do_without_manager(self) -> None:
+        await asyncio.sleep(ALONE)
+        if self._fate is Fate.OPEN:
+            self._decide(Fate.REVIVED)
+
+    async def _reached(self) -> None:
+        """A manager is there. It hears of the ends first."""
+        if self._fate is Fate.OPEN:
+            self._decide(Fate.OVER)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                while self._fate is Fate.OVER and any(self._is_ending(task) for task in self._ended):
+                    self._reported.clear()
+                    await self._reported.wait()
+        self._ended.clear()
+
+    def _is_ending(self, task: TaskId) -> bool:
+        record = self.records.get(task)
+        return record is not None and not record.status.state.is_terminal
+
+    def _decide(self, fate: Fate) -> None:
+        self._fate = fate
+        log.info("agent.fate fate=%s ended=%d", fate.name, len(self._ended))
+        for task in self._ended:
+            if (worker := self._workers.get(task)) is not None:
+                worker.wake()
 
     # --- assignments
 
@@ -196,6 +241,10 @@ class Agent:
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self.uplink.report(task, status)
+        self._reported.set()
+
+    def fate(self, container: Container | None) -> Fate:
+        return self._fate if container is not None and container.was_lost else Fate.OVER
 
     async def pull(self, reference: str) -> None:
         await self._pulls.pull(reference)

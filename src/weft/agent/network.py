@@ -7,8 +7,8 @@ others do to our namespaces is repaired that way, and every `AUDIT` seconds all 
 An operation that fails does not hold up the others: what is left after a failed batch is tried one by one, so that the cause is
 known for each, told to the tasks that need it (`ready` raises it), and tried again with growing pauses.
 
-Where new flows are no longer sent to a task, the kernel forgets those that it has and can (`network.flows`), once the rules there say
-so; beside the rounds, because the kernel looks through all its flows for that (9 ms where it has room for a quarter million).
+Where new flows are no longer sent to a task, the kernel forgets the flows that can choose anew (`network.flows`), once the rules there
+say so; beside the rounds, because the kernel looks through all its flows for that (9 ms where it has room for a quarter million).
 """
 
 import asyncio
@@ -136,7 +136,7 @@ class NetworkLoop:
         self._applied: Assignment | None = None
         """What the last round dealt with; before the first, what was desired first, so that what a new daemon finds changed counts."""
         self._stale: set[tuple[str, IPv4Address]] = set()
-        """Namespace and address of a task: UDP flows to be forgotten."""
+        """Namespace and address of a task: flows to be forgotten."""
         self._some_stale = asyncio.Event()
 
     def desire(self, assignment: Assignment, sandboxes: Iterable[Sandbox]) -> None:

@@ -17,7 +17,7 @@ from weft.agent.adapters import Adapters
 from weft.agent.container_config import container_config
 from weft.agent.events import EventLog
 from weft.agent.sandboxes import Records, TaskRecord
-from weft.agent.task_steps import Step, TaskView, failed_before, next_step, outcome
+from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
 from weft.errors import NotFound, WeftError
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerState
@@ -67,6 +67,8 @@ class Host(Protocol):
         ...
 
     def report(self, task: TaskId, status: TaskStatus) -> None: ...
+
+    def fate(self, container: Container | None) -> Fate: ...
 
     async def prune(self) -> None:
         """Removes ended containers of which there are too many."""
@@ -222,6 +224,7 @@ class TaskWorker:
             container=None if container is None else container.state,
             image=assigned is not None and self._has_image(assigned),
             connected=self._host.is_connected(self._task),
+            fate=self._host.fate(container),
         )
 
     def _has_image(self, task: TaskAssignment) -> bool:

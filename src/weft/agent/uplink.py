@@ -8,7 +8,7 @@ the statuses of all tasks, because the manager that accepted the last ones may n
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
 
 from weft.agent.adapters import Adapters
@@ -49,17 +49,23 @@ ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
 
 
+async def _no_preparation() -> None: ...
+
+
 class Uplink:
     def __init__(
         self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
         statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
+        reached: Callable[[], Awaitable[None]] = _no_preparation,
     ) -> None:  # fmt: skip
-        """`statuses`: those of all tasks; `apply` takes over a change of the assignment."""
+        """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
+        a manager."""
         self._adapters = adapters
         self._node = node
         self._data_path_address = data_path_address
         self._statuses = statuses
         self._apply = apply
+        self._reached = reached
         self._renewal: Renewal | None = None
         if adapters.wallet is not None:
             self._renewal = Renewal(
@@ -110,10 +116,11 @@ class Uplink:
         """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
         adapters, welcomed = self._adapters, False
         try:
+            await self._reached()
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
-                trusted=self.trusted, epoch=adapters.epoch(),
+                trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
             )  # fmt: skip
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
@@ -132,6 +139,10 @@ class Uplink:
             self.connected = False
             await session.close("agent ends the session")
         return welcomed
+
+    def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
+        found = ((task, status) for task, status in self._statuses().items() if status.state.is_terminal)
+        return tuple(itertools.islice(found, MAX_STATUSES))
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())

@@ -28,6 +28,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """`pki.certificate.fingerprint` of the root certificate that it trusts."""
     epoch: int = 0
     """The latest of the cluster that it was told of."""
+    ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
+    """Tasks that are over, at most `MAX_STATUSES`: a host that has rebooted is not asked for what it lost when it is ready again."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):

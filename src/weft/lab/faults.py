@@ -6,6 +6,7 @@ A cut is a table of rules of its own in the host's network namespace. The cable 
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from weft.errors import FailedPrecondition, OperationFailed
@@ -48,7 +49,14 @@ def resume(layout: Layout, host: Host) -> None:
 def store_process(layout: Layout, host: Host) -> Process | None:
     """The host's member of the managers' store, which outlives its daemon."""
     own = cgroups.processes(f"{layout.cgroup}/{host.name}/{cgroups.INIT}")
-    return next((p for p in own if Path(f"/proc/{p.pid}/comm").read_text().strip() == STORE), None)
+    return next((process for process in own if _name(process) == STORE), None)
+
+
+def _name(process: Process) -> str:
+    """Empty if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{process.pid}/comm").read_text().strip()
+    return ""
 
 
 def _signal(layout: Layout, host: Host, number: int) -> None:

@@ -30,7 +30,7 @@ from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
-from weft.manager.statuses import StatusWriter
+from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
 from weft.manager.touched import touched
 from weft.manager.transaction import cluster_of, transact
@@ -240,8 +240,8 @@ async def _hello(session: ManagerSession) -> Hello:
 
 
 def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds) -> list[Change]:
-    """The node as it says hello to the manager `own`. Raises `Forbidden` if it is not part of the swarm, `SessionClosed` for a bad
-    address."""
+    """The node as it says hello to the manager `own`, and its tasks that are over. Raises `Forbidden` if it is not part of
+    the swarm, `SessionClosed` for a bad address."""
     node = known(state, hello.node)
     try:
         data_path = IPv4Address(hello.data_path_address)
@@ -254,7 +254,8 @@ def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeI
         node, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
         certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
-    return [Put(after)] if after != node else []
+    ended = merged(state, [Report(node.id, hello.ended)])
+    return [Put(after), *ended] if after != node else ended
 
 
 def manager_addresses(state: ClusterState) -> tuple[tuple[NodeId, str], ...]:

@@ -26,10 +26,13 @@ RETRY = 0.5
 """Seconds until a commit that failed is tried again."""
 
 
+def _nothing() -> None: ...
+
+
 class Report(msgspec.Struct, frozen=True):
     node: NodeId
     statuses: tuple[tuple[TaskId, TaskStatus], ...]
-    accepted: Callable[[], None]
+    accepted: Callable[[], None] = _nothing
     """Called once the report is committed."""
 
 

@@ -9,6 +9,9 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Resources
 
+END_NOT_SEEN = "its end was not seen: the host or its conmon was stopped"
+"""The error of a container that did not end by itself."""
+
 
 class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The part of the OCI image configuration that says how to run it."""
@@ -93,6 +96,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> ContainerId:
         return self.config.id
+
+    @property
+    def was_lost(self) -> bool:
+        """It ended with its host."""
+        return self.state is ContainerState.EXITED and self.error == END_NOT_SEEN
 
     @property
     def stop_grace_period(self) -> Nanoseconds:

@@ -1,8 +1,8 @@
 """Which flows to cut when tasks stop serving.
 
-A connection to a task that goes away ends with the task. A UDP flow that keeps talking stays with its first choice for ever, and a
-connection that is still being asked for stays with a host that is dead, because connection tracking remembers them: those entries
-have to be forgotten, so that the next datagram, or the SYN when it is sent again, goes to a task that serves.
+A UDP flow that keeps talking stays with its first choice for ever, because connection tracking remembers it: those entries have to be
+forgotten, so that the next datagram is sent to a task that serves. The same goes for a TCP connection that nobody has answered
+yet, as when the task's host has lost its power: its SYN is sent again. TCP to a task that did answer ends with the task.
 Where it is remembered: on every host for published ports, and in each container for virtual addresses.
 """
 
@@ -17,8 +17,8 @@ from weft.network.ownership import balancer_namespace
 
 
 def stale_flows(before: Assignment, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[tuple[str, IPv4Address]]:
-    """(namespace, address of a task) for the flows to forget: entries of which the answers would come from that address
-    (`conntrack -D -p udp --reply-src <address>`, and `-p tcp --state SYN_SENT`, in that namespace). Sorted."""
+    """(namespace, address of a task) of the flows to forget: entries of which the answers come from that address, or would
+    (`conntrack -D -p udp --reply-src <address>` in that namespace, and TCP without an answer). Sorted."""
     found: set[tuple[str, IPv4Address]] = set()
     for id, view in before.networks.items():
         gone = _serving(view) - _serving(after.networks.get(id))

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
-from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.base import Images
@@ -276,7 +276,7 @@ class ConmonRuntime:
         container = msgspec.structs.replace(
             box.container, state=ContainerState.EXITED, pid=0, exit_code=LOST if code is None else code,
             finished_at=self._clock(), oom_killed=box.directory.out_of_memory,
-            error="its end was not seen: the host or its conmon was stopped" if code is None else box.container.error,
+            error=END_NOT_SEEN if code is None else box.container.error,
         )  # fmt: skip
         try:
             box.write(container=container)

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from weft.errors import Conflict, NotFound, OperationFailed, Unsupported, WeftError
-from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
@@ -103,6 +103,12 @@ class FakeRuntime:
         """Its process ends by itself."""
         self._end(id, exit_code, "die", oom_killed)
 
+    def lose(self) -> None:
+        """The host loses its power: nobody sees an end."""
+        for container in self.running():
+            self._end(container.id, 255, "die")
+            self._containers[container.id] = msgspec.structs.replace(self.get(container.id), error=END_NOT_SEEN)
+
     def running(self) -> list[Container]:
         return [c for c in self._containers.values() if c.state is ContainerState.RUNNING]
 
@@ -129,11 +135,14 @@ class FakeRuntime:
         return made
 
     async def start(self, id: ContainerId) -> Container:
-        self._require(id, ContainerState.CREATED, "start")
+        self._check_can_start(id)
         await self._effect("start")
-        container = self._require(id, ContainerState.CREATED, "start")
+        container = self._check_can_start(id)
         self._pids += 1
-        started = msgspec.structs.replace(container, state=ContainerState.RUNNING, pid=self._pids, started_at=self._clock())
+        started = msgspec.structs.replace(
+            container, state=ContainerState.RUNNING, pid=self._pids, started_at=self._clock(), exit_code=0, error="", finished_at=0
+        )  # fmt: skip
+        self._ended.pop(id, None)
         self._put(started, "start")
         return started
 
@@ -204,6 +213,11 @@ class FakeRuntime:
         if container.state is not state:
             raise Conflict(f"cannot {verb} container {id}: it is {container.state}")
         return container
+
+    def _check_can_start(self, id: ContainerId) -> Container:
+        """One that has ended is made again from its own files."""
+        ended = self.get(id).state is ContainerState.EXITED
+        return self._require(id, ContainerState.EXITED if ended else ContainerState.CREATED, "start")
 
     def _put(self, container: Container, happened: str) -> None:
         self._containers[container.id] = container

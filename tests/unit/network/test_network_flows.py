@@ -1,4 +1,4 @@
-"""Which UDP flows are cut: those to tasks that no longer serve, where their choice is remembered, and no others."""
+"""Which flows are cut: those to tasks that no longer serve, where their choice is remembered, and no others."""
 
 from ipaddress import IPv4Address
 

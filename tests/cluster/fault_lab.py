@@ -1,0 +1,147 @@
+"""What the tests of faults are made of: the client that asks all the while, the swarm's state, and the table of what the client saw."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weft.lab.layout import Host, Layout
+from weft.lab.processes import load as process_of
+
+HOSTS = {f"node{k}": f"10.59.72.{10 + k}" for k in range(1, 6)}
+MANAGERS = ("node1", "node2", "node3")
+VICTIM = "node5"
+WEFT = [str(Path(sys.executable).with_name("weft"))]
+WEB, STEADY = 8080, 8081
+REPLICAS = 10
+SLOW = 0.5
+"""Seconds. The client's kernel sends a SYN again after one."""
+PATIENCE = 2.0
+"""The client's."""
+
+
+class Request(NamedTuple):
+    start: float
+    late: float
+    target: str
+    seconds: float
+    who: str
+    why: str
+
+    @property
+    def host(self) -> str:
+        return self.target.partition(":")[0]
+
+
+class Seen(NamedTuple):
+    """What the client saw of a service."""
+
+    asked: int
+    failed: tuple[Request, ...]
+    slow: int
+
+    @property
+    def span(self) -> float:
+        """Seconds in which requests were made that failed."""
+        return self.failed[-1].start - self.failed[0].start if self.failed else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.asked:>6} {len(self.failed):>6} {self.span:>6.2f} s {self.slow:>5}"
+
+
+class Load:
+    """The client, while the block lasts."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def __enter__(self) -> "Load":
+        targets = [f"{address}:{port}" for address in HOSTS.values() for port in (WEB, STEADY)]
+        program = [sys.executable, str(Path(__file__).with_name("load.py")), *targets]
+        self._client = subprocess.Popen(
+            [*WEFT, "lab", "exec", "client", "--", *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        out, _ = self._client.communicate(timeout=60)
+        self.requests = [Request(*json.loads(line)) for line in out.splitlines()]
+
+    def seen(self, port: int, *beside: str) -> Seen:
+        """Through other hosts than `beside`. Failures while the client itself did not get the processor to ask in time, as on a machine
+        that has other things to do, say nothing."""
+        left_out = {HOSTS[name] for name in beside}
+        ours = [r for r in self.requests if r.target.endswith(f":{port}") and r.host not in left_out]
+        assert len(ours) > 100, "the client has hardly asked"
+        starved = [r.start for r in self.requests if r.late > SLOW]
+        failed = [r for r in ours if r.why and not any(r.start - SLOW < moment < r.start + PATIENCE for moment in starved)]
+        return Seen(len(ours), tuple(failed), sum(not r.why and r.seconds > SLOW for r in ours))
+
+
+class Swarm:
+    """The lab with the two services, the questions that the tests ask of it, and the table that they fill."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.layout = Layout()
+        self.table = [f"{'FAULT':<44} {'SERVICE':<7} {'ASKED':>6} {'FAILED':>6} {'FOR':>8} {'>0.5s':>5}"]
+
+    def note(self, fault: str, web: Seen, steady: Seen) -> None:
+        self.table += [f"{fault:<44} {'web':<7} {web}", f"{'':<44} {'steady':<7} {steady}"]
+
+    def host(self, name: str) -> Host:
+        return self.layout.node(int(name.removeprefix("node")))
+
+    def daemon(self, name: str) -> object:
+        """Which process it is; nothing if it does not run."""
+        return process_of(self.host(name).daemon_record)
+
+    def lab(self, *argv: str) -> str:
+        return str(self.cluster.run(*WEFT, "lab", *argv, timeout=120).stdout)
+
+    def leader(self, asked: str) -> str:
+        rows = self.cluster.docker(asked, "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}", timeout=10)
+        return next((row.split()[0] for row in rows.splitlines() if row.endswith("Leader")), "")
+
+    def leader_and_other(self) -> tuple[str, str]:
+        leader = self.leader("node1")
+        return leader, next(name for name in MANAGERS if name != leader)
+
+    def eventually(self, condition: Callable[[], object], timeout: float, what: str) -> float:
+        """Gives how long it took."""
+        begun = time.monotonic()
+        self.cluster.eventually(condition, timeout, what)
+        return time.monotonic() - begun
+
+    def running(self, service: str, asked: str = "node1") -> int:
+        rows = self.cluster.docker(asked, "service", "ls", "--filter", f"name={service}", "--format", "{{.Replicas}}")
+        return int(rows.split("/")[0])
+
+    def states(self, asked: str = "node1") -> dict[str, str]:
+        rows = self.cluster.docker(asked, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+        return dict(row.split() for row in rows.splitlines())
+
+    def containers(self, service: str) -> dict[str, str]:
+        """Address on the ingress network of each running container, by its id, on all hosts."""
+        found = {}
+        for host in HOSTS:
+            ids = self.cluster.containers(host, service)
+            for container in json.loads(self.cluster.docker(host, "inspect", *ids)) if ids else []:
+                found[container["Id"]] = container["NetworkSettings"]["Networks"]["ingress"]["IPAddress"]
+        return found
+
+    def is_whole(self, replicas: int = REPLICAS) -> bool:
+        """All hosts are ready, exactly what was asked for runs, and each has an address of its own."""
+        if self.states() != dict.fromkeys(HOSTS, "Ready") or (self.running("web"), self.running("steady")) != (
+            replicas,
+            REPLICAS,
+        ):
+            return False
+        if "Unreachable" in self.cluster.docker("node1", "node", "ls", "--format", "{{.ManagerStatus}}"):
+            return False
+        web, steady = self.containers("web"), self.containers("steady")
+        addresses = [*web.values(), *steady.values()]
+        return (len(web), len(steady)) == (replicas, REPLICAS) and len(set(addresses)) == len(addresses)
