@@ -308,7 +308,7 @@ class SwarmMember:
             return
         if self._seat is None:
             self._sit(await self._open_seat())
-        elif self._seat.is_alone:
+        elif self._seat.is_alone and self._seat.has_company:
             await self._move()
 
     async def _open_seat(self) -> Seat:

@@ -144,12 +144,17 @@ class Seat:
         await self._etcd.restart()
         log.info("store.restarted cause=new root certificate")
 
+    @property
+    def has_company(self) -> bool:
+        """There is to be another manager."""
+        return sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) > 1
+
     async def company(self) -> None:
         """Of a manager that is alone: waits until another node is to be a manager."""
         kinds: tuple[Kind, ...] = ("node",)
         changes = self.store.subscribe(kinds)
         try:
-            while sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) < 2:
+            while not self.has_company:
                 await changes.next()
         finally:
             changes.close()

@@ -84,14 +84,17 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
     old = leader(cluster, "node1")
     asked = next(node for node in ("node1", *OTHERS) if node != old)
     cluster.lab("kill", old)
-    cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
-    cluster.docker(asked, "service", "create", "-d", "--name", second, "--replicas", "2", cluster.image)
-    cluster.eventually(
-        lambda: cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}").find(f"{second} 2/2") >= 0, 20
-    )
-    assert managers(cluster, asked)[old] == "Unreachable"
-    assert cluster.answers(cluster.nodes[old], 8092), "the mesh of the host whose daemon is dead"
-    cluster.lab("restart", old)
+    try:
+        cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
+        alive = ("--constraint", f"node.hostname!={old}")
+        cluster.docker(asked, "service", "create", "-d", "--name", second, "--replicas", "2", *alive, cluster.image)
+        cluster.eventually(
+            lambda: f"{second} 2/2" in cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}"), 20
+        )
+        assert managers(cluster, asked)[old] == "Unreachable"
+        assert cluster.answers(cluster.nodes[old], 8092), "the mesh of the host whose daemon is dead"
+    finally:
+        cluster.lab("restart", old)
     cluster.eventually(lambda: all_there(cluster, asked), 30, "three managers again")
     assert services(cluster, old) >= {first, second}
 

@@ -129,7 +129,8 @@ def test_a_node_outside_a_swarm_says_so(daemon: Daemon) -> None:
 
 
 def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
-    out = daemon.ok("swarm", "init")
+    out = daemon.ok("swarm", "init", "--availability", "drain")
+    assert daemon.ok("node", "inspect", "self", "-f", "{{.Spec.Availability}}") == "drain\n"
     assert re.search(r"Swarm initialized: current node \([0-9a-z]{25}\) is now a manager", out)
     assert "docker swarm join --token SWMTKN-1-worker 10.59.72.11:2377" in out
     assert "already part of a swarm" in daemon.refused("swarm", "init")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,9 +36,14 @@ LARGE = FLAGS.split()
 class Etcd:
     """An operator's. Its certificates have nothing to do with a swarm's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        """`port`: of one that there is already."""
         self.directory = directory
-        self.port = free_port()
+        self.port = port or free_port()
+        if not port:
+            self._certify()
+
+    def _certify(self) -> None:
         key, now = ec.generate_private_key(ec.SECP256R1()), time.time_ns()
         root = authority.root(key, now, 1)
         certificate = authority.issue(
@@ -46,7 +52,7 @@ class Etcd:
         )  # fmt: skip
         texts = {"ca.pem": root.certificate, "cert.pem": certificate, "key.pem": authority.private_pem(key)}
         for name, text in texts.items():
-            (directory / name).write_text(text)
+            (self.directory / name).write_text(text)
 
     @property
     def files(self) -> ClientFiles:
@@ -110,7 +116,7 @@ def node(asked: Host, of: Host) -> Node:
 async def two(host: Callable[..., Host]) -> tuple[Host, Host]:
     first, second = host(11), host(12)
     await first.init()
-    await second.join(first, first.manager.cluster.join_tokens.manager)
+    await second.join(first.listen, first.manager.cluster.join_tokens.manager)
     await until(lambda: second.up.manager is not None and node(first, second).manager_address == second.listen)
     await until(lambda: node(second, second).status.state is NodeState.READY)
     return first, second
@@ -138,7 +144,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         first, second = host(11), host(12)
         await first.init()
-        await second.join(first, first.manager.cluster.join_tokens.worker)
+        await second.join(first.listen, first.manager.cluster.join_tokens.worker)
         await until(lambda: node(first, second).status.state is NodeState.READY)
         await set_role(first, second, "manager")
         await until(lambda: second.up.manager is not None and node(first, second).manager_address == second.listen)
@@ -156,6 +162,29 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
 async def set_role(asked: Host, whose: Host, role: Role) -> None:
     found = node(asked, whose)
     await asked.manager.update_node(found.id, found.meta.version, NodeSpec(role=role))
+
+
+def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
+    """That one is a process of its own, and has no time to give up what it has."""
+
+    async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
+        words = (str(tmp_path), str(etcd.port))
+        process = await asyncio.create_subprocess_exec(sys.executable, __file__, *words, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(20):
+                address, token = (await process.stdout.readline()).decode().split()
+            second = host(12)
+            await second.join(address, token)
+            await until(lambda: len(second.manager.standing.present) == 2)
+            assert not second.leads()
+        finally:
+            process.kill()
+            await process.wait()
+        await until(second.leads, 10)
+        await second.manager.create_network(NetworkSpec(name="more"))
+
+    play(tmp_path, scene)
 
 
 def test_who_leaves_takes_himself_out_and_the_last_one_everything(tmp_path: Path) -> None:
@@ -204,11 +233,11 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
         await first.init()
         token = first.manager.cluster.join_tokens.manager
         second = host(12, etcd.at("/nothing/"))
-        await second.join(first, token)
+        await second.join(first.listen, token)
         await until(lambda: "there is none; swarm" in second.up.membership.error)
         third = Host(tmp_path, 13, None)
         try:
-            await third.join(first, token)
+            await third.join(first.listen, token)
             await until(lambda: "set store in its configuration" in third.up.membership.error)
         finally:
             await third.stop()
@@ -274,3 +303,15 @@ def test_files_of_no_use_are_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match=words):
             Elsewhere(endpoints=("127.0.0.1:1",), files=files).context()
     assert isinstance(etcd.at().context(), ssl.SSLContext)
+
+
+async def lead(directory: Path, port: int) -> None:
+    """What the process does that is to be killed."""
+    first = Host(directory, 11, Etcd(directory, port).at())
+    await first.init()
+    print(first.listen, first.manager.cluster.join_tokens.manager, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(lead(Path(sys.argv[1]), int(sys.argv[2])))

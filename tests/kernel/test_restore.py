@@ -19,12 +19,13 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
         try:
             await manager.init()
             await manager.manager.create_network(NetworkSpec(name="kept"))
-            await worker.join(manager, manager.manager.cluster.join_tokens.worker)
+            await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
             await until(lambda: worker.up.agent.uplink.connected)
             await manager.stop()
             shutil.copytree(manager.around.data, tmp_path / "copy", symlinks=True)
 
             await manager.resume()
+            assert not (manager.around.data / "etcd").exists(), "one manager alone needs none"
             await manager.up.outlive_others()
             await worker.stop()
             await worker.resume()

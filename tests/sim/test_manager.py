@@ -684,7 +684,8 @@ def test_the_swarm_is_created_once_and_from_sense() -> None:
             with pytest.raises(InvalidArgument):
                 await create(bad)
         assert not store.state.revision
-        await create(InitRequest(default_pool=(pool,), subnet_size=26, data_path_port=5789))
+        await create(InitRequest(default_pool=(pool,), subnet_size=26, data_path_port=5789, availability="drain"))
+        assert [node.spec.availability for node in store.state.nodes.values()] == ["drain"]
         with pytest.raises(Unavailable, match="already part of a swarm"):
             await create(InitRequest())
         assert store.state.cluster is not None

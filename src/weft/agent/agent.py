@@ -10,9 +10,9 @@ together. Everything runs in one task group; state changes only in synchronous f
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from weft.agent.adapters import Adapters
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 ATTACHMENT_TIMEOUT = 30.0
 """Seconds that a task waits for its networks and the node's addresses on them; the original's."""
 REOPEN_PAUSE = 1.0
+UNLIST_TIMEOUT = 2.0
+"""Seconds that a task's stop signal waits for this node's rules to leave the task out."""
 ALONE = 5.0
 """Seconds until a host that has rebooted does without a manager. After that its tasks are as they were, but may have been given up."""
 SETTLE = 1.0
@@ -156,7 +158,7 @@ class Agent:
         """A manager is there. It hears of the ends first."""
         if self._fate is Fate.OPEN:
             self._decide(Fate.OVER)
-        with suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE):
                 while self._fate is Fate.OVER and any(self._is_ending(task) for task in self._ended):
                     self._reported.clear()
@@ -273,6 +275,11 @@ class Agent:
         self._desire()
         await self.network.gone(sandbox)
         self._tell_networks("disconnect", task, sandbox)
+
+    async def unlisted(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLIST_TIMEOUT):
+                await self.network.settled()
 
     async def prune(self) -> None:
         ended = {c.id: c for c in self._swarm_containers() if c.state is ContainerState.EXITED}

@@ -27,8 +27,9 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 log = logging.getLogger(__name__)
 
 DRAIN = 0.3
-"""Seconds between "no new connections, please", which the manager tells every node together with telling us to stop, and the stop
-signal. The original waits 2 s for its gossip to spread; a session is faster, and scaling down is part of what users wait for."""
+"""Seconds between "no new connections, please", which the manager tells every node together with telling us to stop, and which this
+node has carried out, and the stop signal. The original waits 2 s for its gossip to spread; a session is faster, and scaling down is
+part of what users wait for."""
 RETRY = 1.0
 """Seconds before what keeps a task from ending is tried again."""
 RELEASE_TIMEOUT = 10.0
@@ -59,6 +60,10 @@ class Host(Protocol):
 
     async def release(self, task: TaskId) -> None:
         """Returns when the kernel has nothing more of its sandbox."""
+        ...
+
+    async def unlisted(self) -> None:
+        """Returns when this node's own rules send new connections only where the assignment says, or do not get there soon."""
         ...
 
     def report(self, task: TaskId, status: TaskStatus) -> None: ...
@@ -153,6 +158,7 @@ class TaskWorker:
         if container is None:
             return
         if self._record.sandbox is not None:
+            await self._host.unlisted()
             await asyncio.sleep(DRAIN)
         self._died(await self._host.adapters.runtime.stop(container.id, container.stop_grace_period))
 

@@ -26,7 +26,7 @@ from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Segment
-from weft.model.node import CertificateInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus
+from weft.model.node import Availability, CertificateInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.service import Endpoint, Resources, Service, ServiceSpec, UpdateState, UpdateStatus, VirtualAddress
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
@@ -115,7 +115,7 @@ class FakeImages:
 class FakeSwarm:
     """`api.backend.Swarm`: every write is carried out before it returns."""
 
-    def __init__(self, node: "FakeNode", spec: ClusterSpec) -> None:
+    def __init__(self, node: "FakeNode", spec: ClusterSpec, availability: Availability = "active") -> None:
         self._node = node
         self.state = ClusterState()
         self._subnets = itertools.count(0)
@@ -124,7 +124,7 @@ class FakeSwarm:
         root = authority.root(authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom))
         cluster = Cluster(id=ClusterId(_id(0)), spec=spec, root_ca=root, join_tokens=tokens)
         me = Node(
-            id=NodeId(_id(1)), spec=NodeSpec("manager"), status=NodeStatus(NodeState.READY, address="10.59.72.11"),
+            id=NodeId(_id(1)), spec=NodeSpec("manager", availability), status=NodeStatus(NodeState.READY, address="10.59.72.11"),
             description=NodeDescription("node1", resources=Resources(2 * 10**9, 2**32), engine_version="0.1.0"),
             manager_address="10.59.72.11:2377",
         )  # fmt: skip
@@ -334,7 +334,7 @@ class FakeNode:
     async def init(self, request: InitRequest) -> NodeId:
         if self._swarm is not None:
             raise Unavailable(ALREADY)
-        self._swarm = FakeSwarm(self, request.spec)
+        self._swarm = FakeSwarm(self, request.spec, request.availability)
         node = next(iter(self._swarm.state.nodes.values()))
         self.membership = Membership(
             state="active", node=node.id, address="10.59.72.11", is_manager=True, managers=((node.id, node.manager_address),)

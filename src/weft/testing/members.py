@@ -58,7 +58,8 @@ class Host:
     @property
     def manager(self) -> Manager:
         manager = self.up.manager
-        assert manager is not None
+        if manager is None:
+            raise Unavailable(f"{self.address} is no manager, or not yet")
         return manager
 
     async def init(self) -> SwarmMember:
@@ -66,8 +67,9 @@ class Host:
         self.member = await SwarmMember.found(self.around, request, self.address, self.address)
         return self.member
 
-    async def join(self, other: "Host", token: str) -> SwarmMember:
-        request = JoinRequest(listen_address=self.listen, remote_addresses=(other.listen,), token=token)
+    async def join(self, manager: str, token: str) -> SwarmMember:
+        """`manager`: where one listens."""
+        request = JoinRequest(listen_address=self.listen, remote_addresses=(manager,), token=token)
         self.member = await SwarmMember.enter(self.around, request, self.address, self.address)
         return self.member
 

@@ -86,3 +86,66 @@ def test_check_config_reads_the_certificates(tmp_path: Path, pems: dict[str, obj
     given = CliRunner().invoke(command, [*arguments, "--tlskey", str(tmp_path / "none.pem")])
     assert isinstance(given.exception, InvalidArgument)
     assert "none.pem: No such file" in str(given.exception)
+
+
+@pytest.fixture
+def store_files(pems: dict[str, object]) -> dict[str, object]:
+    return {"store-cacert": pems["tlscacert"], "store-cert": pems["tlscert"], "store-key": pems["tlskey"]}
+
+
+def test_a_store_elsewhere(store_files: dict[str, object]) -> None:
+    url = "etcd://192.0.2.21:2379,etcd2.example,[2001:db8::1]:4001"
+    store = make_options({**store_files, "store": url, "store-prefix": "/swarms/a/"}).store
+    assert store is not None
+    assert store.endpoints == ("192.0.2.21:2379", "etcd2.example:2379", "[2001:db8::1]:4001")
+    assert (store.prefix, store.files is not None) == ("/swarms/a/", True)
+    assert make_options({}).store is None
+
+
+def test_this_host_itself_may_be_asked_without_tls() -> None:
+    store = make_options({"store": "etcd://127.0.0.1:2379,localhost,[::1]:2379"}).store
+    assert store is not None
+    assert (store.files, store.context(), store.prefix) == (None, None, "/weft/")
+
+
+@pytest.mark.parametrize("url", ["etcd://192.0.2.21:2379", "etcd://127.0.0.1,192.0.2.21", "etcd://localhost.example"])
+def test_nobody_else_is_asked_without_tls(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="needs mutual TLS, and store-cacert, store-cert, store-key not set"):
+        make_options({"store": url})
+
+
+@pytest.mark.parametrize("key", ["store-cacert", "store-cert", "store-key"])
+def test_a_store_needs_every_file(store_files: dict[str, object], key: str) -> None:
+    del store_files[key]
+    for url in ("etcd://192.0.2.21", "etcd://127.0.0.1"):
+        with pytest.raises(InvalidArgument, match=f"needs mutual TLS, and {key} not set"):
+            make_options({**store_files, "store": url})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"store": "http://127.0.0.1:2379"}, "it must be etcd://"),
+        ({"store": "etcd://"}, "it must be etcd://"),
+        ({"store": "etcd://127.0.0.1:x"}, "cannot use store"),
+        ({"store": "etcd://127.0.0.1:2379,"}, "it must be etcd://"),
+        ({"store": "etcd://127.0.0.1", "store-prefix": "weft"}, "begin and end with a slash"),
+        ({"store-prefix": "/other/"}, "store is not set"),
+        ({"store-key": "/x"}, "cannot use store-key: store is not set"),
+        ({"store": "etcd://192.0.2.1", "store-cacert": "x", "store-cert": "/x", "store-key": "/x"}, "must be an absolute path"),
+        ({"store": "etcd://192.0.2.1", "store-cacert": "/x", "store-cert": "/x", "store-key": "/x"}, "cannot read /x"),
+    ],
+)
+def test_stores_that_are_none(given: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        make_options(given)
+
+
+def test_check_config_reads_the_store_s_files(tmp_path: Path, store_files: dict[str, object]) -> None:
+    lines = [f'{key} = "{value}"' for key, value in store_files.items()]
+    path = write(tmp_path, "\n".join(['store = "etcd://192.0.2.21"', *lines]))
+    arguments = ["--check-config", "--config", str(path)]
+    assert CliRunner().invoke(command, arguments).output == "configuration OK\n"
+    given = CliRunner().invoke(command, [*arguments, "--store-key", str(tmp_path / "none.pem")])
+    assert isinstance(given.exception, InvalidArgument)
+    assert "none.pem: No such file" in str(given.exception)

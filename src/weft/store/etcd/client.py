@@ -34,6 +34,12 @@ _BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Confl
 """gRPC codes; the rest are `OperationFailed`."""
 _NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
 """Refusals that are no outage. The first: a change of members while one is down, or up for less than five seconds."""
+_LIMITS: Mapping[str, str] = {
+    "too many operations": "--max-txn-ops",
+    "request is too large": "--max-request-bytes",
+    "larger than max": "--max-request-bytes",
+}
+"""etcd's options behind its refusals of what is too large; the last one is gRPC's, and goes by the same option."""
 
 T = TypeVar("T")
 
@@ -191,6 +197,9 @@ def _refusal(said: wire.Refusal) -> WeftError:
         return Compacted(text)
     if "future revision" in text:
         return Unavailable("cannot read the store: this member of it is behind another one")
+    for phrase, option in _LIMITS.items():
+        if phrase in text:
+            return OperationFailed(f"cannot write so much to etcd at once: raise its {option}: {text}")
     kind = _BY_CODE.get(code, OperationFailed)
     return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(text)
 

@@ -110,9 +110,7 @@ class Elsewhere:
             await kv.txn([Compare(self.prefix, 0)] * LEAST_OPERATIONS, [])
             await kv.range("x" * LEAST_BYTES, serializable=True)
         except OperationFailed as error:
-            raise OperationFailed(
-                f"cannot use {self}: it takes too little at once: start etcd with {FLAGS} ({error})"
-            ) from error
+            raise OperationFailed(f"cannot use {self}: start etcd with {FLAGS}: {error}") from error
 
 
 def _load(files: ClientFiles) -> ssl.SSLContext:
