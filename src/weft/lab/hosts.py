@@ -52,7 +52,9 @@ def halt(layout: Layout, host: Host) -> None:
     """Ends the host with all its processes; its namespaces and mounts go with them. Its files stay for `erase`."""
     group = f"{layout.cgroup}/{host.name}"
     init = load(host.record)
-    for process in {init, *cgroups.processes(group)} - {None}:
+    # A host that loses its power sees none of its processes end: first the daemon, then PID 1, with which the kernel ends the
+    # others in order of their numbers, and so each container's monitor before the container.
+    for process in (load(host.daemon_record), init, *cgroups.processes(group)):
         if process is not None:
             send(process, signal.SIGKILL)
     for process in {init, *cgroups.processes(group)} - {None}:
