@@ -19,7 +19,7 @@ WEB, STEADY = 8080, 8081
 REPLICAS = 10
 SLOW = 0.5
 """Seconds. The client's kernel sends a SYN again after one."""
-PATIENCE = 2.0
+PATIENCE = 10.0
 """The client's."""
 
 

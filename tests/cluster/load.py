@@ -13,7 +13,7 @@ import time
 RATE = 200
 """Requests per second."""
 PATIENCE = 10.0
-"""Seconds: more than a busy machine takes, and than a SYN that was lost and sent again."""
+"""Seconds: more than a busy machine takes, and than a SYN that was lost and is sent again."""
 
 
 async def ask(address: str, port: int) -> str:

@@ -82,12 +82,14 @@ def swarm(lab: Swarm) -> Iterator[Swarm]:
     lab.eventually(lab.is_whole, 60, "a whole swarm after the fault")
 
 
-def judge(swarm: Swarm, fault: str, load: Load, *beside: str, seconds: float = 0.0) -> None:
-    """No failed request to `steady`; those to `web` in no more than so many seconds. Through other hosts than `beside`."""
+def judge(swarm: Swarm, fault: str, load: Load, *beside: str, seconds: float = 0.0, growing: bool = False) -> None:
+    """No failed request to `steady`; those to `web` in no more than so many seconds. Through other hosts than `beside`. While `web` is
+    growing it may refuse: a task runs from the moment that its program was started, and listens a moment later."""
     web, steady = load.seen(WEB, *beside), load.seen(STEADY, *beside)
     swarm.note(fault, web, steady)
     assert steady.failed == ()
-    assert web.failed == () if seconds == 0 else web.span < seconds, web.failed
+    unanswered = tuple(r for r in web.failed if not (growing and r.why.startswith("Connect call failed")))
+    assert unanswered == () if seconds == 0 else web.span < seconds, web.failed
 
 
 def test_a_daemon_is_killed(swarm: Swarm) -> None:
@@ -179,7 +181,7 @@ def test_the_leader_is_killed_while_a_service_grows(swarm: Swarm) -> None:
         swarm.eventually(lambda: swarm.is_whole(2 * REPLICAS), 60, "a whole swarm")
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={REPLICAS}")
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
-    judge(swarm, f"the leader is killed (another after {took:.1f} s)", load)
+    judge(swarm, f"the leader is killed (another after {took:.1f} s)", load, growing=True)
 
 
 def test_a_member_of_the_store_is_killed(swarm: Swarm) -> None:
@@ -219,7 +221,7 @@ def test_the_disk_of_a_host_is_full(swarm: Swarm) -> None:
         swarm.cluster.on(VICTIM, "rm", FILLER)
         swarm.cluster.docker("node1", "service", "scale", "-d", f"web={REPLICAS}")
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
-    judge(swarm, "the disk of a host is full", load)
+    judge(swarm, "the disk of a host is full", load, growing=True)
     assert swarm.daemon(VICTIM) == daemon, "the daemon has ended"
 
 
@@ -238,7 +240,7 @@ def test_the_disk_of_a_manager_is_full(swarm: Swarm) -> None:
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={REPLICAS}")
         swarm.eventually(lambda: swarm.leader(name), 60, "the manager again")
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
-    judge(swarm, "the disk of a manager is full", load)
+    judge(swarm, "the disk of a manager is full", load, growing=True)
     assert swarm.daemon(name) == daemon, "the daemon has ended"
 
 
