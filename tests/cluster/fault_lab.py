@@ -19,6 +19,8 @@ WEB, STEADY = 8080, 8081
 REPLICAS = 10
 SLOW = 0.5
 """Seconds. The client's kernel sends a SYN again after one."""
+AFTERWARDS = 2.0
+"""Seconds that the client goes on when the fault is over."""
 PATIENCE = 10.0
 """The client's."""
 
@@ -67,8 +69,12 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        out, _ = self._client.communicate(timeout=60)
-        self.requests = [Request(*json.loads(line)) for line in out.splitlines()]
+        """Asks on for a moment: what the fault has led to may show only then."""
+        try:
+            self._client.wait(AFTERWARDS)
+        except subprocess.TimeoutExpired:
+            out, _ = self._client.communicate(timeout=60)
+            self.requests = [Request(*json.loads(line)) for line in out.splitlines()]
 
     def seen(self, port: int, *beside: str) -> Seen:
         """Through other hosts than `beside`. Failures while the client itself did not get the processor to ask in time, as on a machine
