@@ -46,7 +46,8 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
         _disks_away(swarm)
         if before:
             swarm.lab("up", "--nodes", str(len(before)))
-        pytestconfig.pluginmanager.get_plugin("terminalreporter").write("\n" + "\n".join(swarm.table) + "\n")
+        with pytestconfig.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+            print("", *swarm.table, sep="\n")
 
 
 def create(swarm: Swarm, name: str, *options: str) -> None:
