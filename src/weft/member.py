@@ -113,7 +113,7 @@ class SwarmMember:
         founder = Founder(
             description=around.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
         )  # fmt: skip
-        root = authority.root(new_key(), time.time_ns(), _serial())
+        root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
         around.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await _new_store(around)
         identity, created = IdentityStore(around.data), False
@@ -122,7 +122,7 @@ class SwarmMember:
             created, key = True, new_key()
             certificate = authority.issue(
                 root, authority.request(key), node.id, "manager", cluster.id, time.time_ns(),
-                cluster.spec.certificate_expiry, _serial(), (advertise,),
+                cluster.spec.certificate_expiry, authority.make_serial(secrets.token_bytes), (advertise,),
             )  # fmt: skip
             credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
             member = Member(
@@ -232,7 +232,7 @@ class SwarmMember:
             raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
         keeper = next(task for task in self._running if task.get_name() == "seat")
         self._running.remove(keeper)
-        await _cancelled(keeper)
+        await seats.ended(keeper)
         try:
             await self._stand()
             self._sit(await seats.among(self._place, alone_from_now_on=True))
@@ -433,14 +433,3 @@ async def _erase(elsewhere: Elsewhere) -> None:
         await elsewhere.erase()
     except WeftError as cause:
         log.warning("store.not_erased store=%s cause=%s", elsewhere, cause)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-def _serial() -> int:
-    """A certificate's serial number: positive, at most 20 octets (RFC 5280 section 4.1.2.2)."""
-    return int.from_bytes(secrets.token_bytes(16), "big") | 1

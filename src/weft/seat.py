@@ -113,7 +113,7 @@ class Seat:
 
     def beside(self, task: asyncio.Task[None]) -> None:
         """The task ends with the seat."""
-        self._closing.push_async_callback(_ended, task)
+        self._closing.push_async_callback(ended, task)
 
     async def close(self) -> None:
         """The state stays as it is, and can still be read through `manager`."""
@@ -234,7 +234,7 @@ async def elsewhere(place: Place, where: Elsewhere, store: Store | None = None) 
     return seat
 
 
-async def move(place: Place, seat: Seat) -> ClusterState:
+async def move(place: Place, seat: Seat) -> None:
     """Copies the state of a manager that is alone into a new shared store, of which this host has the first part. The seat is
     closed; whoever called says on disk that there is a new store, and only then removes the old one (`forget_database`). If this
     raises, the old store is as it was."""
@@ -256,7 +256,6 @@ async def move(place: Place, seat: Seat) -> ClusterState:
     finally:
         await etcd.close()
     log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
-    return state
 
 
 async def give_up(place: Place) -> None:
@@ -308,7 +307,8 @@ def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
     return ClusterState(objects, state.revision)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancels it and waits for its end."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -91,10 +91,10 @@ class Dispatcher:
         not part of the swarm or has been removed from it, `FailedPrecondition` for one that the swarm has gone on with."""
         hello = await _hello(session)
         await self._store.sync()
-        node, spec = hello.node, cluster_of(self._store.state).spec
-        epoch = cluster_of(self._store.state).epoch
-        if hello.epoch > epoch:
-            raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=epoch))
+        cluster = cluster_of(self._store.state)
+        node, spec = hello.node, cluster.spec
+        if hello.epoch > cluster.epoch:
+            raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=cluster.epoch))
         self._liveness.heard(node, spec, self._clock())
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True

@@ -217,7 +217,7 @@ class Manager:
     async def resign(self) -> bool:
         """This manager is one no more. Whether it was the last, which stays what it is."""
         await self._store.sync()
-        others = [n for n in nodes.managers(self._store.state) if n.id != self._own and n.manager_address]
+        others = nodes.serving_beside(self._store.state, self._own)
         if others:
             await transact(self._store, lambda state: nodes.resignation(state, self._own))
         return not others

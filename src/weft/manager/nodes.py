@@ -97,9 +97,14 @@ def managers(state: ClusterState) -> list[Node]:
     return [node for node in state.nodes.values() if node.spec.role == "manager"]
 
 
+def serving_beside(state: ClusterState, id: NodeId) -> list[Node]:
+    """The managers that serve and are to go on, but for this one."""
+    return [node for node in managers(state) if node.id != id and node.manager_address]
+
+
 def _check_demotion(state: ClusterState, node: Node, present: frozenset[NodeId]) -> None:
     """Raises `FailedPrecondition` if the others could not go on without it."""
-    others = [other for other in managers(state) if other.id != node.id and other.manager_address]
+    others = serving_beside(state, node.id)
     if not others:
         raise FailedPrecondition(
             "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
