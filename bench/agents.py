@@ -6,15 +6,17 @@ Each joins with the token, keeps a session with heartbeats as often as a real ag
 an assignment only the tasks are decoded: the processor is the manager's, which is what is measured. Commands come on the standard
 input, one a line, and each is answered on the standard output with one line once it is done:
 
-    join            every agent that has no session opens one
+    join            every agent that has no session opens one, and a new one whenever it is lost
     leave [K]       the sessions of all agents, or that of agent K, end without a word, and no new ones are opened
     ids             the node ids, in order
+    lost            how many sessions were lost since the start that nobody asked to end, by cause: JSON
 """
 
 import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -35,6 +37,8 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
 AT_ONCE = 16
 """Joins and connections under way."""
+RETRY = 0.5
+"""Seconds until a session that was lost is opened anew."""
 RESOURCES = Resources(nano_cpus=64_000_000_000, memory=256 << 30)
 
 
@@ -61,7 +65,11 @@ class StatusAccepted(msgspec.Struct, tag=True):
     number: int
 
 
-_decoder = msgspec.msgpack.Decoder(AssignmentUpdate | Welcome | StatusAccepted)
+class Goodbye(msgspec.Struct, tag=True):
+    reason: str
+
+
+_decoder = msgspec.msgpack.Decoder(AssignmentUpdate | Welcome | StatusAccepted | Goodbye)
 
 
 class Agent:
@@ -72,6 +80,8 @@ class Agent:
         self.states: dict[TaskId, TaskState] = {}
         self.informed = asyncio.Event()
         """The first assignment of the session has come."""
+        self.lost: Counter[str] = Counter()
+        """Sessions that nobody asked to end, by cause."""
         self._manager = manager
         self._context: Any = None
         self._number = 0
@@ -90,7 +100,7 @@ class Agent:
     async def connect(self) -> None:
         if self._session is None or self._session.done():
             self.informed.clear()
-            self._session = asyncio.create_task(self._talk())
+            self._session = asyncio.create_task(self._stay())
         await self.informed.wait()
 
     async def vanish(self) -> None:
@@ -98,7 +108,17 @@ class Agent:
             self._session.cancel()
             await asyncio.gather(self._session, return_exceptions=True)
 
-    async def _talk(self) -> None:
+    async def _stay(self) -> None:
+        while True:
+            try:
+                self.lost[await self._talk()] += 1
+            except (OSError, aiohttp.ClientError) as cause:
+                self.lost[f"{type(cause).__name__}: {cause}"] += 1
+            await asyncio.sleep(RETRY)
+
+    async def _talk(self) -> str:
+        """Until the session ends: why."""
+        reason = ""
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(
                 f"https://{self._manager}/v1/session",
@@ -116,9 +136,12 @@ class Agent:
                         beats = asyncio.create_task(_beat(socket, message.heartbeat / SECOND / 2))
                     elif isinstance(message, AssignmentUpdate):
                         await self._take(socket, message.change)
+                    elif isinstance(message, Goodbye):
+                        reason = message.reason
             finally:
                 if beats is not None:
                     beats.cancel()
+            return reason or f"closed: {socket.exception() or socket.close_code}"
 
     async def _take(self, socket: aiohttp.ClientWebSocketResponse, change: ChangeTold) -> None:
         told = {task.id: _obeyed(task.desired) for task in change.tasks}
@@ -178,7 +201,16 @@ async def main(manager: str, token: str, first: str, count: str) -> None:
                 await agents[int(number)].vanish()
             case ["leave"]:
                 await _all(agents, Agent.vanish)
-        print(json.dumps([agent.node for agent in agents]) if line == ["ids"] else "done", flush=True)
+        print(_answer(line[0], agents), flush=True)
+
+
+def _answer(command: str, agents: list[Agent]) -> str:
+    match command:
+        case "ids":
+            return json.dumps([agent.node for agent in agents])
+        case "lost":
+            return json.dumps(sum((agent.lost for agent in agents), Counter()))
+    return "done"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from weft.cluster.listener import LIMITS, Limits, Listener
 from weft.cluster.messages import MAX_FROM_AGENT, AssignmentUpdate, FromAgent, FromManager, Goodbye
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
 from weft.model import codec
-from weft.model.assignment import prepared
 from weft.model.ids import ClusterId
 
 log = logging.getLogger(__name__)
@@ -198,7 +197,8 @@ class ServerSession:
 
 def encoded(message: FromManager) -> bytes:
     if isinstance(message, AssignmentUpdate):
-        return codec.encode(AssignmentUpdate(prepared(message.change)))
+        change: Any = message.change.encoded
+        return codec.encode(AssignmentUpdate(change))
     return codec.encode(message)
 
 

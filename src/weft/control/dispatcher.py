@@ -8,10 +8,11 @@ nothing happened to stay the same object, which `difference` recognises without 
     views   = network_views(state)                        once, at the start
     views   = network_views(state, views, events)         after each commit
     new     = assignment_for(state, node, views)          per node
-    change  = difference(old, new, memo)                  per node; `memo` is a dict that lives for one round of nodes
+    change  = difference(old, new, memo)                  per node; a `Memo` lives for one round of nodes
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -50,7 +51,7 @@ def assignment_for(
     cluster = state.cluster
     if tasks is None:
         found = state.tasks_on(node_id).values()
-        tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if _is_dispatched(task)}
+        tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if is_dispatched(task)}
     networks = {network: views[network] for network in _networks_of(state, node_id) if network in views}
     needs_keys = cluster is not None and any(view.definition.encrypted for view in networks.values())
     return Assignment(
@@ -63,8 +64,8 @@ def assignment_for(
     )
 
 
-def _is_dispatched(task: Task) -> bool:
-    """Also one that is told to stop, until its agent has said that it has."""
+def is_dispatched(task: Task) -> bool:
+    """Must its node know of it? Also one that is told to stop, until its agent has said that it has."""
     return task.state >= TaskState.ASSIGNED and not task.state.is_terminal
 
 
@@ -80,19 +81,11 @@ def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
 
 
 class _Touched(msgspec.Struct):
-    """What of the views a batch of events may have changed."""
+    """What of a network's view a batch of events may have changed."""
 
-    networks: set[NetworkId] = msgspec.field(default_factory=set)
-    endpoints: set[tuple[NetworkId, str]] = msgspec.field(default_factory=set)
-    services: set[tuple[NetworkId, ServiceId]] = msgspec.field(default_factory=set)
-
-    def by_network(self) -> dict[NetworkId, "_Touched"]:
-        parts: dict[NetworkId, _Touched] = {id: _Touched({id}) for id in self.networks}
-        for endpoint in self.endpoints:
-            parts.setdefault(endpoint[0], _Touched()).endpoints.add(endpoint)
-        for service in self.services:
-            parts.setdefault(service[0], _Touched()).services.add(service)
-        return parts
+    definition: bool = False
+    endpoints: set[str] = msgspec.field(default_factory=set)
+    services: set[ServiceId] = msgspec.field(default_factory=set)
 
 
 def network_views(
@@ -101,35 +94,33 @@ def network_views(
     """The views of all allocated networks. With `previous`, the views at some earlier state, and all `events` since then,
     only what they touch is computed; every other view is the previous object."""
     previous = previous or {}
-    allocated = [network for network in state.networks.values() if network.segments]
-    new = _whole_views(state, [network for network in allocated if network.id not in previous])
-    touched = _touched(state, events).by_network()
-    known = {
-        id: _view_after(state, state.networks[id], view, touched[id]) if id in touched else view
-        for id, view in _kept(state, previous)
+    touched = _touched(state, events)
+    return {
+        network.id: _view_now(state, network, previous.get(network.id), touched.get(network.id))
+        for network in state.networks.values()
+        if network.segments
     }
-    return {network.id: new[network.id] if network.id in new else known[network.id] for network in allocated}
 
 
-def _kept(state: ClusterState, previous: Views) -> Iterator[tuple[NetworkId, NetworkView]]:
-    return ((id, view) for id, view in previous.items() if id in state.networks)
-
-
-def _touched(state: ClusterState, events: Iterable[Event]) -> _Touched:
-    touched = _Touched()
+def _touched(state: ClusterState, events: Iterable[Event]) -> dict[NetworkId, _Touched]:
+    touched: defaultdict[NetworkId, _Touched] = defaultdict(_Touched)
     for event in events:
         for obj in (event.before, event.after):
             if isinstance(obj, Task):
-                touched.endpoints.update((a.network, obj.id) for a in obj.attachments)
+                for attachment in obj.attachments:
+                    touched[attachment.network].endpoints.add(obj.id)
             elif isinstance(obj, Service):
-                touched.services.update((network, obj.id) for network in _networks_of_service(state, obj))
+                for network in _networks_of_service(state, obj):
+                    touched[network].services.add(obj.id)
             elif isinstance(obj, Node):
-                touched.endpoints.update((a.network, load_balancer_id(obj.id)) for a in obj.attachments)
+                for leg in obj.attachments:
+                    touched[leg.network].endpoints.add(load_balancer_id(obj.id))
             elif isinstance(obj, Network):
-                touched.networks.add(obj.id)
+                touched[obj.id].definition = True
         if _moved(event):
-            tasks = state.tasks_on(NodeId(event.object.id)).values()
-            touched.endpoints.update((a.network, task.id) for task in tasks for a in task.attachments)
+            for task in state.tasks_on(NodeId(event.object.id)).values():
+                for attachment in task.attachments:
+                    touched[attachment.network].endpoints.add(task.id)
     return touched
 
 
@@ -142,32 +133,24 @@ def _moved(event: Event) -> bool:
     return before != after
 
 
-def _whole_views(state: ClusterState, networks: Sequence[Network]) -> dict[NetworkId, NetworkView]:
-    """Views made afresh, in one walk over the nodes and services."""
-    if not networks:
-        return {}
-    members: dict[NetworkId, _Touched] = {network.id: _Touched() for network in networks}
-    nothing = _Touched()
-    for network in networks:
-        members[network.id].endpoints.update((network.id, task) for task in state.tasks_attached(network.id))
-    for node in state.nodes.values():
-        for leg in node.attachments:
-            members.get(leg.network, nothing).endpoints.add((leg.network, load_balancer_id(node.id)))
-    for service in state.services.values():
-        for id in _networks_of_service(state, service):
-            members.get(id, nothing).services.add((id, service.id))
-    return {n.id: _view_after(state, n, NetworkView(_definition(n), {}, {}), members[n.id]) for n in networks}
-
-
-def _view_after(state: ClusterState, network: Network, old: NetworkView, touched: _Touched) -> NetworkView:
-    """The old view itself if nothing that shows in it has changed. `touched`: of this network alone."""
-    definition = _definition(network) if network.id in touched.networks else old.definition
-    endpoints = {id: _endpoint(state, network.id, id) for _, id in touched.endpoints}
-    services = {id: _service_record(state, network.id, id) for _, id in touched.services}
-    new_endpoints, new_services = _patched(old.endpoints, endpoints), _patched(old.services, services)
-    if definition == old.definition and new_endpoints is old.endpoints and new_services is old.services:
+def _view_now(state: ClusterState, network: Network, old: NetworkView | None, touched: _Touched | None) -> NetworkView:
+    """The old view itself if nothing that shows in it has changed."""
+    if old is None:
+        old, touched = NetworkView(_definition(network), {}, {}), _everything_on(state, network)
+    if touched is None:
         return old
-    return NetworkView(definition, new_endpoints, new_services)
+    definition = _definition(network) if touched.definition else old.definition
+    endpoints = _patched(old.endpoints, {id: _endpoint(state, network.id, id) for id in touched.endpoints})
+    services = _patched(old.services, {id: _service_record(state, network.id, id) for id in touched.services})
+    if definition == old.definition and endpoints is old.endpoints and services is old.services:
+        return old
+    return NetworkView(definition, endpoints, services)
+
+
+def _everything_on(state: ClusterState, network: Network) -> _Touched:
+    legs = map(load_balancer_id, state.nodes_attached(network.id))
+    services = state.services if network.spec.ingress else state.services_attached(network.id)
+    return _Touched(endpoints={*state.tasks_attached(network.id), *legs}, services=set(services))
 
 
 K = TypeVar("K")
@@ -283,15 +266,42 @@ class ViewDifference(msgspec.Struct, frozen=True):
     removed_services: tuple[tuple[NetworkId, ServiceId], ...]
 
 
-Memo = dict[tuple[int, int], ViewDifference]
-"""Differences of shared views by the identities of both, so that a thousand nodes on a network compare its views once."""
+_Pair = tuple[int, int]
+"""The identities of an old view and of a new one."""
+
+
+class Memo:
+    """What was compared in a round: a thousand nodes on a network compare its views once, and those to which nothing else has
+    happened have one change between them, which is encoded once."""
+
+    def __init__(self) -> None:
+        self.views: dict[_Pair, ViewDifference] = {}
+        self.changes: dict[tuple[_Pair, ...], AssignmentChange] = {}
 
 
 def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None) -> AssignmentChange:
     """The change with which `old.after(change) == new`; from nothing, a full one."""
+    memo = memo if memo is not None else Memo()
+    if old is None or not _differ_in_views_alone(old, new):
+        return _change(old, new, memo)
+    pairs = tuple(
+        (_identity(known), _identity(view)) for id, view in new.networks.items() if (known := old.networks[id]) is not view
+    )
+    change = memo.changes.get(pairs)
+    if change is None:
+        change = memo.changes[pairs] = _change(old, new, memo)
+    return change
+
+
+def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
+    same = old.tasks is new.tasks and old.keys == new.keys and old.data_path_port == new.data_path_port
+    return same and old.networks.keys() == new.networks.keys()
+
+
+def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentChange:
     before = old if old is not None else Assignment(node=new.node)
     tasks, removed_tasks = _table_difference(before.tasks, new.tasks)
-    views = list(_view_differences(before, new, memo if memo is not None else {}))
+    views = list(_view_differences(before, new, memo))
     known = before.networks
     return AssignmentChange(
         revision=new.revision,
@@ -320,9 +330,9 @@ def _view_differences(before: Assignment, new: Assignment, memo: Memo) -> Iterat
             yield ViewDifference(view, view, tuple(view.endpoints.values()), (), tuple(view.services.values()), ())
             continue
         key = (_identity(old), _identity(view))
-        if key not in memo:
-            memo[key] = _view_difference(old, view)
-        yield memo[key]
+        if key not in memo.views:
+            memo.views[key] = _view_difference(old, view)
+        yield memo.views[key]
 
 
 def _identity(view: NetworkView) -> int:

@@ -32,7 +32,7 @@ from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
-from weft.manager.touched import touched
+from weft.manager.touched import concerned
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
@@ -74,6 +74,8 @@ class Dispatcher:
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
+        self._new: set[NodeId] = set()
+        """With a session that was not yet offered anything."""
         self._managers: Managers | None = None
         """Told to all who have a session."""
         self._views: Views | None = None
@@ -122,6 +124,7 @@ class Dispatcher:
         if old is not None:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
         self._links[link.node] = link
+        self._new.add(link.node)
         self._suspicion.back(link.node)
         self._publish()
         self._notice(self._store.state, [link.node])
@@ -182,21 +185,20 @@ class Dispatcher:
         self._gathered = []
         previous, self._views = self._views, None
         views = network_views(state, previous, events)
-        concerned = touched(events, state)
-        ingress = {state.ingress.id} if state.ingress else set()
-        memo: Memo = {}
-        for id, link in list(self._links.items()):
-            known = link.newest
+        who = concerned(state, events, previous or {}, views)
+        everybody = previous is None or who.everybody
+        memo = Memo()
+        for id in self._links if everybody else who.tasks | who.networks | self._new:
+            link = self._links.get(id)
+            if link is None:
+                continue
             if id not in state.nodes:
                 link.end(Forbidden(f"node {id} was removed from the swarm"))
-            elif (
-                previous is None
-                or known is None
-                or id in concerned.nodes
-                or not concerned.networks.isdisjoint(known.networks.keys() | ingress)
-            ):
-                same = known.tasks if known and previous and id not in concerned.nodes else None
-                link.offer(assignment_for(state, id, views, same), memo)
+                continue
+            known = link.newest
+            same = known.tasks if known and previous is not None and id not in who.tasks else None
+            link.offer(assignment_for(state, id, views, same), memo)
+        self._new.clear()
         changed = {event.kind for event in events}
         if previous is None or "cluster" in changed:
             self._notice(state, self._links)

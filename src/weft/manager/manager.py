@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
 from weft.control import keys, rotation
-from weft.control.allocator import allocator
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.manager import cluster, networks, nodes, services
@@ -25,10 +24,10 @@ from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
+from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
 from weft.manager.loops import ControlLoop, Reconcile, whole
 from weft.manager.members import ALONE, Membership
-from weft.manager.orchestration import Orchestration
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Probe, Suspicion, any_host_answers
 from weft.manager.transaction import cluster_of, transact
@@ -120,9 +119,10 @@ class Manager:
 
     async def _run_loops(self) -> None:
         orchestration = Orchestration(lambda: TaskId(self._id()))
+        allocation = Allocation(self._own_routes)
         loops = (
             self._loop("orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile),
-            self._loop("allocator", KINDS, whole(self._allocate)),
+            self._loop("allocator", KINDS, allocation.reconcile),
             self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
             self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
             self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
@@ -166,9 +166,6 @@ class Manager:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _allocate(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return allocator.reconcile(state, now, self._routes())
-
     def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
         return keys.reconcile(state, now, self._entropy)
 
@@ -184,11 +181,6 @@ class Manager:
             spec = cluster_of(state).spec
             return Decision(wake_at=now + spec.heartbeat)
         return self._liveness.reconcile(state, now, self._leadership.standing)
-
-    def _routes(self) -> Sequence[IPv4Network]:
-        """Of all hosts, each once. What a host reports and is no IPv4 subnet concerns no overlay."""
-        reported = {route for node in self._store.state.nodes.values() for route in node.routes}
-        return tuple(dict.fromkeys((*self._own_routes, *(route for text in sorted(reported) for route in _subnet(text)))))
 
     # --- agents (cluster.base.Manager)
 
@@ -258,7 +250,7 @@ class Manager:
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         await self._store.sync()
-        return await networks.create(self._store, NetworkId(self._id()), spec, self._routes())
+        return await networks.create(self._store, NetworkId(self._id()), spec, self._own_routes)
 
     async def remove_network(self, id: NetworkId) -> None:
         await self._write(lambda state: networks.removal(state, id))
@@ -303,10 +295,3 @@ async def _first(running: asyncio.Task[None], change: Coroutine[Any, Any, Standi
         waiting.cancel()
         with suppress(asyncio.CancelledError):
             await waiting
-
-
-def _subnet(text: str) -> tuple[IPv4Network, ...]:
-    try:
-        return (IPv4Network(text, strict=False),)
-    except ValueError:
-        return ()

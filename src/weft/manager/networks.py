@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import NoReturn
 
-from weft.control.allocator.subnets import overlapping
+from weft.control.allocator.subnets import overlapping, reported
 from weft.control.validate import validate_network
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, Unavailable, WeftError
 from weft.manager.transaction import transact
@@ -25,7 +25,7 @@ ALLOCATION_TIMEOUT = 20.0
 
 
 async def create(store: Store, id: NetworkId, spec: NetworkSpec, routes: Sequence[IPv4Network]) -> Network:
-    """See `api.backend.Swarm.create_network`. `routes`: of all hosts."""
+    """See `api.backend.Swarm.create_network`. `routes`: of this host."""
     subscription = store.subscribe(KINDS_AWAITED)
     try:
         await transact(store, lambda state: creation(state, id, spec, routes))
@@ -69,7 +69,7 @@ def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec, routes: Sequ
         raise Conflict(f"network with name {spec.name} already exists")
     if spec.ingress and state.ingress is not None:
         raise Conflict(f"ingress network ({state.ingress.id}) is already present")
-    cause = overlapping(state, [pool.subnet for pool in spec.pools], routes, spec.name)
+    cause = overlapping(state, [pool.subnet for pool in spec.pools], (*routes, *reported(state)), spec.name)
     if cause is not None:
         raise Conflict(cause)
     return [Put(Network(id=id, spec=spec))]

@@ -59,7 +59,7 @@ class AgentLink:
         self._requested: CertificateRequest | None = None
         self._sent: Assignment | None = None
         self._newest: Assignment | None = None
-        self._memo: Memo = {}
+        self._memo: Memo | None = None
         self._unanswered = 0
         self._beat = False
         """The agent's last heartbeat is to be answered."""
@@ -175,7 +175,7 @@ class AgentLink:
 
     async def _send_assignment(self, assignment: Assignment) -> None:
         change = difference(self._sent, assignment, self._memo)
-        self._memo = {}
+        self._memo = None
         if not change.is_empty:
             await self._session.send(AssignmentUpdate(change))
             log.debug("assignment.sent node=%s revision=%d full=%s", self.node, change.revision, change.full)

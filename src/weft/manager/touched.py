@@ -1,4 +1,4 @@
-"""Whom a batch of changes may concern: the nodes that run something of it, and the networks on which something of it is seen.
+"""Whom a batch of changes concerns: the nodes whose own tasks are others than before, and those on a network that looks different.
 
 It may name too many, never too few: a node that is named and sees no difference is sent nothing.
 """
@@ -7,55 +7,55 @@ from collections.abc import Iterable
 
 import msgspec
 
+from weft.control.dispatcher import Views, is_dispatched
 from weft.model.cluster import Cluster
-from weft.model.ids import NetworkId, NodeId
-from weft.model.network import Network
+from weft.model.ids import NodeId
 from weft.model.node import Node
-from weft.model.service import Service
-from weft.model.state import ClusterState, Event, Object
+from weft.model.state import ClusterState, Event
 from weft.model.task import Task
 
 
-class Touched(msgspec.Struct, frozen=True):
-    nodes: frozenset[NodeId] = frozenset()
-    networks: frozenset[NetworkId] = frozenset()
-
-    def __or__(self, other: "Touched") -> "Touched":
-        return Touched(self.nodes | other.nodes, self.networks | other.networks)
-
-
-def touched(events: Iterable[Event], state: ClusterState) -> Touched:
-    nodes: set[NodeId] = set()
-    networks: set[NetworkId] = set()
-    for event in events:
-        for obj in (event.before, event.after):
-            if obj is not None:
-                nodes |= _nodes(obj)
-                networks |= _networks(obj, state)
-    return Touched(frozenset(nodes), frozenset(networks))
+class Concerned(msgspec.Struct, frozen=True):
+    everybody: bool
+    tasks: frozenset[NodeId]
+    """Nodes that are to run something else than before, or are gone."""
+    networks: frozenset[NodeId]
+    """Nodes that are on a network of which they must know something else than before."""
 
 
-def _nodes(obj: Object) -> set[NodeId]:
-    if isinstance(obj, Node):
-        return {obj.id}
-    return {obj.node} if isinstance(obj, Task) and obj.node is not None else set()
+def concerned(state: ClusterState, events: Iterable[Event], before: Views, after: Views) -> Concerned:
+    """`before` and `after`: the views at the state without and with the events."""
+    changed = [id for id, view in after.items() if before.get(id) is not view]
+    everybody = (
+        (state.ingress is not None and state.ingress.id in changed)
+        or not before.keys() <= after.keys()
+        or any(_is_for_all(event) for event in events)
+    )
+    return Concerned(
+        everybody,
+        frozenset(node for event in events for node in _nodes(event)),
+        frozenset(task.node for id in changed for task in state.tasks_attached(id).values() if task.node is not None),
+    )
 
 
-def _networks(obj: Object, state: ClusterState) -> set[NetworkId]:
-    match obj:
-        case Cluster():
-            # Its keys go to whoever is on an encrypted network.
-            return {network.id for network in state.networks.values() if network.spec.encrypted}
-        case Network():
-            return {obj.id}
-        case Task():
-            return {attachment.network for attachment in obj.attachments}
-        case Service():
-            ingress = {state.ingress.id} if state.ingress else set()
-            attached = {network.target for network in obj.spec.task.networks}
-            return ingress | attached | {address.network for address in obj.endpoint.addresses}
-        case Node():
-            # A node's address is in the endpoints of all that it runs.
-            running = (state.tasks[id].attachments for id in state.tasks_on(obj.id))
-            return {a.network for attachments in (obj.attachments, *running) for a in attachments}
-    return set()
+def _is_for_all(event: Event) -> bool:
+    before, after = event.before, event.after
+    if not (isinstance(before, Cluster) and isinstance(after, Cluster)):
+        return isinstance(event.object, Cluster)
+    return (before.data_keys, before.data_path_port) != (after.data_keys, after.data_path_port)
+
+
+def _nodes(event: Event) -> Iterable[NodeId]:
+    before, after = event.before, event.after
+    if isinstance(before, Node) and after is None:
+        return (before.id,)
+    tasks = [task for task in (before, after) if isinstance(task, Task)]
+    if len(tasks) == 2 and _reads_the_same(*tasks):
+        return ()
+    return [task.node for task in tasks if task.node is not None]
+
+
+def _reads_the_same(before: Task, after: Task) -> bool:
+    """To its node: nothing has changed but its status, and it is still to be run."""
+    same_end = (is_dispatched(before), before.state.is_terminal) == (is_dispatched(after), after.state.is_terminal)
+    return same_end and msgspec.structs.replace(before, status=after.status, meta=after.meta) == after

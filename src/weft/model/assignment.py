@@ -121,7 +121,7 @@ def load_balancer_id(node: NodeId) -> str:
     return f"lb-{node}"
 
 
-class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, dict=True):
     """The way from one assignment to the next. `full`: from the empty one."""
 
     revision: int
@@ -145,11 +145,11 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
             self.endpoints, self.removed_endpoints, self.services, self.removed_services,
         ))  # fmt: skip
 
-
-def prepared(change: AssignmentChange) -> AssignmentChange:
-    """The same, to be encoded and for nothing else: its endpoints are their encodings."""
-    encodings: Any = tuple(endpoint.encoded for endpoint in change.endpoints)
-    return msgspec.structs.replace(change, endpoints=encodings)
+    @cached_property
+    def encoded(self) -> msgspec.Raw:
+        """As it goes over the wire, to every node for which the change is the same."""
+        endpoints: Any = tuple(endpoint.encoded for endpoint in self.endpoints)
+        return msgspec.Raw(codec.encode(msgspec.structs.replace(self, endpoints=endpoints)))
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

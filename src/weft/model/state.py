@@ -72,6 +72,8 @@ class Decision(msgspec.Struct, frozen=True):
 
     changes: tuple[Change, ...] = ()
     wake_at: Nanoseconds | None = None
+    unserved: bool = False
+    """Something was refused and says why: any change may help it, so everything is to be looked at next time."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -98,7 +100,8 @@ class ClusterState:
         self._names: dict[tuple[Kind, str], str] = {}
         self._by_service: dict[ServiceId, dict[TaskId, Task]] = {}
         self._by_node: dict[NodeId | None, dict[TaskId, Task]] = {}
-        self._by_network: dict[NetworkId, dict[TaskId, Task]] = {}
+        self._on_network: dict[tuple[Kind, NetworkId], dict[str, Object]] = {}
+        self._ingress: dict[str, None] = {}
         self._by_state: dict[TaskState, dict[TaskId, Task]] = {}
         self.usage = Usage()
         for obj in objects:
@@ -128,7 +131,7 @@ class ClusterState:
 
     @property
     def ingress(self) -> Network | None:
-        return next((n for n in self.networks.values() if n.spec.ingress), None)
+        return self.networks[NetworkId(next(iter(self._ingress)))] if self._ingress else None
 
     def named(self, kind: Kind, name: str) -> Object | None:
         """The network or service of that exact name."""
@@ -144,7 +147,15 @@ class ClusterState:
 
     def tasks_attached(self, network: NetworkId) -> Mapping[TaskId, Task]:
         """Tasks that hold an address on the network, ended ones included until they are removed."""
-        return self._by_network.get(network, {})
+        return cast(Mapping[TaskId, Task], self._on_network.get(("task", network), {}))
+
+    def nodes_attached(self, network: NetworkId) -> Mapping[NodeId, Node]:
+        """Nodes whose load balancer has an address on the network."""
+        return cast(Mapping[NodeId, Node], self._on_network.get(("node", network), {}))
+
+    def services_attached(self, network: NetworkId) -> Mapping[ServiceId, Service]:
+        """Services whose tasks are to be on the network."""
+        return cast(Mapping[ServiceId, Service], self._on_network.get(("service", network), {}))
 
     def tasks_in(self, state: TaskState) -> Mapping[TaskId, Task]:
         """Tasks by observed state."""
@@ -231,12 +242,14 @@ class ClusterState:
         self.usage.count(obj, 1)
         if kind in UNIQUE_NAMES:
             self._names[kind, obj.name] = obj.id
+        if isinstance(obj, Network) and obj.spec.ingress:
+            self._ingress[obj.id] = None
+        for network in _networks_of(obj):
+            self._on_network.setdefault((kind, network), {})[obj.id] = obj
         if isinstance(obj, Task):
             self._by_service.setdefault(obj.service, {})[obj.id] = obj
             self._by_node.setdefault(obj.node, {})[obj.id] = obj
             self._by_state.setdefault(obj.state, {})[obj.id] = obj
-            for attachment in obj.attachments:
-                self._by_network.setdefault(attachment.network, {})[obj.id] = obj
 
     def _delete(self, obj: Object) -> None:
         """Out of the indexes; the place in its table stays, so that an update keeps the order of creation."""
@@ -244,12 +257,14 @@ class ClusterState:
         self.usage.count(obj, -1)
         if kind in UNIQUE_NAMES and self._names.get((kind, obj.name)) == obj.id:
             del self._names[kind, obj.name]
+        if isinstance(obj, Network):
+            self._ingress.pop(obj.id, None)
+        for network in _networks_of(obj):
+            _drop(self._on_network, (kind, network), obj.id)
         if isinstance(obj, Task):
             _drop(self._by_service, obj.service, obj.id)
             _drop(self._by_node, obj.node, obj.id)
             _drop(self._by_state, obj.state, obj.id)
-            for attachment in obj.attachments:
-                _drop(self._by_network, attachment.network, obj.id)
 
 
 def compared(change: Change) -> tuple[Kind, str, int]:
@@ -267,10 +282,19 @@ def stamped(obj: Object, revision: int, now: Nanoseconds) -> Object:
     return msgspec.structs.replace(obj, meta=meta)
 
 
+def _networks_of(obj: Object) -> Iterator[NetworkId]:
+    """What the object is on, or is to be on."""
+    if isinstance(obj, Task | Node):
+        yield from (attachment.network for attachment in obj.attachments)
+    elif isinstance(obj, Service):
+        yield from (attachment.target for attachment in obj.spec.task.networks)
+
+
 K = TypeVar("K")
+Id = TypeVar("Id", bound=str)
 
 
-def _drop(index: dict[K, dict[TaskId, Task]], key: K, id: TaskId) -> None:
+def _drop(index: dict[K, dict[Id, T]], key: K, id: Id) -> None:
     bucket = index.get(key)
     if bucket is not None:
         bucket.pop(id, None)

@@ -93,7 +93,7 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
         views = network_views(room.state, views, room.events)
         room.events.clear()
         assert views == network_views(room.state)
-        memo: Memo = {}
+        memo = Memo()
         for node in room.state.nodes:
             new = assignment_for(room.state, node, views)
             change = difference(told.get(node), new, memo)

@@ -333,5 +333,5 @@ def test_only_services_that_events_touch_are_looked_at() -> None:
     assert orchestrator.touched(room.state, room.events) == {id}
     room.set_node("node1", NodeState.DOWN)
     assert orchestrator.touched(room.state, room.events) == {id, other}
-    partial = orchestrator.reconcile(room.state, room.now, lambda: TaskId(room.new_id("task")), {id})
+    partial = orchestrator.plan(room.state, room.now, lambda: TaskId(room.new_id("task")), {id})
     assert {change.object.service for change in partial.changes} == {id}  # type: ignore[union-attr]

@@ -2,15 +2,14 @@
 
 One pass goes through all that lacks something, in the order in which one needs the other: networks (ingress first), nodes,
 services, tasks. What is free follows from the state each time. An object that cannot be served says why (`Network.error`,
-`Service.error`, `Task.status.err`) and is tried again in the next pass; the others are served all the same. Whoever hands out
+`Service.error`, `Task.status.err`) and is tried again in the next pass; the others are served all the same. A pass that is told
+what happened since the last one leaves out the nodes and services that nothing happened to. Whoever hands out
 an address writes the network (its cursor), whoever hands out a port or a VNI writes the cluster: two allocators that see the
 same state cannot both commit.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
-from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -20,24 +19,59 @@ from weft.control.allocator.addresses import Book
 from weft.control.allocator.ports import Ports, answers
 from weft.errors import Conflict, Exhausted, WeftError
 from weft.model.cluster import Cluster
-from weft.model.ids import NetworkId
+from weft.model.ids import NetworkId, NodeId, ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, Pool, Segment
 from weft.model.node import Node
 from weft.model.service import Endpoint, PublishedPort, Service, VirtualAddress
-from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Put
+from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Event, Put
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 
 PENDING_MESSAGE = "pending task scheduling"
+K = TypeVar("K")
 T = TypeVar("T")
 NO_INGRESS = "service needs ingress network, but no ingress network is present"
 
 
-def reconcile(state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = ()) -> Decision:
-    """`host_routes`: what the automatic choice of a subnet keeps away from."""
+def reconcile(
+    state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = (), events: Iterable[Event] | None = None
+) -> Decision:
+    """`host_routes`: of this host; like those that the others report, the automatic choice of a subnet keeps away from them.
+    `events`: since the last decision, which left nothing unserved; None: look at everything."""
     if state.cluster is None:
         return Decision()
-    return Decision(tuple(_Pass(state, state.cluster, now, host_routes).run()))
+    turn = _Pass(state, state.cluster, now, host_routes)
+    changes = turn.run(*_concerned(state, events))
+    return Decision(tuple(changes), unserved=turn.unserved)
+
+
+def _concerned(state: ClusterState, events: Iterable[Event] | None) -> tuple[Iterable[Node], Iterable[Service]]:
+    """The nodes and services that may lack something, or have something too much."""
+    if events is None:
+        return state.nodes.values(), state.services.values()
+    nodes: dict[NodeId, None] = {}
+    services: dict[ServiceId, None] = {}
+    for event in events:
+        obj = event.object
+        if isinstance(obj, Network) and _is_another(event):
+            return state.nodes.values(), state.services.values()
+        if isinstance(obj, Node):
+            nodes[obj.id] = None
+        elif isinstance(obj, Service):
+            services[obj.id] = None
+        elif isinstance(obj, Task):
+            nodes |= {task.node: None for task in (event.before, event.after) if isinstance(task, Task) and task.node}
+    return _present(state.nodes, nodes), _present(state.services, services)
+
+
+def _is_another(event: Event) -> bool:
+    """In more than the cursor."""
+    before, after = event.before, event.after
+    return not (isinstance(before, Network) and isinstance(after, Network) and before.segments == after.segments)
+
+
+def _present(table: Mapping[K, T], ids: Iterable[K]) -> list[T]:
+    return [table[id] for id in ids if id in table]
 
 
 class _Pass:
@@ -45,6 +79,7 @@ class _Pass:
 
     def __init__(self, state: ClusterState, cluster: Cluster, now: Nanoseconds, routes: Sequence[IPv4Network]) -> None:
         self.state, self.now, self.routes = state, now, routes
+        self.unserved = False
         self.cluster = cluster
         self.networks = dict(state.networks)
         self.services = state.services
@@ -55,14 +90,14 @@ class _Pass:
         self.claimed = False
         """A port or a VNI was handed out."""
 
-    def run(self) -> list[Change]:
+    def run(self, nodes: Iterable[Node], services: Iterable[Service]) -> list[Change]:
         for network in sorted(self.networks.values(), key=lambda n: not n.spec.ingress):
             if not network.segments:
                 self.networks[network.id] = self._network(network)
-        self.ingress = next((n.id for n in self.networks.values() if n.spec.ingress), None)
-        for node in self._until_full(self.state.nodes.values()):
+        self.ingress = self.state.ingress.id if self.state.ingress else None
+        for node in self._until_full(nodes):
             self._node(node)
-        for service in self._until_full(self.services.values()):
+        for service in self._until_full(services):
             if not self._is_allocated(service):
                 self._service(service)
         for task in self._until_full(self.state.tasks_in(TaskState.NEW).values()):
@@ -70,9 +105,13 @@ class _Pass:
                 self._task(task)
         return [*self._numbers(), *self.changes]
 
-    def _until_full(self, objects: Iterable[T]) -> Iterable[T]:
+    def _until_full(self, objects: Iterable[T]) -> Iterator[T]:
         """What comes later needs what comes before, so a pass may end anywhere."""
-        return takewhile(lambda _: len(self.changes) < MOST_CHANGES, objects)
+        for obj in objects:
+            if len(self.changes) >= MOST_CHANGES:
+                self.unserved = True
+                return
+            yield obj
 
     def _numbers(self) -> list[Change]:
         """The cluster and the networks: written last of all, when it is known what was handed out."""
@@ -91,6 +130,7 @@ class _Pass:
             segments, error = self._segments(network), ""
         except (Conflict, Exhausted) as cause:
             segments, error = (), str(cause)
+            self.unserved = True
         if not segments and error == network.error:
             return network
         return msgspec.structs.replace(network, segments=segments, error=error)
@@ -117,7 +157,8 @@ class _Pass:
         return tuple(segments)
 
     def _automatic_pool(self, others: Sequence[Network]) -> Pool:
-        taken = [subnet for _, subnet in (*subnets.held(others), *subnets.routed(self.routes))]
+        routes = (*self.routes, *subnets.reported(self.state))
+        taken = [subnet for _, subnet in (*subnets.held(others), *subnets.routed(routes))]
         return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken))
 
     # --- nodes
@@ -130,8 +171,10 @@ class _Pass:
         attachments = {a.network: a for a in node.attachments if a.network in wanted and self.book.has(a.network)}
         for id in wanted:
             if id not in attachments and id in self.networks:
-                with suppress(WeftError):
+                try:
                     attachments[id] = Attachment(id, self.book.take((id,))[id])
+                except WeftError:
+                    self.unserved = True
         if tuple(attachments.values()) != node.attachments:
             self.changes.append(Put(msgspec.structs.replace(node, attachments=tuple(attachments.values()))))
 
@@ -164,6 +207,7 @@ class _Pass:
             endpoint, error = self._endpoint(service), ""
         except WeftError as cause:
             endpoint, error = service.endpoint, str(cause)
+            self.unserved = True
         changed = msgspec.structs.replace(service, endpoint=endpoint, error=error)
         if changed != service:
             self.changed_services[service.id] = changed

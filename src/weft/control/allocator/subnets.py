@@ -46,6 +46,19 @@ def routed(host_routes: Iterable[IPv4Network]) -> Iterator[Named]:
     return (("a route of the host", route) for route in host_routes if route.prefixlen)
 
 
+def reported(state: ClusterState) -> tuple[IPv4Network, ...]:
+    """What the hosts say they have routes to, each once. What is no IPv4 subnet concerns no overlay."""
+    texts = {route for node in state.nodes.values() for route in node.routes}
+    return tuple(dict.fromkeys(subnet for text in sorted(texts) for subnet in _subnet(text)))
+
+
+def _subnet(text: str) -> tuple[IPv4Network, ...]:
+    try:
+        return (IPv4Network(text, strict=False),)
+    except ValueError:
+        return ()
+
+
 def choose(pools: Sequence[IPv4Network], size: int, taken: Iterable[IPv4Network]) -> IPv4Network:
     """The lowest subnet of `size` bits in the pools that overlaps none of `taken`. Raises `Exhausted`."""
     spans = sorted((int(net.network_address), int(net.broadcast_address)) for net in taken)

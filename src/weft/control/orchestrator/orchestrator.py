@@ -8,10 +8,12 @@
     reaper       records that nobody needs are removed; of services that are gone, everything
 
 A service is a world of its own, so a manager that knows what events came in asks for the services they touch (`touched`) and
-spends nothing on the others. Time is the exception: at `wake_at`, and at the start, ask for all.
+those whose time has come (`Plan.wakes`), and spends nothing on the others.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from weft.control.orchestrator import global_, nodes, reaper, replicated, restart, updater
 from weft.control.orchestrator.draft import Draft
@@ -24,25 +26,36 @@ from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Event
 from weft.model.task import Task
 
 
-def reconcile(
-    state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId], services: Collection[ServiceId] | None = None
-) -> Decision:
-    """`services`: only these, as from `touched`; None: all. `wake_at` is about those looked at, and `now` if not all
-    were: ask for all then."""
-    changes: list[Change] = []
-    wake_at: Nanoseconds | None = None
-    for id in _every_service(state) if services is None else services:
+class Plan(msgspec.Struct):
+    """What was found for some services."""
+
+    changes: list[Change] = msgspec.field(default_factory=list)
+    wakes: dict[ServiceId, Nanoseconds] = msgspec.field(default_factory=dict)
+    """When to look at a service again although nothing has changed; now, if it was not its turn."""
+
+
+def reconcile(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId]) -> Decision:
+    """About all services."""
+    found = plan(state, now, new_id, every_service(state))
+    return Decision(tuple(found.changes), min(found.wakes.values(), default=None))
+
+
+def plan(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId], services: Iterable[ServiceId]) -> Plan:
+    found = Plan()
+    for id in services:
+        if len(found.changes) >= MOST_CHANGES:
+            found.wakes[id] = now
+            continue
         draft = Draft(state, id, now, new_id)
         _reconcile_service(draft)
-        changes += draft.changes()
+        found.changes += draft.changes()
         if draft.wake_at is not None:
-            wake_at = draft.wake_at if wake_at is None else min(wake_at, draft.wake_at)
-        if len(changes) >= MOST_CHANGES:
-            return Decision(tuple(changes), now)
-    return Decision(tuple(changes), wake_at)
+            found.wakes[id] = draft.wake_at
+    return found
 
 
-def _every_service(state: ClusterState) -> list[ServiceId]:
+def every_service(state: ClusterState) -> list[ServiceId]:
+    """Also those that are gone and have tasks left."""
     return list(dict.fromkeys((*state.services, *(task.service for task in state.orphans()))))
 
 

@@ -5,7 +5,8 @@ taken of it, this pass included). The texts are the original's.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -17,7 +18,7 @@ from weft.model.task import Task
 from weft.model.usage import HostPort, NodeLoad, host_ports
 
 
-class Wish(msgspec.Struct, frozen=True):
+class Wish(msgspec.Struct, frozen=True, dict=True):
     """What a task needs of its node."""
 
     reservations: Resources
@@ -39,6 +40,11 @@ class Wish(msgspec.Struct, frozen=True):
         ports = tuple(host_ports(task))
         return cls(task.spec.reservations, constraints, broken, platforms, ports, placement.max_replicas)
 
+    @cached_property
+    def filters(self) -> tuple["Filter", ...]:
+        """Those that can keep it from a node at all: most tasks go anywhere."""
+        return tuple(f for f in FILTERS if f.concerns(self))
+
 
 class Place(msgspec.Struct):
     """A node and what is taken of it; the scheduler adds what it decides."""
@@ -47,17 +53,18 @@ class Place(msgspec.Struct):
     tasks: int
     nano_cpus: int
     memory: int
-    ports: set[HostPort]
+    ports: Collection[HostPort]
 
     @classmethod
     def of(cls, node: Node, load: NodeLoad) -> "Place":
-        return cls(node, load.tasks, load.nano_cpus, load.memory, set(load.host_ports))
+        return cls(node, load.tasks, load.nano_cpus, load.memory, load.host_ports.keys())
 
     def take(self, wish: Wish) -> None:
         self.tasks += 1
         self.nano_cpus += wish.reservations.nano_cpus
         self.memory += wish.reservations.memory
-        self.ports.update(wish.ports)
+        if wish.ports:
+            self.ports = {*self.ports, *wish.ports}
 
 
 Test = Callable[[Wish, Place, int], bool]
@@ -65,6 +72,8 @@ Test = Callable[[Wish, Place, int], bool]
 
 
 class Filter(msgspec.Struct, frozen=True):
+    concerns: Callable[[Wish], object]
+    """Is there anything in the wish that a node could fail?"""
     passes: Test
     one: str
     """Said when it kept one node away; `many` has the number of nodes filled in."""
@@ -72,6 +81,10 @@ class Filter(msgspec.Struct, frozen=True):
 
     def explain(self, nodes: int) -> str:
         return self.one if nodes == 1 else self.many.format(nodes)
+
+
+def _reserves(wish: Wish) -> object:
+    return wish.reservations.nano_cpus or wish.reservations.memory
 
 
 def _is_ready(_: Wish, place: Place, __: int) -> bool:
@@ -90,32 +103,36 @@ def _meets_constraints(wish: Wish, place: Place, _: int) -> bool:
 
 def _runs_platform(wish: Wish, place: Place, _: int) -> bool:
     has = architecture(place.node.description.architecture), place.node.description.os.lower()
-    return not wish.platforms or any(arch in ("", has[0]) and os in ("", has[1]) for arch, os in wish.platforms)
+    return any(arch in ("", has[0]) and os in ("", has[1]) for arch, os in wish.platforms)
 
 
 def _has_ports(wish: Wish, place: Place, _: int) -> bool:
-    return place.ports.isdisjoint(wish.ports)
+    return not any(port in place.ports for port in wish.ports)
 
 
 def _is_below_limit(wish: Wish, _: Place, replicas: int) -> bool:
-    return not wish.max_replicas or replicas < wish.max_replicas
+    return replicas < wish.max_replicas
 
 
 FILTERS = (
-    Filter(_is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
-    Filter(_has_room, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
+    Filter(lambda wish: True, _is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
+    Filter(_reserves, _has_room, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
     Filter(
-        _meets_constraints, "scheduling constraints not satisfied on 1 node", "scheduling constraints not satisfied on {} nodes"
+        lambda wish: wish.constraints or wish.is_impossible, _meets_constraints,
+        "scheduling constraints not satisfied on 1 node", "scheduling constraints not satisfied on {} nodes",
     ),
-    Filter(_runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
-    Filter(_has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
-    Filter(_is_below_limit, "max replicas per node limit exceed", "max replicas per node limit exceed"),
-)
+    Filter(lambda wish: wish.platforms, _runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
+    Filter(lambda wish: wish.ports, _has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
+    Filter(lambda wish: wish.max_replicas, _is_below_limit, *["max replicas per node limit exceed"] * 2),
+)  # fmt: skip
 
 
 def obstacle(wish: Wish, place: Place, replicas: int) -> Filter | None:
     """The first filter that keeps the task from the node; None: it may go there."""
-    return next((f for f in FILTERS if not f.passes(wish, place, replicas)), None)
+    for filter in wish.filters:
+        if not filter.passes(wish, place, replicas):
+            return filter
+    return None
 
 
 def explanation(obstacles: Iterable[Filter]) -> str:

@@ -31,6 +31,9 @@ class History(msgspec.Struct):
     """Within the window."""
 
 
+_NOTHING = History()
+
+
 class _Branch(msgspec.Struct):
     tasks: int = 0
     """Of the service, on all nodes below."""
@@ -51,10 +54,15 @@ class Ranking:
     def add(self, place: Place) -> None:
         branches = self._path(place)
         for branch in branches:
-            branch.tasks += self.history(place).tasks
+            branch.tasks += self.tasks(place)
         heapq.heappush(branches[-1].heap, (self._rank(place), place))
 
+    def tasks(self, place: Place) -> int:
+        """Of the service, there."""
+        return self._histories.get(place.node.id, _NOTHING).tasks
+
     def history(self, place: Place) -> History:
+        """To be counted in."""
         return self._histories.setdefault(place.node.id, History())
 
     def pick(self, may: Callable[[Place], bool]) -> Place | None:
@@ -84,6 +92,6 @@ class Ranking:
         return path
 
     def _rank(self, place: Place) -> Rank:
-        history = self.history(place)
+        history = self._histories.get(place.node.id, _NOTHING)
         failures = history.failures if history.failures >= MANY_FAILURES else 0
         return failures, history.tasks, place.tasks, place.node.id

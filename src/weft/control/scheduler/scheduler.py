@@ -91,7 +91,7 @@ def _placed(
     obstacles: list[Filter] = []
 
     def may(place: Place) -> bool:
-        problem = obstacle(wish, place, ranking.history(place).tasks)
+        problem = obstacle(wish, place, ranking.tasks(place))
         if problem is not None:
             obstacles.append(problem)
         return problem is None

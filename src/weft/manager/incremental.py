@@ -1,0 +1,46 @@
+"""The control functions that look only at what something happened to, in their loops: what they keep from one run to the next."""
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network
+
+from weft.control.allocator import allocator
+from weft.control.orchestrator import orchestrator
+from weft.model.ids import ServiceId, TaskId
+from weft.model.meta import Nanoseconds
+from weft.model.state import ClusterState, Decision, Event
+
+
+class Allocation:
+    """The allocator. While there is something that it could not serve, it looks at everything: whatever happens may help."""
+
+    def __init__(self, host_routes: Sequence[IPv4Network]) -> None:
+        self._host_routes = host_routes
+        self._everything = False
+
+    def reconcile(self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None) -> Decision:
+        everything = self._everything or events is None
+        decision = allocator.reconcile(state, now, self._host_routes, None if everything else events)
+        # What it decided may not be committed.
+        self._everything = decision.unserved or (everything and bool(decision.changes))
+        return decision
+
+
+class Orchestration:
+    """The orchestrator: services that something happened to, or whose time has come."""
+
+    def __init__(self, new_id: Callable[[], TaskId]) -> None:
+        self._new_id = new_id
+        self._wakes: dict[ServiceId, Nanoseconds] = {}
+
+    def reconcile(self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None) -> Decision:
+        touched = None if events is None else orchestrator.touched(state, events)
+        due = {id for id, moment in self._wakes.items() if moment <= now}
+        services = orchestrator.every_service(state) if touched is None else touched | due
+        plan = orchestrator.plan(state, now, self._new_id, services)
+        for id in services:
+            self._wakes.pop(id, None)
+        self._wakes |= plan.wakes
+        if plan.changes:
+            # They may not be committed.
+            self._wakes |= dict.fromkeys(due, now)
+        return Decision(tuple(plan.changes), min(self._wakes.values(), default=None))
