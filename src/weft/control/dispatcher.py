@@ -20,6 +20,7 @@ import msgspec
 from weft.model.assignment import (
     Assignment,
     AssignmentChange,
+    CompressedView,
     EndpointRecord,
     NetworkDefinition,
     NetworkView,
@@ -66,7 +67,7 @@ def assignment_for(
 
 def is_dispatched(task: Task) -> bool:
     """Must its node know of it? Also one that is told to stop, until its agent has said that it has."""
-    return task.state >= TaskState.ASSIGNED and not task.state.is_terminal
+    return TaskState.ASSIGNED <= task.state <= TaskState.RUNNING
 
 
 def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
@@ -310,9 +311,8 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
         keys=new.keys if before.keys != new.keys else None,
         tasks=tasks,
         removed_tasks=removed_tasks,
-        networks=tuple(
-            v.definition for id, v in new.networks.items() if id not in known or known[id].definition != v.definition
-        ),
+        views=tuple(CompressedView(view) for id, view in new.networks.items() if id not in known),
+        networks=tuple(v.definition for id, v in new.networks.items() if id in known and known[id].definition != v.definition),
         removed_networks=tuple(known.keys() - new.networks.keys()),
         endpoints=tuple(record for view in views for record in view.endpoints),
         removed_endpoints=tuple(key for view in views for key in view.removed_endpoints),
@@ -324,10 +324,7 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
 def _view_differences(before: Assignment, new: Assignment, memo: Memo) -> Iterator[ViewDifference]:
     for id, view in new.networks.items():
         old = before.networks.get(id)
-        if old is view:
-            continue
-        if old is None:
-            yield ViewDifference(view, view, tuple(view.endpoints.values()), (), tuple(view.services.values()), ())
+        if old is view or old is None:
             continue
         key = (_identity(old), _identity(view))
         if key not in memo.views:

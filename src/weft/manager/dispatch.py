@@ -48,6 +48,9 @@ QUIET = 0.02
 MOST_WAIT = 0.1
 """Seconds: changes are sent when none has come for the first of these, or when the oldest has waited for the second."""
 CLOSE_TIMEOUT = 2.0
+FIRST_AT_ONCE = 32
+"""Agents that are sent their first assignment, which is large, at a time: when all of a thousand come at once, after a manager has
+gone, they are heard first and told then, and what is told waits in no buffer."""
 OUTLIVED = "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun epoch {epoch} without it"
 
 RETRY = 1.0
@@ -74,6 +77,7 @@ class Dispatcher:
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
+        self._turns = asyncio.Semaphore(FIRST_AT_ONCE)
         self._new: set[NodeId] = set()
         """With a session that was not yet offered anything."""
         self._managers: Managers | None = None
@@ -102,7 +106,7 @@ class Dispatcher:
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
         )  # fmt: skip
         link = AgentLink(
-            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node)
+            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node), self._turns
         )  # fmt: skip
         self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)

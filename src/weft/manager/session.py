@@ -45,15 +45,16 @@ Notice = Renew | Trust | Managers
 class AgentLink:
     def __init__(
         self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: Callable[[], None],
-        certify: Callable[[CertificateRequest], IssuedCertificate],
+        certify: Callable[[CertificateRequest], IssuedCertificate], turns: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises `WeftError` for a request
-        that is refused."""
+        that is refused. `turns` is how many agents may be sent their first assignment at a time."""
         self._session = session
         self.trusted = trusted
         self._statuses = statuses
         self._heard = heard
         self._certify = certify
+        self._turns = turns
         self._notices: dict[type[Notice], Notice] = {}
         self._noticed: dict[type[Notice], Notice] = {}
         self._requested: CertificateRequest | None = None
@@ -163,7 +164,11 @@ class AgentLink:
                 request, self._requested = self._requested, None
                 await self._send_certificate(request)
             if self._newest is not None and self._newest is not self._sent:
-                await self._send_assignment(self._newest)
+                if self._sent is None:
+                    async with self._turns:
+                        await self._send_assignment(self._newest)
+                else:
+                    await self._send_assignment(self._newest)
 
     async def _send_certificate(self, request: CertificateRequest) -> None:
         try:

@@ -100,7 +100,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     """Ports published in the mesh; on the ingress network only."""
 
 
-class NetworkView(msgspec.Struct, frozen=True):
+class NetworkView(msgspec.Struct, frozen=True, dict=True):
     """All that a node on the network knows of it; the same value for every node."""
 
     definition: NetworkDefinition
@@ -115,6 +115,20 @@ class NetworkView(msgspec.Struct, frozen=True):
     def load_balancer(self, node: NodeId) -> EndpointRecord | None:
         """The node's own leg on the network; None until the manager has an address for it."""
         return self.endpoints.get(load_balancer_id(node))
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """As it goes to every node that did not know it: made once. Names and ids repeat, so it is a fraction of the size."""
+        return codec.compressed(self)
+
+
+class CompressedView(codec.Compressed):
+    type = NetworkView
+
+    @property
+    def data(self) -> bytes:
+        view: NetworkView = self.value
+        return view.compressed
 
 
 def load_balancer_id(node: NodeId) -> str:
@@ -131,6 +145,8 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     """None: as before."""
     tasks: tuple[TaskAssignment, ...] = ()
     removed_tasks: tuple[TaskId, ...] = ()
+    views: tuple[CompressedView, ...] = ()
+    """Networks that the node did not know. What follows is about those that it did."""
     networks: tuple[NetworkDefinition, ...] = ()
     removed_networks: tuple[NetworkId, ...] = ()
     endpoints: tuple[EndpointRecord, ...] = ()
@@ -141,7 +157,7 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     @property
     def is_empty(self) -> bool:
         return not self.full and self.keys is None and not any((
-            self.tasks, self.removed_tasks, self.networks, self.removed_networks,
+            self.tasks, self.removed_tasks, self.views, self.networks, self.removed_networks,
             self.endpoints, self.removed_endpoints, self.services, self.removed_services,
         ))  # fmt: skip
 
@@ -167,6 +183,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         tasks = {} if change.full else without(self.tasks, change.removed_tasks)
         tasks |= {task.id: task for task in change.tasks}
         views = {} if change.full else without(self.networks, change.removed_networks)
+        views |= {new.value.definition.id: new.value for new in change.views}
         for definition in change.networks:
             old = views.get(definition.id)
             views[definition.id] = NetworkView(definition, old.endpoints if old else {}, old.services if old else {})

@@ -1,7 +1,8 @@
 """The control loops on a state in memory, in virtual time, with agents that behave: a whole cluster without a network.
 
 Nothing here is asynchronous. `run(loop)` commits one decision of one loop; `settle()` runs loops and agents until nothing
-changes, then moves the clock to the next time a loop asked for, until that is further off than the patience given.
+changes, then moves the clock to the next time a loop asked for, until that is further off than the patience given. As in a manager
+the loops are told what happened since their last decision was committed, and decisions exclude each other.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +14,8 @@ import msgspec
 from weft.control.allocator import allocator
 from weft.control.orchestrator import orchestrator
 from weft.control.scheduler import scheduler
+from weft.errors import OutOfSequence
+from weft.manager.incremental import Allocation, Orchestration
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import SECOND, Nanoseconds
@@ -43,6 +46,11 @@ class ControlRoom:
         self.failing: set[str] = set()
         """Images of which the container exits with an error before it is seen running."""
         self.events: list[Event] = []
+        self.decided = 0
+        """The revision of the last commit of a decision, or of a user's."""
+        self._orchestration = Orchestration(lambda: TaskId(self.new_id("task")))
+        self._allocation = Allocation(())
+        self._news: dict[Loop, list[Event] | None] = dict.fromkeys(LOOPS)
         self._count = 0
         self.put(Cluster(id=ClusterId("cluster"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", "")))
         self.network(NetworkSpec(name="ingress", ingress=True))
@@ -51,9 +59,17 @@ class ControlRoom:
 
     # --- what users and nodes do
 
-    def commit(self, changes: Iterable[Change]) -> list[Event]:
+    def commit(self, changes: Iterable[Change], independent: bool = False, decided_on: int | None = None) -> list[Event]:
+        """See `store.base.Store.commit`. `decided_on`: the revision, if not the present one."""
+        if not independent:
+            if decided_on is not None and decided_on < self.decided:
+                raise OutOfSequence("update out of sequence")
+            self.decided = self.state.revision + 1
         events = self.state.apply(tuple(changes), self.now)
         self.events += events
+        for news in self._news.values():
+            if news is not None:
+                news += events
         return events
 
     def put(self, obj: T) -> T:
@@ -97,6 +113,14 @@ class ControlRoom:
 
     def decide(self, loop: Loop) -> Decision:
         if loop == "orchestrator":
+            return self._orchestration.reconcile(self.state, self.now, self._news[loop])
+        if loop == "allocator":
+            return self._allocation.reconcile(self.state, self.now, self._news[loop])
+        return scheduler.reconcile(self.state, self.now)
+
+    def decide_anew(self, loop: Loop) -> Decision:
+        """As somebody who knows nothing of the past and looks at everything."""
+        if loop == "orchestrator":
             return orchestrator.reconcile(self.state, self.now, lambda: TaskId(self.new_id("task")))
         if loop == "allocator":
             return allocator.reconcile(self.state, self.now)
@@ -104,6 +128,7 @@ class ControlRoom:
 
     def run(self, loop: Loop) -> Decision:
         decision = self.decide(loop)
+        self._news[loop] = []
         if decision.changes:
             self.commit(decision.changes)
         return decision
@@ -112,7 +137,7 @@ class ControlRoom:
         """Each agent in reach takes each of its tasks `steps` further; False if there was nothing to do."""
         reports = [Put(moved) for task in list(self.state.tasks.values()) if (moved := self._moved(task, steps)) is not None]
         if reports:
-            self.commit(reports)
+            self.commit(reports, independent=True)
         return bool(reports)
 
     def report(self, task: Task, state: TaskState, err: str = "") -> None:

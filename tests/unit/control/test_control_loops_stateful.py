@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from weft.control.dispatcher import assignment_for, difference, network_views
+from weft.control.dispatcher import Memo, Views, assignment_for, difference, network_views
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
+from weft.manager.touched import concerned
 from weft.model.assignment import Assignment
 from weft.model.ids import NetworkId, NodeId, ServiceId
 from weft.model.meta import SECOND
@@ -43,6 +44,8 @@ class Swarm(RuleBasedStateMachine):
         self.room = ControlRoom(nodes=2)
         self.stale: tuple[Decision, int] | None = None
         self.told: dict[NodeId, Assignment] = {}
+        self.views: Views = {}
+        self.heard = 0
 
     # --- the user
 
@@ -156,7 +159,9 @@ class Swarm(RuleBasedStateMachine):
         for _ in range(3):
             for loop in LOOPS:
                 self.room.run(loop)
+            self.assignments_follow()
             self.room.run_agents(6)
+            self.assignments_follow()
 
     @rule(loop=st.sampled_from(LOOPS))
     def decide_and_wait(self, loop: Loop) -> None:
@@ -168,7 +173,7 @@ class Swarm(RuleBasedStateMachine):
         """A deposed leader, or one that was slow."""
         assert self.stale
         with suppress(OutOfSequence):
-            self.room.commit(self.stale[0].changes)
+            self.room.commit(self.stale[0].changes, decided_on=self.stale[1])
         self.stale = None
 
     @rule(seconds=st.sampled_from([1, 6, 61, 24 * 3600]))
@@ -203,19 +208,32 @@ class Swarm(RuleBasedStateMachine):
 
     @rule()
     def assignments_follow(self) -> None:
-        views = network_views(self.room.state)
-        for node in self.room.state.nodes:
-            new = assignment_for(self.room.state, node, views)
-            change = difference(self.told.get(node), new)
-            assert self.told.get(node, Assignment(node=node)).after(change) == new
+        """Whoever is not concerned by what happened would be told nothing new."""
+        state, events = self.room.state, self.room.events[self.heard :]
+        self.heard = len(self.room.events)
+        previous, self.views = self.views, network_views(state, self.views, events)
+        who = concerned(state, events, previous, self.views)
+        memo = Memo()
+        for node in self.told.keys() - state.nodes.keys():
+            assert node in who.tasks
+            del self.told[node]
+        for node in state.nodes:
+            known = self.told.get(node)
+            same = known.tasks if known is not None and node not in who.tasks else None
+            new = assignment_for(state, node, self.views, same)
+            assert new == assignment_for(state, node, network_views(state))
+            change = difference(known, new, memo)
+            assert known is None or who.everybody or node in who.tasks | who.networks or change.is_empty
+            assert (known or Assignment(node=node)).after(change) == new
             self.told[node] = new
 
     # --- what holds in the end
 
     def teardown(self) -> None:
         self.stale = None
-        for node in list(self.room.state.nodes):
-            self.room.set_node(node, NodeState.READY, "active")
+        for node in list(self.room.state.nodes.values()):
+            if (node.status.state, node.spec.availability) != (NodeState.READY, "active"):
+                self.room.set_node(node.id, NodeState.READY, "active")
         for service in list(self.room.state.services.values()):
             status = service.update_status
             if status is not None and "paused" in status.state:
@@ -223,7 +241,7 @@ class Swarm(RuleBasedStateMachine):
         self.room.settle(patience=600 * SECOND)
         self.nothing_is_held_twice()
         for loop in LOOPS:
-            assert self.room.decide(loop).changes == ()
+            assert self.room.decide_anew(loop).changes == ()
         assert all(task.desired != TaskState.REMOVE for task in self.room.state.tasks.values())
         assert not list(self.room.state.orphans())
         for service in self.room.state.services.values():
