@@ -23,9 +23,10 @@ from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NetworkId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import Network, NetworkSpec
-from weft.model.state import KINDS, ClusterState, Put
+from weft.model.state import KINDS, ClusterState, Put, Remove
 from weft.pki import authority
 from weft.store.etcd.base import NO_MAJORITY, Write
+from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
@@ -240,6 +241,71 @@ def test_without_a_majority_reads_work_and_writes_are_refused(tmp_path: Path) ->
         assert "id-after" in late.state.networks
 
     run(tmp_path, main)
+
+
+def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store, client = await cluster.store("m1"), cluster.members["m1"].client()
+        cluster.stack.push_async_callback(client.close)
+        for number in range(0, 1200, 100):  # pages enough for a tree of three levels, some of them longer than a page
+            large = [NetworkSpec(name=f"n{each}", labels={"x": "y" * (9 * each)}) for each in range(number, number + 100)]
+            await store.commit([Put(Network(id=NetworkId(f"id-{spec.name}"), spec=spec)) for spec in large])
+        version = store.state.networks[NetworkId("id-n7")].meta.version
+        await store.commit([Remove("network", "id-n7", version), Put(network("last"))])
+        await client.txn([], [Write("/weft/leased", b"x", await client.grant(3600))])
+        everything = await client.range("\0", "\0", serializable=True)
+        before = {kind: dict(table) for kind, table in store.state.tables.items()}
+        for member in cluster.members.values():
+            await member.stop()
+        m1 = cluster.members["m1"]
+        await m1.start()
+        with pytest.raises(Unavailable):
+            await m1.ready(2)
+        snapshot = await Snapshot.read(m1.settings.data)
+        assert await snapshot.range("\0", "\U0010ffff", serializable=True) == everything
+        page = await snapshot.range("/weft/object/", "/weft/object0", limit=7, serializable=True)
+        assert page.more
+        assert len(page.pairs) == 7
+        late = await EtcdStore.open(m1.client(), time.time_ns, own=snapshot)
+        cluster.stack.push_async_callback(late.close)
+        assert late.state.tables == before
+        assert list(late.state.networks) == list(before["network"])
+        assert not late.is_healthy
+        with pytest.raises(Unavailable) as refused:
+            await late.sync()
+        assert str(refused.value) == NO_MAJORITY
+        await cluster.members["m2"].start()
+        await until(lambda: late.is_healthy)
+        await eventually(lambda: put_once(late, "after"))
+        assert list(late.state.networks) == [*before["network"], NetworkId("id-after")]
+        await until(lambda: store.state.tables == late.state.tables)
+
+    run(tmp_path, main)
+
+
+def test_a_disk_that_is_damaged_is_said_to_be(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        for number in range(30):
+            await put(store, f"n{number}")
+        m1 = cluster.members["m1"]
+        await m1.stop()
+        file = m1.settings.data / "member" / "snap" / "db"
+        whole, randomness = file.read_bytes(), random.Random(1)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for _ in range(randomness.choice((1, 40))):
+                damaged[randomness.randrange(len(whole))] = randomness.randrange(256)
+            file.write_bytes(damaged[: randomness.choice((len(whole), randomness.randrange(len(whole))))])
+            with suppress(OperationFailed):
+                await Snapshot.read(m1.settings.data)
+        for nonsense in (b"", b"x" * 100_000):
+            file.write_bytes(nonsense)
+            with pytest.raises(OperationFailed, match="cannot read"):
+                await Snapshot.read(m1.settings.data)
+        file.write_bytes(whole)
+
+    run(tmp_path, main, members=1)
 
 
 def test_a_watch_goes_on_where_it_was_when_its_member_comes_back(tmp_path: Path) -> None:

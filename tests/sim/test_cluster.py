@@ -77,6 +77,35 @@ def test_an_agent_that_is_cut_off_keeps_containers_and_networks(managers: int) -
     play(managers, 2, scene)
 
 
+def test_a_manager_that_starts_without_a_majority_answers_reads_and_nothing_else() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 4)
+        before = cluster.state
+        for host in cluster.managers:
+            await cluster.power_off(host.name)
+        cluster.power_on("node1")
+        await cluster.until(lambda: cluster.hosts["node1"].manager is not None, 30)
+        manager = cluster.hosts["node1"].manager
+        assert manager is not None
+        assert manager.state.services == before.services
+        assert {node.id for node in manager.state.nodes.values()} == {node.id for node in before.nodes.values()}
+        assert manager.standing.leader is None
+        with pytest.raises(Unavailable, match="The swarm does not have a leader"):
+            await scale(cluster, id, 5, at="node1")
+        for _ in range(60):
+            await asyncio.sleep(1)
+            assert not manager.is_serving
+            assert {service.spec.replicas for service in manager.state.services.values()} == {4}
+        cluster.power_on("node2")
+        await cluster.until(lambda: manager.is_serving, 30)
+        await cluster.insist(partial(scaled, id=id, replicas=6))
+        cluster.repair()
+        await cluster.settle(120)
+        assert {service.spec.replicas for service in manager.state.services.values()} == {6}
+
+    play(3, 2, scene)
+
+
 def test_the_loss_of_the_leader_is_noticed_by_nobody_who_uses_a_service() -> None:
     async def scene(cluster: SimCluster) -> None:
         id = await web(cluster, 6)

@@ -295,6 +295,49 @@ def test_without_a_majority_reads_work_and_writes_are_refused_in_the_originals_w
     run(main)
 
 
+def test_a_member_started_without_a_majority_is_read_from_its_disk_until_it_answers() -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        await store.commit([Put(network("a"))])
+        for name in NAMES:
+            world.etcd.stop(name)
+        world.etcd.start("m1")
+        with pytest.raises(Unavailable):
+            await world.store("m1")
+        late = await world.store("m1", own=world.etcd.disk("m1"))
+        assert list(late.state.networks) == ["id-a"]
+        assert not late.is_healthy
+        for attempt in (late.sync(), late.commit([Put(network("b"))])):
+            with pytest.raises(Unavailable) as refused:
+                await attempt
+            assert str(refused.value) == NO_MAJORITY
+        events = late.subscribe(KINDS)
+        world.etcd.start("m2")
+        await until(lambda: late.is_healthy)
+        await late.commit([Put(network("b"))])
+        assert [event.object.id for event in events.take()] == ["id-b"]
+
+    run(main)
+
+
+def test_an_upgrade_waits_for_a_majority_and_is_then_made() -> None:
+    """What is on a disk cannot be upgraded there."""
+
+    async def main(world: World) -> None:
+        await (await grow_old(world)).close()
+        for name in NAMES:
+            world.etcd.stop(name)
+        world.etcd.start("m1")
+        with pytest.raises(Unavailable):
+            await world.store("m1", schema=NEXT, own=world.etcd.disk("m1"))
+        disk = world.etcd.disk("m1")
+        world.etcd.start("m2")
+        new = await world.store("m1", schema=NEXT, own=disk)
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+
+    run(main)
+
+
 def test_a_slow_member_has_a_majority_as_long_as_there_is_a_sign_of_it() -> None:
     async def main(world: World) -> None:
         slow, other = await world.store("m1"), await world.store("m2")
