@@ -43,6 +43,7 @@ from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.space import keep_free
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 
@@ -201,6 +202,7 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
     seat._etcd = etcd
     if alone_from_now_on:
         await seat.manager.outlive_others()
+    seat.beside(asyncio.create_task(keep_free(kv), name="space"))
     seat.beside(asyncio.create_task(_arrive(place, seat), name="arrival"))
     return seat
 

@@ -1,6 +1,7 @@
 """Real etcd: three members on loopback, with certificates of our own authority; the tests kill them."""
 
 import asyncio
+import logging
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,7 +32,8 @@ from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
-from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.process import QUOTA, EtcdMember, MemberSettings
+from weft.store.etcd.space import keep_free
 from weft.testing.slot_writers import SlotWriters
 
 pytestmark = [
@@ -48,8 +51,8 @@ def network(name: str) -> Network:
 class Cluster:
     """Up to four members, 127.0.0.1 to .4."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, quota: int = QUOTA) -> None:
+        self.directory, self.quota = directory, quota
         self.root = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
         self.members: dict[str, EtcdMember] = {}
         self.stack = AsyncExitStack()
@@ -60,7 +63,7 @@ class Cluster:
         address = f"127.0.0.{number}"
         certify(swarm, self.root, name, "manager", address)
         settings = MemberSettings(
-            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run"
+            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run", quota=self.quota
         )  # fmt: skip
         self.members[name] = EtcdMember(settings)
         return self.members[name]
@@ -151,9 +154,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> float:
     return time.monotonic() - began
 
 
-def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3) -> None:
+def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3, quota: int = QUOTA) -> None:
     async def body() -> None:
-        cluster = Cluster(directory)
+        cluster = Cluster(directory, quota)
         try:
             await cluster.found()
             for number in range(2, members + 1):
@@ -306,6 +309,48 @@ def test_a_disk_that_is_damaged_is_said_to_be(tmp_path: Path) -> None:
         file.write_bytes(whole)
 
     run(tmp_path, main, members=1)
+
+
+def test_a_store_whose_quota_is_reached_is_made_room_in_and_takes_writes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        await put(store, "a")
+        acknowledged = 0
+
+        async def fill(times: int) -> None:
+            """One object again and again: all but the last is history."""
+            nonlocal acknowledged
+            for _ in range(times):
+                one = store.state.networks[NetworkId("id-a")]
+                spec = NetworkSpec(name="a", labels={"x": str(acknowledged + 1), "y": "y" * 400_000})
+                await store.commit([Put(msgspec.structs.replace(one, spec=spec))])
+                acknowledged += 1
+
+        with pytest.raises(OperationFailed, match="reached its quota .alarm NOSPACE"):
+            await fill(200)
+        assert acknowledged > 10
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            with pytest.raises(OperationFailed, match="NOSPACE"):
+                await put(store, "refused")
+        assert store.is_healthy
+        for name, member in cluster.members.items():
+            client = member.client()
+            cluster.stack.push_async_callback(client.close)
+            task = asyncio.create_task(keep_free(client), name=name)
+            cluster.stack.callback(task.cancel)
+        await eventually(lambda: fill(1), 60)
+        assert 1 <= caplog.text.count("etcd.relieved") <= 3
+        assert store.state.networks[NetworkId("id-a")].spec.labels["x"] == str(acknowledged)
+        for _ in range(3):
+            await eventually(lambda: fill(20), 60)
+        others = [await cluster.store(name) for name in ("m2", "m3")]
+        await until(lambda: all(other.state.tables == store.state.tables for other in others))
+
+    caplog.set_level(logging.INFO)
+    run(tmp_path, main, quota=16 << 20)
 
 
 def test_a_watch_goes_on_where_it_was_when_its_member_comes_back(tmp_path: Path) -> None:

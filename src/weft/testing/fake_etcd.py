@@ -11,6 +11,7 @@ takes that member's latency, half of it before the transaction and half of it af
     lose_answers   transactions are carried out, at once or later, but the client is told `Unavailable`
     break_watches  their connections end
     compact        history is thrown away
+    fill           a member's database is full, until it is defragmented
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from itertools import chain, count
 
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, Unavailable
 from weft.store.etcd.base import (
+    FULL,
     NO_MAJORITY,
     Answer,
     Batch,
@@ -114,6 +116,7 @@ class FakeMember:
     def __init__(self, id: int, name: str, peer_url: str, is_learner: bool) -> None:
         self.id, self.name, self.peer_url, self.is_learner = id, name, peer_url, is_learner
         self.is_up, self.is_connected = bool(name), True
+        self.is_full = False
         self.answers = bool(name)
         """It was in touch with a majority since it was started: not before that does it answer anything."""
         self.latency = LATENCY
@@ -142,6 +145,7 @@ class FakeEtcd:
         self.leader: FakeMember | None = self.roster[0]
         self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
         """Of each its seconds, and its end."""
+        self.alarms: set[int] = set()
 
     def client(self, name: str) -> "FakeClient":
         return FakeClient(self, self.member(name))
@@ -183,6 +187,9 @@ class FakeEtcd:
     def compact(self, revision: int = 0) -> None:
         self.keyspace.compact(revision or self.keyspace.revision)
 
+    def fill(self, name: str) -> None:
+        self.member(name).is_full = True
+
     def disk(self, name: str) -> Snapshot:
         """What the member has on it."""
         seen = self.member(name).seen
@@ -197,9 +204,16 @@ class FakeEtcd:
         for each in chain(then, otherwise):
             if isinstance(each, Write) and each.lease and each.lease not in self.leases:
                 raise NotFound("etcdserver: requested lease not found")
+        if any(isinstance(each, Write) for each in chain(then, otherwise)):
+            self._check_space()
         answer = self.keyspace.txn(compares, then, otherwise)
         self._spread()
         return answer
+
+    def _check_space(self) -> None:
+        self.alarms |= {each.id for each in self.roster if each.is_full and each.in_touch}
+        if self.alarms:
+            raise OperationFailed(FULL)
 
     def grant(self, ttl: int, lease: int = 0) -> int:
         lease = lease or next(self._ids)
@@ -369,7 +383,27 @@ class FakeClient:
     async def status(self) -> MemberStatus:
         await self._reach(needs_leader=False)
         leader = self._etcd.leader.id if self._etcd.leader is not None and self._member.in_touch else 0
-        return MemberStatus(self._member.id, leader, self._member.seen, 0, self._member.is_learner)
+        return MemberStatus(
+            self._member.id, leader, self._member.seen, 0, self._member.is_learner, is_full=bool(self._etcd.alarms)
+        )  # fmt: skip
+
+    async def alarms(self) -> frozenset[int]:
+        await self._reach()
+        return frozenset(self._etcd.alarms)
+
+    async def disarm(self, member: int) -> None:
+        await self._reach()
+        self._etcd.alarms.discard(member)
+
+    async def compact(self, revision: int) -> None:
+        await self._reach()
+        if revision <= self._etcd.keyspace.compacted:
+            raise Compacted("etcdserver: mvcc: required revision has been compacted")
+        self._etcd.compact(revision)
+
+    async def defragment(self) -> None:
+        await self._reach(needs_leader=False)
+        self._member.is_full = False
 
     async def close(self) -> None:
         """Nothing to end."""

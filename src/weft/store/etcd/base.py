@@ -16,6 +16,10 @@ NO_MAJORITY = (
     "Make sure more than half of the managers are online."
 )
 """The original's text, of `Unavailable`."""
+FULL = (
+    "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is compacted and defragmented"
+)
+"""Of `OperationFailed`."""
 FIRST_KEY = "\0"
 
 
@@ -108,8 +112,12 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Member id; 0 if it knows none."""
     revision: int
     size: int
-    """Bytes of its database."""
+    """Bytes of its file."""
     is_learner: bool = False
+    in_use: int = 0
+    """Bytes of `size` that hold something."""
+    is_full: bool = False
+    """A member, not this one necessarily, has raised the alarm NOSPACE."""
 
 
 class Reader(Protocol):
@@ -160,6 +168,20 @@ class Kv(Reader, Protocol):
         ...
 
     async def status(self) -> MemberStatus: ...
+
+    async def alarms(self) -> frozenset[int]:
+        """Members that have raised the alarm NOSPACE: no write is taken while there is one, but for deletions."""
+        ...
+
+    async def disarm(self, member: int) -> None: ...
+
+    async def compact(self, revision: int) -> None:
+        """Throws away what was before that revision. Raises `Compacted` if it is gone already."""
+        ...
+
+    async def defragment(self) -> None:
+        """Makes the member's file as small as it can be; it answers nothing meanwhile."""
+        ...
 
     async def close(self) -> None: ...
 
