@@ -30,6 +30,7 @@ from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
+from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE
@@ -171,8 +172,20 @@ async def alone(place: Place, store: Store | None = None) -> Seat:
     obstacle = "" if shutil.which("etcd") else NO_ETCD
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
+        _renew(place, store.state)
         return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
     raise AssertionError("unreachable")
+
+
+def _renew(place: Place, state: ClusterState) -> None:
+    """The certificate, if it has expired while the host was off."""
+    own, wallet = place.member(), place.wallet
+    renewed = certificates.self_issued(
+        state, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
+    )  # fmt: skip
+    if renewed is not None:
+        wallet.replace(renewed)
+        log.info("credentials.self_issued node=%s", own.node)
 
 
 async def found(place: Place, store: Store) -> Seat:
