@@ -34,11 +34,12 @@ def reconcile(
     for id in _every_service(state) if services is None else services:
         draft = Draft(state, id, now, new_id)
         _reconcile_service(draft)
-        changes += draft.changes()
+        for part in draft.parts():
+            if changes and len(changes) + len(part) > MOST_CHANGES:
+                return Decision(tuple(changes), now)
+            changes += part
         if draft.wake_at is not None:
             wake_at = draft.wake_at if wake_at is None else min(wake_at, draft.wake_at)
-        if len(changes) >= MOST_CHANGES:
-            return Decision(tuple(changes), now)
     return Decision(tuple(changes), wake_at)
 
 
