@@ -1,6 +1,7 @@
 """Whole swarms in virtual time: what each fault alone does, and what it must not do."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -23,6 +24,7 @@ from weft.model.service import (
     ServiceSpec,
     TaskSpec,
 )
+from weft.model.task import TaskState
 from weft.testing import virtual_time
 from weft.testing.sim_cluster import SimCluster
 
@@ -160,6 +162,60 @@ def test_a_host_that_reboots_gets_other_tasks_in_place_of_those_it_lost() -> Non
         assert not before & {c.id for c in cluster.hosts["node3"].runtime.running()}
 
     play(1, 2, scene)
+
+
+def test_a_host_that_reboots_out_of_reach_runs_what_its_disk_says() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 8)
+        host = list(cluster.hosts.values())[-1]
+        before = {c.id for c in host.runtime.running()}
+        assert before
+        cluster.isolate(host.name)
+        await cluster.power_off(host.name)
+        assert not host.runtime.running()
+        cluster.power_on(host.name)
+        await cluster.until(lambda: {c.id for c in host.runtime.running()} == before, 12)
+        cluster.heal(host.name)
+        await cluster.settle(60)
+
+    play(1, 3, scene)
+
+
+def test_a_host_whose_agent_has_lost_its_files_goes_on_with_the_containers_that_are_there() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 8)
+        host = list(cluster.hosts.values())[-1]
+        before = {c.id for c in host.runtime.running()}
+        assert before
+        await host.kill()
+        shutil.rmtree(host.disk / "agent")
+        host.start()
+        await cluster.settle(30)
+        assert {c.id for c in host.runtime.running()} == before
+
+    play(3, 2, scene)
+
+
+def test_agents_hear_of_what_their_manager_learned_by_loading_anew() -> None:
+    """Its watch was behind when history was thrown away."""
+
+    async def scene(cluster: SimCluster) -> None:
+        assert cluster.etcd is not None
+        etcd_leader = cluster.etcd.leader
+        assert etcd_leader is not None
+        behind = next(h for h in cluster.managers if h.name not in (leader(cluster), etcd_leader.name))
+        assert any(node.status.manager == behind.node for node in cluster.state.nodes.values())
+        cluster.etcd.cut(behind.name)
+        spec = ServiceSpec(name="web", replicas=20, task=TaskSpec(container=ContainerSpec(image="demo")))
+        await cluster.ask(lambda manager: manager.create_service(spec), at=leader(cluster))
+        await asyncio.sleep(0.5)
+        assert len(cluster.state.tasks_in(TaskState.ASSIGNED)) < 20, "some agents run theirs by now"
+        assert all(task.node is not None for task in cluster.state.tasks.values())
+        cluster.etcd.compact()
+        cluster.etcd.heal(behind.name)
+        await cluster.settle(30)
+
+    play(3, 3, scene)
 
 
 def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> None:

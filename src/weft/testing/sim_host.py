@@ -40,8 +40,6 @@ IMAGE = "demo"
 RUNTIME_LATENCY = 0.02
 """Seconds that an effect on a container takes."""
 CONNECT_TIMEOUT = 5.0
-LOST = 255
-"""Exit code of a container whose host went down."""
 RETRY = 1.0
 ROLE_PERIOD = 0.2
 
@@ -136,8 +134,7 @@ class SimHost:
     async def power_off(self) -> None:
         self._network.off.add(self.name)
         await self.kill()
-        for container in self.runtime.running():
-            self.runtime.die(container.id, LOST)
+        self.runtime.lose()
         self.kernel = FakeKernel()
 
     def power_on(self) -> None:
