@@ -13,6 +13,7 @@ from weft.model.service import Service, UpdateState
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 from weft.testing.sim_host import SimHost
+from weft.testing.sim_invariants import host_ports
 
 UNDER_WAY = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
@@ -64,17 +65,26 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
     open_nodes = [node for node in state.nodes.values() if _takes(node)]
     for task in tasks:
         node = state.nodes.get(task.node) if task.node is not None else None
-        if node is None and open_nodes:
+        if node is None and any(_has_room(state, place, task) for place in open_nodes):
             yield f"{task.name} has no node"
         elif node is not None and node.spec.availability == "drain":
             yield f"{task.name} is on {node.hostname}, which is drained"
         elif node is not None and node.spec.availability == "pause" and task.state < TaskState.ASSIGNED:
             pass  # of a global service: it waits for the node to take tasks again
+        elif node is not None and task.state < TaskState.ASSIGNED and not _has_room(state, node, task):
+            pass  # the same: for the node's port
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
     if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):  # otherwise it waits for a place to go on
         yield from _update(service, tasks)
     yield from _count(service, tasks, open_nodes, state)
+
+
+def _has_room(state: ClusterState, node: Node, task: Task) -> bool:
+    """For its host-mode ports."""
+    others = state.tasks_on(NodeId(node.id)).values()
+    held = {port for other in others if not other.state.is_terminal for port in host_ports(other)}
+    return held.isdisjoint(host_ports(task))
 
 
 def _update(service: Service, tasks: Sequence[Task]) -> Iterator[str]:
