@@ -27,6 +27,7 @@ from weft.model.service import (
 from weft.model.task import TaskState
 from weft.testing import virtual_time
 from weft.testing.sim_cluster import SimCluster
+from weft.testing.sim_steps import rotated_root
 
 
 def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
@@ -259,6 +260,32 @@ def test_a_worker_is_promoted_and_a_leader_demoted() -> None:
         assert before <= {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
         await give_role(cluster, demoted, "manager")
         await cluster.settle(30)
+
+    play(3, 2, scene)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.4])
+def test_a_new_root_reaches_everybody_although_the_leader_dies_on_the_way(after: float) -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 6)
+        containers = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        away, lost = cluster.hosts["node5"], cluster.hosts[leader(cluster)]
+        old = {host.credentials.root for host in cluster.members if host.credentials is not None}
+        assert len(old) == 1
+        cluster.isolate(away.name)
+        await cluster.insist(rotated_root)
+        await asyncio.sleep(after)
+        await lost.kill()
+        await asyncio.sleep(8)
+        lost.start()
+        assert cluster.state.cluster is not None
+        assert cluster.state.cluster.rotation is not None, "it waits for who is away"
+        cluster.heal(away.name)
+        await cluster.settle(60)
+        new = {host.credentials.root for host in cluster.members if host.credentials is not None}
+        assert len(new) == 1
+        assert new.isdisjoint(old)
+        assert {c.id for host in cluster.hosts.values() for c in host.runtime.running()} == containers
 
     play(3, 2, scene)
 

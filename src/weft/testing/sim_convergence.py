@@ -26,6 +26,7 @@ def differences(state: ClusterState, all_hosts: Sequence[SimHost]) -> list[str]:
     return [
         *_managers(state, [host for host in all_hosts if host.is_manager]),
         *_nodes(state, hosts),
+        *_root(state, hosts),
         *(line for service in state.services.values() for line in _service(state, service)),
         *(f"{task.name} of a service that is gone" for task in state.orphans() if task.node in hosts),
         *(line for host in all_hosts for line in _host(state, host)),
@@ -58,6 +59,18 @@ def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str
     for host in hosts.values():
         if host.agent is None or not host.agent.uplink.connected:
             yield f"{host.name} has no session"
+
+
+def _root(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]:
+    """All trust the one that there is. A node that has left holds up the way to a new one."""
+    assert state.cluster is not None
+    if state.cluster.rotation is not None:
+        if state.nodes.keys() == hosts.keys():
+            yield "the root is on its way to another one"
+        return
+    for host in hosts.values():
+        if host.credentials is None or host.credentials.root != state.cluster.root_ca.certificate:
+            yield f"{host.name} trusts another root"
 
 
 def _service(state: ClusterState, service: Service) -> Iterator[str]:

@@ -12,6 +12,7 @@ import msgspec
 
 from weft.agent.container_config import TASK_LABEL
 from weft.errors import WeftError
+from weft.manager.manager import Manager
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
 from weft.model.node import Availability, Role
@@ -87,6 +88,10 @@ class GiveRole(Step, frozen=True):
 
 
 class RotateKeys(Step, frozen=True):
+    pass
+
+
+class RotateRoot(Step, frozen=True):
     pass
 
 
@@ -201,6 +206,9 @@ class Play:
             case RotateKeys():
                 with suppress(WeftError):
                     await self.cluster.ask(lambda manager: manager.rotate_keys())
+            case RotateRoot():
+                with suppress(WeftError):
+                    await self.cluster.ask(rotated_root)
             case Leave() | Renew() | Kill() | PowerOff() | Isolate() | Die():
                 await self._happen_to_host(step)
             case Cut() | Reset() | Delay():
@@ -330,6 +338,12 @@ async def later(seconds: float, remedy: Callable[[], None]) -> None:
     """What goes wrong does so for a time."""
     await asyncio.sleep(seconds)
     remedy()
+
+
+async def rotated_root(manager: Manager) -> None:
+    cluster = manager.cluster
+    spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
+    await manager.update_cluster(cluster.meta.version, spec, False, False)
 
 
 def _spec(name: str, step: CreateService) -> ServiceSpec:
