@@ -82,10 +82,11 @@ class EtcdStore:
         except OperationFailed as error:
             raise OperationFailed(f"cannot open store {prefix}: {error}") from error
         store = cls(kv, clock, keys, schema, loaded)
-        with suppress(WeftError, TimeoutError):
-            await store._confirm()
-            async with asyncio.timeout(_CHECK):
-                await store._heard.wait()
+        if own is None:
+            with suppress(WeftError, TimeoutError):
+                await store._confirm()
+                async with asyncio.timeout(_CHECK):
+                    await store._heard.wait()
         return store
 
     @property

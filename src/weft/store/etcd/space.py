@@ -13,7 +13,7 @@ import logging
 from contextlib import suppress
 
 from weft.errors import WeftError
-from weft.store.etcd.base import Compacted, Kv
+from weft.store.etcd.base import Compacted, Kv, MemberStatus
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,20 @@ async def keep_free(kv: Kv) -> None:
     while True:
         await asyncio.sleep(LOOK)
         try:
-            waited = await _look(kv, waited)
+            status = await kv.status()
+        except WeftError:  # others say so
+            continue
+        try:
+            waited = await _see_to(kv, status, waited) if status.is_full else 0.0
         except WeftError as error:
-            log.warning("etcd.not_relieved cause=%s", error)
+            log.warning("etcd.not_relieved member=%x cause=%s", status.member, error)
 
 
-async def _look(kv: Kv, waited: float) -> float:
-    """For how long it has waited for others now."""
-    status = await kv.status()
-    alarmed = await kv.alarms() if status.is_full else frozenset()
-    if not alarmed:
-        return 0.0
-    if status.member == min(alarmed):
-        await _relieve(kv, status.member)
+async def _see_to(kv: Kv, status: MemberStatus, waited: float) -> float:
+    """`waited`, and gives: seconds that others have been waited for."""
+    alarmed = await kv.alarms()
+    if status.member == min(alarmed, default=0):
+        await _relieve(kv, status)
         return 0.0
     if waited < PATIENCE:
         return waited + LOOK
@@ -51,12 +52,10 @@ async def _look(kv: Kv, waited: float) -> float:
     return 0.0
 
 
-async def _relieve(kv: Kv, own: int) -> None:
-    before = await kv.status()
-    log.error("etcd.full member=%x size=%d in_use=%d", own, before.size, before.in_use)
+async def _relieve(kv: Kv, own: MemberStatus) -> None:
+    log.error("etcd.full member=%x size=%d in_use=%d", own.member, own.size, own.in_use)
     with suppress(Compacted):
-        await kv.compact(before.revision)
+        await kv.compact(own.revision)
     await kv.defragment()
-    await kv.disarm(own)
-    after = await kv.status()
-    log.info("etcd.relieved member=%x size=%d", own, after.size)
+    await kv.disarm(own.member)
+    log.info("etcd.relieved member=%x size=%d", own.member, (await kv.status()).size)
