@@ -21,9 +21,9 @@ PURE = RINGS[1] | RINGS[2]
 ADAPTERS = RINGS[3]
 INTERFACES = {"base", "messages", "backend"}
 """Modules of an adapter that others may import: what it promises, without how."""
-SHARED = {"weft.runtime.process"}
-"""And what several adapters need that is no interface: how a process that outlives the daemon is started, held and found again. Besides
-containers the store has such a process, etcd."""
+SHARED = {"weft.runtime.process", "weft.cluster.tls_files"}
+"""And what several adapters need that is no interface: how a process that outlives the daemon is started, held and found again, since
+besides containers the store has such a process, etcd; and how the files of an end of TLS are read, which the API and that store do."""
 SIDE_EFFECTS = {
     "asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time",
 }  # fmt: skip

@@ -41,6 +41,7 @@ from weft.seat import Place, Seat
 from weft.store.base import Store
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.sqlite import SqliteStore
+from weft.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -359,15 +360,7 @@ class SwarmMember:
             waits.append(seat.manager.failed())
             if seat.is_alone:
                 waits.append(seat.company())
-        tasks = [asyncio.create_task(wait) for wait in waits]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await first(*waits)
 
     def _sit(self, seat: Seat) -> None:
         self._seat = seat

@@ -10,11 +10,10 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import uvloop
@@ -25,8 +24,8 @@ from weft.agent.adapters import Adapters
 from weft.agent.events import EventLog
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership, Swarm
 from weft.api.server import ApiServer
-from weft.api.tls import TlsFiles
 from weft.cluster.base import Connect
+from weft.cluster.tls_files import TlsFiles
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import conntrack, host, netns, sysctl, xfrm
 from weft.linux.base import EspEngine
@@ -44,6 +43,7 @@ from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.elsewhere import Elsewhere
+from weft.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ async def _run(options: DaemonOptions) -> int:
         await node.open()
         await _serve(api, options)
         log.info("daemon.ready version=%s data_root=%s", node.info.version, options.data_root)
-        await _first(stop.wait(), node.failed())
+        await first(stop.wait(), node.failed())
         log.info("daemon.stopping")
     finally:
         await api.close()
@@ -274,20 +274,6 @@ async def _serve(api: ApiServer, options: DaemonOptions) -> None:
         if options.tls is None:
             raise InvalidArgument(f"cannot serve the API on tcp://{tcp.address}:{tcp.port}: it needs mutual TLS")
         await api.start_tls(tcp.address, tcp.port, options.tls)
-
-
-async def _first(*waits: Coroutine[Any, Any, object]) -> None:
-    """Until one of them is over; raises what it raised."""
-    tasks = [asyncio.create_task(w) for w in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task
-    finally:
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 def _what_leaving_means(manager: Swarm | None) -> str:

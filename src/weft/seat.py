@@ -28,8 +28,9 @@ from weft.cluster.base import MemberRequest
 from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
 from weft.cluster.server import SessionServer
-from weft.errors import FailedPrecondition, OperationFailed, WeftError
+from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
+from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE
@@ -38,10 +39,12 @@ from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv
+from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.space import keep_free
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 
@@ -55,6 +58,8 @@ NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 RESTART_PAUSE = 5.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
 ARRIVE_PAUSE = 1.0
+ANSWER_PATIENCE = 3.0
+"""Seconds for a member of etcd that was started to find a majority, for which it needs an election or two."""
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
 """A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
 connections wait for a SYN that was lost for a second."""
@@ -167,8 +172,20 @@ async def alone(place: Place, store: Store | None = None) -> Seat:
     obstacle = "" if shutil.which("etcd") else NO_ETCD
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
+        _renew(place, store.state)
         return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
     raise AssertionError("unreachable")
+
+
+def _renew(place: Place, state: ClusterState) -> None:
+    """The certificate, if it has expired while the host was off."""
+    own, wallet = place.member(), place.wallet
+    renewed = certificates.self_issued(
+        state, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
+    )  # fmt: skip
+    if renewed is not None:
+        wallet.replace(renewed)
+        log.info("credentials.self_issued node=%s", own.node)
 
 
 async def found(place: Place, store: Store) -> Seat:
@@ -185,10 +202,12 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
         etcd = place.etcd()
         opened.push_async_callback(etcd.close)
         await etcd.start(force_new_cluster=alone_from_now_on)
-        await etcd.ready()
+        if alone_from_now_on:
+            await etcd.ready()
+        own = await _unanswered(etcd)
         kv = etcd.client()
         opened.push_async_callback(kv.close)
-        store = await EtcdStore.open(kv, time.time_ns)
+        store = await EtcdStore.open(kv, time.time_ns, own=own)
         opened.push_async_callback(store.close)
         leadership = EtcdLeadership(kv, place.member().node)
         opened.push_async_callback(leadership.close)
@@ -196,8 +215,20 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
     seat._etcd = etcd
     if alone_from_now_on:
         await seat.manager.outlive_others()
+    seat.beside(asyncio.create_task(keep_free(kv), name="space"))
     seat.beside(asyncio.create_task(_arrive(place, seat), name="arrival"))
     return seat
+
+
+async def _unanswered(etcd: EtcdMember) -> Snapshot | None:
+    """What this host's part of the store has on its disk, if it does not answer: once it was started it needs a majority for that. It
+    may have one a moment later, which does no harm."""
+    try:
+        await etcd.ready(ANSWER_PATIENCE)
+    except Unavailable:
+        log.warning("seat.no_majority cause=etcd does not answer yet; what it has on its disk is there to be read")
+        return await Snapshot.read(etcd.settings.data)
+    return None
 
 
 async def join(place: Place, managers: MemberClient) -> None:

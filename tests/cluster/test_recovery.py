@@ -74,6 +74,28 @@ def test_the_manager_that_is_left_goes_on_alone(three_managers: Any, names: Any)
     cluster.eventually(lambda: sorted(managers(cluster).values()) == ["Leader", "Reachable", "Reachable"], 60)
 
 
+def test_a_manager_that_boots_without_a_majority_shows_what_it_knows(three_managers: Any, names: Any) -> None:
+    cluster = three_managers
+    web = names("dark")
+    cluster.create(web, "-p", "8096:80")
+    for node in LOST:
+        cluster.lab("halt", node)
+    cluster.lab("reboot", "node1")
+    cluster.eventually(lambda: set(managers(cluster)) == {"node1", *LOST}, 20, "node1 answers reads")
+    assert set(managers(cluster).values()) <= {"Reachable", "Unreachable"}
+    assert web in cluster.docker("node1", "service", "ls", "--format", "{{.Name}}").split()
+    assert len(cluster.docker("node1", "service", "ps", "-q", web).split()) >= 3
+    assert cluster.docker("node1", "service", "inspect", "-f", "{{.Spec.Name}}", web).strip() == web
+    assert cluster.docker("node1", "network", "inspect", "-f", "{{.Scope}}", "ingress").strip() == "swarm"
+    assert cluster.docker("node1", "info", "-f", "{{.Swarm.ControlAvailable}} {{.Swarm.LocalNodeState}}") == "true active\n"
+    for change in (("service", "scale", "-d", f"{web}=4"), ("node", "update", "--label-add", "a=b", "node1")):
+        assert NO_LEADER in cluster.docker_fails("node1", *change)
+    cluster.lab("up")
+    cluster.eventually(lambda: sorted(managers(cluster).values()) == ["Leader", "Reachable", "Reachable"], 60)
+    cluster.docker("node1", "service", "scale", "-d", f"{web}=4")
+    cluster.eventually(lambda: len(cluster.running(web)) == 4, 60)
+
+
 def test_managers_that_were_only_cut_off_give_up_theirs(three_managers: Any, names: Any) -> None:
     """They have had a majority, and a swarm of their own; when they hear of the other they take part in that."""
     cluster = three_managers

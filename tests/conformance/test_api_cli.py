@@ -14,12 +14,10 @@ import shutil
 import struct
 import subprocess
 import termios
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from pathlib import Path
-from typing import Any
 
 import docker
 import docker.errors
@@ -27,57 +25,23 @@ import pytest
 import uvloop
 
 from weft.api.server import ApiServer
-from weft.testing.fake_node import IMAGE, FakeNode
+from weft.testing.api_daemon import DEADLINE, ApiDaemon
+from weft.testing.fake_node import IMAGE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
-DEADLINE = 60
 
 
-class Daemon:
-    """A server on an event loop of its own, in a thread."""
-
+class Daemon(ApiDaemon):
     def __init__(self, path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self.path = path
-        self._runner = asyncio.Runner(loop_factory=new_loop)
-        self._loop = self._runner.get_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._runner.run, args=(self._serve(),))
-        self._thread.start()
-        assert self._ready.wait(DEADLINE)
+        super().__init__(new_loop)
 
-    async def _serve(self) -> None:
-        self.node = FakeNode()
-        server = ApiServer(self.node)
+    async def listen(self, server: ApiServer) -> None:
         await server.start(self.path)
-        self._ready.set()
-        await self._stop.wait()
-        await server.close()
-        await self.node.close()
 
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(DEADLINE)
-        self._runner.close()
-
-    def command(self, *argv: str) -> list[str]:
-        return ["docker", "-H", f"unix://{self.path}", *argv]
-
-    def run(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(self.command(*argv), input=stdin, capture_output=True, timeout=DEADLINE, check=False)
-
-    def ok(self, *argv: str, stdin: bytes = b"") -> str:
-        done = self.run(*argv, stdin=stdin)
-        assert done.returncode == 0, f"docker {' '.join(argv)}: {done.stderr.decode()}"
-        return done.stdout.decode()
-
-    def refused(self, *argv: str) -> str:
-        done = self.run(*argv)
-        assert done.returncode != 0, f"docker {' '.join(argv)} was accepted: {done.stdout.decode()}"
-        return done.stderr.decode()
+    @property
+    def client(self) -> list[str]:
+        return ["docker", "-H", f"unix://{self.path}"]
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -98,13 +62,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def manager(daemon: Daemon) -> Daemon:
     daemon.ok("swarm", "init")
     return daemon
-
-
-def container_of(daemon: Daemon, *create: str, script: str = "") -> str:
-    """The id of a new service's container."""
-    command = ["sh", "-c", script] if script else []
-    daemon.ok("service", "create", "-d", "--no-resolve-image", "--name", "web", *create, IMAGE, *command)
-    return daemon.ok("ps", "-aq", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web").split()[0]
 
 
 # --- the node and the swarm
@@ -220,7 +177,7 @@ def test_networks_from_creation_to_removal(manager: Daemon) -> None:
     assert manager.ok("network", "ls", "-q", "--no-trunc", "--filter", "name=n$", "--filter", "scope=swarm").strip() == id
     assert "network with name n already exists" in manager.refused("network", "create", "-d", "overlay", "n")
     assert "10.10.10.0/24 overlaps" in manager.refused("network", "create", "-d", "overlay", "--subnet", "10.10.10.0/24", "m")
-    container_of(manager, "--network", "n")
+    manager.container("--network", "n")
     assert f"network {id} is in use by service" in manager.refused("network", "rm", "n")
     manager.ok("service", "rm", "web")
     assert manager.ok("network", "rm", id[:6]) == f"{id[:6]}\n"
@@ -315,7 +272,7 @@ def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:
 
 
 def test_a_service_may_use_the_network_of_the_host(manager: Daemon) -> None:
-    id = container_of(manager, "--network", "host")
+    id = manager.container("--network", "host")
     assert manager.ok("inspect", "-f", "{{.HostConfig.NetworkMode}}", id) == "host\n"
     manager.ok("service", "update", "-d", "--env-add", "A=b", "web")
     assert "Networks: host" in manager.ok("service", "inspect", "--pretty", "web")
@@ -325,7 +282,7 @@ def test_a_service_may_use_the_network_of_the_host(manager: Daemon) -> None:
 
 
 def test_ps_and_inspect(manager: Daemon) -> None:
-    id = container_of(manager, "-p", "8080:80", "--container-label", "mine=yes")
+    id = manager.container("-p", "8080:80", "--container-label", "mine=yes")
     row = json.loads(manager.ok("ps", "--format", "json", "--no-trunc"))
     assert (row["ID"], row["Image"], row["Ports"], row["State"]) == (id, IMAGE, "80/tcp", "running")
     assert row["Names"].startswith("web.1.")
@@ -352,7 +309,7 @@ def test_ps_and_inspect(manager: Daemon) -> None:
 
 
 def test_stop_kill_wait_and_remove(manager: Daemon) -> None:
-    id = container_of(manager)
+    id = manager.container()
     assert "is running: stop the container before removing" in manager.refused("rm", id)
     assert "cannot restart" in manager.refused("restart", id)
     with subprocess.Popen(manager.command("wait", id), stdout=subprocess.PIPE) as waiting:
@@ -366,7 +323,7 @@ def test_stop_kill_wait_and_remove(manager: Daemon) -> None:
 
 
 def test_logs(manager: Daemon) -> None:
-    id = container_of(manager, script="for i in 1 2 3; do echo out$i; echo err$i >&2; sleep 0.05; done; exec sleep 600")
+    id = manager.container(script="for i in 1 2 3; do echo out$i; echo err$i >&2; sleep 0.05; done; exec sleep 600")
     deadline = time.monotonic() + DEADLINE
     while (done := manager.run("logs", id)).stdout.count(b"\n") < 3 or done.stderr.count(b"\n") < 3:
         assert time.monotonic() < deadline, done
@@ -379,12 +336,12 @@ def test_logs(manager: Daemon) -> None:
 
 
 def test_logs_follow_until_the_container_ends(manager: Daemon) -> None:
-    id = container_of(manager, script="echo begin; sleep 0.3; echo end")
+    id = manager.container(script="echo begin; sleep 0.3; echo end")
     assert manager.ok("logs", "-f", id) == "begin\nend\n"
 
 
 def test_logs_of_a_terminal_are_raw(manager: Daemon) -> None:
-    id = container_of(manager, "-t", script="echo seen; sleep 0.2")
+    id = manager.container("-t", script="echo seen; sleep 0.2")
     assert manager.ok("logs", "-f", id) == "seen\r\n"
 
 
@@ -393,7 +350,7 @@ def test_logs_of_a_terminal_are_raw(manager: Daemon) -> None:
 
 def test_exec_separates_streams_and_gives_the_exit_code(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
-    id = container_of(any_daemon)
+    id = any_daemon.container()
     done = any_daemon.run("exec", "-e", "A=b", "-w", "/tmp", id, "sh", "-c", "echo $A $PWD; echo err >&2; exit 7")
     assert (done.stdout, done.stderr, done.returncode) == (b"b /tmp\n", b"err\n", 7)
     done = any_daemon.run("exec", id, "no-such-command")
@@ -404,7 +361,7 @@ def test_exec_separates_streams_and_gives_the_exit_code(any_daemon: Daemon) -> N
 
 def test_exec_carries_20_megabytes_and_the_end_of_input(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
-    id = container_of(any_daemon)
+    id = any_daemon.container()
     data = os.urandom(20_000_000)
     assert any_daemon.ok("exec", "-i", id, "sha256sum", stdin=data).split()[0] == hashlib.sha256(data).hexdigest()
     done = any_daemon.run("exec", "-i", id, "sh", "-c", "cat; exit 3", stdin=data)
@@ -414,7 +371,7 @@ def test_exec_carries_20_megabytes_and_the_end_of_input(any_daemon: Daemon) -> N
 
 def test_exec_on_a_terminal(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
-    id = container_of(any_daemon)
+    id = any_daemon.container()
     script = "while [ \"$(stty size)\" != '33 111' ]; do sleep 0.05; done; stty size; read line; echo got $line; exit 9"
     output, code = on_terminal(
         any_daemon.command("exec", "-it", id, "sh", "-c", script), rows=33, columns=111, answer=b"word\n"
@@ -482,7 +439,7 @@ def test_images(daemon: Daemon, tmp_path: Path) -> None:
 
 
 def test_events(manager: Daemon) -> None:
-    container_of(manager)
+    manager.container()
     with subprocess.Popen(
         manager.command("events", "--since", "2020-01-01T00:00:00Z", "--filter", "type=container", "--format", "json"),
         stdout=subprocess.PIPE,
@@ -508,7 +465,7 @@ def test_what_weft_does_not_have(manager: Daemon) -> None:
         ["login", "-u", "a", "-p", "b", "x"],
     ):
         assert "not supported by Weft" in manager.refused(*command)
-    container = container_of(manager)
+    container = manager.container()
     for command in (["cp", f"{container}:/x", "/tmp/x"], ["pause", container], ["rename", container, "x"], ["diff", container]):
         assert "not supported by Weft" in manager.refused(*command)
     assert "not supported by Weft" in manager.refused("network", "connect", "bridge", container)

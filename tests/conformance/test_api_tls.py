@@ -8,22 +8,20 @@ import pty
 import shutil
 import socket
 import subprocess
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvloop
 
 from weft.api.backend import InitRequest
 from weft.api.server import ApiServer
-from weft.api.tls import MAX_UNAUTHENTICATED, TlsFiles, load
+from weft.api.tls import MAX_UNAUTHENTICATED, server_context
+from weft.cluster.tls_files import TlsFiles
 from weft.errors import InvalidArgument
-from weft.testing.fake_node import IMAGE, FakeNode
+from weft.testing.api_daemon import DEADLINE, ApiDaemon
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
-DEADLINE = 60
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
@@ -81,56 +79,29 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_identity(tmp_path_factory.mktemp("tls") / "theirs")
 
 
-class Daemon:
-    """A server on an event loop of its own, in a thread."""
-
+class Daemon(ApiDaemon):
     def __init__(self, identity: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        self.identity = identity
-        self._runner = asyncio.Runner(loop_factory=new_loop)
-        self._loop = self._runner.get_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._runner.run, args=(self._serve(),))
-        self._thread.start()
-        assert self._ready.wait(DEADLINE)
+        self.identity = self.shown = identity
+        """The CA that the command trusts, and the certificate that it shows."""
+        super().__init__(new_loop)
 
-    async def _serve(self) -> None:
-        self.node = FakeNode()
+    async def listen(self, server: ApiServer) -> None:
         await self.node.init(InitRequest())
-        server = ApiServer(self.node)
         self.port = await server.start_tls("127.0.0.1", 0, files(self.identity))
-        self._ready.set()
-        await self._stop.wait()
-        await server.close()
-        await self.node.close()
 
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(DEADLINE)
-        self._runner.close()
-
-    def command(self, *argv: str, as_: Path | None = None) -> list[str]:
-        shown = as_ or self.identity
+    @property
+    def client(self) -> list[str]:
         return [
-            "docker", "--tlsverify", "--tlscacert", str(self.identity / "ca.pem"), "--tlscert", str(shown / "cert.pem"),
-            "--tlskey", str(shown / "key.pem"), "-H", f"tcp://127.0.0.1:{self.port}", *argv,
+            "docker", "--tlsverify", "--tlscacert", str(self.identity / "ca.pem"), "--tlscert", str(self.shown / "cert.pem"),
+            "--tlskey", str(self.shown / "key.pem"), "-H", f"tcp://127.0.0.1:{self.port}",
         ]  # fmt: skip
 
-    def run(self, *argv: str, stdin: bytes = b"", as_: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(self.command(*argv, as_=as_), input=stdin, capture_output=True, timeout=DEADLINE, check=False)
-
-    def ok(self, *argv: str) -> str:
-        done = self.run(*argv)
-        assert done.returncode == 0, f"docker {' '.join(argv)}: {done.stderr.decode()}"
-        return done.stdout.decode()
-
-    def container(self, script: str = "") -> str:
-        command = ["sh", "-c", script] if script else []
-        self.ok("service", "create", "-d", "--no-resolve-image", "--name", "web", IMAGE, *command)
-        return self.ok("ps", "-aq", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web").split()[0]
+    def version_as(self, identity: Path) -> subprocess.CompletedProcess[bytes]:
+        before, self.shown = self.shown, identity
+        try:
+            return self.run("version")
+        finally:
+            self.shown = before
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -173,7 +144,7 @@ def test_exec_with_a_terminal(daemon: Daemon) -> None:
 
 
 def test_logs_and_events_are_followed(daemon: Daemon) -> None:
-    container = daemon.container("echo first; echo second; exec sleep 60")
+    container = daemon.container(script="echo first; echo second; exec sleep 60")
     for argv, word in ((("logs", "-f", container), b"second"), (("events", "--since", "1"), b"create")):
         process = subprocess.Popen(daemon.command(*argv), stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -184,10 +155,10 @@ def test_logs_and_events_are_followed(daemon: Daemon) -> None:
 
 
 def test_others_are_refused(daemon: Daemon, stranger: Path) -> None:
-    foreign = daemon.run("version", as_=stranger)
+    foreign = daemon.version_as(stranger)
     assert foreign.returncode == 1
     assert b"tls: unknown certificate authority" in foreign.stderr or b"bad certificate" in foreign.stderr
-    none = daemon.run("version", as_=Path("/nowhere"))
+    none = daemon.version_as(Path("/nowhere"))
     assert none.returncode == 1
     url = f"https://127.0.0.1:{daemon.port}/version"
     bare = subprocess.run(["curl", "-s", "--cacert", daemon.identity / "ca.pem", url], capture_output=True, check=False)
@@ -220,9 +191,9 @@ def test_certificates_that_were_replaced_count_at_once(tmp_path: Path, stranger:
         for name in ("ca.pem", "server.pem", "server-key.pem"):
             shutil.copy(stranger / name, served / name)
         assert daemon.run("version").returncode == 1, "a certificate of the old CA is still accepted"
-        assert daemon.run("version", as_=stranger).returncode == 0
+        assert daemon.version_as(stranger).returncode == 0
         (served / "server-key.pem").write_text("half of a k")
-        assert daemon.run("version", as_=stranger).returncode == 0, "files that do not fit ended the service"
+        assert daemon.version_as(stranger).returncode == 0, "files that do not fit ended the service"
     finally:
         daemon.close()
 
@@ -230,11 +201,11 @@ def test_certificates_that_were_replaced_count_at_once(tmp_path: Path, stranger:
 def test_files_of_no_use_are_named(tmp_path: Path, stranger: Path) -> None:
     ours = make_identity(tmp_path / "own")
     with pytest.raises(InvalidArgument, match=r"cannot read .*/none.pem: No such file"):
-        load(TlsFiles(ca=ours / "none.pem", certificate=ours / "server.pem", key=ours / "server-key.pem"))
+        server_context(TlsFiles(ca=ours / "none.pem", certificate=ours / "server.pem", key=ours / "server-key.pem"))
     with pytest.raises(InvalidArgument, match="cannot use tlscacert"):
-        load(TlsFiles(ca=ours / "extensions", certificate=ours / "server.pem", key=ours / "server-key.pem"))
+        server_context(TlsFiles(ca=ours / "extensions", certificate=ours / "server.pem", key=ours / "server-key.pem"))
     with pytest.raises(InvalidArgument, match="key values mismatch"):
-        load(TlsFiles(ca=ours / "ca.pem", certificate=ours / "server.pem", key=stranger / "server-key.pem"))
+        server_context(TlsFiles(ca=ours / "ca.pem", certificate=ours / "server.pem", key=stranger / "server-key.pem"))
 
 
 def test_the_swarm_s_settings(daemon: Daemon) -> None:

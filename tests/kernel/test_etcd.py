@@ -1,6 +1,7 @@
 """Real etcd: three members on loopback, with certificates of our own authority; the tests kill them."""
 
 import asyncio
+import logging
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -23,13 +25,15 @@ from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NetworkId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import Network, NetworkSpec
-from weft.model.state import KINDS, ClusterState, Put
+from weft.model.state import KINDS, ClusterState, Put, Remove
 from weft.pki import authority
 from weft.store.etcd.base import NO_MAJORITY, Write
+from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
-from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.process import QUOTA, EtcdMember, MemberSettings
+from weft.store.etcd.space import keep_free
 from weft.testing.slot_writers import SlotWriters
 
 pytestmark = [
@@ -47,8 +51,8 @@ def network(name: str) -> Network:
 class Cluster:
     """Up to four members, 127.0.0.1 to .4."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, quota: int = QUOTA) -> None:
+        self.directory, self.quota = directory, quota
         self.root = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
         self.members: dict[str, EtcdMember] = {}
         self.stack = AsyncExitStack()
@@ -59,7 +63,7 @@ class Cluster:
         address = f"127.0.0.{number}"
         certify(swarm, self.root, name, "manager", address)
         settings = MemberSettings(
-            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run"
+            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run", quota=self.quota
         )  # fmt: skip
         self.members[name] = EtcdMember(settings)
         return self.members[name]
@@ -150,9 +154,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> float:
     return time.monotonic() - began
 
 
-def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3) -> None:
+def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3, quota: int = QUOTA) -> None:
     async def body() -> None:
-        cluster = Cluster(directory)
+        cluster = Cluster(directory, quota)
         try:
             await cluster.found()
             for number in range(2, members + 1):
@@ -240,6 +244,113 @@ def test_without_a_majority_reads_work_and_writes_are_refused(tmp_path: Path) ->
         assert "id-after" in late.state.networks
 
     run(tmp_path, main)
+
+
+def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store, client = await cluster.store("m1"), cluster.members["m1"].client()
+        cluster.stack.push_async_callback(client.close)
+        for number in range(0, 1200, 100):  # pages enough for a tree of three levels, some of them longer than a page
+            large = [NetworkSpec(name=f"n{each}", labels={"x": "y" * (9 * each)}) for each in range(number, number + 100)]
+            await store.commit([Put(Network(id=NetworkId(f"id-{spec.name}"), spec=spec)) for spec in large])
+        version = store.state.networks[NetworkId("id-n7")].meta.version
+        await store.commit([Remove("network", "id-n7", version), Put(network("last"))])
+        await client.txn([], [Write("/weft/leased", b"x", await client.grant(3600))])
+        everything = await client.range("\0", "\0", serializable=True)
+        before = {kind: dict(table) for kind, table in store.state.tables.items()}
+        for member in cluster.members.values():
+            await member.stop()
+        m1 = cluster.members["m1"]
+        await m1.start()
+        with pytest.raises(Unavailable):
+            await m1.ready(2)
+        snapshot = await Snapshot.read(m1.settings.data)
+        assert await snapshot.range("\0", "\U0010ffff", serializable=True) == everything
+        page = await snapshot.range("/weft/object/", "/weft/object0", limit=7, serializable=True)
+        assert page.more
+        assert len(page.pairs) == 7
+        late = await EtcdStore.open(m1.client(), time.time_ns, own=snapshot)
+        cluster.stack.push_async_callback(late.close)
+        assert late.state.tables == before
+        assert list(late.state.networks) == list(before["network"])
+        assert not late.is_healthy
+        with pytest.raises(Unavailable) as refused:
+            await late.sync()
+        assert str(refused.value) == NO_MAJORITY
+        await cluster.members["m2"].start()
+        await until(lambda: late.is_healthy)
+        await eventually(lambda: put_once(late, "after"))
+        assert list(late.state.networks) == [*before["network"], NetworkId("id-after")]
+        await until(lambda: store.state.tables == late.state.tables)
+
+    run(tmp_path, main)
+
+
+def test_a_disk_that_is_damaged_is_said_to_be(tmp_path: Path) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        for number in range(30):
+            await put(store, f"n{number}")
+        m1 = cluster.members["m1"]
+        await m1.stop()
+        file = m1.settings.data / "member" / "snap" / "db"
+        whole, randomness = file.read_bytes(), random.Random(1)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for _ in range(randomness.choice((1, 40))):
+                damaged[randomness.randrange(len(whole))] = randomness.randrange(256)
+            file.write_bytes(damaged[: randomness.choice((len(whole), randomness.randrange(len(whole))))])
+            with suppress(OperationFailed):
+                await Snapshot.read(m1.settings.data)
+        for nonsense in (b"", b"x" * 100_000):
+            file.write_bytes(nonsense)
+            with pytest.raises(OperationFailed, match="cannot read"):
+                await Snapshot.read(m1.settings.data)
+        file.write_bytes(whole)
+
+    run(tmp_path, main, members=1)
+
+
+def test_a_store_whose_quota_is_reached_is_made_room_in_and_takes_writes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(cluster: Cluster) -> None:
+        store = await cluster.store("m1")
+        await put(store, "a")
+        acknowledged = 0
+
+        async def fill(times: int) -> None:
+            """One object again and again: all but the last is history."""
+            nonlocal acknowledged
+            for _ in range(times):
+                one = store.state.networks[NetworkId("id-a")]
+                spec = NetworkSpec(name="a", labels={"x": str(acknowledged + 1), "y": "y" * 400_000})
+                await store.commit([Put(msgspec.structs.replace(one, spec=spec))])
+                acknowledged += 1
+
+        with pytest.raises(OperationFailed, match="reached its quota .alarm NOSPACE"):
+            await fill(200)
+        assert acknowledged > 10
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            with pytest.raises(OperationFailed, match="NOSPACE"):
+                await put(store, "refused")
+        assert store.is_healthy
+        for name, member in cluster.members.items():
+            client = member.client()
+            cluster.stack.push_async_callback(client.close)
+            task = asyncio.create_task(keep_free(client), name=name)
+            cluster.stack.callback(task.cancel)
+        await eventually(lambda: fill(1), 60)
+        assert 1 <= caplog.text.count("etcd.relieved") <= 3
+        assert store.state.networks[NetworkId("id-a")].spec.labels["x"] == str(acknowledged)
+        for _ in range(3):
+            await eventually(lambda: fill(20), 60)
+        others = [await cluster.store(name) for name in ("m2", "m3")]
+        await until(lambda: all(other.state.tables == store.state.tables for other in others))
+
+    caplog.set_level(logging.INFO)
+    run(tmp_path, main, quota=16 << 20)
 
 
 def test_a_watch_goes_on_where_it_was_when_its_member_comes_back(tmp_path: Path) -> None:

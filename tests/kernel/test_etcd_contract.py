@@ -21,7 +21,7 @@ from weft.store.etcd.base import Answer, Batch, Compacted, Compare, Delete, Kv, 
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.testing import virtual_time
-from weft.testing.fake_etcd import FakeClient, FakeEtcd
+from weft.testing.fake_etcd import FakeEtcd
 
 pytestmark = [
     pytest.mark.root,
@@ -101,14 +101,6 @@ async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) ->
         await member.wipe()
 
 
-async def compact(kv: Kv, etcd_revision: int) -> None:
-    if isinstance(kv, FakeClient):
-        kv._etcd.compact(etcd_revision)
-    else:
-        assert isinstance(kv, GatewayClient)
-        await kv._call("kv/compaction", {"revision": str(etcd_revision), "physical": True}, dict)
-
-
 def test_keys_are_read_in_order_in_pages_and_as_they_were(ask: Ask) -> None:
     async def main(kv: Kv) -> None:
         first = (await kv.txn([], [Write(f"a/{name}", name.encode()) for name in "cab"])).revision
@@ -123,7 +115,9 @@ def test_keys_are_read_in_order_in_pages_and_as_they_were(ask: Ask) -> None:
         assert (await kv.range("nothing")).pairs == ()
         with pytest.raises(Unavailable):
             await kv.range("a/b", revision=first + 99)
-        await compact(kv, first + 1)
+        await kv.compact(first + 1)
+        with pytest.raises(Compacted):
+            await kv.compact(first + 1)
         with pytest.raises(Compacted):
             await kv.range("a/b", revision=first)
         assert len((await kv.range("a/", after("a/"))).pairs) == 3
@@ -172,7 +166,7 @@ def test_a_watch_brings_each_transaction_once_whole_and_in_order(ask: Ask) -> No
             ("a/1", b"x", first, first), ("a/2", b"", first, first),
             ("a/1", b"y", first, first + 2), ("a/2", None, 0, first + 2),
         ]  # fmt: skip
-        await compact(kv, first + 2)
+        await kv.compact(first + 2)
         with pytest.raises(Compacted):
             async with aclosing(kv.watch("a/", after("a/"), first)) as batches:
                 async for batch in batches:
@@ -200,6 +194,22 @@ def test_keys_live_as_long_as_their_lease(ask: Ask) -> None:
         await kv.revoke(other)
         await kv.revoke(other)
         assert (await kv.range("a", "z")).pairs == ()
+
+    ask(main)
+
+
+def test_there_is_room_and_more_of_it_afterwards(ask: Ask) -> None:
+    async def main(kv: Kv) -> None:
+        for _ in range(40):
+            written = await kv.txn([], [Write("a", bytes(100_000))])
+        assert not (await kv.status()).is_full
+        assert await kv.alarms() == frozenset()
+        before = (await kv.status()).size
+        await kv.compact(written.revision)
+        await kv.defragment()
+        await kv.disarm((await kv.status()).member)
+        assert (await kv.status()).size <= before / 4
+        assert (await kv.range("a")).pairs[0].value == bytes(100_000)
 
     ask(main)
 

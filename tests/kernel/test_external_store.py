@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from weft.cluster.tls_files import TlsFiles
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
 from weft.member import SwarmMember
 from weft.model.ids import ClusterId, NodeId
@@ -22,7 +23,7 @@ from weft.model.network import NetworkSpec
 from weft.model.node import Node, NodeSpec, NodeState, Role
 from weft.pki import authority
 from weft.store.etcd.base import after
-from weft.store.etcd.elsewhere import FLAGS, ClientFiles, Elsewhere
+from weft.store.etcd.elsewhere import FLAGS, Elsewhere
 from weft.testing.certified import free_port
 from weft.testing.members import Host, until
 
@@ -55,9 +56,9 @@ class Etcd:
             (self.directory / name).write_text(text)
 
     @property
-    def files(self) -> ClientFiles:
+    def files(self) -> TlsFiles:
         ca, certificate, key = (self.directory / name for name in ("ca.pem", "cert.pem", "key.pem"))
-        return ClientFiles(ca=ca, certificate=certificate, key=key)
+        return TlsFiles(ca=ca, certificate=certificate, key=key)
 
     def at(self, prefix: str = "/swarms/one/") -> Elsewhere:
         """Behind an endpoint where nobody is."""
@@ -282,7 +283,7 @@ def test_without_a_certificate_or_with_another_s(tmp_path: Path) -> None:
         foreign = Etcd(stranger).files
         nobody = Elsewhere(endpoints=etcd.at().endpoints)
         theirs = Elsewhere(endpoints=etcd.at().endpoints, files=foreign)
-        mixed = ClientFiles(ca=etcd.files.ca, certificate=foreign.certificate, key=foreign.key)
+        mixed = TlsFiles(ca=etcd.files.ca, certificate=foreign.certificate, key=foreign.key)
         for where in (nobody, theirs, Elsewhere(endpoints=etcd.at().endpoints, files=mixed)):
             with pytest.raises((Unavailable, Forbidden)):
                 await host(11, where).init()
@@ -296,9 +297,9 @@ def test_files_of_no_use_are_named(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     foreign = Etcd(tmp_path / "other").files
     for files, words in (
-        (ClientFiles(ca=tmp_path / "none", certificate=etcd.files.certificate, key=etcd.files.key), "cannot read .*/none"),
-        (ClientFiles(ca=tmp_path / "empty", certificate=etcd.files.certificate, key=etcd.files.key), "cannot use store-cacert"),
-        (ClientFiles(ca=etcd.files.ca, certificate=etcd.files.certificate, key=foreign.key), "key values mismatch"),
+        (TlsFiles(ca=tmp_path / "none", certificate=etcd.files.certificate, key=etcd.files.key), "cannot read .*/none"),
+        (TlsFiles(ca=tmp_path / "empty", certificate=etcd.files.certificate, key=etcd.files.key), "cannot use store-cacert"),
+        (TlsFiles(ca=etcd.files.ca, certificate=etcd.files.certificate, key=foreign.key), "key values mismatch"),
     ):
         with pytest.raises(InvalidArgument, match=words):
             Elsewhere(endpoints=("127.0.0.1:1",), files=files).context()

@@ -1,26 +1,30 @@
 """Certificates over months, in virtual time: they are renewed in time, follow a node's role, and change to a new root."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography import x509
 
 from weft.agent.credentials import EARLIEST, LATEST, accepted
-from weft.cluster.identity import Credentials
+from weft.cluster.identity import Credentials, IdentityStore
 from weft.cluster.messages import Goodbye, Hello, Renew
 from weft.errors import InvalidArgument
+from weft.manager.certificates import self_issued
 from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription, NodeState, Role
 from weft.model.state import Put
 from weft.pki import authority
-from weft.pki.certificate import fingerprint, issuer_id, load, signer_id, verify
+from weft.pki.certificate import fingerprint, holder, issuer_id, load, signer_id, verify
 from weft.testing import virtual_time
 from weft.testing.certified import HOUR, Member, Swarm, swarm
+from weft.testing.members import Host, until
 
 
 def life_passed(member: Member) -> float:
@@ -91,6 +95,69 @@ def test_a_renewal_that_was_due_while_no_manager_was_in_reach() -> None:
             await cluster.until(lambda: worker.wallet.credentials is not old, 10)
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("rotates", [False, True])
+def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=0) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            founder, old = cluster.founder, cluster.founder.wallet.credentials
+
+            def issued() -> Credentials | None:
+                return self_issued(
+                    cluster.store.state, founder.node, founder.address, founder.wallet.credentials, virtual_time.clock(),
+                    cluster.entropy,
+                )  # fmt: skip
+
+            assert issued() is None
+            await founder.stop()
+            if rotates:
+                await rotate(cluster)
+            await asyncio.sleep(0.75 * 3600)
+            assert issued() is None
+            await asyncio.sleep(0.06 * 3600)
+            assert issued() is not None
+            await asyncio.sleep(5 * 3600)
+            with pytest.raises(InvalidArgument, match="it is good from"):
+                verify(old.certificate, old.root, virtual_time.clock())
+            new = issued()
+            assert new is not None
+            assert new.key != old.key
+            assert new.root == old.root
+            verify(new.certificate, old.root, virtual_time.clock())
+            assert holder(new.certificate) == holder(old.certificate)
+            founder.wallet.replace(new)
+            assert issued() is None
+            founder.start()
+            await cluster.until(lambda: ready(cluster))
+            await cluster.until(lambda: settled(cluster, cluster.manager.cluster.root_ca.certificate))
+
+    virtual_time.run(main())
+
+
+def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_path: Path) -> None:
+    """The whole of it, on loopback: the sole manager's store, listener and agent."""
+
+    async def main() -> None:
+        host = Host(tmp_path, 1, None)
+        await host.init()
+        member, root = host.up.member, host.manager.cluster.root_ca
+        await host.stop()
+        key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
+        expired = authority.issue(
+            root, authority.request(key), member.node, "manager", member.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
+        )  # fmt: skip
+        disk = IdentityStore(host.around.data)
+        disk.save_credentials(Credentials(expired, authority.private_pem(key), root.certificate))
+        await host.resume()
+        await until(lambda: host.up.agent.uplink.connected)
+        _, credentials = disk.load() or (None, None)
+        assert credentials is not None
+        verify(credentials.certificate, root.certificate, time.time_ns())
+        await host.stop()
+
+    asyncio.run(main())
 
 
 def test_a_new_root_arrives_everywhere() -> None:

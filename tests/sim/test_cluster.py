@@ -1,6 +1,7 @@
 """Whole swarms in virtual time: what each fault alone does, and what it must not do."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -23,8 +24,10 @@ from weft.model.service import (
     ServiceSpec,
     TaskSpec,
 )
+from weft.model.task import TaskState
 from weft.testing import virtual_time
 from weft.testing.sim_cluster import SimCluster
+from weft.testing.sim_steps import rotated_root
 
 
 def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
@@ -75,6 +78,35 @@ def test_an_agent_that_is_cut_off_keeps_containers_and_networks(managers: int) -
         await cluster.settle(60)
 
     play(managers, 2, scene)
+
+
+def test_a_manager_that_starts_without_a_majority_answers_reads_and_nothing_else() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await web(cluster, 4)
+        before = cluster.state
+        for host in cluster.managers:
+            await cluster.power_off(host.name)
+        cluster.power_on("node1")
+        await cluster.until(lambda: cluster.hosts["node1"].manager is not None, 30)
+        manager = cluster.hosts["node1"].manager
+        assert manager is not None
+        assert manager.state.services == before.services
+        assert {node.id for node in manager.state.nodes.values()} == {node.id for node in before.nodes.values()}
+        assert manager.standing.leader is None
+        with pytest.raises(Unavailable, match="The swarm does not have a leader"):
+            await scale(cluster, id, 5, at="node1")
+        for _ in range(60):
+            await asyncio.sleep(1)
+            assert not manager.is_serving
+            assert {service.spec.replicas for service in manager.state.services.values()} == {4}
+        cluster.power_on("node2")
+        await cluster.until(lambda: manager.is_serving, 30)
+        await cluster.insist(partial(scaled, id=id, replicas=6))
+        cluster.repair()
+        await cluster.settle(120)
+        assert {service.spec.replicas for service in manager.state.services.values()} == {6}
+
+    play(3, 2, scene)
 
 
 def test_the_loss_of_the_leader_is_noticed_by_nobody_who_uses_a_service() -> None:
@@ -133,6 +165,60 @@ def test_a_host_that_reboots_gets_other_tasks_in_place_of_those_it_lost() -> Non
     play(1, 2, scene)
 
 
+def test_a_host_that_reboots_out_of_reach_runs_what_its_disk_says() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 8)
+        host = list(cluster.hosts.values())[-1]
+        before = {c.id for c in host.runtime.running()}
+        assert before
+        cluster.isolate(host.name)
+        await cluster.power_off(host.name)
+        assert not host.runtime.running()
+        cluster.power_on(host.name)
+        await cluster.until(lambda: {c.id for c in host.runtime.running()} == before, 12)
+        cluster.heal(host.name)
+        await cluster.settle(60)
+
+    play(1, 3, scene)
+
+
+def test_a_host_whose_agent_has_lost_its_files_goes_on_with_the_containers_that_are_there() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 8)
+        host = list(cluster.hosts.values())[-1]
+        before = {c.id for c in host.runtime.running()}
+        assert before
+        await host.kill()
+        shutil.rmtree(host.disk / "agent")
+        host.start()
+        await cluster.settle(30)
+        assert {c.id for c in host.runtime.running()} == before
+
+    play(3, 2, scene)
+
+
+def test_agents_hear_of_what_their_manager_learned_by_loading_anew() -> None:
+    """Its watch was behind when history was thrown away."""
+
+    async def scene(cluster: SimCluster) -> None:
+        assert cluster.etcd is not None
+        etcd_leader = cluster.etcd.leader
+        assert etcd_leader is not None
+        behind = next(h for h in cluster.managers if h.name not in (leader(cluster), etcd_leader.name))
+        assert any(node.status.manager == behind.node for node in cluster.state.nodes.values())
+        cluster.etcd.cut(behind.name)
+        spec = ServiceSpec(name="web", replicas=20, task=TaskSpec(container=ContainerSpec(image="demo")))
+        await cluster.ask(lambda manager: manager.create_service(spec), at=leader(cluster))
+        await asyncio.sleep(0.5)
+        assert len(cluster.state.tasks_in(TaskState.ASSIGNED)) < 20, "some agents run theirs by now"
+        assert all(task.node is not None for task in cluster.state.tasks.values())
+        cluster.etcd.compact()
+        cluster.etcd.heal(behind.name)
+        await cluster.settle(30)
+
+    play(3, 3, scene)
+
+
 def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> None:
     """Each of them sees that the port is free."""
 
@@ -174,6 +260,32 @@ def test_a_worker_is_promoted_and_a_leader_demoted() -> None:
         assert before <= {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
         await give_role(cluster, demoted, "manager")
         await cluster.settle(30)
+
+    play(3, 2, scene)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.4])
+def test_a_new_root_reaches_everybody_although_the_leader_dies_on_the_way(after: float) -> None:
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 6)
+        containers = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
+        away, lost = cluster.hosts["node5"], cluster.hosts[leader(cluster)]
+        old = {host.credentials.root for host in cluster.members if host.credentials is not None}
+        assert len(old) == 1
+        cluster.isolate(away.name)
+        await cluster.insist(rotated_root)
+        await asyncio.sleep(after)
+        await lost.kill()
+        await asyncio.sleep(8)
+        lost.start()
+        assert cluster.state.cluster is not None
+        assert cluster.state.cluster.rotation is not None, "it waits for who is away"
+        cluster.heal(away.name)
+        await cluster.settle(60)
+        new = {host.credentials.root for host in cluster.members if host.credentials is not None}
+        assert len(new) == 1
+        assert new.isdisjoint(old)
+        assert {c.id for host in cluster.hosts.values() for c in host.runtime.running()} == containers
 
     play(3, 2, scene)
 

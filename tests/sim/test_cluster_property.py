@@ -36,6 +36,7 @@ from weft.testing.sim_steps import (
     Renew,
     Reset,
     RotateKeys,
+    RotateRoot,
     Scale,
     SlowStore,
     Step,
@@ -60,10 +61,18 @@ ports = st.sampled_from(
     )
 )
 replicas = st.sampled_from((0, 1, 2, 3, 5))
-creations = st.builds(
-    CreateService, wait=waits, name=names, replicas=st.one_of(replicas, st.none()),
-    networks=st.sampled_from(((), (0,), (1,), (0, 1))), ports=ports, start_first=st.booleans(),
-)  # fmt: skip
+
+
+def creation(ports: st.SearchStrategy[tuple[PublishedPort, ...]], start_first: bool) -> st.SearchStrategy[CreateService]:
+    return st.builds(
+        CreateService, wait=waits, name=names, replicas=st.one_of(replicas, st.none()),
+        networks=st.sampled_from(((), (0,), (1,), (0, 1))), ports=ports, start_first=st.just(start_first),
+    )  # fmt: skip
+
+
+host_port = (PublishedPort(80, 8090, mode="host"),)
+"""Start-first needs a free host for it, which there may not be."""
+creations = st.one_of(creation(ports, True), creation(ports, False), creation(st.just(host_port), False))
 operations = st.one_of(
     creations,
     st.builds(Scale, wait=waits, name=names, replicas=replicas),
@@ -73,6 +82,7 @@ operations = st.one_of(
     st.builds(RemoveNetwork, wait=waits, name=st.integers(0, 1)),
     st.builds(Make, wait=waits, host=hosts, availability=st.sampled_from(("active", "active", "pause", "drain"))),
     st.builds(RotateKeys, wait=waits),
+    st.builds(RotateRoot, wait=waits),
     st.builds(GiveRole, wait=waits, host=hosts, role=st.sampled_from(("manager", "manager", "worker"))),
     st.builds(Leave, wait=waits, host=hosts),
     st.builds(Renew, wait=waits, host=hosts),

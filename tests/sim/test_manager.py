@@ -32,7 +32,7 @@ from weft.model.cluster import ClusterSpec, RootCa
 from weft.model.ids import NetworkId, ServiceId, TaskId
 from weft.model.meta import Meta
 from weft.model.network import Network, NetworkSpec, Pool
-from weft.model.node import NodeDescription, NodeSpec, NodeState
+from weft.model.node import Node, NodeDescription, NodeSpec, NodeState
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -351,6 +351,38 @@ def test_a_slow_reader_skips_what_it_missed() -> None:
         await swarm.until(lambda: all(len(swarm.running(f"s{number}")) == 2 for number in range(50)))
         assert len(slow.changes) - received < 25
         assert len(slow.assignment.tasks) == 50
+
+    play(2, scene)
+
+
+def test_what_a_host_has_lost_is_known_with_the_word_that_it_is_ready_again() -> None:
+    """In one commit, or somebody would be sent to containers that are not there. Of its own tasks only, and of those once."""
+
+    async def scene(swarm: Swarm) -> None:
+        await swarm.manager.create_service(web(4))
+        await swarm.until(lambda: len(swarm.running("web")) == 4)
+        agent, other = swarm.agents
+        mine = [task for task in swarm.tasks("web") if task.node == agent.node]
+        theirs = next(task for task in swarm.tasks("web") if task.node == other.node)
+        await swarm.kill(0)
+        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.DOWN, 60)
+        lost = TaskStatus(TaskState.FAILED, virtual_time.clock(), "lost", "the host was started again")
+        ended = tuple((id, lost) for id in (mine[0].id, theirs.id, TaskId("nobody's")))
+        agent.hello = msgspec.structs.replace(agent.hello, ended=ended)
+        agent.states = {}
+        events = swarm.store.subscribe(("node", "task"))
+        swarm.connect(agent)
+        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY)
+        (node,) = [obj for event in events.take() if isinstance(obj := event.after, Node) and obj.id == agent.node]
+        first, second = (swarm.manager.state.tasks[task.id] for task in mine)
+        assert (first.status, first.meta.version) == (lost, node.meta.version)
+        assert second.state == TaskState.RUNNING
+        assert swarm.manager.state.tasks[theirs.id].state == TaskState.RUNNING
+        await swarm.kill(2)
+        session = swarm.connect(agent)
+        await asyncio.sleep(5)
+        assert not session.done()
+        assert swarm.manager.state.tasks.get(first.id, first).meta.version == node.meta.version
 
     play(2, scene)
 

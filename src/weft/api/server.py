@@ -21,7 +21,8 @@ from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_numbe
 from weft.api.errors import error_response, message_of, status_of
 from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
-from weft.api.tls import TlsFiles, TlsListener
+from weft.api.tls import TlsListener
+from weft.cluster.tls_files import TlsFiles
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
+from weft.cluster.tls_files import TlsFiles, load, reason
 from weft.errors import InvalidArgument, OperationFailed
 
 log = logging.getLogger(__name__)
@@ -32,46 +31,13 @@ LINGER = 1.0
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TlsFiles:
-    ca: Path
-    """Who may sign a client's certificate."""
-    certificate: Path
-    key: Path
-
-
-def load(files: TlsFiles) -> ssl.SSLContext:
+def server_context(files: TlsFiles) -> ssl.SSLContext:
     """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED
-    for path in (files.ca, files.certificate, files.key):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
-    try:
-        context.load_verify_locations(files.ca)
-    except ssl.SSLError as error:
-        raise InvalidArgument(f"cannot use tlscacert {files.ca}: it holds no certificate in PEM: {_reason(error)}") from error
-    try:
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except (ssl.SSLError, ValueError) as error:
-        raise InvalidArgument(f"cannot use tlscert {files.certificate} with tlskey {files.key}: {_reason(error)}") from error
-    return context
-
-
-def _no_password() -> str:
-    """OpenSSL would ask at the terminal."""
-    raise ValueError("the key is encrypted")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
-    return str(error)
+    return load(context, files, "tls")
 
 
 class TlsListener:
@@ -80,7 +46,7 @@ class TlsListener:
     def __init__(self, files: TlsFiles, factory: Factory) -> None:
         self._files = files
         self._factory = factory
-        self._context = load(files)
+        self._context = server_context(files)
         self._stamp = self._looked_at()
         self._unauthenticated: dict[asyncio.Task[None], None] = {}
         self._open: set[asyncio.Task[None]] = set()
@@ -146,7 +112,7 @@ class TlsListener:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._context = load(self._files)
+                self._context = server_context(self._files)
                 log.info("api.tls.reloaded certificate=%s", self._files.certificate)
             except InvalidArgument as error:
                 log.warning("api.tls.kept cause=%s", error)
@@ -178,7 +144,7 @@ class _Connection:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 return await self._shake_hands()
         except ssl.SSLError as error:
-            log.info("api.tls.refused peer=%s cause=%s", peer, _reason(error))
+            log.info("api.tls.refused peer=%s cause=%s", peer, reason(error))
             await self._say_why()
             return False
         except TimeoutError:

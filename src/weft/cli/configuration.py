@@ -21,10 +21,11 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from weft.api.tls import TlsFiles, load
+from weft.api.tls import server_context
+from weft.cluster.tls_files import TlsFiles
 from weft.errors import InvalidArgument
 from weft.node import DaemonOptions, TcpHost
-from weft.store.etcd.elsewhere import ClientFiles, Elsewhere
+from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.rows import PREFIX
 
 DEFAULT_CONFIG = Path("/etc/weft/config.toml")
@@ -112,7 +113,7 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
         return None
     ca, certificate, key = (_absolute(name, _text(values, name)) for name in TLS_FILES)
     files = TlsFiles(ca=ca, certificate=certificate, key=key)
-    load(files)
+    server_context(files)
     return files if host else None
 
 
@@ -138,7 +139,7 @@ def _store(values: Values) -> Elsewhere | None:
     files = None
     if given:
         ca, certificate, key = (_absolute(name, _text(values, name)) for name in STORE_FILES)
-        files = ClientFiles(ca=ca, certificate=certificate, key=key)
+        files = TlsFiles(ca=ca, certificate=certificate, key=key)
     endpoints = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
     store = Elsewhere(endpoints=endpoints, files=files, prefix=prefix)
     store.context()

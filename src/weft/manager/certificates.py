@@ -8,17 +8,20 @@ from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
+from weft.agent.credentials import LATEST, accepted
 from weft.cluster.base import Identity
+from weft.cluster.identity import Credentials
 from weft.cluster.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 from weft.errors import Forbidden, InvalidArgument
-from weft.manager.authority import Authority
+from weft.manager.authority import Authority, PkiAuthority
 from weft.manager.transaction import cluster_of
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import CertificateInfo, Node
 from weft.model.state import ClusterState
-from weft.pki.authority import make_serial, signer
+from weft.pki.authority import make_key, make_serial, private_pem, request, signer
+from weft.pki.certificate import renewal_due
 
 
 class Standard(msgspec.Struct, frozen=True):
@@ -78,6 +81,19 @@ class Certificates:
                 cluster.meta.version, self._authority.signer_id(signs), self._authority.fingerprint(root), root
             )
         return self._standard
+
+
+def self_issued(
+    state: ClusterState, node: NodeId, address: IPv4Address, held: Credentials, now: Nanoseconds, entropy: Callable[[int], bytes]
+) -> Credentials | None:  # fmt: skip
+    """New credentials of the swarm's only manager, which alone has the root's key, if its own should have been renewed by now: nobody
+    can be asked for a certificate with one that has expired."""
+    if now < renewal_due(held.certificate, LATEST):
+        return None
+    key = make_key(entropy)
+    certificates = Certificates(PkiAuthority(), lambda: now, entropy)
+    chain = certificates.issue(state, known(state, node), request(key), str(address))
+    return accepted(held, chain, private_pem(key), (cluster_of(state).root_ca.certificate, held.root), now)
 
 
 def shown(peer: Identity, trusted: str) -> CertificateInfo:

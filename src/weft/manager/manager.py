@@ -10,10 +10,10 @@ sees (`cluster.base.Manager`).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
-from typing import Any, Literal
+from typing import Literal
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
 from weft.control import keys, rotation
@@ -41,6 +41,7 @@ from weft.model.service import ServiceSpec
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
 from weft.store.base import Leadership, Standing, Store
 from weft.store.etcd.base import Kv
+from weft.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ class Manager:
             leading = asyncio.create_task(self._run_loops())
             try:
                 while seen.leader == self._own and not leading.done():
-                    seen = await _first(leading, self._leadership.next(seen)) or seen
+                    await first(asyncio.wait((leading,)), self._leadership.next(seen))
+                    seen = self._leadership.standing
             finally:
                 leading.cancel()
                 with suppress(asyncio.CancelledError):
@@ -281,17 +283,3 @@ class Manager:
         """What a user asks for is judged by all that was committed before, also through other managers."""
         await self._store.sync()
         await transact(self._store, decide)
-
-
-async def _first(running: asyncio.Task[None], change: Coroutine[Any, Any, Standing]) -> Standing | None:
-    """What comes first: the change, or the end of what runs (None; raises what it raised)."""
-    waiting = asyncio.create_task(change)
-    try:
-        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-        return waiting.result() if waiting.done() else None
-    finally:
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting

@@ -36,9 +36,15 @@ class Exec(Protocol):
     argv: tuple[str, ...]
     tty: bool
     stdin: bool
-    running: bool
-    pid: int
-    exit_code: int | None
+
+    @property
+    def running(self) -> bool: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def exit_code(self) -> int | None: ...
 
     async def start(self) -> Attached:
         """Once. Output that comes before the first read is not lost."""

@@ -4,12 +4,14 @@ There is one history, because agreement is etcd's affair; a member sees it up to
 takes that member's latency, half of it before the transaction and half of it after, and needs a leader in that member's reach.
 `FakeEtcd.client(name)` is a `store.etcd.base.Kv`.
 
-    stop, start    a member is down: its clients reach nobody. With its leader gone there is none until the election
+    stop, start    a member is down: its clients reach nobody. With its leader gone there is none until the election. One that was
+                   started answers nothing until there is a majority; until then there is what is on its `disk`
     cut, heal      it is up, but not in touch with the others: it answers what needs no majority
     slow           its calls take that long
     lose_answers   transactions are carried out, at once or later, but the client is told `Unavailable`
     break_watches  their connections end
     compact        history is thrown away
+    fill           a member's database is full, until it is defragmented
 """
 
 import asyncio
@@ -19,6 +21,7 @@ from itertools import chain, count
 
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, Unavailable
 from weft.store.etcd.base import (
+    FULL,
     NO_MAJORITY,
     Answer,
     Batch,
@@ -34,6 +37,8 @@ from weft.store.etcd.base import (
     Read,
     Write,
 )
+from weft.store.etcd.client import CALL
+from weft.store.etcd.disk import Snapshot
 
 ELECTION = 1.5
 """Seconds without a leader after it was lost."""
@@ -111,6 +116,9 @@ class FakeMember:
     def __init__(self, id: int, name: str, peer_url: str, is_learner: bool) -> None:
         self.id, self.name, self.peer_url, self.is_learner = id, name, peer_url, is_learner
         self.is_up, self.is_connected = bool(name), True
+        self.is_full = False
+        self.answers = bool(name)
+        """It was in touch with a majority since it was started: not before that does it answer anything."""
         self.latency = LATENCY
         self.seen = 1
         self.connections = 0
@@ -137,6 +145,7 @@ class FakeEtcd:
         self.leader: FakeMember | None = self.roster[0]
         self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
         """Of each its seconds, and its end."""
+        self.alarms: set[int] = set()
 
     def client(self, name: str) -> "FakeClient":
         return FakeClient(self, self.member(name))
@@ -154,7 +163,7 @@ class FakeEtcd:
     def start(self, name: str, peer_url: str = "") -> None:
         """Also of a new member, by the peer URL that it was added with."""
         member = next(each for each in self.roster if each.name == name or (not each.name and each.peer_url == peer_url))
-        member.name, member.is_up = name, True
+        member.name, member.is_up, member.answers = name, True, False
         self._regroup()
 
     def cut(self, name: str) -> None:
@@ -178,6 +187,14 @@ class FakeEtcd:
     def compact(self, revision: int = 0) -> None:
         self.keyspace.compact(revision or self.keyspace.revision)
 
+    def fill(self, name: str) -> None:
+        self.member(name).is_full = True
+
+    def disk(self, name: str) -> Snapshot:
+        """What the member has on it."""
+        seen = self.member(name).seen
+        return Snapshot(seen, self.keyspace.range("\0", "\U0010ffff", seen))
+
     # --- agreement
 
     def has_leader(self, member: FakeMember) -> bool:
@@ -187,9 +204,16 @@ class FakeEtcd:
         for each in chain(then, otherwise):
             if isinstance(each, Write) and each.lease and each.lease not in self.leases:
                 raise NotFound("etcdserver: requested lease not found")
+        if any(isinstance(each, Write) for each in chain(then, otherwise)):
+            self._check_space()
         answer = self.keyspace.txn(compares, then, otherwise)
         self._spread()
         return answer
+
+    def _check_space(self) -> None:
+        self.alarms |= {each.id for each in self.roster if each.is_full and each.in_touch}
+        if self.alarms:
+            raise OperationFailed(FULL)
 
     def grant(self, ttl: int, lease: int = 0) -> int:
         lease = lease or next(self._ids)
@@ -217,8 +241,8 @@ class FakeEtcd:
 
     def _spread(self) -> None:
         for member in self.roster:
-            if member.in_touch and self.leader is not None and member.seen < self.keyspace.revision:
-                member.seen = self.keyspace.revision
+            if member.in_touch and self.leader is not None and (member.seen < self.keyspace.revision or not member.answers):
+                member.seen, member.answers = self.keyspace.revision, True
                 member.tell()
 
     def _regroup(self) -> None:
@@ -273,7 +297,7 @@ class FakeClient:
         return answer
 
     async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        await self._reach(needs_leader=False)
+        await self._reach(needs_leader=False, patience=None)
         member, keyspace, connections = self._member, self._etcd.keyspace, self._member.connections
         is_new = True
         while True:
@@ -359,7 +383,27 @@ class FakeClient:
     async def status(self) -> MemberStatus:
         await self._reach(needs_leader=False)
         leader = self._etcd.leader.id if self._etcd.leader is not None and self._member.in_touch else 0
-        return MemberStatus(self._member.id, leader, self._member.seen, 0, self._member.is_learner)
+        return MemberStatus(
+            self._member.id, leader, self._member.seen, 0, self._member.is_learner, is_full=bool(self._etcd.alarms)
+        )  # fmt: skip
+
+    async def alarms(self) -> frozenset[int]:
+        await self._reach()
+        return frozenset(self._etcd.alarms)
+
+    async def disarm(self, member: int) -> None:
+        await self._reach()
+        self._etcd.alarms.discard(member)
+
+    async def compact(self, revision: int) -> None:
+        await self._reach()
+        if revision <= self._etcd.keyspace.compacted:
+            raise Compacted("etcdserver: mvcc: required revision has been compacted")
+        self._etcd.compact(revision)
+
+    async def defragment(self) -> None:
+        await self._reach(needs_leader=False)
+        self._member.is_full = False
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -370,8 +414,14 @@ class FakeClient:
                 return each
         raise NotFound("etcdserver: member not found")
 
-    async def _reach(self, needs_leader: bool = True) -> None:
+    async def _reach(self, needs_leader: bool = True, patience: float | None = CALL) -> None:
         await asyncio.sleep(self._member.latency / 2)
+        try:
+            async with asyncio.timeout(patience):
+                while self._member.is_up and not self._member.answers:
+                    await self._member.news.wait()
+        except TimeoutError:
+            raise Unavailable(NO_MAJORITY) from None
         if not self._member.is_up:
             raise Unavailable("cannot reach the store: connection refused")
         if needs_leader and self._member.is_learner:

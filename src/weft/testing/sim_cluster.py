@@ -21,19 +21,19 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.api.backend import InitRequest
-from weft.cluster.base import AdmissionRequest, Identity
+from weft.cluster.base import AdmissionRequest
+from weft.cluster.identity import Credentials
 from weft.errors import Unavailable, WeftError
+from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
-from weft.model.cluster import RootCa
 from weft.model.container import Container
-from weft.model.ids import NodeId
-from weft.model.node import Node, NodeDescription, Role
+from weft.model.node import NodeDescription, Role
 from weft.model.state import ClusterState, Put
+from weft.pki import authority
 from weft.store.etcd.migrate import copy
 from weft.store.memory import MemoryStore
 from weft.testing import virtual_time
-from weft.testing.fake_authority import FakeAuthority
 from weft.testing.sim_convergence import differences
 from weft.testing.sim_host import SimHost
 from weft.testing.sim_invariants import Invariants
@@ -62,7 +62,6 @@ class SimCluster:
         """What ended by itself and should not."""
         self.etcd: SimEtcd | None = None
         self.disk: SimDisk | None = None
-        self._joined = 0
 
     @classmethod
     @asynccontextmanager
@@ -143,18 +142,21 @@ class SimCluster:
         """A new host, or one that has left."""
         if host is None:
             host = self._host()
-        self._joined += 1
-        key, address, name = f"key {self._joined} of {host.name}", host.address, host.name
+        key, address, name = authority.make_key(self.rng.randbytes), host.address, host.name
+
+        csr = authority.request(key)
 
         async def admitted(manager: Manager) -> Any:
             tokens = manager.cluster.join_tokens
             token = tokens.manager if role == "manager" else tokens.worker
-            request = AdmissionRequest(token=token, csr=key, hostname=name, data_path_address=address)
+            request = AdmissionRequest(
+                token=token, csr=csr, hostname=name, data_path_address=address, advertise_address=str(address)
+            )
             return await manager.admit(request)
 
         answer = await self.insist(admitted)
-        host.identity = Identity(answer.node, role, answer.cluster)
-        host.managers, host.is_manager = answer.managers, role == "manager"
+        host.hold(Credentials(answer.certificate, authority.private_pem(key), answer.root_certificate))
+        host.managers = answer.managers
         host.start()
         return host
 
@@ -231,13 +233,8 @@ class SimCluster:
             self.invariants.assigned,
         )  # fmt: skip
         host.peers = lambda address: next((h for h in self.hosts.values() if h.listens_at == address), None)
-        host.role_of = self._role_of
         self.hosts[host.name] = host
         return host
-
-    def _role_of(self, node: NodeId) -> Role | None:
-        found = self.invariants.objects.get(("node", node))
-        return found.role if isinstance(found, Node) else None
 
     def _part(self) -> SimEtcd | SimDisk:
         part = self.etcd or self.disk
@@ -251,18 +248,22 @@ class SimCluster:
         else:
             self.etcd = SimEtcd(["node1"], clock, seen)
         host = self._host()
-        host.is_manager = host.votes = True
+        host.votes = True
+        root_key, key = (authority.make_key(self.rng.randbytes) for _ in range(2))
+        root = authority.root(root_key, clock(), authority.make_serial(self.rng.randbytes))
         founder = Founder(
             description=NodeDescription(hostname=host.name), data_path_address=host.address, manager_address=host.listens_at
         )  # fmt: skip
         store = self.disk.store() if self.disk is not None else MemoryStore(clock)
-        cluster, node = await create_swarm(
-            store, InitRequest(), founder, RootCa("root", "key"), FakeAuthority(), self.rng.randbytes
-        )
+        cluster, node = await create_swarm(store, InitRequest(), founder, root, PkiAuthority(), self.rng.randbytes)
         if self.etcd is not None:
             await store.commit([Put(msgspec.structs.replace(node, store_peer=host.peer_url))])
             await copy(store.state, self.etcd.client(host.name))
-        host.identity = Identity(node.id, "manager", cluster.id)
+        certificate = authority.issue(
+            root, authority.request(key), node.id, "manager", cluster.id, clock(), cluster.spec.certificate_expiry,
+            authority.make_serial(self.rng.randbytes), (host.address,),
+        )  # fmt: skip
+        host.hold(Credentials(certificate, authority.private_pem(key), root.certificate))
         host.managers = ((node.id, host.listens_at),)
         host.start()
         await self.until(lambda: host.manager is not None, 30)

@@ -13,6 +13,7 @@ from weft.model.service import Service, UpdateState
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 from weft.testing.sim_host import SimHost
+from weft.testing.sim_invariants import host_ports
 
 UNDER_WAY = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
@@ -25,6 +26,7 @@ def differences(state: ClusterState, all_hosts: Sequence[SimHost]) -> list[str]:
     return [
         *_managers(state, [host for host in all_hosts if host.is_manager]),
         *_nodes(state, hosts),
+        *_root(state, hosts),
         *(line for service in state.services.values() for line in _service(state, service)),
         *(f"{task.name} of a service that is gone" for task in state.orphans() if task.node in hosts),
         *(line for host in all_hosts for line in _host(state, host)),
@@ -59,22 +61,43 @@ def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str
             yield f"{host.name} has no session"
 
 
+def _root(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]:
+    """All trust the one that there is. A node that has left holds up the way to a new one."""
+    assert state.cluster is not None
+    if state.cluster.rotation is not None:
+        if state.nodes.keys() == hosts.keys():
+            yield "the root is on its way to another one"
+        return
+    for host in hosts.values():
+        if host.credentials is None or host.credentials.root != state.cluster.root_ca.certificate:
+            yield f"{host.name} trusts another root"
+
+
 def _service(state: ClusterState, service: Service) -> Iterator[str]:
     tasks = [task for task in state.tasks_of(service.id).values() if task.desired <= TaskState.RUNNING]
     open_nodes = [node for node in state.nodes.values() if _takes(node)]
     for task in tasks:
         node = state.nodes.get(task.node) if task.node is not None else None
-        if node is None and open_nodes:
+        if node is None and any(_has_room(state, place, task) for place in open_nodes):
             yield f"{task.name} has no node"
         elif node is not None and node.spec.availability == "drain":
             yield f"{task.name} is on {node.hostname}, which is drained"
         elif node is not None and node.spec.availability == "pause" and task.state < TaskState.ASSIGNED:
             pass  # of a global service: it waits for the node to take tasks again
+        elif node is not None and task.state < TaskState.ASSIGNED and not _has_room(state, node, task):
+            pass  # the same: for the node's port
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
     if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):  # otherwise it waits for a place to go on
         yield from _update(service, tasks)
     yield from _count(service, tasks, open_nodes, state)
+
+
+def _has_room(state: ClusterState, node: Node, task: Task) -> bool:
+    """For its host-mode ports."""
+    others = state.tasks_on(NodeId(node.id)).values()
+    held = {port for other in others if not other.state.is_terminal for port in host_ports(other)}
+    return held.isdisjoint(host_ports(task))
 
 
 def _update(service: Service, tasks: Sequence[Task]) -> Iterator[str]:

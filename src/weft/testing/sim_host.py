@@ -14,22 +14,22 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.cluster.base import AgentSession, Identity, ManagerSession, MemberRequest
-from weft.errors import Unavailable, WeftError
+from weft.cluster.identity import Credentials, Wallet
+from weft.errors import InvalidArgument, Unavailable, WeftError
+from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
-from weft.model.node import NodeDescription, Role
+from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
+from weft.pki.certificate import holder, issuer_id, verify
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 from weft.testing import virtual_time
-from weft.testing.fake_authority import FakeAuthority
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.fake_runtime import FakeImages, FakeRuntime
 from weft.testing.sim_network import SimNetwork
@@ -40,8 +40,6 @@ IMAGE = "demo"
 RUNTIME_LATENCY = 0.02
 """Seconds that an effect on a container takes."""
 CONNECT_TIMEOUT = 5.0
-LOST = 255
-"""Exit code of a container whose host went down."""
 RETRY = 1.0
 ROLE_PERIOD = 0.2
 
@@ -81,10 +79,11 @@ class SimHost:
         self.runtime = FakeRuntime(self.images, virtual_time.clock)
         self.runtime.latency = RUNTIME_LATENCY
         self.kernel = FakeKernel()
-        self.identity: Identity | None = None
+        self.credentials: Credentials | None = None
         """Of the node that this host is; on its disk, as what follows."""
+        self.identity: Identity | None = None
+        """What they say."""
         self.managers: tuple[tuple[NodeId, str], ...] = ()
-        self.is_manager = False
         self.votes = False
         """Its part of the store is complete."""
         self._told = told
@@ -92,14 +91,16 @@ class SimHost:
         self.manager: Manager | None = None
         self.peers: Callable[[str], SimHost | None] = lambda address: None
         """The host behind the `host:port` of a manager."""
-        self.role_of: Callable[[NodeId], Role | None] = lambda node: None
-        """What the next certificate of a node would say."""
 
     # --- life
 
     @property
     def node(self) -> NodeId | None:
         return self.identity.node if self.identity is not None else None
+
+    @property
+    def is_manager(self) -> bool:
+        return self.identity is not None and self.identity.role == "manager"
 
     @property
     def is_up(self) -> bool:
@@ -112,6 +113,11 @@ class SimHost:
     @property
     def peer_url(self) -> str:
         return f"https://{self.name}:2380"
+
+    def hold(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        who = holder(credentials.certificate)
+        self.identity = Identity(who.node, who.role, who.cluster, issuer_id(credentials.certificate))
 
     def start(self) -> None:
         assert self.identity is not None
@@ -136,8 +142,7 @@ class SimHost:
     async def power_off(self) -> None:
         self._network.off.add(self.name)
         await self.kill()
-        for container in self.runtime.running():
-            self.runtime.die(container.id, LOST)
+        self.runtime.lose()
         self.kernel = FakeKernel()
 
     def power_on(self) -> None:
@@ -151,7 +156,7 @@ class SimHost:
         await self._processes.spawn(self.name, agent.leave())
         await self._processes.kill(self.name)
         self._network.vanish(self.name)
-        self.identity, self.managers = None, ()
+        self.credentials, self.identity, self.managers = None, None, ()
 
     # --- the daemon
 
@@ -167,7 +172,9 @@ class SimHost:
             self._failed(error)
 
     def _adapters(self) -> Adapters:
+        assert self.credentials is not None
         return Adapters(
+            wallet=Wallet(self.credentials, self.hold), advertise_address=str(self.address),
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
             entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
             routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know,
@@ -177,20 +184,14 @@ class SimHost:
         self.managers = managers or self.managers
 
     async def _follow_role(self) -> None:
-        """A node that has a session gets a certificate of another role when its own has changed."""
+        """What the certificate says."""
         managing: asyncio.Task[Any] | None = None
         while True:
             assert self.identity is not None
-            identity = self.identity
             if self.is_manager and managing is None:
-                managing = asyncio.create_task(self._manage(identity))
+                managing = asyncio.create_task(self._manage(self.identity))
                 managing.add_done_callback(self._ended)
             await asyncio.sleep(ROLE_PERIOD)
-            role = self.role_of(identity.node)
-            if self.agent is None or not self.agent.uplink.connected or role in (None, identity.role):
-                continue
-            self.identity = msgspec.structs.replace(identity, role=role)
-            self.is_manager = role == "manager"
             if not self.is_manager and managing is not None:
                 managing.cancel()
                 await asyncio.wait((managing,))
@@ -207,7 +208,7 @@ class SimHost:
 
     async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
         manager = Manager(
-            identity.node, store, leadership, virtual_time.clock, self.entropy, FakeAuthority(), kv=kv,
+            identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
             obstacle="" if kv is not None else "the store is one manager's",
         )  # fmt: skip
         await manager.start()
@@ -253,17 +254,28 @@ class SimHost:
                 await asyncio.sleep(CONNECT_TIMEOUT)
                 continue
             await asyncio.sleep(3 * self._network.latency(self.name, host.name))
-            if host.manager is not None and (host.manager.is_serving or not serving):
+            if host.manager is not None and (host.manager.is_serving or not serving) and self._trust(host):
                 return host, host.manager
         raise Unavailable("cannot reach a manager")
+
+    def _trust(self, other: "SimHost") -> bool:
+        """Each the other, as mutual TLS would find out."""
+        if self.credentials is None or other.credentials is None:
+            return False
+        try:
+            verify(other.credentials.certificate, self.credentials.root, virtual_time.clock())
+            verify(self.credentials.certificate, other.credentials.root, virtual_time.clock())
+        except InvalidArgument:
+            return False
+        return True
 
     async def _ask(self, host: "SimHost", work: Any) -> Any:
         """Done in the manager's process; its answer."""
         return await _answer(self._processes.spawn(host.name, work))
 
     async def _connect(self) -> AgentSession:
-        assert self.identity is not None
         host, manager = await self._reached(serving=True)
+        assert self.identity is not None
         theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address))
         self._processes.spawn(host.name, _serve(manager, theirs))
         return ours

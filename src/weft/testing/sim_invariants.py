@@ -5,7 +5,7 @@ nothing of the code that is to keep it.
                          grows; what was removed does not come back; what is said to be over does not run
     at each assignment   it is not older than the one before, and of one piece: the networks know what the tasks have; if it is of the
                          newest revision it is what the dispatcher would make of the state
-    at every moment      no two containers have one address, and no task has two containers
+    at every moment      no two containers have one address, no two on a host one of its ports, and no task has two containers
 """
 
 from collections import Counter
@@ -25,6 +25,8 @@ from weft.model.state import ClusterState, Kind, Object, kind_of
 from weft.model.task import Task, TaskState
 
 Held = tuple[NetworkId, IPv4Address]
+HostPort = tuple[str, int]
+"""(protocol, port)"""
 
 
 class Invariants:
@@ -40,7 +42,8 @@ class Invariants:
         self._told: dict[str, int] = {}
         """Revision of each node's assignment."""
         self._addresses: dict[str, frozenset[Held]] = {}
-        """Of every task that ever was."""
+        """Of every task that ever was, as what follows."""
+        self._ports: dict[str, frozenset[HostPort]] = {}
 
     # --- after every commit
 
@@ -56,6 +59,7 @@ class Invariants:
                 self._broken(f"{key} came back after it was removed")
             if isinstance(obj, Task):
                 self._addresses[obj.id] = frozenset((a.network, a.address.ip) for a in obj.attachments)
+                self._ports[obj.id] = host_ports(obj)
                 if isinstance(before, Task):
                     self._check_life(before, obj)
             self.objects[key] = obj
@@ -80,7 +84,7 @@ class Invariants:
     def _check_owners(self) -> None:
         self._once("address", self._address_owners())
         self._once("VNI", ((s.vni, n.id) for n in self.networks for s in n.segments))
-        self._once("published port", self._ports())
+        self._once("published port", self._mesh_ports())
         self._once("port of a host", self._host_ports())
         self._once("name of a network", ((network.name, network.id) for network in self.networks))
         self._once("name of a service", ((service.name, service.id) for service in self.services))
@@ -107,7 +111,7 @@ class Invariants:
         for service in self.services:
             yield from (((v.network, v.address.ip), f"service {service.id}") for v in service.endpoint.addresses)
 
-    def _ports(self) -> Iterator[tuple[object, object]]:
+    def _mesh_ports(self) -> Iterator[tuple[object, object]]:
         for service in self.services:
             for port in service.endpoint.ports:
                 if port.mode == "ingress" and port.published:
@@ -116,9 +120,7 @@ class Invariants:
     def _host_ports(self) -> Iterator[tuple[object, object]]:
         for task in self.tasks:
             if TaskState.ASSIGNED <= task.state <= TaskState.RUNNING:
-                for port in task.ports:
-                    if port.mode == "host" and port.published:
-                        yield (task.node, port.protocol, port.published), task.id
+                yield from (((task.node, port), task.id) for port in host_ports(task))
 
     # --- at each assignment
 
@@ -145,6 +147,12 @@ class Invariants:
     def observe(self) -> None:
         running = self._running()
         owners: dict[Held, str] = {}
+        listening: dict[tuple[str, HostPort], str] = {}
+        for host, container in running:
+            name = container.config.labels[TASK_LABEL]
+            for port in self._ports.get(name, ()):
+                if listening.setdefault((host, port), name) != name:
+                    self._broken(f"port {port} of {host} is used by containers of {listening[host, port]} and {name}")
         tasks = Counter(container.config.labels[TASK_LABEL] for _, container in running)
         for task in (task for task, count in tasks.items() if count > 1):
             self._broken(f"task {task} has {tasks[task]} containers")
@@ -182,3 +190,7 @@ class Invariants:
     def _broken(self, what: str) -> None:
         if what not in self.violations:
             self.violations.append(what)
+
+
+def host_ports(task: Task) -> frozenset[HostPort]:
+    return frozenset((port.protocol, port.published) for port in task.ports if port.mode == "host" and port.published)

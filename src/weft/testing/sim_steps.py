@@ -5,13 +5,14 @@ Hosts are numbers that are taken modulo what there is, so that any list of steps
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from weft.agent.container_config import TASK_LABEL
 from weft.errors import WeftError
+from weft.manager.manager import Manager
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
 from weft.model.node import Availability, Role
@@ -87,6 +88,10 @@ class GiveRole(Step, frozen=True):
 
 
 class RotateKeys(Step, frozen=True):
+    pass
+
+
+class RotateRoot(Step, frozen=True):
     pass
 
 
@@ -201,6 +206,9 @@ class Play:
             case RotateKeys():
                 with suppress(WeftError):
                     await self.cluster.ask(lambda manager: manager.rotate_keys())
+            case RotateRoot():
+                with suppress(WeftError):
+                    await self.cluster.ask(rotated_root)
             case Leave() | Renew() | Kill() | PowerOff() | Isolate() | Die():
                 await self._happen_to_host(step)
             case Cut() | Reset() | Delay():
@@ -243,8 +251,7 @@ class Play:
                     await self._kill(host, step)
                 case PowerOff(down=down):
                     await self.cluster.power_off(host.name)
-                    await asyncio.sleep(down)
-                    self.cluster.power_on(host.name)
+                    await later(down, lambda: self.cluster.power_on(host.name))
                 case Isolate(seconds=seconds):
                     await self._isolate(host, seconds)
                 case Die():
@@ -264,8 +271,7 @@ class Play:
         for _ in range(step.turns):
             await asyncio.sleep(0)
         await host.kill()
-        await asyncio.sleep(step.down)
-        host.start()
+        await later(step.down, host.start)
 
     async def _isolate(self, host: SimHost, seconds: float) -> None:
         """What it was to run when it was cut off, it goes on running."""
@@ -287,14 +293,12 @@ class Play:
         match step:
             case Cut(seconds=seconds):
                 network.cut(one, other)
-                await asyncio.sleep(seconds)
-                network.heal(one, other)
+                await later(seconds, lambda: network.heal(one, other))
             case Reset():
                 network.reset(one, other)
             case Delay(by=by, seconds=seconds):
                 network.delay(one, other, by)
-                await asyncio.sleep(seconds)
-                network.delay(one, other, 0.0)
+                await later(seconds, lambda: network.delay(one, other, 0.0))
 
     async def _happen_to_store(self, step: Step) -> None:
         etcd, disk = self.cluster.etcd, self.cluster.disk
@@ -328,6 +332,18 @@ class Play:
     def _worker(self, number: int) -> SimHost:
         workers = list(self.cluster.hosts.values())[-WORKERS_FOR_EVER:]
         return workers[number % len(workers)]
+
+
+async def later(seconds: float, remedy: Callable[[], None]) -> None:
+    """What goes wrong does so for a time."""
+    await asyncio.sleep(seconds)
+    remedy()
+
+
+async def rotated_root(manager: Manager) -> None:
+    cluster = manager.cluster
+    spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
+    await manager.update_cluster(cluster.meta.version, spec, False, False)
 
 
 def _spec(name: str, step: CreateService) -> ServiceSpec:

@@ -3,11 +3,13 @@
 Several managers share `SimEtcd`, which outlives all of them. One alone has a `SimDisk`: what it wrote is there when it is opened again.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from weft.errors import OperationFailed, Unavailable
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind, Object, Remove, kind_of
+from weft.seat import ANSWER_PATIENCE
 from weft.store.base import Leadership, Store
 from weft.store.engine import Clock, Engine
 from weft.store.etcd.base import Answer, Compare, Kv, Operation
@@ -69,7 +71,12 @@ class SimEtcd(FakeEtcd):
         if not self.has(host):
             raise Unavailable(f"{host} has no part of the store any more")
         kv = self.client(host)
-        store = await EtcdStore.open(kv, self._clock)
+        try:
+            async with asyncio.timeout(ANSWER_PATIENCE):
+                own, _ = None, await kv.status()
+        except TimeoutError:
+            own = self.disk(host)
+        store = await EtcdStore.open(kv, self._clock, own=own)
         return store, EtcdLeadership(kv, node), kv
 
     def begin(self, host: str, peer_url: str) -> None:

@@ -1,11 +1,15 @@
 """A decision is committed in one transaction: the loops leave what is too much for the next run."""
 
+import msgspec
 import pytest
 
+from weft.control.orchestrator import updater
+from weft.model.ids import NodeId, ServiceId
 from weft.model.network import NetworkSpec
-from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
-from weft.model.state import MOST_CHANGES
-from weft.model.task import TaskState
+from weft.model.node import NodeState
+from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec, UpdateConfig
+from weft.model.state import MOST_CHANGES, Change, Put
+from weft.model.task import TaskState, TaskStatus
 from weft.testing.control_room import ControlRoom, Loop
 
 EXTRA = 50
@@ -30,3 +34,94 @@ def test_a_large_service_is_decided_on_in_parts(loop: Loop) -> None:
     assert max(sizes) <= MOST_CHANGES + EXTRA
     done = TaskState.PENDING if loop == "allocator" else TaskState.ASSIGNED
     assert len(room.state.tasks_in(done)) == wanted
+
+
+TASK = TaskSpec(container=ContainerSpec(image="demo"))
+MANY = 2 * MOST_CHANGES + 1
+
+
+def decisions(room: ControlRoom) -> list[tuple[Change, ...]]:
+    """Of the orchestrator, until it has nothing more to do; each is small enough."""
+    found = []
+    while (decision := room.run("orchestrator")).changes:
+        assert len(decision.changes) <= MOST_CHANGES
+        found.append(decision.changes)
+    return found
+
+
+def large_service(room: ControlRoom, state: TaskState, **spec: object) -> ServiceId:
+    """With so many tasks on node1."""
+    id = room.service(ServiceSpec(name="web", task=TASK, replicas=MANY, **spec))
+    assert len(decisions(room)) >= 3
+    status = TaskStatus(state, room.now)
+    tasks = room.state.tasks_of(id).values()
+    assert len(tasks) == MANY
+    room.commit([Put(msgspec.structs.replace(task, node=NodeId("node1"), status=status)) for task in tasks])
+    assert not decisions(room)
+    return id
+
+
+def test_many_services_are_decided_on_in_parts_and_the_rest_is_asked_for_at_once() -> None:
+    room = ControlRoom(1)
+    each = MOST_CHANGES // 3
+    for number in range(10):
+        room.service(ServiceSpec(name=f"web{number}", task=TASK, replicas=each))
+    first = room.decide("orchestrator")
+    assert first.wake_at == room.now
+    assert [len(changes) for changes in decisions(room)] == [MOST_CHANGES] * 3 + [10 * each - 3 * MOST_CHANGES]
+    assert len(room.state.tasks) == 10 * each
+    assert room.decide("orchestrator").wake_at is None
+
+
+def test_the_tasks_of_a_large_service_that_is_removed_are_told_to_go_in_parts() -> None:
+    room = ControlRoom(1)
+    id = large_service(room, TaskState.RUNNING)
+    room.remove(room.state.services[id])
+    assert len(decisions(room)) >= 3
+    assert {task.desired for task in room.state.tasks_of(id).values()} == {TaskState.REMOVE}
+    over = TaskStatus(TaskState.SHUTDOWN, room.now)
+    room.commit([Put(msgspec.structs.replace(task, status=over)) for task in room.state.tasks_of(id).values()])
+    assert len(decisions(room)) >= 3
+    assert not room.state.tasks_of(id)
+
+
+def test_a_large_service_without_replicas_is_emptied_in_parts() -> None:
+    room = ControlRoom(1)
+    id = large_service(room, TaskState.RUNNING)
+    service = room.state.services[id]
+    room.put(msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=0)))
+    assert len(decisions(room)) >= 3
+    over = TaskStatus(TaskState.SHUTDOWN, room.now)
+    room.commit([Put(msgspec.structs.replace(task, status=over)) for task in room.state.tasks_of(id).values()])
+    assert len(decisions(room)) >= 3
+    assert not room.state.tasks_of(id)
+
+
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+def test_a_large_service_is_updated_in_parts_and_each_old_task_goes_with_its_new_one(order: str) -> None:
+    room = ControlRoom(1)
+    id = large_service(room, TaskState.RUNNING, update=UpdateConfig(parallelism=0, order=order))
+    new = msgspec.structs.replace(TASK, container=ContainerSpec(image="new"))
+    before = room.state.services[id]
+    room.put(updater.with_spec(before, msgspec.structs.replace(before.spec, task=new)))
+    old = set(room.state.tasks_of(id))
+    parts = 0
+    while (decision := room.run("orchestrator")).changes:
+        assert len(decision.changes) <= MOST_CHANGES
+        parts += 1
+        tasks = room.state.tasks_of(id).values()
+        made = {task.slot for task in tasks if task.id not in old}
+        told = {task.slot for task in tasks if task.id in old and task.desired == TaskState.SHUTDOWN}
+        assert told == (made if order == "stop-first" else set())
+    assert parts >= (5 if order == "stop-first" else 3)
+    assert len(made) == MANY
+
+
+def test_the_tasks_of_a_host_that_was_lost_are_replaced_in_parts() -> None:
+    room = ControlRoom(2)
+    id = large_service(room, TaskState.RUNNING)
+    room.set_node("node1", NodeState.DOWN)
+    assert len(decisions(room)) >= 5
+    tasks = room.state.tasks_of(id).values()
+    assert sum(task.desired == TaskState.SHUTDOWN for task in tasks) == MANY
+    assert sum(task.is_live for task in tasks) == MANY

@@ -21,6 +21,7 @@ from weft.model.task import Task, TaskState, TaskStatus
 from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.migrate import copy
+from weft.store.etcd.space import PATIENCE, keep_free
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
 from weft.testing import virtual_time
@@ -291,6 +292,100 @@ def test_without_a_majority_reads_work_and_writes_are_refused_in_the_originals_w
         world.etcd.heal("m2")
         await until(lambda: store.is_healthy and late.is_healthy)
         await store.commit([Put(network("b"))])
+
+    run(main)
+
+
+def test_a_member_started_without_a_majority_is_read_from_its_disk_until_it_answers() -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        await store.commit([Put(network("a"))])
+        for name in NAMES:
+            world.etcd.stop(name)
+        world.etcd.start("m1")
+        with pytest.raises(Unavailable):
+            await world.store("m1")
+        late = await world.store("m1", own=world.etcd.disk("m1"))
+        assert list(late.state.networks) == ["id-a"]
+        assert not late.is_healthy
+        for attempt in (late.sync(), late.commit([Put(network("b"))])):
+            with pytest.raises(Unavailable) as refused:
+                await attempt
+            assert str(refused.value) == NO_MAJORITY
+        events = late.subscribe(KINDS)
+        world.etcd.start("m2")
+        await until(lambda: late.is_healthy)
+        await late.commit([Put(network("b"))])
+        assert [event.object.id for event in events.take()] == ["id-b"]
+
+    run(main)
+
+
+async def keepers(world: World, *names: str) -> None:
+    for name in names:
+        task = asyncio.create_task(keep_free(world.etcd.client(name)))
+        world.stack.callback(task.cancel)
+
+
+@pytest.mark.parametrize("full", [("m1",), ("m3",), NAMES])
+def test_a_full_etcd_refuses_writes_until_the_managers_have_made_room(full: Sequence[str]) -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        await store.commit([Put(network("a"))])
+        for name in full:
+            world.etcd.fill(name)
+        for _ in range(100):
+            with pytest.raises(OperationFailed, match="NOSPACE"):
+                await store.commit([Put(network("b"))])
+            await asyncio.sleep(1)
+        assert store.is_healthy
+        await keepers(world, *NAMES)
+        await asyncio.sleep(PATIENCE)
+        await store.commit([Put(network("b"))])
+        assert world.etcd.keyspace.compacted > 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_an_alarm_that_nobody_sees_to_is_disarmed_by_the_others(is_dead: bool) -> None:
+    """Of a member that is down. One that is up, and only its manager is not, raises it again."""
+
+    async def main(world: World) -> None:
+        store = await world.store("m2")
+        world.etcd.fill("m1")
+        with pytest.raises(OperationFailed, match="NOSPACE"):
+            await store.commit([Put(network("a"))])
+        await keepers(world, "m2", "m3")
+        if is_dead:
+            world.etcd.stop("m1")
+        await asyncio.sleep(PATIENCE - 5)
+        assert world.etcd.alarms
+        await asyncio.sleep(20)
+        assert not world.etcd.alarms
+        if is_dead:
+            await store.commit([Put(network("a"))])
+        else:
+            with pytest.raises(OperationFailed, match="NOSPACE"):
+                await store.commit([Put(network("a"))])
+
+    run(main)
+
+
+def test_an_upgrade_waits_for_a_majority_and_is_then_made() -> None:
+    """What is on a disk cannot be upgraded there."""
+
+    async def main(world: World) -> None:
+        await (await grow_old(world)).close()
+        for name in NAMES:
+            world.etcd.stop(name)
+        world.etcd.start("m1")
+        with pytest.raises(Unavailable):
+            await world.store("m1", schema=NEXT, own=world.etcd.disk("m1"))
+        disk = world.etcd.disk("m1")
+        world.etcd.start("m2")
+        new = await world.store("m1", schema=NEXT, own=disk)
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
 
     run(main)
 

@@ -2,7 +2,7 @@
 object is written once, however many steps touched it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -84,16 +84,20 @@ class Draft:
         """Look again at that time at the latest."""
         self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
 
-    def changes(self) -> Iterable[Change]:
+    def parts(self) -> Iterable[Sequence[Change]]:
+        """What changes, in parts of which each may be committed without those after it: the service, then slot by slot. A slot's old
+        task goes with its new one; what is left out is decided anew in the next run."""
         if self._service is not None and self._service != self._original:
-            yield Put(self._service)
+            yield (Put(self._service),)
+        slots: dict[Slot, list[Change]] = {}
+        for id, task in self._before.items():
+            if id not in self.tasks:
+                slots.setdefault(slot_of(task), []).append(Remove("task", id, task.meta.version))
         for id, task in self.tasks.items():
             before = self._before.get(id)
             if before is not task and before != task:
-                yield Put(task)
-        for id, task in self._before.items():
-            if id not in self.tasks:
-                yield Remove("task", id, task.meta.version)
+                slots.setdefault(slot_of(task), []).append(Put(task))
+        yield from slots.values()
 
 
 def slot_of(task: Task) -> Slot:

@@ -41,15 +41,21 @@ def reconcile(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId
 
 
 def plan(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId], services: Iterable[ServiceId]) -> Plan:
-    found = Plan()
+    found, is_full = Plan(), False
     for id in services:
-        if len(found.changes) >= MOST_CHANGES:
+        if is_full:
             found.wakes[id] = now
             continue
         draft = Draft(state, id, now, new_id)
         _reconcile_service(draft)
-        found.changes += draft.changes()
-        if draft.wake_at is not None:
+        for part in draft.parts():
+            is_full = bool(found.changes) and len(found.changes) + len(part) > MOST_CHANGES
+            if is_full:
+                break
+            found.changes += part
+        if is_full:
+            found.wakes[id] = now
+        elif draft.wake_at is not None:
             found.wakes[id] = draft.wake_at
     return found
 

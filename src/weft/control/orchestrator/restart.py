@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.control.orchestrator import nodes
-from weft.control.orchestrator.draft import Draft, age, slot_of
+from weft.control.orchestrator.draft import Draft, Slot, age, slot_of
+from weft.model.ids import TaskId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.task import Task, TaskState
 
@@ -19,13 +20,16 @@ OLD_TASK_TIMEOUT: Nanoseconds = 60 * SECOND
 
 
 def supervise(draft: Draft) -> None:
+    slots: dict[Slot, list[TaskId]] = {}
+    for task in draft.tasks.values():
+        slots.setdefault(slot_of(task), []).append(task.id)
     for task in list(draft.tasks.values()):
         if task.desired > TaskState.RUNNING:
             continue
         leaving = nodes.must_leave(draft, task)
         if leaving or task.state.is_terminal:
             _stop(draft, task, leaving)
-            _replace(draft, task, leaving)
+            _replace(draft, task, leaving, slots[slot_of(task)])
 
 
 def _stop(draft: Draft, task: Task, leaving: bool) -> None:
@@ -35,16 +39,16 @@ def _stop(draft: Draft, task: Task, leaving: bool) -> None:
         draft.put(msgspec.structs.replace(stopped, status=msgspec.structs.replace(task.status, err=nodes.CONSTRAINTS_BROKEN)))
 
 
-def _replace(draft: Draft, task: Task, leaving: bool) -> None:
-    slot = slot_of(task)
-    others = [t for t in draft.tasks.values() if slot_of(t) == slot and t.desired < TaskState.REMOVE]
+def _replace(draft: Draft, task: Task, leaving: bool, slot: list[TaskId]) -> None:
+    """`slot`: its tasks; a new one is added."""
+    others = [t for id in slot if (t := draft.tasks[id]).desired < TaskState.REMOVE]
     if any(t.is_live for t in others) or not may_restart(draft, others, task):
         return
     node = draft.node_of(task)
     if draft.service.spec.is_global and (nodes.is_unavailable(node) or not _fits_service(draft, task)):
         return
     delay = 0 if leaving or nodes.is_unavailable(node) else task.spec.restart.delay
-    draft.create(slot, TaskState.READY, draft.now + delay)
+    slot.append(draft.create(slot_of(task), TaskState.READY, draft.now + delay).id)
 
 
 def _fits_service(draft: Draft, task: Task) -> bool:

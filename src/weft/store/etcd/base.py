@@ -16,6 +16,10 @@ NO_MAJORITY = (
     "Make sure more than half of the managers are online."
 )
 """The original's text, of `Unavailable`."""
+FULL = (
+    "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is compacted and defragmented"
+)
+"""Of `OperationFailed`."""
 FIRST_KEY = "\0"
 
 
@@ -108,18 +112,24 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Member id; 0 if it knows none."""
     revision: int
     size: int
-    """Bytes of its database."""
+    """Bytes of its file."""
     is_learner: bool = False
+    in_use: int = 0
+    """Bytes of `size` that hold something."""
+    is_full: bool = False
+    """A member, not this one necessarily, has raised the alarm NOSPACE."""
 
 
-class Kv(Protocol):
-    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`). What was asked for may then
-    have happened, or happen yet. Other refusals are `OperationFailed`, `NotFound`, `FailedPrecondition`."""
-
+class Reader(Protocol):
     async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
         """One key, or all from `key` to before `end`. Without a `revision` the newest that a majority knows; `serializable`:
         what the member itself knows, without a majority as well. Raises `Compacted`."""
         ...
+
+
+class Kv(Reader, Protocol):
+    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`). What was asked for may then
+    have happened, or happen yet. Other refusals are `OperationFailed`, `NotFound`, `FailedPrecondition`."""
 
     async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
         """Atomic. No key may be written twice in it."""
@@ -158,6 +168,20 @@ class Kv(Protocol):
         ...
 
     async def status(self) -> MemberStatus: ...
+
+    async def alarms(self) -> frozenset[int]:
+        """Members that have raised the alarm NOSPACE: no write is taken while there is one, but for deletions."""
+        ...
+
+    async def disarm(self, member: int) -> None: ...
+
+    async def compact(self, revision: int) -> None:
+        """Throws away what was before that revision. Raises `Compacted` if it is gone already."""
+        ...
+
+    async def defragment(self) -> None:
+        """Makes the member's file as small as it can be; it answers nothing meanwhile."""
+        ...
 
     async def close(self) -> None: ...
 

@@ -17,11 +17,14 @@ import msgspec
 
 from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError
 from weft.store.etcd import wire
-from weft.store.etcd.base import NO_MAJORITY, Answer, Batch, Compacted, Compare, Member, MemberStatus, Operation, Range
+from weft.store.etcd.base import FULL, NO_MAJORITY, Answer, Batch, Compacted, Compare, Member, MemberStatus, Operation, Range
 
 CONNECT = 3.0
 CALL = 6.0
 """Seconds. A member that has lost its leader needs two for an election."""
+HOUSEKEEPING = 300.0
+"""Seconds for what goes through a member's whole database."""
+NO_SPACE = "NOSPACE"
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 _ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
 _IN_PARTS = 1 << 16
@@ -120,16 +123,36 @@ class GatewayClient:
 
     async def status(self) -> MemberStatus:
         it = await self._call("maintenance/status", {}, wire.StatusResponse)
-        return MemberStatus(it.header.member_id, it.leader, it.header.revision, it.dbSize, it.isLearner)
+        is_full = any(NO_SPACE in error for error in it.errors)
+        return MemberStatus(
+            it.header.member_id, it.leader, it.header.revision, it.dbSize, it.isLearner, it.dbSizeInUse, is_full
+        )  # fmt: skip
+
+    async def alarms(self) -> frozenset[int]:
+        found = await self._call("maintenance/alarm", {"action": "GET"}, wire.Alarms)
+        return frozenset(each.memberID for each in found.alarms if each.alarm == NO_SPACE)
+
+    async def disarm(self, member: int) -> None:
+        asked = {"action": "DEACTIVATE", "memberID": str(member), "alarm": NO_SPACE}
+        await self._call("maintenance/alarm", asked, wire.Alarms, _NEEDS_LEADER)
+
+    async def compact(self, revision: int) -> None:
+        asked = {"revision": str(revision), "physical": True}
+        await self._call("kv/compaction", asked, wire.Done, _NEEDS_LEADER, HOUSEKEEPING)
+
+    async def defragment(self) -> None:
+        await self._call("maintenance/defragment", {}, wire.Done, None, HOUSEKEEPING)
 
     async def close(self) -> None:
         await self._http.close()
 
-    async def _call(self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None) -> T:
+    async def _call(
+        self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None, patience: float = CALL
+    ) -> T:
         body = wire.encode(asked)
         if len(body) > _LARGEST:
             raise OperationFailed(f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most")
-        timeout = aiohttp.ClientTimeout(total=CALL + len(body) / _RATE, connect=CONNECT)
+        timeout = aiohttp.ClientTimeout(total=patience + len(body) / _RATE, connect=CONNECT)
         try:
             async with await self._post(path, body, headers=headers, timeout=timeout) as response:
                 said = await response.read()
@@ -193,6 +216,8 @@ def _refusal(said: wire.Refusal) -> WeftError:
     text, code = said.message or said.error, said.code or said.grpc_code
     if any(phrase in text for phrase in _NOT_YET):
         return FailedPrecondition(text)
+    if "database space exceeded" in text:
+        return OperationFailed(FULL)
     if "has been compacted" in text:
         return Compacted(text)
     if "future revision" in text:

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed
+from weft.cluster.tls_files import TlsFiles, load
+from weft.errors import FailedPrecondition, NotFound, OperationFailed
 from weft.model.ids import ClusterId
 from weft.model.meta import Nanoseconds
 from weft.model.state import ClusterState
@@ -29,20 +29,11 @@ FLAGS = "--max-txn-ops=100000 --max-request-bytes=67108864"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientFiles:
-    ca: Path
-    """Who signed the certificates of etcd's members."""
-    certificate: Path
-    """By which etcd knows us, and its key."""
-    key: Path
-
-
-@dataclass(frozen=True, kw_only=True)
 class Elsewhere:
     endpoints: tuple[str, ...]
     """`host:port`."""
-    files: ClientFiles | None = None
-    """None speaks plain HTTP."""
+    files: TlsFiles | None = None
+    """The managers' own, by which etcd knows them. None speaks plain HTTP."""
     prefix: str = PREFIX
     """Of all keys; begins and ends with a slash."""
 
@@ -51,7 +42,7 @@ class Elsewhere:
 
     def context(self) -> ssl.SSLContext | None:
         """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
-        return _load(self.files) if self.files is not None else None
+        return load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.files, "store-") if self.files is not None else None
 
     def client(self) -> GatewayClient:
         return GatewayClient.remote(self.endpoints, self.context())
@@ -111,37 +102,3 @@ class Elsewhere:
             await kv.range("x" * LEAST_BYTES, serializable=True)
         except OperationFailed as error:
             raise OperationFailed(f"cannot use {self}: start etcd with {FLAGS}: {error}") from error
-
-
-def _load(files: ClientFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for path in (files.ca, files.certificate, files.key):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
-    try:
-        context.load_verify_locations(files.ca)
-    except ssl.SSLError as error:
-        raise InvalidArgument(
-            f"cannot use store-cacert {files.ca}: it holds no certificate in PEM: {_reason(error)}"
-        ) from error
-    try:
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except (ssl.SSLError, ValueError) as error:
-        raise InvalidArgument(
-            f"cannot use store-cert {files.certificate} with store-key {files.key}: {_reason(error)}"
-        ) from error
-    return context
-
-
-def _no_password() -> str:
-    """OpenSSL would ask at the terminal."""
-    raise ValueError("the key is encrypted")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
-    return str(error)

@@ -22,7 +22,7 @@ from typing import Any
 from weft.errors import OperationFailed, OutOfSequence, Unavailable, WeftError
 from weft.model.state import Change, ClusterState, Kind, kind_of
 from weft.store.engine import Clock, EventSubscription, Readers
-from weft.store.etcd.base import NO_MAJORITY, Changed, Compacted, Compare, Kv, Read, Write, after
+from weft.store.etcd.base import NO_MAJORITY, Changed, Compacted, Compare, Kv, Read, Reader, Write, after
 from weft.store.etcd.load import Loaded, load
 from weft.store.etcd.rows import PREFIX, Keys, Transaction, from_value, transaction
 from weft.store.schema import CURRENT, Schema
@@ -70,19 +70,23 @@ class EtcdStore:
         self._spawn(self._check_majority())
 
     @classmethod
-    async def open(cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT) -> "EtcdStore":
-        """Loads everything, and upgrades an older store. Without a majority it gives what the own member knows. The store owns
-        `kv` from then on. Raises `NotFound` if there is no store, `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
+    async def open(
+        cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT, own: Reader | None = None
+    ) -> "EtcdStore":
+        """Loads everything, and upgrades an older store. Without a majority it gives what the own member knows; `own`: read that from
+        there, because the member does not answer yet. The store owns `kv` from then on. Raises `NotFound` if there is no store,
+        `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
         keys = Keys(prefix)
         try:
-            loaded = await load(kv, keys, schema)
+            loaded = await load(kv, keys, schema, own)
         except OperationFailed as error:
             raise OperationFailed(f"cannot open store {prefix}: {error}") from error
         store = cls(kv, clock, keys, schema, loaded)
-        with suppress(WeftError, TimeoutError):
-            await store._confirm()
-            async with asyncio.timeout(_CHECK):
-                await store._heard.wait()
+        if own is None:
+            with suppress(WeftError, TimeoutError):
+                await store._confirm()
+                async with asyncio.timeout(_CHECK):
+                    await store._heard.wait()
         return store
 
     @property

@@ -45,9 +45,11 @@ _CREDENTIALS = struct.Struct("3i")
 _LOG_LIMIT = 4 << 20
 _LOOK_AT_LOG = 10.0
 _TAIL, _WORDS = 8192, 300
+QUOTA = 2 << 30
+"""Bytes of a member's database. `space.py` is about what happens then."""
 _FLAGS = (
     "--heartbeat-interval=100", "--election-timeout=1000", "--pre-vote", "--strict-reconfig-check",
-    "--quota-backend-bytes=2147483648", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
+    "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
     "--max-txn-ops=100000", "--max-request-bytes=67108864", "--snapshot-count=10000", "--logger=zap", "--log-level=warn",
     "--peer-client-cert-auth", "--peer-cert-allowed-hostname=swarm-manager", "--experimental-peer-skip-client-san-verification",
     f"--listen-client-urls=unix://{SOCKET}", f"--advertise-client-urls=unix://{SOCKET}",
@@ -64,6 +66,7 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`<data root>/swarm`, with `node.crt`, `node.key` and `root.crt`."""
     run: Path
     """`<run dir>/etcd`."""
+    quota: int = QUOTA
 
     @property
     def peer_url(self) -> str:
@@ -244,6 +247,7 @@ class EtcdMember:
         return [
             f"--name={own.name}",
             f"--data-dir={own.data}",
+            f"--quota-backend-bytes={own.quota}",
             f"--listen-peer-urls={own.peer_url}",
             f"--initial-advertise-peer-urls={own.peer_url}",
             f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",

@@ -90,7 +90,19 @@ class StatusResponse(msgspec.Struct):
     header: Header
     leader: int = 0
     dbSize: int = 0
+    dbSizeInUse: int = 0
     isLearner: bool = False
+    errors: list[str] = msgspec.field(default_factory=list)
+    """Alarms among them, as text."""
+
+
+class Alarm(msgspec.Struct):
+    memberID: int = 0
+    alarm: str = "NONE"
+
+
+class Alarms(msgspec.Struct):
+    alarms: list[Alarm] = msgspec.field(default_factory=list)
 
 
 class Done(msgspec.Struct):

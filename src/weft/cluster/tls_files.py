@@ -1,0 +1,53 @@
+"""The three files of an end of mutual TLS that the operator names: whom to trust, who one is, and the key to that."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """PEM."""
+
+    ca: Path
+    """Who may sign the other side's certificate."""
+    certificate: Path
+    key: Path
+
+
+def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContext:
+    """The context with the files in it. `option`: what the operator's settings for them begin with (`<option>cacert`, `…cert`, `…key`).
+    Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in (files.ca, files.certificate, files.key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    try:
+        context.load_verify_locations(files.ca)
+    except ssl.SSLError as error:
+        raise InvalidArgument(
+            f"cannot use {option}cacert {files.ca}: it holds no certificate in PEM: {reason(error)}"
+        ) from error
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidArgument(
+            f"cannot use {option}cert {files.certificate} with {option}key {files.key}: {reason(error)}"
+        ) from error
+    return context
+
+
+def reason(error: Exception) -> str:
+    """Without OpenSSL's numbers."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return str(error)
+
+
+def _no_password() -> str:
+    """OpenSSL would ask at the terminal."""
+    raise ValueError("the key is encrypted")
