@@ -261,6 +261,7 @@ async def _run(options: DaemonOptions) -> int:
         log.info("daemon.ready version=%s data_root=%s", node.info.version, options.data_root)
         await first(stop.wait(), node.failed())
         log.info("daemon.stopping")
+        node.containers.look_away()
     finally:
         await api.close()
         await node.close()

@@ -173,3 +173,17 @@ def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
                             f"{cluster.nodes['node2']}:2377")  # fmt: skip
     assert joined == "This node joined a swarm as a manager.\n"
     cluster.eventually(lambda: all_there(cluster, "node3"), 15)
+
+
+def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Any) -> None:
+    cluster = three_managers
+    cluster.docker("node2", "node", "demote", "node1")
+    control = ("info", "-f", "{{.Swarm.ControlAvailable}}")
+    cluster.eventually(lambda: cluster.docker("node1", *control) == "false\n", 30, "node1 as a worker")
+    cluster.lab("kill", "node1")
+    cluster.lab("up")
+    ready = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}", "--filter", "name=node1")
+    assert cluster.docker("node2", *ready) == "node1 Ready\n"
+    assert "node1" not in managers(cluster, "node2"), "nobody asked for that"
+    cluster.docker("node2", "node", "promote", "node1")
+    cluster.eventually(lambda: all_there(cluster, "node1"), 60, "node1 as a manager")

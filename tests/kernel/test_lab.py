@@ -84,6 +84,17 @@ def test_hosts_reach_each_other_and_nothing_else(layout: Layout) -> None:
     assert [a["local"] for a in addresses[0]["addr_info"]] == ["10.59.73.12"]
 
 
+def test_a_host_that_has_rebooted_is_found_where_it_was(layout: Layout) -> None:
+    """By whoever remembers its MAC."""
+    lab.boot(layout, layout.nodes(2))
+    assert on(layout, 1, "ping", "-c", "1", "-W", "2", "node2").returncode == 0
+    (known,) = json.loads(on(layout, 1, "ip", "-j", "neigh", "show", "10.59.73.12").stdout)
+    on(layout, 1, "ip", "neigh", "replace", "10.59.73.12", "lladdr", known["lladdr"], "dev", "ens160", "nud", "permanent")
+    lab.halt(layout, layout.node(2))
+    lab.boot(layout, layout.nodes(2))
+    assert on(layout, 1, "ping", "-c", "1", "-W", "2", "node2").returncode == 0
+
+
 def test_a_host_sees_only_its_own_processes_and_files(layout: Layout) -> None:
     lab.boot(layout, layout.nodes(1))
     assert on(layout, 1, "ps", "-o", "comm=", "1").stdout.strip() == "tini"

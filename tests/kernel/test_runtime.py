@@ -140,6 +140,12 @@ async def finished(runtime: ConmonRuntime, *command: str, **options: Any) -> tup
     return container.exit_code, b"".join([line.data async for line in runtime.logs(id)])
 
 
+async def appears(path: Path) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not path.exists():
+            await asyncio.sleep(0.02)
+
+
 async def read_all(streams: Attached) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     while (packet := await streams.read())[0]:
@@ -414,6 +420,45 @@ def test_an_end_that_came_while_no_daemon_ran_is_found(host: Host) -> None:
         assert (runtime.get(id).state, runtime.get(id).exit_code) == (ContainerState.EXITED, 6)
         assert (runtime.get(orphan).state, runtime.get(orphan).exit_code) == (ContainerState.EXITED, LOST)
         assert mount_points_below(host.data) == []
+        for container in runtime.containers():
+            await runtime.remove(container.id)
+        await runtime.close()
+
+    asyncio.run(second(*asyncio.run(first())))
+
+
+def test_what_ends_while_the_host_is_shut_down_has_not_finished(host: Host) -> None:
+    """In good order: the program with status 0 when it is told to, seen by conmon, and before the daemon has gone."""
+
+    async def first() -> tuple[ContainerId, ContainerId]:
+        runtime = await host.runtime()
+        ended = await started(runtime, "sh", "-c", "exit 0")
+        await runtime.wait(ended)
+        runs = await started(runtime, "sh", "-c", "trap 'exit 0' TERM; touch /ready; while :; do sleep 0.02; done")
+        directory = host.data / "containers" / runs
+        await appears(directory / "upper" / "ready")
+        runtime.look_away()
+        await runtime.kill(runs, "TERM")
+        async with asyncio.timeout(PATIENCE):
+            while not (directory / runs).exists() or processes_with_argument(str(host.run / "oci")):
+                await asyncio.sleep(0.02)
+        assert (directory / runs).read_text().strip() == "0"
+        assert runtime.get(runs).state is ContainerState.RUNNING, "nobody is told"
+        await runtime.close()
+        shutil.rmtree(host.run)
+        return ended, runs
+
+    async def second(ended: ContainerId, runs: ContainerId) -> None:
+        runtime = await host.runtime()
+        assert (runtime.get(ended).exit_code, runtime.get(ended).was_lost) == (0, False)
+        assert runtime.get(runs).was_lost
+        ready = host.data / "containers" / runs / "upper" / "ready"
+        ready.unlink()
+        assert (await runtime.start(runs)).state is ContainerState.RUNNING
+        await appears(ready)
+        await runtime.kill(runs, "TERM")
+        await runtime.wait(runs)
+        assert (runtime.get(runs).exit_code, runtime.get(runs).was_lost) == (0, False), "an end like any other"
         for container in runtime.containers():
             await runtime.remove(container.id)
         await runtime.close()

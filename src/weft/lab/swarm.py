@@ -1,5 +1,6 @@
 """Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1, join on the others; managers
-one after the other, because each has to catch up with the store before the next may come.
+one after the other, because each has to catch up with the store before the next may come. Of a swarm that is there, any manager is
+asked: node1 may no longer be one.
 
 Each step asks first how things are, so that doing it again changes nothing and mends what is missing.
 """
@@ -29,21 +30,38 @@ def wait_for_daemons(hosts: list[Host]) -> None:
 
 
 def form(hosts: list[Host], managers: int = 1) -> None:
-    """The first hosts are to be managers, so many; what more there are stay so. Returns when every host is ready and on the ingress
-    network, and every manager can be reached."""
-    manager = hosts[0]
-    if local_state(manager) != "active":
-        address = str(manager.address)
-        Api(manager.socket).post("/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address})
-    for host in hosts[1:managers]:
+    """So many hosts are to be managers, the first ones if they are not; what more there are stay so. Returns when every host is ready
+    and on the ingress network, and so many managers can be reached."""
+    manager = _first_manager(hosts)
+    known = _managers(manager)
+    for host in sorted(hosts, key=lambda host: host.name not in known)[:managers]:
         _make_manager(host, manager)
-    missing = [host for host in hosts[managers:] if local_state(host) == "inactive"]
+    missing = [host for host in hosts if local_state(host) == "inactive"]
     if missing:
         token = Api(manager.socket).get("/swarm")["JoinTokens"]["Worker"]
         each(missing, lambda host: _join(host, manager, token))
     wait_until(lambda: len(ready_nodes(manager)) >= len(hosts), f"readiness of {len(hosts)} nodes", SECONDS)
     for host in hosts:
         wait_until(partial(Api(host.socket).has, "/networks/ingress"), f"ingress on {host.name}", SECONDS)
+
+
+def _first_manager(hosts: list[Host]) -> Host:
+    """The first one that can be asked; the first host, which begins the swarm, if there is none yet."""
+    if all(local_state(host) == "inactive" for host in hosts):
+        address = str(hosts[0].address)
+        Api(hosts[0].socket).post("/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address})
+    found: list[Host] = []
+
+    def look() -> bool:
+        found.extend(host for host in hosts if membership(host) == ("active", "manager"))
+        return bool(found)
+
+    wait_until(look, "a manager that can be asked", SECONDS)
+    return found[0]
+
+
+def _managers(manager: Host) -> set[str]:
+    return {node["Description"]["Hostname"] for node in Api(manager.socket).get("/nodes") if node["Spec"]["Role"] == "manager"}
 
 
 def _make_manager(host: Host, manager: Host) -> None:

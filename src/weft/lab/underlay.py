@@ -11,8 +11,10 @@ from typing import Any
 
 from weft.errors import Conflict, OperationFailed
 from weft.lab.layout import UPLINK, Host, Layout
+from weft.model.addresses import mac_for
 
 ALIAS = "weft lab"
+CARD_PREFIX = "02:57"
 
 
 def up(layout: Layout) -> None:
@@ -40,10 +42,14 @@ def up(layout: Layout) -> None:
 
 
 def plug_in(layout: Layout, host: Host, pid: int) -> None:
-    """A cable from the bridge to the network namespace of process `pid`, which sees its end as `ens160`, still down."""
+    """A cable from the bridge to the network namespace of process `pid`, which sees its end as `ens160`, still down.
+
+    Its MAC is the host's for ever, as a network card's is. With another one after a reboot it would be sent packets to the old one by
+    whoever confirmed that within the last second, since the kernel then believes no announcement: for up to a minute."""
     unplug(host.link)
+    card = mac_for(host.address, CARD_PREFIX)
     _batch(
-        f"link add {host.link} type veth peer name {UPLINK} netns {pid}",
+        f"link add {host.link} type veth peer name {UPLINK} address {card} netns {pid}",
         f'link set {host.link} alias "{ALIAS}" master {layout.bridge} up',
     )
 

@@ -9,6 +9,10 @@ two of them leaves something that `load` understands:
     remove   process killed → as at the end → files removed, the record with them
 
 A container that lost its conmon cannot be seen to end, so it is killed. Nothing is restarted here: that is the manager's job.
+
+A host that is shut down ends the programs of its containers, and they do so in good order or not: that says nothing of them. So ends
+are no longer taken note of from the moment that the daemon is told to stop, and what conmon wrote counts only until the next reboot,
+which takes the runtime's state with /run. (A daemon that is only restarted finds that state, and all the ends.)
 """
 
 import asyncio
@@ -68,6 +72,8 @@ class _Box:
         """Held by whoever makes, starts or removes it, and while it is put away after its end."""
         self.ended = asyncio.Event()
         self.removed = False
+        self.host_was_down = False
+        """It ended with the host, whatever conmon wrote."""
         self.conmon: Process | None = None
         self.init: Process | None = None
         self.watcher: asyncio.Task[None] | None = None
@@ -94,7 +100,7 @@ class ConmonRuntime:
         self, root: Path, run: Path, images: ImageFiles, clock: Callable[[], Nanoseconds], oci_runtime: str = "auto",
         conmon: str = "conmon",
     ) -> None:  # fmt: skip
-        """`root` outlives a reboot, `run` need not. `clock`: now. Call `load` before anything else."""
+        """`root` outlives a reboot, `run` does not. `clock`: now. Call `load` before anything else."""
         self._containers = root.resolve() / "containers"
         self._run = run.resolve()
         self._images = images
@@ -142,6 +148,7 @@ class ConmonRuntime:
             await self._put_away(box)
             box.ended.set()
             return
+        box.host_was_down = not self._oci.knows(id)
         if not record.started and record.init is not None and record.init.lives and await self._oci.has_started(id):
             self._mark_started(box, self._clock())
         self._watch(box)
@@ -231,7 +238,7 @@ class ConmonRuntime:
                 return box.container
             if box.container.state is ContainerState.EXITED:
                 await self._put_away(box)
-                box.ended = asyncio.Event()
+                box.ended, box.host_was_down = asyncio.Event(), False
                 box.write_container(state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0)
                 await self._make(box, self._images.find(box.container.image))
             moment = self._clock()
@@ -272,7 +279,7 @@ class ConmonRuntime:
                 await self._put_away(box)
 
     def _mark_ended(self, box: _Box) -> None:
-        code = box.directory.exit_code
+        code = None if box.host_was_down else box.directory.exit_code
         container = msgspec.structs.replace(
             box.container, state=ContainerState.EXITED, pid=0, exit_code=LOST if code is None else code,
             finished_at=self._clock(), oom_killed=box.directory.out_of_memory,
@@ -399,10 +406,14 @@ class ConmonRuntime:
             raise Conflict(f"container {id} is not running")
         return self._oci.processes(id)
 
-    async def close(self) -> None:
+    def look_away(self) -> None:
+        """Takes note of no end any more. The host may be being shut down; if it is not, the next daemon finds what has ended."""
         for box in self._boxes.values():
             if box.watcher is not None:
                 box.watcher.cancel()
+
+    async def close(self) -> None:
+        self.look_away()
         watchers = [box.watcher for box in self._boxes.values() if box.watcher is not None]
         await asyncio.gather(*watchers, return_exceptions=True)
         for box in self._boxes.values():
