@@ -227,7 +227,13 @@ async def _unanswered(etcd: EtcdMember) -> Snapshot | None:
         await etcd.ready(ANSWER_PATIENCE)
     except Unavailable:
         log.warning("seat.no_majority cause=etcd does not answer yet; what it has on its disk is there to be read")
+    else:
+        return None
+    try:
         return await Snapshot.read(etcd.settings.data)
+    except WeftError as error:
+        log.warning("seat.waits cause=%s", error)
+    await etcd.ready()
     return None
 
 
