@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from weft.manager.liveness import Liveness
+from weft.manager.liveness import MANY, Liveness
 from weft.model.ids import NodeId
 from weft.model.meta import SECOND
 from weft.model.node import NodeState
@@ -82,3 +82,37 @@ def test_a_manager_that_was_away_gives_everybody_time(room: ControlRoom, away: s
     assert look(room, liveness, BOTH, 14) == set()
     assert room.state.nodes[NodeId("node1")].status.state is NodeState.READY
     assert look(room, liveness, BOTH, 7) == {"node1"}
+
+
+def test_many_silent_nodes_get_more_time_while_others_come_back() -> None:
+    room, liveness = ControlRoom(MANY + 1), Liveness(FIRST)
+    for node in list(room.state.nodes.values()):
+        room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=FIRST)))
+    spec = room.state.cluster.spec  # type: ignore[union-attr]
+    everybody = set(room.state.nodes)
+    look(room, liveness, ALONE, 29)
+    for _ in range(60 - 30):
+        liveness.arrived(NodeId("node1"), spec, room.now)
+        assert look(room, liveness, ALONE, 1) == set()
+    assert look(room, liveness, ALONE, 2.1) == everybody - {"node1"}, "nobody came for a while"
+
+
+def test_many_silent_nodes_are_down_at_last_however_often_one_comes_back() -> None:
+    room, liveness = ControlRoom(MANY + 1), Liveness(FIRST)
+    for node in list(room.state.nodes.values()):
+        room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=FIRST)))
+    look(room, liveness, ALONE, 29)
+    found = set()
+    for _ in range(50):
+        liveness.arrived(NodeId("node1"), room.state.cluster.spec, room.now)  # type: ignore[union-attr]
+        found |= look(room, liveness, ALONE, 1)
+    assert found == set(room.state.nodes) - {"node1"}
+
+
+def test_a_few_silent_nodes_get_no_more_time(room: ControlRoom) -> None:
+    liveness = Liveness(FIRST)
+    found = set()
+    for _ in range(32):
+        liveness.arrived(NodeId("node1"), room.state.cluster.spec, room.now)  # type: ignore[union-attr]
+        found |= look(room, liveness, ALONE, 1)
+    assert found == {"node2", "node3"}

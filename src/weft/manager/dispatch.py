@@ -101,7 +101,7 @@ class Dispatcher:
         node, spec = hello.node, cluster.spec
         if hello.epoch > cluster.epoch:
             raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=cluster.epoch))
-        self._liveness.heard(node, spec, self._clock())
+        self._liveness.arrived(node, spec, self._clock())
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
         )  # fmt: skip

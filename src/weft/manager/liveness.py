@@ -5,14 +5,16 @@ manager that a node's session is with can tell silence: it says when the node is
 leader's, which gives them the same time again to come to another manager. At start a manager has heard of nobody, so everyone gets
 twice the time to come back; the same goes for a node that has just been admitted.
 
-A manager that was itself silent, because it was stopped or had no majority, heard nobody for that reason: the time begins anew.
+A manager that was itself silent, because it was stopped or had no majority, heard nobody for that reason: the time begins anew. And
+while many nodes are silent and others are just coming back, those have most likely only to wait for their turn, as when a thousand of
+them have lost their manager at once: they get more time, but not for ever.
 """
 
 import msgspec
 
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
-from weft.model.meta import Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState, Decision, Put
 from weft.store.base import Standing
@@ -22,6 +24,12 @@ GRACE_PERIODS = 3
 START_FACTOR = 2
 STALLED = 2
 """Heartbeats between two looks."""
+MANY = 10
+"""Silent nodes."""
+LULL: Nanoseconds = 2 * SECOND
+"""Without a node that came back, and the others are not waiting for their turn."""
+MOST_GRACES = 4
+"""After which they are down in any case."""
 
 
 def grace(spec: ClusterSpec) -> Nanoseconds:
@@ -36,6 +44,12 @@ class Liveness:
         self._deadlines: dict[NodeId, Nanoseconds] = {}
         self._began: Nanoseconds | None = None
         self._last: Nanoseconds | None = None
+        self._arrived: Nanoseconds | None = None
+
+    def arrived(self, node: NodeId, spec: ClusterSpec, now: Nanoseconds) -> None:
+        """It has opened a session."""
+        self._arrived = now
+        self.heard(node, spec, now)
 
     def heard(self, node: NodeId, spec: ClusterSpec, now: Nanoseconds) -> None:
         self._deadlines[node] = now + grace(spec)
@@ -59,9 +73,18 @@ class Liveness:
         first = max(now + grace(cluster.spec), self._began + START_FACTOR * grace(cluster.spec))
         alive = {id: node for id, node in state.nodes.items() if self._answers_for(node, standing)}
         self._deadlines = {id: self._deadlines.get(id, first) for id in alive}
-        silent = [node for id, node in alive.items() if self._deadlines[id] <= now]
+        silent = [id for id, deadline in self._deadlines.items() if deadline <= now]
+        lost = self._without_those_in_the_queue(silent, cluster.spec, now)
         waiting = [now + heartbeat, *(deadline for deadline in self._deadlines.values() if deadline > now)]
-        return Decision(tuple(Put(_down(node, now)) for node in silent), min(waiting))
+        if len(lost) < len(silent):
+            waiting.append(now + LULL)
+        return Decision(tuple(Put(_down(alive[id], now)) for id in lost), min(waiting))
+
+    def _without_those_in_the_queue(self, silent: list[NodeId], spec: ClusterSpec, now: Nanoseconds) -> list[NodeId]:
+        if len(silent) < MANY or self._arrived is None or now - self._arrived >= LULL:
+            return silent
+        more = (MOST_GRACES - 1) * grace(spec)
+        return [id for id in silent if self._deadlines[id] + more <= now]
 
     def _answers_for(self, node: Node, standing: Standing) -> bool:
         if node.status.state is NodeState.DOWN:

@@ -49,6 +49,10 @@ LEAD_RETRY = 1.0
 """Seconds until a leader whose store does not answer tries again to begin."""
 
 
+_HEARTBEATS: tuple[Kind, ...] = ("cluster",)
+"""What liveness is to be told of at once: their period. For nodes it looks by itself."""
+
+
 class Manager:
     """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
@@ -80,7 +84,7 @@ class Manager:
 
     async def run(self) -> None:
         """Until cancelled."""
-        liveness = self._loop("liveness", ("cluster", "node"), whole(self._find_silent))
+        liveness = self._loop("liveness", _HEARTBEATS, whole(self._find_silent))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._statuses.run(), name="statuses")
