@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -27,6 +27,8 @@ from weft.errors import OperationFailed
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+PIECE = 1 << 15
+"""Bytes."""
 RETRY = 0.1
 """Seconds to wait when the process has no descriptor left."""
 
@@ -43,6 +45,22 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 LIMITS = Limits()
+
+
+class InPieces:
+    """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL encrypts into grows to the size of what is
+    written at once, and keeps that for as long as the connection lives: half a megabyte for each of a thousand agents."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        for at in range(0, len(view), PIECE):
+            self._transport.write(view[at : at + PIECE])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Connection(asyncio.Protocol):
@@ -98,8 +116,8 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._behind.connection_made(transport)
+        self.transport = cast(asyncio.Transport, InPieces(cast(asyncio.Transport, transport)))
+        self._behind.connection_made(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self._behind.data_received(data)
