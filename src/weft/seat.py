@@ -207,6 +207,8 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
         own = await _unanswered(etcd)
         kv = etcd.client()
         opened.push_async_callback(kv.close)
+        if own is not None:
+            opened.push_async_callback(ended, asyncio.create_task(kv.first_answer(), name="etcd"))
         store = await EtcdStore.open(kv, time.time_ns, own=own)
         opened.push_async_callback(store.close)
         leadership = EtcdLeadership(kv, place.member().node)

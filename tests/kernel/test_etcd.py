@@ -269,7 +269,9 @@ def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: 
         page = await snapshot.range("/weft/object/", "/weft/object0", limit=7, serializable=True)
         assert page.more
         assert len(page.pairs) == 7
-        late = await EtcdStore.open(m1.client(), time.time_ns, own=snapshot)
+        client = m1.client()
+        hearing = asyncio.create_task(client.first_answer())
+        late = await EtcdStore.open(client, time.time_ns, own=snapshot)
         cluster.stack.push_async_callback(late.close)
         assert late.state.tables == before
         assert list(late.state.networks) == list(before["network"])
@@ -277,8 +279,11 @@ def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: 
         with pytest.raises(Unavailable) as refused:
             await late.sync()
         assert str(refused.value) == NO_MAJORITY
+        with pytest.raises(Unavailable):
+            await late.commit([Put(network("refused"))])
         await cluster.members["m2"].start()
         await until(lambda: late.is_healthy)
+        await hearing
         await eventually(lambda: put_once(late, "after"))
         assert list(late.state.networks) == [*before["network"], NetworkId("id-after")]
         await until(lambda: store.state.tables == late.state.tables)

@@ -5,10 +5,11 @@ nobody knows whether one that was sent was carried out. The header `hasleader` m
 waiting for one.
 """
 
+import asyncio
 import contextlib
 import io
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,7 @@ class GatewayClient:
     def __init__(self, http: aiohttp.ClientSession, endpoints: Sequence[str]) -> None:
         self._http = http
         self._endpoints = list(endpoints)
+        self._is_silent = False
 
     @classmethod
     def local(cls, socket: Path) -> "GatewayClient":
@@ -64,6 +66,20 @@ class GatewayClient:
         """`endpoints` are `host:port`. `context` has the client's certificate; None speaks plain HTTP."""
         connector = aiohttp.TCPConnector(limit=0, ssl=context if context is not None else True)
         return cls(_session(connector), [f"{'https' if context else 'http'}://{each}" for each in endpoints])
+
+    def first_answer(self) -> Coroutine[Any, Any, None]:
+        """Waits for one of a member that does not answer yet. Until then every call is refused at once, as without a majority: what was
+        sent to its socket would wait there, and be carried out when nobody thinks of it any more."""
+        self._is_silent = True
+        return self._hear()
+
+    async def _hear(self) -> None:
+        while self._is_silent:
+            try:
+                async with self._http.post(f"{self._endpoints[0]}/v3/maintenance/status", data=b"{}", timeout=_ENDLESS):
+                    self._is_silent = False
+            except _FAILURES:
+                await asyncio.sleep(CONNECT)
 
     async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
         asked = wire.key_range(key, end) | {"limit": str(limit), "revision": str(revision), "serializable": serializable}
@@ -173,6 +189,8 @@ class GatewayClient:
         """At the first endpoint that can be connected to."""
         if self._http.closed:
             raise Unavailable("cannot reach the store: this manager is stopping")
+        if self._is_silent:
+            raise Unavailable(NO_MAJORITY)
         for _ in self._endpoints[1:]:
             try:
                 return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
