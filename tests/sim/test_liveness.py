@@ -94,7 +94,7 @@ def test_many_silent_nodes_get_more_time_while_others_come_back() -> None:
     for _ in range(60 - 30):
         liveness.arrived(NodeId("node1"), spec, room.now)
         assert look(room, liveness, ALONE, 1) == set()
-    assert look(room, liveness, ALONE, 2.1) == everybody - {"node1"}, "nobody came for a while"
+    assert look(room, liveness, ALONE, 10) == everybody - {"node1"}, "nobody came for a while"
 
 
 def test_many_silent_nodes_are_down_at_last_however_often_one_comes_back() -> None:

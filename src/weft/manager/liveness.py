@@ -6,15 +6,15 @@ leader's, which gives them the same time again to come to another manager. At st
 twice the time to come back; the same goes for a node that has just been admitted.
 
 A manager that was itself silent, because it was stopped or had no majority, heard nobody for that reason: the time begins anew. And
-while many nodes are silent and others are just coming back, those have most likely only to wait for their turn, as when a thousand of
-them have lost their manager at once: they get more time, but not for ever.
+while many nodes are silent and others are coming back, one at least in every heartbeat, those have most likely only to wait for their
+turn, as when a thousand of them have lost their manager at once: they get more time, but not for ever.
 """
 
 import msgspec
 
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState, Decision, Put
 from weft.store.base import Standing
@@ -26,8 +26,6 @@ STALLED = 2
 """Heartbeats between two looks."""
 MANY = 10
 """Silent nodes."""
-LULL: Nanoseconds = 2 * SECOND
-"""Without a node that came back, and the others are not waiting for their turn."""
 MOST_GRACES = 4
 """After which they are down in any case."""
 
@@ -76,12 +74,10 @@ class Liveness:
         silent = [id for id, deadline in self._deadlines.items() if deadline <= now]
         lost = self._without_those_in_the_queue(silent, cluster.spec, now)
         waiting = [now + heartbeat, *(deadline for deadline in self._deadlines.values() if deadline > now)]
-        if len(lost) < len(silent):
-            waiting.append(now + LULL)
         return Decision(tuple(Put(_down(alive[id], now)) for id in lost), min(waiting))
 
     def _without_those_in_the_queue(self, silent: list[NodeId], spec: ClusterSpec, now: Nanoseconds) -> list[NodeId]:
-        if len(silent) < MANY or self._arrived is None or now - self._arrived >= LULL:
+        if len(silent) < MANY or self._arrived is None or now - self._arrived >= spec.heartbeat:
             return silent
         more = (MOST_GRACES - 1) * grace(spec)
         return [id for id in silent if self._deadlines[id] + more <= now]

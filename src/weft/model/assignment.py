@@ -22,7 +22,7 @@ from weft.model.service import PublishedPort, TaskSpec
 from weft.model.task import Attachment, Task, TaskState
 
 
-class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A task without its status: that is the agent's to say."""
 
     id: TaskId
@@ -59,7 +59,7 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     icv_bits: IcvBits = 64
 
 
-class EndpointRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, dict=True):
+class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """One address on one network and the host behind which it is: a task's, or a node's load balancer's (`task` is None)."""
 
     id: str
@@ -81,13 +81,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     def mac(self) -> MacAddress:
         return mac_for(self.address.ip)
 
-    @cached_property
-    def encoded(self) -> msgspec.Raw:
-        """As it goes over the wire to every node on the network: encoding it once is what makes a thousand of them affordable."""
-        return msgspec.Raw(codec.encode(self))
 
-
-class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """A service as seen on one network. Its backends are the serving endpoints of the network that name it."""
 
     id: ServiceId
@@ -164,8 +159,7 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     @cached_property
     def encoded(self) -> msgspec.Raw:
         """As it goes over the wire, to every node for which the change is the same."""
-        endpoints: Any = tuple(endpoint.encoded for endpoint in self.endpoints)
-        return msgspec.Raw(codec.encode(msgspec.structs.replace(self, endpoints=endpoints)))
+        return msgspec.Raw(codec.encode(self))
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

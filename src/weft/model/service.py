@@ -105,7 +105,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     force_update: int = 0
 
 
-class PublishedPort(msgspec.Struct, frozen=True, omit_defaults=True):
+class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     target: Port
     published: Port = 0
     """0 in a spec: the allocator chooses from 30000-32767."""
@@ -144,13 +144,13 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
         return self.replicas is None
 
 
-class VirtualAddress(msgspec.Struct, frozen=True):
+class VirtualAddress(msgspec.Struct, frozen=True, gc=False):
     network: NetworkId
     address: IPv4Interface
     """With the subnet's mask, as the API shows it."""
 
 
-class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the allocator gave a service."""
 
     spec: EndpointSpec = EndpointSpec()

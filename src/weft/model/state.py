@@ -32,7 +32,7 @@ def kind_of(obj: Object) -> Kind:
     return cast(Kind, type(obj).__name__.lower())
 
 
-class Put(msgspec.Struct, frozen=True):
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Write an object. `object.meta.version` is the version that was read; 0 creates it."""
 
     object: Object
@@ -42,7 +42,7 @@ class Put(msgspec.Struct, frozen=True):
         return f"{verb} {kind_of(self.object)} {self.object.name}"
 
 
-class Remove(msgspec.Struct, frozen=True):
+class Remove(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     id: str
     version: int
@@ -51,7 +51,7 @@ class Remove(msgspec.Struct, frozen=True):
         return f"remove {self.kind} {self.id}"
 
 
-class Check(msgspec.Struct, frozen=True):
+class Check(msgspec.Struct, frozen=True, gc=False):
     """Commit only if this object still has this version (0: still does not exist)."""
 
     kind: Kind
@@ -76,7 +76,7 @@ class Decision(msgspec.Struct, frozen=True):
     """Something was refused and says why: any change may help it, so everything is to be looked at next time."""
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One committed change. `before` is None for a creation, `after` for a removal."""
 
     before: Object | None

@@ -38,7 +38,7 @@ class TaskState(IntEnum):
         return self > TaskState.RUNNING
 
 
-class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
+class Attachment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An address on a network, held by a task or by a node's load balancer."""
 
     network: NetworkId
@@ -47,13 +47,13 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
 
 
-class ContainerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class ContainerStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     id: ContainerId
     pid: int = 0
     exit_code: int = 0
 
 
-class TaskStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     state: TaskState
     timestamp: Nanoseconds = 0
     message: str = ""
@@ -64,7 +64,7 @@ class TaskStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """Host-mode ports as the node really published them."""
 
 
-class Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     id: TaskId
     service: ServiceId
     service_name: str
