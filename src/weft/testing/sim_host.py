@@ -10,7 +10,7 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,12 +38,12 @@ from weft.testing.sim_processes import Processes
 
 RESOURCES = Resources(nano_cpus=8_000_000_000, memory=16 << 30)
 IMAGE = "demo"
-UNDERLAY = IPv4Address("10.59.72.10")
+UNDERLAY, SUBNET = IPv4Address("10.59.72.10"), IPv4Network("10.59.72.0/24")
 PROBE = 0.3
 """Seconds that a host takes for no answer."""
 RUNTIME_LATENCY = 0.02
 """Seconds that an effect on a container takes."""
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 1.5
 LOST = 255
 """Exit code of a container whose host went down."""
 RETRY = 1.0
@@ -180,7 +180,7 @@ class SimHost:
 
     def _reaches(self, address: IPv4Address) -> bool:
         """Not by way of an overlay: those of the simulation carry no packets."""
-        return self._network.is_open(self.name, f"node{int(address) - int(UNDERLAY)}")
+        return address in SUBNET and self._network.is_open(self.name, f"node{int(address) - int(UNDERLAY)}")
 
     async def _host_answers(self, addresses: Sequence[IPv4Address]) -> bool:
         if any(map(self._reaches, addresses)):
