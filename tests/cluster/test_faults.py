@@ -20,7 +20,7 @@ NODE_DIED = 1.0
 """Seconds of failed requests where a task's host died: the goal."""
 UNHEARD = 1.5
 """Of requests that failed or whose SYN had to be sent again, where a host was cut off and nobody was told: it takes 0.6 to 0.9."""
-LEADERLESS = 3.0
+LEADERLESS = 4.0
 """The same where it was the leader of the managers: who says that a host is gone must first be elected, which takes a second or two."""
 ALONE = 12.0
 """Where no manager was there to notice: a host starts by itself what it had, after five seconds."""
