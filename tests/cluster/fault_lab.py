@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from weft.lab.layout import Host, Layout
 from weft.lab.processes import load as process_of
+from weft.store.etcd.process import SOCKET
 
 HOSTS = {f"node{k}": f"10.59.72.{10 + k}" for k in range(1, 6)}
 MANAGERS = ("node1", "node2", "node3")
@@ -123,6 +124,13 @@ class Swarm:
     def leader_and_other(self) -> tuple[str, str]:
         leader = self.leader("node1")
         return leader, next(name for name in MANAGERS if name != leader)
+
+    def leads_store(self, name: str) -> bool:
+        """Its member of the store is the one that the others follow: not always that of the managers' leader."""
+        member = self.host(name).run / "weft" / "etcd" / SOCKET
+        url = "http://localhost/v3/maintenance/status"
+        said = json.loads(self.cluster.run("curl", "-sS", "--unix-socket", str(member), "-d", "{}", url, timeout=10).stdout)
+        return bool(said["leader"] == said["header"]["member_id"])
 
     def eventually(self, condition: Callable[[], object], timeout: float, what: str) -> float:
         """Gives how long it took."""

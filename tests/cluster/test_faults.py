@@ -145,7 +145,8 @@ def test_a_host_is_cut_off_and_comes_back(swarm: Swarm) -> None:
 def test_the_host_of_a_manager_is_cut_off_for_a_while(swarm: Swarm, which: str) -> None:
     """For so short that nothing is moved. The agents whose sessions were with it go to others."""
     before = swarm.containers("web")
-    leader, other = swarm.leader_and_other()
+    leader = swarm.leader("node1")
+    other = next(name for name in MANAGERS if name != leader and not swarm.leads_store(name))
     host = leader if which == "the leader" else other
     with Load() as load:
         swarm.lab("cut", host)
@@ -178,19 +179,24 @@ def test_two_hosts_are_cut_off_from_each_other(swarm: Swarm) -> None:
     judge(swarm, "… afterwards, through all hosts", after)
 
 
-def test_a_host_reboots_with_no_manager_in_reach(swarm: Swarm) -> None:
-    """It starts what it had, and its part of the mesh works."""
+@pytest.mark.parametrize("how", ["loses its power", "is shut down"])
+def test_a_host_reboots_with_no_manager_in_reach(swarm: Swarm, how: str) -> None:
+    """It starts what it had, and its part of the mesh works. In good order everything is told to end first, and does: daemon, monitors
+    and programs at the same moment."""
     before = swarm.containers("web")
     own = swarm.cluster.containers(VICTIM, "web")
     with Load() as load:
         for name in MANAGERS:
             swarm.lab("kill", name)
+        if how == "is shut down":
+            swarm.cluster.on(VICTIM, "sh", "-c", "kill -TERM -1")
+            swarm.eventually(lambda: not swarm.daemon(VICTIM), 10, "the end of the daemon")
         swarm.lab("reboot", VICTIM)
         swarm.eventually(lambda: swarm.cluster.containers(VICTIM, "web") == own, 60, "what it had")
         swarm.eventually(lambda: swarm.cluster.whoami(HOSTS[VICTIM], 5, WEB), 30, "answers of its mesh")
         swarm.lab("up")
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
-    judge(swarm, "a host reboots, no manager in reach", load, VICTIM, seconds=ALONE)
+    judge(swarm, f"a host {how}, no manager in reach", load, VICTIM, seconds=ALONE)
     assert swarm.containers("web").keys() == before.keys()
 
 
