@@ -27,7 +27,7 @@ from weft.api.server import ApiServer
 from weft.cluster.base import Connect
 from weft.cluster.tls_files import TlsFiles
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError
-from weft.linux import conntrack, host, netns, sysctl, xfrm
+from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
 from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
@@ -232,6 +232,7 @@ class WeftNode:
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=self._options.netns_dir,
+            open_echo=ping.EchoSocket,
         )
 
 

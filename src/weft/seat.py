@@ -319,7 +319,7 @@ async def _take(
     member = place.member()
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
-        host_answers, no_members,
+        host_answers, no_members, ping.EchoSocket,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)

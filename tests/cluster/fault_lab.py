@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.lab.layout import Host, Layout
 from weft.lab.processes import load as process_of
+from weft.store.etcd.process import SOCKET
 
 HOSTS = {f"node{k}": f"10.59.72.{10 + k}" for k in range(1, 6)}
 MANAGERS = ("node1", "node2", "node3")
@@ -18,7 +19,11 @@ WEFT = [str(Path(sys.executable).with_name("weft"))]
 WEB, STEADY = 8080, 8081
 REPLICAS = 10
 SLOW = 0.5
-"""Seconds. The client's kernel sends a SYN again after one."""
+"""Seconds."""
+SENT_AGAIN = 0.9
+"""Seconds. The client's kernel sends a SYN again after one: what took longer was sent to nobody first."""
+MOMENT = 0.1
+"""Seconds: how finely it is told for how long requests failed."""
 AFTERWARDS = 2.0
 """Seconds that the client goes on when the fault is over."""
 PATIENCE = 10.0
@@ -44,14 +49,16 @@ class Seen(NamedTuple):
     asked: int
     failed: tuple[Request, ...]
     slow: int
-
-    @property
-    def span(self) -> float:
-        """Seconds in which requests were made that failed."""
-        return self.failed[-1].start - self.failed[0].start if self.failed else 0.0
+    again: tuple[Request, ...]
+    """Answered, but only when their SYN was sent again."""
 
     def __str__(self) -> str:
-        return f"{self.asked:>6} {len(self.failed):>6} {self.span:>6.2f} s {self.slow:>5}"
+        return f"{self.asked:>6} {len(self.failed):>6} {total(self.failed):>5.1f} s {self.slow:>5} {total(self.again):>5.1f} s"
+
+
+def total(requests: Sequence[Request]) -> float:
+    """Seconds in which these were made, all moments together."""
+    return MOMENT * len({int(request.start / MOMENT) for request in requests})
 
 
 class Load:
@@ -83,8 +90,10 @@ class Load:
         ours = [r for r in self.requests if r.target.endswith(f":{port}") and r.host not in left_out]
         assert len(ours) > 100, "the client has hardly asked"
         starved = [r.start for r in self.requests if r.late > SLOW]
-        failed = [r for r in ours if r.why and not any(r.start - SLOW < moment < r.start + PATIENCE for moment in starved)]
-        return Seen(len(ours), tuple(failed), sum(not r.why and r.seconds > SLOW for r in ours))
+        due = [r for r in ours if not any(r.start - SLOW < moment < r.start + PATIENCE for moment in starved)]
+        failed = tuple(r for r in due if r.why)
+        again = tuple(r for r in due if not r.why and r.seconds > SENT_AGAIN)
+        return Seen(len(ours), failed, sum(not r.why and r.seconds > SLOW for r in ours), again)
 
 
 class Swarm:
@@ -93,7 +102,7 @@ class Swarm:
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster
         self.layout = Layout()
-        self.table = [f"{'FAULT':<44} {'SERVICE':<7} {'ASKED':>6} {'FAILED':>6} {'FOR':>8} {'>0.5s':>5}"]
+        self.table = [f"{'FAULT':<44} {'SERVICE':<7} {'ASKED':>6} {'FAILED':>6} {'FOR':>7} {'>0.5s':>5} {'>0.9s':>7}"]
 
     def note(self, fault: str, web: Seen, steady: Seen) -> None:
         self.table += [f"{fault:<44} {'web':<7} {web}", f"{'':<44} {'steady':<7} {steady}"]
@@ -115,6 +124,13 @@ class Swarm:
     def leader_and_other(self) -> tuple[str, str]:
         leader = self.leader("node1")
         return leader, next(name for name in MANAGERS if name != leader)
+
+    def leads_store(self, name: str) -> bool:
+        """Its member of the store is the one that the others follow: not always that of the managers' leader."""
+        member = self.host(name).run / "weft" / "etcd" / SOCKET
+        url = "http://localhost/v3/maintenance/status"
+        said = json.loads(self.cluster.run("curl", "-sS", "--unix-socket", str(member), "-d", "{}", url, timeout=10).stdout)
+        return bool(said["leader"] == said["header"]["member_id"])
 
     def eventually(self, condition: Callable[[], object], timeout: float, what: str) -> float:
         """Gives how long it took."""

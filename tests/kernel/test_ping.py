@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import closing
 from ipaddress import IPv4Address
 
 import pytest
@@ -20,6 +21,24 @@ def test_a_kernel_answers() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_nobody_who_is_asked_does_not_answer() -> None:
     assert not asyncio.run(ping.answers((), 4711, 0.03, 3))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_many_are_asked_by_a_socket_that_hears_only_the_answers_to_itself() -> None:
+    async def main() -> None:
+        with closing(ping.EchoSocket()) as echo, closing(ping.EchoSocket()) as deaf:
+            asked = {OWN + number for number in range(1500)}
+            assert all(map(echo.ask, asked))
+            heard = echo.answered()
+            for _ in range(100):
+                await asyncio.sleep(0.02)
+                heard |= echo.answered()
+            assert heard == asked
+            assert deaf.answered() == set()
+            assert echo.answered() == set()
+            assert echo.ask(IPv4Address("240.0.0.1")), "a host that cannot be reached was asked nevertheless"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def reply(source: IPv4Address, identifier: int, kind: int = 0) -> bytes:

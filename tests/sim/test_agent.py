@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections import Counter
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 
 import msgspec
 import pytest
@@ -25,11 +26,14 @@ from weft.model.task import TaskState
 from weft.network.kernel_state import HOST
 from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable
 from weft.testing import virtual_time
+from weft.testing.fake_echo import FakeEcho
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.fake_runtime import FakeImages, FakeRuntime
 from weft.testing.memory_session import session_pair
 from weft.testing.swarms import Swarm
 
+MANAGER = IPv4Address("192.0.2.9")
+"""Where it is."""
 WEB = (PublishedPort(target=80, published=8080),)
 
 
@@ -48,6 +52,8 @@ class ScriptedManager:
         self.sessions = []
         self.servers = set()
         self.attempts = []
+        self.slow_to_close = 0.0
+        """Seconds that an agent's goodbye takes."""
         self.hellos = []
         self.without = set()
         """Networks that are left out of what it says."""
@@ -57,6 +63,13 @@ class ScriptedManager:
         if not self.reachable:
             raise Unavailable("cannot reach a manager")
         session, agent = session_pair(Identity(self.swarm.nodes[0], "worker", "c"), "192.0.2.1")
+        agent.address, close = str(MANAGER), agent.close
+
+        async def close_slowly(reason):
+            await asyncio.sleep(self.slow_to_close)
+            await close(reason)
+
+        agent.close = close_slowly
         self.sessions.append(session)
         server = asyncio.get_running_loop().create_task(self._serve(session))
         self.servers.add(server)
@@ -132,6 +145,7 @@ class Rig:
         self.counter = itertools.count()
         self.opened = []
         self.flush_flows = _no_flush
+        self.open_echo = None
         self.agent = None
         self.run = None
 
@@ -152,7 +166,7 @@ class Rig:
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self.manager.connect,
             clock=virtual_time.clock, entropy=self.entropy, description=lambda: NodeDescription(hostname="node1"),
             routes=lambda: ("192.0.2.0/24",), open_resolver=self.open_resolver,
-            flush_flows=lambda space, backends: self.flush_flows(space, backends),
+            flush_flows=lambda space, backends: self.flush_flows(space, backends), open_echo=self.open_echo,
         )  # fmt: skip
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
@@ -445,6 +459,24 @@ async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_wou
         r.manager.stopped = False
         await asyncio.sleep(100)
         assert len(r.manager.attempts) == 2
+
+
+@simulated
+async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that_takes_no_goodbye(tmp_path):
+    r, there = Rig(tmp_path), True
+    r.open_echo = lambda: FakeEcho(lambda address: there and address == MANAGER)
+    r.start()
+    await r.until_all(TaskState.RUNNING)
+    await asyncio.sleep(100)
+    assert len(r.manager.attempts) == 1
+    r.manager.slow_to_close = 2.0
+    there, gone_at = False, asyncio.get_running_loop().time()
+    await r.until(lambda: len(r.manager.attempts) == 2)
+    assert r.manager.attempts[1] - gone_at < 1.0
+    there = True
+    await asyncio.sleep(100)
+    assert len(r.manager.attempts) == 2
+    await r.stop()
 
 
 @simulated

@@ -152,6 +152,59 @@ def test_without_a_majority_nothing_is_written_and_nothing_stops() -> None:
     play(3, 2, scene)
 
 
+@pytest.mark.parametrize(("who", "seconds"), [("worker", 1.0), ("manager", 1.2), ("leader", 6.0)])
+def test_nobody_sends_anything_new_to_a_host_that_is_cut_off(who: str, seconds: float) -> None:
+    """Within a second: of the managers' leader when there is another one. When it is back it has all of its tasks."""
+
+    async def scene(cluster: SimCluster) -> None:
+        await web(cluster, 10)
+        leading = leader(cluster)
+        managers = (host.name for host in cluster.managers if host.name != leading)
+        host = cluster.hosts[{"worker": "node5", "manager": next(managers), "leader": leading}[who]]
+        before = {c.id for c in host.runtime.running()}
+
+        def senders() -> set[str]:
+            """Hosts that take it for one that serves."""
+            views = {h.name: h.agent.assignment.networks for h in cluster.members if h.agent is not None and h is not host}
+            return {
+                name
+                for name, networks in views.items()
+                if any(e.serving and e.node == host.node for view in networks.values() for e in view.endpoints.values())
+            }
+
+        assert len(senders()) == 4
+        cluster.isolate(host.name)
+        await cluster.until(lambda: not senders(), seconds)
+        assert {c.id for c in host.runtime.running()} == before
+        cluster.heal(host.name)
+        await cluster.until(lambda: len(senders()) == 4, 10)
+        await cluster.settle(30)
+        assert {c.id for c in host.runtime.running()} == before
+
+    play(3, 2, scene)
+
+
+def test_a_moment_without_a_leader_ends_no_session() -> None:
+    async def scene(cluster: SimCluster) -> None:
+        before = set(cluster.network._links)
+        for name in ("node2", "node3"):
+            cluster.etcd.cut(name)
+        await asyncio.sleep(1.8)
+        for name in ("node2", "node3"):
+            cluster.etcd.heal(name)
+        await cluster.settle(30)
+        assert cluster.network._links == before
+        for name in ("node2", "node3"):
+            cluster.etcd.cut(name)
+        await asyncio.sleep(6)
+        assert cluster.network._links == set(), "a manager without a majority serves nobody"
+        for name in ("node2", "node3"):
+            cluster.etcd.heal(name)
+        await cluster.settle(30)
+
+    play(3, 2, scene)
+
+
 def test_a_host_that_reboots_gets_other_tasks_in_place_of_those_it_lost() -> None:
     async def scene(cluster: SimCluster) -> None:
         await web(cluster, 6)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
-from weft.cluster.client import Connector, MemberClient, join
+from weft.cluster.client import ELECTION, Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.cluster.server import SessionServer
@@ -80,8 +81,6 @@ def new_root() -> RootCa:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -119,6 +118,39 @@ def test_join_then_session() -> None:
             await session.send(Heartbeat())
             await session.close("done")
             assert manager.served == [("w1", "worker")]
+
+    asyncio.run(main())
+
+
+def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() -> None:
+    """Its host may be gone, and then it takes long to find that it does not answer."""
+
+    async def main() -> None:
+        async with listening() as (manager, address):
+            mine = wallet(credentials(manager.root, "w1", "worker"))
+            connector = Connector(mine, lambda: [gone, address])
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                silent.setblocking(False)
+                gone = f"127.0.0.1:{silent.getsockname()[1]}"
+                connector._last = gone
+                manager.is_serving = False
+                with pytest.raises(Unavailable, match=f"cannot reach a manager: {address}: status 503$"):
+                    await connector()
+                with pytest.raises(BlockingIOError):
+                    silent.accept()
+                assert connector._since is not None
+                connector._since -= ELECTION
+                asking = asyncio.create_task(connector())
+                connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+                connection.close()
+                with pytest.raises(Unavailable, match=gone):
+                    await asking
+                manager.is_serving = True
+                session = await connector()
+                assert session.address == "127.0.0.1"
+                await session.send(hello("w1"))
+                await session.receive()
+                await session.close("done")
 
     asyncio.run(main())
 

@@ -1,4 +1,5 @@
-"""A session has ended: is it the daemon or the host? In virtual time, with a host that answers or does not."""
+"""A session has ended: is it the daemon or the host? A host falls silent, and nobody says goodbye. In virtual time, with hosts that
+answer or do not."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,7 +8,8 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.control.dispatcher import network_views
-from weft.manager.suspicion import PAUSE, Suspicion
+from weft.errors import Unavailable
+from weft.manager.suspicion import PAUSE, Suspicion, addresses
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
 from weft.model.network import NetworkSpec
@@ -17,6 +19,8 @@ from weft.model.state import Put
 from weft.store.memory import MemoryStore
 from weft.testing import virtual_time
 from weft.testing.control_room import ControlRoom
+from weft.testing.fake_echo import FakeEcho
+from weft.vigil import PERIOD
 
 NODE = NodeId("node1")
 ANSWER = 0.3
@@ -51,7 +55,7 @@ def play(scene: Scene) -> None:
         store = MemoryStore(virtual_time.clock)
         await store.commit([Put(_unstored(obj)) for obj in room.state.objects()])
         host = Host()
-        suspicion = Suspicion(store, virtual_time.clock, host.answers)
+        suspicion = Suspicion(NodeId("node3"), store, virtual_time.clock, host.answers)
         running = asyncio.create_task(suspicion.run())
         await scene(store, suspicion, host)
         running.cancel()
@@ -146,3 +150,162 @@ def test_a_node_that_has_gone_to_another_manager_is_that_ones() -> None:
 
 def _with_manager(node, manager):  # type: ignore[no-untyped-def]
     return msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=manager))
+
+
+# --- hosts that fall silent
+
+OWN, WORKER, ELSEWHERE, MANAGER = map(NodeId, ("node1", "node2", "node3", "node7"))
+"""Of seven hosts: ours, a manager's; one with a session with us; one with a session with another manager; that manager's."""
+WITHIN = 0.8
+"""Seconds."""
+
+
+class Busy(MemoryStore):
+    """A store that has lost its leader: commits get no answer until there is another."""
+
+    leaderless = False
+    commits = 0
+
+    async def commit(self, changes, *, independent=False):  # type: ignore[no-untyped-def]
+        self.commits += 1
+        if self.leaderless:
+            await asyncio.sleep(7)
+            raise Unavailable("no answer")
+        return await super().commit(changes, independent=independent)
+
+
+class Hosts:
+    def __init__(self, store: Busy) -> None:
+        self.store = store
+        self.down: set[NodeId] = set()
+        self.suspicion = Suspicion(OWN, store, virtual_time.clock, self.answers, lambda: FakeEcho(self.reaches))
+
+    def reaches(self, address: IPv4Address) -> bool:
+        names = [node.id for node in self.store.state.nodes.values() if address in addresses(self.store.state, node)]
+        return bool(names) and not self.down.intersection(names)
+
+    async def answers(self, asked: Sequence[IPv4Address]) -> bool:
+        await asyncio.sleep(0 if any(map(self.reaches, asked)) else ANSWER)
+        return any(map(self.reaches, asked))
+
+    def states(self) -> dict[str, NodeState]:
+        return {id: node.status.state for id, node in self.store.state.nodes.items()}
+
+    def disconnected(self) -> set[str]:
+        return {id for id, state in self.states().items() if state is NodeState.DISCONNECTED}
+
+
+def watch(scene: Callable[[Hosts], Awaitable[None]]) -> None:
+    async def main() -> None:
+        room = ControlRoom(7)
+        room.settle()
+        store = Busy(virtual_time.clock)
+        await store.commit([Put(_unstored(obj)) for obj in room.state.objects()])
+        hosts = Hosts(store)
+        nodes = [_with_manager(node, OWN if id in (OWN, WORKER) else MANAGER) for id, node in store.state.nodes.items()]
+        listening = [msgspec.structs.replace(n, manager_address=f"{n.id}:2377") if n.id in (OWN, MANAGER) else n for n in nodes]
+        await store.commit([Put(node) for node in listening])
+        for id in (OWN, WORKER):
+            hosts.suspicion.back(id)
+        running = asyncio.create_task(hosts.suspicion.run())
+        await asyncio.sleep(2)
+        assert hosts.disconnected() == set()
+        await scene(hosts)
+        running.cancel()
+        await asyncio.wait([running])
+
+    virtual_time.run(main())
+
+
+def test_a_host_that_falls_silent_is_suspected_within_a_second_and_believed_again_at_once() -> None:
+    async def scene(hosts: Hosts) -> None:
+        hosts.down.add(WORKER)
+        await asyncio.sleep(WITHIN)
+        assert hosts.disconnected() == {WORKER}
+        assert hosts.store.state.nodes[WORKER].status.manager == OWN
+        hosts.down.clear()
+        await asyncio.sleep(0.7)
+        assert hosts.disconnected() == set()
+        revision = hosts.store.state.revision
+        await asyncio.sleep(60)
+        assert hosts.store.state.revision == revision, "and that is all"
+
+    watch(scene)
+
+
+def test_the_host_of_another_manager_is_watched_as_well_but_not_that_ones_nodes() -> None:
+    async def scene(hosts: Hosts) -> None:
+        hosts.down |= {MANAGER, ELSEWHERE}
+        await asyncio.sleep(WITHIN)
+        assert hosts.disconnected() == {MANAGER}
+        hosts.down.clear()
+        await asyncio.sleep(60)
+        assert hosts.disconnected() == {MANAGER}, "whose session is not with us"
+
+    watch(scene)
+
+
+def test_a_manager_that_is_cut_off_suspects_nobody() -> None:
+    async def scene(hosts: Hosts) -> None:
+        revision, commits = hosts.store.state.revision, hosts.store.commits
+        hosts.down |= set(hosts.states()) - {OWN}
+        await asyncio.sleep(30)
+        hosts.down.clear()
+        await asyncio.sleep(30)
+        assert (hosts.store.state.revision, hosts.store.commits) == (revision, commits)
+
+    watch(scene)
+
+
+def test_whoever_has_no_session_any_more_is_believed_when_it_has_one() -> None:
+    async def scene(hosts: Hosts) -> None:
+        hosts.down.add(WORKER)
+        hosts.suspicion.lost(WORKER)
+        await asyncio.sleep(WITHIN)
+        hosts.down.clear()
+        await asyncio.sleep(5)
+        assert hosts.disconnected() == {WORKER}
+        hosts.suspicion.back(WORKER)
+        await asyncio.sleep(2 * PERIOD)
+        assert hosts.disconnected() == set()
+
+    watch(scene)
+
+
+def test_a_managers_own_host_that_others_suspect_is_believed_when_it_hears_of_it() -> None:
+    async def scene(hosts: Hosts) -> None:
+        own = hosts.store.state.nodes[OWN]
+        status = msgspec.structs.replace(own.status, state=NodeState.DISCONNECTED)
+        await hosts.store.commit([Put(msgspec.structs.replace(own, status=status))])
+        await asyncio.sleep(0.5)
+        assert hosts.disconnected() == set()
+
+    watch(scene)
+
+
+def test_a_verdict_that_the_store_does_not_take_is_repeated_while_it_holds() -> None:
+    async def scene(hosts: Hosts) -> None:
+        hosts.store.leaderless = True
+        hosts.down.add(WORKER)
+        await asyncio.sleep(3)
+        assert hosts.disconnected() == set()
+        hosts.store.leaderless = False
+        await asyncio.sleep(0.5)
+        assert hosts.disconnected() == {WORKER}
+
+    watch(scene)
+
+
+def test_a_verdict_that_no_longer_holds_is_dropped() -> None:
+    async def scene(hosts: Hosts) -> None:
+        hosts.store.leaderless = True
+        hosts.down.add(WORKER)
+        await asyncio.sleep(3)
+        hosts.down.clear()
+        await asyncio.sleep(1)
+        commits, hosts.store.leaderless = hosts.store.commits, False
+        await asyncio.sleep(20)
+        assert hosts.store.commits == commits
+        assert hosts.disconnected() == set()
+
+    watch(scene)

@@ -10,7 +10,7 @@ import msgspec
 
 from weft.cluster.base import Connect
 from weft.cluster.identity import Credentials, Wallet
-from weft.linux.base import EspEngine, Kernel
+from weft.linux.base import Echo, EspEngine, Kernel
 from weft.model.addresses import Port
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
@@ -85,6 +85,8 @@ class Adapters:
     """Where managers find this node."""
     credentials_changed: Callable[[Credentials, Role], None] = field(default=_nothing)
     """There is a new certificate in the wallet, or another root; the role is the certificate's."""
+    open_echo: Callable[[], Echo] | None = None
+    """How the manager's host is asked whether it is there; None where it cannot be."""
     flush_flows: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
     """Forgets the flows to the addresses that could find another way (`linux/conntrack.py`), in the namespace of that
     name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises `OperationFailed`."""

@@ -3,13 +3,17 @@
 Down come assignments, up go statuses. Of each task only the newest status matters: one update is on its way at a time, and what
 happens meanwhile goes with the next. An update is repeated until the manager says that it is committed; a new session begins with
 the statuses of all tasks, because the manager that accepted the last ones may not be the one that answers now.
+
+A manager whose host is gone says no goodbye. Its kernel is asked all the time (`vigil.py`), so that the agent soon hears from another
+manager whom to send no connections to.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import AddressValueError, IPv4Address
 
 from weft.agent.adapters import Adapters
 from weft.agent.credentials import Renewal
@@ -30,10 +34,12 @@ from weft.cluster.messages import (
     Welcome,
 )
 from weft.errors import Forbidden, WeftError
+from weft.linux.base import Echo
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import NodeId, TaskId
 from weft.model.meta import SECOND
 from weft.model.task import TaskStatus
+from weft.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,10 @@ SILENT_PERIODS = 2
 """Heartbeats. Less than the manager's patience with the node: there must be time to find another manager."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
+
+
+class ManagerGone(SessionClosed):
+    """Its host does not answer: there is nobody to say goodbye to."""
 
 
 async def _no_preparation() -> None: ...
@@ -79,6 +89,7 @@ class Uplink:
         self.connected = False
         self.error = ""
         """Why there is no session; empty while there is one."""
+        self._closing: set[asyncio.Task[None]] = set()
         self.refused = False
         """The cluster says that this node is no longer part of it."""
 
@@ -114,7 +125,7 @@ class Uplink:
 
     async def _serve(self, session: AgentSession) -> bool:
         """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
-        adapters, welcomed = self._adapters, False
+        adapters, welcomed, gone = self._adapters, False, False
         try:
             await self._reached()
             hello = Hello(
@@ -133,11 +144,15 @@ class Uplink:
             log.info("session.open node=%s", self._node)
             await self._talk(session, welcome)
         except SessionClosed as error:
-            self.error = str(error) or "session closed"
+            self.error, gone = str(error) or "session closed", isinstance(error, ManagerGone)
             log.info("session.closed error=%s", self.error)
         finally:
             self.connected = False
-            await session.close("agent ends the session")
+            closing = asyncio.create_task(session.close("agent ends the session"))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            if not gone:
+                await closing
         return welcomed
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
@@ -154,6 +169,9 @@ class Uplink:
         ]
         if self._renewal is not None:
             speakers.append(asyncio.ensure_future(self._renewal.run(session.send)))
+        open_echo, manager = self._adapters.open_echo, _address(session.address)
+        if open_echo is not None and manager is not None:
+            speakers.append(asyncio.ensure_future(_until_gone(open_echo, manager)))
         try:
             done, _ = await asyncio.wait(speakers, return_when=asyncio.FIRST_COMPLETED)
             for speaker in done:
@@ -206,6 +224,23 @@ class Uplink:
                 await self._accepted.wait()
         except TimeoutError:
             log.info("session.status_repeated number=%s", self._awaited)
+
+
+async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:
+    """Raises `ManagerGone`."""
+    gone = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set()).run())
+        await gone.wait()
+        watching.cancel()
+    raise ManagerGone("the manager's host does not answer")
+
+
+def _address(text: str) -> IPv4Address | None:
+    """None for a name."""
+    with contextlib.suppress(AddressValueError):
+        return IPv4Address(text)
+    return None
 
 
 async def _received(session: AgentSession, seconds: float) -> FromManager:

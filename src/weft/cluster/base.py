@@ -46,6 +46,9 @@ class ManagerSession(Protocol):
 class AgentSession(Protocol):
     """The agent's end."""
 
+    address: str
+    """Of the manager's host, or its name."""
+
     async def send(self, message: FromAgent) -> None: ...
 
     async def receive(self) -> FromManager: ...

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds until another manager is asked for a session: one that is stopped takes connections and says nothing."""
-CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=5)
+CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=1.5)
+"""A SYN that was lost is sent again after a second. A host that is off does not answer that either."""
+ELECTION = 3.0
+"""Seconds that managers without a leader are given to find one."""
 MAX_ANSWER = 1 << 20
 """Bytes. A root certificate comes from somebody who has not proved anything yet."""
 ERRORS: Mapping[int, type[WeftError]] = {400: InvalidArgument, 403: Forbidden, 412: FailedPrecondition}
@@ -124,17 +127,25 @@ class MemberClient:
 
 
 class Connector:
-    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known. The one of the last session is asked
-    last: it may answer and yet be unable to serve, or have stopped."""
+    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known.
+
+    The one of the last session is asked last: it may answer and yet be unable to serve, or have stopped. It is not asked at all while
+    others say that they have no leader yet: if it led them and is gone, they have one before it is known that it does not answer."""
 
     def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
         self._contexts = tls.Contexts(wallet, tls.node_context)
         self._managers = managers
         self._last = ""
+        self._since: float | None = None
+        """When the first attempt after the last session was."""
 
     async def __call__(self) -> "ClientSession":
-        causes = []
+        now = asyncio.get_running_loop().time()
+        self._since = since = now if self._since is None else self._since
+        causes, electing = [], False
         for address in sorted(self._managers(), key=lambda address: address == self._last):
+            if electing and address == self._last and now - since < ELECTION:
+                continue
             connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
             http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
             try:
@@ -143,12 +154,13 @@ class Connector:
                         f"https://{address}/v1/session", ssl=self._contexts.current(), server_hostname=tls.MANAGER_NAME,
                         max_msg_size=MAX_FROM_MANAGER, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
                     )  # fmt: skip
-                self._last = address
-                return ClientSession(http, socket)
+                self._last, self._since = address, None
+                return ClientSession(http, socket, address.rpartition(":")[0])
             except aiohttp.WSServerHandshakeError as error:
                 await http.close()
                 if error.status == 403:
                     raise Forbidden(f"manager {address} refuses this node") from error
+                electing = error.status == 503
                 causes.append(f"{address}: status {error.status}")
             except BaseException as error:
                 await http.close()
@@ -161,7 +173,8 @@ class Connector:
 class ClientSession:
     """`cluster.base.AgentSession` over a WebSocket."""
 
-    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str) -> None:
+        self.address = address
         self._http = http
         self._socket = socket
 

@@ -1,10 +1,13 @@
 """Does a host answer? ICMP echo (RFC 792), which the kernel of the other host answers whatever becomes of its programs.
 
-One raw socket for each question, open for as long as it lasts. It sees every ICMP packet of this host, and takes for an answer only an
-echo reply from an address that was asked, with the identifier of this question.
+`answers` asks one host, now: one raw socket for each such question, open for as long as it lasts. It sees every ICMP packet of this
+host, and takes for an answer only an echo reply from an address that was asked, with the identifier of this question. `EchoSocket` is
+for asking many all the time; the kernel hands it nothing but echo replies.
 """
 
 import asyncio
+import errno
+import secrets
 import socket
 import struct
 from collections.abc import Iterable
@@ -14,6 +17,12 @@ ECHO, ECHO_REPLY = 8, 0
 _HEADER = struct.Struct("!BBHHH")
 """type, code, checksum, identifier, sequence number"""
 MAX_PACKET = 2048
+SO_RCVBUFFORCE = 33
+ROOM = 2 << 20
+"""Bytes for answers that were not taken yet: the kernel counts 768 for one, and a thousand hosts may be asked twice at once."""
+SOL_RAW, ICMP_FILTER = 255, 1
+"""linux/icmp.h: a mask of the types that a raw socket does not want."""
+OWN_FAULT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
 
 
 async def answers(addresses: Iterable[IPv4Address], identifier: int, seconds: float, attempts: int) -> bool:
@@ -50,11 +59,16 @@ async def _answer(echo: socket.socket, asked: frozenset[IPv4Address], identifier
 
 def is_answer(packet: bytes, asked: frozenset[IPv4Address], identifier: int) -> bool:
     """`packet`: with its IP header, as a raw socket gives it."""
+    return _source(packet, identifier) in asked
+
+
+def _source(packet: bytes, identifier: int) -> IPv4Address | None:
+    """Who replies; None for any other packet."""
     start = (packet[0] & 0x0F) * 4 if packet else 0
     if len(packet) < max(start, 20) + _HEADER.size:
-        return False
+        return None
     kind, _, _, its, _ = _HEADER.unpack_from(packet, start)
-    return kind == ECHO_REPLY and its == identifier and IPv4Address(packet[12:16]) in asked
+    return IPv4Address(packet[12:16]) if kind == ECHO_REPLY and its == identifier else None
 
 
 def checksum(data: bytes) -> int:
@@ -63,3 +77,34 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+class EchoSocket:
+    """`linux.base.Echo`."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
+        self._socket.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF))
+        self._identifier = own = secrets.randbits(16)
+        self._packet = _HEADER.pack(ECHO, 0, checksum(_HEADER.pack(ECHO, 0, 0, own, 0)), own, 0)
+
+    def ask(self, address: IPv4Address) -> bool:
+        try:
+            self._socket.sendto(self._packet, (str(address), 0))
+        except OSError as error:
+            return error.errno not in OWN_FAULT
+        return True
+
+    def answered(self) -> set[IPv4Address]:
+        found: set[IPv4Address] = set()
+        while True:
+            try:
+                packet = self._socket.recv(MAX_PACKET)
+            except OSError:  # no more
+                return found
+            if (source := _source(packet, self._identifier)) is not None:
+                found.add(source)
+
+    def close(self) -> None:
+        self._socket.close()

@@ -55,6 +55,8 @@ OUTLIVED = "this manager is of epoch {own} of the cluster, and docker swarm init
 
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
+WITHOUT_MAJORITY = 3.0
+"""Seconds that sessions last without one. The managers' election of a leader takes two, and is no reason to send all agents away."""
 
 
 class Superseded(Unavailable):
@@ -152,8 +154,10 @@ class Dispatcher:
 
     async def watch_health(self) -> None:
         """Until cancelled: ends the sessions of a manager that cannot tell any more what holds."""
+        unhealthy = 0.0
         while True:
-            if not self._store.is_healthy and self._links:
+            unhealthy = 0.0 if self._store.is_healthy else unhealthy + HEALTH_PERIOD
+            if unhealthy > WITHOUT_MAJORITY and self._links:
                 log.warning("dispatch.no_majority sessions=%d", len(self._links))
                 self._end_all("this manager has lost the majority of the managers")
             await asyncio.sleep(HEALTH_PERIOD)

@@ -19,6 +19,7 @@ from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSessi
 from weft.control import keys, rotation
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
+from weft.linux.base import Echo
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates
@@ -57,12 +58,14 @@ class Manager:
     """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
-    session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`."""
+    session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`. `open_echo`: how hosts
+    are asked all the time."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
         kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
+        open_echo: Callable[[], Echo] | None = None,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -76,7 +79,7 @@ class Manager:
         self._membership = Membership(own, store, leadership, kv, no_members)
         self._liveness = Liveness(own)
         self._certificates = Certificates(authority, clock, entropy)
-        self._suspicion = Suspicion(store, clock, probe)
+        self._suspicion = Suspicion(own, store, clock, probe, open_echo)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
         self._running: asyncio.Task[None] | None = None
 

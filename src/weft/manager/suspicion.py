@@ -1,4 +1,8 @@
-"""A session that ended may be a daemon that is restarting, or a host that is gone. The host itself is asked, at once.
+"""Which hosts are gone, so that new connections are not sent there: told by the kernel of the host itself, which is asked.
+
+A session that ended may be a daemon that is restarting, or a host that is gone: the host is asked at once. One that loses its power or
+its cable without a word is found by `vigil.py`, which asks the hosts of all sessions all the time, and those of the other managers,
+whose own sessions are with themselves.
 
 Containers and their traffic outlive a daemon, so the end of a session says nothing of the tasks, and silence takes three heartbeats
 to become the verdict DOWN (`liveness.py`). But when the kernel of the host does not answer either, new connections should not be
@@ -6,28 +10,35 @@ sent there meanwhile: its node becomes DISCONNECTED. That takes no task away fro
 serve until its next session, which makes it READY again.
 
 It is asked over the ingress network, which is the way the connections would take and passes every firewall that they pass, and on
-its own address; one answer is enough. A host that loses its power without a word is found by its silence alone.
+its own address; one answer is enough. A manager that nobody answers any more suspects nobody: it is cut off itself. Who is suspected
+and answers again while its session lasts is READY at once.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import msgspec
 
 from weft.errors import WeftError
+from weft.linux.base import Echo
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import Change, ClusterState, Put
 from weft.store.base import Store
+from weft.vigil import PERIOD, Vigil
 
 log = logging.getLogger(__name__)
 
 PAUSE = 0.2
 """Seconds from one answer to the next question."""
+COMMIT = 0.4
+"""Seconds until a verdict that was not committed is committed again."""
+WITNESSES = 4
+"""Hosts that are asked at least, where there are as many: who is the only one to be asked cannot tell a cut host from being cut."""
 
 Probe = Callable[[Sequence[IPv4Address]], Awaitable[bool]]
 """Whether the host that has these addresses answers on any of them; takes a few tenths of a second to say no."""
@@ -39,16 +50,27 @@ async def any_host_answers(addresses: Sequence[IPv4Address]) -> bool:
 
 
 class Suspicion:
-    def __init__(self, store: Store, clock: Callable[[], Nanoseconds], probe: Probe) -> None:
+    def __init__(
+        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], probe: Probe,
+        open_echo: Callable[[], Echo] | None = None,
+    ) -> None:  # fmt: skip
+        """`own`: the manager's node. `open_echo`: None where nobody can be asked all the time."""
+        self._own = own
         self._store = store
         self._clock = clock
         self._probe = probe
         self._lost: dict[NodeId, NodeStatus] = {}
         """Without a session since they had this status."""
         self._news: asyncio.Queue[NodeId] = asyncio.Queue()
+        self._here: set[NodeId] = set()
+        """Nodes with a session with this manager."""
+        self._vigil = Vigil(open_echo, self._hosts, self._gone) if open_echo is not None else None
+        self._silent: dict[NodeId, NodeStatus] = {}
+        self._some_silent = asyncio.Event()
 
     def lost(self, id: NodeId) -> None:
         """This manager's session with the node has ended."""
+        self._here.discard(id)
         node = self._store.state.nodes.get(id)
         if node is not None and node.status.state is NodeState.READY:
             self._lost[id] = node.status
@@ -56,14 +78,21 @@ class Suspicion:
 
     def back(self, id: NodeId) -> None:
         """It has a session with this manager again."""
+        self._here.add(id)
         self._lost.pop(id, None)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
+            if self._vigil is not None:
+                group.create_task(self._vigil.run())
+                group.create_task(self._suspect_silent(self._vigil))
+                group.create_task(self._believe(self._vigil))
             while True:
                 id = await self._news.get()
                 group.create_task(self._look(id))
+
+    # --- sessions that ended
 
     async def _look(self, id: NodeId) -> None:
         """For as long as the node has no session with this manager, and nobody else has anything to say about it: a host that is
@@ -71,7 +100,7 @@ class Suspicion:
         try:
             while self._is_lost(id):
                 if not await self._probe(addresses(self._store.state, self._store.state.nodes[id])):
-                    await transact(self._store, lambda state: suspected(state, id, self._lost.get(id), self._clock()))
+                    await self._suspect({id: self._lost[id]})
                     return
                 await asyncio.sleep(PAUSE)
         except (WeftError, OSError) as cause:
@@ -80,20 +109,83 @@ class Suspicion:
             self._lost.pop(id, None)
 
     def _is_lost(self, id: NodeId) -> bool:
+        return id in self._lost and self._is(id, self._lost[id])
+
+    # --- hosts that fell silent
+
+    def _hosts(self) -> dict[str, Sequence[IPv4Address]]:
+        state = self._store.state
+        others = [node for id, node in state.nodes.items() if id != self._own and node.data_path_address is not None]
+        watched = [node for node in others if node.id in self._here or node.manager_address]
+        if len(watched) < WITNESSES:
+            watched += [n for n in others if n not in watched and n.status.state is NodeState.READY][: WITNESSES - len(watched)]
+        return {node.id: addresses(state, node) for node in watched}
+
+    def _gone(self, hosts: Collection[str], others_answer: bool) -> None:
+        if not others_answer:
+            log.warning("manager.cut_off silent=%d", len(hosts))
+            return
+        for id in map(NodeId, hosts):
+            node = self._store.state.nodes.get(id)
+            if node is not None and node.status.state is NodeState.READY and (id in self._here or node.manager_address):
+                self._silent[id] = node.status
+                self._some_silent.set()
+
+    async def _suspect_silent(self, vigil: Vigil) -> None:
+        """All of them together, again and again. One may have been the managers' leader: then nothing is committed before there is
+        another, and what the store was asked for before is lost."""
+        while True:
+            self._silent = {id: status for id, status in self._silent.items() if self._is(id, status) and not vigil.answers(id)}
+            if not self._silent:
+                self._some_silent.clear()
+                await self._some_silent.wait()
+            try:
+                async with asyncio.timeout(COMMIT):
+                    await self._suspect(dict(self._silent))
+            except TimeoutError:
+                log.info("node.not_suspected nodes=%d cause=%r", len(self._silent), "the store does not answer")
+            except (WeftError, OSError) as cause:
+                log.warning("node.not_suspected nodes=%d cause=%s", len(self._silent), cause)
+                await asyncio.sleep(PAUSE)
+
+    async def _believe(self, vigil: Vigil) -> None:
+        """Those who are suspected, have a session here nevertheless, and answer. This manager's own host always does."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            for id, node in list(self._store.state.nodes.items()):
+                if is_suspected(node, self._own) and id in self._here and (id == self._own or vigil.answers(id)):
+                    await self._restore(id)
+
+    async def _restore(self, id: NodeId) -> None:
+        try:
+            await transact(self._store, lambda state: believed(state, id, self._own, self._clock()), independent=True)
+        except (WeftError, OSError) as cause:
+            log.warning("node.not_believed node=%s cause=%s", id, cause)
+
+    def _is(self, id: NodeId, status: NodeStatus) -> bool:
         node = self._store.state.nodes.get(id)
-        return node is not None and id in self._lost and node.status == self._lost[id]
+        return node is not None and node.status == status
+
+    async def _suspect(self, statuses: Mapping[NodeId, NodeStatus]) -> None:
+        """Those that have these statuses still."""
+
+        def decide(state: ClusterState) -> list[Change]:
+            now = self._clock()
+            return [change for id, status in statuses.items() for change in suspected(state, id, status, now)]
+
+        await transact(self._store, decide, independent=True)
 
 
 def addresses(state: ClusterState, node: Node) -> tuple[IPv4Address, ...]:
-    """Where the kernel of the node answers: its leg on the ingress network, and the address of its data path."""
+    """Where the kernel of the node answers: the address of its data path, and its leg on the ingress network."""
     ingress = state.ingress
     legs = (leg.address.ip for leg in node.attachments if ingress is not None and leg.network == ingress.id)
     own = (node.data_path_address,) if node.data_path_address is not None else ()
-    return (*legs, *own)
+    return (*own, *legs)
 
 
-def suspected(state: ClusterState, id: NodeId, status: NodeStatus | None, now: Nanoseconds) -> list[Change]:
-    """`status`: of the node when its session ended; nothing, if it has had another one since."""
+def suspected(state: ClusterState, id: NodeId, status: NodeStatus, now: Nanoseconds) -> list[Change]:
+    """`status`: of the node when it was lost; nothing, if it has had another one since."""
     node = state.nodes.get(id)
     if node is None or node.status != status:
         return []
@@ -102,3 +194,22 @@ def suspected(state: ClusterState, id: NodeId, status: NodeStatus | None, now: N
         node.status, state=NodeState.DISCONNECTED, message="its host does not answer", since=now
     )  # fmt: skip
     return [Put(msgspec.structs.replace(node, status=changed))]
+
+
+def is_suspected(node: Node, manager: NodeId) -> bool:
+    """Its session, if it has one, is with that manager."""
+    return node.status.state is NodeState.DISCONNECTED and node.status.manager == manager
+
+
+def believed(state: ClusterState, id: NodeId, manager: NodeId, now: Nanoseconds) -> list[Change]:
+    node = state.nodes.get(id)
+    if node is None or not is_suspected(node, manager):
+        return []
+    log.info("node.believed node=%s hostname=%s", id, node.description.hostname)
+    return [
+        Put(
+            msgspec.structs.replace(
+                node, status=msgspec.structs.replace(node.status, state=NodeState.READY, message="", since=now)
+            )
+        )
+    ]

@@ -71,12 +71,13 @@ class MemoryManagerSession(_End):
 
 
 class MemoryAgentSession(_End):
-    def __init__(self, down: asyncio.Queue[bytes], up: asyncio.Queue[bytes], closing: Closing) -> None:
+    def __init__(self, address: str, down: asyncio.Queue[bytes], up: asyncio.Queue[bytes], closing: Closing) -> None:
         super().__init__(up, down, FromManager, closing)
+        self.address = address
 
 
 def session_pair(peer: Identity, address: str) -> tuple[MemoryManagerSession, MemoryAgentSession]:
     down: asyncio.Queue[bytes] = asyncio.Queue(WINDOW)
     up: asyncio.Queue[bytes] = asyncio.Queue(WINDOW)
     closing = Closing()
-    return MemoryManagerSession(peer, address, down, up, closing), MemoryAgentSession(down, up, closing)
+    return MemoryManagerSession(peer, address, down, up, closing), MemoryAgentSession("", down, up, closing)

@@ -9,8 +9,8 @@ import asyncio
 import random
 import shutil
 import socket
-from collections.abc import Callable
-from ipaddress import IPv4Address
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,16 +30,20 @@ from weft.pki.certificate import holder, issuer_id, verify
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 from weft.testing import virtual_time
+from weft.testing.fake_echo import FakeEcho
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.fake_runtime import FakeImages, FakeRuntime
-from weft.testing.sim_network import SimNetwork
+from weft.testing.sim_network import LATENCY, SimNetwork
 from weft.testing.sim_processes import Processes
 
 RESOURCES = Resources(nano_cpus=8_000_000_000, memory=16 << 30)
 IMAGE = "demo"
+UNDERLAY, SUBNET = IPv4Address("10.59.72.10"), IPv4Network("10.59.72.0/24")
+PROBE = 0.3
+"""Seconds that a host takes for no answer."""
 RUNTIME_LATENCY = 0.02
 """Seconds that an effect on a container takes."""
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 1.5
 RETRY = 1.0
 ROLE_PERIOD = 0.2
 
@@ -71,7 +75,7 @@ class SimHost:
     ) -> None:  # fmt: skip
         """`directory`: its disk. `failed` is told of what should never end and did, `told` of each assignment."""
         self.name = f"node{number}"
-        self.address = IPv4Address("10.59.72.10") + number
+        self.address = UNDERLAY + number
         self.disk = directory / self.name
         self.disk.mkdir()
         self._processes, self._network, self._part, self._rng, self._failed = processes, network, part, rng, failed
@@ -178,7 +182,18 @@ class SimHost:
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
             entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
             routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know,
+            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
         )  # fmt: skip
+
+    def _reaches(self, address: IPv4Address) -> bool:
+        """Not by way of an overlay: those of the simulation carry no packets."""
+        return address in SUBNET and self._network.is_open(self.name, f"node{int(address) - int(UNDERLAY)}")
+
+    async def _host_answers(self, addresses: Sequence[IPv4Address]) -> bool:
+        if any(map(self._reaches, addresses)):
+            return True
+        await asyncio.sleep(PROBE)
+        return False
 
     def _know(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
         self.managers = managers or self.managers
@@ -209,7 +224,8 @@ class SimHost:
     async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
         manager = Manager(
             identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
-            obstacle="" if kv is not None else "the store is one manager's",
+            obstacle="" if kv is not None else "the store is one manager's", probe=self._host_answers,
+            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
         )  # fmt: skip
         await manager.start()
         self.manager = manager
@@ -276,7 +292,7 @@ class SimHost:
     async def _connect(self) -> AgentSession:
         host, manager = await self._reached(serving=True)
         assert self.identity is not None
-        theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address))
+        theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address), str(host.address))
         self._processes.spawn(host.name, _serve(manager, theirs))
         return ours
 

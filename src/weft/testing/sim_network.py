@@ -86,15 +86,16 @@ class SimNetwork:
             await asyncio.sleep(RETRANSMIT)
 
     def connect(
-        self, agent: str, manager: str, peer: Identity, address: str
+        self, agent: str, manager: str, peer: Identity, address: str, at: str
     ) -> tuple[MemoryManagerSession, MemoryAgentSession]:  # fmt: skip
+        """`address`: of the agent's host; `at`: of the manager's."""
         link = SimLink(self, agent, manager, self._links.discard)
         self._links.add(link)
         link.carrying = [self._processes.spawn(OUTSIDE, work) for work in link.work()]
         ours = MemoryManagerSession(
             peer, address, link.queues["down"][0], link.queues["up"][1], link.closing[manager, "manager"]
         )
-        theirs = MemoryAgentSession(link.queues["down"][1], link.queues["up"][0], link.closing[agent, "agent"])
+        theirs = MemoryAgentSession(at, link.queues["down"][1], link.queues["up"][0], link.closing[agent, "agent"])
         return ours, theirs
 
     def close(self) -> None:
