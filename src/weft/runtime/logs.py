@@ -6,7 +6,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
         return line.timestamp >= self.since and (not self.until or line.timestamp <= self.until)
 
 
-async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncIterator[LogLine]:
+async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
     """What is in the log; with `follow` also what comes, until `ended` returns or a line is later than `until`."""
     try:
         file = path.open("rb")
@@ -51,7 +51,7 @@ async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[ob
                 yield line
 
 
-async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncIterator[LogLine]:
+async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
     """Looks, then waits; once more after the end, for what was written just before it."""
     over = asyncio.ensure_future(ended())
     try:
