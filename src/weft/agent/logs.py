@@ -22,7 +22,6 @@ from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
 from weft.model.logs import LogsWanted, Seen, note
 from weft.model.meta import Nanoseconds
-from weft.runtime.base import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +37,16 @@ MAX_LINE = 16 << 10
 Told = tuple[TaskId, LogLine]
 
 
+class Logged(Protocol):
+    """What is needed of a `runtime.base.Runtime`."""
+
+    def containers(self) -> list[Container]: ...
+
+    def logs(
+        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+    ) -> AsyncGenerator[LogLine, None]: ...
+
+
 class Listen(Protocol):
     """`EventLog.listen`."""
 
@@ -45,7 +54,7 @@ class Listen(Protocol):
 
 
 class LogPublisher:
-    def __init__(self, runtime: Runtime, listen: Listen, clock: Callable[[], Nanoseconds], connect: Publish) -> None:
+    def __init__(self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], connect: Publish) -> None:
         self._runtime = runtime
         self._listen = listen
         self._clock = clock
@@ -108,7 +117,7 @@ class TaskLogs:
     """The lines of this host's tasks. `seen`: those that are not wanted again."""
 
     def __init__(
-        self, runtime: Runtime, listen: Listen, clock: Callable[[], Nanoseconds], wanted: LogsWanted,
+        self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], wanted: LogsWanted,
         seen: Seen,
     ) -> None:  # fmt: skip
         self._runtime = runtime

@@ -6,7 +6,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[ob
         return
     with closing(_Tail(path, file)) as log:
         past = (line for line in log.lines() if query.wants(line))
-        chosen = deque(past, maxlen=query.tail) if query.tail is not None else past
+        chosen = last_lines(past, query.tail) if query.tail is not None else past
         for number, line in enumerate(chosen):
             yield line
             if number % _LINES_AT_ONCE == 0:
@@ -49,6 +49,22 @@ async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[ob
         if query.follow:
             async for line in _follow(log, query, ended):
                 yield line
+
+
+def last_lines(pieces: Iterable[LogLine], count: int) -> list[LogLine]:
+    """With all of their pieces: conmon cuts a line wherever a read ends, so every eight kilobytes of a talkative program."""
+    begun: dict[int, int] = {}
+    newest, kept = 0, deque[tuple[int, LogLine]]()
+    for piece in pieces:
+        if piece.stream not in begun:
+            newest += 1
+        number = begun.setdefault(piece.stream, newest)
+        if piece.data.endswith(b"\n"):
+            del begun[piece.stream]
+        kept.append((number, piece))
+        while kept and kept[0][0] <= newest - count:
+            kept.popleft()
+    return [piece for number, piece in kept if number > newest - count]
 
 
 async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
