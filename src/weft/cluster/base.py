@@ -88,7 +88,7 @@ class LogSink(Protocol):
 class Publish(Protocol):
     """How an agent gets a connection on which it publishes logs."""
 
-    async def __call__(self, manager: str, subscription: str) -> LogSink:
+    async def __call__(self, manager: str, subscription: str, /) -> LogSink:
         """To the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is no such subscription for this node."""
         ...
 
@@ -103,7 +103,7 @@ class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Relay(Protocol):
     """How a manager asks another one."""
 
-    async def __call__(self, manager: str, request: LogRequest) -> None:
+    async def __call__(self, manager: str, request: LogRequest, /) -> None:
         """At `host:port`. Raises what `Manager.pass_on` does, and `Unavailable` if it does not answer."""
         ...
 

@@ -64,8 +64,8 @@ def assignment_for(
 
 
 def _is_dispatched(task: Task) -> bool:
-    """Also one that is told to stop, until its agent has said that it has."""
-    return task.state >= TaskState.ASSIGNED and not task.state.is_terminal
+    """Also one that is over: its agent keeps its container and log for as long as its record is kept."""
+    return task.state >= TaskState.ASSIGNED and not (task.state.is_terminal and task.desired >= TaskState.REMOVE)
 
 
 def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
