@@ -1,22 +1,26 @@
-"""Logs of services in whole swarms, in virtual time: from any manager, of all nodes, whatever happens meanwhile."""
+"""Logs of services in whole swarms: from any manager, of all nodes, whatever happens meanwhile. In virtual time, and at the end over
+real TLS on loopback."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from weft.errors import Unavailable
 from weft.manager.manager import Manager
-from weft.model.container import ContainerState
+from weft.model.container import ContainerState, LogLine
 from weft.model.ids import ContainerId, ServiceId, TaskId
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import SECOND
 from weft.model.service import ContainerSpec, Placement, ServiceSpec, TaskSpec
 from weft.model.task import TaskState
 from weft.testing import virtual_time
+from weft.testing.fake_runtime import FakeRuntime
+from weft.testing.members import Host, until
 from weft.testing.sim_cluster import SimCluster
 from weft.testing.sim_host import SimHost
 
@@ -291,3 +295,99 @@ def test_logs_of_tasks_that_have_ended(tmp_path: Path) -> None:
         await cluster.until(lambda: not any(each.runtime.containers() for each in cluster.hosts.values()), 30)
 
     play(tmp_path, 1, 1, scene)
+
+
+# --- over TLS
+
+
+async def member_swarm(directory: Path, workers: int) -> list[Host]:
+    """The manager first."""
+    hosts = [Host(directory, number, None) for number in range(31, 32 + workers)]
+    await hosts[0].init()
+    for host in hosts[1:]:
+        await host.join(hosts[0].listen, hosts[0].manager.cluster.join_tokens.worker)
+    return hosts
+
+
+async def everywhere(hosts: list[Host]) -> ServiceId:
+    """A service with a task on each."""
+    manager = hosts[0].manager
+    task = TaskSpec(container=ContainerSpec(image="demo"), host_network=True)
+    id = await manager.create_service(ServiceSpec(name="web", replicas=None, task=task))
+    await until(lambda: sum(task.state is TaskState.RUNNING for task in manager.state.tasks_of(id).values()) == len(hosts))
+    return id
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_over_tls(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        hosts = await member_swarm(tmp_path, 2)
+        try:
+            id = await everywhere(hosts)
+            for host in hosts:
+                for container in host.runtime.running():
+                    host.runtime.say(container.id, "out\n")
+            follower = Follower(hosts[0].manager, LogsWanted(service=id, follow=True))
+            await until(lambda: len(follower.lines) == 3)
+            logs = await read(hosts[0].manager, LogsWanted(service=id))
+            assert told(logs) == sorted((task, 1, "out\n") for task in hosts[0].manager.state.tasks_of(id))
+            await hosts[2].stop()
+            await hosts[2].resume()
+            for container in hosts[2].runtime.running():
+                hosts[2].runtime.say(container.id, "on\n")
+            await until(lambda: len(follower.lines) == 4)
+            await follower.close()
+        finally:
+            for host in hosts:
+                await host.stop()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+class Talkative(FakeRuntime):
+    """Its containers never stop saying something."""
+
+    said = 0
+    """Lines that were read."""
+
+    async def logs(
+        self, id: ContainerId, *, follow: bool = False, since: int = 0, until: int = 0, tail: int | None = None
+    ) -> AsyncGenerator[LogLine, None]:
+        while True:
+            self.said += 1
+            yield LogLine(1, self.said, b"x" * 999 + b"\n")
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_over_tls_a_reader_that_stops_stops_the_agents(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """The kernel's buffers fill, and then nobody reads a line more; sessions go on. When the reader goes on, so do they."""
+
+    async def main() -> None:
+        hosts = await member_swarm(tmp_path, 1)
+        try:
+            id = await everywhere(hosts)
+            for host in hosts:
+                assert host.runtime.running()
+                host.runtime.__class__ = Talkative
+            logs = hosts[0].manager.logs(LogsWanted(service=id, follow=True))
+            await anext(logs)
+            before, quiet = -1, 0
+            while quiet < 20:
+                await asyncio.sleep(0.05)
+                now = sum(host.runtime.said for host in hosts if isinstance(host.runtime, Talkative))
+                quiet = quiet + 1 if now == before else 0
+                before = now
+            assert before < 30_000, "of a thousand bytes each"
+            assert all(host.up.agent.uplink.connected for host in hosts)
+            count = 0
+            while count < 2 * before:
+                count += len(await anext(logs))
+            await logs.aclose()
+        finally:
+            for host in hosts:
+                await host.stop()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())

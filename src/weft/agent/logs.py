@@ -103,8 +103,10 @@ async def _carry(logs: "TaskLogs", sink: LogSink) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await sink.close()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            await sink.close()
 
 
 async def _send(logs: "TaskLogs", sink: LogSink) -> None:

@@ -83,5 +83,7 @@ class ClientLogs:
                 pass
 
     async def close(self) -> None:
-        await self._socket.close()
-        await self._http.close()
+        try:
+            await self._socket.close()
+        finally:
+            await self._http.close()
