@@ -86,6 +86,53 @@ def test_a_query_takes_a_span_of_time_and_the_last_lines(
     assert read(path, LogQuery(since=since, until=until, tail=tail)) == expected
 
 
+def long_log(path: Path) -> list[LogLine]:
+    """Ten times what is read at once, with lines of many sizes; those on stdout are in pieces, with lines on stderr between them."""
+
+    def line(number: int) -> LogLine:
+        is_error = number % 7 == 0
+        end = b"\n" if is_error or number % 5 else b""
+        return LogLine(2 if is_error else 1, number, b"%d " % number + b"x" * (number * 37 % 400) + end)
+
+    lines = [line(number) for number in range(1, 4000)]
+    path.write_bytes(b"".join(map(written, lines)))
+    assert path.stat().st_size > 10 * 65536
+    return lines
+
+
+@pytest.mark.parametrize("tail", [0, 1, 2, 10, 300, 3000, 5000])
+def test_the_last_lines_of_a_long_log_are_found_from_its_end(tmp_path: Path, tail: int) -> None:
+    path = tmp_path / "log"
+    lines = long_log(path)
+    whole = in_lines(lines)
+    shown = {id(piece) for line in whole[max(0, len(whole) - tail) :] for piece in line}
+    assert read(path, LogQuery(tail=tail)) == [line for line in lines if id(line) in shown]
+
+
+@pytest.mark.parametrize("query", [LogQuery(tail=1, since=1), LogQuery(since=4000), LogQuery(tail=2000)], ids=repr)
+def test_a_long_log_stops_nobody_else(tmp_path: Path, query: LogQuery) -> None:
+    """Also while nothing is found that is wanted."""
+    path = tmp_path / "log"
+    long_log(path)
+
+    async def main() -> int:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(others())
+        async for _ in read_log(path, query, asyncio.Event().wait):
+            pass
+        working.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 19
+
+
 def test_a_follower_sees_what_comes_and_a_log_started_anew(tmp_path: Path) -> None:
     path = tmp_path / "log"
     first, second, third = (LogLine(1, number, f"line {number}\n".encode()) for number in (1, 2, 3))
