@@ -167,6 +167,27 @@ def test_a_node_that_is_down_is_named_and_the_others_are_shown(tmp_path: Path) -
     play(tmp_path, 3, 2, scene)
 
 
+def test_a_node_that_falls_silent_in_the_middle_is_named(tmp_path: Path) -> None:
+    async def scene(cluster: SimCluster) -> None:
+        id = await service(cluster, 3)
+        for task in cluster.state.tasks_of(id):
+            for _ in range(400):
+                say(cluster, task, "x" * 9999 + "\n")
+        lost = cluster.hosts["node3"]
+        seen: list[TaskLog] = []
+        with pytest.raises(Unavailable, match=f"for the following reasons: node {lost.node} disconnected unexpectedly"):
+            async with aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs:
+                while not any(log.node == lost.node for log in seen):
+                    seen += await anext(logs)
+                cluster.isolate(lost.name)
+                async for lines in logs:
+                    seen += lines
+        assert [sum(log.node == host.node for log in seen) < 402 for host in cluster.hosts.values()] == [False, False, True]
+        cluster.heal(lost.name)
+
+    play(tmp_path, 1, 2, scene)
+
+
 def test_a_task_that_has_no_node_is_named(tmp_path: Path) -> None:
     async def scene(cluster: SimCluster) -> None:
         nowhere = Placement(constraints=("node.hostname==nowhere",))

@@ -144,8 +144,9 @@ class Uplink:
         return welcomed
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
-        found = ((task, status) for task, status in self._statuses().items() if status.state.is_terminal)
-        return tuple(itertools.islice(found, MAX_STATUSES))
+        """The newest."""
+        found = [(task, status) for task, status in self._statuses().items() if status.state.is_terminal]
+        return tuple(found[-MAX_STATUSES:])
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())

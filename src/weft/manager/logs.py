@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import AsyncExitStack, suppress
 
 from weft.cluster.base import LogRequest, LogSource, Relay, SessionClosed
-from weft.cluster.messages import LogLines, PublishLogs
+from weft.cluster.messages import FromPublisher, LogLines, PublishLogs
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
 from weft.handover import Handover
 from weft.manager.certificates import known
@@ -38,6 +38,8 @@ ATTEMPTS, PAUSE = 4, 0.5
 """How often, and how many seconds apart, a node that is ready is asked: its session may be moving from one manager to another."""
 RETRY = 1.0
 """Seconds until a node that is followed is asked again."""
+CHECK = 5.0
+"""Seconds of silence after which a publisher's node is looked at."""
 UNREAD = 256 << 10
 """Bytes of lines that wait for the reader."""
 OVERHEAD = 200
@@ -281,12 +283,24 @@ class Subscription:
 
     async def _receive(self, node: NodeId, source: LogSource) -> None:
         try:
-            while isinstance(message := await source.receive(), LogLines):
+            while isinstance(message := await self._next(node, source), LogLines):
                 await self._hand_over(node, message.lines)
         except SessionClosed as cause:
             raise Unavailable(f"node {node} disconnected unexpectedly") from cause
         if message.errors:
             raise Unavailable(f"node {node}: {'; '.join(message.errors)[:MOST_SAID]}")
+
+    async def _next(self, id: NodeId, source: LogSource) -> FromPublisher:
+        """A daemon that is stopped keeps its connection and says nothing: it ends when the node is found to be down."""
+        receiving = asyncio.ensure_future(source.receive())
+        try:
+            while not (await asyncio.wait((receiving,), timeout=CHECK))[0]:
+                node = self._store.state.nodes.get(id)
+                if node is None or node.status.state is not NodeState.READY:
+                    raise SessionClosed(f"node {id} is silent")
+            return receiving.result()
+        finally:
+            receiving.cancel()
 
     async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> None:
         """What the node may speak of. This manager's copy of the state may be older than the task."""
