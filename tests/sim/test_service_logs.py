@@ -176,7 +176,7 @@ def test_a_node_that_falls_silent_in_the_middle_is_named(tmp_path: Path) -> None
         lost = cluster.hosts["node3"]
         seen: list[TaskLog] = []
         with pytest.raises(Unavailable, match=f"for the following reasons: node {lost.node} disconnected unexpectedly"):
-            async with aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs:
+            async with asyncio.timeout(300), aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs:
                 while not any(log.node == lost.node for log in seen):
                     seen += await anext(logs)
                 cluster.isolate(lost.name)
