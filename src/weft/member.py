@@ -28,6 +28,7 @@ from weft.api.backend import InitRequest, JoinRequest, Membership
 from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
+from weft.cluster.logs import LogConnector
 from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
@@ -97,7 +98,7 @@ class SwarmMember:
         adapters = replace(
             around.adapters(connect, self._remember_managers), wallet=self._wallet,
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
-            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
+            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet),
         )  # fmt: skip
         facts = around.facts(member.node, member.data_path_address)
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)

@@ -27,6 +27,7 @@ import msgspec
 from weft.cluster.base import MemberRequest
 from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
+from weft.cluster.logs import ManagerRelay
 from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
@@ -319,7 +320,7 @@ async def _take(
     member = place.member()
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
-        host_answers, no_members, ping.EchoSocket,
+        host_answers, no_members, ping.EchoSocket, ManagerRelay(place.wallet),
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)

@@ -32,9 +32,36 @@ def test_exec(cluster, one):
 def test_logs(cluster, one):
     node, container = one
     cluster.eventually(lambda: cluster.docker(node, "logs", container) == "out\n", 10)
-    assert "cannot show the logs of service solo: not supported by Weft" in cluster.docker_fails(
-        "node1", "service", "logs", "solo"
-    )
+
+
+def test_logs_of_a_service_from_all_hosts(cluster, names):
+    name = names("talking")
+    script = "echo out; echo err >&2; while sleep 0.2; do echo more; done"
+    cluster.create(name, command=("sh", "-c", script))
+    tasks = cluster.running(name)
+    assert {task["Node"] for task in tasks} == set(cluster.nodes)
+    prefixes = {f"{task['Name']}.{task['ID'][:12]}@{task['Node']}    | " for task in tasks}
+
+    def shown(*argv):
+        return set(cluster.docker("node1", "service", "logs", *argv).splitlines())
+
+    cluster.eventually(lambda: shown(name) == {prefix + text for prefix in prefixes for text in ("out", "more")}, 20)
+    done = cluster.run("docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "logs", name)
+    assert set(done.stderr.splitlines()) == {prefix + "err" for prefix in prefixes}
+    assert shown("--tail", "1", name) == {prefix + "more" for prefix in prefixes}
+    one = tasks[0]
+    assert shown(one["ID"]) == {f"{one['Name']}.{one['ID'][:12]}@{one['Node']}    | {text}" for text in ("out", "more")}
+
+
+def test_logs_of_a_task_that_has_failed(cluster, names):
+    """What a task said that is no more: for that people look at logs."""
+    name = names("failing")
+    cluster.create(name, "--restart-condition", "none", "-d", replicas=1, command=("sh", "-c", "echo last words; exit 3"))
+    cluster.eventually(lambda: [task["CurrentState"][:6] for task in cluster.tasks(name)] == ["Failed"], 20)
+    (task,) = cluster.tasks(name)
+    said = f"{name}.1.{task['ID'][:12]}@{task['Node']}    | last words\n"
+    for reference in (name, task["ID"]):
+        cluster.eventually(lambda reference=reference: cluster.docker("node1", "service", "logs", reference) == said, 10)
 
 
 def test_inspect_and_ps(cluster, one):

@@ -4,7 +4,9 @@ Each test begins and ends with node1 as the only manager, which is what the othe
 """
 
 import json
+import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -45,6 +47,38 @@ def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
         cluster.eventually(lambda node=node: node not in managers(cluster), 60, f"{node} is a worker")
         cluster.eventually(lambda node=node: cluster.docker(node, "info", "-f", "{{.Swarm.ControlAvailable}}") == "false\n", 30)
     assert managers(cluster) == {"node1": "Leader"}
+
+
+def test_any_manager_shows_logs_whoever_has_the_session(three_managers: Any, names: Any) -> None:
+    """Sessions are spread over the managers: whichever is asked, most are with another one."""
+    cluster = three_managers
+    web = names("logged")
+    cluster.create(web, command=("sh", "-c", "echo begins; while sleep 0.2; do echo goes on; done"))
+    tasks = cluster.running(web)
+    assert {task["Node"] for task in tasks} == set(cluster.nodes)
+    expected = {f"{task['Name']}@{task['Node']}    | begins" for task in tasks}
+
+    def first_lines(asked: str, *argv: str) -> set[str]:
+        out = cluster.docker(asked, "service", "logs", "--no-task-ids", *argv, web)
+        return {line for line in out.splitlines() if line.endswith("begins")}
+
+    for asked in ("node1", *OTHERS):
+        cluster.eventually(lambda asked=asked: first_lines(asked) == expected, 20, f"all logs, from {asked}")
+    argv = ["docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "logs", "-f", "-t", "--no-task-ids", web]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            cluster.docker("node2", "service", "scale", "-d", f"{web}=4")
+            later = next(line for line in following.stdout if f" {web}.4@" in line)
+            assert later.endswith("| begins\n")
+            cluster.lab("kill", "node3")
+            cluster.lab("restart", "node3")
+            back = datetime.now(UTC).isoformat()
+            line = next(line for line in following.stdout if "@node3" in line and line > back)
+            assert line.endswith("| goes on\n")
+        finally:
+            following.terminate()
+    cluster.eventually(lambda: all_there(cluster, "node1"), 30, "three managers again")
 
 
 def services(cluster: Any, node: str) -> set[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from weft.cluster.base import Connect
+from weft.cluster.base import Connect, LogSink, Publish
 from weft.cluster.identity import Credentials, Wallet
+from weft.errors import Unavailable
 from weft.linux.base import Echo, EspEngine, Kernel
 from weft.model.addresses import Port
 from weft.model.ids import NodeId
@@ -49,6 +50,10 @@ def _nothing(credentials: Credentials, role: Role) -> None:
     """Nobody wants to know."""
 
 
+async def _nowhere(manager: str, subscription: str) -> LogSink:
+    raise Unavailable(f"cannot publish logs to manager {manager}: this node has no connections but its session")
+
+
 def _no_resolver() -> HostResolver:
     return HostResolver()
 
@@ -75,6 +80,8 @@ class Adapters:
     """Read each time: DHCP may change it."""
     managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)
     """The managers named by the last one reached, to be kept for reconnecting."""
+    publish: Publish = field(default=_nowhere)
+    """Connections for logs."""
     epoch: Callable[[], int] = field(default=_first_epoch)
     """The latest of the cluster that is known here."""
     check_epoch: Callable[[int], None] = field(default=_any_epoch)

@@ -20,6 +20,7 @@ from weft.agent.container_config import TASK_LABEL, expired
 from weft.agent.encryption import Encryption
 from weft.agent.events import EventLog
 from weft.agent.files import ValueFile
+from weft.agent.logs import LogPublisher
 from weft.agent.network import NetworkLoop
 from weft.agent.pulls import Pulls
 from weft.agent.resolver import Resolvers
@@ -64,7 +65,12 @@ class Agent:
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_flows)
-        self.uplink = Uplink(adapters, node, facts.data_path_address, self._statuses, self._change, self._reached)
+        self.logs = LogPublisher(
+            adapters.runtime, lambda since=0, until=0: self.events.listen(since, until), adapters.clock, adapters.publish
+        )
+        self.uplink = Uplink(
+            adapters, node, facts.data_path_address, self._statuses, self._change, self._reached, self.logs.ask
+        )  # fmt: skip
         self._names = NameCache()
         self._resolvers = Resolvers(
             adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers
@@ -107,6 +113,7 @@ class Agent:
                     self._take_over(self._stored)
                 group.create_task(self._do_without_manager())
                 group.create_task(self.uplink.run())
+                group.create_task(self.logs.run())
         finally:
             self._group = self._running = None
             self._resolvers.close_all()

@@ -27,6 +27,7 @@ from weft.cluster.messages import (
     Hello,
     IssuedCertificate,
     Managers,
+    PublishLogs,
     Renew,
     StatusAccepted,
     StatusUpdate,
@@ -66,16 +67,17 @@ class Uplink:
     def __init__(
         self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
         statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
-        reached: Callable[[], Awaitable[None]] = _no_preparation,
+        reached: Callable[[], Awaitable[None]] = _no_preparation, publish: Callable[[PublishLogs], None] | None = None,
     ) -> None:  # fmt: skip
         """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
-        a manager."""
+        a manager; `publish` begins to publish logs, if this agent can."""
         self._adapters = adapters
         self._node = node
         self._data_path_address = data_path_address
         self._statuses = statuses
         self._apply = apply
         self._reached = reached
+        self._publish = publish
         self._renewal: Renewal | None = None
         if adapters.wallet is not None:
             self._renewal = Renewal(
@@ -132,6 +134,7 @@ class Uplink:
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
                 routes=adapters.routes(),
                 trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
+                publishes_logs=self._publish is not None,
             )  # fmt: skip
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
@@ -156,8 +159,9 @@ class Uplink:
         return welcomed
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
-        found = ((task, status) for task, status in self._statuses().items() if status.state.is_terminal)
-        return tuple(itertools.islice(found, MAX_STATUSES))
+        """The newest."""
+        found = [(task, status) for task, status in self._statuses().items() if status.state.is_terminal]
+        return tuple(found[-MAX_STATUSES:])
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())
@@ -193,6 +197,8 @@ class Uplink:
                     self._adapters.managers_changed(managers)
                 case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
                     self._renewal.hear(message)
+                case PublishLogs() as logs if self._publish is not None:
+                    self._publish(logs)
                 case Goodbye(reason):
                     raise SessionClosed(reason)
 

@@ -5,7 +5,7 @@ Handlers read `swarm()` and write through its few methods, which check what cros
 nothing: the control loops do that when the change is committed. The errors are those of `weft.errors`, with the original's texts.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal, Protocol
 
@@ -14,6 +14,7 @@ import msgspec
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
+from weft.model.logs import LogsWanted, TaskLog
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
@@ -157,6 +158,10 @@ class Swarm(Protocol):
     @property
     def standing(self) -> Standing:
         """Which managers are there, and which one leads."""
+        ...
+
+    def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
+        """As they come from the nodes; at the end raises `Unavailable`, with the original's text, if some are missing."""
         ...
 
     async def update_cluster(

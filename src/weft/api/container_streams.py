@@ -13,18 +13,18 @@ from weft.errors import Conflict, InvalidArgument, Unsupported
 from weft.model.container import Container, ContainerState, LogLine
 
 
-def _outputs(call: Call) -> frozenset[int]:
+def outputs_of(call: Call) -> frozenset[int]:
     return frozenset(stream for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if call.flag(name))
 
 
-def _content_type(call: Call, framed: bool) -> str:
+def content_type(call: Call, framed: bool) -> str:
     """Before 1.42 both kinds had one name."""
     return MULTIPLEXED if framed and call.api_version >= (1, 42) else RAW
 
 
 async def logs(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
-    outputs = _outputs(call)
+    outputs = outputs_of(call)
     if not outputs:
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
     if container.config.log_driver == "none":
@@ -39,7 +39,7 @@ async def logs(call: Call) -> web.StreamResponse:
         tail=_tail(call.query("tail")),
     )
     framed = not container.config.spec.tty
-    response = web.StreamResponse(headers={"Content-Type": _content_type(call, framed)})
+    response = web.StreamResponse(headers={"Content-Type": content_type(call, framed)})
     await response.prepare(call.request)
     async for line in lines:
         if line.stream in outputs or not framed:
@@ -62,7 +62,7 @@ async def attach(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
-    outputs = _outputs(call)
+    outputs = outputs_of(call)
     if call.flag("logs") and not call.flag("stream"):
         raise Unsupported(
             "attaching to a container's past output only (logs without stream) is not supported by Weft: use logs"
@@ -70,7 +70,7 @@ async def attach(call: Call) -> web.StreamResponse:
     attached = await call.node.containers.attach(container.id)
     framed = not container.config.spec.tty
     try:
-        connection = take_over(call.request, _content_type(call, framed))
+        connection = take_over(call.request, content_type(call, framed))
         try:
             if call.flag("logs"):
                 await _replay(call, container, connection.write, outputs, framed)

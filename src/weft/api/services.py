@@ -14,7 +14,7 @@ from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
-from weft.errors import Forbidden, InvalidArgument, Unsupported
+from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import NetworkId
 from weft.model.service import Service
 from weft.model.state import ClusterState
@@ -115,10 +115,3 @@ async def remove(call: Call) -> web.Response:
     swarm = call.swarm
     await swarm.remove_service(find_service(swarm.state, call.id).id)
     return web.Response(status=200)
-
-
-async def logs(call: Call) -> web.Response:
-    service = find_service(call.swarm.state, call.id)
-    raise Unsupported(
-        f"cannot show the logs of service {service.name}: not supported by Weft: use `docker logs` on the node of each task"
-    )

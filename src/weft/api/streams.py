@@ -1,7 +1,7 @@
 """A program's streams over a connection: frames of output one way, input the other.
 
-A frame is a byte for the stream (1 stdout, 2 stderr), three zeros, the length in four bytes, big-endian, and the data. A
-terminal has one stream and no frames.
+A frame is a byte for the stream (1 stdout, 2 stderr, 3 an error of the daemon), three zeros, the length in four bytes, big-endian, and
+the data. A terminal has one stream and no frames.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from weft.errors import WeftError
 from weft.runtime.base import Attached
 
 log = logging.getLogger(__name__)
-STDOUT, STDERR = 1, 2
+STDOUT, STDERR, ERROR = 1, 2, 3
 
 
 def frame(stream: int, data: bytes) -> bytes:

@@ -9,13 +9,17 @@ from weft.api.call import Call, answer
 from weft.api.filters import boolean, label_matches
 from weft.api.nodes import find_node
 from weft.api.schema.task import task_json
-from weft.errors import InvalidArgument, Unsupported
+from weft.errors import InvalidArgument
 from weft.model.ids import ServiceId
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 
 FILTERS = ("name", "id", "label", "service", "node", "desired-state", "_up-to-date", "runtime")
 DESIRED = {"running": (TaskState.RUNNING,), "shutdown": (TaskState.SHUTDOWN,), "accepted": (TaskState.ACCEPTED,)}
+
+
+def find_task(state: ClusterState, reference: str) -> Task:
+    return lookup.find("task", reference, state.tasks)
 
 
 async def listing(call: Call) -> web.Response:
@@ -69,9 +73,4 @@ def is_up_to_date(state: ClusterState, task: Task) -> bool:
 
 async def inspect(call: Call) -> web.Response:
     state = call.swarm.state
-    return answer(task_json(lookup.find("task", call.id, state.tasks), state.networks))
-
-
-async def logs(call: Call) -> web.Response:
-    task = lookup.find("task", call.id, call.swarm.state.tasks)
-    raise Unsupported(f"cannot show the logs of task {task.id}: not supported by Weft: use `docker logs` on its node")
+    return answer(task_json(find_task(state, call.id), state.networks))

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from weft.cluster.messages import FromAgent, FromManager
+from weft.cluster.messages import FromAgent, FromManager, FromPublisher, PublishLogs
 from weft.errors import Unavailable
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Availability, Role
@@ -61,6 +61,53 @@ class Connect(Protocol):
 
     async def __call__(self) -> AgentSession:
         """Raises `Unavailable` if none answers, `Forbidden` if this node is no longer part of the swarm."""
+        ...
+
+
+class LogSource(Protocol):
+    """The manager's end of a connection on which an agent publishes logs."""
+
+    peer: Identity
+
+    async def receive(self) -> FromPublisher:
+        """The agent waits for as long as nobody does this. Raises `SessionClosed`."""
+        ...
+
+
+class LogSink(Protocol):
+    """The agent's end."""
+
+    async def send(self, message: FromPublisher) -> None:
+        """Waits while the manager is slow. Raises `SessionClosed`."""
+        ...
+
+    async def closed(self) -> None:
+        """Returns when the manager wants no more."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Publish(Protocol):
+    """How an agent gets a connection on which it publishes logs."""
+
+    async def __call__(self, manager: str, subscription: str, /) -> LogSink:
+        """To the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is no such subscription for this node."""
+        ...
+
+
+class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """From one manager to another: tell a node that has its session with you."""
+
+    node: NodeId
+    publish: PublishLogs
+
+
+class Relay(Protocol):
+    """How a manager asks another one."""
+
+    async def __call__(self, manager: str, request: LogRequest, /) -> None:
+        """At `host:port`. Raises what `Manager.pass_on` does, and `Unavailable` if it does not answer."""
         ...
 
 
@@ -126,4 +173,13 @@ class Manager(Protocol):
 
     async def admit_vote(self, peer: Identity) -> None:
         """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while it has not caught up."""
+        ...
+
+    async def pass_on(self, peer: Identity, request: LogRequest) -> None:
+        """Tells a node that has its session here to publish logs. Raises `Forbidden` if `peer` is not a manager,
+        `FailedPrecondition` if there is no such session, or the node cannot."""
+        ...
+
+    async def take_logs(self, source: LogSource, subscription: str) -> None:
+        """Returns when no more is wanted of them. Raises `Forbidden` unless there is such a subscription that waits for the peer."""
         ...

@@ -36,7 +36,7 @@ ELECTION = 3.0
 MAX_ANSWER = 1 << 20
 """Bytes. A root certificate comes from somebody who has not proved anything yet."""
 ERRORS: Mapping[int, type[WeftError]] = {400: InvalidArgument, 403: Forbidden, 412: FailedPrecondition}
-_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest], token: str) -> tuple[Admitted, Credentials]:
@@ -54,7 +54,7 @@ async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest],
                 raise Forbidden("remote CA does not match fingerprint. The join token was made for another swarm")
             admitted = await _admit(address, root, ask(request(key)))
             return admitted, Credentials(admitted.certificate, private_pem(key), admitted.root_certificate)
-        except _FAILURES as error:
+        except FAILURES as error:
             causes.append(f"{address}: {error or type(error).__name__}")
     raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
 
@@ -67,13 +67,13 @@ async def _fetch_root(address: str) -> str:
 
 
 async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitted:
-    body = await _post(address, "/v1/join", tls.client_context(root), codec.encode(admission))
+    body = await post(address, "/v1/join", tls.client_context(root), codec.encode(admission))
     admitted: Admitted = _decoded(address, body, Admitted)
     return admitted
 
 
-async def _post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
-    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and `_FAILURES`."""
+async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
+    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and `FAILURES`."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
         url = f"https://{address}{path}"
         async with http.post(url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME) as response:
@@ -120,8 +120,8 @@ class MemberClient:
         causes = []
         for address in self._managers():
             try:
-                return address, await _post(address, path, self._contexts.current(), body)
-            except (*_FAILURES, Unavailable) as error:
+                return address, await post(address, path, self._contexts.current(), body)
+            except (*FAILURES, Unavailable) as error:
                 causes.append(f"{address}: {error or type(error).__name__}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
@@ -164,7 +164,7 @@ class Connector:
                 causes.append(f"{address}: status {error.status}")
             except BaseException as error:
                 await http.close()
-                if not isinstance(error, _FAILURES):
+                if not isinstance(error, FAILURES):
                     raise
                 causes.append(f"{address}: {error or type(error).__name__}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")

@@ -1,9 +1,15 @@
-"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's `Welcome`, then both as they like."""
+"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's `Welcome`, then both as they like.
+
+A message of a kind that the other side does not know ends the session: a new kind is only sent to those that said they know it.
+Beside the session an agent may open connections on which it publishes logs: `LogLines` until `LogsEnd`.
+"""
 
 import msgspec
 
 from weft.model.assignment import AssignmentChange
+from weft.model.container import LogLine
 from weft.model.ids import NodeId, TaskId
+from weft.model.logs import LogsWanted
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
 from weft.model.task import TaskStatus
@@ -14,6 +20,8 @@ MAX_FROM_AGENT = 4 << 20
 """Bytes. What a manager must be ready to hold for each of a thousand agents: one report of `MAX_STATUSES`, of 2 kB each."""
 MAX_STATUSES = 2_000
 """In one `StatusUpdate`. The original's limit is 10,000, in no particular size."""
+MAX_LOG_LINES = 1 << 20
+"""Bytes of one `LogLines`. Publishers stay far below: it is what a manager must be ready to hold for each of them."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -30,6 +38,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The latest of the cluster that it was told of."""
     ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
     """Tasks that are over, at most `MAX_STATUSES`: a host that has rebooted is not asked for what it lost when it is ready again."""
+    publishes_logs: bool = False
+    """It knows `PublishLogs`."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -98,6 +108,30 @@ class Trust(msgspec.Struct, frozen=True, tag=True):
     root: str
 
 
+class PublishLogs(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """From the manager: open a connection to a manager, which need not be this one, and publish logs there."""
+
+    subscription: str
+    manager: str
+    """`host:port`"""
+    wanted: LogsWanted
+    seen: tuple[tuple[TaskId, tuple[Nanoseconds, int]], ...] = ()
+    """`model.logs.Seen` of what came before: only what follows is wanted."""
+
+
+class LogLines(msgspec.Struct, frozen=True, tag=True):
+    """From the publisher."""
+
+    lines: tuple[tuple[TaskId, LogLine], ...]
+
+
+class LogsEnd(msgspec.Struct, frozen=True, tag=True):
+    """From the publisher, at the end of what was wanted."""
+
+    errors: tuple[str, ...] = ()
+    """What could not be read."""
+
+
 class Goodbye(msgspec.Struct, frozen=True, tag=True):
     """From either side: why it ends the session."""
 
@@ -105,4 +139,16 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True):
 
 
 FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | Goodbye
-FromManager = Welcome | Heartbeat | StatusAccepted | AssignmentUpdate | Managers | Renew | IssuedCertificate | Trust | Goodbye
+FromManager = (
+    Welcome
+    | Heartbeat
+    | StatusAccepted
+    | AssignmentUpdate
+    | Managers
+    | Renew
+    | IssuedCertificate
+    | Trust
+    | PublishLogs
+    | Goodbye
+)
+FromPublisher = LogLines | LogsEnd

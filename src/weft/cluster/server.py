@@ -1,10 +1,13 @@
-"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for sessions, one for managers.
+"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for sessions, one for logs, and what is
+for managers.
 
 GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  the same
+POST /v1/logs          `LogRequest`, from another manager: to a node that has its session here
+GET  /v1/logs/{id}     a WebSocket, for a node that was told to publish logs for this subscription
 
 TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is still part of the swarm is for
 the manager behind this to say.
@@ -19,10 +22,18 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from weft.cluster import tls
-from weft.cluster.base import AdmissionRequest, Identity, Manager, MemberRequest, SessionClosed
+from weft.cluster.base import AdmissionRequest, Identity, LogRequest, Manager, MemberRequest, SessionClosed
 from weft.cluster.identity import Wallet
 from weft.cluster.listener import LIMITS, Limits, Listener
-from weft.cluster.messages import MAX_FROM_AGENT, AssignmentUpdate, FromAgent, FromManager, Goodbye
+from weft.cluster.messages import (
+    MAX_FROM_AGENT,
+    MAX_LOG_LINES,
+    AssignmentUpdate,
+    FromAgent,
+    FromManager,
+    FromPublisher,
+    Goodbye,
+)
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
 from weft.model import codec
 from weft.model.ids import ClusterId
@@ -61,6 +72,8 @@ class SessionServer:
         app.router.add_get("/v1/session", self._session)
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
+        app.router.add_post("/v1/logs", answering(self._pass_on))
+        app.router.add_get("/v1/logs/{subscription}", self._take_logs)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT)
         await runner.setup()
         assert runner.server is not None
@@ -98,6 +111,23 @@ class SessionServer:
     async def _admit_vote(self, request: web.Request) -> bytes:
         await self._manager.admit_vote(self._manager_at(request))
         return b""
+
+    async def _pass_on(self, request: web.Request) -> bytes:
+        peer = self._manager_at(request)
+        await self._manager.pass_on(peer, codec.decode(await request.read(), LogRequest))
+        return b""
+
+    async def _take_logs(self, request: web.Request) -> web.StreamResponse:
+        try:
+            source = ServerLogs(request, tls.identity(_peer_certificate(request), self._cluster), self._proved)
+            await self._manager.take_logs(source, request.match_info["subscription"])
+        except Forbidden as error:
+            log.info("logs.refused address=%s cause=%s", request.remote, error)
+            return web.Response(status=403, text=str(error))
+        if not source.socket.prepared:
+            return web.Response(status=503, text="no more logs are wanted")
+        await source.socket.close()
+        return source.socket
 
     def _manager_at(self, request: web.Request) -> Identity:
         peer = tls.identity(_peer_certificate(request), self._cluster)
@@ -193,6 +223,26 @@ class ServerSession:
         except SessionClosed:
             return
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:100])
+
+
+class ServerLogs:
+    """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked for."""
+
+    def __init__(self, request: web.Request, peer: Identity, proved: Callable[[web.Request], None]) -> None:
+        self.peer = peer
+        self._request = request
+        self._proved = proved
+        self.socket = web.WebSocketResponse(max_msg_size=MAX_LOG_LINES, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+
+    async def receive(self) -> FromPublisher:
+        try:
+            if not self.socket.prepared:
+                await self.socket.prepare(self._request)
+                self._proved(self._request)
+            message: FromPublisher = decode_frame(await self.socket.receive(), FromPublisher)
+        except (ConnectionError, RuntimeError) as error:
+            raise SessionClosed(f"node {self.peer.node} publishes no more: {error}") from error
+        return message
 
 
 def encoded(message: FromManager) -> bytes:

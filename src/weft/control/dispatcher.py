@@ -66,8 +66,8 @@ def assignment_for(
 
 
 def is_dispatched(task: Task) -> bool:
-    """Must its node know of it? Also one that is told to stop, until its agent has said that it has."""
-    return TaskState.ASSIGNED <= task.state <= TaskState.RUNNING
+    """Must its node know of it? Of one that is over too: its agent keeps its container and log for as long as its record is kept."""
+    return task.state >= TaskState.ASSIGNED and not (task.state.is_terminal and task.desired >= TaskState.REMOVE)
 
 
 def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:

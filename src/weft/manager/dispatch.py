@@ -24,7 +24,7 @@ from ipaddress import AddressValueError, IPv4Address
 import msgspec
 
 from weft.cluster.base import ManagerSession, SessionClosed
-from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, Welcome
+from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known, shown
@@ -110,6 +110,7 @@ class Dispatcher:
         link = AgentLink(
             session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node), self._turns
         )  # fmt: skip
+        link.publishes_logs = hello.publishes_logs
         self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
@@ -123,6 +124,13 @@ class Dispatcher:
                 del self._links[node]
                 self._suspicion.lost(node)
             log.info("session.closed node=%s", node)
+
+    def tell(self, node: NodeId, logs: PublishLogs) -> None:
+        """`manager.logs.Tell`."""
+        link = self._links.get(node)
+        if link is None:
+            raise FailedPrecondition(f"node {node} has no session with this manager")
+        link.ask(logs)
 
     def _register(self, link: AgentLink) -> None:
         """The node's newer session takes the place of the older one, whose end nobody may have noticed."""

@@ -10,23 +10,34 @@ sees (`cluster.base.Manager`).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import Literal
 
-from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest
+from weft.cluster.base import (
+    AdmissionRequest,
+    Admitted,
+    Identity,
+    LogRequest,
+    LogSource,
+    ManagerSession,
+    MemberGrant,
+    MemberRequest,
+    Relay,
+)
 from weft.control import keys, rotation
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.linux.base import Echo
 from weft.manager import cluster, networks, nodes, services
 from weft.manager.authority import Authority
-from weft.manager.certificates import Certificates
+from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
 from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
+from weft.manager.logs import LogBroker, no_relay
 from weft.manager.loops import ControlLoop, Reconcile, whole
 from weft.manager.members import ALONE, Membership
 from weft.manager.statuses import StatusWriter
@@ -35,6 +46,7 @@ from weft.manager.transaction import cluster_of, transact
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
@@ -59,13 +71,13 @@ class Manager:
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
     session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`. `open_echo`: how hosts
-    are asked all the time."""
+    are asked all the time. `relay`: how it asks other managers."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
         kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
-        open_echo: Callable[[], Echo] | None = None,
+        open_echo: Callable[[], Echo] | None = None, relay: Relay = no_relay,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -81,6 +93,7 @@ class Manager:
         self._certificates = Certificates(authority, clock, entropy)
         self._suspicion = Suspicion(own, store, clock, probe, open_echo)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
+        self._logs = LogBroker(own, store, clock, self._dispatcher.tell, relay, self._id)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -159,6 +172,7 @@ class Manager:
             with suppress(asyncio.CancelledError):
                 await self._running
             self._running = None
+        self._logs.close()
         self._dispatcher.close()
 
     async def failed(self) -> None:
@@ -211,6 +225,14 @@ class Manager:
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
 
+    async def pass_on(self, peer: Identity, request: LogRequest) -> None:
+        await self._store.sync()
+        known_manager(self._store.state, peer)
+        self._dispatcher.tell(request.node, request.publish)
+
+    async def take_logs(self, source: LogSource, subscription: str) -> None:
+        await self._logs.take(source, subscription)
+
     async def outlive_others(self) -> None:
         """The other managers are lost, and with them their parts of the store."""
         await transact(self._store, lambda state: nodes.bereavement(state, self._own))
@@ -244,6 +266,9 @@ class Manager:
     def events(self) -> AsyncIterator[NodeEvent]:
         """New events of swarm objects, without end."""
         return node_events(self._store, self._clock)
+
+    def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
+        return self._logs.read(wanted)
 
     async def update_cluster(
         self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,

@@ -20,6 +20,7 @@ from weft.cluster.messages import (
     Heartbeat,
     IssuedCertificate,
     Managers,
+    PublishLogs,
     Renew,
     StatusAccepted,
     StatusUpdate,
@@ -27,7 +28,7 @@ from weft.cluster.messages import (
     Welcome,
 )
 from weft.control.dispatcher import Memo, difference
-from weft.errors import WeftError
+from weft.errors import FailedPrecondition, InvalidArgument, WeftError
 from weft.manager.statuses import Report, StatusWriter
 from weft.model.assignment import Assignment
 from weft.model.ids import NodeId
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MAX_UNANSWERED = 256
 """Status reports whose answer the agent has not taken."""
+MAX_ASKED = 64
+"""Requests for logs that the agent has not taken."""
 
 
 Notice = Renew | Trust | Managers
@@ -55,6 +58,9 @@ class AgentLink:
         self._heard = heard
         self._certify = certify
         self._turns = turns
+        self.publishes_logs = False
+        """See `Hello`."""
+        self._asked: deque[PublishLogs] = deque()
         self._notices: dict[type[Notice], Notice] = {}
         self._noticed: dict[type[Notice], Notice] = {}
         self._requested: CertificateRequest | None = None
@@ -93,6 +99,15 @@ class AgentLink:
         if self._noticed.get(kind) != notice:
             self._notices[kind] = self._noticed[kind] = notice
             self._work.set()
+
+    def ask(self, logs: PublishLogs) -> None:
+        """Raises `InvalidArgument` if the agent does not know how, `FailedPrecondition` if it does not read."""
+        if not self.publishes_logs:
+            raise InvalidArgument(f"node {self.node} cannot publish logs: its daemon is too old")
+        if len(self._asked) >= MAX_ASKED:
+            raise FailedPrecondition(f"node {self.node} does not take what it is asked")
+        self._asked.append(logs)
+        self._work.set()
 
     def end(self, cause: WeftError) -> None:
         """Makes `run` raise `cause`."""
@@ -158,6 +173,8 @@ class AgentLink:
             while self._accepted:
                 await self._session.send(StatusAccepted(self._accepted.popleft()))
                 self._unanswered -= 1
+            while self._asked:
+                await self._session.send(self._asked.popleft())
             while self._notices:
                 await self._session.send(self._notices.pop(next(iter(self._notices))))
             if self._requested is not None:

@@ -37,9 +37,12 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
 
     @classmethod
     def of(cls, task: Task, node: NodeId) -> "TaskAssignment":
+        """One that is over has given its addresses back and runs no more, whatever was wanted of it."""
+        is_over = task.state.is_terminal
         return cls(
             id=task.id, service=task.service, service_name=task.service_name, slot=task.slot, node=node,
-            spec=task.spec, ports=task.ports, attachments=task.attachments, desired=task.desired,
+            spec=task.spec, ports=task.ports, attachments=() if is_over else task.attachments,
+            desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
         )  # fmt: skip
 
     @property

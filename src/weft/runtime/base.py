@@ -4,7 +4,7 @@ Containers outlive the daemon: everything about them is on disk, and a new `Runt
 Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; image problems name the image.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from weft.model.container import Container, ContainerConfig, Image, LogLine
@@ -84,7 +84,7 @@ class Runtime(Protocol):
 
     def logs(
         self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
-    ) -> AsyncIterator[LogLine]: ...
+    ) -> AsyncGenerator[LogLine, None]: ...
 
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None: ...
 

@@ -20,7 +20,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -374,7 +374,7 @@ class ConmonRuntime:
 
     def logs(
         self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         box = self._box(id)
         return read_log(box.directory.log, LogQuery(follow=follow, since=since, until=until, tail=tail), box.ended.wait)
 

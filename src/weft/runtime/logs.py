@@ -5,8 +5,7 @@
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +18,10 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.inotify import FileWatch
 
 _STREAMS = {b"stdout": 1, b"stderr": 2}
-_LINES_AT_ONCE = 1000
-"""Between two looks at the rest of the program."""
+_LINES_AT_ONCE = 200
+"""Between two looks at the rest of the program: two milliseconds."""
+_BLOCK = 64 << 10
+"""Bytes that are read at once from the end of a log."""
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,25 +34,65 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
         return line.timestamp >= self.since and (not self.until or line.timestamp <= self.until)
 
 
-async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncIterator[LogLine]:
+async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
     """What is in the log; with `follow` also what comes, until `ended` returns or a line is later than `until`."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with closing(_Tail(path, file)) as log:
-        past = (line for line in log.lines() if query.wants(line))
-        chosen = deque(past, maxlen=query.tail) if query.tail is not None else past
-        for number, line in enumerate(chosen):
-            yield line
-            if number % _LINES_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        skipped, lines = await _skipped(log, query), Lines()
+        async for line in _gently(log.lines()):
+            if query.wants(line) and lines.number(line) > skipped:
+                yield line
         if query.follow:
             async for line in _follow(log, query, ended):
                 yield line
 
 
-async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncIterator[LogLine]:
+async def _gently(lines: Iterable[LogLine]) -> AsyncGenerator[LogLine, None]:
+    """Lets the rest of the program run, also while nothing is found that is wanted."""
+    for count, line in enumerate(lines, 1):
+        yield line
+        if count % _LINES_AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
+class Lines:
+    """Numbers them from 1, in the order of their beginnings: pieces of a line have one number. conmon cuts a line wherever a read ends,
+    so every eight kilobytes of a talkative program."""
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self._begun: dict[int, int] = {}
+        """By stream."""
+
+    def number(self, piece: LogLine) -> int:
+        if piece.stream not in self._begun:
+            self.newest += 1
+        number = self._begun.setdefault(piece.stream, self.newest)
+        if piece.data.endswith(b"\n"):
+            del self._begun[piece.stream]
+        return number
+
+
+async def _skipped(log: "_Tail", query: LogQuery) -> int:
+    """Brings the log to where reading begins, and gives how many lines from there are not among the last ones that are wanted. Of two
+    streams two lines may have begun before, with an end that was counted, and another end may be half written. If a line on one stream
+    was left open for longer than that, while the other one went on, only its last pieces are found."""
+    if query.tail is None:
+        return 0
+    start = await log.near_end(query.tail + 3) if not query.since and not query.until else 0
+    log.seek(start)
+    lines = Lines()
+    async for line in _gently(log.lines(to_the_next=False)):
+        if query.wants(line):
+            lines.number(line)
+    log.seek(start)
+    return lines.newest - query.tail
+
+
+async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
     """Looks, then waits; once more after the end, for what was written just before it."""
     over = asyncio.ensure_future(ended())
     try:
@@ -59,7 +100,7 @@ async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[o
         while not finished:
             finished = over.done()
             log.watch()
-            for line in log.lines():
+            async for line in _gently(log.lines()):
                 if query.until and line.timestamp > query.until:
                     return
                 if query.wants(line):
@@ -78,14 +119,35 @@ class _Tail:
         self._file = file
         self._watch: FileWatch | None = None
 
-    def lines(self) -> Iterator[LogLine]:
-        """The whole lines since the last call."""
+    def seek(self, position: int) -> None:
+        self._file.seek(position)
+
+    async def near_end(self, ends: int) -> int:
+        """Where the last records begin, of which so many end a line; 0 if there are fewer."""
+        position, rest = self._file.seek(0, os.SEEK_END), b""
+        while position:
+            step = min(_BLOCK, position)
+            position = self._file.seek(position - step)
+            first, *records = (self._file.read(step) + rest).split(b"\n")
+            start = position + len(first) + sum(len(record) + 1 for record in records)
+            for record in reversed(records):
+                start -= len(record)
+                ends -= _ends_line(record)
+                if not ends:
+                    return start
+                start -= 1
+            rest = first
+            await asyncio.sleep(0)
+        return 0
+
+    def lines(self, to_the_next: bool = True) -> Iterator[LogLine]:
+        """The whole lines since the last call; if there is one, also those of the file that has replaced this one."""
         while True:
             position = self._file.tell()
             raw = self._file.readline()
             if not raw.endswith(b"\n"):
                 self._file.seek(position)
-                if not self._replaced():
+                if not (to_the_next and self._replaced()):
                     return
                 continue
             line = parse_line(raw)
@@ -124,6 +186,11 @@ class _Tail:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+
+def _ends_line(record: bytes) -> bool:
+    fields = record.split(b" ", 3)
+    return len(fields) == 4 and fields[1] in _STREAMS and fields[2] == b"F"
 
 
 def parse_line(line: bytes) -> LogLine | None:

@@ -22,6 +22,7 @@ from weft.cluster.base import AdmissionRequest, AgentSession, Connect
 from weft.cluster.client import Connector
 from weft.cluster.identity import Credentials, Wallet
 from weft.cluster.listener import LIMITS, Limits
+from weft.cluster.messages import PublishLogs
 from weft.cluster.server import SessionServer
 from weft.errors import Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
@@ -67,7 +68,9 @@ class Member:
             open_resolver=_no_resolver, wallet=self.wallet, advertise_address=str(address),
             managers_changed=self._remember, credentials_changed=lambda _, role: self.changes.append(role),
         )  # fmt: skip
-        self.uplink = Uplink(adapters, self.node, address, dict, lambda _: None)
+        self.asked: list[PublishLogs] = []
+        """For logs, which this agent leaves to the test."""
+        self.uplink = Uplink(adapters, self.node, address, dict, lambda _: None, publish=self.asked.append)
         self.running: asyncio.Task[None] | None = None
 
     @property

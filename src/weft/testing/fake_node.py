@@ -10,12 +10,13 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal
 
 import msgspec
 
+from weft.agent.logs import TaskLogs
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership
 from weft.control import rotation
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
@@ -24,6 +25,7 @@ from weft.model import references
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Segment
 from weft.model.node import Availability, CertificateInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus
@@ -118,6 +120,8 @@ class FakeSwarm:
     def __init__(self, node: "FakeNode", spec: ClusterSpec, availability: Availability = "active") -> None:
         self._node = node
         self.state = ClusterState()
+        self.missing = ""
+        """Why some logs are."""
         self._subnets = itertools.count(0)
         self._vnis = itertools.count(4096)
         tokens = JoinTokens("SWMTKN-1-worker", "SWMTKN-1-manager")
@@ -170,6 +174,21 @@ class FakeSwarm:
         """All nodes have certificates of the one, and trust the other."""
         certificate = CertificateInfo(signer_id(signer.certificate), fingerprint(trusted.certificate))
         self.apply(*(Put(msgspec.structs.replace(node, certificate=certificate)) for node in self.state.nodes.values()))
+
+    async def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
+        """Read as an agent does."""
+        logs = TaskLogs(self._node.containers, self._node.events, time.time_ns, wanted, {})
+        reading = asyncio.create_task(logs.run())
+        try:
+            while lines := await logs.next():
+                tasks = [(self.state.tasks[id], line) for id, line in lines]
+                yield [TaskLog(task.node or NodeId(""), task.service, task.id, line) for task, line in tasks]
+            await reading
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+        if self.missing:
+            raise Unavailable(self.missing)
 
     async def rotate_keys(self) -> None:
         raise FailedPrecondition("cannot rotate keys: there is no encrypted network")

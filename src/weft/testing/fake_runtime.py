@@ -2,12 +2,13 @@
 that only follow each other as real ones do, errors are those of the real runtime, and what is inside outlives whoever uses it,
 so that a second agent on the same `FakeRuntime` finds what the first one left.
 
-No process runs. A container lives until somebody stops it or a test calls `die`. `latency` makes each effect take (virtual)
-time, and the caller can be cancelled before it. `fail` makes the next calls of an effect fail. `history` tells what happened.
+No process runs. A container lives until somebody stops it or a test calls `die`, and says what a test makes it `say`. `latency` makes
+each effect take (virtual) time, and the caller can be cancelled before it. `fail` makes the next calls of an effect fail. `history`
+tells what happened.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Literal
 
 import msgspec
@@ -90,6 +91,9 @@ class FakeRuntime:
         self._clock = clock
         self._containers: dict[ContainerId, Container] = {}
         self._ended: dict[ContainerId, asyncio.Event] = {}
+        self._said: dict[ContainerId, list[LogLine]] = {}
+        self._news = asyncio.Event()
+        """Set, and replaced, when a container says something or ends."""
         self._failures: dict[Effect, list[str]] = {}
         self._pids = FIRST_PID
 
@@ -102,6 +106,12 @@ class FakeRuntime:
     def die(self, id: ContainerId, exit_code: int = 0, oom_killed: bool = False) -> None:
         """Its process ends by itself."""
         self._end(id, exit_code, "die", oom_killed)
+
+    def say(self, id: ContainerId, text: str, stream: int = 1) -> None:
+        """A line of its log; without its newline a piece of one."""
+        self.get(id)
+        self._said.setdefault(id, []).append(LogLine(stream, self._clock(), text.encode()))
+        self._tell()
 
     def lose(self) -> None:
         """The host loses its power: nobody sees an end."""
@@ -167,6 +177,7 @@ class FakeRuntime:
                 self._end(id, KILLED, "die")
             del self._containers[id]
             self._event(id).set()
+            self._tell()
             self.history.append(("remove", id))
 
     async def wait(self, id: ContainerId) -> Container:
@@ -181,9 +192,20 @@ class FakeRuntime:
 
     async def logs(
         self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         self.get(id)
-        yield LogLine(1, self._clock(), b"hello from " + id[:12].encode() + b"\n")
+        lines = self._said.setdefault(id, [])
+        position = 0 if tail is None else max(len(lines) - tail, 0)
+        while True:
+            for line in lines[position:]:
+                position += 1
+                if line.timestamp >= since and (not until or line.timestamp <= until):
+                    yield line
+            if position < len(lines):
+                continue
+            if not follow or id not in self._containers or self._containers[id].state is ContainerState.EXITED:
+                return
+            await self._news.wait()
 
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
         self._require(id, ContainerState.RUNNING, "resize")
@@ -230,6 +252,11 @@ class FakeRuntime:
         )
         self._put(ended, how)
         self._event(id).set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _event(self, id: ContainerId) -> asyncio.Event:
         return self._ended.setdefault(id, asyncio.Event())

@@ -31,11 +31,12 @@ class Host:
     def __init__(self, directory: Path, number: int, where: Elsewhere | None) -> None:
         self.address = IPv4Address("127.0.0.0") + number
         self.listen = f"{self.address}:{free_port()}"
-        images = FakeImages()
+        images = FakeImages("demo")
+        self.runtime = FakeRuntime(images, time.time_ns)
 
         def adapters(connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
             return Adapters(
-                kernel=FakeKernel(), runtime=FakeRuntime(images), images=images, connect=connect, clock=time.time_ns,
+                kernel=FakeKernel(), runtime=self.runtime, images=images, connect=connect, clock=time.time_ns,
                 entropy=os.urandom, description=self.description, routes=tuple, open_resolver=nobody,
                 managers_changed=managers_changed,
             )  # fmt: skip

@@ -13,7 +13,7 @@ import signal as signals
 import struct
 import termios
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import msgspec
@@ -322,7 +322,7 @@ class ProcessRuntime:
 
     async def logs(
         self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         entry = self._entry(id)
         position = 0 if tail is None else max(len(entry.lines) - tail, 0)
         while True:

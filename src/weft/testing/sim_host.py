@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
-from weft.cluster.base import AgentSession, Identity, ManagerSession, MemberRequest
+from weft.cluster.base import AgentSession, Identity, LogRequest, LogSink, ManagerSession, MemberRequest
 from weft.cluster.identity import Credentials, Wallet
 from weft.errors import InvalidArgument, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
@@ -33,6 +33,7 @@ from weft.testing import virtual_time
 from weft.testing.fake_echo import FakeEcho
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.fake_runtime import FakeImages, FakeRuntime
+from weft.testing.memory_logs import MemoryLogs
 from weft.testing.sim_network import LATENCY, SimNetwork
 from weft.testing.sim_processes import Processes
 
@@ -90,6 +91,9 @@ class SimHost:
         self.managers: tuple[tuple[NodeId, str], ...] = ()
         self.votes = False
         """Its part of the store is complete."""
+        self.published: list[MemoryLogs] = []
+        self.taken: list[MemoryLogs] = []
+        """Connections for logs that it has opened, and that were opened to it."""
         self._told = told
         self.agent: Agent | None = None
         self.manager: Manager | None = None
@@ -139,6 +143,8 @@ class SimHost:
         shutil.rmtree(frozen, ignore_errors=True)
         shutil.copytree(self.disk, frozen)
         self._network.vanish(self.name)
+        for logs in (*self.published, *self.taken):
+            await logs.close()
         await self._processes.kill(self.name)
         shutil.rmtree(self.disk)
         frozen.rename(self.disk)
@@ -181,7 +187,7 @@ class SimHost:
             wallet=Wallet(self.credentials, self.hold), advertise_address=str(self.address),
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
             entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
-            routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know,
+            routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know, publish=self._publish,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
         )  # fmt: skip
 
@@ -225,7 +231,7 @@ class SimHost:
         manager = Manager(
             identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
             obstacle="" if kv is not None else "the store is one manager's", probe=self._host_answers,
-            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
+            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
         )  # fmt: skip
         await manager.start()
         self.manager = manager
@@ -285,6 +291,32 @@ class SimHost:
             return False
         return True
 
+    async def _manager_at(self, address: str) -> "tuple[SimHost, Manager]":
+        host = self.peers(address)
+        if host is None or host.manager is None or not (self._network.is_open(self.name, host.name) and self._trust(host)):
+            raise Unavailable(f"cannot reach manager {address}")
+        await asyncio.sleep(3 * self._network.latency(self.name, host.name))
+        return host, host.manager
+
+    async def _relay(self, address: str, request: LogRequest) -> None:
+        assert self.identity is not None
+        host, manager = await self._manager_at(address)
+        await self._ask(host, manager.pass_on(self.identity, request))
+
+    async def _publish(self, address: str, subscription: str) -> LogSink:
+        assert self.identity is not None
+        host, manager = await self._manager_at(address)
+        logs = MemoryLogs(self.identity, lambda: self._network.passable(self.name, host.name))
+        self.published.append(logs)
+        host.taken.append(logs)
+        taking = self._processes.spawn(host.name, _take(manager, logs, subscription))
+        accepted = asyncio.ensure_future(logs.accepted.wait())
+        await asyncio.wait((taking, accepted), return_when=asyncio.FIRST_COMPLETED)
+        if not accepted.done():
+            accepted.cancel()
+            await _answer(taking)
+        return logs
+
     async def _ask(self, host: "SimHost", work: Any) -> Any:
         """Done in the manager's process; its answer."""
         return await _answer(self._processes.spawn(host.name, work))
@@ -303,6 +335,13 @@ async def _answer(task: asyncio.Task[Any]) -> Any:
     if task.cancelled():
         raise Unavailable("the manager has died")
     return task.result()
+
+
+async def _take(manager: Manager, logs: MemoryLogs, subscription: str) -> None:
+    try:
+        await manager.take_logs(logs, subscription)
+    finally:
+        await logs.close()
 
 
 async def _serve(manager: Manager, session: ManagerSession) -> None:

@@ -7,7 +7,7 @@ from weft.model.assignment import Assignment, NetworkView
 from weft.model.ids import NetworkId, NodeId
 from weft.model.network import NetworkSpec
 from weft.model.service import ContainerSpec, EndpointSpec, NetworkAttachmentSpec, PublishedPort, ServiceSpec, TaskSpec
-from weft.model.task import ContainerStatus, TaskState
+from weft.model.task import ContainerStatus, TaskState, TaskStatus
 from weft.testing.control_room import ControlRoom
 
 NODE1 = NodeId("node1")
@@ -62,6 +62,20 @@ def test_records_of_a_network() -> None:
     leg = views[network].load_balancer(NODE1)
     assert leg is not None
     assert leg.task is None
+
+
+def test_a_task_that_is_over_is_kept_without_addresses_as_long_as_its_record() -> None:
+    room = ControlRoom(nodes=1)
+    network = room.network(NetworkSpec(name="net"))
+    service = room.service(spec(network))
+    room.settle()
+    task = room.running(service)[0]
+    failed = msgspec.structs.replace(task, status=TaskStatus(TaskState.FAILED))
+    room.put(failed)
+    told = assignment_for(room.state, NODE1, views_of(room)).tasks[task.id]
+    assert (told.attachments, told.desired) == ((), TaskState.SHUTDOWN)
+    room.put(msgspec.structs.replace(room.state.tasks[task.id], desired=TaskState.REMOVE))
+    assert task.id not in assignment_for(room.state, NODE1, views_of(room)).tasks
 
 
 def test_a_task_told_to_stop_serves_no_longer_but_stays_until_it_is_over() -> None:

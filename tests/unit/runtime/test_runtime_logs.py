@@ -61,6 +61,18 @@ def test_time_stamps_have_nine_digits_or_fewer(text: str, nanoseconds: int) -> N
     assert parse_timestamp(text) == nanoseconds
 
 
+def in_lines(pieces: list[LogLine]) -> list[list[LogLine]]:
+    """The lines that pieces make, each in the order of its beginning."""
+    lines: list[list[LogLine]] = []
+    for piece in pieces:
+        own = [line for line in lines if line[0].stream == piece.stream]
+        if own and not own[-1][-1].data.endswith(b"\n"):
+            own[-1].append(piece)
+        else:
+            lines.append([piece])
+    return lines
+
+
 @given(st.lists(LINES, max_size=20), st.none() | st.integers(0, 5), st.integers(0, 4 * 10**18), st.integers(0, 4 * 10**18))
 def test_a_query_takes_a_span_of_time_and_the_last_lines(
     tmp_path_factory: pytest.TempPathFactory, lines: list[LogLine], tail: int | None, since: int, until: int
@@ -68,8 +80,57 @@ def test_a_query_takes_a_span_of_time_and_the_last_lines(
     path = tmp_path_factory.mktemp("log") / "log"
     path.write_bytes(b"".join(map(written, lines)))
     wanted = [line for line in lines if line.timestamp >= since and (not until or line.timestamp <= until)]
-    expected = wanted if tail is None else wanted[max(0, len(wanted) - tail) :]
+    whole = in_lines(wanted)
+    shown = {id(piece) for line in whole[max(0, len(whole) - tail) :] for piece in line} if tail is not None else set()
+    expected = [line for line in wanted if tail is None or id(line) in shown]
     assert read(path, LogQuery(since=since, until=until, tail=tail)) == expected
+
+
+def long_log(path: Path) -> list[LogLine]:
+    """Ten times what is read at once, with lines of many sizes; those on stdout are in pieces, with lines on stderr between them."""
+
+    def line(number: int) -> LogLine:
+        is_error = number % 7 == 0
+        end = b"\n" if is_error or number % 5 else b""
+        return LogLine(2 if is_error else 1, number, b"%d " % number + b"x" * (number * 37 % 400) + end)
+
+    lines = [line(number) for number in range(1, 4000)]
+    path.write_bytes(b"".join(map(written, lines)))
+    assert path.stat().st_size > 10 * 65536
+    return lines
+
+
+@pytest.mark.parametrize("tail", [0, 1, 2, 10, 300, 3000, 5000])
+def test_the_last_lines_of_a_long_log_are_found_from_its_end(tmp_path: Path, tail: int) -> None:
+    path = tmp_path / "log"
+    lines = long_log(path)
+    whole = in_lines(lines)
+    shown = {id(piece) for line in whole[max(0, len(whole) - tail) :] for piece in line}
+    assert read(path, LogQuery(tail=tail)) == [line for line in lines if id(line) in shown]
+
+
+@pytest.mark.parametrize("query", [LogQuery(tail=1, since=1), LogQuery(since=4000), LogQuery(tail=2000)], ids=repr)
+def test_a_long_log_stops_nobody_else(tmp_path: Path, query: LogQuery) -> None:
+    """Also while nothing is found that is wanted."""
+    path = tmp_path / "log"
+    long_log(path)
+
+    async def main() -> int:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(others())
+        async for _ in read_log(path, query, asyncio.Event().wait):
+            pass
+        working.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 19
 
 
 def test_a_follower_sees_what_comes_and_a_log_started_anew(tmp_path: Path) -> None:

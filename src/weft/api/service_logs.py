@@ -1,0 +1,88 @@
+"""Logs of services and of tasks, from all nodes.
+
+A line is `[timestamp ]<details> <text>` in a frame of its stream; the details say whose it is, and the docker command makes
+`name.slot.id@node    | ` of them. What is missing comes last, as an error in the stream.
+"""
+
+from contextlib import aclosing
+
+from aiohttp import web
+
+from weft.api.call import Call
+from weft.api.container_streams import content_type, outputs_of
+from weft.api.schema.common import parse_moment, rfc3339_fixed
+from weft.api.services import find_service
+from weft.api.streams import ERROR, STDERR, STDOUT, frame
+from weft.api.tasks import find_task
+from weft.errors import InvalidArgument, Unsupported, WeftError
+from weft.model.ids import ServiceId, TaskId
+from weft.model.logs import LogsWanted, TaskLog
+from weft.model.service import TaskSpec
+
+DETAILS = "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={} "
+
+
+async def of_service(call: Call) -> web.StreamResponse:
+    _refuse_no_stream(call)
+    service = find_service(call.swarm.state, call.id)
+    return await _stream(call, service.spec.task, _wanted(call, service=service.id))
+
+
+async def of_task(call: Call) -> web.StreamResponse:
+    _refuse_no_stream(call)
+    task = find_task(call.swarm.state, call.id)
+    return await _stream(call, task.spec, _wanted(call, task=task.id))
+
+
+def _refuse_no_stream(call: Call) -> None:
+    if not outputs_of(call):
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+
+
+def _wanted(call: Call, service: ServiceId | None = None, task: TaskId | None = None) -> LogsWanted:
+    outputs = outputs_of(call)
+    return LogsWanted(
+        service=service, task=task, stdout=STDOUT in outputs, stderr=STDERR in outputs, follow=call.flag("follow"),
+        since=parse_moment(call.query("since"), "since"), until=parse_moment(call.query("until"), "until"),
+        tail=_tail(call.query("tail")),
+    )  # fmt: skip
+
+
+def _tail(text: str) -> int | None:
+    """None for all. Unlike that of a container, a number that is none is refused, as in the original."""
+    if text in ("", "all"):
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        raise InvalidArgument('tail value must be a positive integer or "all"') from None
+    if number < 0:
+        raise InvalidArgument("negative tail values not supported")
+    return number
+
+
+async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamResponse:
+    """Frames unless the tasks, as they are now specified, have a terminal."""
+    if spec.log_driver == "none":
+        raise Unsupported("configured logging driver does not support reading")
+    framed, stamped, detailed = not spec.container.tty, call.flag("timestamps"), call.flag("details")
+    response = web.StreamResponse(headers={"Content-Type": content_type(call, framed)})
+    await response.prepare(call.request)
+    async with aclosing(call.swarm.logs(wanted)) as logs:
+        try:
+            async for lines in logs:
+                await response.write(b"".join(_bytes(line, stamped, detailed, framed) for line in lines))
+        except WeftError as error:
+            text = f"Error grabbing logs: rpc error: code = Unknown desc = {error}\n".encode()
+            await response.write(frame(ERROR, text) if framed else text)
+    await response.write_eof()
+    return response
+
+
+def _bytes(log: TaskLog, stamped: bool, detailed: bool, framed: bool) -> bytes:
+    data = log.line.data
+    if detailed:
+        data = DETAILS.format(log.node, log.service, log.task).encode() + data
+    if stamped:
+        data = f"{rfc3339_fixed(log.line.timestamp)} ".encode() + data
+    return frame(log.line.stream, data) if framed else data

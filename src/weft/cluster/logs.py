@@ -1,0 +1,89 @@
+"""Logs on their way to the manager that was asked for them: how it reaches an agent through another manager, and the connection on
+which that agent publishes.
+
+    ManagerRelay   a manager asks the one that has the agent's session
+    LogConnector   the agent opens its connection; the manager's end of it is `server.ServerLogs`
+
+TCP alone says how fast lines come: neither end holds more than a few messages.
+"""
+
+import asyncio
+import contextlib
+
+import aiohttp
+from aiohttp import WSMsgType
+
+from weft.cluster import keepalive, tls
+from weft.cluster.base import LogRequest, SessionClosed
+from weft.cluster.client import CONNECT_TIMEOUT, FAILURES, HANDSHAKE_TIMEOUT, post
+from weft.cluster.identity import Wallet
+from weft.cluster.messages import FromPublisher
+from weft.errors import Forbidden, Unavailable
+from weft.model import codec
+
+RELAY_TIMEOUT = 5.0
+"""Seconds that another manager may take: it only passes on a message."""
+
+
+class ManagerRelay:
+    """`cluster.base.Relay`."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+
+    async def __call__(self, manager: str, request: LogRequest) -> None:
+        try:
+            async with asyncio.timeout(RELAY_TIMEOUT):
+                await post(manager, "/v1/logs", self._contexts.current(), codec.encode(request))
+        except FAILURES as error:
+            raise Unavailable(f"cannot reach manager {manager}: {error or type(error).__name__}") from error
+
+
+class LogConnector:
+    """`cluster.base.Publish`."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+
+    async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
+        connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
+        http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                socket = await http.ws_connect(
+                    f"https://{manager}/v1/logs/{subscription}", ssl=self._contexts.current(),
+                    server_hostname=tls.MANAGER_NAME, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
+                )  # fmt: skip
+            return ClientLogs(http, socket)
+        except BaseException as error:
+            await http.close()
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
+                raise Forbidden(f"manager {manager} does not want logs of this node for {subscription}") from error
+            if isinstance(error, FAILURES):
+                raise Unavailable(f"cannot publish logs to manager {manager}: {error or type(error).__name__}") from error
+            raise
+
+
+class ClientLogs:
+    """`cluster.base.LogSink` over a WebSocket."""
+
+    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._http = http
+        self._socket = socket
+
+    async def send(self, message: FromPublisher) -> None:
+        try:
+            await self._socket.send_bytes(codec.encode(message))
+        except (ConnectionError, RuntimeError, aiohttp.ClientError) as error:
+            raise SessionClosed(f"the manager wants no more logs: {error}") from error
+
+    async def closed(self) -> None:
+        with contextlib.suppress(ConnectionError, RuntimeError, aiohttp.ClientError):
+            while (await self._socket.receive()).type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                pass
+
+    async def close(self) -> None:
+        try:
+            await self._socket.close()
+        finally:
+            await self._http.close()

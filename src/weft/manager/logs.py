@@ -1,0 +1,320 @@
+"""Logs of services and tasks: subscriptions, each for one who reads, and the nodes that publish for them.
+
+    read       a subscription begins: each node that has tasks of what is wanted is asked to publish, through the manager that has its
+               session
+    take       a node that was asked has opened its connection
+    end        without `follow` all nodes have come to the end, or it is said which did not; with it what is read is gone, or nobody
+               reads any more
+
+Nothing of this is in the store. Lines wait in the agents until they are read: see decision 16.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+
+from weft.cluster.base import LogRequest, LogSource, Relay, SessionClosed
+from weft.cluster.messages import FromPublisher, LogLines, PublishLogs
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
+from weft.handover import Handover
+from weft.manager.certificates import known
+from weft.model.container import LogLine
+from weft.model.ids import NodeId, TaskId
+from weft.model.logs import LogsWanted, Seen, TaskLog, note
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.node import NodeState
+from weft.model.state import Event, Kind
+from weft.model.task import Task, TaskState
+from weft.store.base import Store
+
+log = logging.getLogger(__name__)
+
+WINDOW = 16
+"""Nodes that are asked, or without `follow` publish, at a time for one subscription."""
+ARRIVAL = 10.0
+"""Seconds that a node that was asked has to open its connection."""
+ATTEMPTS, PAUSE = 4, 0.5
+"""How often, and how many seconds apart, a node that is ready is asked: its session may be moving from one manager to another."""
+RETRY = 1.0
+"""Seconds until a node that is followed is asked again."""
+CHECK = 5.0
+"""Seconds of silence after which a publisher's node is looked at."""
+UNREAD = 256 << 10
+"""Bytes of lines that wait for the reader."""
+OVERHEAD = 200
+"""Bytes that a line takes beside its text."""
+MOST_SAID = 1000
+"""Characters of what a node says of its errors."""
+
+INCOMPLETE = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
+"""The original's."""
+
+Tell = Callable[[NodeId, PublishLogs], None]
+"""To a node with a session with this manager. Raises `FailedPrecondition` if it has none, `InvalidArgument` if it cannot publish."""
+Summon = Callable[[NodeId, PublishLogs], Awaitable[None]]
+
+
+async def no_relay(manager: str, request: LogRequest) -> None:
+    """The `Relay` of a manager that cannot reach others."""
+    raise Unavailable(f"cannot reach manager {manager}")
+
+
+class LogBroker:
+    """`new_id`: something that nobody can guess, each time another."""
+
+    def __init__(
+        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], tell: Tell, relay: Relay, new_id: Callable[[], str]
+    ) -> None:  # fmt: skip
+        self._own = own
+        self._store = store
+        self._clock = clock
+        self._tell = tell
+        self._relay = relay
+        self._new_id = new_id
+        self._live: dict[str, Subscription] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Ends all that is being read."""
+        for running in self._running:
+            running.cancel()
+
+    async def read(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
+        """Raises `Unavailable` at the end if something is missing."""
+        id = self._new_id()
+        subscription = self._live[id] = Subscription(id, wanted, self._store, self._clock, self._summon, self._address())
+        running = asyncio.create_task(subscription.run(), name=f"logs {id}")
+        self._running.add(running)
+        running.add_done_callback(lambda _: subscription.lines.close())
+        log.info("logs.begin subscription=%s service=%s task=%s follow=%s", id, wanted.service, wanted.task, wanted.follow)
+        try:
+            while lines := await subscription.lines.take():
+                yield lines
+            await asyncio.wait((running,))
+            if running.cancelled():
+                raise Unavailable("the manager is stopping")
+            running.result()
+            if subscription.reasons:
+                raise Unavailable(INCOMPLETE + ", ".join(subscription.reasons))
+        finally:
+            del self._live[id]
+            running.cancel()
+            await asyncio.wait((running,))
+            self._running.discard(running)
+            log.info("logs.end subscription=%s missing=%d", id, len(subscription.reasons))
+
+    async def take(self, source: LogSource, id: str) -> None:
+        """See `cluster.base.Manager.take_logs`."""
+        known(self._store.state, source.peer.node)
+        subscription = self._live.get(id)
+        if subscription is None or not (over := subscription.arrived(source)):
+            raise Forbidden(f"no logs of node {source.peer.node} are wanted for {id!r}")
+        await over.wait()
+
+    def _address(self) -> str:
+        """Where agents find this manager."""
+        node = self._store.state.nodes.get(self._own)
+        return node.manager_address if node is not None else ""
+
+    async def _summon(self, id: NodeId, publish: PublishLogs) -> None:
+        """Raises `Unavailable` if the node cannot be asked."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(PAUSE)
+            node = self._store.state.nodes.get(id)
+            if node is None or node.status.state is not NodeState.READY:
+                break
+            try:
+                if node.status.manager in (None, self._own):
+                    return self._tell(id, publish)
+                holder = self._store.state.nodes.get(node.status.manager)
+                if holder is not None and holder.manager_address:
+                    return await self._relay(holder.manager_address, LogRequest(node=id, publish=publish))
+            except InvalidArgument as cause:
+                raise Unavailable(str(cause)) from cause
+            except (FailedPrecondition, Unavailable, Forbidden) as cause:
+                log.info("logs.not_asked node=%s manager=%s cause=%s", id, node.status.manager, cause)
+        raise Unavailable(f"node {id} is not available")
+
+
+class Arrival:
+    """A node that was asked."""
+
+    def __init__(self) -> None:
+        self.source: asyncio.Future[LogSource] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+        """Its connection is of no more use."""
+
+
+class Subscription:
+    """`manager`: where nodes are to publish."""
+
+    def __init__(
+        self, id: str, wanted: LogsWanted, store: Store, clock: Callable[[], Nanoseconds], summon: Summon, manager: str
+    ) -> None:  # fmt: skip
+        self._id = id
+        self._wanted = wanted
+        self._store = store
+        self._clock = clock
+        self._summon = summon
+        self._manager = manager
+        self._window = asyncio.Semaphore(WINDOW)
+        self._awaited: dict[NodeId, Arrival] = {}
+        self._seen: Seen = {}
+        self.lines: Handover[TaskLog] = Handover(UNREAD)
+        self.reasons: list[str] = []
+        """Why something is missing."""
+
+    async def run(self) -> None:
+        """Until everything was read and handed over."""
+        if self._wanted.follow:
+            await self._follow_until()
+            return
+        for task in self._tasks():
+            if task.node is None:
+                self.reasons.append(f"task {task.id} has not been scheduled")
+        async with asyncio.TaskGroup() as group:
+            for node in self._nodes():
+                group.create_task(self._read_once(node))
+
+    def arrived(self, source: LogSource) -> asyncio.Event | None:
+        """None unless this node is waited for: once each time that it was asked. The event is set when its connection is over."""
+        arrival = self._awaited.pop(source.peer.node, None)
+        if arrival is None or arrival.source.done():
+            return None
+        arrival.source.set_result(source)
+        return arrival.over
+
+    # --- whom to ask
+
+    def _tasks(self) -> Iterable[Task]:
+        """Those of a service that have not begun say nothing yet."""
+        state, wanted = self._store.state, self._wanted
+        if wanted.service is not None:
+            tasks = state.tasks_of(wanted.service).values()
+            return [task for task in tasks if wanted.follow or task.state >= TaskState.RUNNING]
+        return [task for id, task in state.tasks.items() if id == wanted.task] if wanted.task is not None else []
+
+    def _nodes(self) -> dict[NodeId, None]:
+        """In the order of their tasks."""
+        return {task.node: None for task in self._tasks() if task.node is not None}
+
+    def _is_gone(self) -> bool:
+        state, wanted = self._store.state, self._wanted
+        return (wanted.service not in state.services) if wanted.service is not None else (wanted.task not in state.tasks)
+
+    # --- reading
+
+    async def _read_once(self, node: NodeId) -> None:
+        try:
+            await self._publication(node)
+        except WeftError as cause:
+            self.reasons.append(str(cause))
+
+    async def _follow_until(self) -> None:
+        left = (self._wanted.until - self._clock()) / SECOND if self._wanted.until else None
+        try:
+            async with asyncio.timeout(left):
+                await self._follow()
+        except* TimeoutError:
+            """That was wanted."""
+        except* Unavailable as causes:
+            self.reasons.append(str(causes.exceptions[0]))
+
+    async def _follow(self) -> None:
+        """Until what is read is gone, and all of its tasks."""
+        kinds: tuple[Kind, ...] = ("service", "task")
+        changes = self._store.subscribe(kinds)
+        reading: dict[NodeId, asyncio.Task[None]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (nodes := self._nodes()) or not self._is_gone():
+                    for node in [node for node in reading if node not in nodes]:
+                        reading.pop(node).cancel()
+                    for node in [node for node in nodes if node not in reading]:
+                        reading[node] = group.create_task(self._read_on(node))
+                    while not any(map(self._concerns, await changes.next())):
+                        pass
+                for last in reading.values():
+                    last.cancel()
+        finally:
+            changes.close()
+
+    def _concerns(self, event: Event) -> bool:
+        changed = event.object
+        if isinstance(changed, Task):
+            return self._wanted.concerns(changed.service, changed.id)
+        return changed.id == self._wanted.service
+
+    async def _read_on(self, node: NodeId) -> None:
+        while True:
+            try:
+                await self._publication(node)
+            except WeftError as cause:
+                log.info("logs.interrupted subscription=%s cause=%s", self._id, cause)
+            await asyncio.sleep(RETRY)
+
+    async def _publication(self, node: NodeId) -> None:
+        """One connection of a node, from asking for it to its end. Raises `WeftError`: what is missing."""
+        arrival = Arrival()
+        async with AsyncExitStack() as places:
+            await places.enter_async_context(self._window)
+            self._awaited[node] = arrival
+            try:
+                source = await self._arrival(node, arrival)
+                if self._wanted.follow:
+                    await places.aclose()
+                await self._receive(node, source)
+            finally:
+                self._awaited.pop(node, None)
+                arrival.over.set()
+
+    async def _arrival(self, node: NodeId, arrival: Arrival) -> LogSource:
+        seen = tuple((task, at) for task, at in self._seen.items() if self._is_on(node, task))
+        await self._summon(
+            node, PublishLogs(subscription=self._id, manager=self._manager, wanted=self._wanted, seen=seen)
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(ARRIVAL):
+                return await arrival.source
+        except TimeoutError:
+            raise Unavailable(f"node {node} did not answer within {ARRIVAL:g} s") from None
+
+    async def _receive(self, node: NodeId, source: LogSource) -> None:
+        try:
+            while isinstance(message := await self._next(node, source), LogLines):
+                await self._hand_over(node, message.lines)
+        except SessionClosed as cause:
+            raise Unavailable(f"node {node} disconnected unexpectedly") from cause
+        if message.errors:
+            raise Unavailable(f"node {node}: {'; '.join(message.errors)[:MOST_SAID]}")
+
+    async def _next(self, id: NodeId, source: LogSource) -> FromPublisher:
+        """A daemon that is stopped keeps its connection and says nothing: it ends when the node is found to be down."""
+        receiving = asyncio.ensure_future(source.receive())
+        try:
+            while not (await asyncio.wait((receiving,), timeout=CHECK))[0]:
+                node = self._store.state.nodes.get(id)
+                if node is None or node.status.state is not NodeState.READY:
+                    raise SessionClosed(f"node {id} is silent")
+            return receiving.result()
+        finally:
+            receiving.cancel()
+
+    async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> None:
+        """What the node may speak of. This manager's copy of the state may be older than the task."""
+        if not all(self._is_on(node, task) for task, _ in lines):
+            with suppress(Unavailable):
+                await self._store.sync()
+        for task, line in lines:
+            if self._is_on(node, task):
+                if self._wanted.follow:
+                    note(self._seen, task, line)
+                service = self._store.state.tasks[task].service
+                await self.lines.give(TaskLog(node, service, task, line), len(line.data) + OVERHEAD)
+
+    def _is_on(self, node: NodeId, id: TaskId) -> bool:
+        """It is one of those that are wanted, and on that node."""
+        task = self._store.state.tasks.get(id)
+        return task is not None and task.node == node and self._wanted.concerns(task.service, id)
