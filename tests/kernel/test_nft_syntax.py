@@ -45,7 +45,7 @@ def script_of(operation):
 
 
 @given(swarms(), st.sampled_from([None, "kernel", "userspace"]))
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 def test_every_table_of_a_plan(namespace, swarm, engine):
     scripts = {
         script_of(operation)

@@ -117,7 +117,7 @@ def play(managers: int, workers: int, steps: Sequence[Step], seed: int = 0) -> N
 
 def thorough(examples: int) -> settings:
     return settings(
-        max_examples=EXAMPLES or examples, derandomize=not EXAMPLES, deadline=None, database=None,
+        max_examples=EXAMPLES or examples, derandomize=not EXAMPLES, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         phases=[Phase.explicit, Phase.generate, *((Phase.shrink,) if EXAMPLES and "WEFT_SIM_NOSHRINK" not in os.environ else ())],
     )  # fmt: skip

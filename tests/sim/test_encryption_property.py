@@ -193,6 +193,4 @@ class Encrypted(RuleBasedStateMachine):
 
 
 TestEncrypted = Encrypted.TestCase
-TestEncrypted.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestEncrypted.settings = settings(max_examples=25, stateful_step_count=12, suppress_health_check=[HealthCheck.too_slow])

@@ -272,5 +272,5 @@ def _addresses(state: ClusterState) -> Iterable[tuple[NetworkId, object]]:
 
 TestSwarm = Swarm.TestCase
 TestSwarm.settings = settings(
-    max_examples=400, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=400, stateful_step_count=40, suppress_health_check=list(HealthCheck), print_blob=True
 )

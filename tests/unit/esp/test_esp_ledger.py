@@ -48,7 +48,7 @@ steps = st.lists(
 
 
 @given(steps=steps, block=st.integers(1, 6))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_number_repeats(steps, block, tmp_path_factory):
     directory = tmp_path_factory.mktemp("ledger")
     with pytest.MonkeyPatch.context() as patch:

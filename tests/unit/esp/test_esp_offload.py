@@ -34,7 +34,7 @@ PORT, VNI = 4789, 4097
 ASSOCIATION = Association(spi=0xC0FFEE, source=A, destination=B, key=bytes(range(20)), icv_bits=64, tag=1)
 NEEDS_CHECKSUM, TCP_IN_TUNNEL = 1, 0x21
 ETHERNET, INNER_IP = 14, 14 + 20 + 8 + 8 + 14
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 def offload_header(flags=0, kind=0, size=0, start=0, field=0, inner=INNER_IP):

@@ -39,7 +39,7 @@ KINDS = [(bits, icv) for bits in (128, 256) for icv in (64, 128)]
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 each_kind = pytest.mark.parametrize(("bits", "icv"), KINDS)
 needs_helper = pytest.mark.skipif(not PATH.exists(), reason="the C helper is not built")
-fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
 def association(bits=128, icv=64, **changes):

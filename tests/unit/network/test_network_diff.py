@@ -31,7 +31,7 @@ from weft.testing.fake_kernel import FakeKernel
 
 EMPTY = KernelState({HOST: Namespace(name=HOST)})
 NINE = IPv4Network("9.0.0.0/8")
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @few
@@ -122,7 +122,7 @@ def vandalism(state):
 
 
 @given(st.integers(0, 400), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_failed_operation_is_made_good_in_the_next_round(position, twice):
     """Whatever fails, the operations that do not need it are done, and the next comparison finds the rest."""
     desired = planned_example()

@@ -11,7 +11,7 @@ from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST
 from weft.testing.swarms import Swarm
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from weft.network.plan import plan
 from weft.testing.fake_nft import parse
 from weft.testing.swarms import Swarm
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 LONGEST_NAME = 15
 """IFNAMSIZ less the closing zero."""
 

@@ -207,7 +207,7 @@ async def trouble(etcd: FakeEtcd, randomness: random.Random) -> None:
         etcd.slow(name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_fails_no_slot_is_given_twice_and_nothing_acknowledged_is_lost(seed: int) -> None:
     async def main(world: World) -> None:

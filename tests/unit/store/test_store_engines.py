@@ -175,7 +175,7 @@ def change_for(state: ClusterState, verb: str, name: str, number: int) -> Change
     return Put(msgspec.structs.replace(obj, spec_version=0, error=str(number)))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_reopening_gives_the_same_state_in_the_same_order(steps: list[list[tuple[str, str, int]]], tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("store") / "db"
