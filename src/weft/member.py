@@ -237,7 +237,10 @@ class SwarmMember:
         await seats.ended(keeper)
         try:
             await self._stand()
-            self._sit(await seats.among(self._place, alone_from_now_on=True))
+            await seats.keep_own(self._place)
+            self._save(store="alone")
+            await seats.give_up(self._place)
+            self._sit(await seats.alone(self._place))
         finally:
             self._start("seat", self._keep_seat())
 

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import shutil
+import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.errors import OperationFailed, Unavailable
@@ -94,5 +96,52 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_is_on_it
         finally:
             await leave(first)
             await second.stop()
+
+    asyncio.run(main())
+
+
+def networks(host: Host) -> dict[str, int]:
+    """Name to version."""
+    return {network.spec.name: network.meta.version for network in host.manager.state.networks.values()}
+
+
+def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_path: Path) -> None:
+    """All of etcd is killed in the middle of its work: what a member has applied it need not know to be committed then."""
+
+    async def main() -> None:
+        first, second = await two_managers(tmp_path)
+        try:
+            for number in range(20):
+                await until(lambda number=number: first.manager.create_network(NetworkSpec(name=f"n{number}")))
+            before = networks(first)
+            etcds = [part(host) for host in (first, second)]
+            await first.stop()
+            await second.stop()
+            for etcd in etcds:
+                process = etcd._find()
+                assert process is not None
+                process.kill(signal.SIGKILL)
+                await process.wait()
+                process.close()
+            await first.resume()
+            await until(lambda: first.manager)
+            await first.up.outlive_others()
+            await until(first.leads)
+            assert networks(first) == before
+            assert first.up.member.store == "alone"
+            assert not part(first).has_data
+            await first.manager.create_network(NetworkSpec(name="alone"))
+
+            await second.resume()
+            await until(lambda: not second.up.is_manager and second.up.member.store == "none")
+            assert not part(second).has_data
+            node = first.manager.state.nodes[second.up.member.node]
+            await first.manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, role="manager"))
+            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
+            assert networks(second).keys() == before.keys() | {"alone", "together"}
+            await until(lambda: networks(first) == networks(second))
+        finally:
+            await leave(second, first)
 
     asyncio.run(main())
