@@ -22,7 +22,7 @@ from weft.model.service import (
     UpdateState,
 )
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
+from weft.testing.control_room import LOOPS, ControlRoom
 
 
 def spec(image: str = "one", replicas: int | None = 3, restart: RestartPolicy | None = None, **more: object) -> ServiceSpec:
@@ -319,6 +319,21 @@ def test_what_makes_a_task_out_of_date() -> None:
     assert dirty(endpoint=EndpointSpec())
     assert not dirty(task=msgspec.structs.replace(task.spec, placement=Placement(constraints=("node.role==worker",))))
     assert dirty(task=msgspec.structs.replace(task.spec, placement=Placement(constraints=("node.role==manager",))))
+
+
+def test_what_cannot_be_made_ready_is_tried_again_once_in_each_delay() -> None:
+    room, id = room_with(spec(replicas=1, restart=RestartPolicy(delay=5 * SECOND)))
+    room.report(room.running(id)[0], TaskState.FAILED)
+    began, rejected = room.now, 0
+    while room.now < began + 21 * SECOND:
+        decisions = [room.run(loop) for loop in LOOPS]
+        waiting = [t for t in room.state.tasks_of(id).values() if t.state == TaskState.ASSIGNED]
+        for task in waiting:
+            room.report(task, TaskState.REJECTED)
+            rejected += 1
+        if not waiting and not any(decision.changes for decision in decisions):
+            room.now = min(decision.wake_at for decision in decisions if decision.wake_at is not None)
+    assert rejected == 5, "at once, and after each of four delays"
 
 
 # --- cost

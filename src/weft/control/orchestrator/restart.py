@@ -1,7 +1,8 @@
 """The restart supervisor: replaces tasks that ended, or that have to leave their node, as their restart policy says.
 
 The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired READY and made ready; when the
-delay is over (`restart_at`) and the old one has stopped, `promote` lets it run. How often a slot was restarted is read from the
+delay is over (`restart_at`) and the old one has stopped, `promote` lets it run. If it cannot be made ready the one after it waits for
+the same moment. How often a slot was restarted is read from the
 records of its tasks, of which the reaper keeps enough.
 """
 
@@ -27,9 +28,16 @@ def supervise(draft: Draft) -> None:
         if task.desired > TaskState.RUNNING:
             continue
         leaving = nodes.must_leave(draft, task)
-        if leaving or task.state.is_terminal:
+        if _is_awaited(draft, task) and not leaving:
+            draft.wake(task.restart_at)
+        elif leaving or task.state.is_terminal:
             _stop(draft, task, leaving)
             _replace(draft, task, leaving, slots[slot_of(task)])
+
+
+def _is_awaited(draft: Draft, task: Task) -> bool:
+    """It ended before its time to run had come, as one does that cannot be made ready: the next one waits until then."""
+    return task.state.is_terminal and task.desired <= TaskState.RUNNING and draft.now < task.restart_at
 
 
 def _stop(draft: Draft, task: Task, leaving: bool) -> None:
@@ -71,7 +79,7 @@ def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
 
 def is_filled(draft: Draft, slot: Sequence[Task]) -> bool:
     """Has the slot a task that runs, or will, or that ended and is not to be restarted? `slot` is oldest first."""
-    return any(t.is_live for t in slot) or (bool(slot) and not may_restart(draft, slot, slot[-1]))
+    return any(t.is_live or _is_awaited(draft, t) for t in slot) or (bool(slot) and not may_restart(draft, slot, slot[-1]))
 
 
 def promote(draft: Draft) -> None:
