@@ -5,6 +5,7 @@ itself off or cut off cannot be answered by anybody and is not counted. After ea
 no address may be held twice and nothing may run twice. At the end there is a table of what the client saw.
 """
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.cluster.fault_lab import HOSTS, MANAGERS, REPLICAS, STEADY, VICTIM, WEB, WEFT, Load, Swarm, total
 from weft.lab import faults
+from weft.lab.processes import load as process_of
 from weft.lab.processes import send
 
 NODE_DIED = 1.0
@@ -181,16 +183,15 @@ def test_two_hosts_are_cut_off_from_each_other(swarm: Swarm) -> None:
 
 @pytest.mark.parametrize("how", ["loses its power", "is shut down"])
 def test_a_host_reboots_with_no_manager_in_reach(swarm: Swarm, how: str) -> None:
-    """It starts what it had, and its part of the mesh works. In good order everything is told to end first, and does: daemon, monitors
-    and programs at the same moment."""
+    """It starts what it had, and its part of the mesh works. When it is shut down, the daemon and the programs are told to end first,
+    and do so in good order."""
     before = swarm.containers("web")
     own = swarm.cluster.containers(VICTIM, "web")
     with Load() as load:
         for name in MANAGERS:
             swarm.lab("kill", name)
         if how == "is shut down":
-            swarm.cluster.on(VICTIM, "sh", "-c", "kill -TERM -1")
-            swarm.eventually(lambda: not swarm.daemon(VICTIM), 10, "the end of the daemon")
+            _end_in_good_order(swarm, VICTIM)
         swarm.lab("reboot", VICTIM)
         swarm.eventually(lambda: swarm.cluster.containers(VICTIM, "web") == own, 60, "what it had")
         swarm.eventually(lambda: swarm.cluster.whoami(HOSTS[VICTIM], 5, WEB), 30, "answers of its mesh")
@@ -272,6 +273,19 @@ def test_the_disk_of_a_manager_is_full(swarm: Swarm) -> None:
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
     judge(swarm, "the disk of a manager is full", load, growing=True)
     assert swarm.daemon(name) == daemon, "the daemon has ended"
+
+
+def _end_in_good_order(swarm: Swarm, name: str) -> None:
+    """As an init system does before it turns the host off."""
+    pids = [swarm.cluster.pid(name, container) for container in swarm.cluster.containers(name, "web")]
+    daemon = process_of(swarm.host(name).daemon_record)
+    assert pids
+    assert daemon is not None
+    send(daemon, signal.SIGTERM)
+    swarm.cluster.on(name, "kill", "-TERM", *pids)
+    swarm.eventually(lambda: not swarm.daemon(name), 15, "the end of the daemon")
+    gone = ("sh", "-c", f"! ps -p {','.join(pids)}")
+    swarm.eventually(lambda: swarm.cluster.on(name, *gone) is not None, 15, "the end of the programs")
 
 
 def _fill(swarm: Swarm, name: str) -> None:
