@@ -438,6 +438,22 @@ def test_the_rest_is_saved_when_the_majority_is_lost_for_good(tmp_path: Path) ->
     run(tmp_path, main)
 
 
+def test_a_cluster_that_is_founded_again_is_another_one(tmp_path: Path) -> None:
+    """What is left of the earlier one may still speak to its address, and must find a stranger there."""
+
+    async def main(cluster: Cluster) -> None:
+        member = cluster.members["m1"]
+        client = member.client()
+        cluster.stack.push_async_callback(client.close)
+        before = (await client.status()).member
+        await member.wipe()
+        await member.start()
+        await member.ready()
+        assert (await client.status()).member != before
+
+    run(tmp_path, main)
+
+
 def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_more(tmp_path: Path) -> None:
     async def main(cluster: Cluster) -> None:
         client = cluster.members["m1"].client()

@@ -15,6 +15,7 @@ One that ends is started again, after pauses that grow while it does not stay up
 import asyncio
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -251,6 +252,7 @@ class EtcdMember:
             f"--listen-peer-urls={own.peer_url}",
             f"--initial-advertise-peer-urls={own.peer_url}",
             f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",
+            f"--initial-cluster-token={secrets.token_hex(16)}",  # ids are made of it: members of an earlier cluster are strangers
             f"--initial-cluster-state={'existing' if self._peers else 'new'}",
             f"--peer-cert-file={swarm / 'node.crt'}",
             f"--peer-key-file={swarm / 'node.key'}",
