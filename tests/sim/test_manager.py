@@ -12,7 +12,7 @@ import pytest
 
 from weft.api.backend import InitRequest
 from weft.cluster.base import AdmissionRequest, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate
+from weft.cluster.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
 from weft.errors import (
     Conflict,
     FailedPrecondition,
@@ -227,6 +227,29 @@ def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
         assert isinstance(update, AssignmentUpdate)
         assert second.id in {known.id for known in update.change.tasks}
         assert any(second.id in view.value.endpoints for view in update.change.views)
+        await theirs.close("done")
+        await asyncio.wait([serving])
+        serving.exception()
+
+    play(1, scene)
+
+
+def test_an_agent_that_waits_for_its_first_assignment_is_answered_meanwhile() -> None:
+    """A thousand come together when a manager has gone, and take their turns. One that hears nothing for long would go elsewhere."""
+
+    async def scene(swarm: Swarm) -> None:
+        await swarm.kill(0)
+        turns = swarm.manager._dispatcher._turns = asyncio.Semaphore(0)
+        ours, theirs = session_pair(swarm.agents[0].identity, "10.59.72.12")
+        await theirs.send(swarm.agents[0].hello)
+        serving = asyncio.create_task(swarm.manager.serve(ours))
+        assert isinstance(await theirs.receive(), Welcome)
+        for _ in range(10):
+            await asyncio.sleep(2)
+            await theirs.send(Heartbeat())
+            assert isinstance(await theirs.receive(), Heartbeat)
+        turns.release()
+        assert isinstance(await theirs.receive(), AssignmentUpdate)
         await theirs.close("done")
         await asyncio.wait([serving])
         serving.exception()

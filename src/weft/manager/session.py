@@ -66,6 +66,7 @@ class AgentLink:
         self._requested: CertificateRequest | None = None
         self._sent: Assignment | None = None
         self._newest: Assignment | None = None
+        self._offered = asyncio.Event()
         self._memo: Memo | None = None
         self._unanswered = 0
         self._beat = False
@@ -91,6 +92,7 @@ class AgentLink:
     def offer(self, assignment: Assignment, memo: Memo) -> None:
         """To be sent in place of all that were not yet sent. `memo` is shared by the nodes that are offered one together."""
         self._newest, self._memo = assignment, memo
+        self._offered.set()
         self._work.set()
 
     def notice(self, notice: Notice) -> None:
@@ -121,9 +123,11 @@ class AgentLink:
             del self._notices[Managers]
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._send(welcome))
                 group.create_task(self._receive(silence / SECOND))
                 group.create_task(self._until_ended())
+                await self._session.send(welcome)
+                group.create_task(self._send())
+                group.create_task(self._send_first())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -162,8 +166,7 @@ class AgentLink:
         self._accepted.append(number)
         self._work.set()
 
-    async def _send(self, welcome: Welcome) -> None:
-        await self._session.send(welcome)
+    async def _send(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
@@ -180,12 +183,16 @@ class AgentLink:
             if self._requested is not None:
                 request, self._requested = self._requested, None
                 await self._send_certificate(request)
-            if self._newest is not None and self._newest is not self._sent:
-                if self._sent is None:
-                    async with self._turns:
-                        await self._send_assignment(self._newest)
-                else:
-                    await self._send_assignment(self._newest)
+            if self._sent is not None and self._newest is not None and self._newest is not self._sent:
+                await self._send_assignment(self._newest)
+
+    async def _send_first(self) -> None:
+        """When it is this agent's turn, which may take longer than an agent waits for an answer: the others are given meanwhile."""
+        await self._offered.wait()
+        async with self._turns:
+            assert self._newest is not None
+            await self._send_assignment(self._newest)
+        self._work.set()
 
     async def _send_certificate(self, request: CertificateRequest) -> None:
         try:
