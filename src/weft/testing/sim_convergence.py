@@ -89,7 +89,7 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
     if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):  # otherwise it waits for a place to go on
-        yield from _update(service, tasks)
+        yield from _update(service, [task for task in tasks if not _stays(state, service, task)])
     yield from _count(service, tasks, open_nodes, state)
 
 
@@ -98,6 +98,12 @@ def _has_room(state: ClusterState, node: Node, task: Task) -> bool:
     others = state.tasks_on(NodeId(node.id)).values()
     held = {port for other in others if not other.state.is_terminal for port in host_ports(other)}
     return held.isdisjoint(host_ports(task))
+
+
+def _stays(state: ClusterState, service: Service, task: Task) -> bool:
+    """A global service's task on a node that is paused is left as it is until the node takes tasks again."""
+    node = state.nodes.get(task.node) if task.node is not None else None
+    return service.spec.is_global and node is not None and node.spec.availability == "pause"
 
 
 def _update(service: Service, tasks: Sequence[Task]) -> Iterator[str]:
