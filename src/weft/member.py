@@ -229,6 +229,7 @@ class SwarmMember:
         no such part."""
         if self._seat is not None and self.member.store in ("alone", "elsewhere"):
             await self._seat.manager.outlive_others()
+            self._know_epoch(self._seat.manager.cluster.epoch)
             return
         if not self.is_manager or self.member.store != "shared":
             raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
@@ -237,8 +238,8 @@ class SwarmMember:
         await seats.ended(keeper)
         try:
             await self._stand()
-            await seats.keep_own(self._place)
-            self._save(store="alone")
+            self._know_epoch(await seats.keep_own(self._place))
+            self._save(store="alone", managers=((self.member.node, self._place.manager_address),))
             await seats.give_up(self._place)
             self._sit(await seats.alone(self._place))
         finally:
@@ -408,6 +409,10 @@ class SwarmMember:
             raise SessionClosed(
                 f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is {self.member.epoch}"
             )
+        self._know_epoch(epoch)
+
+    def _know_epoch(self, epoch: int) -> None:
+        """This node's agent has no more to do with managers of an earlier one."""
         if epoch > self.member.epoch:
             self._save(epoch=epoch)
 

@@ -35,6 +35,7 @@ from weft.manager import certificates, nodes
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE
+from weft.manager.transaction import cluster_of
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
@@ -293,9 +294,10 @@ async def move(place: Place, seat: Seat) -> None:
     log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
 
 
-async def keep_own(place: Place) -> None:
+async def keep_own(place: Place) -> int:
     """The other parts of the shared store are lost: what this host's part knows becomes a store of its own, in which the other managers
-    are managers no more. Whoever called says on disk that there is one, and only then gives the part up (`give_up`).
+    are managers no more. Gives the epoch that begins with it. Whoever called says on disk that there is such a store, and only then
+    gives the part up (`give_up`).
 
     etcd is asked to make it the only member, so that it takes over all that it knows to be committed. But it does not go on as that: it
     drops from its log what it did not know to be, and may have applied some of that already. Members that joined it later would repeat
@@ -313,6 +315,7 @@ async def keep_own(place: Place) -> None:
     forget_database(place)
     SqliteStore.write(place.database, state)
     log.info("store.kept objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
+    return cluster_of(state).epoch
 
 
 async def give_up(place: Place) -> None:

@@ -702,3 +702,31 @@ async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_
 
 async def _no_flush(namespace, backends):
     """For tests that do not look."""
+
+
+@simulated
+async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes_on(tmp_path):
+    async with rig(tmp_path) as r:
+        await r.until_all(TaskState.RUNNING)
+        write = r.agent._assignment_file.write
+
+        def refuse(assignment):
+            raise OperationFailed("cannot write assignment: No space left on device")
+
+        def state(task):
+            return r.manager.statuses[task].state if task in r.manager.statuses else TaskState.NEW
+
+        r.agent._assignment_file.write = refuse
+        [late] = r.swarm.service("late", r.net, on=[1])
+        await r.manager.want(r.tasks[0], TaskState.SHUTDOWN)
+        await r.until(lambda: state(late) == TaskState.REJECTED)
+        assert "No space left" in r.manager.statuses[late].err
+        await r.until(lambda: state(r.tasks[0]) > TaskState.RUNNING)
+        assert all(state(task) == TaskState.RUNNING for task in r.tasks[1:])
+        assert len(r.manager.hellos) == 1, "the session goes on"
+
+        r.agent._assignment_file.write = write
+        r.swarm.remove(late)
+        [later] = r.swarm.service("later", r.net, on=[1])
+        await r.manager.tell()
+        await r.until(lambda: state(later) == TaskState.RUNNING)

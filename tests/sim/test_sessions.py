@@ -122,6 +122,16 @@ def test_join_then_session() -> None:
     asyncio.run(main())
 
 
+def test_who_was_refused_by_two_managers_asks_the_third() -> None:
+    """Both may be of an earlier epoch: they take the connection, and say goodbye."""
+    root = new_root()
+    managers = ["a:1", "b:1", "c:1"]
+    connector = Connector(wallet(credentials(root, "w1", "worker")), lambda: managers)
+    for had, order in ([], "abc"), (["a:1"], "bca"), (["a:1", "b:1"], "cab"), (["b:1", "c:1", "a:1"], "bca"):
+        connector._had = list(had)
+        assert "".join(address[0] for address in sorted(managers, key=connector._turn)) == order
+
+
 def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() -> None:
     """Its host may be gone, and then it takes long to find that it does not answer."""
 
@@ -132,7 +142,7 @@ def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() 
             with socket.create_server(("127.0.0.1", 0)) as silent:
                 silent.setblocking(False)
                 gone = f"127.0.0.1:{silent.getsockname()[1]}"
-                connector._last = gone
+                connector._had = [gone]
                 manager.is_serving = False
                 with pytest.raises(Unavailable, match=f"cannot reach a manager: {address}: status 503$"):
                     await connector()

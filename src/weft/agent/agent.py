@@ -15,6 +15,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from weft.agent.adapters import Adapters
 from weft.agent.container_config import TASK_LABEL, expired
 from weft.agent.encryption import Encryption
@@ -186,11 +188,22 @@ class Agent:
     # --- assignments
 
     def _change(self, change: AssignmentChange) -> None:
-        """From a manager. On disk first: a container of a task that is not in the file would be taken for a stranger's."""
+        """From a manager. On disk first: a container of a task that is not in the file would be taken for a stranger's. So what cannot
+        be written there is not begun; all else is done."""
         assignment = self.assignment.after(change)
-        self._assignment_file.write(assignment)
+        try:
+            self._assignment_file.write(assignment)
+        except OperationFailed as error:
+            log.error("assignment.not_kept revision=%s cause=%s", assignment.revision, error)
+            assignment = self._without_new_tasks(assignment, str(error))
         log.info("assignment.taken revision=%s tasks=%d", assignment.revision, len(assignment.tasks))
         self._take_over(assignment)
+
+    def _without_new_tasks(self, assignment: Assignment, cause: str) -> Assignment:
+        known = {id: task for id, task in assignment.tasks.items() if self.records.get(id) is not None}
+        for id in assignment.tasks.keys() - known.keys():
+            self.uplink.report(id, TaskStatus(TaskState.REJECTED, self.adapters.clock(), "rejected", cause))
+        return msgspec.structs.replace(assignment, tasks=known)
 
     def _take_over(self, assignment: Assignment) -> None:
         old, self.assignment = self.assignment, assignment

@@ -129,13 +129,15 @@ class MemberClient:
 class Connector:
     """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known.
 
-    The one of the last session is asked last: it may answer and yet be unable to serve, or have stopped. It is not asked at all while
-    others say that they have no leader yet: if it led them and is gone, they have one before it is known that it does not answer."""
+    Those with which there has been a session are asked after the others, the one of the last session last: it may answer and yet be
+    unable to serve, or have stopped. That one is not asked at all while others say that they have no leader yet: if it led them and
+    is gone, they have one before it is known that it does not answer."""
 
     def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
         self._contexts = tls.Contexts(wallet, tls.node_context)
         self._managers = managers
-        self._last = ""
+        self._had: list[str] = []
+        """Those with which there has been a session, the last one last."""
         self._since: float | None = None
         """When the first attempt after the last session was."""
 
@@ -143,8 +145,8 @@ class Connector:
         now = asyncio.get_running_loop().time()
         self._since = since = now if self._since is None else self._since
         causes, electing = [], False
-        for address in sorted(self._managers(), key=lambda address: address == self._last):
-            if electing and address == self._last and now - since < ELECTION:
+        for address in sorted(self._managers(), key=self._turn):
+            if electing and self._had[-1:] == [address] and now - since < ELECTION:
                 continue
             connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
             http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
@@ -154,7 +156,7 @@ class Connector:
                         f"https://{address}/v1/session", ssl=self._contexts.current(), server_hostname=tls.MANAGER_NAME,
                         max_msg_size=MAX_FROM_MANAGER, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
                     )  # fmt: skip
-                self._last, self._since = address, None
+                self._had, self._since = [*(each for each in self._had if each != address), address], None
                 return ClientSession(http, socket, address.rpartition(":")[0])
             except aiohttp.WSServerHandshakeError as error:
                 await http.close()
@@ -168,6 +170,9 @@ class Connector:
                     raise
                 causes.append(f"{address}: {error or type(error).__name__}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
+
+    def _turn(self, address: str) -> int:
+        return self._had.index(address) + 1 if address in self._had else 0
 
 
 class ClientSession:
