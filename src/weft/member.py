@@ -238,10 +238,9 @@ class SwarmMember:
         await seats.ended(keeper)
         try:
             await self._stand()
-            self._know_epoch(await seats.keep_own(self._place))
-            self._save(store="alone", managers=((self.member.node, self._place.manager_address),))
-            await seats.give_up(self._place)
-            self._sit(await seats.alone(self._place))
+            seat = await seats.among(self._place, alone_from_now_on=True)
+            self._sit(seat)
+            self._know_epoch(seat.manager.cluster.epoch)
         finally:
             self._start("seat", self._keep_seat())
 

@@ -31,11 +31,10 @@ from weft.cluster.logs import ManagerRelay
 from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
-from weft.manager import certificates, nodes
+from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE
-from weft.manager.transaction import cluster_of
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
@@ -197,12 +196,15 @@ async def found(place: Place, store: Store) -> Seat:
     return await alone(place, store)
 
 
-async def among(place: Place) -> Seat:
-    """With this host's part of the shared store, which it has already. All or nothing."""
+async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
+    """With this host's part of the shared store, which it has already. All or nothing. `alone_from_now_on`: the other parts are lost;
+    this one is made the whole, with all that it knows, and the other managers are managers no more."""
     async with AsyncExitStack() as opened:
         etcd = place.etcd()
         opened.push_async_callback(etcd.close)
-        await etcd.start()
+        await etcd.start(force_new_cluster=alone_from_now_on)
+        if alone_from_now_on:
+            await etcd.ready()
         own = await _unanswered(etcd)
         kv = etcd.client()
         opened.push_async_callback(kv.close)
@@ -214,6 +216,8 @@ async def among(place: Place) -> Seat:
         opened.push_async_callback(leadership.close)
         seat = await _take(place, store, leadership, kv, "", opened)
     seat._etcd = etcd
+    if alone_from_now_on:
+        await seat.manager.outlive_others()
     seat.beside(asyncio.create_task(keep_free(kv), name="space"))
     seat.beside(asyncio.create_task(_arrive(place, seat), name="arrival"))
     return seat
@@ -292,30 +296,6 @@ async def move(place: Place, seat: Seat) -> None:
     finally:
         await etcd.close()
     log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
-
-
-async def keep_own(place: Place) -> int:
-    """The other parts of the shared store are lost: what this host's part knows becomes a store of its own, in which the other managers
-    are managers no more. Gives the epoch that begins with it. Whoever called says on disk that there is such a store, and only then
-    gives the part up (`give_up`).
-
-    etcd is asked to make it the only member, so that it takes over all that it knows to be committed. But it does not go on as that: it
-    drops from its log what it did not know to be, and may have applied some of that already. Members that joined it later would repeat
-    the log, and have another state than it has."""
-    etcd, own = place.etcd(), place.member().node
-    try:
-        await etcd.start(force_new_cluster=True)
-        await etcd.ready()
-        store = await EtcdStore.open(etcd.client(), time.time_ns)
-        await store.close()
-    finally:
-        await etcd.stop()
-    state = store.state
-    state.apply([*nodes.bereavement(state, own), *nodes.parting(state, own)], time.time_ns())
-    forget_database(place)
-    SqliteStore.write(place.database, state)
-    log.info("store.kept objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
-    return cluster_of(state).epoch
 
 
 async def give_up(place: Place) -> None:

@@ -138,11 +138,6 @@ def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
     return [anew, *(change for id in others for change in resignation(state, id))]
 
 
-def parting(state: ClusterState, own: NodeId) -> list[Change]:
-    """The node has no part of a shared store any more."""
-    return [Put(msgspec.structs.replace(_get(state, own), store_peer=""))]
-
-
 def resignation(state: ClusterState, id: NodeId) -> list[Change]:
     """A demotion that nobody has to carry out."""
     node = _get(state, id)

@@ -24,7 +24,7 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.model.codec import decode, encode
-from weft.model.state import TYPES, ClusterState, Kind, Object, Remove, kind_of
+from weft.model.state import TYPES, ClusterState, Object, Remove, kind_of
 from weft.store.engine import Clock, Engine
 from weft.store.schema import CURRENT, Schema
 
@@ -40,7 +40,6 @@ INSERT INTO object (kind, id, version, value) VALUES (?, ?, ?, ?)
 ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, value = excluded.value
 """
 _REMOVE = "DELETE FROM object WHERE kind = ? AND id = ?"
-_REVISION = "UPDATE meta SET value = ? WHERE key = 'revision'"
 
 
 class SqliteStore(Engine):
@@ -62,42 +61,19 @@ class SqliteStore(Engine):
             database.close()
             raise OperationFailed(f"cannot open store {path}: {error}") from error
 
-    @classmethod
-    def write(cls, path: Path, state: ClusterState, schema: Schema = CURRENT) -> None:
-        """A new store with that state, revisions and all: there is a whole one at `path` afterwards, or none if this raises
-        `OperationFailed`."""
-        new = path.with_name(path.name + ".new")
-        new.unlink(missing_ok=True)
-        try:
-            with contextlib.closing(_connect(new, schema)) as database, _transaction(database):
-                database.executemany(_PUT, [_row(obj) for obj in state.objects()])
-                database.execute(_REVISION, (state.revision,))
-            new.rename(path)
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except (OSError, sqlite3.Error) as error:
-            raise OperationFailed(f"cannot write store {path}: {error}") from error
-
     async def close(self) -> None:
         await super().close()
         self._database.close()
 
     def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:
-        rows = [_row(obj) for obj in put]
+        rows = [(kind_of(obj), obj.id, obj.meta.version, encode(obj)) for obj in put]
         try:
             with _transaction(self._database):
                 self._database.executemany(_PUT, rows)
                 self._database.executemany(_REMOVE, [(change.kind, change.id) for change in removed])
-                self._database.execute(_REVISION, (revision,))
+                self._database.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
         except sqlite3.Error as error:
             raise OperationFailed(f"cannot commit: {error}") from error
-
-
-def _row(obj: Object) -> tuple[Kind, str, int, bytes]:
-    return kind_of(obj), obj.id, obj.meta.version, encode(obj)
 
 
 @contextlib.contextmanager

@@ -193,22 +193,8 @@ def test_reopening_gives_the_same_state_in_the_same_order(steps: list[list[tuple
         again = SqliteStore.open(path, Ticks())
         assert contents(again.state) == before
         await again.close()
-        other = path.with_name("copy")
-        SqliteStore.write(other, again.state)
-        written = SqliteStore.open(other, Ticks())
-        assert contents(written.state) == before
-        await written.close()
 
     asyncio.run(main())
-
-
-def test_a_store_that_cannot_be_written_whole_is_none(tmp_path: Path) -> None:
-    state = MemoryStore(Ticks()).state
-    with pytest.raises(OperationFailed, match="cannot write store"):
-        SqliteStore.write(tmp_path / "missing" / "db", state)
-    (tmp_path / "db").mkdir()
-    with pytest.raises(OperationFailed, match="cannot write store"):
-        SqliteStore.write(tmp_path / "db", state)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
