@@ -39,7 +39,7 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
     before = [name for name in HOSTS if swarm.host(name).record.exists()]
     swarm.lab("down")
     for name, size in SMALL.items():
-        swarm.host(name).data.mkdir(parents=True)
+        swarm.host(name).data.mkdir(parents=True, exist_ok=True)
         commands.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(swarm.host(name).data))
     try:
         swarm.lab("up", "--nodes", str(len(HOSTS)), "--managers", str(len(MANAGERS)))
