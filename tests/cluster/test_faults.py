@@ -158,7 +158,7 @@ def test_the_host_of_a_manager_is_cut_off_for_a_while(swarm: Swarm, which: str) 
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
     web, steady = load.seen(WEB, host), load.seen(STEADY, host)
     swarm.note(f"{which} is cut off, and is back", web, steady)
-    assert (web.failed, steady.failed) == ((), ())
+    assert max(total(web.failed), total(steady.failed)) < NODE_DIED
     limit = LEADERLESS if host == leader else UNHEARD
     assert max(total(web.again), total(steady.again)) < limit
     assert swarm.containers("web") == before
