@@ -41,6 +41,7 @@ from weft.model.ids import NodeId, TaskId
 from weft.model.meta import SECOND
 from weft.model.task import TaskStatus
 from weft.vigil import Vigil
+from weft.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -167,23 +168,16 @@ class Uplink:
         self._pending = dict(self._statuses())
         self._some.set()
         speakers = [
-            asyncio.ensure_future(self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND)),
-            asyncio.ensure_future(self._send_statuses(session)),
-            asyncio.ensure_future(self._send_heartbeats(session, welcome.heartbeat / SECOND)),
+            self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND),
+            self._send_statuses(session),
+            self._send_heartbeats(session, welcome.heartbeat / SECOND),
         ]
         if self._renewal is not None:
-            speakers.append(asyncio.ensure_future(self._renewal.run(session.send)))
+            speakers.append(self._renewal.run(session.send))
         open_echo, manager = self._adapters.open_echo, _address(session.address)
         if open_echo is not None and manager is not None:
-            speakers.append(asyncio.ensure_future(_until_gone(open_echo, manager)))
-        try:
-            done, _ = await asyncio.wait(speakers, return_when=asyncio.FIRST_COMPLETED)
-            for speaker in done:
-                speaker.result()
-        finally:
-            for speaker in speakers:
-                speaker.cancel()
-            await asyncio.wait(speakers)
+            speakers.append(_until_gone(open_echo, manager))
+        await first(*speakers)
 
     async def _listen(self, session: AgentSession, silence: float) -> None:
         """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has been stopped."""
@@ -235,10 +229,7 @@ class Uplink:
 async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:
     """Raises `ManagerGone`."""
     gone = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set()).run())
-        await gone.wait()
-        watching.cancel()
+    await first(Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set()).run(), gone.wait())
     raise ManagerGone("the manager's host does not answer")
 
 

@@ -13,8 +13,16 @@ from weft.errors import Conflict, InvalidArgument, Unsupported
 from weft.model.container import Container, ContainerState, LogLine
 
 
-def outputs_of(call: Call) -> frozenset[int]:
+def _outputs(call: Call) -> frozenset[int]:
     return frozenset(stream for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if call.flag(name))
+
+
+def wanted_outputs(call: Call) -> frozenset[int]:
+    """Of logs, of which some stream must be wanted. Raises `InvalidArgument`."""
+    outputs = _outputs(call)
+    if not outputs:
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    return outputs
 
 
 def content_type(call: Call, framed: bool) -> str:
@@ -24,9 +32,7 @@ def content_type(call: Call, framed: bool) -> str:
 
 async def logs(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
-    outputs = outputs_of(call)
-    if not outputs:
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    outputs = wanted_outputs(call)
     if container.config.log_driver == "none":
         raise Unsupported("configured logging driver does not support reading")
     if call.flag("details"):
@@ -62,7 +68,7 @@ async def attach(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
-    outputs = outputs_of(call)
+    outputs = _outputs(call)
     if call.flag("logs") and not call.flag("stream"):
         raise Unsupported(
             "attaching to a container's past output only (logs without stream) is not supported by Weft: use logs"

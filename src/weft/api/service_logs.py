@@ -9,7 +9,7 @@ from contextlib import aclosing
 from aiohttp import web
 
 from weft.api.call import Call
-from weft.api.container_streams import content_type, outputs_of
+from weft.api.container_streams import content_type, wanted_outputs
 from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.services import find_service
 from weft.api.streams import ERROR, STDERR, STDOUT, frame
@@ -23,24 +23,20 @@ DETAILS = "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker
 
 
 async def of_service(call: Call) -> web.StreamResponse:
-    _refuse_no_stream(call)
+    outputs = wanted_outputs(call)
     service = find_service(call.swarm.state, call.id)
-    return await _stream(call, service.spec.task, _wanted(call, service=service.id))
+    return await _stream(call, service.spec.task, _wanted(call, outputs, service=service.id))
 
 
 async def of_task(call: Call) -> web.StreamResponse:
-    _refuse_no_stream(call)
+    outputs = wanted_outputs(call)
     task = find_task(call.swarm.state, call.id)
-    return await _stream(call, task.spec, _wanted(call, task=task.id))
+    return await _stream(call, task.spec, _wanted(call, outputs, task=task.id))
 
 
-def _refuse_no_stream(call: Call) -> None:
-    if not outputs_of(call):
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
-
-
-def _wanted(call: Call, service: ServiceId | None = None, task: TaskId | None = None) -> LogsWanted:
-    outputs = outputs_of(call)
+def _wanted(
+    call: Call, outputs: frozenset[int], service: ServiceId | None = None, task: TaskId | None = None
+) -> LogsWanted:  # fmt: skip
     return LogsWanted(
         service=service, task=task, stdout=STDOUT in outputs, stderr=STDERR in outputs, follow=call.flag("follow"),
         since=parse_moment(call.query("since"), "since"), until=parse_moment(call.query("until"), "until"),
