@@ -126,6 +126,24 @@ class MemberClient:
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
+async def open_socket(
+    manager: str, path: str, context: ssl.SSLContext, largest: int
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:  # fmt: skip
+    """A WebSocket at a manager, and what is to be closed after it. `largest`: bytes of a message that may come. Raises `FAILURES`."""
+    connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
+    http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            socket = await http.ws_connect(
+                f"https://{manager}{path}", ssl=context, server_hostname=tls.MANAGER_NAME,
+                max_msg_size=largest, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
+            )  # fmt: skip
+    except BaseException:
+        await http.close()
+        raise
+    return http, socket
+
+
 class Connector:
     """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known.
 
@@ -148,26 +166,16 @@ class Connector:
         for address in sorted(self._managers(), key=self._turn):
             if electing and self._had[-1:] == [address] and now - since < ELECTION:
                 continue
-            connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
-            http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
             try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                    socket = await http.ws_connect(
-                        f"https://{address}/v1/session", ssl=self._contexts.current(), server_hostname=tls.MANAGER_NAME,
-                        max_msg_size=MAX_FROM_MANAGER, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
-                    )  # fmt: skip
+                http, socket = await open_socket(address, "/v1/session", self._contexts.current(), MAX_FROM_MANAGER)
                 self._had, self._since = [*(each for each in self._had if each != address), address], None
                 return ClientSession(http, socket, address.rpartition(":")[0])
             except aiohttp.WSServerHandshakeError as error:
-                await http.close()
                 if error.status == 403:
                     raise Forbidden(f"manager {address} refuses this node") from error
                 electing = error.status == 503
                 causes.append(f"{address}: status {error.status}")
-            except BaseException as error:
-                await http.close()
-                if not isinstance(error, FAILURES):
-                    raise
+            except FAILURES as error:
                 causes.append(f"{address}: {error or type(error).__name__}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 

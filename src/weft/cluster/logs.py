@@ -13,9 +13,9 @@ import contextlib
 import aiohttp
 from aiohttp import WSMsgType
 
-from weft.cluster import keepalive, tls
+from weft.cluster import tls
 from weft.cluster.base import LogRequest, SessionClosed
-from weft.cluster.client import CONNECT_TIMEOUT, FAILURES, HANDSHAKE_TIMEOUT, post
+from weft.cluster.client import FAILURES, open_socket, post
 from weft.cluster.identity import Wallet
 from weft.cluster.messages import FromPublisher
 from weft.errors import Forbidden, Unavailable
@@ -23,6 +23,8 @@ from weft.model import codec
 
 RELAY_TIMEOUT = 5.0
 """Seconds that another manager may take: it only passes on a message."""
+LARGEST_ANSWER = 4 << 20
+"""Bytes, though a manager has nothing to say here."""
 
 
 class ManagerRelay:
@@ -46,22 +48,12 @@ class LogConnector:
         self._contexts = tls.Contexts(wallet, tls.node_context)
 
     async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
-        connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
-        http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                socket = await http.ws_connect(
-                    f"https://{manager}/v1/logs/{subscription}", ssl=self._contexts.current(),
-                    server_hostname=tls.MANAGER_NAME, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
-                )  # fmt: skip
-            return ClientLogs(http, socket)
-        except BaseException as error:
-            await http.close()
+            return ClientLogs(*await open_socket(manager, f"/v1/logs/{subscription}", self._contexts.current(), LARGEST_ANSWER))
+        except FAILURES as error:
             if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
                 raise Forbidden(f"manager {manager} does not want logs of this node for {subscription}") from error
-            if isinstance(error, FAILURES):
-                raise Unavailable(f"cannot publish logs to manager {manager}: {error or type(error).__name__}") from error
-            raise
+            raise Unavailable(f"cannot publish logs to manager {manager}: {error or type(error).__name__}") from error
 
 
 class ClientLogs:
