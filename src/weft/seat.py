@@ -202,9 +202,7 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
     async with AsyncExitStack() as opened:
         etcd = place.etcd()
         opened.push_async_callback(etcd.close)
-        await etcd.start(force_new_cluster=alone_from_now_on)
-        if alone_from_now_on:
-            await etcd.ready()
+        await (etcd.start_alone() if alone_from_now_on else etcd.start())
         own = await _unanswered(etcd)
         kv = etcd.client()
         opened.push_async_callback(kv.close)

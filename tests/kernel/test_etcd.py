@@ -429,7 +429,7 @@ def test_the_rest_is_saved_when_the_majority_is_lost_for_good(tmp_path: Path) ->
         for name in ("m2", "m3"):
             await cluster.members[name].wipe()
         await cluster.members["m1"].stop()
-        await cluster.members["m1"].start(force_new_cluster=True)
+        await cluster.members["m1"].start_alone()
         await cluster.members["m1"].ready()
         await until(lambda: store.is_healthy)
         assert await put(store, "b") > revision

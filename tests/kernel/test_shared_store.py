@@ -100,13 +100,17 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_is_on_it
     asyncio.run(main())
 
 
+APPLIED = 0.5
+"""Seconds within which what a member has applied is on its disk; that it was committed may not be there before the next write."""
+
+
 def networks(host: Host) -> dict[str, int]:
     """Name to version."""
     return {network.spec.name: network.meta.version for network in host.manager.state.networks.values()}
 
 
 def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_path: Path) -> None:
-    """All of etcd is killed in the middle of its work: what a member has applied it need not know to be committed then."""
+    """All of etcd is killed: what a member has applied it need not know to be committed when it is started again."""
 
     async def main() -> None:
         first, second = await two_managers(tmp_path)
@@ -117,6 +121,7 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             etcds = [part(host) for host in (first, second)]
             await first.stop()
             await second.stop()
+            await asyncio.sleep(APPLIED)
             for etcd in etcds:
                 process = etcd._find()
                 assert process is not None

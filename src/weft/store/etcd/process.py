@@ -106,22 +106,34 @@ class EtcdMember:
     def is_running(self) -> bool:
         return self._process is not None and not self._process.has_ended
 
-    async def start(self, peers: Sequence[tuple[str, str]] = (), *, force_new_cluster: bool = False) -> None:
+    async def start(self, peers: Sequence[tuple[str, str]] = ()) -> None:
         """The process that an earlier daemon left, or a new one; from then on it is kept running. `peers` are `MemberGrant.peers`,
-        for the first start of a member that joins others. Without them and without data it founds a cluster. `force_new_cluster`
-        makes it the only member, with all that it knows, when the others are lost for good. Raises `OperationFailed`."""
-        if self._supervisor is not None:
-            raise OperationFailed("cannot start etcd: it is running")
+        for the first start of a member that joins others. Without them and without data it founds a cluster. Raises
+        `OperationFailed`."""
         self._prepare()
         self._peers = peers
-        self._process = None if force_new_cluster else self._find()
+        self._process = self._find()
         if self._process is None:
-            if force_new_cluster:
-                await self._end()
-            self._process = self._spawn(force_new_cluster)
+            self._process = self._spawn()
         else:
             log.info("etcd.found pid=%d", self._process.pid)
         self._supervisor = asyncio.create_task(self._supervise(self._process))
+
+    async def start_alone(self) -> None:
+        """`start`, as the only member, with all that it knows: the others are lost for good. Raises `OperationFailed`, `Unavailable`.
+
+        etcd discards the end of its log that it does not know to be committed. It may have applied some of that: a commit is on disk
+        only with the next entry. So members to come must get its state, not its log: it is started again once there is a snapshot,
+        and has no older log then."""
+        self._prepare()
+        await self._end()
+        self._process = self._spawn("--force-new-cluster", "--snapshot-count=1")
+        try:
+            await self.ready()
+            await self._snapshot()
+        finally:
+            await self.stop()
+        await self.start()
 
     async def ready(self, seconds: float = 30.0) -> None:
         """Until it answers: after an election, or when it has heard of the others. Raises `OperationFailed` with its own reason if
@@ -140,6 +152,14 @@ class EtcdMember:
             raise Unavailable(f"cannot start etcd: no answer in {seconds:g} s; see {self.settings.log}") from None
         finally:
             await client.close()
+
+    async def _snapshot(self) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not any(self.settings.data.glob("member/snap/*.snap")):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise OperationFailed(f"cannot start etcd: it makes no snapshot; see {self.settings.log}") from None
 
     def client(self) -> GatewayClient:
         return GatewayClient.local(self.settings.socket)
@@ -182,6 +202,8 @@ class EtcdMember:
     # --- the process
 
     def _prepare(self) -> None:
+        if self._supervisor is not None:
+            raise OperationFailed("cannot start etcd: it is running")
         try:
             for directory in (self.settings.data, self.settings.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -221,20 +243,19 @@ class EtcdMember:
             return None
         return process
 
-    def _spawn(self, force_new_cluster: bool = False) -> Process:
+    def _spawn(self, *flags: str) -> Process:
         if shutil.which("etcd") is None:
             raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
         self._bound_log()
         self.settings.socket.unlink(missing_ok=True)  # of one that was killed; etcd takes it for somebody else's
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            output = os.open(self.settings.log, flags, 0o600)
+            output = os.open(self.settings.log, mode, 0o600)
         except OSError as error:
             raise OperationFailed(f"cannot run etcd: {self.settings.log}: {error.strerror}") from error
-        arguments = [*_FLAGS, *self._own_flags(), *(["--force-new-cluster"] if force_new_cluster else [])]
         environment = {"PATH": os.environ.get("PATH", os.defpath)}  # it takes flags from ETCD_…
         try:
-            argv = ["env", f"--chdir={self.settings.run}", "etcd", *arguments]
+            argv = ["env", f"--chdir={self.settings.run}", "etcd", *_FLAGS, *self._own_flags(), *flags]
             process = spawn(argv, {1: output, 2: output}, environment)
         finally:
             os.close(output)
