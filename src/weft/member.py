@@ -41,6 +41,7 @@ from weft.pki.certificate import holder
 from weft.seat import Place, Seat
 from weft.store.base import Store
 from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.process import MemberRemoved
 from weft.store.sqlite import SqliteStore
 from weft.waiting import first
 
@@ -254,7 +255,7 @@ class SwarmMember:
             await self.close()
             if is_last and self._around.elsewhere is not None:
                 await _erase(self._around.elsewhere)
-            if self.member.store == "shared":
+            if self._place.has_part:
                 await seats.give_up(self._place)
             self._identity.erase()
 
@@ -298,6 +299,8 @@ class SwarmMember:
             except WeftError as error:
                 self._obstacle = str(error)
                 log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
+                if isinstance(error, MemberRemoved):
+                    await self._give_up_seat()
                 await asyncio.sleep(SEAT_RETRY)
                 continue
             self._obstacle = ""
@@ -305,16 +308,22 @@ class SwarmMember:
 
     async def _follow_role(self) -> None:
         if not self.is_manager:
-            await self._stand()
-            if self.member.store == "shared":
-                await seats.give_up(self._place)
-            if self.member.store != "none":
-                self._save(store="none")
+            await self._give_up_seat()
             return
+        if self._seat is not None and self._seat.lost_its_part:
+            await self._give_up_seat()
         if self._seat is None:
             self._sit(await self._open_seat())
         elif self._seat.is_alone and self._seat.has_company:
             await self._move()
+
+    async def _give_up_seat(self) -> None:
+        """And this host's part of the shared store. What the disk says first: a part that is left over does no harm."""
+        await self._stand()
+        if self.member.store != "none":
+            self._save(store="none")
+        if self._place.has_part:
+            await seats.give_up(self._place)
 
     async def _open_seat(self) -> Seat:
         if self.member.store == "alone":
@@ -357,11 +366,12 @@ class SwarmMember:
         self._sit(new)
 
     async def _until_something_changes(self) -> None:
-        """The role; or, of a manager that is alone, that there is to be another; or the end of a manager, which raises."""
+        """The role; or the others take this host's part of the store; or, of a manager that is alone, there is to be another; or the
+        end of a manager, which raises."""
         seat = self._seat
         waits: list[Coroutine[Any, Any, object]] = [self._role_changed.wait()]
         if seat is not None:
-            waits.append(seat.manager.failed())
+            waits += [seat.manager.failed(), seat.part_lost()]
             if seat.is_alone:
                 waits.append(seat.company())
         await first(*waits)

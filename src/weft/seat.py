@@ -97,6 +97,11 @@ class Place:
     def manager_address(self) -> str:
         return f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
 
+    @property
+    def has_part(self) -> bool:
+        """Of the shared store; it may be of no use any more."""
+        return self.settings.data.exists()
+
     def etcd(self) -> EtcdMember:
         """This host's part of the shared store. Raises `OperationFailed`."""
         if shutil.which("etcd") is None:
@@ -149,6 +154,18 @@ class Seat:
         await asyncio.sleep(RESTART_PAUSE * (1 + managers.index(own)) if own in managers else 0)
         await self._etcd.restart()
         log.info("store.restarted cause=new root certificate")
+
+    @property
+    def lost_its_part(self) -> bool:
+        """The other managers have taken this host's part out of the shared store."""
+        return self._etcd is not None and self._etcd.removed.is_set()
+
+    async def part_lost(self) -> None:
+        """Until `lost_its_part`."""
+        if self._etcd is None:
+            await asyncio.get_running_loop().create_future()
+        else:
+            await self._etcd.removed.wait()
 
     @property
     def has_company(self) -> bool:

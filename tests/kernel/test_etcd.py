@@ -32,7 +32,7 @@ from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
-from weft.store.etcd.process import QUOTA, EtcdMember, MemberSettings
+from weft.store.etcd.process import QUOTA, EtcdMember, MemberRemoved, MemberSettings
 from weft.store.etcd.space import keep_free
 from weft.testing.slot_writers import SlotWriters
 
@@ -476,6 +476,9 @@ def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_m
         with pytest.raises(NotFound):
             await client.remove_member(learner.id)
         await until(lambda: not store.is_healthy)
+        await until(member.removed.is_set)
+        with pytest.raises(MemberRemoved):
+            await member.ready()
         (left,) = await eventually(client.members)
         assert left.name == "m1"
 

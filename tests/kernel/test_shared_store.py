@@ -11,6 +11,7 @@ import pytest
 
 from weft.errors import OperationFailed, Unavailable
 from weft.model.network import NetworkSpec
+from weft.model.node import Role
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.process import EtcdMember
@@ -38,6 +39,14 @@ async def leave(*hosts: Host) -> None:
 
 def part(host: Host) -> EtcdMember:
     return host.up._place.etcd()
+
+
+async def member_id(host: Host) -> int:
+    client = part(host).client()
+    try:
+        return (await client.status()).member
+    finally:
+        await client.close()
 
 
 async def raise_alarm(client: GatewayClient) -> None:
@@ -144,6 +153,34 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             assert networks(second).keys() == before.keys() | {"alone", "together"}
+            await until(lambda: networks(first) == networks(second))
+        finally:
+            await leave(second, first)
+
+    asyncio.run(main())
+
+
+def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_new_part(tmp_path: Path) -> None:
+    """Its certificate has been a manager's all the time, and its part of the store is one that nobody wants any more."""
+
+    async def main() -> None:
+        first, second = await two_managers(tmp_path)
+        own = second.up.member.node
+
+        async def change_role(role: Role) -> None:
+            node = first.manager.state.nodes[own]
+            await first.manager.update_node(own, node.meta.version, msgspec.structs.replace(node.spec, role=role))
+
+        try:
+            before = await member_id(second)
+            await second.stop()
+            await until(lambda: change_role("worker"))
+            await until(lambda: first.manager.state.nodes[own].role == "worker")
+            await until(lambda: change_role("manager"))
+            await second.resume()
+            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            assert await member_id(second) != before
+            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
         finally:
             await leave(second, first)

@@ -9,7 +9,8 @@ Who can open the socket has the whole swarm in his hands, keys included: there a
 owner's alone. Members speak to each other by mutual TLS with the nodes' certificates, and only to managers. etcd reads the
 certificate and the key anew for each connection, but the root only when it starts (`restart`).
 
-One that ends is started again, after pauses that grow while it does not stay up: a disk that is full ends it each time.
+One that ends is started again, after pauses that grow while it does not stay up: a disk that is full ends it each time. One that the
+others have removed ends by itself with exit code 0, and would do so each time: it is left alone then (`removed`).
 """
 
 import asyncio
@@ -90,9 +91,15 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.run / "log"
 
 
+class MemberRemoved(OperationFailed):
+    """The others have taken it out of the cluster: what it knows is of no use any more."""
+
+
 class EtcdMember:
     def __init__(self, settings: MemberSettings) -> None:
         self.settings = settings
+        self.removed = asyncio.Event()
+        """Set when it has ended because the others have removed it."""
         self._process: Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._peers: Sequence[tuple[str, str]] = ()
@@ -136,8 +143,8 @@ class EtcdMember:
         await self.start()
 
     async def ready(self, seconds: float = 30.0) -> None:
-        """Until it answers: after an election, or when it has heard of the others. Raises `OperationFailed` with its own reason if
-        it ends instead, `Unavailable`."""
+        """Until it answers: after an election, or when it has heard of the others. Raises `MemberRemoved`, `OperationFailed` with its
+        own reason if it ends instead, `Unavailable`."""
         client = self.client()
         try:
             async with asyncio.timeout(seconds):
@@ -145,6 +152,8 @@ class EtcdMember:
                     with suppress(WeftError):
                         await client.status()
                         return
+                    if self.removed.is_set():
+                        raise MemberRemoved("cannot start etcd: the other managers have removed it")
                     if not self.is_running:
                         raise OperationFailed(f"cannot start etcd: it ended: {self.last_words()}")
                     await asyncio.sleep(0.05)
@@ -313,11 +322,13 @@ class EtcdMember:
             began = loop.time()
             if process is not None:
                 code = await self._watch(process)
-                log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
                 self._process = None
                 process.close()
-                if code == 0:  # as one does that was removed by the others
-                    failures = len(_PAUSES)
+                if code == 0:
+                    log.warning("etcd.removed pid=%d", process.pid)
+                    self.removed.set()
+                    return
+                log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
             failures = 0 if loop.time() - began > _STAYED_UP else failures
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
