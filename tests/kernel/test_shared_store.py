@@ -14,6 +14,7 @@ from weft.model.network import NetworkSpec
 from weft.model.node import Role
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.client import GatewayClient
+from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.process import EtcdMember
 from weft.testing.members import Host, until
 
@@ -109,13 +110,14 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_is_on_it
     asyncio.run(main())
 
 
-APPLIED = 0.5
-"""Seconds within which what a member has applied is on its disk; that it was committed may not be there before the next write."""
-
-
 def networks(host: Host) -> dict[str, int]:
     """Name to version."""
     return {network.spec.name: network.meta.version for network in host.manager.state.networks.values()}
+
+
+async def has_on_disk(etcd: EtcdMember, network: str) -> bool:
+    found = await (await Snapshot.read(etcd.settings.data)).range("/weft/object/network/", "/weft/object/network0", serializable=True)
+    return any(network.encode() in pair.value for pair in found.pairs)
 
 
 def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             etcds = [part(host) for host in (first, second)]
             await first.stop()
             await second.stop()
-            await asyncio.sleep(APPLIED)
+            await until(lambda: has_on_disk(etcds[0], "n19"))
             for etcd in etcds:
                 process = etcd._find()
                 assert process is not None
