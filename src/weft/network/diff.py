@@ -110,13 +110,15 @@ def _far_end(link: Link) -> list[Place]:
 
 
 def _alike(have: Link | None, want: Link | None) -> bool:
-    """Whether the link can stay, with other settings at most. A veth's peer is compared where both sides know it."""
+    """Whether the link can stay, with other settings at most. A veth's peer is compared where both sides know it; a tunnel's socket
+    where it is known to be in another namespace than the host's, with which the tunnel would go."""
     if have is None or want is None or type(have.kind) is not type(want.kind):
         return False
     if isinstance(have.kind, Veth) and isinstance(want.kind, Veth):
         return have.kind.peer is None or have.kind == want.kind
     if isinstance(have.kind, Vxlan) and isinstance(want.kind, Vxlan):
-        return msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
+        knows_better = have.kind.socket not in (HOST, want.kind.socket)
+        return not knows_better and msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
     return have.kind == want.kind
 
 
