@@ -9,9 +9,12 @@ The library keeps parser state in globals, so transactions are run one at a time
 import ctypes
 import subprocess
 import threading
+from collections.abc import Collection
+from contextlib import suppress
 
 from weft.errors import OperationFailed
 from weft.network.kernel_state import Table
+from weft.network.nft import Object, objects
 
 _OUTPUT_STATELESS = 1 << 2
 _ONE_AT_A_TIME = threading.Lock()
@@ -54,15 +57,26 @@ class Nft:
             library.nft_ctx_buffer_error(self._context)
             library.nft_ctx_output_set_flags(self._context, _OUTPUT_STATELESS)
 
-    def replace(self, table: Table) -> str:
-        """The table, whole and in one transaction, whether or not it is there already. Gives its listing afterwards."""
-        head = f"{table.family} {table.name}"
-        self.run(f"add table {head}\ndelete table {head}\ntable {head} {{\n{table.body}\n}}\n")
+    def replace(self, table: Table, there: Collection[Object] | None = None) -> str:
+        """The table, whole and in one transaction, whether or not it is there already. Gives its listing afterwards. `there`: what
+        it has in the kernel, if that is known.
+
+        What stays is emptied and filled again, never removed. A transaction is one step for each chain that a packet enters, not
+        for the packet: of a chain that was removed and another that took its place it can miss both, on its way from hook to hook
+        or held up between them, and go where no rule sent it (one new connection of some thousands, for each transaction)."""
+        if there is None:
+            with suppress(OperationFailed):
+                there = objects(self.listing(table.family, table.name))
+        if there and (script := _rewriting(table, there)):
+            with suppress(OperationFailed):
+                self.run(script)
+                return self.listing(table.family, table.name)
+        self.run(f"{_removing(table)}{_adding(table)}")
         return self.listing(table.family, table.name)
 
     def remove(self, family: str, name: str) -> None:
         """Adding it first makes it no error that it is gone already."""
-        self.run(f"add table {family} {name}\ndelete table {family} {name}\n")
+        self.run(_removing(Table(family, name, "")))
 
     def listing(self, family: str, name: str) -> str:
         """The table without counters and other state, as nft prints it."""
@@ -87,6 +101,29 @@ class Nft:
         if self._library is not None and self._context is not None:
             self._library.nft_ctx_free(self._context)
         self._context = None
+
+
+def _removing(table: Table) -> str:
+    head = f"{table.family} {table.name}"
+    return f"add table {head}\ndelete table {head}\n"
+
+
+def _adding(table: Table) -> str:
+    return f"table {table.family} {table.name} {{\n{table.body}\n}}\n"
+
+
+def _rewriting(table: Table, there: Collection[Object]) -> str:
+    """Nothing if something is to be of another kind or type under the same name."""
+    head, wanted, known = f"{table.family} {table.name}", objects(table.body), frozenset(there)
+    new, gone = wanted - known, known - wanted
+    if {thing.name for thing in new} & {thing.name for thing in gone}:
+        return ""
+    sets = [f"{thing.kind} {head} {thing.name}" for thing in known if thing.kind != "chain"]
+    last = sorted(gone, key=lambda thing: thing.kind == "chain")  # when no map refers to them any more
+    return "".join((
+        f"flush table {head}\n", *(f"flush {each}\n" for each in sets), _adding(table),
+        *(f"delete {thing.kind} {head} {thing.name}\n" for thing in last),
+    ))  # fmt: skip
 
 
 def release_memory() -> None:

@@ -2,7 +2,7 @@
 
 After each transaction of ours the namespace's generation and the table's listing are kept. While the generation stays, nobody
 touched anything; once it moved, the table is listed again and compared. A table that was applied by an earlier process, or that
-somebody changed, reads as having an empty body: it gets replaced, which disturbs nothing.
+somebody changed, reads as having an empty body: it is written anew, which disturbs nothing.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from weft.linux.netlink import nftables
 from weft.linux.netlink.nftables import TableName
 from weft.linux.nft import Nft, release_memory
 from weft.network.kernel_state import HOST, Table
+from weft.network.nft import Object, objects
 from weft.network.ownership import owns_table
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class _Applied(NamedTuple):
     body: str
     listing: bytes
     """Digest of the table as nft lists it."""
+    objects: frozenset[Object]
 
 
 class _Memory:
@@ -67,9 +69,9 @@ class Tables:
         memory = self._memory(handle)
         before = handle.generation()
         name = TableName(table.family, table.name)
-        memory.applied.pop(name, None)
-        listing = await self._run(handle, lambda nft: nft.replace(table))
-        memory.applied[name] = _Applied(table.body, _digest(listing))
+        former = memory.applied.pop(name, None)
+        listing = await self._run(handle, lambda nft: nft.replace(table, former.objects if former else None))
+        memory.applied[name] = _Applied(table.body, _digest(listing), objects(listing))
         if not self._step(handle, memory, before):
             # Somebody wrote rules at the same time, perhaps into this table before it was listed.
             del memory.applied[name]

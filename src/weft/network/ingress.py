@@ -99,9 +99,8 @@ def _choice(
         backends = [f"{e.address.ip} . {port.target}" for e in serving.get(service.id, ())]
         (open_ if backends else refused).append((protocol, number))
         if backends:
-            target = nft.spread(nft.rotated(backends, start))
-            rule = f'meta l4proto {protocol} dnat ip to {target} comment "{service.name}"'
-            chains.append(nft.chain(f"mesh-{protocol}-{number}", rule))
+            rules = nft.dnat(nft.rotated(backends, start), f"meta l4proto {protocol}", service.name)
+            chains.append(nft.chain(f"mesh-{protocol}-{number}", *rules))
     every, none = ([f"{protocol} . {number}" for protocol, number in group] for group in (ports, refused))
     verdicts = {f"{protocol} . {number}": f"goto mesh-{protocol}-{number}" for protocol, number in open_}
     return "\n".join((

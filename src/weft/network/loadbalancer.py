@@ -81,8 +81,8 @@ def choice(services: Iterable[VirtualService], caller: IPv4Address) -> str:
         if not service.backends:
             unserved.append(str(service.address))
             continue
-        target = nft.spread(nft.rotated([str(b) for b in service.backends], int(caller)))
-        chains.append(nft.chain(f"vip-{service.address}", f'dnat ip to {target} comment "{service.name}"'))
+        rules = nft.dnat(nft.rotated([str(b) for b in service.backends], int(caller)), comment=service.name)
+        chains.append(nft.chain(f"vip-{service.address}", *rules))
         verdicts[str(service.address)] = f"goto vip-{service.address}"
     return "\n".join((
         nft.named_set("vip-unserved", "ipv4_addr", unserved),

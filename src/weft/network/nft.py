@@ -5,7 +5,9 @@ in the output hook (its number is -100); a rule must end its line before a closi
 layer-4 protocol in the same rule; `numgen inc mod 1` is pointless, so a single backend is written out.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 DSTNAT = -100
 SRCNAT = 100
@@ -33,18 +35,42 @@ def named_map(name: str, type_: str, elements: Mapping[str, str]) -> str:
     return _elements(f"map {name}", type_, [f"{key} : {value}" for key, value in elements.items()])
 
 
-def spread(targets: Sequence[str]) -> str:
-    """An expression that gives one target after the other. `targets`: `address` or `address . port`; not empty."""
-    if len(targets) == 1:
-        return targets[0].replace(" . ", ":")
-    entries = ", ".join(f"{i} : {target}" for i, target in enumerate(targets))
-    return f"numgen inc mod {len(targets)} map {{ {entries} }}"
+def dnat(targets: Sequence[str], match: str = "", comment: str = "") -> list[str]:
+    """Rules that send each new connection to the next of the targets, `address` or `address . port`; not empty.
+
+    A packet that is in the chain while the chain is written anew goes on with the old rules, but the map inside a rule is emptied
+    beneath it as soon as the new ones hold (Linux 6.18: `nft_map_deactivate`). The second rule is for that packet."""
+    first = targets[0].replace(" . ", ":")
+    destinations = [first]
+    if len(targets) > 1:
+        entries = ", ".join(f"{i} : {target}" for i, target in enumerate(targets))
+        destinations.insert(0, f"numgen inc mod {len(targets)} map {{ {entries} }}")
+    head, tail = f"{match} " if match else "", f' comment "{comment}"' if comment else ""
+    return [f"{head}dnat ip to {destination}{tail}" for destination in destinations]
 
 
 def rotated(targets: Sequence[str], start: int) -> list[str]:
     """The same circle from another beginning: callers that make few connections each must not all begin with the first."""
     cut = start % len(targets) if targets else 0
     return [*targets[cut:], *targets[:cut]]
+
+
+class Object(NamedTuple):
+    """Of a table."""
+
+    kind: str
+    """`chain`, `set` or `map`."""
+    name: str
+    type: str
+    """Of a set's or map's elements, as it is written."""
+
+
+_OBJECT = re.compile(r"^[ \t]*(chain|set|map) (\S+) \{\s*(?:type ([^;\n]+))?", re.MULTILINE)
+
+
+def objects(text: str) -> frozenset[Object]:
+    """What is in a table; `text` as it is written here or as nft lists it."""
+    return frozenset(Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in _OBJECT.findall(text))
 
 
 def _elements(head: str, type_: str, elements: list[str]) -> str:

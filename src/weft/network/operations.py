@@ -202,7 +202,7 @@ class SetSysctl(msgspec.Struct, frozen=True):
 
 
 class ReplaceTable(msgspec.Struct, frozen=True):
-    """Whole, in one transaction: no packet meets half a table."""
+    """Whole, in one transaction: no packet meets half a table. (The adapter keeps what stays, see `linux.nft`.)"""
 
     namespace: str
     table: Table
