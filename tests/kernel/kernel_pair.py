@@ -109,12 +109,19 @@ async def main(directory: Path) -> None:
             op.AddRoute(box, Route(destination=NINE, via=IPv4Address("9.0.0.1"), device="eth0")),
             op.AddRoute(box, Route(destination=NINE, source=IPv4Address("9.0.0.1"), device="eth0")),
             op.AddForwarding(box, ForwardingEntry("eth0", "02:42:0a:00:00:99", IPv4Address("192.0.2.1"))),
+            op.AddForwarding(box, ForwardingEntry("eth0", "02:42:0a:00:00:99")),
             op.AddAddress(box, "eth9", IPv4Interface("9.0.0.1/8")),
             op.SetSysctl(box, "net.ipv4.conf.eth9.rp_filter", "0"),
             op.AddLink(box, Link(name="again", kind=Vxlan(4097, IPv4Address("10.59.72.11"), 4789), mtu=1450)),
             op.RemoveLink(box, "eth9"),
             op.RemoveNamespace("000000000000"),
         )
+        mac = "02:42:0a:00:00:98"
+        await pair.do("by a port", op.AddForwarding(net, ForwardingEntry("veth1", mac)))
+        await pair.do("by another", op.AddForwarding(net, ForwardingEntry("veth0", mac)))
+        await pair.do("by the first", op.RemoveForwarding(net, ForwardingEntry("veth1", mac)))
+        await pair.do("none of the bridge's ports", op.SetLink(namespace=net, name="veth0", master=""))
+        await pair.repair("repair of a port")
         await pair.do("links", op.RemoveLink(net, "vxlan0"), op.RemoveLink(net, "veth1"))
         await pair.do("a bridge", op.RemoveLink("1-ingress000", "br0"))
         await pair.do("a namespace", op.RemoveNamespace("lb_mynet0000"))

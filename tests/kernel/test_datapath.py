@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -27,6 +28,8 @@ from typing import Any
 import pytest
 
 from weft.linux import netns
+from weft.linux.netlink.attributes import mac_bytes
+from weft.model.addresses import mac_for
 from weft.model.codec import encode
 from weft.model.ids import TaskId
 from weft.model.service import PublishedPort
@@ -602,6 +605,30 @@ def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
         datagrams.sendto(data[::-1], peer)
         assert sock.recv(100) == b"ohw"
         connect(path, "127.0.0.11", 53).close()
+
+
+def test_a_task_is_found_where_another_host_had_its_address_before(bed: Bed) -> None:
+    """The bridge has seen the MAC in a frame from that other host, and would not forget it for five minutes."""
+    task = next(id for id in tasks(bed, "webapp") if bed.swarm.tasks[id].node == bed.swarm.nodes[0])
+    [address] = [a.address.ip for a in bed.swarm.tasks[task].attachments if a.network == bed.swarm.ingress]
+    there = bed.swarm.assignment(1).networks[bed.swarm.ingress].load_balancer(bed.swarm.nodes[0])
+    here, other = (next(bed.directory(host).glob("1-ingress*")) for host in (1, 2))
+    assert there is not None
+    frame = mac_bytes(there.mac) + mac_bytes(mac_for(address)) + b"\x88\xb5" + bytes(50)
+    before = received(bed, here)
+    with netns.run_in(other, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)) as wire:
+        wire.bind(("vxlan0", 0))
+        wire.send(frame)
+    deadline = time.monotonic() + TIMEOUT
+    while received(bed, here) == before:
+        assert time.monotonic() < deadline, "the frame did not arrive"
+    assert {ask(bed.path("client"), HOSTS[0], WEB)["name"] for _ in range(6)} == set(tasks(bed, "webapp"))
+
+
+def received(bed: Bed, overlay: Path) -> int:
+    """Frames from other hosts."""
+    [link] = json.loads(bed.inside(overlay, "ip", "-s", "-j", "link", "show", "vxlan0"))
+    return int(link["stats64"]["rx"]["packets"])
 
 
 def test_damage_is_repaired(bed: Bed) -> None:

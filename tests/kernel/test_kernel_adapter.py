@@ -100,7 +100,10 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
             "veth1": veth("veth1", SANDBOX, "eth0", master="br0"),
         },
         neighbours=frozenset({Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4d")}),
-        forwarding=frozenset({ForwardingEntry("vxlan0", "02:42:0a:00:00:4d", IPv4Address("192.0.2.12"))}),
+        forwarding=frozenset({
+            ForwardingEntry("vxlan0", "02:42:0a:00:00:4d", IPv4Address("192.0.2.12")),
+            ForwardingEntry("veth1", f"02:42:0a:00:00:{own:02x}"),
+        }),
         sysctls={"net.ipv4.ip_forward": "0"},
     )
     sandbox = Namespace(
@@ -223,7 +226,7 @@ def test_settings_of_a_link_change_in_place(tmp_path):
         eth0 = actual[SANDBOX].links["eth0"]
         assert (eth0.mtu, eth0.mac, actual[OVERLAY].links["veth1"].isolated) == (1400, "02:42:0a:00:00:63", True)
         assert actual[OVERLAY].neighbours == {Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4e")}
-        assert {entry.vtep for entry in actual[OVERLAY].forwarding} == {IPv4Address("192.0.2.99")}
+        assert {entry.vtep for entry in actual[OVERLAY].forwarding} == {IPv4Address("192.0.2.99"), None}
         defaults = [r.via for r in actual[SANDBOX].routes if r.table == 254]
         assert defaults == [IPv4Address("172.18.0.9")]
         assert actual[OVERLAY].sysctls == {"net.ipv4.ip_forward": "1"}
@@ -326,6 +329,7 @@ def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path):
         (OVERLAY, "ip link set veth1 down"),
         (OVERLAY, "bridge link set dev vxlan0 isolated off"),
         (OVERLAY, "bridge fdb del 02:42:0a:00:00:4d dev vxlan0 dst 192.0.2.12 self"),
+        (OVERLAY, "bridge fdb del 02:42:0a:00:00:02 dev veth1 master"),
         (OVERLAY, "ip neigh del 10.0.0.77 dev vxlan0"),
         (HOST, "nft flush ruleset"),
         (HOST, "ip rule del priority 900"),

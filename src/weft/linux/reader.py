@@ -103,8 +103,12 @@ def _links(
 
 def _forwarding(shown: Mapping[int, LinkInfo], entries: Iterable[NeighbourInfo]) -> Iterable[ForwardingEntry]:
     for entry in entries:
-        if entry.permanent and entry.mac and len(entry.destination) == 4 and entry.device in shown:
+        if entry.device not in shown or not entry.mac:
+            continue
+        if entry.permanent and len(entry.destination) == 4:
             yield ForwardingEntry(shown[entry.device].name, entry.mac, entry.address)
+        elif entry.at_port:
+            yield ForwardingEntry(shown[entry.device].name, entry.mac)
 
 
 def _routes(handle: Handle, links: Mapping[int, LinkInfo], host: bool) -> Iterable[Route]:

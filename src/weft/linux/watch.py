@@ -122,7 +122,7 @@ class Watch:
     def _concerns_neighbour(self, handle: Handle, message: Message) -> bool:
         entry = neighbour.decode_neighbour(message.body)
         if entry.family != neighbour.AF_INET:
-            return entry.permanent and bool(entry.destination)
+            return entry.at_port or (entry.permanent and bool(entry.destination))
         known = self._permanent[handle.name]
         key = (entry.device, entry.destination)
         if entry.permanent and message.type == neighbour.RTM_NEWNEIGH:

@@ -197,7 +197,7 @@ def _settings(have: Namespace, want: Namespace, links: _Links) -> Iterable[Opera
     for name, link in want.links.items():
         fresh = (space, name) in links.made
         old = None if fresh else have.links.get(name)
-        moved = (old.master if old else None) != link.master or (link.master is not None and (space, link.master) in links.made)
+        moved = link.master is not None if fresh else _changes_bridge(have, want, links, name)
         change = op.SetLink(
             namespace=space,
             name=name,
@@ -227,14 +227,24 @@ def _up(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
 
 
 def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`, `inetdev_destroy`)."""
+    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`, `inetdev_destroy`), and what its
+    bridge knew of a port with the port (`br_fdb_delete_by_port`)."""
     name = want.name
     kept = ((d, have.links[d], link) for d, link in want.links.items() if links.kept(have, want, d))
     shaken = {d for d, old, new in kept if _changes_mac(old, new) or (old.addresses and not old.addresses & new.addresses)}
     lost = frozenset(neighbour for neighbour in have.neighbours if neighbour.device in shaken)
     missing = _missing(have, want, links, have.neighbours - lost, want.neighbours)
     yield from (op.AddNeighbour(name, entry) for entry in missing)
-    yield from (op.AddForwarding(name, entry) for entry in _missing(have, want, links, have.forwarding, want.forwarding))
+    left = frozenset(entry for entry in have.forwarding if entry.vtep is None and _changes_bridge(have, want, links, entry.device))
+    missing_forwarding = _missing(have, want, links, have.forwarding - left, want.forwarding)
+    yield from (op.AddForwarding(name, entry) for entry in missing_forwarding)
+
+
+def _changes_bridge(have: Namespace, want: Namespace, links: _Links, name: str) -> bool:
+    """Of a link that stays."""
+    old, link = have.links.get(name), want.links.get(name)
+    master = link.master if link is not None else None
+    return (old.master if old else None) != master or (master is not None and (want.name, master) in links.made)
 
 
 def _changes_mac(old: Link, new: Link) -> bool:
@@ -276,7 +286,7 @@ def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
     if isinstance(entry, Neighbour):
         return entry.device, int(entry.address)
     if isinstance(entry, ForwardingEntry):
-        return entry.device, entry.mac, int(entry.vtep)
+        return entry.device, entry.mac, int(entry.vtep or 0)
     if isinstance(entry, Route):
         return entry.table, -entry.destination.prefixlen, int(entry.destination.network_address), str(entry)
     return entry.priority, entry.source_port or 0, str(entry)

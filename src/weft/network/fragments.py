@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface
 
 from weft.model.addresses import MacAddress
-from weft.network.kernel_state import KernelState, Link, Namespace, Table, Veth
+from weft.network.kernel_state import HOST, ForwardingEntry, KernelState, Link, Namespace, Table, Veth
 
 TABLE = "weft"
 """The one table, per family, in each namespace."""
@@ -26,11 +26,15 @@ def cable(
     bridge: tuple[str, str, str], end: tuple[str, str], mtu: int, mac: MacAddress | None, *addresses: IPv4Interface,
     isolated: bool = False,
 ) -> list[Namespace]:  # fmt: skip
-    """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface."""
+    """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface.
+
+    An overlay's bridge is told by which port the MAC is. It may have seen it in a frame from another host, where the address was a
+    task's before, and would send its frames there for five minutes, or until the new one says something."""
     (space, port, master), (far_space, far) = bridge, end
     here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, isolated=isolated)
     there = Link(name=far, kind=Veth(space, port), mtu=mtu, mac=mac, addresses=frozenset(addresses))
-    return [Namespace(name=space, links=links(here)), Namespace(name=far_space, links=links(there))]
+    told = frozenset({ForwardingEntry(port, mac)} if space != HOST and mac is not None else ())
+    return [Namespace(name=space, links=links(here), forwarding=told), Namespace(name=far_space, links=links(there))]
 
 
 def merge(fragments: Iterable[Namespace]) -> KernelState:

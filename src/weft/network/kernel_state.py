@@ -68,11 +68,12 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 class ForwardingEntry(msgspec.Struct, frozen=True):
-    """A permanent FDB entry of a VXLAN device: frames for `mac` go to the host `vtep`."""
+    """Where frames for `mac` go. A permanent FDB entry of a VXLAN device: to the host `vtep`. Without one a static FDB entry of a
+    bridge, which nothing that the bridge sees can change: out of its port `device`."""
 
     device: str
     mac: MacAddress
-    vtep: IPv4Address
+    vtep: IPv4Address | None = None
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +115,7 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: frozenset[Neighbour] = frozenset()
     """Permanent ones only."""
     forwarding: frozenset[ForwardingEntry] = frozenset()
-    """Permanent ones with a remote host only."""
+    """Of VXLAN devices permanent ones with a remote host only, of bridges static ones."""
     routes: frozenset[Route] = frozenset()
     """Without those that the kernel makes of addresses."""
     rules: frozenset[Rule] = frozenset()

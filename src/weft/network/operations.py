@@ -146,7 +146,8 @@ class AddForwarding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         e = self.entry
-        return f"{_bridge(self.namespace)} fdb replace {e.mac} dev {e.device} dst {e.vtep} self permanent"
+        where = "master static sticky" if e.vtep is None else f"dst {e.vtep} self permanent"
+        return f"{_bridge(self.namespace)} fdb replace {e.mac} dev {e.device} {where}"
 
 
 class RemoveForwarding(msgspec.Struct, frozen=True):
@@ -155,7 +156,8 @@ class RemoveForwarding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         e = self.entry
-        return f"{_bridge(self.namespace)} fdb delete {e.mac} dev {e.device} dst {e.vtep} self"
+        where = "master" if e.vtep is None else f"dst {e.vtep} self"
+        return f"{_bridge(self.namespace)} fdb delete {e.mac} dev {e.device} {where}"
 
 
 class AddRoute(msgspec.Struct, frozen=True):

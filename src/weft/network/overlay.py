@@ -4,8 +4,9 @@
     this hop       br0 -> vxlan0, whose neighbour and forwarding entries name the host of each address
     next hop       encryption.py, then the wire; on the other host vxlan0 -> br0 -> sandbox.py
 
-Nothing is learned and nothing flooded: vxlan0 answers ARP itself from its permanent neighbours (`proxy`), and knows a host for
-each MAC. So broadcast and multicast between hosts do not exist, and a frame for an unknown MAC stays on this host.
+Nothing is flooded to other hosts, and nothing that is learned counts: vxlan0 answers ARP itself from its permanent neighbours
+(`proxy`), and knows a host for each MAC, as br0 knows a port for each one here. So broadcast and multicast between hosts do not exist,
+and a frame for an unknown MAC stays on this host.
 The VXLAN device of a plain network is made in the host's namespace and moved, so that its socket, and thus the underlay's
 routing, stays there; that of an encrypted one wherever encryption.py says.
 """

@@ -174,7 +174,7 @@ class FakeKernel:
             case op.AddForwarding(_, entry):
                 space.add_forwarding(entry)
             case op.RemoveForwarding(_, entry):
-                space.forwarding.pop((entry.device, entry.mac), None)
+                space.remove_forwarding(entry)
             case op.AddRoute(_, route):
                 space.add_route(route)
             case op.RemoveRoute(_, route):

@@ -111,12 +111,15 @@ class FakeNamespace:
         for other in self.devices.values():
             if other.master is device:
                 other.master, other.isolated = None, False
+                self._forget_ports({other.name})
         for devices in self.bound.values():
             if device in devices:
                 devices.remove(device)
 
     def set_link(self, o: SetLink) -> None:
         device = self.device(o.name)
+        if o.master is not None and o.master != (device.master.name if device.master else ""):
+            self._forget_ports({o.name})
         if o.master:
             master = self.device(o.master)
             if not isinstance(master.kind, Bridge):
@@ -166,9 +169,27 @@ class FakeNamespace:
         self.neighbours[neighbour.device, neighbour.address] = neighbour
 
     def add_forwarding(self, entry: ForwardingEntry) -> None:
-        """Another kind of device takes it for one more address of its own, which a reader is not shown."""
-        if isinstance(self.device(entry.device).kind, Vxlan):
+        """With a host another kind of device takes it for one more address of its own, which a reader is not shown. A bridge has one
+        port for a MAC."""
+        device = self.device(entry.device)
+        if entry.vtep is None:
+            if device.master is None:
+                raise Refused("Operation not supported")
+            ports = {port.name for port in self.devices.values() if port.master is device.master}
+            self._forget_ports(ports, entry.mac)
+        if entry.vtep is None or isinstance(device.kind, Vxlan):
             self.forwarding[entry.device, entry.mac] = entry
+
+    def remove_forwarding(self, entry: ForwardingEntry) -> None:
+        if self.forwarding.get((entry.device, entry.mac)) == entry:
+            del self.forwarding[entry.device, entry.mac]
+
+    def _forget_ports(self, ports: set[str], mac: MacAddress | None = None) -> None:
+        """What a bridge knows of them, or only of that MAC there."""
+        self.forwarding = {
+            key: e for key, e in self.forwarding.items()
+            if e.vtep is not None or e.device not in ports or mac not in (None, e.mac)
+        }  # fmt: skip
 
     # --- routes, rules, parameters, tables
 

@@ -236,7 +236,7 @@ class _Walk:
                 self._at(space, f"{bridge.name}: {port.name if port else 'own'} to {other.name}", flight)
                 self._transmit(other, flight)
             entry = space.forwarding.get((other.name, flight.ether_destination))
-            if isinstance(other.kind, Vxlan) and entry is not None:
+            if isinstance(other.kind, Vxlan) and entry is not None and entry.vtep is not None:
                 self._at(space, f"{bridge.name}: {port.name if port else 'own'} to {other.name}, host {entry.vtep}", flight)
                 self._encapsulate(other, other.kind, entry.vtep, flight)
         raise End(f"dropped: no port of {bridge} leads to {flight.ether_destination}")

@@ -109,6 +109,14 @@ def test_forwarding(device, vtep, mac):
     assert (theirs.get_attr("NDA_DST"), theirs.get_attr("NDA_LLADDR")) == (str(vtep), mac)
 
 
+@given(INDEXES, MACS)
+def test_forwarding_by_a_bridges_port(device, mac):
+    theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, None))
+    static, master_sticky = 0x40, 4 | 0x40
+    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (7, device, static, master_sticky)
+    assert (theirs.get_attr("NDA_DST"), theirs.get_attr("NDA_LLADDR")) == (None, mac)
+
+
 # --- addresses
 
 

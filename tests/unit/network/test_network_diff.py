@@ -138,6 +138,9 @@ def test_a_failed_operation_is_made_good_in_the_next_round(position, twice):
     assert differences(kernel, desired) == []
 
 
+AT_PORT = ForwardingEntry("veth1", "02:42:0a:00:00:05")
+
+
 def planned_example():
     from_bridge = cable(("1-net", "veth1", "br0"), ("box", "eth0"), 1450, "02:42:0a:00:00:05", IPv4Interface("10.0.0.5/24"))
     tunnel = Link(name="vxlan0", kind=Vxlan(4096, IPv4Address("192.0.2.1"), 4789), mtu=1450, master="br0")
@@ -171,6 +174,7 @@ def test_the_order_that_a_kernel_wants():
         "ip -n 1-net link set veth1 up",
         "ip -n box link set eth0 up",
         "ip -n 1-net neighbour replace 10.0.0.9 lladdr 02:42:0a:00:00:09 dev vxlan0 nud permanent",
+        "bridge -n 1-net fdb replace 02:42:0a:00:00:05 dev veth1 master static sticky",
         "bridge -n 1-net fdb replace 02:42:0a:00:00:09 dev vxlan0 dst 192.0.2.2 self permanent",
         "ip netns exec 1-net nft -f - <<END\nadd table ip weft\ndelete table ip weft\ntable ip weft {\n\n}\nEND",
     ]
@@ -178,7 +182,10 @@ def test_the_order_that_a_kernel_wants():
 
 def test_a_sandbox_that_goes_takes_nothing_else_along():
     desired = planned_example()
-    bridge = msgspec.structs.replace(desired["1-net"], links={n: x for n, x in desired["1-net"].links.items() if n != "veth1"})
+    net = desired["1-net"]
+    links = {name: link for name, link in net.links.items() if name != "veth1"}
+    forwarding = frozenset(entry for entry in net.forwarding if entry.device != "veth1")
+    bridge = msgspec.structs.replace(net, links=links, forwarding=forwarding)
     fewer = KernelState({HOST: desired[HOST], "1-net": bridge})
     assert [str(o) for o in diff(desired, fewer)] == ["ip -n 1-net link delete veth1", "ip netns delete box"]
 
@@ -187,7 +194,7 @@ def test_a_task_that_moves_to_another_host_costs_one_entry():
     """The MAC stays, and the entry is replaced in place: no frame meets the gap."""
     desired = planned_example()
     moved = ForwardingEntry("vxlan0", "02:42:0a:00:00:09", IPv4Address("192.0.2.3"))
-    net = msgspec.structs.replace(desired["1-net"], forwarding=frozenset({moved}))
+    net = msgspec.structs.replace(desired["1-net"], forwarding=frozenset({moved, AT_PORT}))
     after = KernelState({**desired.namespaces, "1-net": net})
     assert [str(o) for o in diff(desired, after)] == [
         "bridge -n 1-net fdb replace 02:42:0a:00:00:09 dev vxlan0 dst 192.0.2.3 self permanent"

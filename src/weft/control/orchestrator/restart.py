@@ -2,8 +2,7 @@
 
 The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired READY and made ready; when the
 delay is over (`restart_at`) and the old one has stopped, `promote` lets it run. If it cannot be made ready the one after it waits for
-the same moment. How often a slot was restarted is read from the
-records of its tasks, of which the reaper keeps enough.
+the same moment. How often a slot was restarted is read from the records of its tasks, of which the reaper keeps enough.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,12 @@
 """rtnetlink neighbours and forwarding entries: requests, and what dumps say. Pure functions. `include/uapi/linux/neighbour.h`.
 
 Both are RTM_*NEIGH messages: family AF_INET says which MAC an address has, family AF_BRIDGE with NTF_SELF where a VXLAN device
-sends the frames for a MAC. There may be tens of thousands, so encoding is written for speed.
+sends the frames for a MAC, with NTF_MASTER by which of its ports a bridge does. There may be tens of thousands, so encoding is written
+for speed.
 """
 
 import struct
+import sys
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -14,13 +16,16 @@ from weft.model.addresses import MacAddress
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_INET, AF_BRIDGE = 2, 7
-NUD_PERMANENT = 0x80
-_NTF_SELF = 2
-_NDA_DST, _NDA_LLADDR = 1, 2
+NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
+"""An entry of a bridge is static if it says NUD_NOARP; NUD_PERMANENT is the MAC of a port itself."""
+_NTF_SELF, _NTF_MASTER, _NTF_STICKY = 2, 4, 0x40
+_NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _HEADER = struct.Struct("=BxxxiHBB")
 """Family, index of the interface, state, flags, type."""
 _WHOLE = struct.Struct("=BxxxiHBBHH4sHH6sxx")
 """Header, destination attribute (8 bytes), link-layer attribute (10 bytes and padding)."""
+_AT_PORT = struct.Struct("=BxxxiHBBHH6sxx")
+"""The same without a destination."""
 _UPSERT = NLM_F_CREATE | NLM_F_REPLACE
 
 
@@ -28,6 +33,8 @@ class NeighbourInfo(NamedTuple):
     family: int
     device: int
     state: int
+    bridge: int
+    """Index of the bridge whose entry it is; 0 for one of the device itself."""
     destination: bytes
     """Packed IPv4 address; empty where there is none (frames that a bridge delivers itself)."""
     mac: MacAddress | None
@@ -35,6 +42,11 @@ class NeighbourInfo(NamedTuple):
     @property
     def permanent(self) -> bool:
         return bool(self.state & NUD_PERMANENT)
+
+    @property
+    def at_port(self) -> bool:
+        """A static entry of a bridge."""
+        return bool(self.bridge and self.state & NUD_NOARP)
 
     @property
     def address(self) -> IPv4Address:
@@ -49,12 +61,13 @@ def remove_neighbour(device: int, address: IPv4Address, mac: MacAddress) -> Requ
     return Request(RTM_DELNEIGH, 0, _body(AF_INET, device, 0, address, mac))
 
 
-def add_forwarding(device: int, mac: MacAddress, vtep: IPv4Address) -> Request:
-    return Request(RTM_NEWNEIGH, _UPSERT, _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac))
+def add_forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> Request:
+    """None: by the bridge's port that the device is."""
+    return Request(RTM_NEWNEIGH, _UPSERT, _forwarding(device, mac, vtep))
 
 
-def remove_forwarding(device: int, mac: MacAddress, vtep: IPv4Address) -> Request:
-    return Request(RTM_DELNEIGH, 0, _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac))
+def remove_forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> Request:
+    return Request(RTM_DELNEIGH, 0, _forwarding(device, mac, vtep))
 
 
 def dump_neighbours() -> tuple[int, bytes]:
@@ -70,10 +83,18 @@ def decode_neighbour(body: bytes) -> NeighbourInfo:
     found = decode(body, _HEADER.size)
     hardware = found.get(_NDA_LLADDR, b"")
     mac = to_mac(hardware) if len(hardware) == 6 else None
-    return NeighbourInfo(family, device, state, found.get(_NDA_DST, b""), mac)
+    bridge = int.from_bytes(found.get(_NDA_MASTER, b""), sys.byteorder)
+    return NeighbourInfo(family, device, state, bridge, found.get(_NDA_DST, b""), mac)
 
 
 def _body(family: int, device: int, flags: int, destination: IPv4Address, mac: MacAddress) -> bytes:
     return _WHOLE.pack(
         family, device, NUD_PERMANENT, flags, 0, 8, _NDA_DST, destination.packed, 10, _NDA_LLADDR, mac_bytes(mac)
     )
+
+
+def _forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> bytes:
+    if vtep is not None:
+        return _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac)
+    flags = _NTF_MASTER | _NTF_STICKY
+    return _AT_PORT.pack(AF_BRIDGE, device, NUD_NOARP, flags, 0, 10, _NDA_LLADDR, mac_bytes(mac))
