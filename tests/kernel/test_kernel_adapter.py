@@ -100,10 +100,12 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
             "veth1": veth("veth1", SANDBOX, "eth0", master="br0"),
         },
         neighbours=frozenset({Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4d")}),
-        forwarding=frozenset({
-            ForwardingEntry("vxlan0", "02:42:0a:00:00:4d", IPv4Address("192.0.2.12")),
-            ForwardingEntry("veth1", f"02:42:0a:00:00:{own:02x}"),
-        }),
+        forwarding=frozenset(
+            {
+                ForwardingEntry("vxlan0", "02:42:0a:00:00:4d", IPv4Address("192.0.2.12")),
+                ForwardingEntry("veth1", f"02:42:0a:00:00:{own:02x}"),
+            }
+        ),
         sysctls={"net.ipv4.ip_forward": "0"},
     )
     sandbox = Namespace(

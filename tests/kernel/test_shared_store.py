@@ -116,7 +116,8 @@ def networks(host: Host) -> dict[str, int]:
 
 
 async def has_on_disk(etcd: EtcdMember, network: str) -> bool:
-    found = await (await Snapshot.read(etcd.settings.data)).range("/weft/object/network/", "/weft/object/network0", serializable=True)
+    disk = await Snapshot.read(etcd.settings.data)
+    found = await disk.range("/weft/object/network/", "/weft/object/network0", serializable=True)
     return any(network.encode() in pair.value for pair in found.pairs)
 
 

@@ -235,9 +235,9 @@ def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operat
     lost = frozenset(neighbour for neighbour in have.neighbours if neighbour.device in shaken)
     missing = _missing(have, want, links, have.neighbours - lost, want.neighbours)
     yield from (op.AddNeighbour(name, entry) for entry in missing)
-    left = frozenset(entry for entry in have.forwarding if entry.vtep is None and _changes_bridge(have, want, links, entry.device))
-    missing_forwarding = _missing(have, want, links, have.forwarding - left, want.forwarding)
-    yield from (op.AddForwarding(name, entry) for entry in missing_forwarding)
+    left = frozenset(e for e in have.forwarding if e.vtep is None and _changes_bridge(have, want, links, e.device))
+    paths = _missing(have, want, links, have.forwarding - left, want.forwarding)
+    yield from (op.AddForwarding(name, entry) for entry in paths)
 
 
 def _changes_bridge(have: Namespace, want: Namespace, links: _Links, name: str) -> bool:

@@ -70,7 +70,8 @@ _OBJECT = re.compile(r"^[ \t]*(chain|set|map) (\S+) \{\s*(?:type ([^;\n]+))?", r
 
 def objects(text: str) -> frozenset[Object]:
     """What is in a table; `text` as it is written here or as nft lists it."""
-    return frozenset(Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in _OBJECT.findall(text))
+    found = _OBJECT.findall(text)
+    return frozenset(Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in found)
 
 
 def _elements(head: str, type_: str, elements: list[str]) -> str:
