@@ -16,7 +16,7 @@ from weft.linux.kernel import RealKernel
 from weft.model.service import PublishedPort
 from weft.network import operations as op
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST, ForwardingEntry, KernelState, Link, Namespace, Route, Vxlan
+from weft.network.kernel_state import HOST, BridgePort, ForwardingEntry, KernelState, Link, Namespace, Route, Vxlan
 from weft.network.plan import plan
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.swarms import Swarm
@@ -104,7 +104,7 @@ async def main(directory: Path) -> None:
         await pair.do("out of the bridge", op.SetLink(namespace=HOST, name=pair.port, master=""))
         await pair.do(
             "what is refused",
-            op.SetLink(namespace=HOST, name=pair.port, isolated=True),
+            op.SetLink(namespace=HOST, name=pair.port, port=BridgePort(isolated=True)),
             op.SetLink(namespace=box, name="eth9", up=True),
             op.AddRoute(box, Route(destination=NINE, via=IPv4Address("9.0.0.1"), device="eth0")),
             op.AddRoute(box, Route(destination=NINE, source=IPv4Address("9.0.0.1"), device="eth0")),

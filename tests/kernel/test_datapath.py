@@ -29,9 +29,9 @@ import pytest
 
 from weft.linux import netns
 from weft.linux.netlink.attributes import mac_bytes
-from weft.model.addresses import mac_for
+from weft.model.addresses import MacAddress, mac_for
 from weft.model.codec import encode
-from weft.model.ids import TaskId
+from weft.model.ids import NetworkId, TaskId
 from weft.model.service import PublishedPort
 from weft.testing.swarms import Swarm
 
@@ -610,19 +610,39 @@ def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
 def test_a_task_is_found_where_another_host_had_its_address_before(bed: Bed) -> None:
     """The bridge has seen the MAC in a frame from that other host, and would not forget it for five minutes."""
     task = next(id for id in tasks(bed, "webapp") if bed.swarm.tasks[id].node == bed.swarm.nodes[0])
-    [address] = [a.address.ip for a in bed.swarm.tasks[task].attachments if a.network == bed.swarm.ingress]
     there = bed.swarm.assignment(1).networks[bed.swarm.ingress].load_balancer(bed.swarm.nodes[0])
     here, other = (next(bed.directory(host).glob("1-ingress*")) for host in (1, 2))
     assert there is not None
-    frame = mac_bytes(there.mac) + mac_bytes(mac_for(address)) + b"\x88\xb5" + bytes(50)
     before = received(bed, here)
-    with netns.run_in(other, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)) as wire:
-        wire.bind(("vxlan0", 0))
-        wire.send(frame)
+    send_frame(other, "vxlan0", there.mac, mac_for(address_of(bed, task, bed.swarm.ingress)))
     deadline = time.monotonic() + TIMEOUT
     while received(bed, here) == before:
         assert time.monotonic() < deadline, "the frame did not arrive"
     assert {ask(bed.path("client"), HOSTS[0], WEB)["name"] for _ in range(6)} == set(tasks(bed, "webapp"))
+
+
+def test_no_container_takes_the_place_of_another(bed: Bed) -> None:
+    """It may send what it likes: containers have CAP_NET_RAW."""
+    network = next(id for id, definition in bed.swarm.definitions.items() if definition.name == "mynet")
+    liar = next(id for id in tasks(bed, "webapp") if bed.swarm.tasks[id].node == bed.swarm.nodes[0])
+    (victim,) = tasks(bed, "direct")
+    own, mac = mac_for(address_of(bed, liar, network)), mac_for(address_of(bed, victim, network))
+    devices = json.loads(bed.inside(bed.sandbox(liar), "ip", "-j", "link", "show"))
+    [device] = [entry["ifname"] for entry in devices if entry["address"] == own]
+    send_frame(bed.sandbox(liar), device, "ff:ff:ff:ff:ff:ff", mac)
+    balancer = next(bed.directory(1).glob("lb_mynet*"))
+    assert ask(balancer, str(address_of(bed, victim, network)), 80)["name"] == victim
+
+
+def address_of(bed: Bed, task: TaskId, network: NetworkId) -> IPv4Address:
+    [address] = [a.address.ip for a in bed.swarm.tasks[task].attachments if a.network == network]
+    return address
+
+
+def send_frame(path: Path, device: str, destination: MacAddress, source: MacAddress) -> None:
+    with netns.run_in(path, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)) as wire:
+        wire.bind((device, 0))
+        wire.send(mac_bytes(destination) + mac_bytes(source) + b"\x88\xb5" + bytes(50))
 
 
 def received(bed: Bed, overlay: Path) -> int:

@@ -16,6 +16,7 @@ from weft.network.diff import diff
 from weft.network.kernel_state import (
     HOST,
     Bridge,
+    BridgePort,
     ForwardingEntry,
     KernelState,
     Link,
@@ -95,7 +96,11 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
         links={
             "br0": Link(name="br0", kind=Bridge(), mtu=1450, addresses=frozenset({IPv4Interface("10.0.0.1/24")})),
             "vxlan0": Link(
-                name="vxlan0", kind=Vxlan(vni=vni, local=IPv4Address(vtep), port=4789), mtu=1450, master="br0", isolated=True
+                name="vxlan0",
+                kind=Vxlan(vni=vni, local=IPv4Address(vtep), port=4789),
+                mtu=1450,
+                master="br0",
+                port=BridgePort(isolated=True, learning=False),
             ),
             "veth1": veth("veth1", SANDBOX, "eth0", master="br0"),
         },
@@ -137,7 +142,7 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
             "docker_gwbridge": Link(
                 name="docker_gwbridge", kind=Bridge(), mtu=1500, addresses=frozenset({IPv4Interface("172.18.0.1/16")})
             ),
-            "wgw-0123456789": veth("wgw-0123456789", SANDBOX, "eth1", master="docker_gwbridge", isolated=True),
+            "wgw-0123456789": veth("wgw-0123456789", SANDBOX, "eth1", master="docker_gwbridge", port=BridgePort(isolated=True)),
         },
         routes=frozenset({Route(destination=IPv4Network("10.0.0.0/24"), device="docker_gwbridge", table=5917)}),
         rules=frozenset({Rule(priority=900, table=5917, mark=0x20000, mask=0xFFFFFFFF)}),
@@ -218,7 +223,7 @@ def test_settings_of_a_link_change_in_place(tmp_path):
         index = inside(tmp_path, SANDBOX, "cat /sys/class/net/eth0/ifindex || true")
         await kernel.apply([
             SetLink(namespace=SANDBOX, name="eth0", mtu=1400, mac="02:42:0a:00:00:63"),
-            SetLink(namespace=OVERLAY, name="veth1", isolated=True),
+            SetLink(namespace=OVERLAY, name="veth1", port=BridgePort(flood=False)),
             AddNeighbour(OVERLAY, Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4e")),
             AddForwarding(OVERLAY, ForwardingEntry("vxlan0", "02:42:0a:00:00:4d", IPv4Address("192.0.2.99"))),
             AddRoute(SANDBOX, Route(destination=IPv4Network("0.0.0.0/0"), device="eth1", via=IPv4Address("172.18.0.9"))),
@@ -226,7 +231,7 @@ def test_settings_of_a_link_change_in_place(tmp_path):
         ])  # fmt: skip
         actual = await kernel.read(cluster_node())
         eth0 = actual[SANDBOX].links["eth0"]
-        assert (eth0.mtu, eth0.mac, actual[OVERLAY].links["veth1"].isolated) == (1400, "02:42:0a:00:00:63", True)
+        assert (eth0.mtu, eth0.mac, actual[OVERLAY].links["veth1"].port.flood) == (1400, "02:42:0a:00:00:63", False)
         assert actual[OVERLAY].neighbours == {Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4e")}
         assert {entry.vtep for entry in actual[OVERLAY].forwarding} == {IPv4Address("192.0.2.99"), None}
         defaults = [r.via for r in actual[SANDBOX].routes if r.table == 254]
@@ -330,6 +335,7 @@ def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path):
         (OVERLAY, "ip link del br0"),
         (OVERLAY, "ip link set veth1 down"),
         (OVERLAY, "bridge link set dev vxlan0 isolated off"),
+        (OVERLAY, "bridge link set dev vxlan0 learning on"),
         (OVERLAY, "bridge fdb del 02:42:0a:00:00:4d dev vxlan0 dst 192.0.2.12 self"),
         (OVERLAY, "bridge fdb del 02:42:0a:00:00:02 dev veth1 master"),
         (OVERLAY, "ip neigh del 10.0.0.77 dev vxlan0"),

@@ -19,7 +19,7 @@ from weft.linux.netlink.message import NetlinkError
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.linux.nft import LIBRARY, Nft
 from weft.network import nft as nft_text
-from weft.network.kernel_state import Bridge, Link, Route, Rule, Table, Veth, Vxlan
+from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Table, Veth, Vxlan
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -85,7 +85,7 @@ def test_links_that_we_make_ip_reads():
         bridge = here.index("br0")
         here.do(
             link.set_link("veth1", master=bridge, up=True),
-            link.set_isolated("veth1", True),
+            link.set_port("veth1", BridgePort(isolated=True, learning=False, flood=False)),
             link.set_link("eth0", mtu=1400, mac_address="02:42:0a:00:00:06"),
         )
         found = {entry["ifname"]: entry for entry in ip("link", "show")}
@@ -97,7 +97,8 @@ def test_links_that_we_make_ip_reads():
         )
         port = found["veth1"]
         assert (port["mtu"], port["master"], "UP" in port["flags"]) == (1450, "br0", True)
-        assert port["linkinfo"]["info_slave_data"]["isolated"] is True
+        settings = port["linkinfo"]["info_slave_data"]
+        assert (settings["isolated"], settings["learning"], settings["flood"]) == (True, False, False)
         data = found["vxlan0"]["linkinfo"]["info_data"]
         assert {key: data[key] for key in ("id", "local", "port", "learning", "proxy", "l2miss", "l3miss")} == {
             "id": 4097, "local": "127.0.0.1", "port": 4790, "learning": False, "proxy": True, "l2miss": True, "l3miss": True,
@@ -111,12 +112,13 @@ def test_links_that_ip_makes_we_read():
     with Here() as here:
         sh("ip link add br0 type bridge && ip link add veth1 mtu 1450 type veth peer name eth0 address 02:42:0a:00:00:05")
         sh("ip link add vx type vxlan id 4097 local 127.0.0.1 dstport 4790 && ip link set veth1 master br0 up")
-        sh("bridge link set dev veth1 isolated on")
+        sh("bridge link set dev veth1 isolated on flood off")
         found = here.links()
         assert (found["vx"].kind, found["vx"].vxlan) == ("vxlan", VXLAN)
         assert (found["eth0"].kind, found["eth0"].mac, found["eth0"].up) == ("veth", "02:42:0a:00:00:05", False)
         port = found["veth1"]
-        assert (port.mtu, port.master, port.isolated, port.up) == (1450, found["br0"].device, True, True)
+        assert (port.mtu, port.master, port.up) == (1450, found["br0"].device, True)
+        assert port.port == BridgePort(isolated=True, learning=True, flood=False)
         assert (found["lo"].kind, found["lo"].up) == ("", True)
 
 

@@ -192,7 +192,7 @@ def test_a_service_from_json_to_the_kernel():
         "ip -n node10000000 address add 10.0.1.3/24 dev eth1",
         "ip -n node10000000 link set eth1 up",
         "ip -n 1-mynet00000 neighbour replace 10.0.1.4 lladdr 02:42:0a:00:01:04 dev vxlan0 nud permanent",
-        "bridge -n 1-mynet00000 fdb replace 02:42:0a:00:01:03 dev veth1 master static sticky",
+        "bridge -n 1-mynet00000 fdb replace 02:42:0a:00:01:03 dev veth1 master static",
         "bridge -n 1-mynet00000 fdb replace 02:42:0a:00:01:04 dev vxlan0 dst 10.59.72.12 self permanent",
         "ip route replace 10.0.0.0/24 dev ing0 src 10.59.72.11 table 5917",
         "ip rule add priority 900 fwmark 0x20000/0xffff0000 lookup 5917",

@@ -26,7 +26,7 @@ from weft.model.assignment import Assignment
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
 from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
-from weft.network.operations import AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
+from weft.network.operations import AddForwarding, AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
 from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,14 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def _links_of(operation: Operation) -> list[tuple[str, str]]:
-    """Namespace and name of the links that are made, changed or removed."""
+    """Namespace and name of the links that are made, changed or removed, or of which a bridge is told."""
     match operation:
         case AddLink(namespace=space, link=link):
             return [(space, link.name), *_far_end(link.kind)]
         case SetLink(namespace=space, name=name) | RemoveLink(namespace=space, name=name):
             return [(space, name)]
+        case AddForwarding(namespace=space, entry=entry) if entry.vtep is None:
+            return [(space, entry.device)]
     return []
 
 

@@ -54,12 +54,12 @@ def _add_bridge(bridge: Link) -> list[Request]:
 
 
 def set_link(operation: SetLink, lookup: Lookup) -> list[Request]:
-    """Isolation is a property of a bridge's port: after it became one, and before it is up."""
+    """What is about a bridge's port: after it became one, and before it is up."""
     o = operation
     master = None if o.master is None else lookup.device(o.master) if o.master else 0
-    if o.isolated is None:
+    if o.port is None:
         return [link.set_link(o.name, o.mtu, o.mac, master, o.up)]
-    requests = [link.set_link(o.name, o.mtu, o.mac, master), link.set_isolated(o.name, o.isolated)]
+    requests = [link.set_link(o.name, o.mtu, o.mac, master), link.set_port(o.name, o.port)]
     return requests if o.up is None else [*requests, link.set_link(o.name, up=o.up)]
 
 

@@ -95,7 +95,7 @@ def _links(
             master=links[info.master].name if info.master is not None and info.master in links else None,
             addresses=frozenset(addresses.get(index, ())),
             up=info.up,
-            isolated=info.isolated,
+            port=info.port,
         )
         for index, info in shown.items()
     }

@@ -17,6 +17,7 @@ from weft.network import operations as op
 from weft.network.kernel_state import (
     HOST,
     Bridge,
+    BridgePort,
     ForwardingEntry,
     KernelState,
     Link,
@@ -207,9 +208,9 @@ def _settings(have: Namespace, want: Namespace, links: _Links) -> Iterable[Opera
         )
         if change != op.SetLink(namespace=space, name=name):
             yield change
-        was_isolated = old is not None and old.isolated and not moved
-        if link.isolated != was_isolated:
-            yield op.SetLink(namespace=space, name=name, isolated=link.isolated)
+        port = old.port if old is not None and not moved else BridgePort()
+        if link.port != port:
+            yield op.SetLink(namespace=space, name=name, port=link.port)
 
 
 def _addresses(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:

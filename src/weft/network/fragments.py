@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Interface
 
 from weft.model.addresses import MacAddress
-from weft.network.kernel_state import HOST, ForwardingEntry, KernelState, Link, Namespace, Table, Veth
+from weft.network.kernel_state import HOST, BridgePort, ForwardingEntry, KernelState, Link, Namespace, Table, Veth
 
 TABLE = "weft"
 """The one table, per family, in each namespace."""
@@ -23,17 +23,18 @@ def links(*links: Link) -> dict[str, Link]:
 
 
 def cable(
-    bridge: tuple[str, str, str], end: tuple[str, str], mtu: int, mac: MacAddress | None, *addresses: IPv4Interface,
-    isolated: bool = False,
+    bridge: tuple[str, str, str], end: tuple[str, str], mtu: int, mac: MacAddress, *addresses: IPv4Interface
 ) -> list[Namespace]:  # fmt: skip
     """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface.
 
-    An overlay's bridge is told by which port the MAC is. It may have seen it in a frame from another host, where the address was a
-    task's before, and would send its frames there for five minutes, or until the new one says something."""
+    An overlay's bridge is told by which port the MAC is, and learns nothing: neither that an address is still where it was a task's
+    before, which it would believe for five minutes, nor that a container is another one because it says so. The host's own bridge
+    learns, and keeps its containers apart."""
     (space, port, master), (far_space, far) = bridge, end
-    here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, isolated=isolated)
+    settings = BridgePort(isolated=True) if space == HOST else BridgePort(learning=False, flood=False)
+    here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, port=settings)
     there = Link(name=far, kind=Veth(space, port), mtu=mtu, mac=mac, addresses=frozenset(addresses))
-    told = frozenset({ForwardingEntry(port, mac)} if space != HOST and mac is not None else ())
+    told = frozenset({ForwardingEntry(port, mac)} if space != HOST else ())
     return [Namespace(name=space, links=links(here), forwarding=told), Namespace(name=far_space, links=links(there))]
 
 

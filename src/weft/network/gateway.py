@@ -50,7 +50,7 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
 def port(facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface) -> Iterator[Namespace]:
     """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its name in `namespace`."""
     outlet = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE)
-    yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac_for(address.ip), address, isolated=True)
+    yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac_for(address.ip), address)
     yield Namespace(name=namespace, routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}))
 
 

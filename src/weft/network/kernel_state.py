@@ -46,6 +46,17 @@ class Tap(msgspec.Struct, frozen=True, tag=True):
     """An Ethernet interface whose other end is a process, and stays when the process goes. It never asks for MACs (NOARP)."""
 
 
+class BridgePort(msgspec.Struct, frozen=True):
+    """How a bridge treats a port; as it stands, one that has just become one."""
+
+    isolated: bool = False
+    """It may talk to the bridge, but to no other isolated port."""
+    learning: bool = True
+    """The bridge believes that the senders of its frames are behind it."""
+    flood: bool = True
+    """Frames for MACs that the bridge does not know leave by it."""
+
+
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: Veth | Bridge | Vxlan | Tap
@@ -55,8 +66,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     master: str | None = None
     addresses: frozenset[IPv4Interface] = frozenset()
     up: bool = True
-    isolated: bool = False
-    """A bridge port that may talk to the bridge but to no other isolated port."""
+    port: BridgePort = BridgePort()
+    """Of a link with a master."""
 
 
 class Neighbour(msgspec.Struct, frozen=True):
@@ -69,7 +80,7 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 class ForwardingEntry(msgspec.Struct, frozen=True):
     """Where frames for `mac` go. A permanent FDB entry of a VXLAN device: to the host `vtep`. Without one a static FDB entry of a
-    bridge, which nothing that the bridge sees can change: out of its port `device`."""
+    bridge: out of its port `device`."""
 
     device: str
     mac: MacAddress

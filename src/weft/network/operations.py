@@ -13,6 +13,7 @@ from weft.network.kernel_state import (
     HOST,
     MAIN_TABLE,
     Bridge,
+    BridgePort,
     ForwardingEntry,
     Link,
     Neighbour,
@@ -83,7 +84,7 @@ class SetLink(msgspec.Struct, frozen=True, kw_only=True):
     mac: MacAddress | None = None
     master: str | None = None
     """An empty string takes it out of its bridge."""
-    isolated: bool | None = None
+    port: BridgePort | None = None
     up: bool | None = None
 
     def __str__(self) -> str:
@@ -94,8 +95,9 @@ class SetLink(msgspec.Struct, frozen=True, kw_only=True):
             words.append(f"address {self.mac}")
         if self.master is not None:
             words.append(f"master {self.master}" if self.master else "nomaster")
-        if self.isolated is not None:
-            words.append(f"type bridge_slave isolated {'on' if self.isolated else 'off'}")
+        if self.port is not None:
+            settings = msgspec.structs.asdict(self.port)
+            words += ["type bridge_slave", *(f"{key} {'on' if is_on else 'off'}" for key, is_on in settings.items())]
         if self.up is not None:
             words.append("up" if self.up else "down")
         return f"{_ip(self.namespace)} link set {self.name} {' '.join(words)}"
@@ -146,7 +148,7 @@ class AddForwarding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         e = self.entry
-        where = "master static sticky" if e.vtep is None else f"dst {e.vtep} self permanent"
+        where = "master static" if e.vtep is None else f"dst {e.vtep} self permanent"
         return f"{_bridge(self.namespace)} fdb replace {e.mac} dev {e.device} {where}"
 
 

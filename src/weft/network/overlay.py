@@ -4,9 +4,9 @@
     this hop       br0 -> vxlan0, whose neighbour and forwarding entries name the host of each address
     next hop       encryption.py, then the wire; on the other host vxlan0 -> br0 -> sandbox.py
 
-Nothing is flooded to other hosts, and nothing that is learned counts: vxlan0 answers ARP itself from its permanent neighbours
-(`proxy`), and knows a host for each MAC, as br0 knows a port for each one here. So broadcast and multicast between hosts do not exist,
-and a frame for an unknown MAC stays on this host.
+Nothing is learned: br0 knows a port for each MAC of this host, and gives all others to vxlan0, which knows a host for each and drops
+what is for nobody. It answers ARP itself from its permanent neighbours (`proxy`), so broadcast and multicast between hosts do not
+exist.
 The VXLAN device of a plain network is made in the host's namespace and moved, so that its socket, and thus the underlay's
 routing, stays there; that of an encrypted one wherever encryption.py says.
 """
@@ -20,7 +20,7 @@ from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.encryption import socket_namespace
 from weft.network.fragments import links, table
-from weft.network.kernel_state import HOST, Bridge, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
+from weft.network.kernel_state import HOST, Bridge, BridgePort, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
 from weft.network.ownership import overlay_namespace
 
 LEG_PREFIX = "02:43"
@@ -61,7 +61,7 @@ def wire(view: NetworkView, facts: NodeFacts, assignment: Assignment) -> Iterato
         devices.append(Link(name=f"br{i}", kind=Bridge(), mtu=mtu, mac=mac, addresses=gateway))
         if socket is not None:
             tunnel = Vxlan(segment.vni, facts.data_path_address, assignment.data_path_port, socket)
-            devices.append(Link(name=f"vxlan{i}", kind=tunnel, mtu=mtu, master=f"br{i}"))
+            devices.append(Link(name=f"vxlan{i}", kind=tunnel, mtu=mtu, master=f"br{i}", port=BridgePort(learning=False)))
     forward = {"net.ipv4.ip_forward": "1"} if len(definition.segments) > 1 else {}
     yield Namespace(name=overlay_namespace(definition.id), links=links(*devices), sysctls=QUIET | forward)
     if socket is not None:

@@ -18,6 +18,7 @@ from weft.network.kernel_state import (
     HOST,
     MAIN_TABLE,
     Bridge,
+    BridgePort,
     ForwardingEntry,
     Link,
     Namespace,
@@ -53,7 +54,7 @@ class Device:
         self.addresses: list[IPv4Interface] = []
         """The first one is what the kernel sends from."""
         self.up = False
-        self.isolated = False
+        self.port = BridgePort()
 
     def __repr__(self) -> str:
         return f"{self.space.name}/{self.name}"
@@ -67,7 +68,7 @@ class Device:
             kind = Vxlan(kind.vni, kind.local, kind.port)
         return Link(
             name=self.name, kind=kind, mtu=self.mtu, mac=self.mac, master=self.master.name if self.master else None,
-            addresses=frozenset(self.addresses), up=self.up, isolated=self.isolated,
+            addresses=frozenset(self.addresses), up=self.up, port=self.port,
         )  # fmt: skip
 
 
@@ -110,7 +111,7 @@ class FakeNamespace:
         self.sysctls = {k: v for k, v in self.sysctls.items() if device_of(k) != device.name}
         for other in self.devices.values():
             if other.master is device:
-                other.master, other.isolated = None, False
+                other.master, other.port = None, BridgePort()
                 self._forget_ports({other.name})
         for devices in self.bound.values():
             if device in devices:
@@ -124,14 +125,14 @@ class FakeNamespace:
             master = self.device(o.master)
             if not isinstance(master.kind, Bridge):
                 raise Refused("Operation not supported")
-            device.isolated = device.isolated and device.master is master
+            device.port = device.port if device.master is master else BridgePort()
             device.master = master
         elif o.master is not None:
-            device.master, device.isolated = None, False
-        if o.isolated is not None:
+            device.master, device.port = None, BridgePort()
+        if o.port is not None:
             if device.master is None:
                 raise Refused("Operation not supported")
-            device.isolated = o.isolated
+            device.port = o.port
         if o.mtu is not None:
             device.mtu = o.mtu
         if o.mac is not None and o.mac != device.mac:

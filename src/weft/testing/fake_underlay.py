@@ -332,9 +332,9 @@ class _Walk:
 
 def _ports(bridge: Device, port: Device | None) -> list[Device]:
     """The other ports, as far as `port` (None: the bridge itself) may talk to them."""
-    isolated = port is not None and port.isolated
+    isolated = port is not None and port.port.isolated
     ports = [d for d in bridge.space.devices.values() if d.master is bridge and d.up and d is not port]
-    return [other for other in ports if not (isolated and other.isolated)]
+    return [other for other in ports if not (isolated and other.port.isolated)]
 
 
 def _ask(device: Device, address: IPv4Address) -> MacAddress | None:

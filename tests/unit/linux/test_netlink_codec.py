@@ -14,7 +14,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from weft.linux.netlink import address, attributes, link, message, neighbour, nftables, route, rule
 from weft.linux.netlink.message import Message, Request
 from weft.model.addresses import mac_for
-from weft.network.kernel_state import Bridge, Link, Route, Rule, Veth, Vxlan
+from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Veth, Vxlan
 
 ADDRESSES = st.ip_addresses(v=4)
 MACS = ADDRESSES.map(mac_for)
@@ -112,8 +112,7 @@ def test_forwarding(device, vtep, mac):
 @given(INDEXES, MACS)
 def test_forwarding_by_a_bridges_port(device, mac):
     theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, None))
-    static, master_sticky = 0x40, 4 | 0x40
-    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (7, device, static, master_sticky)
+    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (7, device, 0x40, 4)
     assert (theirs.get_attr("NDA_DST"), theirs.get_attr("NDA_LLADDR")) == (None, mac)
 
 
@@ -215,7 +214,7 @@ def test_set_link(up, flags, change):
 def test_what_pyroute2_writes_of_a_bridge_port_we_read():
     theirs = ifinfmsg()
     theirs["index"], theirs["flags"] = 12, 1
-    port = {"attrs": [("IFLA_BRPORT_ISOLATED", 1)]}
+    port = {"attrs": [("IFLA_BRPORT_ISOLATED", 1), ("IFLA_BRPORT_LEARNING", 0), ("IFLA_BRPORT_UNICAST_FLOOD", 1)]}
     theirs["attrs"] = [
         ("IFLA_IFNAME", "veth1"),
         ("IFLA_MTU", 1450),
@@ -228,7 +227,8 @@ def test_what_pyroute2_writes_of_a_bridge_port_we_read():
     ]
     theirs.encode()
     ours = link.decode_link(bytes(theirs.data[16:]))
-    assert ours == link.LinkInfo(12, "veth1", True, 1450, "02:42:0a:00:00:05", "veth", 5, True, None)
+    settings = BridgePort(isolated=True, learning=False, flood=True)
+    assert ours == link.LinkInfo(12, "veth1", True, 1450, "02:42:0a:00:00:05", "veth", 5, settings, None)
 
 
 def test_generation_and_table_name_of_nf_tables():

@@ -17,6 +17,7 @@ from weft.network.fragments import cable, merge
 from weft.network.kernel_state import (
     HOST,
     Bridge,
+    BridgePort,
     ForwardingEntry,
     KernelState,
     Link,
@@ -167,6 +168,7 @@ def test_the_order_that_a_kernel_wants():
         "ip -n 1-net link add veth1 mtu 1450 type veth peer name eth0 netns box mtu 1450 address 02:42:0a:00:00:05",
         "ip -n 1-net link set vxlan0 master br0",
         "ip -n 1-net link set veth1 master br0",
+        "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off",
         "ip -n 1-net address add 10.0.0.1/24 dev br0",
         "ip -n box address add 10.0.0.5/24 dev eth0",
         "ip -n 1-net link set br0 up",
@@ -174,7 +176,7 @@ def test_the_order_that_a_kernel_wants():
         "ip -n 1-net link set veth1 up",
         "ip -n box link set eth0 up",
         "ip -n 1-net neighbour replace 10.0.0.9 lladdr 02:42:0a:00:00:09 dev vxlan0 nud permanent",
-        "bridge -n 1-net fdb replace 02:42:0a:00:00:05 dev veth1 master static sticky",
+        "bridge -n 1-net fdb replace 02:42:0a:00:00:05 dev veth1 master static",
         "bridge -n 1-net fdb replace 02:42:0a:00:00:09 dev vxlan0 dst 192.0.2.2 self permanent",
         "ip netns exec 1-net nft -f - <<END\nadd table ip weft\ndelete table ip weft\ntable ip weft {\n\n}\nEND",
     ]
@@ -272,7 +274,7 @@ def test_the_fake_kernel_wakes_who_waits():
     [
         (op.AddLink("nowhere", Link(name="br0", kind=Bridge(), mtu=1500)), "no network namespace nowhere"),
         (op.SetLink(namespace="box", name="eth0", master="br9"), "no device br9"),
-        (op.SetLink(namespace="box", name="eth0", isolated=True), "Operation not supported"),
+        (op.SetLink(namespace="box", name="eth0", port=BridgePort()), "Operation not supported"),
         (op.AddAddress("box", "eth9", IPv4Interface("10.0.0.5/24")), "no device eth9"),
         (op.AddForwarding("box", ForwardingEntry("eth9", "02:42:0a:00:00:09", IPv4Address(1))), "no device eth9"),
         (op.AddRoute("box", Route(destination=NINE, device="eth0", via=IPv4Address("9.0.0.1"))), "Nexthop has invalid gateway"),

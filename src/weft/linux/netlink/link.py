@@ -26,7 +26,7 @@ from weft.linux.netlink.attributes import (
 )
 from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request
 from weft.model.addresses import MacAddress
-from weft.network.kernel_state import Link, Vxlan
+from weft.network.kernel_state import BridgePort, Link, Vxlan
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 IFF_UP = 1
@@ -38,7 +38,8 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_L2MISS, _VXLAN_L3MISS, _VXLAN_PORT = 1, 4, 7, 11, 13, 14, 15
-_BRPORT_ISOLATED = 33
+_BRPORT = {"isolated": 33, "learning": 8, "flood": 9}
+"""IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
 _HEADER = struct.Struct("=BxHiII")
 """Family, type of hardware, index, flags, mask of flags to change."""
@@ -57,7 +58,7 @@ class LinkInfo(NamedTuple):
     """`veth`, `bridge`, `vxlan`…; empty for hardware and lo."""
     master: int | None
     """Index of its bridge."""
-    isolated: bool
+    port: BridgePort
     vxlan: Vxlan | None
 
 
@@ -107,10 +108,10 @@ def set_link(
     return Request(RTM_NEWLINK, 0, body)
 
 
-def set_isolated(name: str, isolated: bool) -> Request:
+def set_port(name: str, port: BridgePort) -> Request:
     """For a link that is a bridge's port already."""
-    port = nested(_IFLA_INFO_SLAVE_DATA, u8(_BRPORT_ISOLATED, isolated))
-    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), port)
+    settings = nested(_IFLA_INFO_SLAVE_DATA, *(u8(key, getattr(port, name)) for name, key in _BRPORT.items()))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), settings)
     return Request(RTM_NEWLINK, 0, _header() + text(_IFLA_IFNAME, name) + info)
 
 
@@ -132,9 +133,10 @@ def decode_link(body: bytes) -> LinkInfo:
     info = decode(found.get(_IFLA_LINKINFO, b""))
     kind = to_text(info.get(_IFLA_INFO_KIND, b""))
     address = found.get(_IFLA_ADDRESS, b"")
-    isolated = False
+    port = BridgePort()
     if to_text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
-        isolated = any(decode(info.get(_IFLA_INFO_SLAVE_DATA, b"")).get(_BRPORT_ISOLATED, b"\0"))
+        settings = decode(info.get(_IFLA_INFO_SLAVE_DATA, b""))
+        port = BridgePort(**{name: any(settings[key]) for name, key in _BRPORT.items() if key in settings})
     return LinkInfo(
         device=index,
         name=to_text(found.get(_IFLA_IFNAME, b"")),
@@ -143,7 +145,7 @@ def decode_link(body: bytes) -> LinkInfo:
         mac=to_mac(address) if len(address) == 6 else None,
         kind=kind,
         master=to_u32(found[_IFLA_MASTER]) if _IFLA_MASTER in found else None,
-        isolated=isolated,
+        port=port,
         vxlan=_decode_vxlan(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else None,
     )
 

@@ -18,7 +18,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_INET, AF_BRIDGE = 2, 7
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 """An entry of a bridge is static if it says NUD_NOARP; NUD_PERMANENT is the MAC of a port itself."""
-_NTF_SELF, _NTF_MASTER, _NTF_STICKY = 2, 4, 0x40
+_NTF_SELF, _NTF_MASTER = 2, 4
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _HEADER = struct.Struct("=BxxxiHBB")
 """Family, index of the interface, state, flags, type."""
@@ -96,5 +96,4 @@ def _body(family: int, device: int, flags: int, destination: IPv4Address, mac: M
 def _forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> bytes:
     if vtep is not None:
         return _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac)
-    flags = _NTF_MASTER | _NTF_STICKY
-    return _AT_PORT.pack(AF_BRIDGE, device, NUD_NOARP, flags, 0, 10, _NDA_LLADDR, mac_bytes(mac))
+    return _AT_PORT.pack(AF_BRIDGE, device, NUD_NOARP, _NTF_MASTER, 0, 10, _NDA_LLADDR, mac_bytes(mac))
