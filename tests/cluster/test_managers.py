@@ -213,11 +213,14 @@ def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Any
     cluster = three_managers
     cluster.docker("node2", "node", "demote", "node1")
     control = ("info", "-f", "{{.Swarm.ControlAvailable}}")
-    cluster.eventually(lambda: cluster.docker("node1", *control) == "false\n", 30, "node1 as a worker")
-    cluster.lab("kill", "node1")
-    cluster.lab("up")
-    ready = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}", "--filter", "name=node1")
-    assert cluster.docker("node2", *ready) == "node1 Ready\n"
-    assert "node1" not in managers(cluster, "node2"), "nobody asked for that"
-    cluster.docker("node2", "node", "promote", "node1")
-    cluster.eventually(lambda: all_there(cluster, "node1"), 60, "node1 as a manager")
+    try:
+        cluster.eventually(lambda: "node1" not in managers(cluster, "node2"), 30, "node1 as a worker")
+        cluster.eventually(lambda: cluster.docker("node1", *control) == "false\n", 30, "node1 as a worker, as it sees it")
+        cluster.lab("kill", "node1")
+        cluster.lab("up")
+        ready = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}", "--filter", "name=node1")
+        assert cluster.docker("node2", *ready) == "node1 Ready\n"
+        assert "node1" not in managers(cluster, "node2"), "nobody asked for that"
+    finally:
+        cluster.docker("node2", "node", "promote", "node1")
+        cluster.eventually(lambda: all_there(cluster, "node1"), 60, "node1 as a manager")
