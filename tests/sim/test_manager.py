@@ -695,6 +695,24 @@ def test_a_node_is_changed() -> None:
     play(1, scene)
 
 
+def test_a_node_is_changed_by_who_has_read_it_before_its_status_changed() -> None:
+    """As it does when it likes: `docker node update` reads, and writes what it has read."""
+
+    async def scene(swarm: Swarm) -> None:
+        manager, id = swarm.manager, swarm.agents[0].node
+        read = manager.state.nodes[id]
+        await swarm.kill(0)
+        await swarm.until(lambda: manager.state.nodes[id].status.state is NodeState.DOWN)
+        assert manager.state.nodes[id].meta.version > read.meta.version
+        await manager.update_node(id, read.meta.version, NodeSpec(labels={"zone": "a"}))
+        for version in (0, read.meta.version, manager.state.revision + 1):
+            with pytest.raises(OutOfSequence):
+                await manager.update_node(id, version, NodeSpec())
+        assert manager.state.nodes[id].spec.labels == {"zone": "a"}
+
+    play(1, scene)
+
+
 def test_join_tokens_are_checked_and_rotated() -> None:
     async def scene(swarm: Swarm) -> None:
         manager = swarm.manager

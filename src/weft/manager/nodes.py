@@ -63,15 +63,20 @@ def _joined_before(state: ClusterState, key: str) -> Node | None:
 def update(
     state: ClusterState, id: NodeId, version: int, spec: NodeSpec, standing: Standing, obstacle: str = ""
 ) -> list[Change]:
-    """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds."""
+    """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds. `version`: of
+    the node as the user has read it. What has changed since then may be all but the spec: a node's status changes when it likes."""
     node = _get(state, id)
-    if node.meta.version != version:
+    if not node.spec_follows < version <= node.meta.version:
         raise OutOfSequence("update out of sequence")
     if spec.role == "worker" and node.spec.role == "manager":
         _check_demotion(state, node, standing.present)
     if spec.role == "manager" and node.spec.role == "worker" and obstacle:
         raise FailedPrecondition(f"cannot promote node {id}: {obstacle}")
-    return [Put(msgspec.structs.replace(node, spec=spec))]
+    return [Put(_with_spec(node, spec))]
+
+
+def _with_spec(node: Node, spec: NodeSpec) -> Node:
+    return msgspec.structs.replace(node, spec=spec, spec_follows=node.meta.version)
 
 
 def removal(state: ClusterState, id: NodeId, force: bool) -> list[Change]:
@@ -141,5 +146,5 @@ def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
 def resignation(state: ClusterState, id: NodeId) -> list[Change]:
     """A demotion that nobody has to carry out."""
     node = _get(state, id)
-    spec = msgspec.structs.replace(node.spec, role="worker")
-    return [Put(msgspec.structs.replace(node, spec=spec, manager_address="", store_peer=""))]
+    worker = _with_spec(node, msgspec.structs.replace(node.spec, role="worker"))
+    return [Put(msgspec.structs.replace(worker, manager_address="", store_peer=""))]

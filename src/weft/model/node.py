@@ -61,6 +61,8 @@ class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: NodeId
     spec: NodeSpec = NodeSpec()
+    spec_follows: int = 0
+    """The node's version before its spec was changed last: whoever has read a later one has seen that spec."""
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     certificate: CertificateInfo = CertificateInfo()
