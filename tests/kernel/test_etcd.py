@@ -10,10 +10,8 @@ import ssl
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -21,78 +19,30 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable, WeftError
-from weft.model.cluster import RootCa
-from weft.model.ids import ClusterId, NetworkId, NodeId
-from weft.model.meta import SECOND
+from weft.model.ids import NetworkId, NodeId
 from weft.model.network import Network, NetworkSpec
-from weft.model.state import KINDS, ClusterState, Put, Remove
+from weft.model.state import KINDS, Put, Remove
 from weft.pki import authority
 from weft.store.etcd.base import NO_MAJORITY, Write
 from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
-from weft.store.etcd.migrate import copy
-from weft.store.etcd.process import QUOTA, EtcdMember, MemberRemoved, MemberSettings
+from weft.store.etcd.process import QUOTA, EtcdMember, MemberRemoved
 from weft.store.etcd.space import keep_free
+from weft.testing.etcd_cluster import PORT, EtcdCluster, certify, eventually
 from weft.testing.slot_writers import SlotWriters
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("etcd"), reason="needs root and etcd"),
 ]
-SWARM = ClusterId("swarm")
-PORT = 23800
 
 
 def network(name: str) -> Network:
     return Network(id=NetworkId(f"id-{name}"), spec=NetworkSpec(name=name))
 
 
-class Cluster:
-    """Up to four members, 127.0.0.1 to .4."""
-
-    def __init__(self, directory: Path, quota: int = QUOTA) -> None:
-        self.directory, self.quota = directory, quota
-        self.root = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
-        self.members: dict[str, EtcdMember] = {}
-        self.stack = AsyncExitStack()
-
-    def make(self, name: str, number: int) -> EtcdMember:
-        swarm = self.directory / name / "swarm"
-        swarm.mkdir(parents=True, exist_ok=True)
-        address = f"127.0.0.{number}"
-        certify(swarm, self.root, name, "manager", address)
-        settings = MemberSettings(
-            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run", quota=self.quota
-        )  # fmt: skip
-        self.members[name] = EtcdMember(settings)
-        return self.members[name]
-
-    async def found(self) -> EtcdMember:
-        first = self.make("m1", 1)
-        await first.start()
-        await first.ready()
-        return first
-
-    async def grow(self, name: str, number: int) -> EtcdMember:
-        """As a node becomes a manager: enlisted, started, given its vote when it has caught up."""
-        client = next(iter(self.members.values())).client()
-        member = self.make(name, number)
-        try:
-            added = await eventually(lambda: client.add_learner(member.settings.peer_url))
-            peers = [(each.name or name, each.peer_urls[0]) for each in await client.members()]
-            await member.start(peers)
-            await member.ready()
-            await eventually(lambda: client.promote(added.id))
-        finally:
-            await client.close()
-        return member
-
-    async def store(self, name: str) -> EtcdStore:
-        store = await EtcdStore.open(self.members[name].client(), time.time_ns)
-        self.stack.push_async_callback(store.close)
-        return store
-
+class Cluster(EtcdCluster):
     def kill(self, name: str) -> int:
         """Gives its pid."""
         process = self.members[name]._process
@@ -119,32 +69,6 @@ class Cluster:
                 await client.close()
         raise Unavailable("no leader")
 
-    async def close(self) -> None:
-        await self.stack.aclose()
-        await asyncio.gather(*(member.wipe() for member in self.members.values()))
-
-
-def certify(swarm: Path, root: RootCa, name: str, role: str, address: str) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = authority.issue(
-        root, authority.request(key), NodeId(name), role, SWARM, time.time_ns(), 3600 * SECOND, 2, [IPv4Address(address)]
-    )  # fmt: skip
-    for file, text in (("node.crt", certificate), ("node.key", authority.private_pem(key)), ("root.crt", root.certificate)):
-        (swarm / file).write_text(text)
-
-
-T = TypeVar("T")
-
-
-async def eventually(action: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:
-    """Until it does not raise."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                return await action()
-            except (WeftError, AssertionError):
-                await asyncio.sleep(0.05)
-
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> float:
     began = time.monotonic()
@@ -158,12 +82,7 @@ def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: in
     async def body() -> None:
         cluster = Cluster(directory, quota)
         try:
-            await cluster.found()
-            for number in range(2, members + 1):
-                await cluster.grow(f"m{number}", number)
-            client = cluster.members["m1"].client()
-            await copy(ClusterState(), client)
-            await client.close()
+            await cluster.begin(members)
             await main(cluster)
         finally:
             await cluster.close()
@@ -368,7 +287,7 @@ def test_a_watch_goes_on_where_it_was_when_its_member_comes_back(tmp_path: Path)
             await eventually(lambda name=name: put_once(there, name))
         assert not here.is_healthy
         await cluster.members["m1"].start()
-        await until(lambda: here.is_healthy)
+        await until(lambda: here.is_healthy and "id-d" in here.state.networks)
         assert [event.object.id for event in events.take()] == ["id-a", "id-b", "id-c", "id-d"]
 
     run(tmp_path, main)
