@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
+from weft.manager.transaction import transact
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta
 from weft.model.network import Network, NetworkSpec
@@ -78,6 +79,20 @@ def contents(store: EtcdStore) -> tuple[int, dict[str, list[tuple[str, Any]]]]:
 
 
 # --- commits
+
+
+def test_of_many_that_write_at_once_none_is_refused() -> None:
+    """As hosts that join together, through several managers; each commit is of what nobody else writes."""
+
+    async def main(world: World) -> None:
+        stores = [await world.store(name) for name in NAMES]
+        names = [f"n{number}" for number in range(60)]
+        await asyncio.gather(*(
+            transact(stores[number % len(stores)], lambda state, name=name: [Put(network(name))]) for number, name in enumerate(names)
+        ))  # fmt: skip
+        await until(lambda: all(len(store.state.networks) == len(names) for store in stores))
+
+    run(main)
 
 
 def test_an_object_gets_version_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
