@@ -71,12 +71,12 @@ class Nft:
             with suppress(OperationFailed):
                 self.run(script)
                 return self.listing(table.family, table.name)
-        self.run(f"{_removing(table)}{_adding(table)}")
+        self.run(f"{_removing(table.family, table.name)}{_adding(table)}")
         return self.listing(table.family, table.name)
 
     def remove(self, family: str, name: str) -> None:
         """Adding it first makes it no error that it is gone already."""
-        self.run(_removing(Table(family, name, "")))
+        self.run(_removing(family, name))
 
     def listing(self, family: str, name: str) -> str:
         """The table without counters and other state, as nft prints it."""
@@ -103,9 +103,8 @@ class Nft:
         self._context = None
 
 
-def _removing(table: Table) -> str:
-    head = f"{table.family} {table.name}"
-    return f"add table {head}\ndelete table {head}\n"
+def _removing(family: str, name: str) -> str:
+    return f"add table {family} {name}\ndelete table {family} {name}\n"
 
 
 def _adding(table: Table) -> str:

@@ -118,8 +118,8 @@ def _alike(have: Link | None, want: Link | None) -> bool:
     if isinstance(have.kind, Veth) and isinstance(want.kind, Veth):
         return have.kind.peer is None or have.kind == want.kind
     if isinstance(have.kind, Vxlan) and isinstance(want.kind, Vxlan):
-        knows_better = have.kind.socket not in (HOST, want.kind.socket)
-        return not knows_better and msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
+        may_be_there = have.kind.socket in (HOST, want.kind.socket)
+        return may_be_there and msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
     return have.kind == want.kind
 
 

@@ -40,11 +40,10 @@ def dnat(targets: Sequence[str], match: str = "", comment: str = "") -> list[str
 
     A packet that is in the chain while the chain is written anew goes on with the old rules, but the map inside a rule is emptied
     beneath it as soon as the new ones hold (Linux 6.18: `nft_map_deactivate`). The second rule is for that packet."""
-    first = targets[0].replace(" . ", ":")
-    destinations = [first]
+    destinations = [targets[0].replace(" . ", ":")]
     if len(targets) > 1:
         entries = ", ".join(f"{i} : {target}" for i, target in enumerate(targets))
-        destinations.insert(0, f"numgen inc mod {len(targets)} map {{ {entries} }}")
+        destinations = [f"numgen inc mod {len(targets)} map {{ {entries} }}", *destinations]
     head, tail = f"{match} " if match else "", f' comment "{comment}"' if comment else ""
     return [f"{head}dnat ip to {destination}{tail}" for destination in destinations]
 
