@@ -21,7 +21,6 @@ from weft.agent.adapters import Adapters
 from weft.agent.container_config import TASK_LABEL, expired
 from weft.agent.encryption import Encryption
 from weft.agent.events import EventLog
-from weft.agent.files import ValueFile
 from weft.agent.logs import LogPublisher
 from weft.agent.network import NetworkLoop
 from weft.agent.pulls import Pulls
@@ -39,6 +38,7 @@ from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
 from weft.network.diff import diff
 from weft.network.plan import plan
+from weft.system.value_file import ValueFile
 
 log = logging.getLogger(__name__)
 

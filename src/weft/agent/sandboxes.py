@@ -11,12 +11,12 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import msgspec
 
-from weft.agent.files import ValueFile
 from weft.errors import Exhausted
 from weft.model.assignment import TaskAssignment
 from weft.model.ids import ContainerId, NetworkId, TaskId
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskStatus
+from weft.system.value_file import ValueFile
 
 FLUSH_DELAY = 0.005
 """Seconds that a change waits for others to be written with it."""

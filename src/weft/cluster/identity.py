@@ -25,6 +25,7 @@ from weft.errors import OperationFailed
 from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Role
+from weft.system.files import replace_file, sync_directory
 
 CERTIFICATE, KEY, ROOT = "node.crt", "node.key", "root.crt"
 CURRENT = "credentials"
@@ -83,13 +84,8 @@ class IdentityStore:
         self.save_member(member)
 
     def save_member(self, member: Member) -> None:
-        text = msgspec.json.encode(member, enc_hook=codec.encode_hook).decode()
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=".member.json.")
-            with os.fdopen(handle, "w") as file:
-                _write(file.fileno(), text)
-            os.replace(temporary, self.directory / "member.json")
-            _sync(self.directory)
+            replace_file(self.directory / "member.json", msgspec.json.encode(member, enc_hook=codec.encode_hook))
         except OSError as error:
             raise OperationFailed(f"cannot write {self.directory / 'member.json'}: {error.strerror}") from error
 
@@ -100,16 +96,11 @@ class IdentityStore:
             place = Path(tempfile.mkdtemp(dir=self.directory, prefix=f"{CURRENT}."))
             texts = {CERTIFICATE: credentials.certificate, KEY: credentials.key, ROOT: credentials.root}
             for name, text in texts.items():
-                handle = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                try:
-                    _write(handle, text)
-                finally:
-                    os.close(handle)
-            _sync(place)
+                replace_file(place / name, text.encode())
             self._link(CURRENT, place.name)
             for name in texts:
                 self._link(name, f"{CURRENT}/{name}")
-            _sync(self.directory)
+            sync_directory(self.directory)
             for old in self.directory.glob(f"{CURRENT}.*"):
                 if old != place:
                     shutil.rmtree(old, ignore_errors=True)
@@ -158,18 +149,3 @@ class Wallet:
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
-
-
-def _write(handle: int, text: str) -> None:
-    with open(handle, "w", closefd=False) as file:
-        file.write(text)
-    os.fsync(handle)
-
-
-def _sync(directory: Path) -> None:
-    """Names in a directory are on the disk when the directory is."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,6 +24,7 @@ from weft.model.references import parse, qualified
 from weft.runtime.archive import ArchivedImage, Blobs, decode_image, diff_ids, open_archive, open_directory
 from weft.runtime.layers import LayerStore
 from weft.runtime.skopeo import Registry
+from weft.system.files import replace_file
 
 _SHORT = 12
 
@@ -199,9 +200,7 @@ class ImageStore:
         path = self._root / "index.json"
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
-            temporary.write_bytes(msgspec.json.encode(list(self._images.values())))
-            temporary.replace(path)
+            replace_file(path, msgspec.json.encode(list(self._images.values())))
         except OSError as error:
             raise OperationFailed(f"cannot write image index {path}: {error}") from error
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.files import ValueFile
 from weft.agent.sandboxes import RecordBook, Records, TaskRecord, choose_gateway, lowest_free
 from weft.errors import Exhausted, OperationFailed
 from weft.model.assignment import TaskAssignment
 from weft.model.sandbox import NodeFacts
 from weft.model.service import ContainerSpec, TaskSpec
 from weft.model.task import Attachment, TaskState, TaskStatus
+from weft.system.value_file import ValueFile
 from weft.testing import virtual_time
 
 FACTS = NodeFacts(node="n1", data_path_address=IPv4Address("192.0.2.1"))

@@ -29,7 +29,7 @@ class Disk(Ledger):
         if self.fails == "before":
             raise OSError(28, "No space left on device")
         if self.fails == "half":
-            self._new.write_bytes(b"half")
+            self._path.with_name(f".{self._path.name}.new").write_bytes(b"half")
             raise OSError(5, "Input/output error")
         super()._write(reservations)
         if self.fails == "after":

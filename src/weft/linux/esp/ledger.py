@@ -15,6 +15,7 @@ from weft.errors import OperationFailed
 from weft.esp.sequence import Block, Reservations
 from weft.model.codec import decode, encode
 from weft.model.encryption import Association
+from weft.system.files import replace_file
 
 _DIGEST = 16
 
@@ -23,7 +24,6 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         """Waits for the lock. Raises `OperationFailed`."""
         self._path = directory / "esp-ledger"
-        self._new = directory / "esp-ledger.new"
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(directory / "esp-ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,17 +66,7 @@ class Ledger:
 
     def _write(self, reservations: Reservations) -> None:
         body = encode(reservations)
-        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(_digest(body) + body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(self._new, self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self._path, _digest(body) + body)
 
 
 def _digest(body: bytes) -> bytes:

@@ -1,11 +1,10 @@
-"""Values on disk: each file is replaced whole, so that a daemon killed at any instant finds the old value or the new one.
+"""Values on disk, one in a file, which is replaced whole (`files.py`).
 
-Not flushed to the platter: after a loss of power no container runs and no namespace exists, and a file that was cut short then
-counts as missing, which the agent copes with as it does on its first day.
+Those that are not `durable` are not flushed: after a loss of power no container runs and no namespace exists, and a file that was cut
+short then counts as missing, which the agent copes with as it does on its first day.
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -13,6 +12,7 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.model import codec
+from weft.system.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,9 @@ class ValueFile(Generic[T]):
 
     def write(self, value: T) -> None:
         """For root's eyes only: an assignment has keys in it. Raises `OperationFailed`; the old value is still there then."""
-        temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(codec.encode(value))
-                if self._durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            replace_file(self._path, codec.encode(value), durable=self._durable)
         except OSError as error:
             raise OperationFailed(f"cannot write {self._path}: {error.strerror}") from error
 

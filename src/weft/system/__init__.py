@@ -1,0 +1,1 @@
+"""What every adapter needs of the operating system. It knows no adapter, and decides nothing."""
