@@ -1,10 +1,21 @@
 """For all tests."""
 
+import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a person's Ctrl-C: what the tests made is taken away
 
 settings.register_profile("weft", deadline=None)  # how long an example takes says nothing on a machine that is busy
 settings.load_profile("weft")
+
+
+@pytest.fixture(params=["0022", "0077", "0000"])
+def any_umask(request: pytest.FixtureRequest) -> Iterator[str]:
+    """This process under each umask that a service manager or a shell may give it."""
+    before = os.umask(int(request.param, 8))
+    yield request.param
+    os.umask(before)

@@ -106,6 +106,27 @@ def test_a_layer_keeps_modes_owners_links_devices_and_attributes(store: ImageSto
     assert (stat.S_IMODE((layer / "bin").stat().st_mode), (layer / "bin").stat().st_mtime) == (0o711, 1_600_000_000)
 
 
+@pytest.mark.usefixtures("any_umask")
+def test_an_image_is_open_to_its_containers_and_closed_to_the_host(store: ImageStore, tmp_path: Path) -> None:
+    """Whatever the umask: parents that the layer does not name, too, are open to all in a container."""
+    entries = [file("usr/lib/app/run", b"x", 0o6755), directory("var", 0o1777), file("etc/app/conf", mode=0o666)]
+    load(store, docker_archive("demo", tar_of(*entries)))
+    layer = layer_of(store, "demo")
+    modes = {str(path.relative_to(layer)): stat.S_IMODE(path.stat().st_mode) for path in (layer, *layer.rglob("*"))}
+    assert modes == {
+        ".": 0o755, "usr": 0o755, "usr/lib": 0o755, "usr/lib/app": 0o755, "usr/lib/app/run": 0o6755, "var": 0o1777,
+        "etc": 0o755, "etc/app": 0o755, "etc/app/conf": 0o666,
+    }  # fmt: skip
+    for path in (tmp_path / "images", layer.parent):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+
+
+def test_what_an_older_daemon_left_open_is_closed_at_the_start(store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "images").chmod(0o755)
+    ImageStore(tmp_path / "images", time.time_ns)
+    assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
+
+
 def test_whiteouts_hide_what_is_below(store: ImageStore, tmp_path: Path) -> None:
     lower = tar_of(directory("d"), file("d/gone", b"1"), file("d/stays", b"2"), directory("o"), file("o/old", b"3"))
     upper = tar_of(directory("d"), file("d/.wh.gone"), directory("o"), file("o/.wh..wh..opq"), file("o/new", b"4"))

@@ -24,7 +24,7 @@ from weft.model.references import parse, qualified
 from weft.runtime.archive import ArchivedImage, Blobs, decode_image, diff_ids, open_archive, open_directory
 from weft.runtime.layers import LayerStore
 from weft.runtime.skopeo import Registry
-from weft.system.files import replace_file
+from weft.system.files import make_directory, replace_file
 
 _SHORT = 12
 
@@ -32,13 +32,14 @@ _SHORT = 12
 class ImageStore:
     def __init__(self, root: Path, clock: Callable[[], Nanoseconds], shared: Path | None = None) -> None:
         """`shared`: a directory of layers used together with other stores, which is never cleared by this one. Raises
-        `OperationFailed` if the index cannot be read."""
+        `OperationFailed` if the directory cannot be made, or its index not read."""
         self._root = root
         self._clock = clock
         self._layers = LayerStore(shared if shared is not None else root / "layers")
         self._owns_layers = shared is None
         self._registry = Registry()
         self._users: Callable[[str], list[ContainerId]] = lambda _: []
+        self._make_root()
         self._images: dict[str, Image] = {image.id: image for image in self._read_index()}
         shutil.rmtree(root / "tmp", ignore_errors=True)
 
@@ -187,6 +188,13 @@ class ImageStore:
         )
         self._write_index()
 
+    def _make_root(self) -> None:
+        """For root only: an image may have set-user-id programs, which are for its containers and not for this host's users."""
+        try:
+            make_directory(self._root, 0o700)
+        except OSError as error:
+            raise OperationFailed(f"cannot make directory {self._root}: {error.strerror}") from error
+
     def _read_index(self) -> list[Image]:
         path = self._root / "index.json"
         try:
@@ -199,14 +207,13 @@ class ImageStore:
     def _write_index(self) -> None:
         path = self._root / "index.json"
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
             replace_file(path, msgspec.json.encode(list(self._images.values())))
         except OSError as error:
             raise OperationFailed(f"cannot write image index {path}: {error}") from error
 
     def _temporary(self) -> Path:
         path = self._root / "tmp" / secrets.token_hex(8)
-        path.mkdir(parents=True)
+        make_directory(path, 0o700)
         return path
 
 

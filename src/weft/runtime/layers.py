@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from weft.errors import OperationFailed
 from weft.runtime.rootfs import resolve
+from weft.system.files import make_directory, make_missing
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -47,7 +48,8 @@ class LayerStore:
             return known
         temporary = self._directory / f".{secrets.token_hex(8)}"
         try:
-            temporary.mkdir(mode=0o755, parents=True)
+            make_directory(self._directory, 0o700)  # a set-user-id program of an image is not for the host's users
+            make_directory(temporary, 0o755)
             found, size = _unpack(stream, temporary)
             if found != digest:
                 raise OperationFailed(f"cannot unpack layer {digest}: its digest is {found}")
@@ -124,7 +126,7 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, di
         return
     head, tail = os.path.split(name)
     parent = resolve(root, head)
-    parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_missing(parent, 0o755)
     if tail == _OPAQUE:
         os.setxattr(parent, "trusted.overlay.opaque", b"y")
         return

@@ -6,6 +6,7 @@ a file system may put the rename on the disk before the data, and the file is em
 
 import os
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -32,11 +33,19 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600, durable: bool = 
 def make_directory(path: Path, mode: int) -> None:
     """Makes a directory of exactly that mode, whatever the umask; parents that are missing get 0700. One that exists keeps its
     content and gets the mode. Raises `OSError`."""
-    for parent in reversed(path.parents):
-        if not parent.exists():
-            parent.mkdir(mode=0o700, exist_ok=True)
+    make_missing(path.parent, 0o700)
     path.mkdir(mode=mode, exist_ok=True)
     path.chmod(mode)
+
+
+def make_missing(path: Path, mode: int) -> None:
+    """Makes a directory and those of its parents that are missing, each of exactly that mode, whatever
+    the umask. What exists is left as it is. Raises `OSError`."""
+    missing = list(takewhile(lambda directory: not directory.exists(), (path, *path.parents)))
+    for directory in reversed(missing):
+        with suppress(FileExistsError):  # another process was faster
+            directory.mkdir(mode=0o700)
+            directory.chmod(mode)
 
 
 def sync_directory(directory: Path) -> None:

@@ -6,22 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from weft.system.files import make_directory, replace_file
+from weft.system.files import make_directory, make_missing, replace_file
 
 
-@pytest.fixture(params=[0o022, 0o077, 0o000])
-def umask(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.usefixtures("umask")
+@pytest.mark.usefixtures("any_umask")
 def test_modes_are_what_was_asked_for_whatever_the_umask(tmp_path: Path) -> None:
     replace_file(tmp_path / "file", b"a", mode=0o644)
     make_directory(tmp_path / "above" / "directory", 0o755)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "above" / "directory").stat().st_mode) == 0o755
+    assert mode(tmp_path / "file") == 0o644
+    assert mode(tmp_path / "above" / "directory") == 0o755
+    assert mode(tmp_path / "above") == 0o700
+
+
+@pytest.mark.usefixtures("any_umask")
+def test_missing_directories_are_made_and_existing_ones_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o511)
+    make_missing(tmp_path / "there" / "a" / "b", 0o755)
+    make_missing(tmp_path / "there", 0o755)
+    assert mode(tmp_path / "there") == 0o511
+    assert mode(tmp_path / "there" / "a") == mode(tmp_path / "there" / "a" / "b") == 0o755
 
 
 def test_a_file_that_cannot_be_replaced_keeps_its_content_and_nothing_is_left_beside_it(
