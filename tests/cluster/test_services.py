@@ -173,6 +173,15 @@ def test_an_update_replaces_the_tasks(cluster, names):
     assert "COLOUR=blue" in cluster.docker(node, "exec", cluster.containers(node, "updated")[0], "env")
 
 
+def test_an_update_that_changes_no_task_ends(cluster, names):
+    """A constraint that all tasks satisfy already: the command waits until it hears that they are up to date."""
+    cluster.create(names("stays"), replicas=2)
+    before = cluster.container_ids("stays")
+    said = cluster.docker("node1", "service", "update", "--constraint-add", "node.hostname!=nowhere", "stays", timeout=60)
+    assert "Service stays converged" in said
+    assert cluster.container_ids("stays") == before
+
+
 def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
     before = cluster.docker("node1", "network", "ls", "-q").split()
     refused = cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--opt", "encrypted=perhaps", "no-net")

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
 
 from aiohttp import web
 
@@ -10,6 +9,7 @@ from weft.api import filters, processes
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.listing import answer_list
 from weft.api.schema.common import Json, now
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
@@ -43,35 +43,57 @@ async def listing(call: Call) -> web.Response:
     if call.flag("size"):
         raise Unsupported("the size of containers (size) is not supported by Weft")
     limit = call.number("limit") if call.query("limit") not in ("", "-1") else 0
-    for state in wanted.get("status", ()):
-        if state not in STATES:
-            raise InvalidArgument(f"invalid filter 'status={state}'")
     containers = sorted(call.node.containers.containers(), key=lambda c: c.created_at, reverse=True)
-    found = filters.select(containers, wanted, _predicates(call))
+    found = filters.select(containers, wanted, _makers(call))
     if not (call.flag("all") or limit or wanted.keys() & {"status", "exited", "before", "since"}):
         found = [container for container in found if container.state == ContainerState.RUNNING]
     moment = now()
-    return answer([container_summary_json(c, surroundings(call, c), moment) for c in (found[:limit] if limit else found)])
+    return await answer_list(
+        found[:limit] if limit else found,
+        lambda _: True,
+        lambda container: container_summary_json(container, surroundings(call, container), moment),
+    )
 
 
-def _predicates(call: Call) -> dict[str, Callable[[Container, str], bool]]:
+def _makers(call: Call) -> filters.Makers[Container]:
     runtime = call.node.containers
 
     def on_network(container: Container, wanted: str) -> bool:
         places = call.node.container_networks(container.id)
         return wanted in places or any(network.id.startswith(wanted) for network, _ in places.values())
 
+    def of_status(value: str) -> filters.Test[Container]:
+        if value not in STATES:
+            raise InvalidArgument(f"invalid filter 'status={value}'")
+        return lambda c: c.state == value
+
+    def of_image(value: str) -> filters.Test[Container]:
+        image = _image_id(call, value)
+        return lambda c: c.image == image
+
+    def is_task(value: str) -> filters.Test[Container]:
+        expected = boolean(value, "is-task")
+        return lambda c: ("com.docker.swarm.task.id" in c.config.labels) == expected
+
+    def before(value: str) -> filters.Test[Container]:
+        moment = find_container(runtime, value).created_at
+        return lambda c: c.created_at < moment
+
+    def since(value: str) -> filters.Test[Container]:
+        moment = find_container(runtime, value).created_at
+        return lambda c: c.created_at > moment
+
     return {
-        "id": lambda c, value: c.id.startswith(value),
-        "name": lambda c, value: pattern_matches(f"/{c.config.name}", value) or pattern_matches(c.config.name, value),
-        "label": lambda c, value: label_matches(c.config.labels, value),
-        "status": lambda c, value: c.state == value,
-        "ancestor": lambda c, value: c.image == _image_id(call, value),
-        "network": on_network,
-        "is-task": lambda c, value: ("com.docker.swarm.task.id" in c.config.labels) == boolean(value, "is-task"),
-        "exited": lambda c, value: c.state == ContainerState.EXITED and str(c.exit_code) == value,
-        "before": lambda c, value: c.created_at < find_container(runtime, value).created_at,
-        "since": lambda c, value: c.created_at > find_container(runtime, value).created_at,
+        "id": lambda value: lambda c: c.id.startswith(value),
+        "name": lambda value: lambda c: pattern_matches(f"/{c.config.name}", value) or pattern_matches(c.config.name, value),
+        "label": lambda value: lambda c: label_matches(c.config.labels, value),
+        "status": of_status,
+        "ancestor": of_image,
+        "network": lambda value: lambda c: on_network(c, value),
+        "is-task": is_task,
+        "exited": lambda value: lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value,
+        "before": before,
+        "since": since,
     }
 
 

@@ -15,19 +15,19 @@ FILTERS = ("type", "event", "container", "image", "network", "service", "node", 
 
 
 async def stream(call: Call) -> web.StreamResponse:
-    wanted = call.filters(FILTERS)
+    test = filters.compile_test(call.filters(FILTERS), MAKERS)
     since, until = parse_moment(call.query("since"), "since"), parse_moment(call.query("until"), "until")
     events = call.node.events(since, until)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(call.request)
     async for event in events:
-        if filters.select([event], wanted, PREDICATES):
+        if test(event):
             await response.write(encode(event_json(event)))
     await response.write_eof()
     return response
 
 
-def _of(kind: str) -> Callable[[NodeEvent, str], bool]:
+def _of(kind: str) -> Callable[[str], filters.Test[NodeEvent]]:
     """About this object, or naming it (as a network's connect event names its container)."""
 
     def matches(event: NodeEvent, value: str) -> bool:
@@ -35,13 +35,13 @@ def _of(kind: str) -> Callable[[NodeEvent, str], bool]:
             return event.id.startswith(value) or event.attributes.get("name") == value
         return bool(value) and event.attributes.get(kind, "").startswith(value)
 
-    return matches
+    return lambda value: lambda event: matches(event, value)
 
 
-PREDICATES: dict[str, Callable[[NodeEvent, str], bool]] = {
-    "type": lambda event, value: event.type == value,
-    "event": lambda event, value: event.action == value or event.action.startswith(f"{value}:"),
-    "label": lambda event, value: label_matches(event.attributes, value),
-    "scope": lambda event, value: event.scope == value,
+MAKERS: filters.Makers[NodeEvent] = {
+    "type": lambda value: lambda event: event.type == value,
+    "event": lambda value: lambda event: event.action == value or event.action.startswith(f"{value}:"),
+    "label": lambda value: lambda event: label_matches(event.attributes, value),
+    "scope": lambda value: lambda event: event.scope == value,
     **{kind: _of(kind) for kind in ("container", "image", "network", "service", "node")},
 }

@@ -4,7 +4,7 @@ Values of one key are alternatives; keys must all match. A key that the list doe
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -13,7 +13,9 @@ from weft.errors import InvalidArgument
 
 T = TypeVar("T")
 Filters = Mapping[str, Sequence[str]]
-Predicate = Callable[[T, str], bool]
+Test = Callable[[T], bool]
+Makers = Mapping[str, Callable[[str], Test[T]]]
+"""By key of a filter: from one of its values to a test of one item. What a value means is looked up once, not for each item."""
 
 
 def parse(text: str, allowed: Collection[str]) -> Filters:
@@ -39,14 +41,31 @@ def _values(values: object) -> list[str]:
     raise TypeError("neither a map nor a list of strings")
 
 
-def select(items: Collection[T], filters: Filters, predicates: Mapping[str, Predicate[T]]) -> list[T]:
-    """The items for which, for every key, one of its values satisfies the key's predicate. `label` values must all hold."""
-    return [item for item in items if all(_holds(item, key, values, predicates[key]) for key, values in filters.items())]
+def compile_test(filters: Filters, makers: Makers[T]) -> Test[T]:
+    """One test of an item: for every key one of its values must hold; of `label` all must. Raises what the makers raise for a value
+    that means nothing, also where there is no item to test."""
+    tests = [_together(key, [makers[key](value) for value in values]) for key, values in filters.items()]
+    return lambda item: all(test(item) for test in tests)
 
 
-def _holds(item: T, key: str, values: Sequence[str], predicate: Predicate[T]) -> bool:
+def select(items: Iterable[T], filters: Filters, makers: Makers[T]) -> list[T]:
+    """The items that pass. Long lists are for `listing.answer_list`, which does not hold the event loop."""
+    test = compile_test(filters, makers)
+    return [item for item in items if test(item)]
+
+
+def _together(key: str, tests: Sequence[Test[T]]) -> Test[T]:
+    if len(tests) == 1:
+        return tests[0]
     together = all if key.endswith("label") else any
-    return together(predicate(item, value) for value in values)
+    return lambda item: together(test(item) for test in tests)
+
+
+def among(value: str, allowed: Collection[str], key: str) -> str:
+    """The value. Raises `InvalidArgument` if it is none of those."""
+    if value not in allowed:
+        raise InvalidArgument(f"invalid {key} filter: '{value}'")
+    return value
 
 
 def label_matches(labels: Mapping[str, str], wanted: str) -> bool:

@@ -9,31 +9,44 @@ from weft.api import filters
 from weft.api.call import Call, answer, nothing
 from weft.api.errors import message_of
 from weft.api.filters import boolean, label_matches
+from weft.api.listing import answer_list
 from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import encode
 from weft.api.schema.image import image_json, image_summary_json
 from weft.errors import InvalidArgument, NotFound, Unsupported, WeftError
 from weft.model import references
 from weft.model.container import Image
+from weft.runtime.base import Images
 
 FILTERS = ("reference", "dangling", "label", "before", "since")
 
 
 async def listing(call: Call) -> web.Response:
-    wanted = call.filters(FILTERS)
-    find = call.node.images.find
-    found = filters.select(
-        call.node.images.all(),
-        wanted,
-        {
-            "reference": _matches_reference,
-            "dangling": lambda image, value: (not image.tags) == boolean(value, "dangling"),
-            "label": lambda image, value: label_matches(image.config.labels, value),
-            "before": lambda image, value: image.created < find(value).created,
-            "since": lambda image, value: image.created > find(value).created,
-        },
-    )
-    return answer([image_summary_json(image) for image in sorted(found, key=lambda image: image.created, reverse=True)])
+    test = filters.compile_test(call.filters(FILTERS), _makers(call.node.images))
+    newest_first = sorted(call.node.images.all(), key=lambda image: image.created, reverse=True)
+    return await answer_list(newest_first, test, image_summary_json)
+
+
+def _makers(images: Images) -> filters.Makers[Image]:
+    def dangling(value: str) -> filters.Test[Image]:
+        expected = boolean(value, "dangling")
+        return lambda image: (not image.tags) == expected
+
+    def before(value: str) -> filters.Test[Image]:
+        moment = images.find(value).created
+        return lambda image: image.created < moment
+
+    def since(value: str) -> filters.Test[Image]:
+        moment = images.find(value).created
+        return lambda image: image.created > moment
+
+    return {
+        "reference": lambda value: lambda image: _matches_reference(image, value),
+        "dangling": dangling,
+        "label": lambda value: lambda image: label_matches(image.config.labels, value),
+        "before": before,
+        "since": since,
+    }
 
 
 def _matches_reference(image: Image, pattern: str) -> bool:

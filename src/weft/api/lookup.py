@@ -1,7 +1,8 @@
 """Finding the one object that a name in a URL means: by its whole id, then by its exact name, then by a unique prefix of its id."""
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Protocol, TypeVar, cast
 
 from weft.errors import InvalidArgument, NotFound
 
@@ -18,12 +19,12 @@ T = TypeVar("T", bound=Named)
 Id = TypeVar("Id", bound=str)
 
 
-def find(kind: str, reference: str, objects: Mapping[Id, T], names: Mapping[str, Iterable[T]] | None = None) -> T:
-    """`names` gives the objects of a name where that is not `object.name` (a node's hostname).
+def find(kind: str, reference: str, objects: Mapping[Id, T], name: Callable[[T], str] = attrgetter("name")) -> T:
+    """`name` gives the name of an object (a node's is its hostname).
     Raises `NotFound`: `<kind> <reference> not found`; `InvalidArgument` if several are meant."""
-    if whole := [obj for id, obj in objects.items() if id == reference]:
-        return whole[0]
-    named = list(names.get(reference, ())) if names is not None else [o for o in objects.values() if o.name == reference]
+    if (whole := objects.get(cast(Id, reference))) is not None:
+        return whole
+    named = [obj for obj in objects.values() if name(obj) == reference]
     if named:
         return _only(kind, reference, named)
     prefixed = [obj for id, obj in objects.items() if reference and id.startswith(reference)]

@@ -1,7 +1,5 @@
 """Networks: those of the swarm, as a manager's state has them, and those of this node, as its agent has them."""
 
-from collections.abc import Callable
-
 import msgspec
 from aiohttp import web
 
@@ -9,6 +7,7 @@ from weft.api import filters
 from weft.api.backend import LocalNetwork
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.listing import answer_list
 from weft.api.schema.common import Json
 from weft.api.schema.network import NetworkWire, local_network_json, network_json, residents_json, spec_from
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
@@ -83,27 +82,34 @@ def find_view(candidates: list[View], reference: str) -> View:
 
 
 async def listing(call: Call) -> web.Response:
-    found = filters.select(views(call), call.filters(FILTERS), _predicates(call))
-    return answer([view.json(residents=False) for view in found])
+    test = filters.compile_test(call.filters(FILTERS), _makers(call))
+    return await answer_list(views(call), test, lambda view: view.json(residents=False))
 
 
-def _predicates(call: Call) -> dict[str, Callable[[View, str], bool]]:
-    used = {network.id for c in call.node.containers.containers() for network, _ in call.node.container_networks(c.id).values()}
-
-    def of_type(view: View, value: str) -> bool:
+def _makers(call: Call) -> filters.Makers[View]:
+    def of_type(value: str) -> filters.Test[View]:
         if value not in ("builtin", "custom"):
             raise InvalidArgument(f"invalid filter 'type={value}'")
-        return (view.name in BUILT_IN or view.name == "ingress") == (value == "builtin")
+        return lambda view: (view.name in BUILT_IN or view.name == "ingress") == (value == "builtin")
+
+    def dangling(value: str) -> filters.Test[View]:
+        expected, used = boolean(value, "dangling"), _used_networks(call)
+        return lambda view: (view.name not in BUILT_IN and view.id not in used) == expected
 
     return {
-        "name": lambda view, value: pattern_matches(view.name, value),
-        "id": lambda view, value: view.id.startswith(value),
-        "driver": lambda view, value: view.driver == value,
-        "label": lambda view, value: label_matches(view.labels, value),
-        "scope": lambda view, value: view.scope == value,
+        "name": lambda value: lambda view: pattern_matches(view.name, value),
+        "id": lambda value: lambda view: view.id.startswith(value),
+        "driver": lambda value: lambda view: view.driver == value,
+        "label": lambda value: lambda view: label_matches(view.labels, value),
+        "scope": lambda value: lambda view: view.scope == value,
         "type": of_type,
-        "dangling": lambda view, value: (view.name not in BUILT_IN and view.id not in used) == boolean(value, "dangling"),
+        "dangling": dangling,
     }
+
+
+def _used_networks(call: Call) -> set[str]:
+    """Ids of those that a container of this node is on."""
+    return {network.id for c in call.node.containers.containers() for network, _ in call.node.container_networks(c.id).values()}
 
 
 async def inspect(call: Call) -> web.Response:

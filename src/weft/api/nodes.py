@@ -1,13 +1,15 @@
 """Nodes of the swarm: list, inspect, update, remove."""
 
+from operator import attrgetter
+
 from aiohttp import web
 
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
 from weft.api.filters import label_matches
+from weft.api.listing import answer_list
 from weft.api.schema.node import NodeWire, node_json, spec_from
 from weft.api.schema.tls import roots_of
-from weft.errors import InvalidArgument
 from weft.model.ids import NodeId
 from weft.model.node import Node
 from weft.model.state import ClusterState
@@ -17,34 +19,35 @@ FILTERS = ("name", "id", "label", "node.label", "role", "membership")
 
 def find_node(state: ClusterState, reference: str, own: NodeId | None) -> Node:
     """By id, hostname or prefix; `self` is this node."""
-    names: dict[str, list[Node]] = {}
-    for node in state.nodes.values():
-        names.setdefault(node.hostname, []).append(node)
-    return lookup.find("node", own or reference if reference == "self" else reference, state.nodes, names)
+    wanted = own or reference if reference == "self" else reference
+    return lookup.find("node", wanted, state.nodes, name=attrgetter("hostname"))
 
 
 async def listing(call: Call) -> web.Response:
-    wanted = call.filters(FILTERS)
-    for value in wanted.get("role", ()):
-        if value not in ("worker", "manager"):
-            raise InvalidArgument(f"invalid role filter: '{value}'")
-    for value in wanted.get("membership", ()):
-        if value not in ("accepted", "pending"):
-            raise InvalidArgument(f"invalid membership filter: '{value}'")
-    found = filters.select(
-        list(call.swarm.state.nodes.values()),
-        wanted,
-        {
-            "name": lambda node, value: node.hostname.startswith(value),
-            "id": lambda node, value: node.id.startswith(value),
-            "label": lambda node, value: label_matches(node.description.engine_labels, value),
-            "node.label": lambda node, value: label_matches(node.spec.labels, value),
-            "role": lambda node, value: node.spec.role == value,
-            "membership": lambda node, value: value == "accepted",
-        },
-    )
+    test = filters.compile_test(call.filters(FILTERS), MAKERS)
     standing, roots = call.swarm.standing, roots_of(call.swarm.cluster)
-    return answer([node_json(node, standing, roots) for node in found])
+    return await answer_list(call.swarm.state.nodes.values(), test, lambda node: node_json(node, standing, roots))
+
+
+def _of_role(value: str) -> filters.Test[Node]:
+    role = filters.among(value, ("worker", "manager"), "role")
+    return lambda node: node.spec.role == role
+
+
+def _of_membership(value: str) -> filters.Test[Node]:
+    """A node that is known is accepted: there is no waiting room."""
+    wanted = filters.among(value, ("accepted", "pending"), "membership")
+    return lambda node: wanted == "accepted"
+
+
+MAKERS: filters.Makers[Node] = {
+    "name": lambda value: lambda node: node.hostname.startswith(value),
+    "id": lambda value: lambda node: node.id.startswith(value),
+    "label": lambda value: lambda node: label_matches(node.description.engine_labels, value),
+    "node.label": lambda value: lambda node: label_matches(node.spec.labels, value),
+    "role": _of_role,
+    "membership": _of_membership,
+}
 
 
 async def inspect(call: Call) -> web.Response:

@@ -8,17 +8,18 @@ from aiohttp import web
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
 from weft.api.filters import label_matches
+from weft.api.listing import answer_list
 from weft.api.names import random_name
 from weft.api.networks import find_view, views
 from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
+from weft.control.orchestrator.progress import progress
 from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import NetworkId
 from weft.model.service import Service
 from weft.model.state import ClusterState
-from weft.model.task import TaskState
 
 FILTERS = ("name", "id", "label", "mode", "runtime")
 
@@ -50,34 +51,26 @@ def network_resolver(call: Call) -> Resolver:
 
 async def listing(call: Call) -> web.Response:
     state = call.swarm.state
-    found = filters.select(
-        list(state.services.values()),
-        call.filters(FILTERS),
-        {
-            "name": lambda service, value: service.name.startswith(value),
-            "id": lambda service, value: service.id.startswith(value),
-            "label": lambda service, value: label_matches(service.spec.labels, value),
-            "mode": lambda service, value: value == ("global" if service.spec.is_global else "replicated"),
-            "runtime": lambda service, value: value == "container",
-        },
+    test = filters.compile_test(call.filters(FILTERS), MAKERS)
+    if not call.flag("status"):
+        return await answer_list(state.services.values(), test, service_json)
+    return await answer_list(
+        state.services.values(), test, lambda service: service_json(service) | {"ServiceStatus": _status(state, service)}
     )
-    counted = call.flag("status")
-    return answer([service_json(s) | ({"ServiceStatus": _status(state, s)} if counted else {}) for s in found])
+
+
+MAKERS: filters.Makers[Service] = {
+    "name": lambda value: lambda service: service.name.startswith(value),
+    "id": lambda value: lambda service: service.id.startswith(value),
+    "label": lambda value: lambda service: label_matches(service.spec.labels, value),
+    "mode": lambda value: lambda service: value == ("global" if service.spec.is_global else "replicated"),
+    "runtime": lambda value: lambda service: value == "container",
+}
 
 
 def _status(state: ClusterState, service: Service) -> Json:
-    """Tasks on nodes that are down do not count as running. A global service desires as many as it has tasks meant to run."""
-    tasks = state.tasks_of(service.id).values()
-    running = [
-        t for t in tasks if t.state == TaskState.RUNNING and t.desired <= TaskState.RUNNING and not _is_down(state, t.node)
-    ]
-    desired = sum(t.desired <= TaskState.RUNNING for t in tasks) if service.spec.replicas is None else service.spec.replicas
-    return {"RunningTasks": len(running), "DesiredTasks": desired, "CompletedTasks": 0}
-
-
-def _is_down(state: ClusterState, id: str | None) -> bool:
-    node = next((node for key, node in state.nodes.items() if key == id), None)
-    return node is None or node.status.state == "down"
+    count = progress(state, service)
+    return {"RunningTasks": count.running, "DesiredTasks": count.desired, "CompletedTasks": count.completed}
 
 
 async def inspect(call: Call) -> web.Response:

@@ -1,16 +1,17 @@
 """Tasks: list and inspect."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from aiohttp import web
 
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
 from weft.api.filters import boolean, label_matches
+from weft.api.listing import answer_list
 from weft.api.nodes import find_node
-from weft.api.schema.task import task_json
-from weft.errors import InvalidArgument
-from weft.model.ids import ServiceId
+from weft.api.schema.task import TaskRows
+from weft.control.orchestrator.dirty import is_up_to_date
+from weft.model.ids import NodeId, ServiceId
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 
@@ -23,21 +24,21 @@ def find_task(state: ClusterState, reference: str) -> Task:
 
 
 async def listing(call: Call) -> web.Response:
-    state = call.swarm.state
+    state, own = call.swarm.state, call.node.membership.node
     wanted = call.filters(FILTERS)
-    for value in wanted.get("desired-state", ()):
-        if value not in DESIRED:
-            raise InvalidArgument(f"invalid desired-state filter: '{value}'")
-    found = filters.select(_candidates(state, wanted), wanted, _predicates(call, state))
-    return answer([task_json(task, state.networks) for task in found])
+    test = filters.compile_test(wanted, _makers(state, own))
+    return await answer_list(_candidates(state, wanted, own), test, TaskRows(state.networks))
 
 
-def _candidates(state: ClusterState, wanted: filters.Filters) -> list[Task]:
-    """A client that waits for a service asks five times a second: then only its own tasks are looked at."""
-    services = wanted.get("service", ())
-    if len(services) == 1:
-        return list(state.tasks_of(lookup_service(state, services[0])).values())
-    return list(state.tasks.values())
+def _candidates(state: ClusterState, wanted: filters.Filters, own: NodeId | None) -> Iterable[Task]:
+    """All that may pass, from the index that fits: a client that waits for a service asks for its tasks five times a second."""
+    if services := wanted.get("service"):
+        ids = dict.fromkeys(lookup_service(state, value) for value in services)
+        return (task for id in ids for task in state.tasks_of(id).values())
+    if nodes := wanted.get("node"):
+        on = dict.fromkeys(find_node(state, value, own).id for value in nodes)
+        return (task for node in on for task in state.tasks_on(node).values())
+    return state.tasks.values()
 
 
 def lookup_service(state: ClusterState, reference: str) -> ServiceId:
@@ -45,32 +46,35 @@ def lookup_service(state: ClusterState, reference: str) -> ServiceId:
     return lookup.find("service", reference, state.services).id
 
 
-def _predicates(call: Call, state: ClusterState) -> dict[str, Callable[[Task, str], bool]]:
-    def on_node(task: Task, value: str) -> bool:
-        return task.node is not None and task.node == find_node(state, value, call.node.membership.node).id
+def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
+    def of_service(value: str) -> filters.Test[Task]:
+        service = lookup_service(state, value)
+        return lambda task: task.service == service
+
+    def on_node(value: str) -> filters.Test[Task]:
+        node = find_node(state, value, own).id
+        return lambda task: task.node == node
+
+    def desired(value: str) -> filters.Test[Task]:
+        states = DESIRED[filters.among(value, DESIRED, "desired-state")]
+        return lambda task: task.desired in states
+
+    def up_to_date(value: str) -> filters.Test[Task]:
+        expected = boolean(value, "_up-to-date")
+        return lambda task: is_up_to_date(state, task) == expected
 
     return {
-        "name": lambda task, value: task.name.startswith(value) or task.service_name == value,
-        "id": lambda task, value: task.id.startswith(value),
-        "label": lambda task, value: label_matches(task.spec.container.labels, value),
-        "service": lambda task, value: task.service == lookup_service(state, value),
+        "name": lambda value: lambda task: task.name.startswith(value) or task.service_name == value,
+        "id": lambda value: lambda task: task.id.startswith(value),
+        "label": lambda value: lambda task: label_matches(task.spec.container.labels, value),
+        "service": of_service,
         "node": on_node,
-        "desired-state": lambda task, value: task.desired in DESIRED[value],
-        "_up-to-date": lambda task, value: is_up_to_date(state, task) == boolean(value, "_up-to-date"),
-        "runtime": lambda task, value: value == "container",
+        "desired-state": desired,
+        "_up-to-date": up_to_date,
+        "runtime": lambda value: lambda task: value == "container",
     }
-
-
-def is_up_to_date(state: ClusterState, task: Task) -> bool:
-    """Would run the same if it were made now: of the service's current version, or with nothing in it changed."""
-    service = state.services.get(task.service)
-    if service is None:
-        return False
-    if task.spec_version == service.spec_version:
-        return True
-    return task.spec == service.spec.task and task.ports == service.endpoint.ports
 
 
 async def inspect(call: Call) -> web.Response:
     state = call.swarm.state
-    return answer(task_json(find_task(state, call.id), state.networks))
+    return answer(TaskRows(state.networks)(find_task(state, call.id)))

@@ -116,7 +116,12 @@ def _as_go_reads(value: Any, type_: Any) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
+    return encode_item(value) + b"\n"
+
+
+def encode_item(value: Any) -> bytes:
+    """One value inside a longer answer."""
+    return msgspec.json.encode(value)
 
 
 def omit_empty(fields: Json) -> Json:
@@ -129,7 +134,7 @@ def rfc3339(moment: Nanoseconds) -> str:
     if not moment:
         return ZERO_TIME
     seconds, nanoseconds = divmod(moment, SECOND)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).isoformat()[: len("2006-01-02T15:04:05")]  # strftime takes six times as long
     decimals = f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""
     return f"{text}{decimals}Z"
 

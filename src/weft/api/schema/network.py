@@ -205,12 +205,12 @@ def network_json(network: Network) -> Json:
     return body | _tail(spec.options | vnis, spec.labels) | {"Containers": None}
 
 
-def network_resource_json(network: Network, attachment_addresses: Sequence[str]) -> Json:
-    """As a task's `NetworksAttachments` shows it: (the network, the task's addresses on it)."""
+def attached_network_json(network: Network) -> Json:
+    """As a task's `NetworksAttachments` shows it."""
     spec = network.spec
     vnis = ",".join(str(segment.vni) for segment in network.segments)
     config = [{"Subnet": str(segment.subnet), "Gateway": str(segment.gateway)} for segment in network.segments]
-    body: Json = {
+    return {
         "ID": network.id,
         "Version": {"Index": network.meta.version},
         "CreatedAt": rfc3339(network.meta.created_at),
@@ -227,7 +227,6 @@ def network_resource_json(network: Network, attachment_addresses: Sequence[str])
         "DriverState": {"Name": spec.driver, "Options": {VNIS: vnis}},
         "IPAMOptions": {"Driver": {"Name": "default"}, "Configs": config},
     }
-    return {"Network": body, "Addresses": list(attachment_addresses)}
 
 
 def local_network_json(network: LocalNetwork) -> Json:

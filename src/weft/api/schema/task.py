@@ -2,27 +2,54 @@
 
 from collections.abc import Mapping
 
-from weft.api.schema.common import Json, omit_empty, rfc3339
-from weft.api.schema.network import network_resource_json
+import msgspec
+
+from weft.api.schema.common import Json, encode_item, omit_empty, rfc3339
+from weft.api.schema.network import attached_network_json
 from weft.api.schema.service import port_json, task_template_json
 from weft.model.ids import NetworkId
 from weft.model.network import Network
+from weft.model.service import TaskSpec
 from weft.model.task import Task, TaskStatus
 
 
-def task_json(task: Task, networks: Mapping[NetworkId, Network]) -> Json:
-    attachments = [
-        network_resource_json(networks[attachment.network], [str(attachment.address)])
-        for attachment in task.attachments
-        if attachment.network in networks
-    ]
+class TaskRows:
+    """The JSON of many tasks of one moment: what several have in common, a spec and a network, is encoded once."""
+
+    def __init__(self, networks: Mapping[NetworkId, Network]) -> None:
+        self._networks = networks
+        self._encoded_networks: dict[NetworkId, msgspec.Raw] = {}
+        self._encoded_specs: dict[int, tuple[TaskSpec, msgspec.Raw]] = {}
+        """By identity, with the spec, so that no other gets the same identity meanwhile."""
+
+    def __call__(self, task: Task) -> Json:
+        return _task_json(task, self._spec(task.spec), [
+            {"Network": self._network(attachment.network), "Addresses": [str(attachment.address)]}
+            for attachment in task.attachments
+            if attachment.network in self._networks
+        ])  # fmt: skip
+
+    def _network(self, id: NetworkId) -> msgspec.Raw:
+        found = self._encoded_networks.get(id)
+        if found is None:
+            found = self._encoded_networks[id] = msgspec.Raw(encode_item(attached_network_json(self._networks[id])))
+        return found
+
+    def _spec(self, spec: TaskSpec) -> msgspec.Raw:
+        found = self._encoded_specs.get(id(spec))
+        if found is None:
+            found = self._encoded_specs[id(spec)] = (spec, msgspec.Raw(encode_item(task_template_json(spec))))
+        return found[1]
+
+
+def _task_json(task: Task, spec: msgspec.Raw, attachments: list[Json]) -> Json:
     return {
         "ID": task.id,
         "Version": {"Index": task.meta.version},
         "CreatedAt": rfc3339(task.meta.created_at),
         "UpdatedAt": rfc3339(task.meta.updated_at),
         "Labels": {},
-        "Spec": task_template_json(task.spec),
+        "Spec": spec,
         "ServiceID": task.service,
         **omit_empty({"Slot": task.slot, "NodeID": task.node}),
         "Status": _status_json(task.status),

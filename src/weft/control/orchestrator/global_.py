@@ -13,9 +13,9 @@ def cover(draft: Draft) -> None:
     slots = draft.slots()
     for node in draft.state.nodes.values():
         tasks = slots.get(node.id, [])
-        if nodes.is_unavailable(node) or not nodes.fits(spec, node):
+        if nodes.is_closed(spec, node):
             for task in tasks:
                 if task.desired <= TaskState.RUNNING:
                     draft.desire(task, TaskState.SHUTDOWN)
-        elif node.spec.availability == "active" and not is_filled(draft, tasks):
+        elif nodes.is_open(spec, node) and not is_filled(draft, tasks):
             draft.create(node.id, TaskState.READY, draft.now)

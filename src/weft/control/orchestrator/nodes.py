@@ -52,6 +52,16 @@ def is_unavailable(node: Node | None) -> bool:
     return node is None or is_down(node) or node.spec.availability == "drain"
 
 
+def is_closed(spec: TaskSpec, node: Node) -> bool:
+    """Has the node to give up the task of a global service?"""
+    return is_unavailable(node) or not fits(spec, node)
+
+
+def is_open(spec: TaskSpec, node: Node) -> bool:
+    """Does the node take a new task of a global service? One that is paused keeps the task that it has, and takes none."""
+    return node.spec.availability == "active" and not is_closed(spec, node)
+
+
 def fits(spec: TaskSpec, node: Node) -> bool:
     """Does the node satisfy the constraints?"""
     if not spec.placement.constraints:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.control.orchestrator import nodes
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.orchestrator.draft import Draft, Slot, age
 from weft.control.orchestrator.restart import is_filled
@@ -90,7 +91,7 @@ def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
     """Out of date, and its node, if it is bound to one, takes new tasks."""
     if isinstance(slot, str):
         node = draft.state.nodes.get(slot)
-        if node is None or node.spec.availability != "active":
+        if node is None or not nodes.is_open(draft.service.spec.task, node):
             return False
     return any(_is_dirty(draft, task) for task in _current(tasks))
 
