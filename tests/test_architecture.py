@@ -170,6 +170,14 @@ def test_only_linux_speaks_to_the_kernel(module: Module) -> None:
 
 
 @each_module
+def test_a_cause_is_never_missing(module: Module) -> None:
+    """`OSError.strerror` is None where the error was raised without a number: `errors.cause_of` has words for every one."""
+    if module.where not in ("errors.py", "linux/netlink/message.py"):
+        used = [n for n in ast.walk(module.tree) if isinstance(n, ast.Attribute) and n.attr == "strerror"]
+        assert {ast.unparse(n.value) for n in used} <= {"os"}, f"{module.where} uses strerror: take errors.cause_of"
+
+
+@each_module
 def test_processes_are_started_by_few(module: Module) -> None:
     """Containers by runtime/, programs of the system by linux/, hosts of the lab by lab/: nobody else starts a process."""
     if module.layer not in ("runtime", "linux", "lab", "testing", "hostinfo"):

@@ -58,3 +58,11 @@ class Exhausted(WeftError):
 
 class OperationFailed(WeftError):
     """An operation on the outside world failed. Foreign exceptions are translated into this at the adapter."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Why something failed, for the `<cause>` of a message; never empty. For an operating system
+    error that is the system's own text, without number and path, if there is any:
+    `socket.if_nametoindex` and others raise an `OSError` that has neither number nor text."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return str(words or error) or type(error).__name__

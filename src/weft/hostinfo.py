@@ -12,7 +12,7 @@ from types import MappingProxyType
 from weft import VERSION
 from weft.agent.adapters import HostResolver
 from weft.api.backend import HostInfo
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model.node import NodeDescription
 from weft.model.service import Resources
 
@@ -92,7 +92,7 @@ def _engine_id(data_root: Path) -> str:
             path.write_text(hashlib.sha256(os.urandom(32)).hexdigest()[:36])
         return path.read_text()
     except OSError as error:
-        raise OperationFailed(f"cannot write {path}: {error.strerror}") from error
+        raise OperationFailed(f"cannot write {path}: {cause_of(error)}") from error
 
 
 def resolver(path: Path = Path("/etc/resolv.conf")) -> HostResolver:

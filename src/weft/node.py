@@ -26,7 +26,7 @@ from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, 
 from weft.api.server import ApiServer
 from weft.cluster.base import Connect
 from weft.cluster.tls_files import TlsFiles
-from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError
+from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError, cause_of
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
 from weft.linux.esp import datapath
@@ -296,7 +296,7 @@ def _make_directories(options: DaemonOptions) -> None:
         try:
             path.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
-            raise OperationFailed(f"cannot make directory {path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot make directory {path}: {cause_of(error)}") from error
 
 
 def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:

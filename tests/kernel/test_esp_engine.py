@@ -17,8 +17,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from weft.errors import OperationFailed
 from weft.linux import netns
 from weft.linux.esp import helper
+from weft.linux.esp.tap import Tap
 from weft.model.codec import encode
 from weft.model.encryption import Association, Protection
 
@@ -434,3 +436,8 @@ def test_hosts_that_filter_reverse_paths(network, strictness):
     for host in network.hosts:
         host.sh(f"sysctl -qw net.ipv4.conf.all.rp_filter={strictness}")
     assert ping(network.hosts[0])
+
+
+def test_a_device_that_is_not_there_has_a_cause():
+    with pytest.raises(OperationFailed, match="cannot open device esp9 of /dev/net/tun: no interface with this name"):
+        Tap("esp9", offload=False, namespace=Path("/proc/self/ns/net"))

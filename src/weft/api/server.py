@@ -174,7 +174,7 @@ def _listen(path: Path) -> socket.socket:
         temporary.rename(path)
     except OSError as error:
         listening.close()
-        raise errors.OperationFailed(f"cannot listen on {path}: {error.strerror or error}") from error
+        raise errors.OperationFailed(f"cannot listen on {path}: {errors.cause_of(error)}") from error
     return listening
 
 

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable
 
 from weft.cluster.tls_files import TlsFiles, load, reason
-from weft.errors import InvalidArgument, OperationFailed
+from weft.errors import InvalidArgument, OperationFailed, cause_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class TlsListener:
         try:
             self._server = await asyncio.start_server(self._accept, address, port, limit=CHUNK)
         except OSError as error:
-            raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {error.strerror or error}") from error
+            raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {cause_of(error)}") from error
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

@@ -19,7 +19,7 @@ from weft.cluster.base import AdmissionRequest, Admitted, MemberGrant, MemberReq
 from weft.cluster.identity import Credentials, Wallet, new_key
 from weft.cluster.messages import MAX_FROM_MANAGER, FromAgent, FromManager, Goodbye
 from weft.cluster.server import decode_frame
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError, cause_of
 from weft.model import codec
 from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
@@ -55,7 +55,7 @@ async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest],
             admitted = await _admit(address, root, ask(request(key)))
             return admitted, Credentials(admitted.certificate, private_pem(key), admitted.root_certificate)
         except FAILURES as error:
-            causes.append(f"{address}: {error or type(error).__name__}")
+            causes.append(f"{address}: {cause_of(error)}")
     raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
 
 
@@ -122,7 +122,7 @@ class MemberClient:
             try:
                 return address, await post(address, path, self._contexts.current(), body)
             except (*FAILURES, Unavailable) as error:
-                causes.append(f"{address}: {error or type(error).__name__}")
+                causes.append(f"{address}: {cause_of(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
@@ -176,7 +176,7 @@ class Connector:
                 electing = error.status == 503
                 causes.append(f"{address}: status {error.status}")
             except FAILURES as error:
-                causes.append(f"{address}: {error or type(error).__name__}")
+                causes.append(f"{address}: {cause_of(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
     def _turn(self, address: str) -> int:

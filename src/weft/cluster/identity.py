@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Role
@@ -87,7 +87,7 @@ class IdentityStore:
         try:
             replace_file(self.directory / "member.json", msgspec.json.encode(member, enc_hook=codec.encode_hook))
         except OSError as error:
-            raise OperationFailed(f"cannot write {self.directory / 'member.json'}: {error.strerror}") from error
+            raise OperationFailed(f"cannot write {self.directory / 'member.json'}: {cause_of(error)}") from error
 
     def save_credentials(self, credentials: Credentials) -> None:
         """All or nothing, on the disk when it returns."""
@@ -105,7 +105,7 @@ class IdentityStore:
                 if old != place:
                     shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise OperationFailed(f"cannot write credentials in {self.directory}: {error.strerror}") from error
+            raise OperationFailed(f"cannot write credentials in {self.directory}: {cause_of(error)}") from error
 
     def erase(self) -> None:
         (self.directory / "member.json").unlink(missing_ok=True)

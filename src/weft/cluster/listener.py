@@ -22,7 +22,7 @@ from typing import Any, cast
 import msgspec
 
 from weft.cluster import keepalive
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,7 @@ class Listener:
             listening.listen(BACKLOG)
         except (OSError, ValueError, OverflowError) as error:
             listening.close()
-            cause = error.strerror if isinstance(error, OSError) else error
-            raise OperationFailed(f"cannot listen on {listen}: {cause or error}") from error
+            raise OperationFailed(f"cannot listen on {listen}: {cause_of(error)}") from error
         self._socket = listening
         self._accepting = asyncio.create_task(self._accept(listening), name=f"listener {listen}")
 

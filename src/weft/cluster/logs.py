@@ -18,7 +18,7 @@ from weft.cluster.base import LogRequest, SessionClosed
 from weft.cluster.client import FAILURES, open_socket, post
 from weft.cluster.identity import Wallet
 from weft.cluster.messages import FromPublisher
-from weft.errors import Forbidden, Unavailable
+from weft.errors import Forbidden, Unavailable, cause_of
 from weft.model import codec
 
 RELAY_TIMEOUT = 5.0
@@ -38,7 +38,7 @@ class ManagerRelay:
             async with asyncio.timeout(RELAY_TIMEOUT):
                 await post(manager, "/v1/logs", self._contexts.current(), codec.encode(request))
         except FAILURES as error:
-            raise Unavailable(f"cannot reach manager {manager}: {error or type(error).__name__}") from error
+            raise Unavailable(f"cannot reach manager {manager}: {cause_of(error)}") from error
 
 
 class LogConnector:
@@ -53,7 +53,7 @@ class LogConnector:
         except FAILURES as error:
             if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
                 raise Forbidden(f"manager {manager} does not want logs of this node for {subscription}") from error
-            raise Unavailable(f"cannot publish logs to manager {manager}: {error or type(error).__name__}") from error
+            raise Unavailable(f"cannot publish logs to manager {manager}: {cause_of(error)}") from error
 
 
 class ClientLogs:

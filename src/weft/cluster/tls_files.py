@@ -4,7 +4,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, cause_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContex
         try:
             path.read_bytes()
         except OSError as error:
-            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+            raise InvalidArgument(f"cannot read {path}: {cause_of(error)}") from error
     try:
         context.load_verify_locations(files.ca)
     except ssl.SSLError as error:

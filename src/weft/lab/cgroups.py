@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.lab.processes import Process, identify
 
 INIT = "init"
@@ -48,7 +48,7 @@ def create(group: str) -> None:
             try:
                 path.mkdir(exist_ok=True)
             except OSError as error:
-                raise OperationFailed(f"cannot create control group {path}: {error.strerror}") from error
+                raise OperationFailed(f"cannot create control group {path}: {cause_of(error)}") from error
             _copy_cpuset(path)
 
 
@@ -92,7 +92,7 @@ def _remove_one(path: Path, deadline: float) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise OperationFailed(f"cannot remove control group {path}: {error.strerror}") from error
+                raise OperationFailed(f"cannot remove control group {path}: {cause_of(error)}") from error
             time.sleep(0.01)  # a process that was killed leaves its group only when the kernel has taken it apart
         else:
             return

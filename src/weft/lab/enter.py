@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
+from weft.errors import cause_of
 from weft.lab.processes import Process, load
 from weft.lab.syscalls import die_with_parent, setns
 
@@ -52,7 +53,7 @@ def run(init: Process, command: Sequence[str], variables: Mapping[str, str]) -> 
         namespaces = open_namespaces(init.pid)
         setns(namespaces.pop("pid"))
     except OSError as error:
-        return _fail(f"cannot enter the namespaces of process {init.pid}: {error.strerror}", 125)
+        return _fail(f"cannot enter the namespaces of process {init.pid}: {cause_of(error)}", 125)
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD})
     parent = os.getpid()
     child = os.fork()
@@ -82,7 +83,7 @@ def become(prepare: Callable[[], None], command: Sequence[str], variables: Mappi
     except FileNotFoundError:
         status = _fail(f"{command[0]}: command not found", 127)
     except OSError as error:
-        _fail(f"cannot run {command[0]}: {error.strerror}", status)
+        _fail(f"cannot run {command[0]}: {cause_of(error)}", status)
     finally:
         os._exit(status)
 

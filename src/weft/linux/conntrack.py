@@ -12,7 +12,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.linux.netlink.attributes import attribute, decode
 from weft.linux.netlink.message import NetlinkError, Request
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
@@ -52,7 +52,7 @@ def delete_stuck(*reply_sources: IPv4Address) -> int:
         return _delete_stuck(set(reply_sources))
     except OSError as error:
         sources = ", ".join(map(str, reply_sources))
-        raise OperationFailed(f"cannot delete flows to {sources}: {error.strerror}") from error
+        raise OperationFailed(f"cannot delete flows to {sources}: {cause_of(error)}") from error
 
 
 def _delete_stuck(reply_sources: Collection[IPv4Address]) -> int:
@@ -65,7 +65,7 @@ def _delete_stuck(reply_sources: Collection[IPv4Address]) -> int:
         errors = channel.execute([Request(_DELETE, 0, _GENERIC + flow.key) for flow in wanted])
         for error in errors.values():
             if error.errno != errno.ENOENT:
-                raise NetlinkError(error.errno, error.strerror)
+                raise NetlinkError(error.errno, cause_of(error))
         return len(wanted) - len(errors)
     finally:
         channel.close()

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import InvalidArgument, NotFound, OperationFailed
+from weft.errors import InvalidArgument, NotFound, OperationFailed, cause_of
 from weft.linux import netns, sysctl
 from weft.linux.netlink import address, link, route
 from weft.linux.netlink.message import Request
@@ -140,7 +140,7 @@ def check_features() -> list[str]:
     try:
         return netns.run_in_throwaway(_check_features)
     except OSError as error:
-        reason = "root is needed" if error.errno == errno.EPERM else error.strerror
+        reason = "root is needed" if error.errno == errno.EPERM else cause_of(error)
         return [f"cannot make network namespaces: {reason}"]
 
 
@@ -150,7 +150,7 @@ def _check_features() -> list[str]:
     with Path("/proc/thread-self/ns/net").open() as here:
         for feature, request in _LINK_CHECKS:
             for error in channel.execute([request(here.fileno())]).values():
-                missing.append(f"the kernel refuses {feature}: {error.strerror}")
+                missing.append(f"the kernel refuses {feature}: {cause_of(error)}")
     channel.close()
     missing += [f"the kernel has no parameter {key}" for key in _SYSCTL_CHECKS if sysctl.read(key) is None]
     return missing + _check_tables()

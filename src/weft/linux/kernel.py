@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.linux.handles import Handle, Handles
 from weft.linux.reader import read_namespace
 from weft.linux.tables import Tables
@@ -29,7 +29,7 @@ class RealKernel:
         try:
             self._handles = Handles(netns_dir)
         except OSError as error:
-            raise OperationFailed(f"cannot open netlink: {error.strerror}") from error
+            raise OperationFailed(f"cannot open netlink: {cause_of(error)}") from error
         self._tables = Tables(self._handles)
         self._watch: Watch | None = None
         self._turn = asyncio.Lock()
@@ -72,14 +72,14 @@ class RealKernel:
             try:
                 self._watch = Watch(self._handles)
             except OSError as error:
-                raise OperationFailed(f"cannot watch {self._handles.directory}: {error.strerror}") from error
+                raise OperationFailed(f"cannot watch {self._handles.directory}: {cause_of(error)}") from error
         return self._watch
 
     async def _refresh(self) -> None:
         try:
             await self._handles.refresh()
         except OSError as error:
-            raise OperationFailed(f"cannot open the namespaces in {self._handles.directory}: {error.strerror}") from error
+            raise OperationFailed(f"cannot open the namespaces in {self._handles.directory}: {cause_of(error)}") from error
 
     async def _read_one(self, handle: Handle, desired: KernelState) -> Namespace:
         wanted = desired.namespaces.get(handle.name)
@@ -87,6 +87,6 @@ class RealKernel:
             tables = await self._tables.read(handle)
             reading = await read_namespace(handle, wanted.sysctls if wanted else (), tables)
         except OSError as error:
-            raise OperationFailed(f"cannot read network namespace {handle.name}: {error.strerror}") from error
+            raise OperationFailed(f"cannot read network namespace {handle.name}: {cause_of(error)}") from error
         self._watching().seen(handle, reading.permanent)
         return reading.namespace

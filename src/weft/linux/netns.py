@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
     try:
         namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise OperationFailed(f"cannot enter network namespace {path}: {error.strerror}") from error
+        raise OperationFailed(f"cannot enter network namespace {path}: {cause_of(error)}") from error
     try:
         return run_on_thread(inside(namespace, function))
     finally:
@@ -199,7 +199,7 @@ def open_udp_tcp(path: Path, address: IPv4Address, port: int) -> tuple[socket.so
     try:
         return run_in(path, opened)
     except OSError as error:
-        raise OperationFailed(f"cannot listen on {address}:{port} in network namespace {path}: {error.strerror}") from error
+        raise OperationFailed(f"cannot listen on {address}:{port} in network namespace {path}: {cause_of(error)}") from error
 
 
 def _unshare() -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection
 from contextlib import suppress
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.network.kernel_state import Table
 from weft.network.nft import Object, objects
 
@@ -136,7 +136,7 @@ def _run_command(script: str) -> str:
     try:
         done = subprocess.run(["nft", "--stateless", "-f", "-"], input=script.encode(), capture_output=True, check=False)
     except OSError as error:
-        raise OperationFailed(f"cannot run nft: {error.strerror}") from error
+        raise OperationFailed(f"cannot run nft: {cause_of(error)}") from error
     if done.returncode != 0:
         raise OperationFailed(_cause(done.stderr))
     return done.stdout.decode(errors="replace")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.linux import netns, sysctl, tap
 from weft.linux.encode import ALREADY_SO, ENCODERS, Lookup
 from weft.linux.handles import Handle, Handles
@@ -134,7 +134,7 @@ class Writer:
                 else:
                     await self._remove_namespace(name)
             except OSError as error:
-                self._failures[position] = error.strerror or str(error)
+                self._failures[position] = cause_of(error)
             except OperationFailed as error:
                 self._failures[position] = str(error)
 
@@ -156,7 +156,7 @@ class Writer:
                     sysctl.write(operation.key, operation.value)
                 except OSError as error:
                     if error.errno != errno.ENOENT or sysctl.when_absent(operation.key) != operation.value:
-                        self._failures[position] = error.strerror or str(error)
+                        self._failures[position] = cause_of(error)
 
         try:
             await netns.on_thread(netns.inside(self._handles[name].descriptor, write))
@@ -173,7 +173,7 @@ class Writer:
             for error in handle.route.execute(settings).values():
                 raise error
         except (OSError, OperationFailed) as error:
-            self._failures[position] = getattr(error, "strerror", None) or str(error)
+            self._failures[position] = cause_of(error)
         self._indexes.pop(operation.namespace, None)
 
     async def _replace_tables(self, name: str, line: Line) -> None:
@@ -253,7 +253,7 @@ class Writer:
                 return
             if error.errno == errno.EEXIST and isinstance(item.operation, AddLink) and self._is_there(item.operation):
                 return
-        cause = error.strerror if isinstance(error, OSError) else str(error)
+        cause = cause_of(error)
         self._failures.setdefault(item.position, cause or str(error))
 
     def _is_there(self, operation: AddLink) -> bool:

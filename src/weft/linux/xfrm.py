@@ -24,7 +24,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.esp.sequence import BLOCK, Block
 from weft.linux import netns
 from weft.linux.esp.ledger import Ledger
@@ -80,7 +80,7 @@ class KernelEngine:
         try:
             self._channel = NetlinkSocket(NETLINK_XFRM)
         except OSError as error:
-            raise OperationFailed(f"cannot open XFRM netlink: {error.strerror}") from error
+            raise OperationFailed(f"cannot open XFRM netlink: {cause_of(error)}") from error
         self._directory = state_dir
         self._wanted: Protection | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ class KernelEngine:
             try:
                 await self._bring_about(protection)
             except OSError as error:
-                raise OperationFailed(f"cannot apply ESP protection: {error.strerror}") from error
+                raise OperationFailed(f"cannot apply ESP protection: {cause_of(error)}") from error
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
@@ -108,7 +108,7 @@ class KernelEngine:
                 found["forged"] += info.forged
             lines = _STATISTICS.read_text().splitlines()
         except OSError as error:
-            raise OperationFailed(f"cannot read ESP counters: {error.strerror}") from error
+            raise OperationFailed(f"cannot read ESP counters: {cause_of(error)}") from error
         for name, value in (line.split() for line in lines):
             if name in _MEANING:
                 found[_MEANING[name]] += int(value)
@@ -197,7 +197,7 @@ class KernelEngine:
     def _do(self, *requests: Request, tolerate: int = 0) -> None:
         for position, error in self._channel.execute(requests).items() if requests else ():
             if error.errno != tolerate:
-                raise NetlinkError(error.errno, f"XFRM request {requests[position].type}: {error.strerror}")
+                raise NetlinkError(error.errno, f"XFRM request {requests[position].type}: {cause_of(error)}")
 
 
 def why_not() -> str | None:
@@ -218,10 +218,10 @@ def why_not() -> str | None:
         netns.run_in_throwaway(tried)
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT:
-            return f"the kernel has no IPsec interface or no ESP (CONFIG_XFRM_USER, CONFIG_INET_ESP): {error.strerror}"
+            return f"the kernel has no IPsec interface or no ESP (CONFIG_XFRM_USER, CONFIG_INET_ESP): {cause_of(error)}"
         if error.errno == errno.ENOSYS:
-            return f"the kernel has no {xfrm.AEAD} (CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV): {error.strerror}"
-        return f"the kernel refuses an ESP state: {error.strerror}"
+            return f"the kernel has no {xfrm.AEAD} (CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV): {cause_of(error)}"
+        return f"the kernel refuses an ESP state: {cause_of(error)}"
     return None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.errors import Conflict, NotFound, OperationFailed
+from weft.errors import Conflict, NotFound, OperationFailed, cause_of
 from weft.model.container import Image
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
@@ -193,7 +193,7 @@ class ImageStore:
         try:
             make_directory(self._root, 0o700)
         except OSError as error:
-            raise OperationFailed(f"cannot make directory {self._root}: {error.strerror}") from error
+            raise OperationFailed(f"cannot make directory {self._root}: {cause_of(error)}") from error
 
     def _read_index(self) -> list[Image]:
         path = self._root / "index.json"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 
 _MS_BIND = 0x1000
 _MS_PRIVATE = 1 << 18
@@ -35,7 +35,7 @@ def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) 
                 options = _overlay_options([short(path) for path in reversed(lower)], short(upper), short(work))
             _mount("overlay", target, "overlay", 0, options)
         except OSError as error:
-            raise OperationFailed(f"cannot mount root file system on {target}: {error.strerror}") from error
+            raise OperationFailed(f"cannot mount root file system on {target}: {cause_of(error)}") from error
     _mount("none", target, "", _MS_PRIVATE, "")
 
 

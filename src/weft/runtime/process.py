@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LINE_MAX = 1 << 20
@@ -135,7 +135,7 @@ def spawn(argv: Sequence[str], fds: Mapping[int, int], env: Mapping[str, str] | 
     try:
         pid = os.posix_spawn(program, list(argv), dict(os.environ if env is None else env), file_actions=actions, setsid=True)
     except OSError as error:
-        raise OperationFailed(f"cannot run {argv[0]}: {error.strerror}") from error
+        raise OperationFailed(f"cannot run {argv[0]}: {cause_of(error)}") from error
     finally:
         for source in sources.values():
             os.close(source)

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container
 from weft.runtime.process import ProcessId
@@ -65,7 +65,7 @@ class Directory:
             temporary.write_bytes(content)
             temporary.replace(self.path / name)
         except OSError as error:
-            raise OperationFailed(f"cannot write {self.path / name}: {error.strerror}") from error
+            raise OperationFailed(f"cannot write {self.path / name}: {cause_of(error)}") from error
 
     def make(self) -> None:
         """Raises `OperationFailed`."""
@@ -73,7 +73,7 @@ class Directory:
             for path in (self.path, self.upper, self.work, self.merged):
                 path.mkdir(mode=0o700 if path == self.path else 0o755, parents=True, exist_ok=True)
         except OSError as error:
-            raise OperationFailed(f"cannot make {self.path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot make {self.path}: {cause_of(error)}") from error
 
     def forget_exit(self) -> None:
         for name in (self.path.name, "oom", "attach", "ctl", "winsz"):
@@ -96,7 +96,7 @@ class Directory:
         try:
             shutil.rmtree(self.path, onerror=_ignore_missing)
         except OSError as error:
-            raise OperationFailed(f"cannot remove {self.path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot remove {self.path}: {cause_of(error)}") from error
 
 
 def _ignore_missing(_function: Any, _path: str, problem: tuple[Any, BaseException, Any]) -> None:

@@ -11,7 +11,7 @@ import struct
 import termios
 from pathlib import Path
 
-from weft.errors import Conflict, OperationFailed
+from weft.errors import Conflict, OperationFailed, cause_of
 from weft.runtime.record import opened
 
 _CHUNK = 65536
@@ -75,7 +75,7 @@ def resize_container(directory: Path, rows: int, columns: int) -> None:
     try:
         os.write(fd, f"1 {rows} {columns}\n".encode())
     except OSError as error:
-        raise OperationFailed(f"cannot resize container {directory.name[:12]}: {error.strerror}") from error
+        raise OperationFailed(f"cannot resize container {directory.name[:12]}: {cause_of(error)}") from error
     finally:
         os.close(fd)
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model import codec
 from weft.system.files import replace_file
 
@@ -38,7 +38,7 @@ class ValueFile(Generic[T]):
             log.warning("file.unreadable path=%s error=%s", self._path, error)
             return None
         except OSError as error:
-            raise OperationFailed(f"cannot read {self._path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot read {self._path}: {cause_of(error)}") from error
 
     def write(self, value: T) -> None:
         """For root's eyes only: an assignment has keys in it. Raises `OperationFailed`; the old value is still there then."""
@@ -46,7 +46,7 @@ class ValueFile(Generic[T]):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(self._path, codec.encode(value), durable=self._durable)
         except OSError as error:
-            raise OperationFailed(f"cannot write {self._path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot write {self._path}: {cause_of(error)}") from error
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

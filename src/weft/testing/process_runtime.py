@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import msgspec
 
-from weft.errors import Conflict, NotFound, OperationFailed
+from weft.errors import Conflict, NotFound, OperationFailed, cause_of
 from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
@@ -53,7 +53,7 @@ class Process:
             if self.tty:
                 os.close(self._terminal)
             raise OperationFailed(
-                f'OCI runtime exec failed: exec: "{self.argv[0]}": executable file not found in $PATH: {error.strerror}'
+                f'OCI runtime exec failed: exec: "{self.argv[0]}": executable file not found in $PATH: {cause_of(error)}'
             ) from error
         finally:
             if inner >= 0:

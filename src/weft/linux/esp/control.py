@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model.codec import decode, encode
 from weft.model.encryption import Protection
 
@@ -63,7 +63,7 @@ async def receive(reader: asyncio.StreamReader, type_: Any) -> Any:
             raise OperationFailed(f"cannot read a message of the ESP engine: its length is {length}")
         return decode(await reader.readexactly(length), type_)
     except (OSError, EOFError, msgspec.DecodeError) as error:
-        raise OperationFailed(f"cannot read a message of the ESP engine: {error or type(error).__name__}") from error
+        raise OperationFailed(f"cannot read a message of the ESP engine: {cause_of(error)}") from error
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

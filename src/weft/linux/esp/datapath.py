@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.esp.gateway import Opener, Sealer
 from weft.esp.packet import PROTOCOL
 from weft.esp.sequence import Block
@@ -122,7 +122,7 @@ def _raw_socket(local: IPv4Address) -> socket.socket:
     try:
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, PROTOCOL)
     except OSError as error:
-        raise OperationFailed(f"cannot open a raw socket for ESP: {error.strerror}") from error
+        raise OperationFailed(f"cannot open a raw socket for ESP: {cause_of(error)}") from error
     try:
         raw.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
         raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -131,7 +131,7 @@ def _raw_socket(local: IPv4Address) -> socket.socket:
         raw.bind((str(local), 0))
     except OSError as error:
         raw.close()
-        raise OperationFailed(f"cannot bind a raw socket for ESP to {local}: {error.strerror}") from error
+        raise OperationFailed(f"cannot bind a raw socket for ESP to {local}: {cause_of(error)}") from error
     return raw
 
 
@@ -141,9 +141,9 @@ def what_is_missing() -> list[str]:
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        missing.append(f"cannot use TAP devices (CONFIG_TUN): cannot open /dev/net/tun: {error.strerror}")
+        missing.append(f"cannot use TAP devices (CONFIG_TUN): cannot open /dev/net/tun: {cause_of(error)}")
     try:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL).close()
     except OSError as error:
-        missing.append(f"cannot open a raw socket for ESP: {error.strerror}")
+        missing.append(f"cannot open a raw socket for ESP: {cause_of(error)}")
     return missing

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.linux.esp.control import PROTOCOL_VERSION, Ask, Refused, Reply, Request, Status, peer, receive, send
 from weft.linux.esp.process import READY_FD
 
@@ -148,7 +148,7 @@ def _spawn(log: Path, ready: int, arguments: list[str]) -> int:
     try:
         return os.posix_spawn(sys.executable, argv, dict(os.environ), file_actions=actions, setsid=True)
     except OSError as error:
-        raise OperationFailed(f"cannot start the ESP engine: {error.strerror}") from error
+        raise OperationFailed(f"cannot start the ESP engine: {cause_of(error)}") from error
     finally:
         os.close(source)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.esp.sequence import Block, Reservations
 from weft.model.codec import decode, encode
 from weft.model.encryption import Association
@@ -29,7 +29,7 @@ class Ledger:
             self._lock = os.open(directory / "esp-ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise OperationFailed(f"cannot lock sequence ledger {self._path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot lock sequence ledger {self._path}: {cause_of(error)}") from error
         self._reservations = self._read()
 
     def reserve(self, associations: tuple[Association, ...]) -> tuple[Block, ...]:
@@ -40,7 +40,7 @@ class Ledger:
         try:
             self._write(reservations)
         except OSError as error:
-            raise OperationFailed(f"cannot write sequence ledger {self._path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot write sequence ledger {self._path}: {cause_of(error)}") from error
         self._reservations = reservations
         return blocks
 
@@ -53,7 +53,7 @@ class Ledger:
         except FileNotFoundError:
             return Reservations()
         except OSError as error:
-            raise OperationFailed(f"cannot read sequence ledger {self._path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot read sequence ledger {self._path}: {cause_of(error)}") from error
         digest, body = data[:_DIGEST], data[_DIGEST:]
         try:
             if digest != _digest(body):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.linux import netns, sysctl
 from weft.linux.netlink.address import add_address
 from weft.linux.netlink.socket import NetlinkSocket
@@ -48,13 +48,13 @@ class Tap:
                 return
             self.fd, self.header = _open(device, offload)
         except OSError as error:
-            raise OperationFailed(f"cannot open device {device} of {DEVICE_FILE}: {error.strerror}") from error
+            raise OperationFailed(f"cannot open device {device} of {DEVICE_FILE}: {cause_of(error)}") from error
         try:
             _configure(device)
             fcntl.ioctl(self.fd, TUNSETPERSIST, 1)
         except OSError as error:
             self.close()
-            raise OperationFailed(f"cannot set up device {device}: {error.strerror}") from error
+            raise OperationFailed(f"cannot set up device {device}: {cause_of(error)}") from error
 
     def set_mtu(self, mtu: int) -> None:
         """Raises `OperationFailed`."""
@@ -64,7 +64,7 @@ class Tap:
             try:
                 fcntl.ioctl(channel, _SIOCSIFMTU, struct.pack("=16si20x", self._device.encode(), mtu))
             except OSError as error:
-                raise OperationFailed(f"cannot set MTU of device {self._device} to {mtu}: {error.strerror}") from error
+                raise OperationFailed(f"cannot set MTU of device {self._device} to {mtu}: {cause_of(error)}") from error
 
     def close(self) -> None:
         """The device stays."""
@@ -82,7 +82,7 @@ def remove(device: str) -> None:
         fcntl.ioctl(fd, TUNSETPERSIST, 0)
         os.close(fd)
     except OSError as error:
-        raise OperationFailed(f"cannot remove device {device}: {error.strerror}") from error
+        raise OperationFailed(f"cannot remove device {device}: {cause_of(error)}") from error
 
 
 def _open_existing(device: str, offload: bool) -> tuple[int, int]:

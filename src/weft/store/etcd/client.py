@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError
+from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError, cause_of
 from weft.store.etcd import wire
 from weft.store.etcd.base import FULL, NO_MAJORITY, Answer, Batch, Compacted, Compare, Member, MemberStatus, Operation, Range
 
@@ -105,7 +105,7 @@ class GatewayClient:
                     yield _batch(line)
         except _FAILURES as error:
             self._turn()
-            raise Unavailable(f"cannot watch the store: {error or type(error).__name__}") from error
+            raise Unavailable(f"cannot watch the store: {cause_of(error)}") from error
         raise Unavailable("cannot watch the store: the connection ended")
 
     async def grant(self, ttl: int) -> int:
@@ -177,7 +177,7 @@ class GatewayClient:
             raise Unavailable(NO_MAJORITY) from error
         except _FAILURES as error:
             self._turn()
-            raise Unavailable(f"cannot reach the store: {error or type(error).__name__}") from error
+            raise Unavailable(f"cannot reach the store: {cause_of(error)}") from error
         if response.status != 200:
             refusal = _refusal(_decode(said, wire.Refusal))
             if isinstance(refusal, Unavailable):

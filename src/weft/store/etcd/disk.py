@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from weft.errors import OperationFailed, Unavailable
+from weft.errors import OperationFailed, Unavailable, cause_of
 from weft.store.etcd.base import NO_MAJORITY, KeyValue, Range
 
 _PAGE = struct.Struct("<QHHI")
@@ -60,7 +60,7 @@ class Snapshot:
                     if _newest(mapped) == meta:
                         return cls(*found)
         except OSError as error:
-            raise OperationFailed(f"cannot read {path}: {error.strerror}") from error
+            raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
         except (LookupError, ValueError, struct.error, RecursionError) as error:
             raise OperationFailed(f"cannot read {path}: {error}") from error
         raise Unavailable(f"cannot read {path}: it is being written")

@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from weft.errors import OperationFailed, Unavailable, WeftError
+from weft.errors import OperationFailed, Unavailable, WeftError, cause_of
 from weft.runtime.process import Process, ProcessId, spawn
 from weft.store.etcd.client import GatewayClient
 
@@ -218,7 +218,7 @@ class EtcdMember:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory.chmod(0o700)  # it may have been there
         except OSError as error:
-            raise OperationFailed(f"cannot start etcd: {error.filename}: {error.strerror}") from error
+            raise OperationFailed(f"cannot start etcd: {error.filename}: {cause_of(error)}") from error
 
     def _find(self) -> Process | None:
         """The one of the record; or, if a daemon was killed before it could write that, the one that has the socket."""
@@ -261,7 +261,7 @@ class EtcdMember:
         try:
             output = os.open(self.settings.log, mode, 0o600)
         except OSError as error:
-            raise OperationFailed(f"cannot run etcd: {self.settings.log}: {error.strerror}") from error
+            raise OperationFailed(f"cannot run etcd: {self.settings.log}: {cause_of(error)}") from error
         environment = {"PATH": os.environ.get("PATH", os.defpath)}  # it takes flags from ETCD_…
         try:
             argv = ["env", f"--chdir={self.settings.run}", "etcd", *_FLAGS, *self._own_flags(), *flags]
@@ -298,7 +298,7 @@ class EtcdMember:
         except OSError as error:
             process.kill_and_reap()
             process.close()
-            raise OperationFailed(f"cannot run etcd: {self.settings.record}: {error.strerror}") from error
+            raise OperationFailed(f"cannot run etcd: {self.settings.record}: {cause_of(error)}") from error
 
     async def _end(self) -> None:
         process = self._find()
