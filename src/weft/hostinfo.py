@@ -15,6 +15,7 @@ from weft.api.backend import HostInfo
 from weft.errors import OperationFailed, cause_of
 from weft.model.node import NodeDescription
 from weft.model.service import Resources
+from weft.system.files import replace_file
 
 PROGRAMS = ("conmon", "runc", "skopeo")
 """What the daemon cannot do without, beside the kernel."""
@@ -89,7 +90,7 @@ def _engine_id(data_root: Path) -> str:
     path = data_root / "engine-id"
     try:
         if not path.exists():
-            path.write_text(hashlib.sha256(os.urandom(32)).hexdigest()[:36])
+            replace_file(path, hashlib.sha256(os.urandom(32)).hexdigest()[:36].encode())
         return path.read_text()
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {cause_of(error)}") from error

@@ -6,6 +6,7 @@ run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the la
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -43,9 +44,14 @@ from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.elsewhere import Elsewhere
+from weft.system.files import make_directory, make_missing
 from weft.waiting import first
 
 log = logging.getLogger(__name__)
+
+_UMASK = 0o022
+"""Whatever the service manager has set. Directories that the OCI runtime makes in a container, for its mounts and its working
+directory, get their modes by it, and a container's users must be able to pass. What is only for root has a mode of its own."""
 
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -238,6 +244,7 @@ class WeftNode:
 
 def run(options: DaemonOptions) -> int:
     """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or something broke."""
+    os.umask(_UMASK)
     logs.start(options.log_level, options.log_format)
     try:
         return uvloop.run(_run(options))
@@ -292,9 +299,14 @@ def _what_leaving_means(manager: Swarm | None) -> str:
 
 
 def _make_directories(options: DaemonOptions) -> None:
-    for path, mode in ((options.data_root, 0o711), (options.run_dir, 0o711), (options.netns_dir, 0o755)):
+    """No user of this host but root has anything to look for below the data root, where images and containers are."""
+    for path, make, mode in (
+        (options.data_root, make_directory, 0o710),
+        (options.run_dir, make_directory, 0o711),
+        (options.netns_dir, make_missing, 0o755),  # may be another engine's, too
+    ):
         try:
-            path.mkdir(mode=mode, parents=True, exist_ok=True)
+            make(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make directory {path}: {cause_of(error)}") from error
 

@@ -23,6 +23,7 @@ from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
 from weft.api.tls import TlsListener
 from weft.cluster.tls_files import TlsFiles
+from weft.system.files import make_missing
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def _listen(path: Path) -> socket.socket:
     temporary = path.with_name(f".{os.getpid():x}.sock")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_missing(path.parent, 0o755)
         temporary.unlink(missing_ok=True)
         listening.bind(str(temporary))
         temporary.chmod(0o600)

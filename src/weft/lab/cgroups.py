@@ -46,7 +46,7 @@ def create(group: str) -> None:
         for part in (*Path(group).parts, INIT):
             path /= part
             try:
-                path.mkdir(exist_ok=True)
+                path.mkdir(mode=0o755, exist_ok=True)
             except OSError as error:
                 raise OperationFailed(f"cannot create control group {path}: {cause_of(error)}") from error
             _copy_cpuset(path)

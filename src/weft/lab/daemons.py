@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from weft.errors import FailedPrecondition, OperationFailed
 from weft.lab import cgroups
 from weft.lab.enter import become, join, open_namespaces
-from weft.lab.hosts import tail
+from weft.lab.hosts import UMASK, tail
 from weft.lab.layout import Host, Layout
 from weft.lab.processes import Process, identify, load, save, send, wait
 from weft.lab.syscalls import setns
@@ -81,6 +81,7 @@ def _launch(group: str, init: Process, host: Host, report: socket.socket, comman
 
 def _detach(namespaces: Mapping[str, int], log: int, report: socket.socket) -> None:
     report.send(b"!")
+    os.umask(UMASK)
     os.setsid()
     join(namespaces)
     os.chdir("/")

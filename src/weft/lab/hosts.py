@@ -18,9 +18,12 @@ from weft.lab.enter import become
 from weft.lab.layout import UPLINK, Host, Layout
 from weft.lab.processes import Process, identify, load, save, send, wait
 from weft.lab.syscalls import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, unshare
+from weft.system.files import make_missing, replace_file
 
 BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
 _NAMESPACES = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
+UMASK = 0o022
+"""Of a host's processes, as on any machine, whatever that of the person who boots it."""
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -86,6 +89,7 @@ def _first_process(group: str, go: int, ready: int, host: Host, variables: dict[
     child = os.fork()
     if child == 0:
         try:
+            os.umask(UMASK)
             os.setsid()  # Ctrl-C at the terminal is not for the host
             os.dup2(log, 2)
             cgroups.enter(group)
@@ -133,12 +137,15 @@ def _variables(layout: Layout, host: Host, etc: Path) -> dict[str, str]:
 
 
 def _write_files(host: Host, others: list[Host]) -> Path:
-    for directory in (host.run, host.data):
-        directory.mkdir(parents=True, exist_ok=True)
     etc = host.run / "etc"
-    etc.mkdir(exist_ok=True)
+    make_missing(host.data, 0o710)
+    make_missing(etc, 0o755)
     names = "".join(f"{other.address} {other.name}\n" for other in others)
-    (etc / "hostname").write_text(f"{host.name}\n")
-    (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{names}")
-    (etc / "resolv.conf").write_text("# a host of the lab has no way out of the machine, so there is no name server\n")
+    files = {
+        "hostname": f"{host.name}\n",
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{names}",
+        "resolv.conf": "# a host of the lab has no way out of the machine, so there is no name server\n",
+    }
+    for name, text in files.items():
+        replace_file(etc / name, text.encode(), mode=0o644, durable=False)
     return etc

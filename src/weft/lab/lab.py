@@ -22,6 +22,7 @@ from weft.lab import cgroups, daemons, hosts, swarm, underlay
 from weft.lab.layout import MAX_NODES, Host, Layout
 from weft.lab.processes import Process, load
 from weft.lab.progress import Progress
+from weft.system.files import make_missing
 
 IMAGE_ARCHIVE = Path("/var/cache/weft/demo-webapp.tar")
 _IMAGE_SCRIPT = Path(__file__).parents[3] / "scripts" / "demo-image"
@@ -84,7 +85,7 @@ def halt(layout: Layout, host: Host) -> None:
     """The first half of `reboot`; `up` is the other."""
     hosts.halt(layout, host)
     shutil.rmtree(host.run, ignore_errors=True)
-    host.run.mkdir()  # by which it is known that there is such a host
+    make_missing(host.run, 0o755)  # by which it is known that there is such a host
 
 
 def down(layout: Layout, progress: Progress) -> None:
@@ -191,7 +192,7 @@ def _build_image(progress: Progress) -> None:
         return
     if not _IMAGE_SCRIPT.exists():
         raise FailedPrecondition(f"cannot build the demo image: no {_IMAGE_SCRIPT}; use --no-image")
-    IMAGE_ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    make_missing(IMAGE_ARCHIVE.parent, 0o755)
     draft = IMAGE_ARCHIVE.with_suffix(f".{os.getpid()}.tar")
     with progress.step("building the demo image (once)"):
         try:
@@ -200,6 +201,7 @@ def _build_image(progress: Progress) -> None:
             )
             if done.returncode:
                 raise OperationFailed(f"cannot build the demo image: {_IMAGE_SCRIPT} said: {done.stdout.strip()[-800:]}")
+            draft.chmod(0o644)
             draft.replace(IMAGE_ARCHIVE)
         finally:
             draft.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ def load(record: str | os.PathLike[str]) -> Process | None:
 def save(record: str | os.PathLike[str], process: Process) -> None:
     """Whole or not at all."""
     draft = f"{os.fspath(record)}.new"
-    with open(draft, "w") as file:
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
         file.write(f"{process.pid} {process.started}\n")
     os.replace(draft, record)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from weft.errors import OperationFailed, cause_of
+from weft.system.files import make_missing
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
     `prepare` is run inside before the namespace has its file, so that nobody ever finds one that it has not seen.
     A file that names no live namespace (an empty one that outlived a reboot) is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_missing(path.parent, 0o755)
     if not is_live(path):
         remove(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)

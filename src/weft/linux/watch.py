@@ -24,6 +24,7 @@ from weft.linux.netlink.message import Message, decode
 from weft.linux.netlink.socket import NetlinkSocket
 from weft.network.kernel_state import HOST
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
+from weft.system.files import make_missing
 
 _GATHER = 0.05
 """Seconds in which further changes join the first."""
@@ -149,7 +150,7 @@ class Watch:
 
 def _watch_directory(directory: Path) -> int:
     """An inotify descriptor that tells of files that come and go. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_missing(directory, 0o755)
     descriptor = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
     if descriptor < 0:
         number = ctypes.get_errno()

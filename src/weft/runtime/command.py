@@ -22,6 +22,7 @@ from weft.runtime.oci import Oci
 from weft.runtime.process import Process, spawn
 from weft.runtime.record import opened
 from weft.runtime.streams import CommandStreams
+from weft.system.files import replace_file
 
 _NOT_FOUND = re.compile(r"executable file not found|no such file or directory")
 _FORBIDDEN = re.compile(r"permission denied|is a directory|exec format error")
@@ -58,8 +59,8 @@ class Command:
         self._started = True
         files = self._directory / f"exec-{self.id[:16]}"
         process_file, pid_file, log = (files.with_suffix(suffix) for suffix in (".json", ".pid", ".log"))
-        process_file.write_bytes(msgspec.json.encode(self._document))
         try:
+            replace_file(process_file, msgspec.json.encode(self._document), durable=False)
             if self.tty:
                 self._streams = await self._start_with_terminal(files.with_suffix(".tty"), process_file, pid_file, log)
             else:
@@ -68,6 +69,10 @@ class Command:
             process = Process(self.pid)
         except ProcessLookupError:
             raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: it is gone") from None
+        except OSError as error:
+            raise OperationFailed(
+                f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {error.strerror}"
+            ) from error
         finally:
             for path in (process_file, pid_file, log):
                 path.unlink(missing_ok=True)

@@ -41,6 +41,7 @@ from weft.runtime.rootfs import find_user
 from weft.runtime.seccomp import load_profile
 from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
 from weft.runtime.streams import ContainerStreams, resize_container
+from weft.system.files import make_directory
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ class ConmonRuntime:
     async def load(self) -> None:
         """Finds the containers of the last daemon and clears what it left half made. Raises `OperationFailed` if conmon or the
         OCI runtime is missing."""
-        self._containers.mkdir(mode=0o710, parents=True, exist_ok=True)
-        (self._run / "oci").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._containers, self._run / "oci"):
+            make_directory(directory, 0o700)
         make_private(self._containers)
         adopt_orphans()
         self.version, self.conmon_version = await self._oci.versions()

@@ -2,6 +2,7 @@
 
 <root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again
                          config.json   for the OCI runtime; hosts, hostname, resolv.conf as the container sees them
+                                       (readable there by every user, and here by root only, as all of this)
                          log           what it wrote
                          <id>          its exit code, written by conmon; oom: there if the kernel ran out of its memory
                          attach, ctl   conmon's socket and FIFO
@@ -20,6 +21,9 @@ from weft.errors import OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container
 from weft.runtime.process import ProcessId
+from weft.system.files import make_directory, replace_file
+
+_SEEN_INSIDE = ("hosts", "hostname", "resolv.conf")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,22 +60,21 @@ class Directory:
     def write_files(self, files: dict[str, bytes]) -> None:
         """Raises `OperationFailed`."""
         for name, content in files.items():
-            self._write(name, content)
+            self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:
         """Whole or not at all."""
-        temporary = self.path / f"{name}.new"
         try:
-            temporary.write_bytes(content)
-            temporary.replace(self.path / name)
+            replace_file(self.path / name, content, mode, durable=False)
         except OSError as error:
             raise OperationFailed(f"cannot write {self.path / name}: {cause_of(error)}") from error
 
     def make(self) -> None:
-        """Raises `OperationFailed`."""
+        """`upper` is what the container sees as `/`, so its mode is that of `/`. The others are for root only, and a user in the
+        container has no need to pass through them. Raises `OperationFailed`."""
         try:
-            for path in (self.path, self.upper, self.work, self.merged):
-                path.mkdir(mode=0o700 if path == self.path else 0o755, parents=True, exist_ok=True)
+            for path, mode in ((self.path, 0o700), (self.upper, 0o755), (self.work, 0o700), (self.merged, 0o700)):
+                make_directory(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make {self.path}: {cause_of(error)}") from error
 

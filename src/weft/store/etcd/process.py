@@ -31,6 +31,7 @@ import msgspec
 from weft.errors import OperationFailed, Unavailable, WeftError, cause_of
 from weft.runtime.process import Process, ProcessId, spawn
 from weft.store.etcd.client import GatewayClient
+from weft.system.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -352,7 +353,7 @@ class EtcdMember:
             if self.settings.log.stat().st_size > _LOG_LIMIT:
                 with open(self.settings.log, "rb+") as file:
                     file.seek(-_LOG_LIMIT // 4, os.SEEK_END)
-                    self.settings.log.with_suffix(".old").write_bytes(file.read())
+                    replace_file(self.settings.log.with_suffix(".old"), file.read(), durable=False)
                     file.truncate(0)
 
 

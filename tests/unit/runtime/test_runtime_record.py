@@ -1,0 +1,49 @@
+"""A container's files: who may read them, whatever the umask, and that they are replaced whole."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from weft.errors import OperationFailed
+from weft.model.container import Container, ContainerConfig
+from weft.model.ids import ContainerId
+from weft.model.service import ContainerSpec, Resources
+from weft.runtime.record import Directory, Record
+
+
+def record() -> Record:
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="one", hostname="one", namespace=None, spec=ContainerSpec(image="demo"),
+        limits=Resources(), hosts="", resolv_conf="",
+    )  # fmt: skip
+    return Record(container=Container(config=config, image="demo", args=("true",), env=(), created_at=1), stop_signal="SIGTERM")
+
+
+@pytest.mark.usefixtures("any_umask")
+def test_the_container_can_read_what_is_meant_for_it_and_users_of_the_host_nothing(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "containers" / ("c" * 64))
+    directory.make()
+    directory.write(record())
+    names = ("hosts", "hostname", "resolv.conf", "config.json")
+    directory.write_files(dict.fromkeys(names, b"x"))
+    found = {path.name: f"{stat.S_IMODE(path.stat().st_mode):o}" for path in (directory.path, *directory.path.iterdir())}
+    assert found == {
+        "c" * 64: "700", "upper": "755", "work": "700", "merged": "700", "weft.json": "600", "config.json": "600",
+        "hosts": "644", "hostname": "644", "resolv.conf": "644",
+    }  # fmt: skip
+
+
+def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    directory.write(record())
+
+    def full(_source: object, _target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OperationFailed, match=r"cannot write .*/one/weft.json: No space left on device"):
+        directory.write(record())
+    assert directory.read() == record()
