@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from weft.errors import Conflict, InvalidArgument, OperationFailed
+from weft.errors import Conflict, InvalidArgument, OperationFailed, cause_of
 from weft.model.ids import ContainerId
 from weft.runtime.oci import Oci
 from weft.runtime.process import Process, spawn
@@ -71,7 +71,7 @@ class Command:
             raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: it is gone") from None
         except OSError as error:
             raise OperationFailed(
-                f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {error.strerror}"
+                f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {cause_of(error)}"
             ) from error
         finally:
             for path in (process_file, pid_file, log):
