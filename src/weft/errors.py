@@ -15,6 +15,14 @@
 Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where the original's text is fixed.
 """
 
+SHOWN = 200
+"""Characters of a value that a message shows."""
+
+
+def clip(text: str, most: int = SHOWN) -> str:
+    """As much of a text that others wrote as a message or a log may hold: the beginning, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
 
 class WeftError(Exception):
     """Base of all errors that Weft raises on purpose. `str(error)` is the message for the user."""

@@ -4,14 +4,13 @@ What a user can write as a template (environment, hostname, sources and targets 
 like are the original's names, anything else between braces is refused, so that a misspelled one does not reach the application.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from weft.agent.adapters import HostResolver
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, clip
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import ContainerConfig
 from weft.model.ids import ContainerId
@@ -33,8 +32,6 @@ ff00::0\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
-
-_TEMPLATE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 
 
 def container_config(
@@ -114,12 +111,15 @@ def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise InvalidArgument(f"cannot expand template {match[0]} in {text!r}: unknown field")
-        return values[match[1]]
-
-    return _TEMPLATE.sub(value, text)
+    plain, *actions = text.split("{{")
+    filled = [plain]
+    for action in actions:
+        field, closed, rest = action.partition("}}")
+        if not closed or field.strip() not in values:
+            cause = "unknown field" if closed else "it has no end"
+            raise InvalidArgument(f"cannot expand template {{{{{clip(field)}{closed} in {clip(text)!r}: {cause}")
+        filled += (values[field.strip()], rest)
+    return "".join(filled)
 
 
 def expired(containers: Mapping[ContainerId, tuple[str, int]], keep: int = 5) -> list[ContainerId]:

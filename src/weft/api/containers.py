@@ -8,7 +8,7 @@ from aiohttp import web
 from weft.api import filters, processes
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
-from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, now
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
@@ -62,6 +62,10 @@ def _makers(call: Call) -> filters.Makers[Container]:
         places = call.node.container_networks(container.id)
         return wanted in places or any(network.id.startswith(wanted) for network, _ in places.values())
 
+    def of_name(value: str) -> filters.Test[Container]:
+        matches = name_test(value)
+        return lambda c: matches(f"/{c.config.name}") or matches(c.config.name)
+
     def of_status(value: str) -> filters.Test[Container]:
         if value not in STATES:
             raise InvalidArgument(f"invalid filter 'status={value}'")
@@ -85,7 +89,7 @@ def _makers(call: Call) -> filters.Makers[Container]:
 
     return {
         "id": lambda value: lambda c: c.id.startswith(value),
-        "name": lambda value: lambda c: pattern_matches(f"/{c.config.name}", value) or pattern_matches(c.config.name, value),
+        "name": of_name,
         "label": lambda value: lambda c: label_matches(c.config.labels, value),
         "status": of_status,
         "ancestor": of_image,

@@ -3,15 +3,17 @@
 Values of one key are alternatives; keys must all match. A key that the list does not know is refused, as in the original.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from weft.api.patterns import glob, regular_expression
 from weft.errors import InvalidArgument
 
 T = TypeVar("T")
+MAX_VALUES = 256
+"""Of one key: every item may be compared with all of them."""
 Filters = Mapping[str, Sequence[str]]
 Test = Callable[[T], bool]
 Makers = Mapping[str, Callable[[str], Test[T]]]
@@ -27,9 +29,11 @@ def parse(text: str, allowed: Collection[str]) -> Filters:
         filters = {key: _values(values) for key, values in (raw or {}).items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError, TypeError) as error:
         raise InvalidArgument("invalid filter") from error
-    for key in filters:
+    for key, values in filters.items():
         if key not in allowed:
             raise InvalidArgument(f"invalid filter '{key}'")
+        if len(values) > MAX_VALUES:
+            raise InvalidArgument(f"invalid filter '{key}': {len(values)} values are more than {MAX_VALUES}")
     return {key: values for key, values in filters.items() if values}
 
 
@@ -74,12 +78,22 @@ def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
-def pattern_matches(text: str, pattern: str) -> bool:
-    """Container and network names are matched by regular expression; one that is none matches literally."""
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return pattern in text
+def name_test(pattern: str) -> Callable[[str], bool]:
+    """Names of containers and networks are matched by regular expression; one that is none matches literally.
+    Raises `InvalidArgument` for one that is too long."""
+    expression = regular_expression(pattern)
+    if expression is None:
+        return lambda name: pattern in name
+    matches = expression.matches
+    return lambda name: name == pattern or matches(name)
+
+
+def reference_test(pattern: str) -> Callable[[str], bool]:
+    """References of images are matched by glob. Raises `InvalidArgument` for what is none, or too long."""
+    compiled = glob(pattern)
+    if compiled is None:
+        raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern")
+    return compiled.matches
 
 
 def boolean(value: str, key: str) -> bool:

@@ -1,6 +1,5 @@
 """Images of this node: list, inspect, pull, load, tag, remove."""
 
-import fnmatch
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -8,7 +7,7 @@ from aiohttp import web
 from weft.api import filters
 from weft.api.call import Call, answer, nothing
 from weft.api.errors import message_of
-from weft.api.filters import boolean, label_matches
+from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
 from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import encode
@@ -41,7 +40,7 @@ def _makers(images: Images) -> filters.Makers[Image]:
         return lambda image: image.created > moment
 
     return {
-        "reference": lambda value: lambda image: _matches_reference(image, value),
+        "reference": _of_reference,
         "dangling": dangling,
         "label": lambda value: lambda image: label_matches(image.config.labels, value),
         "before": before,
@@ -49,16 +48,15 @@ def _makers(images: Images) -> filters.Makers[Image]:
     }
 
 
-def _matches_reference(image: Image, pattern: str) -> bool:
+def _of_reference(pattern: str) -> filters.Test[Image]:
     """By name, by name and tag; `*` stands for anything but a slash."""
-    names = {*image.tags, *(tag.rpartition(":")[0] for tag in image.tags), *image.digests}
-    return any(_glob(name, pattern) for name in names)
+    matches = reference_test(pattern)
 
+    def test(image: Image) -> bool:
+        names = {*image.tags, *(tag.rpartition(":")[0] for tag in image.tags), *image.digests}
+        return any(matches(name) for name in names)
 
-def _glob(text: str, pattern: str) -> bool:
-    return len(text.split("/")) == len(pattern.split("/")) and all(
-        fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(text.split("/"), pattern.split("/"), strict=True)
-    )
+    return test
 
 
 async def inspect(call: Call) -> web.Response:

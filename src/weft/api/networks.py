@@ -6,10 +6,11 @@ from aiohttp import web
 from weft.api import filters
 from weft.api.backend import LocalNetwork
 from weft.api.call import Call, answer, nothing
-from weft.api.filters import boolean, label_matches, pattern_matches
+from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json
 from weft.api.schema.network import NetworkWire, local_network_json, network_json, residents_json, spec_from
+from weft.control.validate import PREDEFINED
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from weft.model.ids import NetworkId
 from weft.model.network import Network
@@ -87,6 +88,10 @@ async def listing(call: Call) -> web.Response:
 
 
 def _makers(call: Call) -> filters.Makers[View]:
+    def of_name(value: str) -> filters.Test[View]:
+        matches = name_test(value)
+        return lambda view: matches(view.name)
+
     def of_type(value: str) -> filters.Test[View]:
         if value not in ("builtin", "custom"):
             raise InvalidArgument(f"invalid filter 'type={value}'")
@@ -97,7 +102,7 @@ def _makers(call: Call) -> filters.Makers[View]:
         return lambda view: (view.name not in BUILT_IN and view.id not in used) == expected
 
     return {
-        "name": lambda value: lambda view: pattern_matches(view.name, value),
+        "name": of_name,
         "id": lambda value: lambda view: view.id.startswith(value),
         "driver": lambda value: lambda view: view.driver == value,
         "label": lambda value: lambda view: label_matches(view.labels, value),
@@ -126,6 +131,8 @@ async def inspect(call: Call) -> web.Response:
 
 async def create(call: Call) -> web.Response:
     wire = await call.body(NetworkWire)
+    if wire.name in PREDEFINED:
+        raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
     if wire.driver in ("", "bridge", "default") and not wire.ingress:
         spec_refusal(wire)
     if wire.driver not in ("overlay", "", "bridge", "default"):
@@ -143,8 +150,6 @@ async def create(call: Call) -> web.Response:
 
 def spec_refusal(wire: NetworkWire) -> None:
     """Raises for a network of this node only: no container could join one."""
-    if wire.name in BUILT_IN:
-        raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
     driver = wire.driver or "bridge"
     raise Unsupported(f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver overlay")
 

@@ -1,13 +1,14 @@
 """What a specification must be, before anything is done with it; the texts are the original's (swarmkit manager/controlapi).
 
-Only what can be said of the specification alone. What depends on other objects (names, ports, subnets taken) is checked where
-the state is at hand: `allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's unique names.
+The only place that says so. It says what can be said of the specification alone; what depends on other objects (names, ports,
+subnets taken) is checked where the state is at hand: `allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's
+unique names. All takes linear time: names and expressions are bounded, and no pattern can be read in two ways.
 """
 
 import re
 
 from weft.control.scheduler.constraints import parse
-from weft.errors import InvalidArgument
+from weft.errors import Forbidden, InvalidArgument
 from weft.model import references
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
@@ -15,9 +16,14 @@ from weft.model.service import EndpointSpec, Resources, ServiceSpec, TaskSpec, U
 MAX_NAME = 63
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY = 4 * 1024 * 1024
-LONGEST_PREFIX = 30
-"""Two host addresses, of which the gateway takes one."""
-_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+LONGEST_PREFIX = 29
+"""A subnet needs room for the gateway, a load balancer per node and a task."""
+MAX_POOLS = 64
+"""Subnets of one network: each is compared with all that others have."""
+PREDEFINED = ("bridge", "host", "none", "default")
+"""Names of networks that every host has, or that stand for one of them."""
+_NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_]+[a-zA-Z0-9]+)*")
+"""The original's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters in 2**n ways."""
 
 
 def validate_service(spec: ServiceSpec) -> None:
@@ -28,14 +34,23 @@ def validate_service(spec: ServiceSpec) -> None:
     _validate_task(spec.task)
     _validate_update(spec.update)
     _validate_update(spec.rollback)
+    if spec.rollback.failure_action == "rollback":
+        raise InvalidArgument("RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback")
     _validate_endpoint(spec.endpoint)
 
 
 def validate_network(spec: NetworkSpec) -> None:
-    """Raises `InvalidArgument`."""
+    """Raises `InvalidArgument`, or `Forbidden` for a name that is not free to give."""
     _validate_name(spec.name)
-    for pool in spec.pools:
+    if spec.name in PREDEFINED:
+        raise Forbidden(f"{spec.name} is a pre-defined network and cannot be created")
+    if len(spec.pools) > MAX_POOLS:
+        raise InvalidArgument(f"cannot create network {spec.name}: {len(spec.pools)} subnets are more than {MAX_POOLS}")
+    for position, pool in enumerate(spec.pools):
         _validate_pool(spec.name, pool)
+        for other in spec.pools[:position]:
+            if pool.subnet.overlaps(other.subnet):
+                raise InvalidArgument(f"cannot create network {spec.name}: subnet {pool.subnet} overlaps {other.subnet}")
     if spec.vnis and len(spec.vnis) < max(1, len(spec.pools)):
         raise InvalidArgument(f"insufficient vnis({len(spec.vnis)}) passed to overlay")
     if len(set(spec.vnis)) < len(spec.vnis):
@@ -89,6 +104,8 @@ def _validate_update(config: UpdateConfig) -> None:
 def _validate_endpoint(endpoint: EndpointSpec) -> None:
     seen = set()
     for port in endpoint.ports:
+        if not port.target:
+            raise InvalidArgument("EndpointSpec.Ports: TargetPort must be between 1 and 65535")
         if endpoint.mode == "dnsrr" and port.mode == "ingress":
             raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
         key = (port.protocol, port.published)
@@ -98,13 +115,17 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
 
 
 def _validate_pool(name: str, pool: Pool) -> None:
-    refused = f"cannot create network {name}"
-    if pool.subnet.prefixlen > LONGEST_PREFIX:
-        raise InvalidArgument(f"{refused}: subnet {pool.subnet} has no room for a container (/{LONGEST_PREFIX} at most)")
-    if pool.gateway is not None and pool.gateway not in pool.subnet:
-        raise InvalidArgument(f"{refused}: gateway {pool.gateway} is not in subnet {pool.subnet}")
-    if pool.ip_range is not None and not pool.ip_range.subnet_of(pool.subnet):
-        raise InvalidArgument(f"{refused}: ip-range {pool.ip_range} is not in subnet {pool.subnet}")
-    for label, address in pool.reserved.items():
-        if address not in pool.subnet:
-            raise InvalidArgument(f"{refused}: aux-address {label}={address} is not in subnet {pool.subnet}")
+    refused, subnet = f"cannot create network {name}", pool.subnet
+    if not 1 <= subnet.prefixlen <= LONGEST_PREFIX:
+        raise InvalidArgument(f"{refused}: subnet {subnet}: the prefix must be 1 to {LONGEST_PREFIX} bits long")
+    if subnet.is_multicast or subnet.is_loopback:
+        raise InvalidArgument(f"{refused}: subnet {subnet} is not a range for hosts")
+    if pool.ip_range is not None and not pool.ip_range.subnet_of(subnet):
+        raise InvalidArgument(f"{refused}: ip-range {pool.ip_range} is not in subnet {subnet}")
+    gateway = {"gateway": pool.gateway} if pool.gateway is not None else {}
+    named = gateway | {f"aux-address {label}": address for label, address in pool.reserved.items()}
+    for what, address in named.items():
+        if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+            raise InvalidArgument(f"{refused}: {what} {address} is not a host address of subnet {subnet}")
+    if len(set(named.values())) < len(named):
+        raise InvalidArgument(f"{refused}: an address of subnet {subnet} is reserved twice")

@@ -16,8 +16,11 @@ import msgspec
 
 from weft.model.assignment import Assignment, EndpointRecord, NetworkView
 from weft.model.ids import NetworkId, TaskId
+from weft.model.numbers import decimal
 
 Addresses = tuple[IPv4Address, ...]
+MAX_NDOTS = 15
+"""resolv.conf(5): a larger number counts as this."""
 
 
 class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +131,6 @@ def _service_names(view: NetworkView, tasks: list[EndpointRecord]) -> dict[str, 
 def _ndots(options: tuple[str, ...]) -> int:
     for option in options:
         key, _, value = option.partition(":")
-        if key == "ndots" and value.isdecimal():
-            return int(value)
+        if key == "ndots" and (dots := decimal(value)) is not None:
+            return min(dots, MAX_NDOTS)
     return 0

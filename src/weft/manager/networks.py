@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from weft.control.allocator.subnets import overlapping, reported
 from weft.control.validate import validate_network
-from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, Unavailable, WeftError
+from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable, WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec
@@ -18,7 +18,6 @@ from weft.model.service import Service
 from weft.model.state import Change, ClusterState, Kind, Put, Remove
 from weft.store.base import Store, Subscription
 
-PREDEFINED = ("bridge", "host", "none")
 KINDS_AWAITED: tuple[Kind, ...] = ("network",)
 ALLOCATION_TIMEOUT = 20.0
 """Seconds; the original's time for a request to the cluster."""
@@ -76,8 +75,6 @@ def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec, routes: Sequ
 
 
 def _validate(spec: NetworkSpec) -> None:
-    if spec.name in PREDEFINED:
-        raise Forbidden(f"{spec.name} is a pre-defined network and cannot be created")
     validate_network(spec)
     if spec.driver != "overlay":
         raise InvalidArgument(f"cannot create network {spec.name}: driver {spec.driver} has no swarm scope")

@@ -2,7 +2,12 @@
 
 import re
 
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, clip
+
+MAX_NAME = 255
+"""As in the original (distribution/reference)."""
+MAX_REFERENCE = MAX_NAME + 1 + 128 + 1 + 71
+"""With the longest tag and a digest."""
 
 _PATTERN = re.compile(
     r"(?P<name>(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
@@ -13,9 +18,11 @@ _PATTERN = re.compile(
 def parse(reference: str) -> tuple[str, str, str]:
     """(familiar name, tag, digest) of a reference; tag `latest` if neither tag nor digest is given, else possibly empty.
     Raises `InvalidArgument`."""
-    match = _PATTERN.fullmatch(reference)
+    match = _PATTERN.fullmatch(reference) if len(reference) <= MAX_REFERENCE else None
     if not match:
-        raise InvalidArgument(f"invalid reference format: {reference!r}")
+        raise InvalidArgument(f"invalid reference format: {clip(reference)!r}")
+    if len(match["name"]) > MAX_NAME:
+        raise InvalidArgument(f"repository name must not be more than {MAX_NAME} characters")
     name, tag, digest = match["name"], match["tag"] or "", match["digest"] or ""
     return familiar(name), tag or ("" if digest else "latest"), digest
 

@@ -1,7 +1,7 @@
 """One host and its swarm in memory, as the API sees them: enough for the stock docker command to work against.
 
 `FakeNode` keeps networks, services, tasks and this one node in a real `ClusterState`; a service's tasks run at once, as plain
-processes (`ProcessRuntime`), with addresses handed out in order. It checks what a manager checks: versions, names, use. There
+processes (`ProcessRuntime`), with addresses handed out in order. What it refuses, the manager's own functions refuse. There
 is no second node, no kernel and no failure but those that a test asks for by what it runs.
 """
 
@@ -20,6 +20,7 @@ from weft.agent.logs import TaskLogs
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership
 from weft.control import rotation
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
+from weft.manager import networks, nodes, services
 from weft.manager.authority import PkiAuthority
 from weft.model import references
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
@@ -157,7 +158,8 @@ class FakeSwarm:
         root: RootCa | None = None,
     ) -> None:  # fmt: skip
         cluster = self.cluster
-        _check(cluster.meta.version, version)
+        if cluster.meta.version != version:
+            raise OutOfSequence("update out of sequence")
         worker = cluster.join_tokens.worker + ("-new" if rotate_worker_token else "")
         manager = cluster.join_tokens.manager + ("-new" if rotate_manager_token else "")
         tokens = JoinTokens(worker, manager)
@@ -197,74 +199,55 @@ class FakeSwarm:
         return self._create_network(spec)
 
     def _create_network(self, spec: NetworkSpec) -> Network:
+        id = NetworkId(self._node.new_id())
+        [wanted] = networks.creation(self.state, id, spec, ())
+        assert isinstance(wanted, Put)
         subnets = [pool.subnet for pool in spec.pools] or [IPv4Network(f"10.0.{next(self._subnets)}.0/24")]
-        for network in self.state.networks.values():
-            for subnet in subnets:
-                if any(subnet.overlaps(segment.subnet) for segment in network.segments):
-                    raise Conflict(f"cannot create network {spec.name}: {subnet} overlaps network {network.name}")
         segments = tuple(Segment(subnet, subnet.network_address + 1, next(self._vnis)) for subnet in subnets)
         cursor = int(subnets[0].network_address) + 1
-        network = Network(id=NetworkId(self._node.new_id()), spec=spec, segments=segments, cursor=cursor)
-        self.apply(Put(network))
-        return self.state.networks[network.id]
+        self.apply(Put(msgspec.structs.replace(wanted.object, segments=segments, cursor=cursor)))
+        return self.state.networks[id]
 
     async def remove_network(self, id: NetworkId) -> None:
-        for service in self.state.services.values():
-            if any(attachment.target == id for attachment in service.spec.task.networks):
-                raise FailedPrecondition(f"network {id} is in use by service {service.id}")
-        self.apply(Remove("network", id, self.state.networks[id].meta.version))
+        self.apply(*networks.removal(self.state, id))
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
-        self._check_ports(spec, None)
+        id = ServiceId(self._node.new_id())
+        [wanted] = services.creation(self.state, id, spec)
+        assert isinstance(wanted, Put)
         addresses = tuple(VirtualAddress(network, self._address(network)) for network in self._networks_of(spec))
         endpoint = Endpoint(spec.endpoint, spec.endpoint.ports, addresses)
-        service = Service(id=ServiceId(self._node.new_id()), spec=spec, endpoint=endpoint)
-        self.apply(Put(service))
-        await self._reconcile(service.id)
-        return service.id
-
-    def _check_ports(self, spec: ServiceSpec, own: ServiceId | None) -> None:
-        for other in self.state.services.values():
-            for port in spec.endpoint.ports if other.id != own else ():
-                if port.published and port.published in {taken.published for taken in other.endpoint.ports}:
-                    raise InvalidArgument(
-                        f"port '{port.published}' is already in use by service '{other.name}' ({other.id}) as an ingress port"
-                    )
+        self.apply(Put(msgspec.structs.replace(wanted.object, endpoint=endpoint)))
+        await self._reconcile(id)
+        return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:
-        service = self.state.services[id]
-        _check(service.meta.version, version)
         if rollback:
-            if service.previous_spec is None:
-                raise FailedPrecondition("service does not have a previous spec")
-            spec = service.previous_spec
-        elif spec.name != service.name:
-            raise InvalidArgument("renaming services is not supported")
-        self._check_ports(spec, id)
+            [wanted] = services.rollback(self.state, id, version, time.time_ns())
+        else:
+            [wanted] = services.update(self.state, id, version, spec)
+        assert isinstance(wanted, Put)
+        assert isinstance(wanted.object, Service)
+        service = wanted.object
         status = UpdateStatus(UpdateState.COMPLETED, time.time_ns(), time.time_ns(), "update completed")
-        self.apply(Put(msgspec.structs.replace(
-            service, spec=spec, previous_spec=service.spec, spec_version=0, update_status=status,
-            endpoint=msgspec.structs.replace(service.endpoint, spec=spec.endpoint, ports=spec.endpoint.ports),
-        )))  # fmt: skip
+        asked = service.spec.endpoint
+        endpoint = msgspec.structs.replace(service.endpoint, spec=asked, ports=asked.ports)
+        self.apply(Put(msgspec.structs.replace(service, update_status=status, endpoint=endpoint)))
         await self._reconcile(id)
 
     async def remove_service(self, id: ServiceId) -> None:
-        self.apply(Remove("service", id, self.state.services[id].meta.version))
+        self.apply(*services.removal(self.state, id))
         for task in list(self.state.tasks_of(id).values()):
             await self._end(task)
             self.apply(Remove("task", task.id, self.state.tasks[task.id].meta.version))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        node = self.state.nodes[id]
-        _check(node.meta.version, version)
-        self.apply(Put(msgspec.structs.replace(node, spec=spec)))
+        self.apply(*nodes.update(self.state, id, version, spec, self.standing))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
-        raise FailedPrecondition(
-            f"node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker"
-        )
+        self.apply(*nodes.removal(self.state, id, force))
 
     # --- what the control loops and the agent would do
 
@@ -315,11 +298,6 @@ class FakeSwarm:
             self._node.emit("container", "die", task.status.container.id, {"name": task.name})
         status = TaskStatus(TaskState.SHUTDOWN, time.time_ns(), "shutdown", container=task.status.container)
         self.apply(Put(msgspec.structs.replace(task, status=status, desired=TaskState.SHUTDOWN)))
-
-
-def _check(current: int, asked: int) -> None:
-    if current != asked:
-        raise OutOfSequence("update out of sequence")
 
 
 class FakeNode:

@@ -79,10 +79,19 @@ def test_templates():
     assert made.spec.mounts[0].source == f"/srv/{task.id}"
 
 
-@pytest.mark.parametrize("text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{index .Service.Labels `x`}}"])
+@pytest.mark.parametrize(
+    "text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{index .Service.Labels `x`}}", "{{.Node.ID", "{{{{.Node.ID}}"]
+)
 def test_a_template_that_is_none_is_refused(text):
     with pytest.raises(InvalidArgument, match="cannot expand template"):
         config(ContainerSpec(image="i", env=(f"A={text}",)))
+
+
+def test_templates_take_time_in_proportion_to_their_length():
+    """What looks like the beginning of one a million times over is read once."""
+    for text in ("{{" + " " * 1_000_000, "{{" * 500_000, "{{ }" * 250_000):
+        with pytest.raises(InvalidArgument, match=r"cannot expand template .* characters\)"):
+            config(ContainerSpec(image="i", env=(f"A={text}",)))
 
 
 def test_the_oldest_of_a_slot_go_first():

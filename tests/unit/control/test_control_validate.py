@@ -1,12 +1,15 @@
 """Specifications that are refused, and the words for it."""
 
+import re
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weft.control.validate import validate_network, validate_service
-from weft.errors import InvalidArgument
+from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
@@ -37,18 +40,34 @@ def task(**fields: object) -> dict[str, object]:
         ({"name": ""}, "meta: name must be provided"),
         ({"name": "a" * 64}, "name must be 63 characters or fewer"),
         ({"name": "a.b"}, "name must be valid as a DNS name component"),
+        ({"name": "paymentgatewayintegration" * 2 + ".eu-west"}, "name must be valid as a DNS name component"),
+        ({"name": "-a"}, "name must be valid as a DNS name component"),
+        ({"name": "a_"}, "name must be valid as a DNS name component"),
         ({"replicas": -1}, "Number of replicas must be non-negative: -1"),
         (task(container=ContainerSpec(image="")), "ContainerSpec: image reference must be provided"),
         (task(container=ContainerSpec(image="A B")), 'ContainerSpec: "A B" is not a valid repository/tag'),
+        (task(container=ContainerSpec(image="a" * 256)), 'ContainerSpec: "' + "a" * 256 + '" is not a valid repository/tag'),
         (task(limits=Resources(nano_cpus=10)), "invalid cpu value 1e-08: Must be at least 0.001"),
         (task(reservations=Resources(memory=1024)), "invalid memory value 1024: Must be at least 4MiB"),
         (task(restart=RestartPolicy(delay=-1)), "TaskSpec: restart-delay cannot be negative"),
         (task(placement=Placement(constraints=("x",))), "constraint expected one operator from ==, !="),
+        (
+            task(placement=Placement(constraints=("node.id==" + "a" * 1100,))),
+            f"constraint 'node.id=={'a' * 191}… (1109 characters)' is longer than 1024 characters",
+        ),
         (task(networks=(NetworkAttachmentSpec(NetworkId("n")),) * 2), "TaskSpec: a network is attached more than once"),
         ({"update": UpdateConfig(monitor=-1)}, "TaskSpec: update-monitor cannot be negative"),
         (
             {"rollback": UpdateConfig(max_failure_ratio=2)},
             "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1",
+        ),
+        (
+            {"rollback": UpdateConfig(failure_action="rollback")},
+            "RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback",
+        ),
+        (
+            {"endpoint": EndpointSpec("vip", (PublishedPort(0, 80),))},
+            "EndpointSpec.Ports: TargetPort must be between 1 and 65535",
         ),
         (
             {"endpoint": EndpointSpec("dnsrr", (PublishedPort(80, 80),))},
@@ -71,19 +90,52 @@ def test_a_good_service_passes() -> None:
     validate_service(msgspec.structs.replace(GOOD, endpoint=endpoint, replicas=None))
 
 
+def pools(*pools: Pool) -> NetworkSpec:
+    return NetworkSpec(name="x", pools=pools)
+
+
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        (NetworkSpec(name="x", pools=(Pool(IPv4Network("10.0.0.0/31")),)), "has no room for a container"),
+        (NetworkSpec(name=""), "meta: name must be provided"),
+        (NetworkSpec(name="a/b"), "name must be valid as a DNS name component"),
+        (NetworkSpec(name="a" * 64), "name must be 63 characters or fewer"),
+        (pools(Pool(IPv4Network("10.0.0.0/30"))), "subnet 10.0.0.0/30: the prefix must be 1 to 29 bits long"),
+        (pools(Pool(IPv4Network("0.0.0.0/0"))), "subnet 0.0.0.0/0: the prefix must be 1 to 29 bits long"),
+        (pools(Pool(IPv4Network("224.0.0.0/24"))), "subnet 224.0.0.0/24 is not a range for hosts"),
+        (pools(Pool(SUBNET, IPv4Address("10.2.0.1"))), "gateway 10.2.0.1 is not a host address of subnet 10.1.0.0/24"),
+        (pools(Pool(SUBNET, IPv4Address("10.1.0.255"))), "gateway 10.1.0.255 is not a host address of subnet 10.1.0.0/24"),
+        (pools(Pool(SUBNET, reserved={"a": IPv4Address("10.1.0.0")})), "aux-address a 10.1.0.0 is not a host address of"),
         (
-            NetworkSpec(name="x", pools=(Pool(SUBNET, IPv4Address("10.2.0.1")),)),
-            "gateway 10.2.0.1 is not in subnet 10.1.0.0/24",
+            pools(Pool(SUBNET, IPv4Address("10.1.0.9"), reserved={"a": IPv4Address("10.1.0.9")})),
+            "an address of subnet 10.1.0.0/24 is reserved twice",
         ),
-        (NetworkSpec(name="x", pools=(Pool(SUBNET, None, IPv4Network("10.1.0.0/16")),)), "ip-range 10.1.0.0/16 is not in"),
-        (NetworkSpec(name="x", pools=(Pool(SUBNET),) * 2, vnis=(1,)), "insufficient vnis(1) passed to overlay"),
+        (pools(Pool(SUBNET, None, IPv4Network("10.1.0.0/16"))), "ip-range 10.1.0.0/16 is not in"),
+        (pools(Pool(SUBNET), Pool(IPv4Network("10.1.0.0/25"))), "subnet 10.1.0.0/25 overlaps 10.1.0.0/24"),
+        (pools(*(Pool(IPv4Network(f"10.1.{number}.0/24")) for number in range(65))), "65 subnets are more than 64"),
+        (NetworkSpec(name="x", pools=(Pool(SUBNET), Pool(IPv4Network("10.2.0.0/24"))), vnis=(1,)), "insufficient vnis(1)"),
+        (NetworkSpec(name="x", vnis=(5000, 5000)), "a VNI is given twice"),
+        (NetworkSpec(name="x", ingress=True, attachable=True), "ingress network cannot be attachable"),
     ],
 )
 def test_networks(spec: NetworkSpec, text: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         validate_network(spec)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["bridge", "host", "none", "default"])
+def test_names_of_networks_that_every_host_has(name: str) -> None:
+    with pytest.raises(Forbidden, match=f"{name} is a pre-defined network and cannot be created"):
+        validate_network(NetworkSpec(name=name))
+
+
+@given(st.text("ab1-_.é", max_size=12))
+def test_a_name_is_one_where_the_originals_pattern_says_so(name: str) -> None:
+    """It is slow, but not for these."""
+    spec = msgspec.structs.replace(GOOD, name=name)
+    if re.fullmatch(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*", name):
+        validate_service(spec)
+    else:
+        with pytest.raises(InvalidArgument):
+            validate_service(spec)

@@ -1,6 +1,7 @@
 """Networks: the request that creates one, and its JSON as the swarm (`network_json`) or this node (`local_network_json`) has it.
 
-The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed here and nowhere else.
+The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed here and nowhere else. Refused
+here is only what cannot be read or has no place in the model; whether a spec makes sense is `control.validate`'s to say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ from msgspec import field
 
 from weft.api.backend import LocalEndpoint, LocalNetwork, ServiceView
 from weft.api.schema.common import Json, Wire, parse_address, rfc3339
-from weft.errors import Forbidden, InvalidArgument, Unsupported
+from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.addresses import LAST_VNI, mac_for
 from weft.model.encryption import IcvBits
 from weft.model.network import Network, NetworkSpec, Pool
+from weft.model.numbers import decimal
 
 VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 MTU = "com.docker.network.driver.mtu"
@@ -22,10 +24,7 @@ ENCRYPTED = "encrypted"
 ICV = "com.weft.network.esp.icv"
 """Bits of the integrity check value of each sealed packet: ours, the original has 64 always."""
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
-PREDEFINED = ("bridge", "host", "none", "default")
 MIN_MTU, MAX_MTU = 576, 65535 - 50
-LONGEST_PREFIX = 29
-"""A subnet needs room for the gateway, a load balancer per node and a task."""
 
 
 class PoolWire(Wire, frozen=True):
@@ -69,21 +68,13 @@ class NetworkWire(Wire, frozen=True):
 def spec_from(wire: NetworkWire) -> NetworkSpec:
     """Raises `InvalidArgument`, `Forbidden` or `Unsupported` that names the network, the field and the value."""
     _refuse_unsupported(wire)
-    pools = tuple(_pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config))
-    for index, pool in enumerate(pools):
-        for other in pools[:index]:
-            if pool.subnet.overlaps(other.subnet):
-                raise InvalidArgument(f"cannot create network {wire.name}: subnet {pool.subnet} overlaps {other.subnet}")
-    vnis = _vnis(wire)
-    if vnis and len(vnis) < max(len(pools), 1):
-        raise InvalidArgument(f"insufficient vnis({len(vnis)}) passed to overlay")
     return NetworkSpec(
         name=wire.name,
         labels=wire.labels,
         driver="overlay",
         options=wire.options,
-        pools=pools,
-        vnis=vnis,
+        pools=tuple(_pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config)),
+        vnis=_vnis(wire),
         mtu=_mtu(wire.options),
         internal=wire.internal,
         attachable=wire.attachable,
@@ -95,14 +86,8 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
 
 def _refuse_unsupported(wire: NetworkWire) -> None:
     """The original's own refusals first, then what Weft does not do."""
-    if not wire.name or not wire.name.strip() or "/" in wire.name:
-        raise InvalidArgument(f"invalid network name: {wire.name!r}")
-    if wire.name in PREDEFINED:
-        raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
     if wire.scope == "local":
         raise Forbidden("cannot downgrade network scope for overlay networks")
-    if wire.ingress and wire.attachable:
-        raise InvalidArgument("ingress network cannot be attachable")
     if not wire.enable_ipv4:
         raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
     unsupported = {
@@ -142,51 +127,39 @@ def _pool_from(wire: PoolWire, path: str) -> Pool:
     if ":" in wire.subnet:
         raise Unsupported(f"{path}.Subnet: IPv6 subnet {wire.subnet} is not supported by Weft")
     subnet = parse_address(wire.subnet, IPv4Network, f"{path}.Subnet")
-    if "/" not in wire.subnet or subnet.prefixlen > LONGEST_PREFIX or subnet.prefixlen == 0:
-        raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet}: the prefix must be 1 to {LONGEST_PREFIX} bits long")
-    if subnet.is_multicast or subnet.is_loopback:
-        raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet} is not a range for hosts")
+    if "/" not in wire.subnet:
+        raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet}: it has no prefix")
     ip_range = parse_address(wire.ip_range, IPv4Network, f"{path}.IPRange") if wire.ip_range else None
-    if ip_range is not None and not ip_range.subnet_of(subnet):
-        raise InvalidArgument(f"invalid {path}.IPRange: {ip_range} is not within subnet {subnet}")
-    gateway = _host_of(subnet, wire.gateway, f"{path}.Gateway") if wire.gateway else None
-    reserved = {name: _host_of(subnet, text, f"{path}.AuxiliaryAddresses.{name}") for name, text in wire.auxiliary.items()}
-    taken = [*reserved.values(), *([gateway] if gateway else [])]
-    if len(set(taken)) < len(taken):
-        raise InvalidArgument(f"invalid {path}: an address is reserved twice")
+    gateway = _address(wire.gateway, f"{path}.Gateway") if wire.gateway else None
+    reserved = {name: _address(text, f"{path}.AuxiliaryAddresses.{name}") for name, text in wire.auxiliary.items()}
     return Pool(subnet, gateway, ip_range, reserved)
 
 
-def _host_of(subnet: IPv4Network, text: str, field: str) -> IPv4Address:
-    """An address in the subnet that is neither its network nor its broadcast address."""
-    address = parse_address(text.partition("/")[0], IPv4Address, field)
-    if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
-        raise InvalidArgument(f"invalid {field}: {address} is not a host address of subnet {subnet}")
-    return address
+def _address(text: str, field: str) -> IPv4Address:
+    """Clients may write a prefix behind it, which says nothing."""
+    return parse_address(text.partition("/")[0], IPv4Address, field)
 
 
 def _vnis(wire: NetworkWire) -> tuple[int, ...]:
     text = wire.options.get(VNIS)
     if text is None:
         return ()
-    numbers = text.split(",")
-    if not all(number.strip().isdecimal() and int(number) <= LAST_VNI for number in numbers):
-        raise InvalidArgument(f"invalid option {VNIS}: {text!r} is not a list of numbers up to {LAST_VNI}")
-    vnis = tuple(int(number) for number in numbers)
-    if len(set(vnis)) < len(vnis):
-        raise InvalidArgument(f"invalid option {VNIS}: {text!r} names a number twice")
-    return vnis
+    vnis = [decimal(number.strip(), LAST_VNI) for number in text.split(",")]
+    if None in vnis:
+        raise InvalidArgument(f"invalid option {VNIS}: {clip(text)!r} is not a list of numbers up to {LAST_VNI}")
+    return tuple(vni for vni in vnis if vni is not None)
 
 
 def _mtu(options: dict[str, str]) -> int | None:
     text = options.get(MTU)
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InvalidArgument(f"failed to parse {text!r} as MTU: not a number")
-    if not MIN_MTU <= int(text) <= MAX_MTU:
-        raise InvalidArgument(f"invalid MTU value: {text}: must be {MIN_MTU} to {MAX_MTU}")
-    return int(text)
+    mtu = decimal(text)
+    if mtu is None:
+        raise InvalidArgument(f"failed to parse {clip(text)!r} as MTU: not a number")
+    if not MIN_MTU <= mtu <= MAX_MTU:
+        raise InvalidArgument(f"invalid MTU value: {mtu}: must be {MIN_MTU} to {MAX_MTU}")
+    return mtu
 
 
 # --- model -> JSON

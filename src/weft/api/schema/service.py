@@ -1,10 +1,10 @@
 """Services: the JSON of a service spec, its task template, and of a service.
 
 Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by id alone. What is absent
-gets the original's defaults, and encoding prints them, so that decoding what was encoded gives the same spec.
+gets the original's defaults, and encoding prints them, so that decoding what was encoded gives the same spec. Refused here is
+only what the model has no place for; whether a spec makes sense is `control.validate`'s to say.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +22,6 @@ from weft.api.schema.service_wire import (
     UpdateWire,
 )
 from weft.errors import InvalidArgument, Unsupported
-from weft.model import references
 from weft.model.ids import NetworkId
 from weft.model.meta import SECOND
 from weft.model.service import (
@@ -47,9 +46,6 @@ Resolver = Callable[[str], NetworkId | None]
 """A network's name or id as the user wrote it -> its id; None: the host's own network. Raises `NotFound`."""
 
 HOST = "host"
-_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
-_CONSTRAINT = re.compile(r"\s*[a-zA-Z0-9_][\w\-.]*\s*(==|!=)\s*\S.*")
-MIN_CPUS, MIN_MEMORY = 1_000_000, 4 * 2**20
 
 
 # --- JSON -> model
@@ -57,28 +53,15 @@ MIN_CPUS, MIN_MEMORY = 1_000_000, 4 * 2**20
 
 def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
     """Raises `InvalidArgument` or `Unsupported` with the field and the value, or what `resolve` raises."""
-    rollback = _update_from(wire.rollback_config)
-    if rollback.failure_action == "rollback":
-        raise InvalidArgument("RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback")
     return ServiceSpec(
-        name=_name(wire.name),
+        name=wire.name,
         labels=wire.labels,
         task=_task_from(wire.task_template, wire.task_template.networks or wire.networks, resolve),
         replicas=_replicas(wire.mode),
         update=_update_from(wire.update_config),
-        rollback=rollback,
+        rollback=_update_from(wire.rollback_config),
         endpoint=_endpoint_from(wire.endpoint_spec),
     )
-
-
-def _name(name: str) -> str:
-    if not name:
-        raise InvalidArgument("meta: name must be provided")
-    if len(name) > 63:
-        raise InvalidArgument(f"name must be 63 characters or fewer: {name}")
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument(f"name must be valid as a DNS name component: {name}")
-    return name
 
 
 def _replicas(mode: ModeWire) -> int | None:
@@ -98,18 +81,15 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
         raise InvalidArgument("TaskTemplate: missing container spec")
     targets = [(resolve(network.target), network.aliases) for network in networks]
     attached = tuple(NetworkAttachmentSpec(target, aliases) for target, aliases in targets if target is not None)
-    if len({attachment.target for attachment in attached}) < len(attached):
-        raise InvalidArgument("TaskTemplate.Networks: a network is named twice")
     if len(attached) < len(targets) and attached:
         raise InvalidArgument("TaskTemplate.Networks: the network host cannot be combined with other networks")
     if wire.log_driver.name not in ("", "json-file", "none"):
         raise Unsupported(f"TaskTemplate.LogDriver.Name: the log driver {wire.log_driver.name} is not supported by Weft")
-    restart = wire.restart_policy
-    reservations = wire.resources.reservations
+    restart, limits, reservations = wire.restart_policy, wire.resources.limits, wire.resources.reservations
     return TaskSpec(
         container=_container_from(wire.container_spec),
-        limits=_limits(wire.resources.limits.nano_cpus, wire.resources.limits.memory, wire.resources.limits.pids),
-        reservations=_limits(reservations.nano_cpus, reservations.memory),
+        limits=Resources(limits.nano_cpus, limits.memory, limits.pids),
+        reservations=Resources(reservations.nano_cpus, reservations.memory),
         restart=RestartPolicy(
             condition=restart.condition or "any",
             delay=5 * SECOND if restart.delay is None else restart.delay,
@@ -124,21 +104,7 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
     )
 
 
-def _limits(nano_cpus: int, memory: int, pids: int = 0) -> Resources:
-    if 0 < nano_cpus < MIN_CPUS:
-        raise InvalidArgument(f"invalid cpu value {nano_cpus / 1e9:g}: Must be at least {MIN_CPUS / 1e9:g}")
-    if 0 < memory < MIN_MEMORY:
-        raise InvalidArgument(f"invalid memory value {memory}: Must be at least 4MiB")
-    return Resources(nano_cpus, memory, pids)
-
-
 def _container_from(wire: ContainerWire) -> ContainerSpec:
-    if not wire.image:
-        raise InvalidArgument("ContainerSpec: image reference must be provided")
-    try:
-        references.parse(wire.image)
-    except InvalidArgument as error:
-        raise InvalidArgument(f'ContainerSpec: "{wire.image}" is not a valid repository/tag') from error
     if wire.init:
         raise Unsupported("TaskTemplate.ContainerSpec.Init: an init process in the container is not supported by Weft")
     grace = wire.stop_grace_period
@@ -185,11 +151,6 @@ def _mount_from(wire: MountWire, path: str) -> Mount:
 
 
 def _placement_from(wire: PlacementWire) -> Placement:
-    for constraint in wire.constraints:
-        if not _CONSTRAINT.fullmatch(constraint):
-            raise InvalidArgument(
-                f"Placement.Constraints: invalid constraint {constraint!r}: expected KEY==VALUE or KEY!=VALUE"
-            )
     return Placement(
         constraints=wire.constraints,
         spread=tuple(preference.spread.descriptor for preference in wire.preferences),
@@ -212,18 +173,10 @@ def _update_from(wire: UpdateWire | None) -> UpdateConfig:
 
 
 def _endpoint_from(wire: EndpointWire) -> EndpointSpec:
-    ports = tuple(_port_from(port) for port in wire.ports)
-    if wire.mode == "dnsrr" and any(port.mode == "ingress" for port in ports):
-        raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
-    published = [(port.protocol, port.published) for port in ports if port.published]
-    if len(set(published)) < len(published):
-        raise InvalidArgument("EndpointSpec: duplicate published ports provided")
-    return EndpointSpec(wire.mode or "vip", ports)
+    return EndpointSpec(wire.mode or "vip", tuple(_port_from(port) for port in wire.ports))
 
 
 def _port_from(wire: PortWire) -> PublishedPort:
-    if not wire.target_port:
-        raise InvalidArgument("EndpointSpec.Ports: TargetPort must be between 1 and 65535")
     return PublishedPort(
         wire.target_port, wire.published_port, wire.protocol or "tcp", wire.publish_mode or "ingress", wire.name
     )

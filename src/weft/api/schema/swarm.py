@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from weft.api.backend import InitRequest, JoinRequest
 from weft.api.schema.common import Json, Wire, omit_empty, parse_address, rfc3339
 from weft.api.schema.tls import swarm_tls
+from weft.control.validate import LONGEST_PREFIX
 from weft.errors import InvalidArgument, Unsupported
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 
@@ -91,8 +92,9 @@ def init_from(wire: InitWire) -> InitRequest:
     if root_from(wire.spec.ca) is not None:
         raise Unsupported("CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA afterwards")
     pools = tuple(parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool)
-    if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= 29):
-        raise InvalidArgument(f"invalid SubnetSize: {size} (must be at most 29 and no shorter than the prefix of a pool)")
+    if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= LONGEST_PREFIX):
+        bounds = f"must be at most {LONGEST_PREFIX} and no shorter than the prefix of a pool"
+        raise InvalidArgument(f"invalid SubnetSize: {size} ({bounds})")
     return InitRequest(
         force_new_cluster=wire.force_new_cluster,
         listen_address=wire.listen_addr or "0.0.0.0:2377",

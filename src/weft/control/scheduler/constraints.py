@@ -11,10 +11,12 @@ from types import MappingProxyType
 
 import msgspec
 
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, clip
 from weft.model.node import Node
 
 OPERATORS = ("==", "!=")
+MAX_EXPRESSION = 1024
+"""Characters. The longest label of a node that fits is far from it."""
 _KEY = re.compile(r"[a-z_][a-z0-9\-_.]+", re.IGNORECASE)
 _VALUE = re.compile(r"[a-z0-9:\-_\s.*()?+\[\]\\^$|/]+", re.IGNORECASE)
 
@@ -84,6 +86,8 @@ def parse(expressions: Iterable[str]) -> tuple[Constraint, ...]:
 
 
 def _parse(expression: str) -> Constraint:
+    if len(expression) > MAX_EXPRESSION:
+        raise InvalidArgument(f"constraint {clip(expression)!r} is longer than {MAX_EXPRESSION} characters")
     for operator in OPERATORS:
         key, found, value = expression.partition(operator)
         if found:
