@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.lab import demo_image
 from weft.model.container import ContainerConfig, ContainerState
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND
@@ -33,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("conmon"), reason="needs root, conmon and runc"),
 ]
 IMAGE = "zaggash/demo-webapp:latest"
-REPOSITORY = Path(__file__).parents[2]
 _PREFIX = "WEFT_TEST_PREFIX"
 os.environ.setdefault(_PREFIX, f"{os.getpid():08x}")
 """Of all container ids of this run, also in the daemons that it starts: so their cgroups can be told from others'."""
@@ -44,7 +44,7 @@ PATIENCE = 20.0
 @pytest.fixture(scope="module")
 def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = tmp_path_factory.mktemp("image") / "demo.tar"
-    subprocess.run([REPOSITORY / "scripts/demo-image", archive], check=True)
+    demo_image.build(archive)
     return archive
 
 

@@ -1,4 +1,4 @@
-"""DNS messages to bytes and back (RFC 1035 section 4, RFC 2782 for SRV, RFC 6891 for EDNS0).
+"""DNS messages to bytes and back (RFC 1035 section 4, RFC 6891 for EDNS0).
 
 Decoding takes bytes from anybody, so every offset is checked and a compression pointer must point backwards: a message cannot make
 the reader loop, nor read what is not there. All that can be wrong with a message raises `MalformedMessage`. Names are text without
@@ -13,7 +13,7 @@ import msgspec
 
 from weft.errors import InvalidArgument
 
-A, PTR, MX, AAAA, SRV, OPT, ANY = 1, 12, 15, 28, 33, 41, 255
+A, PTR, MX, AAAA, OPT, ANY = 1, 12, 15, 28, 41, 255
 """Record types."""
 IN = 1
 """The only class that has names here."""
@@ -29,7 +29,6 @@ MAX_LABEL = 63
 HEADER = struct.Struct("!6H")
 _QUESTION_TAIL = struct.Struct("!2H")
 _RECORD_TAIL = struct.Struct("!2HIH")
-_SRV = struct.Struct("!3H")
 _POINTER = 0xC000
 
 _RESPONSE, _AUTHORITATIVE, _TRUNCATED, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
@@ -45,20 +44,8 @@ class Question(msgspec.Struct, frozen=True):
     class_: int = IN
 
 
-class MailExchange(msgspec.Struct, frozen=True):
-    preference: int
-    host: str
-
-
-class ServiceLocation(msgspec.Struct, frozen=True):
-    priority: int
-    weight: int
-    port: int
-    target: str
-
-
-RecordData = IPv4Address | IPv6Address | str | MailExchange | ServiceLocation | bytes
-"""Of an A, AAAA, PTR, MX, SRV record; the bytes as they are for any other type."""
+RecordData = IPv4Address | IPv6Address | str | bytes
+"""Of an A, AAAA, PTR record; the bytes as they are for any other type."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -142,12 +129,7 @@ def _read_data(data: bytes, type_: int, start: int, end: int) -> RecordData:
         return IPv6Address(data[start:end])
     if type_ == PTR:
         return _name_until(data, start, end)
-    if type_ == MX and length > 2:
-        return MailExchange(int.from_bytes(data[start : start + 2], "big"), _name_until(data, start + 2, end))
-    if type_ == SRV and length > _SRV.size:
-        priority, weight, port = _SRV.unpack_from(data, start)
-        return ServiceLocation(priority, weight, port, _name_until(data, start + _SRV.size, end))
-    if type_ in (A, AAAA, MX, SRV):
+    if type_ in (A, AAAA):
         raise MalformedMessage(f"cannot read record of type {type_}: {length} bytes of data")
     return data[start:end]
 
@@ -236,12 +218,6 @@ def _write_record(out: bytearray, record: Record, known: dict[str, int]) -> None
             out += address.packed
         case str() as name:
             write_name(out, name, known)
-        case MailExchange(preference, host):
-            out += preference.to_bytes(2, "big")
-            write_name(out, host, known)
-        case ServiceLocation() as s:
-            out += _SRV.pack(s.priority, s.weight, s.port)
-            write_name(out, s.target, {})  # RFC 2782: never compressed
         case bytes() as raw:
             out += raw
     out[start - 2 : start] = (len(out) - start).to_bytes(2, "big")

@@ -11,22 +11,19 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.errors import Conflict, FailedPrecondition, Forbidden, OperationFailed, WeftError
-from weft.lab import cgroups, daemons, hosts, swarm, underlay
+from weft.errors import Conflict, FailedPrecondition, Forbidden, WeftError
+from weft.lab import cgroups, daemons, demo_image, hosts, swarm, underlay
 from weft.lab.layout import MAX_NODES, Host, Layout
 from weft.lab.processes import Process, load
 from weft.lab.progress import Progress
 from weft.system.files import make_missing
 
 IMAGE_ARCHIVE = Path("/var/cache/weft/demo-webapp.tar")
-_IMAGE_SCRIPT = Path(__file__).parents[3] / "scripts" / "demo-image"
-_IMAGE_SOURCES = _IMAGE_SCRIPT.parents[1] / "packaging" / "demo-image"
 _PROGRAMS = ("ip", "tini", "mount", "hostname", "nft", "conmon", "runc", "skopeo")
 
 
@@ -187,24 +184,9 @@ def _check_machine() -> None:
 
 
 def _build_image(progress: Progress) -> None:
-    inputs = [path for path in (_IMAGE_SCRIPT, *_IMAGE_SOURCES.glob("*")) if path.exists()]
-    if IMAGE_ARCHIVE.exists() and all(path.stat().st_mtime <= IMAGE_ARCHIVE.stat().st_mtime for path in inputs):
-        return
-    if not _IMAGE_SCRIPT.exists():
-        raise FailedPrecondition(f"cannot build the demo image: no {_IMAGE_SCRIPT}; use --no-image")
-    make_missing(IMAGE_ARCHIVE.parent, 0o755)
-    draft = IMAGE_ARCHIVE.with_suffix(f".{os.getpid()}.tar")
-    with progress.step("building the demo image (once)"):
-        try:
-            done = subprocess.run(
-                [_IMAGE_SCRIPT, draft], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-            )
-            if done.returncode:
-                raise OperationFailed(f"cannot build the demo image: {_IMAGE_SCRIPT} said: {done.stdout.strip()[-800:]}")
-            draft.chmod(0o644)
-            draft.replace(IMAGE_ARCHIVE)
-        finally:
-            draft.unlink(missing_ok=True)
+    if not demo_image.is_current(IMAGE_ARCHIVE):
+        with progress.step("building the demo image (once)"):
+            demo_image.build(IMAGE_ARCHIVE)
 
 
 @contextmanager

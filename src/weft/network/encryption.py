@@ -14,11 +14,12 @@ That nothing passes the engine by is a matter of construction, not of rules that
 Without an engine or without keys an encrypted network has no VXLAN device: it works between the containers of one host only.
 """
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import NamedTuple
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from weft.model.addresses import Vni
 from weft.model.assignment import Assignment, NetworkDefinition
@@ -82,18 +83,13 @@ def association(key: DataKey, source: End, destination: End, icv_bits: IcvBits) 
     context = addresses + key.tag.to_bytes(4, "big") + bytes([icv_bits]) + f"{source.node} {destination.node}".encode()
     return Association(
         spi=_spi(context), source=source.address, destination=destination.address, icv_bits=icv_bits, tag=key.tag,
-        key=hkdf(key.secret, b"weft esp" + context, len(key.secret) + SALT_BYTES),
+        key=_derived(key.secret, b"weft esp" + context, len(key.secret) + SALT_BYTES),
     )  # fmt: skip
 
 
-def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
+def _derived(secret: bytes, info: bytes, length: int) -> bytes:
     """HKDF with SHA-256 and no salt (RFC 5869)."""
-    pseudorandom = hmac.digest(bytes(hashlib.sha256().digest_size), secret, "sha256")
-    blocks, block = b"", b""
-    for counter in range(1, -(-length // hashlib.sha256().digest_size) + 1):
-        block = hmac.digest(pseudorandom, block + info + bytes([counter]), "sha256")
-        blocks += block
-    return blocks[:length]
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
 def isolation(assignment: Assignment, facts: NodeFacts) -> Iterator[Namespace]:

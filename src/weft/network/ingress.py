@@ -29,11 +29,9 @@ from weft.network import nft
 from weft.network.fragments import cable, table
 from weft.network.kernel_state import HOST, MAIN_TABLE, Namespace, Route, Rule
 from weft.network.overlay import LEG_PREFIX, mtu_of, segment_of
-from weft.network.ownership import INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, overlay_namespace
+from weft.network.ownership import ANSWER_MARK, INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, REQUEST_MARK, overlay_namespace
 
 LEG_PORT = "veth-host"
-REQUEST_MARK = 0x20000
-ANSWER_MARK = 0x30000
 MARK_MASK = 0xFFFF0000
 LOCAL = "fib daddr type local"
 

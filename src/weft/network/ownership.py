@@ -15,6 +15,10 @@ MESH_TABLE = 5917
 """Routing table of the mesh: the ingress subnet, through `ing0`."""
 MESH_PRIORITIES = range(899, 902)
 """Policy routing rules of the mesh."""
+REQUEST_MARK = 0x20000
+"""Of packets that the mesh sends to a task."""
+ANSWER_MARK = 0x30000
+"""Of packets that come back from one."""
 
 ESP_SANDBOX = "esp_sbox"
 """Namespace in which the VXLAN sockets of encrypted networks are, with the userspace ESP engine's interface and no other."""
@@ -42,7 +46,7 @@ def owns_routing_table(table: int) -> bool:
 
 def owns_rule(priority: int, table: int, mark: int) -> bool:
     """Both numbers and the mark must be ours: somebody else may use the priority."""
-    return priority in MESH_PRIORITIES and mark in (0x20000, 0x30000)
+    return priority in MESH_PRIORITIES and mark in (REQUEST_MARK, ANSWER_MARK)
 
 
 def owns_table(name: str) -> bool:

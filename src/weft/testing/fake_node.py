@@ -406,7 +406,7 @@ class FakeNode:
             "com.docker.swarm.task.id": task.id, "com.docker.swarm.task.name": task.name,
         }  # fmt: skip
         id = _container_of(task)
-        namespace = None if task.spec.host_network else "/run/docker/netns/fake"
+        namespace = None if task.spec.host_network else f"/run/docker/netns/{_hex(id)[:12]}"
         config = ContainerConfig(
             id=id, name=task.name, spec=task.spec.container, hostname=id[:12], namespace=namespace, sandbox_id=_hex(id),
             labels=labels | task.spec.container.labels,

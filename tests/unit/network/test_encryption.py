@@ -5,10 +5,6 @@ from typing import Literal
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from hypothesis import given
-from hypothesis import strategies as st
 
 from weft.model.assignment import (
     Assignment,
@@ -18,13 +14,13 @@ from weft.model.assignment import (
     TaskAssignment,
     load_balancer_id,
 )
-from weft.model.encryption import DataKey, Protection
+from weft.model.encryption import DataKey, IcvBits, Protection
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import ContainerSpec, TaskSpec
 from weft.model.task import Attachment
-from weft.network.encryption import End, association, hkdf, protection
+from weft.network.encryption import End, association, protection
 from weft.network.kernel_state import HOST, ForwardingEntry, KernelState, Tap, Vxlan
 from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_SANDBOX, GUARD_TABLE
 from weft.network.plan import plan
@@ -90,9 +86,18 @@ def protections(*views: NetworkView) -> dict[NodeId, Protection]:
     return found  # type: ignore[return-value]
 
 
-@given(st.binary(min_size=16, max_size=32), st.binary(max_size=40), st.integers(1, 100))
-def test_hkdf_is_that_of_the_rfc(secret: bytes, info: bytes, length: int) -> None:
-    assert hkdf(secret, info, length) == HKDF(SHA256(), length, None, info).derive(secret)
+@pytest.mark.parametrize(
+    ("icv", "spi", "key"),
+    [
+        (64, 2686788332, "8a6a400a8c2b07f32c5dd916838198afc374bf85"),
+        (128, 191470764, "7362f1f0ab1cabc7bbef7aad53ed1ff534bb5818"),
+    ],
+)
+def test_keys_are_derived_as_ever(icv: IcvBits, spi: int, key: str) -> None:
+    """Two versions of Weft on two hosts must understand each other."""
+    ends = (End(IPv4Address("192.0.2.1"), NodeId("node-a")), End(IPv4Address("192.0.2.2"), NodeId("node-b")))
+    derived = association(DataKey(tag=7, secret=bytes(range(16))), *ends, icv)
+    assert (derived.spi, derived.key.hex()) == (spi, key)
 
 
 def test_both_ends_agree_on_every_association() -> None:

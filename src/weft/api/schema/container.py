@@ -19,7 +19,6 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Mount
 from weft.runtime.base import Exec
 
-NETNS = "/run/docker/netns"
 MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
     "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
@@ -255,7 +254,7 @@ def _network_settings_json(container: Container, around: Surroundings) -> Json:
     return {
         "Bridge": "",
         "SandboxID": sandbox,
-        "SandboxKey": f"{NETNS}/{sandbox[:12]}" if sandbox else "",
+        "SandboxKey": str(container.config.namespace or "") if sandbox else "",
         "Ports": ports,
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",

@@ -1,26 +1,24 @@
-#!/usr/bin/env python3
-"""Builds the demo image, zaggash/demo-webapp:latest, as an archive for `docker load`: scripts/demo-image OUTPUT.tar
+"""The demo image, zaggash/demo-webapp:latest, as an archive for `docker load`.
 
 It is put together from programs of this machine's Debian packages and the libraries they need, without a container engine:
-nginx as process 1, busybox for a shell and its tools, getent, ping. The same packages give the same bytes. An archive that is
-newer than all its inputs is left as it is.
+nginx as process 1, busybox for a shell and its tools, getent, ping. The same packages give the same bytes.
 """
 
-import argparse
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+from weft.errors import FailedPrecondition, OperationFailed, cause_of
+from weft.system.files import make_missing, replace_file
+
 TAG = "zaggash/demo-webapp:latest"
-SOURCES = Path(__file__).resolve().parent.parent / "packaging" / "demo-image"
+SOURCES = Path(__file__).parent
 PACKAGES = {"nginx": "nginx", "busybox": "busybox-static", "getent": "libc-bin", "ping": "iputils-ping"}
 NAME_SERVICE = ("libnss_files.so.2", "libnss_dns.so.2")
 """What getent loads at run time. Newer libraries have them built in; the files are then absent or empty."""
@@ -40,32 +38,41 @@ CONFIG = {
     "ExposedPorts": {"80/tcp": {}},
     "StopSignal": "SIGQUIT",
     "WorkingDir": "/",
-    "Labels": {"org.opencontainers.image.title": "demo-webapp", "org.opencontainers.image.description": "Says who answered whom"},
+    "Labels": {
+        "org.opencontainers.image.title": "demo-webapp",
+        "org.opencontainers.image.description": "Says who answered whom",
+    },
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, metavar="OUTPUT.tar")
-    output: Path = parser.parse_args().output
-    programs = {name: find_program(name) for name in PACKAGES}
-    files = image_files(programs)
-    inputs = [Path(__file__), *files.values()]
-    if output.exists() and output.stat().st_mtime > max(path.stat().st_mtime for path in inputs):
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_suffix(f".{os.getpid()}")
+def is_current(output: Path) -> bool:
+    """Whether there is an archive that is newer than all that it would be made of."""
     try:
-        temporary.write_bytes(archive(layer(files, applets(programs["busybox"]))))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+        inputs = [Path(__file__), *image_files(find_programs()).values()]
+        return output.stat().st_mtime > max(path.stat().st_mtime for path in inputs)
+    except OSError:
+        return False
+
+
+def build(output: Path) -> None:
+    """Writes the archive. Raises `FailedPrecondition` if a program is not installed, `OperationFailed` if it cannot be written."""
+    programs = find_programs()
+    content = archive(layer(image_files(programs), applets(programs["busybox"])))
+    try:
+        make_missing(output.parent, 0o755)
+        replace_file(output, content, mode=0o644, durable=False)
+    except OSError as error:
+        raise OperationFailed(f"cannot write the demo image {output}: {cause_of(error)}") from error
+
+
+def find_programs() -> dict[str, Path]:
+    return {name: find_program(name) for name in PACKAGES}
 
 
 def find_program(name: str) -> Path:
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
-        sys.exit(f"cannot build {TAG}: {name} is not installed: apt-get install {PACKAGES[name]}")
+        raise FailedPrecondition(f"cannot build {TAG}: {name} is not installed: apt-get install {PACKAGES[name]}")
     return Path(found).resolve()
 
 
@@ -122,7 +129,7 @@ def archive(layer: bytes) -> bytes:
     config = {
         "architecture": machine, "os": "linux", "created": "2023-11-14T22:13:20Z", "config": CONFIG,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-        "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "scripts/demo-image"}],
+        "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "weft lab up"}],
     }  # fmt: skip
     document = json.dumps(config, sort_keys=True).encode()
     name = f"{hashlib.sha256(document).hexdigest()}.json"
@@ -141,7 +148,3 @@ def entry(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(path)
     info.type, info.mode, info.mtime = kind, mode, EPOCH
     return info
-
-
-if __name__ == "__main__":
-    main()
