@@ -74,3 +74,9 @@ def cause_of(error: BaseException) -> str:
     `socket.if_nametoindex` and others raise an `OSError` that has neither number nor text."""
     words = error.strerror if isinstance(error, OSError) else None
     return str(words or error) or type(error).__name__
+
+
+def described(error: Exception) -> str:
+    """An error as a status or a log line tells it: what was raised on purpose in its own words, all
+    else as the mistake in this program that it is."""
+    return str(error) if isinstance(error, WeftError) else f"internal error: {error!r}"

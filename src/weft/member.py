@@ -29,7 +29,7 @@ from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.logs import LogConnector
-from weft.errors import FailedPrecondition, Unavailable, WeftError
+from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
@@ -93,6 +93,8 @@ class SwarmMember:
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
         self._obstacle = ""
+        self._is_kept = True
+        """`member` is on the disk as it is here."""
         self._running: list[asyncio.Task[None]] = []
         self.member = msgspec.structs.replace(member, role=holder(credentials.certificate).role)
         connect = Connector(self._wallet, self._manager_addresses)
@@ -284,7 +286,7 @@ class SwarmMember:
         """There are new credentials; the role may be the old one."""
         if role != self.member.role:
             log.info("role.changed role=%s", role)
-            self._save(role=role)
+            self._keep(role=role)
             self._role_changed.set()
         if credentials.root != self._root and self._seat is not None:
             self._seat.beside(asyncio.create_task(self._seat.take_root(self.member.node), name="root"))
@@ -399,6 +401,15 @@ class SwarmMember:
         self.member = msgspec.structs.replace(self.member, **fields)
         self._identity.save_member(self.member)
 
+    def _keep(self, **fields: Any) -> None:
+        """As `_save`, for what managers say: it counts also while the disk refuses to write it."""
+        try:
+            self._save(**fields)
+            self._is_kept = True
+        except OperationFailed as error:
+            self._is_kept = False
+            log.error("member.not_kept cause=%s", error)
+
     def _manager_addresses(self) -> list[str]:
         """Every node begins with another one, so that their sessions are spread over the managers."""
         addresses = [address for _, address in self.member.managers]
@@ -409,8 +420,8 @@ class SwarmMember:
         return [address for node, address in self.member.managers if node != self.member.node]
 
     def _remember_managers(self, managers: Managers) -> None:
-        if managers and managers != self.member.managers:
-            self._save(managers=managers)
+        if managers and (managers != self.member.managers or not self._is_kept):
+            self._keep(managers=managers)
 
     def _check_epoch(self, epoch: int) -> None:
         """Raises `SessionClosed` for that of a manager which the swarm has gone on without."""
@@ -423,7 +434,7 @@ class SwarmMember:
     def _know_epoch(self, epoch: int) -> None:
         """This node's agent has no more to do with managers of an earlier one."""
         if epoch > self.member.epoch:
-            self._save(epoch=epoch)
+            self._keep(epoch=epoch)
 
 
 async def _new_store(around: Surroundings) -> Store:

@@ -48,6 +48,7 @@ from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.etcd.space import keep_free
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
+from weft.system.supervision import contained
 
 log = logging.getLogger(__name__)
 
@@ -363,10 +364,10 @@ def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
 
 
 async def ended(task: asyncio.Task[None]) -> None:
-    """Cancels it and waits for its end."""
+    """Cancels it and waits for its end. What it failed with, if it did, is logged."""
     task.cancel()
     with suppress(asyncio.CancelledError):
-        await task
+        await contained(task.get_name(), task)
 
 
 async def host_answers(addresses: Sequence[IPv4Address]) -> bool:

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from itertools import chain, islice
 
 from weft.linux.base import Echo
+from weft.system.supervision import contained
 
 PERIOD = 0.2
 """Seconds between two questions to a host."""
@@ -78,7 +79,7 @@ class Vigil:
             self._take(echo)
             quiet = [name for name in islice(names, TOGETHER) if self._ask(echo, self._known[name], hosts[name][0])]
             if quiet:
-                group.create_task(self._doubt(echo, quiet, hosts))
+                group.create_task(contained(f"doubt of {len(quiet)} hosts", self._doubt(echo, quiet, hosts)))
             await asyncio.sleep(max(PERIOD, len(hosts) / MOST) / count)
 
     def _keep(self, addresses: Collection[IPv4Address]) -> None:

@@ -827,3 +827,74 @@ def test_what_is_put_into_the_store_by_hand_reaches_the_agents() -> None:
         await swarm.until(lambda: agent.assignment.networks[ingress.id].definition.mtu == 1300, 1)
 
     play(1, scene)
+
+
+# --- what fails ends nobody else
+
+
+def fail_once(holder: Any, name: str) -> list[str]:
+    """The next call of the method raises; those after it do what they did. Gives whether it has."""
+    method, failed = getattr(holder, name), list[str]()
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if failed:
+            return method(*args, **kwargs)
+        failed.append(name)
+        raise KeyError("a mistake")
+
+    setattr(holder, name, failing)
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        ("_statuses", "_commit"), ("_membership", "_settle"), ("_dispatcher", "_gather"), ("_liveness", "reconcile"),
+        ("_suspicion", "_look"),
+    ],
+)  # fmt: skip
+def test_no_part_of_a_manager_that_fails_ends_the_manager(part: str, method: str) -> None:
+    async def scene(swarm: Swarm) -> None:
+        failed = fail_once(getattr(swarm.manager, part), method)
+        await swarm.manager.create_service(web(4))
+        await swarm.until(lambda: len(swarm.running("web")) == 4)
+        await swarm.kill(0)
+        swarm.connect(swarm.agents[0])
+        node = swarm.manager.state.nodes[swarm.agents[1].node]
+        promoted = msgspec.structs.replace(node.spec, role="manager")
+        await swarm.store.commit([Put(msgspec.structs.replace(node, spec=promoted))])
+        await asyncio.sleep(10)
+        assert failed
+        assert swarm.manager._running is not None
+        assert not swarm.manager._running.done()
+        await swarm.manager.create_service(web(4, name="later"))
+        await swarm.until(lambda: len(swarm.running("later")) == 4)
+
+    play(2, scene)
+
+
+def test_sessions_opened_one_after_the_other_by_a_host_that_answers_no_probe() -> None:
+    """Each supersedes the last one, or ends while the host is being asked about the one before."""
+
+    async def scene(swarm: Swarm) -> None:
+        async def no_answer(asked: Sequence[IPv4Address]) -> bool:
+            await asyncio.sleep(0.3)
+            return False
+
+        swarm.manager._suspicion._probe = no_answer
+        agent = swarm.agents[0]
+        await swarm.kill(0)
+        for pause in (0.01, 0.1, 0.29, 0.3, 0.31) * 3:
+            session = asyncio.create_task(agent.session())
+            await asyncio.sleep(0.1)
+            session.cancel()
+            await asyncio.wait([session])
+            await asyncio.sleep(pause)
+        assert swarm.manager._running is not None
+        assert not swarm.manager._running.done()
+        swarm.connect(agent)
+        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY)
+        await swarm.manager.create_service(web(2))
+        await swarm.until(lambda: len(swarm.running("web")) == 2)
+
+    play(2, scene)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.control.dispatcher import network_views
-from weft.errors import Unavailable
+from weft.errors import OutOfSequence, Unavailable
 from weft.manager.suspicion import PAUSE, Suspicion, addresses
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
@@ -58,6 +58,7 @@ def play(scene: Scene) -> None:
         suspicion = Suspicion(NodeId("node3"), store, virtual_time.clock, host.answers)
         running = asyncio.create_task(suspicion.run())
         await scene(store, suspicion, host)
+        assert not running.done()
         running.cancel()
         await asyncio.wait([running])
 
@@ -132,6 +133,69 @@ def test_whoever_is_back_while_it_is_asked_is_not_suspected() -> None:
         suspicion.back(NODE)
         await asyncio.sleep(ANSWER)
         assert state_of(store) is NodeState.READY
+
+    play(scene)
+
+
+def test_sessions_that_end_and_begin_while_the_host_is_asked() -> None:
+    """As at each renewal of a certificate, on hosts that answer no echo requests."""
+
+    async def scene(store: MemoryStore, suspicion: Suspicion, host: Host) -> None:
+        host.is_up = False
+        for _ in range(3):
+            suspicion.lost(NODE)
+            await asyncio.sleep(ANSWER / 2)
+            suspicion.back(NODE)
+            suspicion.lost(NODE)
+            suspicion.back(NODE)
+            await asyncio.sleep(2 * ANSWER)
+        assert state_of(store) is NodeState.READY
+        suspicion.lost(NODE)
+        await asyncio.sleep(ANSWER / 2)
+        suspicion.back(NODE)
+        suspicion.lost(NODE)
+        await asyncio.sleep(ANSWER * 0.9)
+        assert state_of(store) is NodeState.READY, "the last end has its own probe"
+        await asyncio.sleep(ANSWER * 0.2)
+        assert state_of(store) is NodeState.DISCONNECTED
+
+    play(scene)
+
+
+def test_whoever_is_back_before_the_verdict_is_committed_is_not_suspected() -> None:
+    async def scene(store: MemoryStore, suspicion: Suspicion, host: Host) -> None:
+        host.is_up = False
+        suspicion.lost(NODE)
+        commit = store.commit
+
+        async def late(changes, *, independent=False):  # type: ignore[no-untyped-def]
+            suspicion.back(NODE)
+            store.commit = commit  # type: ignore[method-assign]
+            raise OutOfSequence("update out of sequence")
+
+        store.commit = late  # type: ignore[method-assign]
+        await asyncio.sleep(2 * ANSWER)
+        assert store.commit is commit
+        assert state_of(store) is NodeState.READY
+
+    play(scene)
+
+
+def test_a_probe_that_fails_in_an_unexpected_way_concerns_one_node_only() -> None:
+    async def scene(store: MemoryStore, suspicion: Suspicion, host: Host) -> None:
+        async def broken(asked: Sequence[IPv4Address]) -> bool:
+            suspicion._probe = host.answers
+            raise KeyError("a mistake")
+
+        suspicion._probe = broken
+        host.is_up = False
+        suspicion.lost(NodeId("node2"))
+        suspicion.lost(NODE)
+        await asyncio.sleep(ANSWER + 0.01)
+        assert state_of(store) is NodeState.DISCONNECTED
+        suspicion.lost(NodeId("node2"))
+        await asyncio.sleep(ANSWER + 0.01)
+        assert store.state.nodes[NodeId("node2")].status.state is NodeState.DISCONNECTED
 
     play(scene)
 
@@ -211,6 +275,7 @@ def watch(scene: Callable[[Hosts], Awaitable[None]]) -> None:
         await asyncio.sleep(2)
         assert hosts.disconnected() == set()
         await scene(hosts)
+        assert not running.done()
         running.cancel()
         await asyncio.wait([running])
 

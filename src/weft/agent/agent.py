@@ -30,7 +30,7 @@ from weft.agent.task_steps import Fate
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.dns.zone import NameCache, Zone, zone_for
-from weft.errors import OperationFailed, WeftError
+from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NodeId, TaskId, hex_id
@@ -38,6 +38,7 @@ from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
 from weft.network.diff import diff
 from weft.network.plan import plan
+from weft.system.supervision import contained, lasting
 from weft.system.value_file import ValueFile
 
 log = logging.getLogger(__name__)
@@ -108,14 +109,14 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                group.create_task(self.network.run())
-                group.create_task(self.encryption.run())
+                group.create_task(lasting("network", self.network.run))
+                group.create_task(lasting("encryption", self.encryption.run))
                 if self._stored is not None:
                     self._ended = self._found_ended()
                     self._take_over(self._stored)
                 group.create_task(self._do_without_manager())
-                group.create_task(self.uplink.run())
-                group.create_task(self.logs.run())
+                group.create_task(lasting("uplink", self.uplink.run))
+                group.create_task(lasting("logs", self.logs.run))
         finally:
             self._group = self._running = None
             self._resolvers.close_all()
@@ -211,7 +212,7 @@ class Agent:
         strangers = {c.config.labels[TASK_LABEL]: c for c in self._swarm_containers()} if first else {}
         for task in assignment.tasks.values():
             if self.records.get(task.id) is None:
-                self._accept(task, strangers.get(task.id))
+                self._try_to_accept(task, strangers.get(task.id))
         for id in tuple(self.records.all):
             self._attend(id, changed=old.tasks.get(id) != assignment.tasks.get(id))
         for label, container in strangers.items():
@@ -222,6 +223,16 @@ class Agent:
             self._reopen_resolvers()
         self._taken_over.set()
         self._taken_over = asyncio.Event()
+
+    def _try_to_accept(self, task: TaskAssignment, found: Container | None) -> None:
+        """One task that cannot be accepted is reported, and holds back no other."""
+        try:
+            self._accept(task, found)
+        except Exception as error:
+            log.exception("task.not_accepted task=%s", task.id)
+            self.records.forget(task.id)
+            cause = f"cannot accept task: {described(error)}"
+            self.uplink.report(task.id, TaskStatus(TaskState.REJECTED, self.adapters.clock(), "rejected", cause))
 
     def _accept(self, task: TaskAssignment, found: Container | None) -> None:
         """A task that is new here; or one whose container is here although the record of it was lost."""
@@ -245,14 +256,15 @@ class Agent:
         self._group.create_task(self._work(task, worker))
 
     async def _work(self, task: TaskId, worker: TaskWorker) -> None:
-        await worker.run()
+        await lasting(f"task {task}", worker.run)
         del self._workers[task]
         self._connected.discard(task)
         self._releasing.discard(task)
         if task in self.assignment.tasks:
             # Assigned again in the moment in which it was forgotten.
-            self._accept(self.assignment.tasks[task], None)
-            self._attend(task, changed=False)
+            self._try_to_accept(self.assignment.tasks[task], None)
+            if self.records.get(task) is not None:
+                self._attend(task, changed=False)
 
     def _statuses(self) -> dict[TaskId, TaskStatus]:
         return {task: record.status for task, record in self.records.all.items()}
@@ -340,7 +352,8 @@ class Agent:
         assert self._group is not None
         for task, record in self.records.all.items():
             if record.sandbox is not None and record.status.state == TaskState.RUNNING:
-                self._group.create_task(self._reopen_resolver(task, record.sandbox))
+                reopening = self._reopen_resolver(task, record.sandbox)
+                self._group.create_task(contained(f"names of task {task}", reopening))
 
     async def _reopen_resolver(self, task: TaskId, sandbox: Sandbox) -> None:
         while sandbox in self.sandboxes:
@@ -365,7 +378,8 @@ class Agent:
 
     def _spawn_removal(self, container: Container) -> None:
         assert self._group is not None
-        self._group.create_task(self._remove_stranger(container))
+        removal = self._remove_stranger(container)
+        self._group.create_task(contained(f"removal of container {container.id[:12]}", removal))
 
     async def _remove_stranger(self, container: Container) -> None:
         """A container of a task that the manager does not speak of, and this node has no record of."""

@@ -28,6 +28,7 @@ from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
 from weft.network.operations import AddForwarding, AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
 from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
+from weft.system.supervision import lasting
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +157,9 @@ class NetworkLoop:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
-            group.create_task(self._converge_for_ever())
-            group.create_task(self._forget_flows())
+            group.create_task(lasting("watch of the kernel", self._watch))
+            group.create_task(lasting("convergence", self._converge_for_ever))
+            group.create_task(lasting("stale flows", self._forget_flows))
 
     async def settled(self) -> None:
         """Returns when all that was desired before the call has been dealt with, well or badly."""

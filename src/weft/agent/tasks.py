@@ -18,7 +18,7 @@ from weft.agent.container_config import container_config
 from weft.agent.events import EventLog
 from weft.agent.sandboxes import Records, TaskRecord
 from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
-from weft.errors import NotFound, WeftError
+from weft.errors import NotFound, WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerState
 from weft.model.ids import TaskId
@@ -99,7 +99,7 @@ class TaskWorker:
         try:
             await self._do(step)
         except Exception as error:
-            cause = str(error) if isinstance(error, WeftError) else f"internal error: {error!r}"
+            cause = described(error)
             log.warning("task.step_failed task=%s step=%s error=%s", self._task, step.name, cause,
                         exc_info=None if isinstance(error, WeftError) else error)  # fmt: skip
             if step in (Step.WATCH, Step.STOP, Step.DELETE, Step.FINISH):
@@ -230,7 +230,7 @@ class TaskWorker:
     def _has_image(self, task: TaskAssignment) -> bool:
         try:
             self._host.adapters.images.find(task.spec.container.image)
-        except NotFound:
+        except WeftError:  # also of a reference that makes no sense: the pull will say so
             return False
         return True
 

@@ -34,12 +34,13 @@ from weft.cluster.messages import (
     Trust,
     Welcome,
 )
-from weft.errors import Forbidden, WeftError
+from weft.errors import Forbidden, WeftError, described
 from weft.linux.base import Echo
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import NodeId, TaskId
 from weft.model.meta import SECOND
 from weft.model.task import TaskStatus
+from weft.system.supervision import lasting
 from weft.vigil import Vigil
 from weft.waiting import first
 
@@ -59,6 +60,11 @@ ACCEPT_TIMEOUT = 5.0
 
 class ManagerGone(SessionClosed):
     """Its host does not answer: there is nobody to say goodbye to."""
+
+
+class NotApplied(SessionClosed):
+    """What the manager said of the assignment cannot be taken over. The next session begins with
+    all of it."""
 
 
 async def _no_preparation() -> None: ...
@@ -122,6 +128,9 @@ class Uplink:
             except WeftError as error:
                 self.error = str(error)
                 log.info("session.failed error=%s", error)
+            except Exception as error:
+                self.error = described(error)
+                log.exception("session.failed")
             self.connected = False
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
@@ -129,6 +138,7 @@ class Uplink:
     async def _serve(self, session: AgentSession) -> bool:
         """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
         adapters, welcomed, gone = self._adapters, False, False
+        farewell = "agent ends the session"
         try:
             await self._reached()
             hello = Hello(
@@ -149,10 +159,12 @@ class Uplink:
             await self._talk(session, welcome)
         except SessionClosed as error:
             self.error, gone = str(error) or "session closed", isinstance(error, ManagerGone)
+            if isinstance(error, NotApplied):
+                welcomed, farewell = False, str(error)
             log.info("session.closed error=%s", self.error)
         finally:
             self.connected = False
-            closing = asyncio.create_task(session.close("agent ends the session"))
+            closing = asyncio.create_task(session.close(farewell))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             if not gone:
@@ -182,19 +194,32 @@ class Uplink:
     async def _listen(self, session: AgentSession, silence: float) -> None:
         """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has been stopped."""
         while True:
-            match await _received(session, silence):
-                case AssignmentUpdate(change):
-                    self._apply(change)
-                case StatusAccepted(number) if number == self._awaited:
-                    self._accepted.set()
-                case Managers(managers):
-                    self._adapters.managers_changed(managers)
-                case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
-                    self._renewal.hear(message)
-                case PublishLogs() as logs if self._publish is not None:
-                    self._publish(logs)
-                case Goodbye(reason):
-                    raise SessionClosed(reason)
+            message = await _received(session, silence)
+            try:
+                self._hear(message)
+            except SessionClosed:
+                raise
+            except Exception as error:
+                kind, known = type(message).__name__, isinstance(error, WeftError)
+                trace = None if known else error
+                log.error("session.not_applied kind=%s cause=%s", kind, error, exc_info=trace)
+                if isinstance(message, AssignmentUpdate):
+                    raise NotApplied(f"cannot apply {kind}: {described(error)}") from error
+
+    def _hear(self, message: FromManager) -> None:
+        match message:
+            case AssignmentUpdate(change):
+                self._apply(change)
+            case StatusAccepted(number) if number == self._awaited:
+                self._accepted.set()
+            case Managers(managers):
+                self._adapters.managers_changed(managers)
+            case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
+                self._renewal.hear(message)
+            case PublishLogs() as logs if self._publish is not None:
+                self._publish(logs)
+            case Goodbye(reason):
+                raise SessionClosed(reason)
 
     async def _send_heartbeats(self, session: AgentSession, period: float) -> None:
         """Twice as often as the manager asks, so that one may be late."""
@@ -229,7 +254,8 @@ class Uplink:
 async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:
     """Raises `ManagerGone`."""
     gone = asyncio.Event()
-    await first(Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set()).run(), gone.wait())
+    vigil = Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set())
+    await first(lasting("vigil", vigil.run), gone.wait())
     raise ManagerGone("the manager's host does not answer")
 
 

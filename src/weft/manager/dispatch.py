@@ -99,26 +99,27 @@ class Dispatcher:
         not part of the swarm or has been removed from it, `FailedPrecondition` for one that the swarm has gone on with."""
         hello = await _hello(session)
         await self._store.sync()
-        cluster = cluster_of(self._store.state)
-        node, spec = hello.node, cluster.spec
+        node, cluster = hello.node, cluster_of(self._store.state)
         if hello.epoch > cluster.epoch:
             raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=cluster.epoch))
-        self._liveness.arrived(node, spec, self._clock())
+        self._liveness.arrived(node, cluster.spec, self._clock())
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
         )  # fmt: skip
-        link = AgentLink(
-            session, hello.trusted, self._statuses, lambda: self._heard(node), partial(self._certify, node), self._turns
-        )  # fmt: skip
+        link = AgentLink(session, hello.trusted, self._statuses, self._heard, partial(self._certify, node), self._turns)
         link.publishes_logs = hello.publishes_logs
-        self._register(link)
         log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
         try:
-            await link.run(_welcome(self._store.state), grace(spec))
+            self._register(link)
+            state = self._store.state
+            await link.run(_welcome(state), grace(cluster_of(state).spec))
         except Superseded as cause:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await session.close(str(cause))
+        except SessionClosed as cause:
+            log.info("session.lost node=%s cause=%s", node, cause)
+            raise
         finally:
             if self._links.get(node) is link:
                 del self._links[node]
@@ -146,13 +147,13 @@ class Dispatcher:
     def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
         return self._certificates.answer(self._store.state, node, request)
 
-    def _heard(self, id: NodeId) -> None:
+    def _heard(self, link: AgentLink) -> None:
         """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
-        state = self._store.state
+        state, id = self._store.state, link.node
         self._liveness.heard(id, cluster_of(state).spec, self._clock())
         node = state.nodes.get(id)
         if node is not None and node.status.state is not NodeState.READY:
-            self._links[id].end(SessionClosed(f"node {id} was found {node.status.state}"))
+            link.end(SessionClosed(f"node {id} was found {node.status.state}"))
 
     def _end_all(self, why: str) -> None:
         for link in self._links.values():
@@ -213,7 +214,11 @@ class Dispatcher:
                 continue
             known = link.newest
             same = known.tasks if known and previous is not None and id not in who.tasks else None
-            link.offer(assignment_for(state, id, views, same), memo)
+            try:
+                link.offer(assignment_for(state, id, views, same), memo)
+            except Exception:
+                log.exception("dispatch.not_assigned node=%s", id)
+                link.end(SessionClosed(f"cannot make the assignment of node {id}: internal error"))
         self._new.clear()
         changed = {event.kind for event in events}
         if previous is None or "cluster" in changed:

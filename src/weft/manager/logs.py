@@ -211,6 +211,9 @@ class Subscription:
             await self._publication(node)
         except WeftError as cause:
             self.reasons.append(str(cause))
+        except Exception:
+            log.exception("logs.failed subscription=%s node=%s", self._id, node)
+            self.reasons.append(f"node {node}: internal error")
 
     async def _follow_until(self) -> None:
         left = (self._wanted.until - self._clock()) / SECOND if self._wanted.until else None
@@ -253,6 +256,8 @@ class Subscription:
                 await self._publication(node)
             except WeftError as cause:
                 log.info("logs.interrupted subscription=%s cause=%s", self._id, cause)
+            except Exception:
+                log.exception("logs.failed subscription=%s node=%s", self._id, node)
             await asyncio.sleep(RETRY)
 
     async def _publication(self, node: NodeId) -> None:
@@ -267,7 +272,8 @@ class Subscription:
                     await places.aclose()
                 await self._receive(node, source)
             finally:
-                self._awaited.pop(node, None)
+                if self._awaited.get(node) is arrival:
+                    del self._awaited[node]
                 arrival.over.set()
 
     async def _arrival(self, node: NodeId, arrival: Arrival) -> LogSource:

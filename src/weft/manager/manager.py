@@ -54,6 +54,7 @@ from weft.model.service import ServiceSpec
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
 from weft.store.base import Leadership, Standing, Store
 from weft.store.etcd.base import Kv
+from weft.system.supervision import lasting
 from weft.waiting import first
 
 log = logging.getLogger(__name__)
@@ -99,16 +100,20 @@ class Manager:
     # --- life
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A part that fails is begun again, beside the others."""
         liveness = self._loop("liveness", _HEARTBEATS, whole(self._find_silent))
+        parts = {
+            "statuses": self._statuses.run,
+            "dispatcher": self._dispatcher.run,
+            "health": self._dispatcher.watch_health,
+            "liveness": liveness.run,
+            "suspicion": self._suspicion.run,
+            "leader": self._lead,
+        }
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._statuses.run(), name="statuses")
-                group.create_task(self._dispatcher.run(), name="dispatcher")
-                group.create_task(self._dispatcher.watch_health(), name="health")
-                group.create_task(liveness.run(), name="liveness")
-                group.create_task(self._suspicion.run(), name="suspicion")
-                group.create_task(self._lead(), name="leader")
+                for name, run in parts.items():
+                    group.create_task(lasting(name, run), name=name)
         finally:
             liveness.close()
 
@@ -153,7 +158,7 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 for loop in loops:
                     group.create_task(loop.run(), name=loop.name)
-                group.create_task(self._membership.run(), name="members")
+                group.create_task(lasting("members", self._membership.run), name="members")
         finally:
             for loop in loops:
                 loop.close()

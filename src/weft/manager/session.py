@@ -47,7 +47,7 @@ Notice = Renew | Trust | Managers
 
 class AgentLink:
     def __init__(
-        self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: Callable[[], None],
+        self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: "Callable[[AgentLink], None]",
         certify: Callable[[CertificateRequest], IssuedCertificate], turns: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises `WeftError` for a request
@@ -141,7 +141,7 @@ class AgentLink:
                     message = await self._session.receive()
             except TimeoutError:
                 raise SessionClosed(f"node {self.node} has been silent for {silence:g} s") from None
-            self._heard()
+            self._heard(self)
             self._take(message)
 
     def _take(self, message: FromAgent) -> None:

@@ -17,6 +17,7 @@ from weft.model.ids import NodeId, TaskId
 from weft.model.state import Change, ClusterState, Put
 from weft.model.task import Task, TaskStatus
 from weft.store.base import Store
+from weft.system.supervision import contained
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class StatusWriter:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it does again."""
+        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it does again. If together they
+        cannot even be decided on, one of them is to blame: that one is dropped."""
         while True:
             await self._arrived.wait()
             await asyncio.sleep(WINDOW)
@@ -56,7 +58,9 @@ class StatusWriter:
             try:
                 await self._commit(reports)
             except Exception:
-                log.exception("statuses.dropped reports=%d", len(reports))
+                log.exception("statuses.failed reports=%d", len(reports))
+                for report in reports:
+                    await contained(f"statuses of node {report.node}", self._commit([report]))
 
     async def _commit(self, reports: Sequence[Report]) -> None:
         while True:

@@ -17,6 +17,7 @@ and answers again while its session lasts is READY at once.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address
 
 import msgspec
@@ -29,6 +30,7 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import Change, ClusterState, Put
 from weft.store.base import Store
+from weft.system.supervision import contained, lasting
 from weft.vigil import PERIOD, Vigil
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,15 @@ async def any_host_answers(addresses: Sequence[IPv4Address]) -> bool:
     return True
 
 
+class _Loss:
+    """The end of a node's last session here. Each is an object of its own: a node may lose many."""
+
+    def __init__(self, node: NodeId, status: NodeStatus) -> None:
+        self.node = node
+        self.status = status
+        """When the session ended."""
+
+
 class Suspicion:
     def __init__(
         self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], probe: Probe,
@@ -59,9 +70,9 @@ class Suspicion:
         self._store = store
         self._clock = clock
         self._probe = probe
-        self._lost: dict[NodeId, NodeStatus] = {}
-        """Without a session since they had this status."""
-        self._news: asyncio.Queue[NodeId] = asyncio.Queue()
+        self._lost: dict[NodeId, _Loss] = {}
+        """Nodes without a session with this manager since they had one."""
+        self._news: asyncio.Queue[_Loss] = asyncio.Queue()
         self._here: set[NodeId] = set()
         """Nodes with a session with this manager."""
         self._vigil = Vigil(open_echo, self._hosts, self._gone) if open_echo is not None else None
@@ -73,8 +84,8 @@ class Suspicion:
         self._here.discard(id)
         node = self._store.state.nodes.get(id)
         if node is not None and node.status.state is NodeState.READY:
-            self._lost[id] = node.status
-            self._news.put_nowait(id)
+            self._lost[id] = loss = _Loss(id, node.status)
+            self._news.put_nowait(loss)
 
     def back(self, id: NodeId) -> None:
         """It has a session with this manager again."""
@@ -84,32 +95,40 @@ class Suspicion:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            if self._vigil is not None:
-                group.create_task(self._vigil.run())
-                group.create_task(self._suspect_silent(self._vigil))
-                group.create_task(self._believe(self._vigil))
+            if (vigil := self._vigil) is not None:
+                group.create_task(lasting("vigil", vigil.run))
+                group.create_task(lasting("silent hosts", partial(self._suspect_silent, vigil)))
+                group.create_task(lasting("suspected hosts", partial(self._believe, vigil)))
             while True:
-                id = await self._news.get()
-                group.create_task(self._look(id))
+                loss = await self._news.get()
+                group.create_task(contained(f"probe of node {loss.node}", self._look(loss)))
 
     # --- sessions that ended
 
-    async def _look(self, id: NodeId) -> None:
-        """For as long as the node has no session with this manager, and nobody else has anything to say about it: a host that is
-        being shut down ends its programs first."""
+    async def _look(self, loss: _Loss) -> None:
+        """For as long as the node has no session with this manager, and nobody else has anything
+        to say about it: a host that is being shut down ends its programs first.
+
+        While a probe is under way the node may begin its next session, and lose that one too, so
+        what was known before a wait is looked up again after it."""
         try:
-            while self._is_lost(id):
-                if not await self._probe(addresses(self._store.state, self._store.state.nodes[id])):
-                    await self._suspect({id: self._lost[id]})
+            while self._holds(loss):
+                node = self._store.state.nodes[loss.node]
+                answers = await self._probe(addresses(self._store.state, node))
+                if not self._holds(loss):
+                    return
+                if not answers:
+                    await self._suspect({loss.node: loss.status}, lambda: self._holds(loss))
                     return
                 await asyncio.sleep(PAUSE)
         except (WeftError, OSError) as cause:
-            log.warning("node.not_probed node=%s cause=%s", id, cause)
+            log.warning("node.not_probed node=%s cause=%s", loss.node, cause)
         finally:
-            self._lost.pop(id, None)
+            if self._lost.get(loss.node) is loss:
+                del self._lost[loss.node]
 
-    def _is_lost(self, id: NodeId) -> bool:
-        return id in self._lost and self._is(id, self._lost[id])
+    def _holds(self, loss: _Loss) -> bool:
+        return self._lost.get(loss.node) is loss and self._is(loss.node, loss.status)
 
     # --- hosts that fell silent
 
@@ -166,12 +185,13 @@ class Suspicion:
         node = self._store.state.nodes.get(id)
         return node is not None and node.status == status
 
-    async def _suspect(self, statuses: Mapping[NodeId, NodeStatus]) -> None:
-        """Those that have these statuses still."""
+    async def _suspect(self, statuses: Mapping[NodeId, NodeStatus], still: Callable[[], bool] = lambda: True) -> None:
+        """The nodes that have these statuses still. `still` is asked at each attempt to commit."""
 
         def decide(state: ClusterState) -> list[Change]:
             now = self._clock()
-            return [change for id, status in statuses.items() for change in suspected(state, id, status, now)]
+            suspects = statuses.items() if still() else ()
+            return [change for id, was in suspects for change in suspected(state, id, was, now)]
 
         await transact(self._store, decide, independent=True)
 
