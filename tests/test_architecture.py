@@ -1,6 +1,7 @@
 """The layout's rules as tests. To change a rule, change it here first, in its own commit, with the reason beside it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -230,6 +231,15 @@ def test_every_module_says_what_it_is(module: Module) -> None:
         docstring = ast.get_docstring(module.tree)
         assert docstring, f"{module.where} has no docstring"
         assert len(docstring.splitlines()) <= 40, f"{module.where}: its docstring is an essay"
+
+
+@each_module
+def test_log_events_have_one_key_for_causes(module: Module) -> None:
+    """So that one search finds them all."""
+    called = (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+    events = [ast.unparse(call) for call in called if ast.unparse(call.func).startswith("log.")]
+    wrong = [event for event in events if re.search(r"\b(error|err|reason|why|exception)=%", event)]
+    assert not wrong, f"{module.where}: {wrong[0]} has another key than `cause`"
 
 
 def length(function: Function) -> int:

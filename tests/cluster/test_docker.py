@@ -1,6 +1,8 @@
 """The stock docker command and docker-py against the lab: containers, exec, logs, inspection."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import docker
 import pytest
@@ -97,3 +99,18 @@ def test_docker_py(cluster, names):
             client.services.get("no-such-service")
     finally:
         client.close()
+
+
+def test_a_request_can_be_followed_through_the_logs_of_managers_and_nodes(cluster, names):
+    """By the ids that the docker command shows, at the level that is the default."""
+    service = cluster.docker(
+        "node1", "service", "create", "-q", "-p", "8093:80", "--name", names("followed"), cluster.image
+    ).strip()
+    (task,) = cluster.running("followed")
+    (container,) = cluster.containers(task["Node"], "followed")
+    manager = Path("/run/weft/lab/node1.log").read_text()
+    node = Path(f"/run/weft/lab/{task['Node']}.log").read_text()
+    for event in ("service.created", "service.allocated", "task.created", "task.allocated", "task.placed", "task.state"):
+        assert re.search(rf"{re.escape(event)} .*service={service}", manager), event
+    assert re.search(rf"task.state task={task['ID']} service={service} state=running container={container[:12]}", node)
+    assert re.search(rf"container.started container={container[:12]}", node)

@@ -362,7 +362,7 @@ class Agent:
                 await self._resolvers.open(sandbox)
                 return
             except WeftError as error:
-                log.warning("resolver.reopen_failed task=%s error=%s", task, error)
+                log.warning("resolver.reopen_failed task=%s cause=%s", task, error)
                 await asyncio.sleep(REOPEN_PAUSE)
 
     def _zone(self, sandbox: Sandbox) -> Zone:
@@ -387,7 +387,7 @@ class Agent:
         try:
             await self._remove(container)
         except WeftError as error:
-            log.warning("container.remove_failed container=%s error=%s", container.id, error)
+            log.warning("container.remove_failed container=%s cause=%s", container.id, error)
 
     async def _remove(self, container: Container) -> None:
         await self.adapters.runtime.remove(container.id)

@@ -89,7 +89,7 @@ class Renewal:
                 self.trust(root)
 
     def renew(self, reason: str) -> None:
-        log.info("certificate.renewal_asked reason=%s", reason)
+        log.info("certificate.renewal_asked cause=%s", reason)
         self._asked = True
         self._news.set()
 

@@ -54,7 +54,7 @@ class Forwarder:
                     return await self._over_tcp(query, server)
                 return await self._over_udp(query, server)
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            log.debug("resolver.server_failed server=%s error=%r", server, error)
+            log.debug("resolver.server_failed server=%s cause=%r", server, error)
             return None
 
     async def _over_udp(self, query: bytes, server: str) -> bytes:

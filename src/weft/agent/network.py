@@ -195,7 +195,7 @@ class NetworkLoop:
             try:
                 self._dirty |= await self._kernel.changed()
             except WeftError as error:
-                log.warning("kernel.watch_failed error=%s", error)
+                log.warning("kernel.watch_failed cause=%s", error)
                 self._everything = True
                 await asyncio.sleep(1)
             self._wake.set()
@@ -267,7 +267,7 @@ class NetworkLoop:
                 try:
                     await self._flush_flows(space, frozenset(address for place, address in due if place == space))
                 except WeftError as error:
-                    log.warning("flows.flush_failed namespace=%s error=%s", space, error)
+                    log.warning("flows.flush_failed namespace=%s cause=%s", space, error)
 
     async def _read(self, desired: KernelState) -> None:
         if self._everything:
@@ -293,7 +293,7 @@ class NetworkLoop:
         try:
             await self._kernel.apply(operations)
         except OperationFailed as error:
-            log.warning("network.apply_failed error=%s", error)
+            log.warning("network.apply_failed cause=%s", error)
             return await self._retry_singly(desired)
         # Verified when the kernel reports these very changes and the namespaces are read again.
         self._actual = dict(desired.namespaces)

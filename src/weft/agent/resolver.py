@@ -70,7 +70,7 @@ class SandboxResolver:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                log.info("resolver.receive_failed error=%s", error)
+                log.info("resolver.receive_failed cause=%s", error)
                 return
             reply = answer(query, self._zone(), self._rng, "udp")
             if isinstance(reply, Forward):
@@ -92,7 +92,7 @@ class SandboxResolver:
             self._udp.sendto(reply, client)
         except OSError as error:
             # Like any name server: the client asks again.
-            log.debug("resolver.send_failed error=%s", error)
+            log.debug("resolver.send_failed cause=%s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

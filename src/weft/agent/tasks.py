@@ -100,7 +100,7 @@ class TaskWorker:
             await self._do(step)
         except Exception as error:
             cause = described(error)
-            log.warning("task.step_failed task=%s step=%s error=%s", self._task, step.name, cause,
+            log.warning("task.step_failed task=%s step=%s cause=%s", self._task, step.name, cause,
                         exc_info=None if isinstance(error, WeftError) else error)  # fmt: skip
             if step in (Step.WATCH, Step.STOP, Step.DELETE, Step.FINISH):
                 await asyncio.sleep(RETRY)
@@ -180,7 +180,7 @@ class TaskWorker:
         self._host.records.put(self._task, msgspec.structs.replace(self._record, sandbox=None, status=status))
         await self._host.records.saved()
         self._host.report(self._task, status)
-        log.info("task.ended task=%s state=%s err=%s", self._task, state.name, err)
+        self._log(status)
         await self._host.prune()
 
     async def _give_up(self, cause: str) -> None:
@@ -193,7 +193,7 @@ class TaskWorker:
                     await self._delete()
                 return await self._finish(state, "", cause)
             except Exception as error:
-                log.warning("task.cleanup_failed task=%s error=%r", self._task, error)
+                log.warning("task.cleanup_failed task=%s cause=%r", self._task, error)
                 await asyncio.sleep(RETRY)
 
     # --- what is
@@ -227,6 +227,13 @@ class TaskWorker:
             fate=self._host.fate(container),
         )
 
+    def _log(self, status: TaskStatus) -> None:
+        """With the ids that the docker command shows. A task that is no longer assigned has no service."""
+        assigned = self._host.assignment.tasks.get(self._task)
+        values = (self._task, assigned.service if assigned else "", status.state.name.lower())
+        container = status.container.id[:12] if status.container else ""
+        log.info("task.state task=%s service=%s state=%s container=%s cause=%r", *values, container, status.err)
+
     def _has_image(self, task: TaskAssignment) -> bool:
         try:
             self._host.adapters.images.find(task.spec.container.image)
@@ -240,7 +247,7 @@ class TaskWorker:
         status = self._status(state, message, "", self._container())
         self._host.records.put(self._task, msgspec.structs.replace(self._record, status=status))
         self._host.report(self._task, status)
-        log.info("task.state task=%s state=%s", self._task, state.name)
+        self._log(status)
 
     def _status(self, state: TaskState, message: str, err: str, container: Container | None) -> TaskStatus:
         last = self._record.status

@@ -124,10 +124,10 @@ class Uplink:
                     backoff = FIRST_BACKOFF
             except Forbidden as error:
                 self.refused, self.error = True, str(error)
-                log.warning("session.refused error=%s", error)
+                log.warning("session.refused cause=%s", error)
             except WeftError as error:
                 self.error = str(error)
-                log.info("session.failed error=%s", error)
+                log.info("session.failed cause=%s", error)
             except Exception as error:
                 self.error = described(error)
                 log.exception("session.failed")
@@ -161,7 +161,7 @@ class Uplink:
             self.error, gone = str(error) or "session closed", isinstance(error, ManagerGone)
             if isinstance(error, NotApplied):
                 welcomed, farewell = False, str(error)
-            log.info("session.closed error=%s", self.error)
+            log.info("session.closed cause=%s", self.error)
         finally:
             self.connected = False
             closing = asyncio.create_task(session.close(farewell))

@@ -203,7 +203,7 @@ class ClientSession:
         except (ConnectionError, RuntimeError, aiohttp.ClientError, msgspec.DecodeError) as error:
             raise SessionClosed(f"session with the manager is closed: {error}") from error
         if isinstance(message, Goodbye):
-            log.info("session.goodbye reason=%s", message.reason)
+            log.info("session.goodbye cause=%s", message.reason)
         return message
 
     async def close(self, reason: str) -> None:

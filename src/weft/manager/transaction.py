@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from weft.errors import OutOfSequence, Unavailable
+from weft.manager import changelog
 from weft.model.cluster import Cluster
 from weft.model.state import Change, ClusterState
 from weft.store.base import Store
@@ -37,10 +38,13 @@ async def _attempt(store: Store, decide: Callable[[ClusterState], Sequence[Chang
     changes = decide(store.state)
     if not changes:
         return store.state.revision
+    lines = changelog.describe(store.state, changes)
     try:
-        return await store.commit(changes, independent=independent)
+        revision = await store.commit(changes, independent=independent)
     except OutOfSequence:
         return None
+    changelog.write(lines)
+    return revision
 
 
 def cluster_of(state: ClusterState) -> Cluster:

@@ -141,7 +141,7 @@ class ConmonRuntime:
         id = directory.path.name
         record = directory.read()
         if record is None or not record.made:
-            log.warning("container.cleared id=%s reason=%r", id[:12], "half made")
+            log.warning("container.cleared container=%s cause=%r", id[:12], "half made")
             await self._dissolve(id, directory)
             return
         box = self._boxes[ContainerId(id)] = _Box(directory, record)
@@ -197,7 +197,7 @@ class ConmonRuntime:
             del self._boxes[config.id]
             await asyncio.shield(self._dissolve(config.id, directory))
             raise
-        log.info("container.created id=%s name=%s image=%s", config.id[:12], config.name, image.id[7:19])
+        log.info("container.created container=%s name=%s image=%s", config.id[:12], config.name, image.id[7:19])
         return box.container
 
     def _check_free(self, config: ContainerConfig) -> None:
@@ -249,7 +249,7 @@ class ConmonRuntime:
                 box.write_container(error=str(error))
                 raise
             self._mark_started(box, moment)
-        log.info("container.started id=%s pid=%d", id[:12], box.container.pid)
+        log.info("container.started container=%s pid=%d", id[:12], box.container.pid)
         return box.container
 
     def _mark_started(self, box: _Box, moment: Nanoseconds) -> None:
@@ -289,10 +289,10 @@ class ConmonRuntime:
         try:
             box.write(container=container)
         except OperationFailed:
-            log.exception("container.record id=%s", container.id[:12])
+            log.exception("container.record container=%s", container.id[:12])
             box.record = msgspec.structs.replace(box.record, container=container)
         box.ended.set()
-        log.info("container.ended id=%s code=%d oom=%s", container.id[:12], container.exit_code, container.oom_killed)
+        log.info("container.ended container=%s code=%d oom=%s", container.id[:12], container.exit_code, container.oom_killed)
 
     async def _put_away(self, box: _Box) -> None:
         """What a container that has ended does not need: its state in the OCI runtime, its cgroup, its mount."""
@@ -304,7 +304,7 @@ class ConmonRuntime:
             try:
                 await self._oci.delete(box.container.id)
             except OperationFailed as error:
-                log.warning("container.delete id=%s error=%s", box.container.id[:12], error)
+                log.warning("container.delete container=%s cause=%s", box.container.id[:12], error)
         unmount(box.directory.merged)
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
@@ -315,7 +315,7 @@ class ConmonRuntime:
                 async with asyncio.timeout(grace / SECOND):
                     await box.ended.wait()
             except TimeoutError:
-                log.info("container.killed id=%s reason=%r", id[:12], "grace period over")
+                log.info("container.killed container=%s cause=%r", id[:12], "grace period over")
         await self._end(box)
         return box.container
 
@@ -351,7 +351,7 @@ class ConmonRuntime:
             await asyncio.to_thread(box.directory.remove)
             box.removed = True
             del self._boxes[id]
-        log.info("container.removed id=%s", id[:12])
+        log.info("container.removed container=%s", id[:12])
 
     async def _dissolve(self, id: str, directory: Directory) -> None:
         """All traces of a container that was not made whole."""
@@ -359,7 +359,7 @@ class ConmonRuntime:
         try:
             await self._oci.delete(id)
         except OperationFailed as error:
-            log.warning("container.delete id=%s error=%s", id[:12], error)
+            log.warning("container.delete container=%s cause=%s", id[:12], error)
         unmount(directory.merged)
         directory.remove()
 

@@ -35,7 +35,7 @@ class ValueFile(Generic[T]):
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, ValueError) as error:
-            log.warning("file.unreadable path=%s error=%s", self._path, error)
+            log.warning("file.unreadable path=%s cause=%s", self._path, error)
             return None
         except OSError as error:
             raise OperationFailed(f"cannot read {self._path}: {cause_of(error)}") from error

@@ -181,7 +181,7 @@ class EtcdStore:
                 continue
             except Unavailable as error:
                 level = logging.DEBUG if attempt else logging.WARNING
-                log.log(level, "store.watch.broken revision=%d error=%s", self._seen, error)
+                log.log(level, "store.watch.broken revision=%d cause=%s", self._seen, error)
             except OperationFailed as error:
                 self._fail(error)
             finally:
@@ -224,7 +224,7 @@ class EtcdStore:
                 return
             log.warning("store.load.behind revision=%d seen=%d", loaded.revision, self._seen)
         except Unavailable as error:
-            log.warning("store.load.failed error=%s", error)
+            log.warning("store.load.failed cause=%s", error)
         except WeftError as error:
             self._fail(error)
         await asyncio.sleep(_PAUSES[-1])
@@ -246,7 +246,7 @@ class EtcdStore:
 
     def _fail(self, error: WeftError) -> None:
         """Nothing more can be taken over from etcd: what is here stays readable, and gets old."""
-        log.error("store.failed revision=%d error=%s", self._seen, error)
+        log.error("store.failed revision=%d cause=%s", self._seen, error)
         self._fault = OperationFailed(f"cannot follow the store: {error}")
 
     async def _check_majority(self) -> None:

@@ -95,7 +95,7 @@ class EtcdLeadership:
                 log.warning("leadership.lease.lost node=%s", self._node)
                 self._lease = 0
             except (WeftError, TimeoutError) as error:
-                log.debug("leadership.unreachable error=%s", error)
+                log.debug("leadership.unreachable cause=%s", error)
             self._publish()
             await asyncio.sleep(_PAUSE)
 

@@ -336,7 +336,7 @@ class EtcdMember:
             try:
                 process = self._process = self._find() or self._spawn()
             except OperationFailed as error:
-                log.error("etcd.start.failed error=%s", error)
+                log.error("etcd.start.failed cause=%s", error)
                 process = self._process = None
 
     async def _watch(self, process: Process) -> int:
