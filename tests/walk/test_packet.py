@@ -280,6 +280,21 @@ def test_containers_do_not_meet_on_the_gateway_bridge(cluster):
     assert cluster.from_task(one, neighbour, 80).end == f"no host has {neighbour} behind eth0"
 
 
+def test_a_container_leaves_with_its_own_address_only(cluster):
+    web = cluster.place(only_task(cluster, "web"))
+    stranger = Packet("udp", IPv4Address("192.0.2.99"), 53, IPv4Address("198.51.100.9"), 53)
+    assert cluster.underlay.trace(stranger, web).end == "drop by gateway-guard"
+
+
+def test_nothing_for_the_loopback_comes_from_outside(cluster):
+    """Not for a published port, and not where a setting of the host's would let it in."""
+    for setting in ("0", "1"):
+        localnet = op.SetSysctl(HOST, "net.ipv4.conf.ens160.route_localnet", setting)
+        cluster.kernel("node1").damage(localnet)
+        request = cluster.underlay.trace(Packet("tcp", CLIENT, 40000, IPv4Address("127.0.0.1"), WEB), via="node1")
+        assert not request.did("dnat")
+
+
 def test_containers_of_an_internal_network_have_no_way_out():
     swarm = Swarm(2)
     inner = swarm.network("inner", "10.30.0.0/24", internal=True)
@@ -381,8 +396,8 @@ def test_nothing_of_the_mesh_is_there_for_nothing(cluster, missing):
 
 
 def test_a_statement_that_nobody_knows_is_noticed(cluster):
-    [table] = cluster.kernel("node1").state()[HOST].tables.values()
-    strange = msgspec.structs.replace(table, body=table.body.replace("ct state new,invalid drop", "limit rate 1/second drop"))
+    table = cluster.kernel("node1").state()[HOST].tables["ip", "weft"]
+    strange = msgspec.structs.replace(table, body=table.body.replace("ct state new,", "limit rate 1/second "))
     cluster.kernel("node1").damage(op.ReplaceTable(HOST, strange))
     request = cluster.from_outside("node1", WEB)
     with pytest.raises(ValueError, match="limit rate"):

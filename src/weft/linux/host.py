@@ -15,7 +15,7 @@ from weft.linux.netlink import address, link, route
 from weft.linux.netlink.message import Request
 from weft.linux.netlink.socket import NetlinkSocket
 from weft.linux.nft import Nft
-from weft.network.kernel_state import MAIN_TABLE, Bridge, Link, Veth, Vxlan
+from weft.network.kernel_state import MAIN_TABLE, Bridge, BridgePort, Link, Veth, Vxlan
 from weft.network.ownership import owns_link
 
 
@@ -151,9 +151,23 @@ def _check_features() -> list[str]:
         for feature, request in _LINK_CHECKS:
             for error in channel.execute([request(here.fileno())]).values():
                 missing.append(f"the kernel refuses {feature}: {cause_of(error)}")
+    missing += _check_locked_ports(channel)
     channel.close()
     missing += [f"the kernel has no parameter {key}" for key in _SYSCTL_CHECKS if sysctl.read(key) is None]
     return missing + _check_tables()
+
+
+def _check_locked_ports(channel: NetlinkSocket) -> list[str]:
+    """With the bridge and the veth that were made before. An older kernel takes the setting, and
+    does nothing."""
+    devices = map(link.decode_link, channel.dump(*link.dump_links()))
+    master = next((info.device for info in devices if info.name == "br0"), None)
+    locked = BridgePort(locked=True)
+    channel.execute([link.set_link("veth1", master=master), link.set_port("veth1", locked)])
+    ports = map(link.decode_link, channel.dump(*link.dump_links()))
+    if any(info.name == "veth1" and info.port == locked for info in ports):
+        return []
+    return ["the kernel has no locked bridge ports (Linux 5.18)"]
 
 
 def _check_tables() -> list[str]:

@@ -111,7 +111,7 @@ class Watch:
             case address.RTM_NEWADDR | address.RTM_DELADDR:
                 return not host or owns_link(address.decode_address(message.body).label)
             case neighbour.RTM_NEWNEIGH | neighbour.RTM_DELNEIGH:
-                return not host and self._concerns_neighbour(handle, message)
+                return self._concerns_neighbour(handle, message)
             case route.RTM_NEWROUTE | route.RTM_DELROUTE:
                 found = route.decode_route(message.body)
                 return not host or owns_routing_table(found.table) or found.protocol == route.PROTOCOL_WEFT

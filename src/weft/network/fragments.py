@@ -27,14 +27,15 @@ def cable(
 ) -> list[Namespace]:  # fmt: skip
     """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface.
 
-    An overlay's bridge is told by which port the MAC is, and learns nothing: neither that an address is still where it was a task's
-    before, which it would believe for five minutes, nor that a container is another one because it says so. The host's own bridge
-    learns, and keeps its containers apart."""
+    The bridge is told by which port the MAC is, and learns nothing: neither that an address is still
+    where it was a task's before, which it would believe for five minutes, nor that a container is
+    another one because it says so. Frames with another sender do not enter. The host's own bridge
+    also keeps its containers apart."""
     (space, port, master), (far_space, far) = bridge, end
-    settings = BridgePort(isolated=True) if space == HOST else BridgePort(learning=False, flood=False)
+    settings = BridgePort(isolated=space == HOST, learning=False, flood=False, locked=True)
     here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, port=settings)
     there = Link(name=far, kind=Veth(space, port), mtu=mtu, mac=mac, addresses=frozenset(addresses))
-    told = frozenset({ForwardingEntry(port, mac)} if space != HOST else ())
+    told = frozenset({ForwardingEntry(port, mac)})
     return [Namespace(name=space, links=links(here), forwarding=told), Namespace(name=far_space, links=links(there))]
 
 

@@ -8,6 +8,12 @@ Every host has the same bridge address and subnet: they mean something on this h
 Containers cannot talk to each other here: their ports are isolated, and what comes back over the bridge's own address is
 dropped. What the host does not publish cannot be reached from outside either.
 
+A container leaves with its own MAC (its port is locked) and its own address, and gets what is for
+them: the bridge is told of both and learns nothing.
+What it sends to 127.0.0.0/8 is dropped. `route_localnet` would let it in; without that a process of
+the host could not reach a host-mode port by 127.0.0.1. Answers to those are for this host's address
+until their translation is undone, so the guard, which comes before that, does not meet them.
+
 Limit: where `net.bridge.bridge-nf-call-iptables` is 1, which is the host's affair, a container cannot reach a host-mode port of
 its own host by the host's address: the bridge translates and forwards the frame itself, and the ports are isolated.
 """
@@ -21,8 +27,8 @@ from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
 from weft.model.task import TaskState
 from weft.network import nft
 from weft.network.fragments import cable, links, table
-from weft.network.ingress import LOCAL
-from weft.network.kernel_state import HOST, Bridge, Link, Namespace, Route
+from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
+from weft.network.kernel_state import HOST, Bridge, Link, Namespace, Neighbour, Route
 from weft.network.ownership import INGRESS_LEG, gateway_port
 
 DEFAULT = IPv4Network("0.0.0.0/0")
@@ -43,14 +49,15 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
             f"net.ipv4.conf.{GATEWAY_BRIDGE}.route_localnet": "1",
             f"net.ipv6.conf.{GATEWAY_BRIDGE}.disable_ipv6": "1",
         },
-        tables=table(_rules(facts, _host_ports(residents))),
+        tables=table("\n".join((_guard(facts, residents), _rules(facts, _host_ports(residents))))),
     )
 
 
 def port(facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface) -> Iterator[Namespace]:
     """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its name in `namespace`."""
-    outlet = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE)
-    yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac_for(address.ip), address)
+    outlet, mac = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE), mac_for(address.ip)
+    yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac, address)
+    yield Namespace(name=HOST, neighbours=frozenset({Neighbour(GATEWAY_BRIDGE, address.ip, mac)}))
     yield Namespace(name=namespace, routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}))
 
 
@@ -64,19 +71,34 @@ def _host_ports(residents: Sequence[Resident]) -> dict[tuple[str, int], str]:
     return dict(sorted(found.items()))
 
 
+def _guard(facts: NodeFacts, residents: Sequence[Resident]) -> str:
+    """Of what comes by the bridge. Before connection tracking: what is dropped leaves no trace."""
+    own = sorted({facts.ingress_gateway.ip, *(sandbox.gateway.ip for sandbox, _ in residents)})
+    senders = [f"{mac_for(address)} . {address}" for address in own]
+    return "\n".join((
+        nft.named_set("gateway-senders", "ether_addr . ipv4_addr", senders),
+        nft.chain(
+            "gateway-guard", "ether saddr . ip saddr != @gateway-senders drop", f"ip daddr {LOOPBACK} drop"
+        ),
+        nft.base_chain(
+            "gateway-in", "filter", "prerouting", nft.RAW, f'iifname "{GATEWAY_BRIDGE}" goto gateway-guard'
+        ),
+    ))  # fmt: skip
+
+
 def _rules(facts: NodeFacts, ports: dict[tuple[str, int], str]) -> str:
     chains = [
         nft.chain(f"gateway-{protocol}-{number}", f"meta l4proto {protocol} dnat ip to {target}")
         for (protocol, number), target in ports.items()
     ]
     verdicts = {f"{protocol} . {number}": f"goto gateway-{protocol}-{number}" for protocol, number in ports}
-    dnat = f"{LOCAL} meta l4proto . th dport vmap @gateway-ports"
+    dnat = "meta l4proto . th dport vmap @gateway-ports"
     device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
     return "\n".join((
         *chains,
         nft.named_map("gateway-ports", "inet_proto . inet_service : verdict", verdicts),
-        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, dnat),
-        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, dnat),
+        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {dnat}"),
+        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {dnat}"),
         nft.base_chain(
             "gateway-forward", "filter", "forward", nft.FILTER,
             f"oifname {device} ct state established,related accept",
@@ -85,7 +107,7 @@ def _rules(facts: NodeFacts, ports: dict[tuple[str, int], str]) -> str:
         ),
         nft.base_chain(
             "gateway-nat-post", "nat", "postrouting", nft.SRCNAT,
-            f"oifname {device} ct status dnat ip saddr {{ 127.0.0.0/8, {subnet} }} snat ip to {facts.data_path_address}",
+            f"oifname {device} ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }} snat ip to {facts.data_path_address}",
             f'oifname != {{ {device}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
         ),
     ))  # fmt: skip

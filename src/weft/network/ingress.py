@@ -12,7 +12,10 @@ What each odd piece is for:
 * rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal routing; the reverse path check
   does not match `iif ing0`, falls to 901 and finds the ingress subnet behind `ing0`, so any rp_filter setting works.
 * new connections from `ing0` are dropped: containers could use it as a way out, and an answer whose connection was forgotten
-  would leave with the container's own address.
+  would leave with the container's own address. So is what is not tracked, as VXLAN is not, and what
+  is for 127.0.0.0/8: answers are for this host's address until their translation is undone.
+* a packet that came by a wire is not for 127.0.0.0/8, even if these addresses are local: it must not
+  reach a task by one either, or be answered from one.
 * ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in both directions).
 * 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address before they leave.
 """
@@ -33,7 +36,9 @@ from weft.network.ownership import ANSWER_MARK, INGRESS_LEG, MESH_PRIORITIES, ME
 
 LEG_PORT = "veth-host"
 MARK_MASK = 0xFFFF0000
+LOOPBACK = "127.0.0.0/8"
 LOCAL = "fib daddr type local"
+LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 
 
 def mesh(view: NetworkView, serving: dict[ServiceId, list[EndpointRecord]], facts: NodeFacts) -> Iterator[Namespace]:
@@ -117,31 +122,38 @@ def refusal(name: str, icmp: str) -> str:
 def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     leg = f'"{INGRESS_LEG}"'
     request = f"meta mark set {REQUEST_MARK:#x}"
-    marking = (
-        f"meta l4proto . th dport @mesh-unserved {LOCAL} ct state new goto mesh-refuse",
-        f"meta l4proto . th dport @mesh-published {LOCAL} {request}",
-    )
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
-    dnat = f"{LOCAL} meta l4proto . th dport vmap @mesh-services"
-    elsewhere = f"ip saddr {{ 127.0.0.0/8, {facts.gateway.network} }}"
+    dnat = "meta l4proto . th dport vmap @mesh-services"
+    elsewhere = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
     return "\n".join((
         refusal("mesh-refuse", "port-unreachable"),
+        nft.chain(
+            "mesh-answers", "ct state new,invalid,untracked drop", f"ip daddr {LOOPBACK} drop",
+            f"meta mark set {ANSWER_MARK:#x} accept",
+        ),
         nft.base_chain(
             "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
-            f"iifname {leg} ct state new,invalid drop", f"iifname {leg} meta mark set {ANSWER_MARK:#x} accept",
-            *marking, f"{icmp} {request}",
+            f"iifname {leg} goto mesh-answers", *_marking(LOCAL_FROM_OUTSIDE), f"{icmp} {request}",
         ),
         nft.base_chain(
             "mesh-mark-out", "route", "output", nft.MANGLE,
-            *marking, f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
+            *_marking(LOCAL), f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
         ),
-        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, dnat),
-        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, dnat),
+        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {dnat}"),
+        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {dnat}"),
         nft.base_chain(
             "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
             f"oifname {leg} {elsewhere} snat ip to {facts.data_path_address}",
         ),
     ))  # fmt: skip
+
+
+def _marking(local: str) -> tuple[str, str]:
+    """Of requests. `local`: that they are for this host."""
+    return (
+        f"meta l4proto . th dport @mesh-unserved {local} ct state new goto mesh-refuse",
+        f"meta l4proto . th dport @mesh-published {local} meta mark set {REQUEST_MARK:#x}",
+    )
 
 
 def legs(view: NetworkView) -> Sequence[EndpointRecord]:

@@ -55,6 +55,8 @@ class BridgePort(msgspec.Struct, frozen=True):
     """The bridge believes that the senders of its frames are behind it."""
     flood: bool = True
     """Frames for MACs that the bridge does not know leave by it."""
+    locked: bool = False
+    """Only senders come in by it of which the bridge was told that they are behind it."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,6 +144,10 @@ def _service(f: Flight, _: object = None) -> str:
     return f"{f.packet.protocol} . {f.packet.destination_port}"
 
 
+def _sender(f: Flight) -> str:
+    return f"{f.ether_source} . {f.packet.source}"
+
+
 def _address(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     """`ip saddr 10.0.0.1`, `ip daddr != …`, `ip saddr { net, net }`, `ip daddr @set`."""
     field, negated, what = m.groups()
@@ -229,6 +233,7 @@ STATEMENTS = (
     _statement(r'(iifname|oifname) (!= )?(\{ .+? \}|"\S+")', _interface),
     _statement(r"ip daddr vmap @(\S+)", lambda m, f, r: _jump_by(str(f.packet.destination), m, r)),
     _statement(r"ip (saddr|daddr) (!= )?(\{ .+? \}|\S+)", _address),
+    _statement(r"ether saddr \. ip saddr != @(\S+)", lambda m, f, r: _sender(f) not in r.elements[m[1]]),
     _statement(r"ip protocol (\w+)", lambda m, f, r: f.packet.protocol == m[1]),
     _statement(r"meta l4proto \. th dport vmap @(\S+)", lambda m, f, r: _jump_by(_service(f), m, r)),
     _statement(r"meta l4proto \. th dport @(\S+)", lambda m, f, r: _service(f) in r.elements[m[1]]),

@@ -168,7 +168,7 @@ def test_the_order_that_a_kernel_wants():
         "ip -n 1-net link add veth1 mtu 1450 type veth peer name eth0 netns box mtu 1450 address 02:42:0a:00:00:05",
         "ip -n 1-net link set vxlan0 master br0",
         "ip -n 1-net link set veth1 master br0",
-        "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off",
+        "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off locked on",
         "ip -n 1-net address add 10.0.0.1/24 dev br0",
         "ip -n box address add 10.0.0.5/24 dev eth0",
         "ip -n 1-net link set br0 up",

@@ -38,7 +38,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_L2MISS, _VXLAN_L3MISS, _VXLAN_PORT = 1, 4, 7, 11, 13, 14, 15
-_BRPORT = {"isolated": 33, "learning": 8, "flood": 9}
+_BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39}
 """IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
 _HEADER = struct.Struct("=BxHiII")
