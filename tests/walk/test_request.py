@@ -16,7 +16,7 @@ import msgspec
 
 from tests.walk.conftest import CLIENT
 from weft.agent.sandboxes import choose_gateway, choose_ports
-from weft.api.schema.common import decode
+from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control import dispatcher

@@ -3,6 +3,7 @@
 Handlers are coroutines of one argument, `Call`, and return a response or raise an error of `weft.errors`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
@@ -11,12 +12,16 @@ from aiohttp import web
 from weft.api import filters
 from weft.api.backend import Node, Swarm
 from weft.api.execs import Execs
-from weft.api.schema.common import decode, encode
-from weft.errors import InvalidArgument
+from weft.api.schema.common import encode
+from weft.api.schema.decoding import decode
+from weft.errors import InvalidArgument, clip
+from weft.model.numbers import decimal
 
 T = TypeVar("T")
 MAX_VERSION = "1.47"
 MIN_VERSION = "1.41"
+AT_ONCE = 32 * 1024
+"""Bytes of a body that is decoded on the event loop: a longer one holds it for too long, and is worth a thread."""
 
 
 class Call:
@@ -46,11 +51,13 @@ class Call:
         """As the original reads one: anything but "", 0, no, false and none is true."""
         return self.query(name).strip().lower() not in ("", "0", "no", "false", "none")
 
-    def number(self, name: str) -> int:
+    def number(self, name: str, most: int = 2**63 - 1) -> int:
+        """Raises `InvalidArgument` for what is none, or larger than `most`."""
         text = self.query(name)
-        if not text.isdecimal():
-            raise InvalidArgument(f"invalid {name}: {text!r} is not a number")
-        return int(text)
+        number = decimal(text, most)
+        if number is None:
+            raise InvalidArgument(f"invalid {name}: {clip(text)!r} is not a number from 0 to {most}")
+        return number
 
     def filters(self, allowed: Collection[str]) -> filters.Filters:
         return filters.parse(self.query("filters"), allowed)
@@ -60,8 +67,11 @@ class Call:
         body = await self.request.read()
         content_type = self.request.headers.get("Content-Type", "")
         if body and content_type and self.request.content_type != "application/json":
-            raise InvalidArgument(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
-        return decode(body, type_, empty)
+            shown = clip(content_type)
+            raise InvalidArgument(f"unsupported Content-Type header ({shown}): must be 'application/json'")
+        if len(body) <= AT_ONCE:
+            return decode(body, type_, empty)
+        return await asyncio.to_thread(decode, body, type_, empty)
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -69,9 +79,10 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 def version_number(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
-    if not (major.isdecimal() and minor.isdecimal()):
-        raise InvalidArgument(f"invalid API version: {text!r}")
-    return int(major), int(minor)
+    numbers = decimal(major), decimal(minor)
+    if numbers[0] is None or numbers[1] is None:
+        raise InvalidArgument(f"invalid API version: {clip(text)!r}")
+    return numbers[0], numbers[1]
 
 
 def answer(value: object, status: int = 200) -> web.Response:

@@ -11,6 +11,7 @@ from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.streams import STDERR, STDOUT, frame, join
 from weft.errors import Conflict, InvalidArgument, Unsupported
 from weft.model.container import Container, ContainerState, LogLine
+from weft.model.numbers import decimal
 
 
 def _outputs(call: Call) -> frozenset[int]:
@@ -56,7 +57,7 @@ async def logs(call: Call) -> web.StreamResponse:
 
 def _tail(text: str) -> int | None:
     """None for all. A negative or unreadable number means all, as in the original."""
-    return int(text) if text.isdecimal() else None
+    return decimal(text)
 
 
 def _log_bytes(line: LogLine, stamped: bool, framed: bool) -> bytes:

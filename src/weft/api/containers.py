@@ -12,12 +12,18 @@ from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, now
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
-from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
-from weft.model.meta import SECOND
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.numbers import decimal
 
 FILTERS = ("id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+FOR_EVER = 86400
+MAX_GRACE = 2**31 - 1
+"""Seconds."""
+MAX_SIDE = 2**16 - 1
+"""Rows and columns of a terminal: struct winsize has 16 bits for each."""
 POLL = 0.2
 """Seconds between looks at whether a container is gone: the runtime tells of ends, not of removals."""
 
@@ -122,13 +128,20 @@ async def stop(call: Call) -> web.Response:
         return nothing(304)
     if call.query("signal"):
         raise Unsupported("a stop signal of the request (signal) is not supported by Weft: use kill")
-    text = call.query("t")
-    if text and not text.lstrip("-").isdecimal():
-        raise InvalidArgument(f"invalid t: {text!r} is not a number of seconds")
-    # -1 means to wait for ever; a day is that for a container that is asked to stop.
-    grace = container.stop_grace_period if not text else (int(text) if int(text) >= 0 else 86400) * SECOND
-    await call.node.containers.stop(container.id, grace)
+    await call.node.containers.stop(container.id, _grace(call, container))
     return nothing()
+
+
+def _grace(call: Call, container: Container) -> Nanoseconds:
+    """What the request says in seconds, or what the container was made with. -1 means to wait for ever; a day is that for a
+    container that is asked to stop."""
+    text = call.query("t")
+    if not text:
+        return container.stop_grace_period
+    seconds = decimal(text.removeprefix("-"), MAX_GRACE)
+    if seconds is None:
+        raise InvalidArgument(f"invalid t: {clip(text)!r} is not a number of seconds")
+    return (FOR_EVER if text.startswith("-") else seconds) * SECOND
 
 
 async def start(call: Call) -> web.Response:
@@ -156,11 +169,11 @@ async def kill(call: Call) -> web.Response:
 def signal_name(text: str) -> str:
     """`SIGTERM` of `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
     try:
-        if text.isdecimal():
-            return signal.Signals(int(text)).name
+        if (number := decimal(text)) is not None:
+            return signal.Signals(number).name
         return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
     except (ValueError, KeyError) as error:
-        raise InvalidArgument(f"invalid signal: {text}") from error
+        raise InvalidArgument(f"invalid signal: {clip(text)}") from error
 
 
 async def remove(call: Call) -> web.Response:
@@ -195,7 +208,7 @@ async def wait(call: Call) -> web.StreamResponse:
 
 async def resize(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    await call.node.containers.resize(container.id, call.number("h"), call.number("w"))
+    await call.node.containers.resize(container.id, call.number("h", MAX_SIDE), call.number("w", MAX_SIDE))
     return nothing(200)
 
 

@@ -1,13 +1,18 @@
 """Errors to HTTP: the one table from kinds of `weft.errors` to status, and the body that clients show."""
 
 import logging
+import secrets
 
 from aiohttp import web
 
 from weft import errors
 from weft.api.schema.common import encode
+from weft.errors import clip
 
 log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 4096
+"""Characters of a message. It may name what the client sent."""
 
 STATUS: tuple[tuple[type[errors.WeftError], int], ...] = (
     (errors.Unsupported, 501),
@@ -30,10 +35,16 @@ def status_of(error: errors.WeftError) -> int:
 
 def message_of(error: errors.WeftError) -> str:
     """Clients look for the end of this text, and the original's has the prefix of its remote call."""
-    if isinstance(error, errors.OutOfSequence):
-        return f"rpc error: code = Unknown desc = {error}"
-    return str(error)
+    text = clip(str(error), MAX_MESSAGE)
+    return f"rpc error: code = Unknown desc = {text}" if isinstance(error, errors.OutOfSequence) else text
 
 
 def error_response(status: int, message: str) -> web.Response:
     return web.Response(status=status, body=encode({"message": message}), content_type="application/json")
+
+
+def internal_error(method: str, path: str, error: BaseException | None) -> web.Response:
+    """For what nobody foresaw: the log has the traceback, the client the number to find it by."""
+    id = secrets.token_hex(4)
+    log.error("api.failed id=%s method=%s path=%s", id, method, clip(path), exc_info=error)
+    return error_response(500, f"internal error {id} in {method} {clip(path)}: see the daemon's log")

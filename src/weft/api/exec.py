@@ -12,6 +12,7 @@ from aiohttp import web
 
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
+from weft.api.containers import MAX_SIDE
 from weft.api.execs import ExecEntry
 from weft.api.hijack import MULTIPLEXED, RAW, Taken, take_over
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
@@ -43,7 +44,7 @@ async def inspect(call: Call) -> web.Response:
 
 
 async def resize(call: Call) -> web.Response:
-    rows, columns = call.number("h"), call.number("w")
+    rows, columns = call.number("h", MAX_SIDE), call.number("w", MAX_SIDE)
     await call.execs.get(call.id).exec.resize(rows, columns)
     return nothing(200)
 

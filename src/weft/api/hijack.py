@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
+from weft.api.connection import HttpConnection
 from weft.errors import OperationFailed
 
 HIGH_WATER = 256 * 1024
@@ -116,5 +117,8 @@ def take_over(request: web.Request, content_type: str) -> Connection:
     connection = Connection(transport, http)
     transport.write(f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{upgrade}\r\n".encode())
     transport.set_protocol(connection)
-    transport.resume_reading()
+    if isinstance(http, HttpConnection) and http.input_ended:
+        connection.eof_received()
+    else:
+        transport.resume_reading()
     return connection

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -18,18 +19,25 @@ from aiohttp import web
 from weft import errors
 from weft.api.backend import Node
 from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_number
-from weft.api.errors import error_response, message_of, status_of
+from weft.api.connection import HttpConnection
+from weft.api.errors import error_response, internal_error, message_of, status_of
 from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
 from weft.api.tls import TlsListener
 from weft.cluster.tls_files import TlsFiles
+from weft.errors import clip
 from weft.system.files import make_missing
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 4 * 2**20
-"""Bytes of a request's body. Archives of images are streamed and have no limit here."""
-BACKLOG = 128
+MAX_BODY = 3 * 2**19
+"""Bytes of a request's body, 1.5 MiB: no more than one transaction of the original's store may have (swarmkit
+manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
+BACKLOG = 4096
+"""Connections that wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn, as Go does. A client of a
+UNIX socket that does not wait gets EAGAIN for one more."""
+MAX_LOGGED = 1024
+"""Characters of a cause in the log."""
 GRACE = 1.0
 """Seconds that `close` gives to requests that are being answered; streams would go on for ever."""
 
@@ -50,7 +58,7 @@ class ApiServer:
         Raises `Conflict` if somebody does, or if what is there is no socket; `OperationFailed` if it cannot be made."""
         listening = _listen(path)
         self._sockets.append((path, path.stat().st_ino))
-        server = await asyncio.get_running_loop().create_unix_server(await self._protocols(), sock=listening)
+        server = await asyncio.get_running_loop().create_unix_server(await self._protocols(), sock=listening, backlog=BACKLOG)
         self._servers.append(server)
         log.info("api.listening path=%s version=%s", path, MAX_VERSION)
 
@@ -85,19 +93,17 @@ class ApiServer:
                 pass
         self._sockets.clear()
 
-    async def _protocols(self) -> web.Server:
+    async def _protocols(self) -> Callable[[], HttpConnection]:
         """What makes the HTTP side of a connection; the same for all sockets."""
         if self._runner is None:
-            runner = web.AppRunner(
-                self._application(), access_log=None, handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True
-            )
+            runner = web.AppRunner(self._application(), handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True)
             await runner.setup()
             self._runner = runner
         assert self._runner.server is not None
-        return self._runner.server
+        return partial(HttpConnection, self._runner.server)
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version])
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version, check_encoding])
         application.on_response_prepare.append(self._add_headers)
         for method, path, handler in paths():
             application.router.add_route(method, path, self._bound(handler, method == "GET" or handler in INTERRUPTIBLE))
@@ -131,19 +137,21 @@ async def answer_errors(request: web.Request, handler: _Next) -> web.StreamRespo
         return await handler(request)
     except errors.WeftError as error:
         status = status_of(error)
-        log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, request.path, status, error)
+        cause = clip(str(error), MAX_LOGGED)
+        log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, clip(request.path), status, cause)
         return error_response(status, message_of(error))
     except web.HTTPRequestEntityTooLarge:
         return error_response(413, f"cannot read the request: its body is larger than {MAX_BODY} bytes")
+    except web.RequestPayloadError as error:
+        return error_response(400, f"cannot read the body of the request: {clip(str(error))}")
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
         return error_response(404, "page not found")
     except web.HTTPException as error:
         return error_response(error.status, error.reason)
     except (ConnectionError, asyncio.CancelledError):
         raise
-    except Exception:
-        log.exception("api.failed method=%s path=%s", request.method, request.path)
-        return error_response(500, f"internal error in {request.method} {request.path}: see the daemon's log")
+    except Exception as error:
+        return internal_error(request.method, request.path, error)
 
 
 @web.middleware
@@ -158,6 +166,15 @@ async def check_version(request: web.Request, handler: _Next) -> web.StreamRespo
             )
         if version > version_number(MAX_VERSION):
             raise errors.InvalidArgument(f"client version {text} is too new. Maximum supported API version is {MAX_VERSION}")
+    return await handler(request)
+
+
+@web.middleware
+async def check_encoding(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """RFC 9110 section 8.4: 415 for a coding that is not supported. The original ignores the header."""
+    coding = request.headers.get("Content-Encoding", "")
+    if coding.strip().lower() not in ("", "identity"):
+        return error_response(415, f"cannot read the request: Content-Encoding {clip(coding)!r} is not supported")
     return await handler(request)
 
 

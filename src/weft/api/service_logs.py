@@ -17,6 +17,7 @@ from weft.api.tasks import find_task
 from weft.errors import InvalidArgument, Unsupported, WeftError
 from weft.model.ids import ServiceId, TaskId
 from weft.model.logs import LogsWanted, TaskLog
+from weft.model.numbers import decimal
 from weft.model.service import TaskSpec
 
 DETAILS = "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={} "
@@ -48,11 +49,10 @@ def _tail(text: str) -> int | None:
     """None for all. Unlike that of a container, a number that is none is refused, as in the original."""
     if text in ("", "all"):
         return None
-    try:
-        number = int(text)
-    except ValueError:
-        raise InvalidArgument('tail value must be a positive integer or "all"') from None
-    if number < 0:
+    number = decimal(text.removeprefix("-"))
+    if number is None:
+        raise InvalidArgument('tail value must be a positive integer or "all"')
+    if text.startswith("-"):
         raise InvalidArgument("negative tail values not supported")
     return number
 

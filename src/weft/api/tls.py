@@ -21,6 +21,8 @@ from weft.errors import InvalidArgument, OperationFailed, cause_of
 log = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
+BACKLOG = 4096
+"""Connections that wait to be accepted."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a client must have shown its certificate."""
 MAX_UNAUTHENTICATED = 64
@@ -55,7 +57,7 @@ class TlsListener:
     async def start(self, address: str, port: int) -> int:
         """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address cannot be had."""
         try:
-            self._server = await asyncio.start_server(self._accept, address, port, limit=CHUNK)
+            self._server = await asyncio.start_server(self._accept, address, port, limit=CHUNK, backlog=BACKLOG)
         except OSError as error:
             raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {cause_of(error)}") from error
         bound: int = self._server.sockets[0].getsockname()[1]

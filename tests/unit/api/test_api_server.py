@@ -3,11 +3,14 @@
 import asyncio
 import io
 import json
+import logging
+import re
 import socket
 import stat
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +108,12 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("GET", "/v1.40/info", None, 400, "client version 1.40 is too old. Minimum supported API version is 1.41"),
         ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new. Maximum supported API version is 1.47"),
         ("GET", "/v1.4.1/info", None, 400, "invalid API version"),
+        ("GET", f"/v{'9' * 5000}.1/info", None, 400, "invalid API version: '999"),
+        ("GET", f"/v1.{'9' * 5000}/info", None, 400, "invalid API version: '1.999"),
+        ("GET", "/v1.²/info", None, 404, "page not found"),
         ("GET", "/nonsense", None, 404, "page not found"),
+        ("GET", f"/{'a' * 50_000}", None, 404, "page not found"),
+        ("GET", f"/{'a' * 70_000}", None, 431, "a line of it is longer than 65536 bytes"),
         ("PATCH", "/v1.45/info", None, 404, "page not found"),
         ("GET", "/networks/zz", None, 404, "network zz not found"),
         ("GET", "/containers/zz/json", None, 404, "No such container: zz"),
@@ -117,11 +125,18 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("GET", "/containers/json?filters=[1]", None, 400, "invalid filter"),
         ("GET", '/tasks?filters={"nonsense":{"a":true}}', None, 400, "invalid filter 'nonsense'"),
         ("GET", "/events?since=yesterday", None, 400, "yesterday"),
+        ("GET", f"/events?since={'9' * 5000}", None, 400, "is not a timestamp"),
+        ("GET", f"/containers/json?limit={10**30}", None, 400, "is not a number from 0 to"),
+        ("GET", "/services/x/logs?stdout=1&tail=-1", None, 404, "service x not found"),
+        ("GET", f'/networks?filters={{"name":["{"a" * 300}"]}}', None, 400, "it has 300 characters, more than 256"),
+        ("GET", f"/images/{'a' * 300}/json", None, 400, "repository name must not be more than 255 characters"),
         ("POST", "/networks/create", b"{", 400, "invalid JSON"),
         ("POST", "/networks/create", b"", 400, "invalid JSON: got EOF while reading request body"),
         ("POST", "/networks/create", b'{"Name": 5}', 400, "$.Name"),
         ("POST", "/services/create", b'{"Name": "a"}', 400, "missing container spec"),
-        ("POST", "/services/create", b" " * 5_000_000, 413, "larger than"),
+        ("POST", "/services/create", b" " * 1_600_000, 413, "larger than 1572864 bytes"),
+        ("POST", "/weft/keys/update", b'{"Every": 1%030d}' % 0, 400, "$.Every"),
+        ("POST", "/services/create", b'{"Name": "a", "Labels": {"b": 1}}', 400, "$.Labels"),
         ("POST", "/nodes/self/update?version=1", b'{"Role": "king", "Availability": "active"}', 400, "$.Role"),
         ("POST", "/nodes/self/update?version=x", b"{}", 400, "invalid version"),
         (
@@ -178,7 +193,184 @@ def test_lookup_prefers_names_and_refuses_ambiguous_prefixes(tmp_path: Path) -> 
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, gzip", "nonsense", "GZIP"])
+@pytest.mark.parametrize("url", ["/networks/create", "/images/load", "/nonsense"])
+def test_coded_bodies_are_refused(tmp_path: Path, coding: str, url: str) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            for body in (b"{}", zlib.compress(b"{}")):
+                status, answer, _ = await ask("POST", url, body, **{"Content-Encoding": coding})
+                assert (status, coding in answer["message"]) == (415, True)
+            assert (await ask("POST", "/networks/create", b"{}", **{"Content-Encoding": "Identity"}))[0] == 501
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        (b"nonsense\r\n\r\n", 400, "Invalid method"),
+        (b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431, "longer than 65536 bytes"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 400, "Too many headers"),
+        (b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: -5\r\n\r\n", 400, "Content-Length"),
+        (b"POST /networks/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400, "chunk"),
+        (b"GET http://[::: HTTP/1.1\r\nHost: d\r\n\r\n", 400, "http://[:::"),
+        (b"\x16\x03\x01\x00\xa5\x01", 400, "HTTPS"),
+    ],
+)
+def test_what_is_no_http_is_refused_as_json(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, request_: bytes, status: int, text: str
+) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            writer.write(request_)
+            head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+            writer.close()
+            assert int(head.split()[1]) == status
+            assert text in json.loads(body)["message"]
+            assert (await ask("GET", "/_ping"))[0] == 200
+
+    caplog.set_level(logging.INFO)
+    asyncio.run(check())
+    assert all(len(record.getMessage()) < 1500 and not record.exc_info for record in caplog.records)
+
+
+def test_a_defect_has_a_number_and_no_traceback_for_the_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> str:
+        async with serving(tmp_path / "s") as (node, ask):
+            node.containers.containers = None  # type: ignore[assignment,method-assign]
+            status, body, _ = await ask("GET", "/info")
+            assert status == 500
+            return str(body["message"])
+
+    message = asyncio.run(check())
+    found = re.fullmatch(r"internal error ([0-9a-f]{8}) in GET /info: see the daemon's log", message)
+    assert found
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert found[1] in record.getMessage()
+    assert record.exc_info
+
+
+def test_messages_and_the_log_hold_the_beginning_of_what_is_long(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            name = "a" * 60_000
+            status, body, _ = await ask("GET", f"/containers/{name}/json")
+            assert status == 404
+            assert body["message"].startswith(f"No such container: {name[:4000]}")
+            assert len(body["message"]) < 4200
+
+    caplog.set_level(logging.INFO)
+    asyncio.run(check())
+    assert max(len(record.getMessage()) for record in caplog.records) < 2000
+
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+async def half_closed(path: Path, *requests: bytes) -> bytes:
+    """All that comes back to a client that sends these, each behind the other, and says at once that it sends no more."""
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"".join(requests))
+    writer.write_eof()
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    finally:
+        writer.close()
+
+
+@LOOPS
+def test_a_client_that_sends_no_more_gets_its_answer(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, _):
+            id = (await run_service(node)).encode()
+            get = b"GET /nodes HTTP/1.1\r\nHost: d\r\n\r\n"
+            answer = await half_closed(tmp_path / "s", get)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])[0]["Spec"]["Role"] == "manager"
+            assert (await half_closed(tmp_path / "s", get, get, get)).count(b"HTTP/1.1 200 OK") == 3
+            post = b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: 32\r\n\r\n"
+            made = await half_closed(tmp_path / "s", post, b'{"Name": "n","Driver":"overlay"}')
+            assert b"201 Created" in made
+            logs = await half_closed(tmp_path / "s", b"GET /containers/%s/logs?stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id)
+            assert b"listening\n" in logs
+            now = int(time.time()) + 1
+            events = await half_closed(
+                tmp_path / "s", b"GET /events?since=1&until=%d HTTP/1.1\r\nHost: d\r\n\r\n" % now
+            )  # fmt: skip
+            assert b'"Action":"create"' in events
+
+    run(check())
+
+
+@LOOPS
+def test_a_command_is_run_for_a_client_that_sends_no_more(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            id = await run_service(node)
+            for upgrade in (b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"):
+                body = b'{"Cmd":["sh","-c","cat; echo done"],"AttachStdin":true,"AttachStdout":true}'
+                _, made, _ = await ask("POST", f"/containers/{id}/exec", body)
+                head = b"POST /exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n" % made["Id"].encode()
+                answer = await half_closed(tmp_path / "s", head + upgrade + b"\r\n{}")
+                assert parse_frames(answer.partition(b"\r\n\r\n")[2]) == [b"done\n"]
+
+    run(check())
+
+
+@LOOPS
+def test_half_a_request_is_no_request(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, _):
+            before = list(node.swarm().state.objects())
+            post = b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: 99\r\n\r\n"
+            for parts in ((), (b"GET /no",), (post, b'{"Name": "n","Driver":"overlay"}')):
+                assert await half_closed(tmp_path / "s", *parts) == b""
+            assert list(node.swarm().state.objects()) == before
+
+    run(check())
+
+
+@LOOPS
+def test_a_follower_that_sends_no_more_and_then_leaves_is_let_go(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, _):
+            id = await run_service(node)
+            before = len(asyncio.all_tasks())
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            writer.write(b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id.encode())
+            writer.write_eof()
+            await asyncio.wait_for(reader.readuntil(b"listening\n"), 20)
+            assert len(asyncio.all_tasks()) > before
+            writer.close()
+            deadline = time.monotonic() + 20
+            while len(asyncio.all_tasks()) > before:
+                assert time.monotonic() < deadline, asyncio.all_tasks()
+                await asyncio.sleep(0.01)
+
+    run(check())
+
+
+def test_many_may_wait_to_be_accepted(tmp_path: Path) -> None:
+    """As clients written in Go do it: without waiting themselves."""
+
+    async def check() -> None:
+        async with serving(tmp_path / "s"):
+            room = min(500, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+            with ExitStack() as clients:
+                for _ in range(room):
+                    client = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+                    client.connect(str(tmp_path / "s"))
+
+    asyncio.run(check())
+
+
+@LOOPS
 def test_a_raw_client_may_close_its_half_and_read_on(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):

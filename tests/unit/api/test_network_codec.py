@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.api.backend import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
-from weft.api.schema.common import decode, encode, human_duration, parse_moment, rfc3339
+from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
 from weft.api.schema.container import Surroundings, container_json
+from weft.api.schema.decoding import decode
 from weft.api.schema.network import VNIS, NetworkWire, local_network_json, residents_json, spec_from
 from weft.errors import InvalidArgument, Unsupported, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig

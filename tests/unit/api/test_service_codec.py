@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.api.schema.common import decode, encode
+from weft.api.schema.common import encode
+from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from, spec_json
 from weft.api.schema.service_wire import ServiceWire
 from weft.errors import InvalidArgument, NotFound, Unsupported

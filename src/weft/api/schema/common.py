@@ -1,118 +1,33 @@
-"""What all codecs share: strict decoding of requests, and how Go writes moments and durations.
-
-`decode` holds invariant 9 of the design: what a request says is either understood or refused by name. It
-
-1. parses the JSON, drops every `null`, which Go's encoder writes for an absent list or map, and takes field names in any case,
-   as Go's decoder does and docker-py counts on;
-2. converts it to a wire struct, so that a wrong type is an error that names its path;
-3. walks both together, and refuses every field that the struct does not have, unless its value is zero or empty: that says
-   nothing, and clients built on Go's structs send many of those.
-"""
+"""What all codecs share: the base of requests, how answers are encoded, and how Go writes moments and durations."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from weft.errors import InvalidArgument, Unsupported
+from weft.errors import InvalidArgument, clip
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.numbers import decimal
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Numbers of requests are Go's: each has a type with both ends, since Python's and msgspec's own have none."""
+Short = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
+LAST_MOMENT: Nanoseconds = 2**63 - 1
+"""In the year 2262: what Go, and all that Weft keeps, can say in nanoseconds."""
+
+MAX_MOMENT_TEXT = 64
+"""Characters of a moment in RFC 3339."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How Go prints a time that was never set."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """Base of the structs that requests are decoded into: fields are named as in the JSON, in Pascal case."""
-
-
-def decode(body: bytes, type_: type[T], empty: bool = False) -> T:
-    """A `type_` from a request's body. `empty`: no body at all means one with every field absent.
-    Raises `InvalidArgument` for what is not JSON or of the wrong type, `Unsupported` for a field that would be ignored."""
-    if not body.strip():
-        if not empty:
-            raise InvalidArgument("invalid JSON: got EOF while reading request body")
-        body = b"{}"
-    try:
-        raw = _as_go_reads(msgspec.json.decode(body), type_)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"invalid JSON: {error}") from error
-    try:
-        value = msgspec.convert(raw, type_)
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f"invalid JSON: {error}") from error
-    for path in unknown_fields(raw, type_):
-        raise Unsupported(f"{path} is not supported by Weft")
-    return value
-
-
-def unknown_fields(raw: Any, type_: Any, path: str = "") -> Iterator[str]:
-    """Paths of the fields in `raw` that `type_` has no place for and that say something."""
-    if isinstance(raw, list):
-        for index, item in enumerate(raw):
-            yield from unknown_fields(item, _item_type(type_), f"{path}[{index}]")
-    elif isinstance(raw, dict):
-        struct = _struct_type(type_)
-        if struct is None:
-            for key, item in raw.items():
-                yield from unknown_fields(item, _item_type(type_), f"{path}.{key}")
-            return
-        known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
-        for key, item in raw.items():
-            below = f"{path}.{key}" if path else key
-            if key in known:
-                yield from unknown_fields(item, known[key], below)
-            elif not is_zero(item):
-                yield below
-
-
-def is_zero(value: Any) -> bool:
-    """Says nothing: false, 0, empty, or made of such values only."""
-    if isinstance(value, dict):
-        return all(is_zero(item) for item in value.values())
-    return not value
-
-
-def _struct_type(type_: Any) -> type[msgspec.Struct] | None:
-    """The struct in `X`, `X | None`."""
-    for candidate in (type_, *get_args(type_)):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate if get_origin(type_) not in (list, tuple, dict) else None
-    return None
-
-
-def _item_type(type_: Any) -> Any:
-    """`X` of `tuple[X, ...]`, `list[X]`, `dict[str, X]`, also inside `… | None`; None for anything else."""
-    for candidate in (type_, *get_args(type_)):
-        if get_origin(candidate) is dict:
-            return get_args(candidate)[1]
-        if get_origin(candidate) in (list, tuple):
-            return get_args(candidate)[0]
-    return None
-
-
-def _as_go_reads(value: Any, type_: Any) -> Any:
-    """Without nulls; fields of structs spelt as the struct spells them."""
-    if isinstance(value, list):
-        item_type = _item_type(type_)
-        return [_as_go_reads(item, item_type) for item in value]
-    if not isinstance(value, dict):
-        return value
-    struct = _struct_type(type_)
-    if struct is None:
-        item_type = _item_type(type_)
-        return {key: _as_go_reads(item, item_type) for key, item in value.items() if item is not None}
-    fields = {field.encode_name.lower(): field for field in msgspec.structs.fields(struct)}
-    read = {}
-    for key, item in value.items():
-        field = fields.get(key.lower())
-        if item is not None:
-            read[field.encode_name if field else key] = _as_go_reads(item, field.type if field else None)
-    return read
 
 
 def encode(value: Any) -> bytes:
@@ -130,7 +45,9 @@ def omit_empty(fields: Json) -> Json:
 
 
 def rfc3339(moment: Nanoseconds) -> str:
-    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0."""
+    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0. What lies outside of what can be said, in
+    a node's or an image's own words, is shown as the end that it lies beyond."""
+    moment = min(max(moment, 0), LAST_MOMENT)
     if not moment:
         return ZERO_TIME
     seconds, nanoseconds = divmod(moment, SECOND)
@@ -149,14 +66,25 @@ def parse_moment(text: str, field: str) -> Nanoseconds:
     """`1700000000`, `1700000000.000000123` or RFC 3339; 0 for an empty text or 0. Raises `InvalidArgument`."""
     if not text:
         return 0
-    seconds, _, decimals = text.partition(".")
     try:
-        if seconds.lstrip("-").isdigit() and (decimals.isdigit() or not decimals):
-            return max(int(seconds) * SECOND + int(decimals.ljust(9, "0")[:9] or 0), 0)
+        return min(max(_nanoseconds(text), 0), LAST_MOMENT)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f'invalid {field}: "{clip(text)}" is not a timestamp') from error
+
+
+def _nanoseconds(text: str) -> int:
+    """Raises `ValueError` or `OverflowError`."""
+    whole, _, decimals = text.removeprefix("-").partition(".")
+    seconds = decimal(whole)
+    if seconds is None:
+        if len(text) > MAX_MOMENT_TEXT:
+            raise ValueError("longer than a moment is")
         moment = datetime.fromisoformat(text)
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * SECOND
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f'invalid {field}: "{text}" is not a timestamp') from error
+    fraction = decimal(decimals[:9].ljust(9, "0"))
+    if fraction is None or decimals[9:].strip("0123456789"):
+        raise ValueError("decimals that are none")
+    return (-1 if text.startswith("-") else 1) * (seconds * SECOND + fraction)
 
 
 def parse_address(text: str, type_: type[T], field: str) -> T:
@@ -164,7 +92,7 @@ def parse_address(text: str, type_: type[T], field: str) -> T:
     try:
         return type_(text)  # type: ignore[call-arg]
     except ValueError as error:
-        raise InvalidArgument(f"invalid {field}: {text!r}: {error}") from error
+        raise InvalidArgument(f"invalid {field}: {clip(text)!r}: {clip(str(error))}") from error
 
 
 def human_duration(duration: Nanoseconds) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft.api.backend import LocalEndpoint, LocalNetwork
-from weft.api.schema.common import Json, Wire, human_duration, rfc3339
+from weft.api.schema.common import Json, Short, Wire, human_duration, rfc3339
 from weft.api.schema.image import exposed_json
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
@@ -44,7 +44,7 @@ class ExecWire(Wire, frozen=True):
     user: str = ""
     privileged: bool = False
     tty: bool = False
-    console_size: tuple[int, int] | None = None
+    console_size: tuple[Short, Short] | None = None
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
@@ -60,7 +60,7 @@ class ExecStartWire(Wire, frozen=True):
 
     detach: bool = False
     tty: bool = False
-    console_size: tuple[int, int] | None = None
+    console_size: tuple[Short, Short] | None = None
 
 
 # --- model -> JSON

@@ -4,7 +4,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from weft.api.schema.common import Wire, rfc3339
+from weft.api.schema.common import Count, Wire, rfc3339
 from weft.control.keys import SHORTEST_PERIOD
 from weft.errors import InvalidArgument
 from weft.model.cluster import Cluster, ClusterSpec
@@ -14,9 +14,9 @@ from weft.model.encryption import sending_key
 class KeysWire(Wire, frozen=True):
     """What is 0 stays as it is."""
 
-    every: int = 0
+    every: Count = 0
     """Nanoseconds."""
-    bits: int = 0
+    bits: Count = 0
 
 
 def spec_from(wire: KeysWire, spec: ClusterSpec) -> ClusterSpec:

@@ -1,4 +1,4 @@
-"""The fields of a service spec that Weft understands, as the JSON has them. Whatever is not here is refused by `common.decode`.
+"""The fields of a service spec that Weft understands, as the JSON has them. Whatever is not here is refused by `decoding.decode`.
 
 Only types, ranges and what an absent field reads as; what it then means is in `schema/service.py`.
 """
@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from weft.api.schema.common import Json, Wire
-
-_COUNT = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_PORT = Annotated[int, Meta(ge=0, le=65535)]
+from weft.api.schema.common import Count, Json, Short, Signed, Wire
 
 
 class MountWire(Wire, frozen=True):
@@ -23,13 +20,14 @@ class MountWire(Wire, frozen=True):
 
 
 class TmpfsWire(Wire, frozen=True):
-    size_bytes: _COUNT = 0
+    size_bytes: Count = 0
 
 
 class UlimitWire(Wire, frozen=True):
     name: str
-    hard: int = 0
-    soft: int = 0
+    hard: Signed = 0
+    soft: Signed = 0
+    """-1: without limit."""
 
 
 class DnsWire(Wire, frozen=True):
@@ -53,7 +51,7 @@ class ContainerWire(Wire, frozen=True):
     open_stdin: bool = False
     read_only: bool = False
     mounts: tuple[MountWire, ...] = ()
-    stop_grace_period: _COUNT | None = None
+    stop_grace_period: Count | None = None
     hosts: tuple[str, ...] = ()
     dns: DnsWire = field(name="DNSConfig", default=DnsWire())
     isolation: Literal["", "default"] = ""
@@ -65,14 +63,14 @@ class ContainerWire(Wire, frozen=True):
 
 
 class LimitsWire(Wire, frozen=True):
-    nano_cpus: _COUNT = field(name="NanoCPUs", default=0)
-    memory: _COUNT = field(name="MemoryBytes", default=0)
-    pids: _COUNT = 0
+    nano_cpus: Count = field(name="NanoCPUs", default=0)
+    memory: Count = field(name="MemoryBytes", default=0)
+    pids: Count = 0
 
 
 class ReservationsWire(Wire, frozen=True):
-    nano_cpus: _COUNT = field(name="NanoCPUs", default=0)
-    memory: _COUNT = field(name="MemoryBytes", default=0)
+    nano_cpus: Count = field(name="NanoCPUs", default=0)
+    memory: Count = field(name="MemoryBytes", default=0)
 
 
 class ResourcesWire(Wire, frozen=True):
@@ -82,9 +80,9 @@ class ResourcesWire(Wire, frozen=True):
 
 class RestartWire(Wire, frozen=True):
     condition: Literal["", "none", "on-failure", "any"] = ""
-    delay: _COUNT | None = None
-    max_attempts: _COUNT = 0
-    window: _COUNT = 0
+    delay: Count | None = None
+    max_attempts: Count = 0
+    window: Count = 0
 
 
 class SpreadWire(Wire, frozen=True):
@@ -103,7 +101,7 @@ class PlatformWire(Wire, frozen=True):
 class PlacementWire(Wire, frozen=True):
     constraints: tuple[str, ...] = ()
     preferences: tuple[PreferenceWire, ...] = ()
-    max_replicas: _COUNT = 0
+    max_replicas: Count = 0
     platforms: tuple[PlatformWire, ...] = ()
 
 
@@ -123,12 +121,12 @@ class TaskWire(Wire, frozen=True):
     placement: PlacementWire = PlacementWire()
     networks: tuple[AttachmentWire, ...] = ()
     log_driver: LogDriverWire = LogDriverWire()
-    force_update: _COUNT = 0
+    force_update: Count = 0
     runtime: Literal["", "container"] = ""
 
 
 class ReplicatedWire(Wire, frozen=True):
-    replicas: _COUNT | None = None
+    replicas: Count | None = None
 
 
 class GlobalWire(Wire, frozen=True):
@@ -143,10 +141,10 @@ class ModeWire(Wire, frozen=True):
 
 
 class UpdateWire(Wire, frozen=True):
-    parallelism: _COUNT = 0
-    delay: _COUNT = 0
+    parallelism: Count = 0
+    delay: Count = 0
     failure_action: Literal["", "pause", "continue", "rollback"] = ""
-    monitor: _COUNT = 0
+    monitor: Count = 0
     max_failure_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
     order: Literal["", "stop-first", "start-first"] = ""
 
@@ -154,8 +152,8 @@ class UpdateWire(Wire, frozen=True):
 class PortWire(Wire, frozen=True):
     name: str = ""
     protocol: Literal["", "tcp", "udp", "sctp"] = ""
-    target_port: _PORT = 0
-    published_port: _PORT = 0
+    target_port: Short = 0
+    published_port: Short = 0
     publish_mode: Literal["", "ingress", "host"] = ""
 
 

@@ -5,19 +5,18 @@ several managers, it is etcd's and so are its settings: any other value is refus
 """
 
 from ipaddress import IPv4Network
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta, field
+from msgspec import field
 from msgspec.structs import replace
 
 from weft.api.backend import InitRequest, JoinRequest
-from weft.api.schema.common import Json, Wire, omit_empty, parse_address, rfc3339
+from weft.api.schema.common import Count, Json, Wire, omit_empty, parse_address, rfc3339
 from weft.api.schema.tls import swarm_tls
 from weft.control.validate import LONGEST_PREFIX
 from weft.errors import InvalidArgument, Unsupported
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 
-_COUNT = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 RAFT = {
     "SnapshotInterval": 10000,
     "KeepOldSnapshots": 0,
@@ -29,19 +28,19 @@ HOUR = 3600 * 10**9
 
 
 class OrchestrationWire(Wire, frozen=True):
-    history: _COUNT | None = field(name="TaskHistoryRetentionLimit", default=None)
+    history: Count | None = field(name="TaskHistoryRetentionLimit", default=None)
 
 
 class DispatcherWire(Wire, frozen=True):
-    heartbeat_period: _COUNT = 0
+    heartbeat_period: Count = 0
 
 
 class CaWire(Wire, frozen=True):
-    expiry: _COUNT = field(name="NodeCertExpiry", default=0)
+    expiry: Count = field(name="NodeCertExpiry", default=0)
     external: tuple[dict[str, Any], ...] = field(name="ExternalCAs", default=())
     certificate: str = field(name="SigningCACert", default="")
     key: str = field(name="SigningCAKey", default="")
-    force_rotate: _COUNT = 0
+    force_rotate: Count = 0
 
 
 class EncryptionWire(Wire, frozen=True):
@@ -52,7 +51,7 @@ class SpecWire(Wire, frozen=True):
     name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     orchestration: OrchestrationWire = OrchestrationWire()
-    raft: dict[str, int] = field(default_factory=dict)
+    raft: dict[str, Count] = field(default_factory=dict)
     dispatcher: DispatcherWire = DispatcherWire()
     ca: CaWire = field(name="CAConfig", default=CaWire())
     encryption: EncryptionWire = field(name="EncryptionConfig", default=EncryptionWire())
@@ -62,9 +61,9 @@ class InitWire(Wire, frozen=True):
     listen_addr: str = ""
     advertise_addr: str = ""
     data_path_addr: str = ""
-    data_path_port: _COUNT = 0
+    data_path_port: Count = 0
     default_addr_pool: tuple[str, ...] = ()
-    subnet_size: _COUNT = 0
+    subnet_size: Count = 0
     force_new_cluster: bool = False
     auto_lock_managers: bool = False
     availability: Literal["", "active", "pause", "drain"] = ""

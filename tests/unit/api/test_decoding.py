@@ -1,0 +1,111 @@
+"""Decoding of requests: every number has bounds, every refusal a name, and no body takes long."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+import weft.api.schema
+from weft.api.schema.common import Wire
+from weft.api.schema.decoding import MAX_VALUES, decode
+from weft.api.schema.keys import KeysWire
+from weft.api.schema.service_wire import ServiceWire
+from weft.errors import SHOWN, InvalidArgument, Unsupported
+
+
+def wires() -> list[type[Wire]]:
+    for module in pkgutil.iter_modules(weft.api.schema.__path__):
+        importlib.import_module(f"weft.api.schema.{module.name}")
+    return Wire.__subclasses__()
+
+
+def numbers(type_: inspect.Type, path: str) -> Iterator[tuple[str, inspect.IntType | inspect.FloatType]]:
+    """The numbers in a type, but for those of a struct in it, which is looked at itself."""
+    if isinstance(type_, inspect.IntType | inspect.FloatType):
+        yield path, type_
+    elif isinstance(type_, inspect.UnionType):
+        for one in type_.types:
+            yield from numbers(one, path)
+    elif isinstance(type_, inspect.TupleType):
+        for one in type_.item_types:
+            yield from numbers(one, path)
+    elif isinstance(type_, inspect.VarTupleType | inspect.ListType):
+        yield from numbers(type_.item_type, path)
+    elif isinstance(type_, inspect.DictType):
+        yield from numbers(type_.value_type, path)
+
+
+def test_every_number_of_a_request_has_both_ends() -> None:
+    found = 0
+    for wire in wires():
+        shape = inspect.type_info(wire)
+        assert isinstance(shape, inspect.StructType)
+        for field in shape.fields:
+            for path, number in numbers(field.type, f"{wire.__name__}.{field.name}"):
+                found += 1
+                assert number.ge is not None, f"{path} has no least value: use Count, Signed or Short"
+                assert number.le is not None, f"{path} has no greatest value: use Count, Signed or Short"
+                assert -(2**63) <= number.ge <= number.le < 2**63, path
+    assert found > 20
+
+
+@pytest.mark.parametrize(
+    ("type_", "body", "text"),
+    [
+        (KeysWire, b'{"Every": 1000000000000000000000000000000}', "$.Every`: 1000000000000000000000000000000"),
+        (KeysWire, b'{"Every": 9223372036854775808}', "$.Every`: 9223372036854775808"),
+        (KeysWire, b'{"Every": -1}', "$.Every`: -1"),
+        (KeysWire, b'{"Every": 1e400}', "$.Every`: inf"),
+        (KeysWire, b'{"Every": 1.5}', "$.Every`: 1.5"),
+        (KeysWire, b'{"Every": "12h"}', "$.Every`: '12h'"),
+        (KeysWire, b'{"every": true}', "$.Every`: True"),
+        (KeysWire, b'{"Every": NaN}', "invalid character"),
+        (KeysWire, b'{"Every": 1' + b"0" * 5000 + b"}", "out of range"),
+        (ServiceWire, b'{"UpdateConfig": {"MaxFailureRatio": 1e400}}', "$.UpdateConfig.MaxFailureRatio`: inf"),
+        (
+            ServiceWire,
+            b'{"TaskTemplate": {"ContainerSpec": {"Ulimits": [{"Name": "a"}, {"Name": "a", "Hard": 18446744073709551616}]}}}',
+            "$.TaskTemplate.ContainerSpec.Ulimits[1].Hard`: 18446744073709551616",
+        ),
+        (ServiceWire, b'{"Labels": {"a": 5}}', "$.Labels[...]`"),
+        (ServiceWire, b'{"Name": {"a": 5}}', "$.Name`"),
+        (ServiceWire, b'{"Name": "\\ud800"}', "invalid JSON"),
+    ],
+)
+def test_what_is_out_of_range_is_named_with_its_value(type_: type[Any], body: bytes, text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        decode(body, type_)
+    assert text in str(raised.value)
+
+
+def test_long_values_and_paths_are_cut() -> None:
+    with pytest.raises(InvalidArgument) as wrong:
+        decode(b'{"TaskTemplate": "' + b"a" * 100_000 + b'"}', ServiceWire)
+    with pytest.raises(Unsupported) as unknown:
+        decode(b'{"' + b"a" * 100_000 + b'": 1}', ServiceWire)
+    assert len(str(wrong.value)) < 2 * SHOWN
+    assert len(str(unknown.value)) < 2 * SHOWN
+
+
+def test_more_values_than_anybody_needs_are_refused() -> None:
+    for fields in (
+        {"Labels": {str(i): "" for i in range(MAX_VALUES)}},
+        {"TaskTemplate": {"ContainerSpec": {"Args": ["a"] * MAX_VALUES}}},
+    ):
+        with pytest.raises(InvalidArgument, match=f"more than {MAX_VALUES} values"):
+            decode(msgspec.json.encode(fields), ServiceWire)
+    ports = [{"Protocol": "tcp", "TargetPort": i, "PublishedPort": i, "PublishMode": "ingress"} for i in range(1, 10_000)]
+    assert len(decode(msgspec.json.encode({"EndpointSpec": {"Ports": ports}}), ServiceWire).endpoint_spec.ports) == 9_999
+
+
+def test_what_has_no_place_says_something_however_deep_it_is() -> None:
+    nested = b'{"X": ' + b'{"a": ' * 900 + b"%d" + b"}" * 900 + b"}"
+    assert decode(nested % 0, ServiceWire) == ServiceWire()
+    with pytest.raises(Unsupported, match=r"^X is not supported"):
+        decode(nested % 1, ServiceWire)
+    with pytest.raises(InvalidArgument, match="recursion"):
+        decode(b"[" * 500_000, ServiceWire)
