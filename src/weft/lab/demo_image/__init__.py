@@ -93,7 +93,7 @@ def image_files(programs: dict[str, Path]) -> dict[str, Path]:
 def shared_libraries(program: Path) -> list[Path]:
     """By the names under which the dynamic loader looks for them; none for a static program."""
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
-    return [Path(path) for path in re.findall(r"(/\S+) \(0x", output)]
+    return [Path(path) for path in re.findall(r"\s(/\S+) \(0x", output)]
 
 
 def applets(busybox: Path) -> list[str]:
