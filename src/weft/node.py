@@ -106,7 +106,11 @@ class WeftNode:
         self.images = ImageStore(options.data_root / "images", time.time_ns)
         self.containers = ConmonRuntime(options.data_root, options.run_dir, self.images, time.time_ns)
         self._esp, self._no_esp = _choose_engine(options)
-        self.info = msgspec.structs.replace(info, esp_engine=self._esp.name if self._esp else "")
+        confiner = self.containers.confiner
+        self.info = msgspec.structs.replace(
+            info, esp_engine=self._esp.name if self._esp else "", apparmor=confiner.apparmor.in_use, seccomp=confiner.filters,
+            warnings=(*info.warnings, *confiner.warnings),
+        )  # fmt: skip
         self._events = EventLog(time.time_ns)
         self._member: SwarmMember | None = None
         self._changing = asyncio.Lock()

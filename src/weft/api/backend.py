@@ -141,6 +141,9 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`1` also where both are mounted: the controllers are where the first is."""
     esp_engine: str = ""
     """What seals encrypted networks: `kernel`, `userspace` or nothing."""
+    apparmor: bool = False
+    seccomp: bool = False
+    """Containers are confined by it."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """The engine's."""
     warnings: tuple[str, ...] = ()

@@ -66,6 +66,18 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_driver: str = "json-file"
 
 
+class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a container is kept in by, beside its namespaces and capabilities. The runtime says it when the container is made."""
+
+    masked_paths: tuple[str, ...] = ()
+    """Files and directories of the kernel's that are empty in the container."""
+    read_only_paths: tuple[str, ...] = ()
+    apparmor_profile: str = ""
+    """Empty where the host has no AppArmor."""
+    cgroup_namespace: bool = False
+    """It sees its own control groups only. Where control groups are of version 1 it sees the host's, as in the original."""
+
+
 class ContainerState(StrEnum):
     CREATED = "created"
     RUNNING = "running"
@@ -82,6 +94,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...]
     """The whole command line, image and spec combined."""
     env: tuple[str, ...] = ()
+    confinement: Confinement = Confinement()
     state: ContainerState = ContainerState.CREATED
     pid: int = 0
     """In the daemon's PID namespace; 0 unless running."""

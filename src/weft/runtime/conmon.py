@@ -32,13 +32,13 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.base import Images
 from weft.runtime.command import Command
+from weft.runtime.confinement import Confiner
 from weft.runtime.logs import LogQuery, read_log
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2, processes_with_argument
 from weft.runtime.process import Process, ProcessId, adopt_orphans
 from weft.runtime.record import Directory, Record
 from weft.runtime.rootfs import find_user
-from weft.runtime.seccomp import load_profile
 from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.system.files import make_directory
@@ -109,16 +109,11 @@ class ConmonRuntime:
         self._oci = Oci(self._run / "oci", oci_runtime, conmon)
         self._boxes: dict[ContainerId, _Box] = {}
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
-        self._seccomp = load_profile()
+        self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
         self.version = ""
         """Of the OCI runtime: `runc 1.1.5`."""
         self.conmon_version = ""
         images.set_users(lambda image: [box.container.id for box in self._boxes.values() if box.container.image == image])
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        missing = "WARNING: no seccomp profile (install golang-github-containers-common): containers may make any system call"
-        return () if self._seccomp else (missing,)
 
     # finding what is there
 
@@ -129,6 +124,7 @@ class ConmonRuntime:
             make_directory(directory, 0o700)
         make_private(self._containers)
         adopt_orphans()
+        await self._load_profile()
         self.version, self.conmon_version = await self._oci.versions()
         async with asyncio.TaskGroup() as group:
             for path in self._containers.iterdir():
@@ -136,6 +132,13 @@ class ConmonRuntime:
         for point in mount_points_below(self._containers):
             if point.parent.name not in self._boxes or self._boxes[ContainerId(point.parent.name)].ended.is_set():
                 unmount(point)
+
+    async def _load_profile(self) -> None:
+        """Early, so that a host whose profile cannot be loaded says so before its first container is refused."""
+        try:
+            await self.confiner.confine()
+        except OperationFailed as error:
+            log.error("apparmor.failed cause=%s", error)
 
     async def _load(self, directory: Directory) -> None:
         id = directory.path.name
@@ -214,7 +217,10 @@ class ConmonRuntime:
         mount_overlay(self._images.layer_directories(image), directory.upper, directory.work, directory.merged)
         config = container.config
         user = find_user(directory.merged, config.spec.user or image.config.user, config.spec.groups)
-        document = container_document(container, image, user, directory.path, self._seccomp, not cgroups_are_v2())
+        container = msgspec.structs.replace(container, confinement=await self.confiner.confine())
+        box.record = msgspec.structs.replace(box.record, container=container)
+        seccomp = self.confiner.filter(capability_set(config.spec.cap_add, config.spec.cap_drop))
+        document = container_document(container, image, user, directory.path, seccomp)
         directory.write_files({
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
             "hostname": f"{config.hostname}\n".encode(), "config.json": document,
@@ -398,6 +404,7 @@ class ConmonRuntime:
             argv, [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
             directory or spec.dir or image.config.working_dir or "/", who,
             all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop), tty,
+            box.container.confinement.apparmor_profile,
         )  # fmt: skip
         return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin)
 

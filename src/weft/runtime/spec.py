@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 
 from weft.errors import InvalidArgument
-from weft.model.container import Container, ContainerConfig, Image
+from weft.model.container import Confinement, Container, ContainerConfig, Image
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.rootfs import User
-from weft.runtime.seccomp import filter_for
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = (
@@ -31,15 +30,11 @@ _ALL_CAPABILITIES = (
     "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
 """In the order of their bits: linux/capability.h."""
-_MASKED_PATHS = (
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-)  # fmt: skip
-_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
 _NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-"""As the original sets them in a network namespace of the container's own: port 80 and ping need no capability."""
+"""As the original sets them in a network namespace of the container's own: port 80 and ping need
+no capability. Set nowhere else."""
 
 
 def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
@@ -62,15 +57,17 @@ def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
 
 
 def container_document(
-    container: Container, image: Image, user: User, directory: Path, seccomp: Mapping[str, Any] | None, hybrid_or_v1: bool
+    container: Container, image: Image, user: User, directory: Path, seccomp: Mapping[str, Any] | None
 ) -> bytes:
-    """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in `directory`."""
-    config, spec = container.config, container.config.spec
+    """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in
+    `directory`. `seccomp`: the filter for its capabilities; None for none."""
+    config, spec, confinement = container.config, container.config.spec, container.confinement
     capabilities = capability_set(spec.cap_add, spec.cap_drop)
     variables = [f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if spec.tty else []), *container.env]
     process = process_document(
-        container.args, variables, spec.dir or image.config.working_dir or "/", user, capabilities, spec.tty
-    )
+        container.args, variables, spec.dir or image.config.working_dir or "/", user, capabilities, spec.tty,
+        confinement.apparmor_profile,
+    )  # fmt: skip
     process["rlimits"] = [_rlimit(limit) for limit in spec.ulimits]
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
@@ -79,22 +76,23 @@ def container_document(
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": [*_system_mounts(), *_own_files(directory, spec.mounts), *(_mount(mount) for mount in spec.mounts)],
         "linux": {
-            "namespaces": _namespaces(config, hybrid_or_v1),
+            "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
             "resources": _resources(config.limits),
             "sysctl": _sysctls(config),
-            "maskedPaths": _MASKED_PATHS,
-            "readonlyPaths": _READONLY_PATHS,
+            "maskedPaths": confinement.masked_paths,
+            "readonlyPaths": confinement.read_only_paths,
         },
     }
     if seccomp is not None:
-        document["linux"]["seccomp"] = filter_for(dict(seccomp), capabilities)
+        document["linux"]["seccomp"] = seccomp
     return msgspec.json.encode(document)
 
 
 def process_document(
-    argv: Sequence[str], env: Sequence[str], directory: str, user: User, capabilities: Sequence[str], tty: bool
-) -> dict[str, Any]:
+    argv: Sequence[str], env: Sequence[str], directory: str, user: User, capabilities: Sequence[str], tty: bool,
+    apparmor_profile: str,
+) -> dict[str, Any]:  # fmt: skip
     """`process` of the specification, for a container's first process or for another one in it."""
     held = [] if user.uid else list(capabilities)
     return {
@@ -105,7 +103,7 @@ def process_document(
         "cwd": directory,
         "capabilities": {"bounding": list(capabilities), "effective": held, "permitted": held},
         "noNewPrivileges": False,
-    }
+    } | ({"apparmorProfile": apparmor_profile} if apparmor_profile else {})
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
@@ -151,9 +149,8 @@ def _may_raise_limits() -> bool:
     return "CAP_SYS_RESOURCE" in all_capabilities()
 
 
-def _namespaces(config: ContainerConfig, hybrid_or_v1: bool) -> list[dict[str, str]]:
-    """Where cgroups are of version 1 a container sees the host's, as in the original."""
-    kinds = ["pid", "mount", "ipc", "uts", *([] if hybrid_or_v1 else ["cgroup"])]
+def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[str, str]]:
+    kinds = ["pid", "mount", "ipc", "uts", *(["cgroup"] if confinement.cgroup_namespace else [])]
     network = [{"type": "network", "path": config.namespace}] if config.namespace is not None else []
     return [*({"type": kind} for kind in kinds), *network]
 

@@ -5,21 +5,24 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.api.backend import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
+from weft.api.backend import HostInfo, LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
 from weft.api.schema.container import Surroundings, container_json
 from weft.api.schema.decoding import decode
 from weft.api.schema.network import VNIS, NetworkWire, local_network_json, residents_json, spec_from
+from weft.api.schema.system import info_json
 from weft.errors import InvalidArgument, Unsupported, WeftError
-from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig
+from weft.model.container import Confinement, Container, ContainerConfig, ContainerState, ImageConfig
 from weft.model.ids import ContainerId
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import ContainerSpec
 
+LABELS = ("ProcessLabel", "MountLabel", "AppArmorProfile")
 RECORDED = Path(__file__).parent / "recorded"
 
 
@@ -84,6 +87,10 @@ def test_an_inspected_container_looks_as_recorded() -> None:
         image=want["Image"], args=("/usr/sbin/nginx",), state=ContainerState.RUNNING, pid=256,
         created_at=parse_moment(want["Created"], ""), started_at=parse_moment(want["State"]["StartedAt"], ""),
         log_path=want["LogPath"],
+        confinement=Confinement(
+            masked_paths=tuple(want["HostConfig"]["MaskedPaths"]), cgroup_namespace=True,
+            read_only_paths=tuple(want["HostConfig"]["ReadonlyPaths"]),
+        ),
     )  # fmt: skip
     image = ImageConfig(cmd=("/usr/sbin/nginx",), exposed_ports=((80, "tcp"),))
     got = json.loads(encode(container_json(container, Surroundings(image=image, networks=places))))
@@ -93,6 +100,41 @@ def test_an_inspected_container_looks_as_recorded() -> None:
     assert got["State"].keys() == want["State"].keys()
     assert got["HostConfig"].pop("Sysctls") is None
     assert got["HostConfig"] == want["HostConfig"]
+    assert [got[name] for name in LABELS] == [want[name] for name in LABELS] == ["", "", ""]
+
+
+def test_an_inspected_container_shows_what_confines_it() -> None:
+    """And nothing else: what is shown is its own record, not what a container of today would get."""
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace=None
+    )
+    bare = Container(config=config, image="i", args=("x",))
+    confined = msgspec.structs.replace(
+        bare, confinement=Confinement(masked_paths=("/proc/kcore",), apparmor_profile="docker-default")
+    )
+    got = container_json(confined, Surroundings())
+    assert got["AppArmorProfile"] == "docker-default"
+    assert got["HostConfig"]["MaskedPaths"] == ["/proc/kcore"]
+    assert (got["HostConfig"]["SecurityOpt"], got["HostConfig"]["CgroupnsMode"]) == (None, "host")
+    got = container_json(bare, Surroundings())
+    assert (got["AppArmorProfile"], got["HostConfig"]["MaskedPaths"]) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"apparmor": True, "seccomp": True, "cgroup_version": "2"},
+         ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"]),
+        ({"seccomp": True, "cgroup_version": "1"}, ["name=seccomp,profile=builtin"]),
+        ({"cgroup_version": "1"}, []),
+    ],
+)  # fmt: skip
+def test_security_options_are_what_is_in_force(fields: dict[str, Any], options: list[str]) -> None:
+    info = HostInfo(
+        hostname="h", engine_id="e", kernel="6.1", operating_system="o", os_version="1", architecture="x86_64",
+        cpus=1, memory=1, data_root="/d", runtime="runc 1", conmon="2", version="0", started_at=0, **fields,
+    )  # fmt: skip
+    assert info_json(info, {}, {}, 0, 0)["SecurityOptions"] == [*options, "name=overlay-encryption,profile=none"]
 
 
 def read(**fields: Any) -> NetworkSpec:

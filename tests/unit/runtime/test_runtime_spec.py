@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.errors import InvalidArgument, NotFound, OperationFailed
-from weft.model.container import Container, ContainerConfig, Image, ImageConfig
+from weft.model.container import Confinement, Container, ContainerConfig, Image, ImageConfig
 from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.network.sandbox import SYSCTLS
 from weft.runtime.conmon import signal_number
 from weft.runtime.rootfs import User, find_user, resolve
-from weft.runtime.seccomp import filter_for
 from weft.runtime.skopeo import translate_error
 from weft.runtime.spec import capability_set, command_line, container_document, environment
 
@@ -25,14 +25,19 @@ IMAGE = Image(
 
 
 def document(
-    namespace: str | None = "/run/netns/x", limits: Resources | None = None, v1: bool = True, **spec: Any
-) -> dict[str, Any]:
+    namespace: str | None = "/run/netns/x", limits: Resources | None = None, confinement: Confinement | None = None,
+    seccomp: dict[str, Any] | None = None, **spec: Any,
+) -> dict[str, Any]:  # fmt: skip
     config = ContainerConfig(
         id=ContainerId("c" * 64), name="name", spec=ContainerSpec(image="image", **spec), hostname="box", namespace=namespace,
         limits=limits or Resources(),
     )  # fmt: skip
-    container = Container(config=config, image=IMAGE.id, args=("/entry",), env=("A=b",))
-    decoded: dict[str, Any] = msgspec.json.decode(container_document(container, IMAGE, User(0, 0), Path("/data/c"), None, v1))
+    container = Container(
+        config=config, image=IMAGE.id, args=("/entry",), env=("A=b",), confinement=confinement or Confinement()
+    )
+    decoded: dict[str, Any] = msgspec.json.decode(
+        container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp)
+    )
     return decoded
 
 
@@ -106,7 +111,19 @@ def test_namespaces_are_its_own_but_for_the_network() -> None:
     kinds = {entry["type"]: entry.get("path") for entry in document()["linux"]["namespaces"]}
     assert kinds == {"pid": None, "mount": None, "ipc": None, "uts": None, "network": "/run/netns/x"}
     assert "network" not in {entry["type"] for entry in document(namespace=None)["linux"]["namespaces"]}
-    assert "cgroup" in {entry["type"] for entry in document(v1=False)["linux"]["namespaces"]}
+    assert "cgroup" in {entry["type"] for entry in document(confinement=Confinement(cgroup_namespace=True))["linux"]["namespaces"]}
+
+
+def test_low_ports_and_ping_are_free_in_a_network_namespace_of_its_own() -> None:
+    names = ("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range")
+    found = document()["linux"]["sysctl"]
+    assert [found[name] for name in names] == ["0", "0 2147483647"]
+    assert document(sysctls={names[0]: "1024"})["linux"]["sysctl"][names[0]] == "1024"
+    assert not set(names) & set(document(namespace=None)["linux"]["sysctl"])
+
+
+def test_each_setting_of_a_containers_network_has_one_owner() -> None:
+    assert not set(SYSCTLS) & set(document()["linux"]["sysctl"])
 
 
 def test_network_sysctls_are_for_a_network_namespace_of_its_own() -> None:
@@ -118,9 +135,31 @@ def test_network_sysctls_are_for_a_network_namespace_of_its_own() -> None:
 def test_a_user_who_is_not_root_holds_no_capabilities() -> None:
     config = ContainerConfig(id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace=None)
     container = Container(config=config, image=IMAGE.id, args=("x",))
-    process = msgspec.json.decode(container_document(container, IMAGE, User(5, 6), Path("/d"), None, True))["process"]
+    process = msgspec.json.decode(container_document(container, IMAGE, User(5, 6), Path("/d"), None))["process"]
     assert process["capabilities"]["effective"] == []
     assert "CAP_CHOWN" in process["capabilities"]["bounding"]
+
+
+def test_a_container_is_confined_as_its_record_says() -> None:
+    confinement = Confinement(
+        masked_paths=("/proc/kcore",), read_only_paths=("/proc/sys",), apparmor_profile="docker-default"
+    )
+    found = document(confinement=confinement, seccomp={"defaultAction": "SCMP_ACT_ERRNO"})
+    assert found["linux"]["maskedPaths"] == ["/proc/kcore"]
+    assert found["linux"]["readonlyPaths"] == ["/proc/sys"]
+    assert found["linux"]["seccomp"] == {"defaultAction": "SCMP_ACT_ERRNO"}
+    assert found["process"]["apparmorProfile"] == "docker-default"
+
+
+def test_without_apparmor_and_seccomp_the_runtime_is_told_of_neither() -> None:
+    found = document()
+    assert "apparmorProfile" not in found["process"]
+    assert "seccomp" not in found["linux"]
+
+
+def test_programs_may_gain_privileges_as_in_the_original() -> None:
+    """sudo, su and ping of an image are set-user-id programs; `--security-opt no-new-privileges` is not the default."""
+    assert document()["process"]["noNewPrivileges"] is False
 
 
 @pytest.fixture
@@ -181,30 +220,6 @@ def test_no_path_leads_out_of_the_root(
         return
     assert found.is_relative_to(root)
     assert ".." not in found.relative_to(root).parts
-
-
-def test_seccomp_rules_hold_for_the_capabilities_they_name() -> None:
-    profile = {
-        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
-        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
-        "syscalls": [
-            {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}},
-            {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}, "excludes": {}},
-            {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "includes": {}, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
-            {"names": ["arm_thing"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm64"]}},
-        ],
-    }  # fmt: skip
-    plain, admin = (filter_for(profile, caps, "x86_64") for caps in ((), ("CAP_SYS_ADMIN",)))
-    assert [(rule["names"][0], rule["action"]) for rule in plain["syscalls"]] == [
-        ("read", "SCMP_ACT_ALLOW"),
-        ("bpf", "SCMP_ACT_ERRNO"),
-    ]
-    assert [(rule["names"][0], rule["action"]) for rule in admin["syscalls"]] == [
-        ("read", "SCMP_ACT_ALLOW"),
-        ("bpf", "SCMP_ACT_ALLOW"),
-    ]
-    assert plain["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
-    assert plain["defaultErrnoRet"] == 38
 
 
 @pytest.mark.parametrize(

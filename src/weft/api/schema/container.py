@@ -19,12 +19,6 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Mount
 from weft.runtime.base import Exec
 
-MASKED = (
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-)  # fmt: skip
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What is around a container on its node."""
@@ -119,7 +113,7 @@ def container_json(container: Container, around: Surroundings) -> Json:
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": container.confinement.apparmor_profile,
         "ExecIDs": list(around.execs) or None,
         "HostConfig": _host_config_json(container),
         "GraphDriver": {"Data": None, "Name": "overlay2"},
@@ -174,6 +168,7 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
 
 def _host_config_json(container: Container) -> Json:
     config, spec, limits = container.config, container.config.spec, container.config.limits
+    confinement = container.confinement
     nothing = (
         "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps",
         "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices", "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
@@ -204,7 +199,7 @@ def _host_config_json(container: Container) -> Json:
         "ConsoleSize": [0, 0],
         "CapAdd": list(spec.cap_add) or None,
         "CapDrop": list(spec.cap_drop) or None,
-        "CgroupnsMode": "private",
+        "CgroupnsMode": "private" if confinement.cgroup_namespace else "host",
         "Dns": list(spec.dns_servers) or None,
         "DnsOptions": list(spec.dns_options) or None,
         "DnsSearch": list(spec.dns_search) or None,
@@ -222,8 +217,8 @@ def _host_config_json(container: Container) -> Json:
         "PidsLimit": limits.pids or None,
         "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
         "Sysctls": spec.sysctls or None,
-        "MaskedPaths": list(MASKED),
-        "ReadonlyPaths": list(READ_ONLY),
+        "MaskedPaths": list(confinement.masked_paths),
+        "ReadonlyPaths": list(confinement.read_only_paths),
         "Init": False,
     }
 

@@ -118,11 +118,21 @@ def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: i
         "ContainerdCommit": {"ID": "", "Expected": ""},
         "RuncCommit": {"ID": info.runtime, "Expected": info.runtime},
         "InitCommit": {"ID": "", "Expected": ""},
-        "SecurityOptions": [f"name=overlay-encryption,profile={info.esp_engine or 'none'}"],
+        "SecurityOptions": _security_options(info),
         "CDISpecDirs": [],
         "Warnings": list(info.warnings) or None,
         "StartedAt": rfc3339(info.started_at),
     }
+
+
+def _security_options(info: HostInfo) -> list[str]:
+    """What containers are confined by; `docker info` prints them. SELinux labels and user namespaces are not used."""
+    return [
+        *(["name=apparmor"] if info.apparmor else []),
+        *(["name=seccomp,profile=builtin"] if info.seccomp else []),
+        *(["name=cgroupns"] if info.cgroup_version == "2" else []),
+        f"name=overlay-encryption,profile={info.esp_engine or 'none'}",
+    ]
 
 
 def membership_json(membership: Membership, cluster: Cluster | None, nodes: int, managers: Sequence[str]) -> Json:

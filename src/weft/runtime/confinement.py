@@ -1,0 +1,85 @@
+"""What containers of this host are kept in by, beside namespaces and capabilities: hidden and
+read-only paths of the kernel's, the filter of system calls, the AppArmor profile. As Docker has it
+by default; this is the only place that knows these lists.
+
+Source of the lists: moby 28, `oci/defaults.go`. `Confiner.confine` gives what a container that is
+made now gets; the container keeps that value, so `docker inspect` shows what is in force, also
+after an update of the daemon.
+"""
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from weft.model.container import Confinement
+from weft.runtime.apparmor import AppArmor
+from weft.runtime.seccomp import kernel_has_filters, kernel_version, load_profile, resolve
+
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+MASKED_PATHS = (
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+    "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+    "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+)  # fmt: skip
+"""Of a processor beside these the counters of its throttling: like /proc/interrupts they tell what
+others type (GHSA-6fw5-f8r9-fgfm)."""
+_THROTTLING = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+
+NO_FILTER = (
+    "WARNING: this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER): containers may make any"
+    " system call"
+)
+
+
+def masked_paths(root: Path = Path("/")) -> tuple[str, ...]:
+    """With those of the processors that there are. `root`: of the host's file system."""
+    found = [f"/{path.relative_to(root)}" for path in root.glob(_THROTTLING)]
+    return (*MASKED_PATHS, *sorted(found, key=_processor))
+
+
+def _processor(path: str) -> int:
+    return int(re.sub(r"\D", "", path))
+
+
+class Confiner:
+    """This host's. What it can do is found out once, the AppArmor profile is looked for each
+    time."""
+
+    def __init__(self, directory: Path, *, cgroup_namespaces: bool, root: Path = Path("/")) -> None:
+        """`directory`: for a short-lived file."""
+        host = os.uname()
+        self._machine, self._kernel = host.machine, kernel_version(host.release)
+        self._profile = load_profile() if kernel_has_filters(root) else None
+        self._masked = masked_paths(root)
+        self._cgroup_namespaces = cgroup_namespaces
+        self.apparmor = AppArmor(directory, root)
+
+    @property
+    def filters(self) -> bool:
+        return self._profile is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For `docker info`."""
+        missing = self.apparmor.warning
+        return (*([] if self.filters else [NO_FILTER]), *([missing] if missing else []))
+
+    async def confine(self) -> Confinement:
+        """Raises `OperationFailed` if the AppArmor profile is needed and cannot be loaded."""
+        return Confinement(
+            masked_paths=self._masked,
+            read_only_paths=READ_ONLY_PATHS,
+            apparmor_profile=await self.apparmor.profile(),
+            cgroup_namespace=self._cgroup_namespaces,
+        )
+
+    def filter(self, capabilities: Collection[str]) -> dict[str, Any] | None:
+        """`linux.seccomp` for a container that may have these capabilities; None where the kernel
+        has no filters."""
+        return (
+            resolve(self._profile, capabilities, self._machine, self._kernel)
+            if self._profile
+            else None
+        )
