@@ -27,11 +27,9 @@ from weft.network.overlay import mtu_of, segment_of
 from weft.network.ownership import overlay_namespace
 from weft.network.reply import Interface
 
-SYSCTLS = {
-    "net.ipv4.ip_unprivileged_port_start": "0",
-    "net.ipv6.conf.default.disable_ipv6": "1",
-}
-"""As the original sets them; a service may ask for other values."""
+SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
+"""As the original sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
+by the runtime, together with what the service asks for."""
 
 
 class Outlook(msgspec.Struct, frozen=True):
