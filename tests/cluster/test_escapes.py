@@ -13,6 +13,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,76 @@ def ends(cluster, service: str) -> str:
         ).split()
         return cluster.docker(NODE, "logs", id).strip()
     return state if state == "Rejected" else ""
+
+
+# --- by frames made by hand
+
+LISTENER = """
+import json, socket, sys
+sockets = []
+for address in json.loads(sys.argv[1]):
+    sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sockets[-1].bind(tuple(address))
+print("ready", flush=True)
+*targets, last = sockets
+last.settimeout(20)
+last.recv(100)
+heard = []
+for target in targets:
+    target.setblocking(False)
+    try:
+        heard.append(target.recvfrom(100)[1][0])
+    except BlockingIOError:
+        heard.append("")
+print(json.dumps(heard), flush=True)
+"""
+"""On a host: listens at all addresses until something comes to the last; from whom each other heard."""
+
+
+@contextmanager
+def listener(cluster, node: str, *addresses: tuple[str, int]) -> Iterator[subprocess.Popen[str]]:
+    program = ("python3", "-c", LISTENER, json.dumps(addresses))
+    words = (*cluster.weft, "lab", "exec", node, "--", *program)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.terminate()
+
+
+def outlet(prison: Prison) -> tuple[str, str, str, str]:
+    """The container's interface on docker_gwbridge, its address, the bridge's MAC and address."""
+    cluster = prison.cluster
+    (route,) = json.loads(cluster.inside(NODE, prison.id, "ip", "-j", "route", "show", "default"))
+    (link,) = json.loads(
+        cluster.inside(NODE, prison.id, "ip", "-j", "-4", "address", "show", route["dev"])
+    )
+    mac = cluster.on(NODE, "cat", "/sys/class/net/docker_gwbridge/address").strip()
+    return route["dev"], link["addr_info"][0]["local"], mac, route["gateway"]
+
+
+def test_the_hosts_loopback_is_out_of_reach(prison) -> None:
+    """As from another machine: CVE-2020-8558. The last frame shows that frames like these arrive."""
+    device, own, mac, gateway = outlet(prison)
+    doors = (("127.0.0.1", 7001), ("127.0.0.2", 7002), (gateway, 7003))
+    with listener(prison.cluster, NODE, *doors) as process:
+        for source in (own, "127.0.0.1", "8.8.8.8", gateway):
+            for address, port in doors[:2]:
+                assert (
+                    prison.one("frame", device, mac, source, address, str(port), "00") == "allowed"
+                )
+        prison.one("frame", device, mac, own, gateway, "7003", "00")
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == ["", ""]
+
+
+def test_a_container_leaves_by_its_own_address_only(prison) -> None:
+    device, own, mac, gateway = outlet(prison)
+    with listener(prison.cluster, NODE, (gateway, 7011), (gateway, 7012)) as process:
+        for source in ("8.8.8.8", prison.cluster.nodes["node2"], gateway, "127.0.0.1"):
+            prison.one("frame", device, mac, source, gateway, "7011", "00")
+        prison.one("frame", device, mac, own, gateway, "7012", "00")
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == [""]

@@ -57,11 +57,11 @@ static void try(const struct attempt *attempt, char **arguments)
 
 int main(int count, char **arguments)
 {
-    const struct attempt *const tables[] = {system_calls, surroundings};
+    const struct attempt *const tables[] = {system_calls, surroundings, frames, NULL};
     if (count > 1 && !strcmp(arguments[1], "wait"))
         for (;;)
             pause();
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; tables[i]; i++)
         for (const struct attempt *attempt = tables[i]; attempt->name; attempt++)
             if (count > 1 ? !strcmp(arguments[1], attempt->name) : !attempt->with_arguments)
                 try(attempt, arguments + (count > 1 ? 2 : 1));

@@ -14,7 +14,7 @@ struct attempt {
     const char *(*try)(char **arguments); /* gives the answer */
     bool with_arguments; /* tried only when it is asked for by name */
 };
-extern const struct attempt system_calls[], surroundings[];
+extern const struct attempt system_calls[], surroundings[], frames[];
 
 /* The answer to a system call: `allowed`, or the name of its errno. */
 const char *outcome(long returned);
