@@ -68,9 +68,9 @@ class Prison:
 
     def __init__(self, cluster, name: str, *options: str) -> None:
         self.cluster, self.name = cluster, name
-        place = ("--constraint", f"node.hostname=={NODE}", "--no-resolve-image", "--quiet")
+        place = ("--constraint", f"node.hostname=={NODE}", "--no-resolve-image", "--detach")
         cluster.docker("node1", "service", "create", "--name", name, *place, *options, IMAGE)
-        (self.id,) = cluster.containers(NODE, name)
+        (self.id,) = cluster.eventually(lambda: cluster.containers(NODE, name), 30, f"{name} runs")
 
     def remove(self) -> None:
         self.cluster.docker("node1", "service", "rm", self.name)
