@@ -29,9 +29,11 @@ from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.logs import LogConnector
+from weft.cluster.messages import CertificateRequest
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
+from weft.manager.certificates import Certificates
 from weft.manager.manager import Manager
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
@@ -125,11 +127,10 @@ class SwarmMember:
         try:
             cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), secrets.token_bytes)
             created, key = True, new_key()
-            certificate = authority.issue(
-                root, authority.request(key), node.id, "manager", cluster.id, time.time_ns(),
-                cluster.spec.certificate_expiry, authority.make_serial(secrets.token_bytes), (advertise,),
-            )  # fmt: skip
-            credentials = Credentials(certificate, authority.private_pem(key), root.certificate)
+            certificates = Certificates(PkiAuthority(), time.time_ns, secrets.token_bytes)
+            asked = CertificateRequest(authority.request(key), str(advertise))
+            issued = await certificates.answer(store, node.id, asked)
+            credentials = Credentials(issued.chain, authority.private_pem(key), root.certificate)
             member = Member(
                 node=node.id, cluster=cluster.id, role="manager", advertise_address=advertise, data_path_address=data_path,
                 listen_address=request.listen_address, managers=((node.id, founder.manager_address),),

@@ -30,11 +30,12 @@ from weft.cluster.identity import Member, Wallet
 from weft.cluster.logs import ManagerRelay
 from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
-from weft.linux import ping
+from weft.linux import connections, ping
 from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
-from weft.manager.members import ALONE
+from weft.manager.members import ALONE, Refuse, no_door
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
@@ -44,7 +45,7 @@ from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
-from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.process import PEER_PORT, EtcdMember, MemberSettings
 from weft.store.etcd.space import keep_free
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
@@ -139,6 +140,7 @@ class Seat:
                 return await self.manager.resign()
             if self._kv is None:
                 return False
+            await self._disown()
             for member in await self._kv.members():
                 if peer_url in member.peer_urls:
                     await self._kv.remove_member(member.id)
@@ -146,15 +148,18 @@ class Seat:
             log.warning("seat.not_resigned cause=%s", cause)
         return False
 
+    async def _disown(self) -> None:
+        """If this fails, they are revoked when the others demote this manager."""
+        try:
+            await self.manager.disown()
+        except WeftError as cause:
+            log.warning("seat.not_disowned cause=%s", cause)
+
     async def take_root(self, own: NodeId) -> None:
         """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and
         start it again one after the other, so that there is always a majority; until then the old root vouches for the new."""
-        if self._etcd is None:
-            return
-        managers = sorted(node.id for node in self.store.state.nodes.values() if node.store_peer)
-        await asyncio.sleep(RESTART_PAUSE * (1 + managers.index(own)) if own in managers else 0)
-        await self._etcd.restart()
-        log.info("store.restarted cause=new root certificate")
+        if self._etcd is not None:
+            await restart_in_turn(self._etcd, self.store.state, own, "new root certificate")
 
     @property
     def lost_its_part(self) -> bool:
@@ -191,16 +196,16 @@ async def alone(place: Place, store: Store | None = None) -> Seat:
     obstacle = "" if shutil.which("etcd") else NO_ETCD
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
-        _renew(place, store.state)
+        await _renew(place, store)
         return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
     raise AssertionError("unreachable")
 
 
-def _renew(place: Place, state: ClusterState) -> None:
+async def _renew(place: Place, store: Store) -> None:
     """The certificate, if it has expired while the host was off."""
     own, wallet = place.member(), place.wallet
-    renewed = certificates.self_issued(
-        state, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
+    renewed = await certificates.self_issued(
+        store, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
     )  # fmt: skip
     if renewed is not None:
         wallet.replace(renewed)
@@ -230,7 +235,9 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
         opened.push_async_callback(store.close)
         leadership = EtcdLeadership(kv, place.member().node)
         opened.push_async_callback(leadership.close)
-        seat = await _take(place, store, leadership, kv, "", opened)
+        door = Door(place, etcd)
+        opened.push_async_callback(door.close)
+        seat = await _take(place, store, leadership, kv, "", opened, refuse=door.refuse)
     seat._etcd = etcd
     if alone_from_now_on:
         await seat.manager.outlive_others()
@@ -262,6 +269,7 @@ async def join(place: Place, managers: MemberClient) -> None:
     try:
         request = MemberRequest(peer_url=place.settings.peer_url, manager_address=place.manager_address)
         grant = await managers.enlist(request)
+        etcd.refuse(certificate.serial for certificate in grant.revoked)
         await etcd.start(grant.peers)
         while True:
             try:
@@ -297,6 +305,7 @@ async def move(place: Place, seat: Seat) -> None:
     etcd = place.etcd()
     try:
         await etcd.wipe()
+        etcd.refuse(certificate.serial for certificate in seat.manager.cluster.revoked)
         await etcd.start()
         await etcd.ready()
         kv = etcd.client()
@@ -330,13 +339,13 @@ def forget_database(place: Place) -> None:
 
 async def _take(
     place: Place, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack,
-    no_members: str = ALONE,
+    no_members: str = ALONE, refuse: Refuse = no_door,
 ) -> Seat:  # fmt: skip
     """`opened`: what is to be closed when the seat is; it is the seat's if this returns."""
     member = place.member()
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
-        host_answers, no_members, ping.EchoSocket, ManagerRelay(place.wallet),
+        host_answers, no_members, ping.EchoSocket, ManagerRelay(place.wallet), refuse,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)
@@ -355,6 +364,47 @@ async def _arrive(place: Place, seat: Seat) -> None:
         except WeftError as cause:
             log.warning("seat.not_announced cause=%s", cause)
             await asyncio.sleep(ARRIVE_PAUSE)
+
+
+class Door:
+    """The way into this host's part of the store: closed to those whose certificate was revoked."""
+
+    def __init__(
+        self, place: Place, etcd: EtcdMember,
+        end: Callable[[IPv4Address, int], int] = connections.end_accepted,
+    ) -> None:  # fmt: skip
+        """`end`: all connections to an address and port."""
+        self._place = place
+        self._etcd = etcd
+        self._end = end
+        self._restarting: asyncio.Task[None] | None = None
+
+    async def refuse(self, certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
+        """`manager.members.Refuse`. All connections are ended: etcd does not say whose they are, and
+        who may come back does so within a fraction of an election. Where the kernel cannot end them
+        etcd is started again, in turn."""
+        if not self._etcd.refuse(certificate.serial for certificate in certificates):
+            return
+        own = self._place.member()
+        try:
+            await asyncio.to_thread(self._end, own.advertise_address, PEER_PORT)
+        except OperationFailed as cause:
+            log.warning("store.connections_stand cause=%s", cause)
+            await self.close()
+            turn = restart_in_turn(self._etcd, state, own.node, "certificates were revoked")
+            self._restarting = asyncio.create_task(turn, name="door")
+
+    async def close(self) -> None:
+        if self._restarting is not None:
+            await ended(self._restarting)
+
+
+async def restart_in_turn(etcd: EtcdMember, state: ClusterState, own: NodeId, cause: str) -> None:
+    """What all managers do at one time: one after the other, so that there is always a majority."""
+    managers = sorted(node.id for node in state.nodes.values() if node.store_peer)
+    await asyncio.sleep(RESTART_PAUSE * (1 + managers.index(own)) if own in managers else 0)
+    await etcd.restart()
+    log.info("store.restarted cause=%s", cause)
 
 
 def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:

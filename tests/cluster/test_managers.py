@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,6 +212,32 @@ def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
                             f"{cluster.nodes['node2']}:2377")  # fmt: skip
     assert joined == "This node joined a swarm as a manager.\n"
     cluster.eventually(lambda: all_there(cluster, "node3"), 15)
+
+
+def test_the_key_of_a_manager_that_was_removed_is_of_no_use_to_an_outsider(
+    three_managers: Any, tmp_path: Path
+) -> None:
+    cluster = three_managers
+    for name in ("node.crt", "node.key"):
+        (tmp_path / name).write_bytes(cluster.on("node3", "cat", f"/var/lib/weft/swarm/{name}").encode())
+
+    def members(node: str) -> str:
+        """Of etcd, as it tells the client; empty if it does not."""
+        files = ("--cert", str(tmp_path / "node.crt"), "--key", str(tmp_path / "node.key"))
+        url = f"https://{cluster.nodes[node]}:2380/members"
+        return str(cluster.on("client", "curl", "-sk", "--http1.1", "--max-time", "5", *files, url, ok=False))
+
+    assert all("clientURLs" in members(node) for node in ("node1", "node2"))
+    gone = cluster.docker("node1", "node", "ls", "-q", "--filter", "name=node3").strip()
+    demote(cluster, "node3")
+    assert not any(members(node) for node in ("node1", "node2")), "at once"
+    cluster.eventually(lambda: cluster.docker("node1", "node", "rm", "--force", gone), 15)
+    cluster.docker("node3", "swarm", "leave", "--force")
+    assert not any(members(node) for node in ("node1", "node2"))
+    token = cluster.docker("node2", "swarm", "join-token", "-q", "manager").strip()
+    cluster.docker("node3", "swarm", "join", "--token", token, "--advertise-addr", cluster.nodes["node3"],
+                   f"{cluster.nodes['node2']}:2377")  # fmt: skip
+    cluster.eventually(lambda: all_there(cluster, "node3"), 30)
 
 
 def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Any) -> None:

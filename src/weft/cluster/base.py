@@ -7,7 +7,9 @@ import msgspec
 
 from weft.cluster.messages import FromAgent, FromManager, FromPublisher, PublishLogs
 from weft.errors import Unavailable
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import ClusterId, NodeId
+from weft.model.meta import Nanoseconds
 from weft.model.node import Availability, Role
 
 
@@ -23,6 +25,9 @@ class Identity(msgspec.Struct, frozen=True):
     cluster: ClusterId
     issuer: str = ""
     """Who signed the certificate: `pki.certificate.signer_id` of a root."""
+    serial: str = ""
+    """Of the certificate, as `model.certificate` has it."""
+    expires: Nanoseconds = 0
 
 
 class ManagerSession(Protocol):
@@ -148,6 +153,8 @@ class MemberRequest(msgspec.Struct, frozen=True, kw_only=True):
 class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[tuple[str, str], ...]
     """(node id, peer URL) of all members, the new one included."""
+    revoked: tuple[ManagerCertificate, ...] = ()
+    """To be refused by the new member from its first moment on."""
 
 
 class Manager(Protocol):

@@ -79,7 +79,7 @@ def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
         who = None
     if who is None or who.cluster != cluster:
         raise Forbidden("cannot open session: the certificate is not of this cluster")
-    return Identity(who.node, who.role, cluster, issuer_id(certificate))
+    return Identity(who.node, who.role, cluster, issuer_id(certificate), who.serial, who.expires)
 
 
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:

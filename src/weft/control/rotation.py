@@ -10,7 +10,6 @@ import msgspec
 
 from weft.model.cluster import Cluster, JoinTokens, RootRotation
 from weft.model.meta import Nanoseconds
-from weft.model.node import CertificateInfo
 from weft.model.state import ClusterState, Decision, Put
 from weft.pki.certificate import fingerprint, signer_id
 from weft.pki.tokens import SECRET_BYTES, make_token
@@ -21,8 +20,8 @@ def reconcile(state: ClusterState, now: Nanoseconds, entropy: Callable[[int], by
     cluster = state.cluster
     if cluster is None or cluster.rotation is None:
         return Decision()
-    wanted = CertificateInfo(signer_id(cluster.rotation.root_ca.certificate), fingerprint(cluster.root_ca.certificate))
-    if any(node.certificate != wanted for node in state.nodes.values()):
+    wanted = signer_id(cluster.rotation.root_ca.certificate), fingerprint(cluster.root_ca.certificate)
+    if any((node.certificate.issuer, node.certificate.trusted) != wanted for node in state.nodes.values()):
         return Decision()
     return Decision((Put(finished(cluster, cluster.rotation, entropy)),))
 

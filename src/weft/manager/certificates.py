@@ -13,15 +13,18 @@ from weft.cluster.base import Identity
 from weft.cluster.identity import Credentials
 from weft.cluster.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 from weft.errors import Forbidden, InvalidArgument
+from weft.manager import revocation
 from weft.manager.authority import Authority, PkiAuthority
-from weft.manager.transaction import cluster_of
+from weft.manager.transaction import cluster_of, transact
+from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import CertificateInfo, Node
-from weft.model.state import ClusterState
+from weft.model.state import Change, ClusterState
 from weft.pki.authority import make_key, make_serial, private_pem, request, signer
-from weft.pki.certificate import renewal_due
+from weft.pki.certificate import renewal_due, serial_text
+from weft.store.base import Store
 
 
 class Standard(msgspec.Struct, frozen=True):
@@ -43,20 +46,32 @@ class Certificates:
         self._entropy = entropy
         self._standard: Standard | None = None
 
-    def answer(self, state: ClusterState, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
-        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a request that is not one."""
-        return IssuedCertificate(self.issue(state, known(state, node), request.csr, request.address))
+    async def answer(self, store: Store, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a request
+        that is not one, `FailedPrecondition` for a manager that may have no other certificate, and
+        what `Store.commit` does."""
+        chain = ""
 
-    def issue(self, state: ClusterState, node: Node, csr: str, address: str) -> str:
-        """The chain (PEM) for a node in the role that it has now."""
-        cluster = cluster_of(state)
+        def decide(state: ClusterState) -> list[Change]:
+            nonlocal chain
+            chain, changes = self.issue(state, known(state, node), request.csr, request.address)
+            return changes
+
+        await transact(store, decide, independent=True)
+        return IssuedCertificate(chain)
+
+    def issue(self, state: ClusterState, node: Node, csr: str, address: str) -> tuple[str, list[Change]]:
+        """The chain (PEM) for a node, which may be new, in the role that it has now; and what is to be
+        committed before anybody gets it, the node among it: nothing for a worker's."""
+        cluster, now = cluster_of(state), self._clock()
         root, behind = signer(cluster)
-        addresses = _addresses(address) if node.role == "manager" else ()
-        own = self._authority.issue(
-            root, csr, node.id, node.role, cluster.id, self._clock(), cluster.spec.certificate_expiry,
-            make_serial(self._entropy), addresses,
-        )  # fmt: skip
-        return own + behind
+        serial, lifetime = make_serial(self._entropy), cluster.spec.certificate_expiry
+        addresses, changes = tuple[IPv4Address, ...](), list[Change]()
+        if node.role == "manager":
+            certificate = ManagerCertificate(serial_text(serial), now + lifetime)
+            addresses, changes = _addresses(address), revocation.issued(state, node, certificate, now)
+        own = self._authority.issue(root, csr, node.id, node.role, cluster.id, now, lifetime, serial, addresses)
+        return own + behind, changes
 
     def due(self, state: ClusterState, node: NodeId, peer: Identity, trusted: str) -> Renew | Trust | None:
         """What a node must be told that has shown this certificate and said which root it trusts (empty: it did not say). Never
@@ -67,6 +82,8 @@ class Certificates:
         standard = self._standard_of(cluster)
         if peer.role != known_as.role:
             return Renew(f"the node's role is {known_as.role}")
+        if known_as.role == known_as.spec.role and revocation.is_revoked(cluster, peer.serial):
+            return Renew("the certificate was revoked")
         if peer.issuer and peer.issuer != standard.issuer:
             return Renew("certificates are issued by another root now")
         if trusted and trusted != standard.trusted:
@@ -83,8 +100,8 @@ class Certificates:
         return self._standard
 
 
-def self_issued(
-    state: ClusterState, node: NodeId, address: IPv4Address, held: Credentials, now: Nanoseconds, entropy: Callable[[int], bytes]
+async def self_issued(
+    store: Store, node: NodeId, address: IPv4Address, held: Credentials, now: Nanoseconds, entropy: Callable[[int], bytes]
 ) -> Credentials | None:  # fmt: skip
     """New credentials of the swarm's only manager, which alone has the root's key, if its own should have been renewed by now: nobody
     can be asked for a certificate with one that has expired."""
@@ -92,13 +109,14 @@ def self_issued(
         return None
     key = make_key(entropy)
     certificates = Certificates(PkiAuthority(), lambda: now, entropy)
-    chain = certificates.issue(state, known(state, node), request(key), str(address))
-    return accepted(held, chain, private_pem(key), (cluster_of(state).root_ca.certificate, held.root), now)
+    issued = await certificates.answer(store, node, CertificateRequest(request(key), str(address)))
+    roots = cluster_of(store.state).root_ca.certificate, held.root
+    return accepted(held, issued.chain, private_pem(key), roots, now)
 
 
 def shown(peer: Identity, trusted: str) -> CertificateInfo:
     """What is kept of a session's certificate on the node."""
-    return CertificateInfo(peer.issuer, trusted)
+    return CertificateInfo(peer.issuer, trusted, peer.serial)
 
 
 def known(state: ClusterState, id: NodeId) -> Node:
@@ -115,6 +133,8 @@ def known_manager(state: ClusterState, peer: Identity) -> Node:
     node = known(state, peer.node)
     if peer.role != "manager" or node.spec.role != "manager":
         raise Forbidden(f"node {peer.node} is not a manager")
+    if revocation.is_revoked(cluster_of(state), peer.serial):
+        raise Forbidden(f"the certificate {peer.serial} of node {peer.node} was revoked")
     return node
 
 

@@ -27,6 +27,7 @@ from weft.cluster.base import ManagerSession, SessionClosed
 from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
 from weft.control.dispatcher import Memo, Views, assignment_for, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
+from weft.manager import revocation
 from weft.manager.certificates import Certificates, known, shown
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
@@ -144,8 +145,8 @@ class Dispatcher:
         self._publish()
         self._notice(self._store.state, [link.node])
 
-    def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
-        return self._certificates.answer(self._store.state, node, request)
+    async def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
+        return await self._certificates.answer(self._store, node, request)
 
     def _heard(self, link: AgentLink) -> None:
         """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
@@ -264,8 +265,10 @@ async def _hello(session: ManagerSession) -> Hello:
 
 def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds) -> list[Change]:
     """The node as it says hello to the manager `own`, and its tasks that are over. Raises `Forbidden` if it is not part of
-    the swarm, `SessionClosed` for a bad address."""
+    the swarm or its certificate was revoked, `SessionClosed` for a bad address."""
     node = known(state, hello.node)
+    revocation.check_session(state, node, session.peer)
+    node_with, revoked = revocation.shown(state, node, session.peer)
     try:
         data_path = IPv4Address(hello.data_path_address)
     except AddressValueError as error:
@@ -274,11 +277,11 @@ def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeI
     if node.status.state is NodeState.READY:
         status = msgspec.structs.replace(status, since=node.status.since)
     after = msgspec.structs.replace(
-        node, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
+        node_with, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
         certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
     ended = merged(state, [Report(node.id, hello.ended)])
-    return [Put(after), *ended] if after != node else ended
+    return [*([Put(after)] if after != node else []), *revoked, *ended]
 
 
 def manager_addresses(state: ClusterState) -> tuple[tuple[NodeId, str], ...]:

@@ -39,7 +39,7 @@ from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
 from weft.manager.logs import LogBroker, no_relay
 from weft.manager.loops import ControlLoop, Reconcile, whole
-from weft.manager.members import ALONE, Membership
+from weft.manager.members import ALONE, Membership, Refuse, no_door
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Probe, Suspicion, any_host_answers
 from weft.manager.transaction import cluster_of, transact
@@ -72,13 +72,13 @@ class Manager:
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
     session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`. `open_echo`: how hosts
-    are asked all the time. `relay`: how it asks other managers."""
+    are asked all the time. `relay`: how it asks other managers. `refuse`: how certificates are refused at the store's own door."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
         kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
-        open_echo: Callable[[], Echo] | None = None, relay: Relay = no_relay,
+        open_echo: Callable[[], Echo] | None = None, relay: Relay = no_relay, refuse: Refuse = no_door,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -89,7 +89,7 @@ class Manager:
         self._own_routes = tuple(host_routes)
         self._statuses = StatusWriter(store)
         self._obstacle = obstacle
-        self._membership = Membership(own, store, leadership, kv, no_members)
+        self._membership = Membership(own, store, leadership, kv, no_members, refuse)
         self._liveness = Liveness(own)
         self._certificates = Certificates(authority, clock, entropy)
         self._suspicion = Suspicion(own, store, clock, probe, open_echo)
@@ -108,6 +108,7 @@ class Manager:
             "health": self._dispatcher.watch_health,
             "liveness": liveness.run,
             "suspicion": self._suspicion.run,
+            "door": self._membership.keep_door,
             "leader": self._lead,
         }
         try:
@@ -249,6 +250,10 @@ class Manager:
         if others:
             await transact(self._store, lambda state: nodes.resignation(state, self._own))
         return not others
+
+    async def disown(self) -> None:
+        """Nobody is to believe the certificates of this manager any more."""
+        await self._write(lambda state: nodes.disowning(state, self._own))
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""

@@ -1,24 +1,31 @@
 """The managers' parts of the store: who is given one, and from whom it is taken again.
 
     a node that is to be a manager   enlist: a member that listens and does not vote ─▶ admit_vote, when it has caught up
-    a manager that is to be a worker the leader removes its member, and then says so in the node: only from then on is the node a
-                                     worker in effect, and gets a worker's certificate
+    a manager that is to be a worker its certificates are revoked: every manager has its own member
+                                     refuse them, and says so in its node. Then the leader removes
+                                     the member, and says so in the node: only from then on is the
+                                     node a worker in effect, and gets a worker's certificate
 
-A store on one manager, or in an etcd that somebody else runs, has no members of ours (`None` for its `Kv`). A member is known by the
-URL at which it listens for the others: it has no name before it was started.
+The leader does not wait for a manager that is out of reach: that one refuses the certificates as soon
+as it sees the others again. A store on one manager, or in an etcd that somebody else runs, has no
+members of ours (`None` for its `Kv`). A member is known by the URL at which it listens for the
+others: it has no name before it was started.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 
 from weft.cluster.base import Identity, MemberGrant, MemberRequest
-from weft.errors import FailedPrecondition, WeftError
+from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.certificates import known_manager
 from weft.manager.nodes import departure
-from weft.manager.transaction import transact
+from weft.manager.transaction import cluster_of, transact
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Kind, Put
@@ -28,20 +35,35 @@ from weft.store.etcd.base import Kv
 log = logging.getLogger(__name__)
 
 RETRY = 1.0
+DOOR_PATIENCE = 10.0
+"""Seconds for the managers in reach to refuse what was revoked; the member is removed then all the
+same."""
+DOOR_LOOK = 0.5
+"""Seconds between two looks at who is in reach."""
 ALONE = "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a moment"
+
+
+Refuse = Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]
+"""Has this manager's part of the store refuse these certificates, and no others; no connection that
+was made with one of them is left when it returns. Raises `OperationFailed`."""
+
+
+async def no_door(_: Sequence[ManagerCertificate], __: ClusterState) -> None:
+    """Of a store that has no members of ours."""
 
 
 class Membership:
     """`own`: the node of this manager. `no_members`: what to say where there is no `kv`."""
 
     def __init__(
-        self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None, no_members: str = ALONE
+        self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None, no_members: str = ALONE, refuse: Refuse = no_door
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
         self._leadership = leadership
         self._kv = kv
         self._no_members = no_members
+        self._refuse = refuse
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """See `cluster.base.Manager`."""
@@ -54,7 +76,8 @@ class Membership:
             log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
         nodes = {node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer}
         urls = [url for member in await kv.members() for url in member.peer_urls]
-        return MemberGrant(peers=tuple((nodes.get(url, ""), url) for url in urls))
+        peers = tuple((nodes.get(url, ""), url) for url in urls)
+        return MemberGrant(peers=peers, revoked=cluster_of(self._store.state).revoked)
 
     async def admit_vote(self, peer: Identity) -> None:
         """See `cluster.base.Manager`."""
@@ -68,6 +91,33 @@ class Membership:
                     log.info("member.votes node=%s", node.id)
                 return
         raise FailedPrecondition(f"node {node.id} has no part of the store")
+
+    async def keep_door(self) -> None:
+        """Until cancelled, on every manager: its part of the store refuses what is revoked."""
+        if self._kv is None:
+            return
+        kinds: tuple[Kind, ...] = ("cluster",)
+        changes = self._store.subscribe(kinds)
+        refused: tuple[ManagerCertificate, ...] | None = None
+        try:
+            while True:
+                try:
+                    cluster = cluster_of(self._store.state)
+                    if cluster.revoked != refused:
+                        await self._refuse(cluster.revoked, self._store.state)
+                        refused = cluster.revoked
+                        log.info("member.refuses certificates=%d", len(refused))
+                    said = partial(_refusing, own=self._own, revocations=cluster.revocations)
+                    await transact(self._store, said, independent=True)
+                except Unavailable:  # without a majority nobody is removed
+                    await asyncio.sleep(RETRY)
+                except WeftError as error:
+                    log.warning("member.door_open cause=%s", error)
+                    await asyncio.sleep(RETRY)
+                else:
+                    await changes.next()
+        finally:
+            changes.close()
 
     async def run(self) -> None:
         """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
@@ -97,6 +147,9 @@ class Membership:
         if _is_leaving(nodes.get(self._own)):
             await self._leadership.resign()
             raise FailedPrecondition("this manager is to be a worker: another one must lead first")
+        if found and any(map(_is_leaving, nodes.values())):
+            await self._until_refused()
+        nodes = self._store.state.nodes
         keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
         for member in found:
             if keep.isdisjoint(member.peer_urls):
@@ -104,6 +157,17 @@ class Membership:
                 log.info("member.removed name=%s peers=%s", member.name, ",".join(member.peer_urls))
         for id in [node.id for node in nodes.values() if _is_leaving(node)]:
             await transact(self._store, partial(departure, id=id), independent=True)
+
+    async def _until_refused(self) -> None:
+        """By all managers in reach that go on. Not for ever: one that is stuck must not keep a member
+        in that is to go."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DOOR_PATIENCE):
+                while _open_doors(self._store.state, self._leadership.standing.present):
+                    await asyncio.sleep(DOOR_LOOK)
+                return
+        late = _open_doors(self._store.state, self._leadership.standing.present)
+        log.warning("member.not_refused managers=%s", ",".join(sorted(late)))
 
     def _required(self) -> Kv:
         if self._kv is None:
@@ -118,6 +182,20 @@ def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
 
 def _is_leaving(node: Node | None) -> bool:
     return node is not None and node.spec.role == "worker" and node.role == "manager"
+
+
+def _open_doors(state: ClusterState, present: Collection[NodeId]) -> set[NodeId]:
+    """Managers in reach whose part of the store does not refuse all yet that was revoked."""
+    wanted = cluster_of(state).revocations
+    staying = (node for node in state.nodes.values() if node.store_peer and not _is_leaving(node))
+    return {node.id for node in staying if node.id in present and node.refuses < wanted}
+
+
+def _refusing(state: ClusterState, own: NodeId, revocations: int) -> list[Change]:
+    node = state.nodes.get(own)
+    if node is None or node.refuses == revocations:
+        return []
+    return [Put(msgspec.structs.replace(node, refuses=revocations))]
 
 
 def _enlistment(state: ClusterState, peer: Identity, peer_url: str) -> list[Change]:

@@ -6,6 +6,7 @@ import msgspec
 
 from weft.cluster.base import AdmissionRequest, Admitted
 from weft.errors import FailedPrecondition, Forbidden, NotFound, OutOfSequence
+from weft.manager import revocation
 from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates
 from weft.manager.dispatch import manager_addresses
@@ -40,8 +41,9 @@ async def admit(
     def decide(state: ClusterState) -> list[Change]:
         nonlocal issued
         node = _joined_before(state, fresh.joined_with) or fresh
-        issued = node, certificates.issue(state, node, request.csr, request.advertise_address)
-        return [Put(fresh)] if node is fresh else []
+        chain, changes = certificates.issue(state, node, request.csr, request.advertise_address)
+        issued = node, chain
+        return changes or ([Put(fresh)] if node is fresh else [])
 
     await transact(store, decide)
     node, chain = issued
@@ -72,7 +74,8 @@ def update(
         _check_demotion(state, node, standing.present)
     if spec.role == "manager" and node.spec.role == "worker" and obstacle:
         raise FailedPrecondition(f"cannot promote node {id}: {obstacle}")
-    return [Put(_with_spec(node, spec))]
+    after = _with_spec(node, spec)
+    return revocation.revoking(state, after) if spec.role == "worker" else [Put(after)]
 
 
 def _with_spec(node: Node, spec: NodeSpec) -> Node:
@@ -87,7 +90,8 @@ def removal(state: ClusterState, id: NodeId, force: bool) -> list[Change]:
         )
     if node.status.state is not NodeState.DOWN and not force:
         raise FailedPrecondition(f"node {id} is not down and can't be removed")
-    return [Remove("node", id, node.meta.version)]
+    _, *revoked = revocation.revoking(state, node)
+    return [Remove("node", id, node.meta.version), *revoked]
 
 
 def _get(state: ClusterState, id: NodeId) -> Node:
@@ -137,14 +141,23 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
 
 def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
     """Nobody but the node `own` is a manager any more."""
-    cluster = cluster_of(state)
+    others = [node for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
+    cluster = revocation.revoked(cluster_of(state), others)
     anew = Put(msgspec.structs.replace(cluster, epoch=cluster.epoch + 1))
-    others = [node.id for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
-    return [anew, *(change for id in others for change in resignation(state, id))]
+    return [anew, *(Put(revocation.without(_resigned(node))) for node in others)]
 
 
 def resignation(state: ClusterState, id: NodeId) -> list[Change]:
     """A demotion that nobody has to carry out."""
-    node = _get(state, id)
+    return revocation.revoking(state, _resigned(_get(state, id)))
+
+
+def disowning(state: ClusterState, id: NodeId) -> list[Change]:
+    """Before the manager takes its part out of the store: nobody believes its certificates any more."""
+    node = state.nodes.get(id)
+    return revocation.revoking(state, node) if node is not None and node.manager_certificates else []
+
+
+def _resigned(node: Node) -> Node:
     worker = _with_spec(node, msgspec.structs.replace(node.spec, role="worker"))
-    return [Put(msgspec.structs.replace(worker, manager_address="", store_peer=""))]
+    return msgspec.structs.replace(worker, manager_address="", store_peer="")

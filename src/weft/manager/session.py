@@ -9,7 +9,7 @@ without reading the answers is cut off.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from weft.cluster.base import Identity, ManagerSession, SessionClosed
 from weft.cluster.messages import (
@@ -48,7 +48,7 @@ Notice = Renew | Trust | Managers
 class AgentLink:
     def __init__(
         self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: "Callable[[AgentLink], None]",
-        certify: Callable[[CertificateRequest], IssuedCertificate], turns: asyncio.Semaphore,
+        certify: Callable[[CertificateRequest], Awaitable[IssuedCertificate]], turns: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises `WeftError` for a request
         that is refused. `turns` is how many agents may be sent their first assignment at a time."""
@@ -196,7 +196,7 @@ class AgentLink:
 
     async def _send_certificate(self, request: CertificateRequest) -> None:
         try:
-            issued = self._certify(request)
+            issued = await self._certify(request)
         except WeftError as error:
             raise SessionClosed(f"cannot renew the certificate of node {self.node}: {error}") from error
         await self._session.send(issued)

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import FIRST_VNI, Port
+from weft.model.certificate import ManagerCertificate
 from weft.model.encryption import DataKey
 from weft.model.ids import ClusterId
 from weft.model.meta import SECOND, Meta, Nanoseconds
@@ -78,6 +79,10 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     data_keys: tuple[DataKey, ...] = ()
     """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network. Secret."""
     next_key_tag: int = 1
+    revoked: tuple[ManagerCertificate, ...] = ()
+    """Of nodes that are managers no more, until they expire: no manager believes them."""
+    revocations: int = 0
+    """How often there were more of them."""
     epoch: int = 0
     """How often it was begun anew from one manager, the others being lost (`--force-new-cluster`). Should they come back, with a state
     and even a majority of their own, whoever has seen a later epoch has nothing to do with them."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.meta import Meta, Nanoseconds
 from weft.model.service import Resources
@@ -56,6 +57,8 @@ class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who signed the node's certificate: `pki.certificate.signer_id` of a root."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root that the node trusts."""
+    serial: str = ""
+    """Of the node's certificate."""
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -74,6 +77,10 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`host:port` of its manager session listener; empty on workers."""
     store_peer: str = ""
     """`https://host:port` where its part of the store listens for the other managers'; empty where there is none."""
+    manager_certificates: tuple[ManagerCertificate, ...] = ()
+    """All that it was given as a manager and that have not expired. See `model/certificate.py`."""
+    refuses: int = 0
+    """`Cluster.revocations` as of which its part of the store refuses connections; of managers."""
     routes: tuple[str, ...] = ()
     """Subnets that the host said it has routes to, when it last connected."""
     attachments: tuple[Attachment, ...] = ()

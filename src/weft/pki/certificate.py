@@ -25,11 +25,14 @@ LONGEST_CHAIN = 8
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who a node's certificate was made out to."""
+    """Who a node's certificate was made out to, and which one it is."""
 
     node: NodeId
     role: Role
     cluster: ClusterId
+    serial: str
+    """Of the certificate, in hexadecimal."""
+    expires: Nanoseconds
 
 
 def fingerprint(root: str) -> str:
@@ -63,13 +66,20 @@ def key_identifier(certificate: x509.Certificate) -> bytes:
 
 def holder(certificate: str | bytes) -> Holder:
     """Raises `InvalidArgument` if it is not a node's."""
-    names = {attribute.oid: str(attribute.value) for attribute in load(certificate).subject}
+    loaded = load(certificate)
+    names = {attribute.oid: str(attribute.value) for attribute in loaded.subject}
     unit = names.get(NameOID.ORGANIZATIONAL_UNIT_NAME)
     role = next((role for role, name in UNITS.items() if name == unit), None)
     node, cluster = names.get(NameOID.COMMON_NAME), names.get(NameOID.ORGANIZATION_NAME)
     if role is None or not node or not cluster:
         raise InvalidArgument(f"cannot read certificate: {unit!r} is no role of a node")
-    return Holder(NodeId(node), role, ClusterId(cluster))
+    expires = round(loaded.not_valid_after_utc.timestamp()) * SECOND
+    return Holder(NodeId(node), role, ClusterId(cluster), serial_text(loaded.serial_number), expires)
+
+
+def serial_text(serial: int) -> str:
+    """As certificates are known in the state."""
+    return f"{serial:x}"
 
 
 def subject_and_key(certificate: str) -> tuple[bytes, bytes]:

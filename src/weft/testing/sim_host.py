@@ -125,7 +125,9 @@ class SimHost:
     def hold(self, credentials: Credentials) -> None:
         self.credentials = credentials
         who = holder(credentials.certificate)
-        self.identity = Identity(who.node, who.role, who.cluster, issuer_id(credentials.certificate))
+        self.identity = Identity(
+            who.node, who.role, who.cluster, issuer_id(credentials.certificate), who.serial, who.expires
+        )  # fmt: skip
 
     def start(self) -> None:
         assert self.identity is not None

@@ -183,7 +183,7 @@ def test_digests_and_names(tmp_path: Path) -> None:
     assert signer_id(same_key.certificate) == signer_id(root.certificate) == issuer_id(leaf(root))
     der = x509.load_pem_x509_certificate(leaf(root).encode()).public_bytes(serialization.Encoding.DER)
     assert issuer_id(der) == issuer_id(leaf(root))
-    assert holder(der) == Holder(NodeId("n1"), "worker", ClusterId("c1"))
+    assert holder(der) == Holder(NodeId("n1"), "worker", ClusterId("c1"), "2", NOW + 90 * DAY)
     assert holder(leaf(root, "manager")).role == "manager"
     assert has_key(leaf(root), authority.private_pem(key_of(99)))
     assert not has_key(leaf(root), root.key)

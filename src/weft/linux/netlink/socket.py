@@ -21,6 +21,7 @@ from weft.linux.netlink.message import (
 )
 
 NETLINK_ROUTE = 0
+NETLINK_SOCK_DIAG = 4
 NETLINK_XFRM = 6
 NETLINK_NETFILTER = 12
 

@@ -6,8 +6,10 @@
                                  log, log.old     what it says, bounded
 
 Who can open the socket has the whole swarm in his hands, keys included: there are no passwords behind it, so the directory is the
-owner's alone. Members speak to each other by mutual TLS with the nodes' certificates, and only to managers. etcd reads the
-certificate and the key anew for each connection, but the root only when it starts (`restart`).
+owner's alone. Members speak to each other by mutual TLS with the nodes' certificates, and only to managers; not to those whose
+certificate is in the list of `<data root>/swarm/revoked.crl` (`refuse`). etcd reads that list, the certificate and the key anew for
+each connection, but the root only when it starts (`restart`). It does not look at connections again once they stand, nor does it
+look at the list when it is itself the one that connects.
 
 One that ends is started again, after pauses that grow while it does not stay up: a disk that is full ends it each time. One that the
 others have removed ends by itself with exit code 0, and would do so each time: it is left alone then (`removed`).
@@ -21,14 +23,16 @@ import shutil
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from weft.errors import OperationFailed, Unavailable, WeftError, cause_of
+from weft.errors import InvalidArgument, OperationFailed, Unavailable, WeftError, cause_of
+from weft.pki.revocation import revocation_list, revoked_serials
 from weft.runtime.process import Process, ProcessId, spawn
 from weft.store.etcd.client import GatewayClient
 from weft.system.files import replace_file
@@ -80,6 +84,10 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.swarm / "etcd"
 
     @property
+    def revoked(self) -> Path:
+        return self.swarm / "revoked.crl"
+
+    @property
     def socket(self) -> Path:
         return self.run / SOCKET
 
@@ -121,6 +129,11 @@ class EtcdMember:
         self._prepare()
         self._peers = peers
         self._process = self._find()
+        if self._process is not None and not self._is_as_now(self._process):
+            log.info("etcd.outdated pid=%d cause=it was started with other flags", self._process.pid)
+            self._process.close()
+            await self._end()
+            self._process = None
         if self._process is None:
             self._process = self._spawn()
         else:
@@ -174,6 +187,27 @@ class EtcdMember:
     def client(self) -> GatewayClient:
         return GatewayClient.local(self.settings.socket)
 
+    def refuse(self, serials: Iterable[str]) -> bool:
+        """Whoever shows one of these certificates is refused from now on, and nobody else is; whether
+        that is news. Connections that stand already go on. Raises `OperationFailed`."""
+        wanted, path = frozenset(serials), self.settings.revoked
+        if self._refused() == wanted:
+            return False
+        swarm = self.settings.swarm
+        try:
+            certificate, key = ((swarm / name).read_text() for name in ("node.crt", "node.key"))
+            replace_file(path, revocation_list(wanted, certificate, key, time.time_ns()))
+        except (OSError, InvalidArgument) as error:
+            raise OperationFailed(f"cannot write {path}: {error}") from error
+        return True
+
+    def _refused(self) -> frozenset[str] | None:
+        """None if there is no list that can be read: etcd refuses everybody then."""
+        try:
+            return revoked_serials(self.settings.revoked.read_bytes())
+        except (OSError, InvalidArgument):
+            return None
+
     async def restart(self) -> None:
         """With the root certificate that is there now."""
         await self.stop()
@@ -188,6 +222,7 @@ class EtcdMember:
         await self.stop()
         shutil.rmtree(self.settings.data, ignore_errors=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)
+        self.settings.revoked.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Let go of it; it lives on."""
@@ -220,6 +255,18 @@ class EtcdMember:
                 directory.chmod(0o700)  # it may have been there
         except OSError as error:
             raise OperationFailed(f"cannot start etcd: {error.filename}: {cause_of(error)}") from error
+
+    def _is_as_now(self, process: Process) -> bool:
+        """Whether it was started with the flags that another one would be started with."""
+        try:
+            found = set(Path(f"/proc/{process.pid}/cmdline").read_text().split("\0"))
+        except OSError:
+            return False
+        return found.issuperset((*_FLAGS, self._crl_flag))
+
+    @property
+    def _crl_flag(self) -> str:
+        return f"--peer-crl-file={self.settings.revoked}"
 
     def _find(self) -> Process | None:
         """The one of the record; or, if a daemon was killed before it could write that, the one that has the socket."""
@@ -257,6 +304,9 @@ class EtcdMember:
         if shutil.which("etcd") is None:
             raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
         self._bound_log()
+        if self._refused() is None:  # without a list that can be read it refuses everybody
+            with suppress(OperationFailed):  # a damaged key, a full disk: etcd says that itself
+                self.refuse(())
         self.settings.socket.unlink(missing_ok=True)  # of one that was killed; etcd takes it for somebody else's
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
@@ -288,14 +338,13 @@ class EtcdMember:
             f"--peer-cert-file={swarm / 'node.crt'}",
             f"--peer-key-file={swarm / 'node.key'}",
             f"--peer-trusted-ca-file={swarm / 'root.crt'}",
+            self._crl_flag,
         ]
 
     def _write_record(self, process: Process) -> None:
         """Without a record the next daemon would start a second one, which could not open the data: so this one must not live."""
         try:
-            draft = self.settings.record.with_suffix(".new")
-            draft.write_bytes(msgspec.json.encode(ProcessId.of(process.pid)))
-            os.replace(draft, self.settings.record)
+            replace_file(self.settings.record, msgspec.json.encode(ProcessId.of(process.pid)), durable=False)
         except OSError as error:
             process.kill_and_reap()
             process.close()

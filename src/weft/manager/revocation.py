@@ -1,0 +1,109 @@
+"""Certificates of managers that are managers no more. A certificate is good for months, and the key to
+it may have been copied.
+
+    issued    its serial is in the node before anybody has the certificate; a node on its way out is
+              given none
+    revoked   with the commit by which the node is to be a manager no more
+    refused   by every manager's session listener at once; by its part of the store once `members.py`
+              has seen to that
+    expired   forgotten
+
+Functions of the state; `now` in nanoseconds since 1970.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from weft.cluster.base import Identity
+from weft.errors import FailedPrecondition, Forbidden
+from weft.manager.transaction import cluster_of
+from weft.model.certificate import ManagerCertificate
+from weft.model.cluster import Cluster
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.node import Node
+from weft.model.state import Change, ClusterState, Put
+
+MOST = 256
+"""Certificates of one manager that have not expired. It is given two or three of them in their time,
+and one at each change of the root; the limit keeps a hostile one from filling the store."""
+LAG = 24 * 3600 * SECOND
+"""How far the clocks of two hosts may be apart, at most: for so long an expired one is refused."""
+
+Certificates = tuple[ManagerCertificate, ...]
+
+
+def issued(
+    state: ClusterState, node: Node, certificate: ManagerCertificate, now: Nanoseconds
+) -> list[Change]:  # fmt: skip
+    """To be committed before the node, which may be new, is given this certificate. Raises
+    `FailedPrecondition`."""
+    if node.spec.role != "manager":
+        cause = "it is to be a worker and is a manager still"
+        raise FailedPrecondition(f"cannot issue certificate to node {node.id}: {cause}")
+    kept = _unexpired(node.manager_certificates, now)
+    if len(kept) >= MOST:
+        cause = f"it has {len(kept)} that have not expired"
+        raise FailedPrecondition(f"cannot issue certificate to node {node.id}: {cause}")
+    after = Put(msgspec.structs.replace(node, manager_certificates=(*kept, certificate)))
+    cluster = cluster_of(state)
+    left = _unexpired(cluster.revoked, now)
+    if left == cluster.revoked:
+        return [after]
+    return [after, Put(msgspec.structs.replace(cluster, revoked=left))]
+
+
+def shown(state: ClusterState, node: Node, peer: Identity) -> tuple[Node, list[Change]]:
+    """The node, which has opened a session with this certificate, and what else is to be committed.
+    A certificate that nobody knows was issued after the backup that this state was restored from."""
+    cluster = cluster_of(state)
+    if peer.role != "manager" or not peer.serial or _is_known(cluster, node, peer.serial):
+        return node, []
+    certificate = ManagerCertificate(peer.serial, peer.expires)
+    if node.spec.role != "manager":
+        return node, [Put(_with(cluster, [certificate]))]
+    certificates = (*node.manager_certificates, certificate)
+    return msgspec.structs.replace(node, manager_certificates=certificates), []
+
+
+def revoked(cluster: Cluster, nodes: Iterable[Node]) -> Cluster:
+    """With all certificates of a manager that these nodes have. The nodes lose them: `without`."""
+    certificates = [certificate for node in nodes for certificate in node.manager_certificates]
+    return _with(cluster, certificates) if certificates else cluster
+
+
+def without(node: Node) -> Node:
+    return msgspec.structs.replace(node, manager_certificates=())
+
+
+def revoking(state: ClusterState, node: Node) -> list[Change]:
+    """The node as given, but for its certificates of a manager, which are revoked."""
+    before = cluster_of(state)
+    after = revoked(before, [node])
+    return [Put(without(node)), *([Put(after)] if after != before else [])]
+
+
+def is_revoked(cluster: Cluster, serial: str) -> bool:
+    return any(serial == certificate.serial for certificate in cluster.revoked)
+
+
+def check_session(state: ClusterState, node: Node, peer: Identity) -> None:
+    """A demoted node has nothing but a revoked certificate to ask for another one with. Once it has
+    shown that one, the former are of no use to anybody. Raises `Forbidden`."""
+    cluster, last = cluster_of(state), node.certificate.serial
+    if last and is_revoked(cluster, peer.serial) and not is_revoked(cluster, last):
+        raise Forbidden(f"the certificate {peer.serial} of node {node.id} was revoked")
+
+
+def _is_known(cluster: Cluster, node: Node, serial: str) -> bool:
+    known = [certificate.serial for certificate in node.manager_certificates]
+    return serial in known or is_revoked(cluster, serial)
+
+
+def _with(cluster: Cluster, certificates: Iterable[ManagerCertificate]) -> Cluster:
+    both, count = (*cluster.revoked, *certificates), cluster.revocations + 1
+    return msgspec.structs.replace(cluster, revoked=both, revocations=count)
+
+
+def _unexpired(certificates: Certificates, now: Nanoseconds) -> Certificates:
+    return tuple(each for each in certificates if each.expires + LAG > now)
