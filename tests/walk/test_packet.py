@@ -286,6 +286,26 @@ def test_a_container_leaves_with_its_own_address_only(cluster):
     assert cluster.underlay.trace(stranger, web).end == "drop by gateway-guard"
 
 
+def test_a_container_has_its_own_address_only_on_an_overlay(cluster):
+    """Here it would be taken for the other one; by an address of its own on another network it is known."""
+    web, app = (only_task(cluster, service) for service in ("web", "app"))
+    theirs, *_ = (a.address.ip for a in cluster.swarm.tasks[app].attachments)
+    ingress, inner = (a.address.ip for a in cluster.swarm.tasks[web].attachments)
+    target = IPv4Address("10.10.10.4")
+    for source, end in ((theirs, "drop by source-guard"), (inner, "delivered"), (ingress, "delivered")):
+        request = cluster.underlay.trace(Packet("udp", source, 53, target, 53), cluster.place(web))
+        assert request.end == end
+
+
+def test_a_container_sends_no_host_what_hosts_send_each_other(cluster):
+    web = only_task(cluster, "web")
+    for host in ("node1", "node2"):
+        for protocol in ("udp", "esp"):
+            request = cluster.from_task(web, cluster.address(host), 4789, protocol)
+            assert request.end == "drop by from-containers"
+    assert cluster.from_task(web, "198.51.100.9", 4789, "udp").end == "left"
+
+
 def test_nothing_for_the_loopback_comes_from_outside(cluster):
     """Not for a published port, and not where a setting of the host's would let it in."""
     for setting in ("0", "1"):

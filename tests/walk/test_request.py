@@ -198,7 +198,7 @@ def test_a_service_from_json_to_the_kernel():
         "ip rule add priority 900 fwmark 0x20000/0xffff0000 lookup 5917",
     ]
     assert [line for line in told if line in milestones] == milestones
-    [table] = [o for o in operations if isinstance(o, ReplaceTable) and o.namespace == "host"]
+    [table] = [o for o in operations if isinstance(o, ReplaceTable) and (o.namespace, o.table.name) == ("host", "weft")]
     assert 'dnat ip to numgen inc mod 2 map { 0 : 10.0.0.5 . 80, 1 : 10.0.0.6 . 80 } comment "web"' in table.table.body
 
     # linux/: and then a packet finds its way, to a task on either node

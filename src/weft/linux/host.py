@@ -127,6 +127,10 @@ _TABLE_CHECKS = (
         "table ip w { chain c { type filter hook prerouting priority raw; ct original zone set 1\n}\n}",
     ),
     (
+        "nftables on bridges (CONFIG_NF_TABLES_BRIDGE)",
+        "table bridge w { chain b { type filter hook prerouting priority 0; arp saddr ip 192.0.2.1 drop\n}\n}",
+    ),
+    (
         "nftables egress hooks (CONFIG_NETFILTER_EGRESS, CONFIG_NF_TABLES_NETDEV)",
         'table netdev w { chain e { type filter hook egress device "eth0" priority 0; }\n}',
     ),

@@ -29,6 +29,7 @@ from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.kernel_state import HOST, Link, Namespace, Route, Table, Tap
 from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_MAC, ESP_MARK, ESP_SANDBOX, GUARD_TABLE
+from weft.network.underlay import vni_in
 
 SALT_BYTES = 4
 """RFC 4106 section 4."""
@@ -127,10 +128,9 @@ def _marks(assignment: Assignment, facts: NodeFacts) -> Namespace:
 
 
 def _marking(datagram: str, marks: Iterable[tuple[list[Vni], int]]) -> Iterator[str]:
-    """The VNI is the three octets behind the first four of the VXLAN header: bits 96 to 119 from the UDP header (RFC 7348)."""
     for vnis, mark in marks:
         if vnis:
-            yield f"{datagram} @th,96,24 {{ {', '.join(map(str, vnis))} }} meta mark set {mark:#x}"
+            yield f"{datagram} {vni_in(vnis)} meta mark set {mark:#x}"
 
 
 def _vnis(definitions: Iterable[NetworkDefinition]) -> list[Vni]:

@@ -25,6 +25,8 @@ from weft.network.kernel_state import Namespace
 from weft.network.overlay import QUIET, mtu_of, segment_of
 from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace, overlay_namespace
 
+BALANCER_PORT = "veth0"
+"""Of the bridge, towards the network's load-balancer namespace."""
 Serving = dict[ServiceId, list[EndpointRecord]]
 
 
@@ -65,7 +67,7 @@ def balancer(view: NetworkView, services: list[VirtualService], facts: NodeFacts
         return
     space = INGRESS_SANDBOX if definition.ingress else balancer_namespace(definition.id)
     virtual = (IPv4Interface(service.address) for service in services)
-    port = (overlay_namespace(definition.id), "veth0", f"br{segment}")
+    port = (overlay_namespace(definition.id), BALANCER_PORT, f"br{segment}")
     yield from cable(port, (space, "eth0"), mtu_of(definition, facts), own.mac, own.address, *virtual)
     yield Namespace(name=space, sysctls=QUIET)
     if not definition.ingress:

@@ -17,10 +17,9 @@ from ipaddress import IPv4Address
 from weft.model.addresses import mac_for, overlay_mtu
 from weft.model.assignment import Assignment, EndpointRecord, NetworkDefinition, NetworkView
 from weft.model.sandbox import NodeFacts
-from weft.network import nft
 from weft.network.encryption import socket_namespace
-from weft.network.fragments import links, table
-from weft.network.kernel_state import HOST, Bridge, BridgePort, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
+from weft.network.fragments import links
+from weft.network.kernel_state import Bridge, BridgePort, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
 from weft.network.ownership import overlay_namespace
 
 LEG_PREFIX = "02:43"
@@ -66,24 +65,6 @@ def wire(view: NetworkView, facts: NodeFacts, assignment: Assignment) -> Iterato
     yield Namespace(name=overlay_namespace(definition.id), links=links(*devices), sysctls=QUIET | forward)
     if socket is not None:
         yield _peers(view, facts)
-
-
-def untracked(facts: NodeFacts, port: int) -> Namespace:
-    """Our own VXLAN datagrams, sealed or not, without connection tracking: a quarter more new connections per second
-    (dataplane-2.md, B).
-    Only those from or to this host's address: what it forwards for others may need tracking for their NAT."""
-    own = facts.data_path_address
-    body = "\n".join((
-        nft.base_chain(
-            "vxlan-in", "filter", "prerouting", nft.RAW,
-            f"ip daddr {own} udp dport {port} notrack", f"ip daddr {own} ip protocol esp notrack",
-        ),
-        nft.base_chain(
-            "vxlan-out", "filter", "output", nft.RAW,
-            f"ip saddr {own} udp dport {port} notrack", f"ip saddr {own} ip protocol esp notrack",
-        ),
-    ))  # fmt: skip
-    return Namespace(name=HOST, tables=table(body))
 
 
 def _peers(view: NetworkView, facts: NodeFacts) -> Namespace:

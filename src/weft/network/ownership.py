@@ -31,6 +31,7 @@ ESP_MARK = 0x00D0C4E3
 CLEAR_MARK = ESP_MARK + 2
 """Of VXLAN datagrams that belong to a plain network, where the kernel seals the others."""
 GUARD_TABLE = "weft-guard"
+UNDERLAY_TABLE = "weft-underlay"
 
 TABLE_PREFIX = "weft"
 """Names of our nftables tables in the host's namespace begin with this."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from weft.model.assignment import Assignment
 from weft.model.ids import NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
-from weft.network import encryption, gateway, ingress, loadbalancer, overlay, sandbox
+from weft.network import encryption, gateway, ingress, loadbalancer, overlay, sandbox, source_guard, underlay
 from weft.network.fragments import merge
 from weft.network.kernel_state import KernelState, Namespace
 from weft.network.ownership import INGRESS_SANDBOX
@@ -25,18 +25,17 @@ def _hops(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]
     residents = [(s, assignment.tasks[s.task]) for s in sorted(sandboxes, key=lambda s: s.id) if s.task in assignment.tasks]
     outside = [(s, task) for s, task in residents if sandbox.needs_gateway(task, assignment.networks)]
     yield from gateway.bridge(facts, outside)
-    yield overlay.untracked(facts, assignment.data_path_port)
     yield from encryption.isolation(assignment, facts)
     outlooks: dict[NetworkId, Outlook] = {}
     used = {attachment.network for _, task in residents for attachment in task.attachments}
-    for id in sorted(assignment.networks):
-        view = assignment.networks[id]
-        if id not in used and not view.definition.ingress:
-            continue
+    views = {id: view for id, view in sorted(assignment.networks.items()) if id in used or view.definition.ingress}
+    yield underlay.datagrams([*views.values()], facts, assignment.data_path_port)
+    for id, view in views.items():
         backends = loadbalancer.serving(view)
         services = loadbalancer.virtual_services(view, backends)
         outlooks[id] = Outlook(view, services)
         yield from overlay.wire(view, facts, assignment)
+        yield source_guard.guard(view, [task for _, task in residents])
         yield from loadbalancer.balancer(view, services, facts)
         if view.definition.ingress:
             yield from ingress.mesh(view, backends, facts)

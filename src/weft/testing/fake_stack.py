@@ -11,7 +11,7 @@ from typing import NamedTuple
 from weft.network.kernel_state import MAIN_TABLE, Route, Rule
 from weft.network.nft import DSTNAT, SRCNAT
 from weft.testing.fake_conntrack import Connection, Packet
-from weft.testing.fake_namespace import FakeNamespace
+from weft.testing.fake_namespace import Device, FakeNamespace
 from weft.testing.fake_nft import Chain, Flight, Ruleset, parse, run
 
 ANY = IPv4Address(0)
@@ -54,6 +54,13 @@ def hook(space: FakeNamespace, name: str, flight: Flight, note: Note) -> None:
             _call(rules, chain, flight, note)
     if name != "forward":
         _translate(space, name, [entry for entry in chains if entry[1].kind == "nat"], flight, note)
+
+
+def ingress(space: FakeNamespace, port: Device, flight: Flight, note: Note) -> None:
+    """A bridge's first hook. ARP is not a packet here, so what the rules say of it is not asked."""
+    flight.input = port.name
+    for rules, chain in _chains(space, "bridge", "prerouting"):
+        _call(rules, chain, flight, note)
 
 
 def egress(space: FakeNamespace, flight: Flight, note: Note) -> None:

@@ -230,6 +230,8 @@ class _Walk:
             raise End(f"{bridge} is down")
         if port is not None and port.port.locked and (port.name, flight.ether_source) not in space.forwarding:
             raise End(f"dropped: {flight.ether_source} is not behind {port}")
+        if port is not None:
+            ip.ingress(space, port, flight, functools.partial(self._note, space, flight))
         if port is not None and flight.ether_destination == bridge.mac:
             self._receive_packet(space, bridge.name, flight)
             return

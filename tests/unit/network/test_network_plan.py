@@ -134,6 +134,22 @@ def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
                 assert e.serving or e.task is None or f" {e.address.ip} . " not in text
 
 
+def test_hosts_and_containers_are_one_element_each():
+    """Of what looks at who sends: the rules are the same for any number of them."""
+    small, large = Swarm(2), Swarm(9)
+    for swarm in (small, large):
+        swarm.service("web", swarm.network("mynet", "10.10.10.0/24"), on=[1] * (len(swarm.nodes) - 1))
+    plans = [plan(*told(swarm, 1)) for swarm in (small, large)]
+    for space, family, name, elements in (
+        (HOST, "ip", "weft-underlay", ("hosts",)),
+        ("1-mynet00000", "bridge", "weft", ("senders",)),
+        (HOST, "ip", "weft", ("gateway-senders",)),
+    ):
+        few, many = (parse(p[space].tables[family, name].body) for p in plans)
+        assert few.chains == many.chains
+        assert [len(many.elements[e]) - len(few.elements[e]) for e in elements] == [7]
+
+
 def test_a_sandbox_whose_task_is_gone_goes_away():
     swarm = Swarm(1)
     [task] = swarm.service("web", on=[1])
@@ -162,7 +178,7 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
     for leaving, staying in ((old, new), (new, old)):
         swarm.tasks[leaving] = msgspec.structs.replace(swarm.tasks[leaving], desired=TaskState.SHUTDOWN)
         swarm.tasks[staying] = msgspec.structs.replace(swarm.tasks[staying], desired=TaskState.RUNNING)
-        [table] = plan(*told(swarm, 1))[HOST].tables.values()
+        table = plan(*told(swarm, 1))[HOST].tables["ip", "weft"]
         assert f"meta l4proto tcp dnat ip to {swarm.sandbox(staying).gateway.ip}:80" in table.body
         assert f"{swarm.sandbox(leaving).gateway.ip}:80" not in table.body
 
