@@ -1,13 +1,18 @@
 """A container and an image on one node, as the runtime keeps them and the API shows them."""
 
+import re
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from weft.model.addresses import Port, Protocol
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Resources
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 END_NOT_SEEN = "its end was not seen: the host or its conmon was stopped"
 """The error of a container that did not end by itself."""
@@ -35,8 +40,8 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`name:tag`, in familiar form (no docker.io/library/)."""
     digests: tuple[str, ...] = ()
     """`name@sha256:…` where the image came from a registry."""
-    created: Nanoseconds = 0
-    size: int = 0
+    created: Annotated[Nanoseconds, Meta(ge=0, le=2**63 - 1)] = 0
+    size: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """Bytes of all layers, unpacked."""
     architecture: str = "amd64"
     os: str = "linux"
@@ -44,6 +49,16 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     config: ImageConfig = ImageConfig()
     layers: tuple[str, ...] = ()
     """Digests of the unpacked layers (diff ids), bottom first."""
+
+    def __post_init__(self) -> None:
+        """Digests become names of directories. Raises `ValueError`."""
+        for digest in (self.id, *self.layers):
+            if not is_digest(digest):
+                raise ValueError(f"not a digest: {digest[:100]!r}")
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
 
 class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):

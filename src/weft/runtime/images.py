@@ -1,18 +1,25 @@
 """The images of one host: `runtime.base.Images` on a directory.
 
-    <root>/index.json        all images with their tags, replaced whole at each change
-    <root>/layers/<digest>/  layers, unpacked; several hosts of one machine may share a directory of them
-    <root>/tmp/              what is being fetched
+    <root>/index.json        all images with their names (`image_index.py`)
+    <root>/layers/<digest>/  layers, unpacked; several hosts of one machine may share a directory of
+                             them (`layers.py`)
+    <root>/tmp/              archives that are being taken in
 
-Only what is needed to run an image is kept, so there is no way back to the archive that it came from.
+An image is taken in by steps of which only the last one is seen: its blobs are fetched, its JSON is
+decoded, its layers are unpacked beside the others, and then the layers are put in their places and
+the index is written, once for all images of an archive. Whatever fails before leaves nothing.
+
+Everything that takes long is done in threads. Only what is needed to run an image is kept, so there
+is no way back to the archive that it came from.
 """
 
 import asyncio
 import secrets
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
-from hashlib import sha256
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 import msgspec
 
@@ -21,33 +28,72 @@ from weft.model.container import Image
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse, qualified
-from weft.runtime.archive import ArchivedImage, Blobs, decode_image, diff_ids, open_archive, open_directory
-from weft.runtime.layers import LayerStore
+from weft.runtime.archive import ArchivedImage, Blobs, open_archive, open_directory
+from weft.runtime.image_index import ImageIndex
+from weft.runtime.layers import LayerStore, Staging, remove_all
+from weft.runtime.room import Room
 from weft.runtime.skopeo import Registry
-from weft.system.files import make_directory, replace_file
+from weft.runtime.threads import Threads
+from weft.system.files import make_directory
+from weft.system.trees import remove_tree
+
+P = ParamSpec("P")
 
 _SHORT = 12
+_THREADS = 4
+_UNPACKING = 2
+"""Images that are unpacked at a time. The other threads write what arrives, and the index."""
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """An image, and names that it gets besides those that it may have already."""
+
+    image: Image
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 class ImageStore:
-    def __init__(self, root: Path, clock: Callable[[], Nanoseconds], shared: Path | None = None) -> None:
-        """`shared`: a directory of layers used together with other stores, which is never cleared by this one. Raises
-        `OperationFailed` if the directory cannot be made, or its index not read."""
+    def __init__(
+        self, root: Path, clock: Callable[[], Nanoseconds], shared: Path | None = None
+    ) -> None:
+        """`shared`: a directory of layers used together with other stores, which is never cleared
+        by this one. Raises `OperationFailed` if the directory cannot be made."""
         self._root = root
         self._clock = clock
         self._layers = LayerStore(shared if shared is not None else root / "layers")
         self._owns_layers = shared is None
         self._registry = Registry()
         self._users: Callable[[str], list[ContainerId]] = lambda _: []
+        self._threads = Threads("images", _THREADS)
+        self._unpacking = asyncio.Semaphore(_UNPACKING)
+        self._changing = asyncio.Lock()
+        """Held by whoever changes the index or the set of layers."""
+        self._index = ImageIndex(root)
         self._make_root()
-        self._images: dict[str, Image] = {image.id: image for image in self._read_index()}
-        shutil.rmtree(root / "tmp", ignore_errors=True)
+        self._images: Mapping[str, Image] = {image.id: image for image in self._index.read()}
+
+    def _make_root(self) -> None:
+        """For root only: an image may have set-user-id programs, which are for its containers and
+        not for this host's users."""
+        try:
+            make_directory(self._root, 0o700)
+            remove_tree(self._root / "tmp")
+            if self._owns_layers:
+                self._layers.clear()
+        except OSError as error:
+            raise OperationFailed(
+                f"cannot make directory {self._root}: {cause_of(error)}"
+            ) from error
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
         self._users = users
 
     def layer_directories(self, image: Image) -> list[Path]:
-        return [self._layers.path(digest) for digest in image.layers]
+        """Bottom first. Of a layer that an image has twice only the upper one counts: it hides all
+        that the lower one could add, and overlayfs takes no directory twice."""
+        from_the_top = dict.fromkeys(reversed(image.layers))
+        return [self._layers.path(digest) for digest in reversed(from_the_top)]
 
     # finding
 
@@ -61,20 +107,25 @@ class ImageStore:
         image = None if reference.startswith("sha256:") else self._find_by_name(reference)
         image = image or self._find_by_prefix(bare)
         if image is None:
-            name, tag, digest = parse(reference) if not reference.startswith("sha256:") else (reference, "", "")
+            name, tag, digest = (
+                (reference, "", "") if reference.startswith("sha256:") else parse(reference)
+            )
             raise NotFound(f"No such image: {_text(name, tag, digest)}")
         return image
 
     def _find_by_name(self, reference: str) -> Image | None:
         name, tag, digest = parse(reference)
         wanted = f"{name}@{digest}" if digest else f"{name}:{tag}"
-        return next((image for image in self._images.values() if wanted in (*image.tags, *image.digests)), None)
+        return self._find_by(lambda image: wanted in (*image.tags, *image.digests))
+
+    def _find_by(self, condition: Callable[[Image], bool]) -> Image | None:
+        return next((image for image in self._images.values() if condition(image)), None)
 
     def _find_by_prefix(self, prefix: str) -> Image | None:
-        found = [image for id, image in self._images.items() if id.startswith(f"sha256:{prefix}")] if prefix else []
-        return found[0] if len(found) == 1 else None
+        found = [id for id in self._images if prefix and id.startswith(f"sha256:{prefix}")]
+        return self._images[found[0]] if len(found) == 1 else None
 
-    # getting
+    # taking in
 
     async def pull(self, reference: str) -> AsyncIterator[str]:
         name, tag, digest = parse(reference)
@@ -82,139 +133,229 @@ class ImageStore:
         yield f"{tag or digest}: Pulling from {path}"
         found = await self._registry.digest(name, tag, digest)
         yield f"Digest: {found}"
-        known = next((image for image in self._images.values() if f"{name}@{found}" in image.digests), None)
-        text = _text(name, tag, digest)
-        if known is None:
-            known = await self._fetch(name, text, found)
-            yield f"Status: Downloaded newer image for {text}"
-        else:
+        text, whole = _text(name, tag, digest), f"{name}@{found}"
+        tags = (text,) if tag else ()
+        if await self._name_known(tags, whole):
             yield f"Status: Image is up to date for {text}"
-        self._put(known, tags=[text] if tag else [], digests=[f"{name}@{found}"])
+        else:
+            await self._fetch(name, text, tags, whole)
+            yield f"Status: Downloaded newer image for {text}"
 
-    async def _fetch(self, name: str, text: str, digest: str) -> Image:
-        directory = self._temporary()
-        try:
-            await self._registry.fetch(name, digest, directory)
-            blobs, archived = open_directory(directory, text)
-            return await asyncio.to_thread(self._unpack, blobs, archived)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+    async def _name_known(self, tags: tuple[str, ...], whole: str) -> bool:
+        """Whether the image is here, and all of it; if so it has the tags when this returns."""
+        async with self._changing:
+            known = self._find_by(lambda image: whole in image.digests)
+            if known is None or not await self._threads.finish(self._has_layers, known):
+                return False
+            await self._keep([_Named(known, tags, (whole,))])
+            return True
+
+    def _has_layers(self, image: Image) -> bool:
+        return all(self._layers.size(digest) is not None for digest in image.layers)
+
+    async def _fetch(self, name: str, text: str, tags: tuple[str, ...], whole: str) -> None:
+        async with self._temporary() as (directory, stop):
+            room = Room(directory, stop.is_set)
+            await self._registry.fetch(name, whole.rpartition("@")[2], directory, room)
+            await self._take_in(stop, self._unpack_directory, directory, text, tags, whole)
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
-        path = self._temporary() / "archive.tar"
+        async with self._temporary() as (directory, stop):
+            path = directory / "archive.tar"
+            await self._receive(archive, path, stop)
+            added = await self._take_in(stop, self._unpack_archive, path, stop.is_set)
+        return [name for named in added for name in named.tags or (named.image.id,)]
+
+    async def _receive(
+        self, archive: AsyncIterator[bytes], path: Path, stop: threading.Event
+    ) -> None:
         try:
+            room = Room(path.parent)
             with path.open("wb") as file:
                 async for chunk in archive:
-                    file.write(chunk)
-            images = await asyncio.to_thread(self._unpack_archive, path)
+                    room.take(len(chunk))
+                    await self._threads.run(stop, file.write, chunk)
         except OSError as error:
+            raise OperationFailed(f"cannot load image: {cause_of(error)}") from error
+        except OperationFailed as error:
             raise OperationFailed(f"cannot load image: {error}") from error
+
+    async def _take_in(
+        self,
+        stop: threading.Event,
+        unpack: Callable[Concatenate[Staging, P], list[_Named]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[_Named]:
+        staging = Staging(self._layers, stop.is_set)
+        try:
+            async with self._unpacking:
+                added = await self._threads.run(stop, unpack, staging, *args, **kwargs)
+            async with self._changing:
+                await self._keep(added, staging)
         finally:
-            shutil.rmtree(path.parent, ignore_errors=True)
-        names = []
-        for image, tags in images:
-            familiar = [_text(*parse(tag)) for tag in tags]
-            self._put(image, tags=familiar, digests=[])
-            names += familiar or [image.id]
-        return names
+            await self._threads.finish(staging.drop)
+        return added
 
-    def _unpack_archive(self, path: Path) -> list[tuple[Image, tuple[str, ...]]]:
-        with open_archive(path) as (blobs, images):
-            return [(self._unpack(blobs, archived), archived.tags) for archived in images]
+    # in a thread
 
-    def _unpack(self, blobs: Blobs, archived: ArchivedImage) -> Image:
-        size = 0
-        for digest, name in zip(diff_ids(archived), archived.layers, strict=True):
-            known = self._layers.size(digest)
-            if known is None:
-                with blobs.open(name) as stream:
-                    known = self._layers.add(digest, stream)
-            size += known
-        return decode_image(f"sha256:{sha256(archived.config).hexdigest()}", archived, size)
+    def _unpack_archive(
+        self, staging: Staging, path: Path, stopped: Callable[[], bool]
+    ) -> list[_Named]:
+        try:
+            with open_archive(path, Room(path.parent, stopped)) as (blobs, images):
+                return [_Named(_unpack(staging, blobs, image), image.tags) for image in images]
+        except OSError as error:
+            raise OperationFailed(f"cannot load image: {cause_of(error)}") from error
+
+    def _unpack_directory(
+        self, staging: Staging, path: Path, text: str, tags: tuple[str, ...], whole: str
+    ) -> list[_Named]:
+        try:
+            blobs, image = open_directory(path, text)
+            return [_Named(_unpack(staging, blobs, image), tags, (whole,))]
+        except OSError as error:
+            raise OperationFailed(f"cannot pull {text}: {cause_of(error)}") from error
 
     # names and removal
 
     async def tag(self, reference: str, new: str) -> None:
         name, tag, _ = parse(new)
-        self._put(self.find(reference), tags=[f"{name}:{tag}"], digests=[])
+        async with self._changing:
+            await self._keep([_Named(self.find(reference), (f"{name}:{tag}",))])
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
-        image = self.find(reference)
+        async with self._changing:
+            image = self.find(reference)
+            gone, left, users = self._untagged(image, reference, force)
+            done = [("Untagged", tag) for tag in gone]
+            if left or users:
+                await self._write({**self._images, image.id: _with_tags(image, left)})
+                return done
+            others = {id: other for id, other in self._images.items() if id != image.id}
+            await self._write(others)
+            unused = self._unused_layers(image)
+            trash = await self._threads.finish(self._layers.take_away, unused)
+        await self._threads.finish(remove_all, trash)
+        done += [("Untagged", digest) for digest in image.digests]
+        return [*done, ("Deleted", image.id), *(("Deleted", digest) for digest in unused)]
+
+    def _untagged(
+        self, image: Image, reference: str, force: bool
+    ) -> tuple[list[str], tuple[str, ...], list[ContainerId]]:
+        """The tags that go, those that stay, and if none does, the containers that use the image.
+        Raises `Conflict`."""
         by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
         gone = list(image.tags) if by_id else [_text(*parse(reference))]
         short = image.id.removeprefix("sha256:")[:_SHORT]
         if by_id and len({parse(tag)[0] for tag in gone}) > 1 and not force:
             raise Conflict(
-                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+                f"conflict: unable to delete {short} (must be forced)"
+                " - image is referenced in multiple repositories"
             )
-        left = [tag for tag in image.tags if tag not in gone]
+        left = tuple(tag for tag in image.tags if tag not in gone)
         users = self._users(image.id) if not left else []
         if users and not force:
             what = f"delete {short}" if by_id else f'remove repository reference "{reference}"'
             raise Conflict(
-                f"conflict: unable to {what} (must force) - container {users[0][:_SHORT]} is using its referenced image {short}"
+                f"conflict: unable to {what} (must force)"
+                f" - container {users[0][:_SHORT]} is using its referenced image {short}"
             )
-        done = [("Untagged", tag) for tag in gone]
-        if left or users:
-            self._images[image.id] = msgspec.structs.replace(image, tags=tuple(left))
-            self._write_index()
-            return done
-        del self._images[image.id]
-        self._write_index()
-        return [*done, *(("Untagged", digest) for digest in image.digests), ("Deleted", image.id), *self._remove_layers(image)]
+        return gone, left, users
 
-    def _remove_layers(self, image: Image) -> list[tuple[str, str]]:
-        """Those that no other image has."""
+    def _unused_layers(self, image: Image) -> list[str]:
+        """Those of a removed image that no other has, the upper ones first."""
         if not self._owns_layers:
             return []
         used = {digest for other in self._images.values() for digest in other.layers}
-        gone = [digest for digest in reversed(image.layers) if digest not in used]
-        for digest in gone:
-            self._layers.remove(digest)
-        return [("Deleted", digest) for digest in gone]
+        return [digest for digest in dict.fromkeys(reversed(image.layers)) if digest not in used]
 
-    # the index
+    # changes, one at a time
 
-    def _put(self, image: Image, tags: Iterable[str], digests: Iterable[str]) -> None:
-        """Adds the image, or names to it. A tag is one image's only: another loses it."""
-        new = set(tags)
-        for other in list(self._images.values()):
-            if new & set(other.tags) and other.id != image.id:
-                kept = tuple(tag for tag in other.tags if tag not in new)
-                self._images[other.id] = msgspec.structs.replace(other, tags=kept)
-        old = self._images.get(image.id, image)
-        self._images[image.id] = msgspec.structs.replace(
-            old, tags=tuple(dict.fromkeys((*old.tags, *tags))), digests=tuple(dict.fromkeys((*old.digests, *digests)))
-        )
-        self._write_index()
+    async def _keep(self, added: Sequence[_Named], staging: Staging | None = None) -> None:
+        """Images and names are seen when their layers are in their places and the index is on the
+        disk."""
+        images = _with_names(self._images, added)
+        await self._threads.finish(self._settle, images, added, staging)
+        self._images = images
 
-    def _make_root(self) -> None:
-        """For root only: an image may have set-user-id programs, which are for its containers and not for this host's users."""
+    def _settle(
+        self, images: Mapping[str, Image], added: Sequence[_Named], staging: Staging | None
+    ) -> None:
+        """In a thread."""
+        if staging is None:
+            self._index.write(images.values())
+            return
+        for named in added:
+            if any(staging.size(digest) is None for digest in named.image.layers):
+                raise OperationFailed(
+                    f"cannot keep image {named.image.id}: a layer of it was removed meanwhile"
+                )
         try:
-            make_directory(self._root, 0o700)
-        except OSError as error:
-            raise OperationFailed(f"cannot make directory {self._root}: {cause_of(error)}") from error
+            staging.publish()
+            self._layers.sync()
+            self._index.write(images.values())
+        except BaseException as error:
+            staging.withdraw()
+            if isinstance(error, OSError):
+                raise OperationFailed(f"cannot keep layers: {cause_of(error)}") from error
+            raise
 
-    def _read_index(self) -> list[Image]:
-        path = self._root / "index.json"
+    async def _write(self, images: Mapping[str, Image]) -> None:
+        """What goes is gone before the index says so: nobody makes a container of it meanwhile."""
+        before, self._images = self._images, images
         try:
-            return msgspec.json.decode(path.read_bytes(), type=list[Image])
-        except FileNotFoundError:
-            return []
-        except (OSError, msgspec.DecodeError) as error:
-            raise OperationFailed(f"cannot read image index {path}: {error}") from error
+            await self._threads.finish(self._index.write, images.values())
+        except OperationFailed:
+            self._images = before
+            raise
 
-    def _write_index(self) -> None:
-        path = self._root / "index.json"
-        try:
-            replace_file(path, msgspec.json.encode(list(self._images.values())))
-        except OSError as error:
-            raise OperationFailed(f"cannot write image index {path}: {error}") from error
-
-    def _temporary(self) -> Path:
+    @asynccontextmanager
+    async def _temporary(self) -> AsyncIterator[tuple[Path, threading.Event]]:
+        """A directory, and what tells the threads that use it to stop."""
         path = self._root / "tmp" / secrets.token_hex(8)
-        make_directory(path, 0o700)
-        return path
+        try:
+            make_directory(path, 0o700)
+        except OSError as error:
+            raise OperationFailed(f"cannot make directory {path}: {cause_of(error)}") from error
+        try:
+            yield path, threading.Event()
+        finally:
+            await self._threads.finish(remove_all, (path,))
+
+
+def _unpack(staging: Staging, blobs: Blobs, archived: ArchivedImage) -> Image:
+    """Raises `InvalidArgument`, `OperationFailed`."""
+    image, size = archived.image, 0
+    for digest, blob in zip(image.layers, archived.blobs, strict=True):
+        known = staging.size(digest)
+        if known is None:
+            known = staging.add(digest, blobs.open(blob))
+        size += known
+    return msgspec.structs.replace(image, size=size)
+
+
+def _with_names(images: Mapping[str, Image], added: Iterable[_Named]) -> dict[str, Image]:
+    """A tag is one image's only: another loses it."""
+    result = dict(images)
+    owners = {tag: id for id, image in images.items() for tag in image.tags}
+    for named in added:
+        id = named.image.id
+        for tag in named.tags:
+            owner = owners.get(tag, id)
+            if owner != id:
+                left = tuple(other for other in result[owner].tags if other != tag)
+                result[owner] = _with_tags(result[owner], left)
+            owners[tag] = id
+        image = result.get(id, named.image)
+        digests = tuple(dict.fromkeys((*image.digests, *named.digests)))
+        image = _with_tags(image, tuple(dict.fromkeys((*image.tags, *named.tags))))
+        result[id] = msgspec.structs.replace(image, digests=digests)
+    return result
+
+
+def _with_tags(image: Image, tags: tuple[str, ...]) -> Image:
+    return msgspec.structs.replace(image, tags=tags)
 
 
 def _text(name: str, tag: str, digest: str) -> str:

@@ -1,38 +1,38 @@
-"""Image layers on disk: each unpacked once, into a directory named by its digest, in the form in which overlayfs reads it.
+"""Image layers on disk: each unpacked once, into a directory named by the digest of its plain tar.
 
-A layer's tar is not trusted: whatever it says stays inside the layer's directory. `.wh.name` (OCI image-spec, layer.md,
-"Whiteouts") becomes overlayfs' device 0/0, an opaque directory gets `trusted.overlay.opaque`. A layer appears at its name only
-when it is whole and its digest was right, so several daemons may share a directory of layers.
+    <directory>/<digest>/       a layer, whole
+    <directory>/<digest>.size   bytes of its files
+    <directory>/.<random>       a layer that is being unpacked, or removed
+
+A layer appears at its name only when it is whole and its digest was right, so several daemons may
+share a directory of layers.
 """
 
-import gzip
-import hashlib
-import os
 import secrets
-import shutil
-import stat
-import tarfile
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Any
 
-from weft.errors import OperationFailed
-from weft.runtime.rootfs import resolve
-from weft.system.files import make_directory, make_missing
-
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
-_XATTR = "SCHILY.xattr."
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_CHUNK = 1 << 18
+from weft.errors import InvalidArgument, OperationFailed, cause_of
+from weft.runtime.compression import Stream
+from weft.runtime.malformed import Malformed
+from weft.runtime.room import Room
+from weft.runtime.unpack import unpack
+from weft.system.files import make_directory, sync_file_system
+from weft.system.trees import remove_tree
 
 
 class LayerStore:
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
+
+    def make(self) -> None:
+        """For root only: a set-user-id program of an image is not for the host's users. Raises
+        `OSError`."""
+        make_directory(self.directory, 0o700)
 
     def path(self, digest: str) -> Path:
-        return self._directory / digest.removeprefix("sha256:")
+        return self.directory / digest.removeprefix("sha256:")
 
     def size(self, digest: str) -> int | None:
         """Bytes of its files; None if it is not here."""
@@ -41,145 +41,104 @@ class LayerStore:
         except (OSError, ValueError):
             return None
 
-    def add(self, digest: str, stream: IO[bytes]) -> int:
-        """Unpacks a layer's tar, plain or gzip; gives its size. `digest`: of the plain tar. Raises `OperationFailed`."""
-        known = self.size(digest)
-        if known is not None:
-            return known
-        temporary = self._directory / f".{secrets.token_hex(8)}"
+    def publish(self, digest: str, unpacked: Path, size: int) -> bool:
+        """Puts a layer in its place; False if one is there, which is as good. Raises `OSError`."""
+        self._size_file(digest).write_text(str(size))
         try:
-            make_directory(self._directory, 0o700)  # a set-user-id program of an image is not for the host's users
-            make_directory(temporary, 0o755)
-            found, size = _unpack(stream, temporary)
-            if found != digest:
-                raise OperationFailed(f"cannot unpack layer {digest}: its digest is {found}")
-            self._size_file(digest).write_text(str(size))
-            self._publish(temporary, self.path(digest))
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise OperationFailed(f"cannot unpack layer {digest}: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return size
+            unpacked.rename(self.path(digest))
+        except OSError:
+            if not self.path(digest).is_dir():
+                raise
+            return False
+        return True
 
-    def remove(self, digest: str) -> None:
-        self._size_file(digest).unlink(missing_ok=True)
-        shutil.rmtree(self.path(digest), ignore_errors=True)
+    def take_away(self, digests: Iterable[str]) -> list[Path]:
+        """Layers are gone from their places when this returns; what it gives is left to remove."""
+        gone = []
+        for digest in digests:
+            trash = self.temporary()
+            with suppress(FileNotFoundError):
+                self.path(digest).rename(trash)
+                gone.append(trash)
+            self._size_file(digest).unlink(missing_ok=True)
+        return gone
+
+    def sync(self) -> None:
+        """What was published is on the disk when this returns. Raises `OSError`."""
+        sync_file_system(self.directory)
+
+    def clear(self) -> None:
+        """Removes what a daemon left that ended in the middle."""
+        if self.directory.is_dir():
+            for path in self.directory.glob(".*"):
+                remove_tree(path)
+
+    def temporary(self) -> Path:
+        return self.directory / f".{secrets.token_hex(8)}"
 
     def _size_file(self, digest: str) -> Path:
         return self.path(digest).with_suffix(".size")
 
-    def _publish(self, temporary: Path, final: Path) -> None:
-        """Another daemon may have been faster: its copy is as good."""
+
+class Staging:
+    """Layers of images that are being taken in: unpacked beside the others, and put in their places
+    together, or not at all."""
+
+    def __init__(self, layers: LayerStore, stopped: Callable[[], bool]) -> None:
+        """`stopped`: whether to give up."""
+        self._layers = layers
+        self._stopped = stopped
+        self._room: Room | None = None
+        self._unpacked: dict[str, tuple[Path, int]] = {}
+        self._published: list[str] = []
+        """Those of them that were not in their places before."""
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a layer that is here or unpacked; None if it is neither."""
+        if digest in self._unpacked:
+            return self._unpacked[digest][1]
+        return self._layers.size(digest)
+
+    def add(self, digest: str, blob: AbstractContextManager[Stream]) -> int:
+        """Unpacks a layer's tar; gives the bytes of its files. `digest`: of the plain tar. Raises
+        `InvalidArgument`, `OperationFailed`, `Stopped`."""
+        path = self._layers.temporary()
         try:
-            temporary.rename(final)
-        except OSError:
-            if not final.is_dir():
-                raise
+            self._layers.make()
+            self._room = self._room or Room(self._layers.directory, self._stopped)
+            make_directory(path, 0o755)
+            self._unpacked[digest] = path, 0
+            with blob as stream:
+                found, size = unpack(stream, path, self._room)
+            if found != digest:
+                raise Malformed(f"its digest is {found}")
+        except Malformed as error:
+            raise InvalidArgument(f"cannot unpack layer {digest}: {error}") from error
+        except OSError as error:
+            raise OperationFailed(f"cannot unpack layer {digest}: {cause_of(error)}") from error
+        except OperationFailed as error:
+            raise OperationFailed(f"cannot unpack layer {digest}: {error}") from error
+        self._unpacked[digest] = path, size
+        return size
+
+    def publish(self) -> None:
+        """Puts all in their places. Raises `OSError`."""
+        for digest, (path, size) in self._unpacked.items():
+            if self._layers.publish(digest, path, size):
+                self._published.append(digest)
+
+    def withdraw(self) -> None:
+        """Undoes `publish`, as far as it came."""
+        remove_all(self._layers.take_away(self._published))
+        self._published.clear()
+
+    def drop(self) -> None:
+        """Removes what was not published."""
+        remove_all(path for path, _ in self._unpacked.values())
+        self._unpacked.clear()
 
 
-class _Hashed:
-    """A stream that digests what is read from it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.digest.update(data)
-        return data
-
-
-def _unpack(stream: IO[bytes], root: Path) -> tuple[str, int]:
-    """(digest of the plain tar, bytes of its files)."""
-    plain = _Hashed(_decompressed(stream))
-    size = 0
-    directories: list[tuple[Path, int]] = []
-    with tarfile.open(fileobj=plain, mode="r|", errorlevel=2) as tar:  # type: ignore[call-overload]  # any object with `read`
-        for member in tar:
-            _unpack_member(tar, member, root, directories)
-            size += member.size if member.isreg() else 0
-    for path, moment in reversed(directories):
-        if path.is_dir() and not path.is_symlink():
-            os.utime(path, (moment, moment))
-    while plain.read(_CHUNK):
-        pass
-    return f"sha256:{plain.digest.hexdigest()}", size
-
-
-def _decompressed(stream: IO[bytes]) -> IO[bytes]:
-    magic = stream.read(4)
-    stream.seek(0)
-    if magic.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]  # it has `read`
-    if magic == _ZSTD:
-        raise OperationFailed(
-            "cannot unpack layer: it is compressed with zstd; `docker pull` can fetch it, `docker load` cannot"
-        )
-    return stream
-
-
-def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, directories: list[tuple[Path, int]]) -> None:
-    name = os.path.normpath("/" + member.name)
-    if name == "/":
-        _set_metadata(root, member)
-        return
-    head, tail = os.path.split(name)
-    parent = resolve(root, head)
-    make_missing(parent, 0o755)
-    if tail == _OPAQUE:
-        os.setxattr(parent, "trusted.overlay.opaque", b"y")
-        return
-    if tail.startswith(_WHITEOUT):
-        path = parent / tail.removeprefix(_WHITEOUT)
-        _clear(path)
-        os.mknod(path, stat.S_IFCHR, 0)
-        return
-    path = parent / tail
-    if not (member.isdir() and path.is_dir() and not path.is_symlink()):
-        _clear(path)
-        _make(tar, member, root, path)
-    if not member.islnk():
-        _set_metadata(path, member)
-    if member.isdir():
-        directories.append((path, int(member.mtime)))
-
-
-def _make(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, path: Path) -> None:
-    if member.isdir():
-        path.mkdir()
-    elif member.issym():
-        path.symlink_to(member.linkname)
-    elif member.islnk():
-        head, tail = os.path.split(os.path.normpath("/" + member.linkname))
-        os.link(resolve(root, head) / tail, path, follow_symlinks=False)
-    elif member.ischr() or member.isblk():
-        kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-        os.mknod(path, kind | 0o600, os.makedev(member.devmajor, member.devminor))
-    elif member.isfifo():
-        os.mkfifo(path)
-    elif member.isreg():
-        content: Any = tar.extractfile(member)
-        with path.open("xb") as file:
-            shutil.copyfileobj(content, file, _CHUNK)
-    else:
-        raise OperationFailed(f"cannot unpack {member.name!r}: unknown type {member.type!r}")
-
-
-def _set_metadata(path: Path, member: tarfile.TarInfo) -> None:
-    os.chown(path, member.uid, member.gid, follow_symlinks=False)
-    if not member.issym():
-        path.chmod(member.mode & 0o7777)
-    for key, value in member.pax_headers.items():
-        name = key.removeprefix(_XATTR)
-        if name != key and not name.startswith("trusted.overlay."):
-            os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
-    os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
-
-
-def _clear(path: Path) -> None:
-    """Later entries of a layer replace earlier ones."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def remove_all(trash: Iterable[Path]) -> None:
+    for path in trash:
+        with suppress(OSError):  # what stays is cleared when a daemon starts
+            remove_tree(path)

@@ -1,5 +1,6 @@
 """Images from registries, through skopeo; its errors in the words of the original."""
 
+import asyncio
 import hashlib
 import re
 from pathlib import Path
@@ -7,7 +8,12 @@ from pathlib import Path
 from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.references import qualified
 from weft.runtime.process import run
+from weft.runtime.room import Room
 
+_LOOK = 0.5
+"""Seconds between two looks at the room that is left."""
+_REASON_MAX = 500
+"""Characters of a message that came from a registry."""
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3})(:\d+)?/")
 
 
@@ -24,11 +30,22 @@ class Registry:
             raise translate_error(output.text, name, tag or digest)
         return digest or f"sha256:{hashlib.sha256(output.raw).hexdigest()}"
 
-    async def fetch(self, name: str, digest: str, directory: Path) -> None:
-        """Writes configuration, manifest and plain layers of the variant for this machine."""
+    async def fetch(self, name: str, digest: str, directory: Path, room: Room) -> None:
+        """Writes manifest, configuration and layers of the variant for this machine, as they come;
+        skopeo compares their digests. Raises `NotFound`, `OperationFailed`."""
         source = _source(name, "", digest)
-        options = ["--quiet", "--dest-decompress", *_tls("--src-tls-verify", name)]
-        output = await run([self._skopeo, "--insecure-policy", "copy", *options, source, f"dir:{directory}"])
+        options = ["--quiet", *_tls("--src-tls-verify", name)]
+        copy = [self._skopeo, "--insecure-policy", "copy", *options, source, f"dir:{directory}"]
+        copying = asyncio.ensure_future(run(copy))
+        try:
+            while not (await asyncio.wait((copying,), timeout=_LOOK))[0]:
+                room.look()
+        except OperationFailed as error:
+            raise OperationFailed(f"cannot pull {name}@{digest}: {error}") from error
+        finally:
+            copying.cancel()  # which ends skopeo, if it has not ended by itself
+            await asyncio.wait((copying,))
+        output = copying.result()
         if output.code != 0:
             raise translate_error(output.text, name, digest)
 
@@ -52,5 +69,5 @@ def translate_error(text: str, name: str, version: str) -> WeftError:
             "denied: requested access to the resource is denied"
         )
     line = text.rpartition("\n")[2]
-    reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
+    reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')[:_REASON_MAX]
     return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")

@@ -4,10 +4,13 @@ The content is written beside the file, flushed to the disk, renamed over the fi
 a file system may put the rename on the disk before the data, and the file is empty after a loss of power.
 """
 
+import ctypes
 import os
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
@@ -53,5 +56,17 @@ def sync_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file_system(directory: Path) -> None:
+    """All that was written to the file system of `directory` is on the disk when this returns: many
+    files at the price of one. Raises `OSError`."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
     finally:
         os.close(handle)

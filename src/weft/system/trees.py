@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 _SYS_OPENAT2 = 437
@@ -16,6 +17,8 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _TRIES = 100
 """A walk over `..` during which something was renamed ends with EAGAIN: openat2(2)."""
+_DEPTH = 50
+"""Directories that are open at a time while a tree is removed."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,24 +44,56 @@ def open_inside(root: int, path: bytes, flags: int, mode: int = 0) -> int:
 
 
 def remove_tree(path: Path | bytes | str, dir_fd: int | None = None) -> None:
-    """Removes a directory and all that is in it; one that is not there is fine. Symbolic links are
-    removed, not followed. Raises `OSError`.
+    """Removes a directory and all that is in it; what is not there, or goes meanwhile, is fine.
+    Symbolic links are removed, not followed. Raises `OSError`.
 
-    Nested directories are first moved up into `path`: the tree may be deeper than the longest path,
-    the number of descriptors, or Python's recursion allow."""
+    The tree may be deeper than the longest path, the number of descriptors, or Python's recursion
+    allow: what lies too deep is first moved up into `path`."""
     try:
         top = os.open(path, _DIRECTORY, dir_fd=dir_fd)
     except FileNotFoundError:
         return
     try:
-        token = secrets.token_hex(16)  # nobody in the tree can have a directory of that name
-        moved = 0
-        while names := _emptied_of_files(top):
-            for name in names:
-                moved = _flatten(top, name, token, moved)
+        _Removal(top).run()
     finally:
         os.close(top)
-    os.rmdir(path, dir_fd=dir_fd)
+    with suppress(FileNotFoundError):
+        os.rmdir(path, dir_fd=dir_fd)
+
+
+class _Removal:
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._token = secrets.token_hex(16)  # nobody in the tree can have a directory of that name
+        self._moved = 0
+
+    def run(self) -> None:
+        while below := _emptied_of_files(self._top):
+            for name in below:
+                self._remove(self._top, name, 1)
+
+    def _remove(self, parent: int, name: str, depth: int) -> None:
+        try:
+            directory = os.open(name, _DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        try:
+            while below := _emptied_of_files(directory):
+                for child in below:
+                    if depth < _DEPTH:
+                        self._remove(directory, child, depth + 1)
+                    else:
+                        self._move_up(directory, child)
+        finally:
+            os.close(directory)
+        with suppress(FileNotFoundError):
+            os.rmdir(name, dir_fd=parent)
+
+    def _move_up(self, directory: int, name: str) -> None:
+        self._moved += 1
+        new = f"{self._token}-{self._moved}"
+        with suppress(FileNotFoundError):
+            os.rename(name, new, src_dir_fd=directory, dst_dir_fd=self._top)
 
 
 def _emptied_of_files(directory: int) -> list[str]:
@@ -69,20 +104,6 @@ def _emptied_of_files(directory: int) -> list[str]:
             if entry.is_dir(follow_symlinks=False):
                 left.append(entry.name)
             else:
-                os.unlink(entry.name, dir_fd=directory)
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=directory)
     return left
-
-
-def _flatten(top: int, name: str, token: str, moved: int) -> int:
-    """Removes the directory `name` of `top` after moving the directories in it up to `top`; gives
-    how many have been moved so far."""
-    directory = os.open(name, _DIRECTORY, dir_fd=top)
-    try:
-        while below := _emptied_of_files(directory):
-            for child in below:
-                os.rename(child, f"{token}-{moved}", src_dir_fd=directory, dst_dir_fd=top)
-                moved += 1
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=top)
-    return moved

@@ -58,7 +58,7 @@ def test_command_and_args_replace_what_the_image_says(
 
 def test_an_image_without_a_command_needs_one() -> None:
     with pytest.raises(InvalidArgument, match="no command specified"):
-        command_line(Image(id="sha256:0"), ContainerSpec(image="image"))
+        command_line(Image(id=f"sha256:{0:064}"), ContainerSpec(image="image"))
 
 
 def test_the_environment_has_each_name_once_and_the_users_value() -> None:

@@ -1,0 +1,140 @@
+"""Compressed streams: gzip, bzip2 and xz, told by their first bytes as the original does.
+
+A stream is a sequence of members, each complete in itself: parallel compressors write many. Every
+step gives a bounded number of bytes, and a decoder's memory is bounded, so it is the reader who
+decides how much of a stream that expands without end is ever made.
+"""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from weft.runtime.malformed import Malformed
+
+CHUNK = 1 << 18
+_LARGEST_WINDOW = 128 << 20
+"""Bytes of memory for one decoder. `xz -9` needs 65 MiB."""
+
+
+class Source(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        ...
+
+
+class Stream(Source, Protocol):
+    def seek(self, position: int, /) -> int: ...
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """What follows the member, once it is at its end."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decoder with the interface of the others: input that it did not get to is kept."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._decoder.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+
+
+def _xz() -> _Decoder:
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_LARGEST_WINDOW)
+
+
+_FORMATS: tuple[tuple[str, bytes, Callable[[], _Decoder]], ...] = (
+    ("gzip", b"\x1f\x8b\x08", _Gzip),
+    ("bzip2", b"BZh", bz2.BZ2Decompressor),
+    ("xz", b"\xfd7zXZ\x00", _xz),
+)
+_MAGIC = 6
+"""Bytes that tell all of them apart."""
+
+
+def decompressed(stream: Stream) -> Source:
+    """`stream`, which must be at its beginning and able to go back there, or what it expands to."""
+    beginning = stream.read(_MAGIC)
+    stream.seek(0)
+    for name, magic, decoder in _FORMATS:
+        if beginning.startswith(magic):
+            return _Decompressed(stream, name, decoder)
+    return stream
+
+
+class _Decompressed:
+    def __init__(self, stream: Stream, name: str, decoder: Callable[[], _Decoder]) -> None:
+        self._stream = stream
+        self._name = name
+        self._new = decoder
+        self._member: _Decoder | None = decoder()
+        self._input = b""
+        self._output = b""
+        self._given = 0
+        """How much of the output has been read: readers of headers take little at a time."""
+
+    def read(self, size: int, /) -> bytes:
+        """Raises `Malformed`."""
+        if self._given == len(self._output):
+            self._output, self._given = self._next_output(), 0
+        data = self._output[self._given : self._given + size]
+        self._given += len(data)
+        return data
+
+    def _next_output(self) -> bytes:
+        while self._member is not None or self._begins_another():
+            assert self._member is not None
+            if not self._input and self._member.needs_input:
+                self._input = self._stream.read(CHUNK)
+                if not self._input:
+                    raise Malformed(f"its {self._name} data ends in the middle")
+            output = self._decode(self._member)
+            if self._member.eof:
+                self._input, self._member = self._member.unused_data, None
+            if output:
+                return output
+        return b""
+
+    def _begins_another(self) -> bool:
+        """Between members, and at the end, there may be zeros: gzip(1) and xz(1) allow padding."""
+        following = self._input.lstrip(b"\0")
+        while not following:
+            data = self._stream.read(CHUNK)
+            if not data:
+                return False
+            following = data.lstrip(b"\0")
+        self._input, self._member = following, self._new()
+        return True
+
+    def _decode(self, member: _Decoder) -> bytes:
+        data, self._input = self._input, b""
+        try:
+            return member.decompress(data, CHUNK)
+        except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
+            raise Malformed(f"its {self._name} data is damaged: {error}") from error

@@ -1,0 +1,109 @@
+"""The file that says which images a host has, and its copy: `docker images` after any start.
+
+    <directory>/index.json            all images with their names
+    <directory>/index.json.copy       the same, read if the other cannot be
+    <directory>/index.json.damaged    what could not be read whole, for people
+
+Both are replaced whole and durably, the copy first. An entry that cannot be read costs its own image
+and no other; fields that this version does not know are left out.
+"""
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from weft.errors import OperationFailed, cause_of
+from weft.model.container import Image
+from weft.runtime.malformed import shown
+from weft.system.files import replace_file
+
+log = logging.getLogger(__name__)
+
+
+class _Unreadable(Exception):
+    pass
+
+
+class ImageIndex:
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "index.json"
+        self._copy = directory / "index.json.copy"
+        self._damaged = directory / "index.json.damaged"
+
+    def read(self) -> list[Image]:
+        """All that can be read; the rest is said in the log."""
+        try:
+            entries = _entries(self.path)
+        except _Unreadable as error:
+            log.error("images.index_unreadable path=%s cause=%s", self.path, error)
+            self._keep_damaged()
+            entries = None
+        if entries is None:
+            return self._read_copy()
+        images = _images(entries)
+        if len(images) < len(entries):
+            self._keep_damaged()
+        return images
+
+    def _read_copy(self) -> list[Image]:
+        try:
+            entries = _entries(self._copy)
+        except _Unreadable as error:
+            log.error(
+                "images.lost path=%s cause=%s help=%r",
+                self._copy, error, "load or pull the images again: their layers are still there",
+            )  # fmt: skip
+            return []
+        if entries is None:
+            return []
+        images = _images(entries)
+        log.error("images.restored path=%s images=%d", self._copy, len(images))
+        with suppress(OperationFailed):  # the copy is still there
+            self.write(images)
+        return images
+
+    def _keep_damaged(self) -> None:
+        with suppress(OSError):
+            replace_file(self._damaged, self.path.read_bytes())
+
+    def write(self, images: Iterable[Image]) -> None:
+        """Raises `OperationFailed`; the old one is still there then."""
+        content = b"[%s]" % b",\n".join(map(msgspec.json.encode, images))
+        try:
+            replace_file(self._copy, content)
+            replace_file(self.path, content)
+        except OSError as error:
+            raise OperationFailed(
+                f"cannot write image index {self.path}: {cause_of(error)}"
+            ) from error
+
+
+def _entries(path: Path) -> list[msgspec.Raw] | None:
+    """None if there is no such file. Raises `_Unreadable`."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Unreadable(cause_of(error)) from error
+
+
+def _images(entries: Iterable[msgspec.Raw]) -> list[Image]:
+    images = []
+    for raw in entries:
+        try:
+            images.append(msgspec.json.decode(raw, type=Image))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            log.error("images.skipped image=%s cause=%s", _name(raw), cause_of(error))
+    return images
+
+
+def _name(raw: msgspec.Raw) -> str:
+    """Of an entry that is not an image: its first tag, or its id, or its beginning."""
+    with suppress(Exception):
+        value = msgspec.json.decode(raw)
+        return shown(str((value.get("tags") or [value["id"]])[0]))
+    return shown(bytes(raw))
