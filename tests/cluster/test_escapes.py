@@ -283,3 +283,37 @@ def test_a_container_leaves_by_its_own_address_only(prison) -> None:
         prison.one("frame", device, mac, own, gateway, "7012", "00")
         assert process.stdout is not None
         assert json.loads(process.stdout.readline()) == [""]
+
+
+def test_no_vxlan_of_a_containers_enters_an_overlay(prison, names) -> None:
+    """A datagram to the VXLAN port of this host and of another, with the VNI of a network that the
+    container is not on, and a frame for a container that is."""
+    cluster = prison.cluster
+    cluster.docker("node1", "network", "create", "-d", "overlay", names("escape-net"))
+    options = ("--network", "escape-net", "--mode", "global", "--no-resolve-image", "-q")
+    cluster.docker(
+        "node1", "service", "create", "--name", names("escape-victim"), *options, cluster.image
+    )
+    (network,) = json.loads(cluster.docker("node1", "network", "inspect", "escape-net"))
+    vni = int(network["Options"]["com.docker.network.driver.overlay.vxlanid_list"])
+    device, own, mac, _ = outlet(prison)
+    for node, address in (("node1", cluster.nodes["node1"]), ("node2", cluster.nodes["node2"])):
+        (victim,) = cluster.containers(node, "escape-victim")
+        (eth,) = json.loads(cluster.inside(node, victim, "ip", "-j", "link", "show", "eth0"))
+        inner = eth["address"].replace(":", "") + "020000000001" + "0800" + "45" + "00" * 40
+        payload = f"08000000{vni:06x}00{inner}"
+        before = received(cluster, node)
+        with listener(cluster, node, (address, 7021)) as process:
+            for _ in range(5):
+                prison.one("frame", device, mac, own, address, "4789", payload)
+            prison.one("frame", device, mac, own, address, "7021", "00")
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline()) == []
+        assert received(cluster, node) == before
+
+
+def received(cluster, node: str) -> int:
+    """Frames that the overlay's tunnel has taken from the wire."""
+    words = (*cluster.overlay("escape-net"), "ip", "-j", "-s", "link", "show", "vxlan0")
+    (link,) = json.loads(cluster.on(node, *words))
+    return link["stats64"]["rx"]["packets"]

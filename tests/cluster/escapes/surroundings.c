@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <time.h>
 
 enum { PIDFD_OPEN = 434 }; /* newer than some distributions' headers */
 
@@ -237,6 +238,24 @@ static const char *abstract_sockets(char **a)
     return noted("none");
 }
 
+/* /etc/passwd and a FIFO without a writer change places for some seconds: whoever opens it from outside,
+ * having looked that it is a file, waits for ever. */
+static const char *swap_users(char **seconds)
+{
+    time_t end = time(NULL) + atoi(*seconds);
+    if (mkfifo("/etc/fifo", 0644) < 0)
+        return outcome(-1);
+    while (time(NULL) < end)
+        if (renameat2(AT_FDCWD, "/etc/passwd", AT_FDCWD, "/etc/fifo", RENAME_EXCHANGE) < 0)
+            return outcome(-1);
+    struct stat status;
+    if (stat("/etc/passwd", &status) == 0 && S_ISFIFO(status.st_mode))
+        rename("/etc/fifo", "/etc/passwd");
+    else
+        unlink("/etc/fifo");
+    return "allowed";
+}
+
 /* --- the processes of others: their numbers on the host mean nothing in here */
 
 /* Another number, which nobody has, if this process or its parent has it in here by chance. */
@@ -291,7 +310,7 @@ const struct attempt surroundings[] = {
     ROW("root-of-init", root_of_init), ROW("leaked-descriptors", leaked_descriptors),
     ROW("directory", directory), ROW("api-sockets", api_sockets),
     ROW("abstract-sockets", abstract_sockets),
-    {"hidden", hidden, true}, {"ptrace", trace, true}, {"kill", signal_to, true},
+    {"hidden", hidden, true}, {"swap-users", swap_users, true}, {"ptrace", trace, true}, {"kill", signal_to, true},
     {"pidfd-open", handle_of, true}, {"process-vm-readv", memory_of, true},
     {"status", status, true}, {"namespace", namespace, true},
     {0},
