@@ -19,6 +19,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_request import BaseRequest
 
 from weft.api.errors import error_response, internal_error
+from weft.errors import clip
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class HttpConnection(web.RequestHandler):
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # aiohttp's own, raised before any handler of ours: a strange Expect
+            resp = error_response(resp.status, f"cannot read the request: {clip(resp.text or resp.reason)}")
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
         if self.input_ended and self._answered == self._request_count:
@@ -81,7 +84,7 @@ class HttpConnection(web.RequestHandler):
         elif isinstance(exc, LineTooLong):
             response = error_response(431, f"cannot read the request: a line of it is longer than {MAX_LINE} bytes")
         else:
-            response = error_response(status, f"cannot read the request: {message}")
+            response = error_response(status, f"cannot read the request: {clip(message or '')}")
         if status < 500:
             log.info("api.unreadable status=%d cause=%s", response.status, type(exc).__name__)
         response.force_close()

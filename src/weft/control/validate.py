@@ -14,6 +14,8 @@ from weft.model.network import NetworkSpec, Pool
 from weft.model.service import EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
 
 MAX_NAME = 63
+MAX_REPLICAS = 1_000_000
+"""A manager keeps 350 bytes of each task, and makes them all, placed or not: more is a slip of the hand."""
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY = 4 * 1024 * 1024
 LONGEST_PREFIX = 29
@@ -31,6 +33,8 @@ def validate_service(spec: ServiceSpec) -> None:
     _validate_name(spec.name)
     if spec.replicas is not None and spec.replicas < 0:
         raise InvalidArgument(f"Number of replicas must be non-negative: {spec.replicas}")
+    if spec.replicas is not None and spec.replicas > MAX_REPLICAS:
+        raise InvalidArgument(f"Number of replicas must be at most {MAX_REPLICAS}: {spec.replicas}")
     _validate_task(spec.task)
     _validate_update(spec.update)
     _validate_update(spec.rollback)

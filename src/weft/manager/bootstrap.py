@@ -6,7 +6,9 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.api.backend import InitRequest
+from weft.control.validate import LONGEST_PREFIX
 from weft.errors import InvalidArgument, Unavailable
+from weft.manager import cluster
 from weft.manager.authority import Authority
 from weft.model.cluster import DEFAULT_POOL, VXLAN_PORT, Cluster, JoinTokens, RootCa
 from weft.model.ids import SWARM_ID_BYTES, ClusterId, NetworkId, NodeId, swarm_id
@@ -18,8 +20,6 @@ from weft.store.base import Store
 
 INGRESS_NAME = "ingress"
 DEFAULT_SUBNET_SIZE = 24
-LONGEST_SUBNET = 29
-"""A longer mask leaves no room for the gateway and the nodes' load balancers; the original's limit."""
 DATA_PATH_PORTS = range(1024, 49152)
 
 
@@ -41,7 +41,7 @@ async def create_swarm(
         raise Unavailable(
             'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
         )
-    cluster = Cluster(
+    founded = Cluster(
         id=ClusterId(swarm_id(entropy(SWARM_ID_BYTES))),
         spec=request.spec,
         default_pool=request.default_pool or DEFAULT_POOL,
@@ -63,19 +63,23 @@ async def create_swarm(
         data_path_address=founder.data_path_address,
         manager_address=founder.manager_address,
     )
-    await store.commit([Put(cluster), Put(ingress), Put(node)])
-    return store.state.tables["cluster"][cluster.id], store.state.nodes[node.id]  # type: ignore[return-value]
+    await store.commit([Put(founded), Put(ingress), Put(node)])
+    return store.state.tables["cluster"][founded.id], store.state.nodes[node.id]  # type: ignore[return-value]
 
 
 def validate(request: InitRequest) -> None:
+    """The only place that says what a new swarm may be."""
+    cluster.validate(request.spec)
     if request.data_path_port and request.data_path_port not in DATA_PATH_PORTS:
         raise InvalidArgument(f"cannot create swarm: data path port {request.data_path_port} is not in the range 1024-49151")
-    size = request.subnet_size or DEFAULT_SUBNET_SIZE
-    if size > LONGEST_SUBNET:
-        raise InvalidArgument(f"cannot create swarm: subnet size {size} is longer than {LONGEST_SUBNET} bits")
-    for index, pool in enumerate(request.default_pool):
+    size, pools = request.subnet_size or DEFAULT_SUBNET_SIZE, request.default_pool or DEFAULT_POOL
+    if size > LONGEST_PREFIX:
+        raise InvalidArgument(f"cannot create swarm: subnet size {size} is longer than {LONGEST_PREFIX} bits")
+    for index, pool in enumerate(pools):
         if pool.prefixlen > size:
             raise InvalidArgument(f"cannot create swarm: address pool {pool} is smaller than one subnet of /{size}")
-        for other in request.default_pool[:index]:
+        if not pool.prefixlen or pool.is_multicast or pool.is_loopback:
+            raise InvalidArgument(f"cannot create swarm: address pool {pool} is not a range for hosts")
+        for other in pools[:index]:
             if pool.overlaps(other):
                 raise InvalidArgument(f"cannot create swarm: address pool {pool} overlaps with {other}")

@@ -14,6 +14,8 @@ from weft.model.state import Change, ClusterState, Put
 from weft.pki.tokens import SECRET_BYTES
 
 SHORTEST_CERTIFICATE = 3600 * SECOND
+SHORTEST_HEARTBEAT = SECOND // 10
+"""Every node sends as many, and every manager answers them."""
 
 
 class Tools(NamedTuple):
@@ -59,9 +61,10 @@ def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotati
 
 
 def validate(spec: ClusterSpec) -> None:
+    """Raises `InvalidArgument`."""
     if spec.name != "default":
         raise InvalidArgument(f'swarm spec must be named "default", not "{spec.name}"')
-    if spec.heartbeat <= 0:
-        raise InvalidArgument(f"cannot update swarm: heartbeat period {spec.heartbeat} ns is not positive")
+    if spec.heartbeat < SHORTEST_HEARTBEAT:
+        raise InvalidArgument(f"invalid HeartbeatPeriod: {spec.heartbeat} ns: the minimum is {SHORTEST_HEARTBEAT} ns")
     if spec.certificate_expiry < SHORTEST_CERTIFICATE:
-        raise InvalidArgument("cannot update swarm: the minimum certificate expiry time is 1h0m0s")
+        raise InvalidArgument("invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s")

@@ -41,9 +41,9 @@ def obedient(task: TaskAssignment) -> TaskState:
     return TaskState.READY if task.desired < TaskState.RUNNING else TaskState.SHUTDOWN
 
 
-async def admitted(manager: Manager, token: str, hostname: str, address: IPv4Address) -> Identity:
-    """Joins a swarm, as far as one can without a certificate request that anybody checks."""
-    request = AdmissionRequest(token=token, csr="", hostname=hostname, data_path_address=address)
+async def admitted(manager: Manager, token: str, hostname: str, address: IPv4Address, csr: str = "") -> Identity:
+    """Joins a swarm. Without a certificate request that is one, only where nobody checks it."""
+    request = AdmissionRequest(token=token, csr=csr, hostname=hostname, data_path_address=address)
     answer = await manager.admit(request)
     return Identity(answer.node, answer.role, answer.cluster)
 

@@ -20,8 +20,9 @@ from weft.agent.logs import TaskLogs
 from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, LocalNetwork, Membership
 from weft.control import rotation
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
-from weft.manager import networks, nodes, services
+from weft.manager import bootstrap, networks, nodes, services
 from weft.manager.authority import PkiAuthority
+from weft.manager.cluster import validate
 from weft.model import references
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent
@@ -96,7 +97,7 @@ class FakeImages:
 
     def _add(self, tag: str, size: int = 1000) -> None:
         image = Image(id=f"sha256:{_hex(tag)}", tags=(tag,), created=time.time_ns(), size=size)
-        self.images = [old for old in self.images if old.id != image.id] + [image]
+        self.images[:] = [*(old for old in self.images if old.id != image.id), image]
 
     async def tag(self, reference: str, new: str) -> None:
         image = self.find(reference)
@@ -160,6 +161,7 @@ class FakeSwarm:
         cluster = self.cluster
         if cluster.meta.version != version:
             raise OutOfSequence("update out of sequence")
+        validate(spec)
         worker = cluster.join_tokens.worker + ("-new" if rotate_worker_token else "")
         manager = cluster.join_tokens.manager + ("-new" if rotate_manager_token else "")
         tokens = JoinTokens(worker, manager)
@@ -331,6 +333,7 @@ class FakeNode:
     async def init(self, request: InitRequest) -> NodeId:
         if self._swarm is not None:
             raise Unavailable(ALREADY)
+        bootstrap.validate(request)
         self._swarm = FakeSwarm(self, request.spec, request.availability)
         node = next(iter(self._swarm.state.nodes.values()))
         self.membership = Membership(

@@ -296,8 +296,10 @@ class ProcessRuntime:
 
     async def kill(self, id: ContainerId, signal: str) -> None:
         number = signals.Signals[signal] if signal.startswith("SIG") else signals.Signals(int(signal))
-        with suppress(ProcessLookupError):
-            os.killpg(self._entry(id).container.pid, number)
+        pid = self._entry(id).container.pid
+        if pid:  # to kill group 0 would be to kill our own
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
     async def remove(self, id: ContainerId) -> None:
         entry = self._all.pop(id, None)

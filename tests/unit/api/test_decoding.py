@@ -13,7 +13,9 @@ import weft.api.schema
 from weft.api.schema.common import Wire
 from weft.api.schema.decoding import MAX_VALUES, decode
 from weft.api.schema.keys import KeysWire
+from weft.api.schema.network import NetworkWire
 from weft.api.schema.service_wire import ServiceWire
+from weft.api.schema.swarm import InitWire
 from weft.errors import SHOWN, InvalidArgument, Unsupported
 
 
@@ -71,6 +73,13 @@ def test_every_number_of_a_request_has_both_ends() -> None:
             b'{"TaskTemplate": {"ContainerSpec": {"Ulimits": [{"Name": "a"}, {"Name": "a", "Hard": 18446744073709551616}]}}}',
             "$.TaskTemplate.ContainerSpec.Ulimits[1].Hard`: 18446744073709551616",
         ),
+        (
+            ServiceWire,
+            b'{"TaskTemplate": {"Networks": [' + b'{"Target": "a"},' * 256 + b'{"Target": "a"}]}}',
+            "length <= 256 - at",
+        ),
+        (NetworkWire, b'{"IPAM": {"Config": [' + b"{}," * 64 + b"{}]}}", "$.IPAM.Config`"),
+        (InitWire, b'{"DefaultAddrPool": [' + b'"",' * 64 + b'""]}', "$.DefaultAddrPool`"),
         (ServiceWire, b'{"Labels": {"a": 5}}', "$.Labels[...]`"),
         (ServiceWire, b'{"Name": {"a": 5}}', "$.Name`"),
         (ServiceWire, b'{"Name": "\\ud800"}', "invalid JSON"),

@@ -44,6 +44,7 @@ def task(**fields: object) -> dict[str, object]:
         ({"name": "-a"}, "name must be valid as a DNS name component"),
         ({"name": "a_"}, "name must be valid as a DNS name component"),
         ({"replicas": -1}, "Number of replicas must be non-negative: -1"),
+        ({"replicas": 10**7}, "Number of replicas must be at most 1000000: 10000000"),
         (task(container=ContainerSpec(image="")), "ContainerSpec: image reference must be provided"),
         (task(container=ContainerSpec(image="A B")), 'ContainerSpec: "A B" is not a valid repository/tag'),
         (task(container=ContainerSpec(image="a" * 256)), 'ContainerSpec: "' + "a" * 256 + '" is not a valid repository/tag'),

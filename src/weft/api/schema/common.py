@@ -17,6 +17,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """Numbers of requests are Go's: each has a type with both ends, since Python's and msgspec's own have none."""
 Short = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
+FEW = msgspec.Meta(max_length=256)
+"""Of a list whose items are looked at one by one on the event loop, and of which nobody needs more."""
 LAST_MOMENT: Nanoseconds = 2**63 - 1
 """In the year 2262: what Go, and all that Weft keeps, can say in nanoseconds."""
 

@@ -6,12 +6,13 @@ here is only what cannot be read or has no place in the model; whether a spec ma
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import field
+from msgspec import Meta, field
 
 from weft.api.backend import LocalEndpoint, LocalNetwork, ServiceView
-from weft.api.schema.common import Json, Wire, parse_address, rfc3339
+from weft.api.schema.common import FEW, Json, Wire, parse_address, rfc3339
+from weft.control.validate import MAX_POOLS
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.addresses import LAST_VNI, mac_for
 from weft.model.encryption import IcvBits
@@ -31,13 +32,13 @@ class PoolWire(Wire, frozen=True):
     subnet: str = ""
     ip_range: str = field(name="IPRange", default="")
     gateway: str = ""
-    auxiliary: dict[str, str] = field(name="AuxiliaryAddresses", default_factory=dict)
+    auxiliary: Annotated[dict[str, str], FEW] = field(name="AuxiliaryAddresses", default_factory=dict)
 
 
 class IpamWire(Wire, frozen=True):
     driver: str = ""
     options: dict[str, str] = field(default_factory=dict)
-    config: tuple[PoolWire, ...] = ()
+    config: Annotated[tuple[PoolWire, ...], Meta(max_length=MAX_POOLS)] = ()
 
 
 class ConfigFromWire(Wire, frozen=True):

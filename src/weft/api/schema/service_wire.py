@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from weft.api.schema.common import Count, Json, Short, Signed, Wire
+from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
 
 
 class MountWire(Wire, frozen=True):
@@ -50,7 +50,7 @@ class ContainerWire(Wire, frozen=True):
     tty: bool = field(name="TTY", default=False)
     open_stdin: bool = False
     read_only: bool = False
-    mounts: tuple[MountWire, ...] = ()
+    mounts: Annotated[tuple[MountWire, ...], FEW] = ()
     stop_grace_period: Count | None = None
     hosts: tuple[str, ...] = ()
     dns: DnsWire = field(name="DNSConfig", default=DnsWire())
@@ -59,7 +59,7 @@ class ContainerWire(Wire, frozen=True):
     sysctls: dict[str, str] = field(default_factory=dict)
     cap_add: tuple[str, ...] = field(name="CapabilityAdd", default=())
     cap_drop: tuple[str, ...] = field(name="CapabilityDrop", default=())
-    ulimits: tuple[UlimitWire, ...] = ()
+    ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
 
 
 class LimitsWire(Wire, frozen=True):
@@ -99,10 +99,10 @@ class PlatformWire(Wire, frozen=True):
 
 
 class PlacementWire(Wire, frozen=True):
-    constraints: tuple[str, ...] = ()
-    preferences: tuple[PreferenceWire, ...] = ()
+    constraints: Annotated[tuple[str, ...], FEW] = ()
+    preferences: Annotated[tuple[PreferenceWire, ...], FEW] = ()
     max_replicas: Count = 0
-    platforms: tuple[PlatformWire, ...] = ()
+    platforms: Annotated[tuple[PlatformWire, ...], FEW] = ()
 
 
 class AttachmentWire(Wire, frozen=True):
@@ -119,7 +119,7 @@ class TaskWire(Wire, frozen=True):
     resources: ResourcesWire = ResourcesWire()
     restart_policy: RestartWire = RestartWire()
     placement: PlacementWire = PlacementWire()
-    networks: tuple[AttachmentWire, ...] = ()
+    networks: Annotated[tuple[AttachmentWire, ...], FEW] = ()
     log_driver: LogDriverWire = LogDriverWire()
     force_update: Count = 0
     runtime: Literal["", "container"] = ""
@@ -169,5 +169,5 @@ class ServiceWire(Wire, frozen=True):
     mode: ModeWire = ModeWire()
     update_config: UpdateWire | None = None
     rollback_config: UpdateWire | None = None
-    networks: tuple[AttachmentWire, ...] = ()
+    networks: Annotated[tuple[AttachmentWire, ...], FEW] = ()
     endpoint_spec: EndpointWire = EndpointWire()

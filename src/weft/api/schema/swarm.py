@@ -4,18 +4,20 @@ Raft's settings are shown with the original's values because clients send back w
 several managers, it is etcd's and so are its settings: any other value is refused.
 """
 
-from ipaddress import IPv4Network
-from typing import Any, Literal
+import re
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Any, Literal
 
-from msgspec import field
+from msgspec import Meta, field
 from msgspec.structs import replace
 
 from weft.api.backend import InitRequest, JoinRequest
-from weft.api.schema.common import Count, Json, Wire, omit_empty, parse_address, rfc3339
+from weft.api.schema.common import FEW, Count, Json, Wire, omit_empty, parse_address, rfc3339
 from weft.api.schema.tls import swarm_tls
-from weft.control.validate import LONGEST_PREFIX
-from weft.errors import InvalidArgument, Unsupported
+from weft.control.validate import MAX_POOLS
+from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
+from weft.model.numbers import decimal
 
 RAFT = {
     "SnapshotInterval": 10000,
@@ -24,7 +26,10 @@ RAFT = {
     "ElectionTick": 10,
     "HeartbeatTick": 1,
 }
-HOUR = 3600 * 10**9
+DEFAULT_PORT = 2377
+MAX_HOST = 253
+"""Characters of a host's name (RFC 1035 section 2.3.4)."""
+_HOST = re.compile(r"[A-Za-z0-9.-]+")
 
 
 class OrchestrationWire(Wire, frozen=True):
@@ -62,7 +67,7 @@ class InitWire(Wire, frozen=True):
     advertise_addr: str = ""
     data_path_addr: str = ""
     data_path_port: Count = 0
-    default_addr_pool: tuple[str, ...] = ()
+    default_addr_pool: Annotated[tuple[str, ...], Meta(max_length=MAX_POOLS)] = ()
     subnet_size: Count = 0
     force_new_cluster: bool = False
     auto_lock_managers: bool = False
@@ -74,7 +79,7 @@ class JoinWire(Wire, frozen=True):
     listen_addr: str = ""
     advertise_addr: str = ""
     data_path_addr: str = ""
-    remote_addrs: tuple[str, ...] = ()
+    remote_addrs: Annotated[tuple[str, ...], FEW] = ()
     join_token: str = ""
     availability: Literal["", "active", "pause", "drain"] = ""
 
@@ -85,24 +90,18 @@ class JoinWire(Wire, frozen=True):
 def init_from(wire: InitWire) -> InitRequest:
     if wire.auto_lock_managers:
         raise Unsupported("AutoLockManagers is not supported by Weft")
-    port, size = wire.data_path_port, wire.subnet_size
-    if port and not 1024 <= port <= 49151:
-        raise InvalidArgument(f"invalid DataPathPort: {port} (must be 1024 to 49151)")
     if root_from(wire.spec.ca) is not None:
         raise Unsupported("CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA afterwards")
     pools = tuple(parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool)
-    if size and not (max((pool.prefixlen for pool in pools), default=8) <= size <= LONGEST_PREFIX):
-        bounds = f"must be at most {LONGEST_PREFIX} and no shorter than the prefix of a pool"
-        raise InvalidArgument(f"invalid SubnetSize: {size} ({bounds})")
     return InitRequest(
         force_new_cluster=wire.force_new_cluster,
-        listen_address=wire.listen_addr or "0.0.0.0:2377",
+        listen_address=_listen_address(wire.listen_addr),
         advertise_address=wire.advertise_addr,
         data_path_address=wire.data_path_addr,
-        data_path_port=port,
+        data_path_port=wire.data_path_port,
         availability=wire.availability or "active",
         default_pool=pools,
-        subnet_size=size,
+        subnet_size=wire.subnet_size,
         spec=spec_from(wire.spec, ClusterSpec()),
     )
 
@@ -113,13 +112,41 @@ def join_from(wire: JoinWire) -> JoinRequest:
     if not wire.remote_addrs:
         raise InvalidArgument("at least 1 RemoteAddr is required to join")
     return JoinRequest(
-        listen_address=wire.listen_addr or "0.0.0.0:2377",
+        listen_address=_listen_address(wire.listen_addr),
         advertise_address=wire.advertise_addr,
         data_path_address=wire.data_path_addr,
-        remote_addresses=wire.remote_addrs,
+        remote_addresses=tuple(_remote_address(text) for text in wire.remote_addrs),
         token=wire.join_token,
         availability=wire.availability or "active",
     )
+
+
+def _listen_address(text: str) -> str:
+    """`address:port`; what is absent is the original's. Interfaces have no names here."""
+    host, port = _host_and_port(text)
+    try:
+        address = IPv4Address(host or "0.0.0.0")
+    except ValueError:
+        port = None
+    if port is None:
+        raise InvalidArgument(f"invalid ListenAddr: {clip(text)!r} is not an IPv4 address (with optional port number)")
+    return f"{address}:{port}"
+
+
+def _remote_address(text: str) -> str:
+    host, port = _host_and_port(text)
+    if port is None or len(host) > MAX_HOST or not _HOST.fullmatch(host):
+        raise InvalidArgument(f"invalid RemoteAddrs: {clip(text)!r} is not a host (with optional port number)")
+    return f"{host}:{port}"
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    """No port for one that is none."""
+    host, colon, digits = text.rpartition(":")
+    if not colon:
+        return text, DEFAULT_PORT
+    port = decimal(digits, 65535)
+    return host, port or None
 
 
 def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
@@ -133,8 +160,6 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
             raise Unsupported(f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are its settings")
     if wire.ca.external:
         raise Unsupported("CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key")
-    if 0 < wire.ca.expiry < HOUR:
-        raise InvalidArgument("invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s")
     history = wire.orchestration.history
     return replace(
         current,
