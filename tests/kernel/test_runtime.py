@@ -24,6 +24,7 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.base import Attached
+from weft.runtime.confinement import Confiner
 from weft.runtime.conmon import LOST, ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.runtime.mounts import mount_points_below
@@ -504,3 +505,57 @@ def test_a_daemon_killed_at_any_instant_leaves_what_the_next_one_clears(host: Ho
         await runtime.close()
 
     asyncio.run(next_daemon())
+
+
+def apparmor_host(root: Path, parser: str) -> Path:
+    """A host's file system with AppArmor on and no profile loaded. `parser`: a shell script."""
+    kernel = root / "sys/kernel/security/apparmor"
+    parameter = root / "sys/module/apparmor/parameters/enabled"
+    for path, text in ((kernel / "profiles", ""), (parameter, "Y\n"), (root / "sbin/apparmor_parser", parser)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    (root / "sbin/apparmor_parser").chmod(0o755)
+    return root
+
+
+@with_runtime
+async def test_where_the_apparmor_profile_cannot_be_loaded_no_container_is_made(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    root = apparmor_host(host.run / "root", "#!/bin/sh\necho no such feature; exit 1\n")
+    runtime.confiner = Confiner(host.run, cgroup_namespaces=False, root=root)
+    with pytest.raises(OperationFailed, match="docker-default profile could not be loaded: .*no such feature"):
+        await runtime.create(configure("true"))
+    assert host.leftovers() == []
+
+
+@with_runtime
+async def test_a_container_runs_in_the_apparmor_profile(runtime: ConmonRuntime, host: Host) -> None:
+    """Where the kernel has AppArmor. Where it has none the runtime refuses what it is told: so it
+    is told."""
+    if runtime.confiner.apparmor.in_use:
+        said = await finished(runtime, "cat", "/proc/self/attr/current")
+        assert said == (0, b"docker-default (enforce)\n")
+        return
+    root = apparmor_host(host.run / "root", "#!/bin/sh\nexit 0\n")
+    runtime.confiner = Confiner(host.run, cgroup_namespaces=False, root=root)
+    with pytest.raises(OperationFailed, match="(?i)apparmor"):
+        await runtime.create(configure("true"))
+
+
+def test_what_confines_a_container_is_known_to_the_next_daemon(host: Host) -> None:
+    async def first() -> ContainerId:
+        runtime = await host.runtime()
+        id = await started(runtime, "sleep", "1000")
+        await runtime.close()
+        return id
+
+    async def second(id: ContainerId) -> None:
+        runtime = await host.runtime()
+        found = runtime.get(id).confinement
+        assert "/proc/keys" in found.masked_paths
+        assert "/proc/sys" in found.read_only_paths
+        await runtime.remove(id)
+        await runtime.close()
+
+    asyncio.run(second(asyncio.run(first())))
