@@ -30,11 +30,14 @@ from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.logs import LogConnector
 from weft.cluster.messages import CertificateRequest
+from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.certificates import Certificates
 from weft.manager.manager import Manager
+from weft.model.addresses import PortKey
+from weft.model.cluster import PEER_PORT, SESSION_PORT
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
@@ -77,6 +80,8 @@ class Surroundings:
     events: EventLog
     routes: Callable[[], Sequence[IPv4Network]]
     """Subnets that this host has routes to."""
+    own_ports: OwnPorts = NO_PORTS
+    """What this host listens on, in or out of a swarm."""
     elsewhere: Elsewhere | None = None
     """Where the swarm's state is to be if not on the managers' hosts."""
 
@@ -89,7 +94,7 @@ class SwarmMember:
         self._seat: Seat | None = None
         self._place = Place(
             member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes,
-            elsewhere=around.elsewhere,
+            own_ports=around.own_ports, elsewhere=around.elsewhere,
         )  # fmt: skip
         self._root = credentials.root
         self._role_changed = asyncio.Event()
@@ -105,7 +110,9 @@ class SwarmMember:
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
             epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet),
         )  # fmt: skip
-        facts = around.facts(member.node, member.data_path_address)
+        facts = msgspec.structs.replace(
+            around.facts(member.node, member.data_path_address), own_ports=_own_ports(around, member)
+        )
         self.agent = Agent(member.node, around.data / "agent", facts, adapters)
         self.agent.events = around.events
 
@@ -436,6 +443,13 @@ class SwarmMember:
         """This node's agent has no more to do with managers of an earlier one."""
         if epoch > self.member.epoch:
             self._keep(epoch=epoch)
+
+
+def _own_ports(around: Surroundings, member: Member) -> frozenset[PortKey]:
+    """Also of a worker, which may become a manager: its rules are there before it listens."""
+    listening = member.listen_address.rpartition(":")[2]
+    session = int(listening) if listening.isdecimal() else SESSION_PORT
+    return frozenset({*around.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
 
 
 async def _new_store(around: Surroundings) -> Store:

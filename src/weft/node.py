@@ -27,6 +27,7 @@ from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, 
 from weft.api.server import ApiServer
 from weft.cluster.base import Connect
 from weft.cluster.tls_files import TlsFiles
+from weft.control.allocator.ports import OwnPorts
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError, cause_of
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
@@ -35,6 +36,7 @@ from weft.linux.esp.client import UserspaceEngine
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.member import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmMember
+from weft.model.addresses import PortKey
 from weft.model.container import NodeEvent
 from weft.model.ids import ContainerId, NodeId
 from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
@@ -117,7 +119,8 @@ class WeftNode:
         """Held while the node enters or leaves a swarm."""
         self._around = Surroundings(
             data=options.data_root / "swarm", run=options.run_dir, description=lambda: hostinfo.describe(info), facts=self._facts,
-            adapters=self._adapters, events=self._events, routes=host.routes, elsewhere=options.store,
+            adapters=self._adapters, events=self._events, routes=host.routes, own_ports=_own_ports(options),
+            elsewhere=options.store,
         )  # fmt: skip
 
     async def open(self) -> None:
@@ -326,6 +329,17 @@ def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
     namespace = options.netns_dir / ESP_SANDBOX
     engine: EspEngine = UserspaceEngine(options.run_dir, options.data_root / "esp", ESP_DEVICE, namespace=namespace)
     return engine, ""
+
+
+def _own_ports(options: DaemonOptions) -> OwnPorts:
+    """What this daemon needs beside the swarm's ports, and what for. The managers' etcd may be on any
+    host, this one included."""
+    found: dict[PortKey, str] = {}
+    for endpoint in options.store.endpoints if options.store else ():
+        found["tcp", int(endpoint.rpartition(":")[2])] = f"the swarm's state is at {options.store}"
+    for tcp in options.tcp:
+        found["tcp", tcp.port] = f"the API listens on tcp://{tcp.address}:{tcp.port}"
+    return found
 
 
 def _gateway() -> IPv4Interface:

@@ -29,6 +29,7 @@ from weft.cluster.client import MemberClient
 from weft.cluster.identity import Member, Wallet
 from weft.cluster.logs import ManagerRelay
 from weft.cluster.server import SessionServer
+from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.linux import connections, ping
 from weft.manager import certificates
@@ -36,6 +37,7 @@ from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.model.certificate import ManagerCertificate
+from weft.model.cluster import PEER_PORT
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
@@ -45,7 +47,7 @@ from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
-from weft.store.etcd.process import PEER_PORT, EtcdMember, MemberSettings
+from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.etcd.space import keep_free
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
@@ -81,6 +83,8 @@ class Place:
     run: Path
     """`<run directory>`: the store's socket, and what a reboot may take."""
     routes: Callable[[], Sequence[IPv4Network]]
+    own_ports: OwnPorts = NO_PORTS
+    """What the host listens on beside the swarm's ports."""
     elsewhere: Elsewhere | None = None
     """Where managers have their store if not on their own hosts."""
 
@@ -345,7 +349,7 @@ async def _take(
     member = place.member()
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), place.routes(), kv, obstacle,
-        host_answers, no_members, ping.EchoSocket, ManagerRelay(place.wallet), refuse,
+        host_answers, no_members, ping.EchoSocket, ManagerRelay(place.wallet), refuse, place.own_ports,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, place.wallet)
     await server.start(member.listen_address)

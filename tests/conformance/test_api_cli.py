@@ -254,6 +254,8 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
         (["--health-cmd", "true"], "TaskTemplate.ContainerSpec.Healthcheck is not supported by Weft"),
         (["--mount", "type=volume,source=v,target=/v"], "mounts of type volume are not supported"),
         (["--endpoint-mode", "dnsrr", "-p", "80:80"], "port published with ingress mode can't be used with dnsrr mode"),
+        (["-p", "2377:80"], "cannot publish port 2377/tcp: managers listen there for nodes"),
+        (["-p", "4789:80/udp"], "cannot publish port 4789/udp: hosts listen there for each other's packets"),
         (["--constraint", "node.role"], "constraint expected one operator from ==, !="),
         (["--reserve-cpu", "0.0001"], "Must be at least 0.001"),
         (["--log-driver", "syslog"], "syslog"),

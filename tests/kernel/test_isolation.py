@@ -21,7 +21,18 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
-from tests.kernel.test_datapath import CLIENT, HOSTS, TIMEOUT, Bed, ask, ask_udp, bound, own_address, tasks
+from tests.kernel.test_datapath import (
+    CLIENT,
+    HOSTS,
+    TIMEOUT,
+    Bed,
+    ask,
+    ask_udp,
+    bound,
+    connect,
+    own_address,
+    tasks,
+)
 from weft.linux import netns
 from weft.model.addresses import MacAddress, mac_for
 from weft.model.ids import TaskId
@@ -32,6 +43,8 @@ from weft.testing.swarms import Swarm
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 WEB, DIRECT, SECRET, OPEN = 8080, 9090, 7777, 7778
+OWN, OWN_TOO = 2377, 2380
+"""Published, but the daemon's."""
 GATEWAY = "172.18.0.1"
 GATEWAY_MAC = mac_for(IPv4Address(GATEWAY))
 
@@ -44,14 +57,22 @@ def bed() -> Iterator[Bed]:
     with contextlib.ExitStack() as stack:
         bed = Bed(swarm, stack)
         overlay = swarm.network("mynet", "10.10.10.0/24")
-        ports = [PublishedPort(target=80, published=WEB), PublishedPort(target=53, published=WEB, protocol="udp")]
+        ports = [
+            PublishedPort(target=80, published=WEB),
+            PublishedPort(target=53, published=WEB, protocol="udp"),
+        ]
+        ports.append(PublishedPort(target=80, published=OWN))
+        swarm.own_ports = frozenset({("tcp", OWN), ("tcp", OWN_TOO)})
         web = swarm.service("web", overlay, ports=ports, on=[1, 2])
         direct = [
             PublishedPort(target=80, published=DIRECT, mode="host"),
             PublishedPort(target=53, published=DIRECT, protocol="udp", mode="host"),
+            PublishedPort(target=80, published=OWN_TOO, mode="host"),
         ]
         host_mode = swarm.service("direct", overlay, ports=direct, on=[1])
-        liar = swarm.service("liar", overlay, ports=[PublishedPort(target=81, published=8081)], on=[1])
+        liar = swarm.service(
+            "liar", overlay, ports=[PublishedPort(target=81, published=8081)], on=[1]
+        )
         private = swarm.service("private", swarm.network("other", "10.10.20.0/24"), on=[1, 2])
         bed.apply()
         for task in [*web, *host_mode, *liar, *private]:
@@ -63,7 +84,9 @@ class Wire:
     """A raw socket on one interface."""
 
     def __init__(self, path: Path, device: str) -> None:
-        self._socket = netns.run_in(path, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW))
+        self._socket = netns.run_in(
+            path, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
+        )
         self._socket.bind((device, 3))  # ETH_P_ALL
 
     def send(self, *frames: Packet) -> None:
@@ -98,7 +121,9 @@ class Ears:
     """Sockets of one host, whose datagrams are looked at later."""
 
     def __init__(self, path: Path, *places: tuple[str, int], kind: int = socket.SOCK_DGRAM) -> None:
-        self._sockets = {place: netns.run_in(path, functools.partial(bound, kind, *place)) for place in places}
+        self._sockets = {
+            place: netns.run_in(path, functools.partial(bound, kind, *place)) for place in places
+        }
 
     def heard(self, *place: str | int) -> list[str]:
         """Senders' words so far."""
@@ -117,6 +142,14 @@ class Ears:
         ear.settimeout(TIMEOUT)
         data, peer = ear.recvfrom(1000)
         return f"{data.decode()} from {peer[0]}"
+
+    def accepts(self, *place: str | int) -> str:
+        """A connection; gives who it is from."""
+        ear = self._sockets[str(place[0]), int(place[1])]
+        ear.settimeout(TIMEOUT)
+        taken, peer = ear.accept()
+        taken.close()
+        return str(peer[0])
 
     def __enter__(self) -> "Ears":
         return self
@@ -160,7 +193,11 @@ def accepts(frame: Packet) -> bool:
 
 def leg_mac(bed: Bed, host: int) -> MacAddress:
     """Of a host's own leg on the ingress network."""
-    balancer = bed.swarm.assignment(host + 1).networks[bed.swarm.ingress].load_balancer(bed.swarm.nodes[host])
+    balancer = (
+        bed.swarm.assignment(host + 1)
+        .networks[bed.swarm.ingress]
+        .load_balancer(bed.swarm.nodes[host])
+    )
     assert balancer is not None
     return mac_for(balancer.address.ip, LEG_PREFIX)
 
@@ -172,7 +209,9 @@ def mac_of(bed: Bed, what: str) -> MacAddress:
 
 def resets(bed: Bed, host: str) -> int:
     """TCP connections that a reset has ended."""
-    names, values = (line.split() for line in bed.inside(host, "grep", "^Tcp:", "/proc/net/snmp").splitlines())
+    names, values = (
+        line.split() for line in bed.inside(host, "grep", "^Tcp:", "/proc/net/snmp").splitlines()
+    )
     return int(dict(zip(names, values, strict=True))["EstabResets"])
 
 
@@ -188,7 +227,10 @@ def test_a_container_cannot_reach_what_listens_on_the_hosts_loopback(bed: Bed) -
     ):
         for source in (address, "127.0.0.1", "8.8.8.8", HOSTS[0]):
             for target in ("127.0.0.1", "127.255.255.254"):
-                wire.send(frame / datagram(source, target, SECRET, "forged"), frame / datagram(source, target, OPEN, "forged"))
+                wire.send(
+                    frame / datagram(source, target, SECRET, "forged"),
+                    frame / datagram(source, target, OPEN, "forged"),
+                )
         wire.send(frame / datagram(address, GATEWAY, OPEN, "plain"))
         assert ears.wait("0.0.0.0", OPEN) == f"plain from {address}"
         assert ears.heard("127.0.0.1", SECRET) == []
@@ -198,11 +240,18 @@ def test_nor_open_a_connection_to_it(bed: Bed) -> None:
     address, device, mac = way_out(bed, liar(bed))
     frame = Ether(src=mac, dst=GATEWAY_MAC)
     places = (("127.0.0.1", SECRET), ("0.0.0.0", OPEN))
-    with Ears(bed.path("node1"), *places, kind=socket.SOCK_STREAM), Wire(bed.sandbox(liar(bed)), device) as wire:
+    with (
+        Ears(bed.path("node1"), *places, kind=socket.SOCK_STREAM),
+        Wire(bed.sandbox(liar(bed)), device) as wire,
+    ):
         for target, port in (("127.0.0.1", SECRET), ("127.0.0.1", OPEN), (GATEWAY, OPEN)):
-            wire.send(frame / IP(src=address, dst=target) / TCP(sport=5000, dport=port, flags="S", seq=1))
+            wire.send(
+                frame / IP(src=address, dst=target) / TCP(sport=5000, dport=port, flags="S", seq=1)
+            )
         # What listens on the bridge's own address is there for containers, as in Docker.
-        answers = filter(accepts, wire.wait(lambda frame: accepts(frame) and frame[IP].src == GATEWAY))
+        answers = filter(
+            accepts, wire.wait(lambda frame: accepts(frame) and frame[IP].src == GATEWAY)
+        )
         assert [frame[IP].src for frame in answers] == [GATEWAY]
 
 
@@ -210,17 +259,28 @@ def test_nor_by_the_hosts_leg_on_the_ingress_network(bed: Bed) -> None:
     """Nor as if it were a packet of two of the host's own processes that talk to each other."""
     address, device, mac = ingress_way(bed, liar(bed))
     frame = Ether(src=mac, dst=leg_mac(bed, 0))
-    spoken = functools.partial(socket.create_connection, ("127.0.0.1", SECRET), TIMEOUT, ("127.0.0.1", 5556))
+    spoken = functools.partial(
+        socket.create_connection, ("127.0.0.1", SECRET), TIMEOUT, ("127.0.0.1", 5556)
+    )
     with contextlib.ExitStack() as stack:
-        ears = stack.enter_context(Ears(bed.path("node1"), ("127.0.0.1", SECRET), ("0.0.0.0", OPEN)))
+        ears = stack.enter_context(
+            Ears(bed.path("node1"), ("127.0.0.1", SECRET), ("0.0.0.0", OPEN))
+        )
         stack.enter_context(Ears(bed.path("node1"), ("127.0.0.1", SECRET), kind=socket.SOCK_STREAM))
         stack.enter_context(netns.run_in(bed.path("node1"), spoken))
         wire = stack.enter_context(Wire(bed.sandbox(liar(bed)), device))
         before = resets(bed, "node1")
         for source in (address, "127.0.0.1", HOSTS[1]):
             for target in ("127.0.0.1", HOSTS[0], GATEWAY):
-                wire.send(frame / datagram(source, target, SECRET, "forged"), frame / datagram(source, target, OPEN, "forged"))
-        wire.send(frame / IP(src="127.0.0.1", dst="127.0.0.1") / TCP(sport=5556, dport=SECRET, flags="R", seq=1))
+                wire.send(
+                    frame / datagram(source, target, SECRET, "forged"),
+                    frame / datagram(source, target, OPEN, "forged"),
+                )
+        wire.send(
+            frame
+            / IP(src="127.0.0.1", dst="127.0.0.1")
+            / TCP(sport=5556, dport=SECRET, flags="R", seq=1)
+        )
         assert ask_udp(bed.path("node1"), "127.0.0.1", WEB)["name"] in tasks(bed, "web")
         assert [ears.heard("127.0.0.1", SECRET), ears.heard("0.0.0.0", OPEN)] == [[], []]
         assert resets(bed, "node1") == before
@@ -230,10 +290,17 @@ def test_somebody_on_the_underlay_cannot_reach_the_loopback_either(bed: Bed) -> 
     """Not even a published port by that address: it would be an answer from 127.0.0.1 that is sent there."""
     ask(bed.path("client"), HOSTS[0], WEB)
     frame = Ether(src=mac_of(bed, "client"), dst=mac_of(bed, "node1"))
-    with Ears(bed.path("node1"), ("127.0.0.1", SECRET)) as ears, Wire(bed.path("client"), "ens160") as wire:
+    with (
+        Ears(bed.path("node1"), ("127.0.0.1", SECRET)) as ears,
+        Wire(bed.path("client"), "ens160") as wire,
+    ):
         wire.send(frame / datagram(CLIENT, "127.0.0.1", SECRET, "forged"))
         for port in (WEB, DIRECT):
-            wire.send(frame / IP(src=CLIENT, dst="127.0.0.1") / TCP(sport=5001, dport=port, flags="S", seq=1))
+            wire.send(
+                frame
+                / IP(src=CLIENT, dst="127.0.0.1")
+                / TCP(sport=5001, dport=port, flags="S", seq=1)
+            )
         for _ in range(2):
             ask(bed.path("client"), HOSTS[0], WEB)
         ask(bed.path("client"), HOSTS[0], DIRECT)
@@ -251,10 +318,16 @@ def test_there_is_no_way_in_by_ipv6(bed: Bed) -> None:
         return opened
 
     sandbox, host = bed.sandbox(liar(bed)), bed.path("node1")
-    with netns.run_in(host, listening) as six, Ears(host, ("0.0.0.0", OPEN)) as ears, Wire(sandbox, device) as wire:
+    with (
+        netns.run_in(host, listening) as six,
+        Ears(host, ("0.0.0.0", OPEN)) as ears,
+        Wire(sandbox, device) as wire,
+    ):
         for source in ("fe80::1", "::1"):
             for target in ("::1", "fe80::42:acff:fe12:1", every):
-                packet = IPv6(src=source, dst=target) / UDP(sport=5555, dport=SECRET) / Raw(b"forged")
+                packet = (
+                    IPv6(src=source, dst=target) / UDP(sport=5555, dport=SECRET) / Raw(b"forged")
+                )
                 wire.send(Ether(src=mac, dst=GATEWAY_MAC) / packet)
         wire.send(Ether(src=mac, dst=GATEWAY_MAC) / datagram(address, GATEWAY, OPEN, "plain"))
         ears.wait("0.0.0.0", OPEN)
@@ -271,6 +344,15 @@ def test_the_hosts_processes_reach_published_ports_by_the_loopback(bed: Bed, por
         assert {ask_udp(bed.path("node1"), address, port)["name"] for _ in range(2)} == names
 
 
+@pytest.mark.parametrize("port", [OWN, OWN_TOO])
+def test_what_the_daemon_listens_on_is_not_taken_by_a_published_port(bed: Bed, port: int) -> None:
+    """In the mesh or in host mode; a host that does not listen there is not concerned."""
+    for where, target in (("client", HOSTS[0]), ("node2", HOSTS[0]), ("node1", "127.0.0.1")):
+        with Ears(bed.path("node1"), ("0.0.0.0", port), kind=socket.SOCK_STREAM) as ears:
+            with connect(bed.path(where), target, port) as asking:
+                assert ears.accepts("0.0.0.0", port) == asking.getsockname()[0]
+
+
 # --- who a container says it is: towards its host and the outside
 
 
@@ -279,17 +361,28 @@ def test_a_container_leaves_its_host_with_its_own_address_only(bed: Bed) -> None
     victim = str(bed.swarm.sandbox(tasks(bed, "direct")[0]).gateway.ip)
     inner = own_address(bed, liar(bed), "mynet")
     victims_mac = mac_for(IPv4Address(victim))
-    with Ears(bed.path("client"), (CLIENT, OPEN)) as ears, Wire(bed.sandbox(liar(bed)), device) as wire:
+    with (
+        Ears(bed.path("client"), (CLIENT, OPEN)) as ears,
+        Wire(bed.sandbox(liar(bed)), device) as wire,
+    ):
         for source in ("8.8.8.8", HOSTS[0], HOSTS[1], victim, inner, GATEWAY, "0.0.0.0"):
             wire.send(Ether(src=mac, dst=GATEWAY_MAC) / datagram(source, CLIENT, OPEN, "forged"))
-        wire.send(Ether(src=victims_mac, dst=GATEWAY_MAC) / datagram(victim, CLIENT, OPEN, "forged"))
-        wire.send(Ether(src=mac, dst=GATEWAY_MAC) / Dot1Q(vlan=0) / datagram("8.8.4.4", CLIENT, OPEN, "forged"))
+        wire.send(
+            Ether(src=victims_mac, dst=GATEWAY_MAC) / datagram(victim, CLIENT, OPEN, "forged")
+        )
+        wire.send(
+            Ether(src=mac, dst=GATEWAY_MAC)
+            / Dot1Q(vlan=0)
+            / datagram("8.8.4.4", CLIENT, OPEN, "forged")
+        )
         wire.send(Ether(src=mac, dst=GATEWAY_MAC) / datagram(address, CLIENT, OPEN, "plain"))
         assert ears.wait(CLIENT, OPEN) == f"plain from {HOSTS[0]}"
 
 
 @pytest.mark.parametrize("lie", ["frame", "ARP request", "ARP answer"])
-def test_a_container_does_not_get_what_is_sent_to_another_on_the_gateway_bridge(bed: Bed, lie: str) -> None:
+def test_a_container_does_not_get_what_is_sent_to_another_on_the_gateway_bridge(
+    bed: Bed, lie: str
+) -> None:
     (victim,) = tasks(bed, "direct")
     theirs = str(bed.swarm.sandbox(victim).gateway.ip)
     _, device, mac = way_out(bed, liar(bed))
@@ -297,9 +390,18 @@ def test_a_container_does_not_get_what_is_sent_to_another_on_the_gateway_bridge(
     bed.inside("node1", "sysctl", "-qw", "net.ipv4.neigh.docker_gwbridge.locktime=0")
     with Wire(bed.sandbox(liar(bed)), device) as wire:
         if lie == "frame":
-            wire.send(Ether(src=mac_for(IPv4Address(theirs)), dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / Raw(bytes(50)))
+            wire.send(
+                Ether(src=mac_for(IPv4Address(theirs)), dst="ff:ff:ff:ff:ff:ff", type=0x88B5)
+                / Raw(bytes(50))
+            )
         else:
-            claim = ARP(op=1 if lie == "ARP request" else 2, hwsrc=mac, psrc=theirs, hwdst=GATEWAY_MAC, pdst=GATEWAY)
+            claim = ARP(
+                op=1 if lie == "ARP request" else 2,
+                hwsrc=mac,
+                psrc=theirs,
+                hwdst=GATEWAY_MAC,
+                pdst=GATEWAY,
+            )
             wire.send(Ether(src=mac, dst=GATEWAY_MAC) / claim)
         assert ask(bed.path("node1"), theirs, 80)["name"] == victim
         assert ask(bed.path("client"), HOSTS[0], DIRECT)["name"] == victim
@@ -341,7 +443,9 @@ def sealed_frame(bed: Bed, host: int, words: str, number: int | None = None) -> 
 
 
 def tunnelled(bed: Bed, source: str, target: str, host: int, words: str) -> Packet:
-    return IP(src=source, dst=target) / UDP(sport=50000, dport=4789) / sealed_frame(bed, host, words)
+    return (
+        IP(src=source, dst=target) / UDP(sport=50000, dport=4789) / sealed_frame(bed, host, words)
+    )
 
 
 @contextlib.contextmanager
@@ -370,7 +474,9 @@ def test_a_container_puts_no_frame_into_another_network(bed: Bed, host: int) -> 
     address, device, mac = way_out(bed, liar(bed))
     _, leg, legs_mac = ingress_way(bed, liar(bed))
     with listening(bed, host) as heard, contextlib.ExitStack() as stack:
-        out, ingress = (stack.enter_context(Wire(bed.sandbox(liar(bed)), name)) for name in (device, leg))
+        out, ingress = (
+            stack.enter_context(Wire(bed.sandbox(liar(bed)), name)) for name in (device, leg)
+        )
         targets = (HOSTS[host - 1], GATEWAY) if host == 1 else (HOSTS[host - 1],)
         for target in targets:
             for source in (address, HOSTS[1], HOSTS[2]):
@@ -382,7 +488,9 @@ def test_a_container_puts_no_frame_into_another_network(bed: Bed, host: int) -> 
 
 
 def test_a_process_of_a_container_needs_no_raw_socket_for_that(bed: Bed) -> None:
-    plain = netns.run_in(bed.sandbox(liar(bed)), functools.partial(socket.socket, type=socket.SOCK_DGRAM))
+    plain = netns.run_in(
+        bed.sandbox(liar(bed)), functools.partial(socket.socket, type=socket.SOCK_DGRAM)
+    )
     with listening(bed, 2) as heard, plain:
         plain.sendto(bytes(sealed_frame(bed, 2, "forged")), (HOSTS[1], 4789))
         assert heard() == []
@@ -413,7 +521,9 @@ def test_a_vxlan_of_the_hosts_own_on_the_same_port_is_left_alone(bed: Bed) -> No
 
 def test_containers_may_use_the_same_port_towards_others(bed: Bed) -> None:
     with Ears(bed.path("client"), (CLIENT, 4789)) as ears:
-        plain = netns.run_in(bed.sandbox(liar(bed)), functools.partial(socket.socket, type=socket.SOCK_DGRAM))
+        plain = netns.run_in(
+            bed.sandbox(liar(bed)), functools.partial(socket.socket, type=socket.SOCK_DGRAM)
+        )
         with plain:
             plain.sendto(b"mine", (CLIENT, 4789))
         assert ears.wait(CLIENT, 4789) == f"mine from {HOSTS[0]}"
@@ -424,13 +534,24 @@ def test_no_esp_comes_from_a_container_to_a_host(bed: Bed) -> None:
     address, device, mac = way_out(bed, liar(bed))
     raw = functools.partial(socket.socket, socket.AF_INET, socket.SOCK_RAW, 50)
     with contextlib.ExitStack() as stack:
-        ears = {host: stack.enter_context(netns.run_in(bed.path(host), raw)) for host in ("node1", "node2", "client")}
+        ears = {
+            host: stack.enter_context(netns.run_in(bed.path(host), raw))
+            for host in ("node1", "node2", "client")
+        }
         wire = stack.enter_context(Wire(bed.sandbox(liar(bed)), device))
         for target in (HOSTS[0], GATEWAY, HOSTS[1], CLIENT):
-            wire.send(Ether(src=mac, dst=GATEWAY_MAC) / IP(src=address, dst=target, proto=50) / Raw(b"12345678"))
+            wire.send(
+                Ether(src=mac, dst=GATEWAY_MAC)
+                / IP(src=address, dst=target, proto=50)
+                / Raw(b"12345678")
+            )
         ears["client"].settimeout(TIMEOUT)
-        assert ears["client"].recvfrom(100)[1][0] == HOSTS[0], "where it is for somebody else it is left alone"
-        stack.enter_context(netns.run_in(bed.path("client"), raw)).sendto(b"87654321", (HOSTS[0], 0))
+        assert ears["client"].recvfrom(100)[1][0] == HOSTS[0], (
+            "where it is for somebody else it is left alone"
+        )
+        stack.enter_context(netns.run_in(bed.path("client"), raw)).sendto(
+            b"87654321", (HOSTS[0], 0)
+        )
         ears["node1"].settimeout(TIMEOUT)
         assert ears["node1"].recvfrom(100)[1][0] == CLIENT
         with pytest.raises(BlockingIOError):
@@ -447,12 +568,19 @@ def test_a_container_has_its_own_address_only_on_an_overlay(bed: Bed, host: int)
     device, mac = interface(bed, liar(bed), mine)
     target = own_address(bed, task, "mynet")
     to, tag = mac_for(IPv4Address(target)), Dot1Q(vlan=0)
-    with Ears(bed.sandbox(task), (target, OPEN)) as ears, Wire(bed.sandbox(liar(bed)), device) as wire:
+    with (
+        Ears(bed.sandbox(task), (target, OPEN)) as ears,
+        Wire(bed.sandbox(liar(bed)), device) as wire,
+    ):
         for source in (theirs, "10.10.10.1", "8.8.8.8", bed.swarm.sandbox(liar(bed)).gateway.ip):
             forged = datagram(str(source), target, OPEN, "forged")
             for sender in (mac, mac_for(IPv4Address(theirs)), "02:00:00:00:00:01"):
-                wire.send(Ether(src=sender, dst=to) / forged, Ether(src=sender, dst=to) / tag / forged)
-        wire.send(Ether(src=mac_for(IPv4Address(theirs)), dst=to) / datagram(mine, target, OPEN, "forged"))
+                wire.send(
+                    Ether(src=sender, dst=to) / forged, Ether(src=sender, dst=to) / tag / forged
+                )
+        wire.send(
+            Ether(src=mac_for(IPv4Address(theirs)), dst=to) / datagram(mine, target, OPEN, "forged")
+        )
         for own in (own_address(bed, liar(bed), "ingress"), mine):
             wire.send(Ether(src=mac, dst=to) / datagram(own, target, OPEN, "plain"))
         assert ears.wait(target, OPEN) == f"plain from {own_address(bed, liar(bed), 'ingress')}"
@@ -472,11 +600,18 @@ def test_a_container_takes_no_address_from_another_by_arp(bed: Bed, answer: bool
     claim = ARP(op=2 if answer else 1, hwsrc=mac, psrc=theirs, hwdst=dupes_mac, pdst=dupe)
     with Wire(bed.sandbox(liar(bed)), device) as wire:
         for to in (dupes_mac, "ff:ff:ff:ff:ff:ff"):
-            wire.send(Ether(src=mac, dst=to) / claim, Ether(src=mac, dst=to) / Dot1Q(vlan=0) / claim)
+            wire.send(
+                Ether(src=mac, dst=to) / claim, Ether(src=mac, dst=to) / Dot1Q(vlan=0) / claim
+            )
             wire.send(Ether(src=mac_for(IPv4Address(theirs)), dst=to) / claim)
-        wire.send(Ether(src=mac, dst=dupes_mac) / ARP(op=1, hwsrc=mac, psrc=mine, hwdst=dupes_mac, pdst=dupe))
+        wire.send(
+            Ether(src=mac, dst=dupes_mac)
+            / ARP(op=1, hwsrc=mac, psrc=mine, hwdst=dupes_mac, pdst=dupe)
+        )
         wire.wait(lambda seen: ARP in seen and seen[ARP].psrc == dupe and seen[ARP].op == 2)
-    known = json.loads(bed.inside(bed.sandbox(asker), "ip", "-j", "neighbour", "show", "dev", dupes_device))
+    known = json.loads(
+        bed.inside(bed.sandbox(asker), "ip", "-j", "neighbour", "show", "dev", dupes_device)
+    )
     macs = {entry["dst"]: entry["lladdr"] for entry in known if "lladdr" in entry}
     assert macs[theirs] == mac_for(IPv4Address(theirs))
     assert ask(bed.sandbox(asker), theirs, 80)["name"] == victim
@@ -493,6 +628,8 @@ def test_a_container_is_no_hosts_leg_on_the_ingress_network(bed: Bed) -> None:
             for sender in (mac, leg_mac(bed, 0), leg_mac(bed, 1)):
                 wire.send(Ether(src=sender, dst=to) / datagram(source, target, 53, "forged"))
         for _ in tasks(bed, "web"):
-            with netns.run_in(bed.path("node1"), functools.partial(socket.socket, type=socket.SOCK_DGRAM)) as asker:
+            with netns.run_in(
+                bed.path("node1"), functools.partial(socket.socket, type=socket.SOCK_DGRAM)
+            ) as asker:
                 asker.sendto(b"plain", ("127.0.0.1", WEB))
         assert ears.wait(target, 53) == f"plain from {HOSTS[0]}"

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from weft.errors import OperationFailed
+from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revoked_serials
 from weft.seat import Door
-from weft.store.etcd.process import PEER_PORT, EtcdMember
+from weft.store.etcd.process import EtcdMember
 from weft.testing.members import Host, until
 
 pytestmark = [

@@ -348,6 +348,21 @@ def test_a_host_mode_port():
     assert cluster.from_outside("node1", DIRECT).place == Place("node1"), "only on the host that runs it"
 
 
+@pytest.mark.parametrize("mode", ["ingress", "host"])
+def test_what_the_daemon_listens_on_leads_to_the_daemon(mode):
+    """Also where somebody has published that number; other hosts and ports are as they were."""
+    swarm = Swarm(2)
+    ports = [PublishedPort(target=80, published=published, mode=mode) for published in (2377, WEB)]
+    vxlan = PublishedPort(target=53, published=4789, protocol="udp", mode=mode)
+    [task] = swarm.service("web", ports=[*ports, vxlan], on=[2])
+    swarm.own_ports = frozenset({("tcp", 2377)})
+    cluster = Cluster(swarm)
+    own, other = cluster.from_outside("node2", 2377), cluster.from_outside("node2", WEB)
+    assert (own.place, cluster.task_at(other)) == (Place("node2"), task)
+    assert cluster.from_host("node2", "127.0.0.1", 2377).place == Place("node2")
+    assert cluster.from_outside("node2", 4789, "udp").place == Place("node2")
+
+
 def test_between_the_segments_of_one_network():
     swarm = Swarm(2)
     wide = swarm.network("wide", "10.20.0.0/24", "10.20.1.0/24")

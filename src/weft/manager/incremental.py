@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 
 from weft.control.allocator import allocator
+from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.control.orchestrator import orchestrator
 from weft.model.ids import ServiceId, TaskId
 from weft.model.meta import Nanoseconds
@@ -13,13 +14,15 @@ from weft.model.state import ClusterState, Decision, Event
 class Allocation:
     """The allocator. While there is something that it could not serve, it looks at everything: whatever happens may help."""
 
-    def __init__(self, host_routes: Sequence[IPv4Network]) -> None:
+    def __init__(self, host_routes: Sequence[IPv4Network], own_ports: OwnPorts = NO_PORTS) -> None:
         self._host_routes = host_routes
+        self._own_ports = own_ports
         self._everything = False
 
     def reconcile(self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None) -> Decision:
         everything = self._everything or events is None
-        decision = allocator.reconcile(state, now, self._host_routes, None if everything else events)
+        news = None if everything else events
+        decision = allocator.reconcile(state, now, self._host_routes, news, self._own_ports)
         # What it decided may not be committed.
         self._everything = decision.unserved or (everything and bool(decision.changes))
         return decision

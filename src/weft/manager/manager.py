@@ -27,6 +27,7 @@ from weft.cluster.base import (
     Relay,
 )
 from weft.control import keys, rotation
+from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.linux.base import Echo
@@ -72,13 +73,15 @@ class Manager:
     host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
     `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
     session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`. `open_echo`: how hosts
-    are asked all the time. `relay`: how it asks other managers. `refuse`: how certificates are refused at the store's own door."""
+    are asked all the time. `relay`: how it asks other managers. `refuse`: how certificates are refused at the store's own door.
+    `own_ports`: what this host listens on beside the swarm's ports."""
 
     def __init__(
         self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
         kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
         open_echo: Callable[[], Echo] | None = None, relay: Relay = no_relay, refuse: Refuse = no_door,
+        own_ports: OwnPorts = NO_PORTS,
     ) -> None:  # fmt: skip
         self._own = own
         self._store = store
@@ -87,6 +90,7 @@ class Manager:
         self._entropy = entropy
         self._authority = authority
         self._own_routes = tuple(host_routes)
+        self._own_ports = own_ports
         self._statuses = StatusWriter(store)
         self._obstacle = obstacle
         self._membership = Membership(own, store, leadership, kv, no_members, refuse)
@@ -147,7 +151,7 @@ class Manager:
 
     async def _run_loops(self) -> None:
         orchestration = Orchestration(lambda: TaskId(self._id()))
-        allocation = Allocation(self._own_routes)
+        allocation = Allocation(self._own_routes, self._own_ports)
         loops = (
             self._loop("orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile),
             self._loop("allocator", KINDS, allocation.reconcile),
@@ -301,16 +305,17 @@ class Manager:
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())
-        await self._write(lambda state: services.creation(state, id, spec))
+        await self._write(lambda state: services.creation(state, id, spec, self._own_ports))
         return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:  # fmt: skip
         if rollback == "previous":
-            await self._write(lambda state: services.rollback(state, id, version, self._clock()))
+            now = self._clock()
+            await self._write(lambda state: services.rollback(state, id, version, now, self._own_ports))
         else:
-            await self._write(lambda state: services.update(state, id, version, spec))
+            await self._write(lambda state: services.update(state, id, version, spec, self._own_ports))
 
     async def remove_service(self, id: ServiceId) -> None:
         await self._write(lambda state: services.removal(state, id))

@@ -13,6 +13,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 
 Protocol = Literal["tcp", "udp", "sctp"]
 
+PortKey = tuple[Protocol, Port]
+"""What a host has once."""
+
 MacAddress = Annotated[str, Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 FIRST_VNI = 4096

@@ -13,6 +13,10 @@ from weft.model.meta import SECOND, Meta, Nanoseconds
 
 DEFAULT_POOL = (IPv4Network("10.0.0.0/8"),)
 VXLAN_PORT = 4789
+SESSION_PORT = 2377
+"""Where managers listen for nodes, unless told otherwise."""
+PEER_PORT = 2380
+"""Where the members of the managers' store listen for each other."""
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.model.addresses import DEFAULT_UNDERLAY_MTU, Port
+from weft.model.addresses import DEFAULT_UNDERLAY_MTU, Port, PortKey
 from weft.model.ids import ContainerId, NetworkId, NodeId, TaskId
 
 GATEWAY_BRIDGE = "docker_gwbridge"
@@ -46,6 +46,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """docker_gwbridge's own address."""
     esp_engine: Literal["kernel", "userspace"] | None = None
     """What seals encrypted networks here; None: nothing can."""
+    own_ports: frozenset[PortKey] = frozenset()
+    """What the daemon listens on, or may: a worker becomes a manager."""
 
     @property
     def ingress_gateway(self) -> IPv4Interface:

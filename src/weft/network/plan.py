@@ -13,12 +13,13 @@ from weft.model.sandbox import NodeFacts, Sandbox
 from weft.network import encryption, gateway, ingress, loadbalancer, overlay, sandbox, source_guard, underlay
 from weft.network.fragments import merge
 from weft.network.kernel_state import KernelState, Namespace
+from weft.network.own_ports import without_own_ports
 from weft.network.ownership import INGRESS_SANDBOX
 from weft.network.sandbox import Outlook
 
 
 def plan(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
-    return merge(_hops(assignment, facts, sandboxes))
+    return merge(_hops(without_own_ports(assignment, facts), facts, sandboxes))
 
 
 def _hops(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> Iterator[Namespace]:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
 
+from weft.model.addresses import PortKey
 from weft.model.assignment import (
     Assignment,
     EndpointRecord,
@@ -41,6 +42,8 @@ class Swarm:
         self.nodes = [NodeId(padded(f"node{i}")) for i in range(1, nodes + 1)]
         self.underlay_mtu = underlay_mtu
         self.data_path_port = data_path_port
+        self.own_ports: frozenset[PortKey] = frozenset()
+        """What the daemon of each host listens on."""
         self.definitions: dict[NetworkId, NetworkDefinition] = {}
         self.endpoints: dict[NetworkId, dict[str, EndpointRecord]] = {}
         self.services: dict[NetworkId, dict[ServiceId, ServiceRecord]] = {}
@@ -109,7 +112,9 @@ class Swarm:
 
     def facts(self, node: int) -> NodeFacts:
         id = self.nodes[node - 1]
-        return NodeFacts(node=id, data_path_address=self.vtep(id), underlay_mtu=self.underlay_mtu)
+        return NodeFacts(
+            node=id, data_path_address=self.vtep(id), underlay_mtu=self.underlay_mtu, own_ports=self.own_ports
+        )  # fmt: skip
 
     def sandboxes(self, node: int) -> list[Sandbox]:
         return [self._sandboxes[t.id] for t in self.tasks.values() if t.node == self.nodes[node - 1]]

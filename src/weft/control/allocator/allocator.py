@@ -16,7 +16,7 @@ import msgspec
 
 from weft.control.allocator import subnets, vnis
 from weft.control.allocator.addresses import Book
-from weft.control.allocator.ports import Ports, answers
+from weft.control.allocator.ports import NO_PORTS, OwnPorts, Ports, answers, swarm_ports
 from weft.errors import Conflict, Exhausted, WeftError
 from weft.model.cluster import Cluster
 from weft.model.ids import NetworkId, NodeId, ServiceId
@@ -34,13 +34,15 @@ NO_INGRESS = "service needs ingress network, but no ingress network is present"
 
 
 def reconcile(
-    state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = (), events: Iterable[Event] | None = None
-) -> Decision:
+    state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = (), events: Iterable[Event] | None = None,
+    own_ports: OwnPorts = NO_PORTS,
+) -> Decision:  # fmt: skip
     """`host_routes`: of this host; like those that the others report, the automatic choice of a subnet keeps away from them.
-    `events`: since the last decision, which left nothing unserved; None: look at everything."""
+    `events`: since the last decision, which left nothing unserved; None: look at everything. `own_ports`: of this host; they and
+    the swarm's are not given to services that leave the choice open."""
     if state.cluster is None:
         return Decision()
-    turn = _Pass(state, state.cluster, now, host_routes)
+    turn = _Pass(state, state.cluster, now, host_routes, own_ports)
     changes = turn.run(*_concerned(state, events))
     return Decision(tuple(changes), unserved=turn.unserved)
 
@@ -77,8 +79,11 @@ def _present(table: Mapping[K, T], ids: Iterable[K]) -> list[T]:
 class _Pass:
     """One pass over a state. The objects to be written are collected, so that each is written once."""
 
-    def __init__(self, state: ClusterState, cluster: Cluster, now: Nanoseconds, routes: Sequence[IPv4Network]) -> None:
-        self.state, self.now, self.routes = state, now, routes
+    def __init__(
+        self, state: ClusterState, cluster: Cluster, now: Nanoseconds, routes: Sequence[IPv4Network],
+        own_ports: OwnPorts,
+    ) -> None:  # fmt: skip
+        self.state, self.now, self.routes, self.own_ports = state, now, routes, own_ports
         self.unserved = False
         self.cluster = cluster
         self.networks = dict(state.networks)
@@ -224,7 +229,9 @@ class _Pass:
     def _ports(self, service: Service) -> tuple[PublishedPort, ...]:
         if not service.spec.endpoint.ports:
             return ()
-        self.ports = self.ports or Ports(self.services.values(), self.cluster.next_port)
+        if self.ports is None:
+            nobodys = {*self.own_ports, *swarm_ports(self.state)}
+            self.ports = Ports(self.services.values(), self.cluster.next_port, nobodys)
         ports = self.ports.take(service)
         self.claimed = self.claimed or any(p.mode == "ingress" for p in ports)
         return ports

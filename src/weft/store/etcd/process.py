@@ -32,6 +32,7 @@ from typing import Any
 import msgspec
 
 from weft.errors import InvalidArgument, OperationFailed, Unavailable, WeftError, cause_of
+from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revocation_list, revoked_serials
 from weft.runtime.process import Process, ProcessId, spawn
 from weft.store.etcd.client import GatewayClient
@@ -39,7 +40,6 @@ from weft.system.files import replace_file
 
 log = logging.getLogger(__name__)
 
-PEER_PORT = 2380
 SOCKET = "localhost:2379"
 """etcd 3.4 makes of `unix://localhost:2379` a socket of that name in its working directory; it takes no paths."""
 _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
