@@ -34,6 +34,10 @@ MAY_ENTER_NAMESPACES = {"linux/", "lab/", "testing/"}
 """The lab makes hosts out of namespaces and `weft lab exec` enters them; the daemon does so in linux/ only."""
 MAY_IMPORT_BY_NAME = {"cli/__init__.py", "cli/root.py"}
 """Subcommands are imported when they are asked for: `weft lab exec` must start fast."""
+A_CONTAINERS_FILES = {"merged", "upper"}
+"""Attributes of `runtime.record.Directory`: below them a container changes what it likes, while the daemon looks."""
+MAY_BE_GIVEN_THEM = {"mount_overlay", "unmount", "read_accounts"}
+"""The first two look at nothing in there; the third opens only what the kernel says is inside and a regular file."""
 PROCESS_STARTERS = {
     "create_subprocess_exec",
     "create_subprocess_shell",
@@ -186,6 +190,33 @@ def test_processes_are_started_by_few(module: Module) -> None:
             name for name in calls(module.tree) if name.split(".")[-1] in PROCESS_STARTERS or name.startswith("subprocess.")
         }
         assert not started, f"{module.where} starts processes: {started}"
+
+
+@each_module
+def test_what_a_container_writes_is_looked_at_in_one_way(module: Module) -> None:
+    """A name in there may be a link out, a FIFO that waits, a device. So whoever has the path hands it to few; and what reads
+    there does so in a thread."""
+    if module.where == "runtime/record.py":
+        return
+    parents = {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Attribute) or node.attr not in A_CONTAINERS_FILES:
+            continue
+        user = parents[node]
+        if isinstance(user, ast.Call) and user.func is node:
+            continue  # str.upper
+        takers = [ast.unparse(part) for part in (user.func, *user.args)] if isinstance(user, ast.Call) else []
+        assert {taker.split(".")[-1] for taker in takers} & MAY_BE_GIVEN_THEM, (
+            f"{module.where}:{node.lineno} uses {ast.unparse(node)}, which is a container's"
+        )
+    joined = {
+        ast.unparse(n.right).strip("'\"")
+        for n in ast.walk(module.tree)
+        if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)
+    }
+    assert module.where == "runtime/spec.py" or not joined & A_CONTAINERS_FILES, f"{module.where} makes the path itself"
+    if module.where != "runtime/users.py":
+        assert "read_accounts" not in set(calls(module.tree)), f"{module.where} looks for users on the event loop"
 
 
 @each_module

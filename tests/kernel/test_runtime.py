@@ -55,8 +55,8 @@ class Host:
     def __init__(self, directory: Path) -> None:
         self.data, self.run = directory / "data", directory / "run"
 
-    async def runtime(self) -> ConmonRuntime:
-        runtime = ConmonRuntime(self.data, self.run, ImageStore(self.data / "images", time.time_ns), time.time_ns)
+    async def runtime(self, **options: Any) -> ConmonRuntime:
+        runtime = ConmonRuntime(self.data, self.run, ImageStore(self.data / "images", time.time_ns), time.time_ns, **options)
         await runtime.load()
         return runtime
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 from weft.errors import Conflict, InvalidArgument, OperationFailed, cause_of
 from weft.model.ids import ContainerId
 from weft.runtime.oci import Oci
-from weft.runtime.process import Process, spawn
+from weft.runtime.process import Process, end_family, spawn
 from weft.runtime.record import opened
 from weft.runtime.streams import CommandStreams
 from weft.system.files import replace_file
@@ -65,20 +65,30 @@ class Command:
                 self._streams = await self._start_with_terminal(files.with_suffix(".tty"), process_file, pid_file, log)
             else:
                 self._streams = await self._start_with_pipes(process_file, pid_file, log)
-            self.pid = int(pid_file.read_text())
-            process = Process(self.pid)
-        except ProcessLookupError:
-            raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: it is gone") from None
-        except OSError as error:
-            raise OperationFailed(
-                f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {cause_of(error)}"
-            ) from error
+            process = _process_of(pid_file)
+        except BaseException as error:
+            await asyncio.shield(self._give_up(pid_file))
+            if isinstance(error, OSError | ValueError):
+                cause = "it is gone" if isinstance(error, ProcessLookupError) else cause_of(error)
+                raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {cause}") from error
+            raise
         finally:
             for path in (process_file, pid_file, log):
                 path.unlink(missing_ok=True)
-        self.running = True
+        self.running, self.pid = True, process.pid
         self._waiter = asyncio.create_task(self._wait(process), name=f"exec {self.id[:12]}")
         return self._streams
+
+    async def _give_up(self, pid_file: Path) -> None:
+        """The runtime may have started the process already, and nobody would wait for it."""
+        if self._streams is not None:
+            self._streams.close()
+        with suppress(OSError, ValueError):
+            process = _process_of(pid_file)
+            await end_family(process)
+            process.close()
+        self.exit_code = self.exit_code or 126
+        self._over.set()
 
     async def _start_with_pipes(self, process: Path, pid_file: Path, log: Path) -> CommandStreams:
         """Both ends of each pipe are open here until the runtime has passed theirs on; on failure all are closed."""
@@ -120,9 +130,15 @@ class Command:
     async def _run(self, argv: list[str], fds: dict[int, int], log: Path) -> None:
         runtime = spawn(argv, fds)
         try:
-            code = await runtime.wait()
-        except BaseException:
-            runtime.kill_and_reap()
+            async with asyncio.timeout(self._oci.patience):
+                code = await runtime.wait()
+        except BaseException as error:
+            await asyncio.shield(end_family(runtime))
+            if isinstance(error, TimeoutError):
+                raise OperationFailed(
+                    f"cannot run {self.argv[0]!r} in container {self.container[:12]}:"
+                    f" {self._oci.runtime} has not started it within {self._oci.patience:g} s"
+                ) from None
             raise
         finally:
             runtime.close()
@@ -135,7 +151,6 @@ class Command:
         reason = reason.removeprefix("exec failed: ")
         missing, forbidden = _NOT_FOUND.search(reason), _FORBIDDEN.search(reason)
         self.exit_code = 127 if missing else 126
-        self._over.set()
         message = f"OCI runtime exec failed: exec failed: {reason}"
         return InvalidArgument(message) if missing or forbidden else OperationFailed(message)
 
@@ -156,6 +171,11 @@ class Command:
     async def resize(self, rows: int, columns: int) -> None:
         if self._streams is not None:
             await self._streams.resize(rows, columns)
+
+
+def _process_of(pid_file: Path) -> Process:
+    """Raises `OSError`, `ValueError`."""
+    return Process(int(pid_file.read_text()))
 
 
 def _receive_descriptor(connection: socket.socket) -> int:

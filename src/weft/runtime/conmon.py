@@ -38,9 +38,9 @@ from weft.runtime.mounts import make_private, mount_overlay, mount_points_below,
 from weft.runtime.oci import Oci, cgroups_are_v2, processes_with_argument
 from weft.runtime.process import Process, ProcessId, adopt_orphans
 from weft.runtime.record import Directory, Record
-from weft.runtime.rootfs import find_user
 from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
 from weft.runtime.streams import ContainerStreams, resize_container
+from weft.runtime.users import find_user, read_accounts
 from weft.system.files import make_directory
 
 log = logging.getLogger(__name__)
@@ -99,14 +99,15 @@ class _Box:
 class ConmonRuntime:
     def __init__(
         self, root: Path, run: Path, images: ImageFiles, clock: Callable[[], Nanoseconds], oci_runtime: str = "auto",
-        conmon: str = "conmon",
+        conmon: str = "conmon", patience: float = 60.0,
     ) -> None:  # fmt: skip
-        """`root` outlives a reboot, `run` does not. `clock`: now. Call `load` before anything else."""
+        """`root` outlives a reboot, `run` does not. `clock`: now. `patience`: seconds for a step of the OCI runtime. Call `load`
+        before anything else."""
         self._containers = root.resolve() / "containers"
         self._run = run.resolve()
         self._images = images
         self._clock = clock
-        self._oci = Oci(self._run / "oci", oci_runtime, conmon)
+        self._oci = Oci(self._run / "oci", oci_runtime, conmon, patience)
         self._boxes: dict[ContainerId, _Box] = {}
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
@@ -216,7 +217,8 @@ class ConmonRuntime:
         directory.forget_exit()
         mount_overlay(self._images.layer_directories(image), directory.upper, directory.work, directory.merged)
         config = container.config
-        user = find_user(directory.merged, config.spec.user or image.config.user, config.spec.groups)
+        accounts = await asyncio.to_thread(read_accounts, directory.merged)
+        user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
         container = msgspec.structs.replace(container, confinement=await self.confiner.confine())
         box.record = msgspec.structs.replace(box.record, container=container)
         seccomp = self.confiner.filter(capability_set(config.spec.cap_add, config.spec.cap_drop))
@@ -244,10 +246,7 @@ class ConmonRuntime:
             if box.is_running:
                 return box.container
             if box.container.state is ContainerState.EXITED:
-                await self._put_away(box)
-                box.ended, box.host_was_down = asyncio.Event(), False
-                box.write_container(state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0)
-                await self._make(box, self._images.find(box.container.image))
+                await self._make_again(box)
             moment = self._clock()
             try:
                 await self._oci.start(id)
@@ -257,6 +256,20 @@ class ConmonRuntime:
             self._mark_started(box, moment)
         log.info("container.started container=%s pid=%d", id[:12], box.container.pid)
         return box.container
+
+    async def _make_again(self, box: _Box) -> None:
+        """One that has ended. If it cannot be made it has ended as before, and can be removed."""
+        await self._put_away(box)
+        before, ended = box.record, box.ended
+        box.ended, box.host_was_down = asyncio.Event(), False
+        try:
+            box.write_container(state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0)
+            await self._make(box, self._images.find(box.container.image))
+        except BaseException:
+            box.record, box.ended = before, ended
+            await asyncio.shield(self._put_away(box))
+            box.write()
+            raise
 
     def _mark_started(self, box: _Box, moment: Nanoseconds) -> None:
         """It may have ended already."""
@@ -398,7 +411,8 @@ class ConmonRuntime:
         if not argv:
             raise InvalidArgument("No exec command specified")
         image, spec = self._images.find(box.container.image), box.container.config.spec
-        who = find_user(box.directory.merged, user or spec.user or image.config.user, () if user else spec.groups)
+        accounts = await asyncio.to_thread(read_accounts, box.directory.merged)
+        who = find_user(accounts, user or spec.user or image.config.user, spec.groups)
         merged = {line.partition("=")[0]: line for line in (*box.container.env, *(["TERM=xterm"] if tty else []), *env)}
         document = process_document(
             argv, [f"HOSTNAME={box.container.config.hostname}", *merged.values()],

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from weft.errors import OperationFailed
-from weft.runtime.process import Output, Process, ProcessId, read, run, spawn
+from weft.runtime.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _LOG_BYTES = 64 << 20
 """At this size conmon starts a container's log anew, so that a chatty container cannot fill the disk."""
@@ -31,11 +31,14 @@ class _SyncMessage(msgspec.Struct):
 
 
 class Oci:
-    def __init__(self, state: Path, runtime: str, conmon: str) -> None:
-        """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`."""
+    def __init__(self, state: Path, runtime: str, conmon: str, patience: float) -> None:
+        """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`. `patience`: seconds that it may take to make a
+        container or to start a command. It opens files of the container (runc 1.1: /etc/passwd, for the home directory), and the
+        container may have made a FIFO of them, so that it waits for ever."""
         self._state = state
         self.runtime = choose_runtime() if runtime == "auto" else runtime
         self.conmon = conmon
+        self.patience = patience
         self._root = ("--root", str(state))
 
     async def versions(self) -> tuple[str, str]:
@@ -62,14 +65,19 @@ class Oci:
         finally:
             os.close(write_end)
         try:
-            message = _decode(await read(read_end, line=True))
+            async with asyncio.timeout(self.patience):
+                message = _decode(await read(read_end, line=True))
             pid = message.pid if message.pid is not None else message.data or -1
             process = ProcessId.of(pid) if pid > 0 else None
             if process is None:
                 raise OperationFailed(f"cannot create container {id[:12]}: {_reason(message.message) or 'it ended at once'}")
-        except BaseException:
-            conmon.kill_and_reap()
+        except BaseException as error:
+            await asyncio.shield(end_family(conmon))
             conmon.close()
+            if isinstance(error, TimeoutError):
+                raise OperationFailed(
+                    f"cannot create container {id[:12]}: {self.runtime} has not made it within {self.patience:g} s"
+                ) from None
             raise
         return conmon, process
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import select
 import shutil
@@ -21,9 +22,14 @@ import msgspec
 
 from weft.errors import OperationFailed, cause_of
 
+log = logging.getLogger(__name__)
 _PR_SET_CHILD_SUBREAPER = 36
 _LINE_MAX = 1 << 20
 _CHUNK = 1 << 16
+_END_PATIENCE = 10.0
+"""Seconds that killed processes may take to go: one in an uninterruptible wait does not."""
+_STOP_TRIES, _STOP_PAUSE = 50, 0.002
+"""Looks, and seconds between them, at whether a process has stopped."""
 _ABOVE_TARGETS = 64
 """Descriptors to be passed on are first copied to above any number that they get in the child."""
 UNKNOWN = -1
@@ -41,11 +47,8 @@ class ProcessId(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
         """None if there is none."""
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return cls(pid, int(fields[19]), boot_id())
+        fields = _stat(pid)
+        return cls(pid, int(fields[19]), boot_id()) if fields else None
 
     @property
     def lives(self) -> bool:
@@ -184,6 +187,54 @@ async def read(fd: int, *, line: bool = False) -> bytes:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
+
+
+async def end_family(process: Process) -> None:
+    """Ends a child of ours with everything that it has started, and reaps them all. For those who are in a container this is not
+    only tidiness: one that is dead and not reaped keeps the container's first process from ending. Waits a while at most."""
+    family = {process.pid: process}
+    await _stop(process)
+    # Until there is nobody new: a child may have given its parent another child (CLONE_PARENT) before it was stopped.
+    while found := _children(family):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                family[pid] = Process(pid)
+                await _stop(family[pid])
+    try:
+        async with asyncio.timeout(_END_PATIENCE):
+            for member in family.values():  # parents first: the children of one that has ended are ours, see `adopt_orphans`
+                member.kill(signal.SIGKILL)
+                await member.wait()
+    except TimeoutError:
+        log.warning("process.not_ended pids=%s", [member.pid for member in family.values() if not member.has_ended])
+    finally:
+        for member in family.values():
+            if member is not process:
+                member.close()
+
+
+async def _stop(process: Process) -> None:
+    """So that it starts no more children. One that cannot be stopped, as in an uninterruptible wait, starts none either."""
+    process.kill(signal.SIGSTOP)
+    for _ in range(_STOP_TRIES):
+        if _stat(process.pid)[:1] not in (["R"], ["S"]):
+            return
+        await asyncio.sleep(_STOP_PAUSE)
+
+
+def _children(family: Mapping[int, Process]) -> list[int]:
+    """Of its members, those who are not of it yet."""
+    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    parents = {number: fields[1] for number in numbers if number not in family and (fields := _stat(number))}
+    return [number for number, parent in parents.items() if int(parent) in family]
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third on: state, parent, …; none if there is no such process. See proc_pid_stat(5)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def adopt_orphans() -> None:

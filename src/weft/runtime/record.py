@@ -11,9 +11,7 @@
 """
 
 import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -22,6 +20,7 @@ from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container
 from weft.runtime.process import ProcessId
 from weft.system.files import make_directory, replace_file
+from weft.system.trees import remove_tree
 
 _SEEN_INSIDE = ("hosts", "hostname", "resolv.conf")
 
@@ -97,14 +96,9 @@ class Directory:
     def remove(self) -> None:
         """Raises `OperationFailed`."""
         try:
-            shutil.rmtree(self.path, onerror=_ignore_missing)
+            remove_tree(self.path)
         except OSError as error:
             raise OperationFailed(f"cannot remove {self.path}: {cause_of(error)}") from error
-
-
-def _ignore_missing(_function: Any, _path: str, problem: tuple[Any, BaseException, Any]) -> None:
-    if not isinstance(problem[1], FileNotFoundError):
-        raise problem[1]
 
 
 def opened(path: Path) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from weft.errors import InvalidArgument
 from weft.model.container import Confinement, Container, ContainerConfig, Image
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
-from weft.runtime.rootfs import User
+from weft.runtime.users import User
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = (

@@ -8,7 +8,8 @@ import ctypes
 import errno
 import os
 import secrets
-from contextlib import suppress
+import stat
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _SYS_OPENAT2 = 437
@@ -20,7 +21,19 @@ _TRIES = 100
 _DEPTH = 50
 """Directories that are open at a time while a tree is removed."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotRegularError(OSError):
+    """What was to be read is there, but no regular file."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__(errno.EINVAL, f"it is {_KINDS[stat.S_IFMT(mode)]}, not a regular file")
+        self.is_fifo = stat.S_ISFIFO(mode)
 
 
 class _OpenHow(ctypes.Structure):
@@ -41,6 +54,32 @@ def open_inside(root: int, path: bytes, flags: int, mode: int = 0) -> int:
             break
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), path)
+
+
+def read_file_inside(root: Path, path: str, limit: int) -> bytes:
+    """The content of a regular file that may be replaced at any time by whoever writes in the tree.
+    Never waits for them: nothing that is not a regular file is opened, since a FIFO waits for a
+    writer and a device may do anything; nor is a file waited for that somebody holds a lease on.
+    Raises `NotRegularError`, and `OSError`, also for more than `limit` bytes."""
+    with ExitStack() as cleanup:
+
+        def held(descriptor: int) -> int:
+            cleanup.callback(os.close, descriptor)
+            return descriptor
+
+        top = held(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        found = held(open_inside(top, os.fsencode(path), os.O_PATH))
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotRegularError(mode)
+        # The file that was looked at, whatever has that name by now.
+        file = held(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        content = bytearray()
+        while len(content) <= limit and (part := os.read(file, limit + 1 - len(content))):
+            content += part
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes")
+    return bytes(content)
 
 
 def remove_tree(path: Path | bytes | str, dir_fd: int | None = None) -> None:

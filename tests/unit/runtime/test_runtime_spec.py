@@ -15,9 +15,10 @@ from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec, Resources, Ulimit
 from weft.network.sandbox import SYSCTLS
 from weft.runtime.conmon import signal_number
-from weft.runtime.rootfs import User, find_user, resolve
+from weft.runtime.rootfs import resolve
 from weft.runtime.skopeo import translate_error
 from weft.runtime.spec import capability_set, command_line, container_document, environment
+from weft.runtime.users import User
 
 IMAGE = Image(
     id="sha256:" + "a" * 64, config=ImageConfig(entrypoint=("/entry",), cmd=("one", "two"), env=("A=image", "B=image"))
@@ -160,45 +161,6 @@ def test_without_apparmor_and_seccomp_the_runtime_is_told_of_neither() -> None:
 def test_programs_may_gain_privileges_as_in_the_original() -> None:
     """sudo, su and ping of an image are set-user-id programs; `--security-opt no-new-privileges` is not the default."""
     assert document()["process"]["noNewPrivileges"] is False
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    etc = tmp_path / "etc"
-    etc.mkdir()
-    (etc / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\nbroken\n")
-    (etc / "group").write_text("root:x:0:\nwww:x:34:\nlog:x:40:web,other\n")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("user", "groups", "expected"),
-    [
-        ("", (), User(0, 0)),
-        ("web", (), User(33, 34, (40,))),
-        ("33", (), User(33, 34, (40,))),
-        ("web:log", (), User(33, 40)),
-        ("web:7", ("www",), User(33, 7, (34,))),
-        ("1234", (), User(1234, 0)),
-        ("0:0", ("9",), User(0, 0, (9,))),
-    ],
-)
-def test_users_and_groups_are_those_of_the_image(root: Path, user: str, groups: tuple[str, ...], expected: User) -> None:
-    assert find_user(root, user, groups) == expected
-
-
-def test_users_that_the_image_does_not_have_are_refused(root: Path) -> None:
-    with pytest.raises(InvalidArgument, match="unable to find user who"):
-        find_user(root, "who")
-    with pytest.raises(InvalidArgument, match="unable to find group what"):
-        find_user(root, "web:what")
-
-
-def test_a_user_table_that_leads_out_of_the_image_is_not_read(root: Path) -> None:
-    (root / "etc/passwd").unlink()
-    (root / "etc/passwd").symlink_to("/etc/passwd")
-    with pytest.raises(InvalidArgument, match="unable to find user daemon|too many symbolic links"):
-        find_user(root, "daemon")
 
 
 @given(
