@@ -218,7 +218,12 @@ async def top(call: Call) -> web.Response:
         raise Conflict(f"container {container.id} is not running")
     if call.query("ps_args") not in ("", "-ef"):
         raise Unsupported(f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not supported by Weft")
-    return answer({"Titles": processes.TITLES, "Processes": processes.rows(await call.node.containers.top(container.id))})
+    return answer(
+        {
+            "Titles": processes.TITLES,
+            "Processes": await asyncio.to_thread(processes.rows, await call.node.containers.top(container.id)),
+        }
+    )
 
 
 async def create(call: Call) -> web.Response:
