@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weft.system.trees import NotRegularError, read_file_inside
 
@@ -102,6 +104,27 @@ def test_links_are_followed_as_the_trees_own_programs_would(root: Path) -> None:
     (root / "usr").symlink_to("/etc")
     (root / "etc" / "link").symlink_to("../../../usr/passwd")
     assert read_file_inside(root, "/etc/link", LIMIT) == INSIDE
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "..", ".", "d"]), min_size=1).map("/".join)
+
+
+@given(links=st.dictionaries(st.sampled_from("abc"), WORDS, max_size=3), absolute=st.booleans(), path=WORDS)
+def test_no_path_leads_out_of_the_root(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, str], absolute: bool, path: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    root = outside / "a"
+    root.mkdir()
+    for name in "bcd":
+        (outside / name).write_bytes(OUTSIDE)
+    (root / "d").write_bytes(INSIDE)
+    for name, target in links.items():
+        (root / name).symlink_to(f"/{target}" if absolute else target)
+    try:
+        assert read_file_inside(root, path, LIMIT) == INSIDE
+    except OSError:
+        return
 
 
 def test_a_file_is_read_to_its_limit_and_not_beyond(root: Path) -> None:
