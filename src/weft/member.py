@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Surroundings:
     events: EventLog
     routes: Callable[[], Sequence[IPv4Network]]
     """Subnets that this host has routes to."""
-    own_ports: OwnPorts = NO_PORTS
+    own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """What this host listens on, in or out of a swarm."""
     elsewhere: Elsewhere | None = None
     """Where the swarm's state is to be if not on the managers' hosts."""

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Place:
     run: Path
     """`<run directory>`: the store's socket, and what a reboot may take."""
     routes: Callable[[], Sequence[IPv4Network]]
-    own_ports: OwnPorts = NO_PORTS
+    own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """What the host listens on beside the swarm's ports."""
     elsewhere: Elsewhere | None = None
     """Where managers have their store if not on their own hosts."""
