@@ -29,6 +29,9 @@ MAX_ROUNDS = 100
 """Runs in a row that each changed something. If nobody else did meanwhile, they will never end; if somebody did, as when a
 cluster is being filled, it is time for a breath: two loops that never agree look the same."""
 BREATH = 0.02
+LONG = 0.02
+"""Seconds. After a round that took longer, as one about thousands of tasks does, the loop waits as long again: an answer of the API
+takes several turns of the event loop, and each of them would take as long as a round of every control loop."""
 
 
 def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconcile:
@@ -68,11 +71,13 @@ class ControlLoop:
         """Runs the function until it changes nothing; gives when it wants to be run again although nothing has changed."""
         first, own = self._store.state.revision, 0
         for _ in range(MAX_ROUNDS):
+            begun = self._clock()
             decision = await self._round()
             if not decision.changes:
                 return decision.wake_at
             own += 1
-            await asyncio.sleep(0)
+            taken = (self._clock() - begun) / SECOND
+            await asyncio.sleep(taken if taken > LONG else 0)
         if self._store.state.revision - first <= own:
             raise RuntimeError(f"{self.name} still changes something after {MAX_ROUNDS} runs")
         await asyncio.sleep(BREATH)

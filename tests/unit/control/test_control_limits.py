@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from weft.control.orchestrator import updater
+from weft.control.orchestrator.replicated import MOST_WAITING
 from weft.model.ids import NodeId, ServiceId
 from weft.model.network import NetworkSpec
 from weft.model.node import NodeState
@@ -59,6 +60,27 @@ def large_service(room: ControlRoom, state: TaskState, **spec: object) -> Servic
     room.commit([Put(msgspec.structs.replace(task, node=NodeId("node1"), status=status)) for task in tasks])
     assert not decisions(room)
     return id
+
+
+def test_of_more_replicas_than_a_swarm_has_room_for_a_few_thousand_wait() -> None:
+    """A slip of the hand costs no more than that, and is taken back at once."""
+    room = ControlRoom(1)
+    id = room.service(ServiceSpec(name="web", task=TASK, replicas=300_000))
+    decisions(room)
+    assert len(room.state.tasks_of(id)) == MOST_WAITING
+    first = list(room.state.tasks_of(id).values())[:1000]
+    running = TaskStatus(TaskState.RUNNING, room.now)
+    room.commit([Put(msgspec.structs.replace(task, node=NodeId("node1"), status=running)) for task in first])
+    decisions(room)
+    tasks = room.state.tasks_of(id).values()
+    assert len(tasks) == MOST_WAITING + 1000
+    assert sorted(task.slot for task in tasks) == list(range(1, MOST_WAITING + 1001))
+    service = room.state.services[id]
+    room.put(msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=30)))
+    decisions(room)
+    meant = [task for task in room.state.tasks_of(id).values() if task.is_live]
+    assert len(meant) == 30
+    assert all(task.state == TaskState.RUNNING for task in meant)
 
 
 def test_many_services_are_decided_on_in_parts_and_the_rest_is_asked_for_at_once() -> None:

@@ -2,7 +2,7 @@
 object is written once, however many steps touched it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -24,6 +24,8 @@ class Draft:
         self.tasks: dict[TaskId, Task] = dict(state.tasks_of(id))
         """As they will be."""
         self.wake_at: Nanoseconds | None = None
+        self._nodes = state.nodes
+        self._slots: dict[Slot, list[Task]] | None = None
         self._before = state.tasks_of(id)
         self._new_id = new_id
         self._service = state.services.get(id)
@@ -45,15 +47,19 @@ class Draft:
 
     def put(self, task: Task) -> None:
         self.tasks[task.id] = task
+        self._slots = None
 
     def desire(self, task: Task, desired: TaskState) -> Task:
         """Only onward: a task that was told to stop never runs again."""
-        changed = msgspec.structs.replace(task, desired=max(desired, task.desired))
-        self.tasks[task.id] = changed
-        return changed
+        if desired > task.desired:
+            task = msgspec.structs.replace(task, desired=desired)
+        if self.tasks[task.id] is not task:
+            self.put(task)
+        return task
 
     def remove(self, task: Task) -> None:
         del self.tasks[task.id]
+        self._slots = None
 
     def create(self, slot: Slot, desired: TaskState, restart_at: Nanoseconds = 0) -> Task:
         """A new task of the service as it is now."""
@@ -64,20 +70,26 @@ class Draft:
             spec=service.spec.task, spec_version=service.spec_version, ports=service.spec.endpoint.ports,
             desired=desired, restart_at=restart_at, status=TaskStatus(TaskState.NEW, self.now, "created"),
         )  # fmt: skip
-        self.tasks[task.id] = task
+        self.put(task)
         return task
 
     def node_of(self, task: Task) -> Node | None:
-        return self.state.nodes.get(task.node) if task.node is not None else None
+        return self._nodes.get(task.node) if task.node is not None else None
 
-    def slots(self) -> dict[Slot, list[Task]]:
-        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer."""
+    def slots(self) -> Mapping[Slot, list[Task]]:
+        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer. As the draft is now."""
+        if self._slots is None:
+            self._slots = self._by_slot()
+        return self._slots
+
+    def _by_slot(self) -> dict[Slot, list[Task]]:
         slots: dict[Slot, list[Task]] = {}
         for task in self.tasks.values():
             if task.desired < TaskState.REMOVE:
                 slots.setdefault(slot_of(task), []).append(task)
         for tasks in slots.values():
-            tasks.sort(key=age)
+            if len(tasks) > 1:
+                tasks.sort(key=age)
         return slots
 
     def wake(self, at: Nanoseconds) -> None:

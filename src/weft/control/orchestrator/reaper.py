@@ -5,9 +5,11 @@ always enough to count restarts, and always the newest: it may be what fills the
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 from weft.control.orchestrator.draft import Draft, Slot
 from weft.control.orchestrator.updater import is_updating
+from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 PREDECESSOR = 2
@@ -19,8 +21,10 @@ def reap(draft: Draft) -> None:
         is_done = task.desired == TaskState.REMOVE and task.state.is_terminal
         if is_done or (task.desired > TaskState.RUNNING and _never_ran(task)):
             draft.remove(task)
+    limit = _limit(draft)
     for slot, tasks in draft.slots().items():
-        _reap_history(draft, slot, tasks)
+        if len(tasks) > limit or isinstance(slot, str):
+            _reap_history(draft, slot, tasks, limit)
 
 
 def _never_ran(task: Task) -> bool:
@@ -28,9 +32,9 @@ def _never_ran(task: Task) -> bool:
     return task.state < TaskState.ASSIGNED
 
 
-def _reap_history(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> None:
+def _reap_history(draft: Draft, slot: Slot, tasks: Sequence[Task], limit: int) -> None:
     is_gone = isinstance(slot, str) and slot not in draft.state.nodes
-    surplus = len(tasks) if is_gone else len(tasks) - _limit(draft)
+    surplus = len(tasks) if is_gone else len(tasks) - limit
     for task in tasks if is_gone else tasks[:-1]:
         if surplus > 0 and task.state.is_terminal and task.desired > TaskState.RUNNING:
             draft.remove(task)
@@ -46,8 +50,13 @@ def _limit(draft: Draft) -> int:
 
 def remove_all(draft: Draft) -> None:
     """Of a service that is gone: tasks are told to go, and go when they have stopped."""
-    for task in list(draft.tasks.values()):
-        if task.state.is_terminal or _never_ran(task):
+    due = (task for task in draft.tasks.values() if _is_over(task) or task.desired < TaskState.REMOVE)
+    for task in list(islice(due, MOST_CHANGES + 1)):  # one too many asks for another run
+        if _is_over(task):
             draft.remove(task)
         else:
             draft.desire(task, TaskState.REMOVE)
+
+
+def _is_over(task: Task) -> bool:
+    return task.state.is_terminal or _never_ran(task)

@@ -2,6 +2,7 @@
 without a running task, then those on the nodes that have most tasks of the service.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 
 from weft.control.orchestrator.draft import Draft, Slot
@@ -10,6 +11,10 @@ from weft.model.ids import NodeId
 from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
+MOST_WAITING = 5000
+"""Tasks of one service that wait for a node, or for their containers. More are made as these run: a swarm that has no room for
+three hundred thousand need not have them written down, nor whoever meant thirty wait until they are gone."""
+
 
 def scale(draft: Draft) -> None:
     replicas = draft.service.spec.replicas or 0
@@ -17,16 +22,21 @@ def scale(draft: Draft) -> None:
     filled = {number: tasks for number, tasks in slots.items() if is_filled(draft, tasks)}
     if len(filled) < replicas:
         free = (number for number in range(1, replicas + len(filled) + 1) if number not in filled)
-        for _ in range(min(replicas - len(filled), MOST_CHANGES)):
+        for _ in range(min(replicas - len(filled), MOST_CHANGES, MOST_WAITING - _waiting(filled))):
             draft.create(next(free), TaskState.RUNNING)
         return
-    kept = set(_by_worth(filled)[:replicas])
+    kept = set(_by_worth(filled)[:replicas]) if len(filled) > replicas else filled.keys()
     for number in islice((number for number in slots if number not in kept), MOST_CHANGES):
         for task in slots[number]:
             draft.desire(task, TaskState.REMOVE)
 
 
-def _by_worth(slots: dict[Slot, list[Task]]) -> list[Slot]:
+def _waiting(slots: Mapping[Slot, list[Task]]) -> int:
+    """Tasks that are to run and do not yet."""
+    return sum(task.is_live and task.state < TaskState.RUNNING for tasks in slots.values() for task in tasks)
+
+
+def _by_worth(slots: Mapping[Slot, list[Task]]) -> list[Slot]:
     """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): each counts as the n-th of its node."""
     current = {number: next((t for t in reversed(tasks) if t.is_live), tasks[-1]) for number, tasks in slots.items()}
     ordered = sorted(current, key=lambda number: (current[number].state != TaskState.RUNNING, number))
