@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -210,6 +211,26 @@ def ends(cluster, service: str) -> str:
         ).split()
         return cluster.docker(NODE, "logs", id).strip()
     return state if state == "Rejected" else ""
+
+
+def test_a_user_table_that_becomes_a_fifo_holds_up_no_host(prison) -> None:
+    """The daemon looks users up in it for each exec, and so does the runtime, inside: there it may
+    wait, for which it has its time. Others get their answers meanwhile."""
+    words = ("docker", "-H", f"unix:///run/weft/lab/{NODE}/docker.sock")
+    attempt = (*words, "exec", "-u", "user", prison.id, "/attempts", "directory")
+    with subprocess.Popen((*words, "exec", prison.id, "/attempts", "swap-users", "4")) as swapping:
+        clients = []
+        try:
+            while swapping.poll() is None:
+                if len(clients) < 8:
+                    clients.append(subprocess.Popen(attempt, stdout=DEVNULL, stderr=DEVNULL))
+                prison.cluster.run(*words, "ps", timeout=20)
+        finally:
+            for process in (swapping, *clients):
+                process.kill()
+                process.wait()
+    assert len(clients) > 1
+    assert prison.one("directory", user="user") == "contained"
 
 
 # --- by frames made by hand

@@ -482,6 +482,15 @@ def test_exec_separates_streams_and_gives_the_exit_code(any_daemon: Daemon) -> N
     any_daemon.ok("exec", "-d", id, "true")
 
 
+@pytest.mark.parametrize("privileged", [False, True])
+def test_an_inspected_exec_says_whether_it_is_privileged(any_daemon: Daemon, privileged: bool) -> None:
+    any_daemon.ok("swarm", "init")
+    client = docker.APIClient(base_url=f"unix://{any_daemon.path}", version="auto")
+    exec = client.exec_create(any_daemon.container(), ["true"], privileged=privileged)
+    assert client.exec_inspect(exec["Id"])["ProcessConfig"]["privileged"] is privileged
+    client.close()
+
+
 def test_exec_carries_20_megabytes_and_the_end_of_input(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
     id = any_daemon.container()

@@ -36,6 +36,8 @@ class Exec(Protocol):
     argv: tuple[str, ...]
     tty: bool
     stdin: bool
+    privileged: bool
+    """With all capabilities."""
 
     @property
     def running(self) -> bool: ...

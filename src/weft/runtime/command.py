@@ -32,14 +32,16 @@ class Command:
     """Implements `runtime.base.Exec`."""
 
     def __init__(
-        self, id: str, container: ContainerId, document: dict[str, Any], oci: Oci, directory: Path, *, stdin: bool
-    ) -> None:
+        self, id: str, container: ContainerId, document: dict[str, Any], oci: Oci, directory: Path, *, stdin: bool,
+        privileged: bool,
+    ) -> None:  # fmt: skip
         """`document`: `process` of the OCI runtime specification. `directory`: for the files of the start."""
         self.id = id
         self.container = container
         self.argv: tuple[str, ...] = tuple(document["args"])
         self.tty: bool = document["terminal"]
         self.stdin = stdin
+        self.privileged = privileged
         self.running = False
         self.pid = 0
         self.exit_code: int | None = None

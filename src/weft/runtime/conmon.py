@@ -420,7 +420,7 @@ class ConmonRuntime:
             all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop), tty,
             box.container.confinement.apparmor_profile,
         )  # fmt: skip
-        return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin)
+        return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin, privileged=privileged)
 
     async def top(self, id: ContainerId) -> list[int]:
         box = self._box(id)

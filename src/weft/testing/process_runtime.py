@@ -153,8 +153,8 @@ class Process:
 class ProcessExec:
     """A command, as `runtime.base.Exec`."""
 
-    def __init__(self, id: str, container: ContainerId, process: Process) -> None:
-        self.id, self.container, self.process = id, container, process
+    def __init__(self, id: str, container: ContainerId, process: Process, privileged: bool) -> None:
+        self.id, self.container, self.process, self.privileged = id, container, process, privileged
         self.argv, self.tty, self.stdin = process.argv, process.tty, process.stdin
         self._started = False
 
@@ -347,7 +347,8 @@ class ProcessRuntime:
         self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
         user: str = "", directory: str = "", privileged: bool = False,
     ) -> ProcessExec:  # fmt: skip
-        exec = ProcessExec(f"{next(self._count):064x}", self._entry(id).container.id, Process(argv, env, tty, stdin, directory))
+        process = Process(argv, env, tty, stdin, directory)
+        exec = ProcessExec(f"{next(self._count):064x}", self._entry(id).container.id, process, privileged)
         self._execs.append(exec)
         return exec
 

@@ -302,7 +302,7 @@ def exec_json(exec: Exec, attached: tuple[bool, bool, bool], exit_code: int | No
             "tty": exec.tty,
             "entrypoint": exec.argv[0] if exec.argv else "",
             "arguments": list(exec.argv[1:]),
-            "privileged": False,
+            "privileged": exec.privileged,
         },
         "OpenStdin": attached[0],
         "OpenStderr": attached[2],
