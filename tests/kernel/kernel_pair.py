@@ -34,8 +34,11 @@ class Pair:
         net = swarm.network("mynet", "10.10.10.0/24")
         wide = swarm.network("wide", "10.20.0.0/24", "10.20.1.0/24")
         udp = PublishedPort(target=53, published=9001, protocol="udp")
-        task = swarm.service("web", net, wide, ports=[PublishedPort(target=80, published=8080), udp], on=[1, 2])[0]
+        tasks = swarm.service("web", net, wide, ports=[PublishedPort(target=80, published=8080), udp], on=[1, 2])
+        task = tasks[0]
         self.desired = plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
+        swarm.set_serving(tasks[1], False)
+        self.fewer = plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
         self.box = swarm.sandbox(task).key
         self.port = f"wgw-{self.box[:10]}"
 
@@ -94,6 +97,9 @@ async def main(directory: Path) -> None:
     box, net = pair.box, "1-mynet00000"
     try:
         await pair.do("plan", *diff(EMPTY, pair.desired))
+        await pair.do("a task less", *diff(pair.desired, pair.fewer))
+        await pair.do("the same again", *diff(pair.desired, pair.fewer))
+        await pair.do("not what is expected", *diff(pair.desired, pair.fewer)[:1], *diff(pair.fewer, pair.desired))
         await pair.do("new MAC", op.SetLink(namespace=box, name="eth0", mac="02:42:0a:00:00:99"))
         await pair.do("last address", op.RemoveAddress(box, "eth0", IPv4Interface("10.0.0.6/24")))
         await pair.repair("repair of an address")

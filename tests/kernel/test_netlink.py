@@ -4,10 +4,8 @@ that ends with the test."""
 import asyncio
 import json
 import os
-import re
 import socket
 import subprocess
-import threading
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -18,7 +16,6 @@ from weft.linux.netlink import address, link, neighbour, nftables, route, rule
 from weft.linux.netlink.message import NetlinkError
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.linux.nft import LIBRARY, Nft
-from weft.network import nft as nft_text
 from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Table, Veth, Vxlan
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -243,8 +240,10 @@ def test_nftables_by_library_and_by_command(library):
         nft = Nft(library)
         names = NetlinkSocket(NETLINK_NETFILTER)
         body = 'chain a {\n type filter hook input priority 0; policy accept;\n iifname "eth0" counter drop\n}'
-        listing = nft.replace(Table("ip", "weft", body))
-        assert nft.replace(Table("ip", "weft", body)) == listing
+        nft.replace(Table("ip", "weft", body))
+        listing = nft.listing("ip", "weft")
+        nft.replace(Table("ip", "weft", body))
+        assert nft.listing("ip", "weft") == listing
         assert [nftables.decode_table(entry) for entry in names.dump(*nftables.dump_tables())] == [("ip", "weft")]
         with pytest.raises(OperationFailed, match="syntax error"):
             nft.replace(Table("ip", "weft", "chain a { bogus }"))
@@ -256,71 +255,6 @@ def test_nftables_by_library_and_by_command(library):
         names.close()
 
     netns.run_in_throwaway(check)
-
-
-def handles():
-    """Of chains, sets and maps, in the kernel: a new one has another."""
-    out = subprocess.run(["nft", "-a", "list", "table", "ip", "weft"], capture_output=True, text=True, check=True).stdout
-    return dict(re.findall(r"(?:chain|set|map) (\S+) \{ # handle (\d+)", out))
-
-
-def served(name, *targets, number=8000, extra=()):
-    """A table with a port that is served, and what else there is."""
-    return Table("ip", "weft", "\n".join((
-        nft_text.chain("served", *nft_text.dnat(targets, "meta l4proto tcp", name)),
-        nft_text.named_map("ports", "inet_proto . inet_service : verdict", {f"tcp . {number}": "goto served"}),
-        *extra,
-        nft_text.base_chain("in", "nat", "output", nft_text.DSTNAT, "ip daddr 127.0.0.9 meta l4proto . th dport vmap @ports"),
-    )))  # fmt: skip
-
-
-@pytest.mark.parametrize("library", [LIBRARY, None], ids=["library", "command"])
-def test_a_table_that_is_replaced_keeps_what_it_has_in_common_with_the_new_one(library):
-    def check():
-        nft = Nft(library)
-        one, other = nft_text.named_set("gone", "ipv4_addr", ["10.0.0.1"]), nft_text.named_set("new", "ipv4_addr", [])
-        nft.replace(served("a", "127.0.0.2 . 1", extra=(one, nft_text.chain("alone", "accept"))))
-        before = handles()
-        wanted = served("b", "127.0.0.2 . 1", "127.0.0.3 . 1", number=9000, extra=(other,))
-        listing = nft.replace(wanted)
-        after = handles()
-        assert after.keys() == {"served", "ports", "in", "new"}
-        assert {name: after[name] for name in ("served", "ports", "in")} == {n: before[n] for n in ("served", "ports", "in")}
-        nft.remove("ip", "weft")
-        assert nft.replace(wanted) == listing, "it is what a table that was not there is"
-        retyped = served("b", "127.0.0.2 . 1", extra=(nft_text.named_set("new", "inet_service", ["80"]),))
-        nft.replace(retyped)
-        assert "80" in nft.listing("ip", "weft")
-        nft.replace(wanted, {nft_text.Object("chain", "nowhere", "")})
-        assert nft.listing("ip", "weft") == listing, "also where what is there was not known"
-        nft.close()
-
-    netns.run_in_throwaway(check)
-
-
-@in_throwaway
-def test_no_connection_is_refused_while_the_rules_that_translate_it_are_written():
-    """As happens to every published port and virtual address of a host whenever a task of any service comes or goes."""
-    with Here(), socket.create_server(("127.0.0.2", 1), backlog=4096) as server:
-        nft, refused, done = Nft(), [], threading.Event()
-        nft.replace(served("a", "127.0.0.2 . 1", "127.0.0.2 . 1"))
-
-        def ask():
-            while not done.is_set():
-                try:
-                    with socket.create_connection(("127.0.0.9", 8000)) as connection, server.accept()[0]:
-                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
-                except OSError as error:
-                    refused.append(error)
-
-        client = threading.Thread(target=ask)  # in this thread's namespace
-        client.start()
-        for number in range(4000):
-            nft.replace(served(str(number), "127.0.0.2 . 1", "127.0.0.2 . 1"))
-        done.set()
-        client.join()
-        nft.close()
-        assert refused == []
 
 
 @in_throwaway

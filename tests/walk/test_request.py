@@ -38,6 +38,7 @@ from weft.network.diff import diff
 from weft.network.kernel_state import KernelState
 from weft.network.operations import ReplaceTable, SetSysctl
 from weft.network.plan import plan
+from weft.network.render.table import text
 from weft.store.memory import MemoryStore
 from weft.testing.fake_kernel import FakeKernel
 from weft.testing.fake_underlay import FakeUnderlay, Packet
@@ -199,7 +200,9 @@ def test_a_service_from_json_to_the_kernel():
     ]
     assert [line for line in told if line in milestones] == milestones
     [table] = [o for o in operations if isinstance(o, ReplaceTable) and (o.namespace, o.table.name) == ("host", "weft")]
-    assert 'dnat ip to numgen inc mod 2 map { 0 : 10.0.0.5 . 80, 1 : 10.0.0.6 . 80 } comment "web"' in table.table.body
+    rules = text(table.table)
+    assert 'dnat ip to tcp dport . (numgen inc mod 2 offset 0 & 1) map @mesh-slots-tcp comment "web"' in rules
+    assert "elements = { 8080 . 0 : 10.0.0.5 . 80, 8080 . 1 : 10.0.0.6 . 80 }" in rules
 
     # linux/: and then a packet finds its way, to a task on either node
     assert seen_by_a_client(manager) == {"node1", "node2"}

@@ -15,8 +15,9 @@ from contextlib import suppress
 from weft.errors import OperationFailed, cause_of
 from weft.network.kernel_state import Table
 from weft.network.nft import Object, objects
+from weft.network.render.table import text
 
-_OUTPUT_STATELESS = 1 << 2
+_OUTPUT_STATELESS, _OUTPUT_TERSE = 1 << 2, 1 << 11
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -55,10 +56,9 @@ class Nft:
             self._context = library.nft_ctx_new(0)
             library.nft_ctx_buffer_output(self._context)
             library.nft_ctx_buffer_error(self._context)
-            library.nft_ctx_output_set_flags(self._context, _OUTPUT_STATELESS)
 
     def replace(self, table: Table, there: Collection[Object] | None = None) -> str:
-        """The table, whole and in one transaction, whether or not it is there already. Gives its listing afterwards. `there`: what
+        """The table, whole and in one transaction, whether or not it is there already. Gives its frame afterwards. `there`: what
         it has in the kernel, if that is known.
 
         What stays is emptied and filled again, never removed. A transaction is one step for each chain that a packet enters, not
@@ -66,13 +66,14 @@ class Nft:
         or held up between them, and go where no rule sent it (one new connection of some thousands, for each transaction)."""
         if there is None:
             with suppress(OperationFailed):
-                there = objects(self.listing(table.family, table.name))
-        if there and (script := _rewriting(table, there)):
+                there = objects(self.frame(table.family, table.name))
+        body = text(table)
+        if there and (script := _rewriting(table, body, there)):
             with suppress(OperationFailed):
                 self.run(script)
-                return self.listing(table.family, table.name)
-        self.run(f"{_removing(table.family, table.name)}{_adding(table)}")
-        return self.listing(table.family, table.name)
+                return self.frame(table.family, table.name)
+        self.run(f"{_removing(table.family, table.name)}{_adding(table, body)}")
+        return self.frame(table.family, table.name)
 
     def remove(self, family: str, name: str) -> None:
         """Adding it first makes it no error that it is gone already."""
@@ -82,12 +83,17 @@ class Nft:
         """The table without counters and other state, as nft prints it."""
         return self.run(f"list table {family} {name}\n")
 
-    def run(self, script: str) -> str:
+    def frame(self, family: str, name: str) -> str:
+        """The same without the elements of sets."""
+        return self.run(f"list table {family} {name}\n", _OUTPUT_STATELESS | _OUTPUT_TERSE)
+
+    def run(self, script: str, output: int = _OUTPUT_STATELESS) -> str:
         """Carry out a script as one transaction. Gives what it prints."""
         with _ONE_AT_A_TIME:
-            return _run_command(script) if self._library is None else self._run(self._library, script)
+            return _run_command(script, output) if self._library is None else self._run(self._library, script, output)
 
-    def _run(self, library: ctypes.CDLL, script: str) -> str:
+    def _run(self, library: ctypes.CDLL, script: str, output_flags: int) -> str:
+        library.nft_ctx_output_set_flags(self._context, output_flags)
         failed = library.nft_run_cmd_from_buffer(self._context, script.encode())
         # Reading a buffer empties it, so both are read whatever happened.
         output: bytes = library.nft_ctx_get_output_buffer(self._context) or b""
@@ -107,20 +113,20 @@ def _removing(family: str, name: str) -> str:
     return f"add table {family} {name}\ndelete table {family} {name}\n"
 
 
-def _adding(table: Table) -> str:
-    return f"table {table.family} {table.name} {{\n{table.body}\n}}\n"
+def _adding(table: Table, body: str) -> str:
+    return f"table {table.family} {table.name} {{\n{body}\n}}\n"
 
 
-def _rewriting(table: Table, there: Collection[Object]) -> str:
+def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
     """Nothing if something is to be of another kind or type under the same name."""
-    head, wanted, known = f"{table.family} {table.name}", objects(table.body), frozenset(there)
+    head, wanted, known = f"{table.family} {table.name}", objects(body), frozenset(there)
     new, gone = wanted - known, known - wanted
     if {thing.name for thing in new} & {thing.name for thing in gone}:
         return ""
     sets = [f"{thing.kind} {head} {thing.name}" for thing in known if thing.kind != "chain"]
     last = sorted(gone, key=lambda thing: thing.kind == "chain")  # when no map refers to them any more
     return "".join((
-        f"flush table {head}\n", *(f"flush {each}\n" for each in sets), _adding(table),
+        f"flush table {head}\n", *(f"flush {each}\n" for each in sets), _adding(table, body),
         *(f"delete {thing.kind} {head} {thing.name}\n" for thing in last),
     ))  # fmt: skip
 
@@ -132,9 +138,12 @@ def release_memory() -> None:
         _malloc_trim(0)
 
 
-def _run_command(script: str) -> str:
+def _run_command(script: str, output: int) -> str:
+    terse = ["--terse"] if output & _OUTPUT_TERSE else []
     try:
-        done = subprocess.run(["nft", "--stateless", "-f", "-"], input=script.encode(), capture_output=True, check=False)
+        done = subprocess.run(
+            ["nft", "--stateless", *terse, "-f", "-"], input=script.encode(), capture_output=True, check=False
+        )
     except OSError as error:
         raise OperationFailed(f"cannot run nft: {cause_of(error)}") from error
     if done.returncode != 0:

@@ -1,11 +1,17 @@
 """What we remember of the nftables tables that we applied, so that a change by somebody else is seen without parsing rules.
 
-After each transaction of ours the namespace's generation and the table's listing are kept. While the generation stays, nobody
-touched anything; once it moved, the table is listed again and compared. A table that was applied by an earlier process, or that
-somebody changed, reads as having an empty body: it is written anew, which disturbs nothing.
+After each transaction of ours the namespace's generation is kept. While it stays, nobody touched anything; once it moved, each table
+is compared: its frame, which is its listing without the elements of sets, with the one that it had when we wrote it, and the
+elements with those that it should have. A table that was applied by an earlier process, or that somebody changed, reads as empty:
+it is written anew, which disturbs nothing.
+
+Changes of elements are sent as the kernel's own messages, for the generation that we know: if somebody was faster, or the table is
+not what we took it for, nothing of them is done. They leave the frame as it is, unless a chain is among them: such a table cannot be
+compared, and is written when the generation has moved without us.
 """
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -13,25 +19,46 @@ from typing import NamedTuple, TypeVar
 from weft.errors import OperationFailed
 from weft.linux import netns
 from weft.linux.handles import Handle, Handles
-from weft.linux.netlink import nftables
+from weft.linux.netlink import nft_changes, nftables
+from weft.linux.netlink.message import NetlinkError, encode_transaction
 from weft.linux.netlink.nftables import TableName
 from weft.linux.nft import Nft, release_memory
 from weft.network.kernel_state import HOST, Table
 from weft.network.nft import Object, objects
+from weft.network.operations import ChangeTable
 from weft.network.ownership import owns_table
+from weft.network.render.changes import AddElements, RemoveElements
+from weft.network.render.table import elements
 
 T = TypeVar("T")
 
 _LINGER = 0.1
 """Seconds that an nftables context stays open after its last use, and how many at most (see `weft.linux.nft` for why)."""
 _LINGERING = 8
+_ATTEMPTS = 2
 
 
 class _Applied(NamedTuple):
-    body: str
-    listing: bytes
-    """Digest of the table as nft lists it."""
-    objects: frozenset[Object]
+    table: Table
+    frame: bytes | None
+    """Digest of the table as nft lists it without elements; None: not known."""
+    objects: frozenset[Object] | None
+    """What it has, if that is known."""
+
+
+class Transaction(NamedTuple):
+    """Changes of a table as messages."""
+
+    body: bytes
+    requests: int
+    keeps_frame: bool
+    """No chain is among them."""
+
+    @classmethod
+    def of(cls, operation: ChangeTable) -> "Transaction":
+        requests = nft_changes.requests(operation.table, operation.changes)
+        keeps_frame = all(isinstance(change, AddElements | RemoveElements) for change in operation.changes)
+        return cls(encode_transaction(requests), len(requests), keeps_frame)
 
 
 class _Memory:
@@ -54,15 +81,12 @@ class Tables:
     async def read(self, handle: Handle) -> dict[tuple[str, str], Table]:
         """All tables of ours in the namespace."""
         memory = self._memory(handle)
-        generation = handle.generation()
         names = [nftables.decode_table(body) for body in handle.filter.dump(*nftables.dump_tables())]
         if handle.name == HOST:
             names = [name for name in names if owns_table(name.name)]
-        if generation != memory.generation:
-            await self._verify(handle, memory, names)
-            memory.generation = generation
-        known = {name: memory.applied[name].body if name in memory.applied else "" for name in names}
-        return {(name.family, name.name): Table(name.family, name.name, body) for name, body in known.items()}
+        await self._catch_up(handle, memory, names)
+        known = memory.applied
+        return {(name.family, name.name): known[name].table if name in known else Table(*name) for name in names}
 
     async def replace(self, handle: Handle, table: Table) -> None:
         """Raises OperationFailed with nft's message."""
@@ -70,11 +94,36 @@ class Tables:
         before = handle.generation()
         name = TableName(table.family, table.name)
         former = memory.applied.pop(name, None)
-        listing = await self._run(handle, lambda nft: nft.replace(table, former.objects if former else None))
-        memory.applied[name] = _Applied(table.body, _digest(listing), objects(listing))
+        frame = await self._run(handle, lambda nft: nft.replace(table, former.objects if former else None))
+        memory.applied[name] = _Applied(table, _digest(frame), objects(frame))
         if not self._step(handle, memory, before):
             # Somebody wrote rules at the same time, perhaps into this table before it was listed.
             del memory.applied[name]
+
+    async def change(self, handle: Handle, table: Table, transaction: Transaction) -> bool:
+        """Lead the table to what it is to be. False: it has to be written."""
+        memory = self._memory(handle)
+        name = TableName(table.family, table.name)
+        for _ in range(_ATTEMPTS):
+            known = memory.applied.get(name)
+            if known is None or memory.generation is None:
+                return False
+            if known.table == table:
+                return True
+            begin, end = nftables.begin(memory.generation), nftables.end()
+            try:
+                handle.filter.transact(begin, transaction.body, transaction.requests, end)
+            except OSError as error:
+                if error.errno != errno.ERESTART:
+                    del memory.applied[name]
+                    return False
+                await self._catch_up(handle, memory, list(memory.applied))
+                continue
+            memory.generation = nftables.after(memory.generation)
+            kept = transaction.keeps_frame
+            memory.applied[name] = _Applied(table, known.frame if kept else None, known.objects if kept else None)
+            return True
+        return False
 
     async def remove(self, handle: Handle, family: str, name: str) -> None:
         memory = self._memory(handle)
@@ -110,15 +159,21 @@ class Tables:
             memory.generation = before + 1
         return True
 
-    async def _verify(self, handle: Handle, memory: _Memory, names: list[TableName]) -> None:
-        """Forget the tables that are no longer what we made of them."""
-        remembered = [name for name in names if name in memory.applied]
+    async def _catch_up(self, handle: Handle, memory: _Memory, names: list[TableName]) -> None:
+        """Forget the tables that are no longer what we made of them, if anything has happened. `names`: of those that are there."""
+        generation = handle.generation()
+        if generation == memory.generation:
+            return
+        comparable = {n: memory.applied[n] for n in names if n in memory.applied and memory.applied[n].frame is not None}
 
-        def listings(nft: Nft) -> dict[TableName, bytes]:
-            return {name: _listing(nft, name) for name in remembered}
+        def frames(nft: Nft) -> dict[TableName, bytes]:
+            return {name: _frame(nft, name) for name in comparable}
 
-        found = await self._run(handle, listings) if remembered else {}
-        memory.applied = {n: applied for n, applied in memory.applied.items() if found.get(n) == applied.listing}
+        found = await self._run(handle, frames) if comparable else {}
+        memory.applied = {
+            name: known for name, known in comparable.items() if found[name] == known.frame and _holds(handle, known.table)
+        }
+        memory.generation = generation
 
     async def _run(self, handle: Handle, use: Callable[[Nft], T]) -> T:
         timer = self._lingering.pop(handle, None)
@@ -138,13 +193,28 @@ class Tables:
             self._handles.in_background(release_memory)
 
 
-def _listing(nft: Nft, name: TableName) -> bytes:
-    """The digest of nothing if it was removed in the meantime."""
+def _frame(nft: Nft, name: TableName) -> bytes:
+    """The digest of nothing if the table was removed in the meantime."""
     try:
-        return _digest(nft.listing(*name))
+        return _digest(nft.frame(*name))
     except OperationFailed:
         return _digest("")
 
 
-def _digest(listing: str) -> bytes:
-    return hashlib.blake2b(listing.encode(), digest_size=16).digest()
+def _holds(handle: Handle, table: Table) -> bool:
+    """Whether its sets have the elements that they should have."""
+    try:
+        for name, wanted in elements(table).items():
+            type_ = table.sets[name].type
+            there: dict[bytes, bytes] = {}
+            for body in handle.filter.dump(*nft_changes.dump_elements(table, name)):
+                there |= nft_changes.decode_elements(body)
+            if there != dict(nft_changes.octets(type_, *item) for item in wanted.items()):
+                return False
+    except NetlinkError:
+        return False
+    return True
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

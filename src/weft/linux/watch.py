@@ -4,6 +4,7 @@ Each handle has two sockets that are members of the multicast groups of rtnetlin
 namespace as changed; what changed is found by reading it. Between two marks nothing more is parsed. An overrun (ENOBUFS) means
 that something was lost, and marks as well. Files of namespaces are watched by inotify on their directory.
 
+What our own sockets changed in tables needs no look: the kernel has said that it is done.
 Ordinary neighbour entries come and go with traffic, so only permanent ones count; the kernel does not say of an entry that it
 takes away whether it was permanent, so the permanent ones are remembered.
 """
@@ -135,7 +136,7 @@ class Watch:
         return False
 
     def _concerns_table(self, handle: Handle, message: Message) -> bool:
-        if nftables.is_generation(message.type):
+        if nftables.is_generation(message.type) or message.port == handle.filter.port:
             return False
         return handle.name != HOST or owns_table(nftables.decode_table(message.body).name)
 

@@ -19,11 +19,12 @@ from weft.linux.encode import ALREADY_SO, ENCODERS, Lookup
 from weft.linux.handles import Handle, Handles
 from weft.linux.netlink import link
 from weft.linux.netlink.message import NetlinkError, Request
-from weft.linux.tables import Tables
+from weft.linux.tables import Tables, Transaction
 from weft.network.kernel_state import HOST, Link, Tap, Veth, Vxlan
 from weft.network.operations import (
     AddLink,
     AddNamespace,
+    ChangeTable,
     Operation,
     RemoveLink,
     RemoveNamespace,
@@ -31,6 +32,7 @@ from weft.network.operations import (
     ReplaceTable,
     SetSysctl,
 )
+from weft.network.render.changes import SetTurn
 
 _LONGEST = 256
 """Operations carried out without giving the event loop a chance: some milliseconds."""
@@ -56,11 +58,14 @@ class Writer:
         """For a namespace, those in whose line a link waits that has an end in it."""
         self._indexes: dict[str, dict[str, int]] = {}
         self._failures: dict[int, str] = {}
+        self._transactions: dict[tuple[str, str, int, int], Transaction] = {}
+        """By what they change; the last number is the identity of changes that live as long as the writer."""
         self._carry_out: Mapping[type, Callable[[str, Line], Awaitable[None]]] = {
             AddNamespace: self._namespaces,
             RemoveNamespace: self._namespaces,
             SetSysctl: self._sysctls,
             ReplaceTable: self._replace_tables,
+            ChangeTable: self._change_tables,
             RemoveTable: self._replace_tables,
         }
 
@@ -186,6 +191,26 @@ class Writer:
             except OperationFailed as error:
                 self._failures[position] = str(error)
 
+    async def _change_tables(self, name: str, line: Line) -> None:
+        for position, operation in line:
+            assert isinstance(operation, ChangeTable)
+            try:
+                handle = self._handles[name]
+                if not await self._tables.change(handle, operation.table, self._transaction(operation)):
+                    await self._tables.replace(handle, operation.table)
+            except OperationFailed as error:
+                self._failures[position] = str(error)
+
+    def _transaction(self, operation: ChangeTable) -> Transaction:
+        """Many tables are changed alike: what is sent is made once. A rule of a chain tells where the table's rings begin."""
+        table, changes = operation.table, operation.changes
+        start = table.start if any(isinstance(change, SetTurn) for change in changes) else 0
+        key = (table.family, table.name, start, id(changes))
+        found = self._transactions.get(key)
+        if found is None:
+            found = self._transactions[key] = Transaction.of(operation)
+        return found
+
     async def _netlink(self, name: str, line: Line) -> None:
         handle = self._handles.get(name)
         if handle is None:
@@ -293,6 +318,6 @@ def _removes(operation: Operation) -> bool:
 
 def _title(operation: Operation) -> str:
     """Its first line: a table's rules are not repeated."""
-    if isinstance(operation, ReplaceTable):
+    if isinstance(operation, ReplaceTable | ChangeTable):
         return f"nft table {operation.table.family} {operation.table.name} in {operation.namespace}"
     return f"`{operation}`"

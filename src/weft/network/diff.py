@@ -30,6 +30,7 @@ from weft.network.kernel_state import (
     Vxlan,
 )
 from weft.network.operations import Operation
+from weft.network.render.changes import Comparison
 
 Place = tuple[str, str]
 """Namespace and interface."""
@@ -53,9 +54,12 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     for have, want in pairs:
         steps += _general_sysctls(have, want)
     steps += links.creation()
-    for stage in (_settings, _device_sysctls, _addresses, _up, _entries, _routes, _tables):
+    for stage in (_settings, _device_sysctls, _addresses, _up, _entries, _routes):
         for have, want in pairs:
             steps += stage(have, want, links)
+    comparison = Comparison()
+    for have, want in pairs:
+        steps += _tables(have, want, links, comparison)
     return steps
 
 
@@ -262,12 +266,16 @@ def _routes(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operati
     yield from (op.AddRule(name, rule) for rule in _ordered(want.rules - have.rules))
 
 
-def _tables(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+def _tables(have: Namespace, want: Namespace, links: _Links, comparison: Comparison) -> Iterable[Operation]:
     """A netdev chain goes with its device, so that family is loaded again whenever a link is made."""
     remade = any((want.name, name) in links.made for name in want.links)
     for key, table in want.tables.items():
-        if have.tables.get(key) != table or (remade and table.family == "netdev"):
+        old = have.tables.get(key)
+        changes = None if old is None or (remade and table.family == "netdev") else comparison.changes(old, table)
+        if changes is None:
             yield op.ReplaceTable(want.name, table)
+        elif changes:
+            yield op.ChangeTable(want.name, table, changes)
 
 
 def _missing(have: Namespace, want: Namespace, links: _Links, old: frozenset[E], new: frozenset[E]) -> list[E]:

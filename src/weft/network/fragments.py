@@ -4,18 +4,34 @@ Each hop gives fragments: `Namespace` values that hold only what that hop adds. 
 an overlay's bridge) is the union of its fragments; a table that several hops write to is their texts, one after the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Interface
+from types import MappingProxyType
 
 from weft.model.addresses import MacAddress
-from weft.network.kernel_state import HOST, BridgePort, ForwardingEntry, KernelState, Link, Namespace, Table, Veth
+from weft.network.kernel_state import (
+    HOST,
+    BridgePort,
+    ElementSet,
+    ForwardingEntry,
+    KernelState,
+    Link,
+    Namespace,
+    Table,
+    Veth,
+)
+from weft.network.service_table import Services
 
 TABLE = "weft"
 """The one table, per family, in each namespace."""
+NO_SETS: Mapping[str, ElementSet] = MappingProxyType({})
+NO_SERVICES: Services = MappingProxyType({})
 
 
-def table(body: str, family: str = "ip") -> dict[tuple[str, str], Table]:
-    return {(family, TABLE): Table(family, TABLE, body)}
+def table(
+    body: str, family: str = "ip", sets: Mapping[str, ElementSet] = NO_SETS, services: Services = NO_SERVICES, start: int = 0
+) -> dict[tuple[str, str], Table]:
+    return {(family, TABLE): Table(family, TABLE, body, sets, services, start)}
 
 
 def links(*links: Link) -> dict[str, Link]:
@@ -50,8 +66,7 @@ def _union(name: str, parts: list[Namespace]) -> Namespace:
     tables: dict[tuple[str, str], Table] = {}
     for part in parts:
         for key, new in part.tables.items():
-            old = tables.get(key)
-            tables[key] = Table(new.family, new.name, f"{old.body}\n{new.body}") if old else new
+            tables[key] = _joined(tables[key], new) if key in tables else new
     return Namespace(
         name=name,
         links={k: link for part in parts for k, link in part.links.items()},
@@ -61,4 +76,16 @@ def _union(name: str, parts: list[Namespace]) -> Namespace:
         rules=frozenset().union(*(part.rules for part in parts)),
         sysctls={k: value for part in parts for k, value in part.sysctls.items()},
         tables=tables,
+    )
+
+
+def _joined(one: Table, other: Table) -> Table:
+    """One of the two at most has services."""
+    return Table(
+        family=one.family,
+        name=one.name,
+        body="\n".join(body for body in (one.body, other.body) if body),
+        sets={**one.sets, **other.sets} if one.sets and other.sets else one.sets or other.sets,
+        services=one.services or other.services,
+        start=one.start or other.start,
     )

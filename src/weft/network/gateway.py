@@ -28,10 +28,13 @@ from weft.model.task import TaskState
 from weft.network import nft
 from weft.network.fragments import cable, links, table
 from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
-from weft.network.kernel_state import HOST, Bridge, Link, Namespace, Neighbour, Route
+from weft.network.kernel_state import HOST, Bridge, ElementSet, Entry, Link, Namespace, Neighbour, Route, SetType
 from weft.network.ownership import INGRESS_LEG, gateway_port
+from weft.network.render.services import PROTOCOLS
 
 DEFAULT = IPv4Network("0.0.0.0/0")
+SENDERS = SetType(("ether_addr", "ipv4_addr"))
+PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
 Resident = tuple[Sandbox, TaskAssignment]
 
 
@@ -49,7 +52,7 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
             f"net.ipv4.conf.{GATEWAY_BRIDGE}.route_localnet": "1",
             f"net.ipv6.conf.{GATEWAY_BRIDGE}.disable_ipv6": "1",
         },
-        tables=table("\n".join((_guard(facts, residents), _rules(facts, _host_ports(residents))))),
+        tables=table("\n".join((_guard(), _rules(facts))), sets=_sets(facts, residents)),
     )
 
 
@@ -61,22 +64,29 @@ def port(facts: NodeFacts, sandbox: str, namespace: str, interface: str, address
     yield Namespace(name=namespace, routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}))
 
 
-def _host_ports(residents: Sequence[Resident]) -> dict[tuple[str, int], str]:
-    """Where each host-mode port leads. A task that is meant to run goes before one that is on its way out."""
-    found: dict[tuple[str, int], str] = {}
+def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementSet]:
+    """Who may send from the bridge, and where each host-mode port leads."""
+    own = sorted({facts.ingress_gateway.ip, *(sandbox.gateway.ip for sandbox, _ in residents)})
+    senders: dict[Entry, Entry] = {(mac_for(address), address): () for address in own}
+    return {
+        "gateway-senders": ElementSet(SENDERS, senders),
+        "gateway-ports": ElementSet(PORTS, _host_ports(residents)),
+    }
+
+
+def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
+    """A task that is meant to run goes before one that is on its way out."""
+    found: dict[Entry, Entry] = {}
     for sandbox, task in sorted(residents, key=lambda r: (r[1].desired > TaskState.RUNNING, r[1].id)):
         for port in task.ports:
             if port.mode == "host" and port.published:
-                found.setdefault((port.protocol, port.published), f"{sandbox.gateway.ip}:{port.target}")
-    return dict(sorted(found.items()))
+                found.setdefault((port.protocol, port.published), (sandbox.gateway.ip, port.target))
+    return found
 
 
-def _guard(facts: NodeFacts, residents: Sequence[Resident]) -> str:
+def _guard() -> str:
     """Of what comes by the bridge. Before connection tracking: what is dropped leaves no trace."""
-    own = sorted({facts.ingress_gateway.ip, *(sandbox.gateway.ip for sandbox, _ in residents)})
-    senders = [f"{mac_for(address)} . {address}" for address in own]
     return "\n".join((
-        nft.named_set("gateway-senders", "ether_addr . ipv4_addr", senders),
         nft.chain(
             "gateway-guard", "ether saddr . ip saddr != @gateway-senders drop", f"ip daddr {LOOPBACK} drop"
         ),
@@ -86,19 +96,13 @@ def _guard(facts: NodeFacts, residents: Sequence[Resident]) -> str:
     ))  # fmt: skip
 
 
-def _rules(facts: NodeFacts, ports: dict[tuple[str, int], str]) -> str:
-    chains = [
-        nft.chain(f"gateway-{protocol}-{number}", f"meta l4proto {protocol} dnat ip to {target}")
-        for (protocol, number), target in ports.items()
-    ]
-    verdicts = {f"{protocol} . {number}": f"goto gateway-{protocol}-{number}" for protocol, number in ports}
-    dnat = "meta l4proto . th dport vmap @gateway-ports"
+def _rules(facts: NodeFacts) -> str:
+    protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
+    target = f"{protocols} dnat ip to meta l4proto . th dport map @gateway-ports"
     device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
     return "\n".join((
-        *chains,
-        nft.named_map("gateway-ports", "inet_proto . inet_service : verdict", verdicts),
-        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {dnat}"),
-        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {dnat}"),
+        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"),
+        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {target}"),
         nft.base_chain(
             "gateway-forward", "filter", "forward", nft.FILTER,
             f"oifname {device} ct state established,related accept",

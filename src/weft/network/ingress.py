@@ -16,23 +16,25 @@ What each odd piece is for:
   is for 127.0.0.0/8: answers are for this host's address until their translation is undone.
 * a packet that came by a wire is not for 127.0.0.0/8, even if these addresses are local: it must not
   reach a task by one either, or be answered from one.
+* only what was marked is translated: a packet that met the port in one hook and not in the other would go nowhere.
 * ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in both directions).
 * 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address before they leave.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
-from weft.model.ids import ServiceId
+from weft.model.assignment import NetworkView
 from weft.model.sandbox import NodeFacts
-from weft.model.service import PublishedPort
 from weft.network import nft
 from weft.network.fragments import cable, table
 from weft.network.kernel_state import HOST, MAIN_TABLE, Namespace, Route, Rule
+from weft.network.loadbalancer import refusal
 from weft.network.overlay import LEG_PREFIX, mtu_of, segment_of
 from weft.network.ownership import ANSWER_MARK, INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, REQUEST_MARK, overlay_namespace
+from weft.network.render.services import PUBLISHED_SETS, published_choice
+from weft.network.service_table import Services
 
 LEG_PORT = "veth-host"
 MARK_MASK = 0xFFFF0000
@@ -41,9 +43,9 @@ LOCAL = "fib daddr type local"
 LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 
 
-def mesh(view: NetworkView, serving: dict[ServiceId, list[EndpointRecord]], facts: NodeFacts) -> Iterator[Namespace]:
+def mesh(view: NetworkView, services: Services, facts: NodeFacts) -> Iterator[Namespace]:
     """The host's part of the mesh; nothing until the manager has given this host an address on the ingress network.
-    `serving`: serving endpoints by service, ordered by address."""
+    `services`: by published port."""
     balancer = view.load_balancer(facts.node)
     segment = segment_of(view.definition, balancer.address.ip) if balancer else None
     if balancer is None or segment is None:
@@ -53,19 +55,8 @@ def mesh(view: NetworkView, serving: dict[ServiceId, list[EndpointRecord]], fact
     yield from cable(bridge, (HOST, INGRESS_LEG), mtu_of(view.definition, facts), mac)
     subnet = view.definition.segments[segment].subnet
     yield _routing(subnet, facts)
-    ports = published(view)
-    text = "\n".join((_choice(ports, serving, int(balancer.address.ip)), _hooks(subnet, facts)))
-    yield Namespace(name=HOST, tables=table(text))
-
-
-def published(view: NetworkView) -> dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]]:
-    """Ports published in the mesh, by protocol and number, in that order."""
-    found: dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]] = {}
-    for service in sorted(view.services.values(), key=lambda s: s.id):
-        for port in service.ports:
-            if port.mode == "ingress" and port.published:
-                found.setdefault((port.protocol, port.published), (service, port))
-    return dict(sorted(found.items()))
+    hooks = table(_hooks(subnet, facts), sets=PUBLISHED_SETS, services=services, start=int(balancer.address.ip))
+    yield Namespace(name=HOST, tables=hooks)
 
 
 def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
@@ -89,44 +80,15 @@ def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
     )  # fmt: skip
 
 
-def _choice(
-    ports: dict[tuple[str, int], tuple[ServiceRecord, PublishedPort]],
-    serving: dict[ServiceId, list[EndpointRecord]],
-    start: int,
-) -> str:
-    """Which ports there are, and the task that a new connection to each goes to. `start` turns the circle of tasks."""
-    open_: list[tuple[str, int]] = []
-    refused: list[tuple[str, int]] = []
-    chains = []
-    for (protocol, number), (service, port) in ports.items():
-        backends = [f"{e.address.ip} . {port.target}" for e in serving.get(service.id, ())]
-        (open_ if backends else refused).append((protocol, number))
-        if backends:
-            rules = nft.dnat(nft.rotated(backends, start), f"meta l4proto {protocol}", service.name)
-            chains.append(nft.chain(f"mesh-{protocol}-{number}", *rules))
-    every, none = ([f"{protocol} . {number}" for protocol, number in group] for group in (ports, refused))
-    verdicts = {f"{protocol} . {number}": f"goto mesh-{protocol}-{number}" for protocol, number in open_}
-    return "\n".join((
-        nft.named_set("mesh-published", "inet_proto . inet_service", every),
-        nft.named_set("mesh-unserved", "inet_proto . inet_service", none),
-        *chains,
-        nft.named_map("mesh-services", "inet_proto . inet_service : verdict", verdicts),
-    ))  # fmt: skip
-
-
-def refusal(name: str, icmp: str) -> str:
-    """A chain that answers at once instead of letting the caller wait."""
-    return nft.chain(name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}")
-
-
 def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     leg = f'"{INGRESS_LEG}"'
     request = f"meta mark set {REQUEST_MARK:#x}"
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
-    dnat = "meta l4proto . th dport vmap @mesh-services"
+    choice = f"meta mark & {MARK_MASK:#x} == {REQUEST_MARK:#x} goto mesh-choice"
     elsewhere = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
     return "\n".join((
         refusal("mesh-refuse", "port-unreachable"),
+        nft.chain("mesh-choice", *published_choice()),
         nft.chain(
             "mesh-answers", "ct state new,invalid,untracked drop", f"ip daddr {LOOPBACK} drop",
             f"meta mark set {ANSWER_MARK:#x} accept",
@@ -139,8 +101,8 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
             "mesh-mark-out", "route", "output", nft.MANGLE,
             *_marking(LOCAL), f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
         ),
-        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {dnat}"),
-        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {dnat}"),
+        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {choice}"),
+        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {choice}"),
         nft.base_chain(
             "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
             f"oifname {leg} {elsewhere} snat ip to {facts.data_path_address}",
@@ -154,8 +116,3 @@ def _marking(local: str) -> tuple[str, str]:
         f"meta l4proto . th dport @mesh-unserved {local} ct state new goto mesh-refuse",
         f"meta l4proto . th dport @mesh-published {local} meta mark set {REQUEST_MARK:#x}",
     )
-
-
-def legs(view: NetworkView) -> Sequence[EndpointRecord]:
-    """The hosts' load balancers, whose addresses give the MACs of the legs by which requests come, by address."""
-    return sorted((e for e in view.endpoints.values() if e.task is None), key=lambda e: e.address)

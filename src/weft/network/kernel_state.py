@@ -8,15 +8,19 @@ In our own namespaces everything is ours. In the host's, only what `network/owne
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Literal
 
 import msgspec
 
 from weft.model.addresses import MacAddress, Port, Vni
+from weft.network.service_table import Services
 
 HOST = "host"
 """Name of the namespace in which the daemon itself runs. All others are files below /run/docker/netns."""
 
 MAIN_TABLE = 254
+
+Field = Literal["ipv4_addr", "inet_proto", "inet_service", "ether_addr", "mark", "slot", "verdict"]
 
 
 class Veth(msgspec.Struct, frozen=True, tag=True):
@@ -112,14 +116,42 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     source_port: Port | None = None
 
 
+Value = IPv4Address | str | int
+"""Of one field of an element: a protocol, a MAC and a verdict are text, a port, a mark and a slot numbers."""
+Entry = tuple[Value, ...]
+
+
+class SetType(msgspec.Struct, frozen=True):
+    """What the elements of an nftables set are made of, as nft names it; those of a map have a value."""
+
+    key: tuple[Field, ...]
+    value: tuple[Field, ...] = ()
+    typeof: str = ""
+    """The same by examples, where a field has no name of its own: `slot`."""
+
+
+class ElementSet(msgspec.Struct, frozen=True):
+    """An nftables set, or map."""
+
+    type: SetType
+    elements: Mapping[Entry, Entry] = {}
+    """Values by key; of a set that is no map they are empty."""
+
+
 class Table(msgspec.Struct, frozen=True):
-    """An nftables table, whole. It is replaced in one transaction when it differs."""
+    """An nftables table: a fixed part as text, and what changes as values. If only these differ, elements are changed; else
+    the table is written anew, in one transaction. In an actual state: as it was applied last if that is what the kernel still
+    has, else empty."""
 
     family: str
     name: str
-    body: str
-    """What stands between the table's braces. In an actual state: the body last applied if the kernel's rules are still those
-    that came of it, else an empty string."""
+    body: str = ""
+    """The fixed part of what stands between the table's braces: chains with hooks, and what they go to."""
+    sets: Mapping[str, ElementSet] = {}
+    """By name; with what they hold beside what the services are."""
+    services: Services = {}
+    start: int = 0
+    """Where this table's rings of services begin: callers that make few connections each must not all begin with one task."""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):

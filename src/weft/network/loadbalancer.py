@@ -10,55 +10,24 @@ eth0, where people look for them and where ARP for them is answered, and the sam
 its own packets would leave with it as their source, and the answer get lost on another host: they take the balancer's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 
-import msgspec
-
-from weft.model.assignment import EndpointRecord, NetworkView
-from weft.model.ids import ServiceId
+from weft.model.assignment import NetworkView
 from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.fragments import cable, table
-from weft.network.ingress import refusal
 from weft.network.kernel_state import Namespace
 from weft.network.overlay import QUIET, mtu_of, segment_of
 from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace, overlay_namespace
+from weft.network.render.services import VIRTUAL_SETS, virtual_choice
+from weft.network.service_table import Services
 
 BALANCER_PORT = "veth0"
 """Of the bridge, towards the network's load-balancer namespace."""
-Serving = dict[ServiceId, list[EndpointRecord]]
 
 
-class VirtualService(msgspec.Struct, frozen=True):
-    address: IPv4Address
-    name: str
-    backends: tuple[IPv4Address, ...]
-    """Of the serving tasks, ascending."""
-
-
-def serving(view: NetworkView) -> Serving:
-    """Serving endpoints of each service, by address."""
-    found: Serving = {}
-    for endpoint in view.endpoints.values():
-        if endpoint.serving and endpoint.service is not None:
-            found.setdefault(endpoint.service, []).append(endpoint)
-    for endpoints in found.values():
-        endpoints.sort(key=lambda e: e.address)
-    return found
-
-
-def virtual_services(view: NetworkView, backends: Serving) -> list[VirtualService]:
-    """The services with a virtual address, by address."""
-    found = [
-        VirtualService(service.virtual_address, service.name, tuple(e.address.ip for e in backends.get(service.id, ())))
-        for service in view.services.values()
-        if service.virtual_address is not None
-    ]
-    return sorted(found, key=lambda v: v.address)
-
-
-def balancer(view: NetworkView, services: list[VirtualService], facts: NodeFacts) -> Iterator[Namespace]:
+def balancer(view: NetworkView, services: Services, facts: NodeFacts) -> Iterator[Namespace]:
     """The network's load-balancer namespace on this host; nothing until the manager has given it an address."""
     own = view.load_balancer(facts.node)
     definition = view.definition
@@ -66,31 +35,28 @@ def balancer(view: NetworkView, services: list[VirtualService], facts: NodeFacts
     if own is None or segment is None:
         return
     space = INGRESS_SANDBOX if definition.ingress else balancer_namespace(definition.id)
-    virtual = (IPv4Interface(service.address) for service in services)
+    virtual = (IPv4Interface(address) for address in services if isinstance(address, IPv4Address))
     port = (overlay_namespace(definition.id), BALANCER_PORT, f"br{segment}")
     yield from cable(port, (space, "eth0"), mtu_of(definition, facts), own.mac, own.address, *virtual)
     yield Namespace(name=space, sysctls=QUIET)
     if not definition.ingress:
         source = f'oifname "eth0" ip saddr != {own.address.ip} snat ip to {own.address.ip}'
         post = nft.base_chain("vip-nat-post", "nat", "postrouting", nft.SRCNAT, source)
-        yield Namespace(name=space, tables=table(f"{choice(services, own.address.ip)}\n{post}"))
+        yield Namespace(name=space, tables=table(post))
+        yield choice(space, services, own.address.ip)
 
 
-def choice(services: Iterable[VirtualService], caller: IPv4Address) -> str:
-    """Text of the chains that translate virtual addresses for one caller; each caller begins with another task."""
-    unserved, chains, verdicts = [], [], {}
-    for service in services:
-        if not service.backends:
-            unserved.append(str(service.address))
-            continue
-        rules = nft.dnat(nft.rotated([str(b) for b in service.backends], int(caller)), comment=service.name)
-        chains.append(nft.chain(f"vip-{service.address}", *rules))
-        verdicts[str(service.address)] = f"goto vip-{service.address}"
-    return "\n".join((
-        nft.named_set("vip-unserved", "ipv4_addr", unserved),
-        *chains,
-        nft.named_map("vip-services", "ipv4_addr : verdict", verdicts),
+def choice(space: str, services: Services, caller: IPv4Address) -> Namespace:
+    """The translation of virtual addresses for one caller, in its own namespace. A service without a task is refused at once."""
+    unserved = "ip daddr @vip-unserved ct state new goto vip-refuse"
+    hooks = "\n".join((
         refusal("vip-refuse", "host-unreachable"),
-        nft.base_chain("vip-out", "filter", "output", nft.MANGLE, "ip daddr @vip-unserved ct state new goto vip-refuse"),
-        nft.base_chain("vip-nat-out", "nat", "output", nft.DSTNAT, "ip daddr vmap @vip-services"),
+        nft.base_chain("vip-out", "filter", "output", nft.MANGLE, unserved),
+        nft.base_chain("vip-nat-out", "nat", "output", nft.DSTNAT, *virtual_choice()),
     ))  # fmt: skip
+    return Namespace(name=space, tables=table(hooks, sets=VIRTUAL_SETS, services=services, start=int(caller)))
+
+
+def refusal(name: str, icmp: str) -> str:
+    """A chain that answers at once instead of letting the caller wait."""
+    return nft.chain(name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}")

@@ -24,6 +24,8 @@ from weft.network.kernel_state import (
     Veth,
     Vxlan,
 )
+from weft.network.render.changes import Changes, commands
+from weft.network.render.table import text
 
 
 class AddNamespace(msgspec.Struct, frozen=True):
@@ -212,9 +214,21 @@ class ReplaceTable(msgspec.Struct, frozen=True):
     table: Table
 
     def __str__(self) -> str:
-        t = self.table
-        head = f"{t.family} {t.name}"
-        script = f"add table {head}\ndelete table {head}\ntable {head} {{\n{t.body}\n}}"
+        head = f"{self.table.family} {self.table.name}"
+        script = f"add table {head}\ndelete table {head}\ntable {head} {{\n{text(self.table)}\n}}"
+        return f"{_enter(self.namespace)}nft -f - <<END\n{script}\nEND"
+
+
+class ChangeTable(msgspec.Struct, frozen=True):
+    """Some of its elements, in one transaction. Where they are not as they should be before, the adapter writes all of it."""
+
+    namespace: str
+    table: Table
+    """As it is to be then."""
+    changes: Changes
+
+    def __str__(self) -> str:
+        script = "\n".join(commands(self.table, self.changes))
         return f"{_enter(self.namespace)}nft -f - <<END\n{script}\nEND"
 
 
@@ -230,7 +244,7 @@ class RemoveTable(msgspec.Struct, frozen=True):
 Operation = (
     AddNamespace | RemoveNamespace | AddLink | RemoveLink | SetLink | AddAddress | RemoveAddress | AddNeighbour
     | RemoveNeighbour | AddForwarding | RemoveForwarding | AddRoute | RemoveRoute | AddRule | RemoveRule | SetSysctl
-    | ReplaceTable | RemoveTable
+    | ReplaceTable | ChangeTable | RemoveTable
 )  # fmt: skip
 
 

@@ -10,12 +10,23 @@ from collections.abc import Iterator, Sequence
 from weft.model.assignment import Assignment
 from weft.model.ids import NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
-from weft.network import encryption, gateway, ingress, loadbalancer, overlay, sandbox, source_guard, underlay
+from weft.network import (
+    encryption,
+    gateway,
+    ingress,
+    loadbalancer,
+    overlay,
+    reply,
+    sandbox,
+    source_guard,
+    underlay,
+)
 from weft.network.fragments import merge
 from weft.network.kernel_state import KernelState, Namespace
 from weft.network.own_ports import without_own_ports
 from weft.network.ownership import INGRESS_SANDBOX
 from weft.network.sandbox import Outlook
+from weft.network.service_table import service_table
 
 
 def plan(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
@@ -32,14 +43,13 @@ def _hops(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]
     views = {id: view for id, view in sorted(assignment.networks.items()) if id in used or view.definition.ingress}
     yield underlay.datagrams([*views.values()], facts, assignment.data_path_port)
     for id, view in views.items():
-        backends = loadbalancer.serving(view)
-        services = loadbalancer.virtual_services(view, backends)
-        outlooks[id] = Outlook(view, services)
+        services = service_table(view)
+        outlooks[id] = Outlook(view, services.virtual, reply.legs(view) if view.definition.ingress else None)
         yield from overlay.wire(view, facts, assignment)
         yield source_guard.guard(view, [task for _, task in residents])
-        yield from loadbalancer.balancer(view, services, facts)
+        yield from loadbalancer.balancer(view, services.virtual, facts)
         if view.definition.ingress:
-            yield from ingress.mesh(view, backends, facts)
+            yield from ingress.mesh(view, services.published, facts)
             if view.load_balancer(facts.node):
                 yield from gateway.port(facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
     reachable = {s.id for s, _ in outside}

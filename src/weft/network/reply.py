@@ -25,10 +25,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import msgspec
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import EndpointRecord, TaskAssignment
+from weft.model.assignment import EndpointRecord, NetworkView, TaskAssignment
 from weft.network import nft
 from weft.network.fragments import table
-from weft.network.kernel_state import Namespace, Neighbour, Route, Rule
+from weft.network.kernel_state import ElementSet, Namespace, Neighbour, Route, Rule, SetType
 from weft.network.overlay import LEG_PREFIX
 
 DUMMY_HOP = IPv4Address("169.254.1.1")
@@ -39,6 +39,9 @@ ANSWER_TABLE, SOURCE_TABLE = 100, 110
 ANSWER_PRIORITY, SOURCE_PRIORITY = 1000, 1001
 UDP = 17
 DEFAULT = IPv4Network("0.0.0.0/0")
+MARKS = SetType(("ether_addr",), ("mark",))
+MACS = SetType(("mark",), ("ether_addr",))
+TARGETS = SetType(("inet_proto", "inet_service"))
 
 
 class Interface(msgspec.Struct, frozen=True):
@@ -48,18 +51,35 @@ class Interface(msgspec.Struct, frozen=True):
     address: IPv4Interface
 
 
+class Legs(msgspec.Struct, frozen=True):
+    """The hosts' own legs on the ingress network, by which requests come."""
+
+    by_mac: ElementSet
+    by_mark: ElementSet
+
+
+def legs(view: NetworkView) -> Legs:
+    """Of all hosts that have an address on the network; the same for all containers."""
+    found = sorted((e for e in view.endpoints.values() if e.task is None), key=lambda e: e.address)
+    pairs = [(mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg)) for leg in found]
+    by_mac = ElementSet(MARKS, {(mac,): (mark,) for mac, mark in pairs})
+    return Legs(by_mac, ElementSet(MACS, {(mark,): (mac,) for mac, mark in pairs}))
+
+
 def answers(
     sandbox: str, task: TaskAssignment, entry: Interface, others: Sequence[Interface],
-    gateway: tuple[Interface, IPv4Address], legs: Sequence[EndpointRecord],
+    gateway: tuple[Interface, IPv4Address], legs: Legs,
 ) -> Iterator[Namespace]:  # fmt: skip
     """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other overlays; `gateway`: its
     interface on docker_gwbridge and the bridge's address; `legs`: the load balancers of all hosts."""
     yield _routing(sandbox, entry)
     ports = sorted({(p.protocol, p.target) for p in task.ports if p.mode == "ingress"})
+    targets = ElementSet(TARGETS, dict.fromkeys(ports, ()))
     yield from _sources(sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway)
     yield Namespace(
         name=sandbox,
-        tables=table(_way_in(entry, ports, gateway[0], legs)) | table(_way_out(entry, legs), "netdev"),
+        tables=table(_way_in(entry, gateway[0]), sets={"mesh-legs": legs.by_mac, "mesh-targets": targets})
+        | table(_way_out(entry), "netdev", sets={"mesh-back": legs.by_mark}),
         sysctls={
             "net.ipv4.conf.all.rp_filter": "0",
             f"net.ipv4.conf.{entry.name}.rp_filter": "0",
@@ -100,13 +120,10 @@ def _sources(
     yield Namespace(name=sandbox, rules=frozenset(rules), routes=frozenset(routes))
 
 
-def _way_in(entry: Interface, ports: Sequence[tuple[str, int]], gateway: Interface, legs: Sequence[EndpointRecord]) -> str:
+def _way_in(entry: Interface, gateway: Interface) -> str:
     dev = f'iifname "{entry.name}"'
-    by_mac = {mac_for(leg.address.ip, LEG_PREFIX): f"{leg_mark(leg):#010x}" for leg in legs}
     ours = f"& {MARK_MASK:#010x} == {MARK_BASE:#010x}"
     return "\n".join((
-        nft.named_map("mesh-legs", "ether_addr : mark", by_mac),
-        nft.named_set("mesh-targets", "inet_proto . inet_service", [f"{protocol} . {port}" for protocol, port in ports]),
         nft.base_chain("mesh-zone", "filter", "prerouting", nft.RAW, f"{dev} ct original zone set @ll,80,16"),
         nft.base_chain(
             "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
@@ -131,13 +148,6 @@ def _way_in(entry: Interface, ports: Sequence[tuple[str, int]], gateway: Interfa
     ))  # fmt: skip
 
 
-def _way_out(entry: Interface, legs: Sequence[EndpointRecord]) -> str:
-    by_mark = {f"{leg_mark(leg):#010x}": mac_for(leg.address.ip, LEG_PREFIX) for leg in legs}
-    return "\n".join(
-        (
-            nft.named_map("mesh-back", "mark : ether_addr", by_mark),
-            nft.base_chain(
-                "mesh-egress", "filter", "egress", nft.FILTER, "ether daddr set meta mark map @mesh-back", device=entry.name
-            ),
-        )
-    )
+def _way_out(entry: Interface) -> str:
+    rule = "ether daddr set meta mark map @mesh-back"
+    return nft.base_chain("mesh-egress", "filter", "egress", nft.FILTER, rule, device=entry.name)

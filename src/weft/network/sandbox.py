@@ -14,18 +14,18 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import EndpointRecord, NetworkView, TaskAssignment
+from weft.model.assignment import NetworkView, TaskAssignment
 from weft.model.ids import NetworkId
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
 from weft.model.task import Attachment
 from weft.network import gateway, nft, reply
 from weft.network.fragments import cable, table
-from weft.network.ingress import legs
 from weft.network.kernel_state import Namespace, Route
-from weft.network.loadbalancer import VirtualService, choice
+from weft.network.loadbalancer import choice
 from weft.network.overlay import mtu_of, segment_of
 from weft.network.ownership import overlay_namespace
-from weft.network.reply import Interface
+from weft.network.reply import Interface, Legs
+from weft.network.service_table import Services
 
 SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
 """As the original sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
@@ -36,7 +36,10 @@ class Outlook(msgspec.Struct, frozen=True):
     """A network as a container sees it."""
 
     view: NetworkView
-    services: list[VirtualService]
+    services: Services
+    """By virtual address."""
+    legs: Legs | None
+    """Of the ingress network."""
 
 
 def needs_gateway(task: TaskAssignment, networks: Mapping[NetworkId, NetworkView]) -> bool:
@@ -52,12 +55,12 @@ def connect(
     wanted = task.spec.container.sysctls
     yield Namespace(name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()})
     yield Namespace(name=sandbox.key, tables=table(_resolver()))
-    interfaces: list[tuple[Interface, NetworkView]] = []
+    interfaces: list[tuple[Interface, Outlook]] = []
     for i, attachment in enumerate(task.attachments):
         outlook = outlooks.get(attachment.network)
         if outlook is None or attachment.network not in sandbox.ports:
             continue
-        interfaces.append((Interface(f"eth{i}", attachment.address), outlook.view))
+        interfaces.append((Interface(f"eth{i}", attachment.address), outlook))
         yield from _attach(sandbox, f"eth{i}", attachment, outlook.view, facts)
     yield from _virtual(sandbox, task, outlooks)
     if has_gateway:
@@ -82,24 +85,21 @@ def _attach(sandbox: Sandbox, name: str, attachment: Attachment, view: NetworkVi
 
 def _virtual(sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook]) -> Iterator[Namespace]:
     """Translation of the virtual addresses of all its networks but ingress, on which services are not to be called."""
-    services: list[VirtualService] = []
-    for attachment in task.attachments:
-        outlook = outlooks.get(attachment.network)
-        if outlook is not None and not outlook.view.definition.ingress:
-            services += outlook.services
-    if services:
-        yield Namespace(name=sandbox.key, tables=table(choice(services, sandbox.gateway.ip)))
+    found = [outlooks[a.network] for a in task.attachments if a.network in outlooks]
+    parts = [outlook.services for outlook in found if not outlook.view.definition.ingress]
+    if parts:
+        services = parts[0] if len(parts) == 1 else {k: service for part in parts for k, service in part.items()}
+        yield choice(sandbox.key, services, sandbox.gateway.ip)
 
 
 def _mesh(
-    sandbox: Sandbox, task: TaskAssignment, interfaces: Sequence[tuple[Interface, NetworkView]],
+    sandbox: Sandbox, task: TaskAssignment, interfaces: Sequence[tuple[Interface, Outlook]],
     outlet: tuple[Interface, IPv4Address],
 ) -> Iterator[Namespace]:  # fmt: skip
-    entry = next(((i, view) for i, view in interfaces if view.definition.ingress), None)
-    if entry is not None:
-        others = [i for i, view in interfaces if not view.definition.ingress]
-        hosts: Sequence[EndpointRecord] = legs(entry[1])
-        yield from reply.answers(sandbox.key, task, entry[0], others, outlet, hosts)
+    entry, legs = next(((i, outlook.legs) for i, outlook in interfaces if outlook.legs), (None, None))
+    if entry is not None and legs is not None:
+        others = [i for i, outlook in interfaces if not outlook.legs]
+        yield from reply.answers(sandbox.key, task, entry, others, outlet, legs)
 
 
 def _resolver() -> str:

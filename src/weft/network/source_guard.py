@@ -19,8 +19,9 @@ from weft.model.addresses import mac_for
 from weft.model.assignment import NetworkView, TaskAssignment
 from weft.network import nft
 from weft.network.fragments import table
+from weft.network.gateway import SENDERS
 from weft.network.ingress import LEG_PORT
-from weft.network.kernel_state import Namespace
+from weft.network.kernel_state import ElementSet, Entry, Namespace
 from weft.network.loadbalancer import BALANCER_PORT
 from weft.network.ownership import overlay_namespace
 
@@ -29,22 +30,20 @@ def guard(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Namespace:
     """Of one network's bridges. `tasks`: of this host's containers."""
     tunnels = (f"vxlan{i}" for i in range(len(view.definition.segments)))
     trusted = ", ".join(f'"{port}"' for port in (*tunnels, BALANCER_PORT, LEG_PORT))
-    body = "\n".join((
-        nft.named_set("senders", "ether_addr . ipv4_addr", sorted(set(_senders(view, tasks)))),
-        nft.base_chain(
-            "source-guard", "filter", "prerouting", nft.RAW,
-            f"iifname {{ {trusted} }} accept",
-            "ether type ip ether saddr . ip saddr @senders accept",
-            "ether type arp ether saddr . arp saddr ip @senders accept",
-            "drop",
-        ),
-    ))  # fmt: skip
-    return Namespace(name=overlay_namespace(view.definition.id), tables=table(body, "bridge"))
+    body = nft.base_chain(
+        "source-guard", "filter", "prerouting", nft.RAW,
+        f"iifname {{ {trusted} }} accept",
+        "ether type ip ether saddr . ip saddr @senders accept",
+        "ether type arp ether saddr . arp saddr ip @senders accept",
+        "drop",
+    )  # fmt: skip
+    senders = ElementSet(SENDERS, dict.fromkeys(_senders(view, tasks), ()))
+    return Namespace(name=overlay_namespace(view.definition.id), tables=table(body, "bridge", {"senders": senders}))
 
 
-def _senders(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Iterator[str]:
+def _senders(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Iterator[Entry]:
     for task in tasks:
         for here in task.attachments:
             if here.network == view.definition.id:
                 mac = mac_for(here.address.ip)
-                yield from (f"{mac} . {attachment.address.ip}" for attachment in task.attachments)
+                yield from ((mac, attachment.address.ip) for attachment in task.attachments)

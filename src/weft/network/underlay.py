@@ -18,14 +18,15 @@ Only those from or to this host's address: what it forwards may need tracking fo
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
 
 from weft.model.addresses import Port
 from weft.model.assignment import NetworkView
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
 from weft.network import nft
-from weft.network.kernel_state import HOST, Namespace, Table
+from weft.network.kernel_state import HOST, ElementSet, Entry, Namespace, SetType, Table
 from weft.network.ownership import INGRESS_LEG, UNDERLAY_TABLE
+
+HOSTS = SetType(("ipv4_addr",))
 
 
 def datagrams(views: Sequence[NetworkView], facts: NodeFacts, port: Port) -> Namespace:
@@ -33,7 +34,6 @@ def datagrams(views: Sequence[NetworkView], facts: NodeFacts, port: Port) -> Nam
     own = facts.data_path_address
     containers = f'iifname {{ "{GATEWAY_BRIDGE}", "{INGRESS_LEG}" }} goto from-containers'
     body = "\n".join((
-        nft.named_set("hosts", "ipv4_addr", map(str, _hosts(views, facts))),
         nft.chain("from-containers", "ip daddr @hosts drop", "fib daddr type local drop"),
         nft.chain(
             "vxlan-in", containers, f"ip saddr @hosts ip daddr {own} notrack accept", *_strangers(views)
@@ -48,7 +48,8 @@ def datagrams(views: Sequence[NetworkView], facts: NodeFacts, port: Port) -> Nam
             f"ip saddr {own} udp dport {port} notrack", f"ip saddr {own} ip protocol esp notrack",
         ),
     ))  # fmt: skip
-    return Namespace(name=HOST, tables={("ip", UNDERLAY_TABLE): Table("ip", UNDERLAY_TABLE, body)})
+    table = Table("ip", UNDERLAY_TABLE, body, {"hosts": ElementSet(HOSTS, _hosts(views, facts))})
+    return Namespace(name=HOST, tables={("ip", UNDERLAY_TABLE): table})
 
 
 def vni_in(vnis: Sequence[int]) -> str:
@@ -57,10 +58,10 @@ def vni_in(vnis: Sequence[int]) -> str:
     return f"@th,96,24 {{ {', '.join(map(str, vnis))} }}"
 
 
-def _hosts(views: Sequence[NetworkView], facts: NodeFacts) -> list[IPv4Address]:
+def _hosts(views: Sequence[NetworkView], facts: NodeFacts) -> dict[Entry, Entry]:
     """Those with which this one shares a network."""
     endpoints = (endpoint for view in views for endpoint in view.endpoints.values())
-    return sorted({e.vtep for e in endpoints if e.node != facts.node})
+    return {(address,): () for address in sorted({e.vtep for e in endpoints if e.node != facts.node})}
 
 
 def _strangers(views: Sequence[NetworkView]) -> list[str]:

@@ -18,7 +18,7 @@ from weft.model.addresses import DEFAULT_UNDERLAY_MTU, mac_for
 from weft.network import operations as op
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, KernelState, Link, Route, Tap, Veth, Vxlan
-from weft.network.operations import AddLink, Operation, ReplaceTable, SetSysctl
+from weft.network.operations import AddLink, ChangeTable, Operation, ReplaceTable, SetSysctl
 from weft.testing.fake_namespace import Device, FakeNamespace, Refused
 
 UPLINK = "ens160"
@@ -95,6 +95,7 @@ class FakeKernel:
         for operation in operations:
             cause = self._attempt(operation)
             assert cause is None, f"{operation}: {cause}"
+            self._touch(operation.namespace)
 
     def flush_tables(self, namespace: str) -> None:
         """`nft flush table` for each: the tables stay, their rules go."""
@@ -140,7 +141,7 @@ class FakeKernel:
         except Refused as refusal:
             return None if gone else str(refusal)
         self.history.append(operation)
-        if not isinstance(operation, SetSysctl):
+        if not isinstance(operation, SetSysctl | ChangeTable):
             self._touch(operation.namespace)
         return None
 
@@ -187,6 +188,8 @@ class FakeKernel:
                 space.set_sysctl(key, value)
             case op.ReplaceTable(_, table):
                 space.replace_table(table)
+            case op.ChangeTable(_, table, changes):
+                space.change_table(table, changes)
             case op.RemoveTable(_, family, name):
                 space.remove_table((family, name))
             case _:
@@ -268,6 +271,6 @@ def _same_kind(device: Device, link: Link) -> bool:
 
 def _title(operation: Operation) -> str:
     """Its first line: a table's rules are not repeated."""
-    if isinstance(operation, ReplaceTable):
+    if isinstance(operation, ReplaceTable | ChangeTable):
         return f"nft table {operation.table.family} {operation.table.name} in {operation.namespace}"
     return f"`{operation}`"

@@ -31,7 +31,10 @@ from weft.network.kernel_state import (
 )
 from weft.network.operations import SetLink
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
+from weft.network.render.changes import Changes, SetTurn
+from weft.network.render.table import text
 from weft.testing.fake_conntrack import Connections
+from weft.testing.fake_nft import Ruleset, parse
 
 BOUND_TO = re.compile(r'hook \w+ device "([^"]+)"')
 
@@ -84,11 +87,15 @@ class FakeNamespace:
         self.tables: dict[tuple[str, str], Table] = {}
         self.damaged: set[tuple[str, str]] = set()
         """Tables whose rules are not those that were applied, or not known to be."""
+        self.rulesets: dict[tuple[str, str], Ruleset] = {}
+        """Their content, of those that somebody asked for."""
+        self.rewritten = 0
+        """How often a table was to be changed that was not as it should be."""
         self.bound: dict[tuple[str, str], list[Device]] = {}
         """Devices on which a table's chains hang."""
         self.connections = Connections()
         self.counters: dict[str, int] = {}
-        """Of rules with `numgen inc`."""
+        """Of rules with `numgen inc`, by chain and rule."""
 
     # --- links
 
@@ -227,12 +234,35 @@ class FakeNamespace:
             raise Refused("Could not process rule: No such file or directory")
         self.tables[key] = table
         self.bound[key] = [device for device in devices if device is not None]
+        self.rulesets.pop(key, None)
         self.counters.clear()
         self.damaged.discard(key)
+
+    def change_table(self, table: Table, changes: Changes) -> None:
+        """Where it is not as it should be before, all of it is written."""
+        key = (table.family, table.name)
+        try:
+            if key not in self.tables or key in self.damaged:
+                raise KeyError(f"table {key} is not what it was")
+            self.rulesets[key] = self.ruleset(key).after(table, changes)
+        except (KeyError, ValueError):
+            self.rewritten += 1
+            self.replace_table(table)
+            return
+        self.tables[key] = table
+        fresh = [change.turn.chain for change in changes if isinstance(change, SetTurn)]
+        self.counters = {k: n for k, n in self.counters.items() if k.partition(":")[0] not in fresh}
+
+    def ruleset(self, key: tuple[str, str]) -> Ruleset:
+        """Of a table that is there: as it was written, and then changed. Raises ValueError for text that is not understood."""
+        if key not in self.rulesets:
+            self.rulesets[key] = parse(text(self.tables[key]))
+        return self.rulesets[key]
 
     def remove_table(self, key: tuple[str, str]) -> None:
         self.tables.pop(key, None)
         self.bound.pop(key, None)
+        self.rulesets.pop(key, None)
         self.damaged.discard(key)
 
     # --- as a value
@@ -240,7 +270,7 @@ class FakeNamespace:
     def read(self, keys: Iterable[str]) -> Namespace:
         """What the real reader would show: in the host's namespace only what is ours. `keys`: sysctls."""
         shown = {name for name in self.devices if self.name != HOST or owns_link(name)}
-        tables = {k: Table(*k, "" if k in self.damaged else t.body) for k, t in self.tables.items()}
+        tables = {k: Table(*k) if k in self.damaged else t for k, t in self.tables.items()}
         values = {key: value for key in keys if (value := self.sysctl(key)) is not None}
         return self._value(
             shown, {k: t for k, t in tables.items() if self.name != HOST or owns_table(k[1])}, values, told=False

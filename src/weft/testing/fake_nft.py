@@ -7,10 +7,13 @@ chains are called is the caller's affair (fake_stack.py).
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
+from weft.network.kernel_state import Table
+from weft.network.render.changes import AddElements, Change, Changes, RemoveChain, RemoveElements, SetTurn
+from weft.network.render.table import element
 from weft.testing.fake_conntrack import Packet, Tracked
 
 BLOCK = re.compile(r"  (chain|set|map) (\S+) \{\n(.*?)\n  \}(?:\n|$)", re.DOTALL)
@@ -30,11 +33,39 @@ class Chain(NamedTuple):
 class Ruleset(NamedTuple):
     """A table's text. Sets are maps whose values are empty."""
 
-    chains: Mapping[str, Chain]
-    elements: Mapping[str, Mapping[str, str]]
+    chains: dict[str, Chain]
+    elements: dict[str, dict[str, str]]
 
     def on(self, hook: str) -> list[Chain]:
         return [chain for chain in self.chains.values() if chain.hook == hook]
+
+    def after(self, table: Table, changes: Changes) -> "Ruleset":
+        """As the kernel does it: all or nothing. Raises KeyError for what is not there, ValueError for what is there already
+        or is needed by something else."""
+        changed = Ruleset(dict(self.chains), {name: dict(content) for name, content in self.elements.items()})
+        for change in changes:
+            changed._change(change, table.start)
+        return changed
+
+    def _change(self, change: Change, start: int) -> None:
+        match change:
+            case SetTurn(turn):
+                self.chains[turn.chain] = Chain(turn.chain, (turn.rule(start),))
+            case RemoveChain(name):
+                if any(value == f"jump {name}" for content in self.elements.values() for value in content.values()):
+                    raise ValueError(f"chain {name} is in use")
+                del self.chains[name]
+            case RemoveElements(name, type_, keys):
+                for key in keys:
+                    del self.elements[name][element(type_, key)]
+            case AddElements(name, type_, entries):
+                for entry in entries:
+                    words, _, value = element(type_, *entry).partition(" : ")
+                    if words in self.elements[name]:
+                        raise ValueError(f"{name} has an element {words}")
+                    if value.startswith("jump "):
+                        self.chains[value.removeprefix("jump ")]
+                    self.elements[name][words] = value
 
 
 class Flight:
@@ -44,7 +75,9 @@ class Flight:
         self.packet = packet
         self.is_local = is_local
         self.counters = counters
-        """Of `numgen inc`, by rule."""
+        """Of `numgen inc`, by chain and rule."""
+        self.chain = ""
+        """In which it is."""
         self.mark = 0
         self.zone = 0
         self.tracked: Tracked | None = None
@@ -106,15 +139,23 @@ def _chain(name: str, lines: list[str]) -> Chain:
 
 def run(rules: Ruleset, chain: Chain, flight: Flight) -> Verdict:
     """Raises ValueError for a statement that is not understood."""
+    return _walk(rules, chain, flight) or Verdict("accept", chain.name)
+
+
+def _walk(rules: Ruleset, chain: Chain, flight: Flight) -> Verdict | None:
+    """None: the chain came to its end."""
     for rule in chain.rules:
+        flight.chain = chain.name
         try:
             _run_rule(rules, rule, flight)
         except Stop as stop:
-            word = str(stop)
-            if word.startswith("goto "):
-                return run(rules, rules.chains[word.removeprefix("goto ")], flight)
-            return Verdict(word, chain.name)
-    return Verdict("accept", chain.name)
+            word, _, target = str(stop).partition(" ")
+            if word not in ("goto", "jump"):
+                return Verdict(str(stop), chain.name)
+            verdict = _walk(rules, rules.chains[target], flight)
+            if verdict is not None or word == "goto":
+                return verdict
+    return None
 
 
 def _run_rule(rules: Ruleset, rule: str, flight: Flight) -> None:
@@ -211,14 +252,24 @@ def _no_track(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     return True
 
 
-def _dnat(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
-    target = m[1]
-    if m[2]:
-        entries = dict(entry.split(" : ") for entry in m[3].split(", "))
-        turn = f.counters.get(m[0], 0)
-        f.counters[m[0]] = (turn + 1) % int(m[2])
-        target = entries[str(turn)].replace(" . ", ":")
-    raise Stop(f"dnat {target}")
+def _send_to(target: str | None) -> bool:
+    """A backend, `address` or `address . port`; None: the map has none."""
+    if target is None:
+        return False
+    raise Stop(f"dnat {target.replace(' . ', ':')}")
+
+
+def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
+    """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the count goes on also where the slot is empty."""
+    field, size, offset, mask, slots = m.groups()
+    if field != "ip daddr" and f.packet.protocol != field.split()[0]:
+        return False
+    counter = f"{f.chain}: {m[0]}"
+    turn = f.counters.get(counter, 0)
+    f.counters[counter] = (turn + 1) % int(size)
+    slot = turn + int(offset) & int(mask) if mask else turn
+    asked = f.packet.destination if field == "ip daddr" else f.packet.destination_port
+    return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
 
 def _stop(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
@@ -256,9 +307,12 @@ STATEMENTS = (
     _statement(r"meta mark set ether saddr map @(\S+)", lambda m, f, r: _set_mark(r.elements[m[1]].get(f.ether_source), f)),
     _statement(r"meta mark set (0x\w+)", lambda m, f, r: _set_mark(m[1], f)),
     _statement(r"ether daddr set meta mark map @(\S+)", _set_ether),
-    _statement(r"dnat ip to (numgen inc mod (\d+) map \{ (.+?) \}|\S+)", _dnat),
+    _statement(r"dnat ip to (ip daddr|tcp dport|udp dport|sctp dport) \. "
+               r"\(?numgen inc mod (\d+)(?: offset (\d+) & (\d+)\))? map @(\S+)", _dnat_in_turn),
+    _statement(r"dnat ip to meta l4proto \. th dport map @(\S+)", lambda m, f, r: _send_to(r.elements[m[1]].get(_service(f)))),
+    _statement(r"dnat ip to (\S+)", lambda m, f, r: _send_to(m[1])),
     _statement(r"snat ip to \S+", _stop),
-    _statement(r"(?:masquerade|accept|drop|reject with tcp reset|reject with icmp type \S+|goto \S+)", _stop),
+    _statement(r"(?:masquerade|accept|drop|reject with tcp reset|reject with icmp type \S+|goto \S+|jump \S+)", _stop),
     _statement(r"notrack", _no_track),
 )  # fmt: skip
 """Pattern and meaning, tried in this order."""

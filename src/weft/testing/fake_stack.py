@@ -12,7 +12,7 @@ from weft.network.kernel_state import MAIN_TABLE, Route, Rule
 from weft.network.nft import DSTNAT, SRCNAT
 from weft.testing.fake_conntrack import Connection, Packet
 from weft.testing.fake_namespace import Device, FakeNamespace
-from weft.testing.fake_nft import Chain, Flight, Ruleset, parse, run
+from weft.testing.fake_nft import Chain, Flight, Ruleset, run
 
 ANY = IPv4Address(0)
 CONNTRACK_PRIORITY = -200
@@ -82,7 +82,7 @@ def confirm(space: FakeNamespace, flight: Flight) -> None:
 
 
 def _chains(space: FakeNamespace, family: str, hook: str) -> list[tuple[Ruleset, Chain]]:
-    rulesets = [parse(t.body) for key, t in space.tables.items() if key[0] == family and key not in space.damaged]
+    rulesets = [space.ruleset(key) for key in space.tables if key[0] == family and key not in space.damaged]
     return [(rules, chain) for rules in rulesets for chain in rules.on(hook)]
 
 

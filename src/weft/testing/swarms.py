@@ -31,8 +31,8 @@ UNDERLAY = IPv4Address("10.59.72.10")
 
 
 def padded(name: str) -> str:
-    """An id of 25 characters that begins with the name."""
-    return f"{name:0<25}"
+    """An id of 25 characters that begins with the name; no two names give the same."""
+    return f"{name + 'x' if name.endswith('0') else name:0<25}"
 
 
 class Swarm:

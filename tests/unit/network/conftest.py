@@ -12,7 +12,9 @@ from weft.model.task import TaskState
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, Vxlan
 from weft.network.plan import plan
+from weft.network.render.table import text
 from weft.testing.fake_kernel import FakeKernel
+from weft.testing.fake_nft import parse
 from weft.testing.swarms import Swarm
 
 NODES = 3
@@ -111,6 +113,10 @@ def differences(kernel, desired):
         for field in ("neighbours", "forwarding", "routes", "rules", "tables"):
             if getattr(have, field) != getattr(want, field):
                 found.append(f"{name} {field}: {getattr(have, field)} instead of {getattr(want, field)}")
+        for key, table in want.tables.items():
+            rules = kernel.spaces[name].ruleset(key)
+            if rules != parse(text(table)):
+                found.append(f"{name} table {key} holds {rules}")
         links = {n: link if link.mac else msgspec.structs.replace(link, mac=_mac(have, n)) for n, link in want.links.items()}
         if _without_sockets(have.links) != _without_sockets(links):
             found.append(f"{name} links: {have.links} instead of {links}")

@@ -90,7 +90,7 @@ def test_every_operation_prints_as_one_command(first, second):
         words = str(operation).split("\n")[0].split()
         assert words[0] in ("ip", "bridge", "nft", "sysctl")
         assert "None" not in words
-        assert len(str(operation).splitlines()) == 1 or isinstance(operation, op.ReplaceTable)
+        assert len(str(operation).splitlines()) == 1 or isinstance(operation, op.ReplaceTable | op.ChangeTable)
 
 
 @few

@@ -13,6 +13,7 @@ from weft.network.diff import diff
 from weft.network.kernel_state import HOST, Veth, Vxlan
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
 from weft.network.plan import plan
+from weft.network.render.table import text
 from weft.testing.fake_nft import parse
 from weft.testing.swarms import Swarm
 
@@ -114,10 +115,10 @@ def test_no_address_twice_in_one_namespace(input):
 def test_every_table_is_text_that_the_interpreter_knows(input):
     for space in planned(input).namespaces.values():
         for table in space.tables.values():
-            rules = parse(table.body)
-            targets = {v.removeprefix("goto ") for m in rules.elements.values() for v in m.values() if v.startswith("goto ")}
-            assert targets <= rules.chains.keys()
-            assert table.body.isascii()
+            rules = parse(text(table))
+            verdicts = [v.split() for m in rules.elements.values() for v in m.values() if v.startswith(("goto ", "jump "))]
+            assert {target for _, target in verdicts} <= rules.chains.keys()
+            assert text(table).isascii()
 
 
 @few
@@ -127,11 +128,11 @@ def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
     state = planned(input)
     keys = {s.key for s in sandboxes if s.task in assignment.tasks}
     assert keys <= state.namespaces.keys()
-    text = "\n".join(table.body for table in state[HOST].tables.values())
+    rules = "\n".join(text(table) for table in state[HOST].tables.values())
     for view in assignment.networks.values():
         if view.definition.ingress:
             for e in view.endpoints.values():
-                assert e.serving or e.task is None or f" {e.address.ip} . " not in text
+                assert e.serving or e.task is None or f" {e.address.ip} . " not in rules
 
 
 def test_hosts_and_containers_are_one_element_each():
@@ -145,7 +146,7 @@ def test_hosts_and_containers_are_one_element_each():
         ("1-mynet00000", "bridge", "weft", ("senders",)),
         (HOST, "ip", "weft", ("gateway-senders",)),
     ):
-        few, many = (parse(p[space].tables[family, name].body) for p in plans)
+        few, many = (parse(text(p[space].tables[family, name])) for p in plans)
         assert few.chains == many.chains
         assert [len(many.elements[e]) - len(few.elements[e]) for e in elements] == [7]
 
@@ -179,8 +180,7 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
         swarm.tasks[leaving] = msgspec.structs.replace(swarm.tasks[leaving], desired=TaskState.SHUTDOWN)
         swarm.tasks[staying] = msgspec.structs.replace(swarm.tasks[staying], desired=TaskState.RUNNING)
         table = plan(*told(swarm, 1))[HOST].tables["ip", "weft"]
-        assert f"meta l4proto tcp dnat ip to {swarm.sandbox(staying).gateway.ip}:80" in table.body
-        assert f"{swarm.sandbox(leaving).gateway.ip}:80" not in table.body
+        assert table.sets["gateway-ports"].elements == {("tcp", 9090): (swarm.sandbox(staying).gateway.ip, 80)}
 
 
 # --- to be read: all that a small node's kernel is told

@@ -64,6 +64,19 @@ def decode(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
+def decode_list(data: bytes) -> list[bytes]:
+    """Payloads in order, of whatever type."""
+    found = []
+    offset, end = 0, len(data)
+    while offset + 4 <= end:
+        length, _ = _HEADER.unpack_from(data, offset)
+        if length < 4 or offset + length > end:
+            break
+        found.append(data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
 def to_text(payload: bytes) -> str:
     return payload.split(b"\0", 1)[0].decode(errors="replace")
 

@@ -41,6 +41,8 @@ class Message(NamedTuple):
     flags: int
     sequence: int
     body: bytes
+    port: int = 0
+    """Of the socket that asked; of a notification: whose request changed something."""
 
 
 class NetlinkError(OSError):
@@ -52,10 +54,22 @@ def encode(requests: Sequence[Request], sequence: int) -> bytes:
     order, and reports errors without being asked, so when the last is acknowledged all others are done."""
     last = len(requests) - 1
     parts = []
-    for i, (type_, flags, body) in enumerate(requests):
-        flags |= NLM_F_REQUEST | NLM_F_ACK if i == last else NLM_F_REQUEST
-        parts.append(HEADER.pack(16 + len(body), type_, flags, sequence + i, 0) + body)
+    for i, request in enumerate(requests):
+        parts.append(encode_one(request, sequence + i, acknowledged=i == last))
     return b"".join(parts)
+
+
+def encode_one(request: Request, sequence: int, acknowledged: bool = False) -> bytes:
+    type_, flags, body = request
+    flags |= NLM_F_REQUEST | NLM_F_ACK if acknowledged else NLM_F_REQUEST
+    return HEADER.pack(16 + len(body), type_, flags, sequence, 0) + body
+
+
+def encode_transaction(body: Sequence[Request]) -> bytes:
+    """What stands between a transaction's beginning and its end, numbered from 2. The kernel acknowledges the last when all is
+    done, or undone."""
+    last = len(body) + 1
+    return b"".join(encode_one(request, number, number == last) for number, request in enumerate(body, 2))
 
 
 def decode(data: bytes) -> Iterator[Message]:
@@ -63,10 +77,10 @@ def decode(data: bytes) -> Iterator[Message]:
     offset = 0
     end = len(data)
     while offset + 16 <= end:
-        length, type_, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        length, type_, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < 16 or offset + length > end:
             break
-        yield Message(type_, flags, sequence, data[offset + 16 : offset + length])
+        yield Message(type_, flags, sequence, data[offset + 16 : offset + length], port)
         offset += (length + 3) & ~3
 
 

@@ -6,7 +6,7 @@ Rules themselves are written as text through `weft.linux.nft`. Numbers: `include
 import struct
 from typing import NamedTuple
 
-from weft.linux.netlink.attributes import decode, to_text
+from weft.linux.netlink.attributes import attribute, decode, to_text
 from weft.linux.netlink.message import Request
 
 SUBSYSTEM = 10
@@ -14,10 +14,14 @@ NOTIFICATIONS = 7
 """Multicast group."""
 _GETTABLE, _NEWGEN, _GETGEN = 1, 15, 16
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+FAMILY_NUMBERS = {name: number for number, name in _FAMILIES.items()}
 _GENERIC = struct.pack("=BBH", 0, 0, 0)
 """nfgenmsg: family (all), version, resource id."""
 _NAME = 1
 """Every nf_tables object carries the name of its table in attribute 1."""
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_BATCH_GENERATION = 1
+_BATCH = struct.pack("!BBH", 0, 0, SUBSYSTEM)
 
 
 class TableName(NamedTuple):
@@ -33,6 +37,20 @@ def decode_generation(body: bytes) -> int:
     """It grows by one with every committed transaction in the namespace."""
     number: int = struct.unpack("!I", decode(body, 4)[_NAME])[0]
     return number
+
+
+def begin(generation: int) -> Request:
+    """Of a transaction that is to happen in this generation, or not at all: then the kernel says ERESTART."""
+    return Request(_BATCH_BEGIN, 0, _BATCH + attribute(_BATCH_GENERATION, struct.pack("!I", generation)))
+
+
+def end() -> Request:
+    return Request(_BATCH_END, 0, _BATCH)
+
+
+def after(generation: int) -> int:
+    """The generation that a transaction makes. It is never 0."""
+    return generation + 1 & 0xFFFFFFFF or 1
 
 
 def dump_tables() -> tuple[int, bytes]:

@@ -18,6 +18,7 @@ from weft.linux.netlink.message import (
     decode,
     decode_error,
     encode,
+    encode_one,
 )
 
 NETLINK_ROUTE = 0
@@ -30,10 +31,11 @@ _NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
-_SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 BUFFER = 4 << 20
-"""Receive buffer, bytes. Room for the errors of a whole batch, and for the notifications of some thousand changes."""
+"""Limits of both buffers, bytes. Room for the errors of a whole batch, for the notifications of some thousand changes, and for a
+transaction of some thousand elements, which is one datagram."""
 _CHUNK = 256
 """Requests per datagram: beyond that nothing is gained (measured), and a datagram may not pass the send buffer of 208 KiB."""
 _DUMP_ATTEMPTS = 5
@@ -45,13 +47,17 @@ class NetlinkSocket:
     def __init__(self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 1
+        self.port = 0
+        """By which the kernel knows the socket; it says so when it tells others what the socket has changed."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
             if protocol == NETLINK_ROUTE:
                 self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
             self._socket.bind((0, 0))
+            self.port = self._socket.getsockname()[0]
             for group in groups:
                 self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
             self._socket.setblocking(blocking)
@@ -79,6 +85,20 @@ class NetlinkSocket:
                 if error is not None:
                     errors[start + message.sequence - self._sequence + len(chunk)] = error
         return errors
+
+    def transact(self, begin: Request, body: bytes, count: int, end: Request) -> None:
+        """Carry out a transaction: all of it or nothing. `body`: so many requests, of `encode_transaction`. Raises NetlinkError
+        with the kernel's first objection."""
+        self._socket.send(encode_one(begin, 1) + body + encode_one(end, count + 2))
+        objection: NetlinkError | None = None
+        while True:
+            for message in decode(self.receive()):
+                error = decode_error(message) if message.type == NLMSG_ERROR else None
+                objection = objection or error
+                if message.sequence == count + 1 or (error and message.sequence == 1):
+                    if objection:
+                        raise objection
+                    return
 
     def ask(self, request: Request) -> bytes:
         """The body of the one reply. Raises NetlinkError."""
