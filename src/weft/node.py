@@ -27,6 +27,7 @@ from weft.api.backend import HostInfo, InitRequest, JoinRequest, LocalEndpoint, 
 from weft.api.server import ApiServer
 from weft.cluster.base import Connect
 from weft.cluster.tls_files import TlsFiles
+from weft.control.allocator import routes
 from weft.control.allocator.ports import OwnPorts
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError, cause_of
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
@@ -235,7 +236,7 @@ class WeftNode:
             clock=time.time_ns,
             entropy=secrets.token_bytes,
             description=self._around.description,
-            routes=lambda: tuple(map(str, host.routes())),
+            routes=lambda: routes.worth_telling(host.routes()),
             open_resolver=_open_resolver,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,

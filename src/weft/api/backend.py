@@ -181,7 +181,11 @@ class Swarm(Protocol):
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         """Returns when the allocator has given it subnets and VNIs; a network that can have none is taken back and its
-        error raised. Raises `Conflict` for a name taken or a subnet that overlaps another network's or a host's route."""
+        error raised. Raises `Conflict` for a name taken or a subnet that overlaps another network's."""
+        ...
+
+    def network_warnings(self, network: Network) -> Sequence[str]:
+        """What its user should know of it: sentences that name subnets and hosts, without a full stop."""
         ...
 
     async def remove_network(self, id: NetworkId) -> None:

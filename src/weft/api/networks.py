@@ -145,7 +145,7 @@ async def create(call: Call) -> web.Response:
     if any(view.name == spec.name for view in views(call)):
         raise Conflict(f"network with name {spec.name} already exists")
     network = await swarm.create_network(spec)
-    return answer({"Id": network.id, "Warning": ""}, 201)
+    return answer({"Id": network.id, "Warning": "; ".join(swarm.network_warnings(network))}, 201)
 
 
 def spec_refusal(wire: NetworkWire) -> None:

@@ -298,7 +298,13 @@ class Manager:
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         await self._store.sync()
-        return await networks.create(self._store, NetworkId(self._id()), spec, self._own_routes)
+        network = await networks.create(self._store, NetworkId(self._id()), spec)
+        for warning in self.network_warnings(network):
+            log.warning("network.hides_route network=%s cause=%s", network.id, warning)
+        return network
+
+    def network_warnings(self, network: Network) -> Sequence[str]:
+        return networks.warnings(self._store.state, network, self._own_routes)
 
     async def remove_network(self, id: NetworkId) -> None:
         await self._write(lambda state: networks.removal(state, id))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import NoReturn
 
-from weft.control.allocator.subnets import overlapping, reported
+from weft.control.allocator import routes
+from weft.control.allocator.subnets import overlapping
 from weft.control.validate import validate_network
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable, WeftError
 from weft.manager.transaction import transact
@@ -23,11 +24,11 @@ ALLOCATION_TIMEOUT = 20.0
 """Seconds; the original's time for a request to the cluster."""
 
 
-async def create(store: Store, id: NetworkId, spec: NetworkSpec, routes: Sequence[IPv4Network]) -> Network:
-    """See `api.backend.Swarm.create_network`. `routes`: of this host."""
+async def create(store: Store, id: NetworkId, spec: NetworkSpec) -> Network:
+    """See `api.backend.Swarm.create_network`."""
     subscription = store.subscribe(KINDS_AWAITED)
     try:
-        await transact(store, lambda state: creation(state, id, spec, routes))
+        await transact(store, lambda state: creation(state, id, spec))
         async with asyncio.timeout(ALLOCATION_TIMEOUT):
             return await _allocated(store, id, subscription)
     except TimeoutError:
@@ -62,13 +63,18 @@ async def _take_back(store: Store, id: NetworkId, cause: str) -> NoReturn:
     raise Conflict(cause)
 
 
-def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec, routes: Sequence[IPv4Network]) -> list[Change]:
+def warnings(state: ClusterState, network: Network, own_routes: Sequence[IPv4Network]) -> list[str]:
+    """See `api.backend.Swarm.network_warnings`. `own_routes`: of this host."""
+    return list(routes.hidden(network.segments, routes.known(state, own_routes)))
+
+
+def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec) -> list[Change]:
     _validate(spec)
     if state.named("network", spec.name) is not None:
         raise Conflict(f"network with name {spec.name} already exists")
     if spec.ingress and state.ingress is not None:
         raise Conflict(f"ingress network ({state.ingress.id}) is already present")
-    cause = overlapping(state, [pool.subnet for pool in spec.pools], (*routes, *reported(state)), spec.name)
+    cause = overlapping(state, [pool.subnet for pool in spec.pools], spec.name)
     if cause is not None:
         raise Conflict(cause)
     return [Put(Network(id=id, spec=spec))]

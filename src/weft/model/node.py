@@ -82,7 +82,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     refuses: int = 0
     """`Cluster.revocations` as of which its part of the store refuses connections; of managers."""
     routes: tuple[str, ...] = ()
-    """Subnets that the host said it has routes to, when it last connected."""
+    """Subnets that the host said it has routes to, when it last connected: its word, see `control/allocator/routes.py`."""
     attachments: tuple[Attachment, ...] = ()
     """One load-balancer address on ingress and on each network that a task here is on."""
     meta: Meta = Meta()

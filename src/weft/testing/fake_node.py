@@ -202,13 +202,16 @@ class FakeSwarm:
 
     def _create_network(self, spec: NetworkSpec) -> Network:
         id = NetworkId(self._node.new_id())
-        [wanted] = networks.creation(self.state, id, spec, ())
+        [wanted] = networks.creation(self.state, id, spec)
         assert isinstance(wanted, Put)
         subnets = [pool.subnet for pool in spec.pools] or [IPv4Network(f"10.0.{next(self._subnets)}.0/24")]
         segments = tuple(Segment(subnet, subnet.network_address + 1, next(self._vnis)) for subnet in subnets)
         cursor = int(subnets[0].network_address) + 1
         self.apply(Put(msgspec.structs.replace(wanted.object, segments=segments, cursor=cursor)))
         return self.state.networks[id]
+
+    def network_warnings(self, network: Network) -> Sequence[str]:
+        return networks.warnings(self.state, network, ())
 
     async def remove_network(self, id: NetworkId) -> None:
         self.apply(*networks.removal(self.state, id))

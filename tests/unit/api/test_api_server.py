@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 import uvloop
 
@@ -24,6 +25,7 @@ from weft.api.server import ApiServer
 from weft.errors import Conflict
 from weft.model.ids import ServiceId
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
+from weft.model.state import Put
 from weft.testing.fake_node import IMAGE, FakeNode
 
 Get = Callable[..., Coroutine[Any, Any, tuple[int, Any, Any]]]
@@ -438,6 +440,24 @@ def test_a_follower_that_leaves_is_let_go(tmp_path: Path) -> None:
             while len(asyncio.all_tasks()) > before:
                 assert time.monotonic() < deadline, asyncio.all_tasks()
                 await asyncio.sleep(0.01)
+
+    asyncio.run(check())
+
+
+def test_a_network_that_hides_a_route_of_a_host_is_made_with_a_warning(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            swarm = node.swarm()
+            [host] = swarm.state.nodes.values()
+            swarm.apply(Put(msgspec.structs.replace(host, routes=("10.99.0.0/16",))))
+            pools = [{"Subnet": subnet} for subnet in ("10.98.0.0/24", "10.99.1.0/24")]
+            body = {"Name": "n", "Driver": "overlay", "IPAM": {"Config": pools}}
+            status, created, _ = await ask("POST", "/networks/create", json.dumps(body).encode())
+            assert (status, created["Warning"]) == (
+                201,
+                "subnet 10.99.1.0/24 overlaps routes of node1 (10.99.0.0/16): "
+                "containers on this network cannot reach what is there",
+            )
 
     asyncio.run(check())
 

@@ -109,9 +109,8 @@ def test_overlaps_are_refused_and_automatic_subnets_avoid_networks_and_routes() 
     assert str(room.state.networks[automatic].segments[0].subnet) == "10.0.4.0/24"
     asked = [IPv4Network("10.2.0.0/24")]
     assert subnets.overlapping(room.state, asked) is None
-    routes = [IPv4Network("10.2.0.0/16")]
-    assert subnets.overlapping(room.state, asked, routes, "x") == (
-        "cannot create network x: subnet 10.2.0.0/24 overlaps a route of the host (10.2.0.0/16)"
+    assert subnets.overlapping(room.state, [IPv4Network("10.1.2.0/24")], "x") == (
+        "cannot create network x: subnet 10.1.2.0/24 overlaps network wide (10.1.0.0/16)"
     )
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from weft.control.allocator import subnets, vnis
+from weft.control.allocator import routes, subnets, vnis
 from weft.control.allocator.addresses import Book
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, Ports, answers, swarm_ports
 from weft.errors import Conflict, Exhausted, WeftError
@@ -80,10 +80,10 @@ class _Pass:
     """One pass over a state. The objects to be written are collected, so that each is written once."""
 
     def __init__(
-        self, state: ClusterState, cluster: Cluster, now: Nanoseconds, routes: Sequence[IPv4Network],
+        self, state: ClusterState, cluster: Cluster, now: Nanoseconds, own_routes: Sequence[IPv4Network],
         own_ports: OwnPorts,
     ) -> None:  # fmt: skip
-        self.state, self.now, self.routes, self.own_ports = state, now, routes, own_ports
+        self.state, self.now, self.routes, self.own_ports = state, now, own_routes, own_ports
         self.unserved = False
         self.cluster = cluster
         self.networks = dict(state.networks)
@@ -162,9 +162,9 @@ class _Pass:
         return tuple(segments)
 
     def _automatic_pool(self, others: Sequence[Network]) -> Pool:
-        routes = (*self.routes, *subnets.reported(self.state))
-        taken = [subnet for _, subnet in (*subnets.held(others), *subnets.routed(routes))]
-        return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken))
+        taken = [subnet for _, subnet in subnets.held(others)]
+        avoided = list({route.subnet for route in routes.known(self.state, self.routes)})
+        return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken, avoided))
 
     # --- nodes
 

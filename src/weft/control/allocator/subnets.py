@@ -1,7 +1,7 @@
 """Which subnets a network gets: the ones asked for, or the first of the cluster's pool that overlaps nothing.
 
-In use is what any network of the state has or has asked for, and what the hosts route elsewhere: an overlay that shadows a
-route would cut its containers off from that place.
+In use is what any network of the state has or has asked for. The choice also keeps away from what the
+hosts route elsewhere, as long as there is something else (`routes.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,16 +11,18 @@ from weft.errors import Exhausted
 from weft.model.network import Network, Pool
 from weft.model.state import ClusterState
 
+NONE_AVOIDED = 33
+"""Bits: no subnet is so narrow."""
 Named = tuple[str, IPv4Network]
 """Who has a subnet, as an error names it, and the subnet."""
 
 
 def overlapping(
-    state: ClusterState, subnets: Sequence[IPv4Network], host_routes: Iterable[IPv4Network] = (), name: str = ""
+    state: ClusterState, subnets: Sequence[IPv4Network], name: str = ""
 ) -> str | None:
     """Why the subnets cannot be had for a new network, or None: `subnet 10.1.0.0/24 overlaps network Y (10.1.0.0/16)`, with
     `cannot create network <name>: ` before it if a name is given."""
-    cause = first_overlap(subnets, [*held(state.networks.values()), *routed(host_routes)])
+    cause = first_overlap(subnets, [*held(state.networks.values())])
     return f"cannot create network {name}: {cause}" if cause and name else cause
 
 
@@ -41,27 +43,24 @@ def held(networks: Iterable[Network]) -> Iterator[Named]:
             yield from ((f"network {network.name}", pool.subnet) for pool in network.spec.pools)
 
 
-def routed(host_routes: Iterable[IPv4Network]) -> Iterator[Named]:
-    """The default route leads everywhere and claims nothing."""
-    return (("a route of the host", route) for route in host_routes if route.prefixlen)
+def choose(
+    pools: Sequence[IPv4Network], size: int, taken: Iterable[IPv4Network], avoided: Sequence[IPv4Network] = ()
+) -> IPv4Network:  # fmt: skip
+    """The lowest subnet of `size` bits in the pools that overlaps none of `taken`, nor of `avoided` if that
+    can be had; else wide ones of these are given up first. Raises `Exhausted`."""
+    spans = [(int(net.network_address), int(net.broadcast_address)) for net in taken]
+    lengths = sorted({net.prefixlen for net in avoided})
+    for shortest in (*lengths, NONE_AVOIDED):
+        kept = (net for net in avoided if net.prefixlen >= shortest)
+        more = ((int(net.network_address), int(net.broadcast_address)) for net in kept)
+        found = _lowest(pools, size, sorted((*spans, *more)))
+        if found is not None:
+            return found
+    raise Exhausted(f"no subnet of size /{size} is left in {', '.join(map(str, pools))}")
 
 
-def reported(state: ClusterState) -> tuple[IPv4Network, ...]:
-    """What the hosts say they have routes to, each once. What is no IPv4 subnet concerns no overlay."""
-    texts = {route for node in state.nodes.values() for route in node.routes}
-    return tuple(dict.fromkeys(subnet for text in sorted(texts) for subnet in _subnet(text)))
-
-
-def _subnet(text: str) -> tuple[IPv4Network, ...]:
-    try:
-        return (IPv4Network(text, strict=False),)
-    except ValueError:
-        return ()
-
-
-def choose(pools: Sequence[IPv4Network], size: int, taken: Iterable[IPv4Network]) -> IPv4Network:
-    """The lowest subnet of `size` bits in the pools that overlaps none of `taken`. Raises `Exhausted`."""
-    spans = sorted((int(net.network_address), int(net.broadcast_address)) for net in taken)
+def _lowest(pools: Sequence[IPv4Network], size: int, spans: Sequence[tuple[int, int]]) -> IPv4Network | None:
+    """`spans`: first and last address of what is in use, in order."""
     step = 1 << (32 - size)
     for pool in pools:
         start, end = int(pool.network_address), int(pool.broadcast_address)
@@ -70,7 +69,7 @@ def choose(pools: Sequence[IPv4Network], size: int, taken: Iterable[IPv4Network]
                 start = (high // step + 1) * step
         if start + step - 1 <= end:
             return IPv4Network((start, size))
-    raise Exhausted(f"no subnet of size /{size} is left in {', '.join(map(str, pools))}")
+    return None
 
 
 def gateway(pool: Pool) -> IPv4Address:
