@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,12 @@ from weft.runtime.mounts import mount_overlay, unmount
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 PATIENCE = 20.0
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -499,6 +507,72 @@ def wait_for_registry(inside: list[str]) -> None:
     while subprocess.run([*inside, sys.executable, "-c", probe], capture_output=True, check=False).returncode:
         assert time.monotonic() < deadline, "the registry does not answer"
         time.sleep(0.05)
+
+
+def put_into_registry(registry: list[str], name: str, tag: str, manifest: bytes, kind: str, *blobs: bytes) -> None:
+    """What no tool would push."""
+    script = """
+import http.client, hashlib, sys, pickle
+name, tag, manifest, kind, blobs = pickle.load(sys.stdin.buffer)
+def ask(method, path, body=b"", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", 5000)
+    connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+    answer = connection.getresponse()
+    assert answer.status < 300, answer.read()
+    return answer.headers.get("Location", "")
+for blob in blobs:
+    place = ask("POST", f"/v2/{name}/blobs/uploads/").partition("127.0.0.1:5000")[2]
+    digest = hashlib.sha256(blob).hexdigest()
+    ask("PUT", f"{place}&digest=sha256:{digest}", blob, Content_Type="application/octet-stream")
+ask("PUT", f"/v2/{name}/manifests/{tag}", manifest, Content_Type=kind)
+"""
+    data = pickle.dumps((name, tag, manifest, kind, blobs))
+    subprocess.run([*registry, sys.executable, "-c", script], input=data, check=True)
+
+
+def pull(registry: list[str], root: Path, *references: str) -> list[str]:
+    command = [*registry, sys.executable, "-c", _PULL, str(root), *references]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_what_a_registry_says_is_believed_no_more_than_an_archive(registry: list[str], tmp_path: Path) -> None:
+    good, climbing = tar_of(file("good")), tar_of(file(".wh..."))
+    run: Any
+    for tag, layer, run in (
+        ("good", good, {}), ("layer", climbing, {}), ("command", good, {"Cmd": ["a", 5]}), ("labels", good, {"Labels": []}),
+    ):  # fmt: skip
+        config = json.dumps({"os": "linux", "rootfs": {"diff_ids": [digest(layer)]}, "config": run}).encode()
+        manifest = {
+            "schemaVersion": 2, "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config), "size": len(config)},
+            "layers": [{"mediaType": LAYER_TYPE, "digest": digest(layer), "size": len(layer)}],
+        }  # fmt: skip
+        put_into_registry(registry, "demo", tag, json.dumps(manifest).encode(), MANIFEST_TYPE, config, layer)
+    entry = {"mediaType": MANIFEST_TYPE, "digest": digest(json.dumps(manifest).encode()), "size": 1}
+    foreign = {"schemaVersion": 2, "manifests": [{**entry, "platform": {"os": "linux", "architecture": "s390x"}}]}
+    put_into_registry(registry, "demo", "foreign", json.dumps(foreign).encode(), "application/vnd.oci.image.index.v1+json")
+    tags = ("good", "layer", "command", "labels", "foreign")
+    said = pull(registry, tmp_path / "images", *(f"127.0.0.1:5000/demo:{tag}" for tag in tags))
+    errors = [line for line in said if line.startswith(("InvalidArgument", "NotFound", "OperationFailed"))]
+    assert [error.partition(": ")[2].partition(" ")[0] for error in errors] == ["cannot", "cannot", "cannot", "no"]
+    for error, words in zip(
+        errors, ("invalid whiteout name", "Cmd[1]", "Labels", "no matching manifest for linux/"), strict=True
+    ):
+        assert words in error
+    assert [image.tags for image in ImageStore(tmp_path / "images", time.time_ns).all()] == [("127.0.0.1:5000/demo:good",)]
+    assert len(left_over(tmp_path)) == 2
+
+
+def test_a_pull_mends_an_image_whose_layer_is_lost(registry: list[str], tmp_path: Path) -> None:
+    (tmp_path / "d.tar").write_bytes(docker_archive("demo", tar_of(file("a", b"12345"))))
+    name = "127.0.0.1:5000/demo"
+    push = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
+    subprocess.run([*registry, *push, f"docker-archive:{tmp_path}/d.tar", f"docker://{name}:1"], check=True)
+    for _ in range(2):
+        assert "Downloaded newer image" in pull(registry, tmp_path / "images", f"{name}:1")[-1]
+        store = ImageStore(tmp_path / "images", time.time_ns)
+        assert (layer_of(store, f"{name}:1") / "a").read_bytes() == b"12345"
+        shutil.rmtree(layer_of(store, f"{name}:1"))
 
 
 def test_an_image_is_pulled_from_a_registry(registry: list[str], tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class ImageIndex:
         images = _images(entries)
         if len(images) < len(entries):
             self._keep_damaged()
+        elif not self._copy.exists():
+            self._write_if_possible(images)
         return images
 
     def _read_copy(self) -> list[Image]:
@@ -61,9 +63,13 @@ class ImageIndex:
             return []
         images = _images(entries)
         log.error("images.restored path=%s images=%d", self._copy, len(images))
-        with suppress(OperationFailed):  # the copy is still there
-            self.write(images)
+        self._write_if_possible(images)
         return images
+
+    def _write_if_possible(self, images: Iterable[Image]) -> None:
+        """So that there are two files again. A full disk is no reason not to start."""
+        with suppress(OperationFailed):
+            self.write(images)
 
     def _keep_damaged(self) -> None:
         with suppress(OSError):

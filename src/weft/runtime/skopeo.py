@@ -7,6 +7,7 @@ from pathlib import Path
 
 from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.references import qualified
+from weft.runtime.archive import native_architecture
 from weft.runtime.process import run
 from weft.runtime.room import Room
 
@@ -25,7 +26,16 @@ class Registry:
         """Of the manifest, or of the list of manifests, that the registry has by that name. Raises `NotFound`,
         `OperationFailed`."""
         source = _source(name, tag, digest)
-        output = await run([self._skopeo, "--insecure-policy", "inspect", "--raw", *_tls("--tls-verify", name), source])
+        output = await run(
+            [
+                self._skopeo,
+                "--insecure-policy",
+                "inspect",
+                "--raw",
+                *_tls("--tls-verify", name),
+                source,
+            ]
+        )
         if output.code != 0:
             raise translate_error(output.text, name, tag or digest)
         return digest or f"sha256:{hashlib.sha256(output.raw).hexdigest()}"
@@ -62,12 +72,22 @@ def _tls(option: str, name: str) -> list[str]:
 def translate_error(text: str, name: str, version: str) -> WeftError:
     separator = "@" if version.startswith("sha256:") else ":"
     if "manifest unknown" in text:
-        return NotFound(f"manifest for {name}{separator}{version} not found: manifest unknown: manifest unknown")
-    if re.search(r"denied|unauthorized|authentication required|name unknown|repository name not known", text):
+        return NotFound(
+            f"manifest for {name}{separator}{version} not found: manifest unknown: manifest unknown"
+        )
+    if re.search(
+        r"denied|unauthorized|authentication required|name unknown|repository name not known", text
+    ):
         return NotFound(
             f"pull access denied for {name}, repository does not exist or may require 'docker login': "
             "denied: requested access to the resource is denied"
         )
+    if "no image found in" in text:
+        return NotFound(
+            f"no matching manifest for linux/{native_architecture()} in the manifest list entries"
+            f" of {name}{separator}{version}"
+        )
     line = text.rpartition("\n")[2]
     reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')[:_REASON_MAX]
+    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")
