@@ -101,7 +101,9 @@ def test_an_image_is_loaded_found_and_kept(store: ImageStore, tmp_path: Path) ->
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_layer_keeps_modes_owners_links_devices_and_attributes(store: ImageStore, compress: bool) -> None:
     owned, content = file("bin/tool", b"x", 0o4755)
-    owned.uid, owned.gid, owned.pax_headers = 12, 34, {"SCHILY.xattr.user.note": "hello"}
+    owned.uid, owned.gid, owned.pax_headers = 12, 34, {
+        "SCHILY.xattr.user.note": "hello", "SCHILY.xattr.trusted.overlay.redirect": "/x", "SCHILY.xattr.user.overlay.opaque": "y",
+    }  # fmt: skip
     device, _ = file("null", kind=tarfile.CHRTYPE, mode=0o666)
     device.devmajor, device.devminor = 1, 3
     entries = [directory("bin", 0o711), (owned, content), file("hard", kind=tarfile.LNKTYPE, link="bin/tool")]
@@ -111,6 +113,7 @@ def test_a_layer_keeps_modes_owners_links_devices_and_attributes(store: ImageSto
     tool = (layer / "bin/tool").stat()
     assert (stat.S_IMODE(tool.st_mode), tool.st_uid, tool.st_gid, tool.st_nlink) == (0o4755, 12, 34, 2)
     assert os.getxattr(layer / "hard", "user.note") == b"hello"
+    assert os.listxattr(layer / "hard") == ["user.note"], "what overlayfs reads is not for images to say"
     assert (layer / "soft").readlink() == Path("/bin/tool")
     assert (layer / "null").stat().st_rdev == os.makedev(1, 3)
     assert stat.S_ISFIFO((layer / "pipe").stat().st_mode)

@@ -277,6 +277,8 @@ class _About:
 
     def text(self, *keys: bytes) -> bytes:
         """The first of them that is there; empty if none is."""
+        if not self._records:
+            return b""  # as for most entries
         return next((self._records[key] for key in keys if self._records.get(key)), b"")
 
     def number(self, key: bytes, largest: int = _LAST_ID) -> int | None:
