@@ -8,8 +8,8 @@ The first process waits for "go", so at every instant either the record names it
 """
 
 import os
-import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from weft.errors import OperationFailed
@@ -19,6 +19,7 @@ from weft.lab.layout import UPLINK, Host, Layout
 from weft.lab.processes import Process, identify, load, save, send, wait
 from weft.lab.syscalls import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, unshare
 from weft.system.files import make_missing, replace_file
+from weft.system.trees import remove_tree
 
 BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
 _NAMESPACES = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
@@ -71,7 +72,8 @@ def halt(layout: Layout, host: Host) -> None:
 
 def erase(host: Host) -> None:
     for path in (host.run, host.data):
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(path)  # there are images and containers in it
     host.log.unlink(missing_ok=True)
 
 

@@ -22,6 +22,7 @@ from weft.lab.layout import MAX_NODES, Host, Layout
 from weft.lab.processes import Process, load
 from weft.lab.progress import Progress
 from weft.system.files import make_missing
+from weft.system.trees import remove_tree
 
 IMAGE_ARCHIVE = Path("/var/cache/weft/demo-webapp.tar")
 _PROGRAMS = ("ip", "tini", "mount", "hostname", "nft", "conmon", "runc", "skopeo")
@@ -138,7 +139,8 @@ def _down(layout: Layout) -> None:
         underlay.unplug(link)
     cgroups.remove(layout.cgroup)
     for directory in (layout.run, layout.data):
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(directory)
         with suppress(OSError):  # /run/weft and /var/lib/weft go too, unless a daemon of the machine itself uses them
             directory.parent.rmdir()
 
