@@ -35,7 +35,6 @@ from weft.runtime.room import Room
 from weft.runtime.skopeo import Registry
 from weft.runtime.threads import Threads
 from weft.system.files import make_directory
-from weft.system.trees import remove_tree
 
 P = ParamSpec("P")
 
@@ -78,13 +77,14 @@ class ImageStore:
         not for this host's users."""
         try:
             make_directory(self._root, 0o700)
-            remove_tree(self._root / "tmp")
-            if self._owns_layers:
-                self._layers.clear()
         except OSError as error:
             raise OperationFailed(
                 f"cannot make directory {self._root}: {cause_of(error)}"
             ) from error
+        left = list((self._root / "tmp").glob("*"))
+        left += self._layers.left_over() if self._owns_layers else []
+        if left:
+            self._threads.begin(remove_all, left)  # which may take long, and has no hurry
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
         self._users = users

@@ -67,11 +67,9 @@ class LayerStore:
         """What was published is on the disk when this returns. Raises `OSError`."""
         sync_file_system(self.directory)
 
-    def clear(self) -> None:
-        """Removes what a daemon left that ended in the middle."""
-        if self.directory.is_dir():
-            for path in self.directory.glob(".*"):
-                remove_tree(path)
+    def left_over(self) -> list[Path]:
+        """What a daemon left that ended in the middle."""
+        return list(self.directory.glob(".*"))
 
     def temporary(self) -> Path:
         return self.directory / f".{secrets.token_hex(8)}"
@@ -140,5 +138,5 @@ class Staging:
 
 def remove_all(trash: Iterable[Path]) -> None:
     for path in trash:
-        with suppress(OSError):  # what stays is cleared when a daemon starts
+        with suppress(OSError):  # what stays is removed when the next daemon starts
             remove_tree(path)

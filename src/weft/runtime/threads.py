@@ -40,6 +40,10 @@ class Threads:
         await self._end(future)
         return future.result()
 
+    def begin(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Work that nobody waits for, and that must not raise."""
+        self._pool.submit(function, *args, **kwargs)
+
     def _begin(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
