@@ -421,12 +421,14 @@ def test_what_a_daemon_left_in_the_middle_is_cleared_at_the_next_start(store: Im
     assert len(left_over(tmp_path)) == 2
 
 
-def test_an_oci_archive_is_loaded(store: ImageStore, tmp_path: Path) -> None:
-    (tmp_path / "d.tar").write_bytes(docker_archive("demo:oci", tar_of(file("a", b"12345"))))
-    target = f"oci-archive:{tmp_path}/o.tar:demo:oci"
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_archives_of_other_tools_are_loaded(store: ImageStore, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "d.tar").write_bytes(docker_archive("demo:oci", tar_of(file("a", b"12345")), tar_of(file("b"))))
+    target = f"{kind}:{tmp_path}/o.tar:demo:oci"
     subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"docker-archive:{tmp_path}/d.tar", target], check=True)
     assert load(store, (tmp_path / "o.tar").read_bytes()) == ["demo:oci"]
     assert (layer_of(store, "demo:oci") / "a").read_bytes() == b"12345"
+    assert (layer_of(store, "demo:oci", 1) / "b").exists()
 
 
 def test_tags_move_and_the_last_one_takes_the_image_with_it(store: ImageStore) -> None:
