@@ -11,6 +11,7 @@
     ├─ Unavailable         not part of a swarm, no manager in reach, no majority              503
     ├─ Exhausted           no address, VNI or port left                                       500
     └─ OperationFailed     the kernel, the runtime or the disk refused                        500
+        └─ Damaged         a file of this host is not what it was left as: somebody must look 500
 
 Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where the original's text is fixed.
 """
@@ -66,6 +67,11 @@ class Exhausted(WeftError):
 
 class OperationFailed(WeftError):
     """An operation on the outside world failed. Foreign exceptions are translated into this at the adapter."""
+
+
+class Damaged(OperationFailed):
+    """What this host keeps on its disk is missing, cannot be read, or is somebody else's. It was left as
+    it is, and to try again is of no use. The message names the file and says what to do."""
 
 
 def cause_of(error: BaseException) -> str:

@@ -25,13 +25,13 @@ from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.agent.events import EventLog
 from weft.api.backend import InitRequest, JoinRequest, Membership
-from weft.cluster.base import AdmissionRequest, Connect, SessionClosed
+from weft.cluster.base import AdmissionRequest, AgentSession, Connect, SessionClosed
 from weft.cluster.client import Connector, MemberClient, join
 from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.cluster.logs import LogConnector
 from weft.cluster.messages import CertificateRequest
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
-from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
+from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.certificates import Certificates
@@ -43,6 +43,7 @@ from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
+from weft.recovery import erase, mended, undo
 from weft.seat import Place, Seat
 from weft.store.base import Store
 from weft.store.etcd.elsewhere import Elsewhere
@@ -87,7 +88,12 @@ class Surroundings:
 
 
 class SwarmMember:
-    def __init__(self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials) -> None:
+    def __init__(
+        self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials,
+        trouble: str = "",
+    ) -> None:  # fmt: skip
+        """`trouble`: why the credentials are of no use. The agent goes on with what it has then, and the node
+        is as it was last."""
         self._around = around
         self._identity = identity
         self._wallet = Wallet(credentials, identity.save_credentials)
@@ -99,14 +105,16 @@ class SwarmMember:
         self._root = credentials.root
         self._role_changed = asyncio.Event()
         self._seated = asyncio.Event()
-        self._obstacle = ""
+        self._trouble = self._damage = self._obstacle = trouble
+        """Why there is no seat; the second if to try again is of no use."""
         self._is_kept = True
         """`member` is on the disk as it is here."""
         self._running: list[asyncio.Task[None]] = []
-        self.member = msgspec.structs.replace(member, role=holder(credentials.certificate).role)
-        connect = Connector(self._wallet, self._manager_addresses)
+        role = holder(credentials.certificate).role if not trouble else member.role
+        self.member = msgspec.structs.replace(member, role=role)
+        connect = Connector(self._wallet, self._manager_addresses) if not trouble else self._cannot_connect
         adapters = replace(
-            around.adapters(connect, self._remember_managers), wallet=self._wallet,
+            around.adapters(connect, self._remember_managers), wallet=self._wallet if not trouble else None,
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
             epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet),
         )  # fmt: skip
@@ -146,14 +154,14 @@ class SwarmMember:
             identity.save(member, credentials)
         except BaseException:
             await store.close()
-            await _undo(around, identity, created)
+            await undo(identity, around.elsewhere if created else None)
             raise
         swarm = cls(around, identity, member, credentials)
         try:
             swarm._sit(await seats.found(swarm._place, store))
         except BaseException:
             await swarm.close()
-            await _undo(around, identity, created)
+            await undo(identity, around.elsewhere if created else None)
             raise
         swarm._begin()
         return swarm
@@ -189,14 +197,22 @@ class SwarmMember:
         found = identity.load()
         if found is None:
             return None
-        swarm = cls(around, identity, *found)
+        member, credentials = found
+        trouble = identity.trouble(member, credentials)
+        if trouble:
+            credentials, trouble = await mended(identity, member, credentials, trouble)
+        swarm = cls(around, identity, member, credentials, trouble)
         if swarm.member.store == "none" and swarm.is_manager and (around.data / seats.DATABASE).exists():
             swarm._save(store="alone")  # written before there was a choice
         swarm._check_store()
-        if swarm.is_manager and swarm.member.store == "alone":
-            swarm._sit(await seats.alone(swarm._place))
+        if swarm.is_manager and swarm.member.store == "alone" and not trouble:
+            try:
+                swarm._sit(await seats.alone(swarm._place))
+            except Damaged as error:
+                swarm._give_up(error)
         swarm._begin()
-        await swarm.seated(RESUME_PATIENCE)
+        if not swarm._damage:
+            await swarm.seated(RESUME_PATIENCE)
         return swarm
 
     # --- life
@@ -213,7 +229,7 @@ class SwarmMember:
     @property
     def membership(self) -> Membership:
         return Membership(
-            state="active", node=self.member.node, address=str(self.member.advertise_address),
+            state="error" if self._damage else "active", node=self.member.node, address=str(self.member.advertise_address),
             is_manager=self.is_manager, managers=self.member.managers, error=self._obstacle,
         )  # fmt: skip
 
@@ -264,7 +280,7 @@ class SwarmMember:
             is_last = self._seat is not None and await self._seat.resign(self._place.settings.peer_url)
             await self.close()
             if is_last and self._around.elsewhere is not None:
-                await _erase(self._around.elsewhere)
+                await erase(self._around.elsewhere)
             if self._place.has_part:
                 await seats.give_up(self._place)
             self._identity.erase()
@@ -304,17 +320,32 @@ class SwarmMember:
         """Takes, keeps and gives up the seat as the certificate says. What fails is tried again."""
         while True:
             self._role_changed.clear()
+            if self._damage and self.is_manager:
+                await self._role_changed.wait()
+                continue
             try:
                 await self._follow_role()
+            except Damaged as error:
+                self._give_up(error)
+                continue
             except WeftError as error:
+                if self._obstacle != str(error):
+                    log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
                 self._obstacle = str(error)
-                log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
                 if isinstance(error, MemberRemoved):
                     await self._give_up_seat()
                 await asyncio.sleep(SEAT_RETRY)
                 continue
-            self._obstacle = ""
+            self._obstacle = self._damage = self._trouble
             await self._until_something_changes()
+
+    def _give_up(self, damage: Damaged) -> None:
+        """What the agent runs goes on. To try again would be of no use; to be no manager any more is."""
+        log.error("seat.damaged node=%s cause=%s", self.member.node, damage)
+        self._obstacle = self._damage = str(damage)
+
+    async def _cannot_connect(self) -> AgentSession:
+        raise Unavailable(self._damage)
 
     async def _follow_role(self) -> None:
         if not self.is_manager:
@@ -332,6 +363,7 @@ class SwarmMember:
         await self._stand()
         if self.member.store != "none":
             self._save(store="none")
+        self._place.kept.erase()
         if self._place.has_part:
             await seats.give_up(self._place)
 
@@ -456,17 +488,3 @@ async def _new_store(around: Surroundings) -> Store:
     if around.elsewhere is not None:
         return await around.elsewhere.begin(time.time_ns)
     return SqliteStore.open(around.data / seats.DATABASE, time.time_ns)
-
-
-async def _undo(around: Surroundings, identity: IdentityStore, created: bool) -> None:
-    """`created`: the store has a swarm, and this node made it."""
-    identity.erase()
-    if created and around.elsewhere is not None:
-        await _erase(around.elsewhere)
-
-
-async def _erase(elsewhere: Elsewhere) -> None:
-    try:
-        await elsewhere.erase()
-    except WeftError as cause:
-        log.warning("store.not_erased store=%s cause=%s", elsewhere, cause)

@@ -29,7 +29,16 @@ from weft.cluster.base import Connect
 from weft.cluster.tls_files import TlsFiles
 from weft.control.allocator import routes
 from weft.control.allocator.ports import OwnPorts
-from weft.errors import FailedPrecondition, InvalidArgument, NotFound, OperationFailed, Unavailable, WeftError, cause_of
+from weft.errors import (
+    Damaged,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OperationFailed,
+    Unavailable,
+    WeftError,
+    cause_of,
+)
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
 from weft.linux.esp import datapath
@@ -43,6 +52,7 @@ from weft.model.ids import ContainerId, NodeId
 from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
 from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
+from weft.recovery import forget
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.store.etcd.base import NO_MAJORITY
@@ -116,6 +126,8 @@ class WeftNode:
         )  # fmt: skip
         self._events = EventLog(time.time_ns)
         self._member: SwarmMember | None = None
+        self._damage = ""
+        """Why nobody knows of which swarm this node is a member."""
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._around = Surroundings(
@@ -126,7 +138,11 @@ class WeftNode:
 
     async def open(self) -> None:
         await self.containers.load()
-        self._member = await SwarmMember.resume(self._around)
+        try:
+            self._member = await SwarmMember.resume(self._around)
+        except Damaged as error:
+            self._damage = str(error)
+            log.error("swarm.damaged cause=%s", error)
 
     async def close(self) -> None:
         """Containers, networks and traffic go on."""
@@ -149,11 +165,13 @@ class WeftNode:
 
     @property
     def membership(self) -> Membership:
-        return self._member.membership if self._member else Membership()
+        if self._member is not None:
+            return self._member.membership
+        return Membership(state="error", error=self._damage) if self._damage else Membership()
 
     def swarm(self) -> Swarm:
         if self._member is None:
-            raise Unavailable(NO_SWARM)
+            raise Unavailable(self._damage or NO_SWARM)
         if self._member.manager is None:
             raise Unavailable((self._member.membership.error or NO_MAJORITY) if self._member.is_manager else WORKER)
         return self._member.manager
@@ -164,17 +182,21 @@ class WeftNode:
                 await self._member.outlive_others()
                 log.info("swarm.forced node=%s", self._member.member.node)
                 return self._member.member.node
-            if self._member is not None:
-                raise Unavailable(ALREADY)
+            self._check_free()
             advertise, data_path = _addresses(request)
             self._member = await SwarmMember.found(self._around, request, advertise, data_path)
             log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
             return self._member.member.node
 
+    def _check_free(self) -> None:
+        if self._damage:
+            raise Unavailable(self._damage)
+        if self._member is not None:
+            raise Unavailable(ALREADY)
+
     async def join(self, request: JoinRequest) -> None:
         async with self._changing:
-            if self._member is not None:
-                raise Unavailable(ALREADY)
+            self._check_free()
             advertise, data_path = _addresses(request)
             self._member = member = await SwarmMember.enter(self._around, request, advertise, data_path)
             if not await member.seated(JOIN_PATIENCE):
@@ -184,6 +206,13 @@ class WeftNode:
     async def leave(self, force: bool) -> None:
         async with self._changing:
             member = self._member
+            if member is None and self._damage:
+                if not force:
+                    raise FailedPrecondition(self._damage)
+                await forget(self._around.data, self._around.run)
+                log.info("swarm.left cause=its membership could not be read")
+                self._damage = ""
+                return
             if member is None:
                 raise Unavailable("This node is not part of a swarm")
             if member.is_manager and not force:

@@ -26,11 +26,11 @@ import msgspec
 
 from weft.cluster.base import MemberRequest
 from weft.cluster.client import MemberClient
-from weft.cluster.identity import Member, Wallet
+from weft.cluster.identity import Credentials, Member, Wallet
 from weft.cluster.logs import ManagerRelay
 from weft.cluster.server import SessionServer
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
-from weft.errors import FailedPrecondition, OperationFailed, Unavailable, WeftError
+from weft.errors import Damaged, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import connections, ping
 from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
@@ -38,17 +38,18 @@ from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import PEER_PORT
-from weft.model.ids import NodeId
+from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, Kind
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv
-from weft.store.etcd.disk import Snapshot
+from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
-from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.etcd.process import EtcdMember, MemberEnded, MemberSettings
 from weft.store.etcd.space import keep_free
+from weft.store.kept import Keeper, KeptState
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 from weft.system.supervision import contained
@@ -58,6 +59,15 @@ log = logging.getLogger(__name__)
 DATABASE = "store.db"
 ELSEWHERE = (
     "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
+)
+LOST = "cannot open the swarm's state {where}: {why}. Nothing was changed there. {advice}"
+RESTORE = (
+    "This node is the swarm's only manager: stop the daemon and restore a backup of {data}, or give the swarm up: "
+    "docker swarm leave --force"
+)
+REJOIN = (
+    "Where there are other managers, demote this node at one of them and promote it again; else stop the daemon and restore a backup, "
+    "or give the swarm up: docker swarm leave --force"
 )
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 RESTART_PAUSE = 5.0
@@ -91,6 +101,11 @@ class Place:
     @property
     def database(self) -> Path:
         return self.data / DATABASE
+
+    @property
+    def kept(self) -> KeptState:
+        """What this manager knew last of a store that is not its own."""
+        return KeptState(self.data / "last-state")
 
     @property
     def settings(self) -> MemberSettings:
@@ -196,13 +211,33 @@ class Seat:
 async def alone(place: Place, store: Store | None = None) -> Seat:
     """`store`: the embedded one, if it is open already; as in `found`."""
     if store is None:
-        store = SqliteStore.open(place.database, time.time_ns)
+        store = _embedded(place.data, place.member().cluster)
     obstacle = "" if shutil.which("etcd") else NO_ETCD
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
         await _renew(place, store)
         return await _take(place, store, SoleLeader(place.member().node), None, obstacle, opened)
     raise AssertionError("unreachable")
+
+
+def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
+    try:
+        return SqliteStore.open(data / DATABASE, time.time_ns, cluster=cluster)
+    except Damaged as cause:
+        advice = RESTORE.format(data=data)
+        raise Damaged(LOST.format(where=data / DATABASE, why=cause, advice=advice)) from cause
+
+
+async def reissued(data: Path, member: Member) -> Credentials:
+    """New credentials of the swarm's only manager, which has lost its own. Raises `Damaged` if the swarm's
+    state is lost as well."""
+    store = _embedded(data, member.cluster)
+    try:
+        return await certificates.reissued(
+            store, member.node, member.advertise_address, time.time_ns(), secrets.token_bytes
+        )  # fmt: skip
+    finally:
+        await store.close()
 
 
 async def _renew(place: Place, store: Store) -> None:
@@ -228,15 +263,15 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
     this one is made the whole, with all that it knows, and the other managers are managers no more."""
     async with AsyncExitStack() as opened:
         etcd = place.etcd()
+        if not etcd.has_data:
+            raise Damaged(LOST.format(where=etcd.settings.data, why="it is missing", advice=REJOIN))
         opened.push_async_callback(etcd.close)
         await (etcd.start_alone() if alone_from_now_on else etcd.start())
-        own = await _unanswered(etcd)
         kv = etcd.client()
         opened.push_async_callback(kv.close)
-        if own is not None:
-            opened.push_async_callback(ended, asyncio.create_task(kv.first_answer(), name="etcd"))
-        store = await EtcdStore.open(kv, time.time_ns, own=own)
+        store = await _shared(place, etcd, kv, opened)
         opened.push_async_callback(store.close)
+        opened.push_async_callback(Keeper(place.kept, store).close)
         leadership = EtcdLeadership(kv, place.member().node)
         opened.push_async_callback(leadership.close)
         door = Door(place, etcd)
@@ -250,21 +285,26 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
     return seat
 
 
-async def _unanswered(etcd: EtcdMember) -> Snapshot | None:
-    """What this host's part of the store has on its disk, if it does not answer: once it was started it needs a majority for that. It
-    may have one a moment later, which does no harm."""
+async def _shared(place: Place, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack) -> EtcdStore:
+    """What this host's part of the store has. Once it was started it needs a majority to say so: until
+    then what was kept is shown. It may have one a moment later, which does no harm."""
+    cluster, data = place.member().cluster, etcd.settings.data
     try:
-        await etcd.ready(ANSWER_PATIENCE)
-    except Unavailable:
-        log.warning("seat.no_majority cause=etcd does not answer yet; what it has on its disk is there to be read")
-    else:
-        return None
-    try:
-        return await Snapshot.read(etcd.settings.data)
-    except WeftError as error:
-        log.warning("seat.waits cause=%s", error)
-    await etcd.ready()
-    return None
+        try:
+            await etcd.ready(ANSWER_PATIENCE)
+        except Unavailable:
+            kept = place.kept.read(cluster)
+            log.warning("seat.no_majority cause=etcd does not answer yet kept=%s", kept and kept.revision)
+            if kept is not None:
+                opened.push_async_callback(ended, asyncio.create_task(kv.first_answer(), name="etcd"))
+                return EtcdStore.show(kv, time.time_ns, kept, cluster)
+            await etcd.ready()
+        return await EtcdStore.open(kv, time.time_ns, cluster=cluster)
+    except (NotFound, Damaged) as cause:
+        why = "it is empty" if isinstance(cause, NotFound) else cause
+        raise Damaged(LOST.format(where=data, why=why, advice=REJOIN)) from cause
+    except MemberEnded as cause:
+        raise OperationFailed(f"{cause}; its data is {data}. If that is damaged: {REJOIN}") from cause
 
 
 async def join(place: Place, managers: MemberClient) -> None:
@@ -289,9 +329,10 @@ async def elsewhere(place: Place, where: Elsewhere, store: Store | None = None) 
     """`store`: that one, if it is open already; as in `found`."""
     own = place.member()
     if store is None:
-        store = await where.open(time.time_ns, own.cluster)
+        store = await where.open(time.time_ns, own.cluster, place.kept.read(own.cluster))
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
+        opened.push_async_callback(Keeper(place.kept, store).close)
         kv = where.client()
         opened.push_async_callback(kv.close)
         leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)

@@ -19,16 +19,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable, WeftError
-from weft.model.ids import NetworkId, NodeId
+from weft.model.cluster import Cluster as ClusterObject
+from weft.model.cluster import JoinTokens, RootCa
+from weft.model.ids import ClusterId, NetworkId, NodeId
 from weft.model.network import Network, NetworkSpec
 from weft.model.state import KINDS, Put, Remove
 from weft.pki import authority
 from weft.store.etcd.base import NO_MAJORITY, Write
-from weft.store.etcd.disk import Snapshot
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import QUOTA, EtcdMember, MemberRemoved
 from weft.store.etcd.space import keep_free
+from weft.store.kept import Keeper, KeptState
 from weft.testing.etcd_cluster import PORT, EtcdCluster, certify, eventually
 from weft.testing.slot_writers import SlotWriters
 
@@ -165,32 +167,33 @@ def test_without_a_majority_reads_work_and_writes_are_refused(tmp_path: Path) ->
     run(tmp_path, main)
 
 
-def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: Path) -> None:
+def test_one_that_is_started_without_a_majority_shows_what_was_kept(tmp_path: Path) -> None:
     async def main(cluster: Cluster) -> None:
-        store, client = await cluster.store("m1"), cluster.members["m1"].client()
-        cluster.stack.push_async_callback(client.close)
-        for number in range(0, 1200, 100):  # pages enough for a tree of three levels, some of them longer than a page
-            large = [NetworkSpec(name=f"n{each}", labels={"x": "y" * (9 * each)}) for each in range(number, number + 100)]
-            await store.commit([Put(Network(id=NetworkId(f"id-{spec.name}"), spec=spec)) for spec in large])
+        store = await cluster.store("m1")
+        swarm = ClusterId("swarm")
+        await store.commit(
+            [Put(ClusterObject(id=swarm, root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager="")))]
+        )
+        file = KeptState(tmp_path / "last-state")
+        keeper = Keeper(file, store)
+        for number in range(0, 300, 100):
+            names = [f"n{each}" for each in range(number, number + 100)]
+            await store.commit([Put(network(name)) for name in names])
         version = store.state.networks[NetworkId("id-n7")].meta.version
         await store.commit([Remove("network", "id-n7", version), Put(network("last"))])
-        await client.txn([], [Write("/weft/leased", b"x", await client.grant(3600))])
-        everything = await client.range("\0", "\0", serializable=True)
         before = {kind: dict(table) for kind, table in store.state.tables.items()}
+        await keeper.close()
         for member in cluster.members.values():
             await member.stop()
         m1 = cluster.members["m1"]
         await m1.start()
         with pytest.raises(Unavailable):
             await m1.ready(2)
-        snapshot = await Snapshot.read(m1.settings.data)
-        assert await snapshot.range("\0", "\U0010ffff", serializable=True) == everything
-        page = await snapshot.range("/weft/object/", "/weft/object0", limit=7, serializable=True)
-        assert page.more
-        assert len(page.pairs) == 7
+        kept = file.read(swarm)
+        assert kept is not None
         client = m1.client()
         hearing = asyncio.create_task(client.first_answer())
-        late = await EtcdStore.open(client, time.time_ns, own=snapshot)
+        late = EtcdStore.show(client, time.time_ns, kept, swarm)
         cluster.stack.push_async_callback(late.close)
         assert late.state.tables == before
         assert list(late.state.networks) == list(before["network"])
@@ -208,31 +211,6 @@ def test_one_that_is_started_without_a_majority_is_read_from_its_disk(tmp_path: 
         await until(lambda: store.state.tables == late.state.tables)
 
     run(tmp_path, main)
-
-
-def test_a_disk_that_is_damaged_is_said_to_be(tmp_path: Path) -> None:
-    async def main(cluster: Cluster) -> None:
-        store = await cluster.store("m1")
-        for number in range(30):
-            await put(store, f"n{number}")
-        m1 = cluster.members["m1"]
-        await m1.stop()
-        file = m1.settings.data / "member" / "snap" / "db"
-        whole, randomness = file.read_bytes(), random.Random(1)
-        for _ in range(300):
-            damaged = bytearray(whole)
-            for _ in range(randomness.choice((1, 40))):
-                damaged[randomness.randrange(len(whole))] = randomness.randrange(256)
-            file.write_bytes(damaged[: randomness.choice((len(whole), randomness.randrange(len(whole))))])
-            with suppress(OperationFailed):
-                await Snapshot.read(m1.settings.data)
-        for nonsense in (b"", b"x" * 100_000):
-            file.write_bytes(nonsense)
-            with pytest.raises(OperationFailed, match="cannot read"):
-                await Snapshot.read(m1.settings.data)
-        file.write_bytes(whole)
-
-    run(tmp_path, main, members=1)
 
 
 def test_a_store_whose_quota_is_reached_is_made_room_in_and_takes_writes_again(

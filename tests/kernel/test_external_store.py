@@ -248,7 +248,7 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
         await (await etcd.at("/foreign/").begin(time.time_ns)).close()
         foreign = host(11, etcd.at("/foreign/"))
         foreign.member = await SwarmMember.resume(foreign.around)
-        assert "it is of no swarm" in foreign.up.membership.error
+        assert "it has the state of no swarm" in foreign.up.membership.error
 
     play(tmp_path, scene)
 
@@ -272,6 +272,34 @@ def test_an_etcd_that_takes_too_little_at_once_is_refused(tmp_path: Path, flags:
             with pytest.raises(OperationFailed, match=f"start etcd with {FLAGS}"):
                 await Host(tmp_path, 11, etcd.at()).init()
             assert await etcd.keys() == []
+
+    asyncio.run(main())
+
+
+def test_a_manager_that_begins_while_it_is_out_of_reach_shows_what_it_knew(tmp_path: Path) -> None:
+    async def main() -> None:
+        etcd = Etcd(tmp_path)
+        first = Host(tmp_path, 11, etcd.at())
+        async with etcd.running():
+            await first.init()
+            await first.manager.create_network(NetworkSpec(name="known"))
+            known = dict(first.manager.state.networks)
+            await first.stop()
+        try:
+            await first.resume()
+            await until(lambda: first.manager.state.networks == known)
+            assert not first.manager.is_serving
+            with pytest.raises(Unavailable, match="cannot reach the store"):
+                await first.manager.create_network(NetworkSpec(name="refused"))
+            async with etcd.running():
+                await until(first.leads)
+                await until(lambda: first.manager.create_network(NetworkSpec(name="more")))
+                names = {network.spec.name for network in first.manager.state.networks.values()}
+                assert names == {network.spec.name for network in known.values()} | {"more"}
+                await first.leave()
+                assert not list(first.around.data.parent.glob("swarm/*"))
+        finally:
+            await first.stop()
 
     asyncio.run(main())
 

@@ -19,16 +19,24 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from weft.errors import OperationFailed, cause_of
+from weft.errors import Damaged, OperationFailed, WeftError, cause_of
 from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Role
+from weft.pki.certificate import fingerprint, has_key, holder
 from weft.system.files import replace_file, sync_directory
 
 CERTIFICATE, KEY, ROOT = "node.crt", "node.key", "root.crt"
 CURRENT = "credentials"
+AGENT = "agent"
+"""Where the node's agent keeps what it knows: only a member has it."""
+LOST = (
+    "cannot read the membership of this node, {path}: {cause}. Nothing was changed in {directory}. Stop the daemon and restore the "
+    "file, or give this membership up: docker swarm leave --force"
+)
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -67,17 +75,41 @@ class IdentityStore:
         self.directory = directory
 
     def load(self) -> tuple[Member, Credentials] | None:
-        """None if this node is not part of a swarm. Raises `OperationFailed` if what is there cannot be read."""
-        if not (self.directory / "member.json").exists():
-            return None
+        """None if this node is not part of a swarm. Raises `Damaged` if it was and cannot tell of which.
+        The credentials may be of no use: `trouble`."""
+        path = self.directory / "member.json"
         try:
-            text = (self.directory / "member.json").read_text()
-            member = msgspec.json.decode(text, type=Member, dec_hook=codec.decode_hook)
-            # Before there was a directory for them, they were files here.
-            place = self.directory / CURRENT if (self.directory / CURRENT).exists() else self.directory
-            return member, Credentials(*((place / name).read_text() for name in (CERTIFICATE, KEY, ROOT)))
-        except (OSError, msgspec.DecodeError) as error:
-            raise OperationFailed(f"cannot read swarm membership in {self.directory}: {error}") from error
+            content = path.read_bytes()
+        except FileNotFoundError:
+            if not (self.directory / AGENT).exists():
+                return None
+            raise Damaged(LOST.format(path=path, cause="it is missing", directory=self.directory)) from None
+        except OSError as error:
+            raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
+        try:
+            member = msgspec.json.decode(content, type=Member, dec_hook=codec.decode_hook)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Damaged(LOST.format(path=path, cause=error, directory=self.directory)) from error
+        # Before there was a directory for them, they were files here.
+        place = self.directory / CURRENT if (self.directory / CURRENT).exists() else self.directory
+        return member, Credentials(*(_text(place / name) for name in (CERTIFICATE, KEY, ROOT)))
+
+    def trouble(self, member: Member, credentials: Credentials) -> str:
+        """Which of the files is of no use and why; empty if all can be used. Whether managers accept what is
+        in them, only they can say."""
+        try:
+            name = CERTIFICATE
+            who = holder(credentials.certificate)
+            if (who.node, who.cluster) != (member.node, member.cluster):
+                return f"{self.directory / name}: it is of node {who.node} of swarm {who.cluster}"
+            name = ROOT
+            fingerprint(credentials.root)
+            name = KEY
+            if not has_key(credentials.certificate, credentials.key):
+                return f"{self.directory / name}: it does not belong to the certificate"
+        except (WeftError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            return f"{self.directory / name}: {error}"
+        return ""
 
     def save(self, member: Member, credentials: Credentials) -> None:
         self.save_credentials(credentials)
@@ -118,6 +150,14 @@ class IdentityStore:
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(target)
             os.replace(temporary, path)
+
+
+def _text(path: Path) -> str:
+    """Empty if there is none: it is found to be of no use then."""
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 class Wallet:

@@ -114,6 +114,16 @@ async def self_issued(
     return accepted(held, issued.chain, private_pem(key), roots, now)
 
 
+async def reissued(
+    store: Store, node: NodeId, address: IPv4Address, now: Nanoseconds, entropy: Callable[[int], bytes]
+) -> Credentials:  # fmt: skip
+    """Credentials of the swarm's only manager, whoever it was before."""
+    key = make_key(entropy)
+    certificates = Certificates(PkiAuthority(), lambda: now, entropy)
+    issued = await certificates.answer(store, node, CertificateRequest(request(key), str(address)))
+    return Credentials(issued.chain, private_pem(key), cluster_of(store.state).root_ca.certificate)
+
+
 def shown(peer: Identity, trusted: str) -> CertificateInfo:
     """What is kept of a session's certificate on the node."""
     return CertificateInfo(peer.issuer, trusted, peer.serial)

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from weft.errors import OperationFailed
+from weft.errors import Damaged, OperationFailed, cause_of
 from weft.model.codec import decode, encode
+from weft.model.ids import ClusterId
 from weft.model.state import TYPES, ClusterState, Object, Remove, kind_of
 from weft.store.engine import Clock, Engine
 from weft.store.schema import CURRENT, Schema
@@ -39,6 +40,7 @@ _PUT = """
 INSERT INTO object (kind, id, version, value) VALUES (?, ?, ?, ?)
 ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, value = excluded.value
 """
+_MAGIC = b"SQLite format 3\0"
 _REMOVE = "DELETE FROM object WHERE kind = ? AND id = ?"
 
 
@@ -48,9 +50,17 @@ class SqliteStore(Engine):
         self._database = database
 
     @classmethod
-    def open(cls, path: str | Path, clock: Clock, schema: Schema = CURRENT) -> "SqliteStore":
-        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if it cannot be read, is damaged,
-        is open in another process, or was written by a newer version of this program."""
+    def open(
+        cls, path: str | Path, clock: Clock, schema: Schema = CURRENT, cluster: ClusterId | None = None
+    ) -> "SqliteStore":  # fmt: skip
+        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if it
+        cannot be read, is damaged, is open in another process, or was written by a newer version of
+        this program.
+
+        `cluster`: the swarm whose state must be in it. If it is not nothing is made, upgraded or
+        otherwise touched. Raises `Damaged` then, without advice: the caller knows what may be done."""
+        if cluster is not None:
+            _examine(Path(path), schema, cluster)
         try:
             database = _connect(path, schema)
         except (OSError, sqlite3.Error) as error:
@@ -59,6 +69,8 @@ class SqliteStore(Engine):
             return cls(clock, _load(database, schema), database)
         except (sqlite3.Error, msgspec.MsgspecError, OperationFailed) as error:
             database.close()
+            if cluster is not None:
+                raise Damaged(str(error)) from error
             raise OperationFailed(f"cannot open store {path}: {error}") from error
 
     async def close(self) -> None:
@@ -74,6 +86,50 @@ class SqliteStore(Engine):
                 self._database.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
         except sqlite3.Error as error:
             raise OperationFailed(f"cannot commit: {error}") from error
+
+
+def _examine(path: Path, schema: Schema, cluster: ClusterId) -> None:
+    """By a connection that can only read: another one, when it is closed, may write into the file what a
+    log beside it says, be that its own or not. SQLite takes a file that is empty, or begins with zeros, for
+    a new database."""
+    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-shm", "-wal")]
+    made = [each for each in beside if not each.exists()]  # by SQLite, with nothing in them
+    try:
+        with open(path, "rb") as file:
+            if (begin := file.read(len(_MAGIC))) != _MAGIC:
+                raise Damaged("it is empty" if not begin else "it is no database")
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0, uri=True)) as database:
+            _check(database, schema, cluster)
+    except FileNotFoundError:
+        raise Damaged("it is missing") from None
+    except OSError as error:
+        raise OperationFailed(f"cannot open store {path}: {cause_of(error)}") from error
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise Damaged(str(error)) from error
+        raise OperationFailed(f"cannot open store {path}: {error}") from error
+    finally:
+        for each in made:
+            each.unlink(missing_ok=True)
+
+
+def _check(database: sqlite3.Connection, schema: Schema, cluster: ClusterId) -> None:
+    """Raises `Damaged`, `sqlite3.DatabaseError`."""
+    if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise Damaged(found.removeprefix("*** in database main ***\n"))
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if not names >= {"meta", "object"}:
+        raise Damaged("it has the state of no swarm")
+    versions = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    if versions is None:
+        raise Damaged("it does not say its schema")
+    try:
+        schema.check(versions[0])
+    except OperationFailed as error:
+        raise Damaged(str(error)) from error
+    ids = [id for (id,) in database.execute("SELECT id FROM object WHERE kind = 'cluster'")]
+    if ids != [cluster]:
+        raise Damaged(f"it has the state of {f'swarm {ids[0]}' if ids else 'no swarm'}")
 
 
 @contextlib.contextmanager

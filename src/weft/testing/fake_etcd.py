@@ -5,7 +5,7 @@ takes that member's latency, half of it before the transaction and half of it af
 `FakeEtcd.client(name)` is a `store.etcd.base.Kv`.
 
     stop, start    a member is down: its clients reach nobody. With its leader gone there is none until the election. One that was
-                   started answers nothing until there is a majority; until then there is what is on its `disk`
+                   started answers nothing until there is a majority; until then there is what its manager `kept`
     cut, heal      it is up, but not in touch with the others: it answers what needs no majority
     slow           its calls take that long
     lose_answers   transactions are carried out, at once or later, but the client is told `Unavailable`
@@ -36,9 +36,11 @@ from weft.store.etcd.base import (
     Range,
     Read,
     Write,
+    after,
 )
 from weft.store.etcd.client import CALL
-from weft.store.etcd.disk import Snapshot
+from weft.store.etcd.rows import Keys, from_value
+from weft.store.kept import Kept
 
 ELECTION = 1.5
 """Seconds without a leader after it was lost."""
@@ -190,10 +192,15 @@ class FakeEtcd:
     def fill(self, name: str) -> None:
         self.member(name).is_full = True
 
-    def disk(self, name: str) -> Snapshot:
-        """What the member has on it."""
-        seen = self.member(name).seen
-        return Snapshot(seen, self.keyspace.range("\0", "\U0010ffff", seen))
+    def kept(self, name: str) -> Kept:
+        """What the manager beside the member would have kept of it."""
+        keys, seen = Keys(), self.member(name).seen
+        found = {pair.key: pair for pair in self.keyspace.range(keys.prefix, after(keys.prefix), seen)}
+        base = int(found[keys.base].value)
+        pairs = [pair for key, pair in found.items() if key.startswith(keys.objects)]
+        pairs.sort(key=lambda pair: pair.create_revision)
+        objects = [from_value(*keys.parse(pair.key), pair.value, base + pair.mod_revision) for pair in pairs]
+        return Kept(base + found[keys.last].mod_revision, tuple(objects))
 
     # --- agreement
 

@@ -93,7 +93,13 @@ class Host:
 
 
 async def nobody(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
-    raise Unavailable("this host has no containers")
+    """Where a container would ask for names; nobody does."""
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for each in (udp, tcp):
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    tcp.listen()
+    return udp, tcp
 
 
 async def until(condition: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:

@@ -73,10 +73,11 @@ class SimEtcd(FakeEtcd):
         kv = self.client(host)
         try:
             async with asyncio.timeout(ANSWER_PATIENCE):
-                own, _ = None, await kv.status()
+                await kv.status()
         except TimeoutError:
-            own = self.disk(host)
-        store = await EtcdStore.open(kv, self._clock, own=own)
+            store = EtcdStore.show(kv, self._clock, self.kept(host))
+        else:
+            store = await EtcdStore.open(kv, self._clock)
         return store, EtcdLeadership(kv, node), kv
 
     def begin(self, host: str, peer_url: str) -> None:

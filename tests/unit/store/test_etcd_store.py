@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
+from weft.errors import Conflict, Damaged, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
 from weft.manager.transaction import transact
-from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.cluster import Cluster, JoinTokens, RootCa
+from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta
 from weft.model.network import Network, NetworkSpec
 from weft.model.service import ContainerSpec, Service, ServiceSpec, TaskSpec
@@ -23,10 +24,11 @@ from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.migrate import copy
 from weft.store.etcd.space import PATIENCE, keep_free
+from weft.store.kept import Kept
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
 from weft.testing import virtual_time
-from weft.testing.fake_etcd import FakeClient, FakeEtcd
+from weft.testing.fake_etcd import ELECTION, FakeClient, FakeEtcd
 from weft.testing.slot_writers import SlotWriters
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
@@ -54,6 +56,11 @@ class World:
 
     async def store(self, name: str = "m1", **how: Any) -> EtcdStore:
         store = await EtcdStore.open(self.etcd.client(name), virtual_time.clock, **how)
+        self.stack.push_async_callback(store.close)
+        return store
+
+    def show(self, name: str, kept: Kept, **how: Any) -> EtcdStore:
+        store = EtcdStore.show(self.etcd.client(name), virtual_time.clock, kept, **how)
         self.stack.push_async_callback(store.close)
         return store
 
@@ -311,7 +318,7 @@ def test_without_a_majority_reads_work_and_writes_are_refused_in_the_originals_w
     run(main)
 
 
-def test_a_member_started_without_a_majority_is_read_from_its_disk_until_it_answers() -> None:
+def test_what_was_kept_is_shown_until_the_store_answers() -> None:
     async def main(world: World) -> None:
         store = await world.store("m1")
         await store.commit([Put(network("a"))])
@@ -320,18 +327,71 @@ def test_a_member_started_without_a_majority_is_read_from_its_disk_until_it_answ
         world.etcd.start("m1")
         with pytest.raises(Unavailable):
             await world.store("m1")
-        late = await world.store("m1", own=world.etcd.disk("m1"))
+        late = world.show("m1", world.etcd.kept("m1"))
         assert list(late.state.networks) == ["id-a"]
         assert not late.is_healthy
         for attempt in (late.sync(), late.commit([Put(network("b"))])):
             with pytest.raises(Unavailable) as refused:
                 await attempt
             assert str(refused.value) == NO_MAJORITY
+        assert late.state.revision == store.state.revision
         events = late.subscribe(KINDS)
         world.etcd.start("m2")
         await until(lambda: late.is_healthy)
         await late.commit([Put(network("b"))])
         assert [event.object.id for event in events.take()] == ["id-b"]
+
+    run(main)
+
+
+def test_what_was_kept_may_be_of_long_ago_or_of_a_history_that_was_given_up() -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        for name in "abc":
+            await store.commit([Put(network(name))])
+        kept = world.etcd.kept("m1")
+        first, *others = kept.objects
+        another = msgspec.structs.replace(first, cursor=99)
+        never = msgspec.structs.replace(network("never"), meta=Meta(3, 1, 1))
+        kept = Kept(kept.revision + 1000, (another, *others, never))
+        removed = store.state.networks[NetworkId("id-b")]
+        await store.commit([Remove("network", "id-b", removed.meta.version), Put(network("d"))])
+        for name in NAMES:
+            world.etcd.stop(name)
+        world.etcd.compact()
+        world.etcd.start("m1")
+        late = world.show("m1", kept)
+        assert list(late.state.networks) == ["id-a", "id-b", "id-c", "id-never"]
+        events = late.subscribe(KINDS)
+        world.etcd.start("m2")
+        await until(lambda: late.is_healthy)
+        assert late.state.revision == store.state.revision
+        assert late.state.tables == store.state.tables
+        assert {(event.before is not None, event.object.id, event.after is not None) for event in events.take()} == {
+            (True, "id-a", False), (False, "id-a", True), (True, "id-b", False), (True, "id-never", False), (False, "id-d", True),
+        }  # fmt: skip
+        await late.commit([Put(network("e"))])
+
+    run(main)
+
+
+def test_a_store_that_answers_with_another_swarm_than_was_kept_is_not_taken_over(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(world: World) -> None:
+        store = await world.store("m1")
+        await store.commit(
+            [Put(Cluster(id=ClusterId("other"), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager="")))]
+        )
+        own = Cluster(id=ClusterId("own"), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager=""))
+        late = world.show("m1", Kept(1, (own,)), cluster=own.id)
+        await until(lambda: "store.failed" in caplog.text)
+        assert "it has the state of swarm other" in caplog.text
+        assert late.state.cluster == own
+        assert not late.is_healthy
+        for attempt in (late.sync(), late.commit([Put(network("b"))])):
+            with pytest.raises(OperationFailed, match="cannot follow the store"):
+                await attempt
+        with pytest.raises(Damaged, match="it has the state of swarm other"):
+            await world.store("m1", cluster=own.id)
 
     run(main)
 
@@ -388,7 +448,6 @@ def test_an_alarm_that_nobody_sees_to_is_disarmed_by_the_others(is_dead: bool) -
 
 
 def test_an_upgrade_waits_for_a_majority_and_is_then_made() -> None:
-    """What is on a disk cannot be upgraded there."""
 
     async def main(world: World) -> None:
         await (await grow_old(world)).close()
@@ -396,10 +455,10 @@ def test_an_upgrade_waits_for_a_majority_and_is_then_made() -> None:
             world.etcd.stop(name)
         world.etcd.start("m1")
         with pytest.raises(Unavailable):
-            await world.store("m1", schema=NEXT, own=world.etcd.disk("m1"))
-        disk = world.etcd.disk("m1")
+            await world.store("m1", schema=NEXT)
         world.etcd.start("m2")
-        new = await world.store("m1", schema=NEXT, own=disk)
+        await asyncio.sleep(2 * ELECTION)
+        new = await world.store("m1", schema=NEXT)
         assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
 
     run(main)

@@ -120,16 +120,14 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """A member, not this one necessarily, has raised the alarm NOSPACE."""
 
 
-class Reader(Protocol):
+class Kv(Protocol):
+    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`). What was asked for may then
+    have happened, or happen yet. Other refusals are `OperationFailed`, `NotFound`, `FailedPrecondition`."""
+
     async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
         """One key, or all from `key` to before `end`. Without a `revision` the newest that a majority knows; `serializable`:
         what the member itself knows, without a majority as well. Raises `Compacted`."""
         ...
-
-
-class Kv(Reader, Protocol):
-    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`). What was asked for may then
-    have happened, or happen yet. Other refusals are `OperationFailed`, `NotFound`, `FailedPrecondition`."""
 
     async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
         """Atomic. No key may be written twice in it."""

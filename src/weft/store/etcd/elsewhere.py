@@ -5,13 +5,14 @@ Managers come and go without a change of its members, and a majority of them is 
 prefix has the swarm's keys, so without mutual TLS only this host itself may be asked.
 """
 
+import logging
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from weft.cluster.tls_files import TlsFiles, load
-from weft.errors import FailedPrecondition, NotFound, OperationFailed
+from weft.errors import Damaged, FailedPrecondition, NotFound, OperationFailed, Unavailable
 from weft.model.ids import ClusterId
 from weft.model.meta import Nanoseconds
 from weft.model.state import ClusterState
@@ -20,6 +21,9 @@ from weft.store.etcd.base import Compare, Delete, Kv, after
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.rows import PREFIX
+from weft.store.kept import Kept
+
+log = logging.getLogger(__name__)
 
 LEAST_OPERATIONS = 10_000
 LEAST_BYTES = 16 << 20
@@ -66,26 +70,30 @@ class Elsewhere:
             f"etcdctl del --prefix {self.prefix}"
         )
 
-    async def open(self, clock: Callable[[], Nanoseconds], cluster: ClusterId) -> EtcdStore:
-        """The swarm's. Raises `FailedPrecondition` if its state is not there."""
+    async def open(
+        self, clock: Callable[[], Nanoseconds], cluster: ClusterId, kept: Kept | None = None
+    ) -> EtcdStore:  # fmt: skip
+        """The swarm's; `kept` is shown if etcd does not answer. Raises `FailedPrecondition` if the
+        swarm's state is not there."""
         kv = self.client()
         try:
-            await self._check_limits(kv)
-            store = await EtcdStore.open(kv, clock, self.prefix)
-        except NotFound:
+            try:
+                await self._check_limits(kv)
+                return await EtcdStore.open(kv, clock, self.prefix, cluster=cluster)
+            except Unavailable as cause:
+                if kept is None:
+                    raise
+                log.warning("store.silent store=%s cause=%s", self, cause)
+                return EtcdStore.show(kv, clock, kept, cluster, self.prefix)
+        except BaseException as error:
             await kv.close()
-            raise FailedPrecondition(
-                f"cannot open store {self}: there is none; swarm {cluster} has its state elsewhere"
-            ) from None
-        except BaseException:
-            await kv.close()
-            raise
-        found = store.state.cluster
-        if found is not None and found.id == cluster:
-            return store
-        await store.close()
-        whose = f"swarm {found.id}" if found is not None else "no swarm"
-        raise FailedPrecondition(f"cannot open store {self}: it is of {whose}, and not of {cluster}")
+            if isinstance(error, NotFound):
+                why = f"there is none; swarm {cluster} has its state elsewhere"
+            elif isinstance(error, Damaged):
+                why = f"{error}, and not of {cluster}"
+            else:
+                raise
+            raise FailedPrecondition(f"cannot open store {self}: {why}") from None
 
     async def erase(self) -> None:
         """The swarm, and all that is kept with it."""

@@ -8,23 +8,29 @@
 The compares are of what the caller saw: all up to the sending is without an await. Of two commits of this process on one state that are
 not independent the second to arrive fails, as would another manager's.
 
+A store that does not answer when it is opened may be shown as it was kept (`store/kept.py`). Nothing can be
+committed then, and what was kept is forgotten as soon as the store itself was read.
+
 If the answer is lost nobody can tell whether the transaction was carried out, and it is not repeated: that might undo what somebody
 else did between the two. A commit that is under way goes on when its caller is cancelled.
 """
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import groupby
 from typing import Any
 
-from weft.errors import OperationFailed, OutOfSequence, Unavailable, WeftError
-from weft.model.state import Change, ClusterState, Kind, kind_of
+from weft.errors import Damaged, OperationFailed, OutOfSequence, Unavailable, WeftError
+from weft.model.cluster import Cluster
+from weft.model.ids import ClusterId
+from weft.model.state import Change, ClusterState, Kind, Object, kind_of
 from weft.store.engine import Clock, EventSubscription, Readers
-from weft.store.etcd.base import NO_MAJORITY, Changed, Compacted, Compare, Kv, Read, Reader, Write, after
+from weft.store.etcd.base import NO_MAJORITY, Changed, Compacted, Compare, Kv, Read, Write, after
 from weft.store.etcd.load import Loaded, load
 from weft.store.etcd.rows import PREFIX, Keys, Transaction, from_value, transaction
+from weft.store.kept import Kept
 from weft.store.schema import CURRENT, Schema
 
 log = logging.getLogger(__name__)
@@ -42,6 +48,14 @@ _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between attempts to watch again."""
 
 
+def _check(objects: Iterable[Object], cluster: ClusterId | None) -> None:
+    """Raises `Damaged` if this is not the state of that swarm."""
+    found = next((obj.id for obj in objects if isinstance(obj, Cluster)), None)
+    if cluster is not None and found != cluster:
+        whose = "no swarm" if found is None else f"swarm {found}"
+        raise Damaged(f"it has the state of {whose}")
+
+
 class _Slow(Unavailable):
     """There was no answer in time; nobody said that there is no majority."""
 
@@ -49,8 +63,14 @@ class _Slow(Unavailable):
 class EtcdStore:
     """`store.base.Store`."""
 
-    def __init__(self, kv: Kv, clock: Clock, keys: Keys, schema: Schema, loaded: Loaded) -> None:
+    def __init__(
+        self, kv: Kv, clock: Clock, keys: Keys, schema: Schema, loaded: Loaded,
+        cluster: ClusterId | None = None, is_kept: bool = False,
+    ) -> None:  # fmt: skip
         self._kv, self._clock, self._keys, self._schema = kv, clock, keys, schema
+        self._cluster = cluster
+        self._is_kept = is_kept
+        """`loaded` is what was kept; nothing was read of the store yet."""
         self._base = loaded.base
         self._state = ClusterState(loaded.objects, loaded.base + loaded.last)
         self._seen = loaded.revision
@@ -71,23 +91,36 @@ class EtcdStore:
 
     @classmethod
     async def open(
-        cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT, own: Reader | None = None
-    ) -> "EtcdStore":
-        """Loads everything, and upgrades an older store. Without a majority it gives what the own member knows; `own`: read that from
-        there, because the member does not answer yet. The store owns `kv` from then on. Raises `NotFound` if there is no store,
-        `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
+        cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT,
+        cluster: ClusterId | None = None,
+    ) -> "EtcdStore":  # fmt: skip
+        """Loads everything, and upgrades an older store. Without a majority it gives what the own
+        member knows. The store owns `kv` from then on. `cluster`: the swarm whose state must be in it.
+        Raises `NotFound` if there is no store, `Damaged` if it is not that swarm's, `OperationFailed`
+        as `SqliteStore.open` does, `Unavailable`."""
         keys = Keys(prefix)
         try:
-            loaded = await load(kv, keys, schema, own)
+            loaded = await load(kv, keys, schema)
         except OperationFailed as error:
             raise OperationFailed(f"cannot open store {prefix}: {error}") from error
-        store = cls(kv, clock, keys, schema, loaded)
-        if own is None:
-            with suppress(WeftError, TimeoutError):
-                await store._confirm()
-                async with asyncio.timeout(_CHECK):
-                    await store._heard.wait()
+        _check(loaded.objects, cluster)
+        store = cls(kv, clock, keys, schema, loaded, cluster)
+        with suppress(WeftError, TimeoutError):
+            await store._confirm()
+            async with asyncio.timeout(_CHECK):
+                await store._heard.wait()
         return store
+
+    @classmethod
+    def show(
+        cls, kv: Kv, clock: Clock, kept: Kept, cluster: ClusterId | None = None, prefix: str = PREFIX,
+        schema: Schema = CURRENT,
+    ) -> "EtcdStore":  # fmt: skip
+        """What was kept, until the store answers. It owns `kv` from then on. Raises `Damaged` if what
+        was kept is not the swarm's."""
+        _check(kept.objects, cluster)
+        loaded = Loaded(0, kept.revision, 0, 0, 0, kept.objects)
+        return cls(kv, clock, Keys(prefix), schema, loaded, cluster, is_kept=True)
 
     @property
     def state(self) -> ClusterState:
@@ -101,6 +134,8 @@ class EtcdStore:
         """See `Store.commit`."""
         if self._fault is not None:
             raise self._fault
+        if self._is_kept:
+            raise Unavailable(NO_MAJORITY)
         self._state.check(changes)
         if not changes:
             return self._state.revision
@@ -169,6 +204,9 @@ class EtcdStore:
     async def _follow(self) -> None:
         attempt = 0
         while self._fault is None:
+            if self._is_kept:
+                await self._load_anew()
+                continue
             try:
                 async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
                     async for batch in batches:
@@ -216,15 +254,18 @@ class EtcdStore:
         self._wake()
 
     async def _load_anew(self) -> None:
-        """History was thrown away before the watch had it: whoever subscribed gets the difference."""
+        """History was thrown away before the watch had it, or nothing was read yet: whoever subscribed
+        gets the difference."""
         try:
             loaded = await load(self._kv, self._keys, self._schema)
+            _check(loaded.objects, self._cluster)
             if loaded.revision >= self._seen:
                 self._take_over(loaded)
                 return
             log.warning("store.load.behind revision=%d seen=%d", loaded.revision, self._seen)
         except Unavailable as error:
-            log.warning("store.load.failed cause=%s", error)
+            level = logging.DEBUG if self._is_kept else logging.WARNING
+            log.log(level, "store.load.failed cause=%s", error)
         except WeftError as error:
             self._fail(error)
         await asyncio.sleep(_PAUSES[-1])
@@ -232,12 +273,25 @@ class EtcdStore:
     def _take_over(self, loaded: Loaded) -> None:
         present: set[tuple[Kind, str]] = {(kind, id) for kind, table in self._state.tables.items() for id in table}
         there: set[tuple[Kind, str]] = {(kind_of(obj), obj.id) for obj in loaded.objects}
-        events = self._state.adopt(loaded.base + loaded.last, loaded.objects, sorted(present - there))
+        gone = present - there
+        if self._is_kept:
+            gone.update(self._mistaken(loaded))
+            self._is_kept = False
+        events = self._state.adopt(loaded.base + loaded.last, loaded.objects, sorted(gone))
         self._base, self._seen = loaded.base, loaded.revision
         self._guard, self._schema_written = loaded.guard, loaded.schema
         log.info("store.loaded revision=%d events=%d", self._state.revision, len(events))
         self._readers.offer(events)
         self._wake()
+
+    def _mistaken(self, loaded: Loaded) -> Iterator[tuple[Kind, str]]:
+        """Objects that were kept of a history which was given up since, as when a backup was restored:
+        they differ from those of the same version that are there."""
+        for obj in loaded.objects:
+            kind = kind_of(obj)
+            kept = self._state.tables[kind].get(obj.id)
+            if kept is not None and kept.meta.version == obj.meta.version and kept != obj:
+                yield kind, obj.id
 
     def _wake(self) -> None:
         for revision, reached in self._waiting:

@@ -1,7 +1,6 @@
 """The whole of a store at one revision, in pages; and the upgrade of one that an older version of this program wrote.
 
-Loading asks the own member alone, or reads its disk: without a majority what it knows can be read as well. What it did not know yet
-comes with the watch.
+Loading asks the own member alone: without a majority what it knows can be read as well. What it did not know yet comes with the watch.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,7 +9,7 @@ import msgspec
 
 from weft.errors import NotFound, OperationFailed, Unavailable
 from weft.model.state import Object
-from weft.store.etcd.base import Compacted, Compare, KeyValue, Kv, Range, Reader, Write, after
+from weft.store.etcd.base import Compacted, Compare, KeyValue, Kv, Range, Write, after
 from weft.store.etcd.rows import Keys, from_value, settled
 from weft.store.schema import Schema
 
@@ -32,27 +31,25 @@ class Loaded(msgspec.Struct, frozen=True):
     """In order of creation."""
 
 
-async def load(kv: Kv, keys: Keys, schema: Schema, own: Reader | None = None) -> Loaded:
-    """`own`: what the own member has, if not by `kv`. Raises `NotFound` if there is no store, `OperationFailed` for one of a newer
-    version or with a damaged object, `Unavailable`."""
-    own = own or kv
+async def load(kv: Kv, keys: Keys, schema: Schema) -> Loaded:
+    """Raises `NotFound` if there is no store, `OperationFailed` for one of a newer version or with a damaged object,
+    `Unavailable`."""
     while True:
-        found = await own.range(keys.schema, serializable=True)
+        found = await kv.range(keys.schema, serializable=True)
         if not found.pairs:  # a new member may not have it yet
             found = await kv.range(keys.schema)
         if not found.pairs:
             raise NotFound(f"no store at {keys.prefix}")
         if found.pairs[0].value != b"%d" % schema.version:
             await _upgrade(kv, keys, schema, found.pairs[0])
-            own = kv
             continue
         try:
-            return await _read(own, keys, found.revision)
+            return await _read(kv, keys, found.revision)
         except Compacted:  # between two pages
             continue
 
 
-async def _read(kv: Reader, keys: Keys, revision: int) -> Loaded:
+async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
     async def one(key: str) -> KeyValue | None:
         return next(iter((await kv.range(key, revision=revision, serializable=True)).pairs), None)
 
@@ -67,7 +64,7 @@ async def _read(kv: Reader, keys: Keys, revision: int) -> Loaded:
     return Loaded(revision, offset, **written, objects=tuple(each[3] for each in ordered))
 
 
-async def _pairs(kv: Reader, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:
+async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:
     """All objects, in order of keys. `revision` 0: each page the newest."""
     start, more = keys.objects, True
     while more:

@@ -104,6 +104,10 @@ class MemberRemoved(OperationFailed):
     """The others have taken it out of the cluster: what it knows is of no use any more."""
 
 
+class MemberEnded(OperationFailed):
+    """It has ended by itself, and says why."""
+
+
 class EtcdMember:
     def __init__(self, settings: MemberSettings) -> None:
         self.settings = settings
@@ -169,7 +173,7 @@ class EtcdMember:
                     if self.removed.is_set():
                         raise MemberRemoved("cannot start etcd: the other managers have removed it")
                     if not self.is_running:
-                        raise OperationFailed(f"cannot start etcd: it ended: {self.last_words()}")
+                        raise MemberEnded(f"cannot start etcd: it ended: {self.last_words()}")
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise Unavailable(f"cannot start etcd: no answer in {seconds:g} s; see {self.settings.log}") from None
