@@ -9,6 +9,8 @@ import json
 import lzma
 import os
 import pickle
+import random
+import re
 import shutil
 import stat
 import subprocess
@@ -582,6 +584,26 @@ def test_a_pull_mends_an_image_whose_layer_is_lost(registry: list[str], tmp_path
         store = ImageStore(tmp_path / "images", time.time_ns)
         assert (layer_of(store, f"{name}:1") / "a").read_bytes() == b"12345"
         shutil.rmtree(layer_of(store, f"{name}:1"))
+
+
+def test_a_pull_that_the_disk_has_no_room_for_leaves_nothing(registry: list[str], small_disk: Path) -> None:
+    """Before: skopeo finds no room, or is ended when there is none; after: the layers have none."""
+    blobs = (
+        tar_of(file("noise", random.Random(1).randbytes(70 << 20))),
+        gzip.compress(tar_of(file("zeros", bytes(100 << 20))), 1),
+    )
+    for tag, blob in zip(("noise", "zeros"), blobs, strict=True):
+        config = json.dumps({"os": "linux", "rootfs": {"diff_ids": [digest(b"")]}}).encode()
+        manifest = {
+            "schemaVersion": 2, "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config), "size": len(config)},
+            "layers": [{"mediaType": LAYER_TYPE, "digest": digest(blob), "size": len(blob)}],
+        }  # fmt: skip
+        put_into_registry(registry, "demo", tag, json.dumps(manifest).encode(), MANIFEST_TYPE, config, blob)
+        said = pull(registry, small_disk / "images", f"127.0.0.1:5000/demo:{tag}")
+        assert said[-1].startswith("OperationFailed: cannot "), said
+        assert re.search("no space left|more room than there is", said[-1]), said
+        assert left_over(small_disk) == []
 
 
 def test_an_image_is_pulled_from_a_registry(registry: list[str], tmp_path: Path) -> None:
