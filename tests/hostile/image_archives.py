@@ -7,9 +7,15 @@ import hashlib
 import json
 import lzma
 import platform
+import sys
 from typing import Any, NamedTuple
 
 from tests.hostile.tars import Item, tar
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Json = Any
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -20,6 +26,7 @@ COMPRESSIONS = {
     "gzip": lambda data: gzip.compress(data, 1, mtime=0),
     "bzip2": bz2.compress,
     "xz": lambda data: lzma.compress(data, preset=0),
+    "zstd": lambda data: zstd.compress(data, 1),
 }
 
 

@@ -281,10 +281,11 @@ STREAMS = [
     row("gzip and garbage", "data is damaged", raw_layer, gzip.compress(tar()) + b"garbage"),
     row("bzip2 that is none", "data is damaged", raw_layer, b"BZh9" + b"x" * 100),
     row("xz that is none", "data is damaged", raw_layer, b"\xfd7zXZ\x00" + b"x" * 100),
+    row("zstd that is none", "data is damaged", raw_layer, b"\x28\xb5\x2f\xfd" + b"x" * 100),
     row("an archive in gzip, cut short", "data ends in the middle",
         lambda: gzip.compress(GOOD)[:-9]),
     *(row(f"layer in {name}", TAKEN, docker, Image((tar(Item(b"a", b"1")),), compression=name))
-      for name in ("gzip", "bzip2", "xz")),
+      for name in ("gzip", "bzip2", "xz", "zstd")),
 ]  # fmt: skip
 
 MANIFESTS = [

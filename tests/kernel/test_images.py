@@ -28,6 +28,11 @@ from weft.model.ids import ContainerId
 from weft.runtime.images import ImageStore
 from weft.runtime.mounts import mount_overlay, unmount
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 PATIENCE = 20.0
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -246,7 +251,7 @@ def test_a_layer_that_an_image_has_twice_is_mounted_once(store: ImageStore, tmp_
     ]
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd.compress])
 def test_layers_and_archives_may_be_compressed(store: ImageStore, compress: Callable[[bytes], bytes]) -> None:
     layer = tar_of(file("a", b"12345"))
     load(store, compress(docker_archive("demo", layer, stored=compress(layer))))
@@ -572,6 +577,20 @@ def test_what_a_registry_says_is_believed_no_more_than_an_archive(registry: list
         assert words in error
     assert [image.tags for image in ImageStore(tmp_path / "images", time.time_ns).all()] == [("127.0.0.1:5000/demo:good",)]
     assert len(left_over(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_compressed_layers_are_pulled(registry: list[str], tmp_path: Path, compression: str) -> None:
+    (tmp_path / "d.tar").write_bytes(docker_archive("demo", tar_of(file("a", b"12345"))))
+    name = "127.0.0.1:5000/demo"
+    push = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "--format", "oci"]
+    push += ["--dest-compress-format", compression, f"docker-archive:{tmp_path}/d.tar", f"docker://{name}:1"]
+    subprocess.run([*registry, *push], check=True)
+    assert "Downloaded newer image" in pull(registry, tmp_path / "images", f"{name}:1")[-1]
+    assert (layer_of(ImageStore(tmp_path / "images", time.time_ns), f"{name}:1") / "a").read_bytes() == b"12345"
+    inspect = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}:1"]
+    raw = subprocess.run([*registry, *inspect], check=True, capture_output=True).stdout
+    assert json.loads(raw)["layers"][0]["mediaType"].endswith(compression), "the registry has it in that form"
 
 
 def test_a_pull_mends_an_image_whose_layer_is_lost(registry: list[str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Compressed streams: gzip, bzip2 and xz, told by their first bytes as the original does.
+"""Compressed streams: gzip, bzip2, xz and zstd, told by their first bytes as the original does.
 
 A stream is a sequence of members, each complete in itself: parallel compressors write many. Every
 step gives a bounded number of bytes, and a decoder's memory is bounded, so it is the reader who
@@ -7,15 +7,21 @@ decides how much of a stream that expands without end is ever made.
 
 import bz2
 import lzma
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Protocol
 
 from weft.runtime.malformed import Malformed
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 CHUNK = 1 << 18
-_LARGEST_WINDOW = 128 << 20
-"""Bytes of memory for one decoder. `xz -9` needs 65 MiB."""
+_WINDOW_BITS = 27
+"""One decoder has 128 MiB of memory: `xz -9` needs 65, and zstd(1) takes no more without `--long`."""
 
 
 class Source(Protocol):
@@ -66,14 +72,23 @@ class _Gzip:
 
 
 def _xz() -> _Decoder:
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_LARGEST_WINDOW)
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=1 << _WINDOW_BITS)
 
 
-_FORMATS: tuple[tuple[str, bytes, Callable[[], _Decoder]], ...] = (
-    ("gzip", b"\x1f\x8b\x08", _Gzip),
-    ("bzip2", b"BZh", bz2.BZ2Decompressor),
-    ("xz", b"\xfd7zXZ\x00", _xz),
+def _zstd() -> _Decoder:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_BITS})
+
+
+_SKIPPED = tuple(bytes((number, 0x2A, 0x4D, 0x18)) for number in range(0x50, 0x60))
+"""Frames of zstd without content (RFC 8878, 3.1.2): some writers begin with one."""
+_FORMATS: tuple[tuple[str, tuple[bytes, ...], Callable[[], _Decoder]], ...] = (
+    ("gzip", (b"\x1f\x8b\x08",), _Gzip),
+    ("bzip2", (b"BZh",), bz2.BZ2Decompressor),
+    ("xz", (b"\xfd7zXZ\x00",), _xz),
+    ("zstd", (b"\x28\xb5\x2f\xfd", *_SKIPPED), _zstd),
 )
+_DAMAGED = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, ValueError, EOFError)
+"""What the decoders raise; bzip2's an `OSError`."""
 _MAGIC = 6
 """Bytes that tell all of them apart."""
 
@@ -136,5 +151,5 @@ class _Decompressed:
         data, self._input = self._input, b""
         try:
             return member.decompress(data, CHUNK)
-        except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
+        except _DAMAGED as error:
             raise Malformed(f"its {self._name} data is damaged: {error}") from error

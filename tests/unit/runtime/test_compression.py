@@ -4,6 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +14,13 @@ import pytest
 from weft.runtime.compression import CHUNK, decompressed
 from weft.runtime.malformed import Malformed
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 FORMATS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress,
+    "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstd.compress,
 }  # fmt: skip
 each_format = pytest.mark.parametrize("name", list(FORMATS))
 
@@ -60,8 +68,26 @@ def test_a_little_is_expanded_at_a_time(name: str) -> None:
     assert stream.tell() <= 4 * CHUNK
 
 
+def test_frames_of_zstd_without_content_are_passed_over() -> None:
+    skipped = struct.pack("<II", 0x184D2A57, 5) + b"table"
+    assert expand(skipped + zstd.compress(b"content") + skipped) == b"content"
+
+
+def test_what_the_zstd_command_writes_is_read() -> None:
+    content = bytes(range(256)) * 5000
+    for options in ([], ["-19"], ["--long=27", "-T2"], ["--check"]):
+        command = ["zstd", "-q", "-c", *options]
+        data = subprocess.run(command, input=content, check=True, stdout=subprocess.PIPE).stdout
+        assert expand(data) == content
+
+
 def test_a_decoder_that_wants_too_much_memory_is_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 29}]
     data = lzma.compress(b"content", filters=filters)
     with pytest.raises(Malformed, match="Memory usage limit"):
+        expand(data)
+    options = {zstd.CompressionParameter.window_log: 28}
+    compressor = zstd.ZstdCompressor(options=options)
+    data = compressor.compress(bytes(1000)) + compressor.flush()
+    with pytest.raises(Malformed, match="its zstd data is damaged"):
         expand(data)
