@@ -220,6 +220,14 @@ def test_what_a_container_writes_is_looked_at_in_one_way(module: Module) -> None
 
 
 @each_module
+def test_answers_without_a_known_end_are_begun_in_one_place(module: Module) -> None:
+    """Who begins one must also end it when something fails: an HTTP error in the middle of it would be read as part of it."""
+    if module.layer == "api" and module.where != "api/streams.py":
+        begun = {name.split(".")[-1] for name in calls(module.tree)} & {"take_over", "StreamResponse"}
+        assert not begun, f"{module.where} calls {begun}: use carry or streamed of api/streams.py"
+
+
+@each_module
 def test_no_imports_inside_functions(module: Module) -> None:
     inner = [
         node

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,6 +225,33 @@ async def test_a_container_that_left_a_fifo_of_users_is_not_started_again(runtim
     await runtime.wait(id)
     with pytest.raises(InvalidArgument, match="cannot read /etc/passwd of the container: it is a FIFO"):
         await runtime.start(id)
+
+
+def test_with_the_disk_full_a_command_is_refused_and_the_container_goes_on(host: Host) -> None:
+    """Its own files are on a small disk here."""
+    disk = host.data / "containers"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+
+    @with_runtime
+    async def body(runtime: ConmonRuntime, host: Host) -> None:
+        id = await started(runtime, "sleep", "1000")
+        filler = root_of(host, id) / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 16))
+        for tty in (False, True):
+            command = await runtime.exec(id, ("echo", "out"), tty=tty)
+            with pytest.raises(OperationFailed, match=f"cannot run 'echo' in container {id[:12]}: No space left on device"):
+                await command.start()
+            assert (command.exit_code, command.running) == (126, False)
+        filler.unlink()
+        assert await run(runtime, id, "echo", "out") == {1: b"out\n"}
+
+    try:
+        body(host)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @with_runtime

@@ -1,14 +1,15 @@
 """What containers say: their logs, and attaching to their streams."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 from aiohttp import web
 
 from weft.api.call import Call
 from weft.api.container_lookup import find_container
-from weft.api.hijack import MULTIPLEXED, RAW, Taken, take_over
+from weft.api.hijack import MULTIPLEXED, RAW, Connection
 from weft.api.schema.common import parse_moment, rfc3339_fixed
-from weft.api.streams import STDERR, STDOUT, frame, join
+from weft.api.streams import ERROR, STDERR, STDOUT, carry, frame, join, streamed
 from weft.errors import Conflict, InvalidArgument, Unsupported
 from weft.model.container import Container, ContainerState, LogLine
 from weft.model.numbers import decimal
@@ -46,13 +47,21 @@ async def logs(call: Call) -> web.StreamResponse:
         tail=_tail(call.query("tail")),
     )
     framed = not container.config.spec.tty
-    response = web.StreamResponse(headers={"Content-Type": content_type(call, framed)})
-    await response.prepare(call.request)
-    async for line in lines:
-        if line.stream in outputs or not framed:
-            await response.write(_log_bytes(line, call.flag("timestamps"), framed))
-    await response.write_eof()
+    async with streamed(call.request, content_type(call, framed), grabbing_failed(framed)) as response, aclosing(lines):
+        async for line in lines:
+            if line.stream in outputs or not framed:
+                await response.write(_log_bytes(line, call.flag("timestamps"), framed))
     return response
+
+
+def grabbing_failed(framed: bool) -> Callable[[str], bytes]:
+    """The end of logs that cannot be read on, in the original's words."""
+
+    def last_words(text: str) -> bytes:
+        data = f"Error grabbing logs: {text}\n".encode()
+        return frame(ERROR, data) if framed else data
+
+    return last_words
 
 
 def _tail(text: str) -> int | None:
@@ -76,18 +85,17 @@ async def attach(call: Call) -> web.StreamResponse:
         )
     attached = await call.node.containers.attach(container.id)
     framed = not container.config.spec.tty
+    stdin = call.flag("stdin") and container.config.spec.open_stdin
+
+    async def work(connection: Connection) -> None:
+        if call.flag("logs"):
+            await _replay(call, container, connection.write, outputs, framed)
+        await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+
     try:
-        connection = take_over(call.request, content_type(call, framed))
-        try:
-            if call.flag("logs"):
-                await _replay(call, container, connection.write, outputs, framed)
-            stdin = call.flag("stdin") and container.config.spec.open_stdin
-            await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
-        finally:
-            connection.close()
+        return await carry(call.request, content_type(call, framed), framed, work)
     finally:
         attached.close()
-    return Taken()
 
 
 async def _replay(

@@ -10,8 +10,9 @@ from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
-from weft.api.schema.common import Json, now
+from weft.api.schema.common import Json, encode, now
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
+from weft.api.streams import streamed
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
 from weft.model.meta import SECOND, Nanoseconds
@@ -196,14 +197,16 @@ async def wait(call: Call) -> web.StreamResponse:
     condition = call.query("condition") or "not-running"
     if condition not in ("not-running", "next-exit", "removed"):
         raise InvalidArgument(f'invalid condition: "{condition}"')
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(call.request)
-    ended = await call.node.containers.wait(container.id)
-    while condition == "removed" and any(c.id == container.id for c in call.node.containers.containers()):
-        await asyncio.sleep(POLL)
-    await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
-    await response.write_eof()
+    async with streamed(call.request, "application/json", _waiting_failed) as response:
+        ended = await call.node.containers.wait(container.id)
+        while condition == "removed" and any(c.id == container.id for c in call.node.containers.containers()):
+            await asyncio.sleep(POLL)
+        await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
     return response
+
+
+def _waiting_failed(text: str) -> bytes:
+    return encode({"StatusCode": -1, "Error": {"Message": text}})
 
 
 async def resize(call: Call) -> web.Response:

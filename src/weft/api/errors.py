@@ -4,6 +4,7 @@ import logging
 import secrets
 
 from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from weft import errors
 from weft.api.schema.common import encode
@@ -44,7 +45,19 @@ def error_response(status: int, message: str) -> web.Response:
 
 
 def internal_error(method: str, path: str, error: BaseException | None) -> web.Response:
-    """For what nobody foresaw: the log has the traceback, the client the number to find it by."""
+    return error_response(500, _unforeseen(method, path, error))
+
+
+def text_of(request: BaseRequest, error: Exception) -> str:
+    """For a client whose answer has begun, so that there is no status any more."""
+    if isinstance(error, errors.WeftError):
+        log.info("api.broken_off method=%s path=%s cause=%s", request.method, clip(request.path), clip(str(error)))
+        return message_of(error)
+    return _unforeseen(request.method, request.path, error)
+
+
+def _unforeseen(method: str, path: str, error: BaseException | None) -> str:
+    """The log has the traceback, the client the number to find it by."""
     id = secrets.token_hex(4)
     log.error("api.failed id=%s method=%s path=%s", id, method, clip(path), exc_info=error)
-    return error_response(500, f"internal error {id} in {method} {clip(path)}: see the daemon's log")
+    return f"internal error {id} in {method} {clip(path)}: see the daemon's log"

@@ -9,6 +9,7 @@ from weft.api.call import Call
 from weft.api.filters import label_matches
 from weft.api.schema.common import encode, parse_moment
 from weft.api.schema.event import event_json
+from weft.api.streams import streamed
 from weft.model.container import NodeEvent
 
 FILTERS = ("type", "event", "container", "image", "network", "service", "node", "label", "scope")
@@ -18,12 +19,10 @@ async def stream(call: Call) -> web.StreamResponse:
     test = filters.compile_test(call.filters(FILTERS), MAKERS)
     since, until = parse_moment(call.query("since"), "since"), parse_moment(call.query("until"), "until")
     events = call.node.events(since, until)
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(call.request)
-    async for event in events:
-        if test(event):
-            await response.write(encode(event_json(event)))
-    await response.write_eof()
+    async with streamed(call.request, "application/json", last_words=None) as response:
+        async for event in events:
+            if test(event):
+                await response.write(encode(event_json(event)))
     return response
 
 

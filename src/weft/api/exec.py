@@ -6,7 +6,6 @@ would give, because the client already waits for streams.
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from aiohttp import web
 
@@ -14,10 +13,10 @@ from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.containers import MAX_SIDE
 from weft.api.execs import ExecEntry
-from weft.api.hijack import MULTIPLEXED, RAW, Taken, take_over
+from weft.api.hijack import MULTIPLEXED, RAW, Connection, Taken
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
-from weft.api.streams import STDERR, STDOUT, frame, join
-from weft.errors import Conflict, InvalidArgument, OperationFailed, WeftError
+from weft.api.streams import STDERR, STDOUT, carry, frame, join
+from weft.errors import Conflict, InvalidArgument, WeftError
 from weft.model.container import ContainerState
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
     """Its streams are let go of at once; it runs on."""
     try:
         attached = await entry.exec.start()
-    except OperationFailed as error:
+    except WeftError as error:
         entry.failed = _exit_code(error)
         raise
     attached.close()
@@ -72,30 +71,30 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
 
 
 async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
-    exec = entry.exec
-    framed = not exec.tty
-    connection = take_over(call.request, MULTIPLEXED if framed else RAW)
-    try:
-        attached = await exec.start()
-    except WeftError as error:
-        entry.failed = _exit_code(error)
-        text = f"{error}\r\n".encode()
-        with suppress(ConnectionError):
+    """The command is started when the client has been answered, as in the original: docker-py loses output that comes with the
+    answer. So what keeps it from starting is said in the stream."""
+    exec, framed = entry.exec, not entry.exec.tty
+
+    async def work(connection: Connection) -> None:
+        try:
+            attached = await exec.start()
+        except WeftError as error:
+            entry.failed = _exit_code(error)
+            text = f"{error}\r\n".encode()
             await connection.write(frame(STDOUT, text) if framed else text)
-        connection.close()
-        return Taken()
-    if wire.console_size and exec.tty:
-        await exec.resize(*wire.console_size)
-    stdin, stdout, stderr = entry.attached
-    outputs = frozenset(stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
-    try:
-        await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
-        # The client asks for the exit code as soon as the connection closes: it must be known by then.
-        await _ended_or_lost(entry, connection.lost)
-    finally:
-        attached.close()
-        connection.close()
-    return Taken()
+            return
+        try:
+            if wire.console_size and exec.tty:
+                await exec.resize(*wire.console_size)
+            stdin, stdout, stderr = entry.attached
+            outputs = frozenset(stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
+            await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+            # The client asks for the exit code as soon as the connection closes: it must be known by then.
+            await _ended_or_lost(entry, connection.lost)
+        finally:
+            attached.close()
+
+    return await carry(call.request, MULTIPLEXED if framed else RAW, framed, work)
 
 
 async def _ended_or_lost(entry: ExecEntry, lost: asyncio.Event) -> None:

@@ -6,13 +6,13 @@ from aiohttp import web
 
 from weft.api import filters
 from weft.api.call import Call, answer, nothing
-from weft.api.errors import message_of
 from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
 from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import encode
 from weft.api.schema.image import image_json, image_summary_json
-from weft.errors import InvalidArgument, NotFound, Unsupported, WeftError
+from weft.api.streams import streamed
+from weft.errors import InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Image
 from weft.runtime.base import Images
@@ -99,21 +99,17 @@ def _says_version(name: str) -> bool:
 
 
 async def _progress(call: Call, lines: AsyncIterator[str]) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    try:
+    first = await anext(lines, None)
+    async with streamed(call.request, "application/json", _fetching_failed) as response:
+        if first is not None:
+            await response.write(encode({"status": first}))
         async for line in lines:
-            if not response.prepared:
-                await response.prepare(call.request)
             await response.write(encode({"status": line}))
-    except WeftError as error:
-        if not response.prepared:
-            raise
-        message = message_of(error)
-        await response.write(encode({"errorDetail": {"message": message}, "error": message}))
-    if not response.prepared:
-        await response.prepare(call.request)
-    await response.write_eof()
     return response
+
+
+def _fetching_failed(text: str) -> bytes:
+    return encode({"errorDetail": {"message": text}, "error": text})
 
 
 async def load(call: Call) -> web.Response:

@@ -20,9 +20,10 @@ from weft import errors
 from weft.api.backend import Node
 from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_number
 from weft.api.connection import HttpConnection
-from weft.api.errors import error_response, internal_error, message_of, status_of
+from weft.api.errors import error_response, internal_error, message_of, status_of, text_of
 from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
+from weft.api.streams import break_off
 from weft.api.tls import TlsListener
 from weft.cluster.tls_files import TlsFiles
 from weft.errors import clip
@@ -132,26 +133,42 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Errors as the original's clients expect them. A bug is logged and says only that it is one."""
+    """Errors as the original's clients expect them. A bug is logged and says only that it is one. No error is answered in the middle
+    of another answer: such a one breaks off, if it has not ended in a form of its own."""
     try:
         return await handler(request)
-    except errors.WeftError as error:
-        status = status_of(error)
-        cause = clip(str(error), MAX_LOGGED)
-        log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, clip(request.path), status, cause)
-        return error_response(status, message_of(error))
-    except web.HTTPRequestEntityTooLarge:
-        return error_response(413, f"cannot read the request: its body is larger than {MAX_BODY} bytes")
-    except web.RequestPayloadError as error:
-        return error_response(400, f"cannot read the body of the request: {clip(str(error))}")
-    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-        return error_response(404, "page not found")
-    except web.HTTPException as error:
-        return error_response(error.status, error.reason)
-    except (ConnectionError, asyncio.CancelledError):
+    except ConnectionError:
         raise
     except Exception as error:
-        return internal_error(request.method, request.path, error)
+        if _has_begun(request):
+            text_of(request, error)
+            break_off(request)
+            raise ConnectionResetError("the answer has begun") from error
+        return _answer(request, error)
+
+
+def _has_begun(request: web.Request) -> bool:
+    """Whether its client has got anything already, or the connection is HTTP's no longer."""
+    transport = request.transport
+    return request.writer.output_size > 0 or transport is None or transport.get_protocol() is not request.protocol
+
+
+def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
+    match error:
+        case errors.WeftError():
+            status, cause = status_of(error), clip(str(error), MAX_LOGGED)
+            log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, clip(request.path), status, cause)
+            return error_response(status, message_of(error))
+        case web.HTTPRequestEntityTooLarge():
+            return error_response(413, f"cannot read the request: its body is larger than {MAX_BODY} bytes")
+        case web.RequestPayloadError():
+            return error_response(400, f"cannot read the body of the request: {clip(str(error))}")
+        case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
+            return error_response(404, "page not found")
+        case web.HTTPException():
+            return error_response(error.status, error.reason)
+        case _:
+            return internal_error(request.method, request.path, error)
 
 
 @web.middleware

@@ -9,12 +9,12 @@ from contextlib import aclosing
 from aiohttp import web
 
 from weft.api.call import Call
-from weft.api.container_streams import content_type, wanted_outputs
+from weft.api.container_streams import content_type, grabbing_failed, wanted_outputs
 from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.services import find_service
-from weft.api.streams import ERROR, STDERR, STDOUT, frame
+from weft.api.streams import STDERR, STDOUT, frame, streamed
 from weft.api.tasks import find_task
-from weft.errors import InvalidArgument, Unsupported, WeftError
+from weft.errors import InvalidArgument, Unsupported
 from weft.model.ids import ServiceId, TaskId
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.numbers import decimal
@@ -62,16 +62,15 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
     if spec.log_driver == "none":
         raise Unsupported("configured logging driver does not support reading")
     framed, stamped, detailed = not spec.container.tty, call.flag("timestamps"), call.flag("details")
-    response = web.StreamResponse(headers={"Content-Type": content_type(call, framed)})
-    await response.prepare(call.request)
-    async with aclosing(call.swarm.logs(wanted)) as logs:
-        try:
-            async for lines in logs:
-                await response.write(b"".join(_bytes(line, stamped, detailed, framed) for line in lines))
-        except WeftError as error:
-            text = f"Error grabbing logs: rpc error: code = Unknown desc = {error}\n".encode()
-            await response.write(frame(ERROR, text) if framed else text)
-    await response.write_eof()
+    last_words = grabbing_failed(framed)
+    async with (
+        aclosing(call.swarm.logs(wanted)) as logs,
+        streamed(
+            call.request, content_type(call, framed), lambda text: last_words(f"rpc error: code = Unknown desc = {text}")
+        ) as response,
+    ):
+        async for lines in logs:
+            await response.write(b"".join(_bytes(line, stamped, detailed, framed) for line in lines))
     return response
 
 

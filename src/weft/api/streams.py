@@ -1,4 +1,8 @@
-"""A program's streams over a connection: frames of output one way, input the other.
+"""Answers whose end is not known when they begin: a program's streams over a connection of their own (frames of output one way, input
+the other), and responses that are written as things happen.
+
+From its first byte on such an answer has a form of its own, and a failure must take that form: an HTTP response in the middle of it
+would be read as part of it. So there are two ways only to begin one, `carry` and `streamed`, which end it themselves, whatever happens.
 
 A frame is a byte for the stream (1 stdout, 2 stderr, 3 an error of the daemon), three zeros, the length in four bytes, big-endian, and
 the data. A terminal has one stream and no frames.
@@ -7,9 +11,13 @@ the data. A terminal has one stream and no frames.
 import asyncio
 import logging
 import struct
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
-from weft.api.hijack import Connection
+from aiohttp import web
+
+from weft.api.errors import text_of
+from weft.api.hijack import Connection, Taken, take_over
 from weft.errors import WeftError
 from weft.runtime.base import Attached
 
@@ -21,8 +29,61 @@ def frame(stream: int, data: bytes) -> bytes:
     return struct.pack(">BxxxI", stream, len(data)) + data
 
 
+async def carry(
+    request: web.Request, content_type: str, framed: bool, work: Callable[[Connection], Awaitable[None]]
+) -> Taken:  # fmt: skip
+    """Takes the connection over for `work`, and closes it behind it. What `work` raises is the stream's last frame. Raises
+    `OperationFailed` if the client has gone before."""
+    connection = take_over(request, content_type)
+    try:
+        await work(connection)
+    except ConnectionError:
+        log.debug("stream.client_gone path=%s", request.path)
+    except Exception as error:
+        text = f"{text_of(request, _first(error))}\n".encode()
+        with suppress(ConnectionError):
+            await connection.write(frame(ERROR, text) if framed else text)
+    finally:
+        connection.close()
+    return Taken()
+
+
+@asynccontextmanager
+async def streamed(
+    request: web.Request, content_type: str, last_words: Callable[[str], bytes] | None
+) -> AsyncIterator[web.StreamResponse]:  # fmt: skip
+    """A response that is written piece by piece. `last_words` makes its end of a failure's text; without them it breaks off, which
+    the client notices."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await response.prepare(request)
+    try:
+        yield response
+    except ConnectionError:
+        raise
+    except Exception as error:
+        text = text_of(request, _first(error))
+        if last_words is None:
+            break_off(request)
+            return
+        await response.write(last_words(text))
+    await response.write_eof()
+
+
+def break_off(request: web.Request) -> None:
+    """The client sees that the answer is not whole."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _first(error: Exception) -> Exception:
+    """Of a group, what failed first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def join(attached: Attached, connection: Connection, *, stdin: bool, outputs: frozenset[int], framed: bool) -> None:
-    """Carries both directions until the program's output ends or the client is gone. Raises no error of either side."""
+    """Carries both directions until the program's output ends or the client is gone."""
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(_feed(connection, attached) if stdin else _discard(connection))
         watching = group.create_task(connection.lost.wait())
@@ -33,13 +94,15 @@ async def join(attached: Attached, connection: Connection, *, stdin: bool, outpu
 
 
 async def _show(attached: Attached, connection: Connection, outputs: frozenset[int], framed: bool) -> None:
-    with suppress(ConnectionError, WeftError):
-        while True:
-            stream, data = await attached.read()
-            if not data and stream == 0:
-                return
-            if stream in outputs and data:
+    while True:
+        stream, data = await attached.read()
+        if not data and stream == 0:
+            return
+        if stream in outputs and data:
+            try:
                 await connection.write(frame(stream, data) if framed else data)
+            except ConnectionError:
+                return
 
 
 async def _feed(connection: Connection, attached: Attached) -> None:
