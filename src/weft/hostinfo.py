@@ -1,8 +1,10 @@
 """What this host is: for `docker info`, `docker version` and the node's description in the swarm. Read once at start."""
 
 import hashlib
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,9 +19,12 @@ from weft.model.node import NodeDescription
 from weft.model.service import Resources
 from weft.system.files import replace_file
 
+log = logging.getLogger(__name__)
+
 PROGRAMS = ("conmon", "runc", "skopeo")
 """What the daemon cannot do without, beside the kernel."""
 
+_ENGINE_ID = re.compile(r"[0-9a-f]{36}")
 CGROUP_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 RESOLVER_KEYWORDS = ("nameserver", "search", "options")
 
@@ -86,14 +91,23 @@ def _first_line(*argv: str) -> str:
 
 
 def _engine_id(data_root: Path) -> str:
-    """Made on the first start, kept in the data root."""
+    """Made on the first start, kept in the data root. One that was damaged is made anew: nothing hangs on it."""
     path = data_root / "engine-id"
     try:
-        if not path.exists():
-            replace_file(path, hashlib.sha256(os.urandom(32)).hexdigest()[:36].encode())
-        return path.read_text()
+        found = path.read_bytes().decode(errors="replace")
+        if _ENGINE_ID.fullmatch(found):
+            return found
+        log.warning("engine_id.damaged path=%s", path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
+    made = hashlib.sha256(os.urandom(32)).hexdigest()[:36]
+    try:
+        replace_file(path, made.encode())
     except OSError as error:
         raise OperationFailed(f"cannot write {path}: {cause_of(error)}") from error
+    return made
 
 
 def resolver(path: Path = Path("/etc/resolv.conf")) -> HostResolver:

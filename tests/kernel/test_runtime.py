@@ -428,6 +428,34 @@ def test_an_end_that_came_while_no_daemon_ran_is_found(host: Host) -> None:
     asyncio.run(second(*asyncio.run(first())))
 
 
+def test_a_container_outlives_a_damaged_record_and_leaves_its_files_when_both_are(host: Host) -> None:
+    async def first() -> tuple[ContainerId, ContainerId]:
+        runtime = await host.runtime()
+        one, both = [await started(runtime, "sh", "-c", "touch /kept; sleep 1000") for _ in range(2)]
+        for id in (one, both):
+            await appears(host.data / "containers" / id / "upper" / "kept")
+        await runtime.close()
+        (host.data / "containers" / one / "weft.json").write_bytes(bytes(500))
+        for name in ("weft.json", "weft.json.copy"):
+            (host.data / "containers" / both / name).write_bytes(b"")
+        return one, both
+
+    async def second(one: ContainerId, both: ContainerId) -> None:
+        runtime = await host.runtime()
+        assert [each.id for each in runtime.containers()] == [one]
+        assert runtime.get(one).state is ContainerState.RUNNING
+        assert (host.data / "containers" / both / "upper" / "kept").exists(), "what it wrote is somebody's"
+        assert processes_with_argument(str(host.data / "containers" / both)) == []
+        await runtime.kill(one, "KILL")
+        await runtime.wait(one)
+        await runtime.remove(one)
+        await runtime.close()
+        assert mount_points_below(host.data) == []
+        shutil.rmtree(host.data / "containers" / both)
+
+    asyncio.run(second(*asyncio.run(first())))
+
+
 def test_what_ends_while_the_host_is_shut_down_has_not_finished(host: Host) -> None:
     """In good order: the program with status 0 when it is told to, seen by conmon, and before the daemon has gone."""
 

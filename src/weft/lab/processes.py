@@ -6,7 +6,10 @@ A record is a file `PID STARTED`. Nothing here finds a process by name.
 import os
 import select
 import signal
+from pathlib import Path
 from typing import NamedTuple
+
+from weft.system.files import replace_file
 
 
 class Process(NamedTuple):
@@ -39,10 +42,7 @@ def load(record: str | os.PathLike[str]) -> Process | None:
 
 def save(record: str | os.PathLike[str], process: Process) -> None:
     """Whole or not at all."""
-    draft = f"{os.fspath(record)}.new"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(f"{process.pid} {process.started}\n")
-    os.replace(draft, record)
+    replace_file(Path(record), f"{process.pid} {process.started}\n".encode(), durable=False)
 
 
 def send(process: Process, number: int) -> bool:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
@@ -143,7 +143,12 @@ class ConmonRuntime:
 
     async def _load(self, directory: Directory) -> None:
         id = directory.path.name
-        record = directory.read()
+        try:
+            record = directory.read()
+        except Damaged as error:
+            log.error("container.damaged container=%s cause=%s; its files stay in %s", id[:12], error, directory.path)
+            await self._end_unmade(id, directory)
+            return
         if record is None or not record.made:
             log.warning("container.cleared container=%s cause=%r", id[:12], "half made")
             await self._dissolve(id, directory)
@@ -374,13 +379,17 @@ class ConmonRuntime:
 
     async def _dissolve(self, id: str, directory: Directory) -> None:
         """All traces of a container that was not made whole."""
+        await self._end_unmade(id, directory)
+        directory.remove()
+
+    async def _end_unmade(self, id: str, directory: Directory) -> None:
+        """All but its files."""
         await self._kill_makers(directory)
         try:
             await self._oci.delete(id)
         except OperationFailed as error:
             log.warning("container.delete container=%s cause=%s", id[:12], error)
         unmount(directory.merged)
-        directory.remove()
 
     async def wait(self, id: ContainerId) -> Container:
         box = self._box(id)

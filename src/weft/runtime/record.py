@@ -1,6 +1,7 @@
 """What is on disk about one container, and where.
 
-<root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again
+<root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again; and once more,
+                                       weft.json.copy, since a container without a record cannot go on
                          config.json   for the OCI runtime; hosts, hostname, resolv.conf as the container sees them
                                        (readable there by every user, and here by root only, as all of this)
                          log           what it wrote
@@ -10,18 +11,22 @@
 <run>/oci/               the OCI runtime's state
 """
 
+import logging
 import os
 from pathlib import Path
 
 import msgspec
 
-from weft.errors import OperationFailed, cause_of
+from weft.errors import Damaged, OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container
 from weft.runtime.process import ProcessId
 from weft.system.files import make_directory, replace_file
 from weft.system.trees import remove_tree
 
+log = logging.getLogger(__name__)
+
+RECORDS = ("weft.json", "weft.json.copy")
 _SEEN_INSIDE = ("hosts", "hostname", "resolv.conf")
 
 
@@ -45,16 +50,29 @@ class Directory:
         self.log = path / "log"
 
     def read(self) -> Record | None:
-        """None if there is no record that can be read: the container is half made."""
-        try:
-            data = (self.path / "weft.json").read_bytes()
-            record: Record = msgspec.json.decode(data, type=Record, dec_hook=decode_hook)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
-        return record
+        """None if there is none: the container is half made. Raises `Damaged` if neither of the two files
+        can be read."""
+        cause = ""
+        for path in (self.path / name for name in RECORDS):
+            try:
+                record: Record = msgspec.json.decode(path.read_bytes(), type=Record, dec_hook=decode_hook)
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.DecodeError, ValueError) as error:
+                cause = cause or f"{path}: {error}"
+                continue
+            if cause:
+                log.warning("container.record_damaged container=%s cause=%s", self.path.name[:12], cause)
+            return record
+        if cause:
+            raise Damaged(f"cannot read the record of container {self.path.name}, {cause}")
+        return None
 
     def write(self, record: Record) -> None:
-        self._write("weft.json", msgspec.json.encode(record, enc_hook=encode_hook))
+        """The copy first: the record itself is what counts, and is the old one if either cannot be written."""
+        content = msgspec.json.encode(record, enc_hook=encode_hook)
+        for name in reversed(RECORDS):
+            self._write(name, content)
 
     def write_files(self, files: dict[str, bytes]) -> None:
         """Raises `OperationFailed`."""

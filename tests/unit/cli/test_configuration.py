@@ -1,6 +1,8 @@
 """The daemon's options and its file: what wins, and what is refused with which words."""
 
+import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,39 @@ def test_check_config_reads_the_store_s_files(tmp_path: Path, store_files: dict[
     given = CliRunner().invoke(command, [*arguments, "--store-key", str(tmp_path / "none.pem")])
     assert isinstance(given.exception, InvalidArgument)
     assert "none.pem: No such file" in str(given.exception)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
+    "absent": None,
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "garbage": lambda content: random.Random(1).randbytes(len(content)),
+}
+
+
+def damage(path: Path, how: str) -> None:
+    change = DAMAGES[how]
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("key", ["tlscacert", "tlscert", "tlskey", "store-cacert", "store-cert", "store-key"])
+def test_a_damaged_file_is_named(pems: dict[str, object], store_files: dict[str, object], key: str, how: str) -> None:
+    given = {**pems, **store_files, "hosts": ["tcp://0.0.0.0:2376"]}
+    path = Path(str(given[key]))
+    damage(path, how)
+    with pytest.raises(InvalidArgument, match=f"cannot (read|use) .*{path}"):
+        make_options(given)
+
+
+@pytest.mark.parametrize("how", [how for how in DAMAGES if how != "empty"])
+def test_a_damaged_configuration_is_named(tmp_path: Path, how: str) -> None:
+    """An empty one says nothing, which is its right."""
+    path = write(tmp_path, 'labels = ["zone=a", "disk=ssd"]\n')
+    damage(path, how)
+    with pytest.raises(InvalidArgument, match=f"cannot read configuration {path}"):
+        read_config(path)

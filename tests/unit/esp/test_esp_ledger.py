@@ -1,5 +1,6 @@
 """The ledger of sequence numbers: under any order of starts, crashes and failures no number is used twice under one key."""
 
+import shutil
 import stat
 import threading
 from ipaddress import IPv4Address
@@ -139,8 +140,27 @@ def test_damaged_ledger_is_refused(tmp_path, damage):
     ledger.close()
     path = tmp_path / "esp-ledger"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(OperationFailed, match="damaged"):
-        Ledger(tmp_path)
+    left = path.read_bytes()
+    for _ in range(2):  # and it keeps no lock
+        with pytest.raises(OperationFailed, match="damaged .*rotate the keys, then remove"):
+            Ledger(tmp_path)
+    assert path.read_bytes() == left
+
+
+def test_a_ledger_that_is_missing_is_not_a_first_one(tmp_path):
+    """Its numbers were used, under keys that are still good."""
+    ledger = Ledger(tmp_path)
+    ledger.reserve((association(),))
+    ledger.close()
+    (tmp_path / "esp-ledger").unlink()
+    for _ in range(2):
+        with pytest.raises(OperationFailed, match="it is missing; rotate the keys, then remove"):
+            Ledger(tmp_path)
+    shutil.rmtree(tmp_path)
+    again = Ledger(tmp_path)
+    assert again.reserve((association(),)) == (Block(FIRST, FIRST + BLOCK),)
+    again.close()
+    Ledger(tmp_path).close()
 
 
 def test_second_engine_waits_for_the_first(tmp_path):

@@ -1,16 +1,18 @@
 """A container's files: who may read them, whatever the umask, and that they are replaced whole."""
 
 import os
+import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from weft.errors import OperationFailed
+from weft.errors import Damaged, OperationFailed
 from weft.model.container import Container, ContainerConfig
 from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec, Resources
-from weft.runtime.record import Directory, Record
+from weft.runtime.record import RECORDS, Directory, Record
 
 
 def record() -> Record:
@@ -30,7 +32,8 @@ def test_the_container_can_read_what_is_meant_for_it_and_users_of_the_host_nothi
     directory.write_files(dict.fromkeys(names, b"x"))
     found = {path.name: f"{stat.S_IMODE(path.stat().st_mode):o}" for path in (directory.path, *directory.path.iterdir())}
     assert found == {
-        "c" * 64: "700", "upper": "755", "work": "700", "merged": "700", "weft.json": "600", "config.json": "600",
+        "c" * 64: "700", "upper": "755", "work": "700", "merged": "700",
+        "weft.json": "600", "weft.json.copy": "600", "config.json": "600",
         "hosts": "644", "hostname": "644", "resolv.conf": "644",
     }  # fmt: skip
 
@@ -44,6 +47,43 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OperationFailed, match=r"cannot write .*/one/weft.json: No space left on device"):
+    with pytest.raises(OperationFailed, match=r"cannot write .*/one/weft.json.copy: No space left on device"):
         directory.write(record())
     assert directory.read() == record()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "garbage": lambda content: random.Random(1).randbytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "absent"])
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_there_as_long_as_one_of_its_files_is(tmp_path: Path, name: str, how: str) -> None:
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    directory.write(record())
+    path = directory.path / name
+    if how == "absent":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGES[how](path.read_bytes()))
+    assert directory.read() == record()
+    directory.write(record())
+    assert len({(directory.path / each).read_bytes() for each in RECORDS}) == 1
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_record_that_nobody_can_read_is_none_of_a_container_half_made(tmp_path: Path, how: str) -> None:
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    assert directory.read() is None
+    directory.write(record())
+    for name in RECORDS:
+        path = directory.path / name
+        path.write_bytes(DAMAGES[how](path.read_bytes()))
+    with pytest.raises(Damaged, match=r"cannot read the record of container one, .*/weft.json: "):
+        directory.read()

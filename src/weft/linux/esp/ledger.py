@@ -1,7 +1,8 @@
 """The ledger of sequence numbers on disk: a file, root only, that is replaced as a whole and synced before a block is used.
 
-A file that cannot be read is not treated as an empty one: numbers might repeat. Then nothing is sent until new keys are made and
-the file is taken away. A lock beside it keeps a second engine out for as long as the first one lives.
+A file that is missing or cannot be read is not treated as an empty one: numbers might repeat. Then nothing is
+sent until new keys are made and the directory is taken away. A lock beside it keeps a second engine out for as
+long as the first one lives, and says whether there was a ledger before.
 """
 
 import fcntl
@@ -30,7 +31,12 @@ class Ledger:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise OperationFailed(f"cannot lock sequence ledger {self._path}: {cause_of(error)}") from error
-        self._reservations = self._read()
+        try:
+            self._begin()
+            self._reservations = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def reserve(self, associations: tuple[Association, ...]) -> tuple[Block, ...]:
         """A block of numbers for each, safe on disk. Raises `OperationFailed`; then none is reserved."""
@@ -47,11 +53,23 @@ class Ledger:
     def close(self) -> None:
         os.close(self._lock)
 
+    def _begin(self) -> None:
+        """On a host that never had a ledger. One that is missing later was lost."""
+        try:
+            if os.fstat(self._lock).st_size:
+                return
+            if not self._path.exists():
+                self._write(Reservations())
+            os.pwrite(self._lock, b"there is a ledger\n", 0)
+            os.fsync(self._lock)
+        except OSError as error:
+            raise OperationFailed(f"cannot write sequence ledger {self._path}: {cause_of(error)}") from error
+
     def _read(self) -> Reservations:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
-            return Reservations()
+            raise OperationFailed(self._lost("it is missing")) from None
         except OSError as error:
             raise OperationFailed(f"cannot read sequence ledger {self._path}: {cause_of(error)}") from error
         digest, body = data[:_DIGEST], data[_DIGEST:]
@@ -60,9 +78,12 @@ class Ledger:
                 raise msgspec.DecodeError("wrong checksum")
             reservations: Reservations = decode(body, Reservations)
         except msgspec.DecodeError as error:
-            cause = f"it is damaged ({error}); rotate the keys, then remove it"
-            raise OperationFailed(f"cannot read sequence ledger {self._path}: {cause}") from error
+            raise OperationFailed(self._lost(f"it is damaged ({error})")) from error
         return reservations
+
+    def _lost(self, cause: str) -> str:
+        advice = f"rotate the keys, then remove {self._path.parent}"
+        return f"cannot read sequence ledger {self._path}: {cause}; {advice}"
 
     def _write(self, reservations: Reservations) -> None:
         body = encode(reservations)
