@@ -24,16 +24,16 @@ import aiohttp
 import msgspec
 import uvloop
 
-from weft.cluster import tls
-from weft.cluster.base import AdmissionRequest
-from weft.cluster.client import join
-from weft.cluster.messages import MAX_FROM_MANAGER, Heartbeat, Hello, StatusUpdate
 from weft.model import codec
 from weft.model.ids import ContainerId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
 from weft.model.service import Resources
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
+from weft.session import tls
+from weft.session.base import AdmissionRequest
+from weft.session.client import join
+from weft.session.messages import MAX_FROM_MANAGER, Heartbeat, Hello, StatusUpdate
 
 AT_ONCE = 16
 """Joins and connections under way."""

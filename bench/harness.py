@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from weft.client import UnixConnection
+from weft.api.client import UnixConnection
 
 IMAGE = "zaggash/demo-webapp:latest"
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,9 +25,9 @@ import docker.errors
 import pytest
 import uvloop
 
+from tests.support.api_daemon import DEADLINE, ApiDaemon
+from tests.support.fake_node import IMAGE
 from weft.api.server import ApiServer
-from weft.testing.api_daemon import DEADLINE, ApiDaemon
-from weft.testing.fake_node import IMAGE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 

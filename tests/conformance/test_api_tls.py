@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from weft.api.backend import InitRequest
+from tests.support.api_daemon import DEADLINE, ApiDaemon
 from weft.api.server import ApiServer
 from weft.api.tls import MAX_UNAUTHENTICATED, server_context
-from weft.cluster.tls_files import TlsFiles
 from weft.errors import InvalidArgument
-from weft.testing.api_daemon import DEADLINE, ApiDaemon
+from weft.model.membership import InitRequest
+from weft.system.tls_files import TlsFiles
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -11,23 +11,23 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
-from weft.api.backend import InitRequest, Membership
+from tests.support.fake_agent import FakeAgent, admitted
+from tests.support.fake_node import ALREADY, IMAGE, FakeNode, demo_image
 from weft.errors import Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.model.container import ContainerState
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.membership import InitRequest, Membership
 from weft.model.network import NetworkSpec
 from weft.model.node import NodeDescription
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
 from weft.model.task import Task, TaskState
 from weft.pki import authority
+from weft.runtime.fake_processes import ProcessExec, ProcessRuntime
 from weft.store.memory import MemoryStore
 from weft.store.sole import SoleLeader
-from weft.testing.fake_agent import FakeAgent, admitted
-from weft.testing.fake_node import ALREADY, IMAGE, FakeNode, demo_image
-from weft.testing.process_runtime import ProcessExec, ProcessRuntime
 
 MANY = 12
 """Objects of one kind that requests may leave behind, before they are cleared away."""

@@ -9,8 +9,8 @@ from typing import Any
 from tests.hostile.harness import LogWatch, play, send
 from tests.hostile.managed_node import ManagedNode
 from tests.hostile.requests import Draft, Names, Request
+from tests.support.fake_node import IMAGE
 from weft.api.server import ApiServer
-from weft.testing.fake_node import IMAGE
 
 EXEC = b'{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}'
 LISTS = ("/networks", "/services", "/nodes", "/swarm", "/images/json")

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import msgspec
 
+from tests.support.swarms import Swarm
 from weft.errors import OperationFailed
+from weft.linux.fake import FakeKernel
 from weft.linux.kernel import RealKernel
 from weft.model.service import PublishedPort
 from weft.network import operations as op
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, BridgePort, ForwardingEntry, KernelState, Link, Namespace, Route, Vxlan
 from weft.network.plan import plan
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.swarms import Swarm
 
 EMPTY = KernelState({HOST: Namespace(name=HOST)})
 NINE = IPv4Network("9.0.0.0/8")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from weft.cluster.identity import IdentityStore
+from tests.support.members import Host, until
 from weft.errors import Damaged
 from weft.model.container import ContainerState
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
+from weft.session.identity import IdentityStore
 from weft.store.etcd.process import EtcdMember
-from weft.testing.members import Host, until
 
 DAMAGES: Mapping[str, Callable[[bytes], bytes] | None] = {
     "absent": None,

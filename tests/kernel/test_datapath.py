@@ -27,13 +27,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.swarms import Swarm
 from weft.linux import netns
 from weft.linux.netlink.attributes import mac_bytes
 from weft.model.addresses import MacAddress, mac_for
 from weft.model.codec import encode
 from weft.model.ids import NetworkId, TaskId
 from weft.model.service import PublishedPort
-from weft.testing.swarms import Swarm
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -18,6 +18,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.etcd_cluster import PORT, EtcdCluster, certify, eventually
+from tests.support.slot_writers import SlotWriters
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable, WeftError
 from weft.model.cluster import Cluster as ClusterObject
 from weft.model.cluster import JoinTokens, RootCa
@@ -31,8 +33,6 @@ from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import QUOTA, EtcdMember, MemberRemoved
 from weft.store.etcd.space import keep_free
 from weft.store.kept import Keeper, KeptState
-from weft.testing.etcd_cluster import PORT, EtcdCluster, certify, eventually
-from weft.testing.slot_writers import SlotWriters
 
 pytestmark = [
     pytest.mark.root,

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support import virtual_time
 from weft.errors import FailedPrecondition, NotFound, OperationFailed, Unavailable
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.pki import authority
 from weft.store.etcd.base import Answer, Batch, Compacted, Compare, Delete, Kv, Read, Write, after
 from weft.store.etcd.client import GatewayClient
+from weft.store.etcd.fake import FakeEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
-from weft.testing import virtual_time
-from weft.testing.fake_etcd import FakeEtcd
 
 pytestmark = [
     pytest.mark.root,

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from weft.cluster.tls_files import TlsFiles
+from tests.support.certified import free_port
+from tests.support.members import Host, until
+from weft.daemon.member import SwarmMember
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
-from weft.member import SwarmMember
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
@@ -24,8 +25,7 @@ from weft.model.node import Node, NodeSpec, NodeState, Role
 from weft.pki import authority
 from weft.store.etcd.base import after
 from weft.store.etcd.elsewhere import FLAGS, Elsewhere
-from weft.testing.certified import free_port
-from weft.testing.members import Host, until
+from weft.system.tls_files import TlsFiles
 
 pytestmark = [
     pytest.mark.root,

@@ -33,12 +33,12 @@ from tests.kernel.test_datapath import (
     own_address,
     tasks,
 )
+from tests.support.swarms import Swarm
 from weft.linux import netns
 from weft.model.addresses import MacAddress, mac_for
 from weft.model.ids import TaskId
 from weft.model.service import PublishedPort
 from weft.network.overlay import LEG_PREFIX
-from weft.testing.swarms import Swarm
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.members import Host, until
 from weft.model.network import NetworkSpec
-from weft.testing.members import Host, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

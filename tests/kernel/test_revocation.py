@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.members import Host, until
+from weft.daemon.seat import Door
 from weft.errors import OperationFailed
 from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revoked_serials
-from weft.seat import Door
 from weft.store.etcd.process import EtcdMember
-from weft.testing.members import Host, until
 
 pytestmark = [
     pytest.mark.root,

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.members import Host, until
 from weft.errors import OperationFailed, Unavailable
 from weft.model.network import NetworkSpec
 from weft.model.node import Role
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.process import EtcdMember
-from weft.testing.members import Host, until
 
 pytestmark = [
     pytest.mark.root,

@@ -12,11 +12,13 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
+from tests.support import virtual_time
+from tests.support.swarms import Swarm
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
-from weft.cluster.base import Identity, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, Heartbeat, Managers, StatusAccepted, StatusUpdate, Welcome
 from weft.errors import OperationFailed, Unavailable
+from weft.linux.fake import FakeKernel
+from weft.linux.fake_echo import FakeEcho
 from weft.model.assignment import AssignmentChange
 from weft.model.container import ContainerState
 from weft.model.meta import SECOND
@@ -25,12 +27,10 @@ from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.network.kernel_state import HOST
 from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable
-from weft.testing import virtual_time
-from weft.testing.fake_echo import FakeEcho
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.fake_runtime import FakeImages, FakeRuntime
-from weft.testing.memory_session import session_pair
-from weft.testing.swarms import Swarm
+from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.session.base import Identity, SessionClosed
+from weft.session.fake import session_pair
+from weft.session.messages import AssignmentUpdate, Heartbeat, Managers, StatusAccepted, StatusUpdate, Welcome
 
 MANAGER = IPv4Address("192.0.2.9")
 """Where it is."""

@@ -18,13 +18,22 @@ import msgspec
 import pytest
 import uvloop
 
-from weft.cluster import tls
-from weft.cluster.base import AdmissionRequest, Admitted, LogRequest, ManagerSession, MemberRequest, SessionClosed
-from weft.cluster.client import Connector, MemberClient, join
-from weft.cluster.identity import Credentials, Wallet
-from weft.cluster.listener import LIMITS, Limits
-from weft.cluster.logs import LogConnector, ManagerRelay
-from weft.cluster.messages import (
+from tests.support.certified import HOUR, Member, Swarm, free_port, swarm
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
+from weft.model import codec
+from weft.model.container import LogLine
+from weft.model.ids import ClusterId, NodeId, TaskId
+from weft.model.logs import LogsWanted, TaskLog
+from weft.model.node import NodeDescription, Role
+from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
+from weft.pki import authority, tokens
+from weft.session import tls
+from weft.session.base import AdmissionRequest, Admitted, LogRequest, ManagerSession, MemberRequest, SessionClosed
+from weft.session.client import Connector, MemberClient, join
+from weft.session.identity import Credentials, Wallet
+from weft.session.listener import LIMITS, Limits
+from weft.session.logs import LogConnector, ManagerRelay
+from weft.session.messages import (
     MAX_FROM_AGENT,
     MAX_LOG_LINES,
     Goodbye,
@@ -36,16 +45,7 @@ from weft.cluster.messages import (
     StatusUpdate,
     Trust,
 )
-from weft.cluster.server import SessionServer
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
-from weft.model import codec
-from weft.model.container import LogLine
-from weft.model.ids import ClusterId, NodeId, TaskId
-from weft.model.logs import LogsWanted, TaskLog
-from weft.model.node import NodeDescription, Role
-from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
-from weft.pki import authority, tokens
-from weft.testing.certified import HOUR, Member, Swarm, free_port, swarm
+from weft.session.server import SessionServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop,

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from weft.agent.credentials import EARLIEST, LATEST, accepted
-from weft.cluster.identity import Credentials, IdentityStore
-from weft.cluster.messages import Goodbye, Hello, Renew
+from tests.support import virtual_time
+from tests.support.certified import HOUR, Member, Swarm, swarm
+from tests.support.members import Host, until
 from weft.errors import InvalidArgument
 from weft.manager.certificates import self_issued
 from weft.model.cluster import RootCa
@@ -22,9 +22,9 @@ from weft.model.node import NodeDescription, NodeState, Role
 from weft.model.state import Put
 from weft.pki import authority
 from weft.pki.certificate import fingerprint, holder, issuer_id, load, signer_id, verify
-from weft.testing import virtual_time
-from weft.testing.certified import HOUR, Member, Swarm, swarm
-from weft.testing.members import Host, until
+from weft.session.credentials import EARLIEST, LATEST, accepted
+from weft.session.identity import Credentials, IdentityStore
+from weft.session.messages import Goodbye, Hello, Renew
 
 
 def life_passed(member: Member) -> float:

@@ -11,6 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.simulation.cluster import SimCluster
+from tests.simulation.steps import rotated_root
+from tests.support import virtual_time
 from weft.errors import InvalidArgument, Unavailable
 from weft.manager.manager import Manager
 from weft.model.ids import NetworkId, ServiceId
@@ -25,9 +28,6 @@ from weft.model.service import (
     TaskSpec,
 )
 from weft.model.task import TaskState
-from weft.testing import virtual_time
-from weft.testing.sim_cluster import SimCluster
-from weft.testing.sim_steps import rotated_root
 
 
 def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:

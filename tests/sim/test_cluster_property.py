@@ -12,10 +12,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from weft.model.service import PublishedPort
-from weft.testing import virtual_time
-from weft.testing.sim_cluster import SimCluster
-from weft.testing.sim_steps import (
+from tests.simulation.cluster import SimCluster
+from tests.simulation.steps import (
     BreakWatches,
     Compact,
     CreateNetwork,
@@ -42,6 +40,8 @@ from weft.testing.sim_steps import (
     Step,
     Update,
 )
+from tests.support import virtual_time
+from weft.model.service import PublishedPort
 
 EXAMPLES = int(os.environ.get("WEFT_SIM_EXAMPLES", "0"))
 MEMORY = Path("/dev/shm")

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
+from tests.support import virtual_time
 from weft.manager.loops import ControlLoop, whole
 from weft.model.ids import NetworkId
 from weft.model.meta import SECOND
 from weft.model.network import Network, NetworkSpec
 from weft.model.state import Change, ClusterState, Decision, Event, Put
 from weft.store.memory import MemoryStore
-from weft.testing import virtual_time
 
 Reconcile = Callable[[ClusterState, int], Decision]
 

@@ -12,8 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.support.swarms import Swarm
 from weft.control import keys
 from weft.esp.sequence import Reservations
+from weft.linux.fake import FakeKernel
+from weft.linux.fake_stack import ANY
+from weft.linux.fake_underlay import FakeUnderlay, Packet, Place
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.encryption import DataKey
 from weft.model.ids import ClusterId, NetworkId
@@ -24,10 +28,6 @@ from weft.network.encryption import protection
 from weft.network.kernel_state import HOST, KernelState, Namespace, Vxlan
 from weft.network.ownership import ESP_SANDBOX
 from weft.network.plan import plan
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.fake_stack import ANY
-from weft.testing.fake_underlay import FakeUnderlay, Packet, Place
-from weft.testing.swarms import Swarm
 
 HOSTS = 4
 PERIOD = 12 * 3600 * 10**9

@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.manager.liveness import MANY, Liveness
 from weft.model.ids import NodeId
 from weft.model.meta import SECOND
 from weft.model.node import NodeState
-from weft.store.base import Standing
-from weft.testing.control_room import ControlRoom
+from weft.model.standing import Standing
 
 FIRST, SECOND_MANAGER = NodeId("m1"), NodeId("m2")
 BOTH = Standing(FIRST, frozenset((FIRST, SECOND_MANAGER)))

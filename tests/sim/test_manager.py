@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.api.backend import InitRequest
-from weft.cluster.base import AdmissionRequest, SessionClosed
-from weft.cluster.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
+from tests.support import virtual_time
+from tests.support.fake_agent import Behaviour, FakeAgent, admitted, obedient
+from tests.support.fake_authority import FakeAuthority
 from weft.errors import (
     Conflict,
     FailedPrecondition,
@@ -30,6 +30,7 @@ from weft.manager.manager import Manager
 from weft.model.assignment import TaskAssignment
 from weft.model.cluster import ClusterSpec, RootCa
 from weft.model.ids import NetworkId, ServiceId, TaskId
+from weft.model.membership import InitRequest
 from weft.model.meta import Meta
 from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState
@@ -44,12 +45,11 @@ from weft.model.service import (
 )
 from weft.model.state import ClusterState, Object, Put, Remove
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
+from weft.session.base import AdmissionRequest, SessionClosed
+from weft.session.fake import session_pair
+from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
 from weft.store.memory import MemoryStore
 from weft.store.sole import SoleLeader
-from weft.testing import virtual_time
-from weft.testing.fake_agent import Behaviour, FakeAgent, admitted, obedient
-from weft.testing.fake_authority import FakeAuthority
-from weft.testing.memory_session import session_pair
 
 GRACE = 15
 """Seconds: three heartbeats of five."""

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from tests.support import virtual_time
 from weft.errors import OperationFailed
 from weft.manager.members import DOOR_PATIENCE, Membership
 from weft.manager.nodes import bereavement, update
@@ -16,10 +17,9 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Node, NodeSpec
 from weft.model.state import ClusterState
 from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.fake import FakeEtcd
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.migrate import copy
-from weft.testing import virtual_time
-from weft.testing.fake_etcd import FakeEtcd
 
 NAMES = ("m1", "m2", "m3", "m4")
 FOREVER = 2**62

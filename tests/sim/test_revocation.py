@@ -7,10 +7,8 @@ import ssl
 import msgspec
 import pytest
 
-from weft.cluster import tls
-from weft.cluster.base import AgentSession, Identity, LogRequest, MemberRequest
-from weft.cluster.identity import Credentials, Wallet
-from weft.cluster.messages import CertificateRequest, Goodbye, Hello, PublishLogs
+from tests.support import virtual_time
+from tests.support.certified import END, HOUR, Member, Swarm, swarm
 from weft.errors import FailedPrecondition, Forbidden
 from weft.manager.revocation import LAG, MOST
 from weft.model.logs import LogsWanted
@@ -19,8 +17,10 @@ from weft.model.node import Node, NodeDescription, NodeState, Role
 from weft.model.state import Put
 from weft.pki import authority
 from weft.pki.certificate import holder
-from weft.testing import virtual_time
-from weft.testing.certified import END, HOUR, Member, Swarm, swarm
+from weft.session import tls
+from weft.session.base import AgentSession, Identity, LogRequest, MemberRequest
+from weft.session.identity import Credentials, Wallet
+from weft.session.messages import CertificateRequest, Goodbye, Hello, PublishLogs
 
 
 def ready(cluster: Swarm) -> bool:

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.simulation.cluster import SimCluster
+from tests.simulation.host import SimHost
+from tests.support import virtual_time
+from tests.support.members import Host, until
 from weft.errors import Unavailable
 from weft.manager.manager import Manager
 from weft.model.container import ContainerState, LogLine
@@ -18,11 +22,7 @@ from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import SECOND
 from weft.model.service import ContainerSpec, Placement, ServiceSpec, TaskSpec
 from weft.model.task import TaskState
-from weft.testing import virtual_time
-from weft.testing.fake_runtime import FakeRuntime
-from weft.testing.members import Host, until
-from weft.testing.sim_cluster import SimCluster
-from weft.testing.sim_host import SimHost
+from weft.runtime.fake import FakeRuntime
 
 
 def play(directory: Path, managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from weft.cluster.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
-from weft.cluster.client import ELECTION, Connector, MemberClient, join
-from weft.cluster.identity import Credentials, IdentityStore, Member, Wallet, new_key
-from weft.cluster.messages import Goodbye, Heartbeat, Hello, Welcome
-from weft.cluster.server import SessionServer
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
 from weft.model.cluster import JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription, Role
 from weft.pki import authority, tokens
+from weft.session.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
+from weft.session.client import ELECTION, Connector, MemberClient, join
+from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
+from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
+from weft.session.server import SessionServer
 
 CLUSTER = ClusterId("c1")
 

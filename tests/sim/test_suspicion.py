@@ -7,8 +7,11 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from weft.control.dispatcher import network_views
+from tests.support import virtual_time
+from tests.support.control_room import ControlRoom
+from weft.control.assignments.assignments import network_views
 from weft.errors import OutOfSequence, Unavailable
+from weft.linux.fake_echo import FakeEcho
 from weft.manager.suspicion import PAUSE, Suspicion, addresses
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
@@ -16,11 +19,8 @@ from weft.model.network import NetworkSpec
 from weft.model.node import NodeState, NodeStatus
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
 from weft.model.state import Put
+from weft.session.host_monitor import PERIOD
 from weft.store.memory import MemoryStore
-from weft.testing import virtual_time
-from weft.testing.control_room import ControlRoom
-from weft.testing.fake_echo import FakeEcho
-from weft.vigil import PERIOD
 
 NODE = NodeId("node1")
 ANSWER = 0.3

@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from weft.testing import virtual_time
-from weft.testing.fake_echo import FakeEcho
-from weft.vigil import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, Vigil
+from tests.support import virtual_time
+from weft.linux.fake_echo import FakeEcho
+from weft.session.host_monitor import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, Vigil
 
 SOON = 2 * PERIOD + CONFIRM + 0.01
 """Seconds until a host is missed, at most."""

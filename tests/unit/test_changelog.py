@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.manager import changelog
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId
@@ -13,7 +14,6 @@ from weft.model.node import NodeState
 from weft.model.service import ContainerSpec, EndpointSpec, PublishedPort, ServiceSpec, TaskSpec
 from weft.model.state import Change, Event, Put, Remove
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from weft import hostinfo
+from weft.daemon import host_info as hostinfo
 
 
 def engine_id(data_root: Path) -> str:

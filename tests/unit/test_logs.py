@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from weft import logs
-from weft.api.backend import JoinRequest
-from weft.cluster.base import AdmissionRequest
-from weft.cluster.identity import Credentials
 from weft.model.cluster import JoinTokens, RootCa, RootRotation
 from weft.model.encryption import DataKey
+from weft.model.membership import JoinRequest
 from weft.pki.tokens import JoinToken
+from weft.session.base import AdmissionRequest
+from weft.session.identity import Credentials
+from weft.system import journal as logs
 
 SECRET = "c0ffee-not-to-be-seen"
 ROOT = RootCa("certificate", SECRET)
@@ -79,7 +79,7 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path, same: bool) ->
         status = os.fstat(stderr.fileno())
         stream = f"{status.st_dev}:{status.st_ino if same else status.st_ino + 1}"
         done = subprocess.run(
-            [sys.executable, "-c", "from weft import logs; print(logs.writes_to_journal())"],
+            [sys.executable, "-c", "from weft.system import journal; print(journal.writes_to_journal())"],
             stderr=stderr, stdout=subprocess.PIPE, env={**os.environ, "JOURNAL_STREAM": stream}, text=True, check=True,
         )  # fmt: skip
     assert done.stdout == f"{same}\n"

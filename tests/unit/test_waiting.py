@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.support import virtual_time
 from weft.errors import OperationFailed
-from weft.testing import virtual_time
-from weft.waiting import first
+from weft.system.waiting import first
 
 
 class Waits:

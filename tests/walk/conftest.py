@@ -5,13 +5,13 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import msgspec
 
+from tests.support.swarms import Swarm
+from weft.linux.fake import FakeKernel
+from weft.linux.fake_stack import ANY
+from weft.linux.fake_underlay import FakeUnderlay, Journey, Packet, Place
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST
 from weft.network.plan import plan
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.fake_stack import ANY
-from weft.testing.fake_underlay import FakeUnderlay, Journey, Packet, Place
-from weft.testing.swarms import Swarm
 
 CLIENT = IPv4Address("192.0.2.7")
 

@@ -10,15 +10,15 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import msgspec
 import pytest
 
+from tests.support.swarms import Swarm
 from tests.walk.conftest import CLIENT, Cluster, text
+from weft.linux import fake_stack as ip
+from weft.linux.fake_underlay import Packet, Place
 from weft.model.encryption import DataKey
 from weft.model.service import PublishedPort
 from weft.network import operations as op
 from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, Route
-from weft.testing import fake_stack as ip
-from weft.testing.fake_underlay import Packet, Place
-from weft.testing.swarms import Swarm
 
 WEB, DNS, DEAD, DIRECT = 8080, 9001, 8081, 9090
 

@@ -1,7 +1,7 @@
 """One request, from its JSON to the operations on a host's kernel: who decides what, in the order in which it happens.
 
-    api/schema/service.py → manager/services.py → store/ → control/orchestrator → control/allocator → control/scheduler
-    → control/dispatcher.py → agent/ → network/plan.py → network/diff.py → linux/
+    api/schema/service.py → control/requests/services.py → store/ → control/orchestrator → control/allocator → control/scheduler
+    → control/assignments/assignments.py → agent/ → network/plan.py → network/diff.py → linux/
 
 In a daemon each of these runs when the store tells it that something changed. Here they are called one after the other, and after
 each it is shown what it added. test_packet.py goes on where this ends.
@@ -19,11 +19,13 @@ from weft.agent.sandboxes import choose_gateway, choose_ports
 from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
 from weft.api.schema.service_wire import ServiceWire
-from weft.control import dispatcher
 from weft.control.allocator import allocator
+from weft.control.assignments import assignments as dispatcher
 from weft.control.orchestrator import orchestrator
+from weft.control.requests import services
 from weft.control.scheduler import scheduler
-from weft.manager import services
+from weft.linux.fake import FakeKernel
+from weft.linux.fake_underlay import FakeUnderlay, Packet
 from weft.model.assignment import Assignment
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId
@@ -40,8 +42,6 @@ from weft.network.operations import ReplaceTable, SetSysctl
 from weft.network.plan import plan
 from weft.network.render.table import text
 from weft.store.memory import MemoryStore
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.fake_underlay import FakeUnderlay, Packet
 
 NOW = 1_700_000_000 * SECOND
 
@@ -130,7 +130,7 @@ def test_a_service_from_json_to_the_kernel():
     assert (spec.name, spec.replicas, spec.task.container.image) == ("web", 2, "nginx")
     assert spec.task.networks[0].target == mynet.id
 
-    # manager/services.py checks what crosses objects, and store/ keeps it: that is all the request waits for
+    # control/requests/services.py checks what crosses objects, and store/ keeps it: that is all the request waits for
     manager.commit(*services.creation(manager.state, ServiceId("web"), spec))
     assert manager.tasks() == []
 
@@ -172,7 +172,7 @@ def test_a_service_from_json_to_the_kernel():
     # agent/: makes a sandbox and a container of each task and reports; only then does a task serve
     manager.hear_that_all_run()
 
-    # control/dispatcher.py: all that a node may know, as one value
+    # control/assignments/assignments.py: all that a node may know, as one value
     assignment = manager.assignment("node1")
     assert [t.service_name for t in assignment.tasks.values()] == ["web"]
     assert sorted(v.definition.name for v in assignment.networks.values()) == ["ingress", "mynet"]

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from weft.cluster.base import Connect, LogSink, Publish
-from weft.cluster.identity import Credentials, Wallet
 from weft.errors import Unavailable
-from weft.linux.base import Echo, EspEngine, Kernel
+from weft.linux.base import EspEngine, Kernel
 from weft.model.addresses import Port
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription, Role
 from weft.runtime.base import Images, Runtime
+from weft.session.base import Connect, Echo, LogSink, Publish
+from weft.session.identity import Credentials, Wallet
 
 NAMESPACES = Path("/run/docker/netns")
 

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Protocol
 
 from weft.agent.container_config import SERVICE_LABEL, TASK_LABEL
-from weft.cluster.base import LogSink, Publish
-from weft.cluster.messages import LogLines, LogsEnd, PublishLogs
 from weft.errors import NotFound, WeftError
-from weft.handover import Handover
 from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
 from weft.model.logs import LogsWanted, Seen, note
 from weft.model.meta import Nanoseconds
+from weft.session.base import LogSink, Publish
+from weft.session.messages import LogLines, LogsEnd, PublishLogs
+from weft.system.bounded_queue import Handover
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import AddressValueError, IPv4Address
 
 from weft.agent.adapters import Adapters
-from weft.agent.credentials import Renewal
-from weft.cluster.base import AgentSession, SessionClosed
-from weft.cluster.messages import (
+from weft.errors import Forbidden, WeftError, described
+from weft.model.assignment import AssignmentChange
+from weft.model.ids import NodeId, TaskId
+from weft.model.meta import SECOND
+from weft.model.task import TaskStatus
+from weft.session.base import AgentSession, Echo, SessionClosed
+from weft.session.credentials import Renewal
+from weft.session.host_monitor import Vigil
+from weft.session.messages import (
     MAX_STATUSES,
     AssignmentUpdate,
     FromManager,
@@ -34,15 +40,8 @@ from weft.cluster.messages import (
     Trust,
     Welcome,
 )
-from weft.errors import Forbidden, WeftError, described
-from weft.linux.base import Echo
-from weft.model.assignment import AssignmentChange
-from weft.model.ids import NodeId, TaskId
-from weft.model.meta import SECOND
-from weft.model.task import TaskStatus
 from weft.system.supervision import lasting
-from weft.vigil import Vigil
-from weft.waiting import first
+from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal
 
-from weft.api.backend import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.model.assignment import Assignment, EndpointRecord, NetworkView, ServiceRecord
 from weft.model.container import Container
 from weft.model.ids import ContainerId, NodeId
+from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
 from weft.network.sandbox import needs_gateway
 

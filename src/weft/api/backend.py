@@ -6,147 +6,21 @@ nothing: the control loops do that when the change is committed. The errors are 
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal, Protocol
-
-import msgspec
 
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
+from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
+from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
+from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
+from weft.model.standing import Standing
 from weft.model.state import ClusterState
 from weft.runtime.base import Images, Runtime
-from weft.store.base import Standing
-
-LocalSwarmState = Literal["inactive", "pending", "active", "error", "locked"]
-
-
-class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's (or load balancer's) place on a network of this node."""
-
-    key: str
-    """The container's id; `lb-<network>` or `ingress-sbox` for a load balancer."""
-    name: str
-    endpoint_id: str
-    address: IPv4Interface
-    aliases: tuple[str, ...] = ()
-
-
-class PeerView(msgspec.Struct, frozen=True):
-    """A node on an overlay, as `docker network inspect` lists it."""
-
-    name: str
-    """12 hexadecimal digits."""
-    address: str
-
-
-class ServiceTaskView(msgspec.Struct, frozen=True):
-    name: str
-    endpoint_id: str
-    address: str
-    host: str
-
-
-class ServiceView(msgspec.Struct, frozen=True):
-    """For `docker network inspect --verbose`."""
-
-    name: str
-    virtual_address: str
-    ports: tuple[str, ...]
-    tasks: tuple[ServiceTaskView, ...]
-
-
-class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as this node has it: `bridge`, `host`, `none`, `docker_gwbridge`, and the overlays that it is on."""
-
-    id: str
-    name: str
-    driver: Literal["bridge", "host", "null", "overlay"]
-    scope: Literal["local", "swarm"] = "local"
-    created_at: int = 0
-    pools: tuple[tuple[IPv4Network, str], ...] = ()
-    """(subnet, gateway)"""
-    internal: bool = False
-    attachable: bool = False
-    ingress: bool = False
-    options: Mapping[str, str] = msgspec.field(default_factory=dict)
-    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
-    endpoints: tuple[LocalEndpoint, ...] = ()
-    peers: tuple[PeerView, ...] = ()
-    services: tuple[ServiceView, ...] = ()
-
-
-class InitRequest(msgspec.Struct, frozen=True, kw_only=True):
-    force_new_cluster: bool = False
-    """Of a node that is a manager already: it goes on as the only one."""
-    listen_address: str = "0.0.0.0:2377"
-    advertise_address: str = ""
-    data_path_address: str = ""
-    data_path_port: int = 0
-    availability: Literal["active", "pause", "drain"] = "active"
-    """Of the node that begins it."""
-    default_pool: tuple[IPv4Network, ...] = ()
-    subnet_size: int = 0
-    spec: ClusterSpec = ClusterSpec()
-
-
-class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
-    listen_address: str = "0.0.0.0:2377"
-    advertise_address: str = ""
-    data_path_address: str = ""
-    remote_addresses: tuple[str, ...]
-    token: str
-    availability: Literal["active", "pause", "drain"] = "active"
-
-    def __repr__(self) -> str:
-        """Without the token, which is a secret."""
-        return f"JoinRequest({', '.join(self.remote_addresses)})"
-
-
-class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's part in a swarm."""
-
-    state: LocalSwarmState = "inactive"
-    node: NodeId | None = None
-    address: str = ""
-    """The address it advertises."""
-    is_manager: bool = False
-    error: str = ""
-    managers: tuple[tuple[NodeId, str], ...] = ()
-    """Managers that it knows: (id, host:port)."""
-
-
-class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """For `docker info` and `docker version`."""
-
-    hostname: str
-    engine_id: str
-    kernel: str
-    operating_system: str
-    os_version: str
-    architecture: str
-    cpus: int
-    memory: int
-    data_root: str
-    runtime: str
-    """`runc 1.1.5`"""
-    conmon: str
-    version: str
-    started_at: int
-    cgroup_version: str = "2"
-    """`1` also where both are mounted: the controllers are where the first is."""
-    esp_engine: str = ""
-    """What seals encrypted networks: `kernel`, `userspace` or nothing."""
-    apparmor: bool = False
-    seccomp: bool = False
-    """Containers are confined by it."""
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """The engine's."""
-    warnings: tuple[str, ...] = ()
 
 
 class Swarm(Protocol):

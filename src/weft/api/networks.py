@@ -4,15 +4,15 @@ import msgspec
 from aiohttp import web
 
 from weft.api import filters
-from weft.api.backend import LocalNetwork
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json
 from weft.api.schema.network import NetworkWire, local_network_json, network_json, residents_json, spec_from
-from weft.control.validate import PREDEFINED
+from weft.control.requests.validation import PREDEFINED
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from weft.model.ids import NetworkId
+from weft.model.local_network import LocalNetwork
 from weft.model.network import Network
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")

@@ -25,9 +25,9 @@ from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, paths
 from weft.api.streams import break_off
 from weft.api.tls import TlsListener
-from weft.cluster.tls_files import TlsFiles
 from weft.errors import clip
 from weft.system.files import make_missing
+from weft.system.tls_files import TlsFiles
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from collections import Counter
 
 from aiohttp import web
 
-from weft.api.backend import Membership
 from weft.api.call import MAX_VERSION, MIN_VERSION, Call, answer
 from weft.api.schema.common import Json, now
 from weft.api.schema.system import info_json, membership_json, version_json
 from weft.errors import Unavailable
+from weft.model.membership import Membership
 
 
 def swarm_header(membership: Membership) -> str:

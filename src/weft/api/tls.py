@@ -15,8 +15,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from weft.cluster.tls_files import TlsFiles, load, reason
 from weft.errors import InvalidArgument, OperationFailed, cause_of
+from weft.system.tls_files import TlsFiles, load, reason
 
 log = logging.getLogger(__name__)
 

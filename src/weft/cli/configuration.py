@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from weft.api.tls import server_context
-from weft.cluster.tls_files import TlsFiles
+from weft.daemon.node import DaemonOptions, TcpHost
 from weft.errors import InvalidArgument
-from weft.node import DaemonOptions, TcpHost
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.rows import PREFIX
+from weft.system.tls_files import TlsFiles
 
 DEFAULT_CONFIG = Path("/etc/weft/config.toml")
 TLS_FILES = ("tlscacert", "tlscert", "tlskey")

@@ -1,4 +1,4 @@
-"""`weft daemon`: the daemon of one host. Reads the options and the configuration file, checks them, and runs `weft.node`."""
+"""`weft daemon`: the daemon of one host. Reads the options and the configuration file, checks them, and runs `weft.daemon.node`."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from weft.cli.configuration import DEFAULT_CONFIG, LOG_FORMATS, LOG_LEVELS, make_options, read_config
-from weft.node import run
+from weft.daemon.node import run
 
 
 @click.command("daemon")

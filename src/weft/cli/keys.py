@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from weft.client import Api
+from weft.api.client import Api
 from weft.errors import InvalidArgument
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weft.client import Api, wait_until
+from weft.api.client import Api, wait_until
 from weft.errors import OperationFailed, Unavailable
 from weft.lab.hosts import tail
 from weft.lab.layout import Host

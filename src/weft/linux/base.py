@@ -1,7 +1,6 @@
-"""What the rest of the program needs of a kernel. `linux/kernel.py` is the real one, `testing/fake_kernel.py` one that behaves."""
+"""What the rest of the program needs of a kernel. `linux/kernel.py` is the real one, `linux/fake.py` one that behaves."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
 from typing import Literal, Protocol
 
 from weft.model.encryption import Protection
@@ -54,15 +53,3 @@ class EspEngine(Protocol):
         ...
 
 
-class Echo(Protocol):
-    """Asks kernels of other hosts whether they are there. Nothing waits in here: neither call blocks."""
-
-    def ask(self, address: IPv4Address) -> bool:
-        """False if this host could not even send the question."""
-        ...
-
-    def answered(self) -> set[IPv4Address]:
-        """Who has answered since the last call."""
-        ...
-
-    def close(self) -> None: ...

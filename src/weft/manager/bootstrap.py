@@ -5,13 +5,13 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from weft.api.backend import InitRequest
-from weft.control.validate import LONGEST_PREFIX
+from weft.control.requests.validation import LONGEST_PREFIX
 from weft.errors import InvalidArgument, Unavailable
 from weft.manager import cluster
 from weft.manager.authority import Authority
 from weft.model.cluster import DEFAULT_POOL, VXLAN_PORT, Cluster, JoinTokens, RootCa
 from weft.model.ids import SWARM_ID_BYTES, ClusterId, NetworkId, NodeId, swarm_id
+from weft.model.membership import InitRequest
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import Node, NodeDescription, NodeSpec
 from weft.model.state import Put

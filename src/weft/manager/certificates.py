@@ -8,10 +8,6 @@ from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
-from weft.agent.credentials import LATEST, accepted
-from weft.cluster.base import Identity
-from weft.cluster.identity import Credentials
-from weft.cluster.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 from weft.errors import Forbidden, InvalidArgument
 from weft.manager import revocation
 from weft.manager.authority import Authority, PkiAuthority
@@ -24,6 +20,10 @@ from weft.model.node import CertificateInfo, Node
 from weft.model.state import Change, ClusterState
 from weft.pki.authority import make_key, make_serial, private_pem, request, signer
 from weft.pki.certificate import renewal_due, serial_text
+from weft.session.base import Identity
+from weft.session.credentials import LATEST, accepted
+from weft.session.identity import Credentials
+from weft.session.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 from weft.store.base import Store
 
 

@@ -23,9 +23,8 @@ from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
-from weft.cluster.base import ManagerSession, SessionClosed
-from weft.cluster.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
-from weft.control.dispatcher import Memo, Views, assignment_for, network_views
+from weft.control.assignments.affected import concerned
+from weft.control.assignments.assignments import Memo, Views, assignment_for, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager import revocation
 from weft.manager.certificates import Certificates, known, shown
@@ -33,12 +32,13 @@ from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
-from weft.manager.touched import concerned
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put
+from weft.session.base import ManagerSession, SessionClosed
+from weft.session.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
 from weft.store.base import Store
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState
+from weft.model.standing import Standing
 from weft.model.state import ClusterState, Decision, Put
-from weft.store.base import Standing
 
 GRACE_PERIODS = 3
 """Heartbeats that may be missed, as in the original."""

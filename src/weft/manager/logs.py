@@ -14,10 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 
-from weft.cluster.base import LogRequest, LogSource, Relay, SessionClosed
-from weft.cluster.messages import FromPublisher, LogLines, PublishLogs
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
-from weft.handover import Handover
 from weft.manager.certificates import known
 from weft.model.container import LogLine
 from weft.model.ids import NodeId, TaskId
@@ -26,7 +23,10 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import NodeState
 from weft.model.state import Event, Kind
 from weft.model.task import Task, TaskState
+from weft.session.base import LogRequest, LogSource, Relay, SessionClosed
+from weft.session.messages import FromPublisher, LogLines, PublishLogs
 from weft.store.base import Store
+from weft.system.bounded_queue import Handover
 
 log = logging.getLogger(__name__)
 

@@ -15,23 +15,12 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import Literal
 
-from weft.cluster.base import (
-    AdmissionRequest,
-    Admitted,
-    Identity,
-    LogRequest,
-    LogSource,
-    ManagerSession,
-    MemberGrant,
-    MemberRequest,
-    Relay,
-)
 from weft.control import keys, rotation
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
+from weft.control.requests import services
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
-from weft.linux.base import Echo
-from weft.manager import cluster, networks, nodes, services
+from weft.manager import cluster, networks, nodes
 from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher
@@ -52,11 +41,24 @@ from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
+from weft.model.standing import Standing
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
-from weft.store.base import Leadership, Standing, Store
+from weft.session.base import (
+    AdmissionRequest,
+    Admitted,
+    Echo,
+    Identity,
+    LogRequest,
+    LogSource,
+    ManagerSession,
+    MemberGrant,
+    MemberRequest,
+    Relay,
+)
+from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 from weft.system.supervision import lasting
-from weft.waiting import first
+from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 

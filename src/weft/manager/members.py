@@ -20,7 +20,6 @@ from functools import partial
 
 import msgspec
 
-from weft.cluster.base import Identity, MemberGrant, MemberRequest
 from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.certificates import known_manager
 from weft.manager.nodes import departure
@@ -29,6 +28,7 @@ from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Kind, Put
+from weft.session.base import Identity, MemberGrant, MemberRequest
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from weft.control.allocator import routes
 from weft.control.allocator.subnets import overlapping
-from weft.control.validate import validate_network
+from weft.control.requests.validation import validate_network
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable, WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NetworkId

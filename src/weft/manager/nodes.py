@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from weft.cluster.base import AdmissionRequest, Admitted
 from weft.errors import FailedPrecondition, Forbidden, NotFound, OutOfSequence
 from weft.manager import revocation
 from weft.manager.authority import Authority
@@ -13,8 +12,10 @@ from weft.manager.dispatch import manager_addresses
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState
+from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Put, Remove
-from weft.store.base import Standing, Store
+from weft.session.base import AdmissionRequest, Admitted
+from weft.store.base import Store
 
 
 async def admit(

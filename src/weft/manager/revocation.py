@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from weft.cluster.base import Identity
 from weft.errors import FailedPrecondition, Forbidden
 from weft.manager.transaction import cluster_of
 from weft.model.certificate import ManagerCertificate
@@ -23,6 +22,7 @@ from weft.model.cluster import Cluster
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Put
+from weft.session.base import Identity
 
 MOST = 256
 """Certificates of one manager that have not expired. It is given two or three of them in their time,

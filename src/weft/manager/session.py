@@ -11,8 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from weft.cluster.base import Identity, ManagerSession, SessionClosed
-from weft.cluster.messages import (
+from weft.control.assignments.assignments import Memo, difference
+from weft.errors import FailedPrecondition, InvalidArgument, WeftError
+from weft.manager.statuses import Report, StatusWriter
+from weft.model.assignment import Assignment
+from weft.model.ids import NodeId
+from weft.model.meta import SECOND, Nanoseconds
+from weft.session.base import Identity, ManagerSession, SessionClosed
+from weft.session.messages import (
     AssignmentUpdate,
     CertificateRequest,
     FromAgent,
@@ -27,12 +33,6 @@ from weft.cluster.messages import (
     Trust,
     Welcome,
 )
-from weft.control.dispatcher import Memo, difference
-from weft.errors import FailedPrecondition, InvalidArgument, WeftError
-from weft.manager.statuses import Report, StatusWriter
-from weft.model.assignment import Assignment
-from weft.model.ids import NodeId
-from weft.model.meta import SECOND, Nanoseconds
 
 log = logging.getLogger(__name__)
 

@@ -23,15 +23,15 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.errors import WeftError
-from weft.linux.base import Echo
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import Change, ClusterState, Put
+from weft.session.base import Echo
+from weft.session.host_monitor import PERIOD, Vigil
 from weft.store.base import Store
 from weft.system.supervision import contained, lasting
-from weft.vigil import PERIOD, Vigil
 
 log = logging.getLogger(__name__)
 

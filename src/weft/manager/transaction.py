@@ -4,9 +4,7 @@ Who was too slow once queues up with the others of this manager that were: where
 that write at once would lose against one each time.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
 
 from weft.errors import OutOfSequence, Unavailable
 from weft.manager import changelog
@@ -16,7 +14,6 @@ from weft.store.base import Store
 
 MAX_ATTEMPTS = 32
 """Each lost race means that somebody else's commit succeeded; so many in a row mean a decision that can never be committed."""
-_queues: WeakKeyDictionary[Store, asyncio.Lock] = WeakKeyDictionary()
 
 
 async def transact(store: Store, decide: Callable[[ClusterState], Sequence[Change]], *, independent: bool = False) -> int:
@@ -25,7 +22,7 @@ async def transact(store: Store, decide: Callable[[ClusterState], Sequence[Chang
     revision = await _attempt(store, decide, independent)
     if revision is not None:
         return revision
-    async with _queues.setdefault(store, asyncio.Lock()):
+    async with store.turn:
         for _ in range(MAX_ATTEMPTS - 1):
             revision = await _attempt(store, decide, independent)
             if revision is not None:

@@ -1,8 +1,9 @@
 """What one node must run, and all it may know: the value in which `control` and `network` meet.
 
-The manager computes it from its store (`control/dispatcher.py`) and sends the first one whole, then differences. The agent keeps
-the last one on disk, so that a node without a manager still knows its networks. A node is told of a network only while a task
-of its own is on it; of the ingress network always, because every node answers for the published ports.
+The manager computes it from its store (`control/assignments/`) and sends the first one whole, then
+differences. The agent keeps the last one on disk, so that a node without a manager still knows its
+networks. A node is told of a network only while a task of its own is on it; of the ingress network
+always, because every node answers for the published ports.
 """
 
 from collections.abc import Mapping

@@ -17,8 +17,8 @@ import shutil
 from pathlib import Path
 
 from weft.errors import OperationFailed, cause_of
-from weft.runtime.process import run
 from weft.system.files import replace_file
+from weft.system.process import run
 
 PROFILE = "docker-default"
 _PARSER = "apparmor_parser"

@@ -19,10 +19,10 @@ import msgspec
 from weft.errors import Conflict, InvalidArgument, OperationFailed, cause_of
 from weft.model.ids import ContainerId
 from weft.runtime.oci import Oci
-from weft.runtime.process import Process, end_family, spawn
 from weft.runtime.record import opened
 from weft.runtime.streams import CommandStreams
 from weft.system.files import replace_file
+from weft.system.process import Process, end_family, spawn
 
 _NOT_FOUND = re.compile(r"executable file not found|no such file or directory")
 _FORBIDDEN = re.compile(r"permission denied|is a directory|exec format error")

@@ -36,12 +36,12 @@ from weft.runtime.confinement import Confiner
 from weft.runtime.logs import LogQuery, read_log
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2, processes_with_argument
-from weft.runtime.process import Process, ProcessId, adopt_orphans
 from weft.runtime.record import Directory, Record
 from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
 from weft.system.files import make_directory
+from weft.system.process import Process, ProcessId, adopt_orphans
 
 log = logging.getLogger(__name__)
 

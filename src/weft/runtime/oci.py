@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from weft.errors import OperationFailed
-from weft.runtime.process import Output, Process, ProcessId, end_family, read, run, spawn
+from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _LOG_BYTES = 64 << 20
 """At this size conmon starts a container's log anew, so that a chatty container cannot fill the disk."""

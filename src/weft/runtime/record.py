@@ -20,8 +20,8 @@ import msgspec
 from weft.errors import Damaged, OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container
-from weft.runtime.process import ProcessId
 from weft.system.files import make_directory, replace_file
+from weft.system.process import ProcessId
 from weft.system.trees import remove_tree
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.references import qualified
 from weft.runtime.archive import native_architecture
-from weft.runtime.process import run
 from weft.runtime.room import Room
+from weft.system.process import run
 
 _LOOK = 0.5
 """Seconds between two looks at the room that is left."""

@@ -4,12 +4,11 @@ All who write do the same: read `state`, make `Change`s from it without awaiting
 do it again. All who read in order to act subscribe, and look at the whole state again when something changed.
 """
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-import msgspec
-
-from weft.model.ids import NodeId
+from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Event, Kind
 
 
@@ -26,6 +25,11 @@ class Subscription(Protocol):
 
 
 class Store(Protocol):
+    turn: asyncio.Lock
+    """Held by a writer that has lost a race, until it has committed: those of one store that lose
+    then write one after the other. Where a commit takes milliseconds, all but one of many that write
+    at once would lose each time."""
+
     @property
     def state(self) -> ClusterState:
         """What is committed. Read it; never keep it across an await if the answer must hold."""
@@ -55,15 +59,6 @@ class Store(Protocol):
     def subscribe(self, kinds: Collection[Kind]) -> Subscription: ...
 
     async def close(self) -> None: ...
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """Which managers are there, and which one of them leads."""
-
-    leader: NodeId | None = None
-    """None while none is known."""
-    present: frozenset[NodeId] = frozenset()
-    """Managers that have been heard of within the last few seconds, as far as this one can tell."""
 
 
 class Leadership(Protocol):

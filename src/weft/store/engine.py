@@ -88,6 +88,7 @@ class Engine:
         self._clock = clock
         self._state = state
         self._readers = Readers()
+        self.turn = asyncio.Lock()
         self._closed = False
 
     @property

@@ -3,7 +3,7 @@
 import asyncio
 
 from weft.model.ids import NodeId
-from weft.store.base import Standing
+from weft.model.standing import Standing
 
 
 class SoleLeader:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from tests.support.swarms import Swarm
 from weft.agent.encryption import Encryption
 from weft.errors import OperationFailed
 from weft.model.assignment import Assignment
 from weft.model.encryption import DataKey, Protection
-from weft.testing.swarms import Swarm
 
 KEYS = (DataKey(tag=1, secret=bytes(16)),)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.swarms import Swarm
 from weft.agent.adapters import HostResolver
 from weft.agent.container_config import container_config, expired, resolv_conf
 from weft.errors import InvalidArgument
 from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec, Mount
-from weft.testing.swarms import Swarm
 
 ID = "ef4b727d929b" + "7" * 52
 HOST = HostResolver(("192.0.2.53",), ("example.org",), ("edns0", "ndots:3"))

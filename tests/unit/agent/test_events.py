@@ -2,9 +2,9 @@
 
 import asyncio
 
+from tests.support import virtual_time
 from weft.agent.events import REMEMBERED, UNREAD, EventLog
 from weft.model.meta import SECOND
-from weft.testing import virtual_time
 
 
 def test_past_then_present_until_the_end():

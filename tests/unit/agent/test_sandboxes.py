@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import virtual_time
 from weft.agent.sandboxes import RecordBook, Records, TaskRecord, choose_gateway, lowest_free
 from weft.errors import Exhausted, OperationFailed
 from weft.model.assignment import TaskAssignment
@@ -15,7 +16,6 @@ from weft.model.sandbox import NodeFacts
 from weft.model.service import ContainerSpec, TaskSpec
 from weft.model.task import Attachment, TaskState, TaskStatus
 from weft.system.value_file import ValueFile
-from weft.testing import virtual_time
 
 FACTS = NodeFacts(node="n1", data_path_address=IPv4Address("192.0.2.1"))
 

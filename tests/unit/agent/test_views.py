@@ -2,10 +2,10 @@
 
 import msgspec
 
+from tests.support.swarms import Swarm
 from weft.agent.views import container_gateway, container_networks, local_networks
 from weft.model.container import Container, ContainerConfig
 from weft.model.service import ContainerSpec, PublishedPort
-from weft.testing.swarms import Swarm
 
 
 def scene():

@@ -19,14 +19,14 @@ import msgspec
 import pytest
 import uvloop
 
-from weft.api.backend import InitRequest
+from tests.support.fake_node import IMAGE, FakeNode
 from weft.api.routes import ROUTES
 from weft.api.server import ApiServer
 from weft.errors import Conflict
 from weft.model.ids import ServiceId
+from weft.model.membership import InitRequest
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.model.state import Put
-from weft.testing.fake_node import IMAGE, FakeNode
 
 Get = Callable[..., Coroutine[Any, Any, tuple[int, Any, Any]]]
 

@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 import uvloop
 
+from tests.support.fake_node import IMAGE, FakeNode
 from tests.unit.api.test_api_server import Get, run_service, serving
 from weft.api.streams import ERROR, STDERR, STDOUT
 from weft.errors import OperationFailed
 from weft.model.container import LogLine
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
-from weft.testing.fake_node import IMAGE, FakeNode
 
 FULL = OperationFailed("cannot run 'x': No space left on device")
 UNFORESEEN = OSError(errno.EIO, "Input/output error")

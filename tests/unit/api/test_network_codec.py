@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.api.backend import HostInfo, LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
 from weft.api.schema.container import Surroundings, container_json
 from weft.api.schema.decoding import decode
@@ -18,7 +17,9 @@ from weft.api.schema.network import VNIS, NetworkWire, local_network_json, resid
 from weft.api.schema.system import info_json
 from weft.errors import InvalidArgument, Unsupported, WeftError
 from weft.model.container import Confinement, Container, ContainerConfig, ContainerState, ImageConfig
+from weft.model.host import HostInfo
 from weft.model.ids import ContainerId
+from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import ContainerSpec
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from weft.cli.configuration import make_options, read_config
 from weft.cli.daemon import command
+from weft.daemon.node import TcpHost
 from weft.errors import InvalidArgument
-from weft.node import TcpHost
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.control.allocator import allocator, ports, subnets, vnis
 from weft.errors import Conflict, Exhausted
 from weft.model.addresses import FIRST_VNI, LAST_VNI
@@ -12,7 +13,6 @@ from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import ContainerSpec, EndpointSpec, NetworkAttachmentSpec, PublishedPort, ServiceSpec, TaskSpec
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
 
 
 def spec(

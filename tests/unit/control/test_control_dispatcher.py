@@ -2,13 +2,13 @@
 
 import msgspec
 
-from weft.control.dispatcher import Memo, assignment_for, difference, network_views
+from tests.support.control_room import ControlRoom
+from weft.control.assignments.assignments import Memo, assignment_for, difference, network_views
 from weft.model.assignment import Assignment, NetworkView
 from weft.model.ids import NetworkId, NodeId
 from weft.model.network import NetworkSpec
 from weft.model.service import ContainerSpec, EndpointSpec, NetworkAttachmentSpec, PublishedPort, ServiceSpec, TaskSpec
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
-from weft.testing.control_room import ControlRoom
 
 NODE1 = NodeId("node1")
 

@@ -4,6 +4,7 @@ from ipaddress import IPv4Network
 
 import msgspec
 
+from tests.support.control_room import ControlRoom
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
@@ -17,7 +18,6 @@ from weft.model.service import (
 )
 from weft.model.state import Put
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
 
 
 def service(name: str, network: NetworkId | None = None, node: str = "", replicas: int = 1) -> ServiceSpec:

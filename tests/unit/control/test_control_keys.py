@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from weft.control import keys
-from weft.control.dispatcher import assignment_for, difference, network_views
+from weft.control.assignments.assignments import assignment_for, difference, network_views
 from weft.errors import FailedPrecondition
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.encryption import sending_key

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom, Loop
 from weft.control.orchestrator import updater
 from weft.control.orchestrator.replicated import MOST_WAITING
 from weft.model.ids import NodeId, ServiceId
@@ -11,7 +12,6 @@ from weft.model.node import NodeState
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec, UpdateConfig
 from weft.model.state import MOST_CHANGES, Change, Put
 from weft.model.task import TaskState, TaskStatus
-from weft.testing.control_room import ControlRoom, Loop
 
 EXTRA = 50
 """The cluster, networks, and what else a pass writes once."""

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from weft.control.dispatcher import Memo, Views, assignment_for, difference, network_views
+from tests.support.control_room import LOOPS, ControlRoom, Loop
+from weft.control.assignments.affected import concerned
+from weft.control.assignments.assignments import Memo, Views, assignment_for, difference, network_views
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
-from weft.manager.touched import concerned
 from weft.model.assignment import Assignment
 from weft.model.ids import NetworkId, NodeId, ServiceId
 from weft.model.meta import SECOND
@@ -33,7 +34,6 @@ from weft.model.service import (
 )
 from weft.model.state import ClusterState, Decision
 from weft.model.task import TaskState
-from weft.testing.control_room import LOOPS, ControlRoom, Loop
 
 ENDED = (TaskState.COMPLETE, TaskState.FAILED, TaskState.SHUTDOWN)
 

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.support.control_room import LOOPS, ControlRoom
 from weft.control.orchestrator import orchestrator
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.orchestrator.updater import rolled_back, with_spec
@@ -22,7 +23,6 @@ from weft.model.service import (
     UpdateState,
 )
 from weft.model.task import TaskState
-from weft.testing.control_room import LOOPS, ControlRoom
 
 
 def spec(image: str = "one", replicas: int | None = 3, restart: RestartPolicy | None = None, **more: object) -> ServiceSpec:

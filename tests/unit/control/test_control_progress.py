@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.control.orchestrator.dirty import is_up_to_date
 from weft.control.orchestrator.progress import Progress, progress
 from weft.control.orchestrator.updater import with_spec
@@ -19,7 +20,6 @@ from weft.model.service import (
     UpdateConfig,
 )  # fmt: skip
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
 
 TASK = TaskSpec(container=ContainerSpec(image="one"), restart=RestartPolicy(condition="none"))
 SPEC = ServiceSpec(name="web", replicas=3, task=TASK, update=UpdateConfig(parallelism=0))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.control.scheduler.constraints import parse, satisfied
 from weft.errors import InvalidArgument
 from weft.model.ids import NodeId
@@ -17,7 +18,6 @@ from weft.model.service import (
     TaskSpec,
 )
 from weft.model.task import TaskState
-from weft.testing.control_room import ControlRoom
 
 GIB = 1 << 30
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.control.validate import validate_network, validate_service
+from weft.control.requests.validation import validate_network, validate_service
 from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.control_room import ControlRoom
 from weft.control.allocator import routes, subnets
 from weft.control.allocator.routes import MOST_ROUTES, HostRoute
 from weft.errors import Exhausted
@@ -14,7 +15,6 @@ from weft.manager import networks
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.node import NodeState
-from weft.testing.control_room import ControlRoom
 
 POOL = IPv4Network("10.0.0.0/16")
 EVERYTHING = ("0.0.0.0/1", "128.0.0.0/1")

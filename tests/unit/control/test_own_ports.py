@@ -5,13 +5,13 @@ from itertools import count
 import msgspec
 import pytest
 
+from tests.support.control_room import ControlRoom
 from weft.control.allocator.ports import FIRST_DYNAMIC, OwnPorts, swarm_ports
+from weft.control.requests import services
 from weft.errors import InvalidArgument
-from weft.manager import services
 from weft.model.ids import ServiceId
 from weft.model.service import ContainerSpec, EndpointSpec, PublishedPort, ServiceSpec, TaskSpec
 from weft.model.state import Put
-from weft.testing.control_room import ControlRoom
 
 API: OwnPorts = {("tcp", 2376): "the API listens on tcp://0.0.0.0:2376"}
 UNUSUAL_LISTEN, UNUSUAL_VXLAN = 7377, 5789

@@ -6,6 +6,8 @@ import itertools
 import msgspec
 from hypothesis import strategies as st
 
+from tests.support.swarms import Swarm
+from weft.linux.fake import FakeKernel
 from weft.model.encryption import DataKey
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
@@ -13,9 +15,7 @@ from weft.network.diff import diff
 from weft.network.kernel_state import HOST, Vxlan
 from weft.network.plan import plan
 from weft.network.render.table import text
-from weft.testing.fake_kernel import FakeKernel
-from weft.testing.fake_nft import parse
-from weft.testing.swarms import Swarm
+from weft.network.trace.nft import parse
 
 NODES = 3
 SUBNETS = ["10.10.0.0/24", "10.11.0.0/24", "10.12.0.0/24", "10.13.0.0/24", "10.14.0.0/24", "10.15.0.0/24"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.network.conftest import bring, differences, histories, inputs, kernel_in, planned, read
 from weft.errors import OperationFailed
+from weft.linux.fake import FakeKernel
 from weft.model.addresses import mac_for
 from weft.network import operations as op
 from weft.network.diff import diff
@@ -28,7 +29,6 @@ from weft.network.kernel_state import (
     Veth,
     Vxlan,
 )
-from weft.testing.fake_kernel import FakeKernel
 
 EMPTY = KernelState({HOST: Namespace(name=HOST)})
 NINE = IPv4Network("9.0.0.0/8")

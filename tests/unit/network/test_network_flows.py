@@ -5,11 +5,11 @@ from ipaddress import IPv4Address
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.support.swarms import Swarm
 from tests.unit.network.conftest import histories
 from weft.model.service import PublishedPort
 from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST
-from weft.testing.swarms import Swarm
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.swarms import Swarm
 from tests.unit.network.conftest import KEYS, inputs, planned, swarms, told
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
@@ -14,8 +15,7 @@ from weft.network.kernel_state import HOST, Veth, Vxlan
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
 from weft.network.plan import plan
 from weft.network.render.table import text
-from weft.testing.fake_nft import parse
-from weft.testing.swarms import Swarm
+from weft.network.trace.nft import parse
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 LONGEST_NAME = 15

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.swarms import Swarm
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
 from weft.network.fragments import table
@@ -17,9 +18,8 @@ from weft.network.loadbalancer import choice
 from weft.network.render.changes import AddElements, Comparison, RemoveElements, commands
 from weft.network.render.table import text
 from weft.network.service_table import Backend, Published, balanced, service_table
-from weft.testing.fake_conntrack import Packet
-from weft.testing.fake_nft import Flight, parse, run
-from weft.testing.swarms import Swarm
+from weft.network.trace.conntrack import Packet
+from weft.network.trace.nft import Flight, parse, run
 
 FIRST = IPv4Address("10.0.0.0")
 LEGS = SetType(("ether_addr",), ("mark",))

@@ -8,11 +8,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.swarms import Swarm
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.service import PublishedPort
 from weft.network.service_table import TRIES, Backend, Published, Service, balanced, service_table
-from weft.testing.swarms import Swarm
 
 RECORD = ServiceRecord(id=ServiceId("web"), network=NetworkId("net"), name="web")
 FIRST = IPv4Address("10.0.0.0")

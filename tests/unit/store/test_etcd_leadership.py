@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
+from tests.support import virtual_time
 from weft.model.ids import NodeId
-from weft.store.base import Standing
+from weft.model.standing import Standing
+from weft.store.etcd.fake import ELECTION, FakeEtcd
 from weft.store.etcd.leadership import LEASE, STAY_OUT, EtcdLeadership
-from weft.testing import virtual_time
-from weft.testing.fake_etcd import ELECTION, FakeEtcd
 
 NAMES = ("m1", "m2", "m3")
 Managers = dict[str, EtcdLeadership]

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import virtual_time
+from tests.support.slot_writers import SlotWriters
 from weft.errors import Conflict, Damaged, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
 from weft.manager.transaction import transact
 from weft.model.cluster import Cluster, JoinTokens, RootCa
@@ -22,14 +24,12 @@ from weft.model.state import KINDS, Check, ClusterState, Kind, Put, Remove
 from weft.model.task import Task, TaskState, TaskStatus
 from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
 from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.fake import ELECTION, FakeClient, FakeEtcd
 from weft.store.etcd.migrate import copy
 from weft.store.etcd.space import PATIENCE, keep_free
 from weft.store.kept import Kept
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
-from weft.testing import virtual_time
-from weft.testing.fake_etcd import ELECTION, FakeClient, FakeEtcd
-from weft.testing.slot_writers import SlotWriters
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
 NAMES = ("m1", "m2", "m3")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import virtual_time
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NetworkId
 from weft.model.network import Network, NetworkSpec
@@ -15,7 +16,6 @@ from weft.model.state import Object, Put
 from weft.store.kept import PERIOD, SHARE, Keeper, Kept, KeptState
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
-from weft.testing import virtual_time
 
 SWARM = ClusterId("swarm")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import virtual_time
 from weft.system.supervision import FIRST_PAUSE, LAST_PAUSE, contained, lasting
-from weft.testing import virtual_time
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:

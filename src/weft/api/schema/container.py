@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from weft.api.backend import LocalEndpoint, LocalNetwork
 from weft.api.schema.common import Json, Short, Wire, human_duration, rfc3339
 from weft.api.schema.image import exposed_json
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
+from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Mount
 from weft.runtime.base import Exec

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, field
 
-from weft.api.backend import LocalEndpoint, LocalNetwork, ServiceView
 from weft.api.schema.common import FEW, Json, Wire, parse_address, rfc3339
-from weft.control.validate import MAX_POOLS
+from weft.control.requests.validation import MAX_POOLS
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.addresses import LAST_VNI, mac_for
 from weft.model.encryption import IcvBits
+from weft.model.local_network import LocalEndpoint, LocalNetwork, ServiceView
 from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.numbers import decimal
 

@@ -8,7 +8,7 @@ from weft.api.schema.common import Json, Wire, omit_empty, rfc3339
 from weft.api.schema.tls import Roots, node_tls
 from weft.errors import InvalidArgument
 from weft.model.node import Node, NodeSpec
-from weft.store.base import Standing
+from weft.model.standing import Standing
 
 
 class NodeWire(Wire, frozen=True):

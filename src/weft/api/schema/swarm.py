@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 from msgspec.structs import replace
 
-from weft.api.backend import InitRequest, JoinRequest
 from weft.api.schema.common import FEW, Count, Json, Wire, omit_empty, parse_address, rfc3339
 from weft.api.schema.tls import swarm_tls
-from weft.control.validate import MAX_POOLS
+from weft.control.requests.validation import MAX_POOLS
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
+from weft.model.membership import InitRequest, JoinRequest
 from weft.model.numbers import decimal
 
 RAFT = {

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from weft.api.backend import HostInfo, Membership
 from weft.api.schema.common import Json, rfc3339, rfc3339_fixed
 from weft.api.schema.swarm import cluster_info_json
 from weft.model.cluster import Cluster
+from weft.model.host import HostInfo
+from weft.model.membership import Membership
 
 GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -81,7 +82,7 @@ def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: i
         "DriverStatus": [],
         "Plugins": {
             "Volume": [],
-            "Network": ["bridge", "host", "null", "overlay"],
+            "Network": ("bridge", "host", "null", "overlay"),
             "Authorization": None,
             "Log": ["json-file", "none"],
         },

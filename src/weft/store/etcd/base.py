@@ -1,4 +1,4 @@
-"""What Weft uses of etcd: `Kv`. `client.py` is the real one, `testing/fake_etcd.py` one in memory that behaves like it.
+"""What Weft uses of etcd: `Kv`. `client.py` is the real one, `store/etcd/fake.py` one in memory that behaves like it.
 
 Keys are text, values bytes. A revision counts the transactions that wrote something; a key has the revision that created it and
 the one that wrote it last, both 0 while it does not exist.

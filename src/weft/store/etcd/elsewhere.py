@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from weft.cluster.tls_files import TlsFiles, load
 from weft.errors import Damaged, FailedPrecondition, NotFound, OperationFailed, Unavailable
 from weft.model.ids import ClusterId
 from weft.model.meta import Nanoseconds
@@ -22,6 +21,7 @@ from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.rows import PREFIX
 from weft.store.kept import Kept
+from weft.system.tls_files import TlsFiles, load
 
 log = logging.getLogger(__name__)
 

@@ -77,6 +77,7 @@ class EtcdStore:
         """Revision of etcd that the watch has brought."""
         self._guard, self._schema_written = loaded.guard, loaded.schema
         self._readers = Readers()
+        self.turn = asyncio.Lock()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching, self._has_majority = False, False

@@ -17,7 +17,7 @@ from typing import Any
 
 from weft.errors import NotFound, WeftError
 from weft.model.ids import NodeId
-from weft.store.base import Standing
+from weft.model.standing import Standing
 from weft.store.etcd.base import Changed, Compare, Delete, KeyValue, Kv, Write, after
 from weft.store.etcd.rows import PREFIX, Keys
 

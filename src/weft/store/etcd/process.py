@@ -34,9 +34,9 @@ import msgspec
 from weft.errors import InvalidArgument, OperationFailed, Unavailable, WeftError, cause_of
 from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revocation_list, revoked_serials
-from weft.runtime.process import Process, ProcessId, spawn
 from weft.store.etcd.client import GatewayClient
 from weft.system.files import replace_file
+from weft.system.process import Process, ProcessId, spawn
 
 log = logging.getLogger(__name__)
 

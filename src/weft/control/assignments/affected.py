@@ -1,0 +1,61 @@
+"""Whom a batch of changes concerns: the nodes whose own tasks are others than before, and those on a network that looks different.
+
+It may name too many, never too few: a node that is named and sees no difference is sent nothing.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from weft.control.assignments.assignments import Views, is_dispatched
+from weft.model.cluster import Cluster
+from weft.model.ids import NodeId
+from weft.model.node import Node
+from weft.model.state import ClusterState, Event
+from weft.model.task import Task
+
+
+class Concerned(msgspec.Struct, frozen=True):
+    everybody: bool
+    tasks: frozenset[NodeId]
+    """Nodes that are to run something else than before, or are gone."""
+    networks: frozenset[NodeId]
+    """Nodes that are on a network of which they must know something else than before."""
+
+
+def concerned(state: ClusterState, events: Iterable[Event], before: Views, after: Views) -> Concerned:
+    """`before` and `after`: the views at the state without and with the events."""
+    changed = [id for id, view in after.items() if before.get(id) is not view]
+    everybody = (
+        (state.ingress is not None and state.ingress.id in changed)
+        or not before.keys() <= after.keys()
+        or any(_is_for_all(event) for event in events)
+    )
+    return Concerned(
+        everybody,
+        frozenset(node for event in events for node in _nodes(event)),
+        frozenset(task.node for id in changed for task in state.tasks_attached(id).values() if task.node is not None),
+    )
+
+
+def _is_for_all(event: Event) -> bool:
+    before, after = event.before, event.after
+    if not (isinstance(before, Cluster) and isinstance(after, Cluster)):
+        return isinstance(event.object, Cluster)
+    return (before.data_keys, before.data_path_port) != (after.data_keys, after.data_path_port)
+
+
+def _nodes(event: Event) -> Iterable[NodeId]:
+    before, after = event.before, event.after
+    if isinstance(before, Node) and after is None:
+        return (before.id,)
+    tasks = [task for task in (before, after) if isinstance(task, Task)]
+    if len(tasks) == 2 and _reads_the_same(*tasks):
+        return ()
+    return [task.node for task in tasks if task.node is not None]
+
+
+def _reads_the_same(before: Task, after: Task) -> bool:
+    """To its node: nothing has changed but its status, and it is still to be run."""
+    same_end = (is_dispatched(before), before.state.is_terminal) == (is_dispatched(after), after.state.is_terminal)
+    return same_end and msgspec.structs.replace(before, status=after.status, meta=after.meta) == after

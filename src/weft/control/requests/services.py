@@ -1,0 +1,77 @@
+"""Services as users ask for them: checked against all that crosses objects, then written. What follows is the control loops'."""
+
+from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
+from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.control.requests.validation import validate_service
+from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, OutOfSequence, Unsupported
+from weft.model.ids import ServiceId
+from weft.model.meta import Nanoseconds
+from weft.model.service import Service, ServiceSpec
+from weft.model.state import Change, ClusterState, Put, Remove
+
+
+def creation(state: ClusterState, id: ServiceId, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS) -> list[Change]:
+    """`own_ports`: of this host, here and below."""
+    _check(state, None, spec, own_ports)
+    if state.named("service", spec.name) is not None:
+        raise Conflict(
+            f"rpc error: code = AlreadyExists desc = name conflicts with an existing object: service {spec.name} already exists"
+        )
+    return [Put(Service(id=id, spec=spec))]
+
+
+def update(state: ClusterState, id: ServiceId, version: int, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS) -> list[Change]:
+    service = _at(state, id, version)
+    if spec.name != service.spec.name:
+        raise Unsupported("renaming services is not supported")
+    if spec.is_global != service.spec.is_global:
+        raise Unsupported("service mode change is not allowed")
+    _check(state, service, spec, own_ports)
+    return [Put(with_spec(service, spec))]
+
+
+def rollback(
+    state: ClusterState, id: ServiceId, version: int, now: Nanoseconds, own_ports: OwnPorts = NO_PORTS
+) -> list[Change]:
+    service = _at(state, id, version)
+    restored = rolled_back(service, now)
+    _check(state, service, restored.spec, own_ports)
+    return [Put(restored)]
+
+
+def removal(state: ClusterState, id: ServiceId) -> list[Change]:
+    service = _get(state, id)
+    return [Remove("service", id, service.meta.version)]
+
+
+def _get(state: ClusterState, id: ServiceId) -> Service:
+    service = state.services.get(id)
+    if service is None:
+        raise NotFound(f"service {id} not found")
+    return service
+
+
+def _at(state: ClusterState, id: ServiceId, version: int) -> Service:
+    service = _get(state, id)
+    if service.meta.version != version:
+        raise OutOfSequence("update out of sequence")
+    return service
+
+
+def _check(state: ClusterState, service: Service | None, spec: ServiceSpec, own_ports: OwnPorts) -> None:
+    """`service`: None for one that is to be created."""
+    validate_service(spec)
+    for attached in spec.task.networks:
+        network = state.networks.get(attached.target)
+        if network is None:
+            raise NotFound(f"network {attached.target} not found")
+        if network.spec.ingress:
+            raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{network.name}"')
+    if any(port.mode == "ingress" for port in spec.endpoint.ports) and state.ingress is None:
+        raise FailedPrecondition("service needs ingress network, but no ingress network is present")
+    cause = reserved(state, service, spec.endpoint, own_ports)
+    if cause is not None:
+        raise InvalidArgument(cause)
+    cause = conflict(state, service.id if service else None, spec.endpoint)
+    if cause is not None:
+        raise InvalidArgument(f"rpc error: code = InvalidArgument desc = {cause}")

@@ -1,0 +1,120 @@
+"""What this host is: for `docker info`, `docker version` and the node's description in the swarm. Read once at start."""
+
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from weft import VERSION
+from weft.agent.adapters import HostResolver
+from weft.errors import OperationFailed, cause_of
+from weft.model.host import HostInfo
+from weft.model.node import NodeDescription
+from weft.model.service import Resources
+from weft.system.files import replace_file
+
+log = logging.getLogger(__name__)
+
+PROGRAMS = ("conmon", "runc", "skopeo")
+"""What the daemon cannot do without, beside the kernel."""
+
+_ENGINE_ID = re.compile(r"[0-9a-f]{36}")
+CGROUP_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+RESOLVER_KEYWORDS = ("nameserver", "search", "options")
+
+
+def missing_programs() -> list[str]:
+    """A sentence for each program that is not on the PATH."""
+    return [f"{program} is not installed (not found in PATH)" for program in PROGRAMS if shutil.which(program) is None]
+
+
+def read(
+    data_root: Path, started_at: int, labels: Mapping[str, str] = MappingProxyType({}), warnings: tuple[str, ...] = ()
+) -> HostInfo:
+    uname = os.uname()
+    release = _os_release()
+    return HostInfo(
+        hostname=uname.nodename,
+        engine_id=_engine_id(data_root),
+        kernel=uname.release,
+        operating_system=release.get("PRETTY_NAME", "Linux"),
+        os_version=release.get("VERSION_ID", ""),
+        architecture=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        memory=_memory(),
+        data_root=str(data_root),
+        runtime=_first_line("runc", "--version"),
+        conmon=_first_line("conmon", "--version"),
+        version=VERSION,
+        cgroup_version="2" if CGROUP_CONTROLLERS.exists() else "1",
+        started_at=started_at,
+        labels=dict(labels),
+        warnings=warnings,
+    )
+
+
+def describe(info: HostInfo) -> NodeDescription:
+    return NodeDescription(
+        hostname=info.hostname,
+        architecture=info.architecture,
+        resources=Resources(nano_cpus=info.cpus * 10**9, memory=info.memory),
+        engine_version=info.version,
+        engine_labels=dict(info.labels),
+    )
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {key: value.strip('"') for key, value in pairs}
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _first_line(*argv: str) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return ""
+    return done.stdout.splitlines()[0].strip() if done.stdout else ""
+
+
+def _engine_id(data_root: Path) -> str:
+    """Made on the first start, kept in the data root. One that was damaged is made anew: nothing hangs on it."""
+    path = data_root / "engine-id"
+    try:
+        found = path.read_bytes().decode(errors="replace")
+        if _ENGINE_ID.fullmatch(found):
+            return found
+        log.warning("engine_id.damaged path=%s", path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
+    made = hashlib.sha256(os.urandom(32)).hexdigest()[:36]
+    try:
+        replace_file(path, made.encode())
+    except OSError as error:
+        raise OperationFailed(f"cannot write {path}: {cause_of(error)}") from error
+    return made
+
+
+def resolver(path: Path = Path("/etc/resolv.conf")) -> HostResolver:
+    """What resolv.conf(5) says now; nothing if it is not there."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return HostResolver()
+    words = {keyword: [w for line in lines if line[:1] == [keyword] for w in line[1:]] for keyword in RESOLVER_KEYWORDS}
+    return HostResolver(*(tuple(words[keyword]) for keyword in RESOLVER_KEYWORDS))

@@ -1,0 +1,62 @@
+"""Networks as one node has them, overlays included of which it has a part: what `docker network inspect` shows there."""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Literal
+
+import msgspec
+
+
+class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's (or load balancer's) place on a network of this node."""
+
+    key: str
+    """The container's id; `lb-<network>` or `ingress-sbox` for a load balancer."""
+    name: str
+    endpoint_id: str
+    address: IPv4Interface
+    aliases: tuple[str, ...] = ()
+
+
+class PeerView(msgspec.Struct, frozen=True):
+    """A node on an overlay, as `docker network inspect` lists it."""
+
+    name: str
+    """12 hexadecimal digits."""
+    address: str
+
+
+class ServiceTaskView(msgspec.Struct, frozen=True):
+    name: str
+    endpoint_id: str
+    address: str
+    host: str
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """For `docker network inspect --verbose`."""
+
+    name: str
+    virtual_address: str
+    ports: tuple[str, ...]
+    tasks: tuple[ServiceTaskView, ...]
+
+
+class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as this node has it: `bridge`, `host`, `none`, `docker_gwbridge`, and the overlays that it is on."""
+
+    id: str
+    name: str
+    driver: Literal["bridge", "host", "null", "overlay"]
+    scope: Literal["local", "swarm"] = "local"
+    created_at: int = 0
+    pools: tuple[tuple[IPv4Network, str], ...] = ()
+    """(subnet, gateway)"""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    endpoints: tuple[LocalEndpoint, ...] = ()
+    peers: tuple[PeerView, ...] = ()
+    services: tuple[ServiceView, ...] = ()

@@ -1,0 +1,213 @@
+"""A node's side of port 2377: joining a swarm with a token, holding a session with a manager, becoming a manager.
+
+Joining trusts nobody before it must: the root certificate is fetched without verification, compared with the digest in the token,
+and only then the secret is sent, over a connection that this root vouches for.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError, cause_of
+from weft.model import codec
+from weft.pki.authority import private_pem, request
+from weft.pki.tokens import parse_token
+from weft.session import keepalive, tls
+from weft.session.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
+from weft.session.identity import Credentials, Wallet, new_key
+from weft.session.messages import MAX_FROM_MANAGER, FromAgent, FromManager, Goodbye
+from weft.session.server import decode_frame
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds until another manager is asked for a session: one that is stopped takes connections and says nothing."""
+CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=1.5)
+"""A SYN that was lost is sent again after a second. A host that is off does not answer that either."""
+ELECTION = 3.0
+"""Seconds that managers without a leader are given to find one."""
+MAX_ANSWER = 1 << 20
+"""Bytes. A root certificate comes from somebody who has not proved anything yet."""
+ERRORS: Mapping[int, type[WeftError]] = {400: InvalidArgument, 403: Forbidden, 412: FailedPrecondition}
+FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest], token: str) -> tuple[Admitted, Credentials]:
+    """Joins through the first manager that answers. `ask` makes the request from a certificate request (PEM).
+
+    Raises `InvalidArgument` for a token that is not one, `Forbidden` for one that is refused or made for another swarm,
+    `Unavailable` if no manager answers."""
+    expected = parse_token(token)
+    key = new_key()
+    causes = []
+    for address in addresses:
+        try:
+            root = await _fetch_root(address)
+            if not expected.recognises(root):
+                raise Forbidden("remote CA does not match fingerprint. The join token was made for another swarm")
+            admitted = await _admit(address, root, ask(request(key)))
+            return admitted, Credentials(admitted.certificate, private_pem(key), admitted.root_certificate)
+        except FAILURES as error:
+            causes.append(f"{address}: {cause_of(error)}")
+    raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
+
+
+async def _fetch_root(address: str) -> str:
+    async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
+        async with http.get(f"https://{address}/v1/root", ssl=tls.unverified_context()) as response:
+            response.raise_for_status()
+            return (await _body(response)).decode(errors="replace")
+
+
+async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitted:
+    body = await post(address, "/v1/join", tls.client_context(root), codec.encode(admission))
+    admitted: Admitted = _decoded(address, body, Admitted)
+    return admitted
+
+
+async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
+    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and `FAILURES`."""
+    async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
+        url = f"https://{address}{path}"
+        async with http.post(url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+            answer = await _body(response)
+            if response.status == 200:
+                return answer
+            raise ERRORS.get(response.status, Unavailable)(answer.decode(errors="replace"))
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise aiohttp.ClientPayloadError(f"the answer is longer than {MAX_ANSWER} bytes")
+    return b"".join(parts)
+
+
+def _decoded(address: str, body: bytes, type_: Any) -> Any:
+    try:
+        return codec.decode(body, type_)
+    except msgspec.DecodeError as error:
+        raise Unavailable(f"cannot understand manager {address}: {error}") from error
+
+
+class MemberClient:
+    """A manager to be, asking the managers there are (`cluster.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
+    or cannot answer now, is passed over."""
+
+    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+        self._managers = managers
+
+    async def enlist(self, request: MemberRequest) -> MemberGrant:
+        address, body = await self._ask("/v1/members", codec.encode(request))
+        grant: MemberGrant = _decoded(address, body, MemberGrant)
+        return grant
+
+    async def admit_vote(self) -> None:
+        await self._ask("/v1/members/vote", b"")
+
+    async def _ask(self, path: str, body: bytes) -> tuple[str, bytes]:
+        causes = []
+        for address in self._managers():
+            try:
+                return address, await post(address, path, self._contexts.current(), body)
+            except (*FAILURES, Unavailable) as error:
+                causes.append(f"{address}: {cause_of(error)}")
+        raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
+
+
+async def open_socket(
+    manager: str, path: str, context: ssl.SSLContext, largest: int
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:  # fmt: skip
+    """A WebSocket at a manager, and what is to be closed after it. `largest`: bytes of a message that may come. Raises `FAILURES`."""
+    connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
+    http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            socket = await http.ws_connect(
+                f"https://{manager}{path}", ssl=context, server_hostname=tls.MANAGER_NAME,
+                max_msg_size=largest, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
+            )  # fmt: skip
+    except BaseException:
+        await http.close()
+        raise
+    return http, socket
+
+
+class Connector:
+    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known.
+
+    Those with which there has been a session are asked after the others, the one of the last session last: it may answer and yet be
+    unable to serve, or have stopped. That one is not asked at all while others say that they have no leader yet: if it led them and
+    is gone, they have one before it is known that it does not answer."""
+
+    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+        self._managers = managers
+        self._had: list[str] = []
+        """Those with which there has been a session, the last one last."""
+        self._since: float | None = None
+        """When the first attempt after the last session was."""
+
+    async def __call__(self) -> "ClientSession":
+        now = asyncio.get_running_loop().time()
+        self._since = since = now if self._since is None else self._since
+        causes, electing = [], False
+        for address in sorted(self._managers(), key=self._turn):
+            if electing and self._had[-1:] == [address] and now - since < ELECTION:
+                continue
+            try:
+                http, socket = await open_socket(address, "/v1/session", self._contexts.current(), MAX_FROM_MANAGER)
+                self._had, self._since = [*(each for each in self._had if each != address), address], None
+                return ClientSession(http, socket, address.rpartition(":")[0])
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status == 403:
+                    raise Forbidden(f"manager {address} refuses this node") from error
+                electing = error.status == 503
+                causes.append(f"{address}: status {error.status}")
+            except FAILURES as error:
+                causes.append(f"{address}: {cause_of(error)}")
+        raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
+
+    def _turn(self, address: str) -> int:
+        return self._had.index(address) + 1 if address in self._had else 0
+
+
+class ClientSession:
+    """`cluster.base.AgentSession` over a WebSocket."""
+
+    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str) -> None:
+        self.address = address
+        self._http = http
+        self._socket = socket
+
+    async def send(self, message: FromAgent) -> None:
+        try:
+            await self._socket.send_bytes(codec.encode(message))
+        except (ConnectionError, RuntimeError, aiohttp.ClientError) as error:
+            raise SessionClosed(f"session with the manager is closed: {error}") from error
+
+    async def receive(self) -> FromManager:
+        try:
+            message: FromManager = decode_frame(await self._socket.receive(), FromManager)
+        except (ConnectionError, RuntimeError, aiohttp.ClientError, msgspec.DecodeError) as error:
+            raise SessionClosed(f"session with the manager is closed: {error}") from error
+        if isinstance(message, Goodbye):
+            log.info("session.goodbye cause=%s", message.reason)
+        return message
+
+    async def close(self, reason: str) -> None:
+        with contextlib.suppress(SessionClosed):
+            await self.send(Goodbye(reason))
+        await self._socket.close()
+        await self._http.close()

@@ -1,0 +1,81 @@
+"""Logs on their way to the manager that was asked for them: how it reaches an agent through another manager, and the connection on
+which that agent publishes.
+
+    ManagerRelay   a manager asks the one that has the agent's session
+    LogConnector   the agent opens its connection; the manager's end of it is `server.ServerLogs`
+
+TCP alone says how fast lines come: neither end holds more than a few messages.
+"""
+
+import asyncio
+import contextlib
+
+import aiohttp
+from aiohttp import WSMsgType
+
+from weft.errors import Forbidden, Unavailable, cause_of
+from weft.model import codec
+from weft.session import tls
+from weft.session.base import LogRequest, SessionClosed
+from weft.session.client import FAILURES, open_socket, post
+from weft.session.identity import Wallet
+from weft.session.messages import FromPublisher
+
+RELAY_TIMEOUT = 5.0
+"""Seconds that another manager may take: it only passes on a message."""
+LARGEST_ANSWER = 4 << 20
+"""Bytes, though a manager has nothing to say here."""
+
+
+class ManagerRelay:
+    """`cluster.base.Relay`."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+
+    async def __call__(self, manager: str, request: LogRequest) -> None:
+        try:
+            async with asyncio.timeout(RELAY_TIMEOUT):
+                await post(manager, "/v1/logs", self._contexts.current(), codec.encode(request))
+        except FAILURES as error:
+            raise Unavailable(f"cannot reach manager {manager}: {cause_of(error)}") from error
+
+
+class LogConnector:
+    """`cluster.base.Publish`."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+
+    async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
+        try:
+            return ClientLogs(*await open_socket(manager, f"/v1/logs/{subscription}", self._contexts.current(), LARGEST_ANSWER))
+        except FAILURES as error:
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
+                raise Forbidden(f"manager {manager} does not want logs of this node for {subscription}") from error
+            raise Unavailable(f"cannot publish logs to manager {manager}: {cause_of(error)}") from error
+
+
+class ClientLogs:
+    """`cluster.base.LogSink` over a WebSocket."""
+
+    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._http = http
+        self._socket = socket
+
+    async def send(self, message: FromPublisher) -> None:
+        try:
+            await self._socket.send_bytes(codec.encode(message))
+        except (ConnectionError, RuntimeError, aiohttp.ClientError) as error:
+            raise SessionClosed(f"the manager wants no more logs: {error}") from error
+
+    async def closed(self) -> None:
+        with contextlib.suppress(ConnectionError, RuntimeError, aiohttp.ClientError):
+            while (await self._socket.receive()).type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                pass
+
+    async def close(self) -> None:
+        try:
+            await self._socket.close()
+        finally:
+            await self._http.close()

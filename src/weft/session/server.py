@@ -1,0 +1,269 @@
+"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for sessions, one for logs, and what is
+for managers.
+
+GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
+POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
+GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
+POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
+POST /v1/members/vote  the same
+POST /v1/logs          `LogRequest`, from another manager: to a node that has its session here
+GET  /v1/logs/{id}     a WebSocket, for a node that was told to publish logs for this subscription
+
+TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is still part of the swarm is for
+the manager behind this to say.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
+from weft.model import codec
+from weft.model.ids import ClusterId
+from weft.session import tls
+from weft.session.base import AdmissionRequest, Identity, LogRequest, Manager, MemberRequest, SessionClosed
+from weft.session.identity import Wallet
+from weft.session.listener import LIMITS, Limits, Listener
+from weft.session.messages import (
+    MAX_FROM_AGENT,
+    MAX_LOG_LINES,
+    AssignmentUpdate,
+    FromAgent,
+    FromManager,
+    FromPublisher,
+    Goodbye,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST = 64 << 10
+"""Bytes: a certificate request and a few words."""
+REQUEST_TIMEOUT = 20.0
+"""Seconds, as the original's for joining."""
+SESSION_CLOSE_TIMEOUT = 2.0
+
+
+Handler = Callable[[web.Request], Awaitable[bytes]]
+
+
+class SessionServer:
+    def __init__(self, manager: Manager, cluster: ClusterId, wallet: Wallet, limits: Limits = LIMITS) -> None:
+        self._manager = manager
+        self._cluster = cluster
+        self._wallet = wallet
+        self._limits = limits
+        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def unproven(self) -> int:
+        """Connections of which nobody knows yet who it is."""
+        return self._listener.unproven if self._listener is not None else 0
+
+    async def start(self, listen: str) -> None:
+        """Listens on `host:port`. Raises `OperationFailed`."""
+        app = web.Application(client_max_size=MAX_REQUEST)
+        app.router.add_get("/v1/root", self._root)
+        app.router.add_post("/v1/join", answering(self._join))
+        app.router.add_get("/v1/session", self._session)
+        app.router.add_post("/v1/members", answering(self._enlist))
+        app.router.add_post("/v1/members/vote", answering(self._admit_vote))
+        app.router.add_post("/v1/logs", answering(self._pass_on))
+        app.router.add_get("/v1/logs/{subscription}", self._take_logs)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT)
+        await runner.setup()
+        assert runner.server is not None
+        contexts = tls.Contexts(self._wallet, tls.server_context)
+        listener = Listener(runner.server, contexts.current, self._limits)
+        try:
+            listener.start(listen)
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner, self._listener = runner, listener
+        log.info("sessions.listening address=%s", listen)
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._runner = self._listener = None
+
+    async def _root(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._wallet.credentials.root)
+
+    async def _join(self, request: web.Request) -> bytes:
+        admission = codec.decode(await request.read(), AdmissionRequest)
+        admitted = await self._manager.admit(admission)
+        log.info("join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote)
+        return codec.encode(admitted)
+
+    async def _enlist(self, request: web.Request) -> bytes:
+        peer = self._manager_at(request)
+        wish = codec.decode(await request.read(), MemberRequest)
+        return codec.encode(await self._manager.enlist(peer, wish))
+
+    async def _admit_vote(self, request: web.Request) -> bytes:
+        await self._manager.admit_vote(self._manager_at(request))
+        return b""
+
+    async def _pass_on(self, request: web.Request) -> bytes:
+        peer = self._manager_at(request)
+        await self._manager.pass_on(peer, codec.decode(await request.read(), LogRequest))
+        return b""
+
+    async def _take_logs(self, request: web.Request) -> web.StreamResponse:
+        try:
+            source = ServerLogs(request, tls.identity(_peer_certificate(request), self._cluster), self._proved)
+            await self._manager.take_logs(source, request.match_info["subscription"])
+        except Forbidden as error:
+            log.info("logs.refused address=%s cause=%s", request.remote, error)
+            return web.Response(status=403, text=str(error))
+        if not source.socket.prepared:
+            return web.Response(status=503, text="no more logs are wanted")
+        await source.socket.close()
+        return source.socket
+
+    def _manager_at(self, request: web.Request) -> Identity:
+        peer = tls.identity(_peer_certificate(request), self._cluster)
+        if peer.role != "manager":
+            raise Forbidden(f"node {peer.node} is not a manager")
+        return peer
+
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        try:
+            peer = tls.identity(_peer_certificate(request), self._cluster)
+        except Forbidden as error:
+            return web.Response(status=403, text=str(error))
+        if not self._manager.is_serving:
+            return web.Response(status=503, text="this manager has no majority of the managers")
+        socket = web.WebSocketResponse(max_msg_size=MAX_FROM_AGENT, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+        await socket.prepare(request)
+        session = ServerSession(socket, request, peer, self._limits.send, self._proved)
+        try:
+            await self._manager.serve(session)
+        except SessionClosed:
+            pass
+        except WeftError as error:
+            log.warning("session.refused node=%s cause=%s", peer.node, error)
+            await session.close(str(error))
+        finally:
+            await socket.close()
+        return socket
+
+    def _proved(self, request: web.Request) -> None:
+        if self._listener is not None:
+            self._listener.proved(request.transport)
+
+
+def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way back)."""
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                return web.Response(body=await handler(request))
+        except msgspec.DecodeError as error:
+            return web.Response(status=400, text=f"malformed request: {error}")
+        except Forbidden as error:
+            log.warning("request.refused path=%s address=%s cause=%s", request.path, request.remote, error)
+            return web.Response(status=403, text=str(error))
+        except InvalidArgument as error:
+            return web.Response(status=400, text=str(error))
+        except FailedPrecondition as error:
+            return web.Response(status=412, text=str(error))
+        except (WeftError, TimeoutError) as error:
+            return web.Response(status=503, text=str(error) or "the manager did not answer in time")
+
+    return answer
+
+
+class ServerSession:
+    """`cluster.base.ManagerSession` over a WebSocket."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float,
+        proved: Callable[[web.Request], None],
+    ) -> None:  # fmt: skip
+        """`patience`: seconds that the other side may take for one message. `proved` is called once, when it has sent one."""
+        self.peer = peer
+        self.address = request.remote or ""
+        self._socket = socket
+        self._request = request
+        self._patience = patience
+        self._proved: Callable[[web.Request], None] | None = proved
+
+    async def send(self, message: FromManager) -> None:
+        """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._socket.send_bytes(encoded(message))
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise SessionClosed(f"node {self.peer.node} has not read for {self._patience:g} s") from None
+        except (ConnectionError, RuntimeError) as error:
+            raise SessionClosed(f"session with {self.peer.node} is closed: {error}") from error
+
+    async def receive(self) -> FromAgent:
+        message: FromAgent = decode_frame(await self._socket.receive(), FromAgent)
+        if self._proved is not None:
+            self._proved(self._request)
+            self._proved = None
+        return message
+
+    async def close(self, reason: str) -> None:
+        try:
+            await self.send(Goodbye(reason))
+        except SessionClosed:
+            return
+        await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:100])
+
+
+class ServerLogs:
+    """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked for."""
+
+    def __init__(self, request: web.Request, peer: Identity, proved: Callable[[web.Request], None]) -> None:
+        self.peer = peer
+        self._request = request
+        self._proved = proved
+        self.socket = web.WebSocketResponse(max_msg_size=MAX_LOG_LINES, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+
+    async def receive(self) -> FromPublisher:
+        try:
+            if not self.socket.prepared:
+                await self.socket.prepare(self._request)
+                self._proved(self._request)
+            message: FromPublisher = decode_frame(await self.socket.receive(), FromPublisher)
+        except (ConnectionError, RuntimeError) as error:
+            raise SessionClosed(f"node {self.peer.node} publishes no more: {error}") from error
+        return message
+
+
+def encoded(message: FromManager) -> bytes:
+    if isinstance(message, AssignmentUpdate):
+        change: Any = message.change.encoded
+        return codec.encode(AssignmentUpdate(change))
+    return codec.encode(message)
+
+
+def decode_frame(frame: Any, type_: Any) -> Any:
+    """A message of the union `type_` from a WebSocket frame. Raises `SessionClosed` for everything else."""
+    if frame.type is not WSMsgType.BINARY:
+        raise SessionClosed(f"session closed by the other side: {frame.extra or frame.type.name.lower()}")
+    try:
+        return codec.decode(frame.data, type_)
+    except msgspec.DecodeError as error:
+        raise SessionClosed(f"malformed message: {error}") from error
+
+
+def _peer_certificate(request: web.Request) -> bytes | None:
+    """DER, as TLS has verified it."""
+    tunnel = request.transport.get_extra_info("ssl_object") if request.transport else None
+    certificate: bytes | None = tunnel.getpeercert(binary_form=True) if tunnel is not None else None
+    return certificate

@@ -1,0 +1,97 @@
+"""TLS contexts for sessions between nodes, and who is at the other end of one. TLS 1.3 only: both ends are ours.
+
+OpenSSL reads a certificate and key from files only; the key goes through a file in memory (memfd) that nobody else can open.
+"""
+
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from weft.errors import Forbidden, InvalidArgument
+from weft.model.ids import ClusterId
+from weft.pki.certificate import UNITS, holder, issuer_id
+from weft.session.base import Identity
+from weft.session.identity import Credentials, Wallet
+
+MANAGER_NAME = UNITS["manager"]
+"""The host name that clients ask for: only a manager's certificate has it."""
+
+
+class Contexts:
+    """Contexts of one kind for the newest credentials, made anew when those change. Connections that exist keep theirs."""
+
+    def __init__(self, wallet: Wallet, make: Callable[[Credentials], ssl.SSLContext]) -> None:
+        self._wallet = wallet
+        self._make = make
+        self._for: Credentials | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def current(self) -> ssl.SSLContext:
+        credentials = self._wallet.credentials
+        if self._context is None or self._for is not credentials:
+            self._context, self._for = self._make(credentials), credentials
+        return self._context
+
+
+def server_context(credentials: Credentials) -> ssl.SSLContext:
+    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another root. No session is resumed: a
+    certificate is verified each time, against the root of that moment."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0
+    context.load_verify_locations(cadata=credentials.root)
+    _load(context, credentials)
+    return context
+
+
+def client_context(root: str, credentials: Credentials | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=root)
+    if credentials is not None:
+        _load(context, credentials)
+    return context
+
+
+def node_context(credentials: Credentials) -> ssl.SSLContext:
+    """For a client that is a node."""
+    return client_context(credentials.root, credentials)
+
+
+def unverified_context() -> ssl.SSLContext:
+    """For fetching the root certificate only, which is then compared with the join token's digest."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
+    """From a certificate (DER) that TLS has verified. Raises `Forbidden` if there is none or it is not of this cluster."""
+    if not certificate:
+        raise Forbidden("cannot open session: no client certificate")
+    try:
+        who = holder(certificate)
+    except InvalidArgument:
+        who = None
+    if who is None or who.cluster != cluster:
+        raise Forbidden("cannot open session: the certificate is not of this cluster")
+    return Identity(who.node, who.role, cluster, issuer_id(certificate), who.serial, who.expires)
+
+
+def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
+    with _in_memory(credentials.certificate) as certificate, _in_memory(credentials.key) as key:
+        context.load_cert_chain(certificate, key)
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    handle = os.memfd_create("weft-pem", os.MFD_CLOEXEC)
+    try:
+        os.write(handle, text.encode())
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)

@@ -1,1 +1,0 @@
-"""Fakes that behave: whole peers in memory, for tests and for the simulated cluster."""

@@ -1,0 +1,1 @@
+"""Whole clusters in virtual time, with everything that can go wrong."""

@@ -1,0 +1,364 @@
+"""A host in a simulation: a disk, a kernel and a runtime that outlive the daemon, and the daemon: a real agent, and on managers a real
+manager, put together as `member.py` and `seat.py` do it.
+
+    kill      the daemon is gone in the middle of whatever it did; containers and networks stay, the member of etcd as well
+    reboot    all processes are gone, containers and the kernel's network with them; what was on the disk is there
+"""
+
+import asyncio
+import random
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.simulation.network import LATENCY, SimNetwork
+from tests.simulation.processes import Processes
+from tests.support import virtual_time
+from weft.agent.adapters import Adapters
+from weft.agent.agent import Agent
+from weft.errors import InvalidArgument, Unavailable, WeftError
+from weft.linux.fake import FakeKernel
+from weft.linux.fake_echo import FakeEcho
+from weft.manager.authority import PkiAuthority
+from weft.manager.manager import Manager
+from weft.model.assignment import Assignment, AssignmentChange
+from weft.model.ids import NodeId
+from weft.model.node import NodeDescription
+from weft.model.sandbox import NodeFacts
+from weft.model.service import Resources
+from weft.pki.certificate import holder, issuer_id, verify
+from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.session.base import AgentSession, Identity, LogRequest, LogSink, ManagerSession, MemberRequest
+from weft.session.fake_logs import MemoryLogs
+from weft.session.identity import Credentials, Wallet
+from weft.store.base import Leadership, Store
+from weft.store.etcd.base import Kv
+
+RESOURCES = Resources(nano_cpus=8_000_000_000, memory=16 << 30)
+IMAGE = "demo"
+UNDERLAY, SUBNET = IPv4Address("10.59.72.10"), IPv4Network("10.59.72.0/24")
+PROBE = 0.3
+"""Seconds that a host takes for no answer."""
+RUNTIME_LATENCY = 0.02
+"""Seconds that an effect on a container takes."""
+CONNECT_TIMEOUT = 1.5
+RETRY = 1.0
+ROLE_PERIOD = 0.2
+
+
+class Part(Protocol):
+    """What a manager's daemon opens: its store, whom that says leads, and what is behind it."""
+
+    async def open(self, host: str, node: NodeId) -> tuple[Store, Leadership, Kv | None]: ...
+
+    def begin(self, host: str, peer_url: str) -> None:
+        """Starts the host's part of a store that several share."""
+        ...
+
+
+class SimAgent(Agent):
+    """Shows each assignment to `told`, as it is taken over."""
+
+    told: Callable[[Assignment], None]
+
+    def _change(self, change: AssignmentChange) -> None:
+        super()._change(change)
+        self.told(self.assignment)
+
+
+class SimHost:
+    def __init__(
+        self, number: int, directory: Path, processes: Processes, network: SimNetwork, part: Part, rng: random.Random,
+        failed: Callable[[BaseException], None], told: Callable[[Assignment], None],
+    ) -> None:  # fmt: skip
+        """`directory`: its disk. `failed` is told of what should never end and did, `told` of each assignment."""
+        self.name = f"node{number}"
+        self.address = UNDERLAY + number
+        self.disk = directory / self.name
+        self.disk.mkdir()
+        self._processes, self._network, self._part, self._rng, self._failed = processes, network, part, rng, failed
+        self.images = FakeImages(IMAGE)
+        self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.runtime.latency = RUNTIME_LATENCY
+        self.kernel = FakeKernel()
+        self.credentials: Credentials | None = None
+        """Of the node that this host is; on its disk, as what follows."""
+        self.identity: Identity | None = None
+        """What they say."""
+        self.managers: tuple[tuple[NodeId, str], ...] = ()
+        self.votes = False
+        """Its part of the store is complete."""
+        self.published: list[MemoryLogs] = []
+        self.taken: list[MemoryLogs] = []
+        """Connections for logs that it has opened, and that were opened to it."""
+        self._told = told
+        self.agent: Agent | None = None
+        self.manager: Manager | None = None
+        self.peers: Callable[[str], SimHost | None] = lambda address: None
+        """The host behind the `host:port` of a manager."""
+
+    # --- life
+
+    @property
+    def node(self) -> NodeId | None:
+        return self.identity.node if self.identity is not None else None
+
+    @property
+    def is_manager(self) -> bool:
+        return self.identity is not None and self.identity.role == "manager"
+
+    @property
+    def is_up(self) -> bool:
+        return self.agent is not None
+
+    @property
+    def listens_at(self) -> str:
+        return f"{self.address}:2377"
+
+    @property
+    def peer_url(self) -> str:
+        return f"https://{self.name}:2380"
+
+    def hold(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        who = holder(credentials.certificate)
+        self.identity = Identity(
+            who.node, who.role, who.cluster, issuer_id(credentials.certificate), who.serial, who.expires
+        )  # fmt: skip
+
+    def start(self) -> None:
+        assert self.identity is not None
+        assert self.agent is None
+        facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
+        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
+        agent.told = self._told
+        self._run(agent.run())
+        self._run(self._follow_role())
+
+    async def kill(self) -> None:
+        """What the process would still do at its end reaches neither the disk nor anybody else."""
+        self.agent = self.manager = None
+        frozen = self.disk.with_name(f"{self.name}.frozen")
+        shutil.rmtree(frozen, ignore_errors=True)
+        shutil.copytree(self.disk, frozen)
+        self._network.vanish(self.name)
+        for logs in (*self.published, *self.taken):
+            await logs.close()
+        await self._processes.kill(self.name)
+        shutil.rmtree(self.disk)
+        frozen.rename(self.disk)
+
+    async def power_off(self) -> None:
+        self._network.off.add(self.name)
+        await self.kill()
+        self.runtime.lose()
+        self.kernel = FakeKernel()
+
+    def power_on(self) -> None:
+        self._network.off.discard(self.name)
+
+    async def leave(self) -> None:
+        """Its agent ends well, and takes everything of the swarm with it."""
+        agent, self.agent = self.agent, None
+        assert agent is not None
+        await agent.close()
+        await self._processes.spawn(self.name, agent.leave())
+        await self._processes.kill(self.name)
+        self._network.vanish(self.name)
+        self.credentials, self.identity, self.managers = None, None, ()
+
+    # --- the daemon
+
+    def entropy(self, n: int) -> bytes:
+        return self._rng.randbytes(n)
+
+    def _run(self, work: Any) -> None:
+        self._processes.spawn(self.name, work).add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(error)
+
+    def _adapters(self) -> Adapters:
+        assert self.credentials is not None
+        return Adapters(
+            wallet=Wallet(self.credentials, self.hold), advertise_address=str(self.address),
+            kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
+            entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
+            routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know, publish=self._publish,
+            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
+        )  # fmt: skip
+
+    def _reaches(self, address: IPv4Address) -> bool:
+        """Not by way of an overlay: those of the simulation carry no packets."""
+        return address in SUBNET and self._network.is_open(self.name, f"node{int(address) - int(UNDERLAY)}")
+
+    async def _host_answers(self, addresses: Sequence[IPv4Address]) -> bool:
+        if any(map(self._reaches, addresses)):
+            return True
+        await asyncio.sleep(PROBE)
+        return False
+
+    def _know(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
+        self.managers = managers or self.managers
+
+    async def _follow_role(self) -> None:
+        """What the certificate says."""
+        managing: asyncio.Task[Any] | None = None
+        while True:
+            assert self.identity is not None
+            if self.is_manager and managing is None:
+                managing = asyncio.create_task(self._manage(self.identity))
+                managing.add_done_callback(self._ended)
+            await asyncio.sleep(ROLE_PERIOD)
+            if not self.is_manager and managing is not None:
+                managing.cancel()
+                await asyncio.wait((managing,))
+                managing, self.manager, self.votes = None, None, False
+
+    async def _manage(self, identity: Identity) -> None:
+        store, leadership, kv = await self._opened(identity)
+        try:
+            await self._serve_as_manager(identity, store, leadership, kv)
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await leadership.close()
+                await store.close()
+
+    async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
+        manager = Manager(
+            identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
+            obstacle="" if kv is not None else "the store is one manager's", probe=self._host_answers,
+            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
+        )  # fmt: skip
+        await manager.start()
+        self.manager = manager
+        try:
+            while True:
+                try:
+                    await manager.arrive(self.listens_at)
+                    break
+                except WeftError:
+                    await asyncio.sleep(RETRY)
+            await manager.failed()
+        finally:
+            if self.identity is not None and self.identity.role == "worker":
+                await manager.close()
+
+    async def _opened(self, identity: Identity) -> tuple[Store, Leadership, Kv | None]:
+        while not self.votes:
+            try:
+                await self._become_member(identity)
+            except WeftError:
+                await asyncio.sleep(RETRY)
+        while True:
+            try:
+                return await self._part.open(self.name, identity.node)
+            except Unavailable:
+                await asyncio.sleep(RETRY)
+
+    async def _become_member(self, identity: Identity) -> None:
+        """As a node that was made a manager does: its part of the store first."""
+        host, manager = await self._reached()
+        request = MemberRequest(peer_url=self.peer_url, manager_address=self.listens_at)
+        await self._ask(host, manager.enlist(identity, request))
+        self._part.begin(self.name, self.peer_url)
+        await self._ask(host, manager.admit_vote(identity))
+        self.votes = True
+
+    async def _reached(self, serving: bool = False) -> "tuple[SimHost, Manager]":
+        """The first manager that listens; if asked for, one that does not turn sessions away at the door."""
+        for _, address in self._rng.sample(self.managers, len(self.managers)):
+            host = self.peers(address)
+            if host is None or not self._network.is_open(self.name, host.name):
+                await asyncio.sleep(CONNECT_TIMEOUT)
+                continue
+            await asyncio.sleep(3 * self._network.latency(self.name, host.name))
+            if host.manager is not None and (host.manager.is_serving or not serving) and self._trust(host):
+                return host, host.manager
+        raise Unavailable("cannot reach a manager")
+
+    def _trust(self, other: "SimHost") -> bool:
+        """Each the other, as mutual TLS would find out."""
+        if self.credentials is None or other.credentials is None:
+            return False
+        try:
+            verify(other.credentials.certificate, self.credentials.root, virtual_time.clock())
+            verify(self.credentials.certificate, other.credentials.root, virtual_time.clock())
+        except InvalidArgument:
+            return False
+        return True
+
+    async def _manager_at(self, address: str) -> "tuple[SimHost, Manager]":
+        host = self.peers(address)
+        if host is None or host.manager is None or not (self._network.is_open(self.name, host.name) and self._trust(host)):
+            raise Unavailable(f"cannot reach manager {address}")
+        await asyncio.sleep(3 * self._network.latency(self.name, host.name))
+        return host, host.manager
+
+    async def _relay(self, address: str, request: LogRequest) -> None:
+        assert self.identity is not None
+        host, manager = await self._manager_at(address)
+        await self._ask(host, manager.pass_on(self.identity, request))
+
+    async def _publish(self, address: str, subscription: str) -> LogSink:
+        assert self.identity is not None
+        host, manager = await self._manager_at(address)
+        logs = MemoryLogs(self.identity, lambda: self._network.passable(self.name, host.name))
+        self.published.append(logs)
+        host.taken.append(logs)
+        taking = self._processes.spawn(host.name, _take(manager, logs, subscription))
+        accepted = asyncio.ensure_future(logs.accepted.wait())
+        await asyncio.wait((taking, accepted), return_when=asyncio.FIRST_COMPLETED)
+        if not accepted.done():
+            accepted.cancel()
+            await _answer(taking)
+        return logs
+
+    async def _ask(self, host: "SimHost", work: Any) -> Any:
+        """Done in the manager's process; its answer."""
+        return await _answer(self._processes.spawn(host.name, work))
+
+    async def _connect(self) -> AgentSession:
+        host, manager = await self._reached(serving=True)
+        assert self.identity is not None
+        theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address), str(host.address))
+        self._processes.spawn(host.name, _serve(manager, theirs))
+        return ours
+
+
+async def _answer(task: asyncio.Task[Any]) -> Any:
+    """Of a task in another process, which may die."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        raise Unavailable("the manager has died")
+    return task.result()
+
+
+async def _take(manager: Manager, logs: MemoryLogs, subscription: str) -> None:
+    try:
+        await manager.take_logs(logs, subscription)
+    finally:
+        await logs.close()
+
+
+async def _serve(manager: Manager, session: ManagerSession) -> None:
+    """What the session listener does."""
+    try:
+        await manager.serve(session)
+    except WeftError as cause:
+        await session.close(str(cause))
+
+
+async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+    """Nobody asks."""
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for each in (udp, tcp):
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    tcp.listen()
+    return udp, tcp

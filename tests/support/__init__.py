@@ -1,0 +1,1 @@
+"""What several suites need: parts put together, swarms by hand, virtual time."""

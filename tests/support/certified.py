@@ -1,0 +1,200 @@
+"""Nodes with real certificates and nothing else: a manager with the real authority, and agents that keep a session with it.
+
+`Swarm` joins them in this process, in virtual time; `Swarm.listen` puts the manager behind its real listener on loopback. An agent
+here is the `Uplink` of a real one, with its wallet: no kernel, no tasks.
+"""
+
+import asyncio
+import itertools
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from weft.agent.adapters import Adapters
+from weft.agent.uplink import Uplink
+from weft.errors import Unavailable, WeftError
+from weft.linux.fake import FakeKernel
+from weft.manager.authority import PkiAuthority
+from weft.manager.bootstrap import Founder, create_swarm
+from weft.manager.manager import Manager
+from weft.model.addresses import Port
+from weft.model.cluster import ClusterSpec
+from weft.model.ids import NodeId
+from weft.model.membership import InitRequest
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.node import NodeDescription, Role
+from weft.pki import authority
+from weft.pki.certificate import holder
+from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.session import tls
+from weft.session.base import AdmissionRequest, AgentSession, Connect
+from weft.session.client import Connector
+from weft.session.fake import session_pair
+from weft.session.identity import Credentials, Wallet
+from weft.session.listener import LIMITS, Limits
+from weft.session.messages import PublishLogs
+from weft.session.server import SessionServer
+from weft.store.memory import MemoryStore
+from weft.store.sole import SoleLeader
+
+END = "-----END CERTIFICATE-----"
+HOUR: Nanoseconds = 3600 * SECOND
+
+
+async def _no_resolver(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
+    raise Unavailable("this node has no containers")
+
+
+class Member:
+    """One node's agent."""
+
+    def __init__(self, swarm: "Swarm", credentials: Credentials, address: IPv4Address) -> None:
+        self.node = holder(credentials.certificate).node
+        self.wallet = Wallet(credentials, lambda _: None)
+        self.address = address
+        self.changes: list[Role] = []
+        """A role for each time that there were other credentials."""
+        self.managers: tuple[tuple[NodeId, str], ...] = ()
+        """As the last manager named them."""
+        self.connect: Connect = lambda: swarm.connect(self)
+        images = FakeImages()
+        adapters = Adapters(
+            kernel=FakeKernel(), runtime=FakeRuntime(images), images=images, connect=lambda: self.connect(), clock=swarm.clock,
+            entropy=swarm.entropy, description=lambda: NodeDescription(hostname=str(address)), routes=tuple,
+            open_resolver=_no_resolver, wallet=self.wallet, advertise_address=str(address),
+            managers_changed=self._remember, credentials_changed=lambda _, role: self.changes.append(role),
+        )  # fmt: skip
+        self.asked: list[PublishLogs] = []
+        """For logs, which this agent leaves to the test."""
+        self.uplink = Uplink(adapters, self.node, address, dict, lambda _: None, publish=self.asked.append)
+        self.running: asyncio.Task[None] | None = None
+
+    @property
+    def role(self) -> Role:
+        return holder(self.wallet.credentials.certificate).role
+
+    def _remember(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
+        self.managers = managers
+
+    def start(self) -> None:
+        self.running = asyncio.create_task(self.uplink.run())
+
+    async def stop(self) -> None:
+        """Its host is gone, or cut off."""
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.wait([self.running])
+
+
+class Swarm:
+    """`founder` is the manager's own node."""
+
+    def __init__(self, store: MemoryStore, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes]) -> None:
+        self.store = store
+        self.clock = clock
+        self.entropy = entropy
+        self.address = ""
+        """Of the listener; sessions are in memory while there is none."""
+        self.is_reachable = True
+        self._numbers = itertools.count(11)
+        self._serving: set[asyncio.Task[None]] = set()
+        self.members: list[Member] = []
+        self.manager: Manager
+        self.founder: Member
+
+    async def join(self, role: Role = "worker") -> Member:
+        """As `client.join` does it, on the way that a session takes as well."""
+        key = authority.make_key(self.entropy)
+        address = IPv4Address("127.0.0.1") + next(self._numbers)
+        token = getattr(self.manager.cluster.join_tokens, role)
+        admitted = await self.manager.admit(
+            AdmissionRequest(
+                token=token,
+                csr=authority.request(key),
+                hostname=str(address),
+                data_path_address=address,
+                advertise_address=str(address),
+            )
+        )  # fmt: skip
+        return self.add(Credentials(admitted.certificate, authority.private_pem(key), admitted.root_certificate), address)
+
+    def add(self, credentials: Credentials, address: IPv4Address) -> Member:
+        member = Member(self, credentials, address)
+        self.members.append(member)
+        member.start()
+        return member
+
+    async def connect(self, member: Member) -> AgentSession:
+        if not self.is_reachable:
+            raise Unavailable("no manager is in reach")
+        if self.address:
+            return await Connector(member.wallet, lambda: [self.address])()
+        shown = ssl.PEM_cert_to_DER_cert(member.wallet.credentials.certificate.partition("-----END")[0] + END)
+        peer = tls.identity(shown, self.manager.cluster.id)
+        ours, theirs = session_pair(peer, str(member.address))
+
+        async def serve() -> None:
+            try:
+                await self.manager.serve(ours)
+            except WeftError as cause:
+                await ours.close(str(cause))
+
+        task = asyncio.create_task(serve())
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        return theirs
+
+    @asynccontextmanager
+    async def listen(self, limits: Limits = LIMITS) -> AsyncIterator[SessionServer]:
+        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.wallet, limits)
+        self.address = f"127.0.0.1:{free_port()}"
+        await server.start(self.address)
+        try:
+            yield server
+        finally:
+            await server.close()
+
+    async def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not condition():
+            assert loop.time() < deadline, f"not after {seconds} s"
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def swarm(
+    clock: Callable[[], Nanoseconds], workers: int = 2, expiry: Nanoseconds = HOUR, heartbeat: Nanoseconds = 5 * SECOND
+) -> AsyncIterator[Swarm]:
+    entropy = random.Random(1).randbytes
+    store = MemoryStore(clock)
+    own = Swarm(store, clock, entropy)
+    root = authority.root(authority.make_key(entropy), clock(), authority.make_serial(entropy))
+    address = IPv4Address("127.0.0.1")
+    founder = Founder(description=NodeDescription(), data_path_address=address, manager_address="127.0.0.1:2377")
+    request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry, heartbeat=heartbeat))
+    cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), entropy)
+    own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), clock, entropy, PkiAuthority())
+    key = authority.make_key(entropy)
+    certificate = authority.issue(
+        root, authority.request(key), node.id, "manager", cluster.id, clock(), expiry, authority.make_serial(entropy), [address]
+    )
+    async with own.manager:
+        own.founder = own.add(Credentials(certificate, authority.private_pem(key), root.certificate), address)
+        for _ in range(workers):
+            await own.join()
+        try:
+            yield own
+        finally:
+            for member in own.members:
+                await member.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

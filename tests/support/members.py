@@ -1,0 +1,113 @@
+"""Whole members of a swarm in one process, on loopback: real certificates, sessions and stores, and no kernel below the agents."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from tests.support.certified import free_port
+from weft.agent.adapters import Adapters
+from weft.agent.events import EventLog
+from weft.daemon.member import Managers, Surroundings, SwarmMember
+from weft.errors import Unavailable, WeftError
+from weft.linux.fake import FakeKernel
+from weft.manager.manager import Manager
+from weft.model.addresses import Port
+from weft.model.membership import InitRequest, JoinRequest
+from weft.model.node import NodeDescription
+from weft.model.sandbox import NodeFacts
+from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.session.base import Connect
+from weft.store.etcd.elsewhere import Elsewhere
+
+
+class Host:
+    """What a daemon has around it, but for the kernel; on 127.0.0.`number`."""
+
+    def __init__(self, directory: Path, number: int, where: Elsewhere | None) -> None:
+        self.address = IPv4Address("127.0.0.0") + number
+        self.listen = f"{self.address}:{free_port()}"
+        images = FakeImages("demo")
+        self.runtime = FakeRuntime(images, time.time_ns)
+
+        def adapters(connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
+            return Adapters(
+                kernel=FakeKernel(), runtime=self.runtime, images=images, connect=connect, clock=time.time_ns,
+                entropy=os.urandom, description=self.description, routes=tuple, open_resolver=nobody,
+                managers_changed=managers_changed,
+            )  # fmt: skip
+
+        self.around = Surroundings(
+            data=directory / f"host{number}" / "swarm", run=directory / f"host{number}" / "run", description=self.description,
+            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), adapters=adapters,
+            events=EventLog(time.time_ns), routes=tuple, elsewhere=where,
+        )  # fmt: skip
+        self.member: SwarmMember | None = None
+
+    def description(self) -> NodeDescription:
+        return NodeDescription(hostname=str(self.address))
+
+    @property
+    def up(self) -> SwarmMember:
+        assert self.member is not None
+        return self.member
+
+    @property
+    def manager(self) -> Manager:
+        manager = self.up.manager
+        if manager is None:
+            raise Unavailable(f"{self.address} is no manager, or not yet")
+        return manager
+
+    async def init(self) -> SwarmMember:
+        request = InitRequest(listen_address=self.listen)
+        self.member = await SwarmMember.found(self.around, request, self.address, self.address)
+        return self.member
+
+    async def join(self, manager: str, token: str) -> SwarmMember:
+        """`manager`: where one listens."""
+        request = JoinRequest(listen_address=self.listen, remote_addresses=(manager,), token=token)
+        self.member = await SwarmMember.enter(self.around, request, self.address, self.address)
+        return self.member
+
+    async def resume(self) -> SwarmMember:
+        self.member = await SwarmMember.resume(self.around)
+        return self.up
+
+    async def leave(self) -> None:
+        member, self.member = self.up, None
+        await member.leave()
+
+    async def stop(self) -> None:
+        member, self.member = self.member, None
+        if member is not None:
+            await member.close()
+
+    def leads(self) -> bool:
+        manager = self.up.manager
+        return manager is not None and manager.standing.leader == self.up.member.node
+
+
+async def nobody(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
+    """Where a container would ask for names; nobody does."""
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for each in (udp, tcp):
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    tcp.listen()
+    return udp, tcp
+
+
+async def until(condition: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:
+    """Until it is true, or no coroutine that raises."""
+    async with asyncio.timeout(seconds):
+        while True:
+            with suppress(WeftError):
+                result = condition()
+                if (await result if isinstance(result, Awaitable) else result) is not False:
+                    return
+            await asyncio.sleep(0.05)
