@@ -30,6 +30,7 @@ from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
 from weft.network import nft as nft_text
 from weft.network.diff import diff
+from weft.network.fragments import serving
 from weft.network.kernel_state import HOST, KernelState, Namespace, Table
 from weft.network.loadbalancer import choice
 from weft.network.operations import ChangeTable, ReplaceTable
@@ -59,7 +60,7 @@ def service(numbers, before=None):
 
 
 def table_of(services):
-    [made] = choice(SANDBOX, services, IPv4Address(5)).tables.values()
+    [made] = serving(choice(SANDBOX, IPv4Address(5)), services).tables.values()
     return made
 
 

@@ -37,7 +37,7 @@ from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NodeId, TaskId, hex_
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
 from weft.network.diff import diff
-from weft.network.plan import plan
+from weft.network.plan import Planner
 from weft.system.supervision import contained, lasting
 from weft.system.value_file import ValueFile
 
@@ -67,7 +67,7 @@ class Agent:
         self.assignment = self._stored or Assignment(node=node)
         self.records = Records(self._record_file)
         self.encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
-        self.network = NetworkLoop(adapters.kernel, facts, plan, diff, adapters.flush_flows)
+        self.network = NetworkLoop(adapters.kernel, facts, Planner().plan, diff, adapters.flush_flows)
         self.logs = LogPublisher(
             adapters.runtime, lambda since=0, until=0: self.events.listen(since, until), adapters.clock, adapters.publish
         )

@@ -288,6 +288,7 @@ class NetworkLoop:
         """Leads from the actual state to the desired one; gives what could not be done."""
         operations = self._diff(KernelState(self._actual), desired)
         if not operations:
+            self._actual = dict(desired.namespaces)
             return []
         log.info("network.apply operations=%d", len(operations))
         try:

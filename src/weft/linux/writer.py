@@ -36,6 +36,8 @@ from weft.network.render.changes import SetTurn
 
 _LONGEST = 256
 """Operations carried out without giving the event loop a chance: some milliseconds."""
+_MOST_NAMESPACES = 16
+"""In which something is done without giving it one: about a millisecond, for a few elements of a table in each."""
 
 
 class Numbered(NamedTuple):
@@ -73,8 +75,10 @@ class Writer:
         """Raises OperationFailed naming the first operation that failed; the others are its notes."""
         for position, operation in enumerate(operations):
             await self._enqueue(Numbered(position, operation))
-        for name in list(self._lines):
+        for number, name in enumerate(list(self._lines), 1):
             await self._flush(name)
+            if number % _MOST_NAMESPACES == 0:
+                await asyncio.sleep(0)
         if self._failures:
             first, *others = sorted(self._failures)
             error = OperationFailed(f"cannot apply {_title(operations[first])}: {self._failures[first]}")

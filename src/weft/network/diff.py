@@ -5,7 +5,8 @@ namespaces, links, their settings, addresses, up, and what hangs on links that a
 replace in place (routes, neighbours, forwarding entries, tables) are not removed first: no packet meets the gap.
 
 A link whose kind differs is made anew, and with it all that the kernel drops together with a link. Fields that are None in the
-desired state do not count. Nothing here looks at the kernel, and equal states give no operations.
+desired state do not count. Nothing here looks at the kernel, and equal states give no operations. What is the very same object in
+both is not looked at: a planner gives again what did not change.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +43,15 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     new = {HOST: Namespace(name=HOST), **desired.namespaces}
     gone = [name for name in old if name not in new]
     links = _Links(old, new)
-    pairs = [(old.get(name) or Namespace(name=name), want) for name, want in new.items()]
+    changed = [
+        (old.get(name) or Namespace(name=name), want)
+        for name, want in new.items()
+        if old.get(name) is not want or name in links.spaces
+    ]
+    pairs = [pair for pair in changed if pair[1].name in links.spaces or not _differ_in_tables_only(*pair)]
     steps: list[Operation] = []
+    for have, want in changed:
+        steps += (op.RemoveTable(want.name, *key) for key in sorted(have.tables.keys() - want.tables.keys()))
     for have, want in pairs:
         steps += _removals(have, want, links)
     for have, want in pairs:
@@ -58,9 +66,17 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
         for have, want in pairs:
             steps += stage(have, want, links)
     comparison = Comparison()
-    for have, want in pairs:
+    for have, want in changed:
         steps += _tables(have, want, links, comparison)
     return steps
+
+
+def _differ_in_tables_only(have: Namespace, want: Namespace) -> bool:
+    """At a glance: the other parts are the very same objects."""
+    return (
+        have.links is want.links and have.neighbours is want.neighbours and have.forwarding is want.forwarding
+        and have.routes is want.routes and have.rules is want.rules and have.sysctls is want.sysctls
+    )  # fmt: skip
 
 
 class _Links:
@@ -73,12 +89,20 @@ class _Links:
         self.doomed: list[Place] = []
         """To be removed because it is made anew."""
         for space, namespace in new.items():
-            for name, link in namespace.links.items():
-                ends = [(space, name), *_far_end(link)]
-                found = [_link(old, place) for place in ends]
-                if not all(_alike(have, _link(new, place)) for have, place in zip(found, ends, strict=True)):
-                    self.doomed += [place for have, place in zip(found, ends, strict=True) if have and place not in self.made]
-                    self.made.update(ends)
+            before = old.get(space)
+            if before is None or before.links is not namespace.links:
+                self._compare(old, namespace)
+        self.spaces = {space for space, _ in self.made}
+        """Where any is to be made."""
+
+    def _compare(self, old: Mapping[str, Namespace], namespace: Namespace) -> None:
+        """A link that differs at one end only is found from there: both ends name each other."""
+        for name, link in namespace.links.items():
+            ends = [(namespace.name, name), *_far_end(link)]
+            found = [_link(old, place) for place in ends]
+            if not all(_alike(have, _link(self.new, place)) for have, place in zip(found, ends, strict=True)):
+                self.doomed += [place for have, place in zip(found, ends, strict=True) if have and place not in self.made]
+                self.made.update(ends)
 
     def creation(self) -> Iterable[Operation]:
         """Bridges first, for people who read it; then tunnels; then each veth once."""
@@ -93,8 +117,9 @@ class _Links:
                 yield op.AddLink(space, link, _link(self.new, far[0]) if far else None)
 
     def _in_order(self) -> Iterable[Place]:
-        for space, namespace in self.new.items():
-            yield from ((space, name) for name in namespace.links if (space, name) in self.made)
+        for space in self.new:
+            if space in self.spaces:
+                yield from ((space, name) for name in self.new[space].links if (space, name) in self.made)
 
     def kept(self, have: Namespace, want: Namespace, device: str) -> bool:
         """Whether the device is there before and after, so that what hangs on it stays."""
@@ -133,7 +158,6 @@ def _alike(have: Link | None, want: Link | None) -> bool:
 def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
     """Entries that nothing replaces, on links that stay: what hangs on the others goes with them."""
     name = want.name
-    yield from (op.RemoveTable(name, *key) for key in sorted(have.tables.keys() - want.tables.keys()))
     yield from (op.RemoveRule(name, rule) for rule in _ordered(have.rules - want.rules))
     for route in _unreplaced(have.routes, want.routes, lambda r: (r.destination, r.table)):
         if links.kept(have, want, route.device):

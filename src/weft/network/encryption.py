@@ -95,7 +95,8 @@ def _derived(secret: bytes, info: bytes, length: int) -> bytes:
 
 def isolation(assignment: Assignment, facts: NodeFacts) -> Iterator[Namespace]:
     """What keeps sealed and clear apart, for the engine that this host has."""
-    if facts.esp_engine is None or protection(assignment, facts) is None:
+    encrypted = any(view.definition.encrypted for view in assignment.networks.values())
+    if facts.esp_engine is None or sending_key(assignment.keys) is None or not encrypted:
         return
     yield _sandbox(facts) if facts.esp_engine == "userspace" else _marks(assignment, facts)
 

@@ -9,10 +9,11 @@ Where it is remembered: on every host for published ports, and in each container
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from weft.model.assignment import Assignment, NetworkView
+from weft.model.assignment import Assignment, EndpointRecord, NetworkView
 from weft.model.ids import NetworkId
 from weft.model.sandbox import Sandbox
 from weft.network.kernel_state import HOST
+from weft.network.memo import exchanged
 from weft.network.ownership import balancer_namespace
 
 
@@ -21,15 +22,27 @@ def stale_flows(before: Assignment, after: Assignment, sandboxes: Sequence[Sandb
     (`conntrack -D -p udp --reply-src <address>` in that namespace, and TCP without an answer). Sorted."""
     found: set[tuple[str, IPv4Address]] = set()
     for id, view in before.networks.items():
-        gone = _serving(view) - _serving(after.networks.get(id))
+        gone = _gone(view, after.networks.get(id))
         for space in _observers(id, view, after, sandboxes) if gone else ():
             found.update((space, address) for address in gone)
     return sorted(found)
 
 
-def _serving(view: NetworkView | None) -> set[IPv4Address]:
-    """Addresses that new flows of some service are sent to."""
-    return {e.address.ip for e in view.endpoints.values() if e.serving and e.service is not None} if view else set()
+def _gone(before: NetworkView, after: NetworkView | None) -> set[IPv4Address]:
+    """Addresses that new flows of some service were sent to, and are no longer. Most endpoints are the very same."""
+    if after is before:
+        return set()
+    now = after.endpoints if after is not None else {}
+    gone, _ = exchanged(before.endpoints, now)
+    stopped = {int(endpoint.address): endpoint.address.ip for endpoint in gone if _serves(endpoint)}
+    for endpoint in now.values() if stopped else ():
+        if _serves(endpoint):
+            stopped.pop(int(endpoint.address), None)
+    return set(stopped.values())
+
+
+def _serves(endpoint: EndpointRecord) -> bool:
+    return endpoint.serving and endpoint.service is not None
 
 
 def _observers(id: NetworkId, view: NetworkView, after: Assignment, sandboxes: Sequence[Sandbox]) -> list[str]:

@@ -4,9 +4,12 @@ Each hop gives fragments: `Namespace` values that hold only what that hop adds. 
 an overlay's bridge) is the union of its fragments; a table that several hops write to is their texts, one after the other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface
 from types import MappingProxyType
+from typing import TypeVar
+
+import msgspec
 
 from weft.model.addresses import MacAddress
 from weft.network.kernel_state import (
@@ -25,13 +28,20 @@ from weft.network.service_table import Services
 TABLE = "weft"
 """The one table, per family, in each namespace."""
 NO_SETS: Mapping[str, ElementSet] = MappingProxyType({})
-NO_SERVICES: Services = MappingProxyType({})
+V = TypeVar("V")
 
 
 def table(
-    body: str, family: str = "ip", sets: Mapping[str, ElementSet] = NO_SETS, services: Services = NO_SERVICES, start: int = 0
+    body: str, family: str = "ip", sets: Mapping[str, ElementSet] = NO_SETS, start: int = 0
 ) -> dict[tuple[str, str], Table]:
-    return {(family, TABLE): Table(family, TABLE, body, sets, services, start)}
+    return {(family, TABLE): Table(family, TABLE, body, sets, start=start)}
+
+
+def serving(namespace: Namespace, services: Services) -> Namespace:
+    """The namespace with these services in its table, whose hooks and sets are there."""
+    key = ("ip", TABLE)
+    table = msgspec.structs.replace(namespace.tables[key], services=services)
+    return msgspec.structs.replace(namespace, tables={**namespace.tables, key: table})
 
 
 def links(*links: Link) -> dict[str, Link]:
@@ -56,36 +66,48 @@ def cable(
 
 
 def merge(fragments: Iterable[Namespace]) -> KernelState:
-    grouped: dict[str, list[Namespace]] = {}
+    return KernelState({name: union(name, parts) for name, parts in grouped(fragments).items()})
+
+
+def grouped(fragments: Iterable[Namespace]) -> dict[str, list[Namespace]]:
+    found: dict[str, list[Namespace]] = {}
     for fragment in fragments:
-        grouped.setdefault(fragment.name, []).append(fragment)
-    return KernelState({name: _union(name, parts) for name, parts in grouped.items()})
+        found.setdefault(fragment.name, []).append(fragment)
+    return found
 
 
-def _union(name: str, parts: list[Namespace]) -> Namespace:
+def union(name: str, parts: Sequence[Namespace]) -> Namespace:
+    """What only one part has is the same object, so that it is compared at a glance."""
     tables: dict[tuple[str, str], Table] = {}
     for part in parts:
         for key, new in part.tables.items():
             tables[key] = _joined(tables[key], new) if key in tables else new
     return Namespace(
         name=name,
-        links={k: link for part in parts for k, link in part.links.items()},
-        neighbours=frozenset().union(*(part.neighbours for part in parts)),
-        forwarding=frozenset().union(*(part.forwarding for part in parts)),
-        routes=frozenset().union(*(part.routes for part in parts)),
-        rules=frozenset().union(*(part.rules for part in parts)),
-        sysctls={k: value for part in parts for k, value in part.sysctls.items()},
+        links=_together([part.links for part in parts if part.links]),
+        neighbours=_all_of([part.neighbours for part in parts if part.neighbours]),
+        forwarding=_all_of([part.forwarding for part in parts if part.forwarding]),
+        routes=_all_of([part.routes for part in parts if part.routes]),
+        rules=_all_of([part.rules for part in parts if part.rules]),
+        sysctls=_together([part.sysctls for part in parts if part.sysctls]),
         tables=tables,
     )
 
 
+def _together(parts: Sequence[Mapping[str, V]]) -> Mapping[str, V]:
+    return parts[0] if len(parts) == 1 else {key: value for part in parts for key, value in part.items()}
+
+
+def _all_of(parts: Sequence[frozenset[V]]) -> frozenset[V]:
+    return parts[0] if len(parts) == 1 else frozenset().union(*parts)
+
+
 def _joined(one: Table, other: Table) -> Table:
-    """One of the two at most has services."""
+    """One of the two at most is to have services, and says where they start."""
     return Table(
         family=one.family,
         name=one.name,
         body="\n".join(body for body in (one.body, other.body) if body),
         sets={**one.sets, **other.sets} if one.sets and other.sets else one.sets or other.sets,
-        services=one.services or other.services,
         start=one.start or other.start,
     )

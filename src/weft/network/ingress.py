@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import NetworkView
+from weft.model.assignment import EndpointRecord, NetworkDefinition
 from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.fragments import cable, table
@@ -34,7 +34,6 @@ from weft.network.loadbalancer import refusal
 from weft.network.overlay import LEG_PREFIX, mtu_of, segment_of
 from weft.network.ownership import ANSWER_MARK, INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, REQUEST_MARK, overlay_namespace
 from weft.network.render.services import PUBLISHED_SETS, published_choice
-from weft.network.service_table import Services
 
 LEG_PORT = "veth-host"
 MARK_MASK = 0xFFFF0000
@@ -43,20 +42,18 @@ LOCAL = "fib daddr type local"
 LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 
 
-def mesh(view: NetworkView, services: Services, facts: NodeFacts) -> Iterator[Namespace]:
-    """The host's part of the mesh; nothing until the manager has given this host an address on the ingress network.
-    `services`: by published port."""
-    balancer = view.load_balancer(facts.node)
-    segment = segment_of(view.definition, balancer.address.ip) if balancer else None
-    if balancer is None or segment is None:
+def mesh(definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts) -> Iterator[Namespace]:
+    """The host's part of the mesh, but for the services (`fragments.serving`). `own`: the address that the manager has given
+    this host on the ingress network."""
+    segment = segment_of(definition, own.address.ip)
+    if segment is None:
         return
-    bridge = (overlay_namespace(view.definition.id), LEG_PORT, f"br{segment}")
-    mac = mac_for(balancer.address.ip, LEG_PREFIX)
-    yield from cable(bridge, (HOST, INGRESS_LEG), mtu_of(view.definition, facts), mac)
-    subnet = view.definition.segments[segment].subnet
+    bridge = (overlay_namespace(definition.id), LEG_PORT, f"br{segment}")
+    mac = mac_for(own.address.ip, LEG_PREFIX)
+    yield from cable(bridge, (HOST, INGRESS_LEG), mtu_of(definition, facts), mac)
+    subnet = definition.segments[segment].subnet
     yield _routing(subnet, facts)
-    hooks = table(_hooks(subnet, facts), sets=PUBLISHED_SETS, services=services, start=int(balancer.address.ip))
-    yield Namespace(name=HOST, tables=hooks)
+    yield Namespace(name=HOST, tables=table(_hooks(subnet, facts), sets=PUBLISHED_SETS, start=int(own.address.ip)))
 
 
 def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:

@@ -10,10 +10,10 @@ eth0, where people look for them and where ARP for them is answered, and the sam
 its own packets would leave with it as their source, and the answer get lost on another host: they take the balancer's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface
 
-from weft.model.assignment import NetworkView
+from weft.model.assignment import EndpointRecord, NetworkDefinition
 from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.fragments import cable, table
@@ -27,36 +27,43 @@ BALANCER_PORT = "veth0"
 """Of the bridge, towards the network's load-balancer namespace."""
 
 
-def balancer(view: NetworkView, services: Services, facts: NodeFacts) -> Iterator[Namespace]:
-    """The network's load-balancer namespace on this host; nothing until the manager has given it an address."""
-    own = view.load_balancer(facts.node)
-    definition = view.definition
-    segment = segment_of(definition, own.address.ip) if own else None
-    if own is None or segment is None:
+def balancer(
+    definition: NetworkDefinition, own: EndpointRecord, addresses: Iterable[IPv4Address], facts: NodeFacts
+) -> Iterator[Namespace]:
+    """The network's load-balancer namespace on this host. `own`: the address that the manager has given it; `addresses`: the
+    services' virtual ones."""
+    segment = segment_of(definition, own.address.ip)
+    if segment is None:
         return
     space = INGRESS_SANDBOX if definition.ingress else balancer_namespace(definition.id)
-    virtual = (IPv4Interface(address) for address in services if isinstance(address, IPv4Address))
     port = (overlay_namespace(definition.id), BALANCER_PORT, f"br{segment}")
+    virtual = map(IPv4Interface, addresses)
     yield from cable(port, (space, "eth0"), mtu_of(definition, facts), own.mac, own.address, *virtual)
     yield Namespace(name=space, sysctls=QUIET)
     if not definition.ingress:
         source = f'oifname "eth0" ip saddr != {own.address.ip} snat ip to {own.address.ip}'
-        post = nft.base_chain("vip-nat-post", "nat", "postrouting", nft.SRCNAT, source)
-        yield Namespace(name=space, tables=table(post))
-        yield choice(space, services, own.address.ip)
+        yield Namespace(name=space, tables=table(nft.base_chain("vip-nat-post", "nat", "postrouting", nft.SRCNAT, source)))
+        yield choice(space, own.address.ip)
 
 
-def choice(space: str, services: Services, caller: IPv4Address) -> Namespace:
-    """The translation of virtual addresses for one caller, in its own namespace. A service without a task is refused at once."""
-    unserved = "ip daddr @vip-unserved ct state new goto vip-refuse"
-    hooks = "\n".join((
-        refusal("vip-refuse", "host-unreachable"),
-        nft.base_chain("vip-out", "filter", "output", nft.MANGLE, unserved),
-        nft.base_chain("vip-nat-out", "nat", "output", nft.DSTNAT, *virtual_choice()),
-    ))  # fmt: skip
-    return Namespace(name=space, tables=table(hooks, sets=VIRTUAL_SETS, services=services, start=int(caller)))
+def addresses(services: Services) -> list[IPv4Address]:
+    """The virtual ones, ascending."""
+    return [destination for destination in services if isinstance(destination, IPv4Address)]
+
+
+def choice(space: str, caller: IPv4Address) -> Namespace:
+    """The translation of virtual addresses for one caller, in its own namespace, but for the services (`fragments.serving`).
+    A service without a task is refused at once."""
+    return Namespace(name=space, tables=table(_HOOKS, sets=VIRTUAL_SETS, start=int(caller)))
 
 
 def refusal(name: str, icmp: str) -> str:
     """A chain that answers at once instead of letting the caller wait."""
     return nft.chain(name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}")
+
+
+_HOOKS = "\n".join((
+    refusal("vip-refuse", "host-unreachable"),
+    nft.base_chain("vip-out", "filter", "output", nft.MANGLE, "ip daddr @vip-unserved ct state new goto vip-refuse"),
+    nft.base_chain("vip-nat-out", "nat", "output", nft.DSTNAT, *virtual_choice()),
+))  # fmt: skip

@@ -11,15 +11,19 @@ The VXLAN device of a plain network is made in the host's namespace and moved, s
 routing, stays there; that of an encrypted one wherever encryption.py says.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from weft.model.addresses import mac_for, overlay_mtu
-from weft.model.assignment import Assignment, EndpointRecord, NetworkDefinition, NetworkView
+import msgspec
+
+from weft.model.addresses import Port, mac_for, overlay_mtu
+from weft.model.assignment import EndpointRecord, NetworkDefinition, NetworkView
+from weft.model.encryption import DataKey
 from weft.model.sandbox import NodeFacts
 from weft.network.encryption import socket_namespace
 from weft.network.fragments import links
 from weft.network.kernel_state import Bridge, BridgePort, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
+from weft.network.memo import exchanged
 from weft.network.ownership import overlay_namespace
 
 LEG_PREFIX = "02:43"
@@ -47,31 +51,68 @@ def segment_of(definition: NetworkDefinition, address: IPv4Address) -> int | Non
     return next((i for i, segment in enumerate(definition.segments) if address in segment.subnet), None)
 
 
-def wire(view: NetworkView, facts: NodeFacts, assignment: Assignment) -> Iterator[Namespace]:
-    """The network's namespace on this host."""
-    definition = view.definition
-    balancer = view.load_balancer(facts.node)
+def wire(
+    definition: NetworkDefinition, own: EndpointRecord | None, facts: NodeFacts, keys: tuple[DataKey, ...], port: Port
+) -> Iterator[Namespace]:
+    """The network's namespace on this host. `own`: the host's load balancer there; `port`: VXLAN's."""
     mtu = mtu_of(definition, facts)
-    socket = socket_namespace(definition, facts, assignment.keys)
+    socket = socket_namespace(definition, facts, keys)
     devices: list[Link] = []
     for i, segment in enumerate(definition.segments):
-        mac = mac_for(balancer.address.ip, BRIDGE_PREFIX) if balancer else None
+        mac = mac_for(own.address.ip, BRIDGE_PREFIX) if own else None
         gateway = frozenset({segment.gateway_interface})
         devices.append(Link(name=f"br{i}", kind=Bridge(), mtu=mtu, mac=mac, addresses=gateway))
         if socket is not None:
-            tunnel = Vxlan(segment.vni, facts.data_path_address, assignment.data_path_port, socket)
+            tunnel = Vxlan(segment.vni, facts.data_path_address, port, socket)
             devices.append(Link(name=f"vxlan{i}", kind=tunnel, mtu=mtu, master=f"br{i}", port=BridgePort(learning=False)))
     forward = {"net.ipv4.ip_forward": "1"} if len(definition.segments) > 1 else {}
     yield Namespace(name=overlay_namespace(definition.id), links=links(*devices), sysctls=QUIET | forward)
-    if socket is not None:
-        yield _peers(view, facts)
 
 
-def _peers(view: NetworkView, facts: NodeFacts) -> Namespace:
+# --- who is behind which host
+
+Entries = tuple[frozenset[Neighbour], frozenset[ForwardingEntry]]
+Endpoints = Mapping[str, EndpointRecord]
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """Of one network."""
+
+    part: Namespace
+    origin: tuple[NetworkDefinition, NodeFacts]
+    endpoints: Endpoints
+    """What it was made of, with the origin."""
+
+
+def peers(view: NetworkView, facts: NodeFacts, before: Peers | None = None) -> Peers:
+    """Entries for what is behind other hosts. `before`: what this was until now; of what it was made of only the endpoints are
+    looked at that are not the very same."""
+    definition, endpoints = view.definition, view.endpoints
+    origin, name = (definition, facts), overlay_namespace(definition.id)
+    if before is None or before.origin != origin:
+        neighbours, forwarding = _entries(endpoints.values(), definition, facts)
+        return Peers(Namespace(name=name, neighbours=neighbours, forwarding=forwarding), origin, endpoints)
+    changed = [e for some in exchanged(before.endpoints, endpoints) for e in some]
+    addresses = {int(endpoint.address) for endpoint in changed}
+    gone, come = (
+        _entries([e for e in all_.values() if int(e.address) in addresses] if addresses else (), definition, facts)
+        for all_ in (before.endpoints, endpoints)
+    )
+    if gone == come:
+        return Peers(before.part, origin, endpoints)
+    part = Namespace(
+        name=name,
+        neighbours=before.part.neighbours - gone[0] | come[0],
+        forwarding=before.part.forwarding - gone[1] | come[1],
+    )
+    return Peers(part, origin, endpoints)
+
+
+def _entries(endpoints: Iterable[EndpointRecord], definition: NetworkDefinition, facts: NodeFacts) -> Entries:
+    """`endpoints`: all or none of those with one address."""
     neighbours, forwarding = [], []
-    definition = view.definition
     single = len(definition.segments) == 1
-    for endpoint in _remote(view, facts):
+    for endpoint in _remote(endpoints, facts):
         segment = 0 if single else segment_of(definition, endpoint.address.ip)
         if segment is None:
             continue
@@ -80,13 +121,13 @@ def _peers(view: NetworkView, facts: NodeFacts) -> Namespace:
         forwarding.append(ForwardingEntry(device, mac, endpoint.vtep))
         if definition.ingress and endpoint.task is None:
             forwarding.append(ForwardingEntry(device, mac_for(endpoint.address.ip, LEG_PREFIX), endpoint.vtep))
-    return Namespace(name=overlay_namespace(definition.id), neighbours=frozenset(neighbours), forwarding=frozenset(forwarding))
+    return frozenset(neighbours), frozenset(forwarding)
 
 
-def _remote(view: NetworkView, facts: NodeFacts) -> list[EndpointRecord]:
+def _remote(endpoints: Iterable[EndpointRecord], facts: NodeFacts) -> list[EndpointRecord]:
     """One endpoint per address that is behind another host; of two with one address the one that serves."""
     chosen: dict[IPv4Address, EndpointRecord] = {}
-    for endpoint in view.endpoints.values():
+    for endpoint in endpoints:
         if endpoint.node == facts.node:
             continue
         other = chosen.setdefault(endpoint.address.ip, endpoint)

@@ -1,57 +1,175 @@
 """The whole desired state of a node's kernel, from what the manager assigned and what the node knows of itself.
 
-The packet's hops contribute in the order in which it meets them; `fragments.merge` puts them together. Equal input gives an
-equal state. A sandbox of a task that is not assigned is left out, and so goes away; and with the last sandbox on it a network,
-without waiting for the manager to say so.
+The packet's hops contribute in the order in which it meets them; `fragments` puts them together. Equal input gives an equal state,
+but for the order in which a service's tasks take turns. A sandbox of a task that is not assigned is left out, and so goes away; and
+with the last sandbox on it a network, without waiting for the manager to say so.
+
+A planner plans again only what depends on something that changed (`memo`): each contribution names what it is made of. What is
+long, and changes with every task, is derived from what it was: services (`service_table`) and peers (`overlay`). A namespace of
+which nothing changed is the same object as before, at which `diff` does not look.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from weft.model.assignment import Assignment
+from weft.model.assignment import Assignment, NetworkView, TaskAssignment
 from weft.model.ids import NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
-from weft.network import (
-    encryption,
-    gateway,
-    ingress,
-    loadbalancer,
-    overlay,
-    reply,
-    sandbox,
-    source_guard,
-    underlay,
-)
-from weft.network.fragments import merge
-from weft.network.kernel_state import KernelState, Namespace
+from weft.network import encryption, gateway, ingress, loadbalancer, overlay, reply, sandbox, source_guard, underlay
+from weft.network.fragments import grouped, serving, union
+from weft.network.kernel_state import HOST, KernelState, Namespace
+from weft.network.memo import Memo
 from weft.network.own_ports import without_own_ports
-from weft.network.ownership import INGRESS_SANDBOX
+from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace
 from weft.network.sandbox import Outlook
-from weft.network.service_table import service_table
+from weft.network.service_table import EMPTY, Destination, Service, Services, ServiceTable, service_table
+
+Residents = Sequence[tuple[Sandbox, TaskAssignment]]
+Parts = tuple[Namespace, ...]
 
 
 def plan(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
-    return merge(_hops(without_own_ports(assignment, facts), facts, sandboxes))
+    """All of it, from nothing."""
+    return Planner().plan(assignment, facts, sandboxes)
 
 
-def _hops(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> Iterator[Namespace]:
-    residents = [(s, assignment.tasks[s.task]) for s in sorted(sandboxes, key=lambda s: s.id) if s.task in assignment.tasks]
-    outside = [(s, task) for s, task in residents if sandbox.needs_gateway(task, assignment.networks)]
-    yield from gateway.bridge(facts, outside)
-    yield from encryption.isolation(assignment, facts)
-    outlooks: dict[NetworkId, Outlook] = {}
-    used = {attachment.network for _, task in residents for attachment in task.attachments}
-    views = {id: view for id, view in sorted(assignment.networks.items()) if id in used or view.definition.ingress}
-    yield underlay.datagrams([*views.values()], facts, assignment.data_path_port)
-    for id, view in views.items():
-        services = service_table(view)
-        outlooks[id] = Outlook(view, services.virtual, reply.legs(view) if view.definition.ingress else None)
-        yield from overlay.wire(view, facts, assignment)
-        yield source_guard.guard(view, [task for _, task in residents])
-        yield from loadbalancer.balancer(view, services.virtual, facts)
-        if view.definition.ingress:
-            yield from ingress.mesh(view, services.published, facts)
-            if view.load_balancer(facts.node):
-                yield from gateway.port(facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
-    reachable = {s.id for s, _ in outside}
-    for resident, task in residents:
-        yield from sandbox.connect(resident, task, outlooks, facts, resident.id in reachable)
+class Planner:
+    """Of one node. What it remembers can be lost."""
+
+    def __init__(self) -> None:
+        self._memo = Memo()
+
+    def plan(self, assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
+        round_ = _Round(self._memo, without_own_ports(assignment, facts), facts, sandboxes)
+        state = round_.state()
+        self._memo.turn()
+        return state
+
+
+class _Round:
+    """One plan."""
+
+    def __init__(self, memo: Memo, assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> None:
+        self._memo, self._assignment, self._facts = memo, assignment, facts
+        tasks, networks = assignment.tasks, assignment.networks
+        ordered = sorted(sandboxes, key=lambda s: s.id)
+        self._residents: Residents = [(s, tasks[s.task]) for s in ordered if s.task in tasks]
+        self._outside: Residents = [(s, task) for s, task in self._residents if sandbox.needs_gateway(task, networks)]
+        self._attached: dict[NetworkId, list[TaskAssignment]] = {}
+        for _, task in self._residents:
+            for attachment in task.attachments:
+                self._attached.setdefault(attachment.network, []).append(task)
+        shown = sorted(id for id, view in networks.items() if id in self._attached or view.definition.ingress)
+        self._views = {id: networks[id] for id in shown}
+        self._tables = {id: self._table(view) for id, view in self._views.items()}
+        self._outlooks = {id: self._outlook(view) for id, view in self._views.items()}
+        self._services: dict[str, Services] = {}
+        """By namespace."""
+
+    def state(self) -> KernelState:
+        """Each namespace is the union of what the hops have for it, with its services."""
+        return KernelState({name: self._whole(name, parts) for name, parts in grouped(self._parts()).items()})
+
+    def _whole(self, name: str, parts: Sequence[Namespace]) -> Namespace:
+        one = len(parts) == 1
+        namespace = parts[0] if one else self._memo.keep(("union", name), tuple(parts), lambda: union(name, parts))
+        services = self._services.get(name)
+        if services is None:
+            return namespace
+        return self._memo.keep(("serving", name), (namespace, services), lambda: serving(namespace, services))
+
+    def _parts(self) -> Iterator[Namespace]:
+        yield from self._hosts()
+        for id, view in self._views.items():
+            yield from self._network(id, view)
+        reachable = {s.id for s, _ in self._outside}
+        for resident, task in self._residents:
+            yield from self._container(resident, task, resident.id in reachable)
+
+    def _keep(self, key: tuple[str, ...], inputs: Iterable[object], make: Callable[[], Iterable[Namespace]]) -> Parts:
+        """What a hop contributes, one part for each namespace. It depends on the inputs, and on the node's facts."""
+
+        def made() -> Parts:
+            return tuple(union(name, parts) for name, parts in grouped(make()).items())
+
+        return self._memo.keep(key, (self._facts, *inputs), made)
+
+    # --- the host
+
+    def _hosts(self) -> Iterator[Namespace]:
+        facts, port = self._facts, self._assignment.data_path_port
+        outside = [each for pair in self._outside for each in pair]
+        yield from self._keep(("gateway",), outside, lambda: gateway.bridge(facts, self._outside))
+        known = [view.definition for view in self._assignment.networks.values()]
+        keys = (port, self._assignment.keys, *known)
+        yield from self._keep(("encryption",), keys, lambda: encryption.isolation(self._assignment, facts))
+        definitions = [view.definition for view in self._views.values()]
+        places = [self._places(view) for view in self._views.values()]
+        hosts = self._memo.keep(("hosts",), (facts, *places), lambda: underlay.hosts(places, facts))
+        inputs = (port, hosts, *definitions)
+        yield from self._keep(("underlay",), inputs, lambda: [underlay.datagrams(definitions, hosts, facts, port)])
+
+    # --- a network
+
+    def _places(self, view: NetworkView) -> underlay.Places:
+        def after(before: underlay.Places | None) -> underlay.Places:
+            return underlay.places(view, before)
+
+        return self._memo.follow(("places", view.definition.id), (view.endpoints,), after)
+
+    def _table(self, view: NetworkView) -> ServiceTable:
+        def after(before: ServiceTable | None) -> ServiceTable:
+            return service_table(view, before or EMPTY)
+
+        return self._memo.follow(("services", view.definition.id), (view,), after)
+
+    def _outlook(self, view: NetworkView) -> Outlook:
+        definition = view.definition
+        if not definition.ingress:
+            return self._memo.keep(("outlook", definition.id), (definition,), lambda: Outlook(definition, None))
+        ends = reply.leg_endpoints(view)
+        return self._memo.keep(("outlook", definition.id), (definition, *ends), lambda: Outlook(definition, reply.legs(ends)))
+
+    def _network(self, id: NetworkId, view: NetworkView) -> Iterator[Namespace]:
+        facts, keys, port = self._facts, self._assignment.keys, self._assignment.data_path_port
+        definition, own, table = view.definition, view.load_balancer(self._facts.node), self._tables[id]
+        wire = (definition, own, keys, port)
+        yield from self._keep(("wire", id), wire, lambda: overlay.wire(definition, own, facts, keys, port))
+        if encryption.socket_namespace(definition, facts, keys) is not None:
+            peers = self._memo.follow(
+                ("peers", id), (facts, definition, view.endpoints), lambda before: overlay.peers(view, facts, before)
+            )
+            yield peers.part
+        tasks = self._attached.get(id, ())
+        yield from self._keep(("guard", id), (definition, *tasks), lambda: [source_guard.guard(definition, tasks)])
+        if own is None or overlay.segment_of(definition, own.address.ip) is None:
+            return
+        addresses = loadbalancer.addresses(table.virtual)
+        inputs = (definition, own, *addresses)
+        yield from self._keep(("balancer", id), inputs, lambda: loadbalancer.balancer(definition, own, addresses, facts))
+        if not definition.ingress:
+            self._services[balancer_namespace(id)] = table.virtual
+            return
+        yield from self._keep(("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts))
+        self._services[HOST] = table.published
+        outlet = (facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
+        yield from self._keep(("outlet", id), (), lambda: gateway.port(*outlet))
+
+    # --- a container
+
+    def _container(self, resident: Sandbox, task: TaskAssignment, has_gateway: bool) -> Iterator[Namespace]:
+        outlooks, facts = self._outlooks, self._facts
+        known = [outlooks[a.network] for a in task.attachments if a.network in outlooks]
+        inputs = (resident, task, has_gateway, *known)
+        yield from self._keep(
+            ("container", resident.id), inputs, lambda: sandbox.connect(resident, task, outlooks, facts, has_gateway)
+        )
+        called = [self._tables[o.definition.id].virtual for o in known if not o.definition.ingress]
+        if called:
+            self._services[resident.key] = self._together(called)
+
+    def _together(self, called: Sequence[Mapping[Destination, Service]]) -> Services:
+        """Containers on the same networks share it."""
+        if len(called) == 1:
+            return called[0]
+        key = ("called", *map(id, called))
+        return self._memo.keep(key, tuple(called), lambda: {k: s for part in called for k, s in part.items()})

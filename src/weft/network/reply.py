@@ -19,7 +19,7 @@ What each odd piece is for:
 * mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way than its leg.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
@@ -58,10 +58,14 @@ class Legs(msgspec.Struct, frozen=True):
     by_mark: ElementSet
 
 
-def legs(view: NetworkView) -> Legs:
-    """Of all hosts that have an address on the network; the same for all containers."""
-    found = sorted((e for e in view.endpoints.values() if e.task is None), key=lambda e: e.address)
-    pairs = [(mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg)) for leg in found]
+def leg_endpoints(view: NetworkView) -> list[EndpointRecord]:
+    """The load balancers of all hosts that have an address on the network."""
+    return [endpoint for endpoint in view.endpoints.values() if endpoint.task is None]
+
+
+def legs(endpoints: Iterable[EndpointRecord]) -> Legs:
+    """The same for all containers."""
+    pairs = [(mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg)) for leg in sorted(endpoints, key=lambda e: e.address)]
     by_mac = ElementSet(MARKS, {(mac,): (mark,) for mac, mark in pairs})
     return Legs(by_mac, ElementSet(MACS, {(mark,): (mac,) for mac, mark in pairs}))
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import NetworkView, TaskAssignment
+from weft.model.assignment import NetworkDefinition, NetworkView, TaskAssignment
 from weft.model.ids import NetworkId
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
 from weft.model.task import Attachment
@@ -25,7 +25,6 @@ from weft.network.loadbalancer import choice
 from weft.network.overlay import mtu_of, segment_of
 from weft.network.ownership import overlay_namespace
 from weft.network.reply import Interface, Legs
-from weft.network.service_table import Services
 
 SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
 """As the original sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
@@ -33,11 +32,9 @@ by the runtime, together with what the service asks for."""
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """A network as a container sees it."""
+    """A network as a container sees it, but for its services."""
 
-    view: NetworkView
-    services: Services
-    """By virtual address."""
+    definition: NetworkDefinition
     legs: Legs | None
     """Of the ingress network."""
 
@@ -51,7 +48,8 @@ def needs_gateway(task: TaskAssignment, networks: Mapping[NetworkId, NetworkView
 def connect(
     sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook], facts: NodeFacts, has_gateway: bool
 ) -> Iterator[Namespace]:
-    """All of one container's network. An attachment to a network that the node is not told of is left out."""
+    """All of one container's network, but for the services of its networks (`fragments.serving`), which it calls by their virtual
+    addresses; not those of ingress. An attachment to a network that the node is not told of is left out."""
     wanted = task.spec.container.sysctls
     yield Namespace(name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()})
     yield Namespace(name=sandbox.key, tables=table(_resolver()))
@@ -61,16 +59,19 @@ def connect(
         if outlook is None or attachment.network not in sandbox.ports:
             continue
         interfaces.append((Interface(f"eth{i}", attachment.address), outlook))
-        yield from _attach(sandbox, f"eth{i}", attachment, outlook.view, facts)
-    yield from _virtual(sandbox, task, outlooks)
+        yield from _attach(sandbox, f"eth{i}", attachment, outlook.definition, facts)
+    known = (outlooks[a.network].definition for a in task.attachments if a.network in outlooks)
+    if not all(definition.ingress for definition in known):
+        yield choice(sandbox.key, sandbox.gateway.ip)
     if has_gateway:
         outlet = Interface(f"eth{len(task.attachments)}", sandbox.gateway)
         yield from gateway.port(facts, sandbox.id, sandbox.key, outlet.name, outlet.address)
         yield from _mesh(sandbox, task, interfaces, (outlet, facts.gateway.ip))
 
 
-def _attach(sandbox: Sandbox, name: str, attachment: Attachment, view: NetworkView, facts: NodeFacts) -> Iterator[Namespace]:
-    definition = view.definition
+def _attach(
+    sandbox: Sandbox, name: str, attachment: Attachment, definition: NetworkDefinition, facts: NodeFacts
+) -> Iterator[Namespace]:
     own = segment_of(definition, attachment.address.ip)
     if own is None:
         return
@@ -81,15 +82,6 @@ def _attach(sandbox: Sandbox, name: str, attachment: Attachment, view: NetworkVi
     siblings = (segment.subnet for i, segment in enumerate(definition.segments) if i != own)
     routes = frozenset(Route(destination=subnet, via=hop, device=name) for subnet in siblings)
     yield Namespace(name=sandbox.key, routes=routes)
-
-
-def _virtual(sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook]) -> Iterator[Namespace]:
-    """Translation of the virtual addresses of all its networks but ingress, on which services are not to be called."""
-    found = [outlooks[a.network] for a in task.attachments if a.network in outlooks]
-    parts = [outlook.services for outlook in found if not outlook.view.definition.ingress]
-    if parts:
-        services = parts[0] if len(parts) == 1 else {k: service for part in parts for k, service in part.items()}
-        yield choice(sandbox.key, services, sandbox.gateway.ip)
 
 
 def _mesh(

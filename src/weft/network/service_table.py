@@ -21,6 +21,7 @@ import msgspec
 from weft.model.addresses import Port, Protocol
 from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
 from weft.model.ids import ServiceId
+from weft.network.memo import exchanged
 
 TRIES = 8
 """Slots that a new connection may find empty, one after the other, and one more."""
@@ -64,31 +65,28 @@ class Service(msgspec.Struct, frozen=True):
 Services = Mapping[Destination, Service]
 
 
-class Origin(NamedTuple):
-    """What a service's part of a table was made of."""
+class Offer(NamedTuple):
+    """What a destination leads to."""
 
-    record: ServiceRecord
-    endpoints: tuple[EndpointRecord, ...]
-    """Those that serve."""
+    service: ServiceId
+    target: Port | None
+    """The tasks' port; None: the one that was asked for."""
 
-    def is_same(self, other: "Origin") -> bool:
-        """The very objects: comparing their fields would take longer than using them."""
-        mine, others = self.endpoints, other.endpoints
-        return (
-            self.record is other.record
-            and len(mine) == len(others)
-            and all(a is b for a, b in zip(mine, others, strict=True))
-        )
+
+Offers = Mapping[Destination, Offer]
 
 
 class ServiceTable(msgspec.Struct, frozen=True):
     """Of one network."""
 
-    virtual: dict[Destination, Service] = {}
+    virtual: Services = {}
     """By virtual address, ascending."""
-    published: dict[Destination, Service] = {}
+    published: Services = {}
     """By protocol and port, ascending."""
-    origins: dict[ServiceId, Origin] = {}
+    offers: tuple[Offers, Offers] = ({}, {})
+    """Of both."""
+    view: NetworkView | None = None
+    """What it was made of."""
 
 
 EMPTY = ServiceTable()
@@ -96,68 +94,73 @@ EMPTY = ServiceTable()
 
 def service_table(view: NetworkView, before: ServiceTable = EMPTY) -> ServiceTable:
     """`before`: the network's table until now; it is given back if nothing has changed."""
-    origins = _origins(view)
-    changed = {id for id, origin in origins.items() if not _is_kept(id, origin, before)}
-    if not changed and origins.keys() == before.origins.keys():
+    records, endpoints = view.services, view.endpoints
+    old = before.view or NetworkView(view.definition, {}, {})
+    gone, come = exchanged(old.endpoints, endpoints)
+    lost, new = exchanged(old.services, records)
+    changed = {e.service for e in (*gone, *come) if e.service is not None}
+    changed |= {record.id for record in (*lost, *new)}
+    if not changed:
         return before
-    return ServiceTable(
-        _services(_virtual_addresses(origins), origins, changed, before.virtual),
-        _services(_published_ports(origins), origins, changed, before.published),
-        origins,
+    offers = before.offers
+    if lost or new:
+        offers = (_virtual_addresses(records), _published_ports(records))
+        changed |= _new_owners(offers, before)
+    backends: dict[ServiceId, list[EndpointRecord]] = {id: [] for id in changed}
+    for endpoint in endpoints.values():
+        if endpoint.serving and endpoint.service in changed:
+            backends[endpoint.service].append(endpoint)
+    virtual, published = (
+        _services(some, records, backends, known)
+        for some, known in zip(offers, (before.virtual, before.published), strict=True)
     )
+    return ServiceTable(virtual, published, offers, view)
 
 
-class _Offer(NamedTuple):
-    service: ServiceId
-    target: Port | None
-
-
-def _virtual_addresses(origins: Mapping[ServiceId, Origin]) -> dict[Destination, _Offer]:
-    records = (origin.record for origin in origins.values())
-    found = [
-        (r.virtual_address, _Offer(r.id, None)) for r in records if r.virtual_address is not None
-    ]
+def _virtual_addresses(records: Mapping[ServiceId, ServiceRecord]) -> Offers:
+    found = [(r.virtual_address, Offer(r.id, None)) for r in records.values() if r.virtual_address]
     return dict(sorted(found))
 
 
-def _published_ports(origins: Mapping[ServiceId, Origin]) -> dict[Destination, _Offer]:
+def _published_ports(records: Mapping[ServiceId, ServiceRecord]) -> Offers:
     """Of two services with one port the one whose id comes first has it."""
-    found: dict[Published, _Offer] = {}
-    for id in sorted(origins):
-        for port in origins[id].record.ports:
+    found: dict[Published, Offer] = {}
+    for id in sorted(records):
+        for port in records[id].ports:
             if port.mode == "ingress" and port.published:
-                found.setdefault(Published(port.protocol, port.published), _Offer(id, port.target))
+                key = Published(port.protocol, port.published)
+                found.setdefault(key, Offer(id, port.target))
     return {destination: found[destination] for destination in sorted(found)}
 
 
+def _new_owners(offers: tuple[Offers, Offers], before: ServiceTable) -> set[ServiceId]:
+    """Services that have got a destination from another one."""
+    known = {**before.virtual, **before.published}
+    return {
+        offer.service
+        for some in offers
+        for destination, offer in some.items()
+        if destination in known and known[destination].id != offer.service
+    }
+
+
 def _services(
-    offers: Mapping[Destination, _Offer], origins: Mapping[ServiceId, Origin], changed: set[ServiceId],
-    before: Mapping[Destination, Service],
-) -> dict[Destination, Service]:  # fmt: skip
+    offers: Offers,
+    records: Mapping[ServiceId, ServiceRecord],
+    backends: Mapping[ServiceId, Sequence[EndpointRecord]],
+    before: Services,
+) -> Services:
+    """`backends`: of the services that may have changed."""
     found: dict[Destination, Service] = {}
     for destination, (id, target) in offers.items():
         old = before.get(destination)
-        if old is not None and old.id == id and id not in changed:
+        if old is not None and id not in backends:
             found[destination] = old
             continue
-        record, endpoints = origins[id]
-        backends = sorted({Backend(e.address.ip, target) for e in endpoints})
-        new = balanced(record, backends, old)
+        wanted = sorted({Backend(e.address.ip, target) for e in backends[id]})
+        new = balanced(records[id], wanted, old)
         found[destination] = old if old == new else new
     return found
-
-
-def _origins(view: NetworkView) -> dict[ServiceId, Origin]:
-    serving: dict[ServiceId, list[EndpointRecord]] = {}
-    for endpoint in view.endpoints.values():
-        if endpoint.serving and endpoint.service is not None:
-            serving.setdefault(endpoint.service, []).append(endpoint)
-    return {id: Origin(record, tuple(serving.get(id, ()))) for id, record in view.services.items()}
-
-
-def _is_kept(id: ServiceId, origin: Origin, before: ServiceTable) -> bool:
-    old = before.origins.get(id)
-    return old is not None and origin.is_same(old)
 
 
 # --- one service

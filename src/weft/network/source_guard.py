@@ -16,7 +16,7 @@ may be bound to the one of another network. One look-up for a frame, one element
 from collections.abc import Iterator, Sequence
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import NetworkView, TaskAssignment
+from weft.model.assignment import NetworkDefinition, TaskAssignment
 from weft.network import nft
 from weft.network.fragments import table
 from weft.network.gateway import SENDERS
@@ -26,9 +26,9 @@ from weft.network.loadbalancer import BALANCER_PORT
 from weft.network.ownership import overlay_namespace
 
 
-def guard(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Namespace:
+def guard(definition: NetworkDefinition, tasks: Sequence[TaskAssignment]) -> Namespace:
     """Of one network's bridges. `tasks`: of this host's containers."""
-    tunnels = (f"vxlan{i}" for i in range(len(view.definition.segments)))
+    tunnels = (f"vxlan{i}" for i in range(len(definition.segments)))
     trusted = ", ".join(f'"{port}"' for port in (*tunnels, BALANCER_PORT, LEG_PORT))
     body = nft.base_chain(
         "source-guard", "filter", "prerouting", nft.RAW,
@@ -37,13 +37,13 @@ def guard(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Namespace:
         "ether type arp ether saddr . arp saddr ip @senders accept",
         "drop",
     )  # fmt: skip
-    senders = ElementSet(SENDERS, dict.fromkeys(_senders(view, tasks), ()))
-    return Namespace(name=overlay_namespace(view.definition.id), tables=table(body, "bridge", {"senders": senders}))
+    senders = ElementSet(SENDERS, dict.fromkeys(_senders(definition, tasks), ()))
+    return Namespace(name=overlay_namespace(definition.id), tables=table(body, "bridge", {"senders": senders}))
 
 
-def _senders(view: NetworkView, tasks: Sequence[TaskAssignment]) -> Iterator[Entry]:
+def _senders(definition: NetworkDefinition, tasks: Sequence[TaskAssignment]) -> Iterator[Entry]:
     for task in tasks:
         for here in task.attachments:
-            if here.network == view.definition.id:
+            if here.network == definition.id:
                 mac = mac_for(here.address.ip)
                 yield from ((mac, attachment.address.ip) for attachment in task.attachments)

@@ -17,26 +17,28 @@ Both are without connection tracking: a quarter more new connections per second 
 Only those from or to this host's address: what it forwards may need tracking for its NAT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 
 from weft.model.addresses import Port
-from weft.model.assignment import NetworkView
+from weft.model.assignment import NetworkDefinition, NetworkView
+from weft.model.ids import NodeId
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
 from weft.network import nft
-from weft.network.kernel_state import HOST, ElementSet, Entry, Namespace, SetType, Table
+from weft.network.kernel_state import HOST, ElementSet, Namespace, SetType, Table
 from weft.network.ownership import INGRESS_LEG, UNDERLAY_TABLE
 
 HOSTS = SetType(("ipv4_addr",))
 
 
-def datagrams(views: Sequence[NetworkView], facts: NodeFacts, port: Port) -> Namespace:
-    """`views`: of the networks that are on this host. `port`: VXLAN's."""
+def datagrams(definitions: Sequence[NetworkDefinition], hosts: ElementSet, facts: NodeFacts, port: Port) -> Namespace:
+    """`definitions`: of the networks that are on this host; `hosts`: with which it shares them. `port`: VXLAN's."""
     own = facts.data_path_address
     containers = f'iifname {{ "{GATEWAY_BRIDGE}", "{INGRESS_LEG}" }} goto from-containers'
     body = "\n".join((
         nft.chain("from-containers", "ip daddr @hosts drop", "fib daddr type local drop"),
         nft.chain(
-            "vxlan-in", containers, f"ip saddr @hosts ip daddr {own} notrack accept", *_strangers(views)
+            "vxlan-in", containers, f"ip saddr @hosts ip daddr {own} notrack accept", *_strangers(definitions)
         ),
         nft.chain("esp-in", containers, f"ip daddr {own} notrack"),
         nft.base_chain(
@@ -48,7 +50,7 @@ def datagrams(views: Sequence[NetworkView], facts: NodeFacts, port: Port) -> Nam
             f"ip saddr {own} udp dport {port} notrack", f"ip saddr {own} ip protocol esp notrack",
         ),
     ))  # fmt: skip
-    table = Table("ip", UNDERLAY_TABLE, body, {"hosts": ElementSet(HOSTS, _hosts(views, facts))})
+    table = Table("ip", UNDERLAY_TABLE, body, {"hosts": hosts})
     return Namespace(name=HOST, tables={("ip", UNDERLAY_TABLE): table})
 
 
@@ -58,12 +60,22 @@ def vni_in(vnis: Sequence[int]) -> str:
     return f"@th,96,24 {{ {', '.join(map(str, vnis))} }}"
 
 
-def _hosts(views: Sequence[NetworkView], facts: NodeFacts) -> dict[Entry, Entry]:
+Places = frozenset[tuple[NodeId, int]]
+"""Nodes, and their addresses as numbers."""
+
+
+def places(view: NetworkView, before: Places | None = None) -> Places:
+    """Of all hosts on a network. `before`: what this was until now; it is given back if nothing has changed."""
+    found = frozenset((endpoint.node, int(endpoint.vtep)) for endpoint in view.endpoints.values())
+    return before if before == found else found
+
+
+def hosts(places: Iterable[Places], facts: NodeFacts) -> ElementSet:
     """Those with which this one shares a network."""
-    endpoints = (endpoint for view in views for endpoint in view.endpoints.values())
-    return {(address,): () for address in sorted({e.vtep for e in endpoints if e.node != facts.node})}
+    others = {number for some in places for node, number in some if node != facts.node}
+    return ElementSet(HOSTS, {(IPv4Address(number),): () for number in sorted(others)})
 
 
-def _strangers(views: Sequence[NetworkView]) -> list[str]:
-    vnis = sorted(segment.vni for view in views for segment in view.definition.segments)
+def _strangers(definitions: Sequence[NetworkDefinition]) -> list[str]:
+    vnis = sorted(segment.vni for definition in definitions for segment in definition.segments)
     return [f"{vni_in(vnis)} fib daddr type local drop"] if vnis else []

@@ -110,13 +110,14 @@ def differences(kernel, desired):
         found.append(f"namespaces {sorted(state.namespaces)} instead of {sorted(desired.namespaces)}")
     for name in state.namespaces.keys() & desired.namespaces.keys():
         have, want = state[name], desired[name]
-        for field in ("neighbours", "forwarding", "routes", "rules", "tables"):
+        for field in ("neighbours", "forwarding", "routes", "rules"):
             if getattr(have, field) != getattr(want, field):
                 found.append(f"{name} {field}: {getattr(have, field)} instead of {getattr(want, field)}")
-        for key, table in want.tables.items():
-            rules = kernel.spaces[name].ruleset(key)
-            if rules != parse(text(table)):
-                found.append(f"{name} table {key} holds {rules}")
+        if kernel.spaces[name].damaged:
+            found.append(f"{name} tables {kernel.spaces[name].damaged} are not what they were")
+        rulesets = {key: kernel.spaces[name].ruleset(key) for key in have.tables}
+        if rulesets != {key: parse(text(table)) for key, table in want.tables.items()}:
+            found.append(f"{name} tables: {rulesets} instead of {want.tables}")
         links = {n: link if link.mac else msgspec.structs.replace(link, mac=_mac(have, n)) for n, link in want.links.items()}
         if _without_sockets(have.links) != _without_sockets(links):
             found.append(f"{name} links: {have.links} instead of {links}")

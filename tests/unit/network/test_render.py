@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.swarms import Swarm
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
-from weft.network.fragments import table
+from weft.network.fragments import serving, table, union
 from weft.network.ingress import mesh
 from weft.network.kernel_state import HOST, ElementSet, SetType, Table
 from weft.network.loadbalancer import choice
@@ -47,6 +47,21 @@ def services(draw, before=None, destinations=("10.9.9.1", "10.9.9.2", "10.9.9.3"
     return found
 
 
+def virtual(services, start=0):
+    """The table of a container that calls them."""
+    [made] = serving(choice("box", IPv4Address(start)), services).tables.values()
+    return made
+
+
+def published(services):
+    """The table of a host on which they are published."""
+    swarm = Swarm(1)
+    view, facts = swarm.assignment(1).networks[swarm.ingress], swarm.facts(1)
+    parts = [p for p in mesh(view.definition, view.load_balancer(facts.node), facts) if p.name == HOST]
+    [made] = serving(union(HOST, parts), services).tables.values()
+    return made
+
+
 PORTS = (Published("tcp", 80), Published("udp", 80), Published("tcp", 81))
 
 
@@ -55,12 +70,10 @@ def pairs(draw):
     """Two tables of one shape."""
     if draw(st.booleans()):
         drawn = {"destinations": SERVERS}
-        [empty] = choice("box", {}, IPv4Address(draw(st.integers(0, 300)))).tables.values()
+        empty = virtual({}, draw(st.integers(0, 300)))
     else:
         drawn = {"destinations": PORTS, "port": 8000}
-        swarm = Swarm(1)
-        fragments = mesh(swarm.assignment(1).networks[swarm.ingress], {}, swarm.facts(1))
-        [empty] = [t for f in fragments if f.name == HOST for t in f.tables.values()]
+        empty = published({})
     before = draw(services(**drawn))
     tables = []
     for content in (before, draw(services(before, **drawn))):
@@ -98,8 +111,7 @@ def virtual_table(count, before=None, start=0):
     service = balanced(
         record("web"), sorted(Backend(FIRST + n) for n in range(1, count + 1)), before
     )
-    [made] = choice("box", {key: service}, IPv4Address(start)).tables.values()
-    return made, service
+    return virtual({key: service}, start), service
 
 
 def test_one_task_more_is_one_element_and_one_less_are_two():
@@ -183,13 +195,7 @@ def test_a_published_port_is_the_protocols_own():
         balanced(record(name), [Backend(FIRST + n, 8000 + n)])
         for n, name in enumerate(("web", "names"), 1)
     )
-    swarm = Swarm(1)
-    view = swarm.assignment(1).networks[swarm.ingress]
-    content = {Published("tcp", 80): web, Published("udp", 80): names}
-    [made] = [
-        t for f in mesh(view, content, swarm.facts(1)) if f.name == HOST for t in f.tables.values()
-    ]
-    rules = parse(text(made))
+    rules = parse(text(published({Published("tcp", 80): web, Published("udp", 80): names})))
     assert asked(rules, {}, "mesh-choice", port=80) == "dnat 10.0.0.1:8001"
     assert asked(rules, {}, "mesh-choice", protocol="udp") == "dnat 10.0.0.2:8002"
     assert asked(rules, {}, "mesh-choice", port=81) == "accept"
@@ -224,6 +230,5 @@ def test_a_service_table_is_what_a_table_takes():
     swarm = Swarm(2)
     net = swarm.network("mynet", "10.10.10.0/24")
     swarm.service("web", net, on=[1, 2])
-    virtual = service_table(swarm.assignment(1).networks[net]).virtual
-    [made] = choice("box", virtual, IPv4Address(1)).tables.values()
-    assert "jump vip-10.10.10.4" in text(made)
+    table_ = virtual(service_table(swarm.assignment(1).networks[net]).virtual)
+    assert "jump vip-10.10.10.4" in text(table_)

@@ -54,11 +54,7 @@ class Comparison:
         """What leads from one to the other; nothing if they are equal. None: it has to be written."""
         if (old.body, old.start) != (new.body, new.start) or not _same_types(old.sets, new.sets):
             return None
-        pairs = [
-            (name, old.sets[name], new.sets[name])
-            for name in new.sets
-            if old.sets[name] is not new.sets[name]
-        ]
+        pairs = [] if old.sets is new.sets else list(_differing(old.sets, new.sets))
         if old.services is new.services and not pairs:
             return ()
         identity = (
@@ -69,6 +65,13 @@ class Comparison:
         if identity not in self._known:
             self._known[identity] = _changes(old.services, new.services, new.sets, pairs)
         return self._known[identity]
+
+
+def _differing(
+    old: Mapping[str, ElementSet], new: Mapping[str, ElementSet]
+) -> Iterator[tuple[str, ElementSet, ElementSet]]:
+    """Sets that are not the very same."""
+    return ((name, old[name], kind) for name, kind in new.items() if old[name] is not kind)
 
 
 def _same_types(old: Mapping[str, ElementSet], new: Mapping[str, ElementSet]) -> bool:
