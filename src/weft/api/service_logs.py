@@ -5,6 +5,7 @@ A line is `[timestamp ]<details> <text>` in a frame of its stream; the details s
 """
 
 from contextlib import aclosing
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -15,7 +16,7 @@ from weft.api.services import find_service
 from weft.api.streams import STDERR, STDOUT, frame, streamed
 from weft.api.tasks import find_task
 from weft.errors import InvalidArgument, Unsupported
-from weft.model.ids import ServiceId, TaskId
+from weft.model.ids import NodeId, ServiceId, TaskId
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.numbers import decimal
 from weft.model.service import TaskSpec
@@ -74,10 +75,16 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
     return response
 
 
+@lru_cache(1024)
+def _details(node: NodeId, service: ServiceId, task: TaskId) -> bytes:
+    """Every line has them."""
+    return DETAILS.format(node, service, task).encode()
+
+
 def _bytes(log: TaskLog, stamped: bool, detailed: bool, framed: bool) -> bytes:
     data = log.line.data
     if detailed:
-        data = DETAILS.format(log.node, log.service, log.task).encode() + data
+        data = _details(log.node, log.service, log.task) + data
     if stamped:
         data = f"{rfc3339_fixed(log.line.timestamp)} ".encode() + data
     return frame(log.line.stream, data) if framed else data

@@ -310,14 +310,15 @@ class Subscription:
 
     async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> None:
         """What the node may speak of. This manager's copy of the state may be older than the task."""
-        if not all(self._is_on(node, task) for task, _ in lines):
+        tasks = {task for task, _ in lines}
+        if not all(self._is_on(node, task) for task in tasks):
             with suppress(Unavailable):
                 await self._store.sync()
+        services = {task: self._store.state.tasks[task].service for task in tasks if self._is_on(node, task)}
         for task, line in lines:
-            if self._is_on(node, task):
+            if (service := services.get(task)) is not None:
                 if self._wanted.follow:
                     note(self._seen, task, line)
-                service = self._store.state.tasks[task].service
                 await self.lines.give(TaskLog(node, service, task, line), len(line.data) + OVERHEAD)
 
     def _is_on(self, node: NodeId, id: TaskId) -> bool:

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,7 +44,7 @@ async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[ob
     with closing(_Tail(path, file)) as log:
         skipped, lines = await _skipped(log, query), Lines()
         async for line in _gently(log.lines()):
-            if query.wants(line) and lines.number(line) > skipped:
+            if query.wants(line) and (skipped <= 0 or lines.number(line) > skipped):
                 yield line
         if query.follow:
             async for line in _follow(log, query, ended):
@@ -211,6 +212,11 @@ def parse_timestamp(text: str) -> Nanoseconds:
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
     zone = rest[len(digits) :] or ("" if rest else "Z")
     if not rest:
-        return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()) * SECOND
-    seconds = int(datetime.fromisoformat(whole + zone.replace("Z", "+00:00")).timestamp())
-    return seconds * SECOND + int(digits.ljust(9, "0")[:9])
+        return _seconds(text) * SECOND
+    return _seconds(whole + zone) * SECOND + int(digits.ljust(9, "0")[:9])
+
+
+@lru_cache(64)
+def _seconds(text: str) -> int:
+    """Thousands of lines are of one second."""
+    return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
