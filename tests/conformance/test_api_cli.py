@@ -614,6 +614,8 @@ def test_docker_py(manager: Daemon) -> None:
         result = container.exec_run(["sh", "-c", "echo out; echo err >&2; exit 5"], demux=True)
         assert result.exit_code == 5
         assert result.output == (b"out\n", b"err\n")
+        while not container.logs(stderr=False):
+            assert container.status == "running"
         assert container.logs(stderr=False) == b"listening\n"
         stale = service.version
         assert service.scale(1)
