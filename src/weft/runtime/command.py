@@ -148,9 +148,9 @@ class Command:
             raise self._failure(log)
 
     def _failure(self, log: Path) -> Exception:
-        text = log.read_text(errors="replace").strip().rpartition("\n")[2] if log.exists() else "unknown error"
+        text = log.read_text(errors="replace").strip().rpartition("\n")[2] if log.exists() else ""
         reason = (text.partition('msg="')[2] or text).rstrip('"').replace('\\"', '"')
-        reason = reason.removeprefix("exec failed: ")
+        reason = reason.removeprefix("exec failed: ") or "it did not say why"
         missing, forbidden = _NOT_FOUND.search(reason), _FORBIDDEN.search(reason)
         self.exit_code = 127 if missing else 126
         message = f"OCI runtime exec failed: exec failed: {reason}"

@@ -14,7 +14,7 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ async def end_family(process: Process) -> None:
     family = {process.pid: process}
     await _stop(process)
     # Until there is nobody new: a child may have given its parent another child (CLONE_PARENT) before it was stopped.
-    while found := _children(family):
+    while found := await asyncio.to_thread(_children, frozenset(family)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 family[pid] = Process(pid)
@@ -222,8 +222,8 @@ async def _stop(process: Process) -> None:
         await asyncio.sleep(_STOP_PAUSE)
 
 
-def _children(family: Mapping[int, Process]) -> list[int]:
-    """Of its members, those who are not of it yet."""
+def _children(family: Collection[int]) -> list[int]:
+    """Of its members, those who are not of it yet. Reads of every process of the host."""
     numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
     parents = {number: fields[1] for number in numbers if number not in family and (fields := _stat(number))}
     return [number for number, parent in parents.items() if int(parent) in family]
