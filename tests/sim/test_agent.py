@@ -628,6 +628,31 @@ async def test_a_kernel_that_refuses_one_tasks_network_does_not_hold_up_the_othe
 
 
 @simulated
+async def test_no_container_starts_without_the_rules_that_keep_it_from_its_host(tmp_path):
+    class Refusing(FakeKernel):
+        table = ""
+
+        async def apply(self, operations):
+            refused = [
+                op for op in operations
+                if f"table ip {self.table} {{" in str(op) and op.namespace == HOST
+            ]  # fmt: skip
+            await super().apply([op for op in operations if op not in refused])
+            if refused:
+                raise OperationFailed("cannot apply nft table: no")
+
+    for table in ("weft", "weft-underlay"):
+        made = Rig(tmp_path / table)
+        made.kernel = Refusing()
+        made.kernel.table = table
+        made.start()
+        await made.until_all(TaskState.REJECTED)
+        assert {s.err for s in made.manager.statuses.values()} == {"cannot apply nft table: no"}
+        assert made.runtime.running() == []
+        await made.stop()
+
+
+@simulated
 async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_path):
     async with rig(tmp_path, tasks=2) as r:
         await r.until_all(TaskState.RUNNING)

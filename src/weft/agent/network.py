@@ -26,7 +26,16 @@ from weft.model.assignment import Assignment
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
 from weft.network.flows import stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
-from weft.network.operations import AddForwarding, AddLink, Operation, RemoveLink, RemoveNamespace, SetLink
+from weft.network.operations import (
+    AddForwarding,
+    AddLink,
+    ChangeTable,
+    Operation,
+    RemoveLink,
+    RemoveNamespace,
+    ReplaceTable,
+    SetLink,
+)
 from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
 from weft.system.supervision import lasting
 
@@ -60,7 +69,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     def concerns(self, sandbox: Sandbox) -> bool:
         """Whether the sandbox cannot do without it. What another sandbox hangs on a bridge that they share does not concern it."""
-        if self.operation is None:
+        if self.operation is None or _is_hosts_table(self.operation):
             return True
         places = _links_of(self.operation)
         if places:
@@ -78,6 +87,12 @@ class Failure(msgspec.Struct, frozen=True):
             case RemoveLink(namespace=space, name=name):
                 return (space, name) in _ports(sandbox)
         return False
+
+
+def _is_hosts_table(operation: Operation) -> bool:
+    """Without these rules a container would reach what listens on the host's loopback, and speak in
+    the name of others: none may start where they cannot be had."""
+    return isinstance(operation, ReplaceTable | ChangeTable) and operation.namespace == HOST
 
 
 def _links_of(operation: Operation) -> list[tuple[str, str]]:
