@@ -73,6 +73,20 @@ def test_a_global_service_is_updated_around_a_node_that_is_down() -> None:
     assert len(room.state.tasks_of(id)) == 5
 
 
+def test_an_old_task_that_turns_out_to_be_right_goes_when_the_new_one_runs() -> None:
+    """Start-first, and the old task's port was chosen only after the new one was made: it is the one that is asked for now."""
+    update = UpdateConfig(parallelism=0, order="start-first")
+    before = msgspec.structs.replace(SPEC, replicas=1, update=update, endpoint=EndpointSpec(ports=(PublishedPort(80),)))
+    room = ControlRoom(3)
+    id = room.service(before)
+    room.run("orchestrator")
+    fixed = EndpointSpec(ports=(PublishedPort(80, 8080),))
+    room.put(with_spec(room.state.services[id], msgspec.structs.replace(before, endpoint=fixed)))
+    room.settle()
+    assert len(room.running(id)) == 1
+    assert counted(room, id) == Progress(running=1, desired=1, completed=0)
+
+
 def test_no_task_of_a_service_that_is_gone_is_up_to_date() -> None:
     room, id = room_with(SPEC)
     task = room.running(id)[0]

@@ -52,6 +52,8 @@ def update(draft: Draft) -> None:
     if (status is not None and status.state in _PAUSED) or (not is_active and _is_current(draft)):
         return
     slots = {slot: tasks for slot, tasks in draft.slots().items() if is_filled(draft, tasks)}
+    for tasks in slots.values():
+        _finish(draft, tasks)
     dirty = [slot for slot, tasks in slots.items() if _is_due(draft, slot, tasks)]
     if not is_active:
         if not dirty:
@@ -62,8 +64,6 @@ def update(draft: Draft) -> None:
     if _handle_failures(draft, config, updated, len(updated.keys() | set(dirty))):
         return
     flying = {slot for slot in updated if not _has_landed(draft, slots[slot], config.delay)}
-    for slot in dirty:
-        _finish(draft, slots[slot])
     due = [slot for slot in dirty if slot not in flying]
     due.sort(key=lambda slot: (any(t.state == TaskState.RUNNING for t in slots[slot]), str(slot).zfill(10)))
     room = max(config.parallelism - len(flying), 0) if config.parallelism else len(due)
@@ -127,10 +127,15 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
 
 
 def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
-    """Start-first: the new task runs, so the old one may go."""
-    dirty = [task for task in tasks if task.is_live and _is_dirty(draft, task)]
-    if any(t.is_live and t.state == TaskState.RUNNING and t not in dirty for t in tasks):
-        for task in dirty:
+    """Start-first: the new task runs, so the others may go; also an old one that a further update has
+    made right again, which nobody would miss otherwise."""
+    live = [task for task in tasks if task.is_live]
+    if len(live) < 2:
+        return
+    dirty = [task for task in live if _is_dirty(draft, task)]
+    running = [task for task in live if task.state == TaskState.RUNNING and task not in dirty]
+    if running:
+        for task in (*dirty, *running[:-1]):
             draft.desire(task, TaskState.SHUTDOWN)
 
 
