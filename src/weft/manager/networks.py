@@ -65,7 +65,7 @@ async def _take_back(store: Store, id: NetworkId, cause: str) -> NoReturn:
 
 def warnings(state: ClusterState, network: Network, own_routes: Sequence[IPv4Network]) -> list[str]:
     """See `api.backend.Swarm.network_warnings`. `own_routes`: of this host."""
-    return list(routes.hidden(network.segments, routes.known(state, own_routes)))
+    return list(routes.hidden(state, network.segments, own_routes))
 
 
 def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec) -> list[Change]:

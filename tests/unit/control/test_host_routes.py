@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.control_room import ControlRoom
 from weft.control.allocator import routes, subnets
-from weft.control.allocator.routes import MOST_ROUTES, HostRoute
+from weft.control.allocator.routes import MOST_ROUTES
 from weft.errors import Exhausted
 from weft.manager import networks
 from weft.model.ids import NetworkId
@@ -106,7 +106,7 @@ def test_a_host_tells_so_many_routes_and_a_manager_reads_no_more(room: ControlRo
     assert len(told) == MOST_ROUTES
     assert {str(POOL), *map(str, private[: MOST_ROUTES - 1])} == set(told)
     reports(room, "node1", *(["nonsense"] * MOST_ROUTES), "10.0.1.0/24")
-    assert routes.known(room.state) == []
+    assert routes.claimed(room.state) == set()
 
 
 parts = st.builds(
@@ -143,4 +143,7 @@ def test_routes_change_which_subnet_is_chosen_and_never_whether(
 def test_the_default_route_is_not_warned_of() -> None:
     room = ControlRoom(nodes=1)
     reports(room, "node1", "0.0.0.0/0", "10.0.0.1/8")
-    assert routes.known(room.state) == [HostRoute("node1", IPv4Network("10.0.0.0/8"))]
+    assert routes.claimed(room.state) == {IPv4Network("10.0.0.0/8")}
+    network = created(room, "chosen", "10.99.0.0/24")
+    [warning] = networks.warnings(room.state, network, [IPv4Network("10.0.0.0/8")])
+    assert warning.startswith("subnet 10.99.0.0/24 overlaps routes of node1 (10.0.0.0/8): ")

@@ -163,7 +163,7 @@ class _Pass:
 
     def _automatic_pool(self, others: Sequence[Network]) -> Pool:
         taken = [subnet for _, subnet in subnets.held(others)]
-        avoided = list({route.subnet for route in routes.known(self.state, self.routes)})
+        avoided = list(routes.claimed(self.state, self.routes))
         return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken, avoided))
 
     # --- nodes

@@ -8,14 +8,13 @@ names the hosts. One host whose route covers the whole pool (a VPN), or a worker
 networks to nobody.
 
     agent      worth_telling     at most `MOST_ROUTES` of a host
-    manager    known             of hosts that are not down, and of this one
+    manager    claimed           by hosts that are not down, and by this one
                hidden            what a network hides, in words
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
-from typing import NamedTuple
 
 from weft.model.network import Segment
 from weft.model.node import Node, NodeState
@@ -29,12 +28,6 @@ PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16
 """RFC 1918."""
 
 
-class HostRoute(NamedTuple):
-    host: str
-    """As a warning names it."""
-    subnet: IPv4Network
-
-
 def worth_telling(routes: Iterable[IPv4Network]) -> tuple[str, ...]:
     """The default route leads everywhere and claims nothing."""
     claims = {route for route in routes if route.prefixlen}
@@ -42,23 +35,20 @@ def worth_telling(routes: Iterable[IPv4Network]) -> tuple[str, ...]:
     return tuple(map(str, sorted(chosen)))
 
 
-def known(state: ClusterState, own: Sequence[IPv4Network] = ()) -> list[HostRoute]:
-    """`own`: of this host. What is no IPv4 subnet concerns no overlay."""
-    found: list[HostRoute] = []
-    for node in sorted(state.nodes.values(), key=_name):
-        if node.status.state is not NodeState.DOWN:
-            texts = node.routes[:MOST_ROUTES]
-            found += (HostRoute(_name(node), route) for text in texts for route in _subnet(text))
-    told = {route.subnet for route in found}
-    found += (HostRoute("this host", route) for route in own if route not in told)
-    return [route for route in found if route.subnet.prefixlen]
+def claimed(state: ClusterState, own: Sequence[IPv4Network] = ()) -> set[IPv4Network]:
+    """By hosts that are not down, and by this one (`own`). What is no IPv4 subnet concerns no overlay."""
+    return {route for route in (*_told(state).values(), *own) if route.prefixlen}
 
 
-def hidden(segments: Sequence[Segment], routes: Sequence[HostRoute]) -> Iterator[str]:
-    """A sentence for each subnet that overlaps routes of hosts."""
+def hidden(
+    state: ClusterState, segments: Sequence[Segment], own: Sequence[IPv4Network] = ()
+) -> Iterator[str]:
+    """A sentence for each subnet that overlaps routes of hosts. `own`: of this one."""
+    told = _told(state)
     for subnet in (segment.subnet for segment in segments):
-        over = [route for route in routes if subnet.overlaps(route.subnet)]
-        hosts = list(dict.fromkeys(f"{route.host} ({route.subnet})" for route in over))
+        over = {text: route for text, route in told.items() if _overlap(subnet, route)}
+        unsaid = [route for route in own if route not in over.values() and _overlap(subnet, route)]
+        hosts = [*_hosts_with(state, over), *(f"this host ({route})" for route in unsaid)]
         if hosts:
             names, rest = ", ".join(hosts[:MOST_NAMED]), len(hosts) - MOST_NAMED
             others = f" and {rest} more" if rest > 0 else ""
@@ -66,6 +56,31 @@ def hidden(segments: Sequence[Segment], routes: Sequence[HostRoute]) -> Iterator
                 f"subnet {subnet} overlaps routes of {names}{others}: "
                 "containers on this network cannot reach what is there"
             )
+
+
+def _told(state: ClusterState) -> dict[str, IPv4Network]:
+    """Each subnet once: a thousand hosts of one network tell the same."""
+    texts = {text for node in _counting(state) for text in node.routes[:MOST_ROUTES]}
+    return {text: route for text in sorted(texts) for route in _subnet(text)}
+
+
+def _hosts_with(state: ClusterState, routes: Mapping[str, IPv4Network]) -> list[str]:
+    if not routes:
+        return []
+    return [
+        f"{_name(node)} ({routes[text]})"
+        for node in sorted(_counting(state), key=_name)
+        for text in dict.fromkeys(node.routes[:MOST_ROUTES])
+        if text in routes
+    ]
+
+
+def _counting(state: ClusterState) -> Iterator[Node]:
+    return (node for node in state.nodes.values() if node.status.state is not NodeState.DOWN)
+
+
+def _overlap(subnet: IPv4Network, route: IPv4Network) -> bool:
+    return bool(route.prefixlen) and subnet.overlaps(route)
 
 
 def _name(node: Node) -> str:
