@@ -25,10 +25,13 @@ AT_ONCE = 32 * 1024
 
 
 class Call:
-    def __init__(self, request: web.Request, node: Node, execs: Execs) -> None:
+    """`large`: how many long bodies may be decoded at a time."""
+
+    def __init__(self, request: web.Request, node: Node, execs: Execs, large: asyncio.Semaphore) -> None:
         self.request = request
         self.node = node
         self.execs = execs
+        self._large = large
 
     @property
     def swarm(self) -> Swarm:
@@ -71,7 +74,8 @@ class Call:
             raise InvalidArgument(f"unsupported Content-Type header ({shown}): must be 'application/json'")
         if len(body) <= AT_ONCE:
             return decode(body, type_, empty)
-        return await asyncio.to_thread(decode, body, type_, empty)
+        async with self._large:
+            return await asyncio.to_thread(decode, body, type_, empty)
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -26,6 +26,7 @@ from weft.api.routes import INTERRUPTIBLE, paths
 from weft.api.streams import break_off
 from weft.api.tls import TlsListener
 from weft.errors import clip
+from weft.system import memory
 from weft.system.files import make_missing
 from weft.system.tls_files import TlsFiles
 
@@ -37,6 +38,12 @@ manager/state/store/memory.go). Archives of images are streamed and have no limi
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn, as Go does. A client of a
 UNIX socket that does not wait gets EAGAIN for one more."""
+LARGE = 2**18
+"""Bytes of a body that leave memory behind which is worth giving back."""
+AFTERWARDS = 2.0
+"""Seconds."""
+DECODED_AT_ONCE = 2
+"""Long bodies: one of a megabyte takes ten while it is decoded, and a tenth of a second of a processor."""
 MAX_LOGGED = 1024
 """Characters of a cause in the log."""
 GRACE = 1.0
@@ -47,7 +54,9 @@ class ApiServer:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._execs = Execs()
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._working: set[asyncio.Task[web.StreamResponse]] = set()
+        self._releasing: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._tls: list[TlsListener] = []
@@ -82,6 +91,9 @@ class ApiServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.wait((self._releasing,))
         await asyncio.gather(*self._working, return_exceptions=True)
         for listener in self._tls:
             await listener.close()
@@ -112,15 +124,33 @@ class ApiServer:
 
     def _bound(self, handler: Handler, interruptible: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await handler(Call(request, self._node, self._execs))
+            try:
+                return await handler(Call(request, self._node, self._execs, self._decoding))
+            finally:
+                if request.content.total_bytes > LARGE:
+                    self._release_memory()
 
         async def carry_through(request: web.Request) -> web.StreamResponse:
             task = asyncio.create_task(handle(request))
             self._working.add(task)
             task.add_done_callback(self._working.discard)
-            return await asyncio.shield(task)
+            try:
+                return await asyncio.shield(task)
+            finally:
+                # What it raised knows this frame, and this frame it: a body of megabytes would wait for the garbage collector.
+                del task
 
         return handle if interruptible else carry_through
+
+    def _release_memory(self) -> None:
+        """Soon, once for all large requests that come together."""
+        if self._releasing is None or self._releasing.done():
+            self._releasing = asyncio.create_task(self._release_soon())
+
+    @staticmethod
+    async def _release_soon() -> None:
+        await asyncio.sleep(AFTERWARDS)
+        await asyncio.to_thread(memory.release)
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Api-Version"] = MAX_VERSION

@@ -41,8 +41,6 @@ def load_library() -> ctypes.CDLL | None:
 
 
 LIBRARY = load_library()
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""glibc's; other C libraries have none."""
 
 
 class Nft:
@@ -129,13 +127,6 @@ def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
         f"flush table {head}\n", *(f"flush {each}\n" for each in sets), _adding(table, body),
         *(f"delete {thing.kind} {head} {thing.name}\n" for thing in last),
     ))  # fmt: skip
-
-
-def release_memory() -> None:
-    """Give what contexts have freed back to the system; the C library would keep it, some ten megabytes after a burst. Takes
-    some milliseconds: not on the event loop."""
-    if _malloc_trim is not None:
-        _malloc_trim(0)
 
 
 def _run_command(script: str, output: int) -> str:

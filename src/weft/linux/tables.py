@@ -22,13 +22,14 @@ from weft.linux.handles import Handle, Handles
 from weft.linux.netlink import nft_changes, nftables
 from weft.linux.netlink.message import NetlinkError, encode_transaction
 from weft.linux.netlink.nftables import TableName
-from weft.linux.nft import Nft, release_memory
+from weft.linux.nft import Nft
 from weft.network.kernel_state import HOST, Table
 from weft.network.nft import Object, objects
 from weft.network.operations import ChangeTable
 from weft.network.ownership import owns_table
 from weft.network.render.changes import AddElements, RemoveElements
 from weft.network.render.table import elements
+from weft.system import memory
 
 T = TypeVar("T")
 
@@ -190,7 +191,7 @@ class Tables:
         self._lingering.pop(handle).cancel()
         self._handles.retire_nft(handle)
         if not self._lingering:
-            self._handles.in_background(release_memory)
+            self._handles.in_background(memory.release)
 
 
 def _frame(nft: Nft, name: TableName) -> bytes:

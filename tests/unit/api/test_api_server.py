@@ -1,6 +1,7 @@
 """The server itself, spoken to in plain HTTP: the socket, versions, headers, errors, and clients that misbehave."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -266,6 +267,26 @@ def test_messages_and_the_log_hold_the_beginning_of_what_is_long(tmp_path: Path,
     caplog.set_level(logging.INFO)
     asyncio.run(check())
     assert max(len(record.getMessage()) for record in caplog.records) < 2000
+
+
+def test_a_large_request_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What was raised must not know the frame that waited for it: only the garbage collector would end that, and seldom comes."""
+
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            arguments = b",".join([b'"a"'] * 60_000)
+            body = b'{"Name":"a b","TaskTemplate":{"ContainerSpec":{"Image":"a","Args":[%s]}}}' % arguments
+            gc.collect()
+            gc.disable()
+            try:
+                assert (await ask("POST", "/services/create", body))[0] == 400
+                async with asyncio.timeout(20):  # the server may still be about to let go of it
+                    while any(isinstance(thing, list | tuple) and len(thing) == 60_000 for thing in gc.get_objects()):
+                        await asyncio.sleep(0)
+            finally:
+                gc.enable()
+
+    asyncio.run(check())
 
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
