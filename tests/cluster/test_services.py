@@ -186,12 +186,27 @@ def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
     before = cluster.docker("node1", "network", "ls", "-q").split()
     refused = cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--opt", "encrypted=perhaps", "no-net")
     assert "option encrypted" in refused
-    for subnet in ("10.31.4.0/33", "10.59.72.0/25"):
+    for subnet in ("10.31.4.0/33", "10.0.0.128/25"):
         cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--subnet", subnet, "no-net")
     assert "not found" in cluster.docker_fails("node1", "service", "create", "--network", "no-such-net", cluster.image)
+    for own in ("2377:80", "published=2377,target=80,mode=host", "4789:80/udp"):
+        said = cluster.docker_fails("node1", "service", "create", "--publish", own, cluster.image)
+        assert "cannot publish port" in said
     assert "No such image" in cluster.docker_fails("node1", "image", "inspect", "no-such-image")
     assert "This node is not a swarm manager" in cluster.docker_fails("node2", "service", "ls")
     assert sorted(cluster.docker("node1", "network", "ls", "-q").split()) == sorted(before)
+
+
+def test_a_network_over_the_hosts_own_subnet_is_had_and_harms_nobody(cluster, names):
+    """Its containers cannot reach the hosts; who asks the hosts for them, from that very subnet, can."""
+    subnet = ("--subnet", "10.59.72.0/24")
+    cluster.docker("node1", "network", "create", "-d", "overlay", *subnet, names("over-net"))
+    cluster.create(names("over"), "--network", "over-net", "-p", "8093:80")
+    for host in ("10.59.72.11", "10.59.72.12", "10.59.72.13"):
+        seen = {answer["hostname"] for answer in cluster.whoami(host, 6, port=8093)}
+        assert seen == {id[:12] for id in cluster.container_ids("over")}
+    ready = cluster.docker("node1", "node", "ls", "--format", "{{.Status}}").split()
+    assert ready == ["Ready"] * 3
 
 
 def test_a_network_in_use_cannot_be_removed(cluster, names):
