@@ -31,12 +31,15 @@ class Echo:
 
     is_serving = True
 
+    def knows(self, address: str) -> bool:
+        return False
+
     def __init__(self, root: RootCa) -> None:
         self.root = root
         self.tokens = JoinTokens(*(tokens.make_token(root.certificate, os.urandom(16)) for _ in range(2)))
         self.served: list[tuple[str, Role]] = []
 
-    async def admit(self, request: AdmissionRequest) -> Admitted:
+    async def admit(self, request: AdmissionRequest, source: str) -> Admitted:
         role = tokens.role_of(request.token, self.tokens)
         if role is None:
             raise Forbidden("invalid join token")

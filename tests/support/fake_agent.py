@@ -44,7 +44,7 @@ def obedient(task: TaskAssignment) -> TaskState:
 async def admitted(manager: Manager, token: str, hostname: str, address: IPv4Address, csr: str = "") -> Identity:
     """Joins a swarm. Without a certificate request that is one, only where nobody checks it."""
     request = AdmissionRequest(token=token, csr=csr, hostname=hostname, data_path_address=address)
-    answer = await manager.admit(request)
+    answer = await manager.admit(request, str(address))
     return Identity(answer.node, answer.role, answer.cluster)
 
 
@@ -65,6 +65,8 @@ class FakeAgent:
             data_path_address=str(address),
             routes=routes,
         )
+        self.source = str(address)
+        """IP address that its sessions come from."""
         self.assignment = Assignment(node=identity.node)
         self.states: dict[TaskId, TaskState] = {}
         """Of the tasks in the assignment, as reported."""
@@ -95,7 +97,7 @@ class FakeAgent:
 
     async def session(self) -> None:
         """One session, until it ends; `farewell` says why."""
-        ours, theirs = session_pair(self.identity, self.hello.data_path_address)
+        ours, theirs = session_pair(self.identity, self.source)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._serve(ours))

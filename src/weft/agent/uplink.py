@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import AddressValueError, IPv4Address
 
 from weft.agent.adapters import Adapters
@@ -25,6 +25,8 @@ from weft.session.base import AgentSession, Echo, SessionClosed
 from weft.session.credentials import Renewal
 from weft.session.host_monitor import Vigil
 from weft.session.messages import (
+    MAX_REPORT,
+    MAX_ROUTES,
     MAX_STATUSES,
     AssignmentUpdate,
     FromManager,
@@ -142,7 +144,7 @@ class Uplink:
             await self._reached()
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
-                routes=adapters.routes(),
+                routes=adapters.routes()[:MAX_ROUTES],
                 trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
                 publishes_logs=self._publish is not None,
             )  # fmt: skip
@@ -167,13 +169,13 @@ class Uplink:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             if not gone:
-                await closing
+                await asyncio.shield(closing)
         return welcomed
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
         """The newest."""
         found = [(task, status) for task, status in self._statuses().items() if status.state.is_terminal]
-        return tuple(found[-MAX_STATUSES:])
+        return tuple(reversed(report(reversed(found))))
 
     async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
         self._pending = dict(self._statuses())
@@ -231,13 +233,14 @@ class Uplink:
             await self._some.wait()
             await asyncio.sleep(BATCH)
             batch = dict(itertools.islice(self._pending.items(), MAX_STATUSES))
+            said = report(batch.items())
             self._awaited = next(self._numbers)
             self._accepted.clear()
             while not self._accepted.is_set():
-                await session.send(StatusUpdate(self._awaited, tuple(batch.items())))
+                await session.send(StatusUpdate(self._awaited, said))
                 await self._wait_accepted()
-            for task, status in batch.items():
-                if self._pending.get(task) is status:
+            for task, _ in said:
+                if self._pending.get(task) is batch[task]:
                     del self._pending[task]
             if not self._pending:
                 self._some.clear()
@@ -248,6 +251,19 @@ class Uplink:
                 await self._accepted.wait()
         except TimeoutError:
             log.info("session.status_repeated number=%s", self._awaited)
+
+
+def report(statuses: Iterable[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId, TaskStatus], ...]:
+    """As many of them, from the first on, as go into one message; one at least, if there is one."""
+    said: list[tuple[TaskId, TaskStatus]] = []
+    size = 0
+    for task, whole in itertools.islice(statuses, MAX_STATUSES):
+        status = whole.cut()
+        size += len(status.message.encode()) + len(status.err.encode())
+        if said and size > MAX_REPORT:
+            break
+        said.append((task, status))
+    return tuple(said)
 
 
 async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:

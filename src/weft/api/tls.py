@@ -5,7 +5,8 @@
 asyncio's TLS, and uvloop's, end both directions when the client ends one; `docker exec` without a standard input says at once that it
 has no more to send, and would get no answer. Here the client's close_notify becomes the end of one direction of the socket pair.
 At most a few chunks wait in each direction: whoever writes faster than the other reads must wait. Nothing reaches the API before
-the handshake is done, and it is done only for a client whose certificate the CA signed.
+the handshake is done, and it is done only for a client whose certificate the CA signed. How many may be on the way there, and who
+must go if there are more, is the matter of `system/doorway.py`.
 """
 
 import asyncio
@@ -16,17 +17,20 @@ import ssl
 from collections.abc import Callable
 
 from weft.errors import InvalidArgument, OperationFailed, cause_of
+from weft.system.crowd import CrowdLimits
+from weft.system.doorway import BACKLOG, DoorLimits, Doorway, Guest
 from weft.system.tls_files import TlsFiles, load, reason
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
-BACKLOG = 4096
-"""Connections that wait to be accepted."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a client must have shown its certificate."""
-MAX_UNAUTHENTICATED = 64
-"""Handshakes at a time. One more ends the oldest: a crowd that says nothing cannot keep others out."""
+DOOR = DoorLimits(
+    CrowdLimits(strangers=128, per_source=64), proof=HANDSHAKE_TIMEOUT + 5,
+    rate=100, burst=300, strangers_rate=200, strangers_burst=600,
+)  # fmt: skip
+"""A client of the API may open a connection for each request."""
 LINGER = 1.0
 """Seconds for a refused client to read why. To close while it still sends would reset the connection and lose the alert."""
 
@@ -50,63 +54,64 @@ class TlsListener:
         self._factory = factory
         self._context = server_context(files)
         self._stamp = self._looked_at()
-        self._unauthenticated: dict[asyncio.Task[None], None] = {}
+        self._door = Doorway(self._begin, DOOR)
         self._open: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
     async def start(self, address: str, port: int) -> int:
         """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address cannot be had."""
+        bound: list[socket.socket] = []
         try:
-            self._server = await asyncio.start_server(self._accept, address, port, limit=CHUNK, backlog=BACKLOG)
+            found = await asyncio.get_running_loop().getaddrinfo(
+                address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, place in dict.fromkeys((family, place) for family, *_, place in found):
+                bound.append(_listening(family, place))
         except OSError as error:
+            for each in bound:
+                each.close()
             raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {cause_of(error)}") from error
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        for each in bound:
+            self._door.start(each)
+        actual: int = bound[0].getsockname()[1]
+        return actual
 
     def stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self._door.stop_listening()
 
     async def close(self) -> None:
-        self.stop_listening()
+        self._door.close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._unauthenticated) >= MAX_UNAUTHENTICATED:
-            oldest = next(iter(self._unauthenticated))
-            del self._unauthenticated[oldest]
-            oldest.cancel()
-        task = asyncio.create_task(self._serve(reader, writer))
+    def _begin(self, guest: Guest) -> None:
+        connection = guest.adopted(lambda: task.cancel())
+        task = asyncio.create_task(self._serve(connection, guest))
         self._open.add(task)
-        self._unauthenticated[task] = None
-        task.add_done_callback(lambda task: self._ended(task, writer))
+        task.add_done_callback(lambda task: self._ended(task, connection, guest))
 
-    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+    def _ended(self, task: asyncio.Task[None], connection: socket.socket, guest: Guest) -> None:
         """Here, not in the task: one that is cancelled before its first step runs nothing of itself."""
-        if task.cancelled():
-            writer.transport.abort()
+        guest.leave()
         self._open.discard(task)
-        self._unauthenticated.pop(task, None)
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled():
+            connection.close()
+        elif error := task.exception():
             log.error("api.tls.failed", exc_info=error)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peername")
-        connection = _Connection(self._current(), reader, writer)
+    async def _serve(self, accepted: socket.socket, guest: Guest) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted, limit=CHUNK)
+        is_broken = True
         try:
-            if not await connection.handshake(str(peer[0]) if peer else ""):
-                return
-            task = asyncio.current_task()
-            if task is not None:
-                self._unauthenticated.pop(task, None)
-            await connection.carry(self._factory)
+            connection = _Connection(self._current(), reader, writer)
+            if await connection.handshake(guest.source):
+                guest.leave()
+                await connection.carry(self._factory)
+            is_broken = connection.broken
         except OSError as error:
             log.debug("api.tls.lost cause=%s", error)
         finally:
-            writer.transport.abort() if connection.broken else writer.close()
+            writer.transport.abort() if is_broken else writer.close()
 
     def _current(self) -> ssl.SSLContext:
         """Loaded anew if a file changed. If they do not fit together, perhaps because not all were replaced yet, the last that did."""
@@ -130,6 +135,22 @@ class TlsListener:
             else:
                 found.append((status.st_ino, status.st_mtime_ns, status.st_size))
         return tuple(found)
+
+
+def _listening(family: int, place: object) -> socket.socket:
+    """Raises `OSError`."""
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(place)  # type: ignore[arg-type]
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 class _Connection:

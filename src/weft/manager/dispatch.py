@@ -17,9 +17,9 @@ nodes, and each node that may see a difference is offered its new assignment; it
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address
 
 import msgspec
 
@@ -28,6 +28,7 @@ from weft.control.assignments.assignments import Memo, Views, assignment_for, ne
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager import revocation
 from weft.manager.certificates import Certificates, known, shown
+from weft.manager.incoming import address_owners, checked
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
@@ -35,11 +36,12 @@ from weft.manager.suspicion import Suspicion
 from weft.manager.transaction import cluster_of, transact
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
-from weft.model.node import NodeState, NodeStatus
+from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put
 from weft.session.base import ManagerSession, SessionClosed
 from weft.session.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
 from weft.store.base import Store
+from weft.system.rate import TokenBuckets
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ FIRST_AT_ONCE = 32
 gone, they are heard first and told then, and what is told waits in no buffer."""
 OUTLIVED = "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun epoch {epoch} without it"
 
+SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN = 1.0, 30.0, 10_000
+"""Sessions that one node may begin in a second, and after a quiet time: each costs a commit and a
+whole assignment. Of how many nodes that is remembered."""
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
 WITHOUT_MAJORITY = 3.0
@@ -81,6 +86,8 @@ class Dispatcher:
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
         self._turns = asyncio.Semaphore(FIRST_AT_ONCE)
+        self._begun = TokenBuckets(SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN)
+        """Sessions of each node."""
         self._new: set[NodeId] = set()
         """With a session that was not yet offered anything."""
         self._managers: Managers | None = None
@@ -98,14 +105,17 @@ class Dispatcher:
     async def serve(self, session: ManagerSession) -> None:
         """For as long as the session lasts. Raises `SessionClosed` when the agent is gone, `Forbidden` for a node that is
         not part of the swarm or has been removed from it, `FailedPrecondition` for one that the swarm has gone on with."""
+        node, now = session.peer.node, asyncio.get_running_loop().time()
+        if not self._begun.allows(node, now):
+            raise Unavailable(f"cannot open session: node {node} opens sessions too often")
         hello = await _hello(session)
         await self._store.sync()
-        node, cluster = hello.node, cluster_of(self._store.state)
+        cluster = cluster_of(self._store.state)
         if hello.epoch > cluster.epoch:
             raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=cluster.epoch))
         self._liveness.arrived(node, cluster.spec, self._clock())
         await transact(
-            self._store, lambda state: ready(state, hello, session, self._own, self._clock()), independent=True
+            self._store, lambda state: ready(state, hello, session, self._own, self._clock(), self._links), independent=True
         )  # fmt: skip
         link = AgentLink(session, hello.trusted, self._statuses, self._heard, partial(self._certify, node), self._turns)
         link.publishes_logs = hello.publishes_logs
@@ -260,19 +270,21 @@ async def _hello(session: ManagerSession) -> Hello:
         raise SessionClosed(f"node {peer} sent {type(hello).__name__} before its hello")
     if hello.node != peer:
         raise Forbidden(f"cannot open session: node {hello.node} is not {peer}, whose certificate it has")
-    return hello
+    return checked(hello, session.address)
 
 
-def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds) -> list[Change]:
-    """The node as it says hello to the manager `own`, and its tasks that are over. Raises `Forbidden` if it is not part of
-    the swarm or its certificate was revoked, `SessionClosed` for a bad address."""
+def ready(
+    state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds, connected: Collection[NodeId] = ()
+) -> list[Change]:  # fmt: skip
+    """The node as it says hello to the manager `own`, and its tasks that are over. `connected`: nodes
+    with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate was
+    revoked, `InvalidArgument` if its address is another's; another node that is not to be believed
+    any more is down."""
     node = known(state, hello.node)
     revocation.check_session(state, node, session.peer)
     node_with, revoked = revocation.shown(state, node, session.peer)
-    try:
-        data_path = IPv4Address(hello.data_path_address)
-    except AddressValueError as error:
-        raise SessionClosed(f"cannot open session: data path address {hello.data_path_address!r}: {error}") from error
+    data_path = IPv4Address(hello.data_path_address)
+    displaced = address_owners(state, node.id, data_path, connected, session.address)
     status = NodeStatus(NodeState.READY, address=session.address, manager=own, since=now)
     if node.status.state is NodeState.READY:
         status = msgspec.structs.replace(status, since=node.status.since)
@@ -280,8 +292,15 @@ def ready(state: ClusterState, hello: Hello, session: ManagerSession, own: NodeI
         node_with, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
         certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
+    others = [Put(_displaced(state.nodes[id], node.id, now)) for id in displaced]
     ended = merged(state, [Report(node.id, hello.ended)])
-    return [*([Put(after)] if after != node else []), *revoked, *ended]
+    return [*others, *([Put(after)] if after != node else []), *revoked, *ended]
+
+
+def _displaced(node: Node, by: NodeId, now: Nanoseconds) -> Node:
+    log.warning("node.displaced node=%s by=%s address=%s", node.id, by, node.data_path_address)
+    message = f"its data path address is that of node {by}"
+    return msgspec.structs.replace(node, status=NodeStatus(NodeState.DOWN, message=message, since=now))
 
 
 def manager_addresses(state: ClusterState) -> tuple[tuple[NodeId, str], ...]:

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, suppress
 
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
 from weft.manager.certificates import known
+from weft.manager.incoming import checked
 from weft.model.container import LogLine
 from weft.model.ids import NodeId, TaskId
 from weft.model.logs import LogsWanted, Seen, TaskLog, note
@@ -27,6 +28,7 @@ from weft.session.base import LogRequest, LogSource, Relay, SessionClosed
 from weft.session.messages import FromPublisher, LogLines, PublishLogs
 from weft.store.base import Store
 from weft.system.bounded_queue import Handover
+from weft.system.rate import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ UNREAD = 256 << 10
 """Bytes of lines that wait for the reader."""
 OVERHEAD = 200
 """Bytes that a line takes beside its text."""
+LINES_RATE, LINES_BURST = 20_000.0, 20_000.0
+"""Lines that are taken of one publisher in a second, and at once."""
+SYNC_COST = 1000
+"""Lines that a message counts for if it speaks of tasks which this manager does not know there."""
 MOST_SAID = 1000
 """Characters of what a node says of its errors."""
 
@@ -289,8 +295,11 @@ class Subscription:
 
     async def _receive(self, node: NodeId, source: LogSource) -> None:
         try:
+            bucket, clock = TokenBucket(LINES_RATE, LINES_BURST), asyncio.get_running_loop().time
             while isinstance(message := await self._next(node, source), LogLines):
-                await self._hand_over(node, message.lines)
+                cost = await self._hand_over(node, message.lines)
+                if pause := bucket.owes(clock(), cost):
+                    await asyncio.sleep(pause)
         except SessionClosed as cause:
             raise Unavailable(f"node {node} disconnected unexpectedly") from cause
         if message.errors:
@@ -304,14 +313,20 @@ class Subscription:
                 node = self._store.state.nodes.get(id)
                 if node is None or node.status.state is not NodeState.READY:
                     raise SessionClosed(f"node {id} is silent")
-            return receiving.result()
+            try:
+                return checked(receiving.result())
+            except InvalidArgument as cause:
+                raise Unavailable(f"node {id}: {cause}") from cause
         finally:
             receiving.cancel()
 
-    async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> None:
-        """What the node may speak of. This manager's copy of the state may be older than the task."""
+    async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> int:
+        """What the node may speak of. This manager's copy of the state may be older than the task.
+        Gives what that counts for, in lines."""
+        cost = 1 + len(lines)
         tasks = {task for task, _ in lines}
         if not all(self._is_on(node, task) for task in tasks):
+            cost += SYNC_COST
             with suppress(Unavailable):
                 await self._store.sync()
         services = {task: self._store.state.tasks[task].service for task in tasks if self._is_on(node, task)}
@@ -320,6 +335,7 @@ class Subscription:
                 if self._wanted.follow:
                     note(self._seen, task, line)
                 await self.lines.give(TaskLog(node, service, task, line), len(line.data) + OVERHEAD)
+        return cost
 
     def _is_on(self, node: NodeId, id: TaskId) -> bool:
         """It is one of those that are wanted, and on that node."""

@@ -25,6 +25,7 @@ from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher
 from weft.manager.events import node_events
+from weft.manager.incoming import checked
 from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
 from weft.manager.logs import LogBroker, no_relay
@@ -101,6 +102,7 @@ class Manager:
         self._suspicion = Suspicion(own, store, clock, probe, open_echo)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
         self._logs = LogBroker(own, store, clock, self._dispatcher.tell, relay, self._id)
+        self._addresses = nodes.Addresses(store)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -219,10 +221,14 @@ class Manager:
 
     # --- agents (cluster.base.Manager)
 
-    async def admit(self, request: AdmissionRequest) -> Admitted:
+    async def admit(self, request: AdmissionRequest, source: str = "") -> Admitted:
+        checked(request, source)
         return await nodes.admit(
             self._store, self._authority, self._certificates, request, self._entropy, self._obstacle
         )  # fmt: skip
+
+    def knows(self, address: str) -> bool:
+        return address in self._addresses.current()
 
     @property
     def is_serving(self) -> bool:
@@ -232,12 +238,13 @@ class Manager:
         await self._dispatcher.serve(session)
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        return await self._membership.enlist(peer, request)
+        return await self._membership.enlist(peer, checked(request))
 
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
 
     async def pass_on(self, peer: Identity, request: LogRequest) -> None:
+        checked(request)
         await self._store.sync()
         known_manager(self._store.state, peer)
         self._dispatcher.tell(request.node, request.publish)

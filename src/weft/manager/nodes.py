@@ -1,5 +1,6 @@
 """Nodes as users and joining hosts ask for them: admitted with a token, changed, removed."""
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +17,27 @@ from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.session.base import AdmissionRequest, Admitted
 from weft.store.base import Store
+
+FRESH = 1.0
+"""Seconds for which the addresses of the nodes are remembered: a crowd of strangers asks for each."""
+
+
+class Addresses:
+    """IP addresses of the nodes: those that their sessions came from, and those of their data paths."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._found: frozenset[str] = frozenset()
+        self._until = 0.0
+
+    def current(self) -> frozenset[str]:
+        """At most `FRESH` seconds old."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._until:
+            nodes = self._store.state.nodes.values()
+            self._found = frozenset(a for n in nodes for a in (n.status.address, str(n.data_path_address)))
+            self._until = now + FRESH
+        return self._found
 
 
 async def admit(

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from weft.control.assignments.assignments import Memo, difference
 from weft.errors import FailedPrecondition, InvalidArgument, WeftError
+from weft.manager.incoming import checked
 from weft.manager.statuses import Report, StatusWriter
 from weft.model.assignment import Assignment
 from weft.model.ids import NodeId
@@ -33,16 +34,33 @@ from weft.session.messages import (
     Trust,
     Welcome,
 )
+from weft.system.rate import TokenBucket
 
 log = logging.getLogger(__name__)
 
 MAX_UNANSWERED = 256
 """Status reports whose answer the agent has not taken."""
+RATE, BURST = 50.0, 200.0
+"""Tokens a second, and after a quiet time: a message costs one. An agent sends a heartbeat in some
+seconds and waits for the answer to each report; what one sends faster waits in its own buffers."""
+STATUSES_PER_TOKEN = 20
+CERTIFICATE = 25.0
+"""Tokens for a certificate, which costs a signature."""
 MAX_ASKED = 64
 """Requests for logs that the agent has not taken."""
 
 
 Notice = Renew | Trust | Managers
+
+
+def _cost(message: FromAgent) -> float:
+    match message:
+        case StatusUpdate(statuses=statuses):
+            return 1 + len(statuses) / STATUSES_PER_TOKEN
+        case CertificateRequest():
+            return CERTIFICATE
+        case _:
+            return 1
 
 
 class AgentLink:
@@ -69,6 +87,7 @@ class AgentLink:
         self._offered = asyncio.Event()
         self._memo: Memo | None = None
         self._unanswered = 0
+        self._bucket = TokenBucket(RATE, BURST)
         self._beat = False
         """The agent's last heartbeat is to be answered."""
         self._accepted: deque[int] = deque()
@@ -142,7 +161,9 @@ class AgentLink:
             except TimeoutError:
                 raise SessionClosed(f"node {self.node} has been silent for {silence:g} s") from None
             self._heard(self)
-            self._take(message)
+            self._take(checked(message))
+            if pause := self._bucket.owes(asyncio.get_running_loop().time(), _cost(message)):
+                await asyncio.sleep(pause)
 
     def _take(self, message: FromAgent) -> None:
         match message:

@@ -12,6 +12,10 @@ import msgspec
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta, Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
+from weft.model.text import cut
+
+MAX_TEXT = 2048
+"""Characters of a status's message, and of its error."""
 
 
 class TaskState(IntEnum):
@@ -62,6 +66,13 @@ class TaskStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     container: ContainerStatus | None = None
     ports: tuple[PublishedPort, ...] = ()
     """Host-mode ports as the node really published them."""
+
+    def cut(self) -> "TaskStatus":
+        """With texts of at most `MAX_TEXT` characters: they are kept, and shown to everybody."""
+        if len(self.message) <= MAX_TEXT and len(self.err) <= MAX_TEXT:
+            return self
+        message, err = cut(self.message, MAX_TEXT), cut(self.err, MAX_TEXT)
+        return msgspec.structs.replace(self, message=message, err=err)
 
 
 class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):

@@ -160,8 +160,13 @@ class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
 class Manager(Protocol):
     """What the session listener needs of the manager behind it."""
 
-    async def admit(self, request: AdmissionRequest) -> Admitted:
-        """A new node. Raises `Forbidden` for a token that is not the cluster's."""
+    async def admit(self, request: AdmissionRequest, source: str, /) -> Admitted:
+        """A new node; `source` is the IP address that asks. Raises `InvalidArgument` for a request that makes no sense,
+        `Forbidden` for a token that is not the cluster's."""
+        ...
+
+    def knows(self, address: str) -> bool:
+        """Whether it is a node's IP address: connections from there are served before those of strangers."""
         ...
 
     @property

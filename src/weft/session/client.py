@@ -207,7 +207,9 @@ class ClientSession:
         return message
 
     async def close(self, reason: str) -> None:
-        with contextlib.suppress(SessionClosed):
-            await self.send(Goodbye(reason))
-        await self._socket.close()
-        await self._http.close()
+        try:
+            with contextlib.suppress(SessionClosed):
+                await self.send(Goodbye(reason))
+            await self._socket.close()
+        finally:
+            await self._http.close()

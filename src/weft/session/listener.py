@@ -1,45 +1,38 @@
-"""A TLS listener that strangers cannot exhaust.
+"""The TLS listener for sessions, which strangers cannot exhaust.
 
-Anybody may connect to a manager, and most of what a connection costs is spent before it has said who it is. So connections are
-accepted here one by one and counted until they have proved themselves: that is when a session has had its first message. At most
-`Limits.unproven` may be at that stage. When there are as many, the oldest makes room for the next one, but not before it had
-`Limits.grace` seconds: until then the next one waits in the kernel's queue. None may stay longer than `Limits.proof`. Who needs a
-few milliseconds for it, as an agent does, gets in however many others open connections and say nothing.
+Anybody may connect to a manager, and most of what a connection costs is spent before it has said
+who it is. `system/doorway.py` says who may begin, and who must go when there are too many. Here TLS
+is agreed on; who shows a node's certificate counts as that node from then on, all others as
+strangers until they have come to something: a session has had its first message, or a request was
+answered. None may take longer than `DoorLimits.proof`.
 
-The certificate is that of the moment: each connection is served with the newest context. The listening socket stays open
-meanwhile, so nobody is turned away while certificates change.
+The certificate is that of the moment: each connection is served with the newest context. The
+listening socket stays open meanwhile, so nobody is turned away while certificates change.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import msgspec
 
 from weft.errors import OperationFailed, cause_of
 from weft.session import keepalive
+from weft.system.doorway import BACKLOG, DoorLimits, Doorway, Guest
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
 PIECE = 1 << 15
 """Bytes."""
-RETRY = 0.1
-"""Seconds to wait when the process has no descriptor left."""
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    unproven: int = 512
-    """Connections of which nobody knows yet who it is."""
-    grace: float = 3.0
-    """Seconds that each of them has in any case."""
-    proof: float = 30.0
-    """Seconds that it has at most: joining takes up to 20."""
+    door: DoorLimits = DoorLimits()
     send: float = 30.0
     """Seconds that the other side may take for one message."""
 
@@ -51,8 +44,9 @@ class InPieces:
     """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL encrypts into grows to the size of what is
     written at once, and keeps that for as long as the connection lives: half a megabyte for each of a thousand agents."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, guest: Guest) -> None:
         self._transport = transport
+        self.guest = guest
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -64,59 +58,53 @@ class InPieces:
 
 
 class Connection(asyncio.Protocol):
-    """One that has been accepted: what arrives goes to the protocol behind it, and its end is noticed."""
+    """One that has said something: what arrives goes to the protocol behind it, and its end is noticed."""
 
-    def __init__(self, accepted: socket.socket, behind: asyncio.Protocol, over: Callable[[], None]) -> None:
-        self._socket = accepted
+    def __init__(self, guest: Guest, behind: asyncio.Protocol, door: Doorway) -> None:
+        self._guest = guest
         self._behind = behind
-        self._over = over
+        self._door = door
+        self._socket: socket.socket | None = guest.adopted(self._abort)
+        """Until it belongs to a transport."""
         self._serving: asyncio.Task[None] | None = None
-        self._adopted = False
-        """The socket belongs to a transport."""
-        self.since = asyncio.get_running_loop().time()
         self.transport: asyncio.Transport | None = None
         """Once TLS is agreed on."""
 
-    def serve(self, context: Callable[[], ssl.SSLContext], limits: Limits) -> None:
-        self._serving = asyncio.create_task(self._handshake(context, limits))
-        self.deadline = asyncio.get_running_loop().call_later(limits.proof, self.end)
+    def serve(self, context: Callable[[], ssl.SSLContext]) -> "asyncio.Task[None]":
+        """Agrees on TLS; the task ends when that is done, well or badly."""
+        self._serving = asyncio.create_task(self._handshake(context))
+        return self._serving
 
-    async def _handshake(self, context: Callable[[], ssl.SSLContext], limits: Limits) -> None:
+    async def _handshake(self, context: Callable[[], ssl.SSLContext]) -> None:
         try:
-            newest = context()
-            self._adopted = True
+            newest, connection = context(), self._socket
+            assert connection is not None, "who takes it away cancels this task"
+            self._socket = None
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self, self._socket, ssl=newest, ssl_handshake_timeout=limits.proof
+                lambda: self, connection, ssl=newest, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
             )
         except OSError as error:
             log.debug("listener.handshake_failed cause=%s", error)
-            self._end()
+            self._guest.end()
         except Exception:
             log.exception("listener.handshake_broken")
-            self._end()
+            self._guest.end()
 
-    def end(self) -> None:
-        """At once, whatever it is doing."""
+    def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
-        elif self._serving is not None:
+        elif self._serving is not None and self._serving is not asyncio.current_task():
             self._serving.cancel()
-        self._end()
-
-    async def ended(self) -> None:
-        if self._serving is not None:
-            await asyncio.wait([self._serving])
-
-    def _end(self) -> None:
-        self.deadline.cancel()
-        if not self._adopted:
+        if self._socket is not None:
             self._socket.close()
-        self._over()
+            self._socket = None
 
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, InPieces(cast(asyncio.Transport, transport)))
+        self.transport = cast(asyncio.Transport, InPieces(cast(asyncio.Transport, transport), self._guest))
+        if name := _common_name(transport.get_extra_info("peercert")):
+            self._door.is_member(self._guest, name)
         self._behind.connection_made(self.transport)
 
     def data_received(self, data: bytes) -> None:
@@ -132,28 +120,25 @@ class Connection(asyncio.Protocol):
         self._behind.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
+        self._guest.leave()
         self._behind.connection_lost(exc)
 
 
 class Listener:
     def __init__(
-        self, protocol: Callable[[], asyncio.Protocol], context: Callable[[], ssl.SSLContext], limits: Limits
+        self, protocol: Callable[[], asyncio.Protocol], context: Callable[[], ssl.SSLContext], limits: Limits,
+        known: Callable[[str], bool],
     ) -> None:  # fmt: skip
+        """`known`: whether an IP address is a node's."""
         self._protocol = protocol
         self._context = context
-        self._limits = limits
-        self._socket: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._unproven: dict[int, Connection] = {}
-        """By number, the oldest first."""
-        self._changed = asyncio.Event()
-        """Some connection is no longer among them."""
-        self._count = 0
+        self._door = Doorway(self._begin, limits.door, known)
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     @property
     def unproven(self) -> int:
-        return len(self._unproven)
+        """Connections that have not come to anything yet."""
+        return self._door.waiting
 
     def start(self, listen: str) -> None:
         """Listens on `host:port`. Raises `OperationFailed`."""
@@ -168,64 +153,27 @@ class Listener:
         except (OSError, ValueError, OverflowError) as error:
             listening.close()
             raise OperationFailed(f"cannot listen on {listen}: {cause_of(error)}") from error
-        self._socket = listening
-        self._accepting = asyncio.create_task(self._accept(listening), name=f"listener {listen}")
+        self._door.start(listening)
 
     async def close(self) -> None:
         """Accepts no more and ends the connections that have not proved themselves; the others are the protocol's."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._accepting
-        if self._socket is not None:
-            self._socket.close()
-        connections = list(self._unproven.values())
-        for connection in connections:
-            connection.end()
-        for connection in connections:
-            await connection.ended()
-        self._socket = self._accepting = None
+        self._door.close()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes)
 
     def proved(self, transport: asyncio.BaseTransport | None) -> None:
-        """The connection with this transport has said who it is."""
-        for number, connection in self._unproven.items():
-            if transport is not None and connection.transport is transport:
-                connection.deadline.cancel()
-                self._forget(number)
-                return
+        """The connection with this transport has come to something."""
+        if isinstance(transport, InPieces):
+            transport.guest.leave()
 
-    # ---
+    def _begin(self, guest: Guest) -> None:
+        handshake = Connection(guest, self._protocol(), self._door).serve(self._context)
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._make_room()
-            try:
-                accepted, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                log.warning("listener.accept_failed cause=%s", error)
-                await asyncio.sleep(RETRY)
-                continue
-            accepted.setblocking(False)
-            self._count += 1
-            connection = Connection(accepted, self._protocol(), partial(self._forget, self._count))
-            self._unproven[self._count] = connection
-            connection.serve(self._context, self._limits)
 
-    async def _make_room(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while len(self._unproven) >= self._limits.unproven:
-            oldest = next(iter(self._unproven.values()))
-            left = oldest.since + self._limits.grace - clock()
-            if left <= 0:
-                log.debug("listener.made_room unproven=%d", len(self._unproven))
-                oldest.end()
-                continue
-            self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
-
-    def _forget(self, number: int) -> None:
-        if self._unproven.pop(number, None) is not None:
-            self._changed.set()
+def _common_name(certificate: Any) -> str:
+    """Of a certificate that TLS has verified, as `SSLSocket.getpeercert` gives it: a node's id. Empty
+    if there is none."""
+    subject = certificate.get("subject", ()) if certificate else ()
+    return next((text for part in subject for key, text in part if key == "commonName"), "")

@@ -18,9 +18,13 @@ MAX_FROM_MANAGER = 64 << 20
 """Bytes. An assignment with 100,000 endpoints has about 10 MB."""
 MAX_FROM_AGENT = 4 << 20
 """Bytes. What a manager must be ready to hold for each of a thousand agents: one report of `MAX_STATUSES`, of 2 kB each."""
+MAX_REPORT = 2 << 20
+"""Bytes of texts in one report: an agent sends fewer statuses if those are long."""
 MAX_STATUSES = 2_000
 """In one `StatusUpdate`. The original's limit is 10,000, in no particular size."""
-MAX_LOG_LINES = 1 << 20
+MAX_ROUTES = 1000
+"""In a `Hello`."""
+MAX_LOG_LINES = 256 << 10
 """Bytes of one `LogLines`. Publishers stay far below: it is what a manager must be ready to hold for each of them."""
 
 
@@ -31,7 +35,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     description: NodeDescription
     data_path_address: str
     routes: tuple[str, ...] = ()
-    """Subnets that this host has routes to, so that no overlay is laid over them."""
+    """Subnets that this host has routes to, so that no overlay is laid over them; at most `MAX_ROUTES`."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root certificate that it trusts."""
     epoch: int = 0

@@ -15,13 +15,16 @@ the manager behind this to say.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError
+from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError, cause_of
 from weft.model import codec
 from weft.model.ids import ClusterId
 from weft.session import tls
@@ -37,6 +40,7 @@ from weft.session.messages import (
     FromPublisher,
     Goodbye,
 )
+from weft.system.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class SessionServer:
         self._cluster = cluster
         self._wallet = wallet
         self._limits = limits
+        self._limit = LogLimit(time.monotonic)
         self._runner: web.AppRunner | None = None
         self._listener: Listener | None = None
 
@@ -67,18 +72,20 @@ class SessionServer:
     async def start(self, listen: str) -> None:
         """Listens on `host:port`. Raises `OperationFailed`."""
         app = web.Application(client_max_size=MAX_REQUEST)
+        app.on_response_prepare.append(_last_answer)
         app.router.add_get("/v1/root", self._root)
+        answering = partial(_answering, self._limit)
         app.router.add_post("/v1/join", answering(self._join))
         app.router.add_get("/v1/session", self._session)
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/logs", answering(self._pass_on))
         app.router.add_get("/v1/logs/{subscription}", self._take_logs)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT, logger=HttpLog(log, self._limit))
         await runner.setup()
         assert runner.server is not None
         contexts = tls.Contexts(self._wallet, tls.server_context)
-        listener = Listener(runner.server, contexts.current, self._limits)
+        listener = Listener(runner.server, contexts.current, self._limits, self._manager.knows)
         try:
             listener.start(listen)
         except BaseException:
@@ -99,7 +106,7 @@ class SessionServer:
 
     async def _join(self, request: web.Request) -> bytes:
         admission = codec.decode(await request.read(), AdmissionRequest)
-        admitted = await self._manager.admit(admission)
+        admitted = await self._manager.admit(admission, request.remote or "")
         log.info("join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote)
         return codec.encode(admitted)
 
@@ -122,7 +129,8 @@ class SessionServer:
             source = ServerLogs(request, tls.identity(_peer_certificate(request), self._cluster), self._proved)
             await self._manager.take_logs(source, request.match_info["subscription"])
         except Forbidden as error:
-            log.info("logs.refused address=%s cause=%s", request.remote, error)
+            if times := self._limit.times(f"logs {request.remote}"):
+                log.info("logs.refused address=%s cause=%s times=%d", request.remote, error, times)
             return web.Response(status=403, text=str(error))
         if not source.socket.prepared:
             return web.Response(status=503, text="no more logs are wanted")
@@ -142,7 +150,7 @@ class SessionServer:
             return web.Response(status=403, text=str(error))
         if not self._manager.is_serving:
             return web.Response(status=503, text="this manager has no majority of the managers")
-        socket = web.WebSocketResponse(max_msg_size=MAX_FROM_AGENT, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+        socket = _socket(MAX_FROM_AGENT)
         await socket.prepare(request)
         session = ServerSession(socket, request, peer, self._limits.send, self._proved)
         try:
@@ -150,7 +158,8 @@ class SessionServer:
         except SessionClosed:
             pass
         except WeftError as error:
-            log.warning("session.refused node=%s cause=%s", peer.node, error)
+            if times := self._limit.times(f"session {peer.node}"):
+                log.warning("session.refused node=%s cause=%s times=%d", peer.node, error, times)
             await session.close(str(error))
         finally:
             await socket.close()
@@ -161,8 +170,34 @@ class SessionServer:
             self._listener.proved(request.transport)
 
 
-def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way back)."""
+async def _last_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """A connection that is no WebSocket has one request: a stranger would make thousands of them on one."""
+    response.force_close()
+
+
+def _socket(largest: int) -> web.WebSocketResponse:
+    """`largest`: bytes of a message. Nobody sends pings: they would be answered without being counted."""
+    return web.WebSocketResponse(max_msg_size=largest, compress=False, timeout=SESSION_CLOSE_TIMEOUT, autoping=False)
+
+
+class HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp says of requests that it cannot read, which is a traceback for each, in one line
+    and once in a while; and of handlers that failed, which are mistakes here."""
+
+    def __init__(self, logger: logging.Logger, limit: LogLimit) -> None:
+        super().__init__(logger)
+        self._limit = limit
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            level, msg, args, kwargs = logging.INFO, "http.malformed cause=%s", (error.message,), {}
+        if level >= logging.INFO and (times := self._limit.times(f"http {type(error).__name__}")):
+            super().log(level, f"{msg} times=%d", *args, times, **kwargs)
+
+
+def _answering(limit: LogLimit, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way back). `limit`: for refusals."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -171,12 +206,15 @@ def answering(handler: Handler) -> Callable[[web.Request], Awaitable[web.Respons
         except msgspec.DecodeError as error:
             return web.Response(status=400, text=f"malformed request: {error}")
         except Forbidden as error:
-            log.warning("request.refused path=%s address=%s cause=%s", request.path, request.remote, error)
+            if times := limit.times(f"{request.path} {request.remote}"):
+                log.warning("request.refused path=%s address=%s cause=%s times=%d", request.path, request.remote, error, times)
             return web.Response(status=403, text=str(error))
         except InvalidArgument as error:
             return web.Response(status=400, text=str(error))
         except FailedPrecondition as error:
             return web.Response(status=412, text=str(error))
+        except ConnectionError as error:  # nobody is there to read this
+            return web.Response(status=400, text=cause_of(error))
         except (WeftError, TimeoutError) as error:
             return web.Response(status=503, text=str(error) or "the manager did not answer in time")
 
@@ -232,7 +270,7 @@ class ServerLogs:
         self.peer = peer
         self._request = request
         self._proved = proved
-        self.socket = web.WebSocketResponse(max_msg_size=MAX_LOG_LINES, compress=False, timeout=SESSION_CLOSE_TIMEOUT)
+        self.socket = _socket(MAX_LOG_LINES)
 
     async def receive(self) -> FromPublisher:
         try:

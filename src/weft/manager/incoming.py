@@ -1,0 +1,263 @@
+"""What nodes say, checked on arrival: every message from a node passes here before anything is done
+with it, and so does every request at the manager's port.
+
+The certificate proves who speaks, not that it speaks sense: a host that was broken into keeps its
+certificate. What is kept is shown to all users and sent to all nodes, so each field has a range.
+Only the message is looked at here; what depends on the state is said where that is at hand
+(`address_owners` below; tasks of other nodes: `statuses.merged`).
+
+Most ranges are far from what an honest node says, and one beyond them is refused with an error that
+names the field. Texts of errors are an exception: they are cut, since honest ones can be long.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import TypeVar, cast
+
+import msgspec
+
+from weft.errors import InvalidArgument
+from weft.model.ids import NodeId, TaskId
+from weft.model.node import NodeDescription, NodeState
+from weft.model.state import ClusterState
+from weft.model.task import TaskState, TaskStatus
+from weft.model.text import cut
+from weft.session.base import AdmissionRequest, LogRequest, MemberRequest
+from weft.session.messages import (
+    MAX_ROUTES,
+    MAX_STATUSES,
+    CertificateRequest,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    LogLines,
+    LogsEnd,
+    StatusUpdate,
+)
+
+INT64 = 2**63 - 1
+"""What Docker's API can carry: a larger number and no client can read the whole list."""
+MAX_HOSTNAME = 255
+MAX_WORD = 128
+"""Characters of an id, a version, a platform, a fingerprint."""
+MAX_LABELS, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS_TOGETHER = 256, 256, 4096, 65536
+"""How many engine labels; characters of a key, of a value, and of all."""
+MAX_NANO_CPUS, MAX_MEMORY = 10**6 * 10**9, 2**60
+"""A million processors and an exbibyte."""
+MAX_CSR = 16 << 10
+MAX_TOKEN = 256
+MAX_REASON = 1000
+"""Characters that are kept of a goodbye, and of an error with a log."""
+MAX_PORTS = 1000
+"""Of one task."""
+MAX_LINES, MAX_LINE = 4096, 64 << 10
+"""Lines in one message, and bytes of one: publishers cut at 16 KiB and send 64 KiB at a time."""
+MAX_LOG_ERRORS = 1000
+REPORTED = frozenset(s for s in TaskState if TaskState.ASSIGNED < s <= TaskState.REJECTED)
+"""The states that are a node's to say."""
+OPEN = "cannot open session"
+REFUSED = {"Hello": OPEN, "AdmissionRequest": "cannot join swarm"}
+"""What an error begins with, by kind of message."""
+_ID = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+
+M = TypeVar("M")
+
+
+def checked(message: M, source: str = "") -> M:
+    """The message, its texts cut where that is all that is wrong. `source`: the IP address that it
+    came from, if it tells of an address. Raises `InvalidArgument`, which names the field."""
+    try:
+        return cast(M, _checked(message, source))
+    except InvalidArgument as cause:
+        kind = type(message).__name__
+        raise InvalidArgument(f"{REFUSED.get(kind, f'cannot accept {kind}')}: {cause}") from None
+
+
+def _checked(message: object, source: str) -> object:
+    match message:
+        case Heartbeat():
+            return message
+        case Hello():
+            return _hello(message, source)
+        case StatusUpdate(number, statuses):
+            _within("number", number, INT64)
+            return msgspec.structs.replace(message, statuses=_statuses(statuses))
+        case CertificateRequest(csr, address):
+            _shorter("csr", csr, MAX_CSR)
+            _shorter("address", address, MAX_WORD)
+        case Goodbye(reason):
+            return Goodbye(cut(reason, MAX_REASON))
+        case LogLines(lines):
+            _lines(message, lines)
+        case LogsEnd(errors):
+            return LogsEnd(tuple(cut(error, MAX_REASON) for error in errors[:MAX_LOG_ERRORS]))
+        case AdmissionRequest():
+            _admission(message, source)
+        case MemberRequest(peer_url=url, manager_address=address):
+            _word("peer URL", url)
+            _word("manager address", address)
+        case LogRequest(node=node, publish=publish):
+            _word("node", node)
+            _word("subscription", publish.subscription)
+            _word("manager", publish.manager)
+        case _:
+            raise InvalidArgument(f"message {type(message).__name__} is not one that a node sends")
+    return message
+
+
+def data_path_address(address: IPv4Address, source: str) -> IPv4Address:
+    """The address, if VXLAN can be sent there. Raises `InvalidArgument`. One of the loopback
+    network is good only between daemons of one host; a link-local one is as good as any, as it is
+    in Docker Swarm, which refuses none but 0.0.0.0."""
+    if address in _THIS_NETWORK or address.is_multicast or address.is_reserved:
+        raise InvalidArgument(f"data path address {address} is not the address of a host")
+    if address.is_loopback and source and not _is_loopback(source):
+        raise InvalidArgument(f"data path address {address} cannot be reached from other hosts")
+    return address
+
+
+def address_owners(
+    state: ClusterState, node: NodeId, address: IPv4Address, connected: Iterable[NodeId], source: str
+) -> list[NodeId]:
+    """Nodes that seem to be up and have said that the address is theirs, as `node` says now. Raises
+    `InvalidArgument` if they are to be believed. `source`: the address that the session of `node`
+    comes from; `connected`: nodes with a session with this manager.
+
+    Nobody else can have a session from an address, so who comes from it is believed: the host may
+    have left the swarm and joined it again, and is another node now. One whose session comes from
+    elsewhere, by a network of its own, has nothing to show, and must not get another's packets."""
+    others = [
+        other
+        for other in state.nodes.values()
+        if other.data_path_address == address and other.id != node
+        and other.status.state in (NodeState.READY, NodeState.DISCONNECTED)
+    ]  # fmt: skip
+    for other in others:
+        is_there = other.status.address == str(address) and other.id in connected
+        if source != str(address) or is_there:
+            raise InvalidArgument(f"{OPEN}: data path address {address} is that of node {other.id}")
+    return [other.id for other in others]
+
+
+# --- kinds
+
+
+def _hello(hello: Hello, source: str) -> Hello:
+    _description(hello.description)
+    try:
+        address = IPv4Address(hello.data_path_address)
+    except AddressValueError:
+        shown = cut(hello.data_path_address, MAX_WORD)
+        raise InvalidArgument(f"data path address {shown!r} is not an IPv4 address") from None
+    data_path_address(address, source)
+    _at_most("routes", len(hello.routes), MAX_ROUTES)
+    for route in hello.routes:
+        _word("route", route)
+    _word("trusted root", hello.trusted)
+    _within("epoch", hello.epoch, INT64)
+    return msgspec.structs.replace(hello, ended=_statuses(hello.ended))
+
+
+def _description(description: NodeDescription) -> None:
+    hostname("hostname", description.hostname)
+    _word("operating system", description.os)
+    _word("architecture", description.architecture)
+    _word("engine version", description.engine_version)
+    resources = description.resources
+    _within("processors", resources.nano_cpus, MAX_NANO_CPUS)
+    _within("memory", resources.memory, MAX_MEMORY)
+    _within("processes", resources.pids, INT64)
+    labels = description.engine_labels
+    _at_most("labels", len(labels), MAX_LABELS)
+    for key, value in labels.items():
+        _printable("label", key, MAX_LABEL_KEY)
+        _printable(f"label {key}", value, MAX_LABEL_VALUE)
+    _at_most("characters of labels", sum(map(len, (*labels, *labels.values()))), MAX_LABELS_TOGETHER)
+
+
+def _admission(request: AdmissionRequest, source: str) -> None:
+    _shorter("token", request.token, MAX_TOKEN)
+    _shorter("csr", request.csr, MAX_CSR)
+    hostname("hostname", request.hostname)
+    _word("advertise address", request.advertise_address)
+    data_path_address(request.data_path_address, source)
+
+
+def _statuses(statuses: Sequence[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId, TaskStatus], ...]:
+    _at_most("statuses", len(statuses), MAX_STATUSES)
+    return tuple((_task(id), _status(id, status)) for id, status in statuses)
+
+
+def _status(task: TaskId, status: TaskStatus) -> TaskStatus:
+    if status.state not in REPORTED:
+        raise InvalidArgument(f"state {status.state.name} of task {task} is not a node's to say")
+    _within("timestamp", status.timestamp, INT64)
+    _at_most("ports", len(status.ports), MAX_PORTS)
+    for port in status.ports:
+        _word("port", port.name)
+    if status.container is not None:
+        if not _ID.fullmatch(status.container.id):
+            raise InvalidArgument(f"container of task {task} has an id that is none")
+        _within("pid", status.container.pid, 2**31)
+        _within("exit code", abs(status.container.exit_code), 2**31)
+    return status.cut()
+
+
+def _lines(message: LogLines, lines: Sequence[object]) -> None:
+    _at_most("lines", len(lines), MAX_LINES)
+    for task, line in message.lines:
+        _task(task)
+        if line.stream not in (1, 2):
+            raise InvalidArgument(f"stream {line.stream} is neither 1 (output) nor 2 (errors)")
+        _within("timestamp", line.timestamp, INT64)
+        _at_most("bytes of a line", len(line.data), MAX_LINE)
+
+
+# --- fields
+
+
+def hostname(field: str, text: str) -> None:
+    """What the kernel of a host may be called, without what a terminal would not print as it is."""
+    _printable(field, text, MAX_HOSTNAME)
+    if any(character.isspace() for character in text):
+        raise InvalidArgument(f"{field} {text!r} contains white space")
+
+
+def _task(id: TaskId) -> TaskId:
+    if not _ID.fullmatch(id):
+        raise InvalidArgument("a task has an id that is none")
+    return id
+
+
+def _word(field: str, text: str) -> None:
+    _printable(field, text, MAX_WORD)
+
+
+def _printable(field: str, text: str, longest: int) -> None:
+    _shorter(field, text, longest)
+    if not text.isprintable():
+        raise InvalidArgument(f"{field} {text!r} contains characters that cannot be printed")
+
+
+def _shorter(field: str, text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise InvalidArgument(f"{field} has {len(text)} characters, more than {longest}")
+
+
+def _at_most(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidArgument(f"{count} {what} are more than {most}")
+
+
+def _within(field: str, number: int, most: int) -> None:
+    if not 0 <= number <= most:
+        raise InvalidArgument(f"{field} {number} is not between 0 and {most}")
+
+
+def _is_loopback(source: str) -> bool:
+    try:
+        return IPv4Address(source).is_loopback
+    except AddressValueError:
+        return False

@@ -1,0 +1,50 @@
+"""How often something may happen: a steady rate, and a burst after a quiet time (a token bucket)."""
+
+from collections import OrderedDict
+
+
+class TokenBucket:
+    """Times are seconds of any one clock."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        """`rate`: tokens that come in a second. `burst`: as many as there are at most."""
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._at: float | None = None
+
+    def allows(self, now: float, cost: float = 1.0) -> bool:
+        """Takes the tokens if they are there."""
+        self._fill(now)
+        if self._level < cost:
+            return False
+        self._level -= cost
+        return True
+
+    def owes(self, now: float, cost: float = 1.0) -> float:
+        """Takes the tokens in any case; gives the seconds until they are there."""
+        self._fill(now)
+        self._level -= cost
+        return max(0.0, -self._level / self._rate)
+
+    def _fill(self, now: float) -> None:
+        if self._at is not None:
+            self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
+class TokenBuckets:
+    """One for each of many; of those that were asked for longest ago, the oldest is forgotten."""
+
+    def __init__(self, rate: float, burst: float, most: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._most = most
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def allows(self, key: str, now: float, cost: float = 1.0) -> bool:
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._rate, self._burst)
+        self._buckets[key] = bucket
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return bucket.allows(now, cost)
