@@ -246,6 +246,14 @@ def test_answers_without_a_known_end_are_begun_in_one_place(module: Module) -> N
 
 
 @each_module
+def test_numbers_in_text_are_read_in_one_place(module: Module) -> None:
+    """`int` raises for more than 4,300 digits, and `isdecimal` is true of digits that few expect."""
+    if module.layer != "testing" and module.name != "weft.model.numbers":
+        asked = {name.split(".")[-1] for name in calls(module.tree)} & {"isdecimal", "isdigit", "isnumeric"}
+        assert not asked, f"{module.where} calls {asked}: use model.numbers.decimal"
+
+
+@each_module
 def test_no_imports_inside_functions(module: Module) -> None:
     inner = [
         node

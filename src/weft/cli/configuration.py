@@ -24,6 +24,7 @@ from pathlib import Path
 from weft.api.tls import server_context
 from weft.daemon.node import DaemonOptions, TcpHost
 from weft.errors import InvalidArgument
+from weft.model.numbers import decimal
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.rows import PREFIX
 from weft.system.tls_files import TlsFiles
@@ -159,9 +160,10 @@ def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
     address, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         address, port = text, str(default)
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16) or "/" in address:
+    number = decimal(port, 2**16 - 1)
+    if not number or "/" in address:
         raise InvalidArgument(f"cannot use {key} {value!r}: it must be {value.partition('://')[0]}://ADDRESS:PORT")
-    return address.strip("[]"), int(port)
+    return address.strip("[]"), number
 
 
 def _labels(words: list[str]) -> dict[str, str]:

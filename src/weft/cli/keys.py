@@ -1,7 +1,6 @@
 """`weft keys`: the keys of encrypted networks, through the API of a manager. The keys themselves never leave the managers."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 
 from weft.api.client import Api
 from weft.errors import InvalidArgument
+from weft.model.numbers import decimal
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -24,10 +24,10 @@ def socket_path() -> Path:
 
 def duration(text: str) -> int:
     """Nanoseconds: `90s`, `30m`, `12h`, `7d`. Raises `InvalidArgument`."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None:
+    number = decimal(text[:-1])
+    if number is None or text[-1] not in UNITS:
         raise InvalidArgument(f"cannot use {text!r} as a duration: write 90s, 30m, 12h or 7d")
-    return int(match[1]) * UNITS[match[2]] * 10**9
+    return number * UNITS[text[-1]] * 10**9
 
 
 def show(keys: Any) -> None:

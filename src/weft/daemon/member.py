@@ -37,6 +37,7 @@ from weft.model.cluster import PEER_PORT, SESSION_PORT
 from weft.model.ids import NodeId
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.node import NodeDescription, Role
+from weft.model.numbers import decimal
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
@@ -479,8 +480,7 @@ class SwarmMember:
 
 def _own_ports(around: Surroundings, member: Member) -> frozenset[PortKey]:
     """Also of a worker, which may become a manager: its rules are there before it listens."""
-    listening = member.listen_address.rpartition(":")[2]
-    session = int(listening) if listening.isdecimal() else SESSION_PORT
+    session = decimal(member.listen_address.rpartition(":")[2]) or SESSION_PORT
     return frozenset({*around.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
 
 

@@ -26,10 +26,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
+from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed, clip
 from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.numbers import decimal
 from weft.runtime.base import Images
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
@@ -465,12 +466,12 @@ class ConmonRuntime:
 
 def signal_number(name: str) -> int:
     """Of `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
-    if name.isdecimal() and 0 < int(name) < signal.NSIG:
-        return int(name)
+    if number := decimal(name, signal.NSIG - 1):
+        return number
     full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
     if full in signal.Signals.__members__:
         return signal.Signals[full].value
-    raise InvalidArgument(f"Invalid signal: {name}")
+    raise InvalidArgument(f"Invalid signal: {clip(name)}")
 
 
 def _open(id: ProcessId | None) -> Process | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from weft.errors import OperationFailed
+from weft.model.numbers import decimal
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _LOG_BYTES = 64 << 20
@@ -162,7 +163,7 @@ def processes_with_argument(argument: str) -> list[int]:
     """Processes that have `argument` on their command line."""
     found = []
     for path in Path("/proc").iterdir():
-        if not path.name.isdecimal():
+        if decimal(path.name) is None:
             continue
         try:
             arguments = (path / "cmdline").read_bytes().split(b"\0")

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from weft.errors import OperationFailed, cause_of
+from weft.model.numbers import decimal
 
 log = logging.getLogger(__name__)
 _PR_SET_CHILD_SUBREAPER = 36
@@ -224,7 +225,7 @@ async def _stop(process: Process) -> None:
 
 def _children(family: Collection[int]) -> list[int]:
     """Of its members, those who are not of it yet. Reads of every process of the host."""
-    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    numbers = [number for path in Path("/proc").iterdir() if (number := decimal(path.name)) is not None]
     parents = {number: fields[1] for number in numbers if number not in family and (fields := _stat(number))}
     return [number for number, parent in parents.items() if int(parent) in family]
 

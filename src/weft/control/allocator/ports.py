@@ -16,6 +16,7 @@ from weft.errors import Conflict, Exhausted, WeftError
 from weft.model.addresses import Port, PortKey
 from weft.model.cluster import PEER_PORT, SESSION_PORT
 from weft.model.ids import ServiceId
+from weft.model.numbers import decimal
 from weft.model.service import EndpointSpec, PublishedPort, Service
 from weft.model.state import ClusterState
 
@@ -51,9 +52,9 @@ def swarm_ports(state: ClusterState) -> dict[PortKey, str]:
     found: dict[PortKey, str] = {("tcp", SESSION_PORT): sessions, ("tcp", PEER_PORT): members}
     for node in state.nodes.values():
         for address, purpose in ((node.manager_address, sessions), (node.store_peer, members)):
-            port = address.rpartition(":")[2]
-            if port.isdecimal():
-                found["tcp", int(port)] = purpose
+            port = decimal(address.rpartition(":")[2])
+            if port is not None:
+                found["tcp", port] = purpose
     if state.cluster is not None:
         found["udp", state.cluster.data_path_port] = "hosts listen there for each other's packets"
     return found
