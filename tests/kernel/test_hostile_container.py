@@ -1,6 +1,7 @@
 """Containers that do what they can with their own files to hold up the daemon, or to be of those that cannot be removed."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -35,6 +36,7 @@ def with_runtime(test: Any) -> Any:
 
     def wrapper(host: Host) -> None:
         async def body() -> None:
+            reap_earlier_children()
             runtime = await host.runtime(patience=PATIENCE)
             try:
                 async with asyncio.timeout(60):
@@ -49,6 +51,13 @@ def with_runtime(test: Any) -> Any:
 
     wrapper.__name__ = test.__name__
     return wrapper
+
+
+def reap_earlier_children() -> None:
+    """Those of other tests in this process, which nobody waits for any more."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def zombies() -> list[str]:
