@@ -4,16 +4,23 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
+from tests.support.fake_node import FakeNode
 from tests.support.members import Host, until
+from weft.api.server import ApiServer
 from weft.errors import OperationFailed, Unavailable
+from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec
-from weft.model.node import Role
-from weft.store.etcd.base import NO_MAJORITY
+from weft.model.node import NodeSpec, Role
+from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
+from weft.store.etcd.base import NO_MAJORITY, Changed
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.process import EtcdMember
 
@@ -91,6 +98,7 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
             assert {network.spec.name for network in first.manager.state.networks.values()} == before
             assert first.manager.standing.leader is None
             assert not first.manager.is_serving
+            await first.manager.catch_up()  # with nobody to ask
             with pytest.raises(Unavailable) as refused:
                 await first.manager.create_network(NetworkSpec(name="refused"))
             assert str(refused.value) == NO_MAJORITY
@@ -187,3 +195,83 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
             await leave(second, first)
 
     asyncio.run(main())
+
+
+class Behind:
+    """A manager that sees what others commit only after a while."""
+
+    def __init__(self, host: Host, seconds: float) -> None:
+        assert host.up._seat is not None
+        self._store: Any = host.up._seat.store
+        self._apply, self._seconds = self._store._apply, seconds
+        self._store._apply = self._later
+
+    def _later(self, changes: Iterable[Changed]) -> None:
+        asyncio.get_running_loop().call_later(self._seconds, self._apply, changes)
+
+
+class Gate(FakeNode):
+    """A node that has the manager of another for its own."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self._host = host
+
+    def swarm(self) -> Any:
+        return self._host.manager
+
+
+def test_what_was_committed_through_one_manager_is_there_at_once_through_another(tmp_path: Path) -> None:
+    """Asked of the API, in all ways in which an object can be named."""
+
+    async def main() -> None:
+        first, second = await two_managers(tmp_path)
+        node = Gate(second)
+        api = ApiServer(node)
+        path = tmp_path / "docker.sock"
+        await api.start(path)
+        Behind(second, seconds=0.3)
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
+                for turn in range(5):
+                    network = await first.manager.create_network(NetworkSpec(name=f"net{turn}"))
+                    assert await status(http, "GET", f"/networks/net{turn}") == 200
+                    service = await first.manager.create_service(service_spec(f"web{turn}", network.id))
+                    assert f"web{turn}" in await names(http, "/services")
+                    for reference in (f"web{turn}", service, service[:10]):
+                        assert await status(http, "GET", f"/v1.41/services/{reference}") == 200
+                    version = first.manager.state.nodes[first.up.member.node].meta.version
+                    spec = NodeSpec("manager", labels={"turn": str(turn)})
+                    await first.manager.update_node(first.up.member.node, version, spec)
+                    assert (await body(http, f"/nodes/{first.up.member.node}"))["Spec"]["Labels"] == {"turn": str(turn)}
+                    assert await status(http, "DELETE", f"/services/web{turn}") == 200
+                    await first.manager.catch_up()
+                    assert service not in first.manager.state.services
+                other = await first.manager.create_service(service_spec("last", network.id))
+                await first.manager.remove_service(other)
+                assert await status(http, "GET", "/services/last") == 404
+        finally:
+            await api.close()
+            await node.close()
+            await leave(second, first)
+
+    asyncio.run(main())
+
+
+def service_spec(name: str, network: NetworkId) -> ServiceSpec:
+    task = TaskSpec(container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(network),))
+    return ServiceSpec(name=name, replicas=1, task=task)
+
+
+async def status(http: aiohttp.ClientSession, method: str, path: str) -> int:
+    async with http.request(method, f"http://localhost{path}") as response:
+        return response.status
+
+
+async def body(http: aiohttp.ClientSession, path: str) -> Any:
+    async with http.get(f"http://localhost{path}") as response:
+        return await response.json()
+
+
+async def names(http: aiohttp.ClientSession, path: str) -> set[str]:
+    return {each["Spec"]["Name"] for each in await body(http, path)}

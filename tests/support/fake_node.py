@@ -147,6 +147,9 @@ class FakeSwarm:
                 action = "create" if event.before is None else "remove" if event.after is None else "update"
                 self._node.emit(event.kind, action, event.object.id, {"name": event.object.name}, "swarm")
 
+    async def catch_up(self) -> None:
+        """There is no other manager."""
+
     @property
     def standing(self) -> Standing:
         own = self._node.membership.node

@@ -29,6 +29,11 @@ class Swarm(Protocol):
     @property
     def state(self) -> ClusterState: ...
 
+    async def catch_up(self) -> None:
+        """Returns when `state` has all that was committed before the call, through whatever manager.
+        Where there is no majority to ask it stays as it is: reads go on."""
+        ...
+
     @property
     def cluster(self) -> Cluster: ...
 

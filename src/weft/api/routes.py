@@ -148,8 +148,18 @@ INTERRUPTIBLE: frozenset[Handler] = frozenset((images.pull, images.load, contain
 stays half done."""
 
 
+VERSIONED = "/v{version:[0-9.]+}"
+"""Before a path whose request says for which version of the API it is."""
+SHARED = ("/networks", "/nodes", "/services", "/swarm", "/tasks", "/weft/keys")
+"""What these paths answer comes from the state that all managers share."""
+
+
+def is_shared(path: str) -> bool:
+    return any(path == start or path.startswith(start + "/") for start in SHARED)
+
+
 def paths() -> Iterator[tuple[str, str, Handler]]:
     """Each route, plain and versioned."""
     for method, path, handler in ROUTES:
         yield method, path, handler
-        yield method, "/v{version:[0-9.]+}" + path, handler
+        yield method, VERSIONED + path, handler

@@ -22,7 +22,7 @@ from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_numbe
 from weft.api.connection import HttpConnection
 from weft.api.errors import error_response, internal_error, message_of, status_of, text_of
 from weft.api.execs import Execs
-from weft.api.routes import INTERRUPTIBLE, paths
+from weft.api.routes import INTERRUPTIBLE, VERSIONED, is_shared, paths
 from weft.api.streams import break_off
 from weft.api.tls import TlsListener
 from weft.errors import clip
@@ -119,12 +119,21 @@ class ApiServer:
         application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version, check_encoding])
         application.on_response_prepare.append(self._add_headers)
         for method, path, handler in paths():
-            application.router.add_route(method, path, self._bound(handler, method == "GET" or handler in INTERRUPTIBLE))
+            interruptible = method == "GET" or handler in INTERRUPTIBLE
+            bound = self._bound(handler, interruptible, is_shared(path.removeprefix(VERSIONED)))
+            application.router.add_route(method, path, bound)
         return application
 
-    def _bound(self, handler: Handler, interruptible: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _bound(
+        self, handler: Handler, interruptible: bool, shared: bool
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """`shared`: it is about what all managers share. What was committed through another one is
+        seen here a moment later, so it is asked for first: whoever has created something finds it."""
+
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
+                if shared:
+                    await self._catch_up()
                 return await handler(Call(request, self._node, self._execs, self._decoding))
             finally:
                 if request.content.total_bytes > LARGE:
@@ -141,6 +150,13 @@ class ApiServer:
                 del task
 
         return handle if interruptible else carry_through
+
+    async def _catch_up(self) -> None:
+        try:
+            swarm = self._node.swarm()
+        except errors.Unavailable:  # not a manager: its handler says so, if it needs one
+            return
+        await swarm.catch_up()
 
     def _release_memory(self) -> None:
         """Soon, once for all large requests that come together."""

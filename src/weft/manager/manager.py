@@ -278,6 +278,11 @@ class Manager:
     def state(self) -> ClusterState:
         return self._store.state
 
+    async def catch_up(self) -> None:
+        if self._store.is_healthy:
+            with suppress(Unavailable):
+                await self._store.sync()
+
     @property
     def cluster(self) -> Cluster:
         return cluster_of(self._store.state)
