@@ -75,7 +75,7 @@ async def _send(client: socket.socket, data: bytes) -> None:
 class _Reader:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self._data = b""
+        self._data = bytearray()
 
     async def answer(self, method: str) -> Answer:
         while True:
@@ -99,12 +99,12 @@ class _Reader:
         if "content-length" in headers:
             while len(self._data) < int(headers["content-length"]) and await self._more():
                 pass
-            return self._data
+            return bytes(self._data)
         with suppress(TimeoutError):
             async with asyncio.timeout(STREAM):
                 while await self._more():
                     pass
-        return self._data
+        return bytes(self._data)
 
     async def _more(self) -> bool:
         try:
