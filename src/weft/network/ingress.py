@@ -6,7 +6,7 @@
 
 The client's address is kept. `ing0` has no address: its MAC tells the container's side by which host a request came. A mark
 selects routing table MESH_TABLE, in which alone the ingress subnet exists, so a client may live in that subnet too.
-A port of which no task serves is refused at once. Rules and measurements: F3 in dataplane-2.md.
+A port of which no task serves is refused at once. The rules' measurements: decision 21.
 
 What each odd piece is for:
 * rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal routing; the reverse path check

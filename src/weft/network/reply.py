@@ -5,7 +5,7 @@
     next hop       overlay.py again, towards that leg; then ingress.py undoes its DNAT
 
 The client's address is in the packet, so the container cannot tell from it where to answer: the MAC can. Cost does not grow
-with the number of hosts: one rule, one route, one dummy neighbour, and one look into a map (B3 in dataplane-2.md).
+with the number of hosts: one rule, one route, one dummy neighbour, and one look into a map (decision 21).
 The mark is made of the leg's address, so that it means the same host for as long as a connection lives.
 
 What each odd piece is for:

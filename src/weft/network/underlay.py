@@ -13,7 +13,7 @@ for is left alone: a VXLAN of the host's own with another number, a container's 
 One look-up for a datagram, however many hosts there are; one element for each host that shares a
 network with this one. Somebody who can forge the addresses of the underlay gets past this: a plain
 network is as private as the underlay, an encrypted one is not in need of it.
-Both are without connection tracking: a quarter more new connections per second (dataplane-2.md, B).
+Both are without connection tracking: a quarter more new connections per second (decision 21).
 Only those from or to this host's address: what it forwards may need tracking for its NAT.
 """
 
