@@ -167,13 +167,14 @@ class Tables:
             return
         comparable = {n: memory.applied[n] for n in names if n in memory.applied and memory.applied[n].frame is not None}
 
-        def frames(nft: Nft) -> dict[TableName, bytes]:
-            return {name: _frame(nft, name) for name in comparable}
+        def same(nft: Nft) -> dict[TableName, _Applied]:
+            return {
+                name: known
+                for name, known in comparable.items()
+                if _frame(nft, name) == known.frame and _holds(handle, known.table)
+            }
 
-        found = await self._run(handle, frames) if comparable else {}
-        memory.applied = {
-            name: known for name, known in comparable.items() if found[name] == known.frame and _holds(handle, known.table)
-        }
+        memory.applied = await self._run(handle, same) if comparable else {}
         memory.generation = generation
 
     async def _run(self, handle: Handle, use: Callable[[Nft], T]) -> T:

@@ -65,11 +65,17 @@ def encode_one(request: Request, sequence: int, acknowledged: bool = False) -> b
     return HEADER.pack(16 + len(body), type_, flags, sequence, 0) + body
 
 
+TRANSACTION = 1 << 30
+"""The number of a transaction's beginning: far from those of other requests, and the same for all, so that what stands between the
+beginning and the end can be sent by many sockets."""
+
+
 def encode_transaction(body: Sequence[Request]) -> bytes:
-    """What stands between a transaction's beginning and its end, numbered from 2. The kernel acknowledges the last when all is
-    done, or undone."""
-    last = len(body) + 1
-    return b"".join(encode_one(request, number, number == last) for number, request in enumerate(body, 2))
+    """That part, numbered from the beginning on. The kernel acknowledges the last when all is done, or undone."""
+    last = TRANSACTION + len(body)
+    return b"".join(
+        encode_one(request, number, number == last) for number, request in enumerate(body, TRANSACTION + 1)
+    )
 
 
 def decode(data: bytes) -> Iterator[Message]:

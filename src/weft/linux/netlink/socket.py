@@ -12,6 +12,7 @@ from weft.linux.netlink.message import (
     NLM_F_DUMP_INTR,
     NLMSG_DONE,
     NLMSG_ERROR,
+    TRANSACTION,
     Message,
     NetlinkError,
     Request,
@@ -89,13 +90,16 @@ class NetlinkSocket:
     def transact(self, begin: Request, body: bytes, count: int, end: Request) -> None:
         """Carry out a transaction: all of it or nothing. `body`: so many requests, of `encode_transaction`. Raises NetlinkError
         with the kernel's first objection."""
-        self._socket.send(encode_one(begin, 1) + body + encode_one(end, count + 2))
+        last = TRANSACTION + count
+        self._socket.send(encode_one(begin, TRANSACTION) + body + encode_one(end, last + 1))
         objection: NetlinkError | None = None
         while True:
             for message in decode(self.receive()):
+                if not TRANSACTION <= message.sequence <= last:
+                    continue
                 error = decode_error(message) if message.type == NLMSG_ERROR else None
                 objection = objection or error
-                if message.sequence == count + 1 or (error and message.sequence == 1):
+                if message.sequence == last or (error and message.sequence == TRANSACTION):
                     if objection:
                         raise objection
                     return
@@ -141,7 +145,7 @@ class NetlinkSocket:
         answers = []
         while True:
             for message in decode(self.receive()):
-                if message.sequence < first:
+                if not first <= message.sequence <= last:
                     continue
                 answers.append(message)
                 if message.type == NLMSG_ERROR and message.sequence == last:
