@@ -11,9 +11,10 @@ from aiohttp import web
 
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
+from weft.api.container_streams import content_type
 from weft.api.containers import MAX_SIDE
 from weft.api.execs import ExecEntry
-from weft.api.hijack import MULTIPLEXED, RAW, Connection, Taken
+from weft.api.hijack import Connection, Taken
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
 from weft.api.streams import STDERR, STDOUT, carry, frame, join
 from weft.errors import Conflict, InvalidArgument, WeftError
@@ -53,8 +54,6 @@ async def start(call: Call) -> web.StreamResponse:
     wire = await call.body(ExecStartWire, empty=True)
     if entry.started:
         raise Conflict(f"exec {entry.exec.id} has already been started")
-    if wire.tty != entry.exec.tty and not wire.detach:
-        raise InvalidArgument(f"Tty: {str(wire.tty).lower()} is not what the command was created with")
     entry.started = True
     return await (_start_detached(entry) if wire.detach else _start_attached(call, entry, wire))
 
@@ -72,8 +71,9 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
 
 async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
     """The command is started when the client has been answered, as in the original: docker-py loses output that comes with the
-    answer. So what keeps it from starting is said in the stream."""
-    exec, framed = entry.exec, not entry.exec.tty
+    answer. So what keeps it from starting is said in the stream. Whether there are frames is this request's to say, and need not
+    be what the command was created with: dockerode's examples do not repeat `Tty`."""
+    exec, framed = entry.exec, not wire.tty
 
     async def work(connection: Connection) -> None:
         try:
@@ -84,7 +84,7 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
             await connection.write(frame(STDOUT, text) if framed else text)
             return
         try:
-            if wire.console_size and exec.tty:
+            if wire.console_size and wire.tty and exec.tty:
                 await exec.resize(*wire.console_size)
             stdin, stdout, stderr = entry.attached
             outputs = frozenset(stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
@@ -94,7 +94,7 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
         finally:
             attached.close()
 
-    return await carry(call.request, MULTIPLEXED if framed else RAW, framed, work)
+    return await carry(call.request, content_type(call, framed), framed, work)
 
 
 async def _ended_or_lost(entry: ExecEntry, lost: asyncio.Event) -> None:

@@ -135,6 +135,23 @@ def test_a_command_that_cannot_be_started_says_so_on_its_output(tmp_path: Path, 
     run(check())
 
 
+@pytest.mark.parametrize(("tty", "asked"), [(True, False), (False, True)])
+def test_frames_are_as_the_start_asks_and_not_as_the_command_was_made(tmp_path: Path, tty: bool, asked: bool) -> None:
+    """dockerode's examples say `Tty` when they create the command, and `hijack` when they start it."""
+
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, ask):
+            id = await make_exec(node, ask, tty)
+            started(node).start = raising(FULL)
+            body = json.dumps({"Tty": asked, "hijack": True, "stdin": True}).encode()
+            head, rest = await exchange(tmp_path / "s", f"/exec/{id}/start", body)
+            assert head.startswith("HTTP/1.1 101 UPGRADED")
+            text = f"{FULL}\r\n"
+            assert (rest.decode() == text) if asked else (frames(rest) == [(STDOUT, text)])
+
+    asyncio.run(check())
+
+
 def test_what_nobody_foresaw_in_starting_a_command_is_said_in_a_frame(tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):

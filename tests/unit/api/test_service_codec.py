@@ -108,6 +108,11 @@ SPECS = st.builds(
 )  # fmt: skip
 
 
+def mounting(**mount: Any) -> Any:
+    """A task with one mount."""
+    return {"ContainerSpec": {"Image": "a", "Mounts": [mount]}}
+
+
 @given(SPECS)
 def test_any_spec_survives_its_json(spec: ServiceSpec) -> None:
     assert read(spec_json(spec)) == spec
@@ -128,7 +133,14 @@ def test_the_network_of_the_host_survives_its_json() -> None:
         ({**IMAGE, "Runtime": "plugin"}, {}, InvalidArgument, "Runtime"),
         ({"ContainerSpec": {"Image": "a", "Secrets": [{"ID": "x"}]}}, {}, Unsupported, "TaskTemplate.ContainerSpec.Secrets"),
         ({"ContainerSpec": {"Image": "a", "Privileges": {"NoNewPrivileges": True}}}, {}, Unsupported, "ContainerSpec.Privileges"),
-        (IMAGE, {"Nonsense": 1}, Unsupported, "Nonsense is not supported by Weft"),
+        (
+            mounting(Type="volume", Target="/v", VolumeOptions={"Labels": {"a": "b"}}), {}, Unsupported,
+            "TaskTemplate.ContainerSpec.Mounts[0].Type: mounts of type volume are not supported by Weft",
+        ),
+        (
+            mounting(Source="/a", Target="/v", BindOptions={"Propagation": "shared"}), {}, Unsupported,
+            "TaskTemplate.ContainerSpec.Mounts[0].BindOptions is not supported by Weft",
+        ),
         (IMAGE, {"Mode": {"Replicated": {"Replicas": -1}}}, InvalidArgument, "Replicas"),
         (IMAGE, {"Mode": {"Replicated": {}, "Global": {}}}, InvalidArgument, "either replicated mode or global mode"),
         (IMAGE, {"EndpointSpec": {"Ports": [{"TargetPort": 70000}]}}, InvalidArgument, "TargetPort"),
@@ -144,6 +156,12 @@ def test_unsupported_fields_that_say_nothing_are_fine() -> None:
     container = {"Image": "a", "Privileges": {"CredentialSpec": None, "SELinuxContext": {"Disable": False}}, "Secrets": []}
     spec = read({"Name": "web", "TaskTemplate": {"ContainerSpec": container, "PluginSpec": {}}, "Networks": []})
     assert spec.task.container == ContainerSpec(image="a")
+
+
+def test_a_mount_says_nothing_by_its_consistency_or_empty_options() -> None:
+    mount = {"Type": "BIND", "Source": "/a", "Target": "/b", "Consistency": "cached", "BindOptions": {}, "VolumeOptions": None}
+    spec = read({"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a", "Mounts": [mount]}}})
+    assert spec.task.container.mounts == (Mount(type="bind", source="/a", target="/b"),)
 
 
 def test_field_names_are_read_in_any_case_but_keys_of_maps_are_not() -> None:

@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -31,6 +31,10 @@ ZERO_TIME = "0001-01-01T00:00:00Z"
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """Base of the structs that requests are decoded into: fields are named as in the JSON, in Pascal case."""
+
+    lacks: ClassVar[tuple[str, ...]] = ()
+    """Fields that the Docker API has here and Weft does not: refused if they say something. A field that is in neither list is
+    ignored, as Go's decoder ignores it: clients send more than the API has (dockerode repeats the query in the body)."""
 
 
 def encode(value: Any) -> bytes:

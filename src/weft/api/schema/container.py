@@ -33,8 +33,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 class ExecWire(Wire, frozen=True):
     """`POST /containers/{id}/exec`"""
 
-    container: str = ""
-    """docker-py repeats the path here."""
     user: str = ""
     privileged: bool = False
     tty: bool = False

@@ -1,11 +1,13 @@
-"""Strict decoding of requests: what one says is either understood or refused by name (invariant 9 of the design).
+"""Strict decoding of requests: what one says with a field of the Docker API is either understood or refused by name (invariant 9
+of the design).
 
 `decode`
 
 1. parses the JSON;
 2. walks it once beside the wire struct that it is to become: drops every `null`, which Go's encoder writes for an absent list
-   or map, takes field names in any case, as Go's decoder does and docker-py counts on, and notes the first field that the struct
-   does not have, unless its value is zero or empty: that says nothing, and clients built on Go's structs send many of those;
+   or map, takes field names in any case, as Go's decoder does and docker-py counts on, and notes the first field that the API has
+   and the struct lacks, unless its value is zero or empty: that says nothing, and clients built on Go's structs send many of
+   those. A field that the API does not have at all is dropped, as Go's decoder drops it;
 3. converts it, so that a wrong type or a number out of range is an error that names its path and its value.
 
 The walk looks only at what a struct has, and at each item once; more than `MAX_VALUES` are refused. So the time is bounded, and
@@ -19,6 +21,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
+from weft.api.schema.common import Wire
 from weft.errors import InvalidArgument, Unsupported, clip
 
 T = TypeVar("T")
@@ -30,7 +33,7 @@ _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
 
 def decode(body: bytes, type_: type[T], empty: bool = False) -> T:
     """A `type_` from a request's body. `empty`: no body at all means one with every field absent.
-    Raises `InvalidArgument` for what is not JSON or of the wrong type, `Unsupported` for a field that would be ignored."""
+    Raises `InvalidArgument` for what is not JSON or of the wrong type, `Unsupported` for one of the API's fields that Weft lacks."""
     if not body.strip():
         if not empty:
             raise InvalidArgument("invalid JSON: got EOF while reading request body")
@@ -45,8 +48,8 @@ def decode(body: bytes, type_: type[T], empty: bool = False) -> T:
         value = msgspec.convert(read, type_)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid JSON: {error}{_value_at(read, str(error))}") from error
-    if walk.unknown:
-        raise Unsupported(f"{clip(walk.unknown)} is not supported by Weft")
+    if walk.lacking:
+        raise Unsupported(f"{clip(walk.lacking)} is not supported by Weft")
     return value
 
 
@@ -59,6 +62,8 @@ class _Shape(msgspec.Struct, frozen=True):
 
     fields: Mapping[str, tuple[str, "_Shape | None"]] | None = None
     """Of a struct, by name in lower case: the name as it is spelt, and the shape."""
+    lacks: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Of a struct, by name in lower case: the fields to refuse, as they are spelt."""
     items: "_Shape | None" = None
     """Of a list or map. None for what needs no looking at: texts, numbers, anything."""
 
@@ -74,14 +79,16 @@ def _shape(type_: Any) -> _Shape | None:
             return _Shape(items=_shape(get_args(candidate)[0]))
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             fields = msgspec.structs.fields(candidate)
-            return _Shape({field.encode_name.lower(): (field.encode_name, _shape(field.type)) for field in fields})
+            known = {field.encode_name.lower(): (field.encode_name, _shape(field.type)) for field in fields}
+            lacks = candidate.lacks if issubclass(candidate, Wire) else ()
+            return _Shape(known, {name.lower(): name for name in lacks})
     return None
 
 
 class _Walk:
     def __init__(self) -> None:
-        self.unknown = ""
-        """Path of the first field that has no place and says something."""
+        self.lacking = ""
+        """Path of the first field that Weft lacks and that says something."""
         self._seen = 0
 
     def value(self, raw: Any, shape: _Shape | None, path: str) -> Any:
@@ -92,7 +99,7 @@ class _Walk:
             raise InvalidArgument(f"invalid JSON: it has more than {MAX_VALUES} values")
         if isinstance(raw, list):
             return self._list(raw, shape, path)
-        return self._map(raw, shape, path) if shape.fields is None else self._struct(raw, shape.fields, path)
+        return self._map(raw, shape, path) if shape.fields is None else self._struct(raw, shape.fields, shape.lacks, path)
 
     def _list(self, raw: list[Any], shape: _Shape, path: str) -> list[Any]:
         if shape.items is None:
@@ -105,15 +112,15 @@ class _Walk:
         return {key: self.value(item, shape.items, f"{path}.{key}") for key, item in raw.items() if item is not None}
 
     def _struct(
-        self, raw: dict[str, Any], fields: Mapping[str, tuple[str, _Shape | None]], path: str
+        self, raw: dict[str, Any], fields: Mapping[str, tuple[str, _Shape | None]], lacks: Mapping[str, str], path: str
     ) -> dict[str, Any]:  # fmt: skip
         read = {}
         for key, item in raw.items():
             name, shape = fields.get(key.lower(), ("", None))
             if name and item is not None:
                 read[name] = self.value(item, shape, f"{path}.{name}" if path else name)
-            elif not name and not self.unknown and not is_zero(item):
-                self.unknown = f"{path}.{key}" if path else key
+            elif not name and not self.lacking and key.lower() in lacks and not is_zero(item):
+                self.lacking = f"{path}.{lacks[key.lower()]}" if path else lacks[key.lower()]
         return read
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
+from weft.api.schema.decoding import is_zero
 from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
@@ -46,6 +47,8 @@ Resolver = Callable[[str], NetworkId | None]
 """A network's name or id as the user wrote it -> its id; None: the host's own network. Raises `NotFound`."""
 
 HOST = "host"
+MOUNT_TYPES = ("bind", "tmpfs", "")
+"""The original reads none as bind."""
 
 
 # --- JSON -> model
@@ -122,7 +125,7 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         tty=wire.tty,
         open_stdin=wire.open_stdin,
         read_only=wire.read_only,
-        mounts=tuple(_mount_from(mount, f"ContainerSpec.Mounts[{i}]") for i, mount in enumerate(wire.mounts)),
+        mounts=tuple(_mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]") for i, mount in enumerate(wire.mounts)),
         stop_grace_period=10 * SECOND if grace is None else grace,
         hosts=wire.hosts,
         dns_servers=wire.dns.nameservers,
@@ -139,15 +142,22 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
 def _mount_from(wire: MountWire, path: str) -> Mount:
     if not wire.target:
         raise InvalidArgument(f"{path}.Target: field must not be empty")
-    match wire.type:
-        case "bind":
-            if not wire.source.startswith("/"):
-                raise InvalidArgument(f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}")
-            return Mount(type="bind", source=wire.source, target=wire.target, read_only=wire.read_only)
-        case "tmpfs":
-            size = wire.tmpfs_options.size_bytes if wire.tmpfs_options else 0
-            return Mount(type="tmpfs", target=wire.target, read_only=wire.read_only, tmpfs_size=size)
-    raise Unsupported(f"{path}.Type: mounts of type {wire.type} are not supported by Weft")
+    if wire.type.lower() not in MOUNT_TYPES:
+        raise Unsupported(f"{path}.Type: mounts of type {wire.type} are not supported by Weft")
+    for option, value in (
+        ("BindOptions", wire.bind_options),
+        ("VolumeOptions", wire.volume_options),
+        ("ImageOptions", wire.image_options),
+        ("ClusterOptions", wire.cluster_options),
+    ):
+        if not is_zero(value):
+            raise Unsupported(f"{path}.{option} is not supported by Weft")
+    if wire.type.lower() == "tmpfs":
+        size = wire.tmpfs_options.size_bytes if wire.tmpfs_options else 0
+        return Mount(type="tmpfs", target=wire.target, read_only=wire.read_only, tmpfs_size=size)
+    if not wire.source.startswith("/"):
+        raise InvalidArgument(f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}")
+    return Mount(type="bind", source=wire.source, target=wire.target, read_only=wire.read_only)
 
 
 def _placement_from(wire: PlacementWire) -> Placement:

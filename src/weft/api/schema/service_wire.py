@@ -1,9 +1,9 @@
-"""The fields of a service spec that Weft understands, as the JSON has them. Whatever is not here is refused by `decoding.decode`.
+"""The fields of a service spec that Weft understands, as the JSON has them, and those that it lacks and `decoding.decode` refuses.
 
 Only types, ranges and what an absent field reads as; what it then means is in `schema/service.py`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
@@ -15,11 +15,19 @@ class MountWire(Wire, frozen=True):
     source: str = ""
     target: str = ""
     read_only: bool = False
-    consistency: Literal["", "default"] = ""
+    consistency: str = ""
+    """For hosts that are no Linux: the original's services drop it."""
+    bind_options: Json = field(default_factory=dict)
+    volume_options: Json = field(default_factory=dict)
+    image_options: Json = field(default_factory=dict)
+    cluster_options: Json = field(default_factory=dict)
+    """These four are looked at when it is known that the mount's type is one that Weft has."""
     tmpfs_options: "TmpfsWire | None" = None
 
 
 class TmpfsWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("Mode", "Options")
+
     size_bytes: Count = 0
 
 
@@ -37,6 +45,8 @@ class DnsWire(Wire, frozen=True):
 
 
 class ContainerWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("Healthcheck", "Secrets", "Configs", "Privileges", "OomScoreAdj")
+
     image: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
@@ -69,11 +79,15 @@ class LimitsWire(Wire, frozen=True):
 
 
 class ReservationsWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("GenericResources",)
+
     nano_cpus: Count = field(name="NanoCPUs", default=0)
     memory: Count = field(name="MemoryBytes", default=0)
 
 
 class ResourcesWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("SwapBytes", "MemorySwappiness")
+
     limits: LimitsWire = LimitsWire()
     reservations: ReservationsWire = ReservationsWire()
 
@@ -106,15 +120,21 @@ class PlacementWire(Wire, frozen=True):
 
 
 class AttachmentWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("DriverOpts",)
+
     target: str
     aliases: tuple[str, ...] = ()
 
 
 class LogDriverWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("Options",)
+
     name: str = ""
 
 
 class TaskWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("PluginSpec", "NetworkAttachmentSpec")
+
     container_spec: ContainerWire | None = None
     resources: ResourcesWire = ResourcesWire()
     restart_policy: RestartWire = RestartWire()

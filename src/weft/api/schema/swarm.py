@@ -6,7 +6,7 @@ several managers, it is etcd's and so are its settings: any other value is refus
 
 import re
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 from msgspec.structs import replace
@@ -53,6 +53,8 @@ class EncryptionWire(Wire, frozen=True):
 
 
 class SpecWire(Wire, frozen=True):
+    lacks: ClassVar[tuple[str, ...]] = ("TaskDefaults",)
+
     name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     orchestration: OrchestrationWire = OrchestrationWire()
