@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.support.certified import free_port
 from weft.agent.adapters import Adapters
-from weft.agent.events import EventLog
 from weft.daemon.member import Managers, Surroundings, SwarmMember
+from weft.engine.events import EventLog
 from weft.errors import Unavailable, WeftError
 from weft.linux.fake import FakeKernel
 from weft.manager.manager import Manager

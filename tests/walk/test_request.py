@@ -15,7 +15,6 @@ from ipaddress import IPv4Address, IPv4Interface
 import msgspec
 
 from tests.walk.conftest import CLIENT
-from weft.agent.sandboxes import choose_gateway, choose_ports
 from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
 from weft.api.schema.service_wire import ServiceWire
@@ -24,6 +23,7 @@ from weft.control.assignments import assignments as dispatcher
 from weft.control.orchestrator import orchestrator
 from weft.control.requests import services
 from weft.control.scheduler import scheduler
+from weft.engine.sandboxes import choose_gateway, choose_ports
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_underlay import FakeUnderlay, Packet
 from weft.model.assignment import Assignment

@@ -1,1 +1,1 @@
-"""Ring 4: the part of a node that runs tasks: containers, their networks and their names, as the last assignment says."""
+"""The swarm's worker: makes the engine run what the manager assigned, and tells the manager what became of it."""

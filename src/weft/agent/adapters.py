@@ -1,37 +1,19 @@
 """The outside world of an agent, as one list: what `node.py` chooses for a real host and the tests for a simulated one."""
 
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-import msgspec
-
+from weft.engine.adapters import NAMESPACES, HostResolver, OpenResolver
 from weft.errors import Unavailable
 from weft.linux.base import EspEngine, Kernel
-from weft.model.addresses import Port
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription, Role
 from weft.runtime.base import Images, Runtime
 from weft.session.base import Connect, Echo, LogSink, Publish
 from weft.session.identity import Credentials, Wallet
-
-NAMESPACES = Path("/run/docker/netns")
-
-
-class HostResolver(msgspec.Struct, frozen=True):
-    """What the host's own /etc/resolv.conf says."""
-
-    servers: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
-OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
-"""(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside that namespace and
-non-blocking. Raises `OperationFailed`."""
 
 
 def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:

@@ -18,18 +18,18 @@ from pathlib import Path
 import msgspec
 
 from weft.agent.adapters import Adapters
-from weft.agent.container_config import TASK_LABEL, expired
-from weft.agent.encryption import Encryption
-from weft.agent.events import EventLog
 from weft.agent.logs import LogPublisher
-from weft.agent.network import NetworkLoop
-from weft.agent.pulls import Pulls
-from weft.agent.resolver import Resolvers
-from weft.agent.sandboxes import RecordBook, Records, TaskRecord
 from weft.agent.task_steps import Fate
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.dns.zone import NameCache, Zone, zone_for
+from weft.engine.container_config import TASK_LABEL, expired
+from weft.engine.encryption import Encryption
+from weft.engine.events import EventLog
+from weft.engine.network import NetworkLoop
+from weft.engine.pulls import Pulls
+from weft.engine.resolver import Resolvers
+from weft.engine.sandboxes import RecordBook, Records, TaskRecord
 from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState

@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.agent.adapters import Adapters
-from weft.agent.container_config import container_config
-from weft.agent.events import EventLog
-from weft.agent.sandboxes import Records, TaskRecord
 from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
+from weft.engine.container_config import container_config
+from weft.engine.events import EventLog
+from weft.engine.sandboxes import Records, TaskRecord
 from weft.errors import NotFound, WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerState

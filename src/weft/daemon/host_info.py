@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from weft import VERSION
-from weft.agent.adapters import HostResolver
+from weft.engine.adapters import HostResolver
 from weft.errors import OperationFailed, cause_of
 from weft.model.host import HostInfo
 from weft.model.node import NodeDescription

@@ -22,11 +22,11 @@ import msgspec
 
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
-from weft.agent.events import EventLog
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.daemon import seat as seats
 from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.seat import Place, Seat
+from weft.engine.events import EventLog
 from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable, WeftError
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm

@@ -19,9 +19,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from weft.agent import views
 from weft.agent.adapters import Adapters
-from weft.agent.events import EventLog
 from weft.api.backend import Swarm
 from weft.api.server import ApiServer
 from weft.control.allocator import routes
@@ -29,6 +27,8 @@ from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
 from weft.daemon.member import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmMember
 from weft.daemon.recovery import forget
+from weft.engine import views
+from weft.engine.events import EventLog
 from weft.errors import (
     Damaged,
     FailedPrecondition,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.support.swarms import Swarm
-from weft.agent.encryption import Encryption
+from weft.engine.encryption import Encryption
 from weft.errors import OperationFailed
 from weft.model.assignment import Assignment
 from weft.model.encryption import DataKey, Protection

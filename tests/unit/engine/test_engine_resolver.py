@@ -8,10 +8,10 @@ from ipaddress import IPv4Address
 import dnslib
 import pytest
 
-from weft.agent import forwarder as forwarder_module
-from weft.agent.forwarder import Forwarder, answers
-from weft.agent.resolver import MAX_CONNECTIONS, SandboxResolver
 from weft.dns.zone import NetworkNames, Zone
+from weft.engine import forwarder as forwarder_module
+from weft.engine.forwarder import Forwarder, answers
+from weft.engine.resolver import MAX_CONNECTIONS, SandboxResolver
 
 LOOPBACK = "127.0.0.1"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import virtual_time
-from weft.agent.sandboxes import RecordBook, Records, TaskRecord, choose_gateway, lowest_free
+from weft.engine.sandboxes import RecordBook, Records, TaskRecord, choose_gateway, lowest_free
 from weft.errors import Exhausted, OperationFailed
 from weft.model.assignment import TaskAssignment
 from weft.model.sandbox import NodeFacts

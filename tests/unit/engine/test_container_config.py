@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from tests.support.swarms import Swarm
-from weft.agent.adapters import HostResolver
-from weft.agent.container_config import container_config, expired, resolv_conf
+from weft.engine.adapters import HostResolver
+from weft.engine.container_config import container_config, expired, resolv_conf
 from weft.errors import InvalidArgument
 from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox

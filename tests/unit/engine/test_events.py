@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.support import virtual_time
-from weft.agent.events import REMEMBERED, UNREAD, EventLog
+from weft.engine.events import REMEMBERED, UNREAD, EventLog
 from weft.model.meta import SECOND
 
 

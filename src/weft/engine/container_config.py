@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.agent.adapters import HostResolver
+from weft.engine.adapters import HostResolver
 from weft.errors import InvalidArgument, clip
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import ContainerConfig

@@ -3,7 +3,7 @@
 import msgspec
 
 from tests.support.swarms import Swarm
-from weft.agent.views import container_gateway, container_networks, local_networks
+from weft.engine.views import container_gateway, container_networks, local_networks
 from weft.model.container import Container, ContainerConfig
 from weft.model.service import ContainerSpec, PublishedPort
 

@@ -12,11 +12,11 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from weft.agent.adapters import OpenResolver
-from weft.agent.forwarder import Forwarder
 from weft.dns import codec
 from weft.dns.resolver import Forward, answer, failure
 from weft.dns.zone import Zone
+from weft.engine.adapters import OpenResolver
+from weft.engine.forwarder import Forwarder
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
 
 log = logging.getLogger(__name__)
