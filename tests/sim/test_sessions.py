@@ -18,7 +18,7 @@ from weft.model.meta import SECOND
 from weft.model.node import NodeDescription, Role
 from weft.pki import authority, tokens
 from weft.session.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
-from weft.session.client import ELECTION, Connector, MemberClient, join
+from weft.session.client import ELECTION, Connector, EpochClient, MemberClient, join
 from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.session.server import SessionServer
@@ -30,6 +30,7 @@ class Echo:
     """A manager that admits by token, welcomes, and remembers whom it served."""
 
     is_serving = True
+    epoch = 7
 
     def knows(self, address: str) -> bool:
         return False
@@ -346,5 +347,24 @@ def test_managers_ask_managers() -> None:
             nobody = MemberClient(wallet(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1"])
             with pytest.raises(Unavailable, match="cannot reach a manager: 127.0.0.1:1"):
                 await nobody.admit_vote()
+
+    asyncio.run(main())
+
+
+def test_managers_are_asked_for_their_epoch() -> None:
+    async def main() -> None:
+        async with listening() as (manager, address):
+            mine = wallet(credentials(manager.root, "m2", "manager"))
+            assert await EpochClient(mine, CLUSTER, lambda: ())(address) == 7
+            with pytest.raises(Forbidden, match=rf"the certificate 5 of manager {address} was revoked"):
+                await EpochClient(mine, CLUSTER, lambda: {"5"})(address)
+            with pytest.raises(Forbidden, match="not of this cluster"):
+                await EpochClient(mine, ClusterId("another"), lambda: ())(address)
+            with pytest.raises(Unavailable, match="cannot ask manager 127.0.0.1:1"):
+                await EpochClient(mine, CLUSTER, lambda: ())("127.0.0.1:1")
+        async with listening("worker") as (manager, address):
+            mine = wallet(credentials(manager.root, "m2", "manager"))
+            with pytest.raises(Unavailable, match="certificate"):
+                await EpochClient(mine, CLUSTER, lambda: ())(address)
 
     asyncio.run(main())

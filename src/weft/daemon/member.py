@@ -353,6 +353,7 @@ class SwarmMember:
             await self._give_up_seat()
             return
         if self._seat is not None and self._seat.lost_its_part:
+            self._know_epoch(self._seat.later_epoch or 0)
             await self._give_up_seat()
         if self._seat is None:
             self._sit(await self._open_seat())

@@ -21,10 +21,12 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
+from weft.daemon.outlived import later_epoch
 from weft.errors import Damaged, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import connections, ping
 from weft.manager import certificates
@@ -36,7 +38,7 @@ from weft.model.cluster import PEER_PORT
 from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, Kind
 from weft.session.base import MemberRequest
-from weft.session.client import MemberClient
+from weft.session.client import EpochClient, MemberClient
 from weft.session.identity import Credentials, Member, Wallet
 from weft.session.logs import ManagerRelay
 from weft.session.server import SessionServer
@@ -53,6 +55,7 @@ from weft.store.kept import Keeper, KeptState
 from weft.store.sole import SoleLeader
 from weft.store.sqlite import SqliteStore
 from weft.system.supervision import contained
+from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +140,7 @@ class Seat:
         self._kv = kv
         self._closing = closing
         self._etcd: EtcdMember | None = None
+        self._outlived: asyncio.Task[int] | None = None
         self._elsewhere: Elsewhere | None = None
 
     @property
@@ -182,15 +186,27 @@ class Seat:
 
     @property
     def lost_its_part(self) -> bool:
-        """The other managers have taken this host's part out of the shared store."""
-        return self._etcd is not None and self._etcd.removed.is_set()
+        """The other managers have taken this host's part out of the shared store, or the swarm goes on without them."""
+        return self._etcd is not None and (self._etcd.removed.is_set() or self.later_epoch is not None)
+
+    @property
+    def later_epoch(self) -> int | None:
+        """Of the cluster, which was begun anew without this manager."""
+        return self._outlived.result() if self._outlived is not None and self._outlived.done() else None
 
     async def part_lost(self) -> None:
         """Until `lost_its_part`."""
-        if self._etcd is None:
+        if self._etcd is None or self._outlived is None:
             await asyncio.get_running_loop().create_future()
         else:
-            await self._etcd.removed.wait()
+            await first(self._etcd.removed.wait(), asyncio.wait((self._outlived,)))
+
+    def ask_others(self, own: Callable[[], int], wallet: Wallet) -> None:
+        """For as long as there is this seat: whether the swarm goes on without it. `own`: the epoch that this node knows."""
+        cluster = self.manager.cluster.id
+        ask = EpochClient(wallet, cluster, lambda: {each.serial for each in self.manager.cluster.revoked})
+        self._outlived = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
+        self._closing.push_async_callback(ended, self._outlived)
 
     @property
     def has_company(self) -> bool:
@@ -278,6 +294,7 @@ async def among(place: Place, *, alone_from_now_on: bool = False) -> Seat:
         opened.push_async_callback(door.close)
         seat = await _take(place, store, leadership, kv, "", opened, refuse=door.refuse)
     seat._etcd = etcd
+    seat.ask_others(lambda: place.member().epoch, place.wallet)
     if alone_from_now_on:
         await seat.manager.outlive_others()
     seat.beside(asyncio.create_task(keep_free(kv), name="space"))
@@ -311,7 +328,9 @@ async def join(place: Place, managers: MemberClient) -> None:
     """Until this host's part of the store votes. Safe to be called again, whatever the last call came to."""
     etcd = place.etcd()
     try:
-        request = MemberRequest(peer_url=place.settings.peer_url, manager_address=place.manager_address)
+        request = MemberRequest(
+            peer_url=place.settings.peer_url, manager_address=place.manager_address, epoch=place.member().epoch
+        )
         grant = await managers.enlist(request)
         etcd.refuse(certificate.serial for certificate in grant.revoked)
         await etcd.start(grant.peers)
@@ -458,7 +477,7 @@ def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
     return ClusterState(objects, state.revision)
 
 
-async def ended(task: asyncio.Task[None]) -> None:
+async def ended(task: asyncio.Task[Any]) -> None:
     """Cancels it and waits for its end. What it failed with, if it did, is logged."""
     task.cancel()
     with suppress(asyncio.CancelledError):

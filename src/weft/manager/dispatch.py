@@ -28,7 +28,7 @@ from weft.control.assignments.assignments import Memo, Views, assignment_for, ne
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager import revocation
 from weft.manager.certificates import Certificates, known, shown
-from weft.manager.incoming import address_owners, checked
+from weft.manager.incoming import address_owners, check_epoch, checked
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
@@ -54,7 +54,6 @@ CLOSE_TIMEOUT = 2.0
 FIRST_AT_ONCE = 32
 """Agents that are sent their first assignment, which is large, at a time: when all of a thousand come at once, after a manager has
 gone, they are heard first and told then, and what is told waits in no buffer."""
-OUTLIVED = "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun epoch {epoch} without it"
 
 SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN = 1.0, 30.0, 10_000
 """Sessions that one node may begin in a second, and after a quiet time: each costs a commit and a
@@ -111,8 +110,7 @@ class Dispatcher:
         hello = await _hello(session)
         await self._store.sync()
         cluster = cluster_of(self._store.state)
-        if hello.epoch > cluster.epoch:
-            raise FailedPrecondition(OUTLIVED.format(epoch=hello.epoch, own=cluster.epoch))
+        check_epoch(cluster, hello.epoch)
         self._liveness.arrived(node, cluster.spec, self._clock())
         await transact(
             self._store, lambda state: ready(state, hello, session, self._own, self._clock(), self._links), independent=True

@@ -17,7 +17,8 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from weft.errors import InvalidArgument
+from weft.errors import FailedPrecondition, InvalidArgument
+from weft.model.cluster import Cluster
 from weft.model.ids import NodeId, TaskId
 from weft.model.node import NodeDescription, NodeState
 from weft.model.state import ClusterState
@@ -54,6 +55,10 @@ MAX_PORTS = 1000
 MAX_LINES, MAX_LINE = 4096, 64 << 10
 """Lines in one message, and bytes of one: publishers cut at 16 KiB and send 64 KiB at a time."""
 MAX_LOG_ERRORS = 1000
+OUTLIVED = (
+    "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun "
+    "epoch {epoch} without it"
+)
 REPORTED = frozenset(s for s in TaskState if TaskState.ASSIGNED < s <= TaskState.REJECTED)
 """The states that are a node's to say."""
 OPEN = "cannot open session"
@@ -63,6 +68,12 @@ _ID = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 M = TypeVar("M")
+
+
+def check_epoch(cluster: Cluster, known: int) -> None:
+    """`known`: the latest of the cluster that a node was told of. Raises `FailedPrecondition`."""
+    if known > cluster.epoch:
+        raise FailedPrecondition(OUTLIVED.format(epoch=known, own=cluster.epoch))
 
 
 def checked(message: M, source: str = "") -> M:
@@ -95,7 +106,8 @@ def _checked(message: object, source: str) -> object:
             return LogsEnd(tuple(cut(error, MAX_REASON) for error in errors[:MAX_LOG_ERRORS]))
         case AdmissionRequest():
             _admission(message, source)
-        case MemberRequest(peer_url=url, manager_address=address):
+        case MemberRequest(peer_url=url, manager_address=address, epoch=epoch):
+            _within("epoch", epoch, INT64)
             _word("peer URL", url)
             _word("manager address", address)
         case LogRequest(node=node, publish=publish):

@@ -23,7 +23,7 @@ from weft.errors import Unavailable
 from weft.manager import cluster, networks, nodes
 from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates, known_manager
-from weft.manager.dispatch import Dispatcher
+from weft.manager.dispatch import Dispatcher, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
 from weft.manager.incremental import Allocation, Orchestration
@@ -286,6 +286,17 @@ class Manager:
     @property
     def cluster(self) -> Cluster:
         return cluster_of(self._store.state)
+
+    @property
+    def epoch(self) -> int:
+        """See `session.base.Manager`."""
+        return self.cluster.epoch
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """`host:port` of the other managers that take no part now."""
+        present = {self._own, *self.standing.present}
+        return tuple(address for id, address in manager_addresses(self._store.state) if id not in present)
 
     @property
     def standing(self) -> Standing:

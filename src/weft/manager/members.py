@@ -22,6 +22,7 @@ import msgspec
 
 from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.certificates import known_manager
+from weft.manager.incoming import check_epoch
 from weft.manager.nodes import departure
 from weft.manager.transaction import cluster_of, transact
 from weft.model.certificate import ManagerCertificate
@@ -69,6 +70,7 @@ class Membership:
         """See `cluster.base.Manager`."""
         await self._store.sync()
         known_manager(self._store.state, peer)
+        check_epoch(cluster_of(self._store.state), request.epoch)
         kv = self._required()
         await transact(self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True)
         if all(request.peer_url not in member.peer_urls for member in await kv.members()):

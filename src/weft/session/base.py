@@ -148,6 +148,8 @@ class MemberRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`https://address:port` where its store will listen for the other managers'."""
     manager_address: str
     """`host:port` of its session listener."""
+    epoch: int = 0
+    """The latest of the cluster that it was told of."""
 
 
 class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,13 +176,19 @@ class Manager(Protocol):
         """Whether it can begin sessions now. An agent goes to another manager else."""
         ...
 
+    @property
+    def epoch(self) -> int:
+        """Of the cluster, as this manager knows it."""
+        ...
+
     async def serve(self, session: ManagerSession) -> None:
         """For as long as the session lasts. Raises `Forbidden` for a node that was removed."""
         ...
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         """Makes the node a member of the store that does not vote yet. Safe to call again. Raises `Forbidden` for a node that
-        is not to be a manager, `FailedPrecondition` while another member is being taken in."""
+        is not to be a manager, `FailedPrecondition` while another member is being taken in, and for one that knows a later
+        epoch."""
         ...
 
     async def admit_vote(self, peer: Identity) -> None:

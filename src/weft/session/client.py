@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -16,12 +16,13 @@ import msgspec
 
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError, cause_of
 from weft.model import codec
+from weft.model.ids import ClusterId
 from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
 from weft.session import keepalive, tls
 from weft.session.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
 from weft.session.identity import Credentials, Wallet, new_key
-from weft.session.messages import MAX_FROM_MANAGER, FromAgent, FromManager, Goodbye
+from weft.session.messages import MAX_FROM_MANAGER, Epoch, FromAgent, FromManager, Goodbye
 from weft.session.server import decode_frame
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,35 @@ async def open_socket(
         await http.close()
         raise
     return http, socket
+
+
+class EpochClient:
+    """Asks a manager for the epoch of its cluster. `revoked`: serials of certificates that are not to be believed."""
+
+    def __init__(
+        self, wallet: Wallet, cluster: ClusterId, revoked: Callable[[], Collection[str]]
+    ) -> None:  # fmt: skip
+        self._cluster = cluster
+        self._contexts = tls.Contexts(wallet, tls.node_context)
+        self._revoked = revoked
+
+    async def __call__(self, manager: str) -> int:
+        """Raises `Unavailable` if none answers at `host:port`, `Forbidden` if it is not a manager, or was one."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                http, socket = await open_socket(manager, "/v1/epoch", self._contexts.current(), MAX_ANSWER)
+                try:
+                    tunnel = socket.get_extra_info("ssl_object")
+                    peer = tls.identity(tunnel and tunnel.getpeercert(binary_form=True), self._cluster)
+                    if peer.role != "manager" or peer.serial in self._revoked():
+                        raise Forbidden(f"the certificate {peer.serial} of manager {manager} was revoked")
+                    epoch: Epoch = decode_frame(await socket.receive(), Epoch)
+                    return epoch.epoch
+                finally:
+                    await socket.close()
+                    await http.close()
+        except FAILURES as error:
+            raise Unavailable(f"cannot ask manager {manager}: {cause_of(error)}") from error
 
 
 class Connector:

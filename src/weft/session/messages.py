@@ -55,6 +55,13 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Of the cluster. If the agent knows a later one, this is a manager that the swarm has gone on without."""
 
 
+class Epoch(msgspec.Struct, frozen=True, tag=True):
+    """From a manager to another one, which is not among its own any more or never was."""
+
+    epoch: int
+    """Of the cluster."""
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """From the agent, and back from the manager: a host that lost its power closes no connection."""
 

@@ -4,6 +4,7 @@ for managers.
 GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
+GET  /v1/epoch         a WebSocket, for holders of a certificate of this cluster: one `Epoch`
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  the same
 POST /v1/logs          `LogRequest`, from another manager: to a node that has its session here
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -35,6 +37,7 @@ from weft.session.messages import (
     MAX_FROM_AGENT,
     MAX_LOG_LINES,
     AssignmentUpdate,
+    Epoch,
     FromAgent,
     FromManager,
     FromPublisher,
@@ -77,6 +80,7 @@ class SessionServer:
         answering = partial(_answering, self._limit)
         app.router.add_post("/v1/join", answering(self._join))
         app.router.add_get("/v1/session", self._session)
+        app.router.add_get("/v1/epoch", self._epoch)
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/logs", answering(self._pass_on))
@@ -136,6 +140,20 @@ class SessionServer:
             return web.Response(status=503, text="no more logs are wanted")
         await source.socket.close()
         return source.socket
+
+    async def _epoch(self, request: web.Request) -> web.StreamResponse:
+        """Over a WebSocket, so that who asks can look at the certificate before believing it."""
+        try:
+            tls.identity(_peer_certificate(request), self._cluster)
+        except Forbidden as error:
+            return web.Response(status=403, text=str(error))
+        socket = _socket(MAX_FROM_AGENT)
+        await socket.prepare(request)
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(self._limits.send):
+                await socket.send_bytes(codec.encode(Epoch(self._manager.epoch)))
+        await socket.close()
+        return socket
 
     def _manager_at(self, request: web.Request) -> Identity:
         peer = tls.identity(_peer_certificate(request), self._cluster)
