@@ -70,8 +70,8 @@ def manager(daemon: Daemon) -> Daemon:
 
 def test_version_and_info(daemon: Daemon) -> None:
     version = json.loads(daemon.ok("version", "--format", "json"))["Server"]
-    assert version["ApiVersion"] == "1.47"
-    assert version["MinAPIVersion"] == "1.41"
+    assert version["ApiVersion"] == "1.51"
+    assert version["MinAPIVersion"] == "1.24"
     assert version["Arch"] == "amd64"
     info = json.loads(daemon.ok("info", "--format", "json"))
     assert info["Swarm"]["LocalNodeState"] == "inactive"

@@ -112,7 +112,7 @@ def daemon(request: pytest.FixtureRequest, identity: Path) -> Iterator[Daemon]:
 
 
 def test_version(daemon: Daemon) -> None:
-    assert json.loads(daemon.ok("version", "--format", "json"))["Server"]["ApiVersion"] == "1.47"
+    assert json.loads(daemon.ok("version", "--format", "json"))["Server"]["ApiVersion"] == "1.51"
 
 
 def test_exec_answers_a_client_that_sends_nothing(daemon: Daemon) -> None:

@@ -9,17 +9,16 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from weft.api import filters
+from weft.api import filters, versions
 from weft.api.backend import Node, Swarm
 from weft.api.execs import Execs
 from weft.api.schema.common import encode
 from weft.api.schema.decoding import decode
+from weft.api.versions import MAX_VERSION, Version, version_number
 from weft.errors import InvalidArgument, clip
 from weft.model.numbers import decimal
 
 T = TypeVar("T")
-MAX_VERSION = "1.47"
-MIN_VERSION = "1.41"
 AT_ONCE = 32 * 1024
 """Bytes of a body that is decoded on the event loop: a longer one holds it for too long, and is worth a thread."""
 
@@ -44,11 +43,19 @@ class Call:
         return self.request.match_info["id"]
 
     @property
-    def api_version(self) -> tuple[int, int]:
+    def api_version(self) -> Version:
+        """That the request names, or the newest."""
         return version_number(self.request.match_info.get("version") or MAX_VERSION)
 
+    @property
+    def _route(self) -> str:
+        resource = self.request.match_info.route.resource
+        return "" if resource is None else resource.canonical.removeprefix("/v{version}")
+
     def query(self, name: str, default: str = "") -> str:
-        return self.request.query.get(name, default)
+        """Of a parameter that the version of the request does not have: as if it were not there."""
+        value = self.request.query.get(name, default)
+        return value if not value or versions.reads(self._route, name, self.api_version) else default
 
     def flag(self, name: str) -> bool:
         """As the original reads one: anything but "", 0, no, false and none is true."""
@@ -72,21 +79,14 @@ class Call:
         if body and content_type and self.request.content_type != "application/json":
             shown = clip(content_type)
             raise InvalidArgument(f"unsupported Content-Type header ({shown}): must be 'application/json'")
+        later = versions.later_fields(type_.__name__, self.api_version)
         if len(body) <= AT_ONCE:
-            return decode(body, type_, empty)
+            return decode(body, type_, empty, later)
         async with self._large:
-            return await asyncio.to_thread(decode, body, type_, empty)
+            return await asyncio.to_thread(decode, body, type_, empty, later)
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-def version_number(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    numbers = decimal(major), decimal(minor)
-    if numbers[0] is None or numbers[1] is None:
-        raise InvalidArgument(f"invalid API version: {clip(text)!r}")
-    return numbers[0], numbers[1]
 
 
 def answer(value: object, status: int = 200) -> web.Response:

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from weft.api import versions
 from weft.api.call import Call
 from weft.api.container_lookup import find_container
 from weft.api.hijack import MULTIPLEXED, RAW, Connection
@@ -28,8 +29,7 @@ def wanted_outputs(call: Call) -> frozenset[int]:
 
 
 def content_type(call: Call, framed: bool) -> str:
-    """Before 1.42 both kinds had one name."""
-    return MULTIPLEXED if framed and call.api_version >= (1, 42) else RAW
+    return MULTIPLEXED if framed and call.api_version >= versions.MULTIPLEXED else RAW
 
 
 async def logs(call: Call) -> web.StreamResponse:

@@ -13,6 +13,7 @@ from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
 from weft.api.streams import streamed
+from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
 from weft.model.meta import SECOND, Nanoseconds
@@ -119,7 +120,7 @@ async def inspect(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if call.flag("size"):
         raise Unsupported("the size of containers (size) is not supported by Weft")
-    return answer(container_json(container, surroundings(call, container)))
+    return answer(container_answer(container_json(container, surroundings(call, container)), call.api_version))
 
 
 async def stop(call: Call) -> web.Response:

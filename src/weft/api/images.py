@@ -1,7 +1,9 @@
 """Images of this node: list, inspect, pull, load, tag, remove."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import web
 
 from weft.api import filters
@@ -12,7 +14,8 @@ from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import encode
 from weft.api.schema.image import image_json, image_summary_json
 from weft.api.streams import streamed
-from weft.errors import InvalidArgument, NotFound, Unsupported
+from weft.api.versions import image_answer, image_summary_answer
+from weft.errors import InvalidArgument, NotFound, Unsupported, clip
 from weft.model import references
 from weft.model.container import Image
 from weft.runtime.base import Images
@@ -20,10 +23,24 @@ from weft.runtime.base import Images
 FILTERS = ("reference", "dangling", "label", "before", "since")
 
 
+class Platform(msgspec.Struct, frozen=True):
+    """As OCI names it."""
+
+    architecture: str = ""
+    os: str = ""
+    variant: str = ""
+
+
 async def listing(call: Call) -> web.Response:
+    if call.flag("shared-size"):
+        raise Unsupported("the size that images share (shared-size) is not supported by Weft")
     test = filters.compile_test(call.filters(FILTERS), _makers(call.node.images))
     newest_first = sorted(call.node.images.all(), key=lambda image: image.created, reverse=True)
-    return await answer_list(newest_first, test, image_summary_json)
+    used = Counter(container.image for container in call.node.containers.containers())
+    version = call.api_version
+    return await answer_list(
+        newest_first, test, lambda image: image_summary_answer(image_summary_json(image, used[image.id]), version)
+    )
 
 
 def _makers(images: Images) -> filters.Makers[Image]:
@@ -60,7 +77,26 @@ def _of_reference(pattern: str) -> filters.Test[Image]:
 
 
 async def inspect(call: Call) -> web.Response:
-    return answer(image_json(call.node.images.find(call.id)))
+    """The original has the field `Manifests` only where its images are containerd's: without them the parameter says nothing."""
+    image = call.node.images.find(call.id)
+    if call.query("platform"):
+        if call.flag("manifests"):
+            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+        _check_platform(image, call.id, call.query("platform"))
+    return answer(image_answer(image_json(image), call.api_version))
+
+
+def _check_platform(image: Image, reference: str, text: str) -> None:
+    """A host has one variant of an image. Raises `NotFound` if it is not for the platform that the request names."""
+    try:
+        wanted = msgspec.json.decode(text, type=Platform)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"failed to parse platform: {clip(str(error))}") from error
+    if (wanted.os, wanted.architecture) != (image.os, image.architecture):
+        shown = f"{wanted.os}/{wanted.architecture}{'/' if wanted.variant else ''}{wanted.variant}"
+        raise NotFound(
+            f"image with reference {reference} was found but does not provide the specified platform ({clip(shown)})"
+        )
 
 
 async def tag(call: Call) -> web.Response:
@@ -75,6 +111,8 @@ async def tag(call: Call) -> web.Response:
 
 
 async def remove(call: Call) -> web.Response:
+    if call.query("platforms"):
+        raise Unsupported("removing an image for some platforms (platforms) is not supported by Weft")
     done = await call.node.images.remove(call.id, call.flag("force"))
     return answer([{what: name} for what, name in done])
 

@@ -18,13 +18,14 @@ from aiohttp import web
 
 from weft import errors
 from weft.api.backend import Node
-from weft.api.call import MAX_VERSION, MIN_VERSION, Call, Handler, version_number
+from weft.api.call import Call, Handler
 from weft.api.connection import HttpConnection
 from weft.api.errors import error_response, internal_error, message_of, status_of, text_of
 from weft.api.execs import Execs
 from weft.api.routes import INTERRUPTIBLE, VERSIONED, is_shared, paths
 from weft.api.streams import break_off
 from weft.api.tls import TlsListener
+from weft.api.versions import MAX_VERSION, check_served
 from weft.errors import clip
 from weft.system import memory
 from weft.system.files import make_missing
@@ -221,14 +222,7 @@ def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
 async def check_version(request: web.Request, handler: _Next) -> web.StreamResponse:
     text = request.match_info.get("version")
     if text:
-        version = version_number(text)
-        if version < version_number(MIN_VERSION):
-            raise errors.InvalidArgument(
-                f"client version {text} is too old. Minimum supported API version is {MIN_VERSION}, "
-                "please upgrade your client to a newer version"
-            )
-        if version > version_number(MAX_VERSION):
-            raise errors.InvalidArgument(f"client version {text} is too new. Maximum supported API version is {MAX_VERSION}")
+        check_served(text)
     return await handler(request)
 
 

@@ -4,9 +4,10 @@ from collections import Counter
 
 from aiohttp import web
 
-from weft.api.call import MAX_VERSION, MIN_VERSION, Call, answer
+from weft.api.call import Call, answer
 from weft.api.schema.common import Json, now
 from weft.api.schema.system import info_json, membership_json, version_json
+from weft.api.versions import MAX_VERSION, MIN_VERSION, info_answer
 from weft.errors import Unavailable
 from weft.model.membership import Membership
 
@@ -36,7 +37,8 @@ async def version(call: Call) -> web.Response:
 
 async def info(call: Call) -> web.Response:
     containers = Counter(str(container.state) for container in call.node.containers.containers())
-    return answer(info_json(call.node.info, _swarm(call), dict(containers), len(call.node.images.all()), now()))
+    body = info_json(call.node.info, _swarm(call), dict(containers), len(call.node.images.all()), now())
+    return answer(info_answer(body, call.api_version))
 
 
 def _swarm(call: Call) -> Json:

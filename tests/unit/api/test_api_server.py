@@ -99,7 +99,7 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
             for method, text in (("GET", "OK"), ("HEAD", "")):
                 status, body, headers = await ask(method, "/_ping")
                 assert (status, body) == (200, text)
-                assert (headers["Api-Version"], headers["Ostype"], headers["Builder-Version"]) == ("1.47", "linux", "1")
+                assert (headers["Api-Version"], headers["Ostype"], headers["Builder-Version"]) == ("1.51", "linux", "1")
                 assert headers["Swarm"] == "active/manager"
 
     asyncio.run(check())
@@ -108,8 +108,8 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "url", "body", "status", "text"),
     [
-        ("GET", "/v1.40/info", None, 400, "client version 1.40 is too old. Minimum supported API version is 1.41"),
-        ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new. Maximum supported API version is 1.47"),
+        ("GET", "/v1.23/info", None, 400, "client version 1.23 is too old. Minimum supported API version is 1.24"),
+        ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new. Maximum supported API version is 1.51"),
         ("GET", "/v1.4.1/info", None, 400, "invalid API version"),
         ("GET", f"/v{'9' * 5000}.1/info", None, 400, "invalid API version: '999"),
         ("GET", f"/v1.{'9' * 5000}/info", None, 400, "invalid API version: '1.999"),
@@ -170,7 +170,7 @@ def test_errors(tmp_path: Path, method: str, url: str, body: bytes | None, statu
 def test_both_forms_of_filters_and_unversioned_paths(tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (_, ask):
-            for prefix in ("", "/v1.41", "/v1.47"):
+            for prefix in ("", "/v1.24", "/v1.51"):
                 for filters in ('{"name":{"ingress":true,"host":false}}', '{"name":["ingress"]}'):
                     _, networks, _ = await ask("GET", f"{prefix}/networks?filters={filters}")
                     assert [network["Name"] for network in networks] == ["ingress"]

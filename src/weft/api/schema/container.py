@@ -286,6 +286,7 @@ def _attachment_json(container: Container, network: LocalNetwork, endpoint: Loca
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
         "DriverOpts": None,
+        "GwPriority": 0,
         "DNSNames": list(dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))),
     }
 

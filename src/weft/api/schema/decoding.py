@@ -28,11 +28,16 @@ T = TypeVar("T")
 MAX_VALUES = 100_000
 """Items of all lists and maps of one request. A service that publishes 10,000 ports has 50,000."""
 _PATH = re.compile(r" - at `(\$[^`]*)`")
+_INDEX = re.compile(r"\[\d+\]")
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
 
 
-def decode(body: bytes, type_: type[T], empty: bool = False) -> T:
-    """A `type_` from a request's body. `empty`: no body at all means one with every field absent.
+NOTHING: frozenset[str] = frozenset()
+
+
+def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[str] = NOTHING) -> T:
+    """A `type_` from a request's body. `empty`: no body at all means one with every field absent. `later`: paths of fields that
+    the version of the request does not have yet, so that they are dropped; `[]` in them stands for any item.
     Raises `InvalidArgument` for what is not JSON or of the wrong type, `Unsupported` for one of the API's fields that Weft lacks."""
     if not body.strip():
         if not empty:
@@ -42,7 +47,7 @@ def decode(body: bytes, type_: type[T], empty: bool = False) -> T:
         raw = _JSON.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
-    walk = _Walk()
+    walk = _Walk(later)
     read = walk.value(raw, _shape(cast(Hashable, type_)), "")
     try:
         value = msgspec.convert(read, type_)
@@ -86,7 +91,8 @@ def _shape(type_: Any) -> _Shape | None:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, later: frozenset[str]) -> None:
+        self._later = later
         self.lacking = ""
         """Path of the first field that Weft lacks and that says something."""
         self._seen = 0
@@ -116,11 +122,14 @@ class _Walk:
     ) -> dict[str, Any]:  # fmt: skip
         read = {}
         for key, item in raw.items():
-            name, shape = fields.get(key.lower(), ("", None))
-            if name and item is not None:
-                read[name] = self.value(item, shape, f"{path}.{name}" if path else name)
-            elif not name and not self.lacking and key.lower() in lacks and not is_zero(item):
-                self.lacking = f"{path}.{lacks[key.lower()]}" if path else lacks[key.lower()]
+            name, shape = fields.get(key.lower(), (lacks.get(key.lower(), ""), None))
+            place = f"{path}.{name}" if path else name
+            if not name or item is None or (self._later and _INDEX.sub("[]", place) in self._later):
+                continue
+            if key.lower() in fields:
+                read[name] = self.value(item, shape, place)
+            elif not self.lacking and not is_zero(item):
+                self.lacking = place
         return read
 
 

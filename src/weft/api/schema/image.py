@@ -5,7 +5,8 @@ from weft.model.container import Image, ImageConfig
 from weft.model.meta import SECOND
 
 
-def image_summary_json(image: Image, containers: int = -1) -> Json:
+def image_summary_json(image: Image, containers: int) -> Json:
+    """`containers`: how many were made from it."""
     return {
         "Id": image.id,
         "ParentId": "",
@@ -45,19 +46,10 @@ def exposed_json(config: ImageConfig) -> Json | None:
 
 def _config_json(config: ImageConfig) -> Json:
     return {
-        "Hostname": "",
-        "Domainname": "",
         "User": config.user,
-        "AttachStdin": False,
-        "AttachStdout": False,
-        "AttachStderr": False,
         **({"ExposedPorts": exposed_json(config)} if config.exposed_ports else {}),
-        "Tty": False,
-        "OpenStdin": False,
-        "StdinOnce": False,
         "Env": list(config.env),
         "Cmd": list(config.cmd) or None,
-        "Image": "",
         "Volumes": {volume: {} for volume in config.volumes} or None,
         "WorkingDir": config.working_dir,
         "Entrypoint": list(config.entrypoint) or None,

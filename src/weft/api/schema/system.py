@@ -19,8 +19,6 @@ CAPABILITIES: Json = {
     "CPUSet": True,
     "PidsLimit": True,
     "IPv4Forwarding": True,
-    "BridgeNfIptables": True,
-    "BridgeNfIp6tables": True,
 }
 """What Weft needs of the kernel anyway."""
 REGISTRY: Json = {
@@ -116,9 +114,10 @@ def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: i
         "LiveRestoreEnabled": True,
         "Isolation": "",
         "InitBinary": "",
-        "ContainerdCommit": {"ID": "", "Expected": ""},
-        "RuncCommit": {"ID": info.runtime, "Expected": info.runtime},
-        "InitCommit": {"ID": "", "Expected": ""},
+        "ContainerdCommit": {"ID": ""},
+        "RuncCommit": {"ID": info.runtime},
+        "InitCommit": {"ID": ""},
+        "FirewallBackend": {"Driver": "nftables"},
         "SecurityOptions": _security_options(info),
         "CDISpecDirs": [],
         "Warnings": list(info.warnings) or None,
