@@ -3,7 +3,7 @@
 from collections import Counter
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
@@ -11,7 +11,8 @@ from tests.unit.network.conftest import KEYS, inputs, planned, swarms, told
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST, Veth, Vxlan
+from weft.network.kernel_state import HOST, KernelState, Namespace, Veth, Vxlan
+from weft.network.operations import AddLink, SetSysctl
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
 from weft.network.plan import plan
 from weft.network.render.table import text
@@ -108,6 +109,39 @@ def test_no_address_twice_in_one_namespace(input):
         held = Counter(a.ip for link in space.links.values() for a in link.addresses)
         gateways = {a.ip for n, link in space.links.items() if n.startswith("br") for a in link.addresses}
         assert all(count == 1 or ip in gateways for ip, count in held.items())
+
+
+def encrypted_and_published():
+    swarm = Swarm(2)
+    networks = swarm.network("plain", "10.10.0.0/24"), swarm.network("secret", "10.11.0.0/24", encrypted=True)
+    swarm.service("web", *networks, ports=[PublishedPort(target=80, published=8080)], on=[1, 2])
+    return told(swarm, 1, "userspace", KEYS)
+
+
+@few
+@given(inputs())
+@example(encrypted_and_published())
+def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input):
+    """Overlays carry IPv4: what is sent with other addresses meets none of our rules. On the host only the links that have
+    an address can speak at all, the others are ports of a bridge. In a container the value is a default, which a service
+    may change."""
+    state = planned(input)
+    boxes = {sandbox.key for sandbox in input[2]}
+    off = {name for name, space in state.namespaces.items() if space.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1"}
+    assert off == state.namespaces.keys() - {HOST}
+    assert all(state[name].sysctls["net.ipv6.conf.all.disable_ipv6"] == "1" for name in off - boxes)
+    speaking = {name for name, link in state[HOST].links.items() if link.addresses or link.master is None}
+    assert {f"net.ipv6.conf.{name}.disable_ipv6" for name in speaking} <= state[HOST].sysctls.keys()
+    assert {state[HOST].sysctls[f"net.ipv6.conf.{name}.disable_ipv6"] for name in speaking} <= {"1"}
+
+    told = set()
+    for operation in diff(KernelState({HOST: Namespace(name=HOST)}), state):
+        if isinstance(operation, SetSysctl) and operation.key == "net.ipv6.conf.default.disable_ipv6":
+            told.add(operation.namespace)
+        if isinstance(operation, AddLink):
+            kind = operation.link.kind
+            ends = {operation.namespace, *([kind.peer_namespace] if isinstance(kind, Veth) else [])}
+            assert ends - {HOST} <= told, f"{operation} before IPv6 is off"
 
 
 @few

@@ -1,0 +1,41 @@
+"""What in the host's own namespace is taken for ours, and so compared and removed: that, and nothing that looks like it."""
+
+import pytest
+
+from weft.network.ingress import MAIN_TABLE
+from weft.network.ownership import (
+    ANSWER_MARK,
+    CLEAR_MARK,
+    ESP_MARK,
+    MESH_PRIORITIES,
+    MESH_TABLE,
+    REQUEST_MARK,
+    owns_link,
+    owns_routing_table,
+    owns_rule,
+    owns_table,
+)
+
+NEIGHBOURS = (0, 1, REQUEST_MARK - 1, REQUEST_MARK + 1, REQUEST_MARK | ANSWER_MARK << 4, ESP_MARK, CLEAR_MARK)
+"""Marks that somebody else may use: none, bits that ours have, and our own for other things."""
+
+
+@pytest.mark.parametrize("priority", MESH_PRIORITIES)
+@pytest.mark.parametrize("table", [MESH_TABLE, MAIN_TABLE])
+def test_a_rule_is_ours_by_its_priority_and_its_mark(priority: int, table: int) -> None:
+    assert all(owns_rule(priority, table, mark) for mark in (REQUEST_MARK, ANSWER_MARK))
+    assert not [mark for mark in NEIGHBOURS if owns_rule(priority, table, mark)]
+
+
+@pytest.mark.parametrize("priority", [0, 898, 902, 32766])
+def test_a_rule_of_another_priority_is_somebody_elses_whatever_it_marks(priority: int) -> None:
+    assert not owns_rule(priority, MESH_TABLE, REQUEST_MARK)
+    assert not owns_rule(priority, MAIN_TABLE, ANSWER_MARK)
+
+
+def test_links_tables_and_routing_tables_are_ours_by_their_whole_names() -> None:
+    assert all(map(owns_link, ("docker_gwbridge", "ing0", "wgw-0123456789")))
+    assert not [name for name in ("docker0", "docker_gwbridge0", "ing00", "ing1", "wgw", "xwgw-1", "eth0") if owns_link(name)]
+    assert all(map(owns_table, ("weft", "weft-guard", "weft-underlay")))
+    assert not [name for name in ("wefts", "weft_guard", "my-weft", "wef", "filter") if owns_table(name)]
+    assert [owns_routing_table(table) for table in (MESH_TABLE - 1, MESH_TABLE, MESH_TABLE + 1)] == [False, True, False]
