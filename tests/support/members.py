@@ -33,11 +33,13 @@ class Host:
         self.listen = f"{self.address}:{free_port()}"
         images = FakeImages("demo")
         self.runtime = FakeRuntime(images, time.time_ns)
+        self.connect: Connect | None = None
+        """Gives the agent its sessions, where a test is its manager."""
 
         def adapters(connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
             return Adapters(
-                kernel=FakeKernel(), runtime=self.runtime, images=images, connect=connect, clock=time.time_ns,
-                entropy=os.urandom, description=self.description, routes=tuple, open_resolver=nobody,
+                kernel=FakeKernel(), runtime=self.runtime, images=images, clock=time.time_ns, entropy=os.urandom,
+                connect=lambda: (self.connect or connect)(), description=self.description, routes=tuple, open_resolver=nobody,
                 managers_changed=managers_changed,
             )  # fmt: skip
 
