@@ -173,6 +173,27 @@ def test_an_update_replaces_the_tasks(cluster, names):
     assert "COLOUR=blue" in cluster.docker(node, "exec", cluster.containers(node, "updated")[0], "env")
 
 
+def test_an_update_of_ports_leaves_tasks_with_the_ports_that_they_have(cluster, names):
+    """Halfway through: the first task is replaced, and nobody listens on the new target in this image."""
+    options = ("--update-delay", "1h", "-p", "8096:80")
+    cluster.create(names("ports"), *options, replicas=3)
+    before = {t["ID"] for t in cluster.running("ports")}
+    new = ("--publish-rm", "80", "--publish-add", "8096:81", "--publish-add", "8097:80")
+    cluster.docker("node1", "service", "update", "--detach", *new, "ports")
+
+    def replaced() -> bool:
+        now = {t["ID"] for t in cluster.running("ports")}
+        return len(now) == 3 and len(now - before) == 1
+
+    cluster.eventually(replaced, 30, "one task replaced")
+    for address in cluster.nodes.values():
+        asked = f"curl -sS --max-time 2 http://{address}:8096/whoami || true; echo"
+        lines = cluster.on("client", "sh", "-c", f"for i in 1 2 3 4 5 6; do {asked}; done").splitlines()
+        answers = [json.loads(line)["hostname"] for line in lines if line.startswith("{")]
+        assert (len(answers), len(set(answers))) == (4, 2), "the two old tasks, each in its turn"
+        assert len({a["hostname"] for a in cluster.whoami(address, 6, 8097)}) == 1, "the new one"
+
+
 def test_an_update_that_changes_no_task_ends(cluster, names):
     """A constraint that all tasks satisfy already: the command waits until it hears that they are up to date."""
     cluster.create(names("stays"), replicas=2)

@@ -5,6 +5,7 @@ Everything is a value again once asked for: `assignment(node)`, `facts(node)`, `
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -89,6 +90,22 @@ class Swarm:
             shown = tuple(p for p in ports if p.mode == "ingress") if network == self.ingress else ()
             self.services[network][id] = ServiceRecord(id=id, network=network, name=name, virtual_address=address, ports=shown)
         return [self._task(name, id, slot, self.nodes[node - 1], attached, ports) for slot, node in enumerate(on, 1)]
+
+    def publish_anew(self, name: str, ports: Sequence[PublishedPort], on: Sequence[int] = ()) -> list[TaskId]:
+        """The service publishes these ports from now on, and one task more on each of the nodes `on` does; its other tasks keep what
+        they have."""
+        id = ServiceId(padded(name))
+        record = self.services[self.ingress][id]
+        versions = {self.tasks[TaskId(e.id)].ports: e.version for e in self.endpoints[self.ingress].values() if e.service == id}
+        version = max(versions.values(), default=0) + 1
+        former = {number: known for known, number in versions.items() if known != tuple(ports)}
+        self.services[self.ingress][id] = msgspec.structs.replace(record, ports=tuple(ports), former=former)
+        slots = itertools.count(1 + max((t.slot for t in self.tasks.values() if t.service == id), default=0))
+        tasks = [self._task(name, id, next(slots), self.nodes[node - 1], [self.ingress], ports) for node in on]
+        for task in tasks:
+            endpoints = self.endpoints[self.ingress]
+            endpoints[task] = msgspec.structs.replace(endpoints[task], version=version)
+        return tasks
 
     def set_serving(self, task: TaskId, serving: bool) -> None:
         for endpoints in self.endpoints.values():

@@ -80,6 +80,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     """Further names of this one task: its container's short id, its hostname."""
     serving: bool = False
     """Running and meant to: gets new connections. An endpoint that does not serve keeps its established ones."""
+    version: int = 0
+    """`Task.spec_version`: which of the service's specs the task was started with. See `ServiceRecord.former`."""
 
     @property
     def mac(self) -> MacAddress:
@@ -97,6 +99,9 @@ class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, k
     aliases: tuple[str, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     """Ports published in the mesh; on the ingress network only."""
+    former: dict[int, tuple[PublishedPort, ...]] = {}
+    """Those of tasks that were started with others, by the task's version. Once for all tasks of a version: a service may have ten
+    thousand ports."""
 
 
 class NetworkView(msgspec.Struct, frozen=True, dict=True):

@@ -18,7 +18,7 @@ from weft.network import encryption, gateway, ingress, loadbalancer, overlay, re
 from weft.network.fragments import grouped, serving, union
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.memo import Memo
-from weft.network.own_ports import without_own_ports
+from weft.network.own_ports import own_ports, published, without_own_ports
 from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace
 from weft.network.sandbox import Outlook
 from weft.network.service_table import EMPTY, Destination, Service, Services, ServiceTable, service_table
@@ -150,7 +150,10 @@ class _Round:
             self._services[balancer_namespace(id)] = table.virtual
             return
         yield from self._keep(("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts))
-        self._services[HOST] = table.published
+        ports = own_ports(self._assignment, facts)
+        self._services[HOST] = self._memo.keep(
+            ("published",), (table.published, facts, port), lambda: published(table.published, ports)
+        )
         outlet = (facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
         yield from self._keep(("outlet", id), (), lambda: gateway.port(*outlet))
 

@@ -6,13 +6,16 @@ one backend more or less is one slot: `render/services.py` has the rules. Backen
 slot whose number is i with its bits reversed, which keeps the empty slots apart from each other;
 the ring grows and shrinks so that among TRIES slots in a row one is taken.
 
+A task is reached by the ports that it was started with until it is gone, whatever its service has
+come to publish meanwhile: during a rolling update one port may lead to two targets.
+
 A table is made from the one before it: backends keep their numbers, what is gone is replaced by the
 newest or by the last one, and what did not change is the same object. Equal networks may therefore
 have tables that differ in the order of backends, and in nothing else.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -21,6 +24,7 @@ import msgspec
 from weft.model.addresses import Port, Protocol
 from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
 from weft.model.ids import ServiceId
+from weft.model.service import PublishedPort
 from weft.network.memo import exchanged
 
 TRIES = 8
@@ -65,15 +69,7 @@ class Service(msgspec.Struct, frozen=True):
 Services = Mapping[Destination, Service]
 
 
-class Offer(NamedTuple):
-    """What a destination leads to."""
-
-    service: ServiceId
-    target: Port | None
-    """The tasks' port; None: the one that was asked for."""
-
-
-Offers = Mapping[Destination, Offer]
+Owners = Mapping[Destination, ServiceId]
 
 
 class ServiceTable(msgspec.Struct, frozen=True):
@@ -83,7 +79,7 @@ class ServiceTable(msgspec.Struct, frozen=True):
     """By virtual address, ascending."""
     published: Services = {}
     """By protocol and port, ascending."""
-    offers: tuple[Offers, Offers] = ({}, {})
+    owners: tuple[Owners, Owners] = ({}, {})
     """Of both."""
     view: NetworkView | None = None
     """What it was made of."""
@@ -102,64 +98,88 @@ def service_table(view: NetworkView, before: ServiceTable = EMPTY) -> ServiceTab
     changed |= {record.id for record in (*lost, *new)}
     if not changed:
         return before
-    offers = before.offers
+    owners = before.owners
     if lost or new:
-        offers = (_virtual_addresses(records), _published_ports(records))
-        changed |= _new_owners(offers, before)
+        owners = (_virtual_addresses(records), _published_ports(records))
+        changed |= _new_owners(owners, before)
     backends: dict[ServiceId, list[EndpointRecord]] = {id: [] for id in changed}
     for endpoint in endpoints.values():
         if endpoint.serving and endpoint.service in changed:
             backends[endpoint.service].append(endpoint)
+    changes = {id: _Backends(records[id], found) for id, found in backends.items() if id in records}
     virtual, published = (
-        _services(some, records, backends, known)
-        for some, known in zip(offers, (before.virtual, before.published), strict=True)
+        _services(some, changes, known)
+        for some, known in zip(owners, (before.virtual, before.published), strict=True)
     )
-    return ServiceTable(virtual, published, offers, view)
+    return ServiceTable(virtual, published, owners, view)
 
 
-def _virtual_addresses(records: Mapping[ServiceId, ServiceRecord]) -> Offers:
-    found = [(r.virtual_address, Offer(r.id, None)) for r in records.values() if r.virtual_address]
+def _virtual_addresses(records: Mapping[ServiceId, ServiceRecord]) -> Owners:
+    found = [(r.virtual_address, r.id) for r in records.values() if r.virtual_address]
     return dict(sorted(found))
 
 
-def _published_ports(records: Mapping[ServiceId, ServiceRecord]) -> Offers:
-    """Of two services with one port the one whose id comes first has it."""
-    found: dict[Published, Offer] = {}
-    for id in sorted(records):
-        for port in records[id].ports:
-            if port.mode == "ingress" and port.published:
-                key = Published(port.protocol, port.published)
-                found.setdefault(key, Offer(id, port.target))
+def _published_ports(records: Mapping[ServiceId, ServiceRecord]) -> Owners:
+    """Of two services with one port the one has it that is to have it, rather than one whose older
+    tasks still do; else the one whose id comes first."""
+    found: dict[Published, ServiceId] = {}
+    ordered = [records[id] for id in sorted(records)]
+    current = ((record.id, record.ports) for record in ordered)
+    former = ((record.id, ports) for record in ordered for ports in record.former.values())
+    for id, ports in (*current, *former):
+        for port in _targets(ports):
+            found.setdefault(port, id)
     return {destination: found[destination] for destination in sorted(found)}
 
 
-def _new_owners(offers: tuple[Offers, Offers], before: ServiceTable) -> set[ServiceId]:
-    """Services that have got a destination from another one."""
-    known = {**before.virtual, **before.published}
+def _targets(ports: Iterable[PublishedPort]) -> dict[Published, Port]:
     return {
-        offer.service
-        for some in offers
-        for destination, offer in some.items()
-        if destination in known and known[destination].id != offer.service
+        Published(port.protocol, port.published): port.target
+        for port in ports
+        if port.mode == "ingress" and port.published
     }
 
 
+def _new_owners(owners: tuple[Owners, Owners], before: ServiceTable) -> set[ServiceId]:
+    """Services that have got a destination from another one."""
+    known = {**before.virtual, **before.published}
+    return {
+        id
+        for some in owners
+        for destination, id in some.items()
+        if destination in known and known[destination].id != id
+    }
+
+
+class _Backends:
+    """Of one service: its tasks that serve, each with the ports that it was started with."""
+
+    def __init__(self, record: ServiceRecord, serving: Sequence[EndpointRecord]) -> None:
+        self.record, self._serving = record, serving
+        self._targets = _targets(record.ports)
+        self._former = {version: _targets(ports) for version, ports in record.former.items()}
+
+    def at(self, destination: Destination) -> list[Backend]:
+        if isinstance(destination, IPv4Address):
+            return sorted({Backend(e.address.ip) for e in self._serving})
+        targets = ((e, self._former.get(e.version, self._targets)) for e in self._serving)
+        return sorted({
+            Backend(e.address.ip, ports[destination]) for e, ports in targets if destination in ports
+        })  # fmt: skip
+
+
 def _services(
-    offers: Offers,
-    records: Mapping[ServiceId, ServiceRecord],
-    backends: Mapping[ServiceId, Sequence[EndpointRecord]],
-    before: Services,
+    owners: Owners, changes: Mapping[ServiceId, _Backends], before: Services
 ) -> Services:
-    """`backends`: of the services that may have changed."""
+    """`changes`: of the services that may have changed."""
     found: dict[Destination, Service] = {}
-    for destination, (id, target) in offers.items():
-        old = before.get(destination)
-        if old is not None and id not in backends:
-            found[destination] = old
+    for destination, id in owners.items():
+        old, changed = before.get(destination), changes.get(id)
+        if changed is None:
+            found[destination] = before[destination]
             continue
-        wanted = sorted({Backend(e.address.ip, target) for e in backends[id]})
-        new = balanced(records[id], wanted, old)
-        found[destination] = old if old == new else new
+        new = balanced(changed.record, changed.at(destination), old)
+        found[destination] = old if old is not None and old == new else new
     return found
 
 

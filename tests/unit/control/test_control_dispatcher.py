@@ -6,8 +6,17 @@ from tests.support.control_room import ControlRoom
 from weft.control.assignments.assignments import Memo, assignment_for, difference, network_views
 from weft.model.assignment import Assignment, NetworkView
 from weft.model.ids import NetworkId, NodeId
+from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
-from weft.model.service import ContainerSpec, EndpointSpec, NetworkAttachmentSpec, PublishedPort, ServiceSpec, TaskSpec
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    NetworkAttachmentSpec,
+    PublishedPort,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
 NODE1 = NodeId("node1")
@@ -142,6 +151,52 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
     room.remove(room.state.networks[first])
     settle()
     assert first not in views
+
+
+def test_what_a_task_was_started_with_is_known_until_it_is_gone() -> None:
+    """An update, halfway through, that publishes another target and leaves one network for another."""
+    room = ControlRoom(nodes=1)
+    old, new = room.network(NetworkSpec(name="old")), room.network(NetworkSpec(name="new"))
+    service = room.service(spec(old, 2, publish=8080))
+    room.settle()
+    assert room.state.ingress is not None
+    ingress, address = room.state.ingress.id, views_of(room)[old].services[service].virtual_address
+    wanted = spec(new, 2)
+    task = msgspec.structs.replace(wanted.task, networks=(NetworkAttachmentSpec(new, ("other",)),))
+    ports = EndpointSpec("vip", (PublishedPort(81, 8080), PublishedPort(82, 9090)))
+    wanted = msgspec.structs.replace(wanted, task=task, endpoint=ports, update=UpdateConfig(delay=3600 * SECOND))
+    room.put(msgspec.structs.replace(room.state.services[service], spec=wanted, spec_version=0))
+    room.settle(patience=600 * SECOND)
+    kept, replaced = sorted(room.running(service), key=lambda t: t.spec_version)
+    views = views_of(room)
+    mesh, left, entered = (views[id].services[service] for id in (ingress, old, new))
+    assert mesh.ports == replaced.ports == ports.ports
+    assert mesh.former == {kept.spec_version: kept.ports}
+    assert {e.version for e in views[ingress].endpoints.values() if e.task == kept.id} == {kept.spec_version}
+    assert (left.virtual_address, left.aliases) == (address, ("alias",))
+    assert entered.aliases == ("other",)
+    room.now += 3600 * SECOND
+    room.settle()
+    views = views_of(room)
+    assert views[ingress].services[service].former == {}
+    assert service not in views[old].services
+    assert [a.network for a in room.state.services[service].endpoint.addresses] == [ingress, new]
+
+
+def test_an_alias_that_an_update_takes_away_is_known_while_a_task_has_it() -> None:
+    room = ControlRoom(nodes=1)
+    network = room.network(NetworkSpec(name="net"))
+    service = room.service(spec(network, 2))
+    room.settle()
+    wanted = spec(network, 2)
+    task = msgspec.structs.replace(wanted.task, networks=(NetworkAttachmentSpec(network, ("other",)),))
+    wanted = msgspec.structs.replace(wanted, task=task, update=UpdateConfig(delay=3600 * SECOND))
+    room.put(msgspec.structs.replace(room.state.services[service], spec=wanted, spec_version=0))
+    room.settle(patience=600 * SECOND)
+    assert views_of(room)[network].services[service].aliases == ("other", "alias")
+    room.now += 3600 * SECOND
+    room.settle()
+    assert views_of(room)[network].services[service].aliases == ("other",)
 
 
 def test_networks_that_nothing_happened_to_stay_the_same_object() -> None:

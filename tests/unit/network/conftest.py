@@ -64,7 +64,7 @@ def told(swarm, node, engine=None, keys=()):
 
 @st.composite
 def histories(draw):
-    """One node at two moments of one swarm: tasks went, stopped serving, and came."""
+    """One node at two moments of one swarm: tasks went, stopped serving, and came, and services published something else."""
     swarm, node = draw(swarms()), draw(st.integers(1, NODES))
     before = told(swarm, node)
     for task in draw(st.lists(st.sampled_from(sorted(swarm.tasks)), unique=True)) if swarm.tasks else ():
@@ -72,6 +72,10 @@ def histories(draw):
             swarm.remove(task)
         else:
             swarm.set_serving(task, draw(st.booleans()))
+    published = sorted(swarm.services[swarm.ingress])
+    for service in draw(st.lists(st.sampled_from(published), unique=True)) if published else ():
+        name, ports = swarm.services[swarm.ingress][service].name, [PublishedPort(target=80, published=7000)]
+        swarm.publish_anew(name, draw(st.sampled_from([ports, []])), on=draw(st.lists(st.integers(1, NODES), max_size=2)))
     extra = draw(st.lists(st.sampled_from(sorted(swarm.definitions)), unique=True, max_size=2))
     swarm.service("late", *(n for n in extra if n != swarm.ingress), on=draw(st.lists(st.integers(1, NODES), max_size=2)))
     return before, told(swarm, node)

@@ -157,6 +157,53 @@ def test_a_port_that_two_services_publish_goes_to_the_other_when_the_first_gives
     )
 
 
+def targets(table):
+    """Where each published port leads: address and port."""
+    return {
+        key.port: [f"{b.address}:{b.port}" for b in sorted(service.backends)]
+        for key, service in table.published.items()
+    }
+
+
+def test_tasks_keep_the_ports_that_they_were_started_with():
+    """An update of the target port, of the published port, and of both, task by task."""
+    swarm, _, [first, second] = swarm_with(8080)
+    before = service_table(view_of(swarm, swarm.ingress))
+    swarm.set_serving(first, False)
+    swarm.publish_anew("web", [PublishedPort(target=81, published=8080)], on=[1])
+    table = service_table(view_of(swarm, swarm.ingress), before)
+    assert targets(table) == {8080: ["10.0.0.6:80", "10.0.0.7:81"]}
+    new = [PublishedPort(target=81, published=8080), PublishedPort(target=82, published=9090)]
+    swarm.publish_anew("web", new, on=[2])
+    table = service_table(view_of(swarm, swarm.ingress), table)
+    assert targets(table) == {
+        8080: ["10.0.0.6:80", "10.0.0.7:81", "10.0.0.8:81"],
+        9090: ["10.0.0.8:82"],
+    }
+    swarm.publish_anew("web", new[1:])
+    table = service_table(view_of(swarm, swarm.ingress), table)
+    assert targets(table)[8080] == ["10.0.0.6:80", "10.0.0.7:81", "10.0.0.8:81"]
+    assert targets(table) == targets(service_table(view_of(swarm, swarm.ingress)))
+    swarm.remove(first)
+    swarm.remove(second)
+    assert targets(service_table(view_of(swarm, swarm.ingress), table))[8080] == [
+        "10.0.0.7:81",
+        "10.0.0.8:81",
+    ]
+
+
+def test_a_port_is_that_of_the_service_that_publishes_it_now():
+    """One gives it up, another takes it, while tasks of the first still have it."""
+    swarm, _, _ = swarm_with(8080)
+    swarm.publish_anew("web", [PublishedPort(target=80, published=9090)])
+    before = service_table(view_of(swarm, swarm.ingress))
+    assert targets(before)[8080] == ["10.0.0.5:80", "10.0.0.6:80"]
+    swarm.service("zzz", ports=[PublishedPort(target=9, published=8080)], on=[1])
+    after = service_table(view_of(swarm, swarm.ingress), before)
+    assert targets(after) == {8080: ["10.0.0.8:9"], 9090: []}
+    assert targets(after) == targets(service_table(view_of(swarm, swarm.ingress)))
+
+
 def test_a_task_that_has_another_address_is_another_backend():
     swarm, net, [first, _] = swarm_with(8080)
     before = service_table(view_of(swarm, net))

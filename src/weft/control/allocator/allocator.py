@@ -63,6 +63,8 @@ def _concerned(state: ClusterState, events: Iterable[Event] | None) -> tuple[Ite
             services[obj.id] = None
         elif isinstance(obj, Task):
             nodes |= {task.node: None for task in (event.before, event.after) if isinstance(task, Task) and task.node}
+            if event.after is None or obj.state.is_terminal:
+                services[obj.service] = None
     return _present(state.nodes, nodes), _present(state.services, services)
 
 
@@ -197,13 +199,24 @@ class _Pass:
             wanted += [a.target for a in task.networks]
         return tuple(dict.fromkeys(wanted)) if endpoint.mode == "vip" else ()
 
+    def _networks_held(self, service: Service) -> tuple[NetworkId, ...]:
+        """The same, and those that the service has left while tasks of an earlier version are still on them: they are called by
+        its virtual address there. Raises `Conflict`."""
+        wanted = self._virtual_networks(service)
+        left = [a.network for a in service.endpoint.addresses if a.network not in wanted and self.book.has(a.network)]
+        if not left or service.spec.endpoint.mode != "vip":
+            return wanted
+        tasks = [t for t in self.state.tasks_of(service.id).values() if not t.state.is_terminal]
+        occupied = {attachment.network for task in tasks for attachment in task.attachments}
+        return (*wanted, *(id for id in left if id in occupied))
+
     def _is_allocated(self, service: Service) -> bool:
         endpoint = service.endpoint
         if service.error or endpoint.spec != service.spec.endpoint:
             return False
         held = tuple(a.network for a in endpoint.addresses)
         try:
-            return held == self._virtual_networks(service) and all(self.book.has(a.network) for a in endpoint.addresses)
+            return held == self._networks_held(service) and all(self.book.has(a.network) for a in endpoint.addresses)
         except Conflict:
             return False
 
@@ -219,7 +232,7 @@ class _Pass:
             self.changes.append(Put(changed))
 
     def _endpoint(self, service: Service) -> Endpoint:
-        networks = self._virtual_networks(service)
+        networks = self._networks_held(service)
         kept = {a.network: a for a in service.endpoint.addresses if self.book.has(a.network)}
         found = self.book.find(id for id in networks if id not in kept)
         ports = self._ports(service)

@@ -32,7 +32,7 @@ from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Network
 from weft.model.node import Node, NodeState
-from weft.model.service import Service
+from weft.model.service import PublishedPort, Service
 from weft.model.state import ClusterState, Event
 from weft.model.task import Attachment, Task, TaskState
 
@@ -95,7 +95,7 @@ def network_views(
     """The views of all allocated networks. With `previous`, the views at some earlier state, and all `events` since then,
     only what they touch is computed; every other view is the previous object."""
     previous = previous or {}
-    touched = _touched(state, events)
+    touched = _touched(state, previous, events)
     return {
         network.id: _view_now(state, network, previous.get(network.id), touched.get(network.id))
         for network in state.networks.values()
@@ -103,15 +103,14 @@ def network_views(
     }
 
 
-def _touched(state: ClusterState, events: Iterable[Event]) -> dict[NetworkId, _Touched]:
+def _touched(state: ClusterState, previous: Views, events: Iterable[Event]) -> dict[NetworkId, _Touched]:
     touched: defaultdict[NetworkId, _Touched] = defaultdict(_Touched)
     for event in events:
         for obj in (event.before, event.after):
             if isinstance(obj, Task):
-                for attachment in obj.attachments:
-                    touched[attachment.network].endpoints.add(obj.id)
+                _touch_task(touched, state, obj)
             elif isinstance(obj, Service):
-                for network in _networks_of_service(state, obj):
+                for network in _networks_of_service(state, previous, obj):
                     touched[network].services.add(obj.id)
             elif isinstance(obj, Node):
                 for leg in obj.attachments:
@@ -123,6 +122,16 @@ def _touched(state: ClusterState, events: Iterable[Event]) -> dict[NetworkId, _T
                 for attachment in task.attachments:
                     touched[attachment.network].endpoints.add(task.id)
     return touched
+
+
+def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: Task) -> None:
+    """What its service is known by may follow from a task that was made for another version of it."""
+    service = state.services.get(task.service)
+    is_of_another = service is not None and task.spec_version != service.spec_version
+    for attachment in task.attachments:
+        touched[attachment.network].endpoints.add(task.id)
+        if is_of_another:
+            touched[attachment.network].services.add(task.service)
 
 
 def _moved(event: Event) -> bool:
@@ -150,8 +159,9 @@ def _view_now(state: ClusterState, network: Network, old: NetworkView | None, to
 
 def _everything_on(state: ClusterState, network: Network) -> _Touched:
     legs = map(load_balancer_id, state.nodes_attached(network.id))
+    tasks = state.tasks_attached(network.id)
     services = state.services if network.spec.ingress else state.services_attached(network.id)
-    return _Touched(endpoints={*state.tasks_attached(network.id), *legs}, services=set(services))
+    return _Touched(endpoints={*tasks, *legs}, services={*services, *(task.service for task in tasks.values())})
 
 
 K = TypeVar("K")
@@ -203,6 +213,7 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
         id=task.id, network=network, address=attachment.address, node=node.id, vtep=node.data_path_address,
         task=task.id, name=task.name, service=task.service, aliases=_aliases(task),
         serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING and not _is_lost(node),
+        version=task.spec_version,
     )  # fmt: skip
 
 
@@ -232,25 +243,45 @@ def _aliases(task: Task) -> tuple[str, ...]:
     return short + ((hostname,) if hostname and "{{" not in hostname else ())
 
 
-def _networks_of_service(state: ClusterState, service: Service) -> Iterator[NetworkId]:
+def _networks_of_service(state: ClusterState, previous: Views, service: Service) -> Iterator[NetworkId]:
+    """Those of its spec, and those that it was known on because of tasks that are still there."""
     yield from (attachment.target for attachment in service.spec.task.networks)
+    yield from (id for id, view in previous.items() if service.id in view.services)
     if state.ingress is not None:
         yield state.ingress.id
 
 
 def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> ServiceRecord | None:
-    """On ingress the service's ports, elsewhere its address and names."""
+    """On ingress the service's ports, elsewhere its address and names: as its spec has them now, and as those of its tasks have
+    them that were started with an earlier one, until they are gone."""
     service = state.services.get(id)
     if service is None:
         return None
+    earlier = _earlier_tasks(state, service, network)
     if state.ingress is not None and network == state.ingress.id:
-        ports = tuple(p for p in service.endpoint.ports if p.mode == "ingress" and p.published)
-        return ServiceRecord(id=id, network=network, name=service.name, ports=ports) if ports else None
+        ports = _mesh(service.endpoint.ports)
+        by_version = {task.spec_version: task.ports for task, _ in earlier}
+        former = {version: had for version, all_ in by_version.items() if (had := _mesh(all_)) != ports}
+        record = ServiceRecord(id=id, network=network, name=service.name, ports=ports, former=former)
+        return record if ports or former else None
     wanted = next((a for a in service.spec.task.networks if a.target == network), None)
-    if wanted is None:
+    if wanted is None and not earlier:
         return None
     address = next((a.address.ip for a in service.endpoint.addresses if a.network == network), None)
-    return ServiceRecord(id=id, network=network, name=service.name, virtual_address=address, aliases=wanted.aliases)
+    aliases = wanted.aliases if wanted else ()
+    kept = sorted({alias for _, attachment in earlier for alias in attachment.aliases}.difference(aliases))
+    return ServiceRecord(id=id, network=network, name=service.name, virtual_address=address, aliases=(*aliases, *kept))
+
+
+def _earlier_tasks(state: ClusterState, service: Service, network: NetworkId) -> list[tuple[Task, Attachment]]:
+    """Tasks on the network that are not over and were made for another version of the service."""
+    tasks = (t for t in state.tasks_of(service.id).values() if t.spec_version != service.spec_version)
+    found = ((task, _attachment(task.attachments, network)) for task in tasks if not task.state.is_terminal)
+    return [(task, attachment) for task, attachment in found if attachment is not None]
+
+
+def _mesh(ports: tuple[PublishedPort, ...]) -> tuple[PublishedPort, ...]:
+    return tuple(p for p in ports if p.mode == "ingress" and p.published)
 
 
 # --- differences
