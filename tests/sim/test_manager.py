@@ -620,7 +620,7 @@ def test_a_service_is_updated_and_rolled_back() -> None:
         await asyncio.sleep(10)
         first = manager.state.services[id]
         with pytest.raises(OutOfSequence, match="update out of sequence"):
-            await manager.update_service(id, first.meta.version - 1, web(2))
+            await manager.update_service(id, first.meta.version + 1, web(2))
         with pytest.raises(Unsupported, match="renaming services is not supported"):
             await manager.update_service(id, first.meta.version, web(2, name="other"))
         with pytest.raises(Unsupported, match="service mode change is not allowed"):

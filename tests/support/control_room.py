@@ -141,7 +141,7 @@ class ControlRoom:
         return bool(reports)
 
     def report(self, task: Task, state: TaskState, err: str = "") -> None:
-        self.put(msgspec.structs.replace(task, status=TaskStatus(state, self.now, state.name.lower(), err)))
+        self.put(task.observed(TaskStatus(state, self.now, state.name.lower(), err)))
 
     def _moved(self, task: Task, steps: int) -> Task | None:
         node = self.state.nodes.get(task.node) if task.node is not None else None
@@ -154,11 +154,7 @@ class ControlRoom:
             state = min(reached, task.desired)
             if state == TaskState.RUNNING and task.spec.container.image in self.failing:
                 state = TaskState.FAILED
-        return (
-            None
-            if state == task.state
-            else msgspec.structs.replace(task, status=TaskStatus(state, self.now, state.name.lower()))
-        )
+        return None if state == task.state else task.observed(TaskStatus(state, self.now, state.name.lower()))
 
     def settle(self, patience: Nanoseconds = 120 * SECOND, loops: tuple[Loop, ...] = LOOPS, rounds: int = 400) -> None:
         """Until nothing changes and no loop wants to look again within `patience`. Raises `NotSettled`."""

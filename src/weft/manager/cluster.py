@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.errors import InvalidArgument, OutOfSequence
+from weft.control.requests.sequence import check_sequence
+from weft.errors import InvalidArgument
 from weft.manager.authority import Authority
 from weft.manager.transaction import cluster_of
 from weft.model.cluster import Cluster, ClusterSpec, RootCa, RootRotation
@@ -30,8 +31,7 @@ def update(
 ) -> list[Change]:  # fmt: skip
     """A rotated token is worthless at once; who has joined with it stays. `root`: to be the new one."""
     cluster = cluster_of(state)
-    if cluster.meta.version != version:
-        raise OutOfSequence("update out of sequence")
+    check_sequence(cluster, version)
     validate(spec)
 
     def token(old: str, rotate: bool) -> str:
@@ -45,7 +45,8 @@ def update(
     rotation = cluster.rotation
     if root is not None or spec.force_rotate != cluster.spec.force_rotate:
         rotation = _rotation(cluster, root, tools)
-    return [Put(msgspec.structs.replace(cluster, spec=spec, join_tokens=tokens, rotation=rotation))]
+    follows = cluster.meta.version
+    return [Put(msgspec.structs.replace(cluster, spec=spec, spec_follows=follows, join_tokens=tokens, rotation=rotation))]
 
 
 def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotation | None:

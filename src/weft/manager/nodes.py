@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from weft.errors import FailedPrecondition, Forbidden, NotFound, OutOfSequence
+from weft.control.requests.sequence import check_sequence
+from weft.errors import FailedPrecondition, Forbidden, NotFound
 from weft.manager import revocation
 from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates
@@ -91,8 +92,7 @@ def update(
     """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds. `version`: of
     the node as the user has read it. What has changed since then may be all but the spec: a node's status changes when it likes."""
     node = _get(state, id)
-    if not node.spec_follows < version <= node.meta.version:
-        raise OutOfSequence("update out of sequence")
+    check_sequence(node, version)
     if spec.role == "worker" and node.spec.role == "manager":
         _check_demotion(state, node, standing.present)
     if spec.role == "manager" and node.spec.role == "worker" and obstacle:

@@ -81,7 +81,7 @@ def merged(state: ClusterState, reports: Iterable[Report]) -> list[Change]:
         for id, status in report.statuses:
             task = tasks.get(id) or state.tasks.get(id)
             if task is not None and task.node == report.node and _is_news(task.status, status):
-                tasks[id] = msgspec.structs.replace(task, status=status)
+                tasks[id] = task.observed(status)
     return [Put(task) for task in tasks.values()]
 
 

@@ -67,6 +67,8 @@ class JoinTokens(msgspec.Struct, frozen=True):
 class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ClusterId
     spec: ClusterSpec = ClusterSpec()
+    spec_follows: int = 0
+    """The cluster's version before its spec was changed last: whoever has read a later one has seen that spec."""
     default_pool: tuple[IPv4Network, ...] = DEFAULT_POOL
     subnet_size: int = 24
     data_path_port: Port = VXLAN_PORT

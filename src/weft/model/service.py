@@ -181,6 +181,8 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     spec: ServiceSpec
     spec_version: int = 0
     """The store's version of the last write that changed the spec; written as 0, the store fills it in. See `Task.spec_version`."""
+    spec_follows: int = 0
+    """The service's version before its spec was changed last: whoever has read a later one has seen that spec."""
     previous_spec: ServiceSpec | None = None
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None

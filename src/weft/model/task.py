@@ -91,6 +91,8 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """Ingress first if the service publishes in the mesh, then the networks in the order of the spec."""
     desired: TaskState = TaskState.RUNNING
     status: TaskStatus = TaskStatus(TaskState.NEW)
+    started_at: Nanoseconds = 0
+    """When its node says that it began to run; 0 for one that never did, or that was over before its node could say so."""
     restart_at: Nanoseconds = 0
     """A replacement waits in desired READY until this moment, then the orchestrator sets RUNNING."""
     meta: Meta = Meta()
@@ -103,6 +105,11 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     @property
     def state(self) -> TaskState:
         return self.status.state
+
+    def observed(self, status: TaskStatus) -> "Task":
+        """With what its node says of it."""
+        began = status.timestamp if status.state is TaskState.RUNNING else 0
+        return msgspec.structs.replace(self, status=status, started_at=self.started_at or began)
 
     @property
     def is_live(self) -> bool:

@@ -272,6 +272,31 @@ def test_a_late_failure_does_not_stop_a_slow_update() -> None:
     assert update_state(room, id) == UpdateState.COMPLETED
 
 
+@pytest.mark.parametrize(("lasted", "state"), [(20, UpdateState.UPDATING), (2, UpdateState.PAUSED)])
+def test_of_an_update_that_cannot_end_only_early_failures_count(lasted: int, state: UpdateState) -> None:
+    """All slots at once, and one of them finds no node: no slot follows another."""
+    config = UpdateConfig(parallelism=0, monitor=3 * SECOND)
+    room, id = room_with(spec(replicas=2, update=config), nodes=2)
+    room.set_node("node2", availability="pause")
+    change(room, id, spec("two", replicas=2, update=config, placement=Placement(max_replicas=1)))
+    room.until(lambda: images(room, id) == ["two"])
+    room.now += lasted * SECOND
+    room.report(room.running(id)[0], TaskState.FAILED)
+    room.settle(patience=20 * SECOND)
+    assert update_state(room, id) == state
+
+
+def test_a_task_that_never_ran_has_failed_however_late() -> None:
+    room, id = room_with(spec(replicas=1))
+    change(room, id, spec("two", replicas=1))
+    room.until(lambda: any(t.spec.container.image == "two" for t in room.state.tasks_of(id).values()))
+    new = next(t for t in room.state.tasks_of(id).values() if t.spec.container.image == "two")
+    room.now += 600 * SECOND
+    room.report(new, TaskState.REJECTED)
+    room.settle()
+    assert update_state(room, id) == UpdateState.PAUSED
+
+
 def test_start_first_keeps_the_old_task_while_the_new_one_fails() -> None:
     config = UpdateConfig(order="start-first")
     room, id = room_with(spec(replicas=2, update=config))

@@ -1,11 +1,13 @@
 """The scheduler: who gets what, how evenly, and what is said when nobody can."""
 
+import msgspec
 import pytest
 
 from tests.support.control_room import ControlRoom
 from weft.control.scheduler.constraints import parse, satisfied
 from weft.errors import InvalidArgument
-from weft.model.ids import NodeId
+from weft.model.ids import NodeId, TaskId
+from weft.model.meta import Meta
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.service import (
     ContainerSpec,
@@ -49,6 +51,22 @@ def test_a_batch_spreads_evenly() -> None:
     room.settle()
     assert spread_of(room, one) == [1, 1, 1]
     assert sorted(spread_of(room, two)) == [3, 3, 4]
+
+
+def test_two_specs_of_a_service_that_wait_together_share_its_limit_on_a_node() -> None:
+    room = ControlRoom(nodes=1)
+    id = room.service(spec(1, Placement(max_replicas=1)))
+    for loop in ("orchestrator", "allocator"):
+        room.run(loop)  # type: ignore[arg-type]
+    (old,) = room.state.tasks_of(id).values()
+    room.put(msgspec.structs.replace(
+        old, id=TaskId("new"), slot=2, spec_version=old.spec_version + 1, meta=Meta(),
+        spec=msgspec.structs.replace(old.spec, force_update=1),
+    ))  # fmt: skip
+    room.run("scheduler")
+    states = sorted(task.state for task in room.state.tasks_of(id).values())
+    assert states == [TaskState.PENDING, TaskState.ASSIGNED]
+    assert errors_of(room, id) == {"no suitable node (max replicas per node limit exceed)"}
 
 
 def test_the_emptier_node_comes_first() -> None:

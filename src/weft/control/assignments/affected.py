@@ -58,4 +58,4 @@ def _nodes(event: Event) -> Iterable[NodeId]:
 def _reads_the_same(before: Task, after: Task) -> bool:
     """To its node: nothing has changed but its status, and it is still to be run."""
     same_end = (is_dispatched(before), before.state.is_terminal) == (is_dispatched(after), after.state.is_terminal)
-    return same_end and msgspec.structs.replace(before, status=after.status, meta=after.meta) == after
+    return same_end and msgspec.structs.replace(before.observed(after.status), meta=after.meta) == after

@@ -4,8 +4,8 @@ Nothing is remembered between passes; all follows from the records of the tasks.
 present version beside one of an older version; the oldest such task is the one that the updater made, later ones are restarts.
 It is *in flight* until that task, or a restart of it, has run or ended for `delay`; at most `parallelism` slots are in flight.
 
-A task that ends within `monitor` of its start is a failure. When it started is not recorded, but of a slot followed by as many
-others as fit in flight it is known to be at least `delay` before the last of those was begun; all later ends are late.
+A task that ends within `monitor` of its start, or that never ran, is a failure; all later ends are late (swarmkit
+manager/orchestrator/update/updater.go).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,9 @@ _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState
 
 def with_spec(service: Service, spec: ServiceSpec) -> Service:
     """The service as a user's update leaves it. A new update begins, whatever became of the last one."""
-    return msgspec.structs.replace(service, spec=spec, spec_version=0, previous_spec=service.spec, update_status=None)
+    return msgspec.structs.replace(
+        service, spec=spec, spec_follows=service.meta.version, spec_version=0, previous_spec=service.spec, update_status=None
+    )
 
 
 def rolled_back(service: Service, now: Nanoseconds, message: str = "manually requested rollback") -> Service:
@@ -167,7 +169,7 @@ def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
 
 def _handle_failures(draft: Draft, config: UpdateConfig, updated: dict[Slot, Task], total: int) -> bool:
     """Pauses or rolls back if too many tasks failed; True if the update goes no further."""
-    failed = _failed(list(updated.values()), config)
+    failed = [task for task in updated.values() if _has_failed(task, config)]
     if config.failure_action == "continue" or not failed or len(failed) / total <= config.max_failure_ratio:
         return False
     cause = f"due to failure or early termination of task {failed[-1].id}"
@@ -182,18 +184,9 @@ def _handle_failures(draft: Draft, config: UpdateConfig, updated: dict[Slot, Tas
     return True
 
 
-def _failed(updated: Sequence[Task], config: UpdateConfig) -> list[Task]:
-    failed = []
-    for position, task in enumerate(updated):
-        if task.state not in _FAILURES:
-            continue
-        follower = position + config.parallelism
-        if config.parallelism and follower < len(updated) and updated[follower].meta.created_at:
-            started = updated[follower].meta.created_at - config.delay
-            if task.status.timestamp > started + config.monitor:
-                continue
-        failed.append(task)
-    return failed
+def _has_failed(task: Task, config: UpdateConfig) -> bool:
+    is_late = task.started_at and task.status.timestamp > task.started_at + config.monitor
+    return task.state in _FAILURES and not is_late
 
 
 def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> None:

@@ -2,8 +2,9 @@
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
 from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.control.requests.sequence import check_sequence
 from weft.control.requests.validation import validate_service
-from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, OutOfSequence, Unsupported
+from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from weft.model.ids import ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import Service, ServiceSpec
@@ -53,8 +54,7 @@ def _get(state: ClusterState, id: ServiceId) -> Service:
 
 def _at(state: ClusterState, id: ServiceId, version: int) -> Service:
     service = _get(state, id)
-    if service.meta.version != version:
-        raise OutOfSequence("update out of sequence")
+    check_sequence(service, version)
     return service
 
 

@@ -26,9 +26,14 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
     if not pending:
         return Decision()
     places = {node.id: Place.of(node, state.usage.load(node.id)) for node in state.nodes.values()}
+    of_services: dict[ServiceId, dict[NodeId, History]] = {}
+    """Of a whole service: groups of it with different specifications share the limit of replicas on a node."""
     changes: list[Change] = []
     for group in _groups(pending):
-        histories = _histories(state, group[0].service, now)
+        service = group[0].service
+        if service not in of_services:
+            of_services[service] = _histories(state, service, now)
+        histories = of_services[service]
         mine = _preassigned([t for t in group if t.node is not None], places, histories, now)
         rest = _placed([t for t in group if t.node is None], places, histories, now)
         changes += islice(chain(mine, rest), MOST_CHANGES - len(changes))
