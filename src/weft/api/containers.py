@@ -19,7 +19,10 @@ from weft.model.container import Container, ContainerState
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
 
-FILTERS = ("id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since")
+FILTERS = (
+    "id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since", "health", "volume", "isolation",
+)  # fmt: skip
+HEALTH = ("none", "starting", "healthy", "unhealthy")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 FOR_EVER = 86400
 MAX_GRACE = 2**31 - 1
@@ -95,6 +98,15 @@ def _makers(call: Call) -> filters.Makers[Container]:
         moment = find_container(runtime, value).created_at
         return lambda c: c.created_at > moment
 
+    def of_health(value: str) -> filters.Test[Container]:
+        """Nothing is checked yet, so all are `none`."""
+        if value not in HEALTH:
+            raise InvalidArgument(f"invalid filter 'health={value}'")
+        return lambda c: value == "none"
+
+    def on_volume(value: str) -> filters.Test[Container]:
+        return lambda c: any(value in (mount.source, mount.target) for mount in c.config.spec.mounts)
+
     return {
         "id": lambda value: lambda c: c.id.startswith(value),
         "name": of_name,
@@ -106,6 +118,9 @@ def _makers(call: Call) -> filters.Makers[Container]:
         "exited": lambda value: lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value,
         "before": before,
         "since": since,
+        "health": of_health,
+        "volume": on_volume,
+        "isolation": lambda value: lambda c: True,
     }
 
 

@@ -12,7 +12,9 @@ from weft.api.schema.event import event_json
 from weft.api.streams import streamed
 from weft.model.container import NodeEvent
 
-FILTERS = ("type", "event", "container", "image", "network", "service", "node", "label", "scope")
+OBJECTS = ("container", "image", "network", "service", "node", "config", "daemon", "plugin", "secret", "volume")
+"""Kinds of objects of which events may be asked for; of the last five Weft has none to tell of."""
+FILTERS = ("type", "event", "label", "scope", *OBJECTS)
 
 
 async def stream(call: Call) -> web.StreamResponse:
@@ -42,5 +44,5 @@ MAKERS: filters.Makers[NodeEvent] = {
     "event": lambda value: lambda event: event.action == value or event.action.startswith(f"{value}:"),
     "label": lambda value: lambda event: label_matches(event.attributes, value),
     "scope": lambda value: lambda event: event.scope == value,
-    **{kind: _of(kind) for kind in ("container", "image", "network", "service", "node")},
+    **{kind: _of(kind) for kind in OBJECTS},
 }

@@ -66,16 +66,28 @@ def _together(key: str, tests: Sequence[Test[T]]) -> Test[T]:
 
 
 def among(value: str, allowed: Collection[str], key: str) -> str:
-    """The value. Raises `InvalidArgument` if it is none of those."""
-    if value not in allowed:
-        raise InvalidArgument(f"invalid {key} filter: '{value}'")
-    return value
+    """The value, in any case, as one of those. Raises `InvalidArgument` if it is none of them."""
+    if value.lower() not in allowed:
+        raise InvalidArgument(f"Invalid {key} filter: '{value}'")
+    return value.lower()
+
+
+def without_empty(filters: Filters, keys: Collection[str]) -> Filters:
+    """Of these keys an empty value says nothing, as in the original's filters of tasks and nodes."""
+    said = {key: [value for value in values if value or key not in keys] for key, values in filters.items()}
+    return {key: values for key, values in said.items() if values}
 
 
 def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
     """`key` or `key=value`."""
     key, equals, value = wanted.partition("=")
     return key in labels and (not equals or labels[key] == value)
+
+
+def swarm_label_matches(labels: Mapping[str, str], wanted: str) -> bool:
+    """Of services, tasks and nodes: `key=` means any value (swarmkit manager/controlapi/common.go `filterMatchLabels`)."""
+    key, _, value = wanted.partition("=")
+    return key in labels and (not value or labels[key] == value)
 
 
 def name_test(pattern: str) -> Callable[[str], bool]:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
-from weft.api.filters import label_matches
+from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.schema.node import NodeWire, node_json, spec_from
 from weft.api.schema.tls import roots_of
@@ -24,7 +24,8 @@ def find_node(state: ClusterState, reference: str, own: NodeId | None) -> Node:
 
 
 async def listing(call: Call) -> web.Response:
-    test = filters.compile_test(call.filters(FILTERS), MAKERS)
+    wanted = filters.without_empty(call.filters(FILTERS), ("role", "membership"))
+    test = filters.compile_test(wanted, MAKERS)
     standing, roots = call.swarm.standing, roots_of(call.swarm.cluster)
     return await answer_list(call.swarm.state.nodes.values(), test, lambda node: node_json(node, standing, roots))
 
@@ -43,8 +44,8 @@ def _of_membership(value: str) -> filters.Test[Node]:
 MAKERS: filters.Makers[Node] = {
     "name": lambda value: lambda node: node.hostname.startswith(value),
     "id": lambda value: lambda node: node.id.startswith(value),
-    "label": lambda value: lambda node: label_matches(node.description.engine_labels, value),
-    "node.label": lambda value: lambda node: label_matches(node.spec.labels, value),
+    "label": lambda value: lambda node: swarm_label_matches(node.description.engine_labels, value),
+    "node.label": lambda value: lambda node: swarm_label_matches(node.spec.labels, value),
     "role": _of_role,
     "membership": _of_membership,
 }

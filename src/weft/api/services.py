@@ -7,7 +7,7 @@ from aiohttp import web
 
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
-from weft.api.filters import label_matches
+from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.names import random_name
 from weft.api.networks import find_view, views
@@ -62,7 +62,7 @@ async def listing(call: Call) -> web.Response:
 MAKERS: filters.Makers[Service] = {
     "name": lambda value: lambda service: service.name.startswith(value),
     "id": lambda value: lambda service: service.id.startswith(value),
-    "label": lambda value: lambda service: label_matches(service.spec.labels, value),
+    "label": lambda value: lambda service: swarm_label_matches(service.spec.labels, value),
     "mode": lambda value: lambda service: value == ("global" if service.spec.is_global else "replicated"),
     "runtime": lambda value: lambda service: value == "container",
 }

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from weft.api import filters, lookup
 from weft.api.call import Call, answer
-from weft.api.filters import boolean, label_matches
+from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.nodes import find_node
 from weft.api.schema.task import TaskRows
@@ -16,7 +16,7 @@ from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 
 FILTERS = ("name", "id", "label", "service", "node", "desired-state", "_up-to-date", "runtime")
-DESIRED = {"running": (TaskState.RUNNING,), "shutdown": (TaskState.SHUTDOWN,), "accepted": (TaskState.ACCEPTED,)}
+STATES = {state.name.lower(): state for state in TaskState}
 
 
 def find_task(state: ClusterState, reference: str) -> Task:
@@ -25,7 +25,7 @@ def find_task(state: ClusterState, reference: str) -> Task:
 
 async def listing(call: Call) -> web.Response:
     state, own = call.swarm.state, call.node.membership.node
-    wanted = call.filters(FILTERS)
+    wanted = filters.without_empty(call.filters(FILTERS), ("desired-state",))
     test = filters.compile_test(wanted, _makers(state, own))
     return await answer_list(_candidates(state, wanted, own), test, TaskRows(state.networks))
 
@@ -56,21 +56,26 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
         return lambda task: task.node == node
 
     def desired(value: str) -> filters.Test[Task]:
-        states = DESIRED[filters.among(value, DESIRED, "desired-state")]
-        return lambda task: task.desired in states
+        wanted = STATES[filters.among(value, STATES, "desired-state")]
+        return lambda task: task.desired == wanted
 
-    def up_to_date(value: str) -> filters.Test[Task]:
-        expected = boolean(value, "_up-to-date")
-        return lambda task: is_up_to_date(state, task) == expected
+    def of_labels(value: str) -> filters.Test[Task]:
+        """The service's, as in the original: those of the container are not looked at."""
+
+        def test(task: Task) -> bool:
+            service = state.services.get(task.service)
+            return service is not None and swarm_label_matches(service.spec.labels, value)
+
+        return test
 
     return {
         "name": lambda value: lambda task: task.name.startswith(value) or task.service_name == value,
         "id": lambda value: lambda task: task.id.startswith(value),
-        "label": lambda value: lambda task: label_matches(task.spec.container.labels, value),
+        "label": of_labels,
         "service": of_service,
         "node": on_node,
         "desired-state": desired,
-        "_up-to-date": up_to_date,
+        "_up-to-date": lambda value: lambda task: is_up_to_date(state, task),
         "runtime": lambda value: lambda task: value == "container",
     }
 

@@ -52,5 +52,5 @@ def test_a_value_that_means_nothing_is_refused_also_where_there_is_nothing_to_te
         wanted = filters.among(value, ("red",), "colour")
         return lambda item: item == wanted
 
-    with pytest.raises(InvalidArgument, match="invalid colour filter: 'blue'"):
+    with pytest.raises(InvalidArgument, match="Invalid colour filter: 'blue'"):
         filters.select([], {"colour": ["blue"]}, {"colour": of_colour})
