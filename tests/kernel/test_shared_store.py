@@ -197,6 +197,28 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
     asyncio.run(main())
 
 
+def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_another_one(tmp_path: Path) -> None:
+    """By hand, or by managers that have not seen it for long: with the old part it would know nothing new ever again."""
+
+    async def main() -> None:
+        first, second = await two_managers(tmp_path)
+        client = part(first).client()
+        try:
+            before, seat = await member_id(second), second.up._seat
+            assert before in {member.id for member in await client.members()}
+            await until(lambda: client.remove_member(before))
+            await until(lambda: second.up._seat not in (seat, None))
+            assert await member_id(second) != before
+            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
+            await until(lambda: networks(first) == networks(second))
+        finally:
+            await client.close()
+            await leave(second, first)
+
+    asyncio.run(main())
+
+
 class Behind:
     """A manager that sees what others commit only after a while."""
 
