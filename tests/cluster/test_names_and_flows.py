@@ -114,3 +114,22 @@ def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
         cluster.on(homes[first], "kill", "-9", cluster.pid(homes[first], first))
         (other,) = set(homes) - {first}
         assert next_answer(client, {other}) == other
+
+
+@pytest.mark.parametrize("mode", ["ingress", "host"])
+def test_a_udp_flow_follows_its_port_from_before_it_is_published(cluster, names, mode):
+    """The client, which never stops and keeps its own port, is there first; then the task is replaced, twice."""
+    port = f"mode={mode},target=9000,published=9098,protocol=udp"
+    also = f"mode={'host' if mode == 'ingress' else 'ingress'},target=9000,published=9099,protocol=udp"
+    target = (cluster.nodes["node1"], "9098")
+    with program(*cluster.weft, "lab", "exec", "client", "--", PYTHON, "-c", UDP_CLIENT, *target) as client:
+        assert next_answer(client, {"-"}) == "-"
+        options = ("--publish", port, "--publish", also, "--constraint", "node.hostname==node1")
+        cluster.create(names("followed"), *options, replicas=1)
+        for number in range(3):
+            if number:
+                cluster.docker("node1", "service", "update", "--env-add", f"N={number}", "followed")
+            (task,) = cluster.containers("node1", "followed")
+            enter = (*cluster.weft, "lab", "exec", "node1", "--", "nsenter", "-n", "-t", cluster.pid("node1", task))
+            with ready(*enter, PYTHON, "-c", UDP_SERVER, task):
+                assert next_answer(client, {task}) == task

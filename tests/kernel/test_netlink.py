@@ -17,6 +17,7 @@ from weft.linux.netlink import address, link, neighbour, nftables, route, rule
 from weft.linux.netlink.message import NetlinkError
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.linux.nft import LIBRARY, Nft
+from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Table, Veth, Vxlan
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -274,10 +275,33 @@ def test_udp_flows_to_a_backend_are_forgotten(delete):
             client.sendto(b"x", ("127.0.0.9", 9999))
             client.sendto(b"x", ("127.0.0.3", 9999))
         for _ in range(2):
-            delete(IPv4Address("127.0.0.2"), IPv4Address("127.0.0.4"))
+            delete(Answered(IPv4Address("127.0.0.2")), Answered(IPv4Address("127.0.0.4")))
         left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
         assert "127.0.0.3" in left
         assert "127.0.0.9" not in left
+
+
+@by_the_kernel_and_by_hand
+@in_throwaway
+def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(delete):
+    """Many ports at once are looked for by hand."""
+    with Here():
+        table = (
+            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 udp dport 9999 dnat to 127.0.0.2\n"
+            "ip daddr 127.0.0.9 udp dport 9997 dnat to 127.0.0.2:9996\n }\n"
+            "chain c { type filter hook input priority 0; ct state new accept\n }"
+        )
+        Nft().replace(Table("ip", "t", table))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for asked in (("127.0.0.9", 9999), ("127.0.0.3", 9999), ("127.0.0.4", 9998), ("127.0.0.9", 9997)):
+                client.sendto(b"x", asked)
+        for ports in ((9999, 9996), range(9999, 9999 + 2 * conntrack.MANY)):
+            delete(*(Asked("udp", port) for port in ports), Asked("tcp", 9998), Asked("sctp", 9998))
+            left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
+            kept = {line.split("dst=")[1].split()[0] + line.split("dport=")[1].split()[0] for line in left.splitlines()}
+            assert kept == {"127.0.0.99999", "127.0.0.49998", "127.0.0.99997"}
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"x", ("127.0.0.3", 9999))
 
 
 @by_the_kernel_and_by_hand
@@ -297,7 +321,7 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
             asking.connect_ex(("127.0.0.9", 9998))
             nft.replace(Table("ip", "t", mute + choice.format(alive)))
             for _ in range(2):
-                delete(dead)
+                delete(Answered(dead))
             other.settimeout(5)
             with other.accept()[0], standing.accept()[0] as end, kept, asking:
                 assert asking.getpeername() == ("127.0.0.9", 9998)

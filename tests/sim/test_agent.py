@@ -25,6 +25,7 @@ from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
+from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import HOST
 from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable
 from weft.runtime.fake import FakeImages, FakeRuntime
@@ -166,7 +167,7 @@ class Rig:
             kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self.manager.connect,
             clock=virtual_time.clock, entropy=self.entropy, description=lambda: NodeDescription(hostname="node1"),
             routes=lambda: ("192.0.2.0/24",), open_resolver=self.open_resolver,
-            flush_flows=lambda space, backends: self.flush_flows(space, backends), open_echo=self.open_echo,
+            flush_flows=lambda space, flows: self.flush_flows(space, flows), open_echo=self.open_echo,
         )  # fmt: skip
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
@@ -671,20 +672,22 @@ async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_
 async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tmp_path):
     flushed = []
 
-    async def flush(namespace, backends):
-        flushed.append((namespace, backends))
+    async def flush(namespace, flows):
+        flushed.append((namespace, flows))
 
     made = Rig(tmp_path / "data")
     made.flush_flows = flush
     made.start()
     await made.until_all(TaskState.RUNNING)
-    assert flushed == []
+    published = {Asked(port.protocol, port.published) for port in WEB}
+    assert {flow for _, flows in flushed for flow in flows} == published, "older than their ports"
+    flushed.clear()
     gone = made.swarm.tasks[made.tasks[0]]
     made.swarm.set_serving(gone.id, False)
     await made.manager.tell()
     await asyncio.sleep(1)
-    addresses = {frozenset({a.address.ip}) for a in gone.attachments}
-    assert {backends for _, backends in flushed} == addresses
+    addresses = {frozenset({Answered(a.address.ip)}) for a in gone.attachments}
+    assert {flows for _, flows in flushed} == addresses
     assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.sandboxes)}
     await made.stop()
 

@@ -17,8 +17,9 @@ from weft.linux.fake_underlay import Packet, Place
 from weft.model.encryption import DataKey
 from weft.model.service import PublishedPort
 from weft.network import operations as op
-from weft.network.flows import stale_flows
+from weft.network.flows import Answered, Asked, stale_flows
 from weft.network.kernel_state import HOST, Route
+from weft.network.plan import plan
 
 WEB, DNS, DEAD, DIRECT = 8080, 9001, 8081, 9090
 
@@ -190,6 +191,54 @@ def test_a_task_that_stopped_serving_keeps_its_connections(cluster):
     assert cluster.from_outside("node1", WEB, source=(CLIENT, 40001)).end.startswith("reject")
 
 
+def test_one_udp_target_by_the_mesh_and_in_host_mode():
+    """A server that is bound to no address answers from that of its choice, whichever was asked."""
+    swarm = Swarm(1)
+    ports = [
+        PublishedPort(target=53, published=DNS, protocol="udp"),
+        PublishedPort(target=53, published=DIRECT, protocol="udp", mode="host"),
+    ]
+    swarm.service("web", ports=ports, on=[1])
+    cluster = Cluster(swarm)
+    for port, client in ((DNS, 40000), (DIRECT, 40001), (DIRECT, 40000)):
+        request = cluster.from_outside("node1", port, "udp", source=(CLIENT, client))
+        assert request.end == "delivered"
+        answer = cluster.underlay.answer(request)
+        assert str(answer.packet) == f"udp 10.59.72.11:{port} > {CLIENT}:{client}"
+
+
+def planned_on_node1(swarm):
+    return plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
+
+
+def forget(cluster, before):
+    """As the agent has it done once the rules have changed."""
+    for space, stale in stale_flows(before, planned_on_node1(cluster.swarm)):
+        connections = cluster.kernel("node1").spaces[space].connections
+        match stale:
+            case Answered(address):
+                connections.forget_answered_by(address)
+            case Asked(protocol, port):
+                connections.forget_untranslated(protocol, port)
+
+
+@pytest.mark.parametrize("mode", ["ingress", "host"])
+def test_a_udp_flow_that_is_older_than_the_port_is_served_once_it_is_forgotten(mode):
+    """Its first datagrams were for the host itself, and so are those that follow."""
+    swarm = Swarm(1)
+    cluster = Cluster(swarm)
+    before = planned_on_node1(swarm)
+    assert cluster.from_outside("node1", DNS, "udp").packet.destination_port == DNS
+    port = PublishedPort(target=53, published=DNS, protocol="udp", mode=mode)
+    [task] = swarm.service("web", ports=[port], on=[1])
+    cluster.apply()
+    assert cluster.from_outside("node1", DNS, "udp").packet.destination_port == DNS
+    forget(cluster, before)
+    served = cluster.from_outside("node1", DNS, "udp")
+    assert cluster.task_at(served) == task
+    assert cluster.round_trip(served)
+
+
 def test_a_udp_flow_moves_on_once_it_is_forgotten():
     """It would stay with a task that no longer serves for as long as it talks: so the agent has it forgotten."""
     swarm = Swarm(2)
@@ -197,12 +246,11 @@ def test_a_udp_flow_moves_on_once_it_is_forgotten():
     cluster = Cluster(swarm)
     first = cluster.from_outside("node1", DNS, "udp")
     assert cluster.round_trip(first)
-    before = swarm.assignment(1)
+    before = planned_on_node1(swarm)
     swarm.set_serving(cluster.task_at(first), False)
     cluster.apply()
     assert cluster.task_at(cluster.from_outside("node1", DNS, "udp")) == cluster.task_at(first)
-    for space, address in stale_flows(before, swarm.assignment(1), swarm.sandboxes(1)):
-        cluster.kernel("node1").spaces[space].connections.forget_answered_by(address)
+    forget(cluster, before)
     moved = cluster.from_outside("node1", DNS, "udp")
     assert cluster.task_at(moved) in set(tasks) - {cluster.task_at(first)}
     assert cluster.round_trip(moved)

@@ -1,16 +1,17 @@
 """The outside world of an agent, as one list: what `node.py` chooses for a real host and the tests for a simulated one."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from weft.engine.adapters import NAMESPACES, HostResolver, OpenResolver
+from weft.engine.network import FlushFlows
 from weft.errors import Unavailable
 from weft.linux.base import EspEngine, Kernel
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription, Role
+from weft.network.flows import Stale
 from weft.runtime.base import Images, Runtime
 from weft.session.base import Connect, Echo, LogSink, Publish
 from weft.session.identity import Credentials, Wallet
@@ -40,7 +41,7 @@ def _no_resolver() -> HostResolver:
     return HostResolver()
 
 
-async def _no_flows(namespace: str, backends: frozenset[IPv4Address]) -> None:
+async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
     """Nothing is remembered."""
 
 
@@ -76,8 +77,8 @@ class Adapters:
     """There is a new certificate in the wallet, or another root; the role is the certificate's."""
     open_echo: Callable[[], Echo] | None = None
     """How the manager's host is asked whether it is there; None where it cannot be."""
-    flush_flows: Callable[[str, frozenset[IPv4Address]], Awaitable[None]] = field(default=_no_flows)
-    """Forgets the flows to the addresses that could find another way (`linux/conntrack.py`), in the namespace of that
+    flush_flows: FlushFlows = field(default=_no_flows)
+    """Forgets these flows, as far as they could find another way (`linux/conntrack.py`), in the namespace of that
     name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises `OperationFailed`."""
     esp: EspEngine | None = None
     """What seals encrypted networks."""

@@ -52,6 +52,7 @@ from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
+from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
@@ -273,8 +274,8 @@ class WeftNode:
             open_resolver=_open_resolver,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,
-            flush_flows=lambda space, backends: _flush_flows(
-                self._options.netns_dir / space if space != HOST else None, backends
+            flush_flows=lambda space, flows: _flush_flows(
+                self._options.netns_dir / space if space != HOST else None, flows
             ),
             esp=self._esp,
             no_esp=self._no_esp,
@@ -416,13 +417,13 @@ async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[s
     return netns.open_udp_tcp(path, address, port)
 
 
-async def _flush_flows(namespace: Path | None, backends: frozenset[IPv4Address]) -> None:
+async def _flush_flows(namespace: Path | None, flows: frozenset[Stale]) -> None:
     """None: the host's own namespace."""
 
     def flush() -> None:
         # To look costs the kernel 9 ms however few flows there are.
         if sysctl.read("net.netfilter.nf_conntrack_count") != "0":
-            conntrack.delete_stuck(*backends)
+            conntrack.delete_stuck(*flows)
 
     if namespace is None:
         await netns.on_thread(flush)

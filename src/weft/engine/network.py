@@ -7,8 +7,9 @@ others do to our namespaces is repaired that way, and every `AUDIT` seconds all 
 An operation that fails does not hold up the others: what is left after a failed batch is tried one by one, so that the cause is
 known for each, told to the tasks that need it (`ready` raises it), and tried again with growing pauses.
 
-Where new flows are no longer sent to a task, the kernel forgets the flows that can choose anew (`network.flows`), once the rules there
-say so; beside the rounds, because the kernel looks through all its flows for that (9 ms where it has room for a quarter million).
+Where new flows are no longer sent to a task, or begin to be, the kernel forgets the flows that can choose anew
+(`network.flows`), once the rules there say so; beside the rounds, because the kernel looks through all its flows for that (9 ms
+where it has room for a quarter million).
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from ipaddress import IPv4Address
 
 import msgspec
 
@@ -24,7 +24,7 @@ from weft.errors import OperationFailed, WeftError
 from weft.linux.base import Kernel
 from weft.model.assignment import Assignment
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
-from weft.network.flows import stale_flows
+from weft.network.flows import Place, Stale, stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
 from weft.network.operations import (
     AddForwarding,
@@ -58,7 +58,7 @@ NOTHING = KernelState({HOST: Namespace(name=HOST)})
 SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
 """An overlay's bridge port that leads to a sandbox."""
 
-FlushFlows = Callable[[str, frozenset[IPv4Address]], Awaitable[None]]
+FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
 """See `Adapters.flush_flows`."""
 
 
@@ -151,16 +151,18 @@ class NetworkLoop:
         self._retry = FIRST_RETRY
         self.failures: tuple[Failure, ...] = ()
         """Of the last round."""
-        self._applied: Assignment | None = None
-        """What the last round dealt with; before the first, what was desired first, so that what a new daemon finds changed counts."""
-        self._stale: set[tuple[str, IPv4Address]] = set()
-        """Namespace and address of a task: flows to be forgotten."""
+        self._first: tuple[Assignment, tuple[Sandbox, ...]] | None = None
+        """What was desired first."""
+        self._planned: KernelState | None = None
+        """By the last round."""
+        self._stale: set[Place] = set()
+        """Flows to be forgotten."""
         self._some_stale = asyncio.Event()
 
     def desire(self, assignment: Assignment, sandboxes: Iterable[Sandbox]) -> None:
         """What the kernel is to look like from now on. Until the first call nothing is touched."""
         self._assignment, self._sandboxes = assignment, tuple(sandboxes)
-        self._applied = self._applied or assignment
+        self._first = self._first or (assignment, self._sandboxes)
         self._wanted += 1
         self._known = self._wanted
         self._wake.set()
@@ -249,7 +251,9 @@ class NetworkLoop:
     async def _converge(self, assignment: Assignment, sandboxes: tuple[Sandbox, ...]) -> None:
         generation = self._known
         try:
-            desired = self._plan(assignment, self._facts, [s for s in sandboxes if s.task in assignment.tasks])
+            before = self._planned or self._plan_first()
+            desired = self._planned = self._plan_for(assignment, sandboxes)
+            self._stale |= stale_flows(before, desired)
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
         except Exception as error:
@@ -259,14 +263,20 @@ class NetworkLoop:
             self._everything = True
         if not self.failures:
             self._retry = FIRST_RETRY
-        if self._applied is not None and self._applied is not assignment:
-            self._stale.update(stale_flows(self._applied, assignment, sandboxes))
-        self._applied = assignment
         if self._stale:
             self._some_stale.set()
         self._done = generation
         self._round.set()
         self._round = asyncio.Event()
+
+    def _plan_for(self, assignment: Assignment, sandboxes: Sequence[Sandbox]) -> KernelState:
+        return self._plan(assignment, self._facts, [s for s in sandboxes if s.task in assignment.tasks])
+
+    def _plan_first(self) -> KernelState:
+        """What a new daemon finds: the rules of what was desired first, or older ones, so that every published port may be new."""
+        first = self._plan_for(*self._first) if self._first else NOTHING
+        self._stale |= stale_flows(NOTHING, first)
+        return first
 
     async def _forget_flows(self) -> None:
         while True:
@@ -276,11 +286,11 @@ class NetworkLoop:
             if None in failed:
                 continue
             # Where the rules could not be changed a flow would only find the same way again: later.
-            due = {(space, address) for space, address in self._stale if space not in failed}
+            due = {place for place in self._stale if place[0] not in failed}
             self._stale -= due
             for space in sorted({space for space, _ in due}):
                 try:
-                    await self._flush_flows(space, frozenset(address for place, address in due if place == space))
+                    await self._flush_flows(space, frozenset(stale for place, stale in due if place == space))
                 except WeftError as error:
                     log.warning("flows.flush_failed namespace=%s cause=%s", space, error)
 

@@ -1,8 +1,9 @@
-"""Forgetting flows to a backend that is gone: conntrack keeps translating a flow to the address it chose first.
+"""Forgetting flows that the rules would lead elsewhere now: conntrack translates a flow as it did first.
 
-Of UDP these are all flows. Of TCP those whose SYN nobody has answered: the client sends it again, after a second, and that one
-is to choose anew. A connection that stands ends with its backend, by a reset or a timeout, and cannot move. Run it through `netns`
-for a namespace other than the thread's own. `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
+Which they are is `network/flows.py`'s to say. Of UDP these are all of them. Of TCP those whose SYN nobody has answered: the client
+sends it again, after a second, and that one is to choose anew. A connection that stands ends with its backend, by a reset or a
+timeout, and cannot move. Run it through `netns` for a namespace other than the thread's own.
+`include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 """
 
 import contextlib
@@ -14,32 +15,39 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from weft.errors import OperationFailed, cause_of
-from weft.linux.netlink.attributes import attribute, decode, ipv4, nested, u8, u32
+from weft.linux.netlink.attributes import attribute, decode, ipv4, nested, u8, u16_network, u32
 from weft.linux.netlink.message import Request
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
+from weft.network.flows import Answered, Asked, Stale
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 12, 18, 25, 26
-_REPLY_FLAGS = 2
-_BY_SOURCE, _BY_PROTOCOL = 1 << 0, 1 << 3
+_ORIG_FLAGS, _REPLY_FLAGS = 1, 2
+_BY_SOURCE, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
 """`CTA_FILTER_F_*` in `net/netfilter/nf_internals.h`."""
 _NESTED = 0x8000
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC = 1
-_PROTO_NUM = 1
-_SEEN_REPLY = 1 << 1
-"""In the status, big-endian: a packet has come back."""
+_PROTO_NUM, _PROTO_DST_PORT = 1, 3
+_SEEN_REPLY, _TRANSLATED = 1 << 1, 1 << 4 | 1 << 5
+"""In the status, big-endian: a packet has come back; source or destination is another than it was."""
 _GENERIC = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+MANY = 40
+"""Kinds of flows: to read all flows once costs the kernel as much as to look for so many kinds."""
 
 
 class Flow(NamedTuple):
     protocol: int
     reply_source: IPv4Address
     """Who answers: the backend, behind all translation."""
+    port: int
+    """That was asked for."""
     key: bytes
     """The attributes by which the kernel knows the flow."""
     answered: bool
     """Packets have gone both ways."""
+    translated: bool
 
     @property
     def is_stuck(self) -> bool:
@@ -47,56 +55,76 @@ class Flow(NamedTuple):
         return self.protocol == socket.IPPROTO_UDP or (self.protocol == socket.IPPROTO_TCP and not self.answered)
 
 
-def delete_stuck(*reply_sources: IPv4Address) -> None:
-    """Delete the flows of the thread's namespace that these addresses answer, or should: all of UDP, of
-    TCP those without an answer yet. Raises OperationFailed.
+def delete_stuck(*stale: Stale) -> None:
+    """Delete these flows of the thread's namespace: all of UDP, of TCP those without an answer yet. Raises OperationFailed.
 
     A recent kernel looks for them itself (Linux 6.18 does): a quarter of a millisecond for each kind
-    and address where its table has a quarter million buckets, nothing where there are no flows. Of
+    where its table has a quarter million buckets, nothing where there are no flows. Of
     another one all flows are read, as `find_and_delete` does.
     """
-    with _channel(reply_sources) as channel:
-        kinds = ((socket.IPPROTO_UDP, False), (socket.IPPROTO_TCP, True))
-        errors = channel.execute([_flush(source, *kind) for source in reply_sources for kind in kinds])
+    requests = [request for each in stale for request in _flushes(each)]
+    with _channel(stale) as channel:
+        if len(requests) > MANY:
+            _find_and_delete(channel, stale)
+            return
+        errors = channel.execute(requests)
         if any(error.errno == errno.EINVAL for error in errors.values()):
-            _find_and_delete(channel, reply_sources)
+            _find_and_delete(channel, stale)
         elif errors:
             raise next(iter(errors.values()))
 
 
-def find_and_delete(*reply_sources: IPv4Address) -> None:
+def find_and_delete(*stale: Stale) -> None:
     """The same on any kernel: all its flows are read, which takes ten milliseconds for a table of that
     size, and microseconds for each. Not on the event loop."""
-    with _channel(reply_sources) as channel:
-        _find_and_delete(channel, reply_sources)
+    with _channel(stale) as channel:
+        _find_and_delete(channel, stale)
 
 
 @contextlib.contextmanager
-def _channel(reply_sources: Iterable[IPv4Address]) -> Iterator[NetlinkSocket]:
+def _channel(stale: Iterable[Stale]) -> Iterator[NetlinkSocket]:
     try:
         with contextlib.closing(NetlinkSocket(NETLINK_NETFILTER)) as channel:
             yield channel
     except OSError as error:
-        sources = ", ".join(map(str, reply_sources))
-        raise OperationFailed(f"cannot delete flows to {sources}: {cause_of(error)}") from error
+        which = ", ".join(map(str, stale))
+        raise OperationFailed(f"cannot delete flows {which}: {cause_of(error)}") from error
 
 
-def _flush(source: IPv4Address, protocol: int, unanswered: bool) -> Request:
-    """All flows of the protocol whose answers come from there; `unanswered`: only those that have none yet.
-    A kernel that has no such filter takes it for one flow, whose tuple is not complete: EINVAL."""
-    filter_ = nested(_FILTER | _NESTED, u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL))
-    address = nested(_TUPLE_IP | _NESTED, ipv4(_IP_V4_SRC, source))
-    body = _GENERIC + filter_ + nested(_TUPLE_REPLY | _NESTED, address, nested(_TUPLE_PROTO | _NESTED, u8(_PROTO_NUM, protocol)))
-    if unanswered:
-        body += attribute(_STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", _SEEN_REPLY))
+def _flushes(stale: Stale) -> list[Request]:
+    """A kernel that has no such filter takes each for one flow, whose tuple is not complete: EINVAL."""
+    if isinstance(stale, Answered):
+        address = nested(_TUPLE_IP | _NESTED, ipv4(_IP_V4_SRC, stale.address))
+        flags = u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL)
+        return [
+            _flush(flags, _TUPLE_REPLY, address, u8(_PROTO_NUM, protocol), mask=mask)
+            for protocol, mask in ((socket.IPPROTO_UDP, 0), (socket.IPPROTO_TCP, _SEEN_REPLY))
+        ]
+    number = _NUMBERS.get(stale.protocol)
+    if number is None:
+        return []
+    mask = _TRANSLATED | (_SEEN_REPLY if stale.protocol == "tcp" else 0)
+    wanted = u8(_PROTO_NUM, number) + u16_network(_PROTO_DST_PORT, stale.port)
+    return [_flush(u32(_ORIG_FLAGS, _BY_PROTOCOL | _BY_PORT), _TUPLE_ORIG, b"", wanted, mask=mask)]
+
+
+def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int) -> Request:
+    """All flows with such a tuple. `mask`: bits of the status that they do not have."""
+    body = _GENERIC + nested(_FILTER | _NESTED, flags)
+    body += nested(tuple_ | _NESTED, address, nested(_TUPLE_PROTO | _NESTED, protocol))
+    if mask:
+        body += attribute(_STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
     return Request(_DELETE, 0, body)
 
 
-def _find_and_delete(channel: NetlinkSocket, reply_sources: Collection[IPv4Address]) -> None:
-    packed = [source.packed for source in reply_sources]
-    candidates = (body for body in channel.dump(_GET, _GENERIC) if any(source in body for source in packed))
-    flows = [flow for flow in map(decode_flow, candidates) if flow is not None]
-    wanted = [flow for flow in flows if flow.reply_source in reply_sources and flow.is_stuck]
+def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
+    sources = {each.address for each in stale if isinstance(each, Answered)}
+    ports = {(_NUMBERS[each.protocol], each.port) for each in stale if isinstance(each, Asked) and each.protocol in _NUMBERS}
+    packed = [source.packed for source in sources]
+    dumped = channel.dump(_GET, _GENERIC)
+    candidates = (body for body in dumped if ports or any(source in body for source in packed))
+    flows = [flow for flow in map(decode_flow, candidates) if flow is not None and flow.is_stuck]
+    wanted = [f for f in flows if f.reply_source in sources or ((f.protocol, f.port) in ports and not f.translated)]
     errors = channel.execute([Request(_DELETE, 0, _GENERIC + flow.key) for flow in wanted])
     for error in errors.values():
         if error.errno != errno.ENOENT:
@@ -110,6 +138,9 @@ def decode_flow(body: bytes) -> Flow | None:
     source = decode(reply.get(_TUPLE_IP, b"")).get(_IP_V4_SRC)
     if not protocol or source is None:
         return None
+    port = decode(decode(found.get(_TUPLE_ORIG, b"")).get(_TUPLE_PROTO, b"")).get(_PROTO_DST_PORT, b"\0\0")
     key = b"".join(attribute(kind, found[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found)
     status = int.from_bytes(found.get(_STATUS, b""), "big")
-    return Flow(protocol[0], IPv4Address(source), key, bool(status & _SEEN_REPLY))
+    return Flow(
+        protocol[0], IPv4Address(source), int.from_bytes(port, "big"), key, bool(status & _SEEN_REPLY), bool(status & _TRANSLATED)
+    )

@@ -34,6 +34,8 @@ from weft.network.render.services import PROTOCOLS
 
 DEFAULT = IPv4Network("0.0.0.0/0")
 SENDERS = SetType(("ether_addr", "ipv4_addr"))
+HOST_PORTS = "gateway-ports"
+"""The map of host-mode ports: protocol and published port to a container's address and port."""
 PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
 Resident = tuple[Sandbox, TaskAssignment]
 
@@ -70,7 +72,7 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
     senders: dict[Entry, Entry] = {(mac_for(address), address): () for address in own}
     return {
         "gateway-senders": ElementSet(SENDERS, senders),
-        "gateway-ports": ElementSet(PORTS, _host_ports(residents)),
+        HOST_PORTS: ElementSet(PORTS, _host_ports(residents)),
     }
 
 
@@ -98,7 +100,7 @@ def _guard() -> str:
 
 def _rules(facts: NodeFacts) -> str:
     protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
-    target = f"{protocols} dnat ip to meta l4proto . th dport map @gateway-ports"
+    target = f"{protocols} dnat ip to meta l4proto . th dport map @{HOST_PORTS}"
     device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
     return "\n".join((
         nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"),

@@ -15,6 +15,8 @@ What each odd piece is for:
   the second connection's port is changed, which needs some nat chain to exist: the resolver's would do.
 * rules on UDP source ports: a server bound to 0.0.0.0 answers from the address of the route that the client's address selects;
   the rule's table gives it the ingress address. Its routes on the link are those of the main table.
+* mesh-nat-gateway: so a request for such a port that comes by the gateway, to one that is published in host mode too, is given to
+  the ingress address: the answer leaves from there, and its connection knows it.
 * mesh-nat-post: a connection of the container's own from such a port leaves by the gateway with the ingress address otherwise.
 * mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way than its leg.
 """
@@ -139,6 +141,11 @@ def _way_in(entry: Interface, gateway: Interface) -> str:
             f"{dev} ct state established,related accept",
             f"{dev} meta mark {ours} meta l4proto . th dport @mesh-targets accept",
             f"{dev} meta l4proto {{ tcp, udp, sctp }} drop",
+        ),
+        nft.base_chain(
+            "mesh-nat-gateway", "nat", "prerouting", nft.DSTNAT,
+            f'iifname "{gateway.name}" ip daddr {gateway.address.ip} meta l4proto udp'
+            f" meta l4proto . th dport @mesh-targets dnat ip to {entry.address.ip}",
         ),
         nft.base_chain("mesh-nat-in", "nat", "input", nft.SRCNAT),
         nft.base_chain(

@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from tests.support.swarms import Swarm
 from tests.unit.network.conftest import histories
 from weft.model.service import PublishedPort
-from weft.network.flows import stale_flows
+from weft.network.flows import Answered, Asked, stale_flows
 from weft.network.kernel_state import HOST
+from weft.network.plan import plan
+from weft.network.sandbox import needs_gateway
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -28,46 +30,97 @@ def tasks(swarm, service):
     return [t.id for t in swarm.tasks.values() if t.service_name == service]
 
 
-def after(swarm, change):
-    before = swarm.assignment(1)
+def planned_on(swarm, node=1):
+    return plan(swarm.assignment(node), swarm.facts(node), swarm.sandboxes(node))
+
+
+def after(swarm, change, node=1):
+    before = planned_on(swarm, node)
     change()
-    return stale_flows(before, swarm.assignment(1), swarm.sandboxes(1))
+    return stale_flows(before, planned_on(swarm, node))
+
+
+def answered(address):
+    return Answered(IPv4Address(address))
 
 
 def test_a_task_that_stops_serving(swarm):
-    web, other = tasks(swarm, "web")
+    web, _ = tasks(swarm, "web")
     app = swarm.sandbox(tasks(swarm, "app")[0]).key
     cut = after(swarm, lambda: swarm.set_serving(web, False))
-    mesh, inner = IPv4Address("10.0.0.6"), IPv4Address("10.10.10.6")
-    assert cut == sorted([(HOST, mesh), (app, inner), ("lb_mynet0000", inner)])
-    assert other not in {address for _, address in cut}
+    mesh, inner = answered("10.0.0.6"), answered("10.10.10.6")
+    assert cut == {(HOST, mesh), (app, inner), ("lb_mynet0000", inner)}
 
 
 def test_a_task_that_is_gone_counts_as_well(swarm):
     [web, _] = tasks(swarm, "web")
-    assert (HOST, IPv4Address("10.0.0.6")) in after(swarm, lambda: swarm.remove(web))
+    assert (HOST, answered("10.0.0.6")) in after(swarm, lambda: swarm.remove(web))
 
 
 def test_a_network_that_the_node_leaves_takes_its_namespaces_along(swarm):
     """Nothing to cut where nothing is left."""
     [app] = tasks(swarm, "app")
-    assert after(swarm, lambda: swarm.remove(app)) == []
+    assert after(swarm, lambda: swarm.remove(app)) == set()
 
 
 def test_nothing_to_cut_when_tasks_come(swarm):
     net = swarm.definitions["mynet" + "0" * 20].id
-    assert after(swarm, lambda: swarm.service("more", net, on=[2])) == []
+    assert after(swarm, lambda: swarm.service("more", net, on=[2])) == set()
+
+
+def test_a_port_that_begins_to_be_published(swarm):
+    """Flows to it that are older end at the host; a service without a task is enough, it refuses."""
+    ports = [
+        PublishedPort(target=53, published=9002, protocol="udp"),
+        PublishedPort(target=80, published=9003),
+        PublishedPort(target=80, published=9004, mode="host"),
+    ]
+    mesh = {(HOST, Asked("udp", 9002)), (HOST, Asked("tcp", 9003))}
+    assert after(swarm, lambda: swarm.service("mesh", ports=ports[:2])) == mesh
+    host = {(HOST, Asked("tcp", 9004))}
+    assert after(swarm, lambda: swarm.service("direct", ports=ports[2:], on=[1])) == host
+    [web, _] = tasks(swarm, "web")
+    assert not {s for _, s in after(swarm, lambda: swarm.set_serving(web, False)) if isinstance(s, Asked)}
+
+
+def test_a_host_mode_port_whose_container_is_replaced(swarm):
+    port = PublishedPort(target=53, published=9100, protocol="udp", mode="host")
+    [old] = swarm.service("direct", ports=[port], on=[1])
+    address = swarm.sandbox(old).gateway.ip
+
+    def replace():
+        swarm.service("direct2", ports=[port], on=[1])
+        swarm.remove(old)
+
+    assert after(swarm, replace) == {(HOST, Answered(address))}
+
+
+def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(swarm):
+    swarm.own_ports = frozenset({("udp", 9002)})
+    ports = [PublishedPort(target=53, published=9002, protocol="udp")]
+    assert after(swarm, lambda: swarm.service("mesh", ports=ports)) == set()
+
+
+def published_directly(told, sandboxes):
+    """Addresses of containers with host-mode ports."""
+    residents = [(s.gateway.ip, told.tasks[s.task]) for s in sandboxes if s.task in told.tasks]
+    return {
+        address
+        for address, task in residents
+        if needs_gateway(task, told.networks) and any(p.mode == "host" for p in task.ports)
+    }
 
 
 @few
 @given(histories())
 def test_only_addresses_that_stopped_serving(moments):
-    (before, _, _), (now, _, sandboxes) = moments
-    cut = stale_flows(before, now, sandboxes)
-
-    def serving(assignment):
-        return {e.address.ip for v in assignment.networks.values() for e in v.endpoints.values() if e.serving and e.service}
-
-    assert {address for _, address in cut} <= serving(before) - serving(now)
-    assert cut == sorted(set(cut))
-    assert stale_flows(now, now, sandboxes) == []
+    before, now = (plan(*moment) for moment in moments)
+    cut = stale_flows(before, now)
+    serving = [
+        {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving}
+        for told, _, _ in moments
+    ]
+    published = [published_directly(told, sandboxes) for told, _, sandboxes in moments]
+    had, has = ({*some, *more} for some, more in zip(serving, published, strict=True))
+    assert {stale.address for _, stale in cut if isinstance(stale, Answered)} <= had - has
+    assert stale_flows(now, now) == set()

@@ -101,6 +101,15 @@ class Connections:
         """`conntrack -D --reply-src <address>`."""
         self._known = {k: t for k, t in self._known.items() if t.connection.reply.source != address}
 
+    def forget_untranslated(self, protocol: str, port: int) -> None:
+        """Of those to the port. `conntrack -D -p <protocol> --orig-port-dst <port>`, but for what is translated."""
+
+        def stays(tracked: Tracked) -> bool:
+            asked, reply = tracked.connection.original, tracked.connection.reply
+            return (asked.protocol, asked.destination_port) != (protocol, port) or reply != asked.reversed()
+
+        self._known = {key: tracked for key, tracked in self._known.items() if stays(tracked)}
+
     def _taken(self, connection: Connection) -> bool:
         other = self._known.get((0, connection.reply))
         return other is not None and other.connection is not connection
