@@ -16,6 +16,7 @@ from tests.support import virtual_time
 from tests.support.swarms import Swarm
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
+from weft.engine.network import AUDIT
 from weft.errors import OperationFailed, Unavailable
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_echo import FakeEcho
@@ -27,7 +28,7 @@ from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import HOST
-from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable
+from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable, SetSysctl
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import Identity, SessionClosed
 from weft.session.fake import session_pair
@@ -689,6 +690,43 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
     addresses = {frozenset({Answered(a.address.ip)}) for a in gone.attachments}
     assert {flows for _, flows in flushed} == addresses
     assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.sandboxes)}
+    await made.stop()
+
+
+@simulated
+async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
+    """Nor is all of the kernel read anew because of it, again and again."""
+    flushed, read = [], []
+
+    class Refusing(FakeKernel):
+        async def apply(self, operations):
+            refused = [op for op in operations if isinstance(op, SetSysctl) and op.namespace == HOST]
+            await super().apply([op for op in operations if op not in refused])
+            if refused:
+                raise OperationFailed(f"cannot apply {refused[0]}: no")
+
+        async def read(self, desired, only=None):
+            read.append(None if only is None else set(only))
+            return await super().read(desired, only)
+
+    async def flush(namespace, flows):
+        flushed.append(namespace)
+
+    made = Rig(tmp_path / "data", tasks=60)
+    made.kernel, made.flush_flows = Refusing(), flush
+    made.start()
+    await made.until_all(TaskState.RUNNING)
+    network = made.agent.network
+    assert {type(f.operation) for f in network.failures} == {SetSysctl}
+    flushed.clear()
+    made.swarm.set_serving(made.tasks[0], False)
+    await made.manager.tell()
+    await asyncio.sleep(AUDIT * 2)
+    assert {HOST, *(s.key for s in made.agent.sandboxes)} <= set(flushed)
+    read.clear()
+    await asyncio.sleep(AUDIT * 3)
+    assert {len(names) for names in read if names is not None} == {1}
+    assert read.count(None) in (2, 3, 4), "the audits"
     await made.stop()
 
 

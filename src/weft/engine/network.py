@@ -107,6 +107,12 @@ def _links_of(operation: Operation) -> list[tuple[str, str]]:
     return []
 
 
+def _touched(operations: Sequence[Operation]) -> set[str]:
+    """Namespaces in which the operations change something."""
+    ends = {space for operation in operations for space, _ in _links_of(operation)}
+    return ends | {operation.namespace for operation in operations}
+
+
 def _far_end(kind: object) -> list[tuple[str, str]]:
     match kind:
         case Veth(peer_namespace=str(space), peer=str(name)):
@@ -282,10 +288,10 @@ class NetworkLoop:
         while True:
             await self._some_stale.wait()
             self._some_stale.clear()
-            failed = {f.operation.namespace if f.operation is not None else None for f in self.failures}
-            if None in failed:
+            if any(failure.operation is None for failure in self.failures):
                 continue
             # Where the rules could not be changed a flow would only find the same way again: later.
+            failed = {f.operation.namespace for f in self.failures if isinstance(f.operation, ReplaceTable | ChangeTable)}
             due = {place for place in self._stale if place[0] not in failed}
             self._stale -= due
             for space in sorted({space for space, _ in due}):
@@ -320,14 +326,18 @@ class NetworkLoop:
             await self._kernel.apply(operations)
         except OperationFailed as error:
             log.warning("network.apply_failed cause=%s", error)
-            return await self._retry_singly(desired)
+            return await self._retry_singly(desired, operations)
         # Verified when the kernel reports these very changes and the namespaces are read again.
         self._actual = dict(desired.namespaces)
         return []
 
-    async def _retry_singly(self, desired: KernelState) -> list[Failure]:
-        self._actual = dict((await self._kernel.read(desired)).namespaces)
-        left = self._diff(KernelState(self._actual), desired)
+    async def _retry_singly(self, desired: KernelState, tried: Sequence[Operation]) -> list[Failure]:
+        """What can be done is done by now: what is left is tried once more, so that the cause is known for each."""
+        left = await self._left_of(desired, tried)
+        if len(left) > MAX_SINGLE:
+            with contextlib.suppress(OperationFailed):
+                await self._kernel.apply(left)
+            left = await self._left_of(desired, left)
         batches: list[Sequence[Operation]] = [left] if len(left) > MAX_SINGLE else [[operation] for operation in left]
         failures = []
         for batch in batches:
@@ -335,5 +345,10 @@ class NetworkLoop:
                 await self._kernel.apply(batch)
             except OperationFailed as error:
                 failures += [Failure(operation, str(error)) for operation in batch]
-        self._everything = True
+        self._dirty |= _touched(left)
         return failures
+
+    async def _left_of(self, desired: KernelState, tried: Sequence[Operation]) -> Sequence[Operation]:
+        """Only where something was tried is read again: one thing that never succeeds must not make every change expensive."""
+        await self._read_again(desired, _touched(tried))
+        return self._diff(KernelState(self._actual), desired)

@@ -1,11 +1,13 @@
 """Kernel parameters below /proc/sys of the calling thread's network namespace, by dotted name. Run it through `netns`."""
 
+import re
 from pathlib import Path
 
 _ROOT = Path("/proc/sys")
 _SWAP = str.maketrans("./", "/.")
 _KINDS = {"net.bridge": "0", "net.ipv6": "1"}
 """Kinds of parameters that a kernel may do without, and the value that amounts to that."""
+_IPV6_DEVICE = re.compile(r"net\.ipv6\.conf\.([^.]+)\.disable_ipv6")
 
 
 def read(key: str) -> str | None:
@@ -29,8 +31,12 @@ def _path(key: str) -> Path:
 
 def when_absent(key: str) -> str | None:
     """What it means that a parameter does not exist because the kernel has nothing of its kind: without br_netfilter no bridge
-    calls netfilter, without IPv6 it is disabled. None: it means nothing, or only the interface is missing."""
+    calls netfilter, without IPv6 it is disabled. So it is on a device whose MTU is below 1280, from which the kernel takes IPv6
+    away (RFC 8200 section 5, `addrconf_notify`). None: it means nothing, or the whole device is missing."""
     for kind, meaning in _KINDS.items():
         if key.startswith(f"{kind}.") and not _path(kind).exists():
             return meaning
-    return None
+    device = _IPV6_DEVICE.match(key)
+    if device is None or _path(f"net.ipv6.conf.{device[1]}").exists():
+        return None
+    return _KINDS["net.ipv6"] if _path(f"net.ipv4.conf.{device[1]}").exists() else None

@@ -31,3 +31,9 @@ def test_a_kernel_without_bridge_netfilter_or_ipv6(tree: Path) -> None:
 def test_a_missing_interface_means_nothing(tree: Path) -> None:
     (tree / "net/ipv6/conf/all").mkdir(parents=True)
     assert sysctl.when_absent("net.ipv6.conf.eth7.disable_ipv6") is None
+
+
+def test_a_device_from_which_the_kernel_took_ipv6_away(tree: Path) -> None:
+    (tree / "net/ipv6/conf/all").mkdir(parents=True)
+    assert sysctl.when_absent("net.ipv6.conf.eth0/100.disable_ipv6") == "1"
+    assert sysctl.when_absent("net.ipv6.conf.eth0/100.forwarding") is None
