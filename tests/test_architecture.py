@@ -48,6 +48,7 @@ ONLY_PORTS = {
     ("api", "runtime"), ("engine", "linux"), ("engine", "runtime"), ("agent", "linux"), ("agent", "runtime"),
 }  # fmt: skip
 """Of these only `base` may be imported: what the adapter promises, without how."""
+OF_THE_SWARM = {"Assignment", "AssignmentChange", "TaskAssignment", "TaskId", "TaskStatus", "TaskState"}
 PURE = {"errors", "model", "control", "network", "dns", "esp", "pki"}
 SIDE_EFFECTS = {
     "asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time",
@@ -173,6 +174,14 @@ def test_network_and_control_do_not_know_each_other(module: Module) -> None:
     layers = {name.split(".")[1] for name in ours(module)}
     assert not (module.layer == "network" and "control" in layers)
     assert not (module.layer == "control" and "network" in layers)
+
+
+@each_module
+def test_what_works_without_a_swarm_knows_workloads_and_no_tasks(module: Module) -> None:
+    """`agent/workloads.py` makes workloads of tasks: the arrow goes from the swarm's worker to the engine."""
+    if module.layer in ("engine", "network", "dns"):
+        names = {alias.name for n in ast.walk(module.tree) if isinstance(n, ast.ImportFrom) for alias in n.names}
+        assert not names & OF_THE_SWARM, f"{module.where} imports {names & OF_THE_SWARM}: take a workload, or overlays"
 
 
 @each_module

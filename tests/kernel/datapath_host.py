@@ -1,6 +1,6 @@
 """One host of test_datapath.py: runs in that host's network namespace, plans, compares and applies what it is sent.
 
-A line of input is base64 of MessagePack (assignment, facts, sandboxes); a line of output is JSON: the operations applied, those
+A line of input is base64 of MessagePack (assignment, facts, residents); a line of output is JSON: the operations applied, those
 still wanted after it, and the error if there was one.
 """
 
@@ -14,7 +14,8 @@ from weft.errors import WeftError
 from weft.linux.kernel import RealKernel
 from weft.model.assignment import Assignment
 from weft.model.codec import decode
-from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.sandbox import NodeFacts
+from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.plan import plan
 
@@ -23,7 +24,7 @@ async def serve(directory: Path) -> None:
     kernel = RealKernel(directory)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        desired = plan(*decode(base64.b64decode(line), tuple[Assignment, NodeFacts, list[Sandbox]]))
+        desired = plan(*decode(base64.b64decode(line), tuple[Assignment, NodeFacts, list[Resident]]))
         operations = diff(await kernel.read(desired), desired)
         error = ""
         try:

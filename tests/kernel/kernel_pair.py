@@ -36,9 +36,9 @@ class Pair:
         udp = PublishedPort(target=53, published=9001, protocol="udp")
         tasks = swarm.service("web", net, wide, ports=[PublishedPort(target=80, published=8080), udp], on=[1, 2])
         task = tasks[0]
-        self.desired = plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
+        self.desired = plan(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
         swarm.set_serving(tasks[1], False)
-        self.fewer = plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
+        self.fewer = plan(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
         self.box = swarm.sandbox(task).key
         self.port = f"wgw-{self.box[:10]}"
 

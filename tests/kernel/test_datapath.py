@@ -169,7 +169,7 @@ class Bed:
         for host, process in enumerate(self.processes, 1):
             assert process.stdin is not None
             assert process.stdout is not None
-            value = (self.swarm.assignment(host), self.swarm.facts(host), self.swarm.sandboxes(host))
+            value = (self.swarm.assignment(host), self.swarm.facts(host), self.swarm.residents(host))
             process.stdin.write(base64.b64encode(encode(value)).decode() + "\n")
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())

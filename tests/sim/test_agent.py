@@ -531,7 +531,7 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
         async with rig(tmp_path) as r:
             await r.until_all(TaskState.RUNNING)
             await asyncio.sleep(1)
-            desired = r.agent.network._plan(r.agent.assignment, r.agent.facts, r.agent.sandboxes)
+            desired = r.agent.network._plan(r.agent.assignment, r.agent.facts, r.agent.residents)
             before = await r.kernel.read(desired)
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
@@ -659,7 +659,7 @@ async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_
     async with rig(tmp_path, tasks=2) as r:
         await r.until_all(TaskState.RUNNING)
         task = r.tasks[0]
-        key = next(s.key for s in r.agent.sandboxes if s.task == task)
+        key = next(s.key for s in r.agent.sandboxes if s.workload == task)
         for _ in range(12):
             r.kernel.fail_next(lambda op: isinstance(op, RemoveNamespace) and op.namespace == key)
         began = asyncio.get_running_loop().time()

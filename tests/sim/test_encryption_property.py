@@ -164,7 +164,7 @@ class Encrypted(RuleBasedStateMachine):
     def _converge(self, host: int) -> None:
         """Each operation alone, and a look after each."""
         kernel = self.underlay.hosts[f"node{host}"]
-        desired = plan(self._assignment(host), self._facts(host), self.swarm.sandboxes(host))
+        desired = plan(self._assignment(host), self._facts(host), self.swarm.residents(host))
 
         async def run() -> None:
             for operation in diff(await kernel.read(desired), desired):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import combinations
 
+from weft.agent.workloads import TASK_LABEL
 from weft.control.assignments.assignments import assignment_for, network_views
-from weft.engine.container_config import TASK_LABEL
 from weft.model.assignment import Assignment
 from weft.model.container import Container
 from weft.model.ids import NetworkId

@@ -14,7 +14,7 @@ from tests.simulation.cluster import SimCluster
 from tests.simulation.host import IMAGE, SimHost
 from tests.simulation.ledger import Ledger
 from tests.simulation.processes import OUTSIDE
-from weft.engine.container_config import TASK_LABEL
+from weft.agent.workloads import TASK_LABEL
 from weft.errors import WeftError
 from weft.manager.manager import Manager
 from weft.model.meta import SECOND

@@ -1,7 +1,7 @@
 """A small swarm by hand: networks, services and tasks, and what each node is told of them.
 
 For tests of ring 2 and of the data path that do not want a manager. Addresses are handed out in order; ids are the names, padded.
-Everything is a value again once asked for: `assignment(node)`, `facts(node)`, `sandboxes(node)`.
+Everything is a value again once asked for: `assignment(node)`, `facts(node)`, `residents(node)`.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
 
+from weft.agent.workloads import Workloads
 from weft.model.addresses import PortKey
 from weft.model.assignment import (
     Assignment,
@@ -27,6 +28,7 @@ from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import ContainerSpec, PublishedPort, TaskSpec
 from weft.model.task import Attachment, TaskState
+from weft.model.workload import Resident
 
 UNDERLAY = IPv4Address("10.59.72.10")
 
@@ -51,6 +53,7 @@ class Swarm:
         self.tasks: dict[TaskId, TaskAssignment] = {}
         self._sandboxes: dict[TaskId, Sandbox] = {}
         self._used: dict[NetworkId, int] = {}
+        self._workloads = Workloads()
         self.ingress = self.network("ingress", "10.0.0.0/24", ingress=True)
 
     def network(
@@ -136,6 +139,9 @@ class Swarm:
     def sandboxes(self, node: int) -> list[Sandbox]:
         return [self._sandboxes[t.id] for t in self.tasks.values() if t.node == self.nodes[node - 1]]
 
+    def residents(self, node: int) -> list[Resident]:
+        return self._workloads.residents(self.tasks, self.sandboxes(node))
+
     def sandbox(self, task: TaskId) -> Sandbox:
         return self._sandboxes[task]
 
@@ -187,4 +193,4 @@ class Swarm:
             used = {s.ports.get(attachment.network) for s in neighbours}
             ports[attachment.network] = next(n for n in range(1, 1000) if n not in used)
         id = hashlib.sha256(task.id.encode()).hexdigest()
-        return Sandbox(id=id, task=task.id, container=ContainerId(id), gateway=IPv4Interface(f"{gateway}/16"), ports=ports)
+        return Sandbox(id=id, workload=task.id, container=ContainerId(id), gateway=IPv4Interface(f"{gateway}/16"), ports=ports)

@@ -31,7 +31,7 @@ class Cluster:
     def desired(self, i):
         facts = msgspec.structs.replace(self.swarm.facts(i), esp_engine=self.engine)
         assignment = msgspec.structs.replace(self.swarm.assignment(i), keys=tuple(self.keys))
-        return plan(assignment, facts, self.swarm.sandboxes(i))
+        return plan(assignment, facts, self.swarm.residents(i))
 
     def apply(self):
         async def run():

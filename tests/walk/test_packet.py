@@ -208,7 +208,7 @@ def test_one_udp_target_by_the_mesh_and_in_host_mode():
 
 
 def planned_on_node1(swarm):
-    return plan(swarm.assignment(1), swarm.facts(1), swarm.sandboxes(1))
+    return plan(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
 
 
 def forget(cluster, before):

@@ -1,7 +1,7 @@
 """One request, from its JSON to the operations on a host's kernel: who decides what, in the order in which it happens.
 
     api/schema/service.py → control/requests/services.py → store/ → control/orchestrator → control/allocator → control/scheduler
-    → control/assignments/assignments.py → agent/ → network/plan.py → network/diff.py → linux/
+    → control/assignments/assignments.py → agent/ → engine/ → network/plan.py → network/diff.py → linux/
 
 In a daemon each of these runs when the store tells it that something changed. Here they are called one after the other, and after
 each it is shown what it added. test_packet.py goes on where this ends.
@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Interface
 import msgspec
 
 from tests.walk.conftest import CLIENT
+from weft.agent.workloads import residents, workload
 from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
 from weft.api.schema.service_wire import ServiceWire
@@ -23,7 +24,7 @@ from weft.control.assignments import assignments as dispatcher
 from weft.control.orchestrator import orchestrator
 from weft.control.requests import services
 from weft.control.scheduler import scheduler
-from weft.engine.sandboxes import choose_gateway, choose_ports
+from weft.engine.sandboxes import new_sandbox
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_underlay import FakeUnderlay, Packet
 from weft.model.assignment import Assignment
@@ -36,6 +37,7 @@ from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import Resources
 from weft.model.state import Put
 from weft.model.task import TaskState, TaskStatus
+from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.kernel_state import KernelState
 from weft.network.operations import ReplaceTable, SetSysctl
@@ -107,16 +109,13 @@ class Manager:
         return list(self.state.tasks.values())
 
 
-def agent(assignment: Assignment, facts: NodeFacts) -> list[Sandbox]:
-    """What a node decides itself: a sandbox for each task that it was given."""
+def agent(assignment: Assignment, facts: NodeFacts) -> list[Resident]:
+    """What a node decides itself: a sandbox for the workload of each task that it was given."""
     made: list[Sandbox] = []
     for number, task in enumerate(assignment.tasks.values()):
         id = f"{facts.node}{number}".ljust(64, "0")
-        gateway = choose_gateway(facts, {s.gateway.ip for s in made}, 0)
-        made.append(
-            Sandbox(id=id, task=task.id, container=ContainerId(id), gateway=gateway, ports=choose_ports(task, made))
-        )  # fmt: skip
-    return made
+        made.append(new_sandbox(id, workload(task), ContainerId(id), facts, made))
+    return residents(assignment.tasks, made)
 
 
 def test_a_service_from_json_to_the_kernel():
@@ -169,7 +168,7 @@ def test_a_service_from_json_to_the_kernel():
     # nothing is left to decide
     assert (manager.orchestrate(), manager.allocate(), manager.schedule()) == ([], [], [])
 
-    # agent/: makes a sandbox and a container of each task and reports; only then does a task serve
+    # agent/ and engine/: make a sandbox and a container of each task and reports; only then does a task serve
     manager.hear_that_all_run()
 
     # control/assignments/assignments.py: all that a node may know, as one value

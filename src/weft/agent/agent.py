@@ -19,23 +19,24 @@ import msgspec
 
 from weft.agent.adapters import Adapters
 from weft.agent.logs import LogPublisher
-from weft.agent.task_steps import Fate
+from weft.agent.records import RecordBook, Records, TaskRecord
+from weft.agent.task_steps import Fate, expired
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
+from weft.agent.workloads import TASK_LABEL, Workloads
 from weft.dns.zone import NameCache, Zone, zone_for
-from weft.engine.container_config import TASK_LABEL, expired
 from weft.engine.encryption import Encryption
 from weft.engine.events import EventLog
 from weft.engine.network import NetworkLoop
 from weft.engine.pulls import Pulls
 from weft.engine.resolver import Resolvers
-from weft.engine.sandboxes import RecordBook, Records, TaskRecord
 from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NodeId, TaskId, hex_id
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
+from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.plan import Planner
 from weft.system.supervision import contained, lasting
@@ -75,6 +76,7 @@ class Agent:
             adapters, node, facts.data_path_address, self._statuses, self._change, self._reached, self.logs.ask
         )  # fmt: skip
         self._names = NameCache()
+        self._workloads = Workloads()
         self._resolvers = Resolvers(
             adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers
         )  # fmt: skip
@@ -97,6 +99,10 @@ class Agent:
         return tuple(
             r.sandbox for task, r in self.records.all.items() if r.sandbox is not None and task not in self._releasing
         )  # fmt: skip
+
+    @property
+    def residents(self) -> list[Resident]:
+        return self._workloads.residents(self.assignment.tasks, self.sandboxes)
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
@@ -242,7 +248,7 @@ class Agent:
             status = TaskStatus(TaskState.STARTING, self.adapters.clock(), "starting")
         self.records.put(task.id, TaskRecord(container=container, status=status))
         if found is not None and found.config.sandbox_id:
-            self.records.give(task, self.facts, found.config.sandbox_id)
+            self.records.give(self._workloads.of(task), self.facts, found.config.sandbox_id)
         self.report(task.id, status)
 
     def _attend(self, task: TaskId, changed: bool) -> None:
@@ -288,7 +294,7 @@ class Agent:
     async def connect(self, task: TaskAssignment) -> None:
         await self._networks_known(task)
         record = self.records.all[task.id]
-        sandbox = record.sandbox or self.records.give(task, self.facts, hex_id(self.adapters.entropy(CONTAINER_ID_BYTES)))
+        sandbox = record.sandbox or self._new_sandbox(task)
         await self.records.saved()
         self._desire()
         await self._encryption_ready(sandbox)
@@ -296,6 +302,9 @@ class Agent:
         await self._resolvers.open(sandbox)
         self._connected.add(task.id)
         self._tell_networks("connect", task.id, sandbox)
+
+    def _new_sandbox(self, task: TaskAssignment) -> Sandbox:
+        return self.records.give(self._workloads.of(task), self.facts, hex_id(self.adapters.entropy(CONTAINER_ID_BYTES)))
 
     async def release(self, task: TaskId) -> None:
         sandbox = self.records.all[task].sandbox
@@ -321,11 +330,11 @@ class Agent:
     # ---
 
     def _desire(self) -> None:
-        assignment = self.encryption.desire(self.assignment)
-        if assignment is None:
+        overlays = self.encryption.desire(self.assignment)
+        if overlays is None:
             self.network.postpone()
         else:
-            self.network.desire(assignment, self.sandboxes)
+            self.network.desire(overlays, self.residents)
 
     async def _encryption_ready(self, sandbox: Sandbox) -> None:
         for network in sandbox.ports:
@@ -366,10 +375,11 @@ class Agent:
                 await asyncio.sleep(REOPEN_PAUSE)
 
     def _zone(self, sandbox: Sandbox) -> Zone:
-        return zone_for(self.assignment, sandbox.task, self._names)
+        task = self.assignment.tasks.get(TaskId(sandbox.workload))
+        return zone_for(self.assignment, self._workloads.of(task) if task is not None else None, self._names)
 
     def _name_servers(self, sandbox: Sandbox) -> Sequence[str]:
-        task = self.assignment.tasks.get(sandbox.task)
+        task = self.assignment.tasks.get(TaskId(sandbox.workload))
         own = task.spec.container.dns_servers if task is not None else ()
         return own or self.adapters.host_resolver().servers
 

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
-from weft.engine.container_config import SERVICE_LABEL, TASK_LABEL
+from weft.agent.workloads import SERVICE_LABEL, TASK_LABEL
 from weft.errors import NotFound, WeftError
 from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId

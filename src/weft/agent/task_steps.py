@@ -10,11 +10,13 @@ stopped: a container that exists is not made again, one that runs is not started
     ended                 the container stays for `docker ps -a` until the task is to be removed or is no longer assigned
 """
 
+from collections.abc import Mapping
 from enum import Enum, auto
 
 import msgspec
 
 from weft.model.container import Container, ContainerState
+from weft.model.ids import ContainerId
 from weft.model.task import TaskState
 
 
@@ -129,3 +131,12 @@ def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str
 def failed_before(state: TaskState) -> TaskState:
     """What a task becomes that could not go on: it never ran, or it did."""
     return TaskState.REJECTED if state < TaskState.STARTING else TaskState.FAILED
+
+
+def expired(containers: Mapping[ContainerId, tuple[str, int]], keep: int = 5) -> list[ContainerId]:
+    """Of ended containers (id: (name, moment of its end)) those to remove: all but the last `keep` of each slot. A container's
+    slot is its name less the task's id."""
+    slots: dict[str, list[tuple[int, ContainerId]]] = {}
+    for id, (name, ended) in containers.items():
+        slots.setdefault(name.rpartition(".")[0], []).append((ended, id))
+    return [id for slot in slots.values() for _, id in sorted(slot, reverse=True)[keep:]]

@@ -14,10 +14,12 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.agent.adapters import Adapters
+from weft.agent.records import Records, TaskRecord
 from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
+from weft.agent.workloads import filled_workload
+from weft.engine.container_config import Host as HostView
 from weft.engine.container_config import container_config
 from weft.engine.events import EventLog
-from weft.engine.sandboxes import Records, TaskRecord
 from weft.errors import NotFound, WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerState
@@ -141,9 +143,10 @@ class TaskWorker:
 
     async def _create(self) -> None:
         adapters, task, record = self._host.adapters, self._assigned, self._record
+        node = adapters.description()
         config = container_config(
-            task, record.container, record.sandbox, self._host.assignment, adapters.description(), adapters.host_resolver(),
-            adapters.namespaces,
+            filled_workload(task, node), record.container, record.sandbox, self._host.assignment,
+            HostView(node.hostname, adapters.host_resolver(), adapters.namespaces),
         )  # fmt: skip
         await self._host.records.saved()
         self._host.events.container("create", await adapters.runtime.create(config))

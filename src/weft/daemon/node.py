@@ -237,19 +237,19 @@ class WeftNode:
                 views.predefined(node, "none", "null"),
             ]
         agent = self._member.agent
-        return views.local_networks(agent.assignment, agent.sandboxes, agent.facts, agent.containers)
+        return views.local_networks(agent.assignment, agent.residents, agent.facts, agent.containers)
 
     def container_networks(self, id: ContainerId) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
         if self._member is None:
             return {}
         agent = self._member.agent
-        return views.container_networks(id, agent.assignment, agent.sandboxes, agent.facts, agent.containers)
+        return views.container_networks(id, agent.assignment, agent.residents, agent.facts, agent.containers)
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         if self._member is None:
             return None
         agent = self._member.agent
-        return views.container_gateway(id, agent.assignment, agent.sandboxes, agent.facts)
+        return views.container_gateway(id, agent.assignment, agent.residents, agent.facts)
 
     def _facts(self, node: NodeId, data_path: IPv4Address) -> NodeFacts:
         """The MTU is read afresh at each start: the operator may have changed it."""

@@ -14,9 +14,10 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from weft.model.assignment import Assignment, EndpointRecord, NetworkView
-from weft.model.ids import NetworkId, TaskId
+from weft.model.assignment import EndpointRecord, NetworkView, Overlays
+from weft.model.ids import NetworkId
 from weft.model.numbers import decimal
+from weft.model.workload import Workload
 
 Addresses = tuple[IPv4Address, ...]
 MAX_NDOTS = 15
@@ -78,15 +79,16 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def zone_for(assignment: Assignment, task: TaskId, names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of) -> Zone:
-    """The zone of a task's container; an empty one if the task is not there. `names_of` may be a cache of `NetworkNames.of`."""
-    assigned = assignment.tasks.get(task)
-    if assigned is None:
+def zone_for(
+    overlays: Overlays, workload: Workload | None, names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of
+) -> Zone:
+    """The zone of a workload's container; an empty one if there is none. `names_of` may be a cache of `NetworkNames.of`."""
+    if workload is None:
         return Zone(networks=(), forwards=False)
-    views = [assignment.networks[a.network] for a in assigned.attachments if a.network in assignment.networks]
+    views = [overlays.networks[a.network] for a in workload.attachments if a.network in overlays.networks]
     names = sorted((names_of(view) for view in views), key=lambda n: n.ingress)
     outward = not names or any(not n.internal for n in names)
-    return Zone(networks=tuple(names), forwards=outward, ndots=_ndots(assigned.spec.container.dns_options))
+    return Zone(networks=tuple(names), forwards=outward, ndots=_ndots(workload.spec.dns_options))
 
 
 class NameCache:

@@ -1,7 +1,7 @@
-"""Keeps the ESP engine at what the assignment demands, and says whether encrypted networks may be up.
+"""Keeps the ESP engine at what the overlays demand, and says whether encrypted networks may be up.
 
 With the userspace engine they may always: their VXLAN sockets are in a namespace that only the engine leads out of. With the kernel's
-they may once its policies are in force: until then, and whenever that fails, the network loop is given an assignment without keys,
+they may once its policies are in force: until then, and whenever that fails, the network loop is given overlays without keys,
 of which the plan makes networks that do not leave this host. New keys, new peers, and peers that go are a matter between this
 loop and the engine; no packet waits for it but those that could not be sealed anyway.
 """
@@ -14,7 +14,7 @@ import msgspec
 
 from weft.errors import OperationFailed, WeftError
 from weft.linux.base import EspEngine
-from weft.model.assignment import Assignment
+from weft.model.assignment import Overlays
 from weft.model.encryption import Protection
 from weft.model.sandbox import NodeFacts
 from weft.network.encryption import protection
@@ -28,7 +28,7 @@ PATIENCE = 10.0
 
 class Encryption:
     def __init__(self, engine: EspEngine | None, why_not: str, facts: NodeFacts, changed: Callable[[], None]) -> None:
-        """`why_not`: what is missing, if there is no engine. `changed` is called when `assignment_for_network` gives another."""
+        """`why_not`: what is missing, if there is no engine. `changed` is called when `desire` would give another."""
         self._engine = engine
         self._why_not = why_not
         self._facts = facts
@@ -41,17 +41,17 @@ class Encryption:
         self._progress = asyncio.Event()
         """Set, and replaced, after each try."""
 
-    def desire(self, assignment: Assignment) -> Assignment | None:
-        """The assignment that the network may be planned from: the same, or without keys; None: wait for `changed`. A daemon
+    def desire(self, overlays: Overlays) -> Overlays | None:
+        """The overlays that the network may be planned from: the same, or without keys; None: wait for `changed`. A daemon
         that was started again must not take the network down only because it does not know yet what is in force."""
-        self._wanted = protection(assignment, self._facts)
+        self._wanted = protection(overlays, self._facts)
         if self._wanted != self._applied or self._is_first:
             self._wake.set()
         if self._wanted is None or self._facts.esp_engine != "kernel":
-            return assignment
+            return overlays
         if self._is_first and not self._failure:
             return None
-        return assignment if self._applied is not None else msgspec.structs.replace(assignment, keys=())
+        return overlays if self._applied is not None else msgspec.structs.replace(overlays, keys=())
 
     async def ready(self, network: str) -> None:
         """Returns when the engine protects what is wanted now. Raises `OperationFailed` if there is none or it fails."""

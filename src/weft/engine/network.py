@@ -1,6 +1,6 @@
-"""The loop that makes the kernel's network what the assignment says, and keeps it so.
+"""The loop that makes the kernel's network what the overlays and the residents demand, and keeps it so.
 
-Whenever the assignment, the sandboxes or the kernel change: plan, compare, apply. What the kernel has is read once and remembered;
+Whenever these or the kernel change: plan, compare, apply. What the kernel has is read once and remembered;
 after that only namespaces in which something happened are read again, our own changes among them, which verifies them. Whatever
 others do to our namespaces is repaired that way, and every `AUDIT` seconds all is read anew, for changes that nobody announced.
 
@@ -22,8 +22,9 @@ import msgspec
 
 from weft.errors import OperationFailed, WeftError
 from weft.linux.base import Kernel
-from weft.model.assignment import Assignment
+from weft.model.assignment import Overlays
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
+from weft.model.workload import Resident
 from weft.network.flows import Place, Stale, stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
 from weft.network.operations import (
@@ -51,7 +52,7 @@ FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 MAX_SINGLE = 200
 """Operations left after a failure that are tried one by one; more of them are tried in one batch once more."""
 
-Plan = Callable[[Assignment, NodeFacts, Sequence[Sandbox]], KernelState]
+Plan = Callable[[Overlays, NodeFacts, Sequence[Resident]], KernelState]
 Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
 
 NOTHING = KernelState({HOST: Namespace(name=HOST)})
@@ -142,8 +143,8 @@ class NetworkLoop:
         self._facts = facts
         self._plan = plan
         self._diff = diff
-        self._assignment: Assignment | None = None
-        self._sandboxes: tuple[Sandbox, ...] = ()
+        self._overlays: Overlays | None = None
+        self._residents: tuple[Resident, ...] = ()
         self._actual: dict[str, Namespace] = {}
         self._dirty: set[str] = set()
         self._everything = True
@@ -157,7 +158,7 @@ class NetworkLoop:
         self._retry = FIRST_RETRY
         self.failures: tuple[Failure, ...] = ()
         """Of the last round."""
-        self._first: tuple[Assignment, tuple[Sandbox, ...]] | None = None
+        self._first: tuple[Overlays, tuple[Resident, ...]] | None = None
         """What was desired first."""
         self._planned: KernelState | None = None
         """By the last round."""
@@ -165,10 +166,10 @@ class NetworkLoop:
         """Flows to be forgotten."""
         self._some_stale = asyncio.Event()
 
-    def desire(self, assignment: Assignment, sandboxes: Iterable[Sandbox]) -> None:
+    def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
         """What the kernel is to look like from now on. Until the first call nothing is touched."""
-        self._assignment, self._sandboxes = assignment, tuple(sandboxes)
-        self._first = self._first or (assignment, self._sandboxes)
+        self._overlays, self._residents = overlays, tuple(residents)
+        self._first = self._first or (overlays, self._residents)
         self._wanted += 1
         self._known = self._wanted
         self._wake.set()
@@ -233,8 +234,8 @@ class NetworkLoop:
             if self._everything:
                 next_audit = loop.time() + AUDIT
             await self._gather()
-            if self._assignment is not None:
-                await self._converge(self._assignment, self._sandboxes)
+            if self._overlays is not None:
+                await self._converge(self._overlays, self._residents)
 
     async def _pause(self, until_audit: float) -> None:
         """Until somebody wakes the loop, an audit is due, or a failed operation is to be tried again."""
@@ -254,11 +255,11 @@ class NetworkLoop:
         await asyncio.sleep(COALESCE)
         self._hurry.clear()
 
-    async def _converge(self, assignment: Assignment, sandboxes: tuple[Sandbox, ...]) -> None:
+    async def _converge(self, overlays: Overlays, residents: tuple[Resident, ...]) -> None:
         generation = self._known
         try:
             before = self._planned or self._plan_first()
-            desired = self._planned = self._plan_for(assignment, sandboxes)
+            desired = self._planned = self._plan(overlays, self._facts, residents)
             self._stale |= stale_flows(before, desired)
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
@@ -275,12 +276,12 @@ class NetworkLoop:
         self._round.set()
         self._round = asyncio.Event()
 
-    def _plan_for(self, assignment: Assignment, sandboxes: Sequence[Sandbox]) -> KernelState:
-        return self._plan(assignment, self._facts, [s for s in sandboxes if s.task in assignment.tasks])
-
     def _plan_first(self) -> KernelState:
         """What a new daemon finds: the rules of what was desired first, or older ones, so that every published port may be new."""
-        first = self._plan_for(*self._first) if self._first else NOTHING
+        first = NOTHING
+        if self._first is not None:
+            overlays, residents = self._first
+            first = self._plan(overlays, self._facts, residents)
         self._stale |= stale_flows(NOTHING, first)
         return first
 

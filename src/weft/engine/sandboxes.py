@@ -1,108 +1,23 @@
-"""What the agent has given to its tasks: a container id, a sandbox, and the status last reported. Kept on disk.
+"""What a new sandbox is given: an address on docker_gwbridge, and a port on the bridge of each of its networks. Pure."""
 
-A task's record is written before anything in it is used, and the sandbox is taken out of it only when the kernel has forgotten
-the namespace: whatever instant the daemon is killed at, the next one finds every container and every address that is held.
-Choosing is done by pure functions at the end of the file; `Records` only remembers, and writes many changes at once.
-"""
-
-import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Interface
 
-import msgspec
-
 from weft.errors import Exhausted
-from weft.model.assignment import TaskAssignment
-from weft.model.ids import ContainerId, NetworkId, TaskId
+from weft.model.ids import ContainerId, NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
-from weft.model.task import TaskStatus
-from weft.system.value_file import ValueFile
-
-FLUSH_DELAY = 0.005
-"""Seconds that a change waits for others to be written with it."""
+from weft.model.workload import Workload
 
 
-class TaskRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    container: ContainerId
-    """Chosen once; the container may not exist yet, or no longer."""
-    status: TaskStatus
-    sandbox: Sandbox | None = None
-    """None before it was given one, on the host's network, and after it was released."""
-
-
-class RecordBook(msgspec.Struct, frozen=True):
-    """What is in the file."""
-
-    records: dict[TaskId, TaskRecord]
-    cursor: int = 0
-    """The gateway address given last, as an integer: the next search begins behind it."""
-
-
-class Records:
-    def __init__(self, file: ValueFile[RecordBook]) -> None:
-        self._file = file
-        book = file.read() or RecordBook({})
-        self._records = dict(book.records)
-        self._cursor = book.cursor
-        self._flush: asyncio.Task[None] | None = None
-
-    @property
-    def all(self) -> Mapping[TaskId, TaskRecord]:
-        return self._records
-
-    def get(self, task: TaskId) -> TaskRecord | None:
-        return self._records.get(task)
-
-    def put(self, task: TaskId, record: TaskRecord) -> None:
-        """Remembered at once; on disk when `saved` returns, or soon."""
-        self._records[task] = record
-        self._schedule()
-
-    def forget(self, task: TaskId) -> None:
-        if self._records.pop(task, None) is not None:
-            self._schedule()
-
-    def give(self, task: TaskAssignment, facts: NodeFacts, id: str) -> Sandbox:
-        """A new sandbox for a task that has a record. Raises `Exhausted`."""
-        record = self._records[task.id]
-        held = [r.sandbox for r in self._records.values() if r.sandbox is not None]
-        gateway = choose_gateway(facts, {s.gateway.ip for s in held}, self._cursor)
-        ports = choose_ports(task, held)
-        sandbox = Sandbox(id=id, task=task.id, container=record.container, gateway=gateway, ports=ports)
-        self._cursor = int(gateway.ip)
-        self.put(task.id, msgspec.structs.replace(record, sandbox=sandbox))
-        return sandbox
-
-    async def saved(self) -> None:
-        """Returns when everything put so far is on disk. Raises `OperationFailed`."""
-        if self._flush is not None:
-            await asyncio.shield(self._flush)
-
-    def close(self) -> None:
-        """Writes what has not been written yet."""
-        if self._flush is not None:
-            self._flush.cancel()
-            self._flush = None
-            self._write()
-
-    def _schedule(self) -> None:
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().create_task(self._flush_soon())
-            self._flush.add_done_callback(_retrieve)
-
-    async def _flush_soon(self) -> None:
-        await asyncio.sleep(FLUSH_DELAY)
-        self._flush = None
-        self._write()
-
-    def _write(self) -> None:
-        self._file.write(RecordBook(self._records, self._cursor))
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """A write that nobody waits for may fail unseen: whoever needs it on disk asks `saved`, and the next change writes again."""
-    if not task.cancelled():
-        task.exception()
+def new_sandbox(
+    id: str, workload: Workload, container: ContainerId, facts: NodeFacts, held: Collection[Sandbox], cursor: int = 0
+) -> Sandbox:
+    """`held`: all that are on this node. `cursor`: the address given last, as an integer; the search begins behind it.
+    Raises `Exhausted`."""
+    gateway = choose_gateway(facts, {s.gateway.ip for s in held}, cursor)
+    return Sandbox(
+        id=id, workload=workload.id, container=container, gateway=gateway, ports=choose_ports(workload, held)
+    )  # fmt: skip
 
 
 def choose_gateway(facts: NodeFacts, held: Collection[IPv4Address], cursor: int) -> IPv4Interface:
@@ -118,13 +33,13 @@ def choose_gateway(facts: NodeFacts, held: Collection[IPv4Address], cursor: int)
     raise Exhausted(f"cannot give the sandbox an address: none is free in {network} of docker_gwbridge")
 
 
-def choose_ports(task: TaskAssignment, held: Iterable[Sandbox]) -> dict[NetworkId, int]:
-    """For each network of the task the lowest number of a veth that no other sandbox has there; from 1."""
+def choose_ports(workload: Workload, held: Iterable[Sandbox]) -> dict[NetworkId, int]:
+    """For each network of the workload the lowest number of a veth that no other sandbox has there; from 1."""
     used: dict[str, set[int]] = {}
     for sandbox in held:
         for network, port in sandbox.ports.items():
             used.setdefault(network, set()).add(port)
-    return {a.network: lowest_free(used.get(a.network, set())) for a in task.attachments}
+    return {a.network: lowest_free(used.get(a.network, set())) for a in workload.attachments}
 
 
 def lowest_free(used: Collection[int]) -> int:

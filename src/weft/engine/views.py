@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal
 
-from weft.model.assignment import Assignment, EndpointRecord, NetworkView, ServiceRecord
+from weft.model.assignment import EndpointRecord, NetworkView, Overlays, ServiceRecord
 from weft.model.container import Container
 from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
-from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
+from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
+from weft.model.workload import Resident
 from weft.network.sandbox import needs_gateway
 
 INGRESS_KEY = "ingress-sbox"
@@ -44,31 +45,30 @@ def digest(*words: str) -> str:
 
 
 def local_networks(
-    assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+    overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> list[LocalNetwork]:
     """All of them, by name."""
-    residents = [s for s in sandboxes if s.container in containers and s.task in assignment.tasks]
+    here = [r for r in residents if r.sandbox.container in containers]
     networks = [
         predefined(facts.node, "bridge", "bridge"),
         predefined(facts.node, "host", "host"),
         predefined(facts.node, "none", "null"),
-        gateway_network(assignment, residents, facts),
+        gateway_network(overlays, here, facts),
     ]
-    networks += [overlay(view, residents, facts, containers) for view in assignment.networks.values()]
+    networks += [overlay(view, here, facts, containers) for view in overlays.networks.values()]
     return sorted(networks, key=lambda n: n.name)
 
 
 def container_networks(
-    id: ContainerId, assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+    id: ContainerId, overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
-    """By name, in the order of the task's attachments; without docker_gwbridge. Empty for a container without a sandbox."""
-    sandbox = next((s for s in sandboxes if s.container == id), None)
-    task = None if sandbox is None else assignment.tasks.get(sandbox.task)
+    """By name, in the order of the workload's attachments; without docker_gwbridge. Empty for a container without a sandbox."""
+    workload = next((workload for sandbox, workload in residents if sandbox.container == id), None)
     found: dict[str, tuple[LocalNetwork, LocalEndpoint]] = {}
-    for attachment in () if task is None else task.attachments:
-        view = assignment.networks.get(attachment.network)
+    for attachment in () if workload is None else workload.attachments:
+        view = overlays.networks.get(attachment.network)
         if view is not None:
-            network = overlay(view, sandboxes, facts, containers)
+            network = overlay(view, residents, facts, containers)
             for endpoint in network.endpoints:
                 if endpoint.key == id:
                     found[network.name] = (network, endpoint)
@@ -76,10 +76,10 @@ def container_networks(
 
 
 def container_gateway(
-    id: ContainerId, assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts
+    id: ContainerId, overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts
 ) -> LocalEndpoint | None:
     """The container's place on docker_gwbridge; None if it has none."""
-    network = gateway_network(assignment, [s for s in sandboxes if s.container == id], facts)
+    network = gateway_network(overlays, [r for r in residents if r.sandbox.container == id], facts)
     return next((e for e in network.endpoints if e.key == id), None)
 
 
@@ -91,13 +91,13 @@ def predefined(node: NodeId, name: str, driver: Literal["bridge", "host", "null"
     )  # fmt: skip
 
 
-def gateway_network(assignment: Assignment, sandboxes: Sequence[Sandbox], facts: NodeFacts) -> LocalNetwork:
+def gateway_network(overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts) -> LocalNetwork:
     endpoints = [
         _gateway_endpoint(facts.node, s.container, f"gateway_{s.key}", s.gateway)
-        for s in sandboxes
-        if s.task in assignment.tasks and needs_gateway(assignment.tasks[s.task], assignment.networks)
+        for s, workload in residents
+        if needs_gateway(workload, overlays.networks)
     ]
-    if any(v.definition.ingress and v.load_balancer(facts.node) for v in assignment.networks.values()):
+    if any(v.definition.ingress and v.load_balancer(facts.node) for v in overlays.networks.values()):
         endpoints.append(_gateway_endpoint(facts.node, INGRESS_KEY, f"gateway_{INGRESS_KEY}", facts.ingress_gateway))
     return LocalNetwork(
         id=digest(facts.node, GATEWAY_BRIDGE), name=GATEWAY_BRIDGE, driver="bridge",
@@ -105,7 +105,7 @@ def gateway_network(assignment: Assignment, sandboxes: Sequence[Sandbox], facts:
     )  # fmt: skip
 
 
-def overlay(view: NetworkView, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers) -> LocalNetwork:
+def overlay(view: NetworkView, residents: Sequence[Resident], facts: NodeFacts, containers: Containers) -> LocalNetwork:
     definition = view.definition
     options = {"com.docker.network.driver.overlay.vxlanid_list": ",".join(str(s.vni) for s in definition.segments)}
     if definition.mtu is not None:
@@ -114,7 +114,7 @@ def overlay(view: NetworkView, sandboxes: Sequence[Sandbox], facts: NodeFacts, c
         options["encrypted"] = ""
     return LocalNetwork(
         id=definition.id, name=definition.name, driver="overlay", scope="swarm", internal=definition.internal,
-        ingress=definition.ingress, options=options, endpoints=tuple(_endpoints(view, sandboxes, facts, containers)),
+        ingress=definition.ingress, options=options, endpoints=tuple(_endpoints(view, residents, facts, containers)),
         pools=tuple((s.subnet, str(s.gateway)) for s in definition.segments), peers=peers(view), services=services(view),
     )  # fmt: skip
 
@@ -138,11 +138,11 @@ def _service(view: NetworkView, record: ServiceRecord) -> ServiceView:
 
 
 def _endpoints(
-    view: NetworkView, sandboxes: Sequence[Sandbox], facts: NodeFacts, containers: Containers
+    view: NetworkView, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> list[LocalEndpoint]:
     found = []
-    for sandbox in sandboxes:
-        record = view.endpoints.get(sandbox.task)
+    for sandbox, _ in residents:
+        record = view.endpoints.get(sandbox.workload)
         container = containers.get(sandbox.container)
         if record is not None and container is not None:
             found.append(_endpoint(record, sandbox.container, container.config.name))

@@ -171,15 +171,20 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
         return msgspec.Raw(codec.encode(self))
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    node: NodeId
-    revision: int = 0
-    """Of the manager's store when this was computed."""
+class Overlays(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is told of the networks that it shares with other nodes; as it is here, without a swarm."""
+
     data_path_port: Port = VXLAN_PORT
     keys: tuple[DataKey, ...] = ()
     """Of encrypted networks, oldest first; none unless a task of this node is on one."""
-    tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
     networks: dict[NetworkId, NetworkView] = msgspec.field(default_factory=dict)
+
+
+class Assignment(Overlays, frozen=True, kw_only=True):
+    node: NodeId
+    revision: int = 0
+    """Of the manager's store when this was computed."""
+    tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
 
     def after(self, change: AssignmentChange) -> "Assignment":
         """The next assignment; this one is left as it is."""

@@ -10,6 +10,8 @@ NodeId = NewType("NodeId", str)
 NetworkId = NewType("NetworkId", str)
 ServiceId = NewType("ServiceId", str)
 TaskId = NewType("TaskId", str)
+WorkloadId = NewType("WorkloadId", str)
+"""A task's id is its workload's."""
 ContainerId = NewType("ContainerId", str)
 
 SWARM_ID_BYTES = 17

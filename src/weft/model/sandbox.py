@@ -1,7 +1,7 @@
-"""What a node knows of itself: its own place on the underlay, and the sandboxes it gave to its tasks.
+"""What a node knows of itself: its own place on the underlay, and the sandboxes it gave to its workloads.
 
 A sandbox is a container's network namespace. Its name, its address on docker_gwbridge and the numbers of its veths are chosen
-by the agent, kept on disk, and never change while the sandbox lives: planning twice gives the same names.
+by the node, kept on disk, and never change while the sandbox lives: planning twice gives the same names.
 """
 
 from ipaddress import IPv4Address, IPv4Interface
@@ -10,21 +10,22 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import DEFAULT_UNDERLAY_MTU, Port, PortKey
-from weft.model.ids import ContainerId, NetworkId, NodeId, TaskId
+from weft.model.ids import ContainerId, NetworkId, NodeId, WorkloadId
 
 GATEWAY_BRIDGE = "docker_gwbridge"
 GATEWAY_INTERFACE = IPv4Interface("172.18.0.1/16")
 """The first free local pool, which on a fresh host is this one."""
 RESOLVER_ADDRESS = IPv4Address("127.0.0.11")
 RESOLVER_PORT: Port = 61053
-"""Where the agent listens inside a sandbox; 127.0.0.11:53 is sent there, so that a container may serve port 53 itself.
+"""Where the node listens inside a sandbox; 127.0.0.11:53 is sent there, so that a container may serve port 53 itself.
 Above the ephemeral range, so that no outgoing connection takes it."""
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     """64 hexadecimal digits, as `docker inspect` shows it."""
-    task: TaskId
+    workload: WorkloadId = msgspec.field(name="task")
+    """`task` on disk, where those are that an earlier daemon made."""
     container: ContainerId
     gateway: IPv4Interface
     """Its address on docker_gwbridge, used unless all its networks are internal."""

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from weft.model.addresses import Vni
-from weft.model.assignment import Assignment, NetworkDefinition
+from weft.model.assignment import NetworkDefinition, Overlays
 from weft.model.encryption import Association, DataKey, IcvBits, Protection, sending_key
 from weft.model.ids import NodeId
 from weft.model.sandbox import NodeFacts
@@ -47,10 +47,10 @@ def socket_namespace(definition: NetworkDefinition, facts: NodeFacts, keys: tupl
     return ESP_SANDBOX if facts.esp_engine == "userspace" else HOST
 
 
-def protection(assignment: Assignment, facts: NodeFacts) -> Protection | None:
+def protection(overlays: Overlays, facts: NodeFacts) -> Protection | None:
     """What this host's engine is to do; None if no network here is encrypted, or there is no key."""
-    sender = sending_key(assignment.keys)
-    encrypted = [view for view in assignment.networks.values() if view.definition.encrypted]
+    sender = sending_key(overlays.keys)
+    encrypted = [view for view in overlays.networks.values() if view.definition.encrypted]
     if sender is None or not encrypted:
         return None
     peers = sorted({
@@ -62,11 +62,11 @@ def protection(assignment: Assignment, facts: NodeFacts) -> Protection | None:
     local = End(facts.data_path_address, facts.node)
     return Protection(
         local=local.address,
-        port=assignment.data_path_port,
+        port=overlays.data_path_port,
         mtu=facts.underlay_mtu,
         vnis=dict(sorted((s.vni, v.definition.icv_bits) for v in encrypted for s in v.definition.segments)),
         outbound=tuple(association(sender, local, peer, icv) for peer, icv in peers),
-        inbound=tuple(association(key, peer, local, icv) for peer, icv in peers for key in assignment.keys),
+        inbound=tuple(association(key, peer, local, icv) for peer, icv in peers for key in overlays.keys),
     )
 
 
@@ -93,12 +93,12 @@ def _derived(secret: bytes, info: bytes, length: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
-def isolation(assignment: Assignment, facts: NodeFacts) -> Iterator[Namespace]:
+def isolation(overlays: Overlays, facts: NodeFacts) -> Iterator[Namespace]:
     """What keeps sealed and clear apart, for the engine that this host has."""
-    encrypted = any(view.definition.encrypted for view in assignment.networks.values())
-    if facts.esp_engine is None or sending_key(assignment.keys) is None or not encrypted:
+    encrypted = any(view.definition.encrypted for view in overlays.networks.values())
+    if facts.esp_engine is None or sending_key(overlays.keys) is None or not encrypted:
         return
-    yield _sandbox(facts) if facts.esp_engine == "userspace" else _marks(assignment, facts)
+    yield _sandbox(facts) if facts.esp_engine == "userspace" else _marks(overlays, facts)
 
 
 def _sandbox(facts: NodeFacts) -> Namespace:
@@ -114,13 +114,13 @@ def _sandbox(facts: NodeFacts) -> Namespace:
     )
 
 
-def _marks(assignment: Assignment, facts: NodeFacts) -> Namespace:
+def _marks(overlays: Overlays, facts: NodeFacts) -> Namespace:
     """By which the kernel engine's policies know plain datagrams, and those with the longer ICV."""
-    definitions = [view.definition for view in assignment.networks.values()]
+    definitions = [view.definition for view in overlays.networks.values()]
     plain = _vnis(d for d in definitions if not d.encrypted)
     longer = _vnis(d for d in definitions if d.encrypted and d.icv_bits == 128)
     marks = ((plain, CLEAR_MARK), (longer, ESP_MARK + 1))
-    own, port = facts.data_path_address, assignment.data_path_port
+    own, port = facts.data_path_address, overlays.data_path_port
     body = "\n".join((
         nft.base_chain("esp-in", "filter", "prerouting", nft.MANGLE, *_marking(f"ip daddr {own} udp dport {port}", marks)),
         nft.base_chain("esp-out", "route", "output", nft.MANGLE, *_marking(f"ip saddr {own} udp dport {port}", marks)),

@@ -22,9 +22,8 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import TaskAssignment
-from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
-from weft.model.task import TaskState
+from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
+from weft.model.workload import Resident
 from weft.network import nft
 from weft.network.fragments import cable, links, table
 from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
@@ -37,11 +36,10 @@ SENDERS = SetType(("ether_addr", "ipv4_addr"))
 HOST_PORTS = "gateway-ports"
 """The map of host-mode ports: protocol and published port to a container's address and port."""
 PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
-Resident = tuple[Sandbox, TaskAssignment]
 
 
 def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespace]:
-    """The bridge and its rules. `residents`: the sandboxes that have a port on it."""
+    """The bridge and its rules. `residents`: those that have a port on it."""
     device = Link(
         name=GATEWAY_BRIDGE, kind=Bridge(), mtu=facts.underlay_mtu, mac=mac_for(facts.gateway.ip),
         addresses=frozenset({facts.gateway}),
@@ -77,10 +75,10 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
 
 
 def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
-    """A task that is meant to run goes before one that is on its way out."""
+    """Who is to stay goes before who is on its way out."""
     found: dict[Entry, Entry] = {}
-    for sandbox, task in sorted(residents, key=lambda r: (r[1].desired > TaskState.RUNNING, r[1].id)):
-        for port in task.ports:
+    for sandbox, workload in sorted(residents, key=lambda r: (r.workload.is_leaving, r.workload.id)):
+        for port in workload.ports:
             if port.mode == "host" and port.published:
                 found.setdefault((port.protocol, port.published), (sandbox.gateway.ip, port.target))
     return found

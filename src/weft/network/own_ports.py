@@ -6,25 +6,24 @@ what a host listens on is its own affair: another may have published the number 
 A task published there is reached by other hosts.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from weft.model.addresses import PortKey
-from weft.model.assignment import Assignment, TaskAssignment
+from weft.model.assignment import Overlays
 from weft.model.sandbox import NodeFacts
+from weft.model.workload import Resident, Workload
 from weft.network.service_table import Services
 
 
-def without_own_ports(assignment: Assignment, facts: NodeFacts) -> Assignment:
-    """The assignment as if no task had published them here; the same object if none has."""
-    own = own_ports(assignment, facts)
-    tasks = {id: _task(task, own) for id, task in assignment.tasks.items()}
-    if all(tasks[id] is task for id, task in assignment.tasks.items()):
-        return assignment
-    return msgspec.structs.replace(assignment, tasks=tasks)
+def without_own_ports(residents: Sequence[Resident], own: frozenset[PortKey]) -> list[Resident]:
+    """The residents as if none had published them here; the same objects in them of those that have not."""
+    return [Resident(sandbox, _workload(workload, own)) for sandbox, workload in residents]
 
 
-def own_ports(assignment: Assignment, facts: NodeFacts) -> frozenset[PortKey]:
-    vxlan: PortKey = ("udp", assignment.data_path_port)
+def own_ports(overlays: Overlays, facts: NodeFacts) -> frozenset[PortKey]:
+    vxlan: PortKey = ("udp", overlays.data_path_port)
     return facts.own_ports | {vxlan}
 
 
@@ -35,9 +34,11 @@ def published(services: Services, own: frozenset[PortKey]) -> Services:
     return {destination: s for destination, s in services.items() if destination not in own}
 
 
-def _task(task: TaskAssignment, own: frozenset[PortKey]) -> TaskAssignment:
+def _workload(workload: Workload, own: frozenset[PortKey]) -> Workload:
     """What it publishes in the mesh stays: other hosts send it there."""
     ports = tuple(
-        p for p in task.ports if p.mode == "ingress" or (p.protocol, p.published) not in own
+        p for p in workload.ports if p.mode == "ingress" or (p.protocol, p.published) not in own
     )
-    return task if len(ports) == len(task.ports) else msgspec.structs.replace(task, ports=ports)
+    if len(ports) == len(workload.ports):
+        return workload
+    return msgspec.structs.replace(workload, ports=ports)

@@ -1,8 +1,8 @@
-"""The whole desired state of a node's kernel, from what the manager assigned and what the node knows of itself.
+"""The whole desired state of a node's kernel, from what it is told of its networks and what it knows of itself.
 
 The packet's hops contribute in the order in which it meets them; `fragments` puts them together. Equal input gives an equal state,
-but for the order in which a service's tasks take turns. A sandbox of a task that is not assigned is left out, and so goes away; and
-with the last sandbox on it a network, without waiting for the manager to say so.
+but for the order in which a service's tasks take turns. A sandbox that is no resident's is left out, and so goes away; and with
+the last sandbox on it a network, without waiting for the manager to say so.
 
 A planner plans again only what depends on something that changed (`memo`): each contribution names what it is made of. What is
 long, and changes with every task, is derived from what it was: services (`service_table`) and peers (`overlay`). A namespace of
@@ -11,9 +11,10 @@ which nothing changed is the same object as before, at which `diff` does not loo
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from weft.model.assignment import Assignment, NetworkView, TaskAssignment
+from weft.model.assignment import NetworkView, Overlays
 from weft.model.ids import NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.workload import Resident, Workload
 from weft.network import encryption, gateway, ingress, loadbalancer, overlay, reply, sandbox, source_guard, underlay
 from weft.network.fragments import grouped, serving, union
 from weft.network.kernel_state import HOST, KernelState, Namespace
@@ -23,13 +24,12 @@ from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace
 from weft.network.sandbox import Outlook
 from weft.network.service_table import EMPTY, Destination, Service, Services, ServiceTable, service_table
 
-Residents = Sequence[tuple[Sandbox, TaskAssignment]]
 Parts = tuple[Namespace, ...]
 
 
-def plan(assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
+def plan(overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> KernelState:
     """All of it, from nothing."""
-    return Planner().plan(assignment, facts, sandboxes)
+    return Planner().plan(overlays, facts, residents)
 
 
 class Planner:
@@ -38,8 +38,9 @@ class Planner:
     def __init__(self) -> None:
         self._memo = Memo()
 
-    def plan(self, assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> KernelState:
-        round_ = _Round(self._memo, without_own_ports(assignment, facts), facts, sandboxes)
+    def plan(self, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> KernelState:
+        here = without_own_ports(residents, own_ports(overlays, facts))
+        round_ = _Round(self._memo, overlays, facts, here)
         state = round_.state()
         self._memo.turn()
         return state
@@ -48,16 +49,15 @@ class Planner:
 class _Round:
     """One plan."""
 
-    def __init__(self, memo: Memo, assignment: Assignment, facts: NodeFacts, sandboxes: Sequence[Sandbox]) -> None:
-        self._memo, self._assignment, self._facts = memo, assignment, facts
-        tasks, networks = assignment.tasks, assignment.networks
-        ordered = sorted(sandboxes, key=lambda s: s.id)
-        self._residents: Residents = [(s, tasks[s.task]) for s in ordered if s.task in tasks]
-        self._outside: Residents = [(s, task) for s, task in self._residents if sandbox.needs_gateway(task, networks)]
-        self._attached: dict[NetworkId, list[TaskAssignment]] = {}
-        for _, task in self._residents:
-            for attachment in task.attachments:
-                self._attached.setdefault(attachment.network, []).append(task)
+    def __init__(self, memo: Memo, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> None:
+        self._memo, self._overlays, self._facts = memo, overlays, facts
+        networks = overlays.networks
+        self._residents = sorted(residents, key=lambda r: r.sandbox.id)
+        self._outside = [r for r in self._residents if sandbox.needs_gateway(r.workload, networks)]
+        self._attached: dict[NetworkId, list[Workload]] = {}
+        for _, workload in self._residents:
+            for attachment in workload.attachments:
+                self._attached.setdefault(attachment.network, []).append(workload)
         shown = sorted(id for id, view in networks.items() if id in self._attached or view.definition.ingress)
         self._views = {id: networks[id] for id in shown}
         self._tables = {id: self._table(view) for id, view in self._views.items()}
@@ -82,8 +82,8 @@ class _Round:
         for id, view in self._views.items():
             yield from self._network(id, view)
         reachable = {s.id for s, _ in self._outside}
-        for resident, task in self._residents:
-            yield from self._container(resident, task, resident.id in reachable)
+        for place, workload in self._residents:
+            yield from self._container(place, workload, place.id in reachable)
 
     def _keep(self, key: tuple[str, ...], inputs: Iterable[object], make: Callable[[], Iterable[Namespace]]) -> Parts:
         """What a hop contributes, one part for each namespace. It depends on the inputs, and on the node's facts."""
@@ -96,12 +96,12 @@ class _Round:
     # --- the host
 
     def _hosts(self) -> Iterator[Namespace]:
-        facts, port = self._facts, self._assignment.data_path_port
+        facts, port = self._facts, self._overlays.data_path_port
         outside = [each for pair in self._outside for each in pair]
         yield from self._keep(("gateway",), outside, lambda: gateway.bridge(facts, self._outside))
-        known = [view.definition for view in self._assignment.networks.values()]
-        keys = (port, self._assignment.keys, *known)
-        yield from self._keep(("encryption",), keys, lambda: encryption.isolation(self._assignment, facts))
+        known = [view.definition for view in self._overlays.networks.values()]
+        keys = (port, self._overlays.keys, *known)
+        yield from self._keep(("encryption",), keys, lambda: encryption.isolation(self._overlays, facts))
         definitions = [view.definition for view in self._views.values()]
         places = [self._places(view) for view in self._views.values()]
         hosts = self._memo.keep(("hosts",), (facts, *places), lambda: underlay.hosts(places, facts))
@@ -130,7 +130,7 @@ class _Round:
         return self._memo.keep(("outlook", definition.id), (definition, *ends), lambda: Outlook(definition, reply.legs(ends)))
 
     def _network(self, id: NetworkId, view: NetworkView) -> Iterator[Namespace]:
-        facts, keys, port = self._facts, self._assignment.keys, self._assignment.data_path_port
+        facts, keys, port = self._facts, self._overlays.keys, self._overlays.data_path_port
         definition, own, table = view.definition, view.load_balancer(self._facts.node), self._tables[id]
         wire = (definition, own, keys, port)
         yield from self._keep(("wire", id), wire, lambda: overlay.wire(definition, own, facts, keys, port))
@@ -139,8 +139,8 @@ class _Round:
                 ("peers", id), (facts, definition, view.endpoints), lambda before: overlay.peers(view, facts, before)
             )
             yield peers.part
-        tasks = self._attached.get(id, ())
-        yield from self._keep(("guard", id), (definition, *tasks), lambda: [source_guard.guard(definition, tasks)])
+        here = self._attached.get(id, ())
+        yield from self._keep(("guard", id), (definition, *here), lambda: [source_guard.guard(definition, here)])
         if own is None or overlay.segment_of(definition, own.address.ip) is None:
             return
         addresses = loadbalancer.addresses(table.virtual)
@@ -150,7 +150,7 @@ class _Round:
             self._services[balancer_namespace(id)] = table.virtual
             return
         yield from self._keep(("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts))
-        ports = own_ports(self._assignment, facts)
+        ports = own_ports(self._overlays, facts)
         self._services[HOST] = self._memo.keep(
             ("published",), (table.published, facts, port), lambda: published(table.published, ports)
         )
@@ -159,16 +159,16 @@ class _Round:
 
     # --- a container
 
-    def _container(self, resident: Sandbox, task: TaskAssignment, has_gateway: bool) -> Iterator[Namespace]:
+    def _container(self, place: Sandbox, workload: Workload, has_gateway: bool) -> Iterator[Namespace]:
         outlooks, facts = self._outlooks, self._facts
-        known = [outlooks[a.network] for a in task.attachments if a.network in outlooks]
-        inputs = (resident, task, has_gateway, *known)
+        known = [outlooks[a.network] for a in workload.attachments if a.network in outlooks]
+        inputs = (place, workload, has_gateway, *known)
         yield from self._keep(
-            ("container", resident.id), inputs, lambda: sandbox.connect(resident, task, outlooks, facts, has_gateway)
+            ("container", place.id), inputs, lambda: sandbox.connect(place, workload, outlooks, facts, has_gateway)
         )
         called = [self._tables[o.definition.id].virtual for o in known if not o.definition.ingress]
         if called:
-            self._services[resident.key] = self._together(called)
+            self._services[place.key] = self._together(called)
 
     def _together(self, called: Sequence[Mapping[Destination, Service]]) -> Services:
         """Containers on the same networks share it."""

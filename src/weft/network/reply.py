@@ -27,7 +27,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import msgspec
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import EndpointRecord, NetworkView, TaskAssignment
+from weft.model.assignment import EndpointRecord, NetworkView
+from weft.model.workload import Workload
 from weft.network import nft
 from weft.network.fragments import table
 from weft.network.kernel_state import ElementSet, Namespace, Neighbour, Route, Rule, SetType
@@ -73,13 +74,13 @@ def legs(endpoints: Iterable[EndpointRecord]) -> Legs:
 
 
 def answers(
-    sandbox: str, task: TaskAssignment, entry: Interface, others: Sequence[Interface],
+    sandbox: str, workload: Workload, entry: Interface, others: Sequence[Interface],
     gateway: tuple[Interface, IPv4Address], legs: Legs,
 ) -> Iterator[Namespace]:  # fmt: skip
     """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other overlays; `gateway`: its
     interface on docker_gwbridge and the bridge's address; `legs`: the load balancers of all hosts."""
     yield _routing(sandbox, entry)
-    ports = sorted({(p.protocol, p.target) for p in task.ports if p.mode == "ingress"})
+    ports = sorted({(p.protocol, p.target) for p in workload.ports if p.mode == "ingress"})
     targets = ElementSet(TARGETS, dict.fromkeys(ports, ()))
     yield from _sources(sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway)
     yield Namespace(

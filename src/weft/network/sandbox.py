@@ -14,10 +14,11 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import NetworkDefinition, NetworkView, TaskAssignment
+from weft.model.assignment import NetworkDefinition, NetworkView
 from weft.model.ids import NetworkId
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
 from weft.model.task import Attachment
+from weft.model.workload import Workload
 from weft.network import gateway, nft, reply
 from weft.network.fragments import cable, table
 from weft.network.kernel_state import Namespace, Route
@@ -39,34 +40,34 @@ class Outlook(msgspec.Struct, frozen=True):
     """Of the ingress network."""
 
 
-def needs_gateway(task: TaskAssignment, networks: Mapping[NetworkId, NetworkView]) -> bool:
+def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView]) -> bool:
     """Unless all its networks are internal."""
-    known = [networks[a.network].definition for a in task.attachments if a.network in networks]
+    known = [networks[a.network].definition for a in workload.attachments if a.network in networks]
     return not known or not all(definition.internal for definition in known)
 
 
 def connect(
-    sandbox: Sandbox, task: TaskAssignment, outlooks: Mapping[NetworkId, Outlook], facts: NodeFacts, has_gateway: bool
+    sandbox: Sandbox, workload: Workload, outlooks: Mapping[NetworkId, Outlook], facts: NodeFacts, has_gateway: bool
 ) -> Iterator[Namespace]:
     """All of one container's network, but for the services of its networks (`fragments.serving`), which it calls by their virtual
     addresses; not those of ingress. An attachment to a network that the node is not told of is left out."""
-    wanted = task.spec.container.sysctls
+    wanted = workload.spec.sysctls
     yield Namespace(name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()})
     yield Namespace(name=sandbox.key, tables=table(_resolver()))
     interfaces: list[tuple[Interface, Outlook]] = []
-    for i, attachment in enumerate(task.attachments):
+    for i, attachment in enumerate(workload.attachments):
         outlook = outlooks.get(attachment.network)
         if outlook is None or attachment.network not in sandbox.ports:
             continue
         interfaces.append((Interface(f"eth{i}", attachment.address), outlook))
         yield from _attach(sandbox, f"eth{i}", attachment, outlook.definition, facts)
-    known = (outlooks[a.network].definition for a in task.attachments if a.network in outlooks)
+    known = (outlooks[a.network].definition for a in workload.attachments if a.network in outlooks)
     if not all(definition.ingress for definition in known):
         yield choice(sandbox.key, sandbox.gateway.ip)
     if has_gateway:
-        outlet = Interface(f"eth{len(task.attachments)}", sandbox.gateway)
+        outlet = Interface(f"eth{len(workload.attachments)}", sandbox.gateway)
         yield from gateway.port(facts, sandbox.id, sandbox.key, outlet.name, outlet.address)
-        yield from _mesh(sandbox, task, interfaces, (outlet, facts.gateway.ip))
+        yield from _mesh(sandbox, workload, interfaces, (outlet, facts.gateway.ip))
 
 
 def _attach(
@@ -85,13 +86,13 @@ def _attach(
 
 
 def _mesh(
-    sandbox: Sandbox, task: TaskAssignment, interfaces: Sequence[tuple[Interface, Outlook]],
+    sandbox: Sandbox, workload: Workload, interfaces: Sequence[tuple[Interface, Outlook]],
     outlet: tuple[Interface, IPv4Address],
 ) -> Iterator[Namespace]:  # fmt: skip
     entry, legs = next(((i, outlook.legs) for i, outlook in interfaces if outlook.legs), (None, None))
     if entry is not None and legs is not None:
         others = [i for i, outlook in interfaces if not outlook.legs]
-        yield from reply.answers(sandbox.key, task, entry, others, outlet, legs)
+        yield from reply.answers(sandbox.key, workload, entry, others, outlet, legs)
 
 
 def _resolver() -> str:

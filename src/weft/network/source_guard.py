@@ -16,7 +16,8 @@ may be bound to the one of another network. One look-up for a frame, one element
 from collections.abc import Iterator, Sequence
 
 from weft.model.addresses import mac_for
-from weft.model.assignment import NetworkDefinition, TaskAssignment
+from weft.model.assignment import NetworkDefinition
+from weft.model.workload import Workload
 from weft.network import nft
 from weft.network.fragments import table
 from weft.network.gateway import SENDERS
@@ -26,8 +27,8 @@ from weft.network.loadbalancer import BALANCER_PORT
 from weft.network.ownership import overlay_namespace
 
 
-def guard(definition: NetworkDefinition, tasks: Sequence[TaskAssignment]) -> Namespace:
-    """Of one network's bridges. `tasks`: of this host's containers."""
+def guard(definition: NetworkDefinition, workloads: Sequence[Workload]) -> Namespace:
+    """Of one network's bridges. `workloads`: of this host."""
     tunnels = (f"vxlan{i}" for i in range(len(definition.segments)))
     trusted = ", ".join(f'"{port}"' for port in (*tunnels, BALANCER_PORT, LEG_PORT))
     body = nft.base_chain(
@@ -37,13 +38,13 @@ def guard(definition: NetworkDefinition, tasks: Sequence[TaskAssignment]) -> Nam
         "ether type arp ether saddr . arp saddr ip @senders accept",
         "drop",
     )  # fmt: skip
-    senders = ElementSet(SENDERS, dict.fromkeys(_senders(definition, tasks), ()))
+    senders = ElementSet(SENDERS, dict.fromkeys(_senders(definition, workloads), ()))
     return Namespace(name=overlay_namespace(definition.id), tables=table(body, "bridge", {"senders": senders}))
 
 
-def _senders(definition: NetworkDefinition, tasks: Sequence[TaskAssignment]) -> Iterator[Entry]:
-    for task in tasks:
-        for here in task.attachments:
+def _senders(definition: NetworkDefinition, workloads: Sequence[Workload]) -> Iterator[Entry]:
+    for workload in workloads:
+        for here in workload.attachments:
             if here.network == definition.id:
                 mac = mac_for(here.address.ip)
-                yield from ((mac, attachment.address.ip) for attachment in task.attachments)
+                yield from ((mac, attachment.address.ip) for attachment in workload.attachments)

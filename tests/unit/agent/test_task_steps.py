@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
+from weft.agent.task_steps import Fate, Step, TaskView, expired, failed_before, next_step, outcome
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
@@ -145,3 +145,9 @@ def test_outcomes(container, state, message, err):
 def test_failure_before_starting_is_a_rejection():
     assert failed_before(TaskState.READY) == TaskState.REJECTED
     assert failed_before(TaskState.STARTING) == TaskState.FAILED
+
+
+def test_the_oldest_of_a_slot_go_first():
+    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {"d": ("web.2.x", 0), "e": ("web.node.y", 0)}
+    assert sorted(expired(ended)) == ["c0", "c1"]
+    assert expired({}) == []

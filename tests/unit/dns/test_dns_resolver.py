@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.agent.workloads import workload
 from weft.dns.resolver import Forward, answer
-from weft.dns.zone import NameCache, Zone, zone_for
+from weft.dns.zone import NameCache, NetworkNames, Zone, zone_for
 from weft.model.assignment import (
     Assignment,
     EndpointRecord,
@@ -70,8 +71,12 @@ def assignment(dns_options=(), internal=False, endpoints=None):
     return Assignment(node=NODE, tasks={"t1": task}, networks={"net": net, "ing": ingress})
 
 
+def zone_of(assignment, names=NetworkNames.of):
+    return zone_for(assignment, workload(assignment.tasks["t1"]), names)
+
+
 def ask(name, type="A", zone=None, transport="udp", query=None):
-    zone = zone or zone_for(assignment(), "t1", NameCache())
+    zone = zone or zone_of(assignment(), NameCache())
     query = query or dnslib.DNSRecord.question(name, type).pack()
     reply = answer(query, zone, random.Random(1), transport)
     return dnslib.DNSRecord.parse(reply) if isinstance(reply, bytes) else reply
@@ -117,7 +122,7 @@ def test_a_known_name_has_nothing_of_another_family_but_exists(type):
 
 
 def test_addresses_come_in_changing_order():
-    zone, query = zone_for(assignment(), "t1"), dnslib.DNSRecord.question("tasks.web").pack()
+    zone, query = zone_of(assignment()), dnslib.DNSRecord.question("tasks.web").pack()
     rng = random.Random(7)
     orders = {tuple(str(r.rdata) for r in dnslib.DNSRecord.parse(answer(query, zone, rng)).rr) for _ in range(50)}
     assert len(orders) == 2
@@ -137,13 +142,13 @@ def test_the_rest_is_forwarded_as_it_came(name, type):
 
 
 def test_a_container_on_internal_networks_only_asks_nobody_outside():
-    zone = zone_for(assignment(internal=True), "t1")
+    zone = zone_of(assignment(internal=True))
     assert ask("example.org", zone=zone).header.rcode == dnslib.RCODE.SERVFAIL
     assert addresses(ask("web", zone=zone)) == ["10.0.1.2"]
 
 
 def test_with_ndots_a_single_label_that_is_not_known_exists_without_addresses():
-    zone = zone_for(assignment(dns_options=("ndots:2",)), "t1")
+    zone = zone_of(assignment(dns_options=("ndots:2",)))
     reply = ask("nobody", zone=zone)
     assert (reply.header.rcode, reply.rr) == (0, [])
     assert isinstance(ask("nobody.example", zone=zone), Forward)
@@ -155,7 +160,7 @@ def many(n):
 
 
 def test_an_answer_is_cut_for_udp_and_whole_for_tcp():
-    zone = zone_for(many(100), "t1")
+    zone = zone_of(many(100))
     small, large = ask("tasks.web", zone=zone), ask("tasks.web", zone=zone, transport="tcp")
     assert (small.header.tc, large.header.tc) == (1, 0)
     assert 0 < len(small.rr) < len(large.rr) == 100
@@ -183,9 +188,9 @@ def test_noise_never_raises(data):
 @given(st.binary(max_size=60), st.integers(0, 3))
 def test_noise_behind_a_good_header_never_raises(data, questions):
     query = b"\x12\x34\x01\x00\0" + bytes([questions]) + b"\0" * 6 + data
-    reply = answer(query, zone_for(assignment(), "t1"), random.Random(1))
+    reply = answer(query, zone_of(assignment()), random.Random(1))
     assert isinstance(reply, bytes | Forward)
 
 
-def test_a_task_that_is_not_assigned_knows_no_names():
-    assert zone_for(assignment(), "nobody") == Zone(networks=(), forwards=False)
+def test_who_is_not_there_knows_no_names():
+    assert zone_for(assignment(), None) == Zone(networks=(), forwards=False)

@@ -1,21 +1,21 @@
 """From a task to its container's configuration, compared with what a real Swarm made (reference/recorded/plain)."""
 
 from ipaddress import IPv4Interface
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.support.swarms import Swarm
+from weft.agent.workloads import filled_workload
 from weft.engine.adapters import HostResolver
-from weft.engine.container_config import container_config, expired, resolv_conf
+from weft.engine.container_config import Host, container_config, resolv_conf
 from weft.errors import InvalidArgument
 from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec, Mount
 
 ID = "ef4b727d929b" + "7" * 52
-HOST = HostResolver(("192.0.2.53",), ("example.org",), ("edns0", "ndots:3"))
+RESOLVER = HostResolver(("192.0.2.53",), ("example.org",), ("edns0", "ndots:3"))
 NODE = NodeDescription(hostname="node1")
 
 
@@ -27,8 +27,10 @@ def config(spec=None, host_network=False):
     task = assignment.tasks[id]
     task_spec = msgspec.structs.replace(task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network)
     task = msgspec.structs.replace(task, spec=task_spec, attachments=() if host_network else task.attachments)
-    sandbox = Sandbox(id="861f86ec6ca2" + "0" * 52, task=id, container=ID, gateway=IPv4Interface("172.18.0.3/16"))
-    made = container_config(task, ID, None if host_network else sandbox, assignment, NODE, HOST, Path("/run/docker/netns"))
+    sandbox = Sandbox(id="861f86ec6ca2" + "0" * 52, workload=id, container=ID, gateway=IPv4Interface("172.18.0.3/16"))
+    made = container_config(
+        filled_workload(task, NODE), ID, None if host_network else sandbox, assignment, Host(NODE.hostname, RESOLVER)
+    )
     return task, made
 
 
@@ -58,8 +60,8 @@ def test_resolv_conf():
     _, made = config()
     assert made.resolv_conf == "nameserver 127.0.0.11\nsearch example.org\noptions edns0 ndots:0\n"
     spec = ContainerSpec(image="i", dns_servers=("192.0.2.1",), dns_search=("a.b",), dns_options=("ndots:2",))
-    assert resolv_conf(spec, HOST, own=True) == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2\n"
-    assert resolv_conf(spec, HOST, own=False) == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:2\n"
+    assert resolv_conf(spec, RESOLVER, own=True) == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2\n"
+    assert resolv_conf(spec, RESOLVER, own=False) == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:2\n"
 
 
 def test_on_the_hosts_network_it_is_the_host():
@@ -92,9 +94,3 @@ def test_templates_take_time_in_proportion_to_their_length():
     for text in ("{{" + " " * 1_000_000, "{{" * 500_000, "{{ }" * 250_000):
         with pytest.raises(InvalidArgument, match=r"cannot expand template .* characters\)"):
             config(ContainerSpec(image="i", env=(f"A={text}",)))
-
-
-def test_the_oldest_of_a_slot_go_first():
-    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {"d": ("web.2.x", 0), "e": ("web.node.y", 0)}
-    assert sorted(expired(ended)) == ["c0", "c1"]
-    assert expired({}) == []

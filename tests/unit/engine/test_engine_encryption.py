@@ -9,7 +9,7 @@ import pytest
 from tests.support.swarms import Swarm
 from weft.engine.encryption import Encryption
 from weft.errors import OperationFailed
-from weft.model.assignment import Assignment
+from weft.model.assignment import Overlays
 from weft.model.encryption import DataKey, Protection
 
 KEYS = (DataKey(tag=1, secret=bytes(16)),)
@@ -47,7 +47,7 @@ class Rig:
         self.changed = asyncio.Event()
         self.encryption = Encryption(engine, "no TAP here", facts, self.changed.set)  # type: ignore[arg-type]
 
-    def desire(self) -> Assignment | None:
+    def desire(self) -> Overlays | None:
         return self.encryption.desire(self.assignment)
 
 

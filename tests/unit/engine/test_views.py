@@ -12,15 +12,15 @@ def scene():
     swarm = Swarm(3)
     net = swarm.network("demo-net", "10.10.10.0/24")
     swarm.service("demo", net, ports=(PublishedPort(target=80, published=8080),), on=[1, 2, 3])
-    sandboxes = swarm.sandboxes(1)
+    residents = swarm.residents(1)
     containers = {}
-    for sandbox in sandboxes:
-        name = swarm.tasks[sandbox.task].name
+    for sandbox, workload in residents:
+        name = workload.name
         config = ContainerConfig(
             id=sandbox.container, name=name, spec=ContainerSpec(image="i"), hostname="h", namespace="/x"
         )  # fmt: skip
         containers[sandbox.container] = Container(config=config, image="i", args=())
-    return swarm, swarm.assignment(1), sandboxes, swarm.facts(1), containers
+    return swarm, swarm.assignment(1), residents, swarm.facts(1), containers
 
 
 def test_the_networks_of_a_node():
@@ -37,11 +37,11 @@ def test_the_networks_of_a_node():
 
 
 def test_an_overlay_with_its_containers_and_its_load_balancer():
-    _swarm, assignment, sandboxes, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "demo-net")
-    task = assignment.tasks[sandboxes[0].task]
+    _swarm, assignment, residents, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "demo-net")
+    task = residents[0].workload
     assert [(e.key, e.name) for e in network.endpoints] == [
-        (sandboxes[0].container, task.name),
+        (residents[0].sandbox.container, task.name),
         ("lb-demo-net", "demo-net-endpoint"),
     ]
     assert network.endpoints[0].address == task.attachments[1].address
@@ -53,32 +53,32 @@ def test_an_overlay_with_its_containers_and_its_load_balancer():
 
 
 def test_the_ingress_network():
-    _, assignment, sandboxes, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "ingress")
+    _, assignment, residents, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "ingress")
     assert [(e.key, e.name) for e in network.endpoints][1] == ("ingress-sbox", "ingress-endpoint")
     assert network.ingress
     assert network.services[0].ports == ("Target: 80, Publish: 8080",)
 
 
 def test_a_container_on_its_networks():
-    _swarm, assignment, sandboxes, facts, containers = scene()
-    id = sandboxes[0].container
-    networks = container_networks(id, assignment, sandboxes, facts, containers)
-    task = assignment.tasks[sandboxes[0].task]
+    _swarm, assignment, residents, facts, containers = scene()
+    id = residents[0].sandbox.container
+    networks = container_networks(id, assignment, residents, facts, containers)
+    task = residents[0].workload
     assert [(name, e.address) for name, (_, e) in networks.items()] == [
         ("ingress", task.attachments[0].address), ("demo-net", task.attachments[1].address),
     ]  # fmt: skip
-    gateway = container_gateway(id, assignment, sandboxes, facts)
-    assert (gateway.name, gateway.address) == (f"gateway_{sandboxes[0].key}", sandboxes[0].gateway)
-    assert container_networks("unknown", assignment, sandboxes, facts, containers) == {}
-    assert container_gateway("unknown", assignment, sandboxes, facts) is None
+    gateway = container_gateway(id, assignment, residents, facts)
+    assert (gateway.name, gateway.address) == (f"gateway_{residents[0].sandbox.key}", residents[0].sandbox.gateway)
+    assert container_networks("unknown", assignment, residents, facts, containers) == {}
+    assert container_gateway("unknown", assignment, residents, facts) is None
 
 
 def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
-    _, assignment, sandboxes, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, sandboxes, facts, containers) if n.name == "docker_gwbridge")
+    _, assignment, residents, facts, containers = scene()
+    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "docker_gwbridge")
     assert [(e.key, e.name, str(e.address)) for e in network.endpoints] == [
-        (sandboxes[0].container, f"gateway_{sandboxes[0].key}", "172.18.0.3/16"),
+        (residents[0].sandbox.container, f"gateway_{residents[0].sandbox.key}", "172.18.0.3/16"),
         ("ingress-sbox", "gateway_ingress-sbox", "172.18.0.2/16"),
     ]
     internal = {
@@ -86,4 +86,4 @@ def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
         for id, v in assignment.networks.items()
     }
     sealed = msgspec.structs.replace(assignment, networks=internal)
-    assert container_gateway(sandboxes[0].container, sealed, sandboxes, facts) is None
+    assert container_gateway(residents[0].sandbox.container, sealed, residents, facts) is None

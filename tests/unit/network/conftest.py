@@ -52,14 +52,14 @@ def swarms(draw):
 
 @st.composite
 def inputs(draw, node=None):
-    """What `plan` takes: assignment, facts, sandboxes."""
+    """What `plan` takes: overlays, facts, residents."""
     swarm, node = draw(swarms()), node or draw(st.integers(1, NODES))
     return told(swarm, node, draw(st.sampled_from([None, "kernel", "userspace"])), draw(st.sampled_from([(), KEYS])))
 
 
 def told(swarm, node, engine=None, keys=()):
     assignment = msgspec.structs.replace(swarm.assignment(node), keys=keys)
-    return assignment, msgspec.structs.replace(swarm.facts(node), esp_engine=engine), swarm.sandboxes(node)
+    return assignment, msgspec.structs.replace(swarm.facts(node), esp_engine=engine), swarm.residents(node)
 
 
 @st.composite

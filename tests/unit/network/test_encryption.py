@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 import pytest
 
+from weft.agent.workloads import residents
 from weft.model.assignment import (
     Assignment,
     EndpointRecord,
@@ -15,7 +16,7 @@ from weft.model.assignment import (
     load_balancer_id,
 )
 from weft.model.encryption import DataKey, IcvBits, Protection
-from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId, WorkloadId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import ContainerSpec, TaskSpec
@@ -60,10 +61,10 @@ def assigned(node: NodeId, *views: NetworkView, keys: tuple[DataKey, ...] = KEYS
 
 def planned(assignment: Assignment, facts: NodeFacts) -> KernelState:
     sandbox = Sandbox(
-        id="f" * 64, task=TASK, container=ContainerId("c"), gateway=IPv4Interface("172.18.0.3/16"),
+        id="f" * 64, workload=WorkloadId(TASK), container=ContainerId("c"), gateway=IPv4Interface("172.18.0.3/16"),
         ports=dict.fromkeys(assignment.networks, 1),
     )  # fmt: skip
-    return plan(assignment, facts, [sandbox])
+    return plan(assignment, facts, residents(assignment.tasks, [sandbox]))
 
 
 def facts(node: NodeId, engine: Engine | None = "userspace") -> NodeFacts:

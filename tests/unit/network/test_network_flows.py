@@ -31,7 +31,7 @@ def tasks(swarm, service):
 
 
 def planned_on(swarm, node=1):
-    return plan(swarm.assignment(node), swarm.facts(node), swarm.sandboxes(node))
+    return plan(swarm.assignment(node), swarm.facts(node), swarm.residents(node))
 
 
 def after(swarm, change, node=1):
@@ -101,13 +101,12 @@ def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(s
     assert after(swarm, lambda: swarm.service("mesh", ports=ports)) == set()
 
 
-def published_directly(told, sandboxes):
+def published_directly(told, residents):
     """Addresses of containers with host-mode ports."""
-    residents = [(s.gateway.ip, told.tasks[s.task]) for s in sandboxes if s.task in told.tasks]
     return {
-        address
-        for address, task in residents
-        if needs_gateway(task, told.networks) and any(p.mode == "host" for p in task.ports)
+        sandbox.gateway.ip
+        for sandbox, workload in residents
+        if needs_gateway(workload, told.networks) and any(p.mode == "host" for p in workload.ports)
     }
 
 
@@ -120,7 +119,7 @@ def test_only_addresses_that_stopped_serving(moments):
         {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving}
         for told, _, _ in moments
     ]
-    published = [published_directly(told, sandboxes) for told, _, sandboxes in moments]
+    published = [published_directly(told, residents) for told, _, residents in moments]
     had, has = ({*some, *more} for some, more in zip(serving, published, strict=True))
     assert {stale.address for _, stale in cut if isinstance(stale, Answered)} <= had - has
     assert stale_flows(now, now) == set()

@@ -26,7 +26,7 @@ LONGEST_NAME = 15
 @few
 @given(inputs(), st.randoms(use_true_random=False))
 def test_order_of_the_input_does_not_matter(input, random):
-    assignment, facts, sandboxes = input
+    overlays, facts, residents = input
 
     def shuffled(table):
         items = list(table.items())
@@ -35,12 +35,12 @@ def test_order_of_the_input_does_not_matter(input, random):
 
     views = {
         id: msgspec.structs.replace(view, endpoints=shuffled(view.endpoints), services=shuffled(view.services))
-        for id, view in shuffled(assignment.networks).items()
+        for id, view in shuffled(overlays.networks).items()
     }
-    other = msgspec.structs.replace(assignment, tasks=shuffled(assignment.tasks), networks=views)
-    boxes = list(sandboxes)
-    random.shuffle(boxes)
-    assert plan(other, facts, boxes) == plan(assignment, facts, sandboxes)
+    other = msgspec.structs.replace(overlays, networks=views)
+    mixed = list(residents)
+    random.shuffle(mixed)
+    assert plan(other, facts, mixed) == plan(overlays, facts, residents)
 
 
 @few
@@ -126,7 +126,7 @@ def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input):
     an address can speak at all, the others are ports of a bridge. In a container the value is a default, which a service
     may change."""
     state = planned(input)
-    boxes = {sandbox.key for sandbox in input[2]}
+    boxes = {resident.sandbox.key for resident in input[2]}
     off = {name for name, space in state.namespaces.items() if space.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1"}
     assert off == state.namespaces.keys() - {HOST}
     assert all(state[name].sysctls["net.ipv6.conf.all.disable_ipv6"] == "1" for name in off - boxes)
@@ -158,12 +158,12 @@ def test_every_table_is_text_that_the_interpreter_knows(input):
 @few
 @given(inputs())
 def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
-    assignment, _, sandboxes = input
+    overlays, _, residents = input
     state = planned(input)
-    keys = {s.key for s in sandboxes if s.task in assignment.tasks}
+    keys = {r.sandbox.key for r in residents}
     assert keys <= state.namespaces.keys()
     rules = "\n".join(text(table) for table in state[HOST].tables.values())
-    for view in assignment.networks.values():
+    for view in overlays.networks.values():
         if view.definition.ingress:
             for e in view.endpoints.values():
                 assert e.serving or e.task is None or f" {e.address.ip} . " not in rules
@@ -185,13 +185,12 @@ def test_hosts_and_containers_are_one_element_each():
         assert [len(many.elements[e]) - len(few.elements[e]) for e in elements] == [7]
 
 
-def test_a_sandbox_whose_task_is_gone_goes_away():
+def test_a_sandbox_whose_resident_is_gone_goes_away():
     swarm = Swarm(1)
     [task] = swarm.service("web", on=[1])
-    assignment, facts, sandboxes = told(swarm, 1)
-    without = msgspec.structs.replace(assignment, tasks={})
-    assert swarm.sandbox(task).key in plan(assignment, facts, sandboxes).namespaces
-    assert swarm.sandbox(task).key not in plan(without, facts, sandboxes).namespaces
+    overlays, facts, residents = told(swarm, 1)
+    assert swarm.sandbox(task).key in plan(overlays, facts, residents).namespaces
+    assert swarm.sandbox(task).key not in plan(overlays, facts, []).namespaces
 
 
 def test_encrypted_networks_without_key_or_engine_do_not_leave_the_host():

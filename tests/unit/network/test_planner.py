@@ -89,7 +89,7 @@ class Node:
 
     def state(self):
         """As the agent has it: what did not change is the same object."""
-        assignment, facts, sandboxes = told(self.swarm, 1)
+        assignment, facts, residents = told(self.swarm, 1)
         old, facts, _ = self.told
         views = {
             id: old.networks[id]
@@ -97,13 +97,9 @@ class Node:
             else view_after(view, old.networks[id])
             for id, view in assignment.networks.items()
         }
-        tasks = {
-            id: old.tasks[id] if task == old.tasks.get(id) else task
-            for id, task in assignment.tasks.items()
-        }
-        assignment = msgspec.structs.replace(assignment, networks=views, tasks=tasks)
-        self.told = assignment, facts, sandboxes
-        return self.planner.plan(assignment, facts, sandboxes)
+        assignment = msgspec.structs.replace(assignment, networks=views)
+        self.told = assignment, facts, residents
+        return self.planner.plan(assignment, facts, residents)
 
     def box(self, service):
         return [

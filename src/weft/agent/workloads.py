@@ -1,0 +1,102 @@
+"""From a task to the workload that the engine runs for it: names, labels, templates.
+
+What a user can write as a template (environment, hostname, sources and targets of mounts) is filled in here; `{{.Task.Slot}}` and the
+like are the original's names, anything else between braces is refused, so that a misspelled one does not reach the application.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from weft.errors import InvalidArgument, clip
+from weft.model.assignment import TaskAssignment
+from weft.model.ids import TaskId, WorkloadId
+from weft.model.node import NodeDescription
+from weft.model.sandbox import Sandbox
+from weft.model.service import ContainerSpec
+from weft.model.task import TaskState
+from weft.model.workload import Resident, Workload
+
+TASK_LABEL = "com.docker.swarm.task.id"
+SERVICE_LABEL = "com.docker.swarm.service.id"
+
+Tasks = Mapping[TaskId, TaskAssignment]
+
+
+def workload(task: TaskAssignment) -> Workload:
+    """The templates in it are as the user wrote them."""
+    spec = task.spec.container
+    return Workload(
+        id=WorkloadId(task.id), name=task.name, spec=spec, labels=spec.labels | swarm_labels(task), limits=task.spec.limits,
+        log_driver=task.spec.log_driver, attachments=task.attachments, ports=task.ports, host_network=task.spec.host_network,
+        is_leaving=task.desired > TaskState.RUNNING,
+    )  # fmt: skip
+
+
+def filled_workload(task: TaskAssignment, node: NodeDescription) -> Workload:
+    """Without templates. Raises `InvalidArgument` for one that is none."""
+    return msgspec.structs.replace(workload(task), spec=fill_templates(task, node))
+
+
+def residents(tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
+    return Workloads().residents(tasks, sandboxes)
+
+
+class Workloads:
+    """The same task gives the very same workload, by which a plan knows that nothing has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[TaskId, tuple[TaskAssignment, Workload]] = {}
+
+    def residents(self, tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
+        """Of the tasks that are assigned and have a sandbox. What others were is forgotten."""
+        self._known = {id: known for id, known in self._known.items() if id in tasks}
+        found = ((sandbox, tasks.get(TaskId(sandbox.workload))) for sandbox in sandboxes)
+        return [Resident(sandbox, self.of(task)) for sandbox, task in found if task is not None]
+
+    def of(self, task: TaskAssignment) -> Workload:
+        known = self._known.get(task.id)
+        if known is None or known[0] is not task:
+            known = self._known[task.id] = (task, workload(task))
+        return known[1]
+
+
+def swarm_labels(task: TaskAssignment) -> dict[str, str]:
+    return {
+        "com.docker.swarm.node.id": task.node,
+        SERVICE_LABEL: task.service,
+        "com.docker.swarm.service.name": task.service_name,
+        "com.docker.swarm.task": "",
+        TASK_LABEL: task.id,
+        "com.docker.swarm.task.name": task.name,
+    }
+
+
+def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
+    """The task's container with what stands for the braces. Raises `InvalidArgument` for a template that is none."""
+    spec = task.spec.container
+    values = {
+        ".Service.ID": task.service, ".Service.Name": task.service_name,
+        ".Node.ID": task.node, ".Node.Hostname": node.hostname,
+        ".Node.Platform.OS": node.os, ".Node.Platform.Architecture": node.architecture,
+        ".Task.ID": task.id, ".Task.Name": task.name, ".Task.Slot": str(task.slot or task.node),
+    }  # fmt: skip
+
+    def filled(text: str) -> str:
+        return _fill(text, values) if "{{" in text else text
+
+    mounts = tuple(msgspec.structs.replace(m, source=filled(m.source), target=filled(m.target)) for m in spec.mounts)
+    env = tuple(map(filled, spec.env))
+    return msgspec.structs.replace(spec, env=env, hostname=filled(spec.hostname), mounts=mounts)
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    plain, *actions = text.split("{{")
+    filled = [plain]
+    for action in actions:
+        field, closed, rest = action.partition("}}")
+        if not closed or field.strip() not in values:
+            cause = "unknown field" if closed else "it has no end"
+            raise InvalidArgument(f"cannot expand template {{{{{clip(field)}{closed} in {clip(text)!r}: {cause}")
+        filled += (values[field.strip()], rest)
+    return "".join(filled)
