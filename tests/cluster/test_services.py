@@ -234,3 +234,29 @@ def test_a_network_in_use_cannot_be_removed(cluster, names):
     cluster.docker("node1", "network", "create", "--driver", "overlay", names("used-net"))
     cluster.create(names("user"), "--network", "used-net", replicas=1)
     assert "in use by service" in cluster.docker_fails("node1", "network", "rm", "used-net")
+
+
+STACK = """
+services:
+  one:
+    image: zaggash/demo-webapp
+    deploy: {replicas: 2}
+  two:
+    image: zaggash/demo-webapp
+    networks: [default, more]
+networks:
+  more: {}
+"""
+
+
+def test_a_stack_is_removed_with_its_networks(cluster, tmp_path):
+    """The command removes the networks in the moment in which the services are gone."""
+    file = tmp_path / "stack.yml"
+    file.write_text(STACK)
+    for _ in range(4):
+        cluster.docker("node1", "stack", "deploy", "--detach=true", "-c", str(file), "heap")
+        cluster.eventually(lambda: len(cluster.running("heap_one")) == 2 and cluster.running("heap_two"), 30)
+        cluster.docker("node1", "stack", "rm", "heap")
+        left = cluster.docker("node1", "network", "ls", "--format", "{{.Name}}").split()
+        assert not [name for name in left if name.startswith("heap")]
+    cluster.eventually(lambda: not cluster.container_ids("heap_one") + cluster.container_ids("heap_two"), 30)

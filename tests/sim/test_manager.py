@@ -41,6 +41,7 @@ from weft.model.service import (
     EndpointSpec,
     NetworkAttachmentSpec,
     PublishedPort,
+    Service,
     ServiceSpec,
     TaskSpec,
     UpdateState,
@@ -554,7 +555,7 @@ def test_a_network_in_use_stays() -> None:
         with pytest.raises(FailedPrecondition, match=f"ingress network cannot be removed because service {id} depends on it"):
             await manager.remove_network(manager.state.ingress.id)
         await manager.remove_service(id)
-        await swarm.until(lambda: not any(task.is_live for task in manager.state.tasks.values()))
+        assert any(task.is_live for task in manager.state.tasks.values()), "nobody has told it to stop yet"
         await manager.remove_network(network.id)
         await swarm.until(lambda: all(network.id not in agent.assignment.networks for agent in swarm.agents))
         with pytest.raises(NotFound, match=f"network {network.id} not found"):
@@ -578,12 +579,14 @@ def test_a_task_uses_a_network_while_it_is_meant_to_run(desired: TaskState, stat
         id=TaskId("t"), service=ServiceId("s"), service_name="web", spec=TaskSpec(container=ContainerSpec(image="demo")),
         attachments=(Attachment(network.id, IPv4Interface("10.0.1.3/24")),), desired=desired, status=TaskStatus(state),
     )  # fmt: skip
-    swarm = ClusterState([network, task])
+    elsewhere = ServiceSpec(name="web", task=task.spec)
+    swarm = ClusterState([network, task, Service(id=task.service, spec=elsewhere)])
     if is_used:
         with pytest.raises(FailedPrecondition, match="network n is in use by task t"):
             networks.removal(swarm, network.id)
     else:
         assert networks.removal(swarm, network.id) == [Remove("network", "n", 0)]
+    assert networks.removal(ClusterState([network, task]), network.id) == [Remove("network", "n", 0)]
 
 
 # --- services

@@ -87,6 +87,8 @@ def _validate(spec: NetworkSpec) -> None:
 
 
 def removal(state: ClusterState, id: NetworkId) -> list[Change]:
+    """A task of a service that is gone is not in the way: it is about to be told to stop, and whoever removes a stack removes its
+    networks with the same breath."""
     network = state.networks.get(id)
     if network is None:
         raise NotFound(f"network {id} not found")
@@ -96,7 +98,7 @@ def removal(state: ClusterState, id: NetworkId) -> list[Change]:
         if any(attached.target == id for attached in service.spec.task.networks):
             raise FailedPrecondition(f"network {id} is in use by service {service.id}")
     for task in state.tasks_attached(id).values():
-        if task.is_live:
+        if task.is_live and task.service in state.services:
             raise FailedPrecondition(f"network {id} is in use by task {task.id}")
     return [Remove("network", id, network.meta.version)]
 
