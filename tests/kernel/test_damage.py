@@ -237,7 +237,7 @@ async def two_managers(manager: Host, second: Host) -> EtcdMember:
     await second.join(manager.listen, manager.manager.cluster.join_tokens.manager)
     await until(lambda: len(manager.manager.standing.present) == len(second.manager.standing.present) == 2)
     await serve(manager, second)
-    etcd = second.up._place.etcd()
+    etcd = second.up._host.etcd()
     await second.stop()
     return etcd
 
@@ -245,7 +245,7 @@ async def two_managers(manager: Host, second: Host) -> EtcdMember:
 async def rest(manager: Host, second: Host, etcd: EtcdMember) -> None:
     await second.stop()
     await etcd.wipe()
-    await manager.up._place.etcd().wipe()
+    await manager.up._host.etcd().wipe()
 
 
 @each_damage

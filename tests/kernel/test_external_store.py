@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.certified import free_port
 from tests.support.members import Host, until
-from weft.daemon.member import SwarmMember
+from weft.daemon.swarm_node import SwarmNode
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
@@ -247,7 +247,7 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
             await Host(tmp_path, 11, None).resume()
         await (await etcd.at("/foreign/").begin(time.time_ns)).close()
         foreign = host(11, etcd.at("/foreign/"))
-        foreign.member = await SwarmMember.resume(foreign.around)
+        foreign.member = await SwarmNode.resume(foreign.around)
         assert "it has the state of no swarm" in foreign.up.membership.error
 
     play(tmp_path, scene)

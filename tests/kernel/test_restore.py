@@ -26,7 +26,7 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
 
             await manager.resume()
             assert not (manager.around.data / "etcd").exists(), "one manager alone needs none"
-            await manager.up.outlive_others()
+            await manager.up.go_on_alone()
             await worker.stop()
             await worker.resume()
             await until(lambda: worker.up.member.epoch == 1)
@@ -38,7 +38,7 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
             await until(lambda: "has begun epoch 1 without it" in worker.up.agent.uplink.error)
             assert not worker.up.agent.uplink.connected
 
-            await manager.up.outlive_others()
+            await manager.up.go_on_alone()
             await until(lambda: worker.up.agent.uplink.connected)
             assert "kept" in {network.spec.name for network in manager.manager.state.networks.values()}
         finally:

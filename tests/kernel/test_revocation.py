@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from tests.support.members import Host, until
-from weft.daemon.seat import Door
+from weft.daemon.store_part import Door
 from weft.errors import OperationFailed
 from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revoked_serials
@@ -102,7 +102,7 @@ def varint(value: int) -> bytes:
 
 
 def part(host: Host) -> EtcdMember:
-    return host.up._place.etcd()
+    return host.up._host.etcd()
 
 
 async def status(host: Host) -> tuple[int, int]:
@@ -194,7 +194,7 @@ def test_the_key_of_a_manager_that_was_demoted_and_removed_opens_no_door(tmp_pat
             for host in (first, second):
                 assert await thief.knock(host) == 0
                 assert await thief.knock_again(host) == 0, "a connection that stood was ended"
-        await until(lambda: not third.up.is_manager and not third.up._place.has_part)
+        await until(lambda: not third.up.is_manager and not third.up._host.has_part)
         await third.stop()
         await first.manager.remove_node(node, force=True)
         for thief in thieves:
@@ -211,7 +211,7 @@ def test_the_key_of_a_manager_that_was_demoted_and_removed_opens_no_door(tmp_pat
 
 
 async def gone(kv: object, host: Host) -> bool:
-    url = host.up._place.settings.peer_url
+    url = host.up._host.settings.peer_url
     members = await kv.members()  # type: ignore[attr-defined]
     return all(url not in member.peer_urls for member in members)
 
@@ -258,7 +258,7 @@ def test_one_that_is_a_manager_again_is_let_in_and_its_former_key_is_not(tmp_pat
         thief = steal(third)
         node = third.up.member.node
         await demote(first, third)
-        await until(lambda: not third.up.is_manager and not third.up._place.has_part)
+        await until(lambda: not third.up.is_manager and not third.up._host.has_part)
 
         async def promote() -> None:
             now = first.manager.state.nodes[node]
@@ -284,10 +284,10 @@ def test_where_the_kernel_cannot_end_connections_etcd_is_started_again(tmp_path:
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
         thief, etcd = steal(third), part(first)
         assert await thief.hold(first) == 200
-        own = first.up._seat
+        own = first.up._parts.running
         assert own is not None
         assert own._etcd is not None
-        door = Door(first.up._place, own._etcd, cannot)
+        door = Door(first.up._host, own._etcd, cannot)
         before = etcd.settings.record.read_bytes()
         revoked = first.manager.state.nodes[third.up.member.node].manager_certificates
         await door.refuse(revoked, first.manager.state)

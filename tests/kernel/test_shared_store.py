@@ -45,7 +45,7 @@ async def leave(*hosts: Host) -> None:
 
 
 def part(host: Host) -> EtcdMember:
-    return host.up._place.etcd()
+    return host.up._host.etcd()
 
 
 async def member_id(host: Host) -> int:
@@ -104,7 +104,7 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
             assert str(refused.value) == NO_MAJORITY
             assert not first.up.agent.uplink.connected
 
-            await first.up.outlive_others()
+            await first.up.go_on_alone()
             await until(first.leads)
             await until(lambda: first.up.agent.uplink.connected)
             await first.manager.create_network(NetworkSpec(name="alone"))
@@ -148,7 +148,7 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
                 process.close()
             await first.resume()
             await until(lambda: first.manager)
-            await first.up.outlive_others()
+            await first.up.go_on_alone()
             assert first.up.member.epoch == first.manager.cluster.epoch == 1, "or its agent might go to a manager of the former"
             await until(first.leads)
             assert networks(first) == before
@@ -223,8 +223,8 @@ class Behind:
     """A manager that sees what others commit only after a while."""
 
     def __init__(self, host: Host, seconds: float) -> None:
-        assert host.up._seat is not None
-        self._store: Any = host.up._seat.store
+        assert host.up._parts.running is not None
+        self._store: Any = host.up._parts.running.store
         self._apply, self._seconds = self._store._apply, seconds
         self._store._apply = self._later
 

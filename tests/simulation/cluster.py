@@ -248,7 +248,7 @@ class SimCluster:
         else:
             self.etcd = SimEtcd(["node1"], clock, seen)
         host = self._host()
-        host.votes = True
+        host.store = "alone" if alone else "shared"
         root_key, key = (authority.make_key(self.rng.randbytes) for _ in range(2))
         root = authority.root(root_key, clock(), authority.make_serial(self.rng.randbytes))
         founder = Founder(

@@ -1,5 +1,5 @@
 """A host in a simulation: a disk, a kernel and a runtime that outlive the daemon, and the daemon: a real agent, and on managers a real
-manager, put together as `member.py` and `seat.py` do it.
+manager, with the daemon's own `membership.py`.
 
     kill      the daemon is gone in the middle of whatever it did; containers and networks stay, the member of etcd as well
     reboot    all processes are gone, containers and the kernel's network with them; what was on the disk is there
@@ -12,13 +12,16 @@ import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tests.simulation.network import LATENCY, SimNetwork
 from tests.simulation.processes import Processes
+from tests.simulation.role import Part, SimParts
 from tests.support import virtual_time
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
+from weft.daemon.membership import RoleFollower
+from weft.daemon.role_steps import StoreKind
 from weft.errors import InvalidArgument, Unavailable, WeftError
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_echo import FakeEcho
@@ -26,7 +29,7 @@ from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
-from weft.model.node import NodeDescription
+from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
 from weft.pki.certificate import holder, issuer_id, verify
@@ -45,18 +48,6 @@ PROBE = 0.3
 RUNTIME_LATENCY = 0.02
 """Seconds that an effect on a container takes."""
 CONNECT_TIMEOUT = 1.5
-RETRY = 1.0
-ROLE_PERIOD = 0.2
-
-
-class Part(Protocol):
-    """What a manager's daemon opens: its store, whom that says leads, and what is behind it."""
-
-    async def open(self, host: str, node: NodeId) -> tuple[Store, Leadership, Kv | None]: ...
-
-    def begin(self, host: str, peer_url: str) -> None:
-        """Starts the host's part of a store that several share."""
-        ...
 
 
 class SimAgent(Agent):
@@ -89,8 +80,9 @@ class SimHost:
         self.identity: Identity | None = None
         """What they say."""
         self.managers: tuple[tuple[NodeId, str], ...] = ()
-        self.votes = False
-        """Its part of the store is complete."""
+        self.store: StoreKind = "none"
+        """Where it keeps the swarm's state."""
+        self._follower: RoleFollower | None = None
         self.published: list[MemoryLogs] = []
         self.taken: list[MemoryLogs] = []
         """Connections for logs that it has opened, and that were opened to it."""
@@ -111,6 +103,10 @@ class SimHost:
         return self.identity is not None and self.identity.role == "manager"
 
     @property
+    def role(self) -> Role:
+        return "manager" if self.is_manager else "worker"
+
+    @property
     def is_up(self) -> bool:
         return self.agent is not None
 
@@ -128,6 +124,8 @@ class SimHost:
         self.identity = Identity(
             who.node, who.role, who.cluster, issuer_id(credentials.certificate), who.serial, who.expires
         )  # fmt: skip
+        if self._follower is not None:
+            self._follower.role_changed()
 
     def start(self) -> None:
         assert self.identity is not None
@@ -136,11 +134,13 @@ class SimHost:
         agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
         agent.told = self._told
         self._run(agent.run())
-        self._run(self._follow_role())
+        parts = SimParts(self, self.identity.node, self._part, self._run)
+        self._follower = RoleFollower(parts)
+        self._run(self._follower.run())
 
     async def kill(self) -> None:
         """What the process would still do at its end reaches neither the disk nor anybody else."""
-        self.agent = self.manager = None
+        self.agent = self.manager = self._follower = None
         frozen = self.disk.with_name(f"{self.name}.frozen")
         shutil.rmtree(frozen, ignore_errors=True)
         shutil.copytree(self.disk, frozen)
@@ -168,15 +168,17 @@ class SimHost:
         await self._processes.spawn(self.name, agent.leave())
         await self._processes.kill(self.name)
         self._network.vanish(self.name)
-        self.credentials, self.identity, self.managers = None, None, ()
+        self.credentials, self.identity, self.managers, self.store = None, None, (), "none"
 
     # --- the daemon
 
     def entropy(self, n: int) -> bytes:
         return self._rng.randbytes(n)
 
-    def _run(self, work: Any) -> None:
-        self._processes.spawn(self.name, work).add_done_callback(self._ended)
+    def _run(self, work: Any) -> asyncio.Task[Any]:
+        task = self._processes.spawn(self.name, work)
+        task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -206,69 +208,22 @@ class SimHost:
     def _know(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
         self.managers = managers or self.managers
 
-    async def _follow_role(self) -> None:
-        """What the certificate says."""
-        managing: asyncio.Task[Any] | None = None
-        while True:
-            assert self.identity is not None
-            if self.is_manager and managing is None:
-                managing = asyncio.create_task(self._manage(self.identity))
-                managing.add_done_callback(self._ended)
-            await asyncio.sleep(ROLE_PERIOD)
-            if not self.is_manager and managing is not None:
-                managing.cancel()
-                await asyncio.wait((managing,))
-                managing, self.manager, self.votes = None, None, False
-
-    async def _manage(self, identity: Identity) -> None:
-        store, leadership, kv = await self._opened(identity)
-        try:
-            await self._serve_as_manager(identity, store, leadership, kv)
-        finally:
-            if self.identity is not None and self.identity.role == "worker":
-                await leadership.close()
-                await store.close()
-
-    async def _serve_as_manager(self, identity: Identity, store: Store, leadership: Leadership, kv: Kv | None) -> None:
-        manager = Manager(
-            identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
+    def make_manager(self, store: Store, leadership: Leadership, kv: Kv | None) -> Manager:
+        assert self.identity is not None
+        return Manager(
+            self.identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
             obstacle="" if kv is not None else "the store is one manager's", probe=self._host_answers,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
         )  # fmt: skip
-        await manager.start()
-        self.manager = manager
-        try:
-            while True:
-                try:
-                    await manager.arrive(self.listens_at)
-                    break
-                except WeftError:
-                    await asyncio.sleep(RETRY)
-            await manager.failed()
-        finally:
-            if self.identity is not None and self.identity.role == "worker":
-                await manager.close()
 
-    async def _opened(self, identity: Identity) -> tuple[Store, Leadership, Kv | None]:
-        while not self.votes:
-            try:
-                await self._become_member(identity)
-            except WeftError:
-                await asyncio.sleep(RETRY)
-        while True:
-            try:
-                return await self._part.open(self.name, identity.node)
-            except Unavailable:
-                await asyncio.sleep(RETRY)
-
-    async def _become_member(self, identity: Identity) -> None:
+    async def become_member(self) -> None:
         """As a node that was made a manager does: its part of the store first."""
+        assert self.identity is not None
         host, manager = await self._reached()
         request = MemberRequest(peer_url=self.peer_url, manager_address=self.listens_at)
-        await self._ask(host, manager.enlist(identity, request))
+        await self._ask(host, manager.enlist(self.identity, request))
         self._part.begin(self.name, self.peer_url)
-        await self._ask(host, manager.admit_vote(identity))
-        self.votes = True
+        await self._ask(host, manager.admit_vote(self.identity))
 
     async def _reached(self, serving: bool = False) -> "tuple[SimHost, Manager]":
         """The first manager that listens; if asked for, one that does not turn sessions away at the door."""

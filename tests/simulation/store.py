@@ -6,7 +6,8 @@ Several managers share `SimEtcd`, which outlives all of them. One alone has a `S
 import asyncio
 from collections.abc import Callable, Sequence
 
-from weft.daemon.seat import ANSWER_PATIENCE
+from weft.daemon.role_steps import StoreKind
+from weft.daemon.running_manager import ANSWER_PATIENCE
 from weft.errors import OperationFailed, Unavailable
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind, Object, Remove, kind_of
@@ -26,6 +27,8 @@ Seen = Callable[[int, Sequence[Object], Sequence[tuple[Kind, str]]], None]
 class SimDisk:
     """The disk of the one manager."""
 
+    kind: StoreKind = "alone"
+
     def __init__(self, clock: Clock, seen: Seen) -> None:
         self._clock, self._seen = clock, seen
         self.objects: dict[tuple[Kind, str], Object] = {}
@@ -37,6 +40,9 @@ class SimDisk:
 
     def begin(self, host: str, peer_url: str) -> None:
         raise OperationFailed("nobody shares this store")
+
+    def has(self, host: str) -> bool:
+        return True
 
     def store(self) -> "DiskStore":
         return DiskStore(self._clock, ClusterState(self.objects.values(), self.revision), self)
@@ -62,6 +68,8 @@ class DiskStore(Engine):
 
 
 class SimEtcd(FakeEtcd):
+    kind: StoreKind = "shared"
+
     def __init__(self, names: Sequence[str], clock: Clock, seen: Seen) -> None:
         super().__init__(names)
         self._clock, self._seen = clock, seen

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.certified import free_port
 from weft.agent.adapters import Adapters
-from weft.daemon.member import Managers, Surroundings, SwarmMember
+from weft.daemon.swarm_node import Managers, Surroundings, SwarmNode
 from weft.engine.events import EventLog
 from weft.errors import Unavailable, WeftError
 from weft.linux.fake import FakeKernel
@@ -48,13 +48,13 @@ class Host:
             facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), adapters=adapters,
             events=EventLog(time.time_ns), routes=tuple, elsewhere=where,
         )  # fmt: skip
-        self.member: SwarmMember | None = None
+        self.member: SwarmNode | None = None
 
     def description(self) -> NodeDescription:
         return NodeDescription(hostname=str(self.address))
 
     @property
-    def up(self) -> SwarmMember:
+    def up(self) -> SwarmNode:
         assert self.member is not None
         return self.member
 
@@ -65,19 +65,19 @@ class Host:
             raise Unavailable(f"{self.address} is no manager, or not yet")
         return manager
 
-    async def init(self) -> SwarmMember:
+    async def init(self) -> SwarmNode:
         request = InitRequest(listen_address=self.listen)
-        self.member = await SwarmMember.found(self.around, request, self.address, self.address)
+        self.member = await SwarmNode.found(self.around, request, self.address, self.address)
         return self.member
 
-    async def join(self, manager: str, token: str) -> SwarmMember:
+    async def join(self, manager: str, token: str) -> SwarmNode:
         """`manager`: where one listens."""
         request = JoinRequest(listen_address=self.listen, remote_addresses=(manager,), token=token)
-        self.member = await SwarmMember.enter(self.around, request, self.address, self.address)
+        self.member = await SwarmNode.enter(self.around, request, self.address, self.address)
         return self.member
 
-    async def resume(self) -> SwarmMember:
-        self.member = await SwarmMember.resume(self.around)
+    async def resume(self) -> SwarmNode:
+        self.member = await SwarmNode.resume(self.around)
         return self.up
 
     async def leave(self) -> None:

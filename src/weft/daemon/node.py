@@ -25,8 +25,8 @@ from weft.api.server import ApiServer
 from weft.control.allocator import routes
 from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
-from weft.daemon.member import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmMember
 from weft.daemon.recovery import forget
+from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmNode
 from weft.engine import views
 from weft.engine.events import EventLog
 from weft.errors import (
@@ -130,7 +130,7 @@ class WeftNode:
             warnings=(*info.warnings, *confiner.warnings),
         )  # fmt: skip
         self._events = EventLog(time.time_ns)
-        self._member: SwarmMember | None = None
+        self._member: SwarmNode | None = None
         self._damage = ""
         """Why nobody knows of which swarm this node is a member."""
         self._changing = asyncio.Lock()
@@ -144,7 +144,7 @@ class WeftNode:
     async def open(self) -> None:
         await self.containers.load()
         try:
-            self._member = await SwarmMember.resume(self._around)
+            self._member = await SwarmNode.resume(self._around)
         except Damaged as error:
             self._damage = str(error)
             log.error("swarm.damaged cause=%s", error)
@@ -184,12 +184,12 @@ class WeftNode:
     async def init(self, request: InitRequest) -> NodeId:
         async with self._changing:
             if self._member is not None and request.force_new_cluster:
-                await self._member.outlive_others()
+                await self._member.go_on_alone()
                 log.info("swarm.forced node=%s", self._member.member.node)
                 return self._member.member.node
             self._check_free()
             advertise, data_path = _addresses(request)
-            self._member = await SwarmMember.found(self._around, request, advertise, data_path)
+            self._member = await SwarmNode.found(self._around, request, advertise, data_path)
             log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
             return self._member.member.node
 
@@ -203,8 +203,8 @@ class WeftNode:
         async with self._changing:
             self._check_free()
             advertise, data_path = _addresses(request)
-            self._member = member = await SwarmMember.enter(self._around, request, advertise, data_path)
-            if not await member.seated(JOIN_PATIENCE):
+            self._member = member = await SwarmNode.enter(self._around, request, advertise, data_path)
+            if not await member.settled(JOIN_PATIENCE):
                 raise Unavailable(STILL_JOINING)
             log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
 

@@ -9,7 +9,7 @@ left as it is until somebody decides.
 import logging
 from pathlib import Path
 
-from weft.daemon import seat as seats
+from weft.daemon.running_manager import reissued
 from weft.errors import WeftError
 from weft.session.identity import Credentials, IdentityStore, Member
 from weft.store.etcd.elsewhere import Elsewhere
@@ -31,7 +31,7 @@ async def mended(
     advice = REJOIN
     if (member.role, member.store) == ("manager", "alone"):
         try:
-            issued = await seats.reissued(identity.directory, member)
+            issued = await reissued(identity.directory, member)
         except WeftError as error:
             advice = str(error)
         else:

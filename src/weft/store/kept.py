@@ -7,7 +7,7 @@ shows this, and changes nothing until it has read the store itself.
     SHA-256 of the rest | MessagePack of `_Content`
 
 The file has all that the store has, the key of the swarm's CA among it: only its owner can read it, and it
-goes with the manager's seat. It is no backup: it may be seconds old, and nothing restores a store from it.
+goes when the node is no manager any more. It is no backup: it may be seconds old, and nothing restores a store from it.
 
 To keep it costs a bounded part of one processor. It is written whole, in a thread, when the state has changed
 and a time has passed that is many times what the last writing took.
@@ -89,6 +89,10 @@ class KeptState:
         rows = tuple((kind_of(each), encode(each)) for each in objects)
         body = encode(_Content(self._schema.version, revision, rows))
         replace_file(self._path, hashlib.sha256(body).digest() + body)
+
+    @property
+    def exists(self) -> bool:
+        return self._path.exists()
 
     def erase(self) -> None:
         self._path.unlink(missing_ok=True)

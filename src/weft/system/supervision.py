@@ -8,6 +8,8 @@ message is `contained`, and a loop that serves all of them is `lasting`. Cancell
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +40,10 @@ async def lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
             log.exception("loop.failed name=%s retry_after=%gs", name, pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancels it and waits for its end. What it failed with, if it did, is logged."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await contained(task.get_name(), task)

@@ -1,7 +1,7 @@
-"""A node's part in a swarm while it lasts: its agent, its certificate, and a seat while it is a manager.
+"""A node's part in a swarm while it lasts: its agent, its certificate, and a manager while the certificate says so.
 
     found, enter, resume   the three ways in      leave   the way out
-    the certificate says what the node is: with a manager's it takes a seat (`seat.py`), with a worker's it gives it up
+    the certificate names the role, and `membership.py` follows it, with the steps of `manager_parts.py`
 
 Wiring only. `close` stops everything and leaves containers, networks and files as they are, so that the next daemon resumes where
 this one stopped.
@@ -23,11 +23,15 @@ import msgspec
 from weft.agent.adapters import Adapters
 from weft.agent.agent import Agent
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
-from weft.daemon import seat as seats
+from weft.daemon.manager_host import DATABASE, ManagerHost
+from weft.daemon.manager_parts import HostParts
+from weft.daemon.membership import RoleFollower
 from weft.daemon.recovery import erase, mended, undo
-from weft.daemon.seat import Place, Seat
+from weft.daemon.role_steps import Step, StoreKind
+from weft.daemon.running_manager import RunningManager
+from weft.daemon.store_part import leave_store
 from weft.engine.events import EventLog
-from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable, WeftError
+from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.certificates import Certificates
@@ -42,23 +46,20 @@ from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.session.base import AdmissionRequest, AgentSession, Connect, SessionClosed
-from weft.session.client import Connector, MemberClient, join
+from weft.session.client import Connector, join
 from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.session.logs import LogConnector
 from weft.session.messages import CertificateRequest
 from weft.store.base import Store
 from weft.store.etcd.elsewhere import Elsewhere
-from weft.store.etcd.process import MemberRemoved
 from weft.store.sqlite import SqliteStore
-from weft.system.waiting import first
+from weft.system.supervision import ended
 
 log = logging.getLogger(__name__)
 
-SEAT_RETRY = 1.0
-"""Seconds after an attempt to take a seat, or to give it up, that failed."""
 JOIN_PATIENCE = 20.0
 RESUME_PATIENCE = 5.0
-"""Seconds that joining, and starting, wait for the seat; it is taken in the background then."""
+"""Seconds that joining, and starting, wait for the manager to run; it is opened in the background then."""
 STILL_JOINING = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. "
     'Use the "docker info" command to see the current swarm status of your node.'
@@ -88,7 +89,7 @@ class Surroundings:
     """Where the swarm's state is to be if not on the managers' hosts."""
 
 
-class SwarmMember:
+class SwarmNode:
     def __init__(
         self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials,
         trouble: str = "",
@@ -98,16 +99,13 @@ class SwarmMember:
         self._around = around
         self._identity = identity
         self._wallet = Wallet(credentials, identity.save_credentials)
-        self._seat: Seat | None = None
-        self._place = Place(
+        self._host = ManagerHost(
             member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes,
             own_ports=around.own_ports, elsewhere=around.elsewhere,
         )  # fmt: skip
+        self._parts = HostParts(self._host, self, self._begun)
+        self._role = RoleFollower(self._parts, trouble)
         self._root = credentials.root
-        self._role_changed = asyncio.Event()
-        self._seated = asyncio.Event()
-        self._trouble = self._damage = self._obstacle = trouble
-        """Why there is no seat; the second if to try again is of no use."""
         self._is_kept = True
         """`member` is on the disk as it is here."""
         self._running: list[asyncio.Task[None]] = []
@@ -130,7 +128,7 @@ class SwarmMember:
     @classmethod
     async def found(
         cls, around: Surroundings, request: InitRequest, advertise: IPv4Address, data_path: IPv4Address
-    ) -> "SwarmMember":
+    ) -> "SwarmNode":
         """A new swarm with this node as its manager. All or nothing."""
         port = request.listen_address.rpartition(":")[2]
         founder = Founder(
@@ -159,7 +157,7 @@ class SwarmMember:
             raise
         swarm = cls(around, identity, member, credentials)
         try:
-            swarm._sit(await seats.found(swarm._place, store))
+            await swarm._parts.found(store)
         except BaseException:
             await swarm.close()
             await undo(identity, around.elsewhere if created else None)
@@ -170,8 +168,8 @@ class SwarmMember:
     @classmethod
     async def enter(
         cls, around: Surroundings, request: JoinRequest, advertise: IPv4Address, data_path: IPv4Address
-    ) -> "SwarmMember":
-        """Joins an existing swarm. Raises `Unavailable` where a manager's seat takes longer: it is a member then."""
+    ) -> "SwarmNode":
+        """Joins an existing swarm. The node's manager may not run yet when this returns."""
 
         def ask(csr: str) -> AdmissionRequest:
             hostname = around.description().hostname
@@ -192,7 +190,7 @@ class SwarmMember:
         return swarm
 
     @classmethod
-    async def resume(cls, around: Surroundings) -> "SwarmMember | None":
+    async def resume(cls, around: Surroundings) -> "SwarmNode | None":
         """The swarm that the last daemon on this data root was part of."""
         identity = IdentityStore(around.data)
         found = identity.load()
@@ -203,45 +201,46 @@ class SwarmMember:
         if trouble:
             credentials, trouble = await mended(identity, member, credentials, trouble)
         swarm = cls(around, identity, member, credentials, trouble)
-        if swarm.member.store == "none" and swarm.is_manager and (around.data / seats.DATABASE).exists():
+        if swarm.member.store == "none" and swarm.is_manager and (around.data / DATABASE).exists():
             swarm._save(store="alone")  # written before there was a choice
         swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone" and not trouble:
             try:
-                swarm._sit(await seats.alone(swarm._place))
+                await swarm._parts.take(Step.OPEN_ALONE)
             except Damaged as error:
-                swarm._give_up(error)
+                swarm._role.give_up(error)
         swarm._begin()
-        if not swarm._damage:
-            await swarm.seated(RESUME_PATIENCE)
+        if not swarm._role.damage:
+            await swarm.settled(RESUME_PATIENCE)
         return swarm
 
     # --- life
 
     @property
     def is_manager(self) -> bool:
-        """By its certificate. It may have no seat yet, or still."""
+        """By its certificate. Its manager may not run yet, or still."""
         return self.member.role == "manager"
 
     @property
     def manager(self) -> Manager | None:
-        return self._seat.manager if self._seat is not None else None
+        running = self._parts.running
+        return running.manager if running is not None else None
 
     @property
     def membership(self) -> Membership:
         return Membership(
-            state="error" if self._damage else "active", node=self.member.node, address=str(self.member.advertise_address),
-            is_manager=self.is_manager, managers=self.member.managers, error=self._obstacle,
+            state="error" if self._role.damage else "active", node=self.member.node, address=str(self.member.advertise_address),
+            is_manager=self.is_manager, managers=self.member.managers, error=self._role.obstacle,
         )  # fmt: skip
 
-    async def seated(self, seconds: float) -> bool:
-        """Waits for so long until a manager has its seat. A worker needs none."""
+    async def settled(self, seconds: float) -> bool:
+        """Waits for so long until the manager of a node that is to be one runs. A worker needs none."""
         if not self.is_manager:
             return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._seated.wait()
-        return self._seated.is_set()
+                await self._parts.runs()
+        return self._parts.is_running
 
     async def failed(self) -> None:
         """Waits for as long as all is well, or until its parts were stopped on purpose; raises what ended a part that should not
@@ -252,25 +251,15 @@ class SwarmMember:
                 if task in self._running or not task.cancelled():
                     await task
 
-    async def outlive_others(self) -> None:
-        """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that has
-        no such part."""
-        if self._seat is not None and self.member.store in ("alone", "elsewhere"):
-            await self._seat.manager.outlive_others()
-            self._know_epoch(self._seat.manager.cluster.epoch)
-            return
-        if not self.is_manager or self.member.store != "shared":
-            raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
-        keeper = next(task for task in self._running if task.get_name() == "seat")
-        self._running.remove(keeper)
-        await seats.ended(keeper)
+    async def go_on_alone(self) -> None:
+        """See `HostParts.go_on_alone`."""
+        follower = next(task for task in self._running if task.get_name() == "role")
+        self._running.remove(follower)
+        await ended(follower)
         try:
-            await self._stand()
-            seat = await seats.among(self._place, alone_from_now_on=True)
-            self._sit(seat)
-            self._know_epoch(seat.manager.cluster.epoch)
+            await self._parts.go_on_alone()
         finally:
-            self._start("seat", self._keep_seat())
+            self._start("role", self._role.run())
 
     async def leave(self) -> None:
         """Out of the swarm: containers, networks and files of this membership are removed."""
@@ -278,21 +267,22 @@ class SwarmMember:
         try:
             await self.agent.leave()
         finally:
-            is_last = self._seat is not None and await self._seat.resign(self._place.settings.peer_url)
+            running = self._parts.running
+            is_last = running is not None and await running.resign(self._host.settings.peer_url)
             await self.close()
             if is_last and self._around.elsewhere is not None:
                 await erase(self._around.elsewhere)
-            if self._place.has_part:
-                await seats.give_up(self._place)
+            if self._host.has_part:
+                await leave_store(self._host)
             self._identity.erase()
 
     async def close(self) -> None:
         await self._stop_running()
-        await self._stand()
+        await self._parts.stop()
 
     def _begin(self) -> None:
         self._start("agent", self.agent.run())
-        self._start("seat", self._keep_seat())
+        self._start("role", self._role.run())
 
     def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         self._running.append(asyncio.create_task(coroutine, name=name))
@@ -305,81 +295,20 @@ class SwarmMember:
             if isinstance(result, Exception):
                 log.error("member.stopped cause=%r", result)
 
-    # --- the seat
+    # --- the role
 
     def _take_role(self, credentials: Credentials, role: Role) -> None:
         """There are new credentials; the role may be the old one."""
         if role != self.member.role:
             log.info("role.changed role=%s", role)
             self._keep(role=role)
-            self._role_changed.set()
-        if credentials.root != self._root and self._seat is not None:
-            self._seat.beside(asyncio.create_task(self._seat.take_root(self.member.node), name="root"))
+            self._role.role_changed()
+        if credentials.root != self._root and (running := self._parts.running) is not None:
+            running.beside(asyncio.create_task(running.take_root(self.member.node), name="root"))
         self._root = credentials.root
 
-    async def _keep_seat(self) -> None:
-        """Takes, keeps and gives up the seat as the certificate says. What fails is tried again."""
-        while True:
-            self._role_changed.clear()
-            if self._damage and self.is_manager:
-                await self._role_changed.wait()
-                continue
-            try:
-                await self._follow_role()
-            except Damaged as error:
-                self._give_up(error)
-                continue
-            except WeftError as error:
-                if self._obstacle != str(error):
-                    log.warning("seat.not_changed role=%s cause=%s", self.member.role, error)
-                self._obstacle = str(error)
-                if isinstance(error, MemberRemoved):
-                    await self._give_up_seat()
-                await asyncio.sleep(SEAT_RETRY)
-                continue
-            self._obstacle = self._damage = self._trouble
-            await self._until_something_changes()
-
-    def _give_up(self, damage: Damaged) -> None:
-        """What the agent runs goes on. To try again would be of no use; to be no manager any more is."""
-        log.error("seat.damaged node=%s cause=%s", self.member.node, damage)
-        self._obstacle = self._damage = str(damage)
-
     async def _cannot_connect(self) -> AgentSession:
-        raise Unavailable(self._damage)
-
-    async def _follow_role(self) -> None:
-        if not self.is_manager:
-            await self._give_up_seat()
-            return
-        if self._seat is not None and self._seat.lost_its_part:
-            self._know_epoch(self._seat.later_epoch or 0)
-            await self._give_up_seat()
-        if self._seat is None:
-            self._sit(await self._open_seat())
-        elif self._seat.is_alone and self._seat.has_company:
-            await self._move()
-
-    async def _give_up_seat(self) -> None:
-        """And this host's part of the shared store. What the disk says first: a part that is left over does no harm."""
-        await self._stand()
-        if self.member.store != "none":
-            self._save(store="none")
-        self._place.kept.erase()
-        if self._place.has_part:
-            await seats.give_up(self._place)
-
-    async def _open_seat(self) -> Seat:
-        if self.member.store == "alone":
-            return await seats.alone(self._place)
-        if self._around.elsewhere is not None:
-            seat = await seats.elsewhere(self._place, self._around.elsewhere)
-            self._save(store="elsewhere")
-            return seat
-        if self.member.store == "none":
-            await seats.join(self._place, MemberClient(self._wallet, self._other_managers))
-            self._save(store="shared")
-        return await seats.among(self._place)
+        raise Unavailable(self._role.damage)
 
     def _check_store(self) -> None:
         """Raises `FailedPrecondition` if the daemon was started with another store than this manager's."""
@@ -395,42 +324,8 @@ class SwarmMember:
                 "elsewhere only from the swarm's beginning"
             )
 
-    async def _move(self) -> None:
-        """From a store of its own to one that can be shared. Until the copy is whole, the old one holds."""
-        seat = self._seat
-        assert seat is not None
-        self._place.etcd()  # raises if there is none on this host, before anything has happened
-        try:
-            await seats.move(self._place, seat)
-            self._save(store="shared")
-            seats.forget_database(self._place)
-            new = await seats.among(self._place)
-        finally:
-            await self._stand()
-        self._sit(new)
-
-    async def _until_something_changes(self) -> None:
-        """The role; or the others take this host's part of the store; or, of a manager that is alone, there is to be another; or the
-        end of a manager, which raises."""
-        seat = self._seat
-        waits: list[Coroutine[Any, Any, object]] = [self._role_changed.wait()]
-        if seat is not None:
-            waits += [seat.manager.failed(), seat.part_lost()]
-            if seat.is_alone:
-                waits.append(seat.company())
-        await first(*waits)
-
-    def _sit(self, seat: Seat) -> None:
-        self._seat = seat
-        seat.beside(asyncio.create_task(self._pump_events(seat.manager), name="events"))
-        self._seated.set()
-        log.info("seat.taken alone=%s", seat.is_alone)
-
-    async def _stand(self) -> None:
-        seat, self._seat = self._seat, None
-        self._seated.clear()
-        if seat is not None:
-            await seat.close()
+    def _begun(self, running: RunningManager) -> None:
+        running.beside(asyncio.create_task(self._pump_events(running.manager), name="events"))
 
     async def _pump_events(self, manager: Manager) -> None:
         with contextlib.suppress(Unavailable):
@@ -438,6 +333,10 @@ class SwarmMember:
                 self._around.events.add(event)
 
     # --- what is remembered
+
+    def keep_store(self, store: StoreKind) -> None:
+        """See `manager_parts.Memory`."""
+        self._save(store=store)
 
     def _save(self, **fields: Any) -> None:
         self.member = msgspec.structs.replace(self.member, **fields)
@@ -458,7 +357,7 @@ class SwarmMember:
         first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
 
-    def _other_managers(self) -> list[str]:
+    def other_managers(self) -> list[str]:
         return [address for node, address in self.member.managers if node != self.member.node]
 
     def _remember_managers(self, managers: Managers) -> None:
@@ -471,9 +370,9 @@ class SwarmMember:
             raise SessionClosed(
                 f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is {self.member.epoch}"
             )
-        self._know_epoch(epoch)
+        self.know_epoch(epoch)
 
-    def _know_epoch(self, epoch: int) -> None:
+    def know_epoch(self, epoch: int) -> None:
         """This node's agent has no more to do with managers of an earlier one."""
         if epoch > self.member.epoch:
             self._keep(epoch=epoch)
@@ -488,4 +387,4 @@ def _own_ports(around: Surroundings, member: Member) -> frozenset[PortKey]:
 async def _new_store(around: Surroundings) -> Store:
     if around.elsewhere is not None:
         return await around.elsewhere.begin(time.time_ns)
-    return SqliteStore.open(around.data / seats.DATABASE, time.time_ns)
+    return SqliteStore.open(around.data / DATABASE, time.time_ns)

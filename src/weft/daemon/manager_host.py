@@ -1,0 +1,63 @@
+"""What a manager needs of the node that it runs on, and where its files are there."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from weft.control.allocator.ports import NO_PORTS, OwnPorts
+from weft.errors import OperationFailed
+from weft.session.identity import Member, Wallet
+from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.process import EtcdMember, MemberSettings
+from weft.store.kept import KeptState
+
+DATABASE = "store.db"
+NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManagerHost:
+    member: Callable[[], Member]
+    wallet: Wallet
+    data: Path
+    """`<data root>/swarm`."""
+    run: Path
+    """`<run directory>`: the store's socket, and what a reboot may take."""
+    routes: Callable[[], Sequence[IPv4Network]]
+    own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
+    """What the host listens on beside the swarm's ports."""
+    elsewhere: Elsewhere | None = None
+    """Where managers have their store if not on their own hosts."""
+
+    @property
+    def database(self) -> Path:
+        return self.data / DATABASE
+
+    @property
+    def kept(self) -> KeptState:
+        """What this manager knew last of a store that is not its own."""
+        return KeptState(self.data / "last-state")
+
+    @property
+    def settings(self) -> MemberSettings:
+        own = self.member()
+        return MemberSettings(
+            name=own.node, address=str(own.advertise_address), swarm=self.data, run=self.run / "etcd"
+        )  # fmt: skip
+
+    @property
+    def manager_address(self) -> str:
+        return f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
+
+    @property
+    def has_part(self) -> bool:
+        """Of the shared store; it may be of no use any more."""
+        return self.settings.data.exists()
+
+    def etcd(self) -> EtcdMember:
+        """This host's part of the shared store. Raises `OperationFailed`."""
+        if shutil.which("etcd") is None:
+            raise OperationFailed(f"cannot be one of several managers: {NO_ETCD}")
+        return EtcdMember(self.settings)

@@ -1,0 +1,156 @@
+"""The steps of a node's role (`role_steps.py`) on a real host: opens the manager, moves its store, leaves it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from weft.daemon import running_manager as managers
+from weft.daemon import store_part
+from weft.daemon.manager_host import ManagerHost
+from weft.daemon.role_steps import RoleFacts, Step, StoreKind
+from weft.daemon.running_manager import RunningManager
+from weft.errors import FailedPrecondition
+from weft.session.client import MemberClient
+from weft.store.base import Store
+from weft.system.waiting import first
+
+log = logging.getLogger(__name__)
+
+
+class Memory(Protocol):
+    """What the node remembers on its disk."""
+
+    def keep_store(self, store: StoreKind) -> None:
+        """Raises `OperationFailed`."""
+        ...
+
+    def know_epoch(self, epoch: int) -> None: ...
+
+    def other_managers(self) -> list[str]:
+        """`host:port` of each."""
+        ...
+
+
+class HostParts:
+    """`membership.ManagerParts`. `running` is the manager of this host, if there is one."""
+
+    def __init__(
+        self, host: ManagerHost, memory: Memory, opened: Callable[[RunningManager], None]
+    ) -> None:  # fmt: skip
+        """`opened`: is told of each manager that runs from now on."""
+        self.running: RunningManager | None = None
+        self._host = host
+        self._memory = memory
+        self._opened = opened
+        self._runs = asyncio.Event()
+
+    @property
+    def facts(self) -> RoleFacts:
+        member, running = self._host.member(), self.running
+        return RoleFacts(
+            role=member.role, store=member.store, external=self._host.elsewhere is not None, running=self._running_store(),
+            removed=running is not None and running.lost_its_part,
+            others_wanted=running is not None and running.has_company,
+            leftovers=self._host.has_part or self._host.kept.exists,
+        )  # fmt: skip
+
+    def _running_store(self) -> StoreKind:
+        if self.running is None:
+            return "none"
+        if self.running.is_alone:
+            return "alone"
+        return "elsewhere" if self._host.elsewhere is not None else "shared"
+
+    async def runs(self) -> None:
+        """Waits until there is a manager that runs."""
+        await self._runs.wait()
+
+    @property
+    def is_running(self) -> bool:
+        return self._runs.is_set()
+
+    async def take(self, step: Step) -> None:
+        host = self._host
+        match step:
+            case Step.OPEN_ALONE:
+                self.begin(await managers.open_alone(host))
+            case Step.OPEN_SHARED:
+                self.begin(await managers.open_shared(host))
+            case Step.OPEN_EXTERNAL:
+                assert host.elsewhere is not None
+                manager = await managers.open_external(host, host.elsewhere)
+                self._memory.keep_store("elsewhere")
+                self.begin(manager)
+            case Step.JOIN:
+                await store_part.join_store(host, MemberClient(host.wallet, self._memory.other_managers))
+                self._memory.keep_store("shared")
+            case Step.MOVE:
+                await self._move()
+            case Step.LEAVE:
+                await self._leave()
+
+    async def found(self, store: Store) -> None:
+        """As the swarm's first manager, with the store that it has made, which is closed if this raises."""
+        self.begin(await managers.found(self._host, store))
+
+    async def go_on_alone(self) -> None:
+        """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that
+        has no such part."""
+        store = self._host.member().store
+        if self.running is not None and store in ("alone", "elsewhere"):
+            await self.running.manager.outlive_others()
+        elif self._host.member().role != "manager" or store != "shared":
+            raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
+        else:
+            await self.stop()
+            self.begin(await managers.open_shared(self._host, alone_from_now_on=True))
+        assert self.running is not None
+        self._memory.know_epoch(self.running.manager.cluster.epoch)
+
+    async def changed(self) -> None:
+        """See `membership.ManagerParts`."""
+        running = self.running
+        if running is None:
+            await asyncio.get_running_loop().create_future()
+            return
+        waits: list[Coroutine[Any, Any, object]] = [running.manager.failed(), running.part_lost()]
+        if running.is_alone:
+            waits.append(running.company())
+        await first(*waits)
+
+    def begin(self, running: RunningManager) -> None:
+        self.running = running
+        self._runs.set()
+        self._opened(running)
+        log.info("manager.opened alone=%s", running.is_alone)
+
+    async def stop(self) -> None:
+        """The state stays where it is."""
+        running, self.running = self.running, None
+        self._runs.clear()
+        if running is not None:
+            await running.close()
+
+    async def _move(self) -> None:
+        """From a store of its own to one that can be shared. Until the copy is whole, the old one holds."""
+        running = self.running
+        assert running is not None
+        self._host.etcd()  # raises if there is none on this host, before anything has happened
+        try:
+            await managers.move_store(self._host, running)
+            self._memory.keep_store("shared")
+            store_part.forget_database(self._host)
+        finally:
+            await self.stop()
+
+    async def _leave(self) -> None:
+        """What the disk says first: a part that is left over does no harm."""
+        if self.running is not None and self.running.later_epoch is not None:
+            self._memory.know_epoch(self.running.later_epoch)
+        await self.stop()
+        if self._host.member().store != "none":
+            self._memory.keep_store("none")
+        self._host.kept.erase()
+        if self._host.has_part:
+            await store_part.leave_store(self._host)

@@ -1,0 +1,346 @@
+"""What a node runs for as long as it is a manager: a store, its place among the managers, the control loops, and the listener
+for sessions.
+
+    open_alone     with the embedded store; this manager leads
+    open_shared    with this host's part of the store that all managers share (`store_part.py`); one of them leads
+    open_external  with a store in an etcd that somebody else runs; there are no parts to be given or taken
+    move_store     from the first to the second, when another node is to be a manager: everything is copied, and the
+                   embedded store goes only when the copy is whole
+
+Wiring only. The store and what belongs to it are opened here and closed with the manager; the etcd process goes on.
+"""
+
+import asyncio
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import msgspec
+
+from weft.daemon.manager_host import DATABASE, NO_ETCD, ManagerHost
+from weft.daemon.outlived import later_epoch
+from weft.daemon.store_part import Door, restart_in_turn
+from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
+from weft.linux import ping
+from weft.manager import certificates
+from weft.manager.authority import PkiAuthority
+from weft.manager.manager import Manager
+from weft.manager.members import ALONE, Refuse, no_door
+from weft.model.ids import ClusterId, NodeId
+from weft.model.state import ClusterState, Kind
+from weft.session.client import EpochClient
+from weft.session.identity import Credentials, Member, Wallet
+from weft.session.logs import ManagerRelay
+from weft.session.server import SessionServer
+from weft.store.base import Leadership, Store
+from weft.store.etcd import migrate
+from weft.store.etcd.base import Kv
+from weft.store.etcd.client import GatewayClient
+from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.leadership import EtcdLeadership
+from weft.store.etcd.process import EtcdMember, MemberEnded
+from weft.store.etcd.space import keep_free
+from weft.store.kept import Keeper
+from weft.store.sole import SoleLeader
+from weft.store.sqlite import SqliteStore
+from weft.system.supervision import ended
+from weft.system.waiting import first
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = (
+    "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
+)
+LOST = "cannot open the swarm's state {where}: {why}. Nothing was changed there. {advice}"
+RESTORE = (
+    "This node is the swarm's only manager: stop the daemon and restore a backup of {data}, or give the swarm up: "
+    "docker swarm leave --force"
+)
+REJOIN = (
+    "Where there are other managers, demote this node at one of them and promote it again; else stop the daemon and restore a backup, "
+    "or give the swarm up: docker swarm leave --force"
+)
+ARRIVE_PAUSE = 1.0
+ANSWER_PATIENCE = 3.0
+"""Seconds for a member of etcd that was started to find a majority, for which it needs an election or two."""
+PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
+"""A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
+connections wait for a SYN that was lost for a second."""
+class RunningManager:
+    def __init__(self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack) -> None:
+        self.manager = manager
+        self.store = store
+        self._kv = kv
+        self._closing = closing
+        self._etcd: EtcdMember | None = None
+        self._outlived: asyncio.Task[int] | None = None
+        self._elsewhere: Elsewhere | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        return self._kv is None and self._elsewhere is None
+
+    def beside(self, task: asyncio.Task[None]) -> None:
+        """The task ends with this manager."""
+        self._closing.push_async_callback(ended, task)
+
+    async def close(self) -> None:
+        """The state stays as it is, and can still be read through `manager`."""
+        await self._closing.aclose()
+
+    async def resign(self, peer_url: str) -> bool:
+        """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
+        for ever. A store elsewhere is left to the other managers; whether there are none, and it is to be erased."""
+        try:
+            if self._elsewhere is not None:
+                return await self.manager.resign()
+            if self._kv is None:
+                return False
+            await self._disown()
+            for member in await self._kv.members():
+                if peer_url in member.peer_urls:
+                    await self._kv.remove_member(member.id)
+        except WeftError as cause:
+            log.warning("manager.not_resigned cause=%s", cause)
+        return False
+
+    async def _disown(self) -> None:
+        """If this fails, they are revoked when the others demote this manager."""
+        try:
+            await self.manager.disown()
+        except WeftError as cause:
+            log.warning("manager.not_disowned cause=%s", cause)
+
+    async def take_root(self, own: NodeId) -> None:
+        """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and
+        start it again one after the other, so that there is always a majority; until then the old root vouches for the new."""
+        if self._etcd is not None:
+            await restart_in_turn(self._etcd, self.store.state, own, "new root certificate")
+
+    @property
+    def lost_its_part(self) -> bool:
+        """The other managers have taken this host's part out of the shared store, or the swarm goes on without them."""
+        return self._etcd is not None and (self._etcd.removed.is_set() or self.later_epoch is not None)
+
+    @property
+    def later_epoch(self) -> int | None:
+        """Of the cluster, which was begun anew without this manager."""
+        return self._outlived.result() if self._outlived is not None and self._outlived.done() else None
+
+    async def part_lost(self) -> None:
+        """Until `lost_its_part`."""
+        if self._etcd is None or self._outlived is None:
+            await asyncio.get_running_loop().create_future()
+        else:
+            await first(self._etcd.removed.wait(), asyncio.wait((self._outlived,)))
+
+    def ask_others(self, own: Callable[[], int], wallet: Wallet) -> None:
+        """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch that this node knows."""
+        cluster = self.manager.cluster.id
+        ask = EpochClient(wallet, cluster, lambda: {each.serial for each in self.manager.cluster.revoked})
+        self._outlived = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
+        self._closing.push_async_callback(ended, self._outlived)
+
+    @property
+    def has_company(self) -> bool:
+        """There is to be another manager."""
+        return sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) > 1
+
+    async def company(self) -> None:
+        """Of a manager that is alone: waits until another node is to be a manager."""
+        kinds: tuple[Kind, ...] = ("node",)
+        changes = self.store.subscribe(kinds)
+        try:
+            while not self.has_company:
+                await changes.next()
+        finally:
+            changes.close()
+
+
+async def open_alone(host: ManagerHost, store: Store | None = None) -> RunningManager:
+    """`store`: the embedded one, if it is open already; as in `found`."""
+    if store is None:
+        store = _embedded(host.data, host.member().cluster)
+    obstacle = "" if shutil.which("etcd") else NO_ETCD
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(store.close)
+        await _renew(host, store)
+        return await _take(host, store, SoleLeader(host.member().node), None, obstacle, opened)
+    raise AssertionError("unreachable")
+
+
+def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
+    try:
+        return SqliteStore.open(data / DATABASE, time.time_ns, cluster=cluster)
+    except Damaged as cause:
+        advice = RESTORE.format(data=data)
+        raise Damaged(LOST.format(where=data / DATABASE, why=cause, advice=advice)) from cause
+
+
+async def reissued(data: Path, member: Member) -> Credentials:
+    """New credentials of the swarm's only manager, which has lost its own. Raises `Damaged` if the swarm's
+    state is lost as well."""
+    store = _embedded(data, member.cluster)
+    try:
+        return await certificates.reissued(
+            store, member.node, member.advertise_address, time.time_ns(), secrets.token_bytes
+        )  # fmt: skip
+    finally:
+        await store.close()
+
+
+async def _renew(host: ManagerHost, store: Store) -> None:
+    """The certificate, if it has expired while the host was off."""
+    own, wallet = host.member(), host.wallet
+    renewed = await certificates.self_issued(
+        store, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
+    )  # fmt: skip
+    if renewed is not None:
+        wallet.replace(renewed)
+        log.info("credentials.self_issued node=%s", own.node)
+
+
+async def found(host: ManagerHost, store: Store) -> RunningManager:
+    """Of a swarm's first manager, with the store that it has made; it belongs to the manager from here on. All or nothing."""
+    if host.elsewhere is not None:
+        return await open_external(host, host.elsewhere, store)
+    return await open_alone(host, store)
+
+
+async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> RunningManager:
+    """With this host's part of the shared store, which it has already. All or nothing. `alone_from_now_on`: the other parts are lost;
+    this one is made the whole, with all that it knows, and the other managers are managers no more."""
+    async with AsyncExitStack() as opened:
+        etcd = host.etcd()
+        if not etcd.has_data:
+            raise Damaged(LOST.format(where=etcd.settings.data, why="it is missing", advice=REJOIN))
+        opened.push_async_callback(etcd.close)
+        await (etcd.start_alone() if alone_from_now_on else etcd.start())
+        kv = etcd.client()
+        opened.push_async_callback(kv.close)
+        store = await _shared(host, etcd, kv, opened)
+        opened.push_async_callback(store.close)
+        opened.push_async_callback(Keeper(host.kept, store).close)
+        leadership = EtcdLeadership(kv, host.member().node)
+        opened.push_async_callback(leadership.close)
+        door = Door(host, etcd)
+        opened.push_async_callback(door.close)
+        running = await _take(host, store, leadership, kv, "", opened, refuse=door.refuse)
+    running._etcd = etcd
+    running.ask_others(lambda: host.member().epoch, host.wallet)
+    if alone_from_now_on:
+        await running.manager.outlive_others()
+    running.beside(asyncio.create_task(keep_free(kv), name="space"))
+    running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
+    return running
+
+
+async def _shared(host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack) -> EtcdStore:
+    """What this host's part of the store has. Once it was started it needs a majority to say so: until
+    then what was kept is shown. It may have one a moment later, which does no harm."""
+    cluster, data = host.member().cluster, etcd.settings.data
+    try:
+        try:
+            await etcd.ready(ANSWER_PATIENCE)
+        except Unavailable:
+            kept = host.kept.read(cluster)
+            log.warning("manager.no_majority cause=etcd does not answer yet kept=%s", kept and kept.revision)
+            if kept is not None:
+                opened.push_async_callback(ended, asyncio.create_task(kv.first_answer(), name="etcd"))
+                return EtcdStore.show(kv, time.time_ns, kept, cluster)
+            await etcd.ready()
+        return await EtcdStore.open(kv, time.time_ns, cluster=cluster)
+    except (NotFound, Damaged) as cause:
+        why = "it is empty" if isinstance(cause, NotFound) else cause
+        raise Damaged(LOST.format(where=data, why=why, advice=REJOIN)) from cause
+    except MemberEnded as cause:
+        raise OperationFailed(f"{cause}; its data is {data}. If that is damaged: {REJOIN}") from cause
+
+
+async def open_external(host: ManagerHost, where: Elsewhere, store: Store | None = None) -> RunningManager:
+    """`store`: that one, if it is open already; as in `found`."""
+    own = host.member()
+    if store is None:
+        store = await where.open(time.time_ns, own.cluster, host.kept.read(own.cluster))
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(store.close)
+        opened.push_async_callback(Keeper(host.kept, store).close)
+        kv = where.client()
+        opened.push_async_callback(kv.close)
+        leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)
+        opened.push_async_callback(leadership.close)
+        running = await _take(host, store, leadership, None, "", opened, ELSEWHERE.format(store=where))
+    running._elsewhere = where
+    running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
+    return running
+
+
+async def move_store(host: ManagerHost, running: RunningManager) -> None:
+    """Copies the state of a manager that is alone into a new shared store, of which this host has the first part. The manager is
+    closed; whoever called says on disk that there is a new store, and only then removes the old one (`forget_database`). If this
+    raises, the old store is as it was."""
+    etcd = host.etcd()
+    try:
+        await etcd.wipe()
+        etcd.refuse(certificate.serial for certificate in running.manager.cluster.revoked)
+        await etcd.start()
+        await etcd.ready()
+        kv = etcd.client()
+        try:
+            await running.close()
+            state = running.store.state
+            await migrate.copy(_with_peer(state, host.member().node, host.settings.peer_url), kv)
+        finally:
+            await kv.close()
+    except BaseException:
+        await etcd.wipe()
+        raise
+    finally:
+        await etcd.close()
+    log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
+
+
+def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
+    """The state in which this node has its part of the store."""
+    objects = [msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj for obj in state.objects()]
+    return ClusterState(objects, state.revision)
+
+
+async def _take(
+    host: ManagerHost, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack,
+    no_members: str = ALONE, refuse: Refuse = no_door,
+) -> RunningManager:  # fmt: skip
+    """`opened`: what is to be closed with the manager; it belongs to the manager if this returns."""
+    member = host.member()
+    manager = Manager(
+        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), host.routes(), kv, obstacle,
+        host_answers, no_members, ping.EchoSocket, ManagerRelay(host.wallet), refuse, host.own_ports,
+    )  # fmt: skip
+    server = SessionServer(manager, member.cluster, host.wallet)
+    await server.start(member.listen_address)
+    opened.push_async_callback(server.close)
+    await manager.start()
+    opened.push_async_callback(manager.close)  # first, so that agents hear that it stops
+    return RunningManager(manager, store, kv, opened.pop_all())
+
+
+async def _arrive(host: ManagerHost, running: RunningManager) -> None:
+    """Others learn of this manager once the store says so; without a majority that takes until there is one again."""
+    while True:
+        try:
+            await running.manager.arrive(host.manager_address)
+            return
+        except WeftError as cause:
+            log.warning("manager.not_announced cause=%s", cause)
+            await asyncio.sleep(ARRIVE_PAUSE)
+
+
+async def host_answers(addresses: Sequence[IPv4Address]) -> bool:
+    """`manager.suspicion.Probe`."""
+    return await ping.answers(addresses, secrets.randbits(16), PROBE_SECONDS, PROBE_ATTEMPTS)
