@@ -204,10 +204,10 @@ def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_anot
         first, second = await two_managers(tmp_path)
         client = part(first).client()
         try:
-            before, seat = await member_id(second), second.up._seat
+            before, running = await member_id(second), second.up._parts.running
             assert before in {member.id for member in await client.members()}
             await until(lambda: client.remove_member(before))
-            await until(lambda: second.up._seat not in (seat, None))
+            await until(lambda: second.up._parts.running not in (running, None))
             assert await member_id(second) != before
             await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
