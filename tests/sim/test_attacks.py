@@ -22,6 +22,7 @@ import uvloop
 
 from tests.support.certified import HOUR, Member, Swarm, free_port, swarm
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
+from weft.manager import dispatch
 from weft.model import codec
 from weft.model.container import LogLine
 from weft.model.ids import ClusterId, NodeId, TaskId
@@ -29,7 +30,8 @@ from weft.model.logs import LogsWanted, TaskLog
 from weft.model.node import NodeDescription, Role
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.pki import authority, tokens
-from weft.session import tls
+from weft.session import listener, tls
+from weft.session import server as session_server
 from weft.session.base import AdmissionRequest, Admitted, LogRequest, ManagerSession, MemberRequest, SessionClosed
 from weft.session.client import Connector, MemberClient, join
 from weft.session.identity import Credentials, Wallet
@@ -699,19 +701,21 @@ def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
 
 
 @each_loop
-def test_a_connection_that_proves_nothing_is_cut(loop: str) -> None:
-    """Before TLS, after it, after half a request, and as a session that says nothing though it has a certificate."""
+def test_a_connection_that_proves_nothing_is_cut(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before TLS, after it, after half a request, and as a session that says nothing though it has a certificate. By the
+    listener's limits alone, long before what a manager has for a handshake, a request or a hello."""
+    for patience in ((listener, "HANDSHAKE_TIMEOUT"), (session_server, "REQUEST_TIMEOUT"), (dispatch, "HELLO_TIMEOUT")):
+        monkeypatch.setattr(*patience, 3600.0)
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         insider = await target.join()
         await insider.stop()
         host, _, port = target.address.rpartition(":")
-        started = asyncio.get_running_loop().time()
         plain, writer = await asyncio.open_connection(host, int(port))
         silent = await Connector(insider.wallet, lambda: [target.address])()
         async with raw(target) as (tunnel, _), raw(target) as (half, asks):
             asks.write(b"POST /v1/join HTTP/1.1\r\nhost: m\r\ncontent-length: 500\r\n\r\nxxx")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 for reader in (plain, tunnel, half):
                     with suppress(ConnectionError):
                         assert await reader.read() == b""
@@ -719,9 +723,6 @@ def test_a_connection_that_proves_nothing_is_cut(loop: str) -> None:
                     await silent.receive()
         await silent.close("")
         writer.close()
-        assert asyncio.get_running_loop().time() - started < 9, (
-            "not the manager's ten seconds for a hello, nor the 20 of a request"
-        )
         await target.until(lambda: server.unproven == 0)
 
     run(attack, Limits(DoorLimits(silence=1, proof=1)), loop)

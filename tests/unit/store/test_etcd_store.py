@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import virtual_time
@@ -231,6 +231,7 @@ async def trouble(etcd: FakeEtcd, randomness: random.Random) -> None:
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
+@example(seed=9648)
 def test_whatever_fails_no_slot_is_given_twice_and_nothing_acknowledged_is_lost(seed: int) -> None:
     async def main(world: World) -> None:
         randomness = random.Random(seed)
@@ -247,6 +248,9 @@ def test_whatever_fails_no_slot_is_given_twice_and_nothing_acknowledged_is_lost(
         await until(lambda: len({store.state.revision for store in stores}) == 1)
         slots.check(stores[0].state)
         fresh = await world.store("m2")
+        # A commit whose answer was lost may arrive as late as this.
+        await until(lambda: len({store.state.revision for store in (*stores, fresh)}) == 1)
+        slots.check(fresh.state)
         assert all(store.state.tables == fresh.state.tables for store in stores)
         assert all(list(store.state.tasks) == list(fresh.state.tasks) for store in stores)
 
