@@ -1,5 +1,4 @@
-"""What came of several runs of pytest: `python tests/summary.py DIRECTORY`, with a JUnit file of each. In `NAME.again.xml` is what had
-failed in `NAME.xml` and was run once more."""
+"""What came of several runs of pytest: `python tests/summary.py DIRECTORY`, with a JUnit file of each."""
 
 import sys
 from pathlib import Path
@@ -20,11 +19,9 @@ def outcomes(file: Path) -> dict[tuple[str | None, str | None], str]:
 
 
 def main(directory: Path) -> None:
-    files = sorted(directory.glob("*.xml"))
     counted = {"passed": 0, "failed": 0, "skipped": 0}
-    for first in [file for file in files if not file.stem.endswith(".again")]:
-        again = first.with_suffix(".again.xml")
-        for outcome in {**outcomes(first), **(outcomes(again) if again in files else {})}.values():
+    for file in sorted(directory.glob("*.xml")):
+        for outcome in outcomes(file).values():
             counted[outcome] += 1
     print(f"{counted['skipped']} skipped\n{counted['passed']} passed, {counted['failed']} failed")
 
