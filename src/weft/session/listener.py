@@ -4,7 +4,7 @@ Anybody may connect to a manager, and most of what a connection costs is spent b
 who it is. `system/doorway.py` says who may begin, and who must go when there are too many. Here TLS
 is agreed on; who shows a node's certificate counts as that node from then on, all others as
 strangers until they have come to something: a session has had its first message, or a request was
-answered. None may take longer than `DoorLimits.proof`.
+answered. None may take longer than `DoorLimits.proof`. What they send is read as `pace.py` says.
 
 The certificate is that of the moment: each connection is served with the newest context. The
 listening socket stays open meanwhile, so nobody is turned away while certificates change.
@@ -21,6 +21,7 @@ import msgspec
 
 from weft.errors import OperationFailed, cause_of
 from weft.session import keepalive
+from weft.session.pace import Accounts, Paced, PaceLimits
 from weft.system.doorway import BACKLOG, DoorLimits, Doorway, Guest
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     door: DoorLimits = DoorLimits()
     send: float = 30.0
     """Seconds that the other side may take for one message."""
+    pace: PaceLimits = PaceLimits()
 
 
 LIMITS = Limits()
@@ -42,11 +44,24 @@ LIMITS = Limits()
 
 class InPieces:
     """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL encrypts into grows to the size of what is
-    written at once, and keeps that for as long as the connection lives: half a megabyte for each of a thousand agents."""
+    written at once, and keeps that for as long as the connection lives: half a megabyte for each of a thousand agents. Reading is
+    paused below TLS, where pieces are small as well."""
 
-    def __init__(self, transport: asyncio.Transport, guest: Guest) -> None:
+    def __init__(self, transport: asyncio.Transport, guest: Guest, paced: Paced) -> None:
         self._transport = transport
         self.guest = guest
+        self.paced = paced
+
+    def pause_reading(self) -> None:
+        self.paced.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.paced.resume_reading()
+
+    def close(self) -> None:
+        """The other side's end of TLS is still to be read."""
+        self.paced.resume_reading()
+        self._transport.close()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -60,15 +75,19 @@ class InPieces:
 class Connection(asyncio.Protocol):
     """One that has said something: what arrives goes to the protocol behind it, and its end is noticed."""
 
-    def __init__(self, guest: Guest, behind: asyncio.Protocol, door: Doorway) -> None:
+    def __init__(self, guest: Guest, behind: asyncio.Protocol, door: Doorway, accounts: Accounts) -> None:
         self._guest = guest
         self._behind = behind
         self._door = door
+        self._accounts = accounts
         self._socket: socket.socket | None = guest.adopted(self._abort)
         """Until it belongs to a transport."""
         self._serving: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
         """Once TLS is agreed on."""
+        self._early: list[bytes] = []
+        """What came with the last message of the handshake."""
+        self._is_lost = False
 
     def serve(self, context: Callable[[], ssl.SSLContext]) -> "asyncio.Task[None]":
         """Agrees on TLS; the task ends when that is done, well or badly."""
@@ -80,9 +99,11 @@ class Connection(asyncio.Protocol):
             newest, connection = context(), self._socket
             assert connection is not None, "who takes it away cancels this task"
             self._socket = None
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self, connection, ssl=newest, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
-            )
+            paced = Paced(self._accounts.stranger(self._guest.source))
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: paced, connection)
+            transport = await paced.start_tls(self, newest, HANDSHAKE_TIMEOUT)
+            if not self._is_lost:
+                self._begin(transport, paced)
         except OSError as error:
             log.debug("listener.handshake_failed cause=%s", error)
             self._guest.end()
@@ -99,29 +120,40 @@ class Connection(asyncio.Protocol):
             self._socket.close()
             self._socket = None
 
-    # --- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, InPieces(cast(asyncio.Transport, transport), self._guest))
+    def _begin(self, transport: asyncio.Transport, paced: Paced) -> None:
+        self.transport = cast(asyncio.Transport, InPieces(transport, self._guest, paced))
         if name := _common_name(transport.get_extra_info("peercert")):
+            paced.account = self._accounts.member(name)
             self._door.is_member(self._guest, name)
         self._behind.connection_made(self.transport)
+        early, self._early = self._early, []
+        for data in early:
+            self._behind.data_received(data)
+
+    # --- asyncio.Protocol, which may be called before `_begin`
 
     def data_received(self, data: bytes) -> None:
-        self._behind.data_received(data)
+        if self.transport is None:
+            self._early.append(data)
+        else:
+            self._behind.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._behind.eof_received()
+        return self._behind.eof_received() if self.transport is not None else None
 
     def pause_writing(self) -> None:
-        self._behind.pause_writing()
+        if self.transport is not None:
+            self._behind.pause_writing()
 
     def resume_writing(self) -> None:
-        self._behind.resume_writing()
+        if self.transport is not None:
+            self._behind.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         self._guest.leave()
-        self._behind.connection_lost(exc)
+        if self.transport is not None:
+            self._behind.connection_lost(exc)
 
 
 class Listener:
@@ -133,6 +165,7 @@ class Listener:
         self._protocol = protocol
         self._context = context
         self._door = Doorway(self._begin, limits.door, known)
+        self._accounts = Accounts(limits.pace, known, lambda: asyncio.get_running_loop().time())
         self._handshakes: set[asyncio.Task[None]] = set()
 
     @property
@@ -166,8 +199,13 @@ class Listener:
         if isinstance(transport, InPieces):
             transport.guest.leave()
 
+    def charge(self, transport: asyncio.BaseTransport | None, seconds: float) -> None:
+        """What the connection with this transport has cost beside reading: seconds of the processor."""
+        if isinstance(transport, InPieces):
+            transport.paced.charge(seconds)
+
     def _begin(self, guest: Guest) -> None:
-        handshake = Connection(guest, self._protocol(), self._door).serve(self._context)
+        handshake = Connection(guest, self._protocol(), self._door, self._accounts).serve(self._context)
         self._handshakes.add(handshake)
         handshake.add_done_callback(self._handshakes.discard)
 

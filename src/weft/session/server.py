@@ -43,6 +43,7 @@ from weft.session.messages import (
     FromPublisher,
     Goodbye,
 )
+from weft.session.pace import READ
 from weft.system.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,8 @@ class SessionServer:
 
     async def _take_logs(self, request: web.Request) -> web.StreamResponse:
         try:
-            source = ServerLogs(request, tls.identity(_peer_certificate(request), self._cluster), self._proved)
+            peer = tls.identity(_peer_certificate(request), self._cluster)
+            source = ServerLogs(request, peer, self._messages(request, FromPublisher))
             await self._manager.take_logs(source, request.match_info["subscription"])
         except Forbidden as error:
             if times := self._limit.times(f"logs {request.remote}"):
@@ -170,7 +172,7 @@ class SessionServer:
             return web.Response(status=503, text="this manager has no majority of the managers")
         socket = _socket(MAX_FROM_AGENT)
         await socket.prepare(request)
-        session = ServerSession(socket, request, peer, self._limits.send, self._proved)
+        session = ServerSession(socket, request, peer, self._limits.send, self._messages(request, FromAgent))
         try:
             await self._manager.serve(session)
         except SessionClosed:
@@ -183,9 +185,9 @@ class SessionServer:
             await socket.close()
         return socket
 
-    def _proved(self, request: web.Request) -> None:
-        if self._listener is not None:
-            self._listener.proved(request.transport)
+    def _messages(self, request: web.Request, kind: Any) -> "Messages":
+        assert self._listener is not None, "there are no requests before it listens"
+        return Messages(self._listener, request, kind)
 
 
 async def _last_answer(request: web.Request, response: web.StreamResponse) -> None:
@@ -239,20 +241,41 @@ def _answering(limit: LogLimit, handler: Handler) -> Callable[[web.Request], Awa
     return answer
 
 
+class Messages:
+    """What comes on the WebSocket of a request, at the expense of the one who sends it."""
+
+    def __init__(self, listener: Listener, request: web.Request, kind: Any) -> None:
+        """`kind`: the union of the messages."""
+        self._listener = listener
+        self._request = request
+        self._kind = kind
+
+    def proved(self) -> None:
+        """The connection has come to something."""
+        self._listener.proved(self._request.transport)
+
+    async def next(self, socket: web.WebSocketResponse) -> Any:
+        frame, began = await socket.receive(), time.thread_time()
+        try:
+            return decode_frame(frame, self._kind)
+        finally:
+            self._listener.charge(self._request.transport, time.thread_time() - began + READ)
+
+
 class ServerSession:
     """`cluster.base.ManagerSession` over a WebSocket."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float,
-        proved: Callable[[web.Request], None],
+        self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float, messages: Messages
     ) -> None:  # fmt: skip
-        """`patience`: seconds that the other side may take for one message. `proved` is called once, when it has sent one."""
+        """`patience`: seconds that the other side may take for one message."""
         self.peer = peer
         self.address = request.remote or ""
         self._socket = socket
         self._request = request
         self._patience = patience
-        self._proved: Callable[[web.Request], None] | None = proved
+        self._messages = messages
+        self._has_proved = False
 
     async def send(self, message: FromManager) -> None:
         """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
@@ -267,10 +290,10 @@ class ServerSession:
             raise SessionClosed(f"session with {self.peer.node} is closed: {error}") from error
 
     async def receive(self) -> FromAgent:
-        message: FromAgent = decode_frame(await self._socket.receive(), FromAgent)
-        if self._proved is not None:
-            self._proved(self._request)
-            self._proved = None
+        message: FromAgent = await self._messages.next(self._socket)
+        if not self._has_proved:
+            self._messages.proved()
+            self._has_proved = True
         return message
 
     async def close(self, reason: str) -> None:
@@ -284,18 +307,18 @@ class ServerSession:
 class ServerLogs:
     """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked for."""
 
-    def __init__(self, request: web.Request, peer: Identity, proved: Callable[[web.Request], None]) -> None:
+    def __init__(self, request: web.Request, peer: Identity, messages: Messages) -> None:
         self.peer = peer
         self._request = request
-        self._proved = proved
+        self._messages = messages
         self.socket = _socket(MAX_LOG_LINES)
 
     async def receive(self) -> FromPublisher:
         try:
             if not self.socket.prepared:
                 await self.socket.prepare(self._request)
-                self._proved(self._request)
-            message: FromPublisher = decode_frame(await self.socket.receive(), FromPublisher)
+                self._messages.proved()
+            message: FromPublisher = await self._messages.next(self.socket)
         except (ConnectionError, RuntimeError) as error:
             raise SessionClosed(f"node {self.peer.node} publishes no more: {error}") from error
         return message

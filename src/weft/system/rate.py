@@ -43,8 +43,14 @@ class TokenBuckets:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def allows(self, key: str, now: float, cost: float = 1.0) -> bool:
+        return self._bucket(key).allows(now, cost)
+
+    def owes(self, key: str, now: float, cost: float = 1.0) -> float:
+        return self._bucket(key).owes(now, cost)
+
+    def _bucket(self, key: str) -> TokenBucket:
         bucket = self._buckets.pop(key, None) or TokenBucket(self._rate, self._burst)
         self._buckets[key] = bucket
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        return bucket.allows(now, cost)
+        return bucket
