@@ -156,6 +156,7 @@ def play(directory: Path, scene: Callable[[Host, Host, Host, Steal], Awaitable[N
             await first.init()
             for host in hosts[1:]:
                 await host.join(first.listen, first.manager.cluster.join_tokens.manager)
+                await until(lambda host=host: host.manager)
             for host in hosts:
                 await until(lambda host=host: len(host.manager.standing.present) == managers)
                 await until(lambda host=host: host.up.agent.uplink.connected)

@@ -10,6 +10,8 @@ import pytest
 from tests.support import virtual_time
 from tests.support.certified import END, HOUR, Member, Swarm, swarm
 from weft.errors import FailedPrecondition, Forbidden
+from weft.manager.authority import PkiAuthority
+from weft.manager.manager import Manager
 from weft.manager.revocation import LAG, MOST
 from weft.model.logs import LogsWanted
 from weft.model.meta import SECOND
@@ -19,8 +21,11 @@ from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.session import tls
 from weft.session.base import AgentSession, Identity, LogRequest, MemberRequest
+from weft.session.fake import session_pair
+from weft.session.fake_logs import MemoryLogs
 from weft.session.identity import Credentials, Wallet
-from weft.session.messages import CertificateRequest, Goodbye, Hello, PublishLogs
+from weft.session.messages import CertificateRequest, Goodbye, Hello, PublishLogs, Welcome
+from weft.store.sole import SoleLeader
 
 
 def ready(cluster: Swarm) -> bool:
@@ -65,11 +70,13 @@ async def session(cluster: Swarm, member: Member, credentials: Credentials) -> A
     thief = Member(cluster, credentials, member.address)
     thief.wallet = Wallet(credentials, lambda _: None)
     opened = await cluster.connect(thief)
-    description = NodeDescription(hostname=str(member.address))
-    await opened.send(
-        Hello(node=member.node, description=description, data_path_address=str(member.address))
-    )
+    await opened.send(hello(member))
     return opened
+
+
+def hello(member: Member) -> Hello:
+    description = NodeDescription(hostname=str(member.address))
+    return Hello(node=member.node, description=description, data_path_address=str(member.address))
 
 
 async def refusal(opened: AgentSession) -> str:
@@ -141,6 +148,53 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
             assert all("was revoked" in said for said in await refusals(cluster, stolen)), "a manager again, by another"
             assert "" in await refusals(cluster, manager.wallet.credentials)
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
+
+    virtual_time.run(main())
+
+
+def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> None:
+    """At whatever manager: the node's own session may be with another one, which is where it shows the new one."""
+
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
+            manager = await cluster.join("manager")
+            await cluster.until(lambda: ready(cluster))
+            stolen = manager.wallet.credentials
+            async with second_manager(cluster, manager) as other:
+                ours, theirs = session_pair(identity(cluster, stolen), "127.0.0.66")
+                serving = asyncio.create_task(other.serve(ours))
+                await theirs.send(hello(manager))
+                assert isinstance(await theirs.receive(), Welcome)
+                await become(cluster, manager, "worker")
+                async with asyncio.timeout(60):
+                    with pytest.raises(Forbidden, match="was revoked"):
+                        await serving
+                await cluster.until(lambda: manager.role == "worker")
+                await cluster.until(lambda: ready(cluster))
+
+    virtual_time.run(main())
+
+
+def second_manager(cluster: Swarm, member: Member) -> Manager:
+    """On the same store."""
+    return Manager(
+        member.node, cluster.store, SoleLeader(cluster.founder.node), cluster.clock, cluster.entropy, PkiAuthority()
+    )  # fmt: skip
+
+
+def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
+            manager = await cluster.join("manager")
+            await cluster.until(lambda: ready(cluster))
+            stolen = manager.wallet.credentials
+            await become(cluster, manager, "worker")
+            await cluster.until(lambda: manager.role == "worker")
+            await cluster.until(lambda: node(cluster, manager).certificate.serial == serial(manager.wallet.credentials))
+            for credentials, why in ((stolen, "was revoked"), (manager.wallet.credentials, "no logs of node")):
+                source = MemoryLogs(identity(cluster, credentials), lambda: True)
+                with pytest.raises(Forbidden, match=why):
+                    await cluster.manager.take_logs(source, "s")
 
     virtual_time.run(main())
 

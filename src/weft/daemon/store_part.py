@@ -70,19 +70,26 @@ class Door:
         self._host = host
         self._etcd = etcd
         self._end = end
+        self._was_seen_to = False
         self._restarting: asyncio.Task[None] | None = None
 
     async def refuse(self, certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
         """`manager.members.Refuse`. All connections are ended: etcd does not say whose they are, and
         who may come back does so within a fraction of an election. Where the kernel cannot end them
         etcd is started again, in turn."""
-        if not self._etcd.refuse(certificate.serial for certificate in certificates):
+        is_new = self._etcd.refuse(certificate.serial for certificate in certificates)
+        # The last daemon may have been killed after it had written the list.
+        is_first = bool(certificates) and not self._was_seen_to
+        self._was_seen_to = True
+        if not (is_new or is_first):
             return
         own = self._host.member()
         try:
             await asyncio.to_thread(self._end, own.advertise_address, PEER_PORT)
         except OperationFailed as cause:
             log.warning("store.connections_stand cause=%s", cause)
+            if not is_new:
+                return
             await self.close()
             turn = restart_in_turn(self._etcd, state, own.node, "certificates were revoked")
             self._restarting = asyncio.create_task(turn, name="door")

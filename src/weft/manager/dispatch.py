@@ -242,6 +242,11 @@ class Dispatcher:
             link = self._links.get(NodeId(id))
             if link is None:
                 continue
+            try:
+                revocation.check_session(state, known(state, link.node), link.peer)
+            except Forbidden as cause:
+                link.end(cause)
+                continue
             due = self._certificates.due(state, link.node, link.peer, link.trusted)
             if due is not None:
                 link.notice(due)

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import AsyncExitStack, suppress
 
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
+from weft.manager import revocation
 from weft.manager.certificates import known
 from weft.manager.incoming import checked
 from weft.model.container import LogLine
@@ -112,7 +113,8 @@ class LogBroker:
 
     async def take(self, source: LogSource, id: str) -> None:
         """See `cluster.base.Manager.take_logs`."""
-        known(self._store.state, source.peer.node)
+        state, peer = self._store.state, source.peer
+        revocation.check_session(state, known(state, peer.node), peer)
         subscription = self._live.get(id)
         if subscription is None or not (over := subscription.arrived(source)):
             raise Forbidden(f"no logs of node {source.peer.node} are wanted for {id!r}")
