@@ -13,18 +13,19 @@ from weft.errors import FailedPrecondition, Forbidden
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.revocation import LAG, MOST
-from weft.model.logs import LogsWanted
+from weft.model.container import LogLine
+from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import SECOND
 from weft.model.node import Node, NodeDescription, NodeState, Role
+from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.model.state import Put
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.session import tls
 from weft.session.base import AgentSession, Identity, LogRequest, MemberRequest
-from weft.session.fake import session_pair
 from weft.session.fake_logs import MemoryLogs
 from weft.session.identity import Credentials, Wallet
-from weft.session.messages import CertificateRequest, Goodbye, Hello, PublishLogs, Welcome
+from weft.session.messages import CertificateRequest, Goodbye, Hello, LogLines, PublishLogs, Welcome
 from weft.store.sole import SoleLeader
 
 
@@ -65,18 +66,16 @@ def identity(cluster: Swarm, credentials: Credentials) -> Identity:
     return tls.identity(shown, cluster.manager.cluster.id)
 
 
-async def session(cluster: Swarm, member: Member, credentials: Credentials) -> AgentSession:
+async def session(
+    cluster: Swarm, member: Member, credentials: Credentials, manager: Manager | None = None
+) -> AgentSession:  # fmt: skip
     """One that somebody opens who has copied these."""
     thief = Member(cluster, credentials, member.address)
     thief.wallet = Wallet(credentials, lambda _: None)
-    opened = await cluster.connect(thief)
-    await opened.send(hello(member))
+    opened = await cluster.connect(thief, manager)
+    description, address = NodeDescription(hostname=str(member.address)), str(member.address)
+    await opened.send(Hello(node=member.node, description=description, data_path_address=address))
     return opened
-
-
-def hello(member: Member) -> Hello:
-    description = NodeDescription(hostname=str(member.address))
-    return Hello(node=member.node, description=description, data_path_address=str(member.address))
 
 
 async def refusal(opened: AgentSession) -> str:
@@ -84,6 +83,14 @@ async def refusal(opened: AgentSession) -> str:
     answer = await opened.receive()
     await opened.close("seen enough")
     return answer.reason if isinstance(answer, Goodbye) else ""
+
+
+async def goodbye(opened: AgentSession) -> str:
+    """What a session ends with."""
+    async with asyncio.timeout(60):
+        while not isinstance(message := await opened.receive(), Goodbye):
+            pass
+    return message.reason
 
 
 async def refusals(cluster: Swarm, credentials: Credentials) -> list[str]:
@@ -138,13 +145,13 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
             await become(cluster, manager, "worker")
             assert all("not a manager" in said for said in await refusals(cluster, stolen))
             await cluster.until(lambda: manager.role == "worker")
-            await cluster.until(lambda: node(cluster, manager).certificate.serial == serial(manager.wallet.credentials))
+            await cluster.until(lambda: newest_is_shown(cluster, manager))
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
             assert await refusal(await session(cluster, manager, manager.wallet.credentials)) == ""
 
             await become(cluster, manager, "manager")
             await cluster.until(lambda: manager.role == "manager")
-            await cluster.until(lambda: node(cluster, manager).certificate.serial == serial(manager.wallet.credentials))
+            await cluster.until(lambda: newest_is_shown(cluster, manager))
             assert all("was revoked" in said for said in await refusals(cluster, stolen)), "a manager again, by another"
             assert "" in await refusals(cluster, manager.wallet.credentials)
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
@@ -153,7 +160,7 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
 
 
 def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> None:
-    """At whatever manager: the node's own session may be with another one, which is where it shows the new one."""
+    """At whatever manager: the node's own session may be with another one, where it shows the new one."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
@@ -161,14 +168,10 @@ def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> N
             await cluster.until(lambda: ready(cluster))
             stolen = manager.wallet.credentials
             async with second_manager(cluster, manager) as other:
-                ours, theirs = session_pair(identity(cluster, stolen), "127.0.0.66")
-                serving = asyncio.create_task(other.serve(ours))
-                await theirs.send(hello(manager))
-                assert isinstance(await theirs.receive(), Welcome)
+                thief = await session(cluster, manager, stolen, other)
+                assert isinstance(await thief.receive(), Welcome)
                 await become(cluster, manager, "worker")
-                async with asyncio.timeout(60):
-                    with pytest.raises(Forbidden, match="was revoked"):
-                        await serving
+                assert "was revoked" in await goodbye(thief)
                 await cluster.until(lambda: manager.role == "worker")
                 await cluster.until(lambda: ready(cluster))
 
@@ -176,10 +179,61 @@ def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> N
 
 
 def second_manager(cluster: Swarm, member: Member) -> Manager:
-    """On the same store."""
+    """On the same store; it does not lead."""
+    leader = SoleLeader(cluster.founder.node)
     return Manager(
-        member.node, cluster.store, SoleLeader(cluster.founder.node), cluster.clock, cluster.entropy, PkiAuthority()
+        member.node, cluster.store, leader, cluster.clock, cluster.entropy, PkiAuthority()
     )  # fmt: skip
+
+
+def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certificate() -> None:
+    """Silent or not: the node is asked again then, and publishes with the new one."""
+
+    async def main() -> None:
+        async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
+            manager = await cluster.join("manager")
+            await cluster.until(lambda: ready(cluster))
+            demo = TaskSpec(container=ContainerSpec(image="demo"))
+            id = await cluster.manager.create_service(ServiceSpec(name="web", replicas=2, task=demo))
+            read: list[TaskLog] = []
+
+            async def follow() -> None:
+                async for lines in cluster.manager.logs(LogsWanted(service=id, follow=True)):
+                    read.extend(lines)
+
+            following = asyncio.create_task(follow())
+            await cluster.until(lambda: manager.asked)
+            source = publisher(cluster, manager.wallet.credentials)
+            taking = asyncio.create_task(cluster.manager.take_logs(source, manager.asked[0].subscription))
+            tasks = cluster.manager.state.tasks.values()
+            own = next(task.id for task in tasks if task.node == manager.node)
+            await source.send(LogLines(((own, LogLine(1, 1, b"true")),)))
+            await cluster.until(lambda: read)
+
+            await become(cluster, manager, "worker")
+            shown = manager.wallet.credentials
+            await cluster.until(lambda: newest_is_shown(cluster, manager) and manager.wallet.credentials != shown)
+            begin = asyncio.get_running_loop().time()
+            async with asyncio.timeout(60):
+                await taking
+            assert asyncio.get_running_loop().time() - begin < 0.1, "not only when it is looked at"
+            await source.send(LogLines(((own, LogLine(1, 2, b"false")),)))
+            await cluster.until(lambda: len(manager.asked) == 2)
+            following.cancel()
+            await asyncio.wait((following,))
+            assert [log.line.data for log in read] == [b"true"]
+
+    virtual_time.run(main())
+
+
+def newest_is_shown(cluster: Swarm, member: Member) -> bool:
+    return node(cluster, member).certificate.serial == serial(member.wallet.credentials)
+
+
+def publisher(cluster: Swarm, credentials: Credentials) -> MemoryLogs:
+    async def passable() -> None: ...
+
+    return MemoryLogs(identity(cluster, credentials), passable)
 
 
 def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
@@ -190,11 +244,10 @@ def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
             stolen = manager.wallet.credentials
             await become(cluster, manager, "worker")
             await cluster.until(lambda: manager.role == "worker")
-            await cluster.until(lambda: node(cluster, manager).certificate.serial == serial(manager.wallet.credentials))
+            await cluster.until(lambda: newest_is_shown(cluster, manager))
             for credentials, why in ((stolen, "was revoked"), (manager.wallet.credentials, "no logs of node")):
-                source = MemoryLogs(identity(cluster, credentials), lambda: True)
                 with pytest.raises(Forbidden, match=why):
-                    await cluster.manager.take_logs(source, "s")
+                    await cluster.manager.take_logs(publisher(cluster, credentials), "s")
 
     virtual_time.run(main())
 

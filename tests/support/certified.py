@@ -128,7 +128,8 @@ class Swarm:
         member.start()
         return member
 
-    async def connect(self, member: Member) -> AgentSession:
+    async def connect(self, member: Member, manager: Manager | None = None) -> AgentSession:
+        """`manager`: another one of this swarm."""
         if not self.is_reachable:
             raise Unavailable("no manager is in reach")
         if self.address:
@@ -138,10 +139,13 @@ class Swarm:
         ours, theirs = session_pair(peer, str(member.address))
 
         async def serve() -> None:
+            reason = "internal error"
             try:
-                await self.manager.serve(ours)
+                await (manager or self.manager).serve(ours)
             except WeftError as cause:
-                await ours.close(str(cause))
+                reason = str(cause)
+            finally:  # in any case: who waits for a message in virtual time waits for ever
+                await ours.close(reason)
 
         task = asyncio.create_task(serve())
         self._serving.add(task)

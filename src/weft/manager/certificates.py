@@ -137,6 +137,14 @@ def known(state: ClusterState, id: NodeId) -> Node:
     return node
 
 
+def known_peer(state: ClusterState, peer: Identity) -> Node:
+    """The node that this certificate was made out to. Raises `Forbidden` if it is not part of the swarm,
+    or if the certificate was revoked and the node has shown a later one."""
+    node = known(state, peer.node)
+    revocation.check_session(state, node, peer)
+    return node
+
+
 def known_manager(state: ClusterState, peer: Identity) -> Node:
     """Who asks for what is the managers'. The certificate says so, and the store must say so still: it is good for months after a
     manager was demoted or removed. Raises `Forbidden`."""

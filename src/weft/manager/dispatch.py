@@ -27,7 +27,7 @@ from weft.control.assignments.affected import concerned
 from weft.control.assignments.assignments import Memo, Views, assignment_for, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager import revocation
-from weft.manager.certificates import Certificates, known, shown
+from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
@@ -243,7 +243,7 @@ class Dispatcher:
             if link is None:
                 continue
             try:
-                revocation.check_session(state, known(state, link.node), link.peer)
+                known_peer(state, link.peer)
             except Forbidden as cause:
                 link.end(cause)
                 continue
@@ -283,8 +283,7 @@ def ready(
     with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate was
     revoked, `InvalidArgument` if its address is another's; another node that is not to be believed
     any more is down."""
-    node = known(state, hello.node)
-    revocation.check_session(state, node, session.peer)
+    node = known_peer(state, session.peer)
     node_with, revoked = revocation.shown(state, node, session.peer)
     data_path = IPv4Address(hello.data_path_address)
     displaced = address_owners(state, node.id, data_path, connected, session.address)

@@ -2,7 +2,7 @@
 
     read       a subscription begins: each node that has tasks of what is wanted is asked to publish, through the manager that has its
                session
-    take       a node that was asked has opened its connection
+    take       a node that was asked has opened its connection; it ends when its certificate is of no more use
     end        without `follow` all nodes have come to the end, or it is said which did not; with it what is read is gone, or nobody
                reads any more
 
@@ -15,8 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import AsyncExitStack, suppress
 
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError
-from weft.manager import revocation
-from weft.manager.certificates import known
+from weft.manager.certificates import known_peer
 from weft.manager.incoming import checked
 from weft.model.container import LogLine
 from weft.model.ids import NodeId, TaskId
@@ -25,7 +24,7 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import NodeState
 from weft.model.state import Event, Kind
 from weft.model.task import Task, TaskState
-from weft.session.base import LogRequest, LogSource, Relay, SessionClosed
+from weft.session.base import Identity, LogRequest, LogSource, Relay, SessionClosed
 from weft.session.messages import FromPublisher, LogLines, PublishLogs
 from weft.store.base import Store
 from weft.system.bounded_queue import Handover
@@ -80,7 +79,29 @@ class LogBroker:
         self._relay = relay
         self._new_id = new_id
         self._live: dict[str, Subscription] = {}
+        self._publishers: dict[NodeId, dict[Arrival, Identity]] = {}
+        """Whose connections stand."""
         self._running: set[asyncio.Task[None]] = set()
+
+    async def watch(self) -> None:
+        """Until cancelled: ends the connections of publishers that would be refused by now."""
+        kinds: tuple[Kind, ...] = ("cluster", "node")
+        changes = self._store.subscribe(kinds)
+        try:
+            while True:
+                events = await changes.next()
+                everybody = any(event.kind == "cluster" for event in events)
+                for node in self._publishers if everybody else {NodeId(event.object.id) for event in events}:
+                    self._end_refused(node)
+        finally:
+            changes.close()
+
+    def _end_refused(self, node: NodeId) -> None:
+        for arrival, peer in self._publishers.get(node, {}).items():
+            try:
+                known_peer(self._store.state, peer)
+            except Forbidden as cause:
+                arrival.refuse(cause)
 
     def close(self) -> None:
         """Ends all that is being read."""
@@ -113,12 +134,19 @@ class LogBroker:
 
     async def take(self, source: LogSource, id: str) -> None:
         """See `cluster.base.Manager.take_logs`."""
-        state, peer = self._store.state, source.peer
-        revocation.check_session(state, known(state, peer.node), peer)
+        peer = source.peer
+        known_peer(self._store.state, peer)
         subscription = self._live.get(id)
-        if subscription is None or not (over := subscription.arrived(source)):
-            raise Forbidden(f"no logs of node {source.peer.node} are wanted for {id!r}")
-        await over.wait()
+        if subscription is None or not (arrival := subscription.arrived(source)):
+            raise Forbidden(f"no logs of node {peer.node} are wanted for {id!r}")
+        standing = self._publishers.setdefault(peer.node, {})
+        standing[arrival] = peer
+        try:
+            await arrival.over.wait()
+        finally:
+            del standing[arrival]
+            if not standing:
+                del self._publishers[peer.node]
 
     def _address(self) -> str:
         """Where agents find this manager."""
@@ -153,6 +181,12 @@ class Arrival:
         self.source: asyncio.Future[LogSource] = asyncio.get_running_loop().create_future()
         self.over = asyncio.Event()
         """Its connection is of no more use."""
+        self.refused: asyncio.Future[Forbidden] = asyncio.get_running_loop().create_future()
+
+    def refuse(self, cause: Forbidden) -> None:
+        """Nothing more is taken of it."""
+        if not self.refused.done():
+            self.refused.set_result(cause)
 
 
 class Subscription:
@@ -186,13 +220,13 @@ class Subscription:
             for node in self._nodes():
                 group.create_task(self._read_once(node))
 
-    def arrived(self, source: LogSource) -> asyncio.Event | None:
-        """None unless this node is waited for: once each time that it was asked. The event is set when its connection is over."""
+    def arrived(self, source: LogSource) -> Arrival | None:
+        """None unless this node is waited for: once each time that it was asked."""
         arrival = self._awaited.pop(source.peer.node, None)
         if arrival is None or arrival.source.done():
             return None
         arrival.source.set_result(source)
-        return arrival.over
+        return arrival
 
     # --- whom to ask
 
@@ -278,7 +312,7 @@ class Subscription:
                 source = await self._arrival(node, arrival)
                 if self._wanted.follow:
                     await places.aclose()
-                await self._receive(node, source)
+                await self._receive(node, source, arrival)
             finally:
                 if self._awaited.get(node) is arrival:
                     del self._awaited[node]
@@ -295,10 +329,10 @@ class Subscription:
         except TimeoutError:
             raise Unavailable(f"node {node} did not answer within {ARRIVAL:g} s") from None
 
-    async def _receive(self, node: NodeId, source: LogSource) -> None:
+    async def _receive(self, node: NodeId, source: LogSource, arrival: Arrival) -> None:
         try:
             bucket, clock = TokenBucket(LINES_RATE, LINES_BURST), asyncio.get_running_loop().time
-            while isinstance(message := await self._next(node, source), LogLines):
+            while isinstance(message := await self._next(node, source, arrival), LogLines):
                 cost = await self._hand_over(node, message.lines)
                 if pause := bucket.owes(clock(), cost):
                     await asyncio.sleep(pause)
@@ -307,14 +341,17 @@ class Subscription:
         if message.errors:
             raise Unavailable(f"node {node}: {'; '.join(message.errors)[:MOST_SAID]}")
 
-    async def _next(self, id: NodeId, source: LogSource) -> FromPublisher:
+    async def _next(self, id: NodeId, source: LogSource, arrival: Arrival) -> FromPublisher:
         """A daemon that is stopped keeps its connection and says nothing: it ends when the node is found to be down."""
         receiving = asyncio.ensure_future(source.receive())
+        waits = receiving, arrival.refused
         try:
-            while not (await asyncio.wait((receiving,), timeout=CHECK))[0]:
+            while not (await asyncio.wait(waits, timeout=CHECK, return_when=asyncio.FIRST_COMPLETED))[0]:
                 node = self._store.state.nodes.get(id)
                 if node is None or node.status.state is not NodeState.READY:
                     raise SessionClosed(f"node {id} is silent")
+            if arrival.refused.done():
+                raise arrival.refused.result()
             try:
                 return checked(receiving.result())
             except InvalidArgument as cause:

@@ -117,6 +117,7 @@ class Manager:
             "liveness": liveness.run,
             "suspicion": self._suspicion.run,
             "door": self._membership.keep_door,
+            "publishers": self._logs.watch,
             "leader": self._lead,
         }
         try:
