@@ -15,9 +15,13 @@ import pytest
 
 from tests.support.members import Host, until
 from weft.daemon.store_part import Door
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, Unavailable
 from weft.model.cluster import PEER_PORT
+from weft.model.logs import LogsWanted
 from weft.pki.revocation import revoked_serials
+from weft.session import tls
+from weft.session.base import LogRequest
+from weft.session.messages import PublishLogs
 from weft.store.etcd.process import EtcdMember
 
 pytestmark = [
@@ -232,6 +236,32 @@ def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(tm
         assert await thief.knock_again(second) == 0
 
     play(tmp_path, scene, managers=4)  # or the one that is down would be needed for a majority
+
+
+def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(tmp_path: Path) -> None:
+    async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
+        stolen, node = third.up._wallet.credentials, third.up.member.node
+        publish = PublishLogs(subscription="s", manager=first.listen, wanted=LogsWanted())
+        await demote(first, third)
+        await until(lambda: not third.up.is_manager and third.up.manager is None)
+        address, _, port = third.listen.rpartition(":")
+        server = await asyncio.start_server(
+            lambda _, writer: writer.close(), address, int(port), ssl=tls.server_context(stolen)
+        )
+        async with server:
+            for host in (first, second):
+                member, adapters, relay = host.up.member, host.up.agent.adapters, host.manager._logs._relay
+                host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))
+                for ask in (
+                    adapters.connect(),
+                    adapters.publish(third.listen, "s"),
+                    relay(third.listen, LogRequest(node=node, publish=publish)),
+                ):
+                    with pytest.raises(Unavailable, match="was revoked"):
+                        await ask
+                host.up.member = member
+
+    play(tmp_path, scene)
 
 
 async def thief_is_out(thief: Thief, host: Host) -> bool:

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from weft.daemon.outlived import later_epoch
 from weft.daemon.store_part import Door, restart_in_turn
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
-from weft.manager import certificates
+from weft.manager import certificates, revocation
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
+from weft.manager.transaction import cluster_of
 from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, Kind
 from weft.session.client import EpochClient
@@ -72,6 +74,8 @@ ANSWER_PATIENCE = 3.0
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
 """A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
 connections wait for a SYN that was lost for a second."""
+
+
 class RunningManager:
     def __init__(self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack) -> None:
         self.manager = manager
@@ -143,7 +147,7 @@ class RunningManager:
     def ask_others(self, own: Callable[[], int], wallet: Wallet) -> None:
         """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch that this node knows."""
         cluster = self.manager.cluster.id
-        ask = EpochClient(wallet, cluster, lambda: {each.serial for each in self.manager.cluster.revoked})
+        ask = EpochClient(wallet, cluster, partial(is_revoked, self.store))
         self._outlived = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
         self._closing.push_async_callback(ended, self._outlived)
 
@@ -318,9 +322,10 @@ async def _take(
 ) -> RunningManager:  # fmt: skip
     """`opened`: what is to be closed with the manager; it belongs to the manager if this returns."""
     member = host.member()
+    relay = ManagerRelay(host.wallet, partial(is_revoked, store))
     manager = Manager(
         member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), host.routes(), kv, obstacle,
-        host_answers, no_members, ping.EchoSocket, ManagerRelay(host.wallet), refuse, host.own_ports,
+        host_answers, no_members, ping.EchoSocket, relay, refuse, host.own_ports,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, host.wallet)
     await server.start(member.listen_address)
@@ -328,6 +333,11 @@ async def _take(
     await manager.start()
     opened.push_async_callback(manager.close)  # first, so that agents hear that it stops
     return RunningManager(manager, store, kv, opened.pop_all())
+
+
+def is_revoked(store: Store, serial: str) -> bool:
+    """A certificate, as far as this manager knows."""
+    return revocation.is_revoked(cluster_of(store.state), serial)
 
 
 async def _arrive(host: ManagerHost, running: RunningManager) -> None:

@@ -28,7 +28,7 @@ from weft.daemon.manager_parts import HostParts
 from weft.daemon.membership import RoleFollower
 from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.role_steps import Step, StoreKind
-from weft.daemon.running_manager import RunningManager
+from weft.daemon.running_manager import RunningManager, is_revoked
 from weft.daemon.store_part import leave_store
 from weft.engine.events import EventLog
 from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable
@@ -111,11 +111,13 @@ class SwarmNode:
         self._running: list[asyncio.Task[None]] = []
         role = holder(credentials.certificate).role if not trouble else member.role
         self.member = msgspec.structs.replace(member, role=role)
-        connect = Connector(self._wallet, self._manager_addresses) if not trouble else self._cannot_connect
+        connect = self._cannot_connect if trouble else Connector(
+            self._wallet, self._manager_addresses, self._is_revoked
+        )  # fmt: skip
         adapters = replace(
             around.adapters(connect, self._remember_managers), wallet=self._wallet if not trouble else None,
             advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
-            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet),
+            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet, self._is_revoked),
         )  # fmt: skip
         facts = msgspec.structs.replace(
             around.facts(member.node, member.data_path_address), own_ports=_own_ports(around, member)
@@ -356,6 +358,11 @@ class SwarmNode:
         addresses = [address for _, address in self.member.managers]
         first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
+
+    def _is_revoked(self, serial: str) -> bool:
+        """A certificate; only managers know."""
+        running = self._parts.running
+        return running is not None and is_revoked(running.store, serial)
 
     def other_managers(self) -> list[str]:
         return [address for node, address in self.member.managers if node != self.member.node]

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -102,8 +103,8 @@ def _decoded(address: str, body: bytes, type_: Any) -> Any:
 
 
 class MemberClient:
-    """A manager to be, asking the managers there are (`cluster.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
-    or cannot answer now, is passed over."""
+    """A manager to be, asking the managers there are (`session.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
+    or cannot answer now, is passed over. Which certificates were revoked it does not know yet."""
 
     def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
         self._contexts = tls.Contexts(wallet, tls.node_context)
@@ -146,25 +147,23 @@ async def open_socket(
 
 
 class EpochClient:
-    """Asks a manager for the epoch of its cluster. `revoked`: serials of certificates that are not to be believed."""
+    """Asks a manager for the epoch of its cluster."""
 
     def __init__(
-        self, wallet: Wallet, cluster: ClusterId, revoked: Callable[[], Collection[str]]
+        self, wallet: Wallet, cluster: ClusterId, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:  # fmt: skip
         self._cluster = cluster
-        self._contexts = tls.Contexts(wallet, tls.node_context)
-        self._revoked = revoked
+        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str) -> int:
-        """Raises `Unavailable` if none answers at `host:port`, `Forbidden` if it is not a manager, or was one."""
+        """Raises `Unavailable` if none answers at `host:port`, or one whose certificate was revoked; `Forbidden` if it is not
+        one of this cluster."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 http, socket = await open_socket(manager, "/v1/epoch", self._contexts.current(), MAX_ANSWER)
                 try:
                     tunnel = socket.get_extra_info("ssl_object")
-                    peer = tls.identity(tunnel and tunnel.getpeercert(binary_form=True), self._cluster)
-                    if peer.role != "manager" or peer.serial in self._revoked():
-                        raise Forbidden(f"the certificate {peer.serial} of manager {manager} was revoked")
+                    tls.identity(tunnel and tunnel.getpeercert(binary_form=True), self._cluster)
                     epoch: Epoch = decode_frame(await socket.receive(), Epoch)
                     return epoch.epoch
                 finally:
@@ -175,14 +174,16 @@ class EpochClient:
 
 
 class Connector:
-    """`cluster.base.Connect`: sessions with whichever manager answers first, in the order known.
+    """`session.base.Connect`: sessions with whichever manager answers first, in the order known.
 
     Those with which there has been a session are asked after the others, the one of the last session last: it may answer and yet be
     unable to serve, or have stopped. That one is not asked at all while others say that they have no leader yet: if it led them and
     is gone, they have one before it is known that it does not answer."""
 
-    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
-        self._contexts = tls.Contexts(wallet, tls.node_context)
+    def __init__(
+        self, wallet: Wallet, managers: Callable[[], Sequence[str]], is_revoked: tls.IsRevoked = tls.none_known
+    ) -> None:  # fmt: skip
+        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
         self._managers = managers
         self._had: list[str] = []
         """Those with which there has been a session, the last one last."""

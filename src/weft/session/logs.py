@@ -9,6 +9,7 @@ TCP alone says how fast lines come: neither end holds more than a few messages.
 
 import asyncio
 import contextlib
+from functools import partial
 
 import aiohttp
 from aiohttp import WSMsgType
@@ -28,10 +29,10 @@ LARGEST_ANSWER = 4 << 20
 
 
 class ManagerRelay:
-    """`cluster.base.Relay`."""
+    """`session.base.Relay`."""
 
-    def __init__(self, wallet: Wallet) -> None:
-        self._contexts = tls.Contexts(wallet, tls.node_context)
+    def __init__(self, wallet: Wallet, is_revoked: tls.IsRevoked = tls.none_known) -> None:
+        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str, request: LogRequest) -> None:
         try:
@@ -42,10 +43,10 @@ class ManagerRelay:
 
 
 class LogConnector:
-    """`cluster.base.Publish`."""
+    """`session.base.Publish`."""
 
-    def __init__(self, wallet: Wallet) -> None:
-        self._contexts = tls.Contexts(wallet, tls.node_context)
+    def __init__(self, wallet: Wallet, is_revoked: tls.IsRevoked = tls.none_known) -> None:
+        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
         try:

@@ -144,7 +144,8 @@ class SessionServer:
         return source.socket
 
     async def _epoch(self, request: web.Request) -> web.StreamResponse:
-        """Over a WebSocket, so that who asks can look at the certificate before believing it."""
+        """Over a WebSocket, so that who asks can look at the certificate before believing it. Those that ask
+        were left behind, and so their own certificates are revoked: an epoch is all that they get."""
         try:
             tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:

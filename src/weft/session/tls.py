@@ -10,12 +10,20 @@ from contextlib import contextmanager
 
 from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import ClusterId
-from weft.pki.certificate import UNITS, holder, issuer_id
+from weft.pki.certificate import UNITS, holder, issuer_id, load, serial_text
 from weft.session.base import Identity
 from weft.session.identity import Credentials, Wallet
 
 MANAGER_NAME = UNITS["manager"]
 """The host name that clients ask for: only a manager's certificate has it."""
+
+IsRevoked = Callable[[str], bool]
+"""Of a serial number, as `model.certificate` has it."""
+
+
+def none_known(_: str) -> bool:
+    """To those that do not know which certificates were revoked."""
+    return False
 
 
 class Contexts:
@@ -55,9 +63,25 @@ def client_context(root: str, credentials: Credentials | None = None) -> ssl.SSL
     return context
 
 
-def node_context(credentials: Credentials) -> ssl.SSLContext:
-    """For a client that is a node."""
-    return client_context(credentials.root, credentials)
+def node_context(credentials: Credentials, is_revoked: IsRevoked = none_known) -> ssl.SSLContext:
+    """For a client that is a node. A handshake with a server whose certificate was revoked fails, before
+    anything is sent."""
+    context = client_context(credentials.root, credentials)
+    context.sslobject_class = _refusing(is_revoked)
+    return context
+
+
+def _refusing(is_revoked: IsRevoked) -> type[ssl.SSLObject]:
+    """OpenSSL's own lists must be signed by the root, and complete for every root."""
+
+    class Refusing(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            shown = self.getpeercert(binary_form=True)
+            if shown and is_revoked(serial := serial_text(load(shown).serial_number)):
+                raise ssl.SSLCertVerificationError(f"the manager's certificate {serial} was revoked")
+
+    return Refusing
 
 
 def unverified_context() -> ssl.SSLContext:
