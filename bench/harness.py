@@ -1,7 +1,8 @@
 """What the benchmarks share: the Engine API of a lab's nodes over their sockets, waiting, processor time, medians.
 
 A benchmark prints ratios of two things measured in one run, because machines differ and are shared; absolute figures beside them
-are for orientation only. Nothing here is part of the tests.
+are for orientation only. Nothing here is part of the tests; some benchmarks use what the tests share,
+`tests.support`, which can be imported once this has been.
 """
 
 import json
@@ -19,6 +20,7 @@ from weft.api.client import UnixConnection
 IMAGE = "zaggash/demo-webapp:latest"
 ROOT = Path(__file__).resolve().parents[1]
 WEFT = ROOT / ".venv" / "bin" / "weft"
+sys.path.append(str(ROOT))
 
 
 class Engine:
