@@ -73,7 +73,8 @@ class Agent:
             adapters.runtime, lambda since=0, until=0: self.events.listen(since, until), adapters.clock, adapters.publish
         )
         self.uplink = Uplink(
-            adapters, node, facts.data_path_address, self._statuses, self._change, self._reached, self.logs.ask
+            adapters, node, facts.data_path_address, self._statuses, self._change, self._reached, self.logs.ask,
+            facts.underlay_mtu,
         )  # fmt: skip
         self._names = NameCache()
         self._workloads = Workloads()

@@ -76,12 +76,14 @@ class Uplink:
         self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
         statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
         reached: Callable[[], Awaitable[None]] = _no_preparation, publish: Callable[[PublishLogs], None] | None = None,
+        underlay_mtu: int = 0,
     ) -> None:  # fmt: skip
         """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
         a manager; `publish` begins to publish logs, if this agent can."""
         self._adapters = adapters
         self._node = node
         self._data_path_address = data_path_address
+        self._underlay_mtu = underlay_mtu
         self._statuses = statuses
         self._apply = apply
         self._reached = reached
@@ -144,7 +146,7 @@ class Uplink:
             await self._reached()
             hello = Hello(
                 node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
-                routes=adapters.routes()[:MAX_ROUTES],
+                routes=adapters.routes()[:MAX_ROUTES], underlay_mtu=self._underlay_mtu,
                 trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
                 publishes_logs=self._publish is not None,
             )  # fmt: skip

@@ -292,7 +292,7 @@ def ready(
         status = msgspec.structs.replace(status, since=node.status.since)
     after = msgspec.structs.replace(
         node_with, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
-        certificate=shown(session.peer, hello.trusted),
+        underlay_mtu=hello.underlay_mtu, certificate=shown(session.peer, hello.trusted),
     )  # fmt: skip
     others = [Put(_displaced(state.nodes[id], node.id, now)) for id in displaced]
     ended = merged(state, [Report(node.id, hello.ended)])

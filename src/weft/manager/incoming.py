@@ -38,6 +38,8 @@ from weft.session.messages import (
 )
 
 INT64 = 2**63 - 1
+MAX_MTU = 1 << 16
+"""Loopback's."""
 """What Docker's API can carry: a larger number and no client can read the whole list."""
 MAX_HOSTNAME = 255
 MAX_WORD = 128
@@ -167,6 +169,7 @@ def _hello(hello: Hello, source: str) -> Hello:
     _at_most("routes", len(hello.routes), MAX_ROUTES)
     for route in hello.routes:
         _word("route", route)
+    _within("MTU", hello.underlay_mtu, MAX_MTU)
     _word("trusted root", hello.trusted)
     _within("epoch", hello.epoch, INT64)
     return msgspec.structs.replace(hello, ended=_statuses(hello.ended))

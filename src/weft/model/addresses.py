@@ -22,6 +22,8 @@ FIRST_VNI = 4096
 LAST_VNI = 2**24 - 1
 
 DEFAULT_UNDERLAY_MTU = 1500
+MIN_UNDERLAY_MTU = 576
+"""Every IPv4 host takes datagrams of this size (RFC 791 section 3.1). A host that says less is not believed: all would follow it."""
 VXLAN_OVERHEAD = 50
 """Outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
 ESP_OVERHEAD = 26

@@ -57,6 +57,8 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     segments: tuple[Segment, ...]
     mtu: int | None = None
     """Asked for by the user; None: from the underlay."""
+    underlay_mtu: int = 0
+    """The smallest of all hosts' underlays, so that they agree; 0: unknown."""
     internal: bool = False
     ingress: bool = False
     encrypted: bool = False

@@ -83,6 +83,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`Cluster.revocations` as of which its part of the store refuses connections; of managers."""
     routes: tuple[str, ...] = ()
     """Subnets that the host said it has routes to, when it last connected: its word, see `control/allocator/routes.py`."""
+    underlay_mtu: int = 0
+    """Of the interface with its data path address, when it last connected; 0: unknown."""
     attachments: tuple[Attachment, ...] = ()
     """One load-balancer address on ingress and on each network that a task here is on."""
     meta: Meta = Meta()

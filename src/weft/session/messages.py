@@ -36,6 +36,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     data_path_address: str
     routes: tuple[str, ...] = ()
     """Subnets that this host has routes to, so that no overlay is laid over them; at most `MAX_ROUTES`."""
+    underlay_mtu: int = 0
+    """Of the interface with the data path address; 0: it does not say."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root certificate that it trusts."""
     epoch: int = 0

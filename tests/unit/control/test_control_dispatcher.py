@@ -4,10 +4,12 @@ import msgspec
 
 from tests.support.control_room import ControlRoom
 from weft.control.assignments.assignments import Memo, assignment_for, difference, network_views
+from weft.model.addresses import MIN_UNDERLAY_MTU
 from weft.model.assignment import Assignment, NetworkView
 from weft.model.ids import NetworkId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
+from weft.model.node import NodeState
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -138,7 +140,7 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
     settle()
     node = room.state.nodes[NODE1]
     assert node.data_path_address is not None
-    room.put(msgspec.structs.replace(node, data_path_address=node.data_path_address + 100))
+    room.put(msgspec.structs.replace(node, data_path_address=node.data_path_address + 100, underlay_mtu=1400))
     follow()
     room.put(msgspec.structs.replace(room.state.services[one], spec=spec(second, 3, "one"), spec_version=0))
     settle()
@@ -197,6 +199,31 @@ def test_an_alias_that_an_update_takes_away_is_known_while_a_task_has_it() -> No
     room.now += 3600 * SECOND
     room.settle()
     assert views_of(room)[network].services[service].aliases == ("other",)
+
+
+def test_networks_know_the_smallest_mtu_of_all_hosts() -> None:
+    room = ControlRoom(nodes=3)
+    network = room.network(NetworkSpec(name="net"))
+    room.settle()
+    assert room.state.ingress is not None
+
+    def agreed() -> set[int]:
+        return {view.definition.underlay_mtu for view in views_of(room).values()}
+
+    def tells(node: str, mtu: int) -> None:
+        room.put(msgspec.structs.replace(room.state.nodes[NodeId(node)], underlay_mtu=mtu))
+
+    assert (set(views_of(room)), agreed()) == ({network, room.state.ingress.id}, {0})
+    tells("node1", 1500)
+    tells("node2", 1400)
+    assert agreed() == {1400}
+    room.set_node("node2", NodeState.DOWN)
+    assert agreed() == {1400}, "it may come back at any time"
+    tells("node3", 68)
+    assert agreed() == {MIN_UNDERLAY_MTU}
+    room.remove(room.state.nodes[NodeId("node2")])
+    room.remove(room.state.nodes[NodeId("node3")])
+    assert agreed() == {1500}
 
 
 def test_networks_that_nothing_happened_to_stay_the_same_object() -> None:

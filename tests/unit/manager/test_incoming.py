@@ -39,7 +39,7 @@ HELLO = Hello(
         hostname="web-1.example.org", resources=Resources(64 * 10**9, 512 << 30), engine_version="0.1.0",
         engine_labels={"zone": "eu-west 1", "größe": "groß"},
     ),
-    data_path_address="10.0.0.5", routes=("10.0.0.0/8",), trusted="ab" * 32, epoch=3,
+    data_path_address="10.0.0.5", routes=("10.0.0.0/8",), underlay_mtu=1500, trusted="ab" * 32, epoch=3,
     ended=((TaskId("t" * 25), TaskStatus(TaskState.FAILED, 1, "started", "task: non-zero exit (1)")),),
 )  # fmt: skip
 STATUS = TaskStatus(
@@ -95,6 +95,7 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (hello(data_path_address="here"), "'here' is not an IPv4 address"),
         (hello(data_path_address="1" * 10**6), "is not an IPv4 address"),
         (hello(routes=("10.0.0.0/8",) * 1001), "1001 routes are more than 1000"),
+        (hello(underlay_mtu=65537), "MTU 65537 is not between 0 and 65536"),
         (hello(routes=("x" * 200,)), "route has 200 characters"),
         (hello(trusted="x" * 200), "trusted root has 200 characters"),
         (hello(epoch=-1), "epoch -1 is not between 0 and"),
@@ -178,7 +179,7 @@ STATUSES = st.builds(
 REPORTS = st.lists(st.tuples(st.text(), STATUSES), max_size=3).map(tuple)
 HELLOS = st.builds(
     Hello, node=st.text(), description=DESCRIPTIONS, data_path_address=st.text() | st.ip_addresses().map(str),
-    routes=st.lists(st.text(), max_size=3).map(tuple), trusted=st.text(), epoch=NUMBERS, ended=REPORTS,
+    routes=st.lists(st.text(), max_size=3).map(tuple), underlay_mtu=NUMBERS, trusted=st.text(), epoch=NUMBERS, ended=REPORTS,
 )  # fmt: skip
 LINES = st.builds(LogLine, NUMBERS, NUMBERS, st.binary())
 

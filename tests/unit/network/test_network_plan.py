@@ -3,16 +3,19 @@
 from collections import Counter
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
 from tests.unit.network.conftest import KEYS, inputs, planned, swarms, told
+from weft.model.assignment import NetworkDefinition
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth, Vxlan
 from weft.network.operations import AddLink, SetSysctl
+from weft.network.overlay import mtu_of
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
 from weft.network.plan import plan
 from weft.network.render.table import text
@@ -217,6 +220,18 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
 
 
 # --- to be read: all that a small node's kernel is told
+
+
+@pytest.mark.parametrize(
+    ("asked", "agreed", "own", "inside"),
+    [
+        (None, 0, 1500, 1450), (None, 1400, 1500, 1350), (None, 1500, 1400, 1350), (1300, 1400, 1500, 1250), (9000, 1400, 1500, 8950),
+    ],
+)  # fmt: skip
+def test_a_networks_mtu_is_that_of_the_narrowest_host_unless_the_user_says_another(asked, agreed, own, inside):
+    definition = NetworkDefinition(id="n", name="n", segments=(), mtu=asked, underlay_mtu=agreed)
+    facts = msgspec.structs.replace(Swarm(1).facts(1), underlay_mtu=own)
+    assert mtu_of(definition, facts) == inside
 
 
 def test_a_node_with_one_container_of_one_plain_network():

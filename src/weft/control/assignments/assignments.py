@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from weft.model.addresses import MIN_UNDERLAY_MTU
 from weft.model.assignment import (
     Assignment,
     AssignmentChange,
@@ -96,8 +97,10 @@ def network_views(
     only what they touch is computed; every other view is the previous object."""
     previous = previous or {}
     touched = _touched(state, previous, events)
+    is_new = any(id not in previous for id in state.networks)
+    mtu = _smallest_mtu(state) if is_new or any(t.definition for t in touched.values()) else 0
     return {
-        network.id: _view_now(state, network, previous.get(network.id), touched.get(network.id))
+        network.id: _view_now(state, network, mtu, previous.get(network.id), touched.get(network.id))
         for network in state.networks.values()
         if network.segments
     }
@@ -117,6 +120,9 @@ def _touched(state: ClusterState, previous: Views, events: Iterable[Event]) -> d
                     touched[leg.network].endpoints.add(load_balancer_id(obj.id))
             elif isinstance(obj, Network):
                 touched[obj.id].definition = True
+        if _has_another_mtu(event):
+            for id in state.networks:
+                touched[id].definition = True
         if _moved(event):
             for task in state.tasks_on(NodeId(event.object.id)).values():
                 for attachment in task.attachments:
@@ -143,13 +149,26 @@ def _moved(event: Event) -> bool:
     return before != after
 
 
-def _view_now(state: ClusterState, network: Network, old: NetworkView | None, touched: _Touched | None) -> NetworkView:
-    """The old view itself if nothing that shows in it has changed."""
+def _has_another_mtu(event: Event) -> bool:
+    mtus = [obj.underlay_mtu if isinstance(obj, Node) else 0 for obj in (event.before, event.after)]
+    return mtus[0] != mtus[1]
+
+
+def _smallest_mtu(state: ClusterState) -> int:
+    """Of all hosts that have said theirs, down or not: it does not change with their health. 0: none has."""
+    told = [node.underlay_mtu for node in state.nodes.values() if node.underlay_mtu]
+    return max(min(told), MIN_UNDERLAY_MTU) if told else 0
+
+
+def _view_now(
+    state: ClusterState, network: Network, mtu: int, old: NetworkView | None, touched: _Touched | None
+) -> NetworkView:
+    """The old view itself if nothing that shows in it has changed. `mtu`: the hosts' smallest, if it is needed."""
     if old is None:
-        old, touched = NetworkView(_definition(network), {}, {}), _everything_on(state, network)
+        old, touched = NetworkView(_definition(network, mtu), {}, {}), _everything_on(state, network)
     if touched is None:
         return old
-    definition = _definition(network) if touched.definition else old.definition
+    definition = _definition(network, mtu) if touched.definition else old.definition
     endpoints = _patched(old.endpoints, {id: _endpoint(state, network.id, id) for id in touched.endpoints})
     services = _patched(old.services, {id: _service_record(state, network.id, id) for id in touched.services})
     if definition == old.definition and endpoints is old.endpoints and services is old.services:
@@ -185,10 +204,10 @@ def _patched(table: dict[K, V], records: Mapping[K, V | None]) -> dict[K, V]:
 # --- records
 
 
-def _definition(network: Network) -> NetworkDefinition:
+def _definition(network: Network, underlay_mtu: int) -> NetworkDefinition:
     spec = network.spec
     return NetworkDefinition(
-        id=network.id, name=spec.name, segments=network.segments, mtu=spec.mtu,
+        id=network.id, name=spec.name, segments=network.segments, mtu=spec.mtu, underlay_mtu=underlay_mtu,
         internal=spec.internal, ingress=spec.ingress, encrypted=spec.encrypted, icv_bits=spec.icv_bits,
     )  # fmt: skip
 
