@@ -694,6 +694,23 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
 
 
 @simulated
+async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_bridge(tmp_path):
+    """The manager cannot know: the host chose another subnet than the usual one after the network was made."""
+    made = Rig(tmp_path / "data", tasks=0)
+    hidden = made.swarm.network("hidden", "172.18.7.0/24")
+    inner = made.swarm.network("inner", "172.18.8.0/24", internal=True)
+    [refused] = made.swarm.service("refused", hidden, on=[1])
+    [kept] = made.swarm.service("kept", inner, on=[1])
+    made.start()
+    states = {refused: TaskState.REJECTED, kept: TaskState.RUNNING}
+    await made.until(lambda: {id: s.state for id, s in made.manager.statuses.items()} == states)
+    overlap = "its subnet 172.18.7.0/24 overlaps docker_gwbridge of this host (172.18.0.0/16)"
+    assert made.manager.statuses[refused].err == f"cannot connect to network hidden: {overlap}"
+    assert made.manager.hellos[0].routes == ("172.18.0.0/16", "192.0.2.0/24")
+    await made.stop()
+
+
+@simulated
 async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
     """Nor is all of the kernel read anew because of it, again and again."""
     flushed, read = [], []

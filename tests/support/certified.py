@@ -27,6 +27,7 @@ from weft.model.ids import NodeId
 from weft.model.membership import InitRequest
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import NodeDescription, Role
+from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.runtime.fake import FakeImages, FakeRuntime
@@ -70,7 +71,8 @@ class Member:
         )  # fmt: skip
         self.asked: list[PublishLogs] = []
         """For logs, which this agent leaves to the test."""
-        self.uplink = Uplink(adapters, self.node, address, dict, lambda _: None, publish=self.asked.append)
+        facts = NodeFacts(node=self.node, data_path_address=address)
+        self.uplink = Uplink(adapters, facts, dict, lambda _: None, publish=self.asked.append)
         self.running: asyncio.Task[None] | None = None
 
     @property

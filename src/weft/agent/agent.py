@@ -39,6 +39,7 @@ from weft.model.task import TaskState, TaskStatus
 from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.plan import Planner
+from weft.network.sandbox import hides_gateway
 from weft.system.supervision import contained, lasting
 from weft.system.value_file import ValueFile
 
@@ -73,8 +74,7 @@ class Agent:
             adapters.runtime, lambda since=0, until=0: self.events.listen(since, until), adapters.clock, adapters.publish
         )
         self.uplink = Uplink(
-            adapters, node, facts.data_path_address, self._statuses, self._change, self._reached, self.logs.ask,
-            facts.underlay_mtu,
+            adapters, facts, self._statuses, self._change, self._reached, self.logs.ask
         )  # fmt: skip
         self._names = NameCache()
         self._workloads = Workloads()
@@ -294,6 +294,9 @@ class Agent:
 
     async def connect(self, task: TaskAssignment) -> None:
         await self._networks_known(task)
+        cause = hides_gateway(self._workloads.of(task), self.assignment.networks, self.facts)
+        if cause is not None:
+            raise OperationFailed(cause)
         record = self.records.all[task.id]
         sandbox = record.sandbox or self._new_sandbox(task)
         await self.records.saved()

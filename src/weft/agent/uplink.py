@@ -18,8 +18,9 @@ from ipaddress import AddressValueError, IPv4Address
 from weft.agent.adapters import Adapters
 from weft.errors import Forbidden, WeftError, described
 from weft.model.assignment import AssignmentChange
-from weft.model.ids import NodeId, TaskId
+from weft.model.ids import TaskId
 from weft.model.meta import SECOND
+from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskStatus
 from weft.session.base import AgentSession, Echo, SessionClosed
 from weft.session.credentials import Renewal
@@ -73,17 +74,15 @@ async def _no_preparation() -> None: ...
 
 class Uplink:
     def __init__(
-        self, adapters: Adapters, node: NodeId, data_path_address: IPv4Address,
+        self, adapters: Adapters, facts: NodeFacts,
         statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
         reached: Callable[[], Awaitable[None]] = _no_preparation, publish: Callable[[PublishLogs], None] | None = None,
-        underlay_mtu: int = 0,
     ) -> None:  # fmt: skip
         """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
         a manager; `publish` begins to publish logs, if this agent can."""
         self._adapters = adapters
-        self._node = node
-        self._data_path_address = data_path_address
-        self._underlay_mtu = underlay_mtu
+        self._node = facts.node
+        self._facts = facts
         self._statuses = statuses
         self._apply = apply
         self._reached = reached
@@ -145,8 +144,10 @@ class Uplink:
         try:
             await self._reached()
             hello = Hello(
-                node=self._node, description=adapters.description(), data_path_address=str(self._data_path_address),
-                routes=adapters.routes()[:MAX_ROUTES], underlay_mtu=self._underlay_mtu,
+                node=self._node, description=adapters.description(),
+                data_path_address=str(self._facts.data_path_address),
+                routes=(str(self._facts.gateway.network), *adapters.routes())[:MAX_ROUTES],
+                underlay_mtu=self._facts.underlay_mtu,
                 trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
                 publishes_logs=self._publish is not None,
             )  # fmt: skip

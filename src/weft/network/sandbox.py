@@ -16,7 +16,7 @@ import msgspec
 from weft.model.addresses import mac_for
 from weft.model.assignment import NetworkDefinition, NetworkView
 from weft.model.ids import NetworkId
-from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
+from weft.model.sandbox import GATEWAY_BRIDGE, RESOLVER_ADDRESS, RESOLVER_PORT, NodeFacts, Sandbox
 from weft.model.task import Attachment
 from weft.model.workload import Workload
 from weft.network import gateway, nft, reply
@@ -44,6 +44,23 @@ def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView])
     """Unless all its networks are internal."""
     known = [networks[a.network].definition for a in workload.attachments if a.network in networks]
     return not known or not all(definition.internal for definition in known)
+
+
+def hides_gateway(
+    workload: Workload, networks: Mapping[NetworkId, NetworkView], facts: NodeFacts
+) -> str | None:
+    """Why the container cannot be connected to its networks here, or None. If one has addresses of docker_gwbridge's subnet, the
+    container would take its gateway address for that of another container, and answer itself."""
+    if not needs_gateway(workload, networks):
+        return None
+    gateway = facts.gateway.network
+    known = [networks[a.network].definition for a in workload.attachments if a.network in networks]
+    for definition in known:
+        for subnet in (segment.subnet for segment in definition.segments):
+            if subnet.overlaps(gateway):
+                overlap = f"its subnet {subnet} overlaps {GATEWAY_BRIDGE} of this host ({gateway})"
+                return f"cannot connect to network {definition.name}: {overlap}"
+    return None
 
 
 def connect(

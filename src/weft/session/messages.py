@@ -35,7 +35,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     description: NodeDescription
     data_path_address: str
     routes: tuple[str, ...] = ()
-    """Subnets that this host has routes to, so that no overlay is laid over them; at most `MAX_ROUTES`."""
+    """Subnets that this host has routes to, docker_gwbridge's first, so that no overlay is laid over them; at most `MAX_ROUTES`."""
     underlay_mtu: int = 0
     """Of the interface with the data path address; 0: it does not say."""
     trusted: str = ""

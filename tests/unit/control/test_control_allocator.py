@@ -114,6 +114,27 @@ def test_overlaps_are_refused_and_automatic_subnets_avoid_networks_and_routes() 
     )
 
 
+@pytest.mark.parametrize("subnet", ["172.18.0.0/16", "172.18.77.0/24", "172.16.0.0/12"])
+def test_no_network_has_addresses_of_the_hosts_gateway_bridge(subnet: str) -> None:
+    """Every container has an interface there too. Whether the hosts have joined yet does not matter."""
+    room = ControlRoom()
+    cause = subnets.overlapping(room.state, [IPv4Network(subnet)], "x")
+    expected = f"subnet {subnet} overlaps docker_gwbridge of the hosts (172.18.0.0/16)"
+    assert cause == f"cannot create network x: {expected}"
+
+
+def test_an_automatic_subnet_is_not_that_of_the_hosts_gateway_bridge() -> None:
+    room = ControlRoom()
+    cluster = room.state.cluster
+    assert cluster is not None
+    wide = (IPv4Network("172.16.0.0/12"),)
+    room.put(msgspec.structs.replace(cluster, default_pool=wide, subnet_size=16))
+    ids = [room.network(NetworkSpec(name=f"n{number}")) for number in range(3)]
+    room.settle()
+    chosen = [str(room.state.networks[id].segments[0].subnet) for id in ids]
+    assert chosen == ["172.17.0.0/16", "172.19.0.0/16", "172.20.0.0/16"], "ingress has the first"
+
+
 def test_the_pool_can_be_used_up() -> None:
     taken = [IPv4Network("10.0.0.0/25"), IPv4Network("10.0.0.192/26")]
     assert subnets.choose([IPv4Network("10.0.0.0/24")], 26, taken) == IPv4Network("10.0.0.128/26")

@@ -164,7 +164,7 @@ class _Pass:
         return tuple(segments)
 
     def _automatic_pool(self, others: Sequence[Network]) -> Pool:
-        taken = [subnet for _, subnet in subnets.held(others)]
+        taken = [subnet for _, subnet in (subnets.GATEWAY, *subnets.held(others))]
         avoided = list(routes.claimed(self.state, self.routes))
         return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken, avoided))
 

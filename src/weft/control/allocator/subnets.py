@@ -1,7 +1,10 @@
 """Which subnets a network gets: the ones asked for, or the first of the cluster's pool that overlaps nothing.
 
-In use is what any network of the state has or has asked for. The choice also keeps away from what the
-hosts route elsewhere, as long as there is something else (`routes.py`).
+In use is what any network of the state has or has asked for, and docker_gwbridge's usual subnet: every
+container has an interface there too, and would take an address of the one network for its own on the
+other. A host whose bridge has another subnet, because its routes take the usual one, does not run tasks
+of a network that overlaps it (`network/sandbox.py`). The choice also keeps away from what the hosts
+route elsewhere, as long as there is something else (`routes.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +12,14 @@ from ipaddress import IPv4Address, IPv4Network
 
 from weft.errors import Exhausted
 from weft.model.network import Network, Pool
+from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE
 from weft.model.state import ClusterState
 
 NONE_AVOIDED = 33
 """Bits: no subnet is so narrow."""
 Named = tuple[str, IPv4Network]
 """Who has a subnet, as an error names it, and the subnet."""
+GATEWAY: Named = (f"{GATEWAY_BRIDGE} of the hosts", GATEWAY_INTERFACE.network)
 
 
 def overlapping(
@@ -22,7 +27,7 @@ def overlapping(
 ) -> str | None:
     """Why the subnets cannot be had for a new network, or None: `subnet 10.1.0.0/24 overlaps network Y (10.1.0.0/16)`, with
     `cannot create network <name>: ` before it if a name is given."""
-    cause = first_overlap(subnets, [*held(state.networks.values())])
+    cause = first_overlap(subnets, [GATEWAY, *held(state.networks.values())])
     return f"cannot create network {name}: {cause}" if cause and name else cause
 
 
