@@ -1,6 +1,7 @@
 """Whole swarms, to which anything happens: nothing is ever given twice, nothing that was answered is lost, and when nothing goes wrong
 any more everything is as its users asked.
 
+Each run plays the same stories, and a few that no run had before (`tests/simulation/seeds.py`).
 `WEFT_SIM_EXAMPLES=2000 pytest tests/sim/test_cluster_property.py` looks for longer, each time elsewhere.
 """
 
@@ -10,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as fresh_seed
 from hypothesis import strategies as st
 
 from tests.simulation.cluster import SimCluster
+from tests.simulation.seeds import FRESH, told
 from tests.simulation.steps import (
     BreakWatches,
     Compact,
@@ -112,12 +115,14 @@ def play(managers: int, workers: int, steps: Sequence[Step], seed: int = 0) -> N
             async with SimCluster.of(Path(directory), managers, workers, seed) as cluster:
                 await Play(cluster).play(steps)
 
-    virtual_time.run(main())
+    with told(seed):
+        virtual_time.run(main())
 
 
-def thorough(examples: int) -> settings:
+def thorough(examples: int, fixed: bool = True) -> settings:
+    """`fixed`: the same examples in each run, unless it looks for longer."""
     return settings(
-        max_examples=EXAMPLES or examples, derandomize=not EXAMPLES, database=None,
+        max_examples=EXAMPLES or examples, derandomize=fixed and not EXAMPLES, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         phases=[Phase.explicit, Phase.generate, *((Phase.shrink,) if EXAMPLES and "WEFT_SIM_NOSHRINK" not in os.environ else ())],
     )  # fmt: skip
@@ -133,6 +138,14 @@ def test_three_managers(steps: Sequence[Step], seed: int) -> None:
 @given(steps=stories, seed=st.integers(0, 1 << 16))
 def test_one_manager(steps: Sequence[Step], seed: int) -> None:
     play(1, 3, steps, seed)
+
+
+@fresh_seed(FRESH)
+@thorough(3, fixed=False)
+@given(managers=st.sampled_from((1, 3)), steps=stories, seed=st.integers(0, 1 << 16))
+def test_stories_that_no_run_had_before(managers: int, steps: Sequence[Step], seed: int) -> None:
+    """The first example is always the least one."""
+    play(managers, 3, steps, seed)
 
 
 # --- what was found
