@@ -2,9 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -12,78 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import virtual_time
+from tests.support.etcd_world import NAMES, NEXT, Deaf, World, contents, grow_old, network, run, service, task, until
 from tests.support.slot_writers import SlotWriters
-from weft.errors import Conflict, Damaged, FailedPrecondition, NotFound, OperationFailed, OutOfSequence, Unavailable
+from weft.errors import Conflict, Damaged, OperationFailed, OutOfSequence, Unavailable
 from weft.manager.transaction import transact
 from weft.model.cluster import Cluster, JoinTokens, RootCa
-from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.ids import ClusterId, NetworkId, ServiceId
 from weft.model.meta import Meta
-from weft.model.network import Network, NetworkSpec
-from weft.model.service import ContainerSpec, Service, ServiceSpec, TaskSpec
-from weft.model.state import KINDS, Check, ClusterState, Kind, Put, Remove
-from weft.model.task import Task, TaskState, TaskStatus
-from weft.store.etcd.base import NO_MAJORITY, Batch, Compare, Operation, Write
+from weft.model.network import NetworkSpec
+from weft.model.state import KINDS, Check, Put, Remove
+from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.engine import EtcdStore
-from weft.store.etcd.fake import ELECTION, FakeClient, FakeEtcd
-from weft.store.etcd.migrate import copy
+from weft.store.etcd.fake import ELECTION, FakeEtcd
 from weft.store.etcd.space import PATIENCE, keep_free
 from weft.store.kept import Kept
-from weft.store.memory import MemoryStore
-from weft.store.schema import Schema
-
-SPEC = TaskSpec(container=ContainerSpec(image="demo"))
-NAMES = ("m1", "m2", "m3")
-
-
-def network(name: str, id: str = "") -> Network:
-    return Network(id=NetworkId(id or f"id-{name}"), spec=NetworkSpec(name=name))
-
-
-def service(name: str) -> Service:
-    return Service(id=ServiceId(f"id-{name}"), spec=ServiceSpec(name=name, task=SPEC))
-
-
-def task(id: str, slot: int = 0) -> Task:
-    return Task(
-        id=TaskId(id), service=ServiceId("s"), service_name="web", spec=SPEC, status=TaskStatus(TaskState.NEW), slot=slot
-    )
-
-
-class World:
-    def __init__(self) -> None:
-        self.etcd = FakeEtcd(NAMES)
-        self.stack = AsyncExitStack()
-
-    async def store(self, name: str = "m1", **how: Any) -> EtcdStore:
-        store = await EtcdStore.open(self.etcd.client(name), virtual_time.clock, **how)
-        self.stack.push_async_callback(store.close)
-        return store
-
-    def show(self, name: str, kept: Kept, **how: Any) -> EtcdStore:
-        store = EtcdStore.show(self.etcd.client(name), virtual_time.clock, kept, **how)
-        self.stack.push_async_callback(store.close)
-        return store
-
-
-def run(main: Callable[[World], Awaitable[None]], state: ClusterState | None = None) -> None:
-    async def body() -> None:
-        world = World()
-        await copy(state or ClusterState(), world.etcd.client("m1"))
-        async with world.stack:
-            await main(world)
-
-    virtual_time.run(body())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def contents(store: EtcdStore) -> tuple[int, dict[str, list[tuple[str, Any]]]]:
-    return store.state.revision, {kind: list(table.items()) for kind, table in store.state.tables.items()}
-
 
 # --- commits
 
@@ -513,22 +453,6 @@ def test_a_commit_goes_on_when_its_caller_is_cancelled() -> None:
     run(main)
 
 
-class Deaf(FakeClient):
-    """Of watches that stand and bring nothing, but those after the first `deaf`."""
-
-    def __init__(self, etcd: FakeEtcd, deaf: int) -> None:
-        super().__init__(etcd, etcd.member("m1"))
-        self.deaf = deaf
-
-    async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        self.deaf -= 1
-        if self.deaf >= 0:
-            yield Batch(())
-            await asyncio.Event().wait()
-        async for batch in super().watch(key, end, revision):
-            yield batch
-
-
 def test_a_watch_that_brings_nothing_is_begun_anew() -> None:
     async def main(world: World) -> None:
         here = await world.store("m2")
@@ -555,146 +479,3 @@ def test_a_closed_store_wakes_its_readers() -> None:
         assert not store.is_healthy
 
     run(main)
-
-
-# --- schemas
-
-
-def rename(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
-    """A step from a version that had another name for `cursor`."""
-    return {"cursor" if key == "pointer" else key: value for key, value in fields.items()}
-
-
-NEXT = Schema(2, {1: rename})
-
-
-async def grow_old(world: World) -> EtcdStore:
-    """Networks as version 1 would have written them, by a manager that runs it still."""
-    store = await world.store("m2")
-    await store.commit([Put(service("s")), *(Put(msgspec.structs.replace(network(f"n{n}"), cursor=n)) for n in range(250))])
-    keyspace = world.etcd.keyspace
-    for pair in keyspace.range("/weft/object/network/", "/weft/object/network0"):
-        fields = msgspec.msgpack.decode(pair.value)
-        fields["pointer"] = fields.pop("cursor", 0)
-        keyspace.txn([], [Write(pair.key, msgspec.msgpack.encode(fields))], [])
-    return store
-
-
-def test_an_older_store_is_upgraded_and_an_older_manager_is_stopped() -> None:
-    async def main(world: World) -> None:
-        old = await grow_old(world)
-        spec_version = old.state.services[ServiceId("id-s")].spec_version
-        new = await world.store(schema=NEXT)
-        assert [each.cursor for each in new.state.networks.values()] == [each.cursor for each in sorted(
-            new.state.networks.values(), key=lambda each: each.id)]  # fmt: skip
-        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
-        assert new.state.services[ServiceId("id-s")].spec_version == spec_version
-        await new.commit([Put(network("new"))])
-        with pytest.raises(OperationFailed):
-            await old.commit([Put(network("old"))])
-        assert not old.is_healthy
-        assert (await world.store("m3", schema=NEXT)).state.tables == new.state.tables
-        with pytest.raises(OperationFailed, match=r"cannot open store /weft/: its schema 2 is newer than 1, the newest"):
-            await world.store("m3")
-
-    run(main)
-
-
-class Dying(FakeClient):
-    """Of a process that is killed before one of its transactions."""
-
-    def __init__(self, etcd: FakeEtcd, left: int) -> None:
-        super().__init__(etcd, etcd.member("m1"))
-        self.left = left
-
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Any:
-        if not self.left:
-            raise Unavailable("killed")
-        self.left -= 1
-        return await super().txn(compares, then, otherwise)
-
-
-def test_an_older_manager_commits_nothing_even_before_it_has_heard_of_the_upgrade() -> None:
-    async def main(world: World) -> None:
-        old = await EtcdStore.open(Deaf(world.etcd, deaf=99), virtual_time.clock)
-        new = await world.store("m2", schema=NEXT)
-        revision = world.etcd.keyspace.revision
-        with pytest.raises((OperationFailed, Unavailable)):
-            await old.commit([Put(network("old"))], independent=True)
-        assert world.etcd.keyspace.revision == revision
-        assert not new.state.networks
-        await old.close()
-
-    run(main)
-
-
-@pytest.mark.parametrize("left", range(5))
-def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(left: int) -> None:
-    async def main(world: World) -> None:
-        await grow_old(world)
-        try:
-            await (await EtcdStore.open(Dying(world.etcd, left), virtual_time.clock, schema=NEXT)).close()
-        except Unavailable:
-            assert left < 4
-        if left:
-            with pytest.raises(OperationFailed, match="newer than 1"):
-                await world.store()
-        new = await world.store(schema=NEXT)
-        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
-
-    run(main)
-
-
-# --- the move from SQLite
-
-
-async def embedded() -> ClusterState:
-    store = MemoryStore(virtual_time.clock)
-    for n in range(90):
-        await store.commit([Put(network(f"n{n}")), Put(service(f"s{n}")), Put(task(f"t{n}", n))])
-        await asyncio.sleep(1)
-    await store.commit([Put(msgspec.structs.replace(store.state.tasks[TaskId("t7")], node=NodeId("n")))])
-    return store.state
-
-
-def without_version(state: ClusterState) -> dict[str, list[Any]]:
-    def plain(obj: Any) -> Any:
-        return msgspec.structs.replace(obj, meta=msgspec.structs.replace(obj.meta, version=0))
-
-    return {kind: [plain(obj) for obj in table.values()] for kind, table in state.tables.items()}
-
-
-def test_nothing_is_lost_on_the_way_and_revisions_go_on() -> None:
-    async def body() -> None:
-        state, world = await embedded(), World()
-        with pytest.raises(NotFound, match="no store at /weft/"):
-            await world.store()
-        await copy(state, world.etcd.client("m1"))
-        async with world.stack:
-            store = await world.store()
-            assert without_version(store.state) == without_version(state)
-            assert store.state.revision > state.revision
-            assert all(obj.meta.version > state.revision for obj in store.state.objects())
-            with pytest.raises(Conflict):
-                await store.commit([Put(network("n5", "other"))])
-            assert await store.commit([Put(network("more"))]) == store.state.revision
-            with pytest.raises(FailedPrecondition):
-                await copy(state, world.etcd.client("m1"))
-
-    virtual_time.run(body())
-
-
-@pytest.mark.parametrize("left", range(7))
-def test_a_copy_that_was_interrupted_is_no_store_and_is_wiped_by_the_next(left: int) -> None:
-    async def body() -> None:
-        state, world = await embedded(), World()
-        more = ClusterState([*state.objects(), network("only-in-the-first")], state.revision)
-        with pytest.raises(Unavailable):
-            await copy(more, Dying(world.etcd, left))
-        with pytest.raises(NotFound):
-            await world.store()
-        await copy(state, world.etcd.client("m1"))
-        async with world.stack:
-            assert without_version((await world.store()).state) == without_version(state)
-
-    virtual_time.run(body())

@@ -1,0 +1,19 @@
+"""What several tests of the adapters are given."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weft.runtime.mounts import unmount
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB and 5,000 inodes."""
+    (tmp_path / "images").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=5000,mode=700", "tmpfs", str(tmp_path / "images")]
+    subprocess.run(mount, check=True)
+    yield tmp_path
+    unmount(tmp_path / "images")
