@@ -155,9 +155,9 @@ class Swarm:
         return theirs
 
     @asynccontextmanager
-    async def listen(self, limits: Limits = LIMITS) -> AsyncIterator[SessionServer]:
+    async def listen(self, limits: Limits = LIMITS, host: str = "127.0.0.1") -> AsyncIterator[SessionServer]:
         server = SessionServer(self.manager, self.manager.cluster.id, self.founder.wallet, limits)
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"{host}:{free_port()}"
         await server.start(self.address)
         try:
             yield server
