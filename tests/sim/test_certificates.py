@@ -1,6 +1,7 @@
 """Certificates over months, in virtual time: they are renewed in time, follow a node's role, and change to a new root."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from cryptography import x509
 from tests.support import virtual_time
 from tests.support.certified import HOUR, Member, Swarm, swarm
 from tests.support.members import Host, until
+from weft.daemon import running_manager
 from weft.errors import InvalidArgument
 from weft.manager.certificates import self_issued
 from weft.model.cluster import RootCa
@@ -22,7 +24,7 @@ from weft.model.node import NodeDescription, NodeState, Role
 from weft.model.state import Put
 from weft.pki import authority
 from weft.pki.certificate import fingerprint, holder, issuer_id, load, signer_id, verify
-from weft.session.credentials import EARLIEST, LATEST, accepted
+from weft.session.credentials import EARLIEST, EXPIRED, LATEST, accepted
 from weft.session.identity import Credentials, IdentityStore
 from weft.session.messages import Goodbye, Hello, Renew
 
@@ -159,6 +161,95 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
         await host.stop()
 
     asyncio.run(main())
+
+
+async def expire(host: Host, manager: Host) -> Credentials:
+    """The node's certificate is one of long ago from now on. Gives the one that it had."""
+    own, good, root = host.up.member, host.up._wallet.credentials, manager.manager.cluster.root_ca
+    key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
+    old = authority.issue(
+        root, authority.request(key), own.node, own.role, own.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
+    )  # fmt: skip
+    host.up._wallet.replace(Credentials(old, authority.private_pem(key), root.certificate))
+    return good
+
+
+def errors(caplog: pytest.LogCaptureFixture, step: str) -> int:
+    return sum(record.levelname == "ERROR" and record.getMessage().startswith(step) for record in caplog.records)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, restarted: bool
+) -> None:
+    async def main() -> None:
+        manager, worker = Host(tmp_path, 1, None), Host(tmp_path, 2, None)
+        await manager.init()
+        await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await until(lambda: worker.up.agent.uplink.connected)
+        assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
+        good = await expire(worker, manager)
+        if restarted:
+            await worker.stop()
+            await worker.resume()
+        await until(lambda: worker.up.membership.state == "error")
+        failed = len(caplog.records)
+        await until(lambda: sum("session.failed" in r.getMessage() for r in caplog.records[failed:]) > 2)
+        assert worker.up.membership.error == EXPIRED
+        assert errors(caplog, "certificate.expired") == 1, "not at each attempt"
+
+        worker.up._wallet.replace(good)
+        await until(lambda: worker.up.agent.uplink.connected)
+        assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
+        for host in (worker, manager):
+            await host.stop()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+
+
+def test_a_sole_manager_whose_certificate_expires_while_it_runs_issues_itself_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_manager, "VALIDITY_CHECK", 0.3)
+
+    async def main() -> None:
+        host = Host(tmp_path, 1, None)
+        await host.init()
+        await until(lambda: host.up.agent.uplink.connected)
+        await expire(host, host)
+        old = host.up._wallet.credentials
+        await until(lambda: host.up._wallet.credentials is not old)
+        await until(lambda: host.up.agent.uplink.connected)
+        assert host.up.membership.state == "active"
+        await host.stop()
+
+    asyncio.run(main())
+
+
+def test_a_certificate_has_not_expired_any_more_when_the_clock_was_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    ahead = 0
+
+    async def main() -> None:
+        nonlocal ahead
+        async with swarm(lambda: virtual_time.clock() + ahead, workers=1) as cluster:
+            await cluster.until(lambda: ready(cluster))
+            cluster.is_reachable, uplink = False, cluster.members[1].uplink
+            for times in (1, 2):
+                ahead = 90 * 24 * HOUR
+                assert not uplink.expired, "there is a session"
+                await cluster.members[1].stop()
+                cluster.members[1].start()
+                await cluster.until(lambda: uplink.expired)
+                await asyncio.sleep(60)
+                assert errors(caplog, "certificate.expired") == times
+                ahead = 0
+                assert not uplink.expired
+                cluster.is_reachable = True
+                await cluster.until(lambda: uplink.connected)
+                cluster.is_reachable = False
+
+    virtual_time.run(main())
 
 
 def test_a_new_root_arrives_everywhere() -> None:

@@ -23,7 +23,7 @@ from weft.model.meta import SECOND
 from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskStatus
 from weft.session.base import AgentSession, Echo, SessionClosed
-from weft.session.credentials import Renewal
+from weft.session.credentials import EXPIRED, Renewal
 from weft.session.host_monitor import Vigil
 from weft.session.messages import (
     MAX_REPORT,
@@ -100,6 +100,7 @@ class Uplink:
         self.connected = False
         self.error = ""
         """Why there is no session; empty while there is one."""
+        self._was_expired = False
         self._closing: set[asyncio.Task[None]] = set()
         self.refused = False
         """The cluster says that this node is no longer part of it."""
@@ -108,6 +109,11 @@ class Uplink:
     def trusted(self) -> str:
         """Fingerprint of the root certificate that this node trusts; empty where sessions do without."""
         return self._renewal.trusted if self._renewal is not None else ""
+
+    @property
+    def expired(self) -> bool:
+        """There is no session, and there will be none: the node's certificate has expired."""
+        return not self.connected and self._renewal is not None and self._renewal.expired
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self._pending[task] = status
@@ -134,8 +140,15 @@ class Uplink:
                 self.error = described(error)
                 log.exception("session.failed")
             self.connected = False
+            self._tell_expiry()
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
+
+    def _tell_expiry(self) -> None:
+        """Once, until it is good again: it was replaced, or the clock was wrong."""
+        before, self._was_expired = self._was_expired, self.expired
+        if self._was_expired and not before:
+            log.error("certificate.expired node=%s cause=%s", self._node, EXPIRED)
 
     async def _serve(self, session: AgentSession) -> bool:
         """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
@@ -158,7 +171,7 @@ class Uplink:
             adapters.check_epoch(welcome.epoch)
             welcomed = True
             adapters.managers_changed(welcome.managers)
-            self.connected, self.error = True, ""
+            self.connected, self.error, self._was_expired = True, "", False
             log.info("session.open node=%s", self._node)
             await self._talk(session, welcome)
         except SessionClosed as error:

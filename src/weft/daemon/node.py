@@ -178,7 +178,10 @@ class WeftNode:
         if self._member is None:
             raise Unavailable(self._damage or NO_SWARM)
         if self._member.manager is None:
-            raise Unavailable((self._member.membership.error or NO_MAJORITY) if self._member.is_manager else WORKER)
+            found = self._member.membership
+            if found.state == "error":
+                raise Unavailable(found.error)
+            raise Unavailable((found.error or NO_MAJORITY) if found.is_manager else WORKER)
         return self._member.manager
 
     async def init(self, request: InitRequest) -> NodeId:
@@ -274,9 +277,7 @@ class WeftNode:
             open_resolver=_open_resolver,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,
-            flush_flows=lambda space, flows: _flush_flows(
-                self._options.netns_dir / space if space != HOST else None, flows
-            ),
+            flush_flows=lambda space, flows: _flush_flows(self._options.netns_dir / space if space != HOST else None, flows),
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=self._options.netns_dir,

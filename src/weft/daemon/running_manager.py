@@ -56,6 +56,8 @@ from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 
+VALIDITY_CHECK = 60.0
+"""Seconds between two looks at the sole manager's own certificate."""
 ELSEWHERE = (
     "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
 )
@@ -175,7 +177,9 @@ async def open_alone(host: ManagerHost, store: Store | None = None) -> RunningMa
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
         await _renew(host, store)
-        return await _take(host, store, SoleLeader(host.member().node), None, obstacle, opened)
+        running = await _take(host, store, SoleLeader(host.member().node), None, obstacle, opened)
+        running.beside(asyncio.create_task(_stay_valid(host, store), name="certificate"))
+        return running
     raise AssertionError("unreachable")
 
 
@@ -200,7 +204,7 @@ async def reissued(data: Path, member: Member) -> Credentials:
 
 
 async def _renew(host: ManagerHost, store: Store) -> None:
-    """The certificate, if it has expired while the host was off."""
+    """The certificate, if it should have been renewed by now."""
     own, wallet = host.member(), host.wallet
     renewed = await certificates.self_issued(
         store, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
@@ -208,6 +212,17 @@ async def _renew(host: ManagerHost, store: Store) -> None:
     if renewed is not None:
         wallet.replace(renewed)
         log.info("credentials.self_issued node=%s", own.node)
+
+
+async def _stay_valid(host: ManagerHost, store: Store) -> None:
+    """Until cancelled. The agent asks in time, unless the clock was set or the host has slept; and nobody can be asked with a
+    certificate that has expired."""
+    while True:
+        await asyncio.sleep(VALIDITY_CHECK)
+        try:
+            await _renew(host, store)
+        except WeftError as cause:
+            log.error("credentials.not_renewed node=%s cause=%s", host.member().node, cause)
 
 
 async def found(host: ManagerHost, store: Store) -> RunningManager:

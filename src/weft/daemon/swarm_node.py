@@ -47,6 +47,7 @@ from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.session.base import AdmissionRequest, AgentSession, Connect, SessionClosed
 from weft.session.client import Connector, join
+from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.session.logs import LogConnector
 from weft.session.messages import CertificateRequest
@@ -230,9 +231,11 @@ class SwarmNode:
 
     @property
     def membership(self) -> Membership:
+        expired = EXPIRED if self.agent.uplink.expired else ""
         return Membership(
-            state="error" if self._role.damage else "active", node=self.member.node, address=str(self.member.advertise_address),
-            is_manager=self.is_manager, managers=self.member.managers, error=self._role.obstacle,
+            state="error" if self._role.damage or expired else "active", node=self.member.node,
+            address=str(self.member.advertise_address), is_manager=self.is_manager, managers=self.member.managers,
+            error=self._role.damage or expired or self._role.obstacle,
         )  # fmt: skip
 
     async def settled(self, seconds: float) -> bool:

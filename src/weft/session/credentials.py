@@ -25,6 +25,8 @@ from weft.session.messages import CertificateRequest, IssuedCertificate, Renew, 
 
 log = logging.getLogger(__name__)
 
+EXPIRED = "Swarm certificates have expired. To replace them, leave the swarm and join again."
+"""The original's words: a certificate is asked for with one that is still good."""
 EARLIEST, LATEST = 0.5, 0.8
 """Of a certificate's life; the original's."""
 RETRY = 30 * SECOND
@@ -55,6 +57,11 @@ class Renewal:
     @property
     def trusted(self) -> str:
         return fingerprint(self._wallet.credentials.root)
+
+    @property
+    def expired(self) -> bool:
+        """The node's certificate is over, by this host's clock."""
+        return self._clock() >= holder(self._wallet.credentials.certificate).expires
 
     def begin(self) -> None:
         """Before a connection is made: what it shows is what there is now."""
