@@ -17,6 +17,7 @@ from weft.errors import Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
+from weft.manager.ports import ManagerPorts
 from weft.model.container import ContainerState
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.membership import InitRequest, Membership
@@ -61,12 +62,13 @@ class ManagedNode(FakeNode):
             data_path_address=OWN_ADDRESS,
             manager_address=f"{OWN_ADDRESS}:2377",
         )
-        root = authority.root(
-            authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom)
-        )
+        root = authority.root(authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom))
         _, own = await create_swarm(self._store, request, founder, root, PkiAuthority(), os.urandom)
         self.manager = Manager(
-            own.id, self._store, SoleLeader(own.id), time.time_ns, os.urandom, PkiAuthority()
+            own.id,
+            self._store,
+            SoleLeader(own.id),
+            ManagerPorts(clock=time.time_ns, entropy=os.urandom, authority=PkiAuthority()),
         )
         await self.manager.start()
         self._swarm = self.manager  # type: ignore[assignment]
@@ -78,9 +80,7 @@ class ManagedNode(FakeNode):
             managers=((own.id, own.manager_address),),
         )
         csr = authority.request(authority.make_key(os.urandom))
-        identity = await admitted(
-            self.manager, self.manager.cluster.join_tokens.worker, "node2", AGENT_ADDRESS, csr
-        )
+        identity = await admitted(self.manager, self.manager.cluster.join_tokens.worker, "node2", AGENT_ADDRESS, csr)
         agent = FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
         self._agent = asyncio.create_task(agent.run())
         return own.id
@@ -113,10 +113,7 @@ class ManagedNode(FakeNode):
             await self.init(InitRequest())
         assert self.manager is not None
         await self._furnish_swarm(self.manager)
-        if not any(
-            c.id == self.container and c.state == ContainerState.RUNNING
-            for c in self.containers.containers()
-        ):
+        if not any(c.id == self.container and c.state == ContainerState.RUNNING for c in self.containers.containers()):
             self.container = await self._run_container()
         for image in self.images.all()[MANY:]:
             await self.images.remove(image.id)
@@ -124,9 +121,7 @@ class ManagedNode(FakeNode):
     def _has_agent(self, manager: Manager) -> bool:
         """One that may be given tasks."""
         agents = [node for node in manager.state.nodes.values() if node.id != self.membership.node]
-        return any(
-            (node.spec.role, node.spec.availability) == ("worker", "active") for node in agents
-        )
+        return any((node.spec.role, node.spec.availability) == ("worker", "active") for node in agents)
 
     async def _furnish_swarm(self, manager: Manager) -> None:
         state = manager.state
@@ -150,11 +145,7 @@ class ManagedNode(FakeNode):
         attached = (NetworkAttachmentSpec(NetworkId(network.id)),)
         task = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True), networks=attached)
         id = await manager.create_service(ServiceSpec(name="web", task=task, replicas=2))
-        await self._until(
-            lambda: any(
-                task.state == TaskState.RUNNING for task in manager.state.tasks_of(id).values()
-            )
-        )
+        await self._until(lambda: any(task.state == TaskState.RUNNING for task in manager.state.tasks_of(id).values()))
 
     async def _run_container(self) -> str:
         spec = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True))
@@ -194,9 +185,7 @@ class ManagedNode(FakeNode):
     def specs(self) -> dict[str, object]:
         """What users have asked for, which a refused request must leave as it is. The loops change
         the rest when they like."""
-        found: dict[str, object] = {
-            "images": [(image.id, image.tags) for image in self.images.all()]
-        }
+        found: dict[str, object] = {"images": [(image.id, image.tags) for image in self.images.all()]}
         found["containers"] = [container.id for container in self.containers.containers()]
         if self.manager is not None:
             state = self.manager.state

@@ -14,6 +14,7 @@ import pytest
 from tests.support import virtual_time
 from tests.support.fake_agent import Behaviour, FakeAgent, admitted, obedient
 from tests.support.fake_authority import FakeAuthority
+from weft.control.requests import networks
 from weft.errors import (
     Conflict,
     FailedPrecondition,
@@ -25,9 +26,9 @@ from weft.errors import (
     Unavailable,
     Unsupported,
 )
-from weft.manager import networks
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
+from weft.manager.ports import ManagerPorts
 from weft.manager.session import BURST, CERTIFICATE, RATE, STATUSES_PER_TOKEN
 from weft.model.assignment import TaskAssignment
 from weft.model.cluster import ClusterSpec, RootCa
@@ -120,6 +121,10 @@ class Swarm:
         return asyncio.get_running_loop().time() - start
 
 
+def _ports(entropy: Callable[[int], bytes], authority: FakeAuthority) -> ManagerPorts:
+    return ManagerPorts(clock=virtual_time.clock, entropy=entropy, authority=authority)
+
+
 @asynccontextmanager
 async def swarm_of(size: int) -> AsyncIterator[Swarm]:
     entropy = random.Random(1).randbytes
@@ -131,7 +136,7 @@ async def swarm_of(size: int) -> AsyncIterator[Swarm]:
     )
     authority = FakeAuthority()
     _, node = await create_swarm(store, InitRequest(), founder, RootCa("root", "key"), authority, entropy)
-    async with Manager(node.id, store, SoleLeader(node.id), virtual_time.clock, entropy, authority) as manager:
+    async with Manager(node.id, store, SoleLeader(node.id), _ports(entropy, authority)) as manager:
         await manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, availability="drain"))
         swarm = Swarm(store, manager)
         for _ in range(size):
@@ -320,7 +325,7 @@ def test_the_next_manager_goes_on_where_the_last_one_stopped() -> None:
         await asyncio.sleep(300)
         own = next(node.id for node in swarm.store.state.nodes.values() if node.spec.role == "manager")
         randbytes = random.Random(2).randbytes
-        async with Manager(own, swarm.store, SoleLeader(own), virtual_time.clock, randbytes, FakeAuthority()) as successor:
+        async with Manager(own, swarm.store, SoleLeader(own), _ports(randbytes, FakeAuthority())) as successor:
             await swarm.kill(0)
             await swarm.kill(1)
             swarm.agents[0].manager = successor

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from tests.support import virtual_time
+from weft.control.requests.nodes import bereavement, update
 from weft.errors import OperationFailed
 from weft.manager.members import DOOR_PATIENCE, Membership
-from weft.manager.nodes import bereavement, update
 from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId

@@ -9,10 +9,11 @@ import pytest
 
 from tests.support import virtual_time
 from tests.support.certified import END, HOUR, Member, Swarm, swarm
+from weft.control.revocation import LAG, MOST
 from weft.errors import FailedPrecondition, Forbidden
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
-from weft.manager.revocation import LAG, MOST
+from weft.manager.ports import ManagerPorts
 from weft.model.container import LogLine
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import SECOND
@@ -181,9 +182,8 @@ def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> N
 def second_manager(cluster: Swarm, member: Member) -> Manager:
     """On the same store; it does not lead."""
     leader = SoleLeader(cluster.founder.node)
-    return Manager(
-        member.node, cluster.store, leader, cluster.clock, cluster.entropy, PkiAuthority()
-    )  # fmt: skip
+    ports = ManagerPorts(clock=cluster.clock, entropy=cluster.entropy, authority=PkiAuthority())
+    return Manager(member.node, cluster.store, leader, ports)
 
 
 def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certificate() -> None:

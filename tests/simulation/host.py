@@ -27,6 +27,7 @@ from weft.linux.fake import FakeKernel
 from weft.linux.fake_echo import FakeEcho
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
+from weft.manager.ports import HostSettings, ManagerPorts
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
@@ -211,9 +212,12 @@ class SimHost:
     def make_manager(self, store: Store, leadership: Leadership, kv: Kv | None) -> Manager:
         assert self.identity is not None
         return Manager(
-            self.identity.node, store, leadership, virtual_time.clock, self.entropy, PkiAuthority(), kv=kv,
-            obstacle="" if kv is not None else "the store is one manager's", probe=self._host_answers,
-            open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
+            self.identity.node, store, leadership,
+            ManagerPorts(
+                clock=virtual_time.clock, entropy=self.entropy, authority=PkiAuthority(), probe=self._host_answers,
+                open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
+            ),
+            HostSettings(obstacle="" if kv is not None else "the store is one manager's"), kv,
         )  # fmt: skip
 
     async def become_member(self) -> None:

@@ -21,6 +21,7 @@ from weft.linux.fake import FakeKernel
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
+from weft.manager.ports import ManagerPorts
 from weft.model.addresses import Port
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
@@ -184,7 +185,8 @@ async def swarm(
     founder = Founder(description=NodeDescription(), data_path_address=address, manager_address="127.0.0.1:2377")
     request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry, heartbeat=heartbeat))
     cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), entropy)
-    own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), clock, entropy, PkiAuthority())
+    ports = ManagerPorts(clock=clock, entropy=entropy, authority=PkiAuthority())
+    own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), ports)
     key = authority.make_key(entropy)
     certificate = authority.issue(
         root, authority.request(key), node.id, "manager", cluster.id, clock(), expiry, authority.make_serial(entropy), [address]

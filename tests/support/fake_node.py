@@ -18,11 +18,11 @@ import msgspec
 
 from weft.agent.logs import TaskLogs
 from weft.control import rotation
-from weft.control.requests import services
+from weft.control.requests import networks, nodes, services
+from weft.control.requests.cluster import validate
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
-from weft.manager import bootstrap, networks, nodes
+from weft.manager import bootstrap
 from weft.manager.authority import PkiAuthority
-from weft.manager.cluster import validate
 from weft.model import references
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent

@@ -23,18 +23,19 @@ from pathlib import Path
 
 import msgspec
 
+from weft.control import revocation
 from weft.daemon.manager_host import DATABASE, NO_ETCD, ManagerHost
 from weft.daemon.outlived import later_epoch
 from weft.daemon.store_part import Door, restart_in_turn
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
-from weft.manager import certificates, revocation
+from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
-from weft.manager.transaction import cluster_of
+from weft.manager.ports import HostSettings, ManagerPorts
 from weft.model.ids import ClusterId, NodeId
-from weft.model.state import ClusterState, Kind
+from weft.model.state import ClusterState, Kind, cluster_of
 from weft.session.client import EpochClient
 from weft.session.identity import Credentials, Member, Wallet
 from weft.session.logs import ManagerRelay
@@ -339,8 +340,15 @@ async def _take(
     member = host.member()
     relay = ManagerRelay(host.wallet, partial(is_revoked, store))
     manager = Manager(
-        member.node, store, leadership, time.time_ns, secrets.token_bytes, PkiAuthority(), host.routes(), kv, obstacle,
-        host_answers, no_members, ping.EchoSocket, relay, refuse, host.own_ports,
+        member.node, store, leadership,
+        ManagerPorts(
+            clock=time.time_ns, entropy=secrets.token_bytes, authority=PkiAuthority(), probe=host_answers,
+            open_echo=ping.EchoSocket, relay=relay, refuse=refuse,
+        ),
+        HostSettings(
+            routes=tuple(host.routes()), own_ports=host.own_ports, obstacle=obstacle, no_members=no_members
+        ),
+        kv,
     )  # fmt: skip
     server = SessionServer(manager, member.cluster, host.wallet)
     await server.start(member.listen_address)

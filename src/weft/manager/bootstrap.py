@@ -5,9 +5,9 @@ from ipaddress import IPv4Address
 
 import msgspec
 
+from weft.control.requests import cluster
 from weft.control.requests.validation import LONGEST_PREFIX
 from weft.errors import InvalidArgument, Unavailable
-from weft.manager import cluster
 from weft.manager.authority import Authority
 from weft.model.cluster import DEFAULT_POOL, VXLAN_PORT, Cluster, JoinTokens, RootCa
 from weft.model.ids import SWARM_ID_BYTES, ClusterId, NetworkId, NodeId, swarm_id

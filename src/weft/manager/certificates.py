@@ -8,16 +8,16 @@ from ipaddress import AddressValueError, IPv4Address
 
 import msgspec
 
+from weft.control import revocation
 from weft.errors import Forbidden, InvalidArgument
-from weft.manager import revocation
 from weft.manager.authority import Authority, PkiAuthority
-from weft.manager.transaction import cluster_of, transact
+from weft.manager.transaction import transact
 from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import CertificateInfo, Node
-from weft.model.state import Change, ClusterState
+from weft.model.state import Change, ClusterState, cluster_of
 from weft.pki.authority import make_key, make_serial, private_pem, request, signer
 from weft.pki.certificate import renewal_due, serial_text
 from weft.session.base import Identity
@@ -141,7 +141,8 @@ def known_peer(state: ClusterState, peer: Identity) -> Node:
     """The node that this certificate was made out to. Raises `Forbidden` if it is not part of the swarm,
     or if the certificate was revoked and the node has shown a later one."""
     node = known(state, peer.node)
-    revocation.check_session(state, node, peer)
+    if peer.role == "manager":
+        revocation.check_session(state, node, peer.serial)
     return node
 
 

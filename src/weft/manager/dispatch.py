@@ -23,21 +23,22 @@ from ipaddress import IPv4Address
 
 import msgspec
 
+from weft.control import revocation
 from weft.control.assignments.affected import concerned
 from weft.control.assignments.assignments import Memo, Views, assignment_for, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
-from weft.manager import revocation
 from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked
 from weft.manager.liveness import Liveness, grace
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
-from weft.manager.transaction import cluster_of, transact
+from weft.manager.transaction import transact
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
-from weft.model.state import KINDS, Change, ClusterState, Event, Put
+from weft.model.state import KINDS, Change, ClusterState, Event, Put, cluster_of
 from weft.session.base import ManagerSession, SessionClosed
 from weft.session.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
 from weft.store.base import Store
@@ -283,8 +284,11 @@ def ready(
     with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate was
     revoked, `InvalidArgument` if its address is another's; another node that is not to be believed
     any more is down."""
-    node = known_peer(state, session.peer)
-    node_with, revoked = revocation.shown(state, node, session.peer)
+    peer = session.peer
+    node = known_peer(state, peer)
+    is_manager = peer.role == "manager" and peer.serial
+    certificate = ManagerCertificate(peer.serial, peer.expires) if is_manager else None
+    node_with, revoked = revocation.shown(state, node, certificate)
     data_path = IPv4Address(hello.data_path_address)
     displaced = address_owners(state, node.id, data_path, connected, session.address)
     status = NodeStatus(NodeState.READY, address=session.address, manager=own, since=now)

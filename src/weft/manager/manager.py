@@ -10,30 +10,29 @@ sees (`cluster.base.Manager`).
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from typing import Literal
 
 from weft.control import keys, rotation
-from weft.control.allocator.ports import NO_PORTS, OwnPorts
-from weft.control.requests import services
+from weft.control.requests import cluster, nodes, services
+from weft.control.requests import networks as network_requests
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
-from weft.manager import cluster, networks, nodes
-from weft.manager.authority import Authority
+from weft.manager import admission, networks
 from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
 from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
-from weft.manager.logs import LogBroker, no_relay
+from weft.manager.logs import LogBroker
 from weft.manager.loops import ControlLoop, Reconcile, whole
-from weft.manager.members import ALONE, Membership, Refuse, no_door
+from weft.manager.members import Membership
+from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.statuses import StatusWriter
-from weft.manager.suspicion import Probe, Suspicion, any_host_answers
-from weft.manager.transaction import cluster_of, transact
+from weft.manager.suspicion import Suspicion
+from weft.manager.transaction import transact
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
@@ -43,18 +42,16 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
 from weft.model.standing import Standing
-from weft.model.state import KINDS, Change, ClusterState, Decision, Kind
+from weft.model.state import KINDS, Change, ClusterState, Decision, Kind, cluster_of
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
-    Echo,
     Identity,
     LogRequest,
     LogSource,
     ManagerSession,
     MemberGrant,
     MemberRequest,
-    Relay,
 )
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
@@ -72,37 +69,25 @@ _HEARTBEATS: tuple[Kind, ...] = ("cluster",)
 
 
 class Manager:
-    """`own`: this manager's node. `clock`: nanoseconds since 1970. `entropy(n)`: n random bytes. `host_routes`: subnets that this
-    host has routes to; those of the others come with their sessions. `kv`: what is behind a store that several managers share.
-    `obstacle`: why there can be no other manager beside this one; empty if there can. `probe`: whether a host answers whose
-    session has ended. `no_members`: what a node is told that wants a part of the store, where there is no `kv`. `open_echo`: how hosts
-    are asked all the time. `relay`: how it asks other managers. `refuse`: how certificates are refused at the store's own door.
-    `own_ports`: what this host listens on beside the swarm's ports."""
-
     def __init__(
-        self, own: NodeId, store: Store, leadership: Leadership, clock: Callable[[], Nanoseconds],
-        entropy: Callable[[int], bytes], authority: Authority, host_routes: Iterable[IPv4Network] = (),
-        kv: Kv | None = None, obstacle: str = "", probe: Probe = any_host_answers, no_members: str = ALONE,
-        open_echo: Callable[[], Echo] | None = None, relay: Relay = no_relay, refuse: Refuse = no_door,
-        own_ports: OwnPorts = NO_PORTS,
+        self, own: NodeId, store: Store, leadership: Leadership, ports: ManagerPorts, host: HostSettings | None = None,
+        kv: Kv | None = None,
     ) -> None:  # fmt: skip
+        """`own`: this manager's node. `kv`: what is behind a store that several managers share."""
         self._own = own
         self._store = store
         self._leadership = leadership
-        self._clock = clock
-        self._entropy = entropy
-        self._authority = authority
-        self._own_routes = tuple(host_routes)
-        self._own_ports = own_ports
+        self._ports = ports
+        self._host = host = host or HostSettings()
+        clock = ports.clock
         self._statuses = StatusWriter(store)
-        self._obstacle = obstacle
-        self._membership = Membership(own, store, leadership, kv, no_members, refuse)
+        self._membership = Membership(own, store, leadership, kv, host.no_members, ports.refuse)
         self._liveness = Liveness(own)
-        self._certificates = Certificates(authority, clock, entropy)
-        self._suspicion = Suspicion(own, store, clock, probe, open_echo)
+        self._certificates = Certificates(ports.authority, clock, ports.entropy)
+        self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
-        self._logs = LogBroker(own, store, clock, self._dispatcher.tell, relay, self._id)
-        self._addresses = nodes.Addresses(store)
+        self._logs = LogBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
+        self._addresses = admission.Addresses(store)
         self._running: asyncio.Task[None] | None = None
 
     # --- life
@@ -156,7 +141,7 @@ class Manager:
 
     async def _run_loops(self) -> None:
         orchestration = Orchestration(lambda: TaskId(self._id()))
-        allocation = Allocation(self._own_routes, self._own_ports)
+        allocation = Allocation(self._host.routes, self._host.own_ports)
         loops = (
             self._loop("orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile),
             self._loop("allocator", KINDS, allocation.reconcile),
@@ -174,7 +159,7 @@ class Manager:
                 loop.close()
 
     def _loop(self, name: str, kinds: Collection[Kind], reconcile: Reconcile) -> ControlLoop:
-        return ControlLoop(name, self._store, self._clock, kinds, reconcile)
+        return ControlLoop(name, self._store, self._ports.clock, kinds, reconcile)
 
     async def start(self) -> None:
         """Runs it in the background until `close`."""
@@ -205,13 +190,13 @@ class Manager:
         await self.close()
 
     def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return keys.reconcile(state, now, self._entropy)
+        return keys.reconcile(state, now, self._ports.entropy)
 
     def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return rotation.reconcile(state, now, self._entropy)
+        return rotation.reconcile(state, now, self._ports.entropy)
 
     def _id(self) -> str:
-        return swarm_id(self._entropy(SWARM_ID_BYTES))
+        return swarm_id(self._ports.entropy(SWARM_ID_BYTES))
 
     def _find_silent(self, state: ClusterState, now: Nanoseconds) -> Decision:
         if not self._store.is_healthy:
@@ -224,8 +209,8 @@ class Manager:
 
     async def admit(self, request: AdmissionRequest, source: str = "") -> Admitted:
         checked(request, source)
-        return await nodes.admit(
-            self._store, self._authority, self._certificates, request, self._entropy, self._obstacle
+        return await admission.admit(
+            self._store, self._ports.authority, self._certificates, request, self._ports.entropy, self._host.obstacle
         )  # fmt: skip
 
     def knows(self, address: str) -> bool:
@@ -305,7 +290,7 @@ class Manager:
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """New events of swarm objects, without end."""
-        return node_events(self._store, self._clock)
+        return node_events(self._store, self._ports.clock)
 
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
         return self._logs.read(wanted)
@@ -314,13 +299,13 @@ class Manager:
         self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
         root: RootCa | None = None,
     ) -> None:  # fmt: skip
-        tools = cluster.Tools(self._authority, self._clock(), self._entropy)
+        tools = cluster.Tools(self._ports.authority, self._ports.clock(), self._ports.entropy)
         await self._write(
             lambda state: cluster.update(state, version, spec, rotate_worker_token, rotate_manager_token, root, tools)
         )
 
     async def rotate_keys(self) -> None:
-        await self._write(lambda state: [keys.rotation(cluster_of(state), self._clock(), self._entropy)])
+        await self._write(lambda state: [keys.rotation(cluster_of(state), self._ports.clock(), self._ports.entropy)])
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         await self._store.sync()
@@ -330,30 +315,30 @@ class Manager:
         return network
 
     def network_warnings(self, network: Network) -> Sequence[str]:
-        return networks.warnings(self._store.state, network, self._own_routes)
+        return network_requests.warnings(self._store.state, network, self._host.routes)
 
     async def remove_network(self, id: NetworkId) -> None:
-        await self._write(lambda state: networks.removal(state, id))
+        await self._write(lambda state: network_requests.removal(state, id))
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())
-        await self._write(lambda state: services.creation(state, id, spec, self._own_ports))
+        await self._write(lambda state: services.creation(state, id, spec, self._host.own_ports))
         return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:  # fmt: skip
         if rollback == "previous":
-            now = self._clock()
-            await self._write(lambda state: services.rollback(state, id, version, now, self._own_ports))
+            now = self._ports.clock()
+            await self._write(lambda state: services.rollback(state, id, version, now, self._host.own_ports))
         else:
-            await self._write(lambda state: services.update(state, id, version, spec, self._own_ports))
+            await self._write(lambda state: services.update(state, id, version, spec, self._host.own_ports))
 
     async def remove_service(self, id: ServiceId) -> None:
         await self._write(lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await self._write(lambda state: nodes.update(state, id, version, spec, self.standing, self._obstacle))
+        await self._write(lambda state: nodes.update(state, id, version, spec, self.standing, self._host.obstacle))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
         await self._write(lambda state: nodes.removal(state, id, force))

@@ -20,15 +20,15 @@ from functools import partial
 
 import msgspec
 
+from weft.control.requests.nodes import departure
 from weft.errors import FailedPrecondition, Unavailable, WeftError
 from weft.manager.certificates import known_manager
 from weft.manager.incoming import check_epoch
-from weft.manager.nodes import departure
-from weft.manager.transaction import cluster_of, transact
+from weft.manager.transaction import transact
 from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.node import Node
-from weft.model.state import Change, ClusterState, Kind, Put
+from weft.model.state import Change, ClusterState, Kind, Put, cluster_of
 from weft.session.base import Identity, MemberGrant, MemberRequest
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv

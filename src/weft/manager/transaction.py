@@ -6,9 +6,8 @@ that write at once would lose against one each time.
 
 from collections.abc import Callable, Sequence
 
-from weft.errors import OutOfSequence, Unavailable
+from weft.errors import OutOfSequence
 from weft.manager import changelog
-from weft.model.cluster import Cluster
 from weft.model.state import Change, ClusterState
 from weft.store.base import Store
 
@@ -42,10 +41,3 @@ async def _attempt(store: Store, decide: Callable[[ClusterState], Sequence[Chang
         return None
     changelog.write(lines)
     return revision
-
-
-def cluster_of(state: ClusterState) -> Cluster:
-    """Raises `Unavailable` if there is none yet."""
-    if state.cluster is None:
-        raise Unavailable("This node is not part of a swarm")
-    return state.cluster

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, cast
 
 import msgspec
 
-from weft.errors import Conflict, OutOfSequence
+from weft.errors import Conflict, OutOfSequence, Unavailable
 from weft.model.cluster import Cluster
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta, Nanoseconds
@@ -300,3 +300,10 @@ def _drop(index: dict[K, dict[Id, T]], key: K, id: Id) -> None:
         bucket.pop(id, None)
         if not bucket:
             del index[key]
+
+
+def cluster_of(state: ClusterState) -> Cluster:
+    """Raises `Unavailable` if there is none yet."""
+    if state.cluster is None:
+        raise Unavailable("This node is not part of a swarm")
+    return state.cluster

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.support.control_room import ControlRoom
 from weft.control.allocator import routes, subnets
 from weft.control.allocator.routes import MOST_ROUTES
+from weft.control.requests import networks
 from weft.errors import Exhausted
-from weft.manager import networks
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.node import NodeState

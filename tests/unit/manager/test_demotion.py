@@ -2,8 +2,8 @@
 
 import pytest
 
+from weft.control.requests.nodes import update
 from weft.errors import FailedPrecondition
-from weft.manager.nodes import update
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Meta

@@ -4,7 +4,7 @@ it may have been copied.
     issued    its serial is in the node before anybody has the certificate; a node on its way out is
               given none
     revoked   with the commit by which the node is to be a manager no more
-    refused   by every manager's session listener at once; by its part of the store once `members.py`
+    refused   by every manager's session listener at once; by its part of the store once `manager/members.py`
               has seen to that
     expired   forgotten
 
@@ -16,13 +16,11 @@ from collections.abc import Iterable
 import msgspec
 
 from weft.errors import FailedPrecondition, Forbidden
-from weft.manager.transaction import cluster_of
 from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import Cluster
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Node
-from weft.model.state import Change, ClusterState, Put
-from weft.session.base import Identity
+from weft.model.state import Change, ClusterState, Put, cluster_of
 
 MOST = 256
 """Certificates of one manager that have not expired. It is given two or three of them in their time,
@@ -53,13 +51,15 @@ def issued(
     return [after, Put(msgspec.structs.replace(cluster, revoked=left))]
 
 
-def shown(state: ClusterState, node: Node, peer: Identity) -> tuple[Node, list[Change]]:
+def shown(
+    state: ClusterState, node: Node, certificate: ManagerCertificate | None
+) -> tuple[Node, list[Change]]:  # fmt: skip
     """The node, which has opened a session with this certificate, and what else is to be committed.
+    `certificate`: None if it is a worker's.
     A certificate that nobody knows was issued after the backup that this state was restored from."""
     cluster = cluster_of(state)
-    if peer.role != "manager" or not peer.serial or _is_known(cluster, node, peer.serial):
+    if certificate is None or _is_known(cluster, node, certificate.serial):
         return node, []
-    certificate = ManagerCertificate(peer.serial, peer.expires)
     if node.spec.role != "manager":
         return node, [Put(_with(cluster, [certificate]))]
     certificates = (*node.manager_certificates, certificate)
@@ -87,14 +87,12 @@ def is_revoked(cluster: Cluster, serial: str) -> bool:
     return any(serial == certificate.serial for certificate in cluster.revoked)
 
 
-def check_session(state: ClusterState, node: Node, peer: Identity) -> None:
-    """A demoted node has nothing but a revoked certificate to ask for another one with. Once it has
-    shown that one, the former are of no use to anybody. Raises `Forbidden`."""
-    if peer.role != "manager":
-        return
+def check_session(state: ClusterState, node: Node, serial: str) -> None:
+    """`serial`: of the certificate that the node shows. A demoted one has nothing but a revoked certificate
+    to ask for another one with. Once it has shown that one, the former are of no use to anybody. Raises `Forbidden`."""
     cluster, last = cluster_of(state), node.certificate.serial
-    if last and is_revoked(cluster, peer.serial) and not is_revoked(cluster, last):
-        raise Forbidden(f"the certificate {peer.serial} of node {node.id} was revoked")
+    if last and is_revoked(cluster, serial) and not is_revoked(cluster, last):
+        raise Forbidden(f"the certificate {serial} of node {node.id} was revoked")
 
 
 def _is_known(cluster: Cluster, node: Node, serial: str) -> bool:

@@ -1,89 +1,15 @@
-"""Nodes as users and joining hosts ask for them: admitted with a token, changed, removed."""
+"""Nodes as users ask for them: changed, promoted and demoted, removed; and the ways by which one stops being a manager."""
 
-import asyncio
-from collections.abc import Callable
 
 import msgspec
 
+from weft.control import revocation
 from weft.control.requests.sequence import check_sequence
-from weft.errors import FailedPrecondition, Forbidden, NotFound
-from weft.manager import revocation
-from weft.manager.authority import Authority
-from weft.manager.certificates import Certificates
-from weft.manager.dispatch import manager_addresses
-from weft.manager.transaction import cluster_of, transact
-from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
-from weft.model.node import Node, NodeDescription, NodeSpec, NodeState
+from weft.errors import FailedPrecondition, NotFound
+from weft.model.ids import NodeId
+from weft.model.node import Node, NodeSpec, NodeState
 from weft.model.standing import Standing
-from weft.model.state import Change, ClusterState, Put, Remove
-from weft.session.base import AdmissionRequest, Admitted
-from weft.store.base import Store
-
-FRESH = 1.0
-"""Seconds for which the addresses of the nodes are remembered: a crowd of strangers asks for each."""
-
-
-class Addresses:
-    """IP addresses of the nodes: those that their sessions came from, and those of their data paths."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._found: frozenset[str] = frozenset()
-        self._until = 0.0
-
-    def current(self) -> frozenset[str]:
-        """At most `FRESH` seconds old."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._until:
-            nodes = self._store.state.nodes.values()
-            self._found = frozenset(a for n in nodes for a in (n.status.address, str(n.data_path_address)))
-            self._until = now + FRESH
-        return self._found
-
-
-async def admit(
-    store: Store, authority: Authority, certificates: Certificates, request: AdmissionRequest, entropy: Callable[[int], bytes],
-    obstacle: str = "",
-) -> Admitted:  # fmt: skip
-    """See `cluster.base.Manager.admit`. A request that comes twice, because the answer was lost or because somebody has seen it, makes
-    one node: its certificate is of no use to anybody but who has the key. The certificate is made before the node is written, so
-    that a request which cannot be served leaves nothing behind."""
-    role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
-    if role is None:
-        raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")
-    if role == "manager" and obstacle:
-        raise FailedPrecondition(f"cannot join swarm as a manager: {obstacle}")
-    fresh = Node(
-        id=NodeId(swarm_id(entropy(SWARM_ID_BYTES))),
-        spec=NodeSpec(role=role, availability=request.availability),
-        description=NodeDescription(hostname=request.hostname),
-        data_path_address=request.data_path_address,
-        joined_with=authority.key_digest(request.csr),
-    )
-    issued: tuple[Node, str] = fresh, ""
-
-    def decide(state: ClusterState) -> list[Change]:
-        nonlocal issued
-        node = _joined_before(state, fresh.joined_with) or fresh
-        chain, changes = certificates.issue(state, node, request.csr, request.advertise_address)
-        issued = node, chain
-        return changes or ([Put(fresh)] if node is fresh else [])
-
-    await transact(store, decide)
-    node, chain = issued
-    cluster = cluster_of(store.state)
-    return Admitted(
-        node=node.id,
-        role=node.role,
-        certificate=chain,
-        root_certificate=cluster.root_ca.certificate,
-        cluster=cluster.id,
-        managers=manager_addresses(store.state),
-    )
-
-
-def _joined_before(state: ClusterState, key: str) -> Node | None:
-    return next((node for node in state.nodes.values() if key and node.joined_with == key), None)
+from weft.model.state import Change, ClusterState, Put, Remove, cluster_of
 
 
 def update(

@@ -1,17 +1,15 @@
 """The swarm's own settings, its join tokens, and the beginning of a new root (`control/rotation.py` is the end)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from weft.control.requests.sequence import check_sequence
 from weft.errors import InvalidArgument
-from weft.manager.authority import Authority
-from weft.manager.transaction import cluster_of
 from weft.model.cluster import Cluster, ClusterSpec, RootCa, RootRotation
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.state import Change, ClusterState, Put
+from weft.model.state import Change, ClusterState, Put, cluster_of
 from weft.pki.tokens import SECRET_BYTES
 
 SHORTEST_CERTIFICATE = 3600 * SECOND
@@ -19,8 +17,18 @@ SHORTEST_HEARTBEAT = SECOND // 10
 """Every node sends as many, and every manager answers them."""
 
 
+class TokensAndRoots(Protocol):
+    """Of a certificate authority, what these decisions need."""
+
+    def make_token(self, root_certificate: str, secret: bytes) -> str: ...
+
+    def rotation(
+        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+    ) -> RootRotation: ...
+
+
 class Tools(NamedTuple):
-    authority: Authority
+    authority: TokensAndRoots
     now: Nanoseconds
     entropy: Callable[[int], bytes]
 

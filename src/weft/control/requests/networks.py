@@ -1,0 +1,57 @@
+"""Networks of the swarm as users ask for them: created for the allocator to serve, removed once nothing needs them."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+
+from weft.control.allocator import routes
+from weft.control.allocator.subnets import overlapping
+from weft.control.requests.validation import validate_network
+from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from weft.model.ids import NetworkId
+from weft.model.network import Network, NetworkSpec
+from weft.model.service import Service
+from weft.model.state import Change, ClusterState, Put, Remove
+
+
+def warnings(state: ClusterState, network: Network, own_routes: Sequence[IPv4Network]) -> list[str]:
+    """See `api.backend.Swarm.network_warnings`. `own_routes`: of this host."""
+    return list(routes.hidden(state, network.segments, own_routes))
+
+
+def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec) -> list[Change]:
+    _validate(spec)
+    if state.named("network", spec.name) is not None:
+        raise Conflict(f"network with name {spec.name} already exists")
+    if spec.ingress and state.ingress is not None:
+        raise Conflict(f"ingress network ({state.ingress.id}) is already present")
+    cause = overlapping(state, [pool.subnet for pool in spec.pools], spec.name)
+    if cause is not None:
+        raise Conflict(cause)
+    return [Put(Network(id=id, spec=spec))]
+
+
+def _validate(spec: NetworkSpec) -> None:
+    validate_network(spec)
+    if spec.driver != "overlay":
+        raise InvalidArgument(f"cannot create network {spec.name}: driver {spec.driver} has no swarm scope")
+
+
+def removal(state: ClusterState, id: NetworkId) -> list[Change]:
+    """A task of a service that is gone is not in the way: it is about to be told to stop, and whoever removes a stack removes its
+    networks with the same breath."""
+    network = state.networks.get(id)
+    if network is None:
+        raise NotFound(f"network {id} not found")
+    for service in state.services.values():
+        if network.spec.ingress and needs_ingress(service):
+            raise FailedPrecondition(f"ingress network cannot be removed because service {service.id} depends on it")
+        if any(attached.target == id for attached in service.spec.task.networks):
+            raise FailedPrecondition(f"network {id} is in use by service {service.id}")
+    for task in state.tasks_attached(id).values():
+        if task.is_live and task.service in state.services:
+            raise FailedPrecondition(f"network {id} is in use by task {task.id}")
+    return [Remove("network", id, network.meta.version)]
+
+
+def needs_ingress(service: Service) -> bool:
+    return any(port.mode == "ingress" for port in service.spec.endpoint.ports)
