@@ -1,4 +1,4 @@
-"""One host of test_datapath.py: runs in that host's network namespace, plans, compares and applies what it is sent.
+"""One host of `datapath_bed.py`: runs in that host's network namespace, plans, compares and applies what it is sent.
 
 A line of input is base64 of MessagePack (assignment, facts, residents); a line of output is JSON: the operations applied, those
 still wanted after it, and the error if there was one.

@@ -1,6 +1,6 @@
 """Frames of one's own making, and ears on the other side: for tests of what nobody may do.
 
-The hosts, containers and servers are those of `test_datapath.py`. That something did not arrive is
+The hosts, containers and servers are those of `datapath_bed.py`. That something did not arrive is
 known without waiting: it was sent before a datagram that did arrive, by the same way.
 """
 
@@ -17,7 +17,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from tests.kernel.test_datapath import TIMEOUT, Bed, bound, own_address, tasks
+from tests.kernel.datapath_bed import TIMEOUT, Bed, bound, own_address, tasks
 from tests.support.swarms import Swarm
 from weft.linux import netns
 from weft.model.addresses import MacAddress, mac_for

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from tests.kernel import test_runtime
-from tests.kernel.test_runtime import Host, configure, finished, read_all, started
+from tests.kernel import runtime_host
+from tests.kernel.runtime_host import Host, configure, finished, read_all, started
 from weft.errors import InvalidArgument, OperationFailed, WeftError
 from weft.model.ids import ContainerId
 from weft.model.service import Mount
 from weft.runtime.command import Command
 from weft.runtime.conmon import ConmonRuntime
 
-pytestmark = test_runtime.pytestmark
-host = test_runtime.host
-image_archive = test_runtime.image_archive
+pytestmark = runtime_host.NEEDED
+host = runtime_host.host
+image_archive = runtime_host.image_archive
 
 RENAME_EXCHANGE = 2
 PATIENCE = 3.0
@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def with_runtime(test: Any) -> Any:
-    """As in `test_runtime`, with less patience; and nothing of what ran is left in the daemon's care."""
+    """As in `runtime_host`, with less patience; and nothing of what ran is left in the daemon's care."""
 
     def wrapper(host: Host) -> None:
         async def body() -> None:

@@ -16,6 +16,17 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
+from tests.kernel.datapath_bed import (
+    CLIENT,
+    HOSTS,
+    TIMEOUT,
+    Bed,
+    ask,
+    ask_udp,
+    connect,
+    own_address,
+    tasks,
+)
 from tests.kernel.raw_frames import (
     DIRECT,
     GATEWAY,
@@ -36,17 +47,6 @@ from tests.kernel.raw_frames import (
     mac_of,
     resets,
     way_out,
-)
-from tests.kernel.test_datapath import (
-    CLIENT,
-    HOSTS,
-    TIMEOUT,
-    Bed,
-    ask,
-    ask_udp,
-    connect,
-    own_address,
-    tasks,
 )
 from weft.linux import netns
 from weft.model.addresses import mac_for

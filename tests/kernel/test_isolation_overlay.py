@@ -17,6 +17,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
+from tests.kernel.datapath_bed import CLIENT, HOSTS, TIMEOUT, Bed, ask, own_address, tasks
 from tests.kernel.raw_frames import (
     GATEWAY,
     GATEWAY_MAC,
@@ -33,7 +34,6 @@ from tests.kernel.raw_frames import (
     mac_of,
     way_out,
 )
-from tests.kernel.test_datapath import CLIENT, HOSTS, TIMEOUT, Bed, ask, own_address, tasks
 from weft.linux import netns
 from weft.model.addresses import MacAddress, mac_for
 from weft.model.ids import TaskId
