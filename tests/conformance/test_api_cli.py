@@ -192,7 +192,7 @@ def test_networks_from_creation_to_removal(manager: Daemon) -> None:
     [
         (["n"], "driver bridge is not supported by Weft: use --driver overlay"),
         (["-d", "macvlan", "n"], "driver macvlan is not supported"),
-        (["-d", "overlay", "--opt", "encrypted=no", "n"], "cannot create network n: option encrypted: 'no' is not a value"),
+        (["-d", "overlay", "--opt", "encrypted=no", "n"], "cannot create network n: option encrypted: 'no' would encrypt it"),
         (["-d", "overlay", "--opt", "com.weft.network.esp.icv=64", "n"], "esp.icv needs option encrypted"),
         (["-d", "overlay", "--opt", "encrypted", "--opt", "com.weft.network.esp.icv=96", "n"], "is neither 64 nor 128"),
         (["-d", "overlay", "--opt", "com.docker.network.driver.mtu=fast", "n"], "failed to parse 'fast' as MTU"),
@@ -247,7 +247,7 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
     [
         (["--name", "in valid"], "name must be valid as a DNS name component"),
         (["--network", "nowhere"], "network nowhere not found"),
-        (["--network", "bridge"], "network bridge not found"),
+        (["--network", "bridge"], "the network bridge of each host is not supported by Weft for services"),
         (["--network", "ingress"], "Service cannot be explicitly attached to the ingress network"),
         (["--mode", "replicated-job"], "jobs"),
         (["--init"], "TaskTemplate.ContainerSpec.Init"),

@@ -1,20 +1,19 @@
 """From a task to the workload that the engine runs for it: names, labels, templates.
 
-What a user can write as a template (environment, hostname, sources and targets of mounts) is filled in here; `{{.Task.Slot}}` and the
-like are the original's names, anything else between braces is refused, so that a misspelled one does not reach the application.
+What a user can write as a template (environment, hostname, sources and targets of mounts) is filled in here: `model/template.py`.
 """
 
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from weft.errors import InvalidArgument, clip
 from weft.model.assignment import TaskAssignment
 from weft.model.ids import TaskId, WorkloadId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
+from weft.model.template import expanded, task_values
 from weft.model.workload import Resident, Workload
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -74,29 +73,9 @@ def swarm_labels(task: TaskAssignment) -> dict[str, str]:
 
 def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
     """The task's container with what stands for the braces. Raises `InvalidArgument` for a template that is none."""
-    spec = task.spec.container
-    values = {
-        ".Service.ID": task.service, ".Service.Name": task.service_name,
-        ".Node.ID": task.node, ".Node.Hostname": node.hostname,
-        ".Node.Platform.OS": node.os, ".Node.Platform.Architecture": node.architecture,
-        ".Task.ID": task.id, ".Task.Name": task.name, ".Task.Slot": str(task.slot or task.node),
-    }  # fmt: skip
-
-    def filled(text: str) -> str:
-        return _fill(text, values) if "{{" in text else text
-
-    mounts = tuple(msgspec.structs.replace(m, source=filled(m.source), target=filled(m.target)) for m in spec.mounts)
-    env = tuple(map(filled, spec.env))
-    return msgspec.structs.replace(spec, env=env, hostname=filled(spec.hostname), mounts=mounts)
-
-
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    plain, *actions = text.split("{{")
-    filled = [plain]
-    for action in actions:
-        field, closed, rest = action.partition("}}")
-        if not closed or field.strip() not in values:
-            cause = "unknown field" if closed else "it has no end"
-            raise InvalidArgument(f"cannot expand template {{{{{clip(field)}{closed} in {clip(text)!r}: {cause}")
-        filled += (values[field.strip()], rest)
-    return "".join(filled)
+    values = task_values(
+        service=(task.service, task.service_name, task.service_labels),
+        node=(task.node, node.hostname, node.os, node.architecture),
+        task=(task.id, task.name, str(task.slot or task.node)),
+    )
+    return expanded(task.spec.container, values)

@@ -16,7 +16,8 @@ from weft.model.local_network import LocalNetwork
 from weft.model.network import Network
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
-BUILT_IN = ("bridge", "host", "none")
+BRIDGE = "bridge"
+BUILT_IN = (BRIDGE, "host", "none")
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,9 +124,9 @@ async def inspect(call: Call) -> web.Response:
         raise InvalidArgument(f"invalid scope: {scope!r}")
     candidates = [view for view in views(call) if not scope or view.scope == scope]
     if scope == "swarm" and call.id not in {view.name for view in candidates}:
-        candidates += [view for view in views(call) if view.name == "host"]
+        candidates += [view for view in views(call) if view.name in ("host", BRIDGE)]
     view = find_view(candidates, call.id)
-    # The original's swarm has a network of its own for the host's, by which a service asks for it.
+    # The original's swarm has a network of its own for each of these two of the host, by which a service asks for them.
     return answer(view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {}))
 
 

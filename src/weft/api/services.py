@@ -10,13 +10,13 @@ from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.names import random_name
-from weft.api.networks import find_view, views
+from weft.api.networks import BRIDGE, find_view, views
 from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control.orchestrator.progress import progress
-from weft.errors import Forbidden, InvalidArgument
+from weft.errors import Forbidden, InvalidArgument, Unsupported
 from weft.model.ids import NetworkId
 from weft.model.service import Service
 from weft.model.state import ClusterState
@@ -36,6 +36,8 @@ def network_resolver(call: Call) -> Resolver:
         view = find_view(candidates, reference)
         if view.name == HOST:
             return None
+        if view.name == BRIDGE:
+            raise Unsupported(f"TaskTemplate.Networks: the network {BRIDGE} of each host is not supported by Weft for services")
         if view.scope != "swarm":
             raise Forbidden(
                 f"The network {reference} cannot be used with services. Only networks scoped to the swarm can be used, "
@@ -93,9 +95,9 @@ async def update(call: Call) -> web.Response:
     version = call.number("version")
     refuse_credentials(call.request)
     rollback = call.query("rollback")
-    if rollback not in ("", "previous"):
-        raise InvalidArgument(f"invalid rollback: {rollback!r} (must be previous)")
-    if rollback:
+    if rollback not in ("", "none", "previous"):
+        raise InvalidArgument(f"invalid rollback: {rollback!r} (must be previous or none)")
+    if rollback == "previous":
         await swarm.update_service(service.id, version, service.spec, "previous")
     else:
         wire = await call.body(ServiceWire)

@@ -224,7 +224,7 @@ class WeftNode:
             if member is None:
                 raise Unavailable("This node is not part of a swarm")
             if member.is_manager and not force:
-                raise FailedPrecondition(LEAVING_MANAGER + _what_leaving_means(member.manager))
+                raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
             self._member = None
             await member.leave()
             log.info("swarm.left node=%s", member.member.node)

@@ -29,6 +29,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     id: TaskId
     service: ServiceId
     service_name: str
+    service_labels: dict[str, str] = msgspec.field(default_factory=dict)
     slot: int = 0
     node: NodeId
     spec: TaskSpec
@@ -41,7 +42,8 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
         """One that is over has given its addresses back and runs no more, whatever was wanted of it."""
         is_over = task.state.is_terminal
         return cls(
-            id=task.id, service=task.service, service_name=task.service_name, slot=task.slot, node=node,
+            id=task.id, service=task.service, service_name=task.service_name, service_labels=task.service_labels,
+            slot=task.slot, node=node,
             spec=task.spec, ports=task.ports, attachments=() if is_over else task.attachments,
             desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
         )  # fmt: skip

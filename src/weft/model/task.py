@@ -79,6 +79,8 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     id: TaskId
     service: ServiceId
     service_name: str
+    service_labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """As the service had them when the task was made: templates may name them."""
     slot: int = 0
     """From 1; 0 for a global service's task."""
     spec: TaskSpec

@@ -171,6 +171,8 @@ def test_a_request_with_everything() -> None:
         ({"Options": {"dsr": ""}}, Unsupported, "option dsr is not supported"),
         ({"EnableIPv4": False}, InvalidArgument, "IPv4 cannot be disabled"),
         ({"ConfigOnly": True}, Unsupported, "ConfigOnly"),
+        ({"Options": {"encrypted": "false"}}, InvalidArgument, "'false' would encrypt it all the same"),
+        ({"Options": {"encrypted": "No"}}, InvalidArgument, "leave it out"),
         ({"Labels": {"a": 1}}, InvalidArgument, "$.Labels"),
     ],
 )
@@ -178,6 +180,12 @@ def test_bad_networks_are_refused_by_name(fields: Any, error: type[WeftError], t
     with pytest.raises(error) as raised:
         read(**fields)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["", "true", "yes", "on", "TRUE", "1", "anything"])
+def test_the_option_encrypted_counts_whatever_its_value(value: str) -> None:
+    assert read(Options={"encrypted": value}).encrypted
+    assert not read(Options={}).encrypted
 
 
 @given(st.integers(1, 4 * 10**18))

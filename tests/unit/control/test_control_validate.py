@@ -15,6 +15,7 @@ from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
+    Mount,
     NetworkAttachmentSpec,
     Placement,
     PublishedPort,
@@ -84,6 +85,37 @@ def test_services(fields: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         validate_service(msgspec.structs.replace(GOOD, **fields))
     assert str(raised.value) == text
+
+
+def with_container(**fields: object) -> ServiceSpec:
+    container = msgspec.structs.replace(GOOD.task.container, **fields)
+    return msgspec.structs.replace(GOOD, task=msgspec.structs.replace(GOOD.task, container=container), labels={"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"env": ("A={{.Node.Nonsense}}",)}, "expanding env failed: cannot expand template '{{.Node.Nonsense}}'"),
+        ({"env": ("A={{.Task.Slot",)}, "unclosed action"),
+        ({"hostname": "{{if}}"}, "expanding hostname failed"),
+        (
+            {"mounts": (Mount(type="tmpfs", target="/x"), Mount(type="tmpfs", target="/x"))},
+            "ContainerSpec: duplicate mount point: /x",
+        ),
+        (
+            {"mounts": (Mount(type="tmpfs", target="/{{.Task.Slot}}"), Mount(type="tmpfs", target="/1"))},
+            "ContainerSpec: duplicate mount point: /1",
+        ),
+    ],
+)
+def test_a_container_that_no_task_could_have(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        validate_service(with_container(**fields))
+    assert text in str(raised.value)
+
+
+def test_templates_that_are_good_pass() -> None:
+    validate_service(with_container(env=("A={{.Service.Labels.a}}", "{{=1"), hostname='{{if eq .Task.Slot "1"}}a{{end}}'))
 
 
 def test_a_good_service_passes() -> None:

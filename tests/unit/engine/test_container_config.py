@@ -82,7 +82,7 @@ def test_templates():
 
 
 @pytest.mark.parametrize(
-    "text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{index .Service.Labels `x`}}", "{{.Node.ID", "{{{{.Node.ID}}"]
+    "text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{.Service.Labels.x}}", "{{.Node.ID", "{{{{.Node.ID}}"]
 )
 def test_a_template_that_is_none_is_refused(text):
     with pytest.raises(InvalidArgument, match="cannot expand template"):

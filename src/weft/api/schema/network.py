@@ -22,6 +22,9 @@ from weft.model.numbers import decimal
 VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 MTU = "com.docker.network.driver.mtu"
 ENCRYPTED = "encrypted"
+NO = ("false", "0", "no", "off", "f", "n")
+"""The original looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever writes one of these means
+the contrary; any other value is taken as the original takes it."""
 ICV = "com.weft.network.esp.icv"
 """Bits of the integrity check value of each sealed packet: ours, the original has 64 always."""
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
@@ -110,9 +113,10 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
 
 def _check_encryption(wire: NetworkWire) -> None:
     encrypted, icv = wire.options.get(ENCRYPTED), wire.options.get(ICV)
-    if encrypted not in (None, "", "true", "1"):
+    if encrypted is not None and encrypted.lower() in NO:
         raise InvalidArgument(
-            f"cannot create network {wire.name}: option {ENCRYPTED}: {encrypted!r} is not a value that it has"
+            f"cannot create network {wire.name}: option {ENCRYPTED}: {encrypted!r} would encrypt it all the same, since "
+            "the option counts whatever its value is: leave it out"
         )
     if wire.ingress and encrypted is not None:
         raise Unsupported(f"cannot create network {wire.name}: an encrypted ingress network is not supported by Weft")

@@ -282,7 +282,7 @@ def _update_json(update: UpdateConfig) -> Json:
         **omit_empty({"Delay": update.delay}),
         "FailureAction": update.failure_action,
         "Monitor": update.monitor,
-        "MaxFailureRatio": update.max_failure_ratio,
+        "MaxFailureRatio": int(ratio) if (ratio := update.max_failure_ratio).is_integer() else ratio,
         "Order": update.order,
     }
 

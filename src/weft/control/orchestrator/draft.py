@@ -65,7 +65,7 @@ class Draft:
         """A new task of the service as it is now."""
         service = self.service
         task = Task(
-            id=self._new_id(), service=service.id, service_name=service.name,
+            id=self._new_id(), service=service.id, service_name=service.name, service_labels=service.spec.labels,
             slot=0 if isinstance(slot, str) else slot, node=slot if isinstance(slot, str) else None,
             spec=service.spec.task, spec_version=service.spec_version, ports=service.spec.endpoint.ports,
             desired=desired, restart_at=restart_at, status=TaskStatus(TaskState.NEW, self.now, "created"),

@@ -11,7 +11,8 @@ from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument
 from weft.model import references
 from weft.model.network import NetworkSpec, Pool
-from weft.model.service import EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
+from weft.model.service import ContainerSpec, EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
+from weft.model.template import expanded, task_values
 
 MAX_NAME = 63
 MAX_REPLICAS = 1_000_000
@@ -36,6 +37,7 @@ def validate_service(spec: ServiceSpec) -> None:
     if spec.replicas is not None and spec.replicas > MAX_REPLICAS:
         raise InvalidArgument(f"Number of replicas must be at most {MAX_REPLICAS}: {spec.replicas}")
     _validate_task(spec.task)
+    _validate_container(spec)
     _validate_update(spec.update)
     _validate_update(spec.rollback)
     if spec.rollback.failure_action == "rollback":
@@ -88,6 +90,22 @@ def _validate_task(task: TaskSpec) -> None:
     targets = [attachment.target for attachment in task.networks]
     if len(set(targets)) < len(targets):
         raise InvalidArgument("TaskSpec: a network is attached more than once")
+
+
+def _validate_container(spec: ServiceSpec) -> None:
+    """As it will be for some task: what that one's templates become is not known yet."""
+    values = task_values(
+        ("serviceid", spec.name, spec.labels), ("nodeid", "hostname", "os", "arch"), ("taskid", "taskname", "1")
+    )
+    _validate_mounts(expanded(spec.task.container, values))
+
+
+def _validate_mounts(container: ContainerSpec) -> None:
+    seen = set()
+    for mount in container.mounts:
+        if mount.target in seen:
+            raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
+        seen.add(mount.target)
 
 
 def _validate_resources(resources: Resources) -> None:
