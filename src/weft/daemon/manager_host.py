@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.errors import OperationFailed
+from weft.linux import host
 from weft.session.identity import Member, Wallet
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.process import EtcdMember, MemberSettings
@@ -43,13 +44,23 @@ class ManagerHost:
     @property
     def settings(self) -> MemberSettings:
         own = self.member()
+        listen = "" if host.is_local(own.advertise_address) else str(own.data_path_address)
         return MemberSettings(
-            name=own.node, address=str(own.advertise_address), swarm=self.data, run=self.run / "etcd"
+            name=own.node, address=str(own.advertise_address), listen=listen, swarm=self.data, run=self.run / "etcd"
         )  # fmt: skip
 
     @property
     def manager_address(self) -> str:
         return f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
+
+    @property
+    def own_door(self) -> str:
+        """Where this host's own agent reaches its manager. It need not reach the advertised address, which may be a router's."""
+        own = self.member()
+        address, _, port = own.listen_address.rpartition(":")
+        if not IPv4Address(address).is_unspecified:
+            return own.listen_address
+        return self.manager_address if host.is_local(own.advertise_address) else f"{own.data_path_address}:{port}"
 
     @property
     def has_part(self) -> bool:

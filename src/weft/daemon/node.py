@@ -4,7 +4,6 @@ run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the la
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -33,7 +32,6 @@ from weft.errors import (
     Damaged,
     FailedPrecondition,
     InvalidArgument,
-    NotFound,
     OperationFailed,
     Unavailable,
     WeftError,
@@ -191,7 +189,10 @@ class WeftNode:
                 log.info("swarm.forced node=%s", self._member.member.node)
                 return self._member.member.node
             self._check_free()
-            advertise, data_path = _addresses(request)
+            listen, advertise, data_path = host.choose_addresses(
+                request.listen_address, request.advertise_address, request.data_path_address
+            )
+            request = msgspec.structs.replace(request, listen_address=listen)
             self._member = await SwarmNode.found(self._around, request, advertise, data_path)
             log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
             return self._member.member.node
@@ -205,7 +206,10 @@ class WeftNode:
     async def join(self, request: JoinRequest) -> None:
         async with self._changing:
             self._check_free()
-            advertise, data_path = _addresses(request)
+            listen, advertise, data_path = host.choose_addresses(
+                request.listen_address, request.advertise_address, request.data_path_address
+            )
+            request = msgspec.structs.replace(request, listen_address=listen)
             self._member = member = await SwarmNode.enter(self._around, request, advertise, data_path)
             if not await member.settled(JOIN_PATIENCE):
                 raise Unavailable(STILL_JOINING)
@@ -386,32 +390,6 @@ def _gateway() -> IPv4Interface:
         if not any(candidate.network.overlaps(route) for route in taken):
             return candidate
     raise OperationFailed("cannot create docker_gwbridge: every subnet from 172.18.0.0/16 to 172.31.0.0/16 is in use")
-
-
-def _addresses(request: InitRequest | JoinRequest) -> tuple[IPv4Address, IPv4Address]:
-    """What to advertise, and where VXLAN is to be sent: as asked for, else the one address that this host has."""
-    advertise = _address(request.advertise_address) if request.advertise_address else host.default_advertise_address()
-    return advertise, _address(request.data_path_address) if request.data_path_address else advertise
-
-
-def _address(text: str) -> IPv4Address:
-    """An address of this host, given as one, as `address:port`, or as the name of an interface."""
-    word = text.rpartition(":")[0] or text
-    with contextlib.suppress(ValueError):
-        address = IPv4Address(word)
-        with contextlib.suppress(NotFound):
-            host.interface_with(address)
-            return address
-        raise InvalidArgument(f"cannot advertise address {address}: no interface of this host has it")
-    try:
-        interface = host.interface_named(word)
-    except NotFound:
-        raise InvalidArgument(
-            "advertise address must be a non-zero IP address or network interface (with optional port number)"
-        ) from None
-    if not interface.addresses:
-        raise InvalidArgument(f"could not find the system's IP address: interface {word} has no IPv4 address")
-    return interface.addresses[0].ip
 
 
 async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:

@@ -358,7 +358,8 @@ class SwarmNode:
 
     def _manager_addresses(self) -> list[str]:
         """Every node begins with another one, so that their sessions are spread over the managers."""
-        addresses = [address for _, address in self.member.managers]
+        own = self.member.node
+        addresses = [self._host.own_door if node == own else address for node, address in self.member.managers]
         first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
 

@@ -4,12 +4,13 @@ Everything is read in the namespace of the calling thread, afresh at each call.
 """
 
 import errno
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import InvalidArgument, NotFound, OperationFailed, cause_of
+from weft.errors import InvalidArgument, NotFound, OperationFailed, Unsupported, cause_of, clip
 from weft.linux import netns, sysctl
 from weft.linux.netlink import address, link, route
 from weft.linux.netlink.message import Request
@@ -17,6 +18,8 @@ from weft.linux.netlink.socket import NetlinkSocket
 from weft.linux.nft import Nft
 from weft.network.kernel_state import MAIN_TABLE, Bridge, BridgePort, Link, Veth, Vxlan
 from weft.network.ownership import owns_link
+
+LOOPBACK = "lo"
 
 
 class Interface(NamedTuple):
@@ -30,6 +33,11 @@ class Interface(NamedTuple):
 
 def interfaces() -> list[Interface]:
     """Those of the host, without lo and our own."""
+    return [interface for interface in all_interfaces() if interface.name != LOOPBACK]
+
+
+def all_interfaces() -> list[Interface]:
+    """With lo, without our own."""
     channel = NetlinkSocket()
     try:
         found: dict[int, list[IPv4Interface]] = {}
@@ -38,7 +46,7 @@ def interfaces() -> list[Interface]:
         return [
             Interface(info.name, info.kind, info.up, info.mtu, tuple(found.get(info.device, ())))
             for info in map(link.decode_link, channel.dump(*link.dump_links()))
-            if info.device != link.LOOPBACK_INDEX and not owns_link(info.name)
+            if not owns_link(info.name)
         ]
     finally:
         channel.close()
@@ -46,24 +54,97 @@ def interfaces() -> list[Interface]:
 
 def interface_with(wanted: IPv4Address) -> Interface:
     """The interface that has the address. Raises NotFound."""
-    for interface in interfaces():
+    for interface in all_interfaces():
         if any(own.ip == wanted for own in interface.addresses):
             return interface
     raise NotFound(f"cannot use address {wanted}: no interface of this system has it")
 
 
-def interface_named(name: str) -> Interface:
-    """Raises NotFound."""
-    for interface in interfaces():
-        if interface.name == name:
-            return interface
-    raise NotFound(f"cannot use interface {name}: this system has no such interface")
+def is_local(address: IPv4Address) -> bool:
+    """Whether a program of this host can listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
+class Addresses(NamedTuple):
+    listen: str
+    """`address:port` where managers are listened for."""
+    advertise: IPv4Address
+    """What the others are told. It need not be one of this host's: there may be a router before it that translates addresses."""
+    data_path: IPv4Address
+    """One of this host's: VXLAN is sent from there, and to there."""
+
+
+def choose_addresses(
+    listen: str, advertise: str, data_path: str, found: Sequence[Interface] | None = None
+) -> Addresses:  # fmt: skip
+    """Of what a user asks for, as addresses or names of interfaces: as in the original (moby daemon/cluster/listen_addr.go), but
+    for the data path. That has to be an address of this host; if none is said, it is the advertised one, or the host's only
+    one if that is another's, or good on this host only. Raises `InvalidArgument`."""
+    found = all_interfaces() if found is None else found
+    listen_host, _, port = listen.rpartition(":")
+    listens = f"{_named(listen_host, found, 'listen address', OPTIONAL_PORT, unspecified=True)}:{port}"
+    if advertise:
+        asked, colon, own_port = advertise.rpartition(":")
+        if advertise.count(":") > 1:
+            raise InvalidArgument(f"cannot advertise {clip(advertise)!r}: Weft has no IPv6 between hosts")
+        if colon and own_port != port:
+            raise Unsupported(f"cannot advertise port {clip(own_port)}: Weft advertises the port that it listens on, {port}")
+        chosen = _named(asked if colon else advertise, found, "advertise address", OPTIONAL_PORT)
+    else:
+        chosen = default_advertise_address(found)
+    return Addresses(listens, chosen, _data_path(data_path, chosen, found))
+
+
+OPTIONAL_PORT, NO_PORT = "with optional port number", "without a port number"
+
+
+def _data_path(asked: str, advertise: IPv4Address, found: Sequence[Interface]) -> IPv4Address:
+    local = {own.ip for interface in found for own in interface.addresses}
+    if asked:
+        chosen = _named(asked, found, "data path address", NO_PORT)
+        if chosen not in local:
+            raise InvalidArgument(f"cannot use data path address {chosen}: no interface of this host has it")
+        return chosen
+    if advertise in local and not advertise.is_loopback:
+        return advertise
+    try:
+        return default_advertise_address(found)
+    except InvalidArgument as error:
+        if advertise in local:
+            return advertise
+        raise InvalidArgument(f"cannot choose a data path address, say --data-path-addr: {error}") from error
+
+
+def _named(text: str, found: Sequence[Interface], what: str, hint: str, unspecified: bool = False) -> IPv4Address:
+    """The address of the interface of that name, or that address."""
+    for interface in found:
+        if interface.name == text:
+            if len(interface.addresses) > 1:
+                both = " and ".join(str(own.ip) for own in interface.addresses[:2])
+                raise InvalidArgument(f"interface {text} has more than one IPv4 address ({both})")
+            if not interface.addresses:
+                raise InvalidArgument(f"interface {text} has no usable IPv4 address")
+            return interface.addresses[0].ip
+    try:
+        address = IPv4Address(text)
+    except ValueError:
+        address = None
+    if address is None or (address.is_unspecified and not unspecified):
+        kind = "an IP address" if unspecified else "a non-zero IP address"
+        raise InvalidArgument(f"{what} must be {kind} or network interface ({hint}): {clip(text)!r}")
+    return address
 
 
 def default_advertise_address(found: Sequence[Interface] | None = None) -> IPv4Address:
     """The system's only address, as in the original: of its hardware, or if that has none, of anything. Raises InvalidArgument
     with the original's text."""
-    active = [interface for interface in (interfaces() if found is None else found) if interface.up]
+    usable = interfaces() if found is None else [interface for interface in found if interface.name != LOOPBACK]
+    active = [interface for interface in usable if interface.up]
     hardware = [pair for interface in active if not interface.kind for pair in _global_addresses(interface)]
     candidates = hardware or [pair for interface in active for pair in _global_addresses(interface)]
     if not candidates:

@@ -24,7 +24,7 @@ def join(**fields: Any) -> Any:
     ("text", "address"),
     [
         ("", "0.0.0.0:2377"), ("0.0.0.0:2377", "0.0.0.0:2377"), ("10.0.0.1", "10.0.0.1:2377"),
-        (":99", "0.0.0.0:99"), ("10.0.0.1:1", "10.0.0.1:1"),
+        (":99", "0.0.0.0:99"), ("10.0.0.1:1", "10.0.0.1:1"), ("eth0:2377", "eth0:2377"), ("lo", "lo:2377"),
     ],
 )  # fmt: skip
 def test_addresses_to_listen_at(text: str, address: str) -> None:
@@ -34,7 +34,7 @@ def test_addresses_to_listen_at(text: str, address: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nonsense", "10.0.0.1:", "10.0.0.1:x", "10.0.0.1:0", "10.0.0.1:65536", "1:2:3", "eth0:2377", "10.0.0.1:" + "9" * 5000],
+    ["no/sense", "10.0.0.1:", "10.0.0.1:x", "10.0.0.1:0", "10.0.0.1:65536", "1:2:3", "a b:2377", "10.0.0.1:" + "9" * 5000],
 )
 def test_what_nobody_can_listen_at_is_refused(text: str) -> None:
     for read in (init, join):

@@ -5,8 +5,8 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 
 from weft.errors import InvalidArgument
-from weft.linux import netns
-from weft.linux.host import Interface, default_advertise_address
+from weft.linux import host, netns
+from weft.linux.host import Interface, choose_addresses, default_advertise_address
 
 
 def interface(name: str, *addresses: str, kind: str = "", up: bool = True) -> Interface:
@@ -47,6 +47,66 @@ def test_no_answer(found, message):
     with pytest.raises(InvalidArgument) as caught:
         default_advertise_address(found)
     assert str(caught.value) == message
+
+
+LO = interface("lo", "127.0.0.1/8")
+ETH = interface("eth0", "192.0.2.7/24")
+BACK = interface("eth1", "10.1.0.7/24")
+TWO = interface("eth2", "10.2.0.7/24", "10.2.0.8/24")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "chosen"),
+    [
+        (("0.0.0.0:2377", "", ""), [LO, ETH], ("0.0.0.0:2377", "192.0.2.7", "192.0.2.7")),
+        (("0.0.0.0:2377", "127.0.0.1", ""), [LO, ETH], ("0.0.0.0:2377", "127.0.0.1", "192.0.2.7")),
+        (("0.0.0.0:2377", "lo", ""), [LO, ETH], ("0.0.0.0:2377", "127.0.0.1", "192.0.2.7")),
+        (("0.0.0.0:2377", "lo", ""), [LO, ETH, BACK], ("0.0.0.0:2377", "127.0.0.1", "127.0.0.1")),
+        (("0.0.0.0:2377", "127.0.0.1", ""), [LO], ("0.0.0.0:2377", "127.0.0.1", "127.0.0.1")),
+        (("0.0.0.0:2377", "203.0.113.9", ""), [LO, ETH], ("0.0.0.0:2377", "203.0.113.9", "192.0.2.7")),
+        (("0.0.0.0:2377", "203.0.113.9:2377", "eth1"), [LO, ETH, BACK], ("0.0.0.0:2377", "203.0.113.9", "10.1.0.7")),
+        (("eth1:99", "eth0", "eth1"), [LO, ETH, BACK], ("10.1.0.7:99", "192.0.2.7", "10.1.0.7")),
+        (("eth1:99", "eth0:99", ""), [LO, ETH, BACK], ("10.1.0.7:99", "192.0.2.7", "192.0.2.7")),
+        (("192.0.2.7:1", "10.2.0.8", ""), [LO, ETH, TWO], ("192.0.2.7:1", "10.2.0.8", "10.2.0.8")),
+    ],
+)
+def test_addresses_that_are_asked_for(asked, found, chosen):
+    listen, advertise, data_path = choose_addresses(*asked, found)
+    assert (listen, str(advertise), str(data_path)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "text"),
+    [
+        (("0.0.0.0:2377", "0.0.0.0", ""), [LO, ETH], "advertise address must be a non-zero IP address or network interface"),
+        (("0.0.0.0:2377", "eth9", ""), [LO, ETH], "(with optional port number): 'eth9'"),
+        (("0.0.0.0:2377", "fd00::1", ""), [LO, ETH], "cannot advertise 'fd00::1': Weft has no IPv6 between hosts"),
+        (
+            ("0.0.0.0:2377", "eth0:99", ""),
+            [LO, ETH],
+            "cannot advertise port 99: Weft advertises the port that it listens on, 2377",
+        ),
+        (("0.0.0.0:2377", "eth2", ""), [LO, TWO], "interface eth2 has more than one IPv4 address (10.2.0.7 and 10.2.0.8)"),
+        (("0.0.0.0:2377", "eth3", ""), [LO, interface("eth3")], "interface eth3 has no usable IPv4 address"),
+        (("eth9:2377", "", ""), [LO, ETH], "listen address must be an IP address or network interface"),
+        (
+            ("0.0.0.0:2377", "eth0", "9.9.9.9"),
+            [LO, ETH],
+            "cannot use data path address 9.9.9.9: no interface of this host has it",
+        ),
+        (("0.0.0.0:2377", "eth0", "eth0:1"), [LO, ETH], "data path address must be a non-zero IP address or network interface"),
+        (("0.0.0.0:2377", "203.0.113.9", ""), [LO, ETH, BACK], "cannot choose a data path address, say --data-path-addr"),
+    ],
+)
+def test_addresses_that_cannot_be(asked, found, text):
+    with pytest.raises(InvalidArgument) as caught:
+        choose_addresses(*asked, found)
+    assert text in str(caught.value)
+
+
+def test_what_a_program_can_listen_at():
+    assert host.is_local(IPv4Address("127.0.0.1"))
+    assert not host.is_local(IPv4Address("203.0.113.9"))
 
 
 @pytest.mark.parametrize("name", ["1-abcdefghij", "lb_abcdefghi", "ingress_sbox", "0123456789ab"])

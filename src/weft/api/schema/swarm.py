@@ -5,7 +5,7 @@ several managers, it is etcd's and so are its settings: any other value is refus
 """
 
 import re
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
@@ -30,6 +30,8 @@ DEFAULT_PORT = 2377
 MAX_HOST = 253
 """Characters of a host's name (RFC 1035 section 2.3.4)."""
 _HOST = re.compile(r"[A-Za-z0-9.-]+")
+_NAME = re.compile(r"[A-Za-z0-9._@-]+")
+"""An address, or an interface."""
 
 
 class OrchestrationWire(Wire, frozen=True):
@@ -124,15 +126,11 @@ def join_from(wire: JoinWire) -> JoinRequest:
 
 
 def _listen_address(text: str) -> str:
-    """`address:port`; what is absent is the original's. Interfaces have no names here."""
+    """`host:port`; what is absent is the original's. The host may be the name of an interface."""
     host, port = _host_and_port(text)
-    try:
-        address = IPv4Address(host or "0.0.0.0")
-    except ValueError:
-        port = None
-    if port is None:
-        raise InvalidArgument(f"invalid ListenAddr: {clip(text)!r} is not an IPv4 address (with optional port number)")
-    return f"{address}:{port}"
+    if port is None or len(host) > MAX_HOST or (host and not _NAME.fullmatch(host)):
+        raise InvalidArgument(f"invalid ListenAddr: {clip(text)!r} is not an address or interface (with optional port number)")
+    return f"{host or '0.0.0.0'}:{port}"
 
 
 def _remote_address(text: str) -> str:

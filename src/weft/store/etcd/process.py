@@ -67,7 +67,9 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The node's id."""
     address: str
-    """IP address that the other members reach it at; it listens there and nowhere else."""
+    """IP address that the other members reach it at."""
+    listen: str = ""
+    """IP address that it listens at, if the other is not this host's."""
     peer_port: int = PEER_PORT
     swarm: Path
     """`<data root>/swarm`, with `node.crt`, `node.key` and `root.crt`."""
@@ -334,7 +336,7 @@ class EtcdMember:
             f"--name={own.name}",
             f"--data-dir={own.data}",
             f"--quota-backend-bytes={own.quota}",
-            f"--listen-peer-urls={own.peer_url}",
+            f"--listen-peer-urls=https://{own.listen or own.address}:{own.peer_port}",
             f"--initial-advertise-peer-urls={own.peer_url}",
             f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",
             f"--initial-cluster-token={secrets.token_hex(16)}",  # ids are made of it: members of an earlier cluster are strangers
