@@ -205,7 +205,7 @@ def test_an_update_that_changes_no_task_ends(cluster, names):
 
 def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
     before = cluster.docker("node1", "network", "ls", "-q").split()
-    refused = cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--opt", "encrypted=perhaps", "no-net")
+    refused = cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--opt", "encrypted=false", "no-net")
     assert "option encrypted" in refused
     for subnet in ("10.31.4.0/33", "10.0.0.128/25"):
         cluster.docker_fails("node1", "network", "create", "-d", "overlay", "--subnet", subnet, "no-net")

@@ -338,7 +338,8 @@ def test_host_facts():
         sh("ip link add docker_gwbridge type bridge && ip addr add 172.18.0.1/16 dev docker_gwbridge")
         sh("ip link set docker_gwbridge up && ip route add default via 192.0.2.1")
         assert host.default_advertise_address() == IPv4Address("192.0.2.7")
-        assert (host.interface_with(IPv4Address("192.0.2.7")).name, host.interface_with(IPv4Address("192.0.2.7")).mtu) == ("ens160", 1400)
+        found = host.interface_with(IPv4Address("192.0.2.7"))
+        assert (found.name, found.mtu) == ("ens160", 1400)
         assert host.routes() == [IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.0/24")]
 
 

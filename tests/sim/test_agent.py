@@ -21,10 +21,10 @@ from weft.errors import OperationFailed, Unavailable
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_echo import FakeEcho
 from weft.model.assignment import AssignmentChange
-from weft.model.container import ContainerState
+from weft.model.container import ContainerState, ImageConfig
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
-from weft.model.service import PublishedPort
+from weft.model.service import Mount, PublishedPort
 from weft.model.task import TaskState
 from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import HOST
@@ -257,6 +257,22 @@ async def test_tasks_run_and_the_manager_sees_every_one(tmp_path):
         status = r.manager.statuses[r.tasks[0]]
         assert (status.message, status.err, status.container.pid > 0) == ("started", "", True)
         assert len(r.opened) == 3
+
+
+@simulated
+async def test_a_task_says_what_its_image_asks_for_in_vain(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        r.images.add("demo", ImageConfig(has_healthcheck=True, volumes=("/data/", "/tmp/x")))
+        (task,) = r.swarm.service("db", r.net, on=[1])
+        container = msgspec.structs.replace(r.swarm.tasks[task].spec.container, mounts=(Mount(type="tmpfs", target="/tmp/x"),))
+        spec = msgspec.structs.replace(r.swarm.tasks[task].spec, container=container)
+        r.swarm.tasks[task] = msgspec.structs.replace(r.swarm.tasks[task], spec=spec)
+        await r.manager.tell()
+        await r.until(lambda: task in r.manager.statuses and r.manager.statuses[task].state == TaskState.RUNNING)
+        assert r.manager.statuses[task].err == (
+            "the image's HEALTHCHECK is not supported by Weft: the task counts as healthy; "
+            "the image's VOLUME /data/ is not supported by Weft: data there goes with the container"
+        )
 
 
 @simulated

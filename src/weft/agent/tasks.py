@@ -22,7 +22,7 @@ from weft.engine.container_config import container_config
 from weft.engine.events import EventLog
 from weft.errors import NotFound, WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
-from weft.model.container import Container, ContainerState
+from weft.model.container import Container, ContainerState, unmet
 from weft.model.ids import TaskId
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
@@ -129,7 +129,7 @@ class TaskWorker:
                 started = await self._host.adapters.runtime.start(self._record.container)
                 self._host.events.container("start", started)
             case Step.REPORT_RUNNING:
-                self._report(TaskState.RUNNING, "started")
+                self._report(TaskState.RUNNING, "started", self._unmet())
             case Step.WATCH:
                 await self._watch()
             case Step.STOP:
@@ -246,8 +246,19 @@ class TaskWorker:
 
     # --- telling
 
-    def _report(self, state: TaskState, message: str) -> None:
-        status = self._status(state, message, "", self._container())
+    def _unmet(self) -> str:
+        """What the task runs without, though its image asks for it; its user is to see that."""
+        container = self._container()
+        if container is None:
+            return ""
+        try:
+            image = self._host.adapters.images.find(container.image)
+        except WeftError:  # removed meanwhile
+            return ""
+        return "; ".join(unmet(image.config, container.config.spec.mounts))
+
+    def _report(self, state: TaskState, message: str, err: str = "") -> None:
+        status = self._status(state, message, err, self._container())
         self._host.records.put(self._task, msgspec.structs.replace(self._record, status=status))
         self._host.report(self._task, status)
         self._log(status)

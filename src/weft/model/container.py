@@ -1,6 +1,7 @@
 """A container and an image on one node, as the runtime keeps them and the API shows them."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from msgspec import Meta
 from weft.model.addresses import Port, Protocol
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.service import ContainerSpec, Resources
+from weft.model.service import ContainerSpec, Mount, Resources
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -31,6 +32,17 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
     has_healthcheck: bool = False
+
+
+def unmet(image: ImageConfig, mounts: Sequence[Mount]) -> list[str]:
+    """What an image asks for and no container of it gets: nothing runs its health check, and where it wants a volume its data
+    goes with the container, unless the service mounts something there."""
+    mounted = {mount.target.rstrip("/") for mount in mounts}
+    volumes = [volume for volume in image.volumes if volume.rstrip("/") not in mounted]
+    return [
+        *(["the image's HEALTHCHECK is not supported by Weft: the task counts as healthy"] if image.has_healthcheck else []),
+        *([f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes with the container"] if volumes else []),
+    ]
 
 
 class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from weft.errors import Conflict, NotFound, OperationFailed, Unsupported, WeftError
-from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, ImageConfig, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
@@ -41,9 +41,9 @@ class FakeImages:
         for reference in references:
             self.add(reference)
 
-    def add(self, reference: str) -> Image:
+    def add(self, reference: str, config: ImageConfig | None = None) -> Image:
         tag = _full(reference)
-        image = Image(id=f"sha256:{len(self._images):064x}", tags=(tag,), size=1 << 20)
+        image = Image(id=f"sha256:{len(self._images):064x}", tags=(tag,), size=1 << 20, config=config or ImageConfig())
         self._images[tag] = image
         return image
 
