@@ -1,6 +1,7 @@
 """What the agent does beside packets: names that others know are asked of them, and UDP flows leave a task that is gone."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,42 @@ def test_a_name_of_the_world_outside_is_asked_of_the_servers_that_the_user_named
         assert found.split()[0] == "192.0.2.77"
         own = cluster.docker(node, "exec", container, "getent", "ahostsv4", "no-such-name.invalid")
         assert own.split()[0] == "192.0.2.77"
+
+
+@pytest.mark.parametrize("by", ["task", "service"])
+def test_a_name_server_in_the_swarm_is_asked_from_where_the_container_is(cluster, names, by):
+    """On a network that has no way out, for names that nobody knows there."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    everywhere = NAME_SERVER.replace(cluster.client, "0.0.0.0")
+    network = cluster.docker("node1", "network", "create", "-d", "overlay", "--internal", names("dns-net")).strip()
+    cluster.create(names("dns-server"), "--network", "dns-net", "--constraint", "node.hostname==node2", replicas=1)
+    (server,) = cluster.containers("node2", "dns-server")
+    (link,) = json.loads(cluster.inside("node2", server, "ip", "-j", "-4", "address", "show", "eth0"))
+    address = link["addr_info"][0]["local"]
+    if by == "service":
+        virtual = cluster.inspect("node1", "service", "inspect", "dns-server")["Endpoint"]["VirtualIPs"]
+        (address,) = [v["Addr"].split("/")[0] for v in virtual if v["NetworkID"] == network]
+    enter = ("nsenter", "-n", "-t", cluster.pid("node2", server), sys.executable)
+    with ready(*cluster.weft, "lab", "exec", "node2", "--", *enter, "-c", everywhere, *packages):
+        options = ("--network", "dns-net", "--dns", address, "--constraint", "node.hostname==node1")
+        cluster.create(names("dns-client"), *options, replicas=1)
+        (container,) = cluster.containers("node1", "dns-client")
+        found = cluster.docker("node1", "exec", container, "getent", "ahostsv4", "www.example.org")
+        assert found.split()[0] == "192.0.2.77"
+
+
+def test_services_that_only_publish_ports_do_not_know_each_other(cluster, names):
+    """They could not reach each other by the ingress network."""
+    cluster.create(names("one-mesh"), "-p", "8102:80", replicas=1)
+    cluster.create(names("two-mesh"), "-p", "8103:80", "--hostname", "www.example.org", replicas=1)
+    node = cluster.running("one-mesh")[0]["Node"]
+    (container,) = cluster.containers(node, "one-mesh")
+    for name in ("two-mesh", "tasks.two-mesh", "two-mesh.ingress", "www.example.org"):
+        asked = cluster.run(
+            "docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock",
+            "exec", container, "getent", "ahostsv4", name, ok=False,
+        )  # fmt: skip
+        assert "10.0.0." not in asked.stdout, name
 
 
 @pytest.mark.parametrize("by", ["published port", "virtual address"])

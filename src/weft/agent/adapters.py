@@ -1,10 +1,11 @@
 """The outside world of an agent, as one list: what `node.py` chooses for a real host and the tests for a simulated one."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weft.engine.adapters import NAMESPACES, HostResolver, OpenResolver
+from weft.engine.adapters import NAMESPACES, HostResolver, OpenResolver, OpenSocket
 from weft.engine.network import FlushFlows
 from weft.errors import Unavailable
 from weft.linux.base import EspEngine, Kernel
@@ -41,6 +42,13 @@ def _no_resolver() -> HostResolver:
     return HostResolver()
 
 
+async def _open_here(inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """Where there is one namespace."""
+    made = socket.socket(family, kind)
+    made.setblocking(False)
+    return made
+
+
 async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
     """Nothing is remembered."""
 
@@ -59,6 +67,7 @@ class Adapters:
     routes: Callable[[], tuple[str, ...]]
     """Subnets that this host has routes to."""
     open_resolver: OpenResolver
+    open_socket: OpenSocket = field(default=_open_here)
     host_resolver: Callable[[], HostResolver] = field(default=_no_resolver)
     """Read each time: DHCP may change it."""
     managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)

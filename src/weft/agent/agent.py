@@ -12,7 +12,7 @@ together. Everything runs in one task group; state changes only in synchronous f
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,7 @@ from weft.agent.workloads import TASK_LABEL, Workloads
 from weft.dns.zone import NameCache, Zone, zone_for
 from weft.engine.encryption import Encryption
 from weft.engine.events import EventLog
+from weft.engine.forwarder import NameServers
 from weft.engine.network import NetworkLoop
 from weft.engine.pulls import Pulls
 from weft.engine.resolver import Resolvers
@@ -79,7 +80,7 @@ class Agent:
         self._names = NameCache()
         self._workloads = Workloads()
         self._resolvers = Resolvers(
-            adapters.open_resolver, lambda s: adapters.namespaces / s.key, self._zone, self._name_servers
+            adapters.open_resolver, adapters.open_socket, self._namespace_file, self._zone, self._name_servers
         )  # fmt: skip
         self._workers: dict[TaskId, TaskWorker] = {}
         self._connected: set[TaskId] = set()
@@ -382,10 +383,13 @@ class Agent:
         task = self.assignment.tasks.get(TaskId(sandbox.workload))
         return zone_for(self.assignment, self._workloads.of(task) if task is not None else None, self._names)
 
-    def _name_servers(self, sandbox: Sandbox) -> Sequence[str]:
+    def _namespace_file(self, sandbox: Sandbox) -> Path:
+        return self.adapters.namespaces / sandbox.key
+
+    def _name_servers(self, sandbox: Sandbox) -> NameServers:
         task = self.assignment.tasks.get(TaskId(sandbox.workload))
         own = task.spec.container.dns_servers if task is not None else ()
-        return own or self.adapters.host_resolver().servers
+        return NameServers(own, self._namespace_file(sandbox)) if own else NameServers(self.adapters.host_resolver().servers)
 
     def _swarm_containers(self) -> list[Container]:
         return [c for c in self.adapters.runtime.containers() if TASK_LABEL in c.config.labels]

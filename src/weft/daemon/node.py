@@ -279,6 +279,7 @@ class WeftNode:
             description=self._around.description,
             routes=lambda: routes.worth_telling(host.routes()),
             open_resolver=_open_resolver,
+            open_socket=netns.open_socket,
             host_resolver=hostinfo.resolver,
             managers_changed=managers_changed,
             flush_flows=lambda space, flows: _flush_flows(self._options.netns_dir / space if space != HOST else None, flows),

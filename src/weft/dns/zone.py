@@ -3,8 +3,11 @@
 On each network a task answers to its own name and to its aliases (short id of the container, hostname); `tasks.<service>` and
 `tasks.<alias>` are the addresses of the tasks that serve; `<service>` and its aliases are the virtual address, or the addresses
 of the serving tasks if it has none. A service's names exist as long as the service is known on the network, with or without
-tasks. A name is looked up in the user's networks in the order of the task's attachments, then in the ingress network; the first
+tasks. A name is looked up in the networks of the container in the order of its attachments; the first
 that knows it answers. `<name>.<network>` looks in that one only. (reference/swarm.md D.9)
+
+The ingress network has no names, as it has none in Docker Swarm (libnetwork, "routing only"): containers cannot reach each other
+there, and a name of another stack would stand before one of the world outside.
 
 A `NetworkNames` is the same for all containers of a network: make it once per `NetworkView`.
 """
@@ -29,7 +32,6 @@ class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
 
     network: str
     """Its name."""
-    ingress: bool
     internal: bool
     addresses: Mapping[str, Addresses]
     """An empty tuple: the name exists and nobody serves it."""
@@ -41,7 +43,7 @@ class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
         definition = view.definition
         tasks = [e for e in view.endpoints.values() if e.task is not None]
         return cls(
-            network=definition.name.lower(), ingress=definition.ingress, internal=definition.internal,
+            network=definition.name.lower(), internal=definition.internal,
             addresses=_task_names(tasks) | _service_names(view, tasks),
             pointers={e.address.ip: e.name for e in tasks if e.name},
         )  # fmt: skip
@@ -53,7 +55,8 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[NetworkNames, ...]
     """In the order in which they are searched."""
     forwards: bool = True
-    """False for a container on internal networks only: it may not reach anybody outside, not by a name server either."""
+    """False for a container on internal networks only: it may not reach anybody outside, not by the host's name servers either.
+    Those that its user named are asked from where it is."""
     ndots: int = 0
     """As the user set it; the resolver in the container has 0 if he did not."""
 
@@ -85,10 +88,11 @@ def zone_for(
     """The zone of a workload's container; an empty one if there is none. `names_of` may be a cache of `NetworkNames.of`."""
     if workload is None:
         return Zone(networks=(), forwards=False)
+    spec = workload.spec
     views = [overlays.networks[a.network] for a in workload.attachments if a.network in overlays.networks]
-    names = sorted((names_of(view) for view in views), key=lambda n: n.ingress)
-    outward = not names or any(not n.internal for n in names)
-    return Zone(networks=tuple(names), forwards=outward, ndots=_ndots(workload.spec.dns_options))
+    outward = not views or any(not view.definition.internal for view in views)
+    names = tuple(names_of(view) for view in views if not view.definition.ingress)
+    return Zone(networks=names, forwards=outward or bool(spec.dns_servers), ndots=_ndots(spec.dns_options))
 
 
 class NameCache:

@@ -20,6 +20,9 @@ class HostResolver(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
+OpenSocket = Callable[[Path | None, socket.AddressFamily, socket.SocketKind], Awaitable[socket.socket]]
+"""(namespace file, family, kind) -> a socket in that namespace, or in the host's own (None), non-blocking. Raises
+`OperationFailed`."""
 OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
 """(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside that namespace and
 non-blocking. Raises `OperationFailed`."""

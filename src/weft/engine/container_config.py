@@ -55,14 +55,15 @@ def container_config(
 
 
 def hosts_file(workload: Workload, hostname: str, overlays: Overlays) -> str:
-    """The well-known names, what the user added, and the container's own address on its first network that is not ingress."""
+    """The well-known names, what the user added, and the container's own addresses: one on each of its networks but ingress, unless
+    it has no other."""
     lines = []
     for line in filter(str.strip, workload.spec.hosts):
         address, *names = line.split()
         lines.append(f"{address}\t{' '.join(names)}\n")
-    views = overlays.networks
-    own = sorted(workload.attachments, key=lambda a: a.network in views and views[a.network].definition.ingress)
-    lines += [f"{attachment.address.ip}\t{hostname}\n" for attachment in own[:1]]
+    ingress = {id for id, view in overlays.networks.items() if view.definition.ingress}
+    own = [a for a in workload.attachments if a.network not in ingress] or workload.attachments
+    lines += [f"{attachment.address.ip}\t{hostname}\n" for attachment in own]
     return _HOSTS_HEAD + "".join(lines)
 
 

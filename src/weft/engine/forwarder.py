@@ -1,5 +1,9 @@
-"""Asks other name servers on behalf of the containers, from the host's own namespace.
+"""Asks other name servers on behalf of the containers.
 
+The host's servers are asked from the host's own namespace, where they are the host's: one may be on
+the host's loopback, or have an address that an overlay has too. The servers that a container's user
+named are asked from the container's: they may be services of the swarm, on an internal network, or a
+program beside it. Docker Engine makes the same difference (`libnetwork/resolver.go`, `HostLoopback`).
 One socket per question, so that each has a source port of its own (RFC 5452); an answer counts only if it has the question's id,
 comes from the server that was asked, and repeats the question.
 """
@@ -7,11 +11,15 @@ comes from the server that was asked, and repeats the question.
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
-from typing import cast
+import socket
+from pathlib import Path
+from typing import NamedTuple, cast
 
 from weft.dns import codec
 from weft.dns.resolver import Transport, failure
+from weft.engine.adapters import OpenSocket
+from weft.errors import OperationFailed
+from weft.model.sandbox import RESOLVER_ADDRESS
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +30,15 @@ TIMEOUT = 4.0
 DNS_PORT = 53
 
 
+class NameServers(NamedTuple):
+    addresses: tuple[str, ...]
+    inside: Path | None = None
+    """File of the namespace from which they are asked; None: the host's own."""
+
+
 class Forwarder:
-    def __init__(self, port: int = DNS_PORT) -> None:
+    def __init__(self, open_socket: OpenSocket, port: int = DNS_PORT) -> None:
+        self._open_socket = open_socket
         self._port = port
         self._in_flight = 0
 
@@ -31,13 +46,13 @@ class Forwarder:
     def is_full(self) -> bool:
         return self._in_flight >= MAX_IN_FLIGHT
 
-    async def ask(self, query: bytes, servers: Sequence[str], transport: Transport) -> bytes:
+    async def ask(self, query: bytes, servers: NameServers, transport: Transport) -> bytes:
         """The first good answer; SERVFAIL if no server has one, or there is none."""
         self._in_flight += 1
         refusal = failure(query, codec.SERVFAIL)
         try:
-            for server in [s for s in servers if _is_address(s)][:MAX_SERVERS]:
-                reply = await self._ask_one(query, server, transport)
+            for server in [s for s in servers.addresses if _may_be_asked(s)][:MAX_SERVERS]:
+                reply = await self._ask_one(query, server, servers.inside, transport)
                 if reply is None:
                     continue
                 if reply[3] & 0xF not in (codec.SERVFAIL, codec.REFUSED):
@@ -47,26 +62,30 @@ class Forwarder:
         finally:
             self._in_flight -= 1
 
-    async def _ask_one(self, query: bytes, server: str, transport: Transport) -> bytes | None:
+    async def _ask_one(
+        self, query: bytes, server: str, inside: Path | None, transport: Transport
+    ) -> bytes | None:
         try:
             async with asyncio.timeout(TIMEOUT):
                 if transport == "tcp":
-                    return await self._over_tcp(query, server)
-                return await self._over_udp(query, server)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+                    return await self._over_tcp(query, server, inside)
+                return await self._over_udp(query, server, inside)
+        except (TimeoutError, OSError, OperationFailed, asyncio.IncompleteReadError) as error:
             log.debug("resolver.server_failed server=%s cause=%r", server, error)
             return None
 
-    async def _over_udp(self, query: bytes, server: str) -> bytes:
+    async def _over_udp(self, query: bytes, server: str, inside: Path | None) -> bytes:
         loop = asyncio.get_running_loop()
-        transport, exchange = await loop.create_datagram_endpoint(lambda: _Exchange(query), remote_addr=(server, self._port))
+        connected = await self._connected(server, inside, socket.SOCK_DGRAM)
+        transport, exchange = await loop.create_datagram_endpoint(lambda: _Exchange(query), sock=connected)
         try:
             return await exchange.reply
         finally:
             transport.close()
 
-    async def _over_tcp(self, query: bytes, server: str) -> bytes | None:
-        reader, writer = await asyncio.open_connection(server, self._port)
+    async def _over_tcp(self, query: bytes, server: str, inside: Path | None) -> bytes | None:
+        connected = await self._connected(server, inside, socket.SOCK_STREAM)
+        reader, writer = await asyncio.open_connection(sock=connected)
         try:
             writer.write(len(query).to_bytes(2, "big") + query)
             await writer.drain()
@@ -74,6 +93,17 @@ class Forwarder:
             return reply if answers(reply, query) else None
         finally:
             writer.close()
+
+    async def _connected(self, server: str, inside: Path | None, kind: socket.SocketKind) -> socket.socket:
+        """A socket stays in the namespace that it was made in, wherever it is used from."""
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        made = await self._open_socket(inside, family, kind)
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (server, self._port))
+        except BaseException:
+            made.close()
+            raise
+        return made
 
 
 class _Exchange(asyncio.DatagramProtocol):
@@ -109,9 +139,9 @@ def answers(reply: bytes, query: bytes) -> bool:
     return reply[codec.HEADER.size : end + 5].lower() == query[codec.HEADER.size : end + 5].lower()
 
 
-def _is_address(server: str) -> bool:
+def _may_be_asked(server: str) -> bool:
+    """It is an address, and not the one at which the container's own question came in."""
     try:
-        ipaddress.ip_address(server.partition("%")[0])
+        return ipaddress.ip_address(server.partition("%")[0]) != RESOLVER_ADDRESS
     except ValueError:
         return False
-    return True

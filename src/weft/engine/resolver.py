@@ -1,22 +1,23 @@
 """The name service of the containers: per sandbox a UDP and a TCP socket at 127.0.0.11 inside it, all served by the event loop.
 
 The sockets are made inside the namespace by an adapter and belong to this process, so no thread and no process per container is
-needed. `dns.resolver.answer` decides; what it says to forward goes out from the host's own namespace to the servers that the user
-or the host named, one after the other. Limits (reference/swarm.md D.9.2): three servers, 4 s each, 1,024 questions on their way.
+needed. `dns.resolver.answer` decides; what it says to forward goes out to the servers that the user or the host named, one after
+the other (`forwarder.py`). Limits (reference/swarm.md D.9.2): three servers, 4 s each, 1,024 questions on their way.
 """
 
 import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from weft.dns import codec
 from weft.dns.resolver import Forward, answer, failure
 from weft.dns.zone import Zone
-from weft.engine.adapters import OpenResolver
-from weft.engine.forwarder import Forwarder
+from weft.engine.adapters import OpenResolver, OpenSocket
+from weft.engine.forwarder import Forwarder, NameServers
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class SandboxResolver:
     """The name server in one sandbox."""
 
     def __init__(
-        self, udp: socket.socket, tcp: socket.socket, zone: Callable[[], Zone], servers: Callable[[], Sequence[str]],
+        self, udp: socket.socket, tcp: socket.socket, zone: Callable[[], Zone], servers: Callable[[], NameServers],
         forwarder: Forwarder,
     ) -> None:  # fmt: skip
         self._udp = udp
@@ -138,14 +139,14 @@ class Resolvers:
     """The name servers of all sandboxes of this node."""
 
     def __init__(
-        self, open_resolver: OpenResolver, namespace_file: Callable[[Sandbox], Any], zone: Callable[[Sandbox], Zone],
-        servers: Callable[[Sandbox], Sequence[str]],
+        self, open_resolver: OpenResolver, open_socket: OpenSocket, namespace_file: Callable[[Sandbox], Path],
+        zone: Callable[[Sandbox], Zone], servers: Callable[[Sandbox], NameServers],
     ) -> None:  # fmt: skip
         self._open_sockets = open_resolver
         self._namespace_file = namespace_file
         self._zone = zone
         self._servers = servers
-        self._forwarder = Forwarder()
+        self._forwarder = Forwarder(open_socket)
         self._open: dict[str, SandboxResolver] = {}
 
     def has(self, sandbox: Sandbox) -> bool:

@@ -203,6 +203,26 @@ def open_udp_tcp(path: Path, address: IPv4Address, port: int) -> tuple[socket.so
         raise OperationFailed(f"cannot listen on {address}:{port} in network namespace {path}: {cause_of(error)}") from error
 
 
+async def open_socket(path: Path | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """A non-blocking socket in the namespace of the file, without blocking the loop; None: in this one. Raises OperationFailed."""
+
+    def opened() -> socket.socket:
+        made = socket.socket(family, kind)
+        made.setblocking(False)
+        return made
+
+    if path is None:
+        return opened()
+    try:
+        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return await on_thread(inside(namespace, opened))
+        finally:
+            os.close(namespace)
+    except OSError as error:
+        raise OperationFailed(f"cannot open a socket in network namespace {path}: {cause_of(error)}") from error
+
+
 def _unshare() -> None:
     if _libc.unshare(_CLONE_NEWNET) != 0:
         raise _os_error("unshare")

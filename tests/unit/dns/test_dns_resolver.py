@@ -94,15 +94,12 @@ def addresses(reply):
         ("web.", ["10.0.1.2"]),
         ("site", ["10.0.1.2"]),
         ("web.demo-net", ["10.0.1.2"]),
-        ("web.ingress", ["10.0.0.4"]),
-        ("only-ingress", ["10.0.0.8"]),
         ("tasks.web", ["10.0.1.3", "10.0.1.4"]),
         ("tasks.site", ["10.0.1.3", "10.0.1.4"]),
         ("tasks.web.demo-net", ["10.0.1.3", "10.0.1.4"]),
         ("web.1.t1", ["10.0.1.3"]),
         ("web.1.t3", ["10.0.1.5"]),
         ("0123456789ab", ["10.0.1.3"]),
-        ("web.1.t1.ingress", ["10.0.0.5"]),
         ("rr", []),
         ("tasks.rr", []),
     ],
@@ -130,12 +127,17 @@ def test_addresses_come_in_changing_order():
 
 def test_reverse():
     assert str(ask("3.1.0.10.in-addr.arpa", "PTR").rr[0].rdata) == "web.1.t1.demo-net."
-    assert str(ask("5.0.0.10.in-addr.arpa", "PTR").rr[0].rdata) == "web.1.t1.ingress."
-    for unknown in ("9.9.9.9.in-addr.arpa", "x.in-addr.arpa", "1.in-addr.arpa", "in-addr.arpa"):
+    for unknown in ("5.0.0.10.in-addr.arpa", "9.9.9.9.in-addr.arpa", "x.in-addr.arpa", "1.in-addr.arpa", "in-addr.arpa"):
         assert isinstance(ask(unknown, "PTR"), Forward)
 
 
-@pytest.mark.parametrize(("name", "type"), [("example.org", "A"), ("nobody", "A"), ("web", "TXT"), ("web.other-net", "A")])
+@pytest.mark.parametrize(
+    ("name", "type"),
+    [
+        ("example.org", "A"), ("nobody", "A"), ("web", "TXT"), ("web.other-net", "A"),
+        *((name, "A") for name in ("only-ingress", "tasks.only-ingress", "web.ingress", "web.1.t1.ingress")),
+    ],
+)  # fmt: skip
 def test_the_rest_is_forwarded_as_it_came(name, type):
     query = dnslib.DNSRecord.question(name, type).pack()
     assert ask(name, query=query) == Forward(query)

@@ -22,7 +22,8 @@ NODE = NodeDescription(hostname="node1")
 def config(spec=None, host_network=False):
     swarm = Swarm(1)
     net = swarm.network("demo-net", "10.10.10.0/24")
-    [id] = swarm.service("demo", swarm.ingress, net, on=[1])
+    other = swarm.network("other-net", "10.10.11.0/24")
+    [id] = swarm.service("demo", swarm.ingress, net, other, on=[1])
     assignment = swarm.assignment(1)
     task = assignment.tasks[id]
     task_spec = msgspec.structs.replace(task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network)
@@ -50,10 +51,12 @@ def test_names_and_labels():
     }
 
 
-def test_hosts_names_the_own_address_on_the_first_network_that_is_not_ingress():
+def test_hosts_names_the_own_address_on_each_network_that_is_not_ingress():
     task, made = config(ContainerSpec(image="i", hosts=("192.0.2.9 db database", "  ")))
+    own = [f"{attachment.address.ip}\tef4b727d929b" for attachment in task.attachments[1:]]
     assert made.hosts.splitlines()[0] == "127.0.0.1\tlocalhost"
-    assert made.hosts.splitlines()[-2:] == ["192.0.2.9\tdb database", f"{task.attachments[1].address.ip}\tef4b727d929b"]
+    assert made.hosts.splitlines()[-3:] == ["192.0.2.9\tdb database", *own]
+    assert len(own) == 2
 
 
 def test_resolv_conf():

@@ -10,7 +10,7 @@ import pytest
 
 from weft.dns.zone import NetworkNames, Zone
 from weft.engine import forwarder as forwarder_module
-from weft.engine.forwarder import Forwarder, answers
+from weft.engine.forwarder import Forwarder, NameServers, answers
 from weft.engine.resolver import MAX_CONNECTIONS, SandboxResolver
 
 LOOPBACK = "127.0.0.1"
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 
 def zone(forwards=True):
     names = NetworkNames(
-        network="net", ingress=False, internal=False, addresses={"web": (IPv4Address("10.0.1.2"),)}, pointers={}
+        network="net", internal=False, addresses={"web": (IPv4Address("10.0.1.2"),)}, pointers={}
     )
     return Zone(networks=(names,), forwards=forwards)
 
@@ -27,6 +27,13 @@ def bound(kind):
     made = socket.socket(socket.AF_INET, kind)
     made.setblocking(False)
     made.bind((LOOPBACK, 0))
+    return made
+
+
+async def open_here(inside, family, kind):
+    assert inside is None
+    made = socket.socket(family, kind)
+    made.setblocking(False)
     return made
 
 
@@ -72,7 +79,7 @@ async def resolver(servers=(), port=53, forwards=True, forwarder=None):
     udp, tcp = bound(socket.SOCK_DGRAM), bound(socket.SOCK_STREAM)
     tcp.listen()
     addresses = udp.getsockname(), tcp.getsockname()
-    made = SandboxResolver(udp, tcp, lambda: from_zone, lambda: servers, forwarder or Forwarder(port))
+    made = SandboxResolver(udp, tcp, lambda: from_zone, lambda: NameServers(servers), forwarder or Forwarder(open_here, port))
     await made.open()
     try:
         yield addresses
