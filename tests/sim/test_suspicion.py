@@ -9,7 +9,7 @@ import msgspec
 
 from tests.support import virtual_time
 from tests.support.control_room import ControlRoom
-from weft.control.assignments.assignments import network_views
+from weft.control.assignments.views import network_views
 from weft.errors import OutOfSequence, Unavailable
 from weft.linux.fake_echo import FakeEcho
 from weft.manager.suspicion import PAUSE, Suspicion, addresses

@@ -8,7 +8,8 @@ import msgspec
 from tests.simulation.host import SimHost
 from tests.simulation.invariants import host_ports
 from weft.agent.workloads import TASK_LABEL
-from weft.control.assignments.assignments import assignment_for, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.views import network_views
 from weft.model.ids import NodeId
 from weft.model.node import Node, NodeState
 from weft.model.service import Service, UpdateState

@@ -14,7 +14,8 @@ from ipaddress import IPv4Address
 from itertools import combinations
 
 from weft.agent.workloads import TASK_LABEL
-from weft.control.assignments.assignments import assignment_for, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.views import network_views
 from weft.model.assignment import Assignment
 from weft.model.container import Container
 from weft.model.ids import NetworkId

@@ -1,7 +1,7 @@
 """One request, from its JSON to the operations on a host's kernel: who decides what, in the order in which it happens.
 
     api/schema/service.py → control/requests/services.py → store/ → control/orchestrator → control/allocator → control/scheduler
-    → control/assignments/assignments.py → agent/ → engine/ → network/plan.py → network/diff.py → linux/
+    → control/assignments/ → agent/ → engine/ → network/plan.py → network/diff.py → linux/
 
 In a daemon each of these runs when the store tells it that something changed. Here they are called one after the other, and after
 each it is shown what it added. test_packet.py goes on where this ends.
@@ -171,7 +171,7 @@ def test_a_service_from_json_to_the_kernel():
     # agent/ and engine/: make a sandbox and a container of each task and reports; only then does a task serve
     manager.hear_that_all_run()
 
-    # control/assignments/assignments.py: all that a node may know, as one value
+    # control/assignments/: all that a node may know, as one value
     assignment = manager.assignment("node1")
     assert [t.service_name for t in assignment.tasks.values()] == ["web"]
     assert sorted(v.definition.name for v in assignment.networks.values()) == ["ingress", "mynet"]

@@ -25,7 +25,9 @@ import msgspec
 
 from weft.control import revocation
 from weft.control.assignments.affected import concerned
-from weft.control.assignments.assignments import Memo, Views, assignment_for, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.differences import Memo
+from weft.control.assignments.views import Views, network_views
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked

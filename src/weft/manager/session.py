@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from weft.control.assignments.assignments import Memo, difference
+from weft.control.assignments.differences import Memo, difference
 from weft.errors import FailedPrecondition, InvalidArgument, WeftError
 from weft.manager.incoming import checked
 from weft.manager.statuses import Report, StatusWriter

@@ -3,7 +3,9 @@
 import msgspec
 
 from tests.support.control_room import ControlRoom
-from weft.control.assignments.assignments import Memo, assignment_for, difference, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.differences import Memo, difference
+from weft.control.assignments.views import network_views
 from weft.model.addresses import MIN_UNDERLAY_MTU
 from weft.model.assignment import Assignment, NetworkView
 from weft.model.ids import NetworkId, NodeId

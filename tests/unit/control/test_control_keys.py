@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from weft.control import keys
-from weft.control.assignments.assignments import assignment_for, difference, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.differences import difference
+from weft.control.assignments.views import network_views
 from weft.errors import FailedPrecondition
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.encryption import sending_key

@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.control_room import LOOPS, ControlRoom, Loop
 from weft.control.assignments.affected import concerned
-from weft.control.assignments.assignments import Memo, Views, assignment_for, difference, network_views
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.differences import Memo, difference
+from weft.control.assignments.views import Views, network_views
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
 from weft.model.assignment import Assignment

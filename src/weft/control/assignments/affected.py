@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from weft.control.assignments.assignments import Views, is_dispatched
+from weft.control.assignments.assignment import is_dispatched
+from weft.control.assignments.views import Views
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.node import Node

@@ -1,14 +1,13 @@
-"""The store's state as one node sees it: its tasks, and the networks that they are on.
+"""Networks as the nodes on them see them.
 
-What is known of a network is the same for every node on it, so it is computed once (`NetworkView`) and shared by identity.
-A manager keeps the views and brings them up to date with the events of a commit (`network_views(state, views, events)`): that
-costs a copy of two tables per network touched and one record per object touched, however many nodes are listening. Views that
-nothing happened to stay the same object, which `difference` recognises without looking inside.
+What is known of a network is the same for every node on it, so a view is computed once and shared by
+identity. A manager keeps the views and brings them up to date with the events of a commit: that costs
+a copy of two tables per network touched and one record per object touched, however many nodes are
+listening. A view that nothing happened to stays the same object, which `differences.difference`
+recognises without looking inside.
 
-    views   = network_views(state)                        once, at the start
-    views   = network_views(state, views, events)         after each commit
-    new     = assignment_for(state, node, views)          per node
-    change  = difference(old, new, memo)                  per node; a `Memo` lives for one round of nodes
+    views   = network_views(state)                  once, at the start
+    views   = network_views(state, views, events)   after each commit
 """
 
 from collections import defaultdict
@@ -19,17 +18,12 @@ import msgspec
 
 from weft.model.addresses import MIN_UNDERLAY_MTU
 from weft.model.assignment import (
-    Assignment,
-    AssignmentChange,
-    CompressedView,
     EndpointRecord,
     NetworkDefinition,
     NetworkView,
     ServiceRecord,
-    TaskAssignment,
     load_balancer_id,
 )
-from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.network import Network
 from weft.model.node import Node, NodeState
@@ -40,46 +34,6 @@ from weft.model.task import Attachment, Task, TaskState
 Views = Mapping[NetworkId, NetworkView]
 SHORT_ID = 12
 _LOAD_BALANCER = load_balancer_id(NodeId(""))
-
-
-# --- assignments
-
-
-def assignment_for(
-    state: ClusterState, node_id: NodeId, views: Views, tasks: dict[TaskId, TaskAssignment] | None = None
-) -> Assignment:  # fmt: skip
-    """What the node must run. `views` are those of `network_views` at this very state; `tasks` those of an earlier assignment, if
-    no task of the node has changed since: most assignments are made because something happened on a network elsewhere."""
-    cluster = state.cluster
-    if tasks is None:
-        found = state.tasks_on(node_id).values()
-        tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if is_dispatched(task)}
-    networks = {network: views[network] for network in _networks_of(state, node_id) if network in views}
-    needs_keys = cluster is not None and any(view.definition.encrypted for view in networks.values())
-    return Assignment(
-        node=node_id,
-        revision=state.revision,
-        data_path_port=cluster.data_path_port if cluster else VXLAN_PORT,
-        keys=cluster.data_keys if cluster is not None and needs_keys else (),
-        tasks=tasks,
-        networks=networks,
-    )
-
-
-def is_dispatched(task: Task) -> bool:
-    """Must its node know of it? Of one that is over too: its agent keeps its container and log for as long as its record is kept."""
-    return task.state >= TaskState.ASSIGNED and not (task.state.is_terminal and task.desired >= TaskState.REMOVE)
-
-
-def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
-    """Ingress, because every node answers for the published ports; then those of the node's tasks."""
-    ingress = state.ingress
-    if ingress is not None:
-        yield ingress.id
-    yield from (network for network in state.usage.networks(node_id) if ingress is None or network != ingress.id)
-
-
-# --- views
 
 
 class _Touched(msgspec.Struct):
@@ -301,105 +255,3 @@ def _earlier_tasks(state: ClusterState, service: Service, network: NetworkId) ->
 
 def _mesh(ports: tuple[PublishedPort, ...]) -> tuple[PublishedPort, ...]:
     return tuple(p for p in ports if p.mode == "ingress" and p.published)
-
-
-# --- differences
-
-
-class ViewDifference(msgspec.Struct, frozen=True):
-    """From one view of a network to another; the views are kept so that their identities stay theirs while this is remembered."""
-
-    old: NetworkView
-    new: NetworkView
-    endpoints: tuple[EndpointRecord, ...]
-    removed_endpoints: tuple[tuple[NetworkId, str], ...]
-    services: tuple[ServiceRecord, ...]
-    removed_services: tuple[tuple[NetworkId, ServiceId], ...]
-
-
-_Pair = tuple[int, int]
-"""The identities of an old view and of a new one."""
-
-
-class Memo:
-    """What was compared in a round: a thousand nodes on a network compare its views once, and those to which nothing else has
-    happened have one change between them, which is encoded once."""
-
-    def __init__(self) -> None:
-        self.views: dict[_Pair, ViewDifference] = {}
-        self.changes: dict[tuple[_Pair, ...], AssignmentChange] = {}
-
-
-def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None) -> AssignmentChange:
-    """The change with which `old.after(change) == new`; from nothing, a full one."""
-    memo = memo if memo is not None else Memo()
-    if old is None or not _differ_in_views_alone(old, new):
-        return _change(old, new, memo)
-    pairs = tuple(
-        (_identity(known), _identity(view)) for id, view in new.networks.items() if (known := old.networks[id]) is not view
-    )
-    change = memo.changes.get(pairs)
-    if change is None:
-        change = memo.changes[pairs] = _change(old, new, memo)
-    return change
-
-
-def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
-    same = old.tasks is new.tasks and old.keys == new.keys and old.data_path_port == new.data_path_port
-    return same and old.networks.keys() == new.networks.keys()
-
-
-def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentChange:
-    before = old if old is not None else Assignment(node=new.node)
-    tasks, removed_tasks = _table_difference(before.tasks, new.tasks)
-    views = list(_view_differences(before, new, memo))
-    known = before.networks
-    return AssignmentChange(
-        revision=new.revision,
-        full=old is None,
-        data_path_port=new.data_path_port,
-        keys=new.keys if before.keys != new.keys else None,
-        tasks=tasks,
-        removed_tasks=removed_tasks,
-        views=tuple(CompressedView(view) for id, view in new.networks.items() if id not in known),
-        networks=tuple(v.definition for id, v in new.networks.items() if id in known and known[id].definition != v.definition),
-        removed_networks=tuple(known.keys() - new.networks.keys()),
-        endpoints=tuple(record for view in views for record in view.endpoints),
-        removed_endpoints=tuple(key for view in views for key in view.removed_endpoints),
-        services=tuple(record for view in views for record in view.services),
-        removed_services=tuple(key for view in views for key in view.removed_services),
-    )
-
-
-def _view_differences(before: Assignment, new: Assignment, memo: Memo) -> Iterator[ViewDifference]:
-    for id, view in new.networks.items():
-        old = before.networks.get(id)
-        if old is view or old is None:
-            continue
-        key = (_identity(old), _identity(view))
-        if key not in memo.views:
-            memo.views[key] = _view_difference(old, view)
-        yield memo.views[key]
-
-
-def _identity(view: NetworkView) -> int:
-    return id(view)
-
-
-def _view_difference(old: NetworkView, new: NetworkView) -> ViewDifference:
-    network = new.definition.id
-    endpoints, removed_endpoints = _table_difference(old.endpoints, new.endpoints)
-    services, removed_services = _table_difference(old.services, new.services)
-    return ViewDifference(
-        old, new,
-        endpoints, tuple((network, key) for key in removed_endpoints),
-        services, tuple((network, key) for key in removed_services),
-    )  # fmt: skip
-
-
-def _table_difference(old: dict[K, V], new: dict[K, V]) -> tuple[tuple[V, ...], tuple[K, ...]]:
-    """(records new or changed, keys gone)"""
-    if old is new:
-        return (), ()
-    changed = tuple(record for key, record in new.items() if (known := old.get(key)) is not record and known != record)
-    return changed, tuple(old.keys() - new.keys())
