@@ -14,8 +14,10 @@ import pytest
 
 from tests.support import virtual_time
 from tests.support.swarms import Swarm
-from weft.agent.adapters import Adapters
+from weft.agent.adapters import Adapters, ManagerAdapters
 from weft.agent.agent import Agent
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
 from weft.engine.network import AUDIT
 from weft.errors import OperationFailed, Unavailable
 from weft.linux.fake import FakeKernel
@@ -164,13 +166,19 @@ class Rig:
         return udp, tcp
 
     def start(self):
-        adapters = Adapters(
-            kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self.manager.connect,
-            clock=virtual_time.clock, entropy=self.entropy, description=lambda: NodeDescription(hostname="node1"),
-            routes=lambda: ("192.0.2.0/24",), open_resolver=self.open_resolver,
-            flush_flows=lambda space, flows: self.flush_flows(space, flows), open_echo=self.open_echo,
+        origin = Origin(clock=virtual_time.clock, entropy=self.entropy)
+        network = NetworkAdapters(
+            kernel=self.kernel, names=NameAdapters(open_resolver=self.open_resolver),
+            flush_flows=lambda space, flows: self.flush_flows(space, flows),
         )  # fmt: skip
-        self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), adapters)
+        engine = Engine(
+            "engine1", EngineAdapters(runtime=self.runtime, images=self.images, network=network, origin=origin)
+        )  # fmt: skip
+        adapters = Adapters(
+            managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo), origin=origin,
+            description=lambda: NodeDescription(hostname="node1"), routes=lambda: ("192.0.2.0/24",),
+        )  # fmt: skip
+        self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
 
     async def stop(self):
@@ -207,7 +215,7 @@ class Rig:
         return Counter(id for event, id in self.runtime.history if event == what)
 
     async def namespaces(self):
-        return set((await self.kernel.read(self.agent.network._plan(self.agent.assignment, self.agent.facts, []))).namespaces)
+        return set((await self.kernel.read(self.agent.networking.loop._plan(self.agent.assignment, self.agent.facts, []))).namespaces)
 
     async def check_running(self):
         """One container per task, made once, started once, each with a sandbox of its own that is in the kernel."""
@@ -216,14 +224,14 @@ class Rig:
         assert set(self.happened("create").values()) == {1}
         assert set(self.happened("start").values()) == {1}
         assert len(self.happened("create")) == len(self.tasks)
-        sandboxes = self.agent.sandboxes
+        sandboxes = self.agent.connections.sandboxes
         assert len({s.gateway for s in sandboxes}) == len({s.key for s in sandboxes}) == len(self.tasks)
         assert {s.key for s in sandboxes} == {c.config.namespace.rpartition("/")[2] for c in running}
         assert {s.key for s in sandboxes} <= await self.namespaces()
 
     async def check_gone(self):
         assert self.runtime.running() == []
-        assert self.agent.sandboxes == ()
+        assert self.agent.connections.sandboxes == ()
         assert await self.namespaces() <= {HOST, "ingress_sbox", f"1-{self.net[:10]}", f"lb_{self.net[:9]}", "1-ingress000"}
 
 
@@ -317,7 +325,7 @@ async def test_the_end_is_told_only_when_nothing_is_held_any_longer(tmp_path):
     async with rig(tmp_path, tasks=1) as r:
         await r.until_all(TaskState.RUNNING)
         r.runtime.stop_latency = 3.0
-        key = r.agent.sandboxes[0].key
+        key = r.agent.connections.sandboxes[0].key
         began = asyncio.get_running_loop().time()
         await r.manager.want_all(TaskState.SHUTDOWN)
         await r.until_all(TaskState.SHUTDOWN)
@@ -333,7 +341,7 @@ async def test_a_task_that_the_manager_no_longer_speaks_of_is_stopped_and_remove
         r.swarm.remove(gone)
         await r.manager.tell()
         await r.until(lambda: len(r.runtime.containers()) == 2 and len(r.agent.records.all) == 2)
-        assert len(r.agent.sandboxes) == 2
+        assert len(r.agent.connections.sandboxes) == 2
 
 
 @pytest.mark.parametrize(
@@ -436,14 +444,14 @@ async def test_without_a_manager_the_node_comes_back_from_its_disk(tmp_path):
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         before = {c.id: c.pid for c in r.runtime.running()}
-        sandboxes = r.agent.sandboxes
+        sandboxes = r.agent.connections.sandboxes
         await r.kill()
         r.manager.reachable = False
         r.kernel = FakeKernel()
         r.start()
         await asyncio.sleep(2)
         assert {c.id: c.pid for c in r.runtime.running()} == before
-        assert r.agent.sandboxes == sandboxes
+        assert r.agent.connections.sandboxes == sandboxes
         assert {s.key for s in sandboxes} <= await r.namespaces()
         assert len(r.opened) == 6
         r.manager.reachable = True
@@ -547,7 +555,7 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
         async with rig(tmp_path) as r:
             await r.until_all(TaskState.RUNNING)
             await asyncio.sleep(1)
-            desired = r.agent.network._plan(r.agent.assignment, r.agent.facts, r.agent.residents)
+            desired = r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, r.agent.connections.residents)
             before = await r.kernel.read(desired)
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
@@ -556,9 +564,9 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
                 RemoveTable(HOST, *table),
             ][vandal]  # fmt: skip
             await r.kernel.apply([deed])
-            assert r.agent.network._diff(await r.kernel.read(desired), desired)
+            assert r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
             await asyncio.sleep(2)
-            assert not r.agent.network._diff(await r.kernel.read(desired), desired)
+            assert not r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
             await r.check_running()
 
     virtual_time.run(main())
@@ -571,7 +579,7 @@ async def test_leaving_removes_what_is_ours(tmp_path):
         await r.agent.close()
         await r.agent.leave()
         assert r.runtime.containers() == []
-        state = await r.kernel.read(r.agent.network._plan(r.agent.assignment, r.agent.facts, []))
+        state = await r.kernel.read(r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, []))
         assert set(state.namespaces) <= {HOST}
         assert not state[HOST].links
         assert not list(r.data.iterdir())
@@ -675,7 +683,7 @@ async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_
     async with rig(tmp_path, tasks=2) as r:
         await r.until_all(TaskState.RUNNING)
         task = r.tasks[0]
-        key = next(s.key for s in r.agent.sandboxes if s.workload == task)
+        key = next(s.key for s in r.agent.connections.sandboxes if s.workload == task)
         for _ in range(12):
             r.kernel.fail_next(lambda op: isinstance(op, RemoveNamespace) and op.namespace == key)
         began = asyncio.get_running_loop().time()
@@ -705,7 +713,7 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
     await asyncio.sleep(1)
     addresses = {frozenset({Answered(a.address.ip)}) for a in gone.attachments}
     assert {flows for _, flows in flushed} == addresses
-    assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.sandboxes)}
+    assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.connections.sandboxes)}
     await made.stop()
 
 
@@ -749,13 +757,13 @@ async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
     made.kernel, made.flush_flows = Refusing(), flush
     made.start()
     await made.until_all(TaskState.RUNNING)
-    network = made.agent.network
+    network = made.agent.networking.loop
     assert {type(f.operation) for f in network.failures} == {SetSysctl}
     flushed.clear()
     made.swarm.set_serving(made.tasks[0], False)
     await made.manager.tell()
     await asyncio.sleep(AUDIT * 2)
-    assert {HOST, *(s.key for s in made.agent.sandboxes)} <= set(flushed)
+    assert {HOST, *(s.key for s in made.agent.connections.sandboxes)} <= set(flushed)
     read.clear()
     await asyncio.sleep(AUDIT * 3)
     assert {len(names) for names in read if names is not None} == {1}
@@ -792,7 +800,7 @@ async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_
         r.kernel = FakeKernel()
         r.start()
         await r.until(lambda: {c.id for c in r.runtime.running()} == before - {ended})
-        assert {s.key for s in r.agent.sandboxes} <= await r.namespaces()
+        assert {s.key for s in r.agent.connections.sandboxes} <= await r.namespaces()
         r.manager.reachable = True
         await r.until(lambda: len(r.manager.hellos) == 2)
         await r.until(lambda: sorted(r.states().values()) == [TaskState.RUNNING, TaskState.RUNNING, TaskState.FAILED])

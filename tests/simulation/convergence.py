@@ -149,5 +149,5 @@ def _host(state: ClusterState, host: SimHost) -> Iterator[str]:
     right = assignment_for(state, host.identity.node, network_views(state))
     if msgspec.structs.replace(host.agent.assignment, revision=0) != msgspec.structs.replace(right, revision=0):
         yield f"{host.name} has not the assignment of revision {right.revision}"
-    if host.agent.network.failures:
-        yield f"{host.name} cannot set up its network: {host.agent.network.failures[0].cause}"
+    if host.agent.networking.loop.failures:
+        yield f"{host.name} cannot set up its network: {host.agent.networking.loop.failures[0].cause}"

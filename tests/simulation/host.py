@@ -18,10 +18,12 @@ from tests.simulation.network import LATENCY, SimNetwork
 from tests.simulation.processes import Processes
 from tests.simulation.role import Part, SimParts
 from tests.support import virtual_time
-from weft.agent.adapters import Adapters
+from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
 from weft.agent.agent import Agent
 from weft.daemon.membership import RoleFollower
 from weft.daemon.role_steps import StoreKind
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
 from weft.errors import InvalidArgument, Unavailable, WeftError
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_echo import FakeEcho
@@ -132,7 +134,8 @@ class SimHost:
         assert self.identity is not None
         assert self.agent is None
         facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
-        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, self._adapters())
+        engine = Engine(self.name, self._engine_adapters())
+        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, engine, self._adapters())
         agent.told = self._told
         self._run(agent.run())
         parts = SimParts(self, self.identity.node, self._part, self._run)
@@ -186,14 +189,23 @@ class SimHost:
         if error is not None:
             self._failed(error)
 
+    def _engine_adapters(self) -> EngineAdapters:
+        network = NetworkAdapters(kernel=self.kernel, names=NameAdapters(open_resolver=_open_resolver))
+        return EngineAdapters(runtime=self.runtime, images=self.images, network=network, origin=self._origin())
+
+    def _origin(self) -> Origin:
+        return Origin(clock=virtual_time.clock, entropy=self.entropy)
+
     def _adapters(self) -> Adapters:
         assert self.credentials is not None
-        return Adapters(
-            wallet=Wallet(self.credentials, self.hold), advertise_address=str(self.address),
-            kernel=self.kernel, runtime=self.runtime, images=self.images, connect=self._connect, clock=virtual_time.clock,
-            entropy=self.entropy, description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
-            routes=lambda: (), open_resolver=_open_resolver, managers_changed=self._know, publish=self._publish,
+        managers = ManagerAdapters(
+            connect=self._connect, changed=self._know, publish=self._publish,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
+        )  # fmt: skip
+        wallet = Wallet(self.credentials, self.hold)
+        return Adapters(
+            managers=managers, certificate=CertificateAdapters(wallet=wallet, advertise_address=str(self.address)),
+            description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES), origin=self._origin(),
         )  # fmt: skip
 
     def _reaches(self, address: IPv4Address) -> bool:

@@ -12,17 +12,15 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
-from pathlib import Path
 
-from weft.agent.adapters import Adapters
+from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
 from weft.agent.uplink import Uplink
+from weft.engine.adapters import Origin
 from weft.errors import Unavailable, WeftError
-from weft.linux.fake import FakeKernel
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.manager.ports import ManagerPorts
-from weft.model.addresses import Port
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
 from weft.model.membership import InitRequest
@@ -31,7 +29,6 @@ from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
-from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session import tls
 from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import Connector
@@ -47,10 +44,6 @@ END = "-----END CERTIFICATE-----"
 HOUR: Nanoseconds = 3600 * SECOND
 
 
-async def _no_resolver(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
-    raise Unavailable("this node has no containers")
-
-
 class Member:
     """One node's agent."""
 
@@ -63,13 +56,14 @@ class Member:
         self.managers: tuple[tuple[NodeId, str], ...] = ()
         """As the last manager named them."""
         self.connect: Connect = lambda: swarm.connect(self)
-        images = FakeImages()
         adapters = Adapters(
-            kernel=FakeKernel(), runtime=FakeRuntime(images), images=images, connect=lambda: self.connect(), clock=swarm.clock,
-            entropy=swarm.entropy, description=lambda: NodeDescription(hostname=str(address)), routes=tuple,
-            open_resolver=_no_resolver, wallet=self.wallet, advertise_address=str(address),
-            managers_changed=self._remember, credentials_changed=lambda _, role: self.changes.append(role),
-        )  # fmt: skip
+            managers=ManagerAdapters(connect=lambda: self.connect(), changed=self._remember),
+            certificate=CertificateAdapters(
+                wallet=self.wallet, advertise_address=str(address), changed=lambda _, role: self.changes.append(role)
+            ),
+            description=lambda: NodeDescription(hostname=str(address)),
+            origin=Origin(clock=swarm.clock, entropy=swarm.entropy),
+        )
         self.asked: list[PublishLogs] = []
         """For logs, which this agent leaves to the test."""
         facts = NodeFacts(node=self.node, data_path_address=address)

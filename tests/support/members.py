@@ -4,15 +4,16 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.support.certified import free_port
-from weft.agent.adapters import Adapters
-from weft.daemon.swarm_node import Managers, Surroundings, SwarmNode
-from weft.engine.events import EventLog
+from weft.daemon.surroundings import HostAdapters, Surroundings
+from weft.daemon.swarm_node import SwarmNode
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
 from weft.errors import Unavailable, WeftError
 from weft.linux.fake import FakeKernel
 from weft.manager.manager import Manager
@@ -22,6 +23,9 @@ from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import Connect
+from weft.session.client import Connector
+from weft.session.identity import Wallet
+from weft.session.tls import IsRevoked
 from weft.store.etcd.elsewhere import Elsewhere
 
 
@@ -36,19 +40,20 @@ class Host:
         self.connect: Connect | None = None
         """Gives the agent its sessions, where a test is its manager."""
 
-        def adapters(connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
-            return Adapters(
-                kernel=FakeKernel(), runtime=self.runtime, images=images, clock=time.time_ns, entropy=os.urandom,
-                connect=lambda: (self.connect or connect)(), description=self.description, routes=tuple, open_resolver=nobody,
-                managers_changed=managers_changed,
-            )  # fmt: skip
-
+        adapters = EngineAdapters(
+            runtime=self.runtime, images=images, network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
+            origin=Origin(clock=time.time_ns, entropy=os.urandom),
+        )  # fmt: skip
         self.around = Surroundings(
-            data=directory / f"host{number}" / "swarm", run=directory / f"host{number}" / "run", description=self.description,
-            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), adapters=adapters,
-            events=EventLog(time.time_ns), routes=tuple, elsewhere=where,
+            data=directory / f"host{number}" / "swarm", run=directory / f"host{number}" / "run",
+            engine=Engine(str(self.address), adapters), host=HostAdapters(description=self.description, connector=self._connector),
+            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), elsewhere=where,
         )  # fmt: skip
         self.member: SwarmNode | None = None
+
+    def _connector(self, wallet: Wallet, managers: Callable[[], Sequence[str]], is_revoked: IsRevoked) -> Connect:
+        connector = Connector(wallet, managers, is_revoked)
+        return lambda: (self.connect or connector)()
 
     def description(self) -> NodeDescription:
         return NodeDescription(hostname=str(self.address))

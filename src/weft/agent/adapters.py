@@ -1,21 +1,20 @@
-"""The outside world of an agent, as one list: what `node.py` chooses for a real host and the tests for a simulated one."""
+"""The outside world of an agent, by what it is for: what `member.py` chooses for a real node and the tests for a simulated one.
 
-import socket
+What a node is without a swarm is not in here: see `engine/adapters.py`.
+"""
+
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from weft.engine.adapters import NAMESPACES, HostResolver, OpenResolver, OpenSocket
-from weft.engine.network import FlushFlows
+from weft.engine.adapters import Origin
 from weft.errors import Unavailable
-from weft.linux.base import EspEngine, Kernel
 from weft.model.ids import NodeId
-from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription, Role
-from weft.network.flows import Stale
-from weft.runtime.base import Images, Runtime
 from weft.session.base import Connect, Echo, LogSink, Publish
 from weft.session.identity import Credentials, Wallet
+
+ManagersChanged = Callable[[tuple[tuple[NodeId, str], ...]], None]
+"""Given id and `host:port` of each."""
 
 
 def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:
@@ -38,60 +37,40 @@ async def _nowhere(manager: str, subscription: str) -> LogSink:
     raise Unavailable(f"cannot publish logs to manager {manager}: this node has no connections but its session")
 
 
-def _no_resolver() -> HostResolver:
-    return HostResolver()
+@dataclass(frozen=True, kw_only=True)
+class ManagerAdapters:
+    """How managers are reached, and which of them."""
+
+    connect: Connect
+    changed: ManagersChanged = _nobody
+    """The managers named by the last one reached, to be kept for reconnecting."""
+    publish: Publish = _nowhere
+    """Connections for logs."""
+    open_echo: Callable[[], Echo] | None = None
+    """How the manager's host is asked whether it is there; None where it cannot be."""
+    epoch: Callable[[], int] = _first_epoch
+    """The latest of the cluster that is known here."""
+    check_epoch: Callable[[int], None] = _any_epoch
+    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed` if it is an earlier one."""
 
 
-async def _open_here(inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-    """Where there is one namespace."""
-    made = socket.socket(family, kind)
-    made.setblocking(False)
-    return made
+@dataclass(frozen=True, kw_only=True)
+class CertificateAdapters:
+    """The node's certificate, which the agent renews."""
 
-
-async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
-    """Nothing is remembered."""
+    wallet: Wallet
+    advertise_address: str
+    """Where managers find this node."""
+    changed: Callable[[Credentials, Role], None] = _nothing
+    """There is a new certificate in the wallet, or another root; the role is the certificate's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
-    kernel: Kernel
-    runtime: Runtime
-    images: Images
-    connect: Connect
-    clock: Callable[[], Nanoseconds]
-    """Now, in nanoseconds since 1970."""
-    entropy: Callable[[int], bytes]
-    """That many random bytes."""
+    managers: ManagerAdapters
     description: Callable[[], NodeDescription]
-    routes: Callable[[], tuple[str, ...]]
+    origin: Origin
+    routes: Callable[[], tuple[str, ...]] = tuple
     """Subnets that this host has routes to."""
-    open_resolver: OpenResolver
-    open_socket: OpenSocket = field(default=_open_here)
-    host_resolver: Callable[[], HostResolver] = field(default=_no_resolver)
-    """Read each time: DHCP may change it."""
-    managers_changed: Callable[[tuple[tuple[NodeId, str], ...]], None] = field(default=_nobody)
-    """The managers named by the last one reached, to be kept for reconnecting."""
-    publish: Publish = field(default=_nowhere)
-    """Connections for logs."""
-    epoch: Callable[[], int] = field(default=_first_epoch)
-    """The latest of the cluster that is known here."""
-    check_epoch: Callable[[int], None] = field(default=_any_epoch)
-    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed` if it is an earlier one."""
-    wallet: Wallet | None = None
-    """The node's certificate, which the agent renews; None where sessions do without."""
-    advertise_address: str = ""
-    """Where managers find this node."""
-    credentials_changed: Callable[[Credentials, Role], None] = field(default=_nothing)
-    """There is a new certificate in the wallet, or another root; the role is the certificate's."""
-    open_echo: Callable[[], Echo] | None = None
-    """How the manager's host is asked whether it is there; None where it cannot be."""
-    flush_flows: FlushFlows = field(default=_no_flows)
-    """Forgets these flows, as far as they could find another way (`linux/conntrack.py`), in the namespace of that
-    name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises `OperationFailed`."""
-    esp: EspEngine | None = None
-    """What seals encrypted networks."""
-    no_esp: str = "this node has no ESP engine"
-    """What is missing, if there is none."""
-    namespaces: Path = NAMESPACES
-    """Where namespaces are as files."""
+    certificate: CertificateAdapters | None = None
+    """None where sessions do without."""

@@ -13,17 +13,17 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from weft.agent.adapters import Adapters
+from weft.agent.connections import Connections
 from weft.agent.records import Records, TaskRecord
 from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
 from weft.agent.workloads import filled_workload
-from weft.engine.container_config import Host as HostView
 from weft.engine.container_config import container_config
-from weft.engine.events import EventLog
-from weft.errors import NotFound, WeftError, described
+from weft.engine.engine import Engine
+from weft.errors import WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerState, unmet
 from weft.model.ids import TaskId
+from weft.model.node import NodeDescription
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -43,29 +43,17 @@ T = TypeVar("T")
 class Host(Protocol):
     """What a worker needs of the agent that it works for."""
 
-    adapters: Adapters
+    engine: Engine
     records: Records
-    events: EventLog
+    connections: Connections
 
     @property
     def assignment(self) -> Assignment: ...
 
+    def description(self) -> NodeDescription: ...
+
     async def pull(self, reference: str) -> None:
         """Raises `NotFound` or `OperationFailed`."""
-        ...
-
-    async def connect(self, task: TaskAssignment) -> None:
-        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or `OperationFailed`."""
-        ...
-
-    def is_connected(self, task: TaskId) -> bool: ...
-
-    async def release(self, task: TaskId) -> None:
-        """Returns when the kernel has nothing more of its sandbox."""
-        ...
-
-    async def unlisted(self) -> None:
-        """Returns when this node's own rules send new connections only where the assignment says, or do not get there soon."""
         ...
 
     def report(self, task: TaskId, status: TaskStatus) -> None: ...
@@ -118,7 +106,7 @@ class TaskWorker:
             case Step.PULL:
                 await self._unless_changed(self._host.pull(self._assigned.spec.container.image))
             case Step.CONNECT:
-                await self._unless_changed(self._host.connect(self._assigned))
+                await self._unless_changed(self._host.connections.connect(self._assigned))
             case Step.CREATE:
                 await self._create()
             case Step.REPORT_READY:
@@ -126,8 +114,7 @@ class TaskWorker:
             case Step.REPORT_STARTING:
                 self._report(TaskState.STARTING, "starting")
             case Step.START:
-                started = await self._host.adapters.runtime.start(self._record.container)
-                self._host.events.container("start", started)
+                await self._host.engine.start(self._record.container)
             case Step.REPORT_RUNNING:
                 self._report(TaskState.RUNNING, "started", self._unmet())
             case Step.WATCH:
@@ -142,41 +129,37 @@ class TaskWorker:
     # --- steps
 
     async def _create(self) -> None:
-        adapters, task, record = self._host.adapters, self._assigned, self._record
-        node = adapters.description()
+        engine, record, node = self._host.engine, self._record, self._host.description()
         config = container_config(
-            filled_workload(task, node), record.container, record.sandbox, self._host.assignment,
-            HostView(node.hostname, adapters.host_resolver(), adapters.namespaces),
+            filled_workload(self._assigned, node), record.container, record.sandbox, self._host.assignment,
+            engine.host(node.hostname),
         )  # fmt: skip
         await self._host.records.saved()
-        self._host.events.container("create", await adapters.runtime.create(config))
+        await engine.create(config)
 
     async def _watch(self) -> None:
-        ended = await self._unless_changed(self._host.adapters.runtime.wait(self._record.container))
+        ended = await self._unless_changed(self._host.engine.wait(self._record.container))
         if ended is not None:
-            self._died(ended)
+            self._host.engine.died(ended)
 
     async def _stop(self) -> None:
         container = self._container()
         if container is None:
             return
         if self._record.sandbox is not None:
-            await self._host.unlisted()
+            await self._host.connections.unlisted()
             await asyncio.sleep(DRAIN)
-        self._died(await self._host.adapters.runtime.stop(container.id, container.stop_grace_period))
+        await self._host.engine.stop(container)
 
     async def _delete(self) -> None:
-        container = self._container()
-        await self._host.adapters.runtime.remove(self._record.container)
-        if container is not None:
-            self._host.events.container("destroy", container)
+        await self._host.engine.remove(self._record.container)
 
     async def _finish(self, state: TaskState, message: str, err: str) -> None:
         """The container is over. Its sandbox first, then the disk, then the word to the manager."""
         container = self._container()
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT):
-                await self._host.release(self._task)
+                await self._host.connections.release(self._task)
         except TimeoutError:
             log.warning("sandbox.release_slow task=%s seconds=%s", self._task, RELEASE_TIMEOUT)
         status = self._status(state, message, err, container)
@@ -212,10 +195,7 @@ class TaskWorker:
         return self._host.assignment.tasks[self._task]
 
     def _container(self) -> Container | None:
-        try:
-            return self._host.adapters.runtime.get(self._record.container)
-        except NotFound:
-            return None
+        return self._host.engine.container(self._record.container)
 
     def _view(self) -> TaskView:
         assigned = self._host.assignment.tasks.get(self._task)
@@ -225,8 +205,8 @@ class TaskWorker:
             desired=TaskState.REMOVE if assigned is None else assigned.desired,
             assigned=assigned is not None,
             container=None if container is None else container.state,
-            image=assigned is not None and self._has_image(assigned),
-            connected=self._host.is_connected(self._task),
+            image=assigned is not None and self._host.engine.has_image(assigned.spec.container.image),
+            connected=self._host.connections.is_connected(self._task),
             fate=self._host.fate(container),
         )
 
@@ -237,13 +217,6 @@ class TaskWorker:
         container = status.container.id[:12] if status.container else ""
         log.info("task.state task=%s service=%s state=%s container=%s cause=%r", *values, container, status.err)
 
-    def _has_image(self, task: TaskAssignment) -> bool:
-        try:
-            self._host.adapters.images.find(task.spec.container.image)
-        except WeftError:  # also of a reference that makes no sense: the pull will say so
-            return False
-        return True
-
     # --- telling
 
     def _unmet(self) -> str:
@@ -252,7 +225,7 @@ class TaskWorker:
         if container is None:
             return ""
         try:
-            image = self._host.adapters.images.find(container.image)
+            image = self._host.engine.images.find(container.image)
         except WeftError:  # removed meanwhile
             return ""
         return "; ".join(unmet(image.config, container.config.spec.mounts))
@@ -271,11 +244,8 @@ class TaskWorker:
         assigned = self._host.assignment.tasks.get(self._task)
         ports = assigned.ports if assigned is not None and state == TaskState.RUNNING else ()
         return TaskStatus(
-            state, self._host.adapters.clock(), message or last.message, err, shown, tuple(p for p in ports if p.mode == "host")
+            state, self._host.engine.now(), message or last.message, err, shown, tuple(p for p in ports if p.mode == "host")
         )  # fmt: skip
-
-    def _died(self, container: Container) -> None:
-        self._host.events.container("die", container, exitCode=str(container.exit_code))
 
     async def _unless_changed(self, action: Coroutine[Any, Any, T]) -> T | None:
         """The action's result; None, with the action cancelled, if meanwhile something else is wanted of the task."""

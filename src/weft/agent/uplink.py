@@ -80,7 +80,7 @@ class Uplink:
     ) -> None:  # fmt: skip
         """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
         a manager; `publish` begins to publish logs, if this agent can."""
-        self._adapters = adapters
+        self._adapters, self._managers = adapters, adapters.managers
         self._node = facts.node
         self._facts = facts
         self._statuses = statuses
@@ -88,10 +88,9 @@ class Uplink:
         self._reached = reached
         self._publish = publish
         self._renewal: Renewal | None = None
-        if adapters.wallet is not None:
-            self._renewal = Renewal(
-                adapters.wallet, adapters.advertise_address, adapters.clock, adapters.entropy, adapters.credentials_changed
-            )
+        own, origin = adapters.certificate, adapters.origin
+        if own is not None:
+            self._renewal = Renewal(own.wallet, own.advertise_address, origin.clock, origin.entropy, own.changed)
         self._pending: dict[TaskId, TaskStatus] = {}
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -126,7 +125,7 @@ class Uplink:
             if self._renewal is not None:
                 self._renewal.begin()
             try:
-                session = await self._adapters.connect()
+                session = await self._managers.connect()
                 self.refused = False
                 if await self._serve(session):
                     backoff = FIRST_BACKOFF
@@ -152,7 +151,7 @@ class Uplink:
 
     async def _serve(self, session: AgentSession) -> bool:
         """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
-        adapters, welcomed, gone = self._adapters, False, False
+        adapters, managers, welcomed, gone = self._adapters, self._managers, False, False
         farewell = "agent ends the session"
         try:
             await self._reached()
@@ -161,16 +160,16 @@ class Uplink:
                 data_path_address=str(self._facts.data_path_address),
                 routes=(str(self._facts.gateway.network), *adapters.routes())[:MAX_ROUTES],
                 underlay_mtu=self._facts.underlay_mtu,
-                trusted=self.trusted, epoch=adapters.epoch(), ended=self._ended(),
+                trusted=self.trusted, epoch=managers.epoch(), ended=self._ended(),
                 publishes_logs=self._publish is not None,
             )  # fmt: skip
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
                 raise SessionClosed(_why(welcome))
-            adapters.check_epoch(welcome.epoch)
+            managers.check_epoch(welcome.epoch)
             welcomed = True
-            adapters.managers_changed(welcome.managers)
+            managers.changed(welcome.managers)
             self.connected, self.error, self._was_expired = True, "", False
             log.info("session.open node=%s", self._node)
             await self._talk(session, welcome)
@@ -203,7 +202,7 @@ class Uplink:
         ]
         if self._renewal is not None:
             speakers.append(self._renewal.run(session.send))
-        open_echo, manager = self._adapters.open_echo, _address(session.address)
+        open_echo, manager = self._managers.open_echo, _address(session.address)
         if open_echo is not None and manager is not None:
             speakers.append(_until_gone(open_echo, manager))
         await first(*speakers)
@@ -230,7 +229,7 @@ class Uplink:
             case StatusAccepted(number) if number == self._awaited:
                 self._accepted.set()
             case Managers(managers):
-                self._adapters.managers_changed(managers)
+                self._managers.changed(managers)
             case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
                 self._renewal.hear(message)
             case PublishLogs() as logs if self._publish is not None:

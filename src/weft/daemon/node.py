@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -18,16 +18,16 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from weft.agent.adapters import Adapters
 from weft.api.backend import Swarm
 from weft.api.server import ApiServer
-from weft.control.allocator import routes
 from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
 from weft.daemon.recovery import forget
-from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, Managers, Surroundings, SwarmNode
-from weft.engine import views
-from weft.engine.events import EventLog
+from weft.daemon.surroundings import HostAdapters, Surroundings
+from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
+from weft.engine.networking import Networking
 from weft.errors import (
     Damaged,
     FailedPrecondition,
@@ -55,7 +55,6 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
-from weft.session.base import Connect
 from weft.store.etcd.base import NO_MAJORITY
 from weft.store.etcd.elsewhere import Elsewhere
 from weft.system import journal as logs
@@ -127,16 +126,18 @@ class WeftNode:
             info, esp_engine=self._esp.name if self._esp else "", apparmor=confiner.apparmor.in_use, seccomp=confiner.filters,
             warnings=(*info.warnings, *confiner.warnings),
         )  # fmt: skip
-        self._events = EventLog(time.time_ns)
+        self.engine = Engine(info.engine_id, self._adapters())
         self._member: SwarmNode | None = None
         self._damage = ""
         """Why nobody knows of which swarm this node is a member."""
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._around = Surroundings(
-            data=options.data_root / "swarm", run=options.run_dir, description=lambda: hostinfo.describe(info), facts=self._facts,
-            adapters=self._adapters, events=self._events, routes=host.routes, own_ports=_own_ports(options),
-            elsewhere=options.store,
+            data=options.data_root / "swarm", run=options.run_dir, engine=self.engine, facts=self._facts,
+            host=HostAdapters(
+                description=lambda: hostinfo.describe(info), routes=host.routes, open_echo=ping.EchoSocket
+            ),
+            own_ports=_own_ports(options), elsewhere=options.store,
         )  # fmt: skip
 
     async def open(self) -> None:
@@ -235,28 +236,20 @@ class WeftNode:
 
     # --- networks and events of this host
 
+    @property
+    def _networking(self) -> Networking | None:
+        """Containers are connected while the node is in a swarm."""
+        return self._member.agent.networking if self._member is not None else None
+
     def local_networks(self) -> Sequence[LocalNetwork]:
-        if self._member is None:
-            node = NodeId(self.info.engine_id)
-            return [
-                views.predefined(node, "bridge", "bridge"),
-                views.predefined(node, "host", "host"),
-                views.predefined(node, "none", "null"),
-            ]
-        agent = self._member.agent
-        return views.local_networks(agent.assignment, agent.residents, agent.facts, agent.containers)
+        networking = self._networking
+        return networking.local_networks() if networking is not None else self.engine.local_networks()
 
     def container_networks(self, id: ContainerId) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
-        if self._member is None:
-            return {}
-        agent = self._member.agent
-        return views.container_networks(id, agent.assignment, agent.residents, agent.facts, agent.containers)
+        return self._networking.container_networks(id) if self._networking is not None else {}
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
-        if self._member is None:
-            return None
-        agent = self._member.agent
-        return views.container_gateway(id, agent.assignment, agent.residents, agent.facts)
+        return self._networking.container_gateway(id) if self._networking is not None else None
 
     def _facts(self, node: NodeId, data_path: IPv4Address) -> NodeFacts:
         """The MTU is read afresh at each start: the operator may have changed it."""
@@ -266,28 +259,22 @@ class WeftNode:
         )  # fmt: skip
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
-        return self._events.listen(since, until)
+        return self.engine.events.listen(since, until)
 
-    def _adapters(self, connect: Connect, managers_changed: Callable[[Managers], None]) -> Adapters:
-        return Adapters(
+    def _adapters(self) -> EngineAdapters:
+        directory = self._options.netns_dir
+        network = NetworkAdapters(
             kernel=self._kernel,
-            runtime=self.containers,
-            images=self.images,
-            connect=connect,
-            clock=time.time_ns,
-            entropy=secrets.token_bytes,
-            description=self._around.description,
-            routes=lambda: routes.worth_telling(host.routes()),
-            open_resolver=_open_resolver,
-            open_socket=netns.open_socket,
-            host_resolver=hostinfo.resolver,
-            managers_changed=managers_changed,
-            flush_flows=lambda space, flows: _flush_flows(self._options.netns_dir / space if space != HOST else None, flows),
+            names=NameAdapters(
+                open_resolver=_open_resolver, open_socket=netns.open_socket, host_resolver=hostinfo.resolver
+            ),
+            flush_flows=lambda space, flows: _flush_flows(directory / space if space != HOST else None, flows),
             esp=self._esp,
             no_esp=self._no_esp,
-            namespaces=self._options.netns_dir,
-            open_echo=ping.EchoSocket,
+            namespaces=directory,
         )
+        origin = Origin(clock=time.time_ns, entropy=secrets.token_bytes)
+        return EngineAdapters(runtime=self.containers, images=self.images, network=network, origin=origin)
 
 
 def run(options: DaemonOptions) -> int:

@@ -12,17 +12,15 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from collections.abc import Coroutine
+from ipaddress import IPv4Address
 from typing import Any
 
 import msgspec
 
-from weft.agent.adapters import Adapters
+from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
 from weft.agent.agent import Agent
-from weft.control.allocator.ports import NO_PORTS, OwnPorts
+from weft.control.allocator.routes import worth_telling
 from weft.daemon.manager_host import DATABASE, ManagerHost
 from weft.daemon.manager_parts import HostParts
 from weft.daemon.membership import RoleFollower
@@ -30,7 +28,7 @@ from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.role_steps import Step, StoreKind
 from weft.daemon.running_manager import RunningManager, is_revoked
 from weft.daemon.store_part import leave_store
-from weft.engine.events import EventLog
+from weft.daemon.surroundings import Surroundings
 from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
@@ -40,19 +38,17 @@ from weft.model.addresses import PortKey
 from weft.model.cluster import PEER_PORT, SESSION_PORT
 from weft.model.ids import NodeId
 from weft.model.membership import InitRequest, JoinRequest, Membership
-from weft.model.node import NodeDescription, Role
+from weft.model.node import Role
 from weft.model.numbers import decimal
-from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import holder
-from weft.session.base import AdmissionRequest, AgentSession, Connect, SessionClosed
-from weft.session.client import Connector, join
+from weft.session.base import AdmissionRequest, AgentSession, SessionClosed
+from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
 from weft.session.logs import LogConnector
 from weft.session.messages import CertificateRequest
 from weft.store.base import Store
-from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.sqlite import SqliteStore
 from weft.system.supervision import ended
 
@@ -70,26 +66,6 @@ Managers = tuple[tuple[NodeId, str], ...]
 """(id, host:port)"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a member needs of the node around it."""
-
-    data: Path
-    """`<data root>/swarm`."""
-    run: Path
-    description: Callable[[], NodeDescription]
-    facts: Callable[[NodeId, IPv4Address], NodeFacts]
-    adapters: Callable[[Connect, Callable[[Managers], None]], Adapters]
-    """The agent's, given how to reach a manager and whom to tell of new managers."""
-    events: EventLog
-    routes: Callable[[], Sequence[IPv4Network]]
-    """Subnets that this host has routes to."""
-    own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
-    """What this host listens on, in or out of a swarm."""
-    elsewhere: Elsewhere | None = None
-    """Where the swarm's state is to be if not on the managers' hosts."""
-
-
 class SwarmNode:
     def __init__(
         self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials,
@@ -101,7 +77,7 @@ class SwarmNode:
         self._identity = identity
         self._wallet = Wallet(credentials, identity.save_credentials)
         self._host = ManagerHost(
-            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.routes,
+            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.host.routes,
             own_ports=around.own_ports, elsewhere=around.elsewhere,
         )  # fmt: skip
         self._parts = HostParts(self._host, self, self._begun)
@@ -112,19 +88,25 @@ class SwarmNode:
         self._running: list[asyncio.Task[None]] = []
         role = holder(credentials.certificate).role if not trouble else member.role
         self.member = msgspec.structs.replace(member, role=role)
-        connect = self._cannot_connect if trouble else Connector(
-            self._wallet, self._manager_addresses, self._is_revoked
-        )  # fmt: skip
-        adapters = replace(
-            around.adapters(connect, self._remember_managers), wallet=self._wallet if not trouble else None,
-            advertise_address=str(member.advertise_address), credentials_changed=self._take_role,
-            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch, publish=LogConnector(self._wallet, self._is_revoked),
-        )  # fmt: skip
         facts = msgspec.structs.replace(
             around.facts(member.node, member.data_path_address), own_ports=_own_ports(around, member)
         )
-        self.agent = Agent(member.node, around.data / "agent", facts, adapters)
-        self.agent.events = around.events
+        self.agent = Agent(member.node, around.data / "agent", facts, around.engine, self._adapters(bool(trouble)))
+
+    def _adapters(self, has_no_credentials: bool) -> Adapters:
+        host, wallet = self._around.host, self._wallet
+        managers = ManagerAdapters(
+            connect=self._cannot_connect if has_no_credentials else host.connector(wallet, self._manager_addresses, self._is_revoked),
+            changed=self._remember_managers, publish=LogConnector(wallet, self._is_revoked), open_echo=host.open_echo,
+            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
+        )  # fmt: skip
+        certificate = CertificateAdapters(
+            wallet=wallet, advertise_address=str(self.member.advertise_address), changed=self._take_role
+        )  # fmt: skip
+        return Adapters(
+            managers=managers, description=host.description, origin=self._around.engine.adapters.origin,
+            routes=lambda: worth_telling(host.routes()), certificate=None if has_no_credentials else certificate,
+        )  # fmt: skip
 
     # --- ways in
 
@@ -135,7 +117,7 @@ class SwarmNode:
         """A new swarm with this node as its manager. All or nothing."""
         port = request.listen_address.rpartition(":")[2]
         founder = Founder(
-            description=around.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
+            description=around.host.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
         )  # fmt: skip
         root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
         around.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +157,7 @@ class SwarmNode:
         """Joins an existing swarm. The node's manager may not run yet when this returns."""
 
         def ask(csr: str) -> AdmissionRequest:
-            hostname = around.description().hostname
+            hostname = around.host.description().hostname
             return AdmissionRequest(
                 token=request.token, csr=csr, hostname=hostname, data_path_address=data_path,
                 availability=request.availability, advertise_address=str(advertise),
@@ -335,7 +317,7 @@ class SwarmNode:
     async def _pump_events(self, manager: Manager) -> None:
         with contextlib.suppress(Unavailable):
             async for event in manager.events():
-                self._around.events.add(event)
+                self._around.engine.events.add(event)
 
     # --- what is remembered
 

@@ -62,9 +62,7 @@ class Forwarder:
         finally:
             self._in_flight -= 1
 
-    async def _ask_one(
-        self, query: bytes, server: str, inside: Path | None, transport: Transport
-    ) -> bytes | None:
+    async def _ask_one(self, query: bytes, server: str, inside: Path | None, transport: Transport) -> bytes | None:
         try:
             async with asyncio.timeout(TIMEOUT):
                 if transport == "tcp":

@@ -16,16 +16,17 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from weft.engine.adapters import FlushFlows
 from weft.errors import OperationFailed, WeftError
 from weft.linux.base import Kernel
 from weft.model.assignment import Overlays
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
 from weft.model.workload import Resident
-from weft.network.flows import Place, Stale, stale_flows
+from weft.network.flows import Place, stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
 from weft.network.operations import (
     AddForwarding,
@@ -58,9 +59,6 @@ Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
 NOTHING = KernelState({HOST: Namespace(name=HOST)})
 SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
 """An overlay's bridge port that leads to a sandbox."""
-
-FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
-"""See `Adapters.flush_flows`."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -49,12 +49,7 @@ def local_networks(
 ) -> list[LocalNetwork]:
     """All of them, by name."""
     here = [r for r in residents if r.sandbox.container in containers]
-    networks = [
-        predefined(facts.node, "bridge", "bridge"),
-        predefined(facts.node, "host", "host"),
-        predefined(facts.node, "none", "null"),
-        gateway_network(overlays, here, facts),
-    ]
+    networks = [*predefined_networks(facts.node), gateway_network(overlays, here, facts)]
     networks += [overlay(view, here, facts, containers) for view in overlays.networks.values()]
     return sorted(networks, key=lambda n: n.name)
 
@@ -81,6 +76,11 @@ def container_gateway(
     """The container's place on docker_gwbridge; None if it has none."""
     network = gateway_network(overlays, [r for r in residents if r.sandbox.container == id], facts)
     return next((e for e in network.endpoints if e.key == id), None)
+
+
+def predefined_networks(node: NodeId) -> list[LocalNetwork]:
+    """What every host has, by name."""
+    return [predefined(node, "bridge", "bridge"), predefined(node, "host", "host"), predefined(node, "none", "null")]
 
 
 def predefined(node: NodeId, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:

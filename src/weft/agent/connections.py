@@ -1,0 +1,111 @@
+"""The tasks that are connected to their networks: each gets a sandbox, and the engine is told of all of them."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from weft.agent.records import Records
+from weft.agent.workloads import Workloads
+from weft.engine.networking import Networking
+from weft.errors import OperationFailed
+from weft.model.assignment import Assignment, TaskAssignment
+from weft.model.ids import TaskId
+from weft.model.sandbox import Sandbox
+from weft.model.task import TaskState
+from weft.model.workload import Resident
+
+ATTACHMENT_TIMEOUT = 30.0
+"""Seconds that a task waits for its networks and the node's addresses on them; the original's."""
+UNLIST_TIMEOUT = 2.0
+"""Seconds that a task's stop signal waits for this node's rules to leave the task out."""
+
+
+class Connections:
+    def __init__(self, networking: Networking, records: Records, assignment: Assignment) -> None:
+        self._networking = networking
+        self._records = records
+        self._assignment = assignment
+        self._workloads = Workloads()
+        self._connected: set[TaskId] = set()
+        self._releasing: set[TaskId] = set()
+        self._taken_over = asyncio.Event()
+        """Set, and replaced, at each new assignment."""
+
+    @property
+    def sandboxes(self) -> tuple[Sandbox, ...]:
+        """Those that are in use."""
+        held = ((task, record.sandbox) for task, record in self._records.all.items())
+        return tuple(sandbox for task, sandbox in held if sandbox is not None and task not in self._releasing)
+
+    @property
+    def residents(self) -> list[Resident]:
+        return self._workloads.residents(self._assignment.tasks, self.sandboxes)
+
+    def take_over(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._desire()
+        self._taken_over.set()
+        self._taken_over = asyncio.Event()
+
+    def is_connected(self, task: TaskId) -> bool:
+        assigned = self._assignment.tasks.get(task)
+        return task in self._connected or (assigned is not None and assigned.spec.host_network)
+
+    async def connect(self, task: TaskAssignment) -> None:
+        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or `OperationFailed`."""
+        await self._networks_known(task)
+        self._networking.check(self._workloads.of(task))
+        sandbox = self._records.all[task.id].sandbox or self.give(task, self._networking.new_id())
+        await self._records.saved()
+        self._desire()
+        await self._networking.connect(sandbox)
+        self._connected.add(task.id)
+
+    def give(self, task: TaskAssignment, id: str) -> Sandbox:
+        """A sandbox of that id, on record. Raises `Exhausted`."""
+        return self._records.give(self._workloads.of(task), self._networking.facts, id)
+
+    async def release(self, task: TaskId) -> None:
+        """Returns when the kernel has nothing more of its sandbox."""
+        sandbox = self._records.all[task].sandbox
+        if sandbox is None:
+            return
+        self._releasing.add(task)
+        self._connected.discard(task)
+        self._desire()
+        await self._networking.release(sandbox)
+
+    def forget(self, task: TaskId) -> None:
+        """There is no record of it any more."""
+        self._connected.discard(task)
+        self._releasing.discard(task)
+
+    async def unlisted(self) -> None:
+        """Returns when this node's own rules send new connections only where the assignment says, or do not get there soon."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLIST_TIMEOUT):
+                await self._networking.loop.settled()
+
+    def running(self) -> Iterator[tuple[TaskId, Sandbox]]:
+        """Sandboxes of containers that were running before this daemon; other tasks are connected on their way up."""
+        for task, record in self._records.all.items():
+            if record.sandbox is not None and record.status.state == TaskState.RUNNING:
+                yield task, record.sandbox
+
+    def _desire(self) -> None:
+        self._networking.desire(self._assignment, self.residents)
+
+    async def _networks_known(self, task: TaskAssignment) -> None:
+        try:
+            async with asyncio.timeout(ATTACHMENT_TIMEOUT):
+                while not self._are_known(task):
+                    await self._taken_over.wait()
+        except TimeoutError:
+            raise OperationFailed("node is missing network attachments, ip addresses may be exhausted") from None
+
+    def _are_known(self, task: TaskAssignment) -> bool:
+        """An address of the node's own it needs on the ingress network only, for answers to come back by; a task on another network
+        works without a load balancer beside it."""
+        views = [self._assignment.networks.get(a.network) for a in task.attachments]
+        node = self._assignment.node
+        return all(v is not None and (not v.definition.ingress or v.load_balancer(node) is not None) for v in views)

@@ -1,0 +1,167 @@
+"""Sandboxes connected: the kernel's network, encryption and names, of the residents that somebody wants here.
+
+    desire ─▶ encryption: may it be up? ─▶ network loop ─▶ kernel
+    connect ─▶ the engine protects it, the kernel has it ─▶ its names are answered
+
+Who desires says all of it each time. Until the first time nothing is touched, and the end of `run` leaves everything as it is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from weft.dns.zone import NameCache, Zone, zone_for
+from weft.engine import views
+from weft.engine.encryption import Encryption
+from weft.engine.engine import Engine
+from weft.engine.forwarder import NameServers
+from weft.engine.network import NetworkLoop
+from weft.engine.resolver import Resolvers
+from weft.errors import OperationFailed, WeftError
+from weft.model.assignment import Overlays
+from weft.model.ids import ContainerId, WorkloadId
+from weft.model.local_network import LocalEndpoint, LocalNetwork
+from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.workload import Resident, Workload
+from weft.network.diff import diff
+from weft.network.plan import Planner
+from weft.network.sandbox import hides_gateway
+from weft.system.supervision import lasting
+
+log = logging.getLogger(__name__)
+
+REOPEN_PAUSE = 1.0
+
+
+class Networking:
+    def __init__(self, engine: Engine, facts: NodeFacts) -> None:
+        adapters = engine.adapters.network
+        self.facts = facts
+        self._engine = engine
+        self.loop = NetworkLoop(adapters.kernel, facts, Planner().plan, diff, adapters.flush_flows)
+        self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
+        self._names = NameCache()
+        self._resolvers = Resolvers(
+            adapters.names.open_resolver, adapters.names.open_socket, self._namespace_file, self._zone, self._name_servers
+        )  # fmt: skip
+        self._overlays = Overlays()
+        self._residents: dict[WorkloadId, Resident] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. The network stays as it is; names are no longer answered."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lasting("network", self.loop.run))
+                group.create_task(lasting("encryption", self._encryption.run))
+        finally:
+            self._resolvers.close_all()
+
+    async def teardown(self) -> None:
+        """Removes everything of ours; not while `run` runs. As much as possible: then raises what could not be removed."""
+        errors: list[Exception] = []
+        try:
+            await self.loop.teardown()
+        except* WeftError as group:
+            errors.extend(group.exceptions)
+        try:
+            await self._encryption.teardown()
+        except WeftError as error:
+            errors.append(error)
+        if errors:
+            raise ExceptionGroup("cannot remove the network", errors)
+
+    def new_id(self) -> str:
+        """For a sandbox."""
+        return self._engine.new_id()
+
+    # --- what is wanted
+
+    def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
+        """From now on."""
+        self._overlays, self._residents = overlays, {r.workload.id: r for r in residents}
+        self._desire()
+
+    def check(self, workload: Workload) -> None:
+        """Raises `OperationFailed` for a workload that could not be on its networks here."""
+        cause = hides_gateway(workload, self._overlays.networks, self.facts)
+        if cause is not None:
+            raise OperationFailed(cause)
+
+    async def connect(self, sandbox: Sandbox) -> None:
+        """Returns when it works for the sandbox, which must have been desired. Raises `OperationFailed`."""
+        for network in sandbox.ports:
+            view = self._overlays.networks.get(network)
+            if view is not None and view.definition.encrypted:
+                await self._encryption.ready(view.definition.name)
+        await self._answer(sandbox)
+        self._tell("connect", sandbox)
+
+    async def release(self, sandbox: Sandbox) -> None:
+        """Returns when the kernel has nothing more of the sandbox, which must be no longer desired."""
+        self._resolvers.close(sandbox)
+        await self.loop.gone(sandbox)
+        self._tell("disconnect", sandbox)
+
+    async def answer_again(self, sandbox: Sandbox) -> None:
+        """For a container that was running before this daemon. Tries until it works, or the sandbox is no longer desired."""
+        while self._is_resident(sandbox):
+            try:
+                await self._answer(sandbox)
+                return
+            except WeftError as error:
+                log.warning("resolver.reopen_failed workload=%s cause=%s", sandbox.workload, error)
+                await asyncio.sleep(REOPEN_PAUSE)
+
+    # --- what the API shows
+
+    def local_networks(self) -> list[LocalNetwork]:
+        return views.local_networks(self._overlays, self._here, self.facts, self._engine.containers)
+
+    def container_networks(self, id: ContainerId) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
+        return views.container_networks(id, self._overlays, self._here, self.facts, self._engine.containers)
+
+    def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
+        return views.container_gateway(id, self._overlays, self._here, self.facts)
+
+    # ---
+
+    @property
+    def _here(self) -> Sequence[Resident]:
+        return tuple(self._residents.values())
+
+    def _is_resident(self, sandbox: Sandbox) -> bool:
+        resident = self._residents.get(sandbox.workload)
+        return resident is not None and resident.sandbox == sandbox
+
+    def _desire(self) -> None:
+        overlays = self._encryption.desire(self._overlays)
+        if overlays is None:
+            self.loop.postpone()
+        else:
+            self.loop.desire(overlays, self._here)
+
+    async def _answer(self, sandbox: Sandbox) -> None:
+        await self.loop.ready(sandbox)
+        await self._resolvers.open(sandbox)
+
+    def _zone(self, sandbox: Sandbox) -> Zone:
+        resident = self._residents.get(sandbox.workload)
+        return zone_for(self._overlays, resident.workload if resident is not None else None, self._names)
+
+    def _namespace_file(self, sandbox: Sandbox) -> Path:
+        return self._engine.adapters.network.namespaces / sandbox.key
+
+    def _name_servers(self, sandbox: Sandbox) -> NameServers:
+        resident = self._residents.get(sandbox.workload)
+        own = resident.workload.spec.dns_servers if resident is not None else ()
+        if own:
+            return NameServers(own, self._namespace_file(sandbox))
+        return NameServers(self._engine.adapters.network.names.host_resolver().servers)
+
+    def _tell(self, action: str, sandbox: Sandbox) -> None:
+        for id in sandbox.ports:
+            view = self._overlays.networks.get(id)
+            name = view.definition.name if view is not None else ""
+            attributes = {"container": sandbox.container, "name": name, "type": "overlay"}
+            self._engine.events.record("network", action, id, attributes)
