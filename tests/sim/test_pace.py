@@ -11,9 +11,10 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import cast
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -22,7 +23,7 @@ from tests.support.certified import HOUR, Member, Swarm, free_port, swarm
 from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.logs import LogsWanted
-from weft.model.node import NodeDescription
+from weft.model.node import NodeDescription, Role
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.pki import authority
 from weft.session import tls
@@ -43,9 +44,9 @@ HURRY = Limits(pace=PaceLimits(member=Share(0.01, 0.002), source=PLENTY, strange
 """A burst that any flood uses up at once."""
 
 
-def run(main: Callable[[], Awaitable[None]], loop: str) -> None:
+def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str) -> None:
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        runner.run(cast(asyncio.Future[None], main()))
+        runner.run(main())
 
 
 # --- the listener by itself
@@ -53,7 +54,7 @@ def run(main: Callable[[], Awaitable[None]], loop: str) -> None:
 
 def credentials(name: str) -> Credentials:
     key = authority.make_key(os.urandom)
-    role = "manager" if name == "manager" else "worker"
+    role: Role = "manager" if name == "manager" else "worker"
     issued = authority.issue(ROOT, authority.request(key), NodeId(name), role, ClusterId("c"), time.time_ns(), HOUR, 5)
     return Credentials(issued, authority.private_pem(key), ROOT.certificate)
 
@@ -142,6 +143,23 @@ def test_a_member_in_debt_is_not_read_from_on_any_of_its_connections_and_others_
             for number in range(20):
                 await echoed(await place.open(f"other{number}"), b"y" * 100)
             assert place.heard["debtor"] <= len(pairs) * (len(b"a piece") + PIECE)
+
+    run(main, loop)
+
+
+@each_loop
+def test_others_have_their_turn_after_each_piece(loop: str) -> None:
+    async def main() -> None:
+        async with Place(PaceLimits(PLENTY, PLENTY, PLENTY)) as place:
+            streams = await place.open("a")
+            await echoed(streams, b"a piece")
+            whole = asyncio.create_task(echoed(streams, b"x" * (4 << 20)))
+            seen = [place.heard["a"]]
+            while not whole.done():
+                await asyncio.sleep(0)
+                seen.append(place.heard["a"])
+            await whole
+            assert max(after - before for before, after in pairwise(seen)) <= PIECE
 
     run(main, loop)
 

@@ -108,6 +108,8 @@ class Paced(asyncio.BufferedProtocol):
         self._is_held = False
         """The protocol behind TLS wants no more for now."""
         self._debt: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Handle | None = None
+        """Others have theirs first: where there is more to read, uvloop would go on with it."""
         self.pauses = 0
         """How often reading was paused for a debt."""
 
@@ -170,8 +172,13 @@ class Paced(asyncio.BufferedProtocol):
         self._is_held = False
         self._go_on()
 
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._go_on()
+
     def _go_on(self) -> None:
-        if self._transport is not None and not self._is_held and self._debt is None:
+        is_free = not self._is_held and self._debt is None and self._turn is None
+        if self._transport is not None and is_free:
             self._transport.resume_reading()
 
     def _pass_on(self, nbytes: int) -> None:
@@ -179,6 +186,9 @@ class Paced(asyncio.BufferedProtocol):
         began = self._spent()
         self._tls.buffer_updated(nbytes)
         self.charge(self._spent() - began + READ)
+        if nbytes == PIECE and self._turn is None and self._transport is not None:
+            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+            self._transport.pause_reading()
 
     # --- asyncio.BufferedProtocol
 
@@ -213,8 +223,9 @@ class Paced(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._debt is not None:
-            self._debt.cancel()
+        for later in (self._debt, self._turn):
+            if later is not None:
+                later.cancel()
         if self._tls is not None:
             self._tls.connection_lost(exc)
             self._tls = None
