@@ -248,6 +248,20 @@ def test_an_update_that_fails_rolls_back_when_told_to() -> None:
     assert room.state.services[id].spec == spec(replicas=3)
 
 
+def test_a_rollback_that_fails_as_well_pauses_and_goes_no_further() -> None:
+    room, id = room_with(spec(replicas=3))
+    room.failing.update(("bad", "one"))
+    change(room, id, spec("bad", replicas=3, update=UpdateConfig(failure_action="rollback")))
+    room.until(lambda: update_state(room, id) == UpdateState.ROLLBACK_PAUSED)
+    status = room.state.services[id].update_status
+    assert status is not None
+    assert status.message.startswith("rollback paused due to failure or early termination of task ")
+    assert room.state.services[id].spec == spec(replicas=3)
+    tasks = set(room.state.tasks_of(id))
+    assert not room.run("orchestrator").changes
+    assert set(room.state.tasks_of(id)) == tasks
+
+
 @pytest.mark.parametrize(("ratio", "action"), [(0.0, "continue"), (0.5, "pause")])
 def test_failures_may_be_tolerated(ratio: float, action: str) -> None:
     config = UpdateConfig(failure_action=action, max_failure_ratio=ratio)  # type: ignore[arg-type]

@@ -69,6 +69,21 @@ def test_two_specs_of_a_service_that_wait_together_share_its_limit_on_a_node() -
     assert errors_of(room, id) == {"no suitable node (max replicas per node limit exceed)"}
 
 
+def test_tasks_that_wait_together_each_go_where_their_own_ports_are_free() -> None:
+    """Of one version of a service, while the ports of its tasks are not the same."""
+    room = ControlRoom(2)
+    room.service(spec(1, Placement(("node.hostname==node1",)), host_port=8080, name="other"))
+    room.service(spec(5, Placement(("node.hostname==node2",)), name="load"))
+    room.settle()
+    id = room.service(spec(replicas=2))
+    room.run("orchestrator")
+    room.run("allocator")
+    first, second = sorted(room.state.tasks_of(id).values(), key=lambda task: task.slot)
+    room.put(msgspec.structs.replace(second, ports=(PublishedPort(80, 8080, mode="host"),)))
+    room.run("scheduler")
+    assert [room.state.tasks[task.id].node for task in (first, second)] == ["node1", "node2"]
+
+
 def test_the_emptier_node_comes_first() -> None:
     room = ControlRoom(nodes=1)
     room.service(spec(5))

@@ -10,6 +10,7 @@ from tests.unit.network.conftest import histories
 from weft.model.service import PublishedPort
 from weft.network.flows import Answered, Asked, stale_flows
 from weft.network.kernel_state import HOST
+from weft.network.own_ports import without_own_ports
 from weft.network.plan import plan
 from weft.network.sandbox import needs_gateway
 
@@ -101,6 +102,22 @@ def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(s
     assert after(swarm, lambda: swarm.service("mesh", ports=ports)) == set()
 
 
+def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_and_not_the_meshs(swarm):
+    def port(number, mode="host", protocol="tcp"):
+        return PublishedPort(target=80, published=number, protocol=protocol, mode=mode)
+
+    kept = [port(9000, "ingress"), port(9001), port(9000, protocol="udp")]
+    swarm.service("web", ports=[port(9000), *kept], on=[1])
+    swarm.service("plain", ports=kept, on=[1])
+    residents = swarm.residents(1)
+    left = without_own_ports(residents, frozenset({("tcp", 9000)}))
+    assert [list(workload.ports) for _, workload in left if workload.ports] == [kept, kept]
+    assert [r.workload is after.workload for r, after in zip(residents, left, strict=True)] == [
+        port(9000) not in resident.workload.ports for resident in residents
+    ]
+    assert without_own_ports(residents, frozenset()) == residents
+
+
 def published_directly(told, residents):
     """Addresses of containers with host-mode ports."""
     return {
@@ -116,8 +133,7 @@ def test_only_addresses_that_stopped_serving(moments):
     before, now = (plan(*moment) for moment in moments)
     cut = stale_flows(before, now)
     serving = [
-        {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving}
-        for told, _, _ in moments
+        {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving} for told, _, _ in moments
     ]
     published = [published_directly(told, residents) for told, _, residents in moments]
     had, has = ({*some, *more} for some, more in zip(serving, published, strict=True))
