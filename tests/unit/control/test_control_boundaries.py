@@ -12,12 +12,14 @@ from weft.control.allocator import subnets, vnis
 from weft.control.allocator.addresses import Book
 from weft.control.allocator.ports import FIRST_DYNAMIC, LAST_DYNAMIC, Ports
 from weft.control.orchestrator.draft import Draft
+from weft.control.orchestrator.nodes import ORPHANED_AFTER, orphan_lost
 from weft.control.orchestrator.restart import OLD_TASK_TIMEOUT, may_restart, promote
 from weft.errors import Exhausted
 from weft.model.addresses import FIRST_VNI, LAST_VNI
-from weft.model.ids import NetworkId, ServiceId, TaskId
+from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import SECOND, Meta
 from weft.model.network import Network, NetworkSpec, Pool, Segment
+from weft.model.node import NodeState
 from weft.model.service import (
     ContainerSpec,
     Endpoint,
@@ -203,3 +205,18 @@ def test_a_replacement_waits_for_its_predecessor_to_stop_and_not_a_moment_longer
     draft = Draft(room.state, id, new.meta.created_at + OLD_TASK_TIMEOUT - left, lambda: TaskId("x"))
     promote(draft)
     assert (draft.tasks[new.id].desired == TaskState.RUNNING) is runs
+
+
+@pytest.mark.parametrize(("left", "is_over"), [(1, False), (0, True)])
+def test_tasks_of_a_node_that_has_been_down_for_a_day_are_orphaned(left: int, is_over: bool) -> None:
+    """`left`: nanoseconds of the day. The loop that asks to be woken then must find it over."""
+    room = ControlRoom(1)
+    id = room.service(ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a"))))
+    room.settle()
+    [task] = room.running(id)
+    room.set_node("node1", NodeState.DOWN)
+    end = room.state.nodes[NodeId("node1")].status.since + ORPHANED_AFTER
+    draft = Draft(room.state, id, end - left, lambda: TaskId("x"))
+    orphan_lost(draft)
+    assert (draft.tasks[task.id].state == TaskState.ORPHANED) is is_over
+    assert draft.wake_at == (None if is_over else end)
