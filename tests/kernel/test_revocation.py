@@ -329,3 +329,33 @@ def test_where_the_kernel_cannot_end_connections_etcd_is_started_again(tmp_path:
         await door.close()
 
     play(tmp_path, scene)
+
+
+def test_the_next_daemon_ends_connections_that_the_last_one_may_have_left(tmp_path: Path) -> None:
+    """It may have been killed after it had written the list."""
+
+    async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
+        ended = list[IPv4Address]()
+
+        def end(address: IPv4Address, port: int) -> int:
+            ended.append(address)
+            return 0
+
+        own = first.up._parts.running
+        assert own is not None
+        assert own._etcd is not None
+        state = first.manager.state
+        revoked = state.nodes[third.up.member.node].manager_certificates
+        door = Door(first.up._host, own._etcd, end)
+        await door.refuse((), state)
+        assert ended == [], "there is nothing to refuse"
+        for _ in range(2):
+            await door.refuse(revoked, state)
+            assert ended == [first.address]
+        for _ in range(2):
+            following = Door(first.up._host, own._etcd, end)
+            await following.refuse(revoked, state)
+            await following.refuse(revoked, state)
+        assert ended == [first.address] * 3
+
+    play(tmp_path, scene)
