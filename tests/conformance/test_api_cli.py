@@ -3,7 +3,6 @@
 Both event loops that the daemon may run on are tried where it matters: for streams.
 """
 
-import asyncio
 import hashlib
 import json
 import os
@@ -15,54 +14,18 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from pathlib import Path
-from typing import Any
 
 import docker
 import docker.errors
 import pytest
-import uvloop
 
-from tests.support.api_daemon import DEADLINE, ApiDaemon
+from tests.conformance.client import Daemon
+from tests.support.api_daemon import DEADLINE
 from tests.support.fake_node import IMAGE
-from weft.api.server import ApiServer
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
-
-
-class Daemon(ApiDaemon):
-    def __init__(self, path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        self.path = path
-        super().__init__(new_loop)
-
-    async def listen(self, server: ApiServer) -> None:
-        await server.start(self.path)
-
-    @property
-    def client(self) -> list[str]:
-        return ["docker", "-H", f"unix://{self.path}"]
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def any_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path / "docker.sock", request.param)
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path / "docker.sock", asyncio.new_event_loop)
-    yield daemon
-    daemon.close()
-
-
-@pytest.fixture
-def manager(daemon: Daemon) -> Daemon:
-    daemon.ok("swarm", "init")
-    return daemon
 
 
 # --- the node and the swarm
@@ -346,126 +309,6 @@ def test_logs_follow_until_the_container_ends(manager: Daemon) -> None:
 def test_logs_of_a_terminal_are_raw(manager: Daemon) -> None:
     id = manager.container("-t", script="echo seen; sleep 0.2")
     assert manager.ok("logs", "-f", id) == "seen\r\n"
-
-
-# --- logs of services and tasks
-
-
-TWICE = "echo out; echo err >&2; exec sleep 600"
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (result := condition()):
-        assert time.monotonic() < deadline, result
-        time.sleep(0.05)
-    return result
-
-
-def said(daemon: Daemon, *argv: str, lines: int) -> tuple[list[str], list[str]]:
-    """What `docker service logs` shows on both streams, sorted, once there are that many lines on each."""
-
-    def shown() -> tuple[list[str], list[str]] | None:
-        done = daemon.run("service", "logs", *argv)
-        assert done.returncode == 0, done.stderr
-        streams = sorted(done.stdout.decode().splitlines()), sorted(done.stderr.decode().splitlines())
-        return streams if [len(stream) for stream in streams] == [lines, lines] else None
-
-    found: tuple[list[str], list[str]] = eventually(shown)
-    return found
-
-
-def test_logs_of_a_service(any_daemon: Daemon) -> None:
-    any_daemon.ok("swarm", "init")
-    any_daemon.container("--replicas", "2", script=TWICE)
-    ids = any_daemon.ok("service", "ps", "-q", "--no-trunc", "web").split()
-    slots = {any_daemon.ok("inspect", "-f", "{{.Slot}}", id).strip(): id for id in ids}
-    out, err = said(any_daemon, "web", lines=2)
-    assert out == [f"web.{slot}.{slots[slot][:12]}@node1    | out" for slot in ("1", "2")]
-    assert err == [f"web.{slot}.{slots[slot][:12]}@node1    | err" for slot in ("1", "2")]
-    assert said(any_daemon, "--no-task-ids", "web", lines=2)[0] == ["web.1@node1    | out", "web.2@node1    | out"]
-    assert said(any_daemon, "--no-trunc", "web", lines=2)[0][0] == f"web.1.{slots['1']}@node1    | out"
-    assert said(any_daemon, "--raw", "web", lines=2) == (["out", "out"], ["err", "err"])
-    service = any_daemon.ok("service", "inspect", "-f", "{{.ID}}", "web").strip()
-    node = any_daemon.ok("node", "inspect", "-f", "{{.ID}}", "self").strip()
-    assert said(any_daemon, "--no-resolve", "web", lines=2)[0][0] == f"{service}.1.{slots['1'][:12]}@{node}    | out"
-    assert said(any_daemon, "--details", "web", lines=2)[0][0] == f"web.1.{slots['1'][:12]}@node1    |  out"
-    moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
-    for line in said(any_daemon, "-t", "web", lines=2)[0]:
-        assert re.fullmatch(moment + r" web\.[12]\.[0-9a-z]{12}@node1    \| out", line)
-    for reference in (slots["2"], slots["2"][:10], f"web.2.{slots['2']}"):
-        out, err = said(any_daemon, reference, lines=1)
-        assert (out, err) == ([f"web.2.{slots['2'][:12]}@node1    | out"], [f"web.2.{slots['2'][:12]}@node1    | err"])
-    assert any_daemon.ok("service", "logs", "--since", "2100-01-01T00:00:00Z", "web") == ""
-    assert "no such task or service: nothing" in any_daemon.refused("service", "logs", "nothing")
-
-
-def test_the_last_lines_of_each_task(manager: Daemon) -> None:
-    manager.container("--replicas", "2", script="printf 'a\\nb\\n'; printf c; sleep 0.1; printf 'd\\n'; exec sleep 600")
-
-    def last(count: str) -> list[str]:
-        return sorted(manager.ok("service", "logs", "--raw", "--tail", count, "web").split())
-
-    eventually(lambda: last("all") == ["a", "a", "b", "b", "cd", "cd"])
-    assert last("1") == ["cd", "cd"]
-    assert last("2") == ["b", "b", "cd", "cd"]
-    assert last("0") == []
-    assert 'tail value must be a positive integer or "all"' in manager.refused("service", "logs", "--tail", "few", "web")
-    assert "negative tail values not supported" in manager.refused("service", "logs", "--tail", "-1", "web")
-
-
-def test_logs_of_a_service_are_followed_also_of_tasks_that_come_later(any_daemon: Daemon) -> None:
-    any_daemon.ok("swarm", "init")
-    any_daemon.container(script="echo begins; exec sleep 600")
-    argv = any_daemon.command("service", "logs", "--follow", "--no-task-ids", "web")
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
-        assert following.stdout is not None
-        assert following.stdout.readline() == "web.1@node1    | begins\n"
-        any_daemon.ok("service", "scale", "-d", "web=2")
-        assert following.stdout.readline() == "web.2@node1    | begins\n"
-        following.terminate()
-
-
-def test_logs_of_a_service_with_a_terminal_are_raw(manager: Daemon) -> None:
-    manager.container("-t", script="echo seen; sleep 600")
-    assert "tty service logs only supported with --raw" in manager.refused("service", "logs", "web")
-    eventually(lambda: manager.ok("service", "logs", "--raw", "web") == "seen\r\n")
-
-
-def test_logs_that_are_missing_are_said_to_be(manager: Daemon) -> None:
-    manager.container(script=TWICE)
-    said(manager, "web", lines=1)
-    manager.node.swarm().missing = "warning: incomplete log stream"
-    done = manager.run("service", "logs", "web")
-    assert done.returncode == 1
-    assert b"| out" in done.stdout
-    assert (
-        b"error from daemon in stream: Error grabbing logs: rpc error: code = Unknown desc = warning: incomplete" in done.stderr
-    )
-
-
-def test_wrong_requests_for_logs(manager: Daemon) -> None:
-    manager.container()
-    client = docker.APIClient(base_url=f"unix://{manager.path}", version="auto")
-    task = manager.ok("service", "ps", "-q", "--no-trunc", "web").strip()
-    try:
-        for path in ("/services/web/logs", f"/tasks/{task}/logs"):
-            for query, status, why in (
-                ({}, 400, "Bad parameters: you must choose at least one stream"),
-                ({"stdout": "1", "tail": "x"}, 400, 'tail value must be a positive integer or "all"'),
-                ({"stdout": "1", "since": "yesterday"}, 400, "invalid since"),
-            ):
-                answer = client.get(client._url(path), params=query)
-                assert (answer.status_code, why in answer.json()["message"]) == (status, True)
-        answer = client.get(client._url("/services/nothing/logs"), params={"stdout": "1"})
-        assert (answer.status_code, answer.json()["message"]) == (404, "service nothing not found")
-        answer = client.get(client._url("/services/web/logs"), params={"stdout": "1"})
-        assert answer.headers["Content-Type"] == "application/vnd.docker.multiplexed-stream"
-        assert answer.content == b"\x01\0\0\0\0\0\0\x0alistening\n"
-    finally:
-        client.close()
-    manager.container("--name", "mute", "--log-driver", "none")
-    assert "configured logging driver does not support reading" in manager.refused("service", "logs", "mute")
 
 
 # --- streams, on both event loops
