@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -11,7 +12,7 @@ from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
-from weft.api.schema.container import Surroundings, container_json, container_summary_json
+from weft.api.schema.container import Surroundings, container_json, container_summary_json, port_list
 from weft.api.streams import streamed
 from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
@@ -21,6 +22,7 @@ from weft.model.numbers import decimal
 
 FILTERS = (
     "id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since", "health", "volume", "isolation",
+    "publish", "expose",
 )  # fmt: skip
 HEALTH = ("none", "starting", "healthy", "unhealthy")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
@@ -98,15 +100,6 @@ def _makers(call: Call) -> filters.Makers[Container]:
         moment = find_container(runtime, value).created_at
         return lambda c: c.created_at > moment
 
-    def of_health(value: str) -> filters.Test[Container]:
-        """Nothing is checked yet, so all are `none`."""
-        if value not in HEALTH:
-            raise InvalidArgument(f"invalid filter 'health={value}'")
-        return lambda c: value == "none"
-
-    def on_volume(value: str) -> filters.Test[Container]:
-        return lambda c: any(value in (mount.source, mount.target) for mount in c.config.spec.mounts)
-
     return {
         "id": lambda value: lambda c: c.id.startswith(value),
         "name": of_name,
@@ -118,10 +111,46 @@ def _makers(call: Call) -> filters.Makers[Container]:
         "exited": lambda value: lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value,
         "before": before,
         "since": since,
-        "health": of_health,
-        "volume": on_volume,
+        "health": _of_health,
+        "volume": _on_volume,
         "isolation": lambda value: lambda c: True,
+        "publish": _of_ports(call, "publish", "PublicPort"),
+        "expose": _of_ports(call, "expose", "PrivatePort"),
     }
+
+
+def _of_health(value: str) -> filters.Test[Container]:
+    """Nothing is checked yet, so all are `none`."""
+    if value not in HEALTH:
+        raise InvalidArgument(f"invalid filter 'health={value}'")
+    return lambda c: value == "none"
+
+
+def _on_volume(value: str) -> filters.Test[Container]:
+    return lambda c: any(value in (mount.source, mount.target) for mount in c.config.spec.mounts)
+
+
+def _of_ports(call: Call, key: str, field: str) -> Callable[[str], filters.Test[Container]]:
+    def make(value: str) -> filters.Test[Container]:
+        first, last, protocol = port_range(key, value)
+
+        def test(container: Container) -> bool:
+            ports = port_list(container, surroundings(call, container).image)
+            return any(port["Type"] == protocol and first <= port.get(field, 0) <= last for port in ports)
+
+        return test
+
+    return make
+
+
+def port_range(key: str, text: str) -> tuple[int, int, str]:
+    """`80`, `80/udp` or `8000-8010/tcp`. Raises `InvalidArgument`."""
+    numbers, _, protocol = text.partition("/")
+    first, dash, last = numbers.partition("-")
+    ends = decimal(first, MAX_SIDE), decimal(last if dash else first, MAX_SIDE)
+    if ends[0] is None or ends[1] is None or ends[0] > ends[1] or protocol not in ("", "tcp", "udp", "sctp"):
+        raise InvalidArgument(f"invalid filter '{key}={clip(text)}'")
+    return ends[0], ends[1], protocol or "tcp"
 
 
 def _image_id(call: Call, reference: str) -> str:

@@ -51,6 +51,7 @@ def container_config(
         hosts=hosts_file(workload, hostname, overlays),
         resolv_conf=resolv_conf(spec, host.resolver, own=sandbox is not None),
         log_driver=workload.log_driver,
+        ports=tuple(port for port in workload.ports if port.mode == "host" and port.published and sandbox is not None),
     )
 
 

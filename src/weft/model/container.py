@@ -11,7 +11,7 @@ from msgspec import Meta
 from weft.model.addresses import Port, Protocol
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.service import ContainerSpec, Mount, Resources
+from weft.model.service import ContainerSpec, Mount, PublishedPort, Resources
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -91,6 +91,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     resolv_conf: str = ""
     """Content of /etc/resolv.conf."""
     log_driver: str = "json-file"
+    ports: tuple[PublishedPort, ...] = ()
+    """Of this host, that lead to it."""
 
 
 class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

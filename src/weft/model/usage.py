@@ -90,8 +90,10 @@ class Usage:
 
 
 def host_ports(task: Task) -> list[HostPort]:
-    """The ports of the host that a task needs for itself."""
-    return [(p.protocol, p.published) for p in task.ports if p.mode == "host" and p.published]
+    """The ports of the host that a task needs for itself. On the host's network that is the one that its program listens on."""
+    own = task.spec.host_network
+    found = ((p.protocol, p.published or (p.target if own else 0)) for p in task.ports if p.mode == "host")
+    return [port for port in found if port[1]]
 
 
 K = TypeVar("K")

@@ -111,6 +111,10 @@ def test_containers(tmp_path: Path) -> None:
             ({"volume": ["/a"]}, 2),
             ({"volume": ["/c"]}, 0),
             ({"isolation": ["default"]}, 2),
+            ({"publish": ["80"]}, 0),
+            ({"publish": ["8000-9000/udp"]}, 0),
+            ({"expose": ["80/nonsense"]}, "invalid filter 'expose=80/nonsense'"),
+            ({"publish": ["9-8"]}, "invalid filter 'publish=9-8'"),
             ({"nonsense": ["a"]}, "invalid filter 'nonsense'"),
         ):
             assert await count("/containers/json", wanted) == found, wanted

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
-from weft.api.schema.container import Surroundings, container_json
+from weft.api.schema.container import Surroundings, container_json, container_summary_json
 from weft.api.schema.decoding import decode
 from weft.api.schema.network import VNIS, NetworkWire, local_network_json, residents_json, spec_from
 from weft.api.schema.system import info_json
@@ -21,7 +21,7 @@ from weft.model.host import HostInfo
 from weft.model.ids import ContainerId
 from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
 from weft.model.network import NetworkSpec, Pool
-from weft.model.service import ContainerSpec
+from weft.model.service import ContainerSpec, PublishedPort
 
 LABELS = ("ProcessLabel", "MountLabel", "AppArmorProfile")
 RECORDED = Path(__file__).parent / "recorded"
@@ -104,6 +104,31 @@ def test_an_inspected_container_looks_as_recorded() -> None:
     assert got["HostConfig"].pop("Sysctls") is None
     assert got["HostConfig"] == want["HostConfig"]
     assert [got[name] for name in LABELS] == [want[name] for name in LABELS] == ["", "", ""]
+
+
+def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:
+    """As the original, given the same service, does it."""
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace="/n", sandbox_id="s",
+        ports=(PublishedPort(80, 8083, mode="host"), PublishedPort(53, 32768, "udp", "host")),
+    )  # fmt: skip
+    running = Container(config=config, image="i", args=("x",), state=ContainerState.RUNNING)
+    around = Surroundings(image=ImageConfig(exposed_ports=((80, "tcp"), (443, "tcp")), volumes=("/v",)))
+    got = container_json(running, around)
+    assert got["NetworkSettings"]["Ports"] == {
+        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8083"}], "443/tcp": None,
+        "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}],
+    }  # fmt: skip
+    assert got["HostConfig"]["PortBindings"]["80/tcp"] == [{"HostIp": "", "HostPort": "8083"}]
+    assert set(got["Config"]["ExposedPorts"]) == {"80/tcp", "443/tcp", "53/udp"}
+    assert got["Config"]["Volumes"] == {"/v": {}}
+    assert container_summary_json(running, around, 0)["Ports"] == [
+        {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8083, "Type": "tcp"},
+        {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 32768, "Type": "udp"},
+        {"PrivatePort": 443, "Type": "tcp"},
+    ]
+    ended = msgspec.structs.replace(running, state=ContainerState.EXITED)
+    assert container_json(ended, around)["NetworkSettings"]["Ports"] == {}
 
 
 def test_an_inspected_container_shows_what_confines_it() -> None:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from tests.support.control_room import ControlRoom
+from weft.control.orchestrator.dirty import is_dirty
 from weft.control.scheduler.constraints import parse, satisfied
 from weft.errors import InvalidArgument
 from weft.model.ids import NodeId, TaskId
@@ -82,6 +83,38 @@ def test_tasks_that_wait_together_each_go_where_their_own_ports_are_free() -> No
     room.put(msgspec.structs.replace(tasks[-1], ports=(PublishedPort(80, 8080, mode="host"),)))
     room.run("scheduler")
     assert [room.state.tasks[task.id].node for task in tasks] == ["node1", "node2", "node2"], "or: node1 again"
+
+
+def with_ports(*ports: PublishedPort, replicas: int | None = 2, host_network: bool = False) -> ServiceSpec:
+    made = spec(replicas)
+    task = msgspec.structs.replace(made.task, host_network=host_network)
+    return msgspec.structs.replace(made, task=task, endpoint=EndpointSpec(ports=ports))
+
+
+def test_a_port_in_host_mode_that_is_left_open_is_chosen_of_what_is_free_on_the_node() -> None:
+    room = ControlRoom(nodes=1)
+    cluster = room.state.cluster
+    assert cluster is not None
+    room.put(msgspec.structs.replace(cluster, data_path_port=32769))
+    web = room.service(with_ports(PublishedPort(80, mode="host"), PublishedPort(53, protocol="udp", mode="host")))
+    room.settle()
+    given = [[(p.published, p.protocol, p.target) for p in task.ports] for task in room.running(web)]
+    assert given == [[(32768, "tcp", 80), (32768, "udp", 53)], [(32769, "tcp", 80), (32770, "udp", 53)]]
+    service = room.state.services[web]
+    assert not any(is_dirty(service, task, None) for task in room.running(web)), "they are as the service asks for"
+    changed = msgspec.structs.replace(service, spec_version=service.spec_version + 1)
+    assert not any(is_dirty(changed, task, None) for task in room.running(web)), "also after another update"
+    other = room.service(msgspec.structs.replace(with_ports(PublishedPort(81, mode="host"), replicas=None), name="other"))
+    room.settle()
+    assert [task.ports[0].published for task in room.running(other)] == [32770]
+
+
+def test_on_the_hosts_network_the_port_is_the_programs_own() -> None:
+    room = ControlRoom(nodes=1)
+    web = room.service(with_ports(PublishedPort(80, mode="host"), host_network=True))
+    room.settle()
+    assert [task.ports[0].published for task in room.running(web)] == [80]
+    assert errors_of(room, web) == {"no suitable node (host-mode port already in use on 1 node)"}
 
 
 def test_the_emptier_node_comes_first() -> None:

@@ -114,6 +114,27 @@ def test_a_container_that_no_task_could_have(fields: dict[str, object], text: st
     assert text in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("port", "text"),
+    [
+        (PublishedPort(80, 8000), "port 8000 published with ingress mode can't be used with the network host"),
+        (PublishedPort(80), "port 80 published with ingress mode"),
+        (PublishedPort(80, 8000, mode="host"), "target port 80 can't be published as 8000 on the network host"),
+        (PublishedPort(80, 80, mode="host"), ""),
+        (PublishedPort(80, mode="host"), ""),
+    ],
+)
+def test_ports_on_the_hosts_network(port: PublishedPort, text: str) -> None:
+    task = msgspec.structs.replace(GOOD.task, host_network=True, networks=())
+    wanted = msgspec.structs.replace(GOOD, task=task, endpoint=EndpointSpec(ports=(port,)))
+    if not text:
+        validate_service(wanted)
+        return
+    with pytest.raises(InvalidArgument) as raised:
+        validate_service(wanted)
+    assert text in str(raised.value)
+
+
 def test_templates_that_are_good_pass() -> None:
     validate_service(with_container(env=("A={{.Service.Labels.a}}", "{{=1"), hostname='{{if eq .Task.Slot "1"}}a{{end}}'))
 

@@ -73,6 +73,15 @@ def test_none_is_published_at_first_or_later(
         services.update(room.state, id, version, spec(PublishedPort(80, 8080), port), API)
 
 
+@pytest.mark.parametrize(("number", "protocol"), OWN)
+def test_no_program_on_the_hosts_network_takes_one(room: ControlRoom, number: int, protocol: str) -> None:
+    for published in (0, number):
+        wanted = spec(PublishedPort(number, published, protocol, "host"))  # type: ignore[arg-type]
+        wanted = msgspec.structs.replace(wanted, task=msgspec.structs.replace(wanted.task, host_network=True))
+        with pytest.raises(InvalidArgument, match=f"^cannot publish port {number}/{protocol}: "):
+            services.creation(room.state, ServiceId("web"), wanted, API)
+
+
 def test_what_only_looks_alike_is_free(room: ControlRoom) -> None:
     alike = ((2377, "udp"), (2380, "udp"), (UNUSUAL_VXLAN, "tcp"), (4789, "udp"), (7946, "tcp"))
     ports = (PublishedPort(80, number, protocol) for number, protocol in alike)  # type: ignore[arg-type]

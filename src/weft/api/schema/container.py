@@ -4,14 +4,13 @@ A container's own values come from the runtime, its networks from the agent; `Su
 original that have no counterpart here are printed with the value that they have in a container of a service.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
-from weft.api.schema.common import Json, Short, Wire, human_duration, rfc3339
-from weft.api.schema.image import exposed_json
+from weft.api.schema.common import Json, Short, Wire, human_duration, omit_empty, rfc3339
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -79,9 +78,7 @@ def container_summary_json(container: Container, around: Surroundings, now: Nano
         "ImageID": container.image,
         "Command": " ".join(container.args),
         "Created": container.created_at // SECOND,
-        "Ports": [{"PrivatePort": port, "Type": protocol} for port, protocol in around.image.exposed_ports]
-        if container.state == ContainerState.RUNNING
-        else [],
+        "Ports": port_list(container, around.image) if container.state == ContainerState.RUNNING else [],
         "Labels": config.labels,
         "State": str(container.state),
         "Status": status_text(container, now),
@@ -148,14 +145,14 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
         "AttachStdin": False,
         "AttachStdout": False,
         "AttachStderr": False,
-        **({"ExposedPorts": exposed_json(image)} if image.exposed_ports else {}),
+        **omit_empty({"ExposedPorts": {port: {} for port in _exposed(container, image)}}),
         "Tty": spec.tty,
         "OpenStdin": spec.open_stdin,
         "StdinOnce": False,
         "Env": list(container.env) or None,
         "Cmd": command or None,
         "Image": spec.image,
-        "Volumes": None,
+        "Volumes": {volume: {} for volume in image.volumes} or None,
         "WorkingDir": spec.dir or image.working_dir,
         "Entrypoint": list(spec.command or image.entrypoint) or None,
         "OnBuild": None,
@@ -191,7 +188,7 @@ def _host_config_json(container: Container) -> Json:
     return body | {
         "LogConfig": {"Type": config.log_driver, "Config": {}},
         "NetworkMode": _network_mode(container),
-        "PortBindings": {},
+        "PortBindings": _bindings(container, ("",)),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": False,
         "ConsoleSize": [0, 0],
@@ -221,6 +218,30 @@ def _host_config_json(container: Container) -> Json:
     }
 
 
+def _exposed(container: Container, image: ImageConfig) -> list[str]:
+    """`80/tcp` of what the image exposes and of what is published."""
+    published = ((port.target, port.protocol) for port in container.config.ports)
+    return list(dict.fromkeys(f"{port}/{protocol}" for port, protocol in (*image.exposed_ports, *published)))
+
+
+def _bindings(container: Container, addresses: Sequence[str]) -> Json:
+    bindings: dict[str, list[Json]] = {}
+    for port in container.config.ports:
+        at = bindings.setdefault(f"{port.target}/{port.protocol}", [])
+        at += [{"HostIp": address, "HostPort": str(port.published)} for address in addresses]
+    return bindings
+
+
+def port_list(container: Container, image: ImageConfig) -> list[Json]:
+    published = [
+        {"IP": "0.0.0.0", "PrivatePort": port.target, "PublicPort": port.published, "Type": port.protocol}
+        for port in container.config.ports
+    ]
+    targets = {(port.target, port.protocol) for port in container.config.ports}
+    others = [{"PrivatePort": n, "Type": protocol} for n, protocol in image.exposed_ports if (n, protocol) not in targets]
+    return published + others
+
+
 def _extra_hosts(spec: ContainerSpec) -> list[str]:
     """`name:address` for each name of each line."""
     return [f"{name}:{line.split()[0]}" for line in spec.hosts for name in line.split()[1:]]
@@ -243,7 +264,8 @@ def _mount_json(mount: Mount) -> Json:
 
 def _network_settings_json(container: Container, around: Surroundings) -> Json:
     sandbox = container.config.sandbox_id if container.state == ContainerState.RUNNING else ""
-    ports = {f"{port}/{protocol}": None for port, protocol in around.image.exposed_ports} if sandbox else {}
+    exposed: Json = dict.fromkeys(_exposed(container, around.image))
+    ports = exposed | _bindings(container, ("0.0.0.0",)) if sandbox else {}
     return {
         "Bridge": "",
         "SandboxID": sandbox,

@@ -35,4 +35,4 @@ def _same_ports(service: Service, task: Task) -> bool:
     asked = service.spec.endpoint.ports
     is_allocated = service.endpoint.spec == service.spec.endpoint and len(service.endpoint.ports) == len(asked)
     given = service.endpoint.ports if is_allocated else ()
-    return task.ports in (given, asked) or (not given and answers(asked, task.ports))
+    return task.ports == asked or answers(given or asked, task.ports)

@@ -1,5 +1,7 @@
 """Services as users ask for them: checked against all that crosses objects, then written. What follows is the control loops'."""
 
+import msgspec
+
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.control.requests.sequence import check_sequence
@@ -7,7 +9,7 @@ from weft.control.requests.validation import validate_service
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from weft.model.ids import ServiceId
 from weft.model.meta import Nanoseconds
-from weft.model.service import Service, ServiceSpec
+from weft.model.service import EndpointSpec, Service, ServiceSpec
 from weft.model.state import Change, ClusterState, Put, Remove
 
 
@@ -69,9 +71,18 @@ def _check(state: ClusterState, service: Service | None, spec: ServiceSpec, own_
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{network.name}"')
     if any(port.mode == "ingress" for port in spec.endpoint.ports) and state.ingress is None:
         raise FailedPrecondition("service needs ingress network, but no ingress network is present")
-    cause = reserved(state, service, spec.endpoint, own_ports)
+    endpoint = _claimed(spec)
+    cause = reserved(state, service, endpoint, own_ports)
     if cause is not None:
         raise InvalidArgument(cause)
-    cause = conflict(state, service.id if service else None, spec.endpoint)
+    cause = conflict(state, service.id if service else None, endpoint)
     if cause is not None:
         raise InvalidArgument(f"rpc error: code = InvalidArgument desc = {cause}")
+
+
+def _claimed(spec: ServiceSpec) -> EndpointSpec:
+    """With the port that a program takes of its host's own network."""
+    if not spec.task.host_network:
+        return spec.endpoint
+    ports = tuple(msgspec.structs.replace(port, published=port.target) for port in spec.endpoint.ports)
+    return msgspec.structs.replace(spec.endpoint, ports=ports)

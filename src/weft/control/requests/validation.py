@@ -43,6 +43,8 @@ def validate_service(spec: ServiceSpec) -> None:
     if spec.rollback.failure_action == "rollback":
         raise InvalidArgument("RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback")
     _validate_endpoint(spec.endpoint)
+    if spec.task.host_network:
+        _validate_on_host(spec.endpoint)
 
 
 def validate_network(spec: NetworkSpec) -> None:
@@ -134,6 +136,22 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
         if port.published and key in seen:
             raise InvalidArgument("EndpointSpec: duplicate published ports provided")
         seen.add(key)
+
+
+def _validate_on_host(endpoint: EndpointSpec) -> None:
+    """On the host's own network nothing leads from one port to another. Docker Swarm accepts it, and the tasks fail, or nothing
+    answers."""
+    for port in endpoint.ports:
+        if port.mode == "ingress":
+            raise InvalidArgument(
+                f"EndpointSpec.Ports: port {port.published or port.target} published with ingress mode can't be used with the "
+                "network host: publish it with mode=host, or not at all, since the program listens on the host itself"
+            )
+        if port.published not in (0, port.target):
+            raise InvalidArgument(
+                f"EndpointSpec.Ports: target port {port.target} can't be published as {port.published} on the network host: "
+                "the program listens on the host itself"
+            )
 
 
 def _validate_pool(name: str, pool: Pool) -> None:

@@ -12,10 +12,14 @@ import msgspec
 
 from weft.control.scheduler.constraints import Constraint, architecture, parse, satisfied
 from weft.errors import InvalidArgument
+from weft.model.addresses import Port, Protocol
 from weft.model.node import Node, NodeState
 from weft.model.service import Resources
 from weft.model.task import Task
 from weft.model.usage import HostPort, NodeLoad, host_ports
+
+FIRST_EPHEMERAL, LAST_EPHEMERAL = 32768, 60999
+"""net.ipv4.ip_local_port_range of Linux, from which the original takes a port for the host mode, too."""
 
 
 class Wish(msgspec.Struct, frozen=True, dict=True):
@@ -54,17 +58,28 @@ class Place(msgspec.Struct):
     nano_cpus: int
     memory: int
     ports: Collection[HostPort]
+    reserved: Collection[HostPort] = ()
+    """The swarm's own, never chosen for a task."""
 
     @classmethod
-    def of(cls, node: Node, load: NodeLoad) -> "Place":
-        return cls(node, load.tasks, load.nano_cpus, load.memory, load.host_ports.keys())
+    def of(cls, node: Node, load: NodeLoad, reserved: Collection[HostPort] = ()) -> "Place":
+        return cls(node, load.tasks, load.nano_cpus, load.memory, load.host_ports.keys(), reserved)
 
     def take(self, wish: Wish) -> None:
         self.tasks += 1
         self.nano_cpus += wish.reservations.nano_cpus
         self.memory += wish.reservations.memory
-        if wish.ports:
-            self.ports = {*self.ports, *wish.ports}
+        self.hold(*wish.ports)
+
+    def hold(self, *ports: HostPort) -> None:
+        if ports:
+            self.ports = {*self.ports, *ports}
+
+    def free_port(self, protocol: Protocol) -> Port:
+        """Of those that Linux gives to whoever does not mind; 0 if there is none."""
+        numbers = range(FIRST_EPHEMERAL, LAST_EPHEMERAL + 1)
+        free = ((protocol, n) not in self.ports and (protocol, n) not in self.reserved for n in numbers)
+        return next((number for number, is_free in zip(numbers, free, strict=True) if is_free), 0)
 
 
 Test = Callable[[Wish, Place, int], bool]

@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 import msgspec
 
+from weft.control.allocator.ports import swarm_ports
 from weft.control.scheduler.filters import Filter, Place, Wish, explanation, obstacle
 from weft.control.scheduler.ranking import FAILURE_WINDOW, History, Ranking
 from weft.model.ids import NodeId, ServiceId
@@ -25,7 +26,8 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
     pending = [task for task in state.tasks_in(TaskState.PENDING).values() if task.desired <= TaskState.RUNNING]
     if not pending:
         return Decision()
-    places = {node.id: Place.of(node, state.usage.load(node.id)) for node in state.nodes.values()}
+    swarms = swarm_ports(state)
+    places = {node.id: Place.of(node, state.usage.load(node.id), swarms) for node in state.nodes.values()}
     of_services: dict[ServiceId, dict[NodeId, History]] = {}
     """Of a whole service: groups of it with different specifications share the limit of replicas on a node."""
     changes: list[Change] = []
@@ -83,7 +85,7 @@ def _preassigned(
             yield from _unplaced(task, explanation([problem]), now)
             continue
         _count(wish, place, history)
-        yield _assigned(task, place.node.id, now)
+        yield _assigned(task, place, now)
 
 
 def _placed(
@@ -111,7 +113,7 @@ def _placed(
             continue
         _count(wish, chosen, ranking.history(chosen))
         ranking.put_back(chosen)
-        yield _assigned(task, chosen.node.id, now)
+        yield _assigned(task, chosen, now)
 
 
 def _count(wish: Wish, place: Place, history: History) -> None:
@@ -119,8 +121,21 @@ def _count(wish: Wish, place: Place, history: History) -> None:
     history.tasks += 1
 
 
-def _assigned(task: Task, node: NodeId, now: Nanoseconds) -> Put:
-    return Put(msgspec.structs.replace(task, node=node, status=TaskStatus(TaskState.ASSIGNED, now, ASSIGNED_MESSAGE)))
+def _assigned(task: Task, place: Place, now: Nanoseconds) -> Put:
+    ports = tuple(_chosen(port, task, place) for port in task.ports)
+    status = TaskStatus(TaskState.ASSIGNED, now, ASSIGNED_MESSAGE)
+    return Put(msgspec.structs.replace(task, node=place.node.id, ports=ports, status=status))
+
+
+def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
+    """A port of its node for one in host mode that was left open. (In Docker Swarm the node chooses. Here it is known before the
+    task begins, and no other task of the node is given the same.) On the host's own network it can only be the one that the
+    program listens on."""
+    if port.mode != "host" or port.published:
+        return port
+    number = port.target if task.spec.host_network else place.free_port(port.protocol)
+    place.hold((port.protocol, number))
+    return msgspec.structs.replace(port, published=number)
 
 
 def _unplaced(task: Task, reason: str, now: Nanoseconds) -> Iterable[Change]:
