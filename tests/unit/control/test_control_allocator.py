@@ -180,6 +180,19 @@ def test_a_published_port_has_one_owner() -> None:
     assert ports.conflict(room.state, two, asked) is None
 
 
+def test_a_service_that_does_without_virtual_addresses_gives_up_those_it_had_at_once() -> None:
+    """Also while tasks of the earlier version are on the network: names lead to the tasks themselves now."""
+    room = ControlRoom(nodes=1)
+    network = room.network(NetworkSpec(name="net"))
+    id = room.service(spec("web", network))
+    room.settle()
+    assert [address.network for address in room.state.services[id].endpoint.addresses] == [network]
+    room.put(msgspec.structs.replace(room.state.services[id], spec=spec("web", network, mode="dnsrr"), spec_version=0))
+    room.run("allocator")
+    assert len(room.running(id)) == 1
+    assert room.state.services[id].endpoint.addresses == ()
+
+
 def test_host_mode_ports_may_be_shared_but_not_with_the_mesh() -> None:
     room = ControlRoom(nodes=1)
     host = EndpointSpec("vip", (PublishedPort(80, 8080, mode="host"),))

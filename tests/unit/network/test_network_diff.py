@@ -237,18 +237,23 @@ def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it():
     assert differences(kernel, desired) == []
 
 
-def renumbered(address):
+def renumbered(address, mac):
     """A container with an entry of its own on its one interface."""
-    ends = cable(("1-net", "veth1", "br0"), ("box", "eth0"), 1450, mac_for(address.ip), address)
+    ends = cable(("1-net", "veth1", "br0"), ("box", "eth0"), 1450, mac, address)
     entry = Neighbour("eth0", IPv4Address("169.254.1.1"), "02:43:00:00:00:00")
     bridge = Link(name="br0", kind=Bridge(), mtu=1450)
     net = Namespace(name="1-net", links={"br0": bridge})
     return merge([Namespace(name=HOST), net, *ends, Namespace(name="box", neighbours=frozenset({entry}))])
 
 
-def test_neighbours_survive_a_new_address():
-    """The kernel drops permanent neighbours too (`neigh_changeaddr`). No container changes its address while it lives."""
-    before, after = (renumbered(IPv4Interface(f"10.0.0.{i}/24")) for i in (5, 6))
+@pytest.mark.parametrize("hosts", [(5, 6), (5, 5)], ids=["another address", "the same address"])
+@pytest.mark.parametrize(
+    "macs", [("02:00:00:00:00:01",) * 2, ("02:00:00:00:00:01", "02:00:00:00:00:02")], ids=["MAC", "another MAC"]
+)
+def test_neighbours_survive_a_new_address(hosts, macs):
+    """The kernel drops permanent neighbours with the old MAC (`neigh_changeaddr`), and with the last address
+    (`inetdev_destroy`). No container changes its address while it lives."""
+    before, after = (renumbered(IPv4Interface(f"10.0.0.{i}/24"), mac) for i, mac in zip(hosts, macs, strict=True))
     kernel = kernel_in(before)
     bring(kernel, after)
     assert differences(kernel, after) == []
