@@ -16,6 +16,7 @@ from tests.support import virtual_time
 from tests.support.swarms import Swarm
 from weft.agent.adapters import Adapters, ManagerAdapters
 from weft.agent.agent import Agent
+from weft.agent.uplink import ROUTES_PERIOD
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
 from weft.engine.network import AUDIT
@@ -150,6 +151,7 @@ class Rig:
         self.opened = []
         self.flush_flows = _no_flush
         self.open_echo = None
+        self.routes = ("192.0.2.0/24",)
         self.agent = None
         self.run = None
 
@@ -176,7 +178,7 @@ class Rig:
         )  # fmt: skip
         adapters = Adapters(
             managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo), origin=origin,
-            description=lambda: NodeDescription(hostname="node1"), routes=lambda: ("192.0.2.0/24",),
+            description=lambda: NodeDescription(hostname="node1"), routes=lambda: self.routes,
         )  # fmt: skip
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
@@ -732,6 +734,21 @@ async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_b
     assert made.manager.statuses[refused].err == f"cannot connect to network hidden: {overlap}"
     assert made.manager.hellos[0].routes == ("172.18.0.0/16", "192.0.2.0/24")
     await made.stop()
+
+
+@simulated
+async def test_managers_are_told_of_routes_that_come_later(tmp_path):
+    """As when a VPN is switched on: the next network is to keep away from it."""
+    async with rig(tmp_path) as r:
+        await r.until_all(TaskState.RUNNING)
+        await asyncio.sleep(4 * ROUTES_PERIOD)
+        assert len(r.manager.hellos) == 1
+        r.routes = ("10.200.0.0/16", "192.0.2.0/24")
+        await r.until(lambda: len(r.manager.hellos) == 2, 2 * ROUTES_PERIOD)
+        assert r.manager.hellos[1].routes == ("172.18.0.0/16", *r.routes)
+        await asyncio.sleep(4 * ROUTES_PERIOD)
+        assert len(r.manager.hellos) == 2
+        assert len(r.runtime.running()) == len(r.tasks)
 
 
 @simulated

@@ -56,6 +56,10 @@ WELCOME_TIMEOUT = 10.0
 """Seconds from the agent's hello to the manager's answer."""
 SILENT_PERIODS = 2
 """Heartbeats. Less than the manager's patience with the node: there must be time to find another manager."""
+ROUTES_PERIOD = 30.0
+"""Seconds between two looks at the host's routes."""
+MOST_BUSY = 0.005
+"""Share of the time that looking may take."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
 
@@ -158,7 +162,7 @@ class Uplink:
             hello = Hello(
                 node=self._node, description=adapters.description(),
                 data_path_address=str(self._facts.data_path_address),
-                routes=(str(self._facts.gateway.network), *adapters.routes())[:MAX_ROUTES],
+                routes=self._routes(),
                 underlay_mtu=self._facts.underlay_mtu,
                 trusted=self.trusted, epoch=managers.epoch(), ended=self._ended(),
                 publishes_logs=self._publish is not None,
@@ -172,7 +176,7 @@ class Uplink:
             managers.changed(welcome.managers)
             self.connected, self.error, self._was_expired = True, "", False
             log.info("session.open node=%s", self._node)
-            await self._talk(session, welcome)
+            await self._talk(session, welcome, hello.routes)
         except SessionClosed as error:
             self.error, gone = str(error) or "session closed", isinstance(error, ManagerGone)
             if isinstance(error, NotApplied):
@@ -192,13 +196,16 @@ class Uplink:
         found = [(task, status) for task, status in self._statuses().items() if status.state.is_terminal]
         return tuple(reversed(report(reversed(found))))
 
-    async def _talk(self, session: AgentSession, welcome: Welcome) -> None:
+    def _routes(self) -> tuple[str, ...]:
+        return (str(self._facts.gateway.network), *self._adapters.routes())[:MAX_ROUTES]
+
+    async def _talk(self, session: AgentSession, welcome: Welcome, routes: tuple[str, ...]) -> None:
         self._pending = dict(self._statuses())
         self._some.set()
         speakers = [
             self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND),
             self._send_statuses(session),
-            self._send_heartbeats(session, welcome.heartbeat / SECOND),
+            self._send_heartbeats(session, welcome.heartbeat / SECOND, routes),
         ]
         if self._renewal is not None:
             speakers.append(self._renewal.run(session.send))
@@ -237,11 +244,24 @@ class Uplink:
             case Goodbye(reason):
                 raise SessionClosed(reason)
 
-    async def _send_heartbeats(self, session: AgentSession, period: float) -> None:
-        """Twice as often as the manager asks, so that one may be late."""
+    async def _send_heartbeats(
+        self, session: AgentSession, period: float, routes: tuple[str, ...]
+    ) -> None:
+        """Twice as often as the manager asks, so that one may be late.
+
+        Managers learn of the host's routes when a session begins: once there are others than these, another one begins. A host with
+        a million routes is not kept busy by looking at them."""
+        loop = asyncio.get_running_loop()
+        look = loop.time() + ROUTES_PERIOD
         while True:
             await asyncio.sleep(period / 2)
             await session.send(Heartbeat())
+            if (began := loop.time()) < look:
+                continue
+            if self._routes() != routes:
+                raise SessionClosed("the routes of this host have changed")
+            ended = loop.time()
+            look = ended + max(ROUTES_PERIOD, (ended - began) / MOST_BUSY)
 
     async def _send_statuses(self, session: AgentSession) -> None:
         while True:
