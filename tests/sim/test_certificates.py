@@ -189,9 +189,9 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
         await until(lambda: worker.up.agent.uplink.connected)
         assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
         good = await expire(worker, manager)
-        if restarted:
-            await worker.stop()
-            await worker.resume()
+        again = worker if restarted else manager
+        await again.stop()
+        await again.resume()
         await until(lambda: worker.up.membership.state == "error")
         failed = len(caplog.records)
         await until(lambda: sum("session.failed" in r.getMessage() for r in caplog.records[failed:]) > 2)
