@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import virtual_time
 from weft.linux.fake_echo import FakeEcho
-from weft.session.host_monitor import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, Vigil
+from weft.session.host_monitor import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, WITNESSES, Vigil
 
 SOON = 2 * PERIOD + CONFIRM + 0.01
 """Seconds until a host is missed, at most."""
@@ -142,6 +142,22 @@ def test_who_never_answers_or_always_too_late_is_not_judged() -> None:
         assert len(scene.told) <= 1, "an answer in time is what earns trust"
 
     play(3, script)
+
+
+def test_who_never_answers_is_no_witness_either() -> None:
+    """Nor is who is doubted: the others answer, so it is the host that is gone and not the way to all of them."""
+
+    async def script(scene: Scene) -> None:
+        answering = dict(scene.addresses)
+        filtered = {f"filtered{number}": (IPv4Address("10.0.1.0") + number,) for number in range(1, WITNESSES + 1)}
+        scene.addresses.clear()
+        scene.addresses.update({**filtered, **answering})
+        scene.cut(*filtered)
+        await asyncio.sleep(FAMILIAR)
+        scene.cut("h1")
+        await asyncio.sleep(5)
+
+    assert [(names, others) for _, names, others in play(3, script).told] == [({"h1"}, True)]
 
 
 def test_whoever_stood_still_himself_judges_nobody() -> None:

@@ -154,6 +154,14 @@ def test_the_search_begins_behind_the_address_that_was_given_last(cursor: int, g
     assert Book(ClusterState([network], 1), {id: network}).take([id])[id].ip == subnet[given]
 
 
+def test_with_the_gateway_at_the_end_the_first_address_is_somebodys() -> None:
+    subnet, id = IPv4Network("10.9.0.0/29"), NetworkId("net")
+    segment = Segment(subnet, subnet[6], FIRST_VNI)
+    network = Network(id=id, spec=NetworkSpec(name="net", pools=(Pool(subnet, gateway=subnet[6]),)), segments=(segment,))
+    book = Book(ClusterState([network], 1), {id: network})
+    assert [book.take([id])[id].ip for _ in range(5)] == list(subnet)[1:6]
+
+
 # --- moments
 
 
