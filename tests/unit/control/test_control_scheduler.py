@@ -23,6 +23,7 @@ from weft.model.service import (
 from weft.model.task import TaskState
 
 GIB = 1 << 30
+CPU = 1_000_000_000
 
 
 def spec(
@@ -149,6 +150,26 @@ def test_filters_explain_themselves(wanted: ServiceSpec, running: int, error: st
     assert len(room.running(service)) == running
     assert errors_of(room, service) == ({error} if error else set())
     assert room.decide("scheduler").changes == ()
+
+
+@pytest.mark.parametrize(
+    ("reserved", "running"),
+    [
+        (Resources(), 9), (Resources(1), 9), (Resources(4 * CPU), 1), (Resources(4 * CPU + 1), 0), (Resources(2 * CPU), 2),
+        (Resources(0, 8 * GIB), 1), (Resources(0, 8 * GIB + 1), 0), (Resources(0, 4 * GIB), 2),
+        (Resources(CPU, 8 * GIB), 1), (Resources(4 * CPU, GIB), 1), (Resources(4 * CPU, 8 * GIB), 1), (Resources(5 * CPU, GIB), 0),
+    ],
+)  # fmt: skip
+def test_as_many_run_as_their_reservations_have_room_for(reserved: Resources, running: int) -> None:
+    """On a node of 4 processors and 8 GiB, to the last of both."""
+    room = ControlRoom(nodes=1)
+    wanted = spec(9)
+    id = room.service(msgspec.structs.replace(wanted, task=msgspec.structs.replace(wanted.task, reservations=reserved)))
+    room.settle()
+    assert len(room.running(id)) == running
+    unreserved = room.service(spec(1, name="unreserved"))
+    room.settle()
+    assert len(room.running(unreserved)) == 1, "who reserves nothing needs no room"
 
 
 def test_clauses_are_joined_most_first() -> None:
