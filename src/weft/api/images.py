@@ -1,7 +1,7 @@
 """Images of this node: list, inspect, pull, load, tag, remove."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from aiohttp import web
@@ -34,12 +34,14 @@ class Platform(msgspec.Struct, frozen=True):
 async def listing(call: Call) -> web.Response:
     if call.flag("shared-size"):
         raise Unsupported("the size that images share (shared-size) is not supported by Weft")
-    test = filters.compile_test(call.filters(FILTERS), _makers(call.node.images))
+    wanted = call.filters(FILTERS)
+    test = filters.compile_test(wanted, _makers(call.node.images))
+    shown = _name_tests(wanted.get("reference", ()))
     newest_first = sorted(call.node.images.all(), key=lambda image: image.created, reverse=True)
     used = Counter(container.image for container in call.node.containers.containers())
     version = call.api_version
     return await answer_list(
-        newest_first, test, lambda image: image_summary_answer(image_summary_json(image, used[image.id]), version)
+        newest_first, test, lambda image: image_summary_answer(image_summary_json(shown(image), used[image.id]), version)
     )
 
 
@@ -68,12 +70,27 @@ def _makers(images: Images) -> filters.Makers[Image]:
 def _of_reference(pattern: str) -> filters.Test[Image]:
     """By name, by name and tag; `*` stands for anything but a slash."""
     matches = reference_test(pattern)
+    return lambda image: any(_is_named(name, matches) for name in (*image.tags, *image.digests))
 
-    def test(image: Image) -> bool:
-        names = {*image.tags, *(tag.rpartition(":")[0] for tag in image.tags), *image.digests}
-        return any(matches(name) for name in names)
 
-    return test
+def _is_named(name: str, matches: Callable[[str], bool]) -> bool:
+    """A tag, or a name with a digest."""
+    return matches(name) or matches(name.rpartition("@")[0] or name.rpartition(":")[0])
+
+
+def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
+    """An image with only those of its names that were asked for, as in the original."""
+    tests = [reference_test(pattern) for pattern in patterns]
+    if not tests:
+        return lambda image: image
+
+    def shown(image: Image) -> Image:
+        def asked(names: Sequence[str]) -> tuple[str, ...]:
+            return tuple(name for name in names if any(_is_named(name, matches) for matches in tests))
+
+        return msgspec.structs.replace(image, tags=asked(image.tags), digests=asked(image.digests))
+
+    return shown
 
 
 async def inspect(call: Call) -> web.Response:
@@ -104,6 +121,8 @@ async def tag(call: Call) -> web.Response:
     if not name:
         raise InvalidArgument("invalid repo: it is empty")
     new = f"{name}:{call.query('tag')}" if call.query("tag") else name
+    if name.rpartition("/")[2] == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
     if references.parse(new)[2]:
         raise InvalidArgument("refusing to create a tag with a digest reference")
     await call.node.images.tag(call.id, new)

@@ -124,6 +124,7 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("GET", "/images/a/b/c/json", None, 404, "No such image: a/b/c"),
         ("GET", "/images/UPPER CASE/json", None, 400, "invalid reference format"),
         ("GET", "/secrets/zz", None, 404, "secret zz not found"),
+        ("POST", f"/images/{IMAGE}/tag?repo=sha256&tag=y", None, 400, "refusing to create an ambiguous tag using digest algorithm"),
         ("GET", "/containers/json?filters={", None, 400, "invalid filter"),
         ("GET", "/containers/json?filters=[1]", None, 400, "invalid filter"),
         ("GET", '/tasks?filters={"nonsense":{"a":true}}', None, 400, "invalid filter 'nonsense'"),

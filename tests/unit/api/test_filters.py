@@ -122,6 +122,19 @@ def test_containers(tmp_path: Path) -> None:
     run(tmp_path / "s", check)
 
 
+def test_of_an_image_only_the_names_that_were_asked_for_are_shown(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            for tag in ("bb:1", "bb:2"):
+                repo, _, version = tag.partition(":")
+                assert (await ask("POST", f"/images/{IMAGE}/tag?repo={repo}&tag={version}"))[0] == 201
+            for pattern, names in (("bb:1", ["bb:1"]), ("*:2", ["bb:2"]), ("bb", ["bb:1", "bb:2"]), ("none", None)):
+                _, found, _ = await ask("GET", f"/images/json?filters={quote(json.dumps({'reference': [pattern]}))}")
+                assert [image["RepoTags"] for image in found] == ([names] if names else [])
+
+    asyncio.run(check())
+
+
 def test_events_may_be_asked_for_of_every_kind_of_object() -> None:
     event = NodeEvent(type="network", action="connect", id="n1", time=1, attributes={"name": "net", "container": "c1"})
     kinds = ("container", "image", "network", "service", "node", "config", "daemon", "plugin", "secret", "volume")
