@@ -159,6 +159,14 @@ async def test_a_command_has_streams_of_its_own_and_an_exit_code(runtime: Conmon
 
 
 @with_runtime
+async def test_a_command_has_the_limits_of_its_container(runtime: ConmonRuntime, host: Host) -> None:
+    id = await started(runtime, "sleep", "1000", ulimits=(Ulimit("nofile", 77, 88),), cap_add=("ALL",))
+    streams = await (await runtime.exec(id, ("sh", "-c", "ulimit -n; ulimit -H -n"))).start()
+    assert await read_all(streams) == {1: b"77\n88\n"}
+    streams.close()
+
+
+@with_runtime
 async def test_a_command_passes_much_data_both_ways(runtime: ConmonRuntime, host: Host) -> None:
     id = await started(runtime, "sleep", "1000")
     command = await runtime.exec(id, ("cat",), stdin=True)

@@ -1,5 +1,6 @@
 """From a workload to the container that runs it: names, /etc/hosts and /etc/resolv.conf. Pure."""
 
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,11 @@ from weft.model.workload import Workload
 
 SHORT_ID = 12
 """Digits of a container's id that make its short id, and its hostname if the user gave none."""
+
+HOST_GATEWAY = "host-gateway"
+"""In place of an address: the host as its containers see it, docker_gwbridge's own address; of a container on the host's network
+that is the host itself."""
+LOOPBACK = IPv4Address("127.0.0.1")
 
 _HOSTS_HEAD = """\
 127.0.0.1\tlocalhost
@@ -48,23 +54,25 @@ def container_config(
         labels=workload.labels,
         namespace=None if sandbox is None else str(host.namespaces / sandbox.key),
         sandbox_id="" if sandbox is None else sandbox.id,
-        hosts=hosts_file(workload, hostname, overlays),
+        hosts=hosts_file(workload, hostname, overlays, sandbox),
         resolv_conf=resolv_conf(spec, host.resolver, own=sandbox is not None),
         log_driver=workload.log_driver,
         ports=tuple(port for port in workload.ports if port.mode == "host" and port.published and sandbox is not None),
     )
 
 
-def hosts_file(workload: Workload, hostname: str, overlays: Overlays) -> str:
+def hosts_file(workload: Workload, hostname: str, overlays: Overlays, sandbox: Sandbox | None) -> str:
     """The well-known names, what the user added, and the container's own addresses: one on each of its networks but ingress, unless
-    it has no other."""
+    it has no other; without any, its address on the gateway bridge, since programs look themselves up when they start."""
+    bridge = LOOPBACK if sandbox is None else sandbox.gateway.network.network_address + 1
     lines = []
     for line in filter(str.strip, workload.spec.hosts):
         address, *names = line.split()
-        lines.append(f"{address}\t{' '.join(names)}\n")
+        lines.append(f"{bridge if address == HOST_GATEWAY else address}\t{' '.join(names)}\n")
     ingress = {id for id, view in overlays.networks.items() if view.definition.ingress}
     own = [a for a in workload.attachments if a.network not in ingress] or workload.attachments
-    lines += [f"{attachment.address.ip}\t{hostname}\n" for attachment in own]
+    addresses = [attachment.address.ip for attachment in own] or ([] if sandbox is None else [sandbox.gateway.ip])
+    lines += [f"{address}\t{hostname}\n" for address in addresses]
     return _HOSTS_HEAD + "".join(lines)
 
 
@@ -76,6 +84,7 @@ def resolv_conf(spec: ContainerSpec, host: HostResolver, own: bool) -> str:
     if own and not any(option.startswith("ndots:") for option in spec.dns_options):
         options = (*(o for o in options if not o.startswith("ndots:")), "ndots:0")
     lines = [f"nameserver {server}" for server in servers]
-    lines += [f"search {' '.join(search)}"] if search and search != (".",) else []
+    named = [domain for domain in search if domain != "."]
+    lines += [f"search {' '.join(named)}"] if named else []
     lines += [f"options {' '.join(options)}"] if options else []
     return "".join(f"{line}\n" for line in lines)

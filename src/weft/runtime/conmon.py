@@ -428,7 +428,7 @@ class ConmonRuntime:
             argv, [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
             directory or spec.dir or image.config.working_dir or "/", who,
             all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop), tty,
-            box.container.confinement.apparmor_profile,
+            box.container.confinement.apparmor_profile, spec.ulimits,
         )  # fmt: skip
         return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin, privileged=privileged)
 

@@ -66,9 +66,8 @@ def container_document(
     variables = [f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if spec.tty else []), *container.env]
     process = process_document(
         container.args, variables, spec.dir or image.config.working_dir or "/", user, capabilities, spec.tty,
-        confinement.apparmor_profile,
+        confinement.apparmor_profile, spec.ulimits,
     )  # fmt: skip
-    process["rlimits"] = [_rlimit(limit) for limit in spec.ulimits]
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "hostname": config.hostname,
@@ -91,7 +90,7 @@ def container_document(
 
 def process_document(
     argv: Sequence[str], env: Sequence[str], directory: str, user: User, capabilities: Sequence[str], tty: bool,
-    apparmor_profile: str,
+    apparmor_profile: str, ulimits: Sequence[Ulimit] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """`process` of the specification, for a container's first process or for another one in it."""
     held = [] if user.uid else list(capabilities)
@@ -103,19 +102,21 @@ def process_document(
         "cwd": directory,
         "capabilities": {"bounding": list(capabilities), "effective": held, "permitted": held},
         "noNewPrivileges": False,
+        "rlimits": [_rlimit(limit) for limit in ulimits],
     } | ({"apparmorProfile": apparmor_profile} if apparmor_profile else {})
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
-    """Docker's defaults less `drop`, and `add`; either may name ALL. Raises `InvalidArgument` for one that Linux does not have."""
+    """Docker's defaults less `drop`, and `add`; either may name ALL: to add it adds all that can be had on this host. Raises
+    `InvalidArgument` for one that Linux does not have."""
     added, dropped = [_capability(name) for name in add], [_capability(name) for name in drop]
-    base = _ALL_CAPABILITIES if "CAP_ALL" in added else DEFAULT_CAPABILITIES
+    base = all_capabilities() if "CAP_ALL" in added else DEFAULT_CAPABILITIES
     kept = [] if "CAP_ALL" in dropped else [name for name in base if name not in dropped]
     return tuple(dict.fromkeys((*kept, *(name for name in added if name != "CAP_ALL"))))
 
 
 def all_capabilities() -> tuple[str, ...]:
-    """For a privileged exec: all that this process could give away itself."""
+    """All that this process could give away itself: root of a virtual machine or container may lack some."""
     status = Path("/proc/self/status").read_text()
     mask = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
     return tuple(name for number, name in enumerate(_ALL_CAPABILITIES) if mask >> number & 1)

@@ -19,7 +19,7 @@ RESOLVER = HostResolver(("192.0.2.53",), ("example.org",), ("edns0", "ndots:3"))
 NODE = NodeDescription(hostname="node1")
 
 
-def config(spec=None, host_network=False):
+def config(spec=None, host_network=False, networks=True):
     swarm = Swarm(1)
     net = swarm.network("demo-net", "10.10.10.0/24")
     other = swarm.network("other-net", "10.10.11.0/24")
@@ -27,12 +27,30 @@ def config(spec=None, host_network=False):
     assignment = swarm.assignment(1)
     task = assignment.tasks[id]
     task_spec = msgspec.structs.replace(task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network)
-    task = msgspec.structs.replace(task, spec=task_spec, attachments=() if host_network else task.attachments)
+    attachments = task.attachments if networks and not host_network else ()
+    task = msgspec.structs.replace(task, spec=task_spec, attachments=attachments)
     sandbox = Sandbox(id="861f86ec6ca2" + "0" * 52, workload=id, container=ID, gateway=IPv4Interface("172.18.0.3/16"))
     made = container_config(
         filled_workload(task, NODE), ID, None if host_network else sandbox, assignment, Host(NODE.hostname, RESOLVER)
     )
     return task, made
+
+
+def test_a_container_on_no_network_finds_itself_by_its_name():
+    _, made = config(networks=False)
+    assert made.hosts.splitlines()[-1] == "172.18.0.3\tef4b727d929b"
+
+
+@pytest.mark.parametrize(("host_network", "address"), [(False, "172.18.0.1"), (True, "127.0.0.1")])
+def test_the_hosts_gateway_may_be_named_in_place_of_an_address(host_network, address):
+    _, made = config(ContainerSpec(image="i", hosts=("host-gateway db", "192.0.2.1 other")), host_network)
+    assert f"{address}\tdb\n192.0.2.1\tother\n" in made.hosts
+
+
+def test_a_dot_stands_for_no_domain():
+    spec = ContainerSpec(image="i", dns_search=("ex.com", "."))
+    assert "search ex.com\n" in resolv_conf(spec, RESOLVER, own=True)
+    assert "search" not in resolv_conf(msgspec.structs.replace(spec, dns_search=(".",)), RESOLVER, own=True)
 
 
 def test_names_and_labels():

@@ -80,6 +80,13 @@ def test_capabilities_are_added_and_dropped(add: tuple[str, ...], drop: tuple[st
     assert "CAP_ALL" not in found
 
 
+def test_all_capabilities_are_those_that_can_be_had_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root of a virtual machine or of a container may lack some: to ask for more makes the container fail."""
+    monkeypatch.setattr("weft.runtime.spec.all_capabilities", lambda: ("CAP_CHOWN", "CAP_BPF"))
+    assert capability_set(("ALL",), ()) == ("CAP_CHOWN", "CAP_BPF")
+    assert capability_set(("ALL", "SYS_ADMIN"), ("CHOWN",)) == ("CAP_BPF", "CAP_SYS_ADMIN")
+
+
 def test_unknown_capabilities_signals_and_limits_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="FLY"):
         capability_set(("FLY",), ())
