@@ -246,11 +246,20 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
     return ServiceRecord(id=id, network=network, name=service.name, virtual_address=address, aliases=(*aliases, *kept))
 
 
-def _earlier_tasks(state: ClusterState, service: Service, network: NetworkId) -> list[tuple[Task, Attachment]]:
-    """Tasks on the network that are not over and were made for another version of the service."""
-    tasks = (t for t in state.tasks_of(service.id).values() if t.spec_version != service.spec_version)
-    found = ((task, _attachment(task.attachments, network)) for task in tasks if not task.state.is_terminal)
-    return [(task, attachment) for task, attachment in found if attachment is not None]
+def _earlier_tasks(
+    state: ClusterState, service: Service, network: NetworkId
+) -> list[tuple[Task, Attachment]]:
+    """Of each other version of the service one task on the network that is not over: all of a version were started with the same,
+    and there may be ten thousand."""
+    found: dict[int, tuple[Task, Attachment]] = {}
+    for task in state.tasks_of(service.id).values():
+        version = task.spec_version
+        if version == service.spec_version or version in found or task.state.is_terminal:
+            continue
+        attachment = _attachment(task.attachments, network)
+        if attachment is not None:
+            found[version] = (task, attachment)
+    return list(found.values())
 
 
 def _mesh(ports: tuple[PublishedPort, ...]) -> tuple[PublishedPort, ...]:
