@@ -1,5 +1,5 @@
-"""The seed of this run, which none before it had: stories are played with it beside the fixed one, and one that fails says how it is
-played again.
+"""The seed of this run, which none before it had: stories are played with it beside the fixed ones, and one that fails says how it
+is played again.
 
 It is Python's own for hashes, where that is set, as `scripts/test` does: sets of strings are gone through in the order of their
 hashes, so that a story is the same again only if these are.
@@ -16,7 +16,6 @@ MOST = 2**32 - 1
 """Of `PYTHONHASHSEED`."""
 GIVEN = decimal(os.environ.get("PYTHONHASHSEED", ""), MOST)
 FRESH = random.SystemRandom().randint(1, MOST) if GIVEN is None else GIVEN
-SEEDS = (0, FRESH)
 
 
 @contextmanager
