@@ -96,7 +96,7 @@ def _makers(call: Call) -> filters.Makers[View]:
     def of_type(value: str) -> filters.Test[View]:
         if value not in ("builtin", "custom"):
             raise InvalidArgument(f"invalid filter 'type={value}'")
-        return lambda view: (view.name in BUILT_IN or view.name == "ingress") == (value == "builtin")
+        return lambda view: (view.name in BUILT_IN) == (value == "builtin")
 
     def dangling(value: str) -> filters.Test[View]:
         expected, used = boolean(value, "dangling"), _used_networks(call)

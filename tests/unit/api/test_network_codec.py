@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
 from weft.api.schema.container import Surroundings, container_json, container_summary_json
 from weft.api.schema.decoding import decode
-from weft.api.schema.network import VNIS, NetworkWire, local_network_json, residents_json, spec_from
+from weft.api.schema.network import (
+    VNIS,
+    NetworkWire,
+    attached_network_json,
+    local_network_json,
+    network_json,
+    residents_json,
+    spec_from,
+)
 from weft.api.schema.system import info_json
 from weft.errors import InvalidArgument, Unsupported, WeftError
 from weft.model.container import Confinement, Container, ContainerConfig, ContainerState, ImageConfig
 from weft.model.host import HostInfo
-from weft.model.ids import ContainerId
+from weft.model.ids import ContainerId, NetworkId
 from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
-from weft.model.network import NetworkSpec, Pool
+from weft.model.network import Network, NetworkSpec, Pool, Segment
 from weft.model.service import ContainerSpec, PublishedPort
 
 LABELS = ("ProcessLabel", "MountLabel", "AppArmorProfile")
@@ -104,6 +112,20 @@ def test_an_inspected_container_looks_as_recorded() -> None:
     assert got["HostConfig"].pop("Sysctls") is None
     assert got["HostConfig"] == want["HostConfig"]
     assert [got[name] for name in LABELS] == [want[name] for name in LABELS] == ["", "", ""]
+
+
+def test_a_network_shows_of_its_subnets_what_was_asked_for() -> None:
+    subnet, other = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
+    pool = Pool(subnet, None, IPv4Network("10.1.0.128/25"), {"router": IPv4Address("10.1.0.9")})
+    segments = tuple(Segment(net, net.network_address + 1, 4097 + i) for i, net in enumerate((subnet, other)))
+    network = Network(id=NetworkId("n"), spec=NetworkSpec(name="x", pools=(pool, Pool(other))), segments=segments)
+    first, second = network_json(network)["IPAM"]["Config"]
+    assert first == {
+        "Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.1", "AuxiliaryAddresses": {"router": "10.1.0.9"},
+    }  # fmt: skip
+    assert second == {"Subnet": "10.2.0.0/24", "Gateway": "10.2.0.1"}
+    configs = attached_network_json(network)["IPAMOptions"]["Configs"]
+    assert [config.get("Range") for config in configs] == ["10.1.0.128/25", None]
 
 
 def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:

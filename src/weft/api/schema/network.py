@@ -6,11 +6,11 @@ here is only what cannot be read or has no place in the model; whether a spec ma
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, field
 
-from weft.api.schema.common import FEW, Json, Wire, parse_address, rfc3339
+from weft.api.schema.common import FEW, Json, Wire, omit_empty, parse_address, rfc3339
 from weft.control.requests.validation import MAX_POOLS
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.addresses import LAST_VNI, mac_for
@@ -174,20 +174,32 @@ def network_json(network: Network) -> Json:
     """A network of the swarm, as a manager knows it, without who is on it."""
     spec = network.spec
     if network.segments:
-        pools = [(segment.subnet, str(segment.gateway)) for segment in network.segments]
+        asked = {pool.subnet: pool for pool in spec.pools}
+        config = [_pool_json(asked.get(s.subnet) or Pool(s.subnet), s.gateway) for s in network.segments]
     else:
-        pools = [(pool.subnet, str(pool.gateway or "")) for pool in spec.pools]
+        config = [_pool_json(pool, pool.gateway) for pool in spec.pools]
     vnis = {VNIS: ",".join(str(segment.vni) for segment in network.segments)} if network.segments else {}
-    body = _frame(network.id, network.name, network.meta.created_at, "swarm", spec.driver, pools)
+    body = _frame(network.id, network.name, network.meta.created_at, "swarm", spec.driver, config)
     body |= {"Internal": spec.internal, "Attachable": spec.attachable, "Ingress": spec.ingress}
     return body | _tail(spec.options | vnis, spec.labels) | {"Containers": None}
+
+
+def _pool_json(pool: Pool, gateway: IPv4Address | None) -> Json:
+    return {"Subnet": str(pool.subnet)} | omit_empty({
+        "IPRange": str(pool.ip_range or ""), "Gateway": str(gateway or ""),
+        "AuxiliaryAddresses": {name: str(address) for name, address in pool.reserved.items()},
+    })  # fmt: skip
 
 
 def attached_network_json(network: Network) -> Json:
     """As a task's `NetworksAttachments` shows it."""
     spec = network.spec
     vnis = ",".join(str(segment.vni) for segment in network.segments)
-    config = [{"Subnet": str(segment.subnet), "Gateway": str(segment.gateway)} for segment in network.segments]
+    ranges = {pool.subnet: str(pool.ip_range) for pool in spec.pools if pool.ip_range is not None}
+    config = [
+        {"Subnet": str(s.subnet)} | omit_empty({"Range": ranges.get(s.subnet)}) | {"Gateway": str(s.gateway)}
+        for s in network.segments
+    ]
     return {
         "ID": network.id,
         "Version": {"Index": network.meta.version},
@@ -209,7 +221,8 @@ def attached_network_json(network: Network) -> Json:
 
 def local_network_json(network: LocalNetwork) -> Json:
     """As this node knows it, without who is on it."""
-    body = _frame(network.id, network.name, network.created_at, network.scope, network.driver, network.pools)
+    config: list[Json] = [{"Subnet": str(subnet)} | omit_empty({"Gateway": gateway}) for subnet, gateway in network.pools]
+    body = _frame(network.id, network.name, network.created_at, network.scope, network.driver, config)
     body |= {"Internal": network.internal, "Attachable": network.attachable, "Ingress": network.ingress}
     return body | _tail(dict(network.options), dict(network.labels))
 
@@ -242,8 +255,7 @@ def _service_view_json(service: ServiceView) -> Json:
     return {"VIP": service.virtual_address, "Ports": list(service.ports), "LocalLBIndex": 0, "Tasks": tasks}
 
 
-def _frame(id: str, name: str, created: int, scope: str, driver: str, pools: Sequence[tuple[Any, str]]) -> Json:
-    config = [{"Subnet": str(subnet)} | ({"Gateway": gateway} if gateway else {}) for subnet, gateway in pools]
+def _frame(id: str, name: str, created: int, scope: str, driver: str, config: Sequence[Json]) -> Json:
     return {
         "Name": name,
         "Id": id,
