@@ -37,6 +37,8 @@ PERIOD = 10.0
 """Seconds between two writings, at least."""
 SHARE = 50
 """One part in so many of the time goes into writing, at most."""
+LONGEST = 20.0
+"""Seconds between two writings, at most: a busy disk may take seconds for one."""
 InThread = Callable[[Callable[[int, Sequence[Object]], None], int, Sequence[Object]], Coroutine[Any, Any, None]]
 _DIGEST = hashlib.sha256().digest_size
 
@@ -120,7 +122,7 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             await self._write()
-            await asyncio.sleep(max(PERIOD, SHARE * self._took))
+            await asyncio.sleep(min(max(PERIOD, SHARE * self._took), LONGEST))
 
     async def _write(self) -> None:
         """One at a time; a thread that is writing cannot be stopped, so it is waited for also when this is cancelled."""

@@ -13,7 +13,7 @@ from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NetworkId
 from weft.model.network import Network, NetworkSpec
 from weft.model.state import Object, Put
-from weft.store.kept import PERIOD, SHARE, Keeper, Kept, KeptState
+from weft.store.kept import LONGEST, PERIOD, SHARE, Keeper, Kept, KeptState
 from weft.store.memory import MemoryStore
 from weft.store.schema import Schema
 
@@ -121,9 +121,20 @@ def test_it_is_written_when_something_has_changed_and_not_each_time() -> None:
 
 def test_a_large_state_is_written_less_often() -> None:
     async def scene(store: MemoryStore, disk: Disk, keeper: Keeper) -> None:
-        disk.takes = 2.0
+        disk.takes = 0.3
         await change(store, int(10 * SHARE * disk.takes))
+        assert SHARE * disk.takes > PERIOD
         assert 8 <= len(disk.written) <= 11
+        await keeper.close()
+
+    play(scene)
+
+
+def test_what_is_kept_does_not_grow_old_on_a_slow_disk() -> None:
+    async def scene(store: MemoryStore, disk: Disk, keeper: Keeper) -> None:
+        disk.takes = 2.0
+        await change(store, int(10 * (LONGEST + disk.takes)))
+        assert 9 <= len(disk.written) <= 11
         await keeper.close()
 
     play(scene)
