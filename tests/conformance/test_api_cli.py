@@ -49,6 +49,49 @@ def test_a_node_outside_a_swarm_says_so(daemon: Daemon) -> None:
     assert names[:3] == ["bridge bridge local", "host host local", "none null local"]
 
 
+def test_a_node_outside_a_swarm_has_containers_images_and_networks_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        daemon.command("events", "--since", "2020-01-01T00:00:00Z", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"),
+        stdout=subprocess.PIPE, text=True,
+    ) as watching:  # fmt: skip
+        daemon.ok("pull", "busybox")
+        daemon.ok("tag", "busybox", "mine:1")
+        archive = tmp_path / "image.tar"
+        archive.write_bytes(bytes(1024))
+        daemon.ok("load", "-i", str(archive))
+        daemon.ok("rmi", "loaded")
+        assert watching.stdout is not None
+        told = [watching.stdout.readline().split()[:2] for _ in range(5)]
+        watching.terminate()
+    assert told == [["image", action] for action in ("pull", "tag", "load", "untag", "delete")]
+    assert sorted(daemon.ok("images", "--format", "{{.Repository}}").split()) == ["busybox", "mine", IMAGE.partition(":")[0]]
+    assert daemon.ok("ps", "-aq") == ""
+    assert daemon.ok("info", "--format", "{{.Images}} {{.Containers}} {{.Swarm.LocalNodeState}}") == "2 0 inactive\n"
+    own = daemon.ok("network", "ls", "--no-trunc", "--format", "{{.Name}} {{.ID}}").splitlines()
+    assert [line.partition(" ")[0] for line in own] == ["bridge", "host", "none"]
+    assert json.loads(daemon.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Subnet"] == "172.17.0.0/16"
+    assert "pre-defined network" in daemon.refused("network", "rm", "bridge")
+    daemon.ok("network", "prune", "-f")
+    daemon.ok("swarm", "init")
+    within = daemon.ok("network", "ls", "--no-trunc", "--format", "{{.Name}} {{.ID}}").splitlines()
+    assert set(own) <= set(within), "they are the same networks"
+
+
+def test_events_of_a_container_that_is_killed_and_removed(manager: Daemon) -> None:
+    container = manager.container()
+    manager.ok("kill", "-s", "USR1", container)
+    manager.ok("rm", "-f", container)
+    wanted = ("--since", "2020-01-01T00:00:00Z", "--filter", f"container={container}")
+    with subprocess.Popen(
+        manager.command("events", *wanted, "--format", "{{.Action}} {{.Actor.Attributes.signal}}"),
+        stdout=subprocess.PIPE, text=True,
+    ) as watching:  # fmt: skip
+        assert watching.stdout is not None
+        told = [watching.stdout.readline().split() for _ in range(3)]
+        watching.terminate()
+    assert told == [["start", "<no", "value>"], ["kill", "10"], ["destroy", "<no", "value>"]]
+
+
 def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
     out = daemon.ok("swarm", "init", "--availability", "drain")
     assert daemon.ok("node", "inspect", "self", "-f", "{{.Spec.Availability}}") == "drain\n"

@@ -45,8 +45,7 @@ class CautiousRuntime(ProcessRuntime):
 
 class ManagedNode(FakeNode):
     def __init__(self) -> None:
-        super().__init__()
-        self.containers = CautiousRuntime(self.images.images)
+        super().__init__(CautiousRuntime)
         self.manager: Manager | None = None
         self.container = ""
         """Of a container that runs here."""
@@ -158,8 +157,8 @@ class ManagedNode(FakeNode):
         )
         for container in self.containers.containers():
             await self.containers.remove(container.id)
-        others = [image for image in self.images.images if IMAGE not in image.tags]
-        self.images.images[:] = [*others, demo_image()]
+        others = [image for image in self.image_store.images if IMAGE not in image.tags]
+        self.image_store.images[:] = [*others, demo_image()]
         status = await self.run(task)
         assert status.container is not None
         return status.container.id

@@ -9,9 +9,11 @@ import asyncio
 import hashlib
 import itertools
 import os
+import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv4Network
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -20,12 +22,16 @@ from weft.agent.logs import TaskLogs
 from weft.control import rotation
 from weft.control.requests import networks, nodes, services
 from weft.control.requests.cluster import validate
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
 from weft.errors import Conflict, FailedPrecondition, Forbidden, InvalidArgument, NotFound, OutOfSequence, Unavailable
+from weft.linux.fake import FakeKernel
 from weft.manager import bootstrap
 from weft.manager.authority import PkiAuthority
 from weft.model import references
+from weft.model.addresses import Port
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
-from weft.model.container import ContainerConfig, Image, ImageConfig, NodeEvent
+from weft.model.container import Container, ContainerConfig, Image, ImageConfig, NodeEvent
 from weft.model.host import HostInfo
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -314,9 +320,15 @@ class FakeSwarm:
 class FakeNode:
     """`api.backend.Node`. Not part of a swarm until `init`."""
 
-    def __init__(self) -> None:
-        self.images = FakeImages()
-        self.containers = ProcessRuntime(self.images.images)
+    def __init__(self, runtime: Callable[[list[Image]], ProcessRuntime] = ProcessRuntime) -> None:
+        self.image_store = FakeImages()
+        self.containers = runtime(self.image_store.images)
+        network = NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=_no_resolver))
+        origin = Origin(clock=time.time_ns, entropy=os.urandom)
+        self.engine = Engine(
+            "fake", EngineAdapters(runtime=self.containers, images=self.image_store, network=network, origin=origin)
+        )  # fmt: skip
+        self.images = self.engine.images
         self.membership = Membership()
         self.info = HostInfo(
             hostname="node1", engine_id="fake", kernel="6.1.0", operating_system="Debian GNU/Linux", os_version="13",
@@ -325,8 +337,6 @@ class FakeNode:
         )  # fmt: skip
         self._swarm: FakeSwarm | None = None
         self._ids = itertools.count(100)
-        self._events: list[NodeEvent] = []
-        self._happened = asyncio.Condition()
 
     def new_id(self) -> str:
         return _id(next(self._ids))
@@ -374,12 +384,7 @@ class FakeNode:
         self._swarm, self.membership = None, Membership()
 
     def local_networks(self) -> Sequence[LocalNetwork]:
-        bridge = ((IPv4Network("172.17.0.0/16"), "172.17.0.1"),)
-        found = [
-            LocalNetwork(id=_hex("bridge"), name="bridge", driver="bridge", pools=bridge),
-            LocalNetwork(id=_hex("host"), name="host", driver="host"),
-            LocalNetwork(id=_hex("none"), name="none", driver="null"),
-        ]
+        found = self.engine.local_networks()
         if self._swarm is not None:
             pool = ((IPv4Network("172.18.0.0/16"), "172.18.0.1"),)
             found.append(LocalNetwork(id=_hex("docker_gwbridge"), name="docker_gwbridge", driver="bridge", pools=pool))
@@ -429,29 +434,22 @@ class FakeNode:
         return TaskStatus(TaskState.RUNNING, time.time_ns(), "started", container=ContainerStatus(id, container.pid))
 
     def emit(self, type: str, action: str, id: str, attributes: dict[str, str], scope: str = "local") -> None:
-        event = NodeEvent(type=type, action=action, id=id, attributes=attributes, time=time.time_ns(), scope=scope)
-        self._events.append(event)
-        asyncio.get_running_loop().create_task(self._tell())
+        self.engine.events.add(
+            NodeEvent(type=type, action=action, id=id, attributes=attributes, time=time.time_ns(), scope=scope)
+        )  # fmt: skip
 
-    async def _tell(self) -> None:
-        async with self._happened:
-            self._happened.notify_all()
+    def events(self, since: Nanoseconds = 0, until: Nanoseconds = 0) -> AsyncIterator[NodeEvent]:
+        return self.engine.events.listen(since, until)
 
-    async def events(self, since: Nanoseconds = 0, until: Nanoseconds = 0) -> AsyncIterator[NodeEvent]:
-        position = 0 if since else len(self._events)
-        while True:
-            while position < len(self._events):
-                event = self._events[position]
-                position += 1
-                if event.time >= since and (not until or event.time <= until):
-                    yield event
-            if until and time.time_ns() >= until:
-                return
-            try:
-                async with asyncio.timeout((until - time.time_ns()) / 1e9 if until else None), self._happened:
-                    await self._happened.wait()
-            except TimeoutError:
-                return
+    async def kill_container(self, container: Container, signal: str) -> None:
+        await self.engine.kill(container, signal)
+
+    async def remove_container(self, id: ContainerId) -> None:
+        await self.engine.remove(id)
+
+
+async def _no_resolver(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
+    raise Unavailable("this node connects no containers")
 
 
 def _container_of(task: Task) -> ContainerId:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
-from weft.model.container import NodeEvent
+from weft.model.container import Container, NodeEvent
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -115,6 +115,14 @@ class Node(Protocol):
         ...
 
     async def leave(self, force: bool) -> None: ...
+
+    async def kill_container(self, container: Container, signal: str) -> None:
+        """`signal`: its name. Tells it as an event, which the runtime does not."""
+        ...
+
+    async def remove_container(self, id: ContainerId) -> None:
+        """The same."""
+        ...
 
     def local_networks(self) -> Sequence[LocalNetwork]:
         """Overlays included of which this node has a part."""

@@ -208,7 +208,7 @@ async def kill(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"cannot kill container: {call.id}: container {container.id} is not running")
-    await call.node.containers.kill(container.id, signal_name(call.query("signal") or "SIGKILL"))
+    await call.node.kill_container(container, signal_name(call.query("signal") or "SIGKILL"))
     return nothing()
 
 
@@ -231,7 +231,7 @@ async def remove(call: Call) -> web.Response:
             f'cannot remove container "{container.config.name}": container is running: '
             "stop the container before removing or force remove"
         )
-    await call.node.containers.remove(container.id)
+    await call.node.remove_container(container.id)
     call.execs.forget(container.id)
     return nothing()
 

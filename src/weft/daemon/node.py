@@ -44,7 +44,7 @@ from weft.linux.esp.client import UserspaceEngine
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
-from weft.model.container import NodeEvent
+from weft.model.container import Container, NodeEvent
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -118,8 +118,8 @@ class WeftNode:
         self._options = options
         self._kernel = RealKernel(options.netns_dir)
         self.info = info
-        self.images = ImageStore(options.data_root / "images", time.time_ns)
-        self.containers = ConmonRuntime(options.data_root, options.run_dir, self.images, time.time_ns)
+        self._image_store = ImageStore(options.data_root / "images", time.time_ns)
+        self.containers = ConmonRuntime(options.data_root, options.run_dir, self._image_store, time.time_ns)
         self._esp, self._no_esp = _choose_engine(options)
         confiner = self.containers.confiner
         self.info = msgspec.structs.replace(
@@ -127,6 +127,7 @@ class WeftNode:
             warnings=(*info.warnings, *confiner.warnings),
         )  # fmt: skip
         self.engine = Engine(info.engine_id, self._adapters())
+        self.images = self.engine.images
         self._member: SwarmNode | None = None
         self._damage = ""
         """Why nobody knows of which swarm this node is a member."""
@@ -234,7 +235,13 @@ class WeftNode:
             await member.leave()
             log.info("swarm.left node=%s", member.member.node)
 
-    # --- networks and events of this host
+    # --- containers, networks and events of this host
+
+    async def kill_container(self, container: Container, signal: str) -> None:
+        await self.engine.kill(container, signal)
+
+    async def remove_container(self, id: ContainerId) -> None:
+        await self.engine.remove(id)
 
     @property
     def _networking(self) -> Networking | None:
@@ -274,7 +281,7 @@ class WeftNode:
             namespaces=directory,
         )
         origin = Origin(clock=time.time_ns, entropy=secrets.token_bytes)
-        return EngineAdapters(runtime=self.containers, images=self.images, network=network, origin=origin)
+        return EngineAdapters(runtime=self.containers, images=self._image_store, network=network, origin=origin)
 
 
 def run(options: DaemonOptions) -> int:

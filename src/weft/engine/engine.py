@@ -5,14 +5,16 @@ does so, for as long as it is one.
 """
 
 from collections.abc import Mapping
+from signal import Signals
 
 from weft.engine import views
 from weft.engine.adapters import EngineAdapters
 from weft.engine.container_config import Host
 from weft.engine.events import EventLog
+from weft.engine.images import RecordedImages
 from weft.errors import NotFound, WeftError
 from weft.model.container import Container, ContainerConfig
-from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NodeId, hex_id
+from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import Nanoseconds
 
@@ -22,8 +24,9 @@ class Engine:
         """`id`: of the host, as `docker info` shows it."""
         self.id = id
         self.adapters = adapters
-        self.runtime, self.images = adapters.runtime, adapters.images
+        self.runtime = adapters.runtime
         self.events = EventLog(adapters.origin.clock)
+        self.images = RecordedImages(adapters.images, self.events)
 
     def now(self) -> Nanoseconds:
         return self.adapters.origin.clock()
@@ -62,6 +65,11 @@ class Engine:
     async def stop(self, container: Container) -> None:
         self.died(await self.runtime.stop(container.id, container.stop_grace_period))
 
+    async def kill(self, container: Container, name: str) -> None:
+        """`name`: of the signal."""
+        await self.runtime.kill(container.id, name)
+        self.events.container("kill", container, signal=str(int(Signals[name])))
+
     def died(self, container: Container) -> None:
         self.events.container("die", container, exitCode=str(container.exit_code))
 
@@ -84,6 +92,5 @@ class Engine:
     # --- networks
 
     def local_networks(self) -> list[LocalNetwork]:
-        """Those that every host has."""
-        node = NodeId(self.id)
-        return views.predefined_networks(node)
+        """Those that every host has. They are the same in a swarm and after it."""
+        return views.predefined_networks(self.id)

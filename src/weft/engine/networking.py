@@ -116,7 +116,8 @@ class Networking:
     # --- what the API shows
 
     def local_networks(self) -> list[LocalNetwork]:
-        return views.local_networks(self._overlays, self._here, self.facts, self._engine.containers)
+        connected = views.connected_networks(self._overlays, self._here, self.facts, self._engine.containers)
+        return sorted([*self._engine.local_networks(), *connected], key=lambda network: network.name)
 
     def container_networks(self, id: ContainerId) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
         return views.container_networks(id, self._overlays, self._here, self.facts, self._engine.containers)

@@ -44,12 +44,12 @@ def digest(*words: str) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
-def local_networks(
+def connected_networks(
     overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> list[LocalNetwork]:
-    """All of them, by name."""
+    """Those that containers are connected by, by name."""
     here = [r for r in residents if r.sandbox.container in containers]
-    networks = [*predefined_networks(facts.node), gateway_network(overlays, here, facts)]
+    networks = [gateway_network(overlays, here, facts)]
     networks += [overlay(view, here, facts, containers) for view in overlays.networks.values()]
     return sorted(networks, key=lambda n: n.name)
 
@@ -78,15 +78,15 @@ def container_gateway(
     return next((e for e in network.endpoints if e.key == id), None)
 
 
-def predefined_networks(node: NodeId) -> list[LocalNetwork]:
+def predefined_networks(engine: str) -> list[LocalNetwork]:
     """What every host has, by name."""
-    return [predefined(node, "bridge", "bridge"), predefined(node, "host", "host"), predefined(node, "none", "null")]
+    return [predefined(engine, "bridge", "bridge"), predefined(engine, "host", "host"), predefined(engine, "none", "null")]
 
 
-def predefined(node: NodeId, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:
+def predefined(engine: str, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:
     bridge = driver == "bridge"
     return LocalNetwork(
-        id=digest(node, name), name=name, driver=driver, pools=(_BRIDGE_POOL,) if bridge else (),
+        id=digest(engine, name), name=name, driver=driver, pools=(_BRIDGE_POOL,) if bridge else (),
         options=_BRIDGE_OPTIONS if bridge else {},
     )  # fmt: skip
 

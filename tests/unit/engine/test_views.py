@@ -3,7 +3,7 @@
 import msgspec
 
 from tests.support.swarms import Swarm
-from weft.engine.views import container_gateway, container_networks, local_networks
+from weft.engine.views import connected_networks, container_gateway, container_networks
 from weft.model.container import Container, ContainerConfig
 from weft.model.service import ContainerSpec, PublishedPort
 
@@ -25,20 +25,18 @@ def scene():
 
 def test_the_networks_of_a_node():
     _, *view = scene()
-    networks = {n.name: n for n in local_networks(*view)}
+    networks = {n.name: n for n in connected_networks(*view)}
     assert [(n.name, n.driver, n.scope) for n in networks.values()] == [
-        ("bridge", "bridge", "local"), ("demo-net", "overlay", "swarm"), ("docker_gwbridge", "bridge", "local"),
-        ("host", "host", "local"), ("ingress", "overlay", "swarm"), ("none", "null", "local"),
+        ("demo-net", "overlay", "swarm"), ("docker_gwbridge", "bridge", "local"), ("ingress", "overlay", "swarm"),
     ]  # fmt: skip
-    assert len({n.id for n in networks.values()}) == 6
-    assert [n.id for n in local_networks(*view)] == [n.id for n in networks.values()]
-    assert [(str(s), g) for s, g in networks["bridge"].pools] == [("172.17.0.0/16", "172.17.0.1")]
+    assert len({n.id for n in networks.values()}) == 3
+    assert [n.id for n in connected_networks(*view)] == [n.id for n in networks.values()]
     assert [(str(s), g) for s, g in networks["docker_gwbridge"].pools] == [("172.18.0.0/16", "172.18.0.1")]
 
 
 def test_an_overlay_with_its_containers_and_its_load_balancer():
     _swarm, assignment, residents, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "demo-net")
+    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "demo-net")
     task = residents[0].workload
     assert [(e.key, e.name) for e in network.endpoints] == [
         (residents[0].sandbox.container, task.name),
@@ -54,7 +52,7 @@ def test_an_overlay_with_its_containers_and_its_load_balancer():
 
 def test_the_ingress_network():
     _, assignment, residents, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "ingress")
+    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "ingress")
     assert [(e.key, e.name) for e in network.endpoints][1] == ("ingress-sbox", "ingress-endpoint")
     assert network.ingress
     assert network.services[0].ports == ("Target: 80, Publish: 8080",)
@@ -76,7 +74,7 @@ def test_a_container_on_its_networks():
 
 def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
     _, assignment, residents, facts, containers = scene()
-    network = next(n for n in local_networks(assignment, residents, facts, containers) if n.name == "docker_gwbridge")
+    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "docker_gwbridge")
     assert [(e.key, e.name, str(e.address)) for e in network.endpoints] == [
         (residents[0].sandbox.container, f"gateway_{residents[0].sandbox.key}", "172.18.0.3/16"),
         ("ingress-sbox", "gateway_ingress-sbox", "172.18.0.2/16"),

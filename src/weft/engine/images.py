@@ -1,0 +1,73 @@
+"""Images, and events of what happens to them, as `docker events` tells it: pull, load, tag, untag, delete.
+
+An event is about the image's id, but of a pull about what was asked for; its attributes are the image's labels and a name.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from weft.engine.events import EventLog
+from weft.errors import NotFound
+from weft.model import references
+from weft.model.container import Image
+from weft.runtime.base import Images
+
+UNTAGGED, DELETED = "Untagged", "Deleted"
+"""What `Images.remove` says of a name, and of an id."""
+
+
+class RecordedImages:
+    """`runtime.base.Images` on top of another."""
+
+    def __init__(self, images: Images, events: EventLog) -> None:
+        self._images = images
+        self._events = events
+
+    def all(self) -> list[Image]:
+        return self._images.all()
+
+    def find(self, reference: str) -> Image:
+        return self._images.find(reference)
+
+    async def pull(self, reference: str) -> AsyncIterator[str]:
+        name, tag, digest = references.parse(reference)
+        lines = self._images.pull(reference)
+        try:
+            async for line in lines:
+                yield line
+        finally:  # who is not told any more has nothing fetched any more
+            if isinstance(lines, AsyncGenerator):
+                await lines.aclose()
+        asked = name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+        self._record("pull", asked, name, self._find(reference))
+
+    async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
+        loaded = await self._images.load(archive)
+        for image in {image.id: image for image in map(self._find, loaded) if image is not None}.values():
+            self._record("load", image.id, image.id, image)
+        return loaded
+
+    async def tag(self, reference: str, new: str) -> None:
+        await self._images.tag(reference, new)
+        image = self._images.find(new)
+        name, tag, _ = references.parse(new)
+        self._record("tag", image.id, f"{name}:{tag}", image)
+
+    async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
+        image = self._images.find(reference)
+        done = await self._images.remove(reference, force)
+        for what, _ in done:
+            if what == UNTAGGED:
+                self._record("untag", image.id, image.id, image)
+        if (DELETED, image.id) in done:
+            self._record("delete", image.id, image.id, image)
+        return done
+
+    def _find(self, reference: str) -> Image | None:
+        try:
+            return self._images.find(reference)
+        except NotFound:  # removed meanwhile
+            return None
+
+    def _record(self, action: str, id: str, name: str, image: Image | None) -> None:
+        labels = image.config.labels if image is not None else {}
+        self._events.record("image", action, id, {**labels, "name": name})
