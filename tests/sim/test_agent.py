@@ -832,7 +832,7 @@ async def _no_flush(namespace, backends):
 async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes_on(tmp_path):
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
-        write = r.agent._assignment_file.write
+        write = r.agent.disk.keep
 
         def refuse(assignment):
             raise OperationFailed("cannot write assignment: No space left on device")
@@ -840,7 +840,7 @@ async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes
         def state(task):
             return r.manager.statuses[task].state if task in r.manager.statuses else TaskState.NEW
 
-        r.agent._assignment_file.write = refuse
+        r.agent.disk.keep = refuse
         [late] = r.swarm.service("late", r.net, on=[1])
         await r.manager.want(r.tasks[0], TaskState.SHUTDOWN)
         await r.until(lambda: state(late) == TaskState.REJECTED)
@@ -849,7 +849,7 @@ async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes
         assert all(state(task) == TaskState.RUNNING for task in r.tasks[1:])
         assert len(r.manager.hellos) == 1, "the session goes on"
 
-        r.agent._assignment_file.write = write
+        r.agent.disk.keep = write
         r.swarm.remove(late)
         [later] = r.swarm.service("later", r.net, on=[1])
         await r.manager.tell()

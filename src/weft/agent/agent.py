@@ -17,9 +17,10 @@ import msgspec
 
 from weft.agent.adapters import Adapters
 from weft.agent.connections import Connections
+from weft.agent.disk import Disk
 from weft.agent.logs import LogPublisher
 from weft.agent.reboot import Reboot
-from weft.agent.records import RecordBook, Records, TaskRecord
+from weft.agent.records import Records, TaskRecord
 from weft.agent.task_steps import Fate, expired
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
@@ -35,7 +36,6 @@ from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskState, TaskStatus
 from weft.system.supervision import contained, lasting
-from weft.system.value_file import ValueFile
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,10 @@ class Agent:
         self.engine = engine
         self.networking = Networking(engine, facts)
         self._adapters = adapters
-        self._assignment_file = ValueFile(data / "assignment.msgpack", Assignment, durable=True)
-        self._record_file = ValueFile(data / "tasks.msgpack", RecordBook)
-        self._stored = self._assignment_file.read()
+        self.disk = Disk(data)
+        self._stored = self.disk.assignment()
         self.assignment = self._stored or Assignment(node=node)
-        self.records = Records(self._record_file)
+        self.records = Records(self.disk.records)
         self.logs = LogPublisher(engine.runtime, engine.events.listen, engine.now, adapters.managers.publish)
         self._reboot = Reboot(engine, self.records, self._wake)
         self.uplink = Uplink(
@@ -102,8 +101,7 @@ class Agent:
             await self.networking.teardown()
         except* WeftError as group:
             errors.extend(group.exceptions)
-        self._assignment_file.remove()
-        self._record_file.remove()
+        self.disk.remove()
         if errors:
             raise ExceptionGroup("cannot leave the swarm clean", errors)
 
@@ -114,7 +112,7 @@ class Agent:
         be written there is not begun; all else is done."""
         assignment = self.assignment.after(change)
         try:
-            self._assignment_file.write(assignment)
+            self.disk.keep(assignment)
         except OperationFailed as error:
             log.error("assignment.not_kept revision=%s cause=%s", assignment.revision, error)
             assignment = self._without_new_tasks(assignment, str(error))

@@ -1,0 +1,46 @@
+"""What an agent leaves on its disk, and what it does not."""
+
+import msgspec
+
+from tests.support.swarms import Swarm
+from weft.agent.disk import Disk
+from weft.model import codec
+from weft.model.assignment import Assignment
+from weft.model.encryption import DataKey
+
+SECRET = "hunter2"
+
+
+class WithMore(Assignment, frozen=True, kw_only=True):
+    """What an assignment may be one day."""
+
+    secrets: dict[str, str]
+
+
+def assignment():
+    swarm = Swarm(2)
+    swarm.service("web", swarm.network("mynet", "10.10.10.0/24", encrypted=True), on=[1, 2])
+    return msgspec.structs.replace(swarm.assignment(1), revision=7, keys=(DataKey(tag=1, secret=b"k" * 16),))
+
+
+def test_the_next_daemon_finds_what_was_kept(tmp_path):
+    assert Disk(tmp_path).assignment() is None
+    Disk(tmp_path).keep(assignment())
+    assert Disk(tmp_path).assignment() == assignment()
+    Disk(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_an_earlier_daemon_is_read(tmp_path):
+    (tmp_path / "assignment.msgpack").write_bytes(codec.encode(assignment()))
+    assert Disk(tmp_path).assignment() == assignment()
+
+
+def test_what_is_not_meant_for_the_disk_does_not_get_there(tmp_path):
+    fields = {name: getattr(assignment(), name) for name in Assignment.__struct_fields__}
+    more = WithMore(**fields, secrets={"password": SECRET})
+    assert SECRET.encode() in codec.encode(more)
+    Disk(tmp_path).keep(more)
+    [file] = tmp_path.iterdir()
+    assert SECRET.encode() not in file.read_bytes()
+    assert Disk(tmp_path).assignment() == assignment()
