@@ -1,4 +1,4 @@
-"""The outside world of an agent, by what it is for: what `member.py` chooses for a real node and the tests for a simulated one.
+"""The outside world of an agent, by what it is for: what `swarm_node.py` chooses for a real node and the tests for a simulated one.
 
 What a node is without a swarm is not in here: see `engine/adapters.py`.
 """
