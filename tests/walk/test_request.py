@@ -20,7 +20,8 @@ from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control.allocator import allocator
-from weft.control.assignments import assignments as dispatcher
+from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.views import network_views
 from weft.control.orchestrator import orchestrator
 from weft.control.requests import services
 from weft.control.scheduler import scheduler
@@ -103,7 +104,7 @@ class Manager:
         self.commit(*(Put(msgspec.structs.replace(task, status=running)) for task in self.state.tasks.values()))
 
     def assignment(self, node):
-        return dispatcher.assignment_for(self.state, NodeId(node), dispatcher.network_views(self.state))
+        return assignment_for(self.state, NodeId(node), network_views(self.state))
 
     def tasks(self):
         return list(self.state.tasks.values())
