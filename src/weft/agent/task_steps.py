@@ -1,7 +1,7 @@
 """The life of a task on its node, as a table in code: from what is, to the next thing to do. Pure.
 
 Each step leads to a state from which the next one can be seen again, so a daemon that was killed goes on where the last one
-stopped: a container that exists is not made again, one that runs is not started again. (reference/swarm.md D.10)
+stopped: a container that exists is not made again, one that runs is not started again.
 
     ACCEPTED, PREPARING   image, sandbox, container; then READY
     READY                 waits until it is meant to run

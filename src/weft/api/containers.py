@@ -19,6 +19,7 @@ from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
+from weft.runtime.base import Runtime
 
 FILTERS = (
     "id", "name", "label", "status", "ancestor", "network", "is-task", "exited", "before", "since", "health", "volume", "isolation",
@@ -92,14 +93,6 @@ def _makers(call: Call) -> filters.Makers[Container]:
         expected = boolean(value, "is-task")
         return lambda c: ("com.docker.swarm.task.id" in c.config.labels) == expected
 
-    def before(value: str) -> filters.Test[Container]:
-        moment = find_container(runtime, value).created_at
-        return lambda c: c.created_at < moment
-
-    def since(value: str) -> filters.Test[Container]:
-        moment = find_container(runtime, value).created_at
-        return lambda c: c.created_at > moment
-
     return {
         "id": lambda value: lambda c: c.id.startswith(value),
         "name": of_name,
@@ -109,14 +102,30 @@ def _makers(call: Call) -> filters.Makers[Container]:
         "network": lambda value: lambda c: on_network(c, value),
         "is-task": is_task,
         "exited": lambda value: lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value,
-        "before": before,
-        "since": since,
+        "before": _made_before(runtime),
+        "since": _made_since(runtime),
         "health": _of_health,
         "volume": _on_volume,
         "isolation": lambda value: lambda c: True,
         "publish": _of_ports(call, "publish", "PublicPort"),
         "expose": _of_ports(call, "expose", "PrivatePort"),
     }
+
+
+def _made_before(runtime: Runtime) -> Callable[[str], filters.Test[Container]]:
+    def test(value: str) -> filters.Test[Container]:
+        moment = find_container(runtime, value).created_at
+        return lambda c: c.created_at < moment
+
+    return test
+
+
+def _made_since(runtime: Runtime) -> Callable[[str], filters.Test[Container]]:
+    def test(value: str) -> filters.Test[Container]:
+        moment = find_container(runtime, value).created_at
+        return lambda c: c.created_at > moment
+
+    return test
 
 
 def _of_health(value: str) -> filters.Test[Container]:

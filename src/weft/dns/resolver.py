@@ -1,4 +1,4 @@
-"""From a question to its answer: here, by somebody else, or not at all. (reference/swarm.md D.9.2)
+"""From a question to its answer: here, by somebody else, or not at all.
 
 What a container sends to 127.0.0.11 comes here as bytes and leaves as bytes, as `Forward` (ask the host's servers), or as None (say
 nothing: it was an answer, or too short to answer to). Nothing that a container sends raises.

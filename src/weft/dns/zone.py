@@ -4,7 +4,7 @@ On each network a task answers to its own name and to its aliases (short id of t
 `tasks.<alias>` are the addresses of the tasks that serve; `<service>` and its aliases are the virtual address, or the addresses
 of the serving tasks if it has none. A service's names exist as long as the service is known on the network, with or without
 tasks. A name is looked up in the networks of the container in the order of its attachments; the first
-that knows it answers. `<name>.<network>` looks in that one only. (reference/swarm.md D.9)
+that knows it answers. `<name>.<network>` looks in that one only.
 
 The ingress network has no names, as it has none in Docker Swarm (libnetwork, "routing only"): containers cannot reach each other
 there, and a name of another stack would stand before one of the world outside.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 1024
 MAX_SERVERS = 3
 TIMEOUT = 4.0
-"""Seconds per server. These three are the original's (reference/swarm.md D.9.2)."""
+"""Seconds per server. These three are Docker's (libnetwork resolver.go)."""
 DNS_PORT = 53
 
 

@@ -2,7 +2,7 @@
 
 The sockets are made inside the namespace by an adapter and belong to this process, so no thread and no process per container is
 needed. `dns.resolver.answer` decides; what it says to forward goes out to the servers that the user or the host named, one after
-the other (`forwarder.py`). Limits (reference/swarm.md D.9.2): three servers, 4 s each, 1,024 questions on their way.
+the other (`forwarder.py`). Limits, as Docker's: three servers, 4 s each, 1,024 questions on their way.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """What the API shows of this node's networks: the predefined ones, docker_gwbridge, and the overlays that it has a part of. Pure.
 
 Ids of local networks and of endpoints are digests of what they name, so they are the same after a restart, and an endpoint has the
-same id on whatever node it is shown. Shapes: reference/recorded/plain/network-inspect-*.json.
+same id on whatever node it is shown.
 """
 
 import hashlib

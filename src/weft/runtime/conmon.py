@@ -22,27 +22,26 @@ import secrets
 import signal
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed, clip
+from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.numbers import decimal
-from weft.runtime.base import Images
+from weft.runtime.box import Box, ImageFiles, opened, signal_number
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.logs import LogQuery, read_log
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
-from weft.runtime.oci import Oci, cgroups_are_v2, processes_with_argument
+from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory, Record
+from weft.runtime.remains import dissolve, end_unmade
 from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
 from weft.system.files import make_directory
-from weft.system.process import Process, ProcessId, adopt_orphans
+from weft.system.process import ProcessId, adopt_orphans
 
 log = logging.getLogger(__name__)
 
@@ -50,51 +49,6 @@ LOST = 255
 """Exit code of a container whose end nobody saw: the host was rebooted or its conmon killed."""
 _KILL_PATIENCE = 10.0
 """Seconds that a killed process may take to go: one in an uninterruptible wait does not."""
-
-
-class ImageFiles(Images, Protocol):
-    """An image store on this host's disk."""
-
-    def layer_directories(self, image: Image) -> list[Path]:
-        """Bottom first."""
-        ...
-
-    def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
-        """`users` gives the containers made from an image id; an image that has any is not removed."""
-        ...
-
-
-class _Box:
-    """One container in memory."""
-
-    def __init__(self, directory: Directory, record: Record) -> None:
-        self.directory = directory
-        self.record = record
-        self.lock = asyncio.Lock()
-        """Held by whoever makes, starts or removes it, and while it is put away after its end."""
-        self.ended = asyncio.Event()
-        self.removed = False
-        self.host_was_down = False
-        """It ended with the host, whatever conmon wrote."""
-        self.conmon: Process | None = None
-        self.init: Process | None = None
-        self.watcher: asyncio.Task[None] | None = None
-
-    @property
-    def container(self) -> Container:
-        return self.record.container
-
-    @property
-    def is_running(self) -> bool:
-        return self.container.state is ContainerState.RUNNING
-
-    def write(self, **changes: Any) -> None:
-        """A new record; `container` is changed by fields of its own."""
-        self.record = msgspec.structs.replace(self.record, **changes)
-        self.directory.write(self.record)
-
-    def write_container(self, **changes: Any) -> None:
-        self.write(container=msgspec.structs.replace(self.container, **changes))
 
 
 class ConmonRuntime:
@@ -109,7 +63,7 @@ class ConmonRuntime:
         self._images = images
         self._clock = clock
         self._oci = Oci(self._run / "oci", oci_runtime, conmon, patience)
-        self._boxes: dict[ContainerId, _Box] = {}
+        self._boxes: dict[ContainerId, Box] = {}
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
         self.version = ""
@@ -148,13 +102,13 @@ class ConmonRuntime:
             record = directory.read()
         except Damaged as error:
             log.error("container.damaged container=%s cause=%s; its files stay in %s", id[:12], error, directory.path)
-            await self._end_unmade(id, directory)
+            await end_unmade(self._oci, id, directory)
             return
         if record is None or not record.made:
             log.warning("container.cleared container=%s cause=%r", id[:12], "half made")
-            await self._dissolve(id, directory)
+            await dissolve(self._oci, id, directory)
             return
-        box = self._boxes[ContainerId(id)] = _Box(directory, record)
+        box = self._boxes[ContainerId(id)] = Box(directory, record)
         if record.container.state is ContainerState.EXITED:
             await self._put_away(box)
             box.ended.set()
@@ -165,18 +119,6 @@ class ConmonRuntime:
         self._watch(box)
         if box.conmon is None or box.conmon.has_ended or directory.exit_code is not None:
             await box.ended.wait()
-
-    async def _kill_makers(self, directory: Directory) -> None:
-        """conmon, and the runtime that it had started, of a container half made."""
-        while pids := processes_with_argument(str(directory.path)):
-            for pid in pids:
-                try:
-                    process = Process(pid)
-                except ProcessLookupError:
-                    continue
-                process.kill(signal.SIGKILL)
-                await process.wait()
-                process.close()
 
     # making and starting
 
@@ -196,7 +138,7 @@ class ConmonRuntime:
         )  # fmt: skip
         stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
         signal_number(stop_signal)
-        box = self._boxes[config.id] = _Box(directory, Record(container=container, stop_signal=stop_signal))
+        box = self._boxes[config.id] = Box(directory, Record(container=container, stop_signal=stop_signal))
         try:
             async with box.lock, self._slots:
                 directory.make()
@@ -205,7 +147,7 @@ class ConmonRuntime:
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
-            await asyncio.shield(self._dissolve(config.id, directory))
+            await asyncio.shield(dissolve(self._oci, config.id, directory))
             raise
         log.info("container.created container=%s name=%s image=%s", config.id[:12], config.name, image.id[7:19])
         return box.container
@@ -218,7 +160,7 @@ class ConmonRuntime:
                     " You have to remove (or rename) that container to be able to reuse that name."
                 )
 
-    async def _make(self, box: _Box, image: Image) -> None:
+    async def _make(self, box: Box, image: Image) -> None:
         directory, container = box.directory, box.container
         directory.forget_exit()
         mount_overlay(self._images.layer_directories(image), directory.upper, directory.work, directory.merged)
@@ -263,7 +205,7 @@ class ConmonRuntime:
         log.info("container.started container=%s pid=%d", id[:12], box.container.pid)
         return box.container
 
-    async def _make_again(self, box: _Box) -> None:
+    async def _make_again(self, box: Box) -> None:
         """One that has ended. If it cannot be made it has ended as before, and can be removed."""
         await self._put_away(box)
         before, ended = box.record, box.ended
@@ -277,7 +219,7 @@ class ConmonRuntime:
             box.write()
             raise
 
-    def _mark_started(self, box: _Box, moment: Nanoseconds) -> None:
+    def _mark_started(self, box: Box, moment: Nanoseconds) -> None:
         """It may have ended already."""
         if box.container.state is ContainerState.EXITED or box.record.init is None:
             box.write_container(started_at=moment)
@@ -289,12 +231,12 @@ class ConmonRuntime:
 
     # its end
 
-    def _watch(self, box: _Box) -> None:
+    def _watch(self, box: Box) -> None:
         """Follows the container's conmon, whoever started it."""
-        box.conmon, box.init = _open(box.record.conmon), _open(box.record.init)
+        box.conmon, box.init = opened(box.record.conmon), opened(box.record.init)
         box.watcher = asyncio.create_task(self._watch_end(box), name=f"container {box.container.id[:12]}")
 
-    async def _watch_end(self, box: _Box) -> None:
+    async def _watch_end(self, box: Box) -> None:
         if box.conmon is not None:
             await box.conmon.wait()
         if box.init is not None:
@@ -304,7 +246,7 @@ class ConmonRuntime:
             if not box.removed and box.container.state is ContainerState.EXITED:
                 await self._put_away(box)
 
-    def _mark_ended(self, box: _Box) -> None:
+    def _mark_ended(self, box: Box) -> None:
         code = None if box.host_was_down else box.directory.exit_code
         container = msgspec.structs.replace(
             box.container, state=ContainerState.EXITED, pid=0, exit_code=LOST if code is None else code,
@@ -319,7 +261,7 @@ class ConmonRuntime:
         box.ended.set()
         log.info("container.ended container=%s code=%d oom=%s", container.id[:12], container.exit_code, container.oom_killed)
 
-    async def _put_away(self, box: _Box) -> None:
+    async def _put_away(self, box: Box) -> None:
         """What a container that has ended does not need: its state in the OCI runtime, its cgroup, its mount."""
         for process in (box.conmon, box.init):
             if process is not None:
@@ -344,7 +286,7 @@ class ConmonRuntime:
         await self._end(box)
         return box.container
 
-    async def _end(self, box: _Box) -> None:
+    async def _end(self, box: Box) -> None:
         """SIGKILL, and wait. Raises `OperationFailed` if the kernel cannot end it."""
         if box.ended.is_set():
             return
@@ -377,20 +319,6 @@ class ConmonRuntime:
             box.removed = True
             del self._boxes[id]
         log.info("container.removed container=%s", id[:12])
-
-    async def _dissolve(self, id: str, directory: Directory) -> None:
-        """All traces of a container that was not made whole."""
-        await self._end_unmade(id, directory)
-        directory.remove()
-
-    async def _end_unmade(self, id: str, directory: Directory) -> None:
-        """All but its files."""
-        await self._kill_makers(directory)
-        try:
-            await self._oci.delete(id)
-        except OperationFailed as error:
-            log.warning("container.delete container=%s cause=%s", id[:12], error)
-        unmount(directory.merged)
 
     async def wait(self, id: ContainerId) -> Container:
         box = self._box(id)
@@ -453,36 +381,12 @@ class ConmonRuntime:
                 if process is not None:
                     process.close()
 
-    def _box(self, id: ContainerId) -> _Box:
+    def _box(self, id: ContainerId) -> Box:
         try:
             return self._boxes[id]
         except KeyError:
             raise NotFound(f"No such container: {id}") from None
 
-    def _check_not_removed(self, box: _Box) -> None:
+    def _check_not_removed(self, box: Box) -> None:
         if box.removed:
             raise NotFound(f"No such container: {box.container.id}")
-
-
-def signal_number(name: str) -> int:
-    """Of `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
-    if number := decimal(name, signal.NSIG - 1):
-        return number
-    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
-    if full in signal.Signals.__members__:
-        return signal.Signals[full].value
-    raise InvalidArgument(f"Invalid signal: {clip(name)}")
-
-
-def _open(id: ProcessId | None) -> Process | None:
-    """None if it has ended."""
-    if id is None or not id.lives:
-        return None
-    try:
-        process = Process(id.pid)
-    except ProcessLookupError:
-        return None
-    if id.lives:
-        return process
-    process.close()
-    return None

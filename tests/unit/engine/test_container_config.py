@@ -1,4 +1,4 @@
-"""From a task to its container's configuration, compared with what a real Swarm made (reference/recorded/plain)."""
+"""From a task to its container's configuration, compared with what a real Swarm made."""
 
 from ipaddress import IPv4Interface
 

@@ -1,4 +1,4 @@
-"""Networks as the API shows them, compared with what a real Swarm shows (reference/recorded/plain/network-inspect-*)."""
+"""Networks as the API shows them, compared with what a real Swarm shows."""
 
 import msgspec
 

@@ -12,7 +12,7 @@ from weft.model.container import Confinement, Container, ContainerConfig, Image,
 from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec, Resources, Ulimit
 from weft.network.sandbox import SYSCTLS
-from weft.runtime.conmon import signal_number
+from weft.runtime.box import signal_number
 from weft.runtime.skopeo import translate_error
 from weft.runtime.spec import capability_set, command_line, container_document, environment
 from weft.runtime.users import User

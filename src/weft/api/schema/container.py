@@ -161,30 +161,29 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
     }
 
 
+UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (None, (
+        "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps",
+        "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices",
+        "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness", "OomKillDisable",
+    )),
+    (0, (
+        "OomScoreAdj", "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod",
+        "CpuRealtimeRuntime", "MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent",
+        "IOMaximumIOps", "IOMaximumBandwidth",
+    )),
+    ("", (
+        "ContainerIDFile", "VolumeDriver", "Cgroup", "PidMode", "UTSMode", "UsernsMode",
+        "CgroupParent", "CpusetCpus", "CpusetMems",
+    )),
+)  # fmt: skip
+"""Fields of `HostConfig` that no container here has a use for, and what clients are shown."""
+
+
 def _host_config_json(container: Container) -> Json:
     config, spec, limits = container.config, container.config.spec, container.config.limits
     confinement = container.confinement
-    nothing = (
-        "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps",
-        "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices", "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
-        "OomKillDisable",
-    )  # fmt: skip
-    zero = (
-        "OomScoreAdj", "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime",
-        "MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth",
-    )  # fmt: skip
-    blank = (
-        "ContainerIDFile",
-        "VolumeDriver",
-        "Cgroup",
-        "PidMode",
-        "UTSMode",
-        "UsernsMode",
-        "CgroupParent",
-        "CpusetCpus",
-        "CpusetMems",
-    )
-    body: dict[str, Any] = dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | dict.fromkeys(blank, "")
+    body: dict[str, Any] = {name: value for value, names in UNUSED for name in names}
     return body | {
         "LogConfig": {"Type": config.log_driver, "Config": {}},
         "NetworkMode": _network_mode(container),

@@ -1,0 +1,89 @@
+"""One container in memory: its record, its processes, and what waits for it."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from weft.errors import InvalidArgument, clip
+from weft.model.container import Container, ContainerState, Image
+from weft.model.ids import ContainerId
+from weft.model.numbers import decimal
+from weft.runtime.base import Images
+from weft.runtime.record import Directory, Record
+from weft.system.process import Process, ProcessId
+
+log = logging.getLogger(__name__)
+
+
+class ImageFiles(Images, Protocol):
+    """An image store on this host's disk."""
+
+    def layer_directories(self, image: Image) -> list[Path]:
+        """Bottom first."""
+        ...
+
+    def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
+        """`users` gives the containers made from an image id; an image that has any is not removed."""
+        ...
+
+
+class Box:
+    """One container in memory."""
+
+    def __init__(self, directory: Directory, record: Record) -> None:
+        self.directory = directory
+        self.record = record
+        self.lock = asyncio.Lock()
+        """Held by whoever makes, starts or removes it, and while it is put away after its end."""
+        self.ended = asyncio.Event()
+        self.removed = False
+        self.host_was_down = False
+        """It ended with the host, whatever conmon wrote."""
+        self.conmon: Process | None = None
+        self.init: Process | None = None
+        self.watcher: asyncio.Task[None] | None = None
+
+    @property
+    def container(self) -> Container:
+        return self.record.container
+
+    @property
+    def is_running(self) -> bool:
+        return self.container.state is ContainerState.RUNNING
+
+    def write(self, **changes: Any) -> None:
+        """A new record; `container` is changed by fields of its own."""
+        self.record = msgspec.structs.replace(self.record, **changes)
+        self.directory.write(self.record)
+
+    def write_container(self, **changes: Any) -> None:
+        self.write(container=msgspec.structs.replace(self.container, **changes))
+
+
+def signal_number(name: str) -> int:
+    """Of `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
+    if number := decimal(name, signal.NSIG - 1):
+        return number
+    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
+    if full in signal.Signals.__members__:
+        return signal.Signals[full].value
+    raise InvalidArgument(f"Invalid signal: {clip(name)}")
+
+
+def opened(id: ProcessId | None) -> Process | None:
+    """None if it has ended."""
+    if id is None or not id.lives:
+        return None
+    try:
+        process = Process(id.pid)
+    except ProcessLookupError:
+        return None
+    if id.lives:
+        return process
+    process.close()
+    return None
