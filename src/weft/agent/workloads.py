@@ -13,7 +13,7 @@ from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
-from weft.model.template import expanded, task_values
+from weft.model.task_templates import expanded, task_values
 from weft.model.workload import Resident, Workload
 
 TASK_LABEL = "com.docker.swarm.task.id"

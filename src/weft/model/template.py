@@ -13,15 +13,13 @@ Source: the documentation of Go's text/template, and of `docker service create`,
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 import msgspec
 
 from weft.errors import InvalidArgument, clip
-from weft.model.service import ContainerSpec
 from weft.model.template_functions import FUNCTIONS, TemplateFailure, is_true, shown
 
 MOST_STEPS = 10_000
@@ -429,47 +427,3 @@ def _field(value: Any, name: str) -> Any:
 
 
 # --- what a service's specification may have as templates
-
-
-def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
-    """With the values of environment variables, the hostname and the mounts' sources and targets filled in. Raises
-    `InvalidArgument` with the original's words for which of them."""
-    number = sum("{{" in text for text in _templates(container))
-    if number > MOST_TEMPLATES:
-        raise InvalidArgument(f"cannot expand templates: {number} are more than {MOST_TEMPLATES}")
-
-    def filled(what: str, text: str) -> str:
-        if "{{" not in text:
-            return text
-        try:
-            return Template(text).expand(values)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"expanding {what} failed: {error}") from error
-
-    def variable(text: str) -> str:
-        name, equals, value = text.partition("=")
-        return f"{name}{equals}{filled('env', value)}"
-
-    mounts = tuple(
-        msgspec.structs.replace(mount, source=filled("mounts", mount.source), target=filled("mounts", mount.target))
-        for mount in container.mounts
-    )
-    env, hostname = tuple(map(variable, container.env)), filled("hostname", container.hostname)
-    return msgspec.structs.replace(container, env=env, hostname=hostname, mounts=mounts)
-
-
-def _templates(container: ContainerSpec) -> Iterable[str]:
-    return (*container.env, container.hostname, *(text for m in container.mounts for text in (m.source, m.target)))
-
-
-def task_values(
-    service: tuple[str, str, Mapping[str, str]], node: tuple[str, str, str, str], task: tuple[str, str, str]
-) -> Scope:  # fmt: skip
-    """What templates may name. `service`: id, name, labels; `node`: id, hostname, operating system, architecture; `task`: id,
-    name, slot."""
-    platform = MappingProxyType({"Architecture": node[3], "OS": node[2]})
-    return MappingProxyType({
-        "Service": MappingProxyType({"ID": service[0], "Name": service[1], "Labels": dict(service[2])}),
-        "Node": MappingProxyType({"ID": node[0], "Hostname": node[1], "Platform": platform}),
-        "Task": MappingProxyType({"ID": task[0], "Name": task[1], "Slot": task[2]}),
-    })  # fmt: skip

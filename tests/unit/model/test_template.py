@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from weft.errors import InvalidArgument
 from weft.model.service import ContainerSpec, Mount
-from weft.model.template import DEEPEST, MOST_TEMPLATES, Template, expanded, task_values
+from weft.model.task_templates import expanded, task_values
+from weft.model.template import DEEPEST, MOST_TEMPLATES, Template
 
 LABELS = {"com.docker.stack.namespace": "shop", "tier": "web"}
 VALUES = task_values(("s1", "web", LABELS), ("n1", "host", "linux", "x86_64"), ("t1", "web.1.t1", "1"))

@@ -12,7 +12,7 @@ from weft.errors import Forbidden, InvalidArgument
 from weft.model import references
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import ContainerSpec, EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
-from weft.model.template import expanded, task_values
+from weft.model.task_templates import expanded, task_values
 
 MAX_NAME = 63
 MAX_REPLICAS = 1_000_000
