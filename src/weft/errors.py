@@ -5,7 +5,7 @@
     │   └─ Unsupported     understood, but not something Weft does: refused, never ignored    501
     ├─ NotFound            no object of that name or id                                       404
     ├─ Conflict            the name, port, address or subnet is taken, or the object in use   409
-    ├─ OutOfSequence       somebody else changed the object first: read it again              500 (as the original)
+    ├─ OutOfSequence       somebody else changed the object first: read it again              500 (as Docker Swarm)
     ├─ FailedPrecondition  right request, wrong moment                                        400
     ├─ Forbidden           this node or certificate may not do that                           403
     ├─ Unavailable         not part of a swarm, no manager in reach, no majority              503
@@ -13,7 +13,7 @@
     └─ OperationFailed     the kernel, the runtime or the disk refused                        500
         └─ Damaged         a file of this host is not what it was left as: somebody must look 500
 
-Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where the original's text is fixed.
+Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where Docker Swarm's text is fixed.
 """
 
 SHOWN = 200

@@ -255,7 +255,7 @@ class Target:
         good = Image((tar(Item(b"etc", type=b"5"), Item(b"etc/good", b"good")),), (GOOD_TAG,))
         await self.store.load(_chunks(docker(good)))
         self._good = self.store.find(GOOD_TAG)
-        self._around = self._look_around()
+        self._environment = self._look_around()
 
     async def take(self, data: bytes) -> WeftError | None:
         """The refusal of an archive, or None if it was taken. Raises `Harm`."""
@@ -308,9 +308,9 @@ class Target:
 
     def _check_around(self) -> None:
         now = self._look_around()
-        if now != self._around:
+        if now != self._environment:
             changed = [
-                name for name in {*now, *self._around} if now.get(name) != self._around.get(name)
+                name for name in {*now, *self._environment} if now.get(name) != self._environment.get(name)
             ]
             raise Harm(f"changed: {sorted(changed)[:10]}")
 

@@ -1,7 +1,7 @@
 """Sends hostile requests one after the other, and says what is wrong with the answers.
 
 After each: it was answered; the status is below 500, or 501 or 503, or the error is one of those
-that are 500 in the original; an error is JSON with a message; the API still answers; a refused
+that are 500 in Docker Swarm; an error is JSON with a message; the API still answers; a refused
 request has changed nothing that users ask for; the log has no error and no long line.
 """
 
@@ -26,7 +26,7 @@ PING = 10
 LONGEST_LOG = 8000
 """Characters of a line of the log, without a traceback."""
 BY_DESIGN = ("update out of sequence", "no subnet of size", "no address is left", "port is left")
-"""500 in the original as well."""
+"""500 in Docker Swarm as well."""
 
 
 class Target(Protocol):

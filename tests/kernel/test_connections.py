@@ -33,10 +33,10 @@ def test_what_was_made_to_one_port_is_ended_and_nothing_else() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server((OWN, 0)))
         port = server.getsockname()[1]
-        elsewhere = stack.enter_context(socket.create_server((OTHER, port)))
+        external_etcd = stack.enter_context(socket.create_server((OTHER, port)))
         beside = stack.enter_context(socket.create_server((OWN, 0)))
         ended = [pair(stack, server) for _ in range(3)]
-        kept = [pair(stack, elsewhere), pair(stack, beside)]
+        kept = [pair(stack, external_etcd), pair(stack, beside)]
         waiting = stack.enter_context(socket.create_connection((OWN, port), timeout=5))  # nobody has accepted it yet
         assert all(map(is_open, ended + kept))
 

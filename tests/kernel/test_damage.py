@@ -76,7 +76,7 @@ def play(directory: Path, scene: Callable[[Host, Host], Awaitable[None]]) -> Non
 @each_damage
 def test_a_manager_alone_without_its_state_runs_on_and_begins_nothing(tmp_path: Path, how: str) -> None:
     async def scene(manager: Host, other: Host) -> None:
-        containers, data = await serve(manager, manager), manager.around.data
+        containers, data = await serve(manager, manager), manager.environment.data
         await manager.stop()
         whole = contents(data)
         damage(data / "store.db", how)
@@ -106,7 +106,7 @@ def test_a_manager_alone_without_its_state_runs_on_and_begins_nothing(tmp_path: 
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_a_manager_alone_without_its_credentials_issues_itself_others(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, other: Host) -> None:
-        containers, data = await serve(manager, manager), manager.around.data
+        containers, data = await serve(manager, manager), manager.environment.data
         await other.join(manager.listen, manager.manager.cluster.join_tokens.worker)
         await manager.stop()
         damage(data / name, how)
@@ -126,7 +126,7 @@ def test_a_manager_alone_without_its_credentials_issues_itself_others(tmp_path: 
 @each_damage
 def test_a_manager_alone_without_either_says_both(tmp_path: Path, how: str) -> None:
     async def scene(manager: Host, other: Host) -> None:
-        data = manager.around.data
+        data = manager.environment.data
         await manager.stop()
         for name in ("credentials/node.key", "store.db"):
             damage(data / name, how)
@@ -144,10 +144,10 @@ def test_a_manager_alone_without_either_says_both(tmp_path: Path, how: str) -> N
 def test_a_swarm_that_was_lost_is_given_up_when_a_user_says_so(tmp_path: Path) -> None:
     async def scene(manager: Host, other: Host) -> None:
         await manager.stop()
-        damage(manager.around.data / "store.db", "zeros")
+        damage(manager.environment.data / "store.db", "zeros")
         await manager.resume()
         await manager.leave()
-        assert not manager.around.data.exists()
+        assert not manager.environment.data.exists()
         await manager.init()
         assert manager.leads()
 
@@ -163,7 +163,7 @@ def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str)
         await other.join(manager.listen, manager.manager.cluster.join_tokens.worker)
         await serve(manager, other)
         for host in (manager, other):
-            data = host.around.data
+            data = host.environment.data
             await host.stop()
             damage(data / "member.json", how)
             left = contents(data)
@@ -181,7 +181,7 @@ def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str)
 def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, worker: Host) -> None:
         await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
-        containers, data = await serve(manager, worker), worker.around.data
+        containers, data = await serve(manager, worker), worker.environment.data
         await worker.stop()
         whole = (data / name).read_bytes()
         damage(data / name, how)
@@ -211,7 +211,7 @@ def test_what_an_agent_knew_comes_back(tmp_path: Path, name: str, how: str) -> N
         await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
         await serve(manager, worker)
         await worker.stop()
-        damage(worker.around.data / name, how)
+        damage(worker.environment.data / name, how)
         await worker.resume()
         await until(lambda: worker.up.agent.uplink.connected)
         await until(lambda: len(running(worker)) == 1)
@@ -235,7 +235,7 @@ ETCD_MENDS = {("member/snap/db", "empty"), ("member/wal", "cut")}
 async def two_managers(manager: Host, second: Host) -> EtcdMember:
     """The second's part of the store, which its daemon has not."""
     await second.join(manager.listen, manager.manager.cluster.join_tokens.manager)
-    await until(lambda: len(manager.manager.standing.present) == len(second.manager.standing.present) == 2)
+    await until(lambda: len(manager.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
     await serve(manager, second)
     etcd = second.up._host.etcd()
     await second.stop()

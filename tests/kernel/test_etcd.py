@@ -254,7 +254,7 @@ def test_leadership_moves_when_the_leaders_host_is_gone(tmp_path: Path) -> None:
             client = cluster.members[name].client()
             cluster.stack.push_async_callback(client.close)
             managers[name] = EtcdLeadership(client, NodeId(name))
-            await until(lambda name=name: managers[name].standing.leader == host)
+            await until(lambda name=name: managers[name].leadership_status.leader == host)
         others = [manager for name, manager in managers.items() if name != host]
         for task in managers[host]._tasks:
             task.cancel()
@@ -263,7 +263,7 @@ def test_leadership_moves_when_the_leaders_host_is_gone(tmp_path: Path) -> None:
         assert process is not None
         process.kill(signal.SIGKILL)
         process.close()
-        await until(lambda: len({m.standing.leader for m in others} - {None, host}) == 1)
+        await until(lambda: len({m.leadership_status.leader for m in others} - {None, host}) == 1)
         await asyncio.gather(*(manager.close() for manager in others))
 
     run(tmp_path, main)

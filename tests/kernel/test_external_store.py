@@ -24,7 +24,7 @@ from weft.model.network import NetworkSpec
 from weft.model.node import Node, NodeSpec, NodeState, Role
 from weft.pki import authority
 from weft.store.etcd.base import after
-from weft.store.etcd.elsewhere import FLAGS, Elsewhere
+from weft.store.etcd.external import FLAGS, ExternalEtcd
 from weft.system.tls_files import TlsFiles
 
 pytestmark = [
@@ -60,9 +60,9 @@ class Etcd:
         ca, certificate, key = (self.directory / name for name in ("ca.pem", "cert.pem", "key.pem"))
         return TlsFiles(ca=ca, certificate=certificate, key=key)
 
-    def at(self, prefix: str = "/swarms/one/") -> Elsewhere:
+    def at(self, prefix: str = "/swarms/one/") -> ExternalEtcd:
         """Behind an endpoint where nobody is."""
-        return Elsewhere(endpoints=("127.0.0.1:1", f"127.0.0.1:{self.port}"), files=self.files, prefix=prefix)
+        return ExternalEtcd(endpoints=("127.0.0.1:1", f"127.0.0.1:{self.port}"), files=self.files, prefix=prefix)
 
     @asynccontextmanager
     async def running(self, flags: Sequence[str] = LARGE) -> AsyncIterator["Etcd"]:
@@ -96,7 +96,7 @@ def play(directory: Path, scene: Callable[[Etcd, Callable[..., Host]], Awaitable
         hosts: list[Host] = []
         etcd = Etcd(directory)
 
-        def host(number: int, where: Elsewhere | None = None) -> Host:
+        def host(number: int, where: ExternalEtcd | None = None) -> Host:
             hosts.append(Host(directory, number, where or etcd.at()))
             return hosts[-1]
 
@@ -149,8 +149,8 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
         await until(lambda: node(first, second).status.state is NodeState.READY)
         await set_role(first, second, "manager")
         await until(lambda: second.up.manager is not None and node(first, second).manager_address == second.listen)
-        assert second.up.member.store == "elsewhere"
-        await until(lambda: len(second.manager.standing.present) == 2)
+        assert second.up.member.store == "external"
+        await until(lambda: len(second.manager.leadership_status.present) == 2)
         await set_role(second, first, "worker")
         await until(lambda: first.up.manager is None and not node(second, first).manager_address)
         assert second.leads()
@@ -177,7 +177,7 @@ def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
                 address, token = (await process.stdout.readline()).decode().split()
             second = host(12)
             await second.join(address, token)
-            await until(lambda: len(second.manager.standing.present) == 2)
+            await until(lambda: len(second.manager.leadership_status.present) == 2)
             assert not second.leads()
         finally:
             process.kill()
@@ -247,7 +247,7 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
             await Host(tmp_path, 11, None).resume()
         await (await etcd.at("/foreign/").begin(time.time_ns)).close()
         foreign = host(11, etcd.at("/foreign/"))
-        foreign.member = await SwarmNode.resume(foreign.around)
+        foreign.member = await SwarmNode.resume(foreign.environment)
         assert "it has the state of no swarm" in foreign.up.membership.error
 
     play(tmp_path, scene)
@@ -297,7 +297,7 @@ def test_a_manager_that_begins_while_it_is_out_of_reach_shows_what_it_knew(tmp_p
                 names = {network.spec.name for network in first.manager.state.networks.values()}
                 assert names == {network.spec.name for network in known.values()} | {"more"}
                 await first.leave()
-                assert not list(first.around.data.parent.glob("swarm/*"))
+                assert not list(first.environment.data.parent.glob("swarm/*"))
         finally:
             await first.stop()
 
@@ -309,10 +309,10 @@ def test_without_a_certificate_or_with_another_s(tmp_path: Path) -> None:
         stranger = tmp_path / "stranger"
         stranger.mkdir()
         foreign = Etcd(stranger).files
-        nobody = Elsewhere(endpoints=etcd.at().endpoints)
-        theirs = Elsewhere(endpoints=etcd.at().endpoints, files=foreign)
+        nobody = ExternalEtcd(endpoints=etcd.at().endpoints)
+        theirs = ExternalEtcd(endpoints=etcd.at().endpoints, files=foreign)
         mixed = TlsFiles(ca=etcd.files.ca, certificate=foreign.certificate, key=foreign.key)
-        for where in (nobody, theirs, Elsewhere(endpoints=etcd.at().endpoints, files=mixed)):
+        for where in (nobody, theirs, ExternalEtcd(endpoints=etcd.at().endpoints, files=mixed)):
             with pytest.raises((Unavailable, Forbidden)):
                 await host(11, where).init()
 
@@ -330,7 +330,7 @@ def test_files_of_no_use_are_named(tmp_path: Path) -> None:
         (TlsFiles(ca=etcd.files.ca, certificate=etcd.files.certificate, key=foreign.key), "key values mismatch"),
     ):
         with pytest.raises(InvalidArgument, match=words):
-            Elsewhere(endpoints=("127.0.0.1:1",), files=files).context()
+            ExternalEtcd(endpoints=("127.0.0.1:1",), files=files).context()
     assert isinstance(etcd.at().context(), ssl.SSLContext)
 
 

@@ -27,7 +27,7 @@ from weft.model.node import NodeDescription
 from weft.pki.certificate import holder
 from weft.session import tls
 from weft.session.client import Connector
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.messages import Hello, Welcome
 
 pytestmark = [
@@ -115,7 +115,7 @@ class Manager:
         async with swarm(time.time_ns, workers=0) as self._target, self._target.listen(host=MANAGER):
             insider = await self._target.join()
             await insider.stop()
-            self.address, self.credentials = self._target.address, insider.wallet.credentials
+            self.address, self.credentials = self._target.address, insider.credential_source.credentials
             self._ready.set()
             await asyncio.to_thread(self._stop.wait)
             for member in self._target.members:
@@ -141,7 +141,7 @@ async def sessions(manager: str, credentials: Credentials, count: int) -> int:
     """One after the other; gives how many attempts they took."""
     node = holder(credentials.certificate).node
     hello = Hello(node=node, description=NodeDescription(hostname="h"), data_path_address=NODE)
-    connect, attempts = Connector(Wallet(credentials, lambda _: None), lambda: [manager]), itertools.count(1)
+    connect, attempts = Connector(CredentialSource(credentials, lambda _: None), lambda: [manager]), itertools.count(1)
     attempt = 0
     for _ in range(count):
         answer = None

@@ -314,7 +314,7 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
         mute = f"chain m {{ type filter hook input priority 1; ip daddr {dead} tcp dport 9998 drop\n }}\n"
         choice = "chain n {{ type nat hook output priority -100; ip daddr 127.0.0.9 dnat to {}\n }}\n"
         nft.replace(Table("ip", "t", mute + choice.format(dead)))
-        with socket.create_server((str(dead), 9999)) as standing, socket.create_server((str(alive), 9998)) as other:
+        with socket.create_server((str(dead), 9999)) as leadership_status, socket.create_server((str(alive), 9998)) as other:
             kept = socket.create_connection(("127.0.0.9", 9999))
             asking = socket.socket()
             asking.setblocking(False)
@@ -323,7 +323,7 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
             for _ in range(2):
                 delete(Answered(dead))
             other.settimeout(5)
-            with other.accept()[0], standing.accept()[0] as end, kept, asking:
+            with other.accept()[0], leadership_status.accept()[0] as end, kept, asking:
                 assert asking.getpeername() == ("127.0.0.9", 9998)
                 kept.sendall(b"x")
                 end.settimeout(5)

@@ -22,18 +22,18 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
             await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
             await until(lambda: worker.up.agent.uplink.connected)
             await manager.stop()
-            shutil.copytree(manager.around.data, tmp_path / "copy", symlinks=True)
+            shutil.copytree(manager.environment.data, tmp_path / "copy", symlinks=True)
 
             await manager.resume()
-            assert not (manager.around.data / "etcd").exists(), "one manager alone needs none"
+            assert not (manager.environment.data / "etcd").exists(), "one manager alone needs none"
             await manager.up.go_on_alone()
             await worker.stop()
             await worker.resume()
             await until(lambda: worker.up.member.epoch == 1)
 
             await manager.stop()
-            shutil.rmtree(manager.around.data)
-            shutil.copytree(tmp_path / "copy", manager.around.data, symlinks=True)
+            shutil.rmtree(manager.environment.data)
+            shutil.copytree(tmp_path / "copy", manager.environment.data, symlinks=True)
             await manager.resume()
             await until(lambda: "has begun epoch 1 without it" in worker.up.agent.uplink.error)
             assert not worker.up.agent.uplink.connected

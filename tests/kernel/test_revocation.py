@@ -37,7 +37,7 @@ class Thief:
     """With a copy of a node's credentials, outside the swarm."""
 
     def __init__(self, victim: Host, copy: Path) -> None:
-        shutil.copytree(victim.around.data, copy, ignore=shutil.ignore_patterns("etcd", "agent"))
+        shutil.copytree(victim.environment.data, copy, ignore=shutil.ignore_patterns("etcd", "agent"))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.check_hostname = False
         self._context.load_verify_locations(copy / "root.crt")
@@ -125,10 +125,10 @@ def refused_by(host: Host) -> frozenset[str]:
 
 async def renew(host: Host) -> None:
     """Another certificate, long before its time."""
-    before, renewal = host.up._wallet.credentials, host.up.agent.uplink._renewal
+    before, renewal = host.up._credential_source.credentials, host.up.agent.uplink._renewal
     assert renewal is not None
     renewal.renew("a test")
-    await until(lambda: host.up._wallet.credentials is not before)
+    await until(lambda: host.up._credential_source.credentials is not before)
     await until(lambda: host.up.agent.uplink.connected)
 
 
@@ -162,7 +162,7 @@ def play(directory: Path, scene: Callable[[Host, Host, Host, Steal], Awaitable[N
                 await host.join(first.listen, first.manager.cluster.join_tokens.manager)
                 await until(lambda host=host: host.manager)
             for host in hosts:
-                await until(lambda host=host: len(host.manager.standing.present) == managers)
+                await until(lambda host=host: len(host.manager.leadership_status.present) == managers)
                 await until(lambda host=host: host.up.agent.uplink.connected)
             await scene(hosts[0], hosts[1], hosts[2], steal)
         finally:
@@ -240,7 +240,7 @@ def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(tm
 
 def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(tmp_path: Path) -> None:
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
-        stolen, node = third.up._wallet.credentials, third.up.member.node
+        stolen, node = third.up._credential_source.credentials, third.up.member.node
         publish = PublishLogs(subscription="s", manager=first.listen, wanted=LogsWanted())
         await demote(first, third)
         await until(lambda: not third.up.is_manager and third.up.manager is None)
@@ -297,7 +297,7 @@ def test_one_that_is_a_manager_again_is_let_in_and_its_former_key_is_not(tmp_pat
             await first.manager.update_node(node, now.meta.version, spec)
 
         await until(promote)
-        await until(lambda: len(third.manager.standing.present) == 3)
+        await until(lambda: len(third.manager.leadership_status.present) == 3)
         serials = refused_by(first)
         assert serials
         assert refused_by(third) == serials, "a newcomer refuses from its first moment on"

@@ -34,7 +34,7 @@ async def two_managers(directory: Path) -> tuple[Host, Host]:
     first, second = Host(directory, 31, None), Host(directory, 32, None)
     await first.init()
     await second.join(first.listen, first.manager.cluster.join_tokens.manager)
-    await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+    await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
     return first, second
 
 
@@ -96,7 +96,7 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
             await first.resume()
             await until(lambda: first.manager)
             assert {network.spec.name for network in first.manager.state.networks.values()} == before
-            assert first.manager.standing.leader is None
+            assert first.manager.leadership_status.leader is None
             assert not first.manager.is_serving
             await first.manager.catch_up()  # with nobody to ask
             with pytest.raises(Unavailable) as refused:
@@ -159,7 +159,7 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             await until(lambda: not part(second).has_data)
             node = first.manager.state.nodes[second.up.member.node]
             await first.manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, role="manager"))
-            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             assert networks(second).keys() == before.keys() | {"alone", "together"}
             await until(lambda: networks(first) == networks(second))
@@ -187,7 +187,7 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
             await until(lambda: first.manager.state.nodes[own].role == "worker")
             await until(lambda: change_role("manager"))
             await second.resume()
-            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
             assert await member_id(second) != before
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
@@ -209,7 +209,7 @@ def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_anot
             await until(lambda: client.remove_member(before))
             await until(lambda: second.up._parts.running not in (running, None))
             assert await member_id(second) != before
-            await until(lambda: len(first.manager.standing.present) == len(second.manager.standing.present) == 2)
+            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
         finally:

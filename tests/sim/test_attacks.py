@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from tests.support.attacks import asking, logs_of, made, new_root, posted, refused_session, run, wallet
+from tests.support.attacks import asking, credential_source, logs_of, made, new_root, posted, refused_session, run
 from tests.support.certified import HOUR, Swarm, free_port
 from weft.errors import Forbidden, InvalidArgument, Unavailable
 from weft.model import codec
@@ -85,7 +85,7 @@ def test_certificates_that_are_not_good() -> None:
 def test_a_node_speaks_for_itself_only() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         own, other = target.members[1], target.founder
-        reason = await refused_session(target, own.wallet.credentials, other.node)
+        reason = await refused_session(target, own.credential_source.credentials, other.node)
         assert "whose certificate it has" in reason
 
     run(attack)
@@ -100,12 +100,12 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
             made(target, "m", "worker"),
             made(target, "m", "manager", root=new_root()),
         ):
-            impostor = SessionServer(target.manager, target.manager.cluster.id, wallet(credentials))
+            impostor = SessionServer(target.manager, target.manager.cluster.id, credential_source(credentials))
             address = f"127.0.0.1:{free_port()}"
             await impostor.start(address)
             try:
                 with pytest.raises(Unavailable, match="verif"):
-                    await Connector(target.members[1].wallet, lambda address=address: [address])()
+                    await Connector(target.members[1].credential_source, lambda address=address: [address])()
                 with pytest.raises(Unavailable, match="verif"):
                     token = target.manager.cluster.join_tokens.worker
                     await join([address], asking(token), token)
@@ -122,20 +122,20 @@ def test_a_removed_node_is_refused_at_once() -> None:
         gone = await target.join("manager")
         await target.until(lambda: gone.uplink.connected)
         node = target.manager.state.nodes[gone.node]
-        wish = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
-        client = MemberClient(gone.wallet, lambda: [target.address])
+        requirements = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
+        client = MemberClient(gone.credential_source, lambda: [target.address])
         worker = msgspec.structs.replace(node.spec, role="worker")
         await gone.stop()
         await target.manager.update_node(node.id, node.meta.version, worker)
         await target.manager.remove_node(gone.node, force=True)
         assert gone.role == "manager"
-        assert "not part of the swarm" in await refused_session(target, gone.wallet.credentials, gone.node)
-        relayed = ManagerRelay(gone.wallet)(target.address, logs_of(target.members[1]))
-        for ask in (client.enlist(wish), client.admit_vote(), relayed):
+        assert "not part of the swarm" in await refused_session(target, gone.credential_source.credentials, gone.node)
+        relayed = ManagerRelay(gone.credential_source)(target.address, logs_of(target.members[1]))
+        for ask in (client.enlist(requirements), client.admit_vote(), relayed):
             with pytest.raises(Forbidden, match="is not part of the swarm"):
                 await ask
         with pytest.raises(Forbidden):
-            await LogConnector(gone.wallet)(target.address, "s")
+            await LogConnector(gone.credential_source)(target.address, "s")
         assert target.members[1].asked == []
 
     run(attack)
@@ -153,16 +153,16 @@ def test_a_session_of_a_removed_node_ends() -> None:
 
 def test_a_worker_on_what_is_the_managers() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
-        worker = target.members[1].wallet
+        worker = target.members[1].credential_source
         client = MemberClient(worker, lambda: [target.address])
-        wish = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
+        requirements = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
         relayed = ManagerRelay(worker)(target.address, logs_of(target.members[1]))
-        for ask in (client.enlist(wish), client.admit_vote(), relayed):
+        for ask in (client.enlist(requirements), client.admit_vote(), relayed):
             with pytest.raises(Forbidden, match="is not a manager"):
                 await ask
         assert target.members[1].asked == []
         for path in ("/v1/members", "/v1/members/vote", "/v1/logs"):
-            status, text = await posted(target, path, codec.encode(wish))
+            status, text = await posted(target, path, codec.encode(requirements))
             assert (status, "no client certificate" in text) == (403, True)
 
     run(attack)
@@ -225,7 +225,7 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
         token = target.manager.cluster.join_tokens.worker
         # He may also pass on the true root; then it is his own certificate that does not follow from it.
         for shown in (papers, Credentials(papers.certificate, papers.key, target.manager.cluster.root_ca.certificate)):
-            middle = SessionServer(Listening(), target.manager.cluster.id, wallet(shown))  # type: ignore[arg-type]
+            middle = SessionServer(Listening(), target.manager.cluster.id, credential_source(shown))  # type: ignore[arg-type]
             address = f"127.0.0.1:{free_port()}"
             await middle.start(address)
             try:

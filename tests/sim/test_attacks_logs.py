@@ -59,14 +59,14 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
         read, following, (one, other) = await subscribed(target)
         subscription = one.asked[0].subscription
         stranger = await target.join()
-        for wallet_, name in ((stranger.wallet, subscription), (one.wallet, "guessed"), (one.wallet, subscription[:-1] + "?")):
+        for wallet_, name in ((stranger.credential_source, subscription), (one.credential_source, "guessed"), (one.credential_source, subscription[:-1] + "?")):
             with pytest.raises(Forbidden):
                 await LogConnector(wallet_)(target.address, name)
         status, text = await got(target, f"/v1/logs/{subscription}")
         assert (status, "no client certificate" in text) == (403, True)
-        sink = await LogConnector(one.wallet)(target.address, subscription)
+        sink = await LogConnector(one.credential_source)(target.address, subscription)
         with pytest.raises(Forbidden):
-            await LogConnector(one.wallet)(target.address, subscription)
+            await LogConnector(one.credential_source)(target.address, subscription)
         own, foreign = task_on(target, one), task_on(target, other)
         await sink.send(LogLines(((foreign, line("false\n")), (TaskId("nothing"), line("false\n")), (own, line("true\n")))))
         await target.until(lambda: read)
@@ -77,7 +77,7 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
             await sink.closed()
         await sink.close()
         with pytest.raises(Forbidden):
-            await LogConnector(other.wallet)(target.address, subscription)
+            await LogConnector(other.credential_source)(target.address, subscription)
 
     run(attack)
 
@@ -88,8 +88,8 @@ def test_lines_that_are_too_long_or_make_no_sense(loop: str) -> None:
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         read, following, (one, other) = await subscribed(target)
-        context, subscription = tls.node_context(one.wallet.credentials), one.asked[0].subscription
-        good = await LogConnector(other.wallet)(target.address, subscription)
+        context, subscription = tls.node_context(one.credential_source.credentials), one.asked[0].subscription
+        good = await LogConnector(other.credential_source)(target.address, subscription)
         own = task_on(target, one)
         long = codec.encode(LogLines(((own, line("x" * MAX_LOG_LINES)),)))
         for turn, frame in enumerate(
@@ -123,11 +123,11 @@ def test_an_agent_that_does_not_know_how_is_not_asked() -> None:
         await again(old)
         await target.until(lambda: old.uplink.connected)
         with pytest.raises(InvalidArgument, match=f"node {old.node} cannot publish logs: its daemon is too old"):
-            await ManagerRelay(target.founder.wallet)(target.address, logs_of(old))
+            await ManagerRelay(target.founder.credential_source)(target.address, logs_of(old))
         with pytest.raises(FailedPrecondition, match="has no session with this manager"):
             nobody = LogRequest(node=NodeId("nobody"), publish=logs_of(old).publish)
-            await ManagerRelay(target.founder.wallet)(target.address, nobody)
-        await ManagerRelay(target.founder.wallet)(target.address, logs_of(target.founder))
+            await ManagerRelay(target.founder.credential_source)(target.address, nobody)
+        await ManagerRelay(target.founder.credential_source)(target.address, logs_of(target.founder))
         await target.until(lambda: target.founder.asked == [logs_of(old).publish])
         assert old.uplink.connected
 
@@ -151,7 +151,7 @@ def test_errors_of_a_node_are_said_but_not_at_any_length() -> None:
 
         reading = asyncio.create_task(once())
         await target.until(lambda: one.asked[-1].wanted.task == own)
-        sink = await LogConnector(one.wallet)(target.address, one.asked[-1].subscription)
+        sink = await LogConnector(one.credential_source)(target.address, one.asked[-1].subscription)
         await sink.send(LogLines(((own, line("true\n")),)))
         await sink.send(LogsEnd(("cannot read: broken",) + ("!" * 10,) * 10_000))
         await target.until(reading.done)

@@ -111,7 +111,7 @@ def test_frames_that_are_too_long_or_make_no_sense(loop: str) -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         insider = await target.join()
         await insider.stop()
-        context = tls.node_context(insider.wallet.credentials)
+        context = tls.node_context(insider.credential_source.credentials)
         hello = codec.encode(Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66"))
         long = codec.encode(StatusUpdate(1, (("t" * MAX_FROM_AGENT, msgspec.convert({"state": 1}, dict)),)))  # type: ignore[arg-type]
         backwards = codec.encode(Trust("a root of mine"))
@@ -237,7 +237,7 @@ def test_a_connection_that_proves_nothing_is_cut(loop: str, monkeypatch: pytest.
         await insider.stop()
         host, _, port = target.address.rpartition(":")
         plain, writer = await asyncio.open_connection(host, int(port))
-        silent = await Connector(insider.wallet, lambda: [target.address])()
+        silent = await Connector(insider.credential_source, lambda: [target.address])()
         async with raw(target) as (tunnel, _), raw(target) as (half, asks):
             asks.write(b"POST /v1/join HTTP/1.1\r\nhost: m\r\ncontent-length: 500\r\n\r\nxxx")
             async with asyncio.timeout(60):
@@ -277,12 +277,12 @@ def test_an_agent_that_does_not_read_is_cut_off(loop: str) -> None:
                     reasons.append(str(error))
                     raise
 
-        talker = SessionServer(Talking(), target.manager.cluster.id, target.founder.wallet, Limits(send=1))  # type: ignore[arg-type]
+        talker = SessionServer(Talking(), target.manager.cluster.id, target.founder.credential_source, Limits(send=1))  # type: ignore[arg-type]
         address = f"127.0.0.1:{free_port()}"
         await talker.start(address)
         try:
             used = memory()
-            deaf = await Connector(target.members[1].wallet, lambda: [address])()
+            deaf = await Connector(target.members[1].credential_source, lambda: [address])()
             await deaf.send(Heartbeat())
             await target.until(lambda: reasons, 30)
             assert "has not read" in reasons[0]
@@ -305,7 +305,7 @@ def test_one_node_has_one_session() -> None:
         hello = Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66")
         sessions = []
         for _ in range(20):
-            sessions.append(await Connector(insider.wallet, lambda: [target.address])())
+            sessions.append(await Connector(insider.credential_source, lambda: [target.address])())
             await sessions[-1].send(hello)
             await sessions[-1].receive()
         for session in sessions[:-1]:

@@ -29,7 +29,7 @@ from weft.session.messages import Goodbye, Hello, Renew
 
 def life_passed(member: Member) -> float:
     """How much of its certificate's life is over, from 0 to 1."""
-    certificate = load(member.wallet.credentials.certificate)
+    certificate = load(member.credential_source.credentials.certificate)
     end = certificate.not_valid_after_utc.timestamp()
     return 1 - (end - virtual_time.clock() / SECOND) / 3600
 
@@ -56,26 +56,26 @@ def settled(swarm: Swarm, root: str) -> bool:
 def test_certificates_are_renewed_for_as_long_as_there_are_sessions() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, heartbeat=60 * SECOND) as cluster:
-            first = [m.wallet.credentials for m in cluster.members]
+            first = [m.credential_source.credentials for m in cluster.members]
             passed: list[float] = []
-            before = {m.node: m.wallet.credentials for m in cluster.members}
+            before = {m.node: m.credential_source.credentials for m in cluster.members}
             end = virtual_time.clock() + 5 * HOUR
             highest = {m.node: 0.0 for m in cluster.members}
             while virtual_time.clock() < end:
                 await asyncio.sleep(5)
                 for member in cluster.members:
-                    if member.wallet.credentials is before[member.node]:
+                    if member.credential_source.credentials is before[member.node]:
                         highest[member.node] = life_passed(member)
                     else:
                         passed.append(highest[member.node])
-                        before[member.node] = member.wallet.credentials
+                        before[member.node] = member.credential_source.credentials
             assert len(passed) >= 3 * 5
             assert all(EARLIEST - 0.01 <= part <= LATEST + 0.01 for part in passed)
             assert len({round(part, 2) for part in passed}) > 5, "not all at one moment of their life"
             assert ready(cluster)
             for member, old in zip(cluster.members, first, strict=True):
-                assert member.wallet.credentials.key != old.key
-                assert member.wallet.credentials.root == old.root
+                assert member.credential_source.credentials.key != old.key
+                assert member.credential_source.credentials.root == old.root
 
     virtual_time.run(main())
 
@@ -85,14 +85,14 @@ def test_a_renewal_that_was_due_while_no_manager_was_in_reach() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
             await cluster.until(lambda: ready(cluster))
             worker = cluster.members[1]
-            old = worker.wallet.credentials
+            old = worker.credential_source.credentials
             cluster.is_reachable = False
             await worker.stop()
             worker.start()
             await asyncio.sleep(0.9 * 3600)
-            assert worker.wallet.credentials is old
+            assert worker.credential_source.credentials is old
             cluster.is_reachable = True
-            await cluster.until(lambda: worker.wallet.credentials is not old, 10)
+            await cluster.until(lambda: worker.credential_source.credentials is not old, 10)
 
     virtual_time.run(main())
 
@@ -102,11 +102,11 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=0) as cluster:
             await cluster.until(lambda: ready(cluster))
-            founder, old = cluster.founder, cluster.founder.wallet.credentials
+            founder, old = cluster.founder, cluster.founder.credential_source.credentials
 
             async def issued() -> Credentials | None:
                 return await self_issued(
-                    cluster.store, founder.node, founder.address, founder.wallet.credentials, virtual_time.clock(),
+                    cluster.store, founder.node, founder.address, founder.credential_source.credentials, virtual_time.clock(),
                     cluster.entropy,
                 )  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
             verify(new.certificate, old.root, virtual_time.clock())
             before, after = holder(old.certificate), holder(new.certificate)
             assert (after.node, after.role, after.cluster) == (before.node, before.role, before.cluster)
-            founder.wallet.replace(new)
+            founder.credential_source.replace(new)
             assert await issued() is None
             founder.start()
             await cluster.until(lambda: ready(cluster))
@@ -149,7 +149,7 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
         expired = authority.issue(
             root, authority.request(key), member.node, "manager", member.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
         )  # fmt: skip
-        disk = IdentityStore(host.around.data)
+        disk = IdentityStore(host.environment.data)
         disk.save_credentials(Credentials(expired, authority.private_pem(key), root.certificate))
         await host.resume()
         await until(lambda: host.up.agent.uplink.connected)
@@ -163,12 +163,12 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
 
 async def expire(host: Host, manager: Host) -> Credentials:
     """The node's certificate is one of long ago from now on. Gives the one that it had."""
-    own, good, root = host.up.member, host.up._wallet.credentials, manager.manager.cluster.root_ca
+    own, good, root = host.up.member, host.up._credential_source.credentials, manager.manager.cluster.root_ca
     key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
     old = authority.issue(
         root, authority.request(key), own.node, own.role, own.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
     )  # fmt: skip
-    host.up._wallet.replace(Credentials(old, authority.private_pem(key), root.certificate))
+    host.up._credential_source.replace(Credentials(old, authority.private_pem(key), root.certificate))
     return good
 
 
@@ -196,7 +196,7 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
         assert worker.up.membership.error == EXPIRED
         assert errors(caplog, "certificate.expired") == 1, "not at each attempt"
 
-        worker.up._wallet.replace(good)
+        worker.up._credential_source.replace(good)
         await until(lambda: worker.up.agent.uplink.connected)
         assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
         for host in (worker, manager):
@@ -216,8 +216,8 @@ def test_a_sole_manager_whose_certificate_expires_while_it_runs_issues_itself_an
         await host.init()
         await until(lambda: host.up.agent.uplink.connected)
         await expire(host, host)
-        old = host.up._wallet.credentials
-        await until(lambda: host.up._wallet.credentials is not old)
+        old = host.up._credential_source.credentials
+        await until(lambda: host.up._credential_source.credentials is not old)
         await until(lambda: host.up.agent.uplink.connected)
         assert host.up.membership.state == "active"
         await host.stop()
@@ -259,11 +259,11 @@ def test_a_new_root_arrives_everywhere() -> None:
             rotation = cluster.manager.cluster.rotation
             assert rotation is not None
             late = await cluster.join()
-            assert late.wallet.credentials.root == old.certificate, "the old root is what nodes trust until all can do without"
+            assert late.credential_source.credentials.root == old.certificate, "the old root is what nodes trust until all can do without"
             new = rotation.root_ca.certificate
             await cluster.until(lambda: settled(cluster, new))
             for member in cluster.members:
-                assert member.wallet.credentials.root == new
+                assert member.credential_source.credentials.root == new
                 assert member.changes[-1] == member.role
             assert {cluster.manager.cluster.join_tokens.worker, cluster.manager.cluster.join_tokens.manager}.isdisjoint(
                 (tokens.worker, tokens.manager)
@@ -300,20 +300,20 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
         async with swarm(virtual_time.clock, workers=2, expiry=24 * HOUR) as cluster:
             await cluster.until(lambda: ready(cluster))
             late = cluster.members[1]
-            old = late.wallet.credentials.root
+            old = late.credential_source.credentials.root
             await rotate(cluster)
             second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             await cluster.until(lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second))
             await late.stop()
             await cluster.until(lambda: cluster.manager.cluster.rotation is None)
-            assert late.wallet.credentials.root == old
-            await cluster.until(lambda: cluster.founder.wallet.credentials.root == second)
+            assert late.credential_source.credentials.root == old
+            await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
             await rotate(cluster)
             third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-            await cluster.until(lambda: issuer_id(cluster.founder.wallet.credentials.certificate) == signer_id(third))
+            await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(third))
             await asyncio.sleep(600)
             assert cluster.manager.cluster.rotation is not None
-            verify(cluster.founder.wallet.credentials.certificate, old, virtual_time.clock())
+            verify(cluster.founder.credential_source.credentials.certificate, old, virtual_time.clock())
             late.start()
             await cluster.until(lambda: settled(cluster, third))
 
@@ -328,7 +328,7 @@ def test_a_rotation_in_place_of_another() -> None:
             await away.stop()
             await rotate(cluster)
             given_up = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-            await cluster.until(lambda: issuer_id(cluster.founder.wallet.credentials.certificate) == signer_id(given_up))
+            await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(given_up))
             await rotate(cluster)
             new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             assert new != given_up
@@ -350,7 +350,7 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
             await away.stop()
             await rotate(cluster)
             await cluster.until(
-                lambda: issuer_id(cluster.founder.wallet.credentials.certificate) != signer_id(root.certificate)
+                lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) != signer_id(root.certificate)
             )
             now = cluster.manager.cluster
             await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, root)
@@ -385,7 +385,7 @@ def test_a_certificate_follows_the_role() -> None:
 
 
 def names(member: Member) -> set[str]:
-    found = load(member.wallet.credentials.certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = load(member.credential_source.credentials.certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return {str(name.value) for name in found}
 
 
@@ -472,11 +472,11 @@ def test_a_root_is_replaced_under_running_sessions() -> None:
         second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
         await cluster.until(lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second))
         await late.stop()
-        await cluster.until(lambda: cluster.founder.wallet.credentials.root == second)
-        assert late.wallet.credentials.root == first
+        await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
+        assert late.credential_source.credentials.root == first
         await rotate(cluster)
         third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-        await cluster.until(lambda: issuer_id(cluster.founder.wallet.credentials.certificate) == signer_id(third))
+        await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(third))
         late.start()
         await cluster.until(lambda: settled(cluster, third))
         assert all(not member.uplink.refused for member in cluster.members)

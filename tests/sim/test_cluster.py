@@ -60,7 +60,7 @@ async def scale(cluster: SimCluster, id: ServiceId, replicas: int, at: str = "")
 
 def leader(cluster: SimCluster) -> str:
     """Empty while there is none."""
-    leading = (h.name for h in cluster.managers if h.manager is not None and h.manager.standing.leader == h.node)
+    leading = (h.name for h in cluster.managers if h.manager is not None and h.manager.leadership_status.leader == h.node)
     return next(leading, "")
 
 
@@ -94,7 +94,7 @@ def test_a_manager_that_starts_without_a_majority_answers_reads_and_nothing_else
         assert manager is not None
         assert manager.state.services == before.services
         assert {node.id for node in manager.state.nodes.values()} == {node.id for node in before.nodes.values()}
-        assert manager.standing.leader is None
+        assert manager.leadership_status.leader is None
         with pytest.raises(Unavailable, match="The swarm does not have a leader"):
             await scale(cluster, id, 5, at="node1")
         for _ in range(60):

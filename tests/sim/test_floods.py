@@ -116,7 +116,7 @@ def hello(member: Member, **fields: object) -> Hello:
 
 async def session(target: Swarm, member: Member, first: Hello) -> Welcome | Goodbye:
     """The manager's first word in one session, which is closed again."""
-    opened = await Connector(member.wallet, lambda: [target.address])()
+    opened = await Connector(member.credential_source, lambda: [target.address])()
     try:
         await opened.send(first)
         answer = await opened.receive()
@@ -225,7 +225,7 @@ def test_who_opens_sessions_all_the_time_is_told_to_wait_and_others_are_not() ->
 @pytest.mark.parametrize("kind", ["ping", "pong", "text"])
 def test_frames_that_are_not_counted_end_the_session(loop: str, kind: str) -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
-        context = tls.node_context(insider.wallet.credentials)
+        context = tls.node_context(insider.credential_source.credentials)
         http, socket_ = await open_socket(target.address, "/v1/session", context, MAX_FROM_MANAGER)
         try:
             await socket_.send_bytes(codec.encode(hello(insider)))
@@ -263,7 +263,7 @@ def test_a_hundred_connections_of_one_node_take_no_more_than_its_places() -> Non
         for _ in range(most + 10):
             while True:
                 try:
-                    opened.append(await Connector(insider.wallet, lambda: [target.address])())
+                    opened.append(await Connector(insider.credential_source, lambda: [target.address])())
                     break
                 except Unavailable:
                     await asyncio.sleep(0.05)

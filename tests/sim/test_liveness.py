@@ -6,13 +6,13 @@ import pytest
 from tests.support.control_room import ControlRoom
 from weft.manager.liveness import MANY, Liveness
 from weft.model.ids import NodeId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.meta import SECOND
 from weft.model.node import NodeState
-from weft.model.standing import Standing
 
 FIRST, SECOND_MANAGER = NodeId("m1"), NodeId("m2")
-BOTH = Standing(FIRST, frozenset((FIRST, SECOND_MANAGER)))
-ALONE = Standing(FIRST, frozenset((FIRST,)))
+BOTH = LeadershipStatus(FIRST, frozenset((FIRST, SECOND_MANAGER)))
+ALONE = LeadershipStatus(FIRST, frozenset((FIRST,)))
 GRACE = 15 * SECOND
 
 
@@ -26,12 +26,12 @@ def room() -> ControlRoom:
     return room
 
 
-def look(room: ControlRoom, liveness: Liveness, standing: Standing, seconds: float = 0) -> set[str]:
+def look(room: ControlRoom, liveness: Liveness, leadership_status: LeadershipStatus, seconds: float = 0) -> set[str]:
     """Who is found down within so many seconds, when the function is asked as often as it wants to be."""
     end = room.now + round(seconds * SECOND)
     found = set()
     while True:
-        decision = liveness.reconcile(room.state, room.now, standing)
+        decision = liveness.reconcile(room.state, room.now, leadership_status)
         room.commit(decision.changes)
         found |= {change.object.id for change in decision.changes}  # type: ignore[union-attr]
         assert decision.wake_at is not None
@@ -62,7 +62,7 @@ def test_who_comes_to_another_manager_in_time_is_not_lost(room: ControlRoom) -> 
     look(room, leader, ALONE, 10)
     node = room.state.nodes[NodeId("node2")]
     room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=NodeId("m3"))))
-    assert "node2" not in look(room, leader, Standing(FIRST, frozenset((FIRST, NodeId("m3")))), 60)
+    assert "node2" not in look(room, leader, LeadershipStatus(FIRST, frozenset((FIRST, NodeId("m3")))), 60)
 
 
 @pytest.mark.parametrize("away", ["stopped", "without a majority"])

@@ -124,8 +124,8 @@ def test_a_task_uses_a_network_while_it_is_meant_to_run(desired: TaskState, stat
         id=TaskId("t"), service=ServiceId("s"), service_name="web", spec=TaskSpec(container=ContainerSpec(image="demo")),
         attachments=(Attachment(network.id, IPv4Interface("10.0.1.3/24")),), desired=desired, status=TaskStatus(state),
     )  # fmt: skip
-    elsewhere = ServiceSpec(name="web", task=task.spec)
-    swarm = ClusterState([network, task, Service(id=task.service, spec=elsewhere)])
+    external_etcd = ServiceSpec(name="web", task=task.spec)
+    swarm = ClusterState([network, task, Service(id=task.service, spec=external_etcd)])
     if is_used:
         with pytest.raises(FailedPrecondition, match="network n is in use by task t"):
             networks.removal(swarm, network.id)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support import virtual_time
-from weft.control.requests.nodes import bereavement, update
+from weft.control.requests.nodes import forced_beginning, update
 from weft.errors import OperationFailed
 from weft.manager.members import DOOR_PATIENCE, Membership
 from weft.model.certificate import ManagerCertificate
@@ -53,7 +53,7 @@ class World:
             stack.push_async_callback(store.close)
             leads = self.leaderships[name] = EtcdLeadership(kv, NodeId(name))
             stack.push_async_callback(leads.close)
-            await until(lambda: self.leaderships["m1"].standing.leader == "m1")
+            await until(lambda: self.leaderships["m1"].leadership_status.leader == "m1")
             membership = Membership(NodeId(name), store, leads, kv, refuse=self._door(name))
             tasks = [asyncio.create_task(membership.keep_door())]
             if name == "m1":
@@ -61,7 +61,7 @@ class World:
             self.running[name] = tasks
             for task in tasks:
                 stack.callback(task.cancel)
-        await until(lambda: len(self.leaderships["m1"].standing.present) == len(NAMES))
+        await until(lambda: len(self.leaderships["m1"].leadership_status.present) == len(NAMES))
 
     def _door(self, name: str) -> Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]:
         async def refuse(certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
@@ -78,8 +78,8 @@ class World:
         store = self.stores["m1"]
         node = store.state.nodes[NodeId(name)]
         spec = msgspec.structs.replace(node.spec, role="worker")
-        standing = self.leaderships["m1"].standing
-        await store.commit(update(store.state, node.id, node.meta.version, spec, standing))
+        leadership_status = self.leaderships["m1"].leadership_status
+        await store.commit(update(store.state, node.id, node.meta.version, spec, leadership_status))
 
     def is_member(self, name: str) -> bool:
         return any(member.name == name for member in self.etcd.roster)
@@ -130,7 +130,7 @@ def test_one_that_is_out_of_reach_is_not_waited_for_and_refuses_them_when_it_is_
         for event in world.may_shut.values():
             event.set()
         world.etcd.cut("m2")
-        await until(lambda: "m2" not in world.leaderships["m1"].standing.present)
+        await until(lambda: "m2" not in world.leaderships["m1"].leadership_status.present)
         await world.demote("m4")
         assert await until(lambda: world.role("m4") == "worker") < 2.0
         assert world.refused["m2"] == set()
@@ -158,7 +158,7 @@ def test_those_whom_a_forced_beginning_leaves_behind_are_refused() -> None:
         for event in world.may_shut.values():
             event.set()
         store = world.stores["m1"]
-        await store.commit(bereavement(store.state, NodeId("m1")))
+        await store.commit(forced_beginning(store.state, NodeId("m1")))
         await until(lambda: world.refused["m1"] == {f"{name}-certificate" for name in NAMES[1:]})
 
     run(main)

@@ -226,7 +226,7 @@ class Flood:
         self._stop = threading.Event()
         host, _, port = target.address.rpartition(":")
         plain = socket.create_connection((host, int(port)))
-        context = tls.node_context(member.wallet.credentials)
+        context = tls.node_context(member.credential_source.credentials)
         name = tls.MANAGER_NAME
         self._tunnel = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
         self._says = f"GET {path} HTTP/1.1\r\nhost: m\r\nupgrade: websocket\r\nconnection: upgrade\r\n".encode()

@@ -25,7 +25,7 @@ from weft.pki.certificate import holder
 from weft.session import tls
 from weft.session.base import AgentSession, Identity, LogRequest, MemberRequest
 from weft.session.fake_logs import MemoryLogs
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.messages import CertificateRequest, Goodbye, Hello, LogLines, PublishLogs, Welcome
 from weft.store.sole import SoleLeader
 
@@ -72,7 +72,7 @@ async def session(
 ) -> AgentSession:  # fmt: skip
     """One that somebody opens who has copied these."""
     thief = Member(cluster, credentials, member.address)
-    thief.wallet = Wallet(credentials, lambda _: None)
+    thief.credential_source = CredentialSource(credentials, lambda _: None)
     opened = await cluster.connect(thief, manager)
     description, address = NodeDescription(hostname=str(member.address)), str(member.address)
     await opened.send(Hello(node=member.node, description=description, data_path_address=address))
@@ -121,13 +121,13 @@ def test_all_certificates_of_a_manager_are_known_until_they_have_expired() -> No
             await cluster.until(lambda: ready(cluster))
             for _ in range(200):
                 await asyncio.sleep(600)
-                seen.add(serial(manager.wallet.credentials))
-                assert serial(manager.wallet.credentials) in given(cluster, manager)
+                seen.add(serial(manager.credential_source.credentials))
+                assert serial(manager.credential_source.credentials) in given(cluster, manager)
                 assert len(given(cluster, manager)) < (HOUR + LAG) / HOUR * 2 + 2
             assert len(seen) > 30
             assert given(cluster, cluster.members[1]) == set(), "a worker's opens none of these doors"
             await become(cluster, manager, "worker")
-            assert revoked(cluster) > {serial(manager.wallet.credentials)}
+            assert revoked(cluster) > {serial(manager.credential_source.credentials)}
             assert given(cluster, manager) == set()
             await cluster.until(lambda: manager.role == "worker")
             await asyncio.sleep((LAG + 3 * HOUR) / SECOND)
@@ -141,20 +141,20 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
-            stolen = manager.wallet.credentials
+            stolen = manager.credential_source.credentials
             assert "" in await refusals(cluster, stolen), "as yet they are a manager's"
             await become(cluster, manager, "worker")
             assert all("not a manager" in said for said in await refusals(cluster, stolen))
             await cluster.until(lambda: manager.role == "worker")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
-            assert await refusal(await session(cluster, manager, manager.wallet.credentials)) == ""
+            assert await refusal(await session(cluster, manager, manager.credential_source.credentials)) == ""
 
             await become(cluster, manager, "manager")
             await cluster.until(lambda: manager.role == "manager")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
             assert all("was revoked" in said for said in await refusals(cluster, stolen)), "a manager again, by another"
-            assert "" in await refusals(cluster, manager.wallet.credentials)
+            assert "" in await refusals(cluster, manager.credential_source.credentials)
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
 
     virtual_time.run(main())
@@ -167,7 +167,7 @@ def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> N
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
-            stolen = manager.wallet.credentials
+            stolen = manager.credential_source.credentials
             async with second_manager(cluster, manager) as other:
                 thief = await session(cluster, manager, stolen, other)
                 assert isinstance(await thief.receive(), Welcome)
@@ -203,7 +203,7 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
 
             following = asyncio.create_task(follow())
             await cluster.until(lambda: manager.asked)
-            source = publisher(cluster, manager.wallet.credentials)
+            source = publisher(cluster, manager.credential_source.credentials)
             taking = asyncio.create_task(cluster.manager.take_logs(source, manager.asked[0].subscription))
             tasks = cluster.manager.state.tasks.values()
             own = next(task.id for task in tasks if task.node == manager.node)
@@ -211,8 +211,8 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             await cluster.until(lambda: read)
 
             await become(cluster, manager, "worker")
-            shown = manager.wallet.credentials
-            await cluster.until(lambda: newest_is_shown(cluster, manager) and manager.wallet.credentials != shown)
+            shown = manager.credential_source.credentials
+            await cluster.until(lambda: newest_is_shown(cluster, manager) and manager.credential_source.credentials != shown)
             begin = asyncio.get_running_loop().time()
             async with asyncio.timeout(60):
                 await taking
@@ -227,7 +227,7 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
 
 
 def newest_is_shown(cluster: Swarm, member: Member) -> bool:
-    return node(cluster, member).certificate.serial == serial(member.wallet.credentials)
+    return node(cluster, member).certificate.serial == serial(member.credential_source.credentials)
 
 
 def publisher(cluster: Swarm, credentials: Credentials) -> MemoryLogs:
@@ -241,11 +241,11 @@ def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
-            stolen = manager.wallet.credentials
+            stolen = manager.credential_source.credentials
             await become(cluster, manager, "worker")
             await cluster.until(lambda: manager.role == "worker")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
-            for credentials, why in ((stolen, "was revoked"), (manager.wallet.credentials, "no logs of node")):
+            for credentials, why in ((stolen, "was revoked"), (manager.credential_source.credentials, "no logs of node")):
                 with pytest.raises(Forbidden, match=why):
                     await cluster.manager.take_logs(publisher(cluster, credentials), "s")
 
@@ -259,16 +259,16 @@ def test_one_that_is_a_manager_again_at_once_is_given_another_certificate() -> N
             await cluster.until(lambda: ready(cluster))
             await serve(cluster, cluster.founder, "127.0.0.1:2377")
             await serve(cluster, manager, f"{manager.address}:2377")
-            before = manager.wallet.credentials
+            before = manager.credential_source.credentials
             await manager.stop()
             await become(cluster, manager, "worker")
             await become(cluster, manager, "manager")
             assert serial(before) in revoked(cluster)
             manager.start()
-            await cluster.until(lambda: manager.wallet.credentials is not before)
+            await cluster.until(lambda: manager.credential_source.credentials is not before)
             assert manager.role == "manager"
-            assert given(cluster, manager) == {serial(manager.wallet.credentials)}
-            assert serial(manager.wallet.credentials) not in revoked(cluster)
+            assert given(cluster, manager) == {serial(manager.credential_source.credentials)}
+            assert serial(manager.credential_source.credentials) not in revoked(cluster)
 
     virtual_time.run(main())
 
@@ -297,10 +297,10 @@ def test_the_removed_are_strangers() -> None:
             manager, worker = await cluster.join("manager"), cluster.members[1]
             await cluster.until(lambda: ready(cluster))
             for member in (manager, worker):
-                stolen = [member.wallet.credentials]
+                stolen = [member.credential_source.credentials]
                 await become(cluster, member, "worker")
                 await cluster.until(lambda member=member: member.role == "worker")
-                stolen.append(member.wallet.credentials)
+                stolen.append(member.credential_source.credentials)
                 await cluster.manager.remove_node(member.node, force=True)
                 for credentials in stolen:
                     assert "not part of the swarm" in await refusal(await session(cluster, member, credentials))
@@ -317,7 +317,7 @@ def test_one_that_nobody_knows_is_known_when_it_was_shown() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
-            own = serial(manager.wallet.credentials)
+            own = serial(manager.credential_source.credentials)
             await manager.stop()
             await cluster.store.commit([Put(msgspec.structs.replace(node(cluster, manager), manager_certificates=()))])
             manager.start()

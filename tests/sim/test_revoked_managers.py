@@ -18,20 +18,20 @@ from weft.pki.certificate import holder
 from weft.session import tls
 from weft.session.base import LogRequest
 from weft.session.client import Connector, EpochClient
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.logs import LogConnector, ManagerRelay
 from weft.session.messages import PublishLogs
 
-Ask = Callable[[Wallet, str, tls.IsRevoked], Coroutine[Any, Any, object]]
+Ask = Callable[[CredentialSource, str, tls.IsRevoked], Coroutine[Any, Any, object]]
 LOGS = LogRequest(
     node=NodeId("n"),
     publish=PublishLogs(subscription="secret", manager="127.0.0.1:2377", wanted=LogsWanted()),
 )
 ASKED: dict[str, Ask] = {
-    "session": lambda wallet, address, is_revoked: Connector(wallet, lambda: [address], is_revoked)(),
-    "logs": lambda wallet, address, is_revoked: LogConnector(wallet, is_revoked)(address, "secret"),
-    "epoch": lambda wallet, address, is_revoked: EpochClient(wallet, ClusterId("c"), is_revoked)(address),
-    "relay": lambda wallet, address, is_revoked: ManagerRelay(wallet, is_revoked)(address, LOGS),
+    "session": lambda credential_source, address, is_revoked: Connector(credential_source, lambda: [address], is_revoked)(),
+    "logs": lambda credential_source, address, is_revoked: LogConnector(credential_source, is_revoked)(address, "secret"),
+    "epoch": lambda credential_source, address, is_revoked: EpochClient(credential_source, ClusterId("c"), is_revoked)(address),
+    "relay": lambda credential_source, address, is_revoked: ManagerRelay(credential_source, is_revoked)(address, LOGS),
 }
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop,
@@ -59,14 +59,14 @@ def test_nothing_is_said_to_a_server_whose_certificate_was_revoked(loop: str, as
     async def main() -> None:
         async with swarm(time.time_ns, workers=0) as cluster:
             own = await cluster.join("manager")
-            theirs = cluster.founder.wallet.credentials
+            theirs = cluster.founder.credential_source.credentials
             serial = holder(theirs.certificate).serial
             async with listening(theirs) as (address, told):
                 with pytest.raises(Unavailable, match=f"the manager's certificate {serial} was revoked"):
-                    await ASKED[asked](own.wallet, address, lambda shown: shown == serial)
+                    await ASKED[asked](own.credential_source, address, lambda shown: shown == serial)
                 assert not told
                 with pytest.raises(Unavailable):
-                    await ASKED[asked](own.wallet, address, lambda shown: shown != serial)
+                    await ASKED[asked](own.credential_source, address, lambda shown: shown != serial)
                 assert b"HTTP/1.1" in told, "another one is told what it is asked"
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

@@ -19,7 +19,7 @@ from weft.model.node import NodeDescription, Role
 from weft.pki import authority, tokens
 from weft.session.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
 from weft.session.client import ELECTION, Connector, EpochClient, MemberClient, join
-from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
+from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.session.server import SessionServer
 
@@ -75,9 +75,9 @@ def credentials(root: RootCa, node: str, role: Role, cluster: ClusterId = CLUSTE
     return Credentials(certificate, authority.private_pem(key), root.certificate)
 
 
-def wallet(credentials: Credentials) -> Wallet:
+def credential_source(credentials: Credentials) -> CredentialSource:
     """That nobody keeps on disk."""
-    return Wallet(credentials, lambda _: None)
+    return CredentialSource(credentials, lambda _: None)
 
 
 def new_root() -> RootCa:
@@ -93,7 +93,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
     manager = Echo(new_root())
-    server = SessionServer(manager, CLUSTER, wallet(credentials(manager.root, "m1", role)))
+    server = SessionServer(manager, CLUSTER, credential_source(credentials(manager.root, "m1", role)))
     address = f"127.0.0.1:{free_port()}"
     await server.start(address)
     try:
@@ -116,7 +116,7 @@ def test_join_then_session() -> None:
             token = manager.tokens.worker
             admitted, mine = await join([address], asking(token), token)
             assert (admitted.node, admitted.role) == ("w1", "worker")
-            session = await Connector(wallet(mine), lambda: ["127.0.0.1:1", address])()
+            session = await Connector(credential_source(mine), lambda: ["127.0.0.1:1", address])()
             await session.send(hello("w1"))
             assert await session.receive() == Welcome(heartbeat=SECOND, managers=())
             await session.send(Heartbeat())
@@ -130,7 +130,7 @@ def test_who_was_refused_by_two_managers_asks_the_third() -> None:
     """Both may be of an earlier epoch: they take the connection, and say goodbye."""
     root = new_root()
     managers = ["a:1", "b:1", "c:1"]
-    connector = Connector(wallet(credentials(root, "w1", "worker")), lambda: managers)
+    connector = Connector(credential_source(credentials(root, "w1", "worker")), lambda: managers)
     for had, order in ([], "abc"), (["a:1"], "bca"), (["a:1", "b:1"], "cab"), (["b:1", "c:1", "a:1"], "bca"):
         connector._had = list(had)
         assert "".join(address[0] for address in sorted(managers, key=connector._turn)) == order
@@ -141,7 +141,7 @@ def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() 
 
     async def main() -> None:
         async with listening() as (manager, address):
-            mine = wallet(credentials(manager.root, "w1", "worker"))
+            mine = credential_source(credentials(manager.root, "w1", "worker"))
             connector = Connector(mine, lambda: [gone, address])
             with socket.create_server(("127.0.0.1", 0)) as silent:
                 silent.setblocking(False)
@@ -184,11 +184,11 @@ def test_who_does_not_get_in() -> None:
             stranger = credentials(other, "w1", "worker")
             trusting = Credentials(stranger.certificate, stranger.key, manager.root.certificate)
             with pytest.raises((Unavailable, SessionClosed)):
-                session = await Connector(wallet(trusting), lambda: [address])()
+                session = await Connector(credential_source(trusting), lambda: [address])()
                 await session.receive()
             foreigner = credentials(manager.root, "w1", "worker", ClusterId("c2"))
             with pytest.raises(Forbidden):
-                await Connector(wallet(foreigner), lambda: [address])()
+                await Connector(credential_source(foreigner), lambda: [address])()
             assert manager.served == []
 
     asyncio.run(main())
@@ -199,7 +199,7 @@ def test_a_worker_cannot_pose_as_a_manager() -> None:
         async with listening("worker") as (manager, address):
             mine = credentials(manager.root, "w1", "worker")
             with pytest.raises(Unavailable):
-                await Connector(wallet(mine), lambda: [address])()
+                await Connector(credential_source(mine), lambda: [address])()
             token = manager.tokens.worker
             with pytest.raises(Unavailable):
                 await join([address], asking(token), token)
@@ -284,7 +284,7 @@ def test_a_wallet_that_cannot_be_saved_stays_as_it_is(tmp_path: Path) -> None:
         raise OperationFailed("cannot write credentials: no space left on device")
 
     heard: list[Credentials] = []
-    held = Wallet(OLD, full)
+    held = CredentialSource(OLD, full)
     held.subscribe(heard.append)
     with pytest.raises(OperationFailed):
         held.replace(NEW)
@@ -300,12 +300,12 @@ def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> No
 
     async def main() -> None:
         manager, new = Echo(new_root()), new_root()
-        held = wallet(credentials(manager.root, "m1", "manager"))
+        held = credential_source(credentials(manager.root, "m1", "manager"))
         server = SessionServer(manager, CLUSTER, held)
         address = f"127.0.0.1:{free_port()}"
         await server.start(address)
         try:
-            old_client = Connector(wallet(credentials(manager.root, "w1", "worker")), lambda: [address])
+            old_client = Connector(credential_source(credentials(manager.root, "w1", "worker")), lambda: [address])
             first = await old_client()
             await first.send(hello("w1"))
             held.replace(credentials(manager.root, "m1", "manager"))
@@ -314,7 +314,7 @@ def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> No
             held.replace(credentials(new, "m1", "manager"))
             with pytest.raises(Unavailable):
                 await old_client()
-            fresh = wallet(credentials(new, "w2", "worker"))
+            fresh = credential_source(credentials(new, "w2", "worker"))
             newest = Connector(fresh, lambda: [address])
             third = await newest()
             await third.send(hello("w2"))
@@ -340,11 +340,11 @@ def test_managers_ask_managers() -> None:
     async def main() -> None:
         async with listening() as (manager, address):
             ask = MemberRequest(peer_url="https://10.0.0.9:2380", manager_address="10.0.0.9:2377")
-            client = MemberClient(wallet(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1", address])
+            client = MemberClient(credential_source(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1", address])
             assert (await client.enlist(ask)).peers[-1] == ("m2", ask.peer_url)
             with pytest.raises(FailedPrecondition, match="m2 has not caught up"):
                 await client.admit_vote()
-            nobody = MemberClient(wallet(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1"])
+            nobody = MemberClient(credential_source(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1"])
             with pytest.raises(Unavailable, match="cannot reach a manager: 127.0.0.1:1"):
                 await nobody.admit_vote()
 
@@ -354,7 +354,7 @@ def test_managers_ask_managers() -> None:
 def test_managers_are_asked_for_their_epoch() -> None:
     async def main() -> None:
         async with listening() as (manager, address):
-            mine = wallet(credentials(manager.root, "m2", "manager"))
+            mine = credential_source(credentials(manager.root, "m2", "manager"))
             assert await EpochClient(mine, CLUSTER)(address) == 7
             with pytest.raises(Unavailable, match=rf"cannot ask manager {address}: .*certificate 5 was revoked"):
                 await EpochClient(mine, CLUSTER, "5".__eq__)(address)
@@ -363,7 +363,7 @@ def test_managers_are_asked_for_their_epoch() -> None:
             with pytest.raises(Unavailable, match="cannot ask manager 127.0.0.1:1"):
                 await EpochClient(mine, CLUSTER)("127.0.0.1:1")
         async with listening("worker") as (manager, address):
-            mine = wallet(credentials(manager.root, "m2", "manager"))
+            mine = credential_source(credentials(manager.root, "m2", "manager"))
             with pytest.raises(Unavailable, match="certificate"):
                 await EpochClient(mine, CLUSTER)(address)
 

@@ -218,7 +218,7 @@ def _with_manager(node, manager):  # type: ignore[no-untyped-def]
 
 # --- hosts that fall silent
 
-OWN, WORKER, ELSEWHERE, MANAGER = map(NodeId, ("node1", "node2", "node3", "node7"))
+OWN, WORKER, EXTERNAL, MANAGER = map(NodeId, ("node1", "node2", "node3", "node7"))
 """Of seven hosts: ours, a manager's; one with a session with us; one with a session with another manager; that manager's."""
 WITHIN = 0.8
 """Seconds."""
@@ -300,7 +300,7 @@ def test_a_host_that_falls_silent_is_suspected_within_a_second_and_believed_agai
 
 def test_the_host_of_another_manager_is_watched_as_well_but_not_that_ones_nodes() -> None:
     async def scene(hosts: Hosts) -> None:
-        hosts.down |= {MANAGER, ELSEWHERE}
+        hosts.down |= {MANAGER, EXTERNAL}
         await asyncio.sleep(WITHIN)
         assert hosts.disconnected() == {MANAGER}
         hosts.down.clear()

@@ -45,7 +45,7 @@ def _managers(state: ClusterState, hosts: Sequence[SimHost]) -> Iterator[str]:
             continue
         if {obj.id: obj for obj in host.manager.state.objects()} != wanted:
             yield f"{host.name} has another state"
-        leaders.add(host.manager.standing.leader)
+        leaders.add(host.manager.leadership_status.leader)
     if len(leaders) != 1 or None in leaders:
         yield f"leaders are {leaders}"
 

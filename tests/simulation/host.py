@@ -39,7 +39,7 @@ from weft.pki.certificate import holder, issuer_id, verify
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import AgentSession, Identity, LogRequest, LogSink, ManagerSession, MemberRequest
 from weft.session.fake_logs import MemoryLogs
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 
@@ -202,9 +202,9 @@ class SimHost:
             connect=self._connect, changed=self._know, publish=self._publish,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
         )  # fmt: skip
-        wallet = Wallet(self.credentials, self.hold)
+        credential_source = CredentialSource(self.credentials, self.hold)
         return Adapters(
-            managers=managers, certificate=CertificateAdapters(wallet=wallet, advertise_address=str(self.address)),
+            managers=managers, certificate=CertificateAdapters(credential_source=credential_source, advertise_address=str(self.address)),
             description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES), origin=self._origin(),
         )  # fmt: skip
 

@@ -19,14 +19,14 @@ from weft.model.node import Availability, Role
 from weft.model.service import NetworkAttachmentSpec, Service, ServiceSpec
 
 
-class Wish(NamedTuple):
+class Requirements(NamedTuple):
     """An operation, and what there is when it was carried out (None: nothing)."""
 
     after: object
     carry_out: Callable[[], Coroutine[Any, Any, object]]
 
 
-Plan = Callable[[Manager], Wish]
+Plan = Callable[[Manager], Requirements]
 """Made of what the manager that is asked knows; raises `WeftError` if it cannot be."""
 
 
@@ -40,60 +40,60 @@ class Ledger:
     # --- operations
 
     async def create_service(self, spec: ServiceSpec, networks: tuple[str, ...]) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             wanted = _attached(manager, spec, networks)
-            return Wish(wanted, lambda: manager.create_service(wanted))
+            return Requirements(wanted, lambda: manager.create_service(wanted))
 
         await self._attempt(("service", spec.name), plan)
 
     async def change_service(self, name: str, change: Callable[[ServiceSpec], ServiceSpec]) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             service = _service(manager, name)
             spec = change(service.spec)
-            return Wish(spec, lambda: manager.update_service(ServiceId(service.id), service.meta.version, spec))
+            return Requirements(spec, lambda: manager.update_service(ServiceId(service.id), service.meta.version, spec))
 
         await self._attempt(("service", name), plan)
 
     async def remove_service(self, name: str) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             service = _service(manager, name)
-            return Wish(None, lambda: manager.remove_service(ServiceId(service.id)))
+            return Requirements(None, lambda: manager.remove_service(ServiceId(service.id)))
 
         await self._attempt(("service", name), plan)
 
     async def create_network(self, spec: NetworkSpec) -> None:
-        await self._attempt(("network", spec.name), lambda manager: Wish(spec, lambda: manager.create_network(spec)))
+        await self._attempt(("network", spec.name), lambda manager: Requirements(spec, lambda: manager.create_network(spec)))
 
     async def remove_network(self, name: str) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             network = _network(manager, name)
-            return Wish(None, lambda: manager.remove_network(NetworkId(network.id)))
+            return Requirements(None, lambda: manager.remove_network(NetworkId(network.id)))
 
         await self._attempt(("network", name), plan)
 
     async def make_available(self, node: NodeId, availability: Availability) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             found = manager.state.nodes.get(node)
             if found is None:
                 raise NotFound(f"node {node} not found")
             spec = msgspec.structs.replace(found.spec, availability=availability)
-            return Wish(availability, lambda: manager.update_node(node, found.meta.version, spec))
+            return Requirements(availability, lambda: manager.update_node(node, found.meta.version, spec))
 
         await self._attempt(("node", node), plan, "active")
 
     async def give_role(self, node: NodeId, role: Role) -> None:
-        def plan(manager: Manager) -> Wish:
+        def plan(manager: Manager) -> Requirements:
             found = manager.state.nodes.get(node)
             if found is None:
                 raise NotFound(f"node {node} not found")
             spec = msgspec.structs.replace(found.spec, role=role)
-            return Wish(role, lambda: manager.update_node(node, found.meta.version, spec))
+            return Requirements(role, lambda: manager.update_node(node, found.meta.version, spec))
 
         await self._attempt(("role", node), plan, self._cluster.state.nodes[node].spec.role)
 
     async def remove_node(self, node: NodeId) -> bool:
         """Whether it is gone."""
-        await self._attempt(("node", node), lambda manager: Wish(None, lambda: manager.remove_node(node, True)), "active")
+        await self._attempt(("node", node), lambda manager: Requirements(None, lambda: manager.remove_node(node, True)), "active")
         return node not in self._cluster.state.nodes
 
     # --- in the end
@@ -119,9 +119,9 @@ class Ledger:
             made: list[object] = []
 
             async def operation(manager: Manager) -> None:
-                wish = plan(manager)
-                made.append(wish.after)
-                await wish.carry_out()
+                requirements = plan(manager)
+                made.append(requirements.after)
+                await requirements.carry_out()
 
             try:
                 await self._cluster.ask(operation)

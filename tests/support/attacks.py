@@ -20,7 +20,7 @@ from weft.pki import authority
 from weft.session import tls
 from weft.session.base import AdmissionRequest, LogRequest, SessionClosed
 from weft.session.client import Connector
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.listener import LIMITS, Limits
 from weft.session.messages import (
     Goodbye,
@@ -60,8 +60,8 @@ async def again(member: Member) -> None:
     member.start()
 
 
-def wallet(credentials: Credentials) -> Wallet:
-    return Wallet(credentials, lambda _: None)
+def credential_source(credentials: Credentials) -> CredentialSource:
+    return CredentialSource(credentials, lambda _: None)
 
 
 def made(
@@ -90,7 +90,7 @@ def asking(token: str, csr: str = "") -> Callable[[str], AdmissionRequest]:
 async def refused_session(target: Swarm, credentials: Credentials, node: str) -> str:
     """Why there is none."""
     try:
-        session = await Connector(wallet(credentials), lambda: [target.address])()
+        session = await Connector(credential_source(credentials), lambda: [target.address])()
         await session.send(Hello(node=NodeId(node), description=NodeDescription(), data_path_address="127.0.0.66"))
         answer = await session.receive()
         await session.close("")

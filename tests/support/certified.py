@@ -33,7 +33,7 @@ from weft.session import tls
 from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import Connector
 from weft.session.fake import session_pair
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.listener import LIMITS, Limits
 from weft.session.messages import PublishLogs
 from weft.session.server import SessionServer
@@ -49,7 +49,7 @@ class Member:
 
     def __init__(self, swarm: "Swarm", credentials: Credentials, address: IPv4Address) -> None:
         self.node = holder(credentials.certificate).node
-        self.wallet = Wallet(credentials, lambda _: None)
+        self.credential_source = CredentialSource(credentials, lambda _: None)
         self.address = address
         self.changes: list[Role] = []
         """A role for each time that there were other credentials."""
@@ -59,7 +59,7 @@ class Member:
         adapters = Adapters(
             managers=ManagerAdapters(connect=lambda: self.connect(), changed=self._remember),
             certificate=CertificateAdapters(
-                wallet=self.wallet, advertise_address=str(address), changed=lambda _, role: self.changes.append(role)
+                credential_source=self.credential_source, advertise_address=str(address), changed=lambda _, role: self.changes.append(role)
             ),
             description=lambda: NodeDescription(hostname=str(address)),
             origin=Origin(clock=swarm.clock, entropy=swarm.entropy),
@@ -72,7 +72,7 @@ class Member:
 
     @property
     def role(self) -> Role:
-        return holder(self.wallet.credentials.certificate).role
+        return holder(self.credential_source.credentials.certificate).role
 
     def _remember(self, managers: tuple[tuple[NodeId, str], ...]) -> None:
         self.managers = managers
@@ -130,8 +130,8 @@ class Swarm:
         if not self.is_reachable:
             raise Unavailable("no manager is in reach")
         if self.address:
-            return await Connector(member.wallet, lambda: [self.address])()
-        shown = ssl.PEM_cert_to_DER_cert(member.wallet.credentials.certificate.partition("-----END")[0] + END)
+            return await Connector(member.credential_source, lambda: [self.address])()
+        shown = ssl.PEM_cert_to_DER_cert(member.credential_source.credentials.certificate.partition("-----END")[0] + END)
         peer = tls.identity(shown, self.manager.cluster.id)
         ours, theirs = session_pair(peer, str(member.address))
 
@@ -151,7 +151,7 @@ class Swarm:
 
     @asynccontextmanager
     async def listen(self, limits: Limits = LIMITS, host: str = "127.0.0.1") -> AsyncIterator[SessionServer]:
-        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.wallet, limits)
+        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.credential_source, limits)
         self.address = f"{host}:{free_port()}"
         await server.start(self.address)
         try:

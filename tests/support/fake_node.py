@@ -34,6 +34,7 @@ from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import Container, ContainerConfig, Image, ImageConfig, NodeEvent
 from weft.model.host import HostInfo
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.membership import InitRequest, JoinRequest, Membership
@@ -41,7 +42,6 @@ from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec, Segment
 from weft.model.node import Availability, CertificateInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.service import Endpoint, Resources, Service, ServiceSpec, UpdateState, UpdateStatus, VirtualAddress
-from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
 from weft.pki import authority
@@ -157,9 +157,9 @@ class FakeSwarm:
         """There is no other manager."""
 
     @property
-    def standing(self) -> Standing:
+    def leadership_status(self) -> LeadershipStatus:
         own = self._node.membership.node
-        return Standing(own, frozenset((own,)) if own else frozenset())
+        return LeadershipStatus(own, frozenset((own,)) if own else frozenset())
 
     @property
     def cluster(self) -> Cluster:
@@ -261,7 +261,7 @@ class FakeSwarm:
             self.apply(Remove("task", task.id, self.state.tasks[task.id].meta.version))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        self.apply(*nodes.update(self.state, id, version, spec, self.standing))
+        self.apply(*nodes.update(self.state, id, version, spec, self.leadership_status))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
         self.apply(*nodes.removal(self.state, id, force))

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.support.certified import free_port
-from weft.daemon.surroundings import HostAdapters, Surroundings
+from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.swarm_node import SwarmNode
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
@@ -24,15 +24,15 @@ from weft.model.sandbox import NodeFacts
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import Connect
 from weft.session.client import Connector
-from weft.session.identity import Wallet
+from weft.session.identity import CredentialSource
 from weft.session.tls import IsRevoked
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.external import ExternalEtcd
 
 
 class Host:
     """What a daemon has around it, but for the kernel; on 127.0.0.`number`."""
 
-    def __init__(self, directory: Path, number: int, where: Elsewhere | None) -> None:
+    def __init__(self, directory: Path, number: int, where: ExternalEtcd | None) -> None:
         self.address = IPv4Address("127.0.0.0") + number
         self.listen = f"{self.address}:{free_port()}"
         images = FakeImages("demo")
@@ -44,15 +44,15 @@ class Host:
             runtime=self.runtime, images=images, network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
             origin=Origin(clock=time.time_ns, entropy=os.urandom),
         )  # fmt: skip
-        self.around = Surroundings(
+        self.environment = NodeEnvironment(
             data=directory / f"host{number}" / "swarm", run=directory / f"host{number}" / "run",
             engine=Engine(str(self.address), adapters), host=HostAdapters(description=self.description, connector=self._connector),
-            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), elsewhere=where,
+            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), external_etcd=where,
         )  # fmt: skip
         self.member: SwarmNode | None = None
 
-    def _connector(self, wallet: Wallet, managers: Callable[[], Sequence[str]], is_revoked: IsRevoked) -> Connect:
-        connector = Connector(wallet, managers, is_revoked)
+    def _connector(self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]], is_revoked: IsRevoked) -> Connect:
+        connector = Connector(credential_source, managers, is_revoked)
         return lambda: (self.connect or connector)()
 
     def description(self) -> NodeDescription:
@@ -72,17 +72,17 @@ class Host:
 
     async def init(self) -> SwarmNode:
         request = InitRequest(listen_address=self.listen)
-        self.member = await SwarmNode.found(self.around, request, self.address, self.address)
+        self.member = await SwarmNode.found(self.environment, request, self.address, self.address)
         return self.member
 
     async def join(self, manager: str, token: str) -> SwarmNode:
         """`manager`: where one listens."""
         request = JoinRequest(listen_address=self.listen, remote_addresses=(manager,), token=token)
-        self.member = await SwarmNode.enter(self.around, request, self.address, self.address)
+        self.member = await SwarmNode.enter(self.environment, request, self.address, self.address)
         return self.member
 
     async def resume(self) -> SwarmNode:
-        self.member = await SwarmNode.resume(self.around)
+        self.member = await SwarmNode.resume(self.environment)
         return self.up
 
     async def leave(self) -> None:
@@ -96,7 +96,7 @@ class Host:
 
     def leads(self) -> bool:
         manager = self.up.manager
-        return manager is not None and manager.standing.leader == self.up.member.node
+        return manager is not None and manager.leadership_status.leader == self.up.member.node
 
 
 async def nobody(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:

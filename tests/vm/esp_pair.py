@@ -193,7 +193,7 @@ table ip second-line {{
   }}
 }}
 """
-"""The same demands in nftables alone, as the original has the first."""
+"""The same demands in nftables alone, as Docker Swarm has the first."""
 
 
 class Pair:

@@ -11,7 +11,7 @@ from weft.errors import Unavailable
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
 from weft.session.base import Connect, Echo, LogSink, Publish
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 
 ManagersChanged = Callable[[tuple[tuple[NodeId, str], ...]], None]
 """Given id and `host:port` of each."""
@@ -58,11 +58,11 @@ class ManagerAdapters:
 class CertificateAdapters:
     """The node's certificate, which the agent renews."""
 
-    wallet: Wallet
+    credential_source: CredentialSource
     advertise_address: str
     """Where managers find this node."""
     changed: Callable[[Credentials, Role], None] = _nothing
-    """There is a new certificate in the wallet, or another root; the role is the certificate's."""
+    """There is a new certificate, or another root; the role is the certificate's."""
 
 
 @dataclass(frozen=True, kw_only=True)

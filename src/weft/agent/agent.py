@@ -21,7 +21,7 @@ from weft.agent.disk import Disk
 from weft.agent.logs import LogPublisher
 from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
-from weft.agent.task_steps import Fate, expired
+from weft.agent.task_steps import RebootVerdict, expired
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.agent.workloads import TASK_LABEL
@@ -195,8 +195,8 @@ class Agent:
         self.uplink.report(task, status)
         self._reboot.reported()
 
-    def fate(self, container: Container | None) -> Fate:
-        return self._reboot.fate(container)
+    def verdict(self, container: Container | None) -> RebootVerdict:
+        return self._reboot.verdict(container)
 
     def description(self) -> NodeDescription:
         return self._adapters.description()

@@ -15,7 +15,7 @@ from weft.model.task import TaskState
 from weft.model.workload import Resident
 
 ATTACHMENT_TIMEOUT = 30.0
-"""Seconds that a task waits for its networks and the node's addresses on them; the original's."""
+"""Seconds that a task waits for its networks and the node's addresses on them; Docker Swarm's."""
 UNLIST_TIMEOUT = 2.0
 """Seconds that a task's stop signal waits for this node's rules to leave the task out."""
 

@@ -21,7 +21,7 @@ from weft.model.logs import LogsWanted, Seen, note
 from weft.model.meta import Nanoseconds
 from weft.session.base import LogSink, Publish
 from weft.session.messages import LogLines, LogsEnd, PublishLogs
-from weft.system.bounded_queue import Handover
+from weft.system.bounded_queue import BoundedQueue
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ UNSENT = 64 << 10
 OVERHEAD = 64
 """Bytes that a line takes beside its text."""
 MAX_LINE = 16 << 10
-"""Bytes. The original cuts longer lines, too."""
+"""Bytes. Docker Swarm cuts longer lines, too."""
 
 Told = tuple[TaskId, LogLine]
 
@@ -128,7 +128,7 @@ class TaskLogs:
         self._wanted = wanted
         self._seen = seen
         self._reading: set[ContainerId] = set()
-        self._lines: Handover[Told] = Handover(UNSENT)
+        self._lines: BoundedQueue[Told] = BoundedQueue(UNSENT)
         self.errors: list[str] = []
         """What could not be read."""
 

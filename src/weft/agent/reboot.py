@@ -1,4 +1,4 @@
-"""After the host has rebooted: what becomes of tasks whose containers were over when the agent began (`Fate`).
+"""After the host has rebooted: what becomes of tasks whose containers were over when the agent began (`RebootVerdict`).
 
 A manager that is reached within `ALONE` seconds puts others in their place, and hears of the ends first. Where none is, the
 containers are started again.
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from weft.agent.records import Records
-from weft.agent.task_steps import Fate
+from weft.agent.task_steps import RebootVerdict
 from weft.engine.engine import Engine
 from weft.model.container import Container, ContainerState
 from weft.model.ids import TaskId
@@ -26,11 +26,11 @@ SETTLE = 1.0
 
 class Reboot:
     def __init__(self, engine: Engine, records: Records, wake: Callable[[TaskId], None]) -> None:
-        """`wake` is called for each task of which the fate is decided."""
+        """`wake` is called for each task of which it is decided whether it starts again."""
         self._engine = engine
         self._records = records
         self._wake = wake
-        self._fate = Fate.OPEN
+        self._verdict = RebootVerdict.OPEN
         self._ended: set[TaskId] = set()
         self._reported = asyncio.Event()
 
@@ -42,8 +42,8 @@ class Reboot:
             t for t, r in self._records.all.items() if r.status.state in started and r.container not in running
         }  # fmt: skip
 
-    def fate(self, container: Container | None) -> Fate:
-        return self._fate if container is not None and container.was_lost else Fate.OVER
+    def verdict(self, container: Container | None) -> RebootVerdict:
+        return self._verdict if container is not None and container.was_lost else RebootVerdict.OVER
 
     def reported(self) -> None:
         """The status of a task has changed."""
@@ -51,16 +51,16 @@ class Reboot:
 
     async def do_without_manager(self) -> None:
         await asyncio.sleep(ALONE)
-        if self._fate is Fate.OPEN:
-            self._decide(Fate.REVIVED)
+        if self._verdict is RebootVerdict.OPEN:
+            self._decide(RebootVerdict.REVIVED)
 
     async def reached(self) -> None:
         """A manager is there. Returns when the ends are known."""
-        if self._fate is Fate.OPEN:
-            self._decide(Fate.OVER)
+        if self._verdict is RebootVerdict.OPEN:
+            self._decide(RebootVerdict.OVER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE):
-                while self._fate is Fate.OVER and any(self._is_ending(task) for task in self._ended):
+                while self._verdict is RebootVerdict.OVER and any(self._is_ending(task) for task in self._ended):
                     self._reported.clear()
                     await self._reported.wait()
         self._ended.clear()
@@ -69,8 +69,8 @@ class Reboot:
         record = self._records.get(task)
         return record is not None and not record.status.state.is_terminal
 
-    def _decide(self, fate: Fate) -> None:
-        self._fate = fate
-        log.info("agent.fate fate=%s ended=%d", fate.name, len(self._ended))
+    def _decide(self, verdict: RebootVerdict) -> None:
+        self._verdict = verdict
+        log.info("agent.reboot_verdict verdict=%s ended=%d", verdict.name, len(self._ended))
         for task in self._ended:
             self._wake(task)

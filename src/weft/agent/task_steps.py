@@ -5,7 +5,7 @@ stopped: a container that exists is not made again, one that runs is not started
 
     ACCEPTED, PREPARING   image, sandbox, container; then READY
     READY                 waits until it is meant to run
-    STARTING, RUNNING     start; watch; the end of the process is the end of the task (of the host: see `Fate`)
+    STARTING, RUNNING     start; watch; the end of the process is the end of the task (of the host: see `RebootVerdict`)
     meant to end          stop (and remove, if the task is to be removed), give back the sandbox, only then report the end
     ended                 the container stays for `docker ps -a` until the task is to be removed or is no longer assigned
 """
@@ -42,7 +42,7 @@ class Step(Enum):
     FORGET = auto()
 
 
-class Fate(Enum):
+class RebootVerdict(Enum):
     """What becomes of a task whose container ended because the whole host did."""
 
     OPEN = auto()
@@ -64,7 +64,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """The image is here."""
     connected: bool = False
     """It has its sandbox, or needs none."""
-    fate: Fate = Fate.OVER
+    verdict: RebootVerdict = RebootVerdict.OVER
 
 
 def next_step(task: TaskView) -> Step:
@@ -92,9 +92,9 @@ def _prepare(task: TaskView) -> Step:
 def _run(task: TaskView) -> Step:
     if task.container is ContainerState.CREATED:
         return Step.START if task.connected else Step.CONNECT
-    if task.container is ContainerState.EXITED and task.fate is Fate.OPEN:
+    if task.container is ContainerState.EXITED and task.verdict is RebootVerdict.OPEN:
         return Step.WAIT
-    if task.container is ContainerState.EXITED and task.fate is Fate.REVIVED:
+    if task.container is ContainerState.EXITED and task.verdict is RebootVerdict.REVIVED:
         return Step.START if task.connected else Step.CONNECT
     if task.container is not ContainerState.RUNNING:
         return Step.FINISH

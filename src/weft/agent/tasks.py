@@ -15,7 +15,7 @@ import msgspec
 
 from weft.agent.connections import Connections
 from weft.agent.records import Records, TaskRecord
-from weft.agent.task_steps import Fate, Step, TaskView, failed_before, next_step, outcome
+from weft.agent.task_steps import RebootVerdict, Step, TaskView, failed_before, next_step, outcome
 from weft.agent.workloads import filled_workload
 from weft.engine.container_config import container_config
 from weft.engine.engine import Engine
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 DRAIN = 0.3
 """Seconds between "no new connections, please", which the manager tells every node together with telling us to stop, and which this
-node has carried out, and the stop signal. The original waits 2 s for its gossip to spread; a session is faster, and scaling down is
+node has carried out, and the stop signal. Docker Swarm waits 2 s for its gossip to spread; a session is faster, and scaling down is
 part of what users wait for."""
 RETRY = 1.0
 """Seconds before what keeps a task from ending is tried again."""
@@ -58,7 +58,7 @@ class Host(Protocol):
 
     def report(self, task: TaskId, status: TaskStatus) -> None: ...
 
-    def fate(self, container: Container | None) -> Fate: ...
+    def verdict(self, container: Container | None) -> RebootVerdict: ...
 
     async def prune(self) -> None:
         """Removes ended containers of which there are too many."""
@@ -207,7 +207,7 @@ class TaskWorker:
             container=None if container is None else container.state,
             image=assigned is not None and self._host.engine.has_image(assigned.spec.container.image),
             connected=self._host.connections.is_connected(self._task),
-            fate=self._host.fate(container),
+            verdict=self._host.verdict(container),
         )
 
     def _log(self, status: TaskStatus) -> None:

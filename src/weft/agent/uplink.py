@@ -4,7 +4,7 @@ Down come assignments, up go statuses. Of each task only the newest status matte
 happens meanwhile goes with the next. An update is repeated until the manager says that it is committed; a new session begins with
 the statuses of all tasks, because the manager that accepted the last ones may not be the one that answers now.
 
-A manager whose host is gone says no goodbye. Its kernel is asked all the time (`vigil.py`), so that the agent soon hears from another
+A manager whose host is gone says no goodbye. Its kernel is asked all the time (`host_monitor.py`), so that the agent soon hears from another
 manager whom to send no connections to.
 """
 
@@ -24,7 +24,7 @@ from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskStatus
 from weft.session.base import AgentSession, Echo, SessionClosed
 from weft.session.credentials import EXPIRED, Renewal
-from weft.session.host_monitor import Vigil
+from weft.session.host_monitor import HostMonitor
 from weft.session.messages import (
     MAX_REPORT,
     MAX_ROUTES,
@@ -49,7 +49,7 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 8.0
-"""Seconds before the next attempt; the original's."""
+"""Seconds before the next attempt; Docker Swarm's."""
 BATCH = 0.005
 """Seconds that a first status waits for others."""
 WELCOME_TIMEOUT = 10.0
@@ -94,7 +94,7 @@ class Uplink:
         self._renewal: Renewal | None = None
         own, origin = adapters.certificate, adapters.origin
         if own is not None:
-            self._renewal = Renewal(own.wallet, own.advertise_address, origin.clock, origin.entropy, own.changed)
+            self._renewal = Renewal(own.credential_source, own.advertise_address, origin.clock, origin.entropy, own.changed)
         self._pending: dict[TaskId, TaskStatus] = {}
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -304,8 +304,8 @@ def report(statuses: Iterable[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId,
 async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:
     """Raises `ManagerGone`."""
     gone = asyncio.Event()
-    vigil = Vigil(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set())
-    await first(lasting("vigil", vigil.run), gone.wait())
+    host_monitor = HostMonitor(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set())
+    await first(lasting("host monitor", host_monitor.run), gone.wait())
     raise ManagerGone("the manager's host does not answer")
 
 

@@ -2,7 +2,7 @@
 
 `Node` is the whole: this host's containers, images and networks, its membership of a swarm, and, on a manager, the swarm's state.
 Handlers read `swarm()` and write through its few methods, which check what crosses objects (names, use, versions) and allocate
-nothing: the control loops do that when the change is committed. The errors are those of `weft.errors`, with the original's texts.
+nothing: the control loops do that when the change is committed. The errors are those of `weft.errors`, with Docker's texts.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import Container, NodeEvent
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
-from weft.model.standing import Standing
 from weft.model.state import ClusterState
 from weft.runtime.base import Images, Runtime
 
@@ -38,12 +38,12 @@ class Swarm(Protocol):
     def cluster(self) -> Cluster: ...
 
     @property
-    def standing(self) -> Standing:
+    def leadership_status(self) -> LeadershipStatus:
         """Which managers are there, and which one leads."""
         ...
 
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
-        """As they come from the nodes; at the end raises `Unavailable`, with the original's text, if some are missing."""
+        """As they come from the nodes; at the end raises `Unavailable`, with Docker's text, if some are missing."""
         ...
 
     async def update_cluster(
@@ -104,7 +104,7 @@ class Node(Protocol):
     def membership(self) -> Membership: ...
 
     def swarm(self) -> Swarm:
-        """Raises `Unavailable` with the original's sentence if this node is no manager or not part of a swarm."""
+        """Raises `Unavailable` with Docker's sentence if this node is no manager or not part of a swarm."""
         ...
 
     async def init(self, request: InitRequest) -> NodeId: ...

@@ -58,7 +58,7 @@ class Call:
         return value if not value or versions.reads(self._route, name, self.api_version) else default
 
     def flag(self, name: str) -> bool:
-        """As the original reads one: anything but "", 0, no, false and none is true."""
+        """As Docker reads one: anything but "", 0, no, false and none is true."""
         return self.query(name).strip().lower() not in ("", "0", "no", "false", "none")
 
     def number(self, name: str, most: int = 2**63 - 1) -> int:

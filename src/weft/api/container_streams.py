@@ -55,7 +55,7 @@ async def logs(call: Call) -> web.StreamResponse:
 
 
 def grabbing_failed(framed: bool) -> Callable[[str], bytes]:
-    """The end of logs that cannot be read on, in the original's words."""
+    """The end of logs that cannot be read on, in Docker's words."""
 
     def last_words(text: str) -> bytes:
         data = f"Error grabbing logs: {text}\n".encode()
@@ -65,7 +65,7 @@ def grabbing_failed(framed: bool) -> Callable[[str], bytes]:
 
 
 def _tail(text: str) -> int | None:
-    """None for all. A negative or unreadable number means all, as in the original."""
+    """None for all. A negative or unreadable number means all, as in Docker."""
     return decimal(text)
 
 

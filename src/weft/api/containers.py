@@ -12,7 +12,7 @@ from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
-from weft.api.schema.container import Surroundings, container_json, container_summary_json, port_list
+from weft.api.schema.container import ContainerContext, container_json, container_summary_json, port_list
 from weft.api.streams import streamed
 from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
@@ -36,12 +36,12 @@ POLL = 0.2
 """Seconds between looks at whether a container is gone: the runtime tells of ends, not of removals."""
 
 
-def surroundings(call: Call, container: Container) -> Surroundings:
+def context_of(call: Call, container: Container) -> ContainerContext:
     try:
         image = call.node.images.find(container.image).config
     except NotFound:
-        return Surroundings(**_places(call, container))
-    return Surroundings(image=image, **_places(call, container))
+        return ContainerContext(**_places(call, container))
+    return ContainerContext(image=image, **_places(call, container))
 
 
 def _places(call: Call, container: Container) -> Json:
@@ -65,7 +65,7 @@ async def listing(call: Call) -> web.Response:
     return await answer_list(
         found[:limit] if limit else found,
         lambda _: True,
-        lambda container: container_summary_json(container, surroundings(call, container), moment),
+        lambda container: container_summary_json(container, context_of(call, container), moment),
     )
 
 
@@ -144,7 +144,7 @@ def _of_ports(call: Call, key: str, field: str) -> Callable[[str], filters.Test[
         first, last, protocol = port_range(key, value)
 
         def test(container: Container) -> bool:
-            ports = port_list(container, surroundings(call, container).image)
+            ports = port_list(container, context_of(call, container).image)
             return any(port["Type"] == protocol and first <= port.get(field, 0) <= last for port in ports)
 
         return test
@@ -173,11 +173,11 @@ async def inspect(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if call.flag("size"):
         raise Unsupported("the size of containers (size) is not supported by Weft")
-    return answer(container_answer(container_json(container, surroundings(call, container)), call.api_version))
+    return answer(container_answer(container_json(container, context_of(call, container)), call.api_version))
 
 
 async def stop(call: Call) -> web.Response:
-    """304 when it does not run, as the original. The swarm starts another in its place, as the service asks for."""
+    """304 when it does not run, as Docker. The swarm starts another in its place, as the service asks for."""
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         return nothing(304)

@@ -35,7 +35,7 @@ def status_of(error: errors.WeftError) -> int:
 
 
 def message_of(error: errors.WeftError) -> str:
-    """Clients look for the end of this text, and the original's has the prefix of its remote call."""
+    """Clients look for the end of this text, and Docker's has the prefix of its remote call."""
     text = clip(str(error), MAX_MESSAGE)
     return f"rpc error: code = Unknown desc = {text}" if isinstance(error, errors.OutOfSequence) else text
 

@@ -1,6 +1,6 @@
 """Commands in running containers: create, start with streams attached, ask for the exit code, resize the terminal.
 
-A command that cannot be started is reported as the original does: on its own output stream, with the exit code that a shell
+A command that cannot be started is reported as Docker does: on its own output stream, with the exit code that a shell
 would give, because the client already waits for streams.
 """
 
@@ -70,7 +70,7 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
 
 
 async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
-    """The command is started when the client has been answered, as in the original: docker-py loses output that comes with the
+    """The command is started when the client has been answered, as in Docker: docker-py loses output that comes with the
     answer. So what keeps it from starting is said in the stream. Whether there are frames is this request's to say, and need not
     be what the command was created with: dockerode's examples do not repeat `Tty`."""
     exec, framed = entry.exec, not wire.tty

@@ -7,7 +7,7 @@ from weft.model.ids import ContainerId
 from weft.runtime.base import Exec
 
 KEPT = 1024
-"""Ended commands whose exit code can still be asked for. The original keeps them until their container is removed."""
+"""Ended commands whose exit code can still be asked for. Docker keeps them until their container is removed."""
 
 
 class ExecEntry:
@@ -35,7 +35,7 @@ class Execs:
             del self._entries[id]
 
     def get(self, id: str) -> ExecEntry:
-        """Raises `NotFound` with the original's text."""
+        """Raises `NotFound` with Docker's text."""
         if id not in self._entries:
             raise NotFound(f"No such exec instance: {id}")
         return self._entries[id]

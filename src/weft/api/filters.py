@@ -1,6 +1,6 @@
 """The `filters` query argument: `{"name": {"web": true}}`, or the older `{"name": ["web"]}`.
 
-Values of one key are alternatives; keys must all match. A key that the list does not know is refused, as in the original.
+Values of one key are alternatives; keys must all match. A key that the list does not know is refused, as in Docker.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def among(value: str, allowed: Collection[str], key: str) -> str:
 
 
 def without_empty(filters: Filters, keys: Collection[str]) -> Filters:
-    """Of these keys an empty value says nothing, as in the original's filters of tasks and nodes."""
+    """Of these keys an empty value says nothing, as in Docker's filters of tasks and nodes."""
     said = {key: [value for value in values if value or key not in keys] for key, values in filters.items()}
     return {key: values for key, values in said.items() if values}
 

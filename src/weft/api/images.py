@@ -79,7 +79,7 @@ def _is_named(name: str, matches: Callable[[str], bool]) -> bool:
 
 
 def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
-    """An image with only those of its names that were asked for, as in the original."""
+    """An image with only those of its names that were asked for, as in Docker."""
     tests = [reference_test(pattern) for pattern in patterns]
     if not tests:
         return lambda image: image
@@ -94,7 +94,7 @@ def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
 
 
 async def inspect(call: Call) -> web.Response:
-    """The original has the field `Manifests` only where its images are containerd's: without them the parameter says nothing."""
+    """Docker has the field `Manifests` only where its images are containerd's: without them the parameter says nothing."""
     image = call.node.images.find(call.id)
     if call.query("platform"):
         if call.flag("manifests"):

@@ -70,7 +70,7 @@ def _swarm_networks(call: Call) -> list[Network] | None:
 
 
 def find_view(candidates: list[View], reference: str) -> View:
-    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with the original's two texts."""
+    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's two texts."""
     for by, found in (
         ("id", [v for v in candidates if v.id == reference]),
         ("name", [v for v in candidates if v.name == reference]),
@@ -126,7 +126,7 @@ async def inspect(call: Call) -> web.Response:
     if scope == "swarm" and call.id not in {view.name for view in candidates}:
         candidates += [view for view in views(call) if view.name in ("host", BRIDGE)]
     view = find_view(candidates, call.id)
-    # The original's swarm has a network of its own for each of these two of the host, by which a service asks for them.
+    # Docker's swarm has a network of its own for each of these two of the host, by which a service asks for them.
     return answer(view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {}))
 
 

@@ -26,8 +26,8 @@ def find_node(state: ClusterState, reference: str, own: NodeId | None) -> Node:
 async def listing(call: Call) -> web.Response:
     wanted = filters.without_empty(call.filters(FILTERS), ("role", "membership"))
     test = filters.compile_test(wanted, MAKERS)
-    standing, roots = call.swarm.standing, roots_of(call.swarm.cluster)
-    return await answer_list(call.swarm.state.nodes.values(), test, lambda node: node_json(node, standing, roots))
+    leadership_status, roots = call.swarm.leadership_status, roots_of(call.swarm.cluster)
+    return await answer_list(call.swarm.state.nodes.values(), test, lambda node: node_json(node, leadership_status, roots))
 
 
 def _of_role(value: str) -> filters.Test[Node]:
@@ -53,7 +53,7 @@ MAKERS: filters.Makers[Node] = {
 
 async def inspect(call: Call) -> web.Response:
     node = find_node(call.swarm.state, call.id, call.node.membership.node)
-    return answer(node_json(node, call.swarm.standing, roots_of(call.swarm.cluster)))
+    return answer(node_json(node, call.swarm.leadership_status, roots_of(call.swarm.cluster)))
 
 
 async def update(call: Call) -> web.Response:

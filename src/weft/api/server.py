@@ -34,7 +34,7 @@ from weft.system.tls_files import TlsFiles
 log = logging.getLogger(__name__)
 
 MAX_BODY = 3 * 2**19
-"""Bytes of a request's body, 1.5 MiB: no more than one transaction of the original's store may have (swarmkit
+"""Bytes of a request's body, 1.5 MiB: no more than one transaction of Docker's store may have (swarmkit
 manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn, as Go does. A client of a
@@ -180,7 +180,7 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Errors as the original's clients expect them. A bug is logged and says only that it is one. No error is answered in the middle
+    """Errors as Docker's clients expect them. A bug is logged and says only that it is one. No error is answered in the middle
     of another answer: such a one breaks off, if it has not ended in a form of its own."""
     try:
         return await handler(request)
@@ -228,7 +228,7 @@ async def check_version(request: web.Request, handler: _Next) -> web.StreamRespo
 
 @web.middleware
 async def check_encoding(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """RFC 9110 section 8.4: 415 for a coding that is not supported. The original ignores the header."""
+    """RFC 9110 section 8.4: 415 for a coding that is not supported. Docker ignores the header."""
     coding = request.headers.get("Content-Encoding", "")
     if coding.strip().lower() not in ("", "identity"):
         return error_response(415, f"cannot read the request: Content-Encoding {clip(coding)!r} is not supported")

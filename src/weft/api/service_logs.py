@@ -47,7 +47,7 @@ def _wanted(
 
 
 def _tail(text: str) -> int | None:
-    """None for all. Unlike that of a container, a number that is none is refused, as in the original."""
+    """None for all. Unlike that of a container, a number that is none is refused, as in Docker."""
     if text in ("", "all"):
         return None
     number = decimal(text.removeprefix("-"))

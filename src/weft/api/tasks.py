@@ -60,7 +60,7 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
         return lambda task: task.desired == wanted
 
     def of_labels(value: str) -> filters.Test[Task]:
-        """The service's, as in the original: those of the container are not looked at."""
+        """The service's, as in Docker: those of the container are not looked at."""
 
         def test(task: Task) -> bool:
             service = state.services.get(task.service)

@@ -1,8 +1,8 @@
 """Versions of the Docker Engine API: what each adds, drops and says otherwise, in one place.
 
-Weft speaks the newest. A request that names an older version is read and answered as the original, Docker Engine 28.5, does it
+Weft speaks the newest. A request that names an older version is read and answered as Docker, Docker Engine 28.5, does it
 for that version: `PARAMETERS` and `FIELDS` say what of a request did not exist yet and is ignored; the functions below them
-change answers. What is not here is the same in all versions. Routes are: the original answers all of them in every version.
+change answers. What is not here is the same in all versions. Routes are: Docker answers all of them in every version.
 
 Source: moby 28.5.2, `docs/api/version-history.md` and where `api/server/router` compares versions.
 """
@@ -68,7 +68,7 @@ def version_number(text: str) -> Version:
 
 
 def check_served(text: str) -> None:
-    """Raises `InvalidArgument`, in the original's words, for a version that is not served."""
+    """Raises `InvalidArgument`, in Docker's words, for a version that is not served."""
     version = version_number(text)
     if version < version_number(MIN_VERSION):
         raise InvalidArgument(

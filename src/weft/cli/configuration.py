@@ -25,7 +25,7 @@ from weft.api.tls import server_context
 from weft.daemon.node import DaemonOptions, TcpHost
 from weft.errors import InvalidArgument
 from weft.model.numbers import decimal
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.rows import PREFIX
 from weft.system.tls_files import TlsFiles
 
@@ -118,7 +118,7 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
     return files if host else None
 
 
-def _store(values: Values) -> Elsewhere | None:
+def _store(values: Values) -> ExternalEtcd | None:
     """Its files are tried. Without them only this host itself may be asked: no one else may hear, or answer in etcd's place."""
     url, prefix = _text(values, "store"), _text(values, "store-prefix")
     given = [key for key in STORE_FILES if _text(values, key)]
@@ -142,7 +142,7 @@ def _store(values: Values) -> Elsewhere | None:
         ca, certificate, key = (_absolute(name, _text(values, name)) for name in STORE_FILES)
         files = TlsFiles(ca=ca, certificate=certificate, key=key)
     endpoints = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
-    store = Elsewhere(endpoints=endpoints, files=files, prefix=prefix)
+    store = ExternalEtcd(endpoints=endpoints, files=files, prefix=prefix)
     store.context()
     return store
 
@@ -167,7 +167,7 @@ def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
 
 
 def _labels(words: list[str]) -> dict[str, str]:
-    """As the original's: `key=value`, or a key alone; a key that has two values is an error."""
+    """As Docker's: `key=value`, or a key alone; a key that has two values is an error."""
     labels: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")

@@ -9,8 +9,8 @@ from pathlib import Path
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.errors import OperationFailed
 from weft.linux import host
-from weft.session.identity import Member, Wallet
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.session.identity import CredentialSource, Member
+from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.kept import KeptState
 
@@ -21,7 +21,7 @@ NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 @dataclass(frozen=True, kw_only=True)
 class ManagerHost:
     member: Callable[[], Member]
-    wallet: Wallet
+    credential_source: CredentialSource
     data: Path
     """`<data root>/swarm`."""
     run: Path
@@ -29,7 +29,7 @@ class ManagerHost:
     routes: Callable[[], Sequence[IPv4Network]]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """What the host listens on beside the swarm's ports."""
-    elsewhere: Elsewhere | None = None
+    external_etcd: ExternalEtcd | None = None
     """Where managers have their store if not on their own hosts."""
 
     @property

@@ -49,7 +49,7 @@ class HostParts:
     def facts(self) -> RoleFacts:
         member, running = self._host.member(), self.running
         return RoleFacts(
-            role=member.role, store=member.store, external=self._host.elsewhere is not None, running=self._running_store(),
+            role=member.role, store=member.store, external=self._host.external_etcd is not None, running=self._running_store(),
             removed=running is not None and running.lost_its_part,
             others_wanted=running is not None and running.has_company,
             leftovers=self._host.has_part or self._host.kept.exists,
@@ -60,7 +60,7 @@ class HostParts:
             return "none"
         if self.running.is_alone:
             return "alone"
-        return "elsewhere" if self._host.elsewhere is not None else "shared"
+        return "external" if self._host.external_etcd is not None else "shared"
 
     async def runs(self) -> None:
         """Waits until there is a manager that runs."""
@@ -78,12 +78,12 @@ class HostParts:
             case Step.OPEN_SHARED:
                 self.begin(await managers.open_shared(host))
             case Step.OPEN_EXTERNAL:
-                assert host.elsewhere is not None
-                manager = await managers.open_external(host, host.elsewhere)
-                self._memory.keep_store("elsewhere")
+                assert host.external_etcd is not None
+                manager = await managers.open_external(host, host.external_etcd)
+                self._memory.keep_store("external")
                 self.begin(manager)
             case Step.JOIN:
-                await store_part.join_store(host, MemberClient(host.wallet, self._memory.other_managers))
+                await store_part.join_store(host, MemberClient(host.credential_source, self._memory.other_managers))
                 self._memory.keep_store("shared")
             case Step.MOVE:
                 await self._move()
@@ -98,8 +98,8 @@ class HostParts:
         """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that
         has no such part."""
         store = self._host.member().store
-        if self.running is not None and store in ("alone", "elsewhere"):
-            await self.running.manager.outlive_others()
+        if self.running is not None and store in ("alone", "external"):
+            await self.running.manager.go_on_alone()
         elif self._host.member().role != "manager" or store != "shared":
             raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
         else:

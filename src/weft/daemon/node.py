@@ -22,8 +22,8 @@ from weft.api.backend import Swarm
 from weft.api.server import ApiServer
 from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
+from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.recovery import forget
-from weft.daemon.surroundings import HostAdapters, Surroundings
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
@@ -56,7 +56,7 @@ from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.store.etcd.base import NO_MAJORITY
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.external import ExternalEtcd
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
 from weft.system.tls_files import TlsFiles
@@ -107,7 +107,7 @@ class DaemonOptions:
     tcp: tuple[TcpHost, ...] = ()
     tls: TlsFiles | None = None
     """What `tcp` is served with; there is no API on TCP without it."""
-    store: Elsewhere | None = None
+    store: ExternalEtcd | None = None
     """An etcd that somebody else runs."""
 
 
@@ -133,18 +133,18 @@ class WeftNode:
         """Why nobody knows of which swarm this node is a member."""
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
-        self._around = Surroundings(
+        self._environment = NodeEnvironment(
             data=options.data_root / "swarm", run=options.run_dir, engine=self.engine, facts=self._facts,
             host=HostAdapters(
                 description=lambda: hostinfo.describe(info), routes=host.routes, open_echo=ping.EchoSocket
             ),
-            own_ports=_own_ports(options), elsewhere=options.store,
+            own_ports=_own_ports(options), external_etcd=options.store,
         )  # fmt: skip
 
     async def open(self) -> None:
         await self.containers.load()
         try:
-            self._member = await SwarmNode.resume(self._around)
+            self._member = await SwarmNode.resume(self._environment)
         except Damaged as error:
             self._damage = str(error)
             log.error("swarm.damaged cause=%s", error)
@@ -195,7 +195,7 @@ class WeftNode:
                 request.listen_address, request.advertise_address, request.data_path_address
             )
             request = msgspec.structs.replace(request, listen_address=listen)
-            self._member = await SwarmNode.found(self._around, request, advertise, data_path)
+            self._member = await SwarmNode.found(self._environment, request, advertise, data_path)
             log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
             return self._member.member.node
 
@@ -212,7 +212,7 @@ class WeftNode:
                 request.listen_address, request.advertise_address, request.data_path_address
             )
             request = msgspec.structs.replace(request, listen_address=listen)
-            self._member = member = await SwarmNode.enter(self._around, request, advertise, data_path)
+            self._member = member = await SwarmNode.enter(self._environment, request, advertise, data_path)
             if not await member.settled(JOIN_PATIENCE):
                 raise Unavailable(STILL_JOINING)
             log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
@@ -223,7 +223,7 @@ class WeftNode:
             if member is None and self._damage:
                 if not force:
                     raise FailedPrecondition(self._damage)
-                await forget(self._around.data, self._around.run)
+                await forget(self._environment.data, self._environment.run)
                 log.info("swarm.left cause=its membership could not be read")
                 self._damage = ""
                 return
@@ -332,7 +332,7 @@ def _what_leaving_means(manager: Swarm | None) -> str:
     if manager is None:
         return "Doing so may lose the consensus of your cluster. " + ONLY_WAY
     managers = [node.id for node in manager.state.nodes.values() if node.manager_address]
-    reachable = len(manager.standing.present.intersection(managers))
+    reachable = len(manager.leadership_status.present.intersection(managers))
     if len(managers) <= 1:
         return LAST_MANAGER
     if 2 * (reachable - 1) <= len(managers):

@@ -12,7 +12,7 @@ from pathlib import Path
 from weft.daemon.running_manager import reissued
 from weft.errors import WeftError
 from weft.session.identity import Credentials, IdentityStore, Member
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ async def forget(data: Path, run: Path) -> None:
     IdentityStore(data).erase()
 
 
-async def undo(identity: IdentityStore, store: Elsewhere | None) -> None:
+async def undo(identity: IdentityStore, store: ExternalEtcd | None) -> None:
     """`store`: it has a swarm, and this node made it."""
     identity.erase()
     if store is not None:
         await erase(store)
 
 
-async def erase(store: Elsewhere) -> None:
+async def erase(store: ExternalEtcd) -> None:
     try:
         await store.erase()
     except WeftError as cause:

@@ -9,7 +9,7 @@
     manager       alone           yes, others are wanted  MOVE      copy the state to a store that can be shared
     manager       nowhere         no                      JOIN      be given a part of the managers' store
     manager       shared          no                      OPEN_SHARED
-    manager       elsewhere       no                      OPEN_EXTERNAL
+    manager       external        no                      OPEN_EXTERNAL
     manager       -               yes                     NOTHING
 
 A node whose files are damaged goes on as it is for as long as it is to be a manager: somebody has to decide.
@@ -21,7 +21,7 @@ from typing import Literal
 
 from weft.model.node import Role
 
-StoreKind = Literal["none", "alone", "shared", "elsewhere"]
+StoreKind = Literal["none", "alone", "shared", "external"]
 
 
 class Step(Enum):

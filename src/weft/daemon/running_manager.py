@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 
 from weft.control import revocation
+from weft.daemon.later_epoch import later_epoch
 from weft.daemon.manager_host import DATABASE, NO_ETCD, ManagerHost
-from weft.daemon.outlived import later_epoch
 from weft.daemon.store_part import Door, restart_in_turn
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
@@ -37,15 +37,15 @@ from weft.manager.ports import HostSettings, ManagerPorts
 from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, Kind, cluster_of
 from weft.session.client import EpochClient
-from weft.session.identity import Credentials, Member, Wallet
+from weft.session.identity import Credentials, CredentialSource, Member
 from weft.session.logs import ManagerRelay
 from weft.session.server import SessionServer
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv
 from weft.store.etcd.client import GatewayClient
-from weft.store.etcd.elsewhere import Elsewhere
 from weft.store.etcd.engine import EtcdStore
+from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.leadership import EtcdLeadership
 from weft.store.etcd.process import EtcdMember, MemberEnded
 from weft.store.etcd.space import keep_free
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 VALIDITY_CHECK = 60.0
 """Seconds between two looks at the sole manager's own certificate."""
-ELSEWHERE = (
+EXTERNAL = (
     "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
 )
 LOST = "cannot open the swarm's state {where}: {why}. Nothing was changed there. {advice}"
@@ -86,12 +86,12 @@ class RunningManager:
         self._kv = kv
         self._closing = closing
         self._etcd: EtcdMember | None = None
-        self._outlived: asyncio.Task[int] | None = None
-        self._elsewhere: Elsewhere | None = None
+        self._asking: asyncio.Task[int] | None = None
+        self._external_etcd: ExternalEtcd | None = None
 
     @property
     def is_alone(self) -> bool:
-        return self._kv is None and self._elsewhere is None
+        return self._kv is None and self._external_etcd is None
 
     def beside(self, task: asyncio.Task[None]) -> None:
         """The task ends with this manager."""
@@ -103,9 +103,9 @@ class RunningManager:
 
     async def resign(self, peer_url: str) -> bool:
         """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
-        for ever. A store elsewhere is left to the other managers; whether there are none, and it is to be erased."""
+        for ever. An external store is left to the other managers; whether there are none, and it is to be erased."""
         try:
-            if self._elsewhere is not None:
+            if self._external_etcd is not None:
                 return await self.manager.resign()
             if self._kv is None:
                 return False
@@ -138,21 +138,21 @@ class RunningManager:
     @property
     def later_epoch(self) -> int | None:
         """Of the cluster, which was begun anew without this manager."""
-        return self._outlived.result() if self._outlived is not None and self._outlived.done() else None
+        return self._asking.result() if self._asking is not None and self._asking.done() else None
 
     async def part_lost(self) -> None:
         """Until `lost_its_part`."""
-        if self._etcd is None or self._outlived is None:
+        if self._etcd is None or self._asking is None:
             await asyncio.get_running_loop().create_future()
         else:
-            await first(self._etcd.removed.wait(), asyncio.wait((self._outlived,)))
+            await first(self._etcd.removed.wait(), asyncio.wait((self._asking,)))
 
-    def ask_others(self, own: Callable[[], int], wallet: Wallet) -> None:
+    def ask_others(self, own: Callable[[], int], credential_source: CredentialSource) -> None:
         """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch that this node knows."""
         cluster = self.manager.cluster.id
-        ask = EpochClient(wallet, cluster, partial(is_revoked, self.store))
-        self._outlived = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
-        self._closing.push_async_callback(ended, self._outlived)
+        ask = EpochClient(credential_source, cluster, partial(is_revoked, self.store))
+        self._asking = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
+        self._closing.push_async_callback(ended, self._asking)
 
     @property
     def has_company(self) -> bool:
@@ -206,12 +206,12 @@ async def reissued(data: Path, member: Member) -> Credentials:
 
 async def _renew(host: ManagerHost, store: Store) -> None:
     """The certificate, if it should have been renewed by now."""
-    own, wallet = host.member(), host.wallet
+    own, credential_source = host.member(), host.credential_source
     renewed = await certificates.self_issued(
-        store, own.node, own.advertise_address, wallet.credentials, time.time_ns(), secrets.token_bytes
+        store, own.node, own.advertise_address, credential_source.credentials, time.time_ns(), secrets.token_bytes
     )  # fmt: skip
     if renewed is not None:
-        wallet.replace(renewed)
+        credential_source.replace(renewed)
         log.info("credentials.self_issued node=%s", own.node)
 
 
@@ -228,8 +228,8 @@ async def _stay_valid(host: ManagerHost, store: Store) -> None:
 
 async def found(host: ManagerHost, store: Store) -> RunningManager:
     """Of a swarm's first manager, with the store that it has made; it belongs to the manager from here on. All or nothing."""
-    if host.elsewhere is not None:
-        return await open_external(host, host.elsewhere, store)
+    if host.external_etcd is not None:
+        return await open_external(host, host.external_etcd, store)
     return await open_alone(host, store)
 
 
@@ -253,9 +253,9 @@ async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> 
         opened.push_async_callback(door.close)
         running = await _take(host, store, leadership, kv, "", opened, refuse=door.refuse)
     running._etcd = etcd
-    running.ask_others(lambda: host.member().epoch, host.wallet)
+    running.ask_others(lambda: host.member().epoch, host.credential_source)
     if alone_from_now_on:
-        await running.manager.outlive_others()
+        await running.manager.go_on_alone()
     running.beside(asyncio.create_task(keep_free(kv), name="space"))
     running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
     return running
@@ -283,7 +283,7 @@ async def _shared(host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened
         raise OperationFailed(f"{cause}; its data is {data}. If that is damaged: {REJOIN}") from cause
 
 
-async def open_external(host: ManagerHost, where: Elsewhere, store: Store | None = None) -> RunningManager:
+async def open_external(host: ManagerHost, where: ExternalEtcd, store: Store | None = None) -> RunningManager:
     """`store`: that one, if it is open already; as in `found`."""
     own = host.member()
     if store is None:
@@ -295,8 +295,8 @@ async def open_external(host: ManagerHost, where: Elsewhere, store: Store | None
         opened.push_async_callback(kv.close)
         leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)
         opened.push_async_callback(leadership.close)
-        running = await _take(host, store, leadership, None, "", opened, ELSEWHERE.format(store=where))
-    running._elsewhere = where
+        running = await _take(host, store, leadership, None, "", opened, EXTERNAL.format(store=where))
+    running._external_etcd = where
     running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
     return running
 
@@ -338,7 +338,7 @@ async def _take(
 ) -> RunningManager:  # fmt: skip
     """`opened`: what is to be closed with the manager; it belongs to the manager if this returns."""
     member = host.member()
-    relay = ManagerRelay(host.wallet, partial(is_revoked, store))
+    relay = ManagerRelay(host.credential_source, partial(is_revoked, store))
     manager = Manager(
         member.node, store, leadership,
         ManagerPorts(
@@ -350,7 +350,7 @@ async def _take(
         ),
         kv,
     )  # fmt: skip
-    server = SessionServer(manager, member.cluster, host.wallet)
+    server = SessionServer(manager, member.cluster, host.credential_source)
     await server.start(member.listen_address)
     opened.push_async_callback(server.close)
     await manager.start()

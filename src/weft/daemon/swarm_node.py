@@ -21,6 +21,7 @@ import msgspec
 from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
 from weft.agent.agent import Agent
 from weft.control.allocator.routes import worth_telling
+from weft.daemon.environment import NodeEnvironment
 from weft.daemon.manager_host import DATABASE, ManagerHost
 from weft.daemon.manager_parts import HostParts
 from weft.daemon.membership import RoleFollower
@@ -28,7 +29,6 @@ from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.role_steps import Step, StoreKind
 from weft.daemon.running_manager import RunningManager, is_revoked
 from weft.daemon.store_part import leave_store
-from weft.daemon.surroundings import Surroundings
 from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
@@ -45,7 +45,7 @@ from weft.pki.certificate import holder
 from weft.session.base import AdmissionRequest, AgentSession, SessionClosed
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
-from weft.session.identity import Credentials, IdentityStore, Member, Wallet, new_key
+from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.logs import LogConnector
 from weft.session.messages import CertificateRequest
 from weft.store.base import Store
@@ -68,17 +68,17 @@ Managers = tuple[tuple[NodeId, str], ...]
 
 class SwarmNode:
     def __init__(
-        self, around: Surroundings, identity: IdentityStore, member: Member, credentials: Credentials,
+        self, environment: NodeEnvironment, identity: IdentityStore, member: Member, credentials: Credentials,
         trouble: str = "",
     ) -> None:  # fmt: skip
         """`trouble`: why the credentials are of no use. The agent goes on with what it has then, and the node
         is as it was last."""
-        self._around = around
+        self._environment = environment
         self._identity = identity
-        self._wallet = Wallet(credentials, identity.save_credentials)
+        self._credential_source = CredentialSource(credentials, identity.save_credentials)
         self._host = ManagerHost(
-            member=lambda: self.member, wallet=self._wallet, data=around.data, run=around.run, routes=around.host.routes,
-            own_ports=around.own_ports, elsewhere=around.elsewhere,
+            member=lambda: self.member, credential_source=self._credential_source, data=environment.data, run=environment.run, routes=environment.host.routes,
+            own_ports=environment.own_ports, external_etcd=environment.external_etcd,
         )  # fmt: skip
         self._parts = HostParts(self._host, self, self._begun)
         self._role = RoleFollower(self._parts, trouble)
@@ -89,22 +89,22 @@ class SwarmNode:
         role = holder(credentials.certificate).role if not trouble else member.role
         self.member = msgspec.structs.replace(member, role=role)
         facts = msgspec.structs.replace(
-            around.facts(member.node, member.data_path_address), own_ports=_own_ports(around, member)
+            environment.facts(member.node, member.data_path_address), own_ports=_own_ports(environment, member)
         )
-        self.agent = Agent(member.node, around.data / "agent", facts, around.engine, self._adapters(bool(trouble)))
+        self.agent = Agent(member.node, environment.data / "agent", facts, environment.engine, self._adapters(bool(trouble)))
 
     def _adapters(self, has_no_credentials: bool) -> Adapters:
-        host, wallet = self._around.host, self._wallet
+        host, credential_source = self._environment.host, self._credential_source
         managers = ManagerAdapters(
-            connect=self._cannot_connect if has_no_credentials else host.connector(wallet, self._manager_addresses, self._is_revoked),
-            changed=self._remember_managers, publish=LogConnector(wallet, self._is_revoked), open_echo=host.open_echo,
+            connect=self._cannot_connect if has_no_credentials else host.connector(credential_source, self._manager_addresses, self._is_revoked),
+            changed=self._remember_managers, publish=LogConnector(credential_source, self._is_revoked), open_echo=host.open_echo,
             epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
         )  # fmt: skip
         certificate = CertificateAdapters(
-            wallet=wallet, advertise_address=str(self.member.advertise_address), changed=self._take_role
+            credential_source=credential_source, advertise_address=str(self.member.advertise_address), changed=self._take_role
         )  # fmt: skip
         return Adapters(
-            managers=managers, description=host.description, origin=self._around.engine.adapters.origin,
+            managers=managers, description=host.description, origin=self._environment.engine.adapters.origin,
             routes=lambda: worth_telling(host.routes()), certificate=None if has_no_credentials else certificate,
         )  # fmt: skip
 
@@ -112,17 +112,17 @@ class SwarmNode:
 
     @classmethod
     async def found(
-        cls, around: Surroundings, request: InitRequest, advertise: IPv4Address, data_path: IPv4Address
+        cls, environment: NodeEnvironment, request: InitRequest, advertise: IPv4Address, data_path: IPv4Address
     ) -> "SwarmNode":
         """A new swarm with this node as its manager. All or nothing."""
         port = request.listen_address.rpartition(":")[2]
         founder = Founder(
-            description=around.host.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
+            description=environment.host.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
         )  # fmt: skip
         root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
-        around.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = await _new_store(around)
-        identity, created = IdentityStore(around.data), False
+        environment.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = await _new_store(environment)
+        identity, created = IdentityStore(environment.data), False
         try:
             cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), secrets.token_bytes)
             created, key = True, new_key()
@@ -133,31 +133,31 @@ class SwarmNode:
             member = Member(
                 node=node.id, cluster=cluster.id, role="manager", advertise_address=advertise, data_path_address=data_path,
                 listen_address=request.listen_address, managers=((node.id, founder.manager_address),),
-                store="elsewhere" if around.elsewhere is not None else "alone",
+                store="external" if environment.external_etcd is not None else "alone",
             )  # fmt: skip
             identity.save(member, credentials)
         except BaseException:
             await store.close()
-            await undo(identity, around.elsewhere if created else None)
+            await undo(identity, environment.external_etcd if created else None)
             raise
-        swarm = cls(around, identity, member, credentials)
+        swarm = cls(environment, identity, member, credentials)
         try:
             await swarm._parts.found(store)
         except BaseException:
             await swarm.close()
-            await undo(identity, around.elsewhere if created else None)
+            await undo(identity, environment.external_etcd if created else None)
             raise
         swarm._begin()
         return swarm
 
     @classmethod
     async def enter(
-        cls, around: Surroundings, request: JoinRequest, advertise: IPv4Address, data_path: IPv4Address
+        cls, environment: NodeEnvironment, request: JoinRequest, advertise: IPv4Address, data_path: IPv4Address
     ) -> "SwarmNode":
         """Joins an existing swarm. The node's manager may not run yet when this returns."""
 
         def ask(csr: str) -> AdmissionRequest:
-            hostname = around.host.description().hostname
+            hostname = environment.host.description().hostname
             return AdmissionRequest(
                 token=request.token, csr=csr, hostname=hostname, data_path_address=data_path,
                 availability=request.availability, advertise_address=str(advertise),
@@ -168,16 +168,16 @@ class SwarmNode:
             node=admitted.node, cluster=admitted.cluster, role=admitted.role, advertise_address=advertise,
             data_path_address=data_path, listen_address=request.listen_address, managers=admitted.managers,
         )  # fmt: skip
-        identity = IdentityStore(around.data)
+        identity = IdentityStore(environment.data)
         identity.save(member, credentials)
-        swarm = cls(around, identity, member, credentials)
+        swarm = cls(environment, identity, member, credentials)
         swarm._begin()
         return swarm
 
     @classmethod
-    async def resume(cls, around: Surroundings) -> "SwarmNode | None":
+    async def resume(cls, environment: NodeEnvironment) -> "SwarmNode | None":
         """The swarm that the last daemon on this data root was part of."""
-        identity = IdentityStore(around.data)
+        identity = IdentityStore(environment.data)
         found = identity.load()
         if found is None:
             return None
@@ -185,8 +185,8 @@ class SwarmNode:
         trouble = identity.trouble(member, credentials)
         if trouble:
             credentials, trouble = await mended(identity, member, credentials, trouble)
-        swarm = cls(around, identity, member, credentials, trouble)
-        if swarm.member.store == "none" and swarm.is_manager and (around.data / DATABASE).exists():
+        swarm = cls(environment, identity, member, credentials, trouble)
+        if swarm.member.store == "none" and swarm.is_manager and (environment.data / DATABASE).exists():
             swarm._save(store="alone")  # written before there was a choice
         swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone" and not trouble:
@@ -257,8 +257,8 @@ class SwarmNode:
             running = self._parts.running
             is_last = running is not None and await running.resign(self._host.settings.peer_url)
             await self.close()
-            if is_last and self._around.elsewhere is not None:
-                await erase(self._around.elsewhere)
+            if is_last and self._environment.external_etcd is not None:
+                await erase(self._environment.external_etcd)
             if self._host.has_part:
                 await leave_store(self._host)
             self._identity.erase()
@@ -299,8 +299,8 @@ class SwarmNode:
 
     def _check_store(self) -> None:
         """Raises `FailedPrecondition` if the daemon was started with another store than this manager's."""
-        configured = self._around.elsewhere
-        if self.member.store == "elsewhere" and configured is None:
+        configured = self._environment.external_etcd
+        if self.member.store == "external" and configured is None:
             raise FailedPrecondition(
                 f"cannot resume manager {self.member.node}: the swarm's state is in an etcd elsewhere: set store in the daemon's "
                 "configuration as it was"
@@ -317,7 +317,7 @@ class SwarmNode:
     async def _pump_events(self, manager: Manager) -> None:
         with contextlib.suppress(Unavailable):
             async for event in manager.events():
-                self._around.engine.events.add(event)
+                self._environment.engine.events.add(event)
 
     # --- what is remembered
 
@@ -371,13 +371,13 @@ class SwarmNode:
             self._keep(epoch=epoch)
 
 
-def _own_ports(around: Surroundings, member: Member) -> frozenset[PortKey]:
+def _own_ports(environment: NodeEnvironment, member: Member) -> frozenset[PortKey]:
     """Also of a worker, which may become a manager: its rules are there before it listens."""
     session = decimal(member.listen_address.rpartition(":")[2]) or SESSION_PORT
-    return frozenset({*around.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
+    return frozenset({*environment.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
 
 
-async def _new_store(around: Surroundings) -> Store:
-    if around.elsewhere is not None:
-        return await around.elsewhere.begin(time.time_ns)
-    return SqliteStore.open(around.data / DATABASE, time.time_ns)
+async def _new_store(environment: NodeEnvironment) -> Store:
+    if environment.external_etcd is not None:
+        return await environment.external_etcd.begin(time.time_ns)
+    return SqliteStore.open(environment.data / DATABASE, time.time_ns)

@@ -18,7 +18,7 @@ from weft.dns.zone import Zone
 from weft.errors import InvalidArgument
 
 TTL = 600
-"""Seconds; the original's."""
+"""Seconds; Docker Swarm's."""
 REVERSE = ".in-addr.arpa"
 
 Transport = Literal["udp", "tcp"]

@@ -8,7 +8,7 @@ from weft.model.container import Container, NodeEvent
 from weft.model.meta import SECOND, Nanoseconds
 
 REMEMBERED = 256
-"""The original's number."""
+"""Docker's number."""
 UNREAD = 4096
 """Events that a listener may be behind; one that is further behind is cut off, so that it cannot fill the memory."""
 

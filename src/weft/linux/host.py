@@ -82,7 +82,7 @@ class Addresses(NamedTuple):
 def choose_addresses(
     listen: str, advertise: str, data_path: str, found: Sequence[Interface] | None = None
 ) -> Addresses:  # fmt: skip
-    """Of what a user asks for, as addresses or names of interfaces: as in the original (moby daemon/cluster/listen_addr.go), but
+    """Of what a user asks for, as addresses or names of interfaces: as in Docker (moby daemon/cluster/listen_addr.go), but
     for the data path. That has to be an address of this host; if none is said, it is the advertised one, or the host's only
     one if that is another's, or good on this host only. Raises `InvalidArgument`."""
     found = all_interfaces() if found is None else found
@@ -141,8 +141,8 @@ def _named(text: str, found: Sequence[Interface], what: str, hint: str, unspecif
 
 
 def default_advertise_address(found: Sequence[Interface] | None = None) -> IPv4Address:
-    """The system's only address, as in the original: of its hardware, or if that has none, of anything. Raises InvalidArgument
-    with the original's text."""
+    """The system's only address, as in Docker: of its hardware, or if that has none, of anything. Raises InvalidArgument
+    with Docker's text."""
     usable = interfaces() if found is None else [interface for interface in found if interface.name != LOOPBACK]
     active = [interface for interface in usable if interface.up]
     hardware = [pair for interface in active if not interface.kind for pair in _global_addresses(interface)]

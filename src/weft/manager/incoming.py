@@ -57,7 +57,7 @@ MAX_PORTS = 1000
 MAX_LINES, MAX_LINE = 4096, 64 << 10
 """Lines in one message, and bytes of one: publishers cut at 16 KiB and send 64 KiB at a time."""
 MAX_LOG_ERRORS = 1000
-OUTLIVED = (
+EARLIER_EPOCH = (
     "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun "
     "epoch {epoch} without it"
 )
@@ -75,7 +75,7 @@ M = TypeVar("M")
 def check_epoch(cluster: Cluster, known: int) -> None:
     """`known`: the latest of the cluster that a node was told of. Raises `FailedPrecondition`."""
     if known > cluster.epoch:
-        raise FailedPrecondition(OUTLIVED.format(epoch=known, own=cluster.epoch))
+        raise FailedPrecondition(EARLIER_EPOCH.format(epoch=known, own=cluster.epoch))
 
 
 def checked(message: M, source: str = "") -> M:

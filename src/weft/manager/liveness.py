@@ -14,13 +14,13 @@ import msgspec
 
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState
-from weft.model.standing import Standing
 from weft.model.state import ClusterState, Decision, Put
 
 GRACE_PERIODS = 3
-"""Heartbeats that may be missed, as in the original."""
+"""Heartbeats that may be missed, as in Docker Swarm."""
 START_FACTOR = 2
 STALLED = 2
 """Heartbeats between two looks."""
@@ -56,7 +56,7 @@ class Liveness:
         """Nobody could have been heard until now."""
         self._deadlines, self._last = {}, None
 
-    def reconcile(self, state: ClusterState, now: Nanoseconds, standing: Standing) -> Decision:
+    def reconcile(self, state: ClusterState, now: Nanoseconds, leadership_status: LeadershipStatus) -> Decision:
         """Nodes whose time is over become DOWN. Asks to be called at least once in a heartbeat: that a manager has gone is no change
         of the state, and a longer pause tells that this one was stopped."""
         cluster = state.cluster
@@ -69,7 +69,7 @@ class Liveness:
             self._deadlines = {}
         self._last = now
         first = max(now + grace(cluster.spec), self._began + START_FACTOR * grace(cluster.spec))
-        alive = {id: node for id, node in state.nodes.items() if self._answers_for(node, standing)}
+        alive = {id: node for id, node in state.nodes.items() if self._answers_for(node, leadership_status)}
         self._deadlines = {id: self._deadlines.get(id, first) for id in alive}
         silent = [id for id, deadline in self._deadlines.items() if deadline <= now]
         lost = self._without_those_in_the_queue(silent, cluster.spec, now)
@@ -82,12 +82,12 @@ class Liveness:
         more = (MOST_GRACES - 1) * grace(spec)
         return [id for id in silent if self._deadlines[id] + more <= now]
 
-    def _answers_for(self, node: Node, standing: Standing) -> bool:
+    def _answers_for(self, node: Node, leadership_status: LeadershipStatus) -> bool:
         if node.status.state is NodeState.DOWN:
             return False
         if node.status.manager == self._own:
             return True
-        return standing.leader == self._own and node.status.manager not in standing.present
+        return leadership_status.leader == self._own and node.status.manager not in leadership_status.present
 
 
 def _down(node: Node, now: Nanoseconds) -> Node:

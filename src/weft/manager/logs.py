@@ -27,7 +27,7 @@ from weft.model.task import Task, TaskState
 from weft.session.base import Identity, LogRequest, LogSource, Relay, SessionClosed
 from weft.session.messages import FromPublisher, LogLines, PublishLogs
 from weft.store.base import Store
-from weft.system.bounded_queue import Handover
+from weft.system.bounded_queue import BoundedQueue
 from weft.system.rate import TokenBucket
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ MOST_SAID = 1000
 """Characters of what a node says of its errors."""
 
 INCOMPLETE = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
-"""The original's."""
+"""Docker Swarm's."""
 
 Tell = Callable[[NodeId, PublishLogs], None]
 """To a node with a session with this manager. Raises `FailedPrecondition` if it has none, `InvalidArgument` if it cannot publish."""
@@ -139,13 +139,13 @@ class LogBroker:
         subscription = self._live.get(id)
         if subscription is None or not (arrival := subscription.arrived(source)):
             raise Forbidden(f"no logs of node {peer.node} are wanted for {id!r}")
-        standing = self._publishers.setdefault(peer.node, {})
-        standing[arrival] = peer
+        leadership_status = self._publishers.setdefault(peer.node, {})
+        leadership_status[arrival] = peer
         try:
             await arrival.over.wait()
         finally:
-            del standing[arrival]
-            if not standing:
+            del leadership_status[arrival]
+            if not leadership_status:
                 del self._publishers[peer.node]
 
     def _address(self) -> str:
@@ -204,7 +204,7 @@ class Subscription:
         self._window = asyncio.Semaphore(WINDOW)
         self._awaited: dict[NodeId, Arrival] = {}
         self._seen: Seen = {}
-        self.lines: Handover[TaskLog] = Handover(UNREAD)
+        self.lines: BoundedQueue[TaskLog] = BoundedQueue(UNREAD)
         self.reasons: list[str] = []
         """Why something is missing."""
 

@@ -36,12 +36,12 @@ from weft.manager.transaction import transact
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.service import ServiceSpec
-from weft.model.standing import Standing
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind, cluster_of
 from weft.session.base import (
     AdmissionRequest,
@@ -115,7 +115,7 @@ class Manager:
     async def _lead(self) -> None:
         """The control loops, whenever this manager leads. Each time they are new and look at everything: what the last leader did
         and saw, they find in the state."""
-        seen = self._leadership.standing
+        seen = self._leadership.leadership_status
         while True:
             if seen.leader != self._own:
                 seen = await self._leadership.next(seen)
@@ -126,13 +126,13 @@ class Manager:
             except Unavailable as cause:
                 log.warning("leader.waits cause=%s", cause)
                 await asyncio.sleep(LEAD_RETRY)
-                seen = self._leadership.standing
+                seen = self._leadership.leadership_status
                 continue
             leading = asyncio.create_task(self._run_loops())
             try:
                 while seen.leader == self._own and not leading.done():
                     await first(asyncio.wait((leading,)), self._leadership.next(seen))
-                    seen = self._leadership.standing
+                    seen = self._leadership.leadership_status
             finally:
                 leading.cancel()
                 with suppress(asyncio.CancelledError):
@@ -203,7 +203,7 @@ class Manager:
             self._liveness.forget()
             spec = cluster_of(state).spec
             return Decision(wake_at=now + spec.heartbeat)
-        return self._liveness.reconcile(state, now, self._leadership.standing)
+        return self._liveness.reconcile(state, now, self._leadership.leadership_status)
 
     # --- agents (cluster.base.Manager)
 
@@ -238,9 +238,9 @@ class Manager:
     async def take_logs(self, source: LogSource, subscription: str) -> None:
         await self._logs.take(source, subscription)
 
-    async def outlive_others(self) -> None:
+    async def go_on_alone(self) -> None:
         """The other managers are lost, and with them their parts of the store."""
-        await transact(self._store, lambda state: nodes.bereavement(state, self._own))
+        await transact(self._store, lambda state: nodes.forced_beginning(state, self._own))
 
     async def resign(self) -> bool:
         """This manager is one no more. Whether it was the last, which stays what it is."""
@@ -281,12 +281,12 @@ class Manager:
     @property
     def absent(self) -> tuple[str, ...]:
         """`host:port` of the other managers that take no part now."""
-        present = {self._own, *self.standing.present}
+        present = {self._own, *self.leadership_status.present}
         return tuple(address for id, address in manager_addresses(self._store.state) if id not in present)
 
     @property
-    def standing(self) -> Standing:
-        return self._leadership.standing
+    def leadership_status(self) -> LeadershipStatus:
+        return self._leadership.leadership_status
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """New events of swarm objects, without end."""
@@ -338,7 +338,7 @@ class Manager:
         await self._write(lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await self._write(lambda state: nodes.update(state, id, version, spec, self.standing, self._host.obstacle))
+        await self._write(lambda state: nodes.update(state, id, version, spec, self.leadership_status, self._host.obstacle))
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
         await self._write(lambda state: nodes.removal(state, id, force))

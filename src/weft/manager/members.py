@@ -165,10 +165,10 @@ class Membership:
         in that is to go."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DOOR_PATIENCE):
-                while _open_doors(self._store.state, self._leadership.standing.present):
+                while _open_doors(self._store.state, self._leadership.leadership_status.present):
                     await asyncio.sleep(DOOR_LOOK)
                 return
-        late = _open_doors(self._store.state, self._leadership.standing.present)
+        late = _open_doors(self._store.state, self._leadership.leadership_status.present)
         log.warning("member.not_refused managers=%s", ",".join(sorted(late)))
 
     def _required(self) -> Kv:

@@ -13,7 +13,7 @@ from weft.store.base import Store, Subscription
 
 KINDS_AWAITED: tuple[Kind, ...] = ("network",)
 ALLOCATION_TIMEOUT = 20.0
-"""Seconds; the original's time for a request to the cluster."""
+"""Seconds; Docker Swarm's time for a request to the cluster."""
 
 
 async def create(store: Store, id: NetworkId, spec: NetworkSpec) -> Network:

@@ -1,7 +1,7 @@
 """Which hosts are gone, so that new connections are not sent there: told by the kernel of the host itself, which is asked.
 
 A session that ended may be a daemon that is restarting, or a host that is gone: the host is asked at once. One that loses its power or
-its cable without a word is found by `vigil.py`, which asks the hosts of all sessions all the time, and those of the other managers,
+its cable without a word is found by `host_monitor.py`, which asks the hosts of all sessions all the time, and those of the other managers,
 whose own sessions are with themselves.
 
 Containers and their traffic outlive a daemon, so the end of a session says nothing of the tasks, and silence takes three heartbeats
@@ -29,7 +29,7 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import Change, ClusterState, Put
 from weft.session.base import Echo
-from weft.session.host_monitor import PERIOD, Vigil
+from weft.session.host_monitor import PERIOD, HostMonitor
 from weft.store.base import Store
 from weft.system.supervision import contained, lasting
 
@@ -75,7 +75,7 @@ class Suspicion:
         self._news: asyncio.Queue[_Loss] = asyncio.Queue()
         self._here: set[NodeId] = set()
         """Nodes with a session with this manager."""
-        self._vigil = Vigil(open_echo, self._hosts, self._gone) if open_echo is not None else None
+        self._host_monitor = HostMonitor(open_echo, self._hosts, self._gone) if open_echo is not None else None
         self._silent: dict[NodeId, NodeStatus] = {}
         self._some_silent = asyncio.Event()
 
@@ -95,10 +95,10 @@ class Suspicion:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            if (vigil := self._vigil) is not None:
-                group.create_task(lasting("vigil", vigil.run))
-                group.create_task(lasting("silent hosts", partial(self._suspect_silent, vigil)))
-                group.create_task(lasting("suspected hosts", partial(self._believe, vigil)))
+            if (host_monitor := self._host_monitor) is not None:
+                group.create_task(lasting("host monitor", host_monitor.run))
+                group.create_task(lasting("silent hosts", partial(self._suspect_silent, host_monitor)))
+                group.create_task(lasting("suspected hosts", partial(self._believe, host_monitor)))
             while True:
                 loss = await self._news.get()
                 group.create_task(contained(f"probe of node {loss.node}", self._look(loss)))
@@ -150,11 +150,11 @@ class Suspicion:
                 self._silent[id] = node.status
                 self._some_silent.set()
 
-    async def _suspect_silent(self, vigil: Vigil) -> None:
+    async def _suspect_silent(self, host_monitor: HostMonitor) -> None:
         """All of them together, again and again. One may have been the managers' leader: then nothing is committed before there is
         another, and what the store was asked for before is lost."""
         while True:
-            self._silent = {id: status for id, status in self._silent.items() if self._is(id, status) and not vigil.answers(id)}
+            self._silent = {id: status for id, status in self._silent.items() if self._is(id, status) and not host_monitor.answers(id)}
             if not self._silent:
                 self._some_silent.clear()
                 await self._some_silent.wait()
@@ -167,12 +167,12 @@ class Suspicion:
                 log.warning("node.not_suspected nodes=%d cause=%s", len(self._silent), cause)
                 await asyncio.sleep(PAUSE)
 
-    async def _believe(self, vigil: Vigil) -> None:
+    async def _believe(self, host_monitor: HostMonitor) -> None:
         """Those who are suspected, have a session here nevertheless, and answer. This manager's own host always does."""
         while True:
             await asyncio.sleep(PERIOD)
             for id, node in list(self._store.state.nodes.items()):
-                if is_suspected(node, self._own) and id in self._here and (id == self._own or vigil.answers(id)):
+                if is_suspected(node, self._own) and id in self._here and (id == self._own or host_monitor.answers(id)):
                     await self._restore(id)
 
     async def _restore(self, id: NodeId) -> None:

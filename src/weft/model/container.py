@@ -104,7 +104,7 @@ class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     apparmor_profile: str = ""
     """Empty where the host has no AppArmor."""
     cgroup_namespace: bool = False
-    """It sees its own control groups only. Where control groups are of version 1 it sees the host's, as in the original."""
+    """It sees its own control groups only. Where control groups are of version 1 it sees the host's, as in Docker Swarm."""
 
 
 class ContainerState(StrEnum):

@@ -1,4 +1,4 @@
-"""Identifiers. Swarm objects have 25 characters of base 36, containers and sandboxes 64 of hexadecimal, as in the original.
+"""Identifiers. Swarm objects have 25 characters of base 36, containers and sandboxes 64 of hexadecimal, as in Docker Swarm.
 
 The randomness is an argument: 17 bytes for a swarm id, 32 for a container id.
 """

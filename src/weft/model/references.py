@@ -5,7 +5,7 @@ import re
 from weft.errors import InvalidArgument, clip
 
 MAX_NAME = 255
-"""As in the original (distribution/reference)."""
+"""As in Docker Swarm (distribution/reference)."""
 MAX_REFERENCE = MAX_NAME + 1 + 128 + 1 + 71
 """With the longest tag and a digest."""
 

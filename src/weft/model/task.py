@@ -19,7 +19,7 @@ MAX_TEXT = 2048
 
 
 class TaskState(IntEnum):
-    """Observed state only grows. The numbers leave room between states and are the original's."""
+    """Observed state only grows. The numbers leave room between states and are Docker Swarm's."""
 
     NEW = 0
     PENDING = 64

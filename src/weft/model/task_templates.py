@@ -12,7 +12,7 @@ from weft.model.template import MOST_TEMPLATES, Scope, Template
 
 def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
     """With the values of environment variables, the hostname and the mounts' sources and targets filled in. Raises
-    `InvalidArgument` with the original's words for which of them."""
+    `InvalidArgument` with Docker Swarm's words for which of them."""
     number = sum("{{" in text for text in _templates(container))
     if number > MOST_TEMPLATES:
         raise InvalidArgument(f"cannot expand templates: {number} are more than {MOST_TEMPLATES}")

@@ -174,15 +174,15 @@ class _Parser:
             raise TemplateFailure("unexpected {{else}}" if self._end else "unexpected EOF: {{end}} is missing")
         self._end = []
 
-    def _whole(self, around: tuple[str, ...]) -> Pipeline:
-        pipeline = self._pipeline(around)
+    def _whole(self, environment: tuple[str, ...]) -> Pipeline:
+        pipeline = self._pipeline(environment)
         if self._tokens:
             raise TemplateFailure(f"unexpected {clip(self._tokens[0].text)!r}")
         return pipeline
 
-    def _pipeline(self, around: tuple[str, ...] = ()) -> Pipeline:
+    def _pipeline(self, environment: tuple[str, ...] = ()) -> Pipeline:
         self._deeper()
-        variables = self._variables(2 if around else 1)
+        variables = self._variables(2 if environment else 1)
         commands = [self._command(False)]
         while self._tokens and self._tokens[0].text == "|" and self._tokens[0].kind == "sign":
             self._take()

@@ -1,4 +1,4 @@
-"""The functions of templates, as Go's text/template has them and the original adds `join`, and how values are written.
+"""The functions of templates, as Go's text/template has them and Docker Swarm adds `join`, and how values are written.
 
 Values are texts, numbers, truth values, nothing, maps (`dict`) and structures (other mappings: their fields are fixed).
 """

@@ -139,7 +139,7 @@ def _vnis(definitions: Iterable[NetworkDefinition]) -> list[Vni]:
 
 
 def _spi(context: bytes) -> int:
-    """FNV-1a of 32 bits, as the original derives it, moved out of the reserved range."""
+    """FNV-1a of 32 bits, as Docker Swarm derives it, moved out of the reserved range."""
     value = _FNV_OFFSET
     for octet in context:
         value = (value ^ octet) * _FNV_PRIME & 0xFFFFFFFF

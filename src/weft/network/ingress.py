@@ -82,7 +82,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     request = f"meta mark set {REQUEST_MARK:#x}"
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
     choice = f"meta mark & {MARK_MASK:#x} == {REQUEST_MARK:#x} goto mesh-choice"
-    elsewhere = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
+    external_etcd = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
     return "\n".join((
         refusal("mesh-refuse", "port-unreachable"),
         nft.chain("mesh-choice", *published_choice()),
@@ -102,7 +102,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
         nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {choice}"),
         nft.base_chain(
             "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
-            f"oifname {leg} {elsewhere} snat ip to {facts.data_path_address}",
+            f"oifname {leg} {external_etcd} snat ip to {facts.data_path_address}",
         ),
     ))  # fmt: skip
 

@@ -43,7 +43,7 @@ QUIET = {
 
 def mtu_of(definition: NetworkDefinition, facts: NodeFacts) -> int:
     """MTU inside the network: the same on all hosts, or what one sends would not fit through another's interfaces, without a word
-    to the sender. The option that a user sets stands for the underlay's MTU, as in the original."""
+    to the sender. The option that a user sets stands for the underlay's MTU, as in Docker Swarm."""
     agreed = min(definition.underlay_mtu or facts.underlay_mtu, facts.underlay_mtu)
     return overlay_mtu(definition.mtu or agreed, definition.encrypted, definition.icv_bits)
 

@@ -27,7 +27,7 @@ ESP_DEVICE = "esp0"
 ESP_MAC = "02:00:00:00:05:e5"
 """Of that interface. Any will do: nobody else is on that link."""
 ESP_MARK = 0x00D0C4E3
-"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. The original's number."""
+"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. Docker Swarm's number."""
 CLEAR_MARK = ESP_MARK + 2
 """Of VXLAN datagrams that belong to a plain network, where the kernel seals the others."""
 GUARD_TABLE = "weft-guard"

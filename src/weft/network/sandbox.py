@@ -28,7 +28,7 @@ from weft.network.ownership import overlay_namespace
 from weft.network.reply import Interface, Legs
 
 SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
-"""As the original sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
+"""As Docker Swarm sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
 by the runtime, together with what the service asks for."""
 
 

@@ -31,7 +31,7 @@ SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
 SHORTEST_ROOT = timedelta(days=365)
-"""What a root that is brought must have left to live; the original's."""
+"""What a root that is brought must have left to live; Docker Swarm's."""
 SHORTEST_RSA = 2048
 KEY_BYTES = 48
 """Random bytes for a key: enough that taking them modulo the order of P-256 favours none (FIPS 186-5, A.2.1)."""

@@ -107,7 +107,7 @@ def has_key(certificate: str, key: str) -> bool:
 
 def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
     """When that part of its life, from being issued to its end, is over. Nodes that were started together must not ask for
-    new certificates together: the caller draws `fraction`, from 0.5 to 0.8 as in the original."""
+    new certificates together: the caller draws `fraction`, from 0.5 to 0.8 as in Docker Swarm."""
     loaded = load(certificate)
     issued = loaded.not_valid_before_utc + BACKDATE
     due = issued + (loaded.not_valid_after_utc - issued) * fraction

@@ -1,4 +1,4 @@
-"""Join tokens: `SWMTKN-1-<digest of the root certificate>-<secret>`, as in the original.
+"""Join tokens: `SWMTKN-1-<digest of the root certificate>-<secret>`, as in Docker Swarm.
 
 The digest lets a host that knows nothing but the token recognise the swarm's root certificate, before it sends the secret to
 anybody. The secret says which role the host may have; it is compared in constant time.

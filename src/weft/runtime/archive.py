@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 _ENTRIES_MAX = 100_000
 _DOCUMENT_MAX = 4 << 20
-"""Bytes of one JSON document: as the original's for a manifest."""
+"""Bytes of one JSON document: as Docker's for a manifest."""
 _DOCUMENTS_MAX = 64 << 20
 """Bytes of all JSON that an archive has read for it."""
 _IMAGES_MAX = 1000

@@ -54,7 +54,7 @@ class Command:
         self._waiter: asyncio.Task[None] | None = None
 
     async def start(self) -> CommandStreams:
-        """Raises `InvalidArgument` with the original's sentence if there is no such program or it may not be run; `exit_code`
+        """Raises `InvalidArgument` with Docker's sentence if there is no such program or it may not be run; `exit_code`
         is then 127 or 126."""
         if self._started:
             raise Conflict(f"Error: Exec command {self.id} is already running")

@@ -1,4 +1,4 @@
-"""Compressed streams: gzip, bzip2, xz and zstd, told by their first bytes as the original does.
+"""Compressed streams: gzip, bzip2, xz and zstd, told by their first bytes as Docker does.
 
 A stream is a sequence of members, each complete in itself: parallel compressors write many. Every
 step gives a bounded number of bytes, and a decoder's memory is bounded, so it is the reader who

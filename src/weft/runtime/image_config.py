@@ -21,7 +21,7 @@ from weft.runtime.malformed import Malformed, shown
 T = TypeVar("T")
 
 LAYERS_MAX = 125
-"""As the original: more make a chain that overlayfs might not mount."""
+"""As Docker: more make a chain that overlayfs might not mount."""
 _LAST_MOMENT: Nanoseconds = 2**63 - 1
 _ITEMS_MAX = 10_000
 Text = Annotated[str, Meta(max_length=131_071)]

@@ -1,4 +1,4 @@
-"""Images from registries, through skopeo; its errors in the words of the original."""
+"""Images from registries, through skopeo; its errors in the words of Docker."""
 
 import asyncio
 import hashlib
@@ -65,7 +65,7 @@ def _source(name: str, tag: str, digest: str) -> str:
 
 
 def _tls(option: str, name: str) -> list[str]:
-    """Registries on this machine may speak plain HTTP, as with the original."""
+    """Registries on this machine may speak plain HTTP, as with Docker."""
     return [f"{option}=false"] if _LOOPBACK.match(qualified(name)) else []
 
 

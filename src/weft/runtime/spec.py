@@ -33,7 +33,7 @@ _ALL_CAPABILITIES = (
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
 _NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-"""As the original sets them in a network namespace of the container's own: port 80 and ping need
+"""As Docker sets them in a network namespace of the container's own: port 80 and ping need
 no capability. Set nowhere else."""
 
 

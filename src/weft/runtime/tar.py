@@ -3,7 +3,7 @@
 An entry is one header, with what precedes it about the same entry (pax records, GNU long names),
 and its content. All numbers and names are checked before an entry is given out, everything that is
 kept about it is bounded, and nothing here recurses. Where a tar may be read in two ways, it is read
-as Go's archive/tar does, which the original uses.
+as Go's archive/tar does, which Docker uses.
 """
 
 import re
@@ -271,7 +271,7 @@ class _About:
             records = list(_records(content))
             self._records.update(records)
             self.sparse = _listed(records)
-        elif type_ != b"g":  # the original takes no notice of what is said about all entries
+        elif type_ != b"g":  # Docker takes no notice of what is said about all entries
             self._records[type_] = content.partition(b"\0")[0]
         self.empty = type_ == b"g" and not self._records
 
@@ -356,7 +356,7 @@ def _id(name: bytes, what: str, said: int | None, header: _Header, offset: int) 
 
 
 def _bounded(said: Nanoseconds | None, header: _Header) -> Nanoseconds:
-    """What no file system could hold becomes 1970, as in the original."""
+    """What no file system could hold becomes 1970, as in Docker."""
     moment = header.signed("mtime", 136, 12) * SECOND if said is None else said
     return moment if 0 <= moment <= _LAST_TIME else 0
 

@@ -111,7 +111,7 @@ class _Root:
         with _blame(entry):
             head, name = _split("name", entry.name)
             if not name:
-                return  # the layer's own directory, of which the original takes no notice either
+                return  # the layer's own directory, of which Docker takes no notice either
             parent = self._enter(head)
             if name.startswith(_WHITEOUT):
                 self._hide(parent, name)
@@ -174,7 +174,7 @@ class _Root:
             os.setxattr(parent, _OPAQUE_XATTR, b"y")
             return
         if name.startswith(_WHITEOUT_META):
-            return  # aufs' own, which the original does not take either
+            return  # aufs' own, which Docker does not take either
         hidden = name.removeprefix(_WHITEOUT)
         if hidden in (b"", b".", b".."):
             raise Malformed("invalid whiteout name")
@@ -323,7 +323,7 @@ def _path(parent: int, name: bytes) -> bytes:
 
 def _set_attributes(target: int | bytes, attributes: tuple[tuple[bytes, bytes], ...]) -> None:
     """After the owner, whose change takes capabilities away. A file system that has none of a kind
-    goes without, as with the original."""
+    goes without, as with Docker."""
     for key, value in attributes:
         if not key.startswith(_OVERLAY_XATTRS):
             try:

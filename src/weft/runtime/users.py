@@ -1,6 +1,6 @@
 """The user that a container, or a command in it, runs as: names become numbers by the tables in the container's own root.
 
-The rules are the original's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first line that fits counts. A number is an id,
+The rules are Docker's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first line that fits counts. A number is an id,
 whether or not a line has it; a line that does adds the primary group and the groups that name its user as a member.
 
 The tables are the container's to write, at any time. `read_accounts` is the only code that looks at them; a line that is not what
@@ -18,9 +18,9 @@ from weft.system.trees import NotRegularError, read_file_inside
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 _MAX_BYTES = 10 << 20
-"""Of a table; as the original."""
+"""Of a table; as Docker."""
 _MAX_ID = 2**31 - 1
-"""As the original; the kernel has more, but then not all programs."""
+"""As Docker; the kernel has more, but then not all programs."""
 _MAX_DIGITS = 20
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -65,7 +65,7 @@ def _read(root: Path, path: str) -> Table:
 
 def find_user(accounts: Accounts, user: str, groups: Sequence[str] = ()) -> User:
     """`user` is `name|uid[:name|gid]`, empty for root, as in an image or a service; `groups` are supplementary ones, by name or
-    id. Raises `InvalidArgument` with the original's sentence for a name that the tables do not have."""
+    id. Raises `InvalidArgument` with Docker's sentence for a name that the tables do not have."""
     name, _, group = user.partition(":")
     number = _number(name) if name else 0
     login, uid, gid = _find_login(accounts.passwd, name, number)

@@ -22,7 +22,7 @@ from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
 from weft.session import keepalive, tls
 from weft.session.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
-from weft.session.identity import Credentials, Wallet, new_key
+from weft.session.identity import Credentials, CredentialSource, new_key
 from weft.session.messages import MAX_FROM_MANAGER, Epoch, FromAgent, FromManager, Goodbye
 from weft.session.server import decode_frame
 
@@ -106,8 +106,8 @@ class MemberClient:
     """A manager to be, asking the managers there are (`session.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
     or cannot answer now, is passed over. Which certificates were revoked it does not know yet."""
 
-    def __init__(self, wallet: Wallet, managers: Callable[[], Sequence[str]]) -> None:
-        self._contexts = tls.Contexts(wallet, tls.node_context)
+    def __init__(self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]) -> None:
+        self._contexts = tls.Contexts(credential_source, tls.node_context)
         self._managers = managers
 
     async def enlist(self, request: MemberRequest) -> MemberGrant:
@@ -150,10 +150,10 @@ class EpochClient:
     """Asks a manager for the epoch of its cluster."""
 
     def __init__(
-        self, wallet: Wallet, cluster: ClusterId, is_revoked: tls.IsRevoked = tls.none_known
+        self, credential_source: CredentialSource, cluster: ClusterId, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:  # fmt: skip
         self._cluster = cluster
-        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
+        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str) -> int:
         """Raises `Unavailable` if none answers at `host:port`, or one whose certificate was revoked; `Forbidden` if it is not
@@ -181,9 +181,9 @@ class Connector:
     is gone, they have one before it is known that it does not answer."""
 
     def __init__(
-        self, wallet: Wallet, managers: Callable[[], Sequence[str]], is_revoked: tls.IsRevoked = tls.none_known
+        self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]], is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:  # fmt: skip
-        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
+        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
         self._managers = managers
         self._had: list[str] = []
         """Those with which there has been a session, the last one last."""

@@ -1,6 +1,6 @@
 """The node's own certificate: asked for anew in time, or when a manager says so, and taken over only if it is what it should be.
 
-Due at a random point between 50 and 80 % of its life, as in the original; where the managers were away then, it is asked for as soon
+Due at a random point between 50 and 80 % of its life, as in Docker Swarm; where the managers were away then, it is asked for as soon
 as there is a session. The key is new each time and never leaves the node. Whoever has a session has proved to be a manager under the
 root that is trusted now, and so may name another one; it is believed once the node's own certificate is good under it.
 
@@ -20,15 +20,15 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Role
 from weft.pki.authority import make_key, private_pem, request
 from weft.pki.certificate import fingerprint, has_key, holder, renewal_due, verify
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 from weft.session.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 
 log = logging.getLogger(__name__)
 
 EXPIRED = "Swarm certificates have expired. To replace them, leave the swarm and join again."
-"""The original's words: a certificate is asked for with one that is still good."""
+"""Docker Swarm's words: a certificate is asked for with one that is still good."""
 EARLIEST, LATEST = 0.5, 0.8
-"""Of a certificate's life; the original's."""
+"""Of a certificate's life; Docker Swarm's."""
 RETRY = 30 * SECOND
 """After a request that was not answered with a certificate."""
 LONGEST_WAIT = 600 * SECOND
@@ -37,16 +37,16 @@ LONGEST_WAIT = 600 * SECOND
 
 class Renewal:
     def __init__(
-        self, wallet: Wallet, address: str, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes],
+        self, credential_source: CredentialSource, address: str, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes],
         changed: Callable[[Credentials, Role], None],
     ) -> None:  # fmt: skip
         """`address`: that the node advertises. `changed` is told of each new certificate and its role."""
-        self._wallet = wallet
+        self._credential_source = credential_source
         self._address = address
         self._clock = clock
         self._entropy = entropy
         self._changed = changed
-        self._shown = wallet.credentials
+        self._shown = credential_source.credentials
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._offered = ""
         """A root (PEM) that a manager named, and under which the certificate that there is now is no good."""
@@ -56,21 +56,21 @@ class Renewal:
 
     @property
     def trusted(self) -> str:
-        return fingerprint(self._wallet.credentials.root)
+        return fingerprint(self._credential_source.credentials.root)
 
     @property
     def expired(self) -> bool:
         """The node's certificate is over, by this host's clock."""
-        return self._clock() >= holder(self._wallet.credentials.certificate).expires
+        return self._clock() >= holder(self._credential_source.credentials.certificate).expires
 
     def begin(self) -> None:
         """Before a connection is made: what it shows is what there is now."""
-        self._shown = self._wallet.credentials
+        self._shown = self._credential_source.credentials
 
     async def run(self, send: Callable[[CertificateRequest], Awaitable[None]]) -> None:
         """For as long as the session that `send` belongs to has the newest credentials."""
         last_request: Nanoseconds | None = None
-        while self._wallet.credentials is self._shown:
+        while self._credential_source.credentials is self._shown:
             now = self._clock()
             due = now if self._asked else self._due
             if last_request is not None:
@@ -102,14 +102,14 @@ class Renewal:
 
     def take(self, chain: str) -> None:
         """A certificate, in answer to a request."""
-        held, key = self._wallet.credentials, self._key
+        held, key = self._credential_source.credentials, self._key
         if key is None:
             log.warning("certificate.refused cause=nobody asked for one")
             return
         roots = [root for root in (self._offered, held.root) if root]
         try:
             credentials = accepted(held, chain, private_pem(key), roots, self._clock())
-            self._wallet.replace(credentials)
+            self._credential_source.replace(credentials)
         except WeftError as error:
             log.warning("certificate.refused cause=%s", error)
             return
@@ -118,10 +118,10 @@ class Renewal:
 
     def trust(self, root: str) -> None:
         """Another root, in place of the one trusted until now."""
-        held = self._wallet.credentials
+        held = self._credential_source.credentials
         try:
             verify(held.certificate, root, self._clock())
-            self._wallet.replace(msgspec.structs.replace(held, root=root))
+            self._credential_source.replace(msgspec.structs.replace(held, root=root))
         except WeftError as error:
             log.warning("root.postponed cause=%s", error)
             self._offered = root
@@ -132,14 +132,14 @@ class Renewal:
     def _tell(self) -> None:
         self._due = self._draw()
         self._news.set()
-        credentials = self._wallet.credentials
+        credentials = self._credential_source.credentials
         role = holder(credentials.certificate).role
         log.info("credentials.changed role=%s root=%s", role, self.trusted[:12])
         self._changed(credentials, role)
 
     def _draw(self) -> Nanoseconds:
         part = int.from_bytes(self._entropy(4), "big") / 2**32
-        return renewal_due(self._wallet.credentials.certificate, EARLIEST + (LATEST - EARLIEST) * part)
+        return renewal_due(self._credential_source.credentials.certificate, EARLIEST + (LATEST - EARLIEST) * part)
 
 
 def accepted(held: Credentials, chain: str, key: str, roots: Sequence[str], now: Nanoseconds) -> Credentials:

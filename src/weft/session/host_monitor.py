@@ -47,7 +47,7 @@ class _Host:
         """Questions in a row that were answered."""
 
 
-class Vigil:
+class HostMonitor:
     def __init__(
         self, open_echo: Callable[[], Echo], hosts: Callable[[], Hosts], gone: Callable[[Collection[str], bool], None]
     ) -> None:  # fmt: skip

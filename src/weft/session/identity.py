@@ -61,7 +61,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port`, where a manager listens for sessions."""
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
-    store: Literal["none", "alone", "shared", "elsewhere"] = "none"
+    store: Literal["none", "alone", "shared", "external"] = "none"
     """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store, in an etcd
     that somebody else runs."""
     epoch: int = 0
@@ -160,7 +160,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-class Wallet:
+class CredentialSource:
     """The credentials of this node as they are now. Whoever opens a connection takes the newest; who must act on new ones
     subscribes."""
 

@@ -19,7 +19,7 @@ from weft.model import codec
 from weft.session import tls
 from weft.session.base import LogRequest, SessionClosed
 from weft.session.client import FAILURES, open_socket, post
-from weft.session.identity import Wallet
+from weft.session.identity import CredentialSource
 from weft.session.messages import FromPublisher
 
 RELAY_TIMEOUT = 5.0
@@ -31,8 +31,8 @@ LARGEST_ANSWER = 4 << 20
 class ManagerRelay:
     """`session.base.Relay`."""
 
-    def __init__(self, wallet: Wallet, is_revoked: tls.IsRevoked = tls.none_known) -> None:
-        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
+    def __init__(self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known) -> None:
+        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str, request: LogRequest) -> None:
         try:
@@ -45,8 +45,8 @@ class ManagerRelay:
 class LogConnector:
     """`session.base.Publish`."""
 
-    def __init__(self, wallet: Wallet, is_revoked: tls.IsRevoked = tls.none_known) -> None:
-        self._contexts = tls.Contexts(wallet, partial(tls.node_context, is_revoked=is_revoked))
+    def __init__(self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known) -> None:
+        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
 
     async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
         try:

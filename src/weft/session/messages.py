@@ -21,7 +21,7 @@ MAX_FROM_AGENT = 4 << 20
 MAX_REPORT = 2 << 20
 """Bytes of texts in one report: an agent sends fewer statuses if those are long."""
 MAX_STATUSES = 2_000
-"""In one `StatusUpdate`. The original's limit is 10,000, in no particular size."""
+"""In one `StatusUpdate`. Docker Swarm's limit is 10,000, in no particular size."""
 MAX_ROUTES = 1000
 """In a `Hello`."""
 MAX_LOG_LINES = 256 << 10

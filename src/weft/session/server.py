@@ -31,7 +31,7 @@ from weft.model import codec
 from weft.model.ids import ClusterId
 from weft.session import tls
 from weft.session.base import AdmissionRequest, Identity, LogRequest, Manager, MemberRequest, SessionClosed
-from weft.session.identity import Wallet
+from weft.session.identity import CredentialSource
 from weft.session.listener import LIMITS, Limits, Listener
 from weft.session.messages import (
     MAX_FROM_AGENT,
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST = 64 << 10
 """Bytes: a certificate request and a few words."""
 REQUEST_TIMEOUT = 20.0
-"""Seconds, as the original's for joining."""
+"""Seconds, as Docker Swarm's for joining."""
 SESSION_CLOSE_TIMEOUT = 2.0
 
 
@@ -59,10 +59,10 @@ Handler = Callable[[web.Request], Awaitable[bytes]]
 
 
 class SessionServer:
-    def __init__(self, manager: Manager, cluster: ClusterId, wallet: Wallet, limits: Limits = LIMITS) -> None:
+    def __init__(self, manager: Manager, cluster: ClusterId, credential_source: CredentialSource, limits: Limits = LIMITS) -> None:
         self._manager = manager
         self._cluster = cluster
-        self._wallet = wallet
+        self._credential_source = credential_source
         self._limits = limits
         self._limit = LogLimit(time.monotonic)
         self._runner: web.AppRunner | None = None
@@ -89,7 +89,7 @@ class SessionServer:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT, logger=HttpLog(log, self._limit))
         await runner.setup()
         assert runner.server is not None
-        contexts = tls.Contexts(self._wallet, tls.server_context)
+        contexts = tls.Contexts(self._credential_source, tls.server_context)
         listener = Listener(runner.server, contexts.current, self._limits, self._manager.knows)
         try:
             listener.start(listen)
@@ -107,7 +107,7 @@ class SessionServer:
         self._runner = self._listener = None
 
     async def _root(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._wallet.credentials.root)
+        return web.Response(text=self._credential_source.credentials.root)
 
     async def _join(self, request: web.Request) -> bytes:
         admission = codec.decode(await request.read(), AdmissionRequest)
@@ -117,8 +117,8 @@ class SessionServer:
 
     async def _enlist(self, request: web.Request) -> bytes:
         peer = self._manager_at(request)
-        wish = codec.decode(await request.read(), MemberRequest)
-        return codec.encode(await self._manager.enlist(peer, wish))
+        asked = codec.decode(await request.read(), MemberRequest)
+        return codec.encode(await self._manager.enlist(peer, asked))
 
     async def _admit_vote(self, request: web.Request) -> bytes:
         await self._manager.admit_vote(self._manager_at(request))

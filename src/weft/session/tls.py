@@ -12,7 +12,7 @@ from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import ClusterId
 from weft.pki.certificate import UNITS, holder, issuer_id, load, serial_text
 from weft.session.base import Identity
-from weft.session.identity import Credentials, Wallet
+from weft.session.identity import Credentials, CredentialSource
 
 MANAGER_NAME = UNITS["manager"]
 """The host name that clients ask for: only a manager's certificate has it."""
@@ -29,14 +29,14 @@ def none_known(_: str) -> bool:
 class Contexts:
     """Contexts of one kind for the newest credentials, made anew when those change. Connections that exist keep theirs."""
 
-    def __init__(self, wallet: Wallet, make: Callable[[Credentials], ssl.SSLContext]) -> None:
-        self._wallet = wallet
+    def __init__(self, credential_source: CredentialSource, make: Callable[[Credentials], ssl.SSLContext]) -> None:
+        self._credential_source = credential_source
         self._make = make
         self._for: Credentials | None = None
         self._context: ssl.SSLContext | None = None
 
     def current(self) -> ssl.SSLContext:
-        credentials = self._wallet.credentials
+        credentials = self._credential_source.credentials
         if self._context is None or self._for is not credentials:
             self._context, self._for = self._make(credentials), credentials
         return self._context

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from weft.model.standing import Standing
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.state import Change, ClusterState, Event, Kind
 
 
@@ -65,10 +65,10 @@ class Leadership(Protocol):
     """What only the leader does may be done twice for a moment: the store alone keeps two of them from contradicting each other."""
 
     @property
-    def standing(self) -> Standing: ...
+    def leadership_status(self) -> LeadershipStatus: ...
 
-    async def next(self, seen: Standing) -> Standing:
-        """Waits until `standing` is not what was `seen`, and gives it."""
+    async def next(self, seen: LeadershipStatus) -> LeadershipStatus:
+        """Waits until `leadership_status` is not what was `seen`, and gives it."""
         ...
 
     async def resign(self) -> None:

@@ -3,19 +3,19 @@
 import asyncio
 
 from weft.model.ids import NodeId
-from weft.model.standing import Standing
+from weft.model.leadership_status import LeadershipStatus
 
 
 class SoleLeader:
     """`store.base.Leadership` of the embedded store."""
 
     def __init__(self, node: NodeId) -> None:
-        self.standing = Standing(node, frozenset((node,)))
+        self.leadership_status = LeadershipStatus(node, frozenset((node,)))
 
-    async def next(self, seen: Standing) -> Standing:
-        if seen == self.standing:
+    async def next(self, seen: LeadershipStatus) -> LeadershipStatus:
+        if seen == self.leadership_status:
             await asyncio.Event().wait()
-        return self.standing
+        return self.leadership_status
 
     async def resign(self) -> None:
         """There is nobody else."""

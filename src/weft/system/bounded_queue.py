@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Handover(Generic[T]):
+class BoundedQueue(Generic[T]):
     def __init__(self, limit: int) -> None:
         """`limit`: of the sizes of what has not been taken. What is larger passes alone."""
         self._limit = limit

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.task_steps import Fate, Step, TaskView, expired, failed_before, next_step, outcome
+from weft.agent.task_steps import RebootVerdict, Step, TaskView, expired, failed_before, next_step, outcome
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
@@ -82,9 +82,9 @@ READY_TO_GO = running(state=TaskState.PREPARING, container=ContainerState.CREATE
         (running(assigned=False, desired=TaskState.REMOVE), ["STOP", "DELETE", "FINISH", "FORGET"]),
         (running(container=ContainerState.EXITED), ["FINISH", "WAIT"]),
         (running(container=None), ["FINISH", "WAIT"]),
-        (running(container=ContainerState.EXITED, fate=Fate.OPEN), ["WAIT"]),
-        (running(container=ContainerState.EXITED, fate=Fate.OPEN, desired=TaskState.SHUTDOWN), ["FINISH", "WAIT"]),
-        (running(container=ContainerState.EXITED, fate=Fate.REVIVED, connected=False), ["CONNECT", "START", "WATCH"]),
+        (running(container=ContainerState.EXITED, verdict=RebootVerdict.OPEN), ["WAIT"]),
+        (running(container=ContainerState.EXITED, verdict=RebootVerdict.OPEN, desired=TaskState.SHUTDOWN), ["FINISH", "WAIT"]),
+        (running(container=ContainerState.EXITED, verdict=RebootVerdict.REVIVED, connected=False), ["CONNECT", "START", "WATCH"]),
         (running(state=TaskState.FAILED, container=ContainerState.EXITED), ["WAIT"]),
         (running(state=TaskState.FAILED, container=ContainerState.EXITED, desired=TaskState.REMOVE), ["DELETE", "WAIT"]),
         (running(state=TaskState.FAILED, container=ContainerState.EXITED, assigned=False), ["DELETE", "FORGET"]),
@@ -99,7 +99,7 @@ def test_ways_to_the_end(view, expected):
 views = st.builds(
     TaskView, state=st.sampled_from(TaskState), desired=st.sampled_from(TaskState), assigned=st.booleans(),
     container=st.none() | st.sampled_from(ContainerState), image=st.booleans(), connected=st.booleans(),
-    fate=st.sampled_from(Fate),
+    verdict=st.sampled_from(RebootVerdict),
 )  # fmt: skip
 
 

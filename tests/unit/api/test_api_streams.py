@@ -120,7 +120,7 @@ def started(node: FakeNode) -> Any:
 @LOOPS
 @pytest.mark.parametrize("tty", [False, True])
 def test_a_command_that_cannot_be_started_says_so_on_its_output(tmp_path: Path, run: Run, tty: bool) -> None:
-    """As the original, whose clients then ask for the exit code."""
+    """As Docker, whose clients then ask for the exit code."""
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):

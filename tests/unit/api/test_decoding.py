@@ -140,7 +140,7 @@ def structs(wire: type[Wire], path: str = "") -> Iterator[tuple[str, type[Wire]]
 
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "request-fields.json").read_text())
-"""Fields of the requests' bodies in version 1.55 of the API, as its specification and the original's Go types name them."""
+"""Fields of the requests' bodies in version 1.55 of the API, as its specification and Docker's Go types name them."""
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -1,4 +1,4 @@
-"""Filters of lists: which there are, and what their values mean, as in the original."""
+"""Filters of lists: which there are, and what their values mean, as in Docker."""
 
 import asyncio
 import json

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
-from weft.api.schema.container import Surroundings, container_json, container_summary_json
+from weft.api.schema.container import ContainerContext, container_json, container_summary_json
 from weft.api.schema.decoding import decode
 from weft.api.schema.network import (
     VNIS,
@@ -102,7 +102,7 @@ def test_an_inspected_container_looks_as_recorded() -> None:
         ),
     )  # fmt: skip
     image = ImageConfig(cmd=("/usr/sbin/nginx",), exposed_ports=((80, "tcp"),))
-    got = json.loads(encode(container_json(container, Surroundings(image=image, networks=places))))
+    got = json.loads(encode(container_json(container, ContainerContext(image=image, networks=places))))
     for place in settings["Networks"].values():
         place["GwPriority"] = 0  # younger than the recording
     assert got["NetworkSettings"] == settings
@@ -129,14 +129,14 @@ def test_a_network_shows_of_its_subnets_what_was_asked_for() -> None:
 
 
 def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:
-    """As the original, given the same service, does it."""
+    """As Docker, given the same service, does it."""
     config = ContainerConfig(
         id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace="/n", sandbox_id="s",
         ports=(PublishedPort(80, 8083, mode="host"), PublishedPort(53, 32768, "udp", "host")),
     )  # fmt: skip
     running = Container(config=config, image="i", args=("x",), state=ContainerState.RUNNING)
-    around = Surroundings(image=ImageConfig(exposed_ports=((80, "tcp"), (443, "tcp")), volumes=("/v",)))
-    got = container_json(running, around)
+    environment = ContainerContext(image=ImageConfig(exposed_ports=((80, "tcp"), (443, "tcp")), volumes=("/v",)))
+    got = container_json(running, environment)
     assert got["NetworkSettings"]["Ports"] == {
         "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8083"}], "443/tcp": None,
         "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}],
@@ -144,13 +144,13 @@ def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:
     assert got["HostConfig"]["PortBindings"]["80/tcp"] == [{"HostIp": "", "HostPort": "8083"}]
     assert set(got["Config"]["ExposedPorts"]) == {"80/tcp", "443/tcp", "53/udp"}
     assert got["Config"]["Volumes"] == {"/v": {}}
-    assert container_summary_json(running, around, 0)["Ports"] == [
+    assert container_summary_json(running, environment, 0)["Ports"] == [
         {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8083, "Type": "tcp"},
         {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 32768, "Type": "udp"},
         {"PrivatePort": 443, "Type": "tcp"},
     ]
     ended = msgspec.structs.replace(running, state=ContainerState.EXITED)
-    assert container_json(ended, around)["NetworkSettings"]["Ports"] == {}
+    assert container_json(ended, environment)["NetworkSettings"]["Ports"] == {}
 
 
 def test_an_inspected_container_shows_what_confines_it() -> None:
@@ -162,11 +162,11 @@ def test_an_inspected_container_shows_what_confines_it() -> None:
     confined = msgspec.structs.replace(
         bare, confinement=Confinement(masked_paths=("/proc/kcore",), apparmor_profile="docker-default")
     )
-    got = container_json(confined, Surroundings())
+    got = container_json(confined, ContainerContext())
     assert got["AppArmorProfile"] == "docker-default"
     assert got["HostConfig"]["MaskedPaths"] == ["/proc/kcore"]
     assert (got["HostConfig"]["SecurityOpt"], got["HostConfig"]["CgroupnsMode"]) == (None, "host")
-    got = container_json(bare, Surroundings())
+    got = container_json(bare, ContainerContext())
     assert (got["AppArmorProfile"], got["HostConfig"]["MaskedPaths"]) == ("", [])
 
 

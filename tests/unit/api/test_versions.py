@@ -1,4 +1,4 @@
-"""What a request gets that names an older version of the API: as the original's version history has it, from one table."""
+"""What a request gets that names an older version of the API: as Docker's version history has it, from one table."""
 
 import asyncio
 import json

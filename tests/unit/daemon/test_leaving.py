@@ -1,4 +1,4 @@
-"""What a manager says that is to leave the swarm without having been demoted: the original's words, by who would be left."""
+"""What a manager says that is to leave the swarm without having been demoted: Docker Swarm's words, by who would be left."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -7,8 +7,8 @@ import pytest
 
 from weft.daemon.node import LAST_MANAGER, ONLY_WAY, _what_leaving_means
 from weft.model.ids import NodeId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec
-from weft.model.standing import Standing
 from weft.model.state import ClusterState
 
 
@@ -17,13 +17,13 @@ class Known:
     """What a manager knows of the managers."""
 
     state: ClusterState
-    standing: Standing
+    leadership_status: LeadershipStatus
 
 
 def known(managers: str, present: str) -> Any:
     nodes = [Node(id=NodeId(m), spec=NodeSpec(role="manager"), manager_address=f"{m}:2377") for m in managers]
     worker = Node(id=NodeId("w"), spec=NodeSpec(role="worker"))
-    return Known(ClusterState([*nodes, worker], 1), Standing(present=frozenset(map(NodeId, present))))
+    return Known(ClusterState([*nodes, worker], 1), LeadershipStatus(present=frozenset(map(NodeId, present))))
 
 
 @pytest.mark.parametrize(("managers", "present"), [("abc", "abc"), ("abcd", "abcd"), ("abcde", "abcde"), ("abcde", "abcd")])

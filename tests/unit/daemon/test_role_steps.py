@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from weft.daemon.role_steps import RoleFacts, Step, StoreKind, next_step
 
-KINDS: tuple[StoreKind, ...] = ("none", "alone", "shared", "elsewhere")
+KINDS: tuple[StoreKind, ...] = ("none", "alone", "shared", "external")
 
 facts = st.builds(
     RoleFacts, role=st.sampled_from(["worker", "manager"]), store=st.sampled_from(KINDS), external=st.booleans(),
@@ -32,7 +32,7 @@ def worker(**fields: object) -> RoleFacts:
         (worker(leftovers=True), Step.LEAVE),
         (worker(store="shared"), Step.LEAVE),
         (worker(store="shared", running="shared"), Step.LEAVE),
-        (worker(store="elsewhere", running="elsewhere", external=True), Step.LEAVE),
+        (worker(store="external", running="external", external=True), Step.LEAVE),
         (worker(store="alone", damaged=True), Step.LEAVE),
         (manager(), Step.JOIN),
         (manager(leftovers=True), Step.JOIN),
@@ -40,11 +40,11 @@ def worker(**fields: object) -> RoleFacts:
         (manager(store="shared"), Step.OPEN_SHARED),
         (manager(store="shared", leftovers=True), Step.OPEN_SHARED),
         (manager(external=True), Step.OPEN_EXTERNAL),
-        (manager(store="elsewhere", external=True), Step.OPEN_EXTERNAL),
+        (manager(store="external", external=True), Step.OPEN_EXTERNAL),
         (manager(store="alone", running="alone"), Step.NOTHING),
         (manager(store="alone", running="alone", others_wanted=True), Step.MOVE),
         (manager(store="shared", running="shared", others_wanted=True), Step.NOTHING),
-        (manager(store="elsewhere", running="elsewhere", others_wanted=True, external=True), Step.NOTHING),
+        (manager(store="external", running="external", others_wanted=True, external=True), Step.NOTHING),
         (manager(store="shared", running="shared", removed=True), Step.LEAVE),
         (manager(store="shared", removed=True), Step.LEAVE),
         (manager(store="shared", damaged=True), Step.NOTHING),
@@ -61,7 +61,7 @@ def after(now: RoleFacts, step: Step) -> RoleFacts:
         case Step.OPEN_ALONE | Step.OPEN_SHARED:
             return replace(now, running=now.store)
         case Step.OPEN_EXTERNAL:
-            return replace(now, running="elsewhere", store="elsewhere")
+            return replace(now, running="external", store="external")
         case Step.JOIN:
             return replace(now, store="shared", leftovers=True)
         case Step.MOVE:

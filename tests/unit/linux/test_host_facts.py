@@ -1,4 +1,4 @@
-"""Which address is advertised by default, with the original's words where there is no answer."""
+"""Which address is advertised by default, with Docker Swarm's words where there is no answer."""
 
 from ipaddress import IPv4Address, IPv4Interface
 

@@ -6,9 +6,9 @@ from weft.control.requests.nodes import update
 from weft.errors import FailedPrecondition
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.meta import Meta
 from weft.model.node import Node, NodeSpec, Role
-from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Put
 
 LOSS = "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a loss of quorum"
@@ -23,8 +23,8 @@ def demoted(nodes: list[Node], name: str, present: str) -> list[Change]:
     cluster = Cluster(id=ClusterId("c"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", ""))
     state = ClusterState([cluster, *nodes], 1)
     node = state.nodes[NodeId(name)]
-    standing = Standing(present=frozenset(map(NodeId, present)))
-    return update(state, node.id, node.meta.version, NodeSpec(role="worker"), standing)
+    leadership_status = LeadershipStatus(present=frozenset(map(NodeId, present)))
+    return update(state, node.id, node.meta.version, NodeSpec(role="worker"), leadership_status)
 
 
 @pytest.mark.parametrize(

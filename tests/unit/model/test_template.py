@@ -118,8 +118,8 @@ def test_what_cannot_be_filled_in(text: str, cause: str) -> None:
 
 
 @given(st.text(st.sampled_from('{}().$|:=,"`\\-/* \nABabif1')), st.text(max_size=20))
-def test_any_text_is_filled_in_or_refused(inside: str, around: str) -> None:
-    for text in (inside, f"{around}{{{{{inside}}}}}{around}", f"{{{{if {inside}}}}}x{{{{end}}}}"):
+def test_any_text_is_filled_in_or_refused(inside: str, environment: str) -> None:
+    for text in (inside, f"{environment}{{{{{inside}}}}}{environment}", f"{{{{if {inside}}}}}x{{{{end}}}}"):
         try:
             Template(text).expand(VALUES)
         except InvalidArgument:

@@ -71,7 +71,7 @@ def facts(node: NodeId, engine: Engine | None = "userspace") -> NodeFacts:
     return NodeFacts(node=node, data_path_address=NODES[node], esp_engine=engine)
 
 
-def elsewhere(state: KernelState) -> list[ForwardingEntry]:
+def external_etcd(state: KernelState) -> list[ForwardingEntry]:
     """What goes to other hosts."""
     return [entry for space in state.namespaces.values() for entry in space.forwarding if entry.vtep is not None]
 
@@ -159,7 +159,7 @@ def test_without_keys_or_engine_nothing_leaves_the_host(keys: tuple[DataKey, ...
     assignment = assigned(NodeId("a"), view(1, True), keys=keys)
     state = planned(assignment, facts(NodeId("a"), engine))
     assert vxlan_devices(state) == {}
-    assert not elsewhere(state)
+    assert not external_etcd(state)
 
 
 def test_a_data_path_port_of_ones_own_is_protected_as_well() -> None:
@@ -177,7 +177,7 @@ def test_a_network_with_one_endpoint_has_no_socket_on_the_underlay() -> None:
     own = {id: e for id, e in alone.endpoints.items() if e.node == "a"}
     state = planned(assigned(NodeId("a"), NetworkView(alone.definition, own, {})), facts(NodeId("a")))
     assert vxlan_devices(state)[4097].socket == ESP_SANDBOX
-    assert not elsewhere(state)
+    assert not external_etcd(state)
 
 
 def test_nothing_to_protect() -> None:

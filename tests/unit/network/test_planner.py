@@ -160,11 +160,11 @@ def test_a_host_that_comes_is_an_element_of_what_knows_hosts():
     before = node.state()
     swarm = node.swarm
     balancer = next(e for e in swarm.endpoints[swarm.ingress].values() if e.task is None)
-    elsewhere = msgspec.structs.replace(
+    external_etcd = msgspec.structs.replace(
         balancer, id="lb-more", node="more", vtep=swarm.facts(3).data_path_address + 1,
         address=swarm.address(swarm.ingress),
     )  # fmt: skip
-    swarm.endpoints[swarm.ingress]["lb-more"] = elsewhere
+    swarm.endpoints[swarm.ingress]["lb-more"] = external_etcd
     operations = diff(before, node.state())
     tables = {
         (o.namespace, o.table.family, o.table.name)

@@ -1,4 +1,4 @@
-"""What a container is kept in by: the original's lists, and what this host has of them."""
+"""What a container is kept in by: Docker's lists, and what this host has of them."""
 
 import asyncio
 from pathlib import Path

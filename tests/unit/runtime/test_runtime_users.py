@@ -1,4 +1,4 @@
-"""Users by the tables of a container's root, as the original finds them; and tables that a container makes to harm."""
+"""Users by the tables of a container's root, as Docker finds them; and tables that a container makes to harm."""
 
 import os
 from pathlib import Path

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from tests.support import virtual_time
 from weft.model.ids import NodeId
-from weft.model.standing import Standing
+from weft.model.leadership_status import LeadershipStatus
 from weft.store.etcd.fake import ELECTION, FakeEtcd
 from weft.store.etcd.leadership import LEASE, STAY_OUT, EtcdLeadership
 
@@ -22,8 +22,8 @@ def run(main: Callable[[FakeEtcd, Managers], Awaitable[None]], names: Sequence[s
             for name in names:
                 managers[name] = EtcdLeadership(etcd.client(name), NodeId(name))
                 stack.push_async_callback(managers[name].close)
-                await until(managers, lambda: managers["m1"].standing.leader == "m1")
-            await until(managers, lambda: all(m.standing.present == set(names) for m in managers.values()))
+                await until(managers, lambda: managers["m1"].leadership_status.leader == "m1")
+            await until(managers, lambda: all(m.leadership_status.present == set(names) for m in managers.values()))
             await main(etcd, managers)
 
     virtual_time.run(body())
@@ -39,13 +39,13 @@ async def until(managers: Managers, condition: Callable[[], bool], seconds: floa
 
 
 def leaders(managers: Managers) -> set[str | None]:
-    return {manager.standing.leader for manager in managers.values()}
+    return {manager.leadership_status.leader for manager in managers.values()}
 
 
 def test_one_leads_and_all_know_it() -> None:
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
         for manager in managers.values():
-            assert manager.standing == Standing(NodeId("m1"), frozenset(map(NodeId, NAMES)))
+            assert manager.leadership_status == LeadershipStatus(NodeId("m1"), frozenset(map(NodeId, NAMES)))
 
     run(main)
 
@@ -54,7 +54,7 @@ def test_who_resigns_stays_out_and_may_come_back() -> None:
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
         await managers["m1"].resign()
         await until(managers, lambda: leaders(managers) <= {"m2", "m3"}, 1.0)
-        second = managers["m1"].standing.leader
+        second = managers["m1"].leadership_status.leader
         assert second is not None
         third = ({"m2", "m3"} - {second}).pop()
         await managers[second].resign()
@@ -70,13 +70,13 @@ def test_a_leader_that_closes_is_replaced_at_once_and_one_that_dies_within_its_l
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
         await managers.pop("m1").close()
         assert await until(managers, lambda: leaders(managers) <= {"m2", "m3"}) < 0.1
-        dead = managers[str(managers["m2"].standing.leader)]
+        dead = managers[str(managers["m2"].leadership_status.leader)]
         for task in dead._tasks:
             task.cancel()
         alive = {name: manager for name, manager in managers.items() if manager is not dead}
         took = await until(alive, lambda: leaders(alive) == set(alive))
         assert took <= LEASE + 0.1
-        assert all(m.standing.present == set(alive) for m in alive.values())
+        assert all(m.leadership_status.present == set(alive) for m in alive.values())
 
     run(main)
 
@@ -89,11 +89,11 @@ def test_when_the_leaders_member_goes_another_leads_soon_after_etcds_own_electio
         others = {name: managers[name] for name in ("m2", "m3")}
         took = await until(others, lambda: leaders(others) <= {"m2", "m3"})
         assert took < ELECTION + 1.0
-        assert managers["m1"].standing.leader in (None, "m1")
-        await until(managers, lambda: managers["m1"].standing == Standing(None, frozenset({NodeId("m1")})), LEASE)
+        assert managers["m1"].leadership_status.leader in (None, "m1")
+        await until(managers, lambda: managers["m1"].leadership_status == LeadershipStatus(None, frozenset({NodeId("m1")})), LEASE)
         etcd.start("m1")
         await until(managers, lambda: leaders(managers) == leaders(others) and None not in leaders(managers))
-        await until(managers, lambda: managers["m1"].standing.present == set(NAMES))
+        await until(managers, lambda: managers["m1"].leadership_status.present == set(NAMES))
 
     run(main)
 
@@ -108,7 +108,7 @@ def test_without_a_majority_nobody_leads_and_with_it_somebody_does_again() -> No
         etcd.heal("m2")
         etcd.heal("m3")
         await until(managers, lambda: len(leaders(managers)) == 1 and None not in leaders(managers))
-        await until(managers, lambda: all(m.standing.present == set(NAMES) for m in managers.values()))
+        await until(managers, lambda: all(m.leadership_status.present == set(NAMES) for m in managers.values()))
 
     run(main)
 
@@ -117,18 +117,18 @@ def test_a_leader_that_is_cut_off_stops_before_another_begins_unless_its_member_
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
         await managers["m1"].resign()
         await until(managers, lambda: leaders(managers) <= {"m2", "m3"}, 1.0)
-        cut = str(managers["m1"].standing.leader)
+        cut = str(managers["m1"].leadership_status.leader)
         etcd.cut(cut)
         others = {name: manager for name, manager in managers.items() if name != cut}
-        seen: list[Standing] = []
+        seen: list[LeadershipStatus] = []
 
         async def observe() -> None:
-            while managers[cut].standing.leader == cut:
-                seen.extend(manager.standing for manager in others.values())
+            while managers[cut].leadership_status.leader == cut:
+                seen.extend(manager.leadership_status for manager in others.values())
                 await asyncio.sleep(0.001)
 
         await observe()
-        assert {standing.leader for standing in seen} == {cut}
+        assert {leadership_status.leader for leadership_status in seen} == {cut}
         await until(others, lambda: len(leaders(others)) == 1 and not leaders(others) & {None, cut})
 
     run(main)
@@ -140,7 +140,7 @@ def test_a_manager_that_came_back_before_its_lease_ended_takes_its_own_key_over(
         for task in former._tasks:
             task.cancel()
         managers["m1"] = EtcdLeadership(etcd.client("m1"), NodeId("m1"))
-        await until(managers, lambda: managers["m1"].standing.leader == "m1", 0.5)
+        await until(managers, lambda: managers["m1"].leadership_status.leader == "m1", 0.5)
         await asyncio.sleep(2 * LEASE)
         assert leaders(managers) == {"m1"}
         await managers["m1"].close()
@@ -150,7 +150,7 @@ def test_a_manager_that_came_back_before_its_lease_ended_takes_its_own_key_over(
 
 def test_next_waits_for_a_change() -> None:
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
-        waiting = asyncio.create_task(managers["m2"].next(managers["m2"].standing))
+        waiting = asyncio.create_task(managers["m2"].next(managers["m2"].leadership_status))
         await asyncio.sleep(30)
         assert not waiting.done()
         await managers["m3"].close()

@@ -1,6 +1,6 @@
 """Containers and commands in them: requests, and their JSON in lists and when inspected.
 
-A container's own values come from the runtime, its networks from the agent; `Surroundings` brings both together. Fields of the
+A container's own values come from the runtime, its networks from the agent; `ContainerContext` brings both together. Fields of the
 original that have no counterpart here are printed with the value that they have in a container of a service.
 """
 
@@ -19,7 +19,7 @@ from weft.model.service import ContainerSpec, Mount
 from weft.runtime.base import Exec
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerContext(msgspec.Struct, frozen=True, kw_only=True):
     """What is around a container on its node."""
 
     image: ImageConfig = ImageConfig()
@@ -69,7 +69,7 @@ def status_text(container: Container, now: Nanoseconds) -> str:
     return "Created"
 
 
-def container_summary_json(container: Container, around: Surroundings, now: Nanoseconds) -> Json:
+def container_summary_json(container: Container, environment: ContainerContext, now: Nanoseconds) -> Json:
     config = container.config
     return {
         "Id": container.id,
@@ -78,17 +78,17 @@ def container_summary_json(container: Container, around: Surroundings, now: Nano
         "ImageID": container.image,
         "Command": " ".join(container.args),
         "Created": container.created_at // SECOND,
-        "Ports": port_list(container, around.image) if container.state == ContainerState.RUNNING else [],
+        "Ports": port_list(container, environment.image) if container.state == ContainerState.RUNNING else [],
         "Labels": config.labels,
         "State": str(container.state),
         "Status": status_text(container, now),
         "HostConfig": {"NetworkMode": _network_mode(container)},
-        "NetworkSettings": {"Networks": _networks_json(container, around)},
+        "NetworkSettings": {"Networks": _networks_json(container, environment)},
         "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
     }
 
 
-def container_json(container: Container, around: Surroundings) -> Json:
+def container_json(container: Container, environment: ContainerContext) -> Json:
     config = container.config
     directory = PurePath(container.log_path).parent
     return {
@@ -109,12 +109,12 @@ def container_json(container: Container, around: Surroundings) -> Json:
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": container.confinement.apparmor_profile,
-        "ExecIDs": list(around.execs) or None,
+        "ExecIDs": list(environment.execs) or None,
         "HostConfig": _host_config_json(container),
         "GraphDriver": {"Data": None, "Name": "overlay2"},
         "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
-        "Config": _config_json(container, around.image),
-        "NetworkSettings": _network_settings_json(container, around),
+        "Config": _config_json(container, environment.image),
+        "NetworkSettings": _network_settings_json(container, environment),
     }
 
 
@@ -261,9 +261,9 @@ def _mount_json(mount: Mount) -> Json:
     }
 
 
-def _network_settings_json(container: Container, around: Surroundings) -> Json:
+def _network_settings_json(container: Container, environment: ContainerContext) -> Json:
     sandbox = container.config.sandbox_id if container.state == ContainerState.RUNNING else ""
-    exposed: Json = dict.fromkeys(_exposed(container, around.image))
+    exposed: Json = dict.fromkeys(_exposed(container, environment.image))
     ports = exposed | _bindings(container, ("0.0.0.0",)) if sandbox else {}
     return {
         "Bridge": "",
@@ -283,12 +283,12 @@ def _network_settings_json(container: Container, around: Surroundings) -> Json:
         "IPPrefixLen": 0,
         "IPv6Gateway": "",
         "MacAddress": "",
-        "Networks": _networks_json(container, around),
+        "Networks": _networks_json(container, environment),
     }
 
 
-def _networks_json(container: Container, around: Surroundings) -> Json:
-    return {name: _attachment_json(container, *place) for name, place in around.networks.items()}
+def _networks_json(container: Container, environment: ContainerContext) -> Json:
+    return {name: _attachment_json(container, *place) for name, place in environment.networks.items()}
 
 
 def _attachment_json(container: Container, network: LocalNetwork, endpoint: LocalEndpoint) -> Json:

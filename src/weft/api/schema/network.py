@@ -23,10 +23,10 @@ VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 MTU = "com.docker.network.driver.mtu"
 ENCRYPTED = "encrypted"
 NO = ("false", "0", "no", "off", "f", "n")
-"""The original looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever writes one of these means
-the contrary; any other value is taken as the original takes it."""
+"""Docker looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever writes one of these means
+the contrary; any other value is taken as Docker takes it."""
 ICV = "com.weft.network.esp.icv"
-"""Bits of the integrity check value of each sealed packet: ours, the original has 64 always."""
+"""Bits of the integrity check value of each sealed packet: ours, Docker has 64 always."""
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
 MIN_MTU, MAX_MTU = 576, 65535 - 50
 
@@ -89,7 +89,7 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
 
 
 def _refuse_unsupported(wire: NetworkWire) -> None:
-    """The original's own refusals first, then what Weft does not do."""
+    """Docker's own refusals first, then what Weft does not do."""
     if wire.scope == "local":
         raise Forbidden("cannot downgrade network scope for overlay networks")
     if not wire.enable_ipv4:

@@ -7,8 +7,8 @@ from msgspec import field
 from weft.api.schema.common import Json, Wire, omit_empty, rfc3339
 from weft.api.schema.tls import Roots, node_tls
 from weft.errors import InvalidArgument
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec
-from weft.model.standing import Standing
 
 
 class NodeWire(Wire, frozen=True):
@@ -27,7 +27,7 @@ def spec_from(wire: NodeWire) -> NodeSpec:
     return NodeSpec(wire.role, wire.availability, wire.name, wire.labels)
 
 
-def node_json(node: Node, standing: Standing, roots: Roots) -> Json:
+def node_json(node: Node, leadership_status: LeadershipStatus, roots: Roots) -> Json:
     description = node.description
     resources = description.resources
     body: Json = {
@@ -51,7 +51,7 @@ def node_json(node: Node, standing: Standing, roots: Roots) -> Json:
         "Status": {"State": str(node.status.state)} | omit_empty({"Message": node.status.message, "Addr": node.status.address}),
     }
     if node.manager_address:
-        reachability = "reachable" if node.id in standing.present else "unreachable"
-        leading = {"Leader": True} if node.id == standing.leader else {}
+        reachability = "reachable" if node.id in leadership_status.present else "unreachable"
+        leading = {"Leader": True} if node.id == leadership_status.leader else {}
         body["ManagerStatus"] = leading | {"Reachability": reachability, "Addr": node.manager_address}
     return body

@@ -1,7 +1,7 @@
 """Services: the JSON of a service spec, its task template, and of a service.
 
 Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by id alone. What is absent
-gets the original's defaults, and encoding prints them, so that decoding what was encoded gives the same spec. Refused here is
+gets Docker's defaults, and encoding prints them, so that decoding what was encoded gives the same spec. Refused here is
 only what the model has no place for; whether a spec makes sense is `control.validate`'s to say.
 """
 
@@ -48,7 +48,7 @@ Resolver = Callable[[str], NetworkId | None]
 
 HOST = "host"
 MOUNT_TYPES = ("bind", "tmpfs", "")
-"""The original reads none as bind."""
+"""Docker reads none as bind."""
 
 
 # --- JSON -> model

@@ -16,7 +16,7 @@ class MountWire(Wire, frozen=True):
     target: str = ""
     read_only: bool = False
     consistency: str = ""
-    """For hosts that are no Linux: the original's services drop it."""
+    """For hosts that are no Linux: Docker's services drop it."""
     bind_options: Json = field(default_factory=dict)
     volume_options: Json = field(default_factory=dict)
     image_options: Json = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """The swarm: requests to begin, join and change one, and its JSON.
 
-Raft's settings are shown with the original's values because clients send back what they were shown. Where there is a Raft log, with
+Raft's settings are shown with Docker's values because clients send back what they were shown. Where there is a Raft log, with
 several managers, it is etcd's and so are its settings: any other value is refused.
 """
 
@@ -126,7 +126,7 @@ def join_from(wire: JoinWire) -> JoinRequest:
 
 
 def _listen_address(text: str) -> str:
-    """`host:port`; what is absent is the original's. The host may be the name of an interface."""
+    """`host:port`; what is absent is Docker's. The host may be the name of an interface."""
     host, port = _host_and_port(text)
     if port is None or len(host) > MAX_HOST or (host and not _NAME.fullmatch(host)):
         raise InvalidArgument(f"invalid ListenAddr: {clip(text)!r} is not an address or interface (with optional port number)")

@@ -1,4 +1,4 @@
-"""Tasks: their JSON. The original has no request about a task: tasks follow from services."""
+"""Tasks: their JSON. Docker has no request about a task: tasks follow from services."""
 
 from collections.abc import Mapping
 

@@ -30,7 +30,7 @@ _HOW = {"ingress": "an ingress port", "host": "a host-published port"}
 
 
 def conflict(state: ClusterState, service_id: ServiceId | None, endpoint_spec: EndpointSpec) -> str | None:
-    """Why the endpoint cannot be had for the service (None: a new one), in the original's words, or None. Several services may
+    """Why the endpoint cannot be had for the service (None: a new one), in Docker Swarm's words, or None. Several services may
     ask for the same port in host mode."""
     wanted = {(p.protocol, p.published): p.mode for p in endpoint_spec.ports if p.published}
     if not wanted:

@@ -10,7 +10,7 @@ from weft.model.addresses import FIRST_VNI, LAST_VNI, Vni
 
 
 def request(vni: Vni, pool: object, taken: Collection[Vni]) -> Vni:
-    """Raises `Conflict` with the original's text."""
+    """Raises `Conflict` with Docker Swarm's text."""
     if vni in taken:
         raise Conflict(f"could not assign vxlan id {vni} to pool {pool}: it is in use")
     return vni

@@ -1,6 +1,6 @@
 """The reaper: removes the records of tasks that nobody needs any longer, and the tasks of services that are gone.
 
-Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included (as in the original), but
+Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included (as in Docker Swarm), but
 always enough to count restarts, and always the newest: it may be what fills the slot.
 """
 

@@ -7,20 +7,20 @@ from weft.control import revocation
 from weft.control.requests.sequence import check_sequence
 from weft.errors import FailedPrecondition, NotFound
 from weft.model.ids import NodeId
+from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec, NodeState
-from weft.model.standing import Standing
 from weft.model.state import Change, ClusterState, Put, Remove, cluster_of
 
 
 def update(
-    state: ClusterState, id: NodeId, version: int, spec: NodeSpec, standing: Standing, obstacle: str = ""
+    state: ClusterState, id: NodeId, version: int, spec: NodeSpec, leadership_status: LeadershipStatus, obstacle: str = ""
 ) -> list[Change]:
     """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds. `version`: of
     the node as the user has read it. What has changed since then may be all but the spec: a node's status changes when it likes."""
     node = _get(state, id)
     check_sequence(node, version)
     if spec.role == "worker" and node.spec.role == "manager":
-        _check_demotion(state, node, standing.present)
+        _check_demotion(state, node, leadership_status.present)
     if spec.role == "manager" and node.spec.role == "worker" and obstacle:
         raise FailedPrecondition(f"cannot promote node {id}: {obstacle}")
     after = _with_spec(node, spec)
@@ -88,7 +88,7 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
     return [Put(msgspec.structs.replace(node, manager_address="", store_peer=""))]
 
 
-def bereavement(state: ClusterState, own: NodeId) -> list[Change]:
+def forced_beginning(state: ClusterState, own: NodeId) -> list[Change]:
     """Nobody but the node `own` is a manager any more."""
     others = [node for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
     cluster = revocation.revoked(cluster_of(state), others)

@@ -1,4 +1,4 @@
-"""What a specification must be, before anything is done with it; the texts are the original's (swarmkit manager/controlapi).
+"""What a specification must be, before anything is done with it; the texts are Docker Swarm's (swarmkit manager/controlapi).
 
 The only place that says so. It says what can be said of the specification alone; what depends on other objects (names, ports,
 subnets taken) is checked where the state is at hand: `allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's
@@ -26,7 +26,7 @@ MAX_POOLS = 64
 PREDEFINED = ("bridge", "host", "none", "default")
 """Names of networks that every host has, or that stand for one of them."""
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_]+[a-zA-Z0-9]+)*")
-"""The original's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters in 2**n ways."""
+"""Docker Swarm's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters in 2**n ways."""
 
 
 def validate_service(spec: ServiceSpec) -> None:

@@ -1,6 +1,6 @@
 """Placement constraints: `node.role == manager`, `node.labels.zone != east`. Parsed once, matched against many nodes.
 
-Names and values are compared without regard to case, the names of labels exactly, as in the original. A key that means nothing
+Names and values are compared without regard to case, the names of labels exactly, as in Docker Swarm. A key that means nothing
 is no error: no node satisfies it.
 """
 
@@ -81,7 +81,7 @@ def label(node: Node, key: str) -> str:
 
 
 def parse(expressions: Iterable[str]) -> tuple[Constraint, ...]:
-    """Raises `InvalidArgument` with the original's text."""
+    """Raises `InvalidArgument` with Docker Swarm's text."""
     return tuple(_parse(expression) for expression in expressions)
 
 

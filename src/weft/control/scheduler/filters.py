@@ -1,7 +1,7 @@
 """Why a node may not have a task: one filter per reason, in the order in which they are asked. Each explains itself.
 
-A filter answers for a `Wish` (what the task needs, looked at once per group of equal tasks) and a `Place` (a node with what is
-taken of it, this pass included). The texts are the original's.
+A filter answers for a `Requirements` (what the task needs, looked at once per group of equal tasks) and a `Place` (a node with what is
+taken of it, this pass included). The texts are Docker Swarm's.
 """
 
 from collections import Counter
@@ -19,10 +19,10 @@ from weft.model.task import Task
 from weft.model.usage import HostPort, NodeLoad, host_ports
 
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32768, 60999
-"""net.ipv4.ip_local_port_range of Linux, from which the original takes a port for the host mode, too."""
+"""net.ipv4.ip_local_port_range of Linux, from which Docker Swarm takes a port for the host mode, too."""
 
 
-class Wish(msgspec.Struct, frozen=True, dict=True):
+class Requirements(msgspec.Struct, frozen=True, dict=True):
     """What a task needs of its node."""
 
     reservations: Resources
@@ -34,7 +34,7 @@ class Wish(msgspec.Struct, frozen=True, dict=True):
     max_replicas: int
 
     @classmethod
-    def of(cls, task: Task) -> "Wish":
+    def of(cls, task: Task) -> "Requirements":
         placement = task.spec.placement
         try:
             constraints, broken = parse(placement.constraints), False
@@ -65,11 +65,11 @@ class Place(msgspec.Struct):
     def of(cls, node: Node, load: NodeLoad, reserved: Collection[HostPort] = ()) -> "Place":
         return cls(node, load.tasks, load.nano_cpus, load.memory, load.host_ports.keys(), reserved)
 
-    def take(self, wish: Wish) -> None:
+    def take(self, requirements: Requirements) -> None:
         self.tasks += 1
-        self.nano_cpus += wish.reservations.nano_cpus
-        self.memory += wish.reservations.memory
-        self.hold(*wish.ports)
+        self.nano_cpus += requirements.reservations.nano_cpus
+        self.memory += requirements.reservations.memory
+        self.hold(*requirements.ports)
 
     def hold(self, *ports: HostPort) -> None:
         if ports:
@@ -82,12 +82,12 @@ class Place(msgspec.Struct):
         return next((number for number, is_free in zip(numbers, free, strict=True) if is_free), 0)
 
 
-Test = Callable[[Wish, Place, int], bool]
+Test = Callable[[Requirements, Place, int], bool]
 """(wish, place, tasks of the same service there) -> may it run there?"""
 
 
 class Filter(msgspec.Struct, frozen=True):
-    concerns: Callable[[Wish], object]
+    concerns: Callable[[Requirements], object]
     """Is there anything in the wish that a node could fail?"""
     passes: Test
     one: str
@@ -98,54 +98,54 @@ class Filter(msgspec.Struct, frozen=True):
         return self.one if nodes == 1 else self.many.format(nodes)
 
 
-def _reserves(wish: Wish) -> object:
-    return wish.reservations.nano_cpus or wish.reservations.memory
+def _reserves(requirements: Requirements) -> object:
+    return requirements.reservations.nano_cpus or requirements.reservations.memory
 
 
-def _is_ready(_: Wish, place: Place, __: int) -> bool:
+def _is_ready(_: Requirements, place: Place, __: int) -> bool:
     return place.node.status.state == NodeState.READY and place.node.spec.availability == "active"
 
 
-def _has_room(wish: Wish, place: Place, _: int) -> bool:
-    has, wants = place.node.description.resources, wish.reservations
+def _has_room(requirements: Requirements, place: Place, _: int) -> bool:
+    has, wants = place.node.description.resources, requirements.reservations
     enough_cpu = not wants.nano_cpus or place.nano_cpus + wants.nano_cpus <= has.nano_cpus
     return enough_cpu and (not wants.memory or place.memory + wants.memory <= has.memory)
 
 
-def _meets_constraints(wish: Wish, place: Place, _: int) -> bool:
-    return not wish.is_impossible and satisfied(wish.constraints, place.node)
+def _meets_constraints(requirements: Requirements, place: Place, _: int) -> bool:
+    return not requirements.is_impossible and satisfied(requirements.constraints, place.node)
 
 
-def _runs_platform(wish: Wish, place: Place, _: int) -> bool:
+def _runs_platform(requirements: Requirements, place: Place, _: int) -> bool:
     has = architecture(place.node.description.architecture), place.node.description.os.lower()
-    return any(arch in ("", has[0]) and os in ("", has[1]) for arch, os in wish.platforms)
+    return any(arch in ("", has[0]) and os in ("", has[1]) for arch, os in requirements.platforms)
 
 
-def _has_ports(wish: Wish, place: Place, _: int) -> bool:
-    return not any(port in place.ports for port in wish.ports)
+def _has_ports(requirements: Requirements, place: Place, _: int) -> bool:
+    return not any(port in place.ports for port in requirements.ports)
 
 
-def _is_below_limit(wish: Wish, _: Place, replicas: int) -> bool:
-    return replicas < wish.max_replicas
+def _is_below_limit(requirements: Requirements, _: Place, replicas: int) -> bool:
+    return replicas < requirements.max_replicas
 
 
 FILTERS = (
-    Filter(lambda wish: True, _is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
+    Filter(lambda requirements: True, _is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
     Filter(_reserves, _has_room, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
     Filter(
-        lambda wish: wish.constraints or wish.is_impossible, _meets_constraints,
+        lambda requirements: requirements.constraints or requirements.is_impossible, _meets_constraints,
         "scheduling constraints not satisfied on 1 node", "scheduling constraints not satisfied on {} nodes",
     ),
-    Filter(lambda wish: wish.platforms, _runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
-    Filter(lambda wish: wish.ports, _has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
-    Filter(lambda wish: wish.max_replicas, _is_below_limit, *["max replicas per node limit exceed"] * 2),
+    Filter(lambda requirements: requirements.platforms, _runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
+    Filter(lambda requirements: requirements.ports, _has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
+    Filter(lambda requirements: requirements.max_replicas, _is_below_limit, *["max replicas per node limit exceed"] * 2),
 )  # fmt: skip
 
 
-def obstacle(wish: Wish, place: Place, replicas: int) -> Filter | None:
+def obstacle(requirements: Requirements, place: Place, replicas: int) -> Filter | None:
     """The first filter that keeps the task from the node; None: it may go there."""
-    for filter in wish.filters:
-        if not filter.passes(wish, place, replicas):
+    for filter in requirements.filters:
+        if not filter.passes(requirements, place, replicas):
             return filter
     return None
 

@@ -11,7 +11,7 @@ from itertools import chain, islice
 import msgspec
 
 from weft.control.allocator.ports import swarm_ports
-from weft.control.scheduler.filters import Filter, Place, Wish, explanation, obstacle
+from weft.control.scheduler.filters import Filter, Place, Requirements, explanation, obstacle
 from weft.control.scheduler.ranking import FAILURE_WINDOW, History, Ranking
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Nanoseconds
@@ -79,12 +79,12 @@ def _preassigned(
         if place is None:
             continue
         history = histories.setdefault(place.node.id, History())
-        wish = Wish.of(task)
-        problem = obstacle(wish, place, history.tasks)
+        requirements = Requirements.of(task)
+        problem = obstacle(requirements, place, history.tasks)
         if problem is not None:
             yield from _unplaced(task, explanation([problem]), now)
             continue
-        _count(wish, place, history)
+        _count(requirements, place, history)
         yield _assigned(task, place, now)
 
 
@@ -93,12 +93,12 @@ def _placed(
 ) -> Iterable[Change]:
     if not tasks:
         return
-    wish = Wish.of(tasks[0])
+    requirements = Requirements.of(tasks[0])
     ranking = Ranking(histories, tasks[0].spec.placement.spread)
     obstacles: list[Filter] = []
 
     def may(place: Place) -> bool:
-        problem = obstacle(wish, place, ranking.tasks(place))
+        problem = obstacle(requirements, place, ranking.tasks(place))
         if problem is not None:
             obstacles.append(problem)
         return problem is None
@@ -111,13 +111,13 @@ def _placed(
         if chosen is None:
             yield from _unplaced(task, explanation(obstacles), now)
             continue
-        _count(wish, chosen, ranking.history(chosen))
+        _count(requirements, chosen, ranking.history(chosen))
         ranking.put_back(chosen)
         yield _assigned(task, chosen, now)
 
 
-def _count(wish: Wish, place: Place, history: History) -> None:
-    place.take(wish)
+def _count(requirements: Requirements, place: Place, history: History) -> None:
+    place.take(requirements)
     history.tasks += 1
 
 

@@ -15,7 +15,7 @@ NO_MAJORITY = (
     "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. "
     "Make sure more than half of the managers are online."
 )
-"""The original's text, of `Unavailable`."""
+"""Docker Swarm's text, of `Unavailable`."""
 FULL = (
     "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is compacted and defragmented"
 )

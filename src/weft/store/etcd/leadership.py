@@ -17,7 +17,7 @@ from typing import Any
 
 from weft.errors import NotFound, WeftError
 from weft.model.ids import NodeId
-from weft.model.standing import Standing
+from weft.model.leadership_status import LeadershipStatus
 from weft.store.etcd.base import Changed, Compare, Delete, KeyValue, Kv, Write, after
 from weft.store.etcd.rows import PREFIX, Keys
 
@@ -50,18 +50,18 @@ class EtcdLeadership:
         """Revision of a leader key whose holder's member has led etcd and does not any more."""
         self._is_alive, self._out_until = False, 0.0
         self._deadline: asyncio.TimerHandle | None = None
-        self._standing = Standing()
+        self._leadership_status = LeadershipStatus()
         self._changed, self._nudge = asyncio.Event(), asyncio.Event()
         self._tasks = [self._spawn(self._keep()), self._spawn(self._follow())]
 
     @property
-    def standing(self) -> Standing:
-        return self._standing
+    def leadership_status(self) -> LeadershipStatus:
+        return self._leadership_status
 
-    async def next(self, seen: Standing) -> Standing:
-        while self._standing == seen:
+    async def next(self, seen: LeadershipStatus) -> LeadershipStatus:
+        while self._leadership_status == seen:
             await self._changed.wait()
-        return self._standing
+        return self._leadership_status
 
     async def resign(self) -> None:
         """Raises nothing: what cannot be given up now goes with the lease."""
@@ -198,15 +198,15 @@ class EtcdLeadership:
                 self._present[node] = change.value.decode()
 
     def _publish(self) -> None:
-        standing = Standing(None, frozenset((self._node,)))
+        leadership_status = LeadershipStatus(None, frozenset((self._node,)))
         if self._is_alive:
             leader = NodeId(self._leader.value.decode()) if self._leader else None
             if leader == self._node and not self._leads_here():
                 leader = None
-            standing = Standing(leader, frozenset(NodeId(node) for node in self._present))
-        if standing != self._standing:
-            log.info("leadership.standing leader=%s present=%s", standing.leader, ",".join(sorted(standing.present)))
-            self._standing = standing
+            leadership_status = LeadershipStatus(leader, frozenset(NodeId(node) for node in self._present))
+        if leadership_status != self._leadership_status:
+            log.info("leadership.changed leader=%s present=%s", leadership_status.leader, ",".join(sorted(leadership_status.present)))
+            self._leadership_status = leadership_status
             self._changed.set()
             self._changed = asyncio.Event()
 

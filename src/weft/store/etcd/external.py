@@ -33,7 +33,7 @@ FLAGS = "--max-txn-ops=100000 --max-request-bytes=67108864"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elsewhere:
+class ExternalEtcd:
     endpoints: tuple[str, ...]
     """`host:port`."""
     files: TlsFiles | None = None

@@ -5,7 +5,7 @@ import msgspec
 from weft.model.ids import NodeId
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LeadershipStatus(msgspec.Struct, frozen=True):
     """Which managers are there, and which one of them leads."""
 
     leader: NodeId | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import virtual_time
 from tests.support.certified import swarm
-from weft.daemon.outlived import LOOK, later_epoch
+from weft.daemon.later_epoch import LOOK, later_epoch
 from weft.errors import FailedPrecondition, Forbidden, Unavailable, WeftError
 from weft.model.state import Put
 from weft.session.base import Identity, MemberRequest
@@ -55,8 +55,8 @@ def test_a_manager_of_a_later_epoch_is_given_no_part_of_an_earlier_store() -> No
         async with swarm(virtual_time.clock, workers=1) as cluster:
             other = await cluster.join("manager")
             peer = Identity(other.node, "manager", cluster.manager.cluster.id)
-            wish = MemberRequest(peer_url="https://x:2380", manager_address="x:2377", epoch=1)
+            requirements = MemberRequest(peer_url="https://x:2380", manager_address="x:2377", epoch=1)
             with pytest.raises(FailedPrecondition, match="of epoch 0 .* has begun epoch 1 without it"):
-                await cluster.manager.enlist(peer, wish)
+                await cluster.manager.enlist(peer, requirements)
 
     virtual_time.run(main())

@@ -30,5 +30,5 @@ async def later_epoch(own: Callable[[], int], absent: Callable[[], Collection[st
                 log.debug("manager.not_asked manager=%s cause=%s", manager, cause)
                 continue
             if epoch > own():
-                log.warning("manager.outlived by=%s epoch=%d own=%d", manager, epoch, own())
+                log.warning("manager.superseded by=%s epoch=%d own=%d", manager, epoch, own())
                 return epoch

@@ -12,9 +12,9 @@ from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.session.base import Connect, Echo
 from weft.session.client import Connector
-from weft.session.identity import Wallet
+from weft.session.identity import CredentialSource
 from weft.session.tls import IsRevoked
-from weft.store.etcd.elsewhere import Elsewhere
+from weft.store.etcd.external import ExternalEtcd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ class HostAdapters:
     description: Callable[[], NodeDescription]
     routes: Callable[[], Sequence[IPv4Network]] = tuple
     """Subnets that this host has routes to."""
-    connector: Callable[[Wallet, Callable[[], Sequence[str]], IsRevoked], Connect] = Connector
-    """How sessions are opened, as whom the wallet says, with one of the managers at these addresses."""
+    connector: Callable[[CredentialSource, Callable[[], Sequence[str]], IsRevoked], Connect] = Connector
+    """How sessions are opened, with the present credentials, with one of the managers at these addresses."""
     open_echo: Callable[[], Echo] | None = None
     """How another host is asked whether it is there; None where it cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class NodeEnvironment:
     """What a member needs of the node around it."""
 
     data: Path
@@ -42,5 +42,5 @@ class Surroundings:
     facts: Callable[[NodeId, IPv4Address], NodeFacts]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """What this host listens on, in or out of a swarm."""
-    elsewhere: Elsewhere | None = None
+    external_etcd: ExternalEtcd | None = None
     """Where the swarm's state is to be if not on the managers' hosts."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import virtual_time
 from weft.linux.fake_echo import FakeEcho
-from weft.session.host_monitor import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, WITNESSES, Vigil
+from weft.session.host_monitor import ATTEMPTS, CONFIRM, MOST, PERIOD, TRUST, WITNESSES, HostMonitor
 
 SOON = 2 * PERIOD + CONFIRM + 0.01
 """Seconds until a host is missed, at most."""
@@ -22,7 +22,7 @@ class Scene:
         self.echo = FakeEcho(lambda address: address not in self.down)
         self.told: list[tuple[float, set[str], bool]] = []
         """When, who is gone, and whether others answered."""
-        self.vigil = Vigil(lambda: self.echo, lambda: self.addresses, self._gone)
+        self.host_monitor = HostMonitor(lambda: self.echo, lambda: self.addresses, self._gone)
 
     def _gone(self, names, others_answer) -> None:  # type: ignore[no-untyped-def]
         self.told.append((asyncio.get_running_loop().time(), set(names), others_answer))
@@ -38,7 +38,7 @@ def play(hosts: int, script: Callable[[Scene], Awaitable[None]]) -> Scene:
     scene = Scene(hosts)
 
     async def main() -> None:
-        running = asyncio.create_task(scene.vigil.run())
+        running = asyncio.create_task(scene.host_monitor.run())
         await asyncio.sleep(FAMILIAR)
         assert scene.told == []
         await script(scene)
@@ -61,11 +61,11 @@ def test_a_host_that_falls_silent_is_missed_once_and_soon(hosts: int, later: flo
         ((moment, names, others),) = scene.told
         assert (names, others) == ({"h1"}, True)
         assert moment - cut < SOON
-        assert not scene.vigil.answers("h1")
-        assert scene.vigil.answers("h2")
+        assert not scene.host_monitor.answers("h1")
+        assert scene.host_monitor.answers("h2")
         scene.heal("h1")
         await asyncio.sleep(2 * PERIOD + 0.01)
-        assert scene.vigil.answers("h1")
+        assert scene.host_monitor.answers("h1")
 
     play(hosts, script)
 
@@ -182,7 +182,7 @@ def test_a_short_cut_is_told_once_and_over_at_once() -> None:
         await asyncio.sleep(SOON)
         scene.heal("h1")
         await asyncio.sleep(2 * PERIOD + 0.01)
-        assert scene.vigil.answers("h1")
+        assert scene.host_monitor.answers("h1")
         await asyncio.sleep(20)
         assert len(scene.told) == 1
 
