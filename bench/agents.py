@@ -1,15 +1,19 @@
-"""Simulated agents for `bench/scale`: real sessions (WebSockets over mutual TLS), no host and no containers.
+"""Simulated agents for `bench/scale`: real sessions (WebSockets over mutual TLS), no host and no
+containers.
 
     python bench/agents.py HOST:PORT TOKEN FIRST COUNT
 
-Each joins with the token, keeps a session with heartbeats as often as a real agent, and reports each task as it is told to be. Of
-an assignment only the tasks are decoded: the processor is the manager's, which is what is measured. Commands come on the standard
-input, one a line, and each is answered on the standard output with one line once it is done:
+Each joins with the token, keeps a session with heartbeats as often as a real agent, and reports
+each task as it is told to be. Of an assignment only the tasks are decoded: the processor is the
+manager's, which is what is measured. Commands come on the standard input, one a line, and each is
+answered on the standard output with one line once it is done:
 
     join            every agent that has no session opens one, and a new one whenever it is lost
-    leave [K]       the sessions of all agents, or that of agent K, end without a word, and no new ones are opened
+    leave [K]       the sessions of all agents, or that of agent K, end without a word, and no new
+                    ones are opened
     ids             the node ids, in order
-    lost            how many sessions were lost since the start that nobody asked to end, by cause: JSON
+    lost            how many sessions were lost since the start that nobody asked to end, by cause:
+                    JSON
 """
 
 import asyncio
@@ -91,7 +95,9 @@ class Agent:
         """Becomes a member of the swarm."""
 
         def ask(csr: str) -> AdmissionRequest:
-            return AdmissionRequest(token=token, csr=csr, hostname=self.hostname, data_path_address=self.address)
+            return AdmissionRequest(
+                token=token, csr=csr, hostname=self.hostname, data_path_address=self.address
+            )
 
         admitted, credentials = await join([self._manager], ask, token)
         self.node = admitted.node
@@ -122,11 +128,17 @@ class Agent:
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(
                 f"https://{self._manager}/v1/session",
-                ssl=self._context, server_hostname=tls.MANAGER_NAME, max_msg_size=MAX_FROM_MANAGER
-            )  # fmt: skip
+                ssl=self._context,
+                server_hostname=tls.MANAGER_NAME,
+                max_msg_size=MAX_FROM_MANAGER,
+            )
             description = NodeDescription(hostname=self.hostname, resources=RESOURCES)
             await socket.send_bytes(
-                codec.encode(Hello(node=self.node, description=description, data_path_address=str(self.address)))
+                codec.encode(
+                    Hello(
+                        node=self.node, description=description, data_path_address=str(self.address)
+                    )
+                )
             )
             beats: asyncio.Task[None] | None = None
             try:
@@ -145,7 +157,9 @@ class Agent:
 
     async def _take(self, socket: aiohttp.ClientWebSocketResponse, change: ChangeTold) -> None:
         told = {task.id: _obeyed(task.desired) for task in change.tasks}
-        news = tuple((id, _status(id, state)) for id, state in told.items() if self.states.get(id) != state)
+        news = tuple(
+            (id, _status(id, state)) for id, state in told.items() if self.states.get(id) != state
+        )
         self.states = told if change.full else self.states | told
         for id in change.removed_tasks:
             self.states.pop(id, None)
@@ -168,7 +182,12 @@ def _obeyed(desired: TaskState) -> TaskState:
 
 
 def _status(id: TaskId, state: TaskState) -> TaskStatus:
-    return TaskStatus(state, time.time_ns(), state.name.lower(), container=ContainerStatus(ContainerId(f"{id:0>64}"), 1))
+    return TaskStatus(
+        state,
+        time.time_ns(),
+        state.name.lower(),
+        container=ContainerStatus(ContainerId(f"{id:0>64}"), 1),
+    )
 
 
 async def _beat(socket: aiohttp.ClientWebSocketResponse, period: float) -> None:
@@ -190,7 +209,9 @@ async def _all(agents: list[Agent], what: Any) -> None:
 async def main(manager: str, token: str, first: str, count: str) -> None:
     agents = [Agent(manager, int(first) + k) for k in range(int(count))]
     lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
     await _all(agents, lambda agent: agent.enter(token))
     print("joined", flush=True)
     while line := (await lines.readline()).decode().split():

@@ -1,8 +1,9 @@
-"""What the benchmarks share: the Engine API of a lab's nodes over their sockets, waiting, processor time, medians.
+"""What the benchmarks share: the Engine API of a lab's nodes over their sockets, waiting, processor
+time, medians.
 
-A benchmark prints ratios of two things measured in one run, because machines differ and are shared; absolute figures beside them
-are for orientation only. Nothing here is part of the tests; some benchmarks use what the tests share,
-`tests.support`, which can be imported once this has been.
+A benchmark prints ratios of two things measured in one run, because machines differ and are shared;
+absolute figures beside them are for orientation only. Nothing here is part of the tests; some
+benchmarks use what the tests share, `tests.support`, which can be imported once this has been.
 """
 
 import json
@@ -45,7 +46,9 @@ class Engine:
 
     def containers(self, name: str) -> list[dict[str, Any]]:
         filters = json.dumps({"label": [f"com.docker.swarm.service.name={name}"]})
-        found: list[dict[str, Any]] = self.call("GET", f"/containers/json?filters={filters.replace(' ', '')}")
+        found: list[dict[str, Any]] = self.call(
+            "GET", f"/containers/json?filters={filters.replace(' ', '')}"
+        )
         return found
 
 
@@ -57,7 +60,11 @@ def service_spec(name: str, replicas: int, **extra: Any) -> dict[str, Any]:
     task: dict[str, Any] = {"ContainerSpec": {"Image": IMAGE}}
     if "networks" in extra:
         task["Networks"] = [{"Target": n} for n in extra["networks"]]
-    spec: dict[str, Any] = {"Name": name, "TaskTemplate": task, "Mode": {"Replicated": {"Replicas": replicas}}}
+    spec: dict[str, Any] = {
+        "Name": name,
+        "TaskTemplate": task,
+        "Mode": {"Replicated": {"Replicas": replicas}},
+    }
     if "ports" in extra:
         spec["EndpointSpec"] = {"Mode": extra.get("mode", "vip"), "Ports": extra["ports"]}
     return spec
@@ -84,7 +91,9 @@ def on(name: str, *argv: str, check: bool = True, timeout: float = 120) -> str:
 
 def busy_seconds() -> float:
     """Processor time of the whole machine so far, without what was stolen from it."""
-    user, nice, system, _idle, _wait, irq, softirq = (int(v) for v in Path("/proc/stat").read_text().split()[1:8])
+    user, nice, system, _idle, _wait, irq, softirq = (
+        int(v) for v in Path("/proc/stat").read_text().split()[1:8]
+    )
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
@@ -113,9 +122,12 @@ def monitor_memory() -> str:
 
 
 def bare_runtime(count: int) -> float:
-    """Seconds to make and start `count` containers of `true` with conmon's runtime alone, on all cores: the floor."""
+    """Seconds to make and start `count` containers of `true` with conmon's runtime alone, on all
+    cores: the floor."""
     script = ROOT / "bench" / "bare-runtime"
-    done = subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(count)], capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 

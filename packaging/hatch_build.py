@@ -24,4 +24,6 @@ class EspHelper(BuildHookInterface):  # type: ignore[type-arg]
         build_data["artifacts"].append(f"{_DIRECTORY}/esp.so")
         build_data["pure_python"] = False
         # ctypes loads it: any Python of this platform will do.
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = (
+            f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        )

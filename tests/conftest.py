@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a person's Ctrl-C: what the tests made is taken away
+signal.signal(
+    signal.SIGTERM, signal.default_int_handler
+)  # as a person's Ctrl-C: what the tests made is taken away
 
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
 """Programs that tests start find what tests have in common as well."""
 
-settings.register_profile("weft", deadline=None)  # how long an example takes says nothing on a machine that is busy
+settings.register_profile(
+    "weft", deadline=None
+)  # how long an example takes says nothing on a machine that is busy
 settings.load_profile("weft")
 
 

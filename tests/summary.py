@@ -1,4 +1,5 @@
-"""What came of several runs of pytest: `python tests/summary.py DIRECTORY`, with a JUnit file of each."""
+"""What came of several runs of pytest: `python tests/summary.py DIRECTORY`, with a JUnit file of
+each."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The layout's rules as tests. To change a rule, change it here first, in its own commit, with the reason beside it."""
+"""The layout's rules as tests. To change a rule, change it here first, in its own commit, with the
+reason beside it."""
 
 import ast
 import re
@@ -36,29 +37,55 @@ MAY_IMPORT = {
     "agent": VALUES | {"engine", "system", "session"},
     "manager": VALUES | {"control", "pki", "system", "session", "store"},
     # 6 whole
-    "daemon": VALUES
-    | {"control", "network", "pki", "system", "linux", "runtime", "store", "api", "session", "engine", "agent", "manager"},
+    "daemon": (
+        VALUES
+        | {
+            "control",
+            "network",
+            "pki",
+            "system",
+            "linux",
+            "runtime",
+            "store",
+            "api",
+            "session",
+            "engine",
+            "agent",
+            "manager",
+        }
+    ),
     # 7 doors
     "lab": VALUES | {"api", "system"},
     "cli": VALUES | {"api", "daemon", "lab", "store", "system"},
     "__main__": {"cli"},
 }
-"""For each package the others that it may import, floor by floor: a package imports from floors below its own."""
+"""For each package the others that it may import, floor by floor: a package imports from floors
+below its own."""
 ONLY_PORTS = {("api", "runtime"), ("engine", "linux"), ("engine", "runtime")}
 """Of these only `base` may be imported: what the adapter promises, without how."""
-OF_THE_SWARM = {"Assignment", "AssignmentChange", "TaskAssignment", "TaskId", "TaskStatus", "TaskState"}
+OF_THE_SWARM = {
+    "Assignment",
+    "AssignmentChange",
+    "TaskAssignment",
+    "TaskId",
+    "TaskStatus",
+    "TaskState",
+}
 PURE = {"errors", "model", "control", "network", "dns", "esp", "pki"}
 SIDE_EFFECTS = {
     "asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time",
 }  # fmt: skip
 MAY_ENTER_NAMESPACES = {"linux/", "lab/"}
-"""The lab makes hosts out of namespaces and `weft lab exec` enters them; the daemon does so in linux/ only."""
+"""The lab makes hosts out of namespaces and `weft lab exec` enters them; the daemon does so in
+linux/ only."""
 MAY_IMPORT_BY_NAME = {"cli/__init__.py", "cli/root.py"}
 """Subcommands are imported when they are asked for: `weft lab exec` must start fast."""
 A_CONTAINERS_FILES = {"merged", "upper"}
-"""Attributes of `runtime.record.Directory`: below them a container changes what it likes, while the daemon looks."""
+"""Attributes of `runtime.record.Directory`: below them a container changes what it likes, while the
+daemon looks."""
 MAY_BE_GIVEN_THEM = {"mount_overlay", "unmount", "read_accounts"}
-"""The first two look at nothing in there; the third opens only what the kernel says is inside and a regular file."""
+"""The first two look at nothing in there; the third opens only what the kernel says is inside and a
+regular file."""
 PROCESS_STARTERS = {
     "create_subprocess_exec",
     "create_subprocess_shell",
@@ -70,7 +97,18 @@ PROCESS_STARTERS = {
     "system",
     "popen",
 }
-MUTABLE_BUILDERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "Counter", "OrderedDict", "count", "ContextVar"}
+MUTABLE_BUILDERS = {
+    "list",
+    "dict",
+    "set",
+    "bytearray",
+    "deque",
+    "defaultdict",
+    "Counter",
+    "OrderedDict",
+    "count",
+    "ContextVar",
+}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_NESTING = 500, 60, 4
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -112,7 +150,10 @@ def imported(module: Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module.where}: relative import"
             base = node.module or ""
-            yield from (f"{base}.{alias.name}" if f"{base}.{alias.name}" in NAMES else base for alias in node.names)
+            yield from (
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in NAMES else base
+                for alias in node.names
+            )
 
 
 def ours(module: Module) -> set[str]:
@@ -147,8 +188,18 @@ def test_packages_import_from_floors_below(module: Module) -> None:
 
 
 def test_the_table_allows_no_circle_and_nothing_that_is_not_needed() -> None:
-    needed = {(module.layer, name.split(".")[1]) for module in ALL if module.layer for name in ours(module)}
-    spare = {(here, other) for here, others in MAY_IMPORT.items() for other in others if (here, other) not in needed}
+    needed = {
+        (module.layer, name.split(".")[1])
+        for module in ALL
+        if module.layer
+        for name in ours(module)
+    }
+    spare = {
+        (here, other)
+        for here, others in MAY_IMPORT.items()
+        for other in others
+        if (here, other) not in needed
+    }
     assert not {pair for pair in spare if pair[1] not in VALUES}, f"nobody needs {spare}"
     TopologicalSorter(MAY_IMPORT).prepare()
 
@@ -163,7 +214,9 @@ def test_nothing_but_fakes_and_tests_imports_a_fake(module: Module) -> None:
 def test_values_and_logic_touch_nothing(module: Module) -> None:
     if module.layer in PURE:
         used = {name.split(".")[0] for name in imported(module)} & SIDE_EFFECTS
-        assert not used, f"{module.where} imports {sorted(used)}: pass the value in (now=, ids=, entropy=)"
+        assert not used, (
+            f"{module.where} imports {sorted(used)}: pass the value in (now=, ids=, entropy=)"
+        )
         assert "open" not in set(calls(module.tree)), f"{module.where} opens a file"
 
 
@@ -176,20 +229,34 @@ def test_network_and_control_do_not_know_each_other(module: Module) -> None:
 
 @each_module
 def test_what_works_without_a_swarm_knows_workloads_and_no_tasks(module: Module) -> None:
-    """`agent/workloads.py` makes workloads of tasks: the arrow goes from the swarm's worker to the engine."""
+    """`agent/workloads.py` makes workloads of tasks: the arrow goes from the swarm's worker to the
+    engine."""
     if module.layer in ("engine", "network", "dns"):
-        names = {alias.name for n in ast.walk(module.tree) if isinstance(n, ast.ImportFrom) for alias in n.names}
-        assert not names & OF_THE_SWARM, f"{module.where} imports {names & OF_THE_SWARM}: take a workload, or overlays"
+        names = {
+            alias.name
+            for n in ast.walk(module.tree)
+            if isinstance(n, ast.ImportFrom)
+            for alias in n.names
+        }
+        assert not names & OF_THE_SWARM, (
+            f"{module.where} imports {names & OF_THE_SWARM}: take a workload, or overlays"
+        )
 
 
 @each_module
 def test_only_linux_speaks_to_the_kernel(module: Module) -> None:
     if module.layer == "linux":
         return
-    netlink = [n for n in ast.walk(module.tree) if isinstance(n, ast.Attribute | ast.Name) and "AF_NETLINK" in ast.unparse(n)]
+    netlink = [
+        n
+        for n in ast.walk(module.tree)
+        if isinstance(n, ast.Attribute | ast.Name) and "AF_NETLINK" in ast.unparse(n)
+    ]
     assert not netlink, f"{module.where} opens netlink sockets"
     if not module.where.startswith(tuple(MAY_ENTER_NAMESPACES)):
-        entered = {name for name in calls(module.tree) if name.split(".")[-1] in ("setns", "unshare")}
+        entered = {
+            name for name in calls(module.tree) if name.split(".")[-1] in ("setns", "unshare")
+        }
         assert not entered, f"{module.where} moves between namespaces: {entered}"
     if module.layer != "lab":  # it asks the machine whether a firewall is in the way
         first_words = {
@@ -203,37 +270,56 @@ def test_only_linux_speaks_to_the_kernel(module: Module) -> None:
 
 @each_module
 def test_a_cause_is_never_missing(module: Module) -> None:
-    """`OSError.strerror` is None where the error was raised without a number: `errors.cause_of` has words for every one."""
+    """`OSError.strerror` is None where the error was raised without a number: `errors.cause_of` has
+    words for every one."""
     if module.where not in ("errors.py", "linux/netlink/message.py"):
-        used = [n for n in ast.walk(module.tree) if isinstance(n, ast.Attribute) and n.attr == "strerror"]
-        assert {ast.unparse(n.value) for n in used} <= {"os"}, f"{module.where} uses strerror: take errors.cause_of"
+        used = [
+            n
+            for n in ast.walk(module.tree)
+            if isinstance(n, ast.Attribute) and n.attr == "strerror"
+        ]
+        assert {ast.unparse(n.value) for n in used} <= {"os"}, (
+            f"{module.where} uses strerror: take errors.cause_of"
+        )
 
 
 @each_module
 def test_processes_are_started_by_few(module: Module) -> None:
-    """Containers by runtime/, programs of the system by linux/, hosts of the lab by lab/, all of them by system/: nobody else starts a
-    process. daemon/host_info.py asks programs for their versions."""
-    if module.layer not in ("runtime", "linux", "lab", "system") and module.where != "daemon/host_info.py":
+    """Containers by runtime/, programs of the system by linux/, hosts of the lab by lab/, all of
+    them by system/: nobody else starts a process. daemon/host_info.py asks programs for their
+    versions."""
+    if (
+        module.layer not in ("runtime", "linux", "lab", "system")
+        and module.where != "daemon/host_info.py"
+    ):
         started = {
-            name for name in calls(module.tree) if name.split(".")[-1] in PROCESS_STARTERS or name.startswith("subprocess.")
+            name
+            for name in calls(module.tree)
+            if name.split(".")[-1] in PROCESS_STARTERS or name.startswith("subprocess.")
         }
         assert not started, f"{module.where} starts processes: {started}"
 
 
 @each_module
 def test_what_a_container_writes_is_looked_at_in_one_way(module: Module) -> None:
-    """A name in there may be a link out, a FIFO that waits, a device. So whoever has the path hands it to few; and what reads
-    there does so in a thread."""
+    """A name in there may be a link out, a FIFO that waits, a device. So whoever has the path hands
+    it to few; and what reads there does so in a thread."""
     if module.where == "runtime/record.py":
         return
-    parents = {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
+    parents = {
+        child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)
+    }
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Attribute) or node.attr not in A_CONTAINERS_FILES:
             continue
         user = parents[node]
         if isinstance(user, ast.Call) and user.func is node:
             continue  # str.upper
-        takers = [ast.unparse(part) for part in (user.func, *user.args)] if isinstance(user, ast.Call) else []
+        takers = (
+            [ast.unparse(part) for part in (user.func, *user.args)]
+            if isinstance(user, ast.Call)
+            else []
+        )
         assert {taker.split(".")[-1] for taker in takers} & MAY_BE_GIVEN_THEM, (
             f"{module.where}:{node.lineno} uses {ast.unparse(node)}, which is a container's"
         )
@@ -242,24 +328,37 @@ def test_what_a_container_writes_is_looked_at_in_one_way(module: Module) -> None
         for n in ast.walk(module.tree)
         if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)
     }
-    assert module.where == "runtime/spec.py" or not joined & A_CONTAINERS_FILES, f"{module.where} makes the path itself"
+    assert module.where == "runtime/spec.py" or not joined & A_CONTAINERS_FILES, (
+        f"{module.where} makes the path itself"
+    )
     if module.where != "runtime/users.py":
-        assert "read_accounts" not in set(calls(module.tree)), f"{module.where} looks for users on the event loop"
+        assert "read_accounts" not in set(calls(module.tree)), (
+            f"{module.where} looks for users on the event loop"
+        )
 
 
 @each_module
 def test_answers_without_a_known_end_are_begun_in_one_place(module: Module) -> None:
-    """Who begins one must also end it when something fails: an HTTP error in the middle of it would be read as part of it."""
+    """Who begins one must also end it when something fails: an HTTP error in the middle of it would
+    be read as part of it."""
     if module.layer == "api" and module.where != "api/streams.py":
-        begun = {name.split(".")[-1] for name in calls(module.tree)} & {"take_over", "StreamResponse"}
+        begun = {name.split(".")[-1] for name in calls(module.tree)} & {
+            "take_over",
+            "StreamResponse",
+        }
         assert not begun, f"{module.where} calls {begun}: use carry or streamed of api/streams.py"
 
 
 @each_module
 def test_numbers_in_text_are_read_in_one_place(module: Module) -> None:
-    """`int` raises for more than 4,300 digits, and `isdecimal` is true of digits that few expect."""
+    """`int` raises for more than 4,300 digits, and `isdecimal` is true of digits that few
+    expect."""
     if module.layer != "testing" and module.name != "weft.model.numbers":
-        asked = {name.split(".")[-1] for name in calls(module.tree)} & {"isdecimal", "isdigit", "isnumeric"}
+        asked = {name.split(".")[-1] for name in calls(module.tree)} & {
+            "isdecimal",
+            "isdigit",
+            "isnumeric",
+        }
         assert not asked, f"{module.where} calls {asked}: use model.numbers.decimal"
 
 
@@ -274,7 +373,10 @@ def test_no_imports_inside_functions(module: Module) -> None:
     assert not inner, f"{module.where}:{inner[0].lineno} imports inside a function" if inner else ""
     if module.where not in MAY_IMPORT_BY_NAME:
         by_name = {name for name in imported(module) if name.split(".")[0] == "importlib"}
-        assert by_name <= {"importlib.resources", "importlib.metadata"}, f"{module.where} imports {by_name}"
+        assert by_name <= {
+            "importlib.resources",
+            "importlib.metadata",
+        }, f"{module.where} imports {by_name}"
 
 
 def test_no_import_cycles() -> None:
@@ -287,18 +389,31 @@ def test_no_import_cycles() -> None:
 
 @each_module
 def test_no_mutable_module_state(module: Module) -> None:
-    """Constants may be dicts and sets that nobody changes; names in lower case and `global` are state."""
+    """Constants may be dicts and sets that nobody changes; names in lower case and `global` are
+    state."""
     for statement in module.tree.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            empty = isinstance(statement.value, ast.List | ast.Dict) and not ast.unparse(statement.value).strip("[]{}")
+            empty = isinstance(statement.value, ast.List | ast.Dict) and not ast.unparse(
+                statement.value
+            ).strip("[]{}")
             called = (
-                isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func).split(".")[-1] in MUTABLE_BUILDERS
+                isinstance(statement.value, ast.Call)
+                and ast.unparse(statement.value.func).split(".")[-1] in MUTABLE_BUILDERS
             )
-            empty_call = called and isinstance(statement.value, ast.Call) and not statement.value.args
-            assert not empty, f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} starts empty, so somebody fills it"
-            assert not empty_call, f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} is mutable state"
-    assert not [node for node in ast.walk(module.tree) if isinstance(node, ast.Global)], f"{module.where} uses `global`"
+            empty_call = (
+                called and isinstance(statement.value, ast.Call) and not statement.value.args
+            )
+            assert not empty, (
+                f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} starts empty, so"
+                " somebody fills it"
+            )
+            assert not empty_call, (
+                f"{module.where}:{statement.lineno} {ast.unparse(targets[0])} is mutable state"
+            )
+    assert not [node for node in ast.walk(module.tree) if isinstance(node, ast.Global)], (
+        f"{module.where} uses `global`"
+    )
 
 
 @each_module
@@ -308,14 +423,22 @@ def test_no_container_of_a_module_is_filled_at_run_time(module: Module) -> None:
         target.id
         for statement in module.tree.body
         if isinstance(statement, ast.Assign | ast.AnnAssign)
-        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+        for target in (
+            statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        )
         if isinstance(target, ast.Name)
     }
     for function in functions(module.tree):
-        local = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        local = {
+            n.id
+            for n in ast.walk(function)
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
         local |= {argument.arg for argument in ast.walk(function) if isinstance(argument, ast.arg)}
         for changed in changes_in(function):
-            assert changed not in names - local, f"{module.where}: {function.name} changes {changed}, which is the module's"
+            assert changed not in names - local, (
+                f"{module.where}: {function.name} changes {changed}, which is the module's"
+            )
 
 
 MUTATORS = {
@@ -326,10 +449,18 @@ MUTATORS = {
 def changes_in(function: Function) -> Iterator[str]:
     """Names of which an item is set or removed, or a method is called that changes a container."""
     for node in ast.walk(function):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del) and isinstance(node.value, ast.Name):
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Store | ast.Del)
+            and isinstance(node.value, ast.Name)
+        ):
             yield node.value.id
         method = node.func if isinstance(node, ast.Call) else None
-        if isinstance(method, ast.Attribute) and method.attr in MUTATORS and isinstance(method.value, ast.Name):
+        if (
+            isinstance(method, ast.Attribute)
+            and method.attr in MUTATORS
+            and isinstance(method.value, ast.Name)
+        ):
             yield method.value.id
 
 
@@ -358,7 +489,17 @@ def length(function: Function) -> int:
     return lines
 
 
-BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
+BLOCKS = (
+    ast.If,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.With,
+    ast.AsyncWith,
+    ast.Try,
+    ast.TryStar,
+    ast.Match,
+)
 
 
 def nesting(node: ast.AST, depth: int = 0) -> int:
@@ -377,13 +518,19 @@ def test_files_and_functions_are_small(module: Module) -> None:
     lines = len(module.text.splitlines())
     assert lines <= MAX_FILE_LINES, f"{module.where} has {lines} lines"
     for function in functions(module.tree):
-        assert length(function) <= MAX_FUNCTION_LINES, f"{module.where}: {function.name} has {length(function)} lines"
-        assert nesting(function) <= MAX_NESTING, f"{module.where}: {function.name} is nested {nesting(function)} deep"
+        assert length(function) <= MAX_FUNCTION_LINES, (
+            f"{module.where}: {function.name} has {length(function)} lines"
+        )
+        assert nesting(function) <= MAX_NESTING, (
+            f"{module.where}: {function.name} is nested {nesting(function)} deep"
+        )
 
 
 def test_the_rules_see_the_code() -> None:
     """Rules that look at nothing always hold."""
     assert len(ALL) > 30
     assert any(module.layer == "model" for module in ALL)
-    sample = ast.parse("def f():\n    if a:\n        for b in c:\n            pass\n    elif d:\n        pass\n")
+    sample = ast.parse(
+        "def f():\n    if a:\n        for b in c:\n            pass\n    elif d:\n        pass\n"
+    )
     assert nesting(next(functions(sample))) == 2

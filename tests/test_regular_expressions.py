@@ -1,15 +1,17 @@
 """No regular expression of the code takes more than linear time, whatever text it is given.
 
-Python's `re` tries every way in which a pattern can match before it gives up. A pattern with several ways of reading one word
-is therefore slow when the match fails in the end: by a power of the word's length, or exponentially. Ways are counted here on
-the pattern's position automaton (Glushkov, 1961), as Weber and Seidl showed in 1991:
+Python's `re` tries every way in which a pattern can match before it gives up. A pattern with
+several ways of reading one word is therefore slow when the match fails in the end: by a power of
+the word's length, or exponentially. Ways are counted here on the pattern's position automaton
+(Glushkov, 1961), as Weber and Seidl showed in 1991:
 
 * exponentially many, if some position comes back to itself over one word in two ways;
 * quadratically many or more, if a word leads from p to p, from p to q and from q to q.
 
-No text is tried: the answer is about all of them. It errs to the safe side: `$` and word boundaries are taken to hold
-everywhere, a long counted repetition for an endless one. `search` is a match behind a loop that reads anything. `^` reads a
-mark that stands before a line, as does whatever reads the end of one.
+No text is tried: the answer is about all of them. It errs to the safe side: `$` and word boundaries
+are taken to hold everywhere, a long counted repetition for an endless one. `search` is a match
+behind a loop that reads anything. `^` reads a mark that stands before a line, as does whatever
+reads the end of one.
 """
 
 import ast
@@ -23,9 +25,23 @@ from typing import Any, NamedTuple
 import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "weft"
-FILES = [path for path in sorted(SRC.rglob("*.py")) if path.relative_to(SRC).parts[:2] != ("network", "trace")]
+FILES = [
+    path
+    for path in sorted(SRC.rglob("*.py"))
+    if path.relative_to(SRC).parts[:2] != ("network", "trace")
+]
 """The tracer reads nothing but rules that the code itself wrote."""
-FUNCTIONS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer"}
+FUNCTIONS = {
+    "compile",
+    "match",
+    "fullmatch",
+    "search",
+    "sub",
+    "subn",
+    "split",
+    "findall",
+    "finditer",
+}
 SEARCHING = FUNCTIONS - {"match", "fullmatch"}
 """`compile` too: what a compiled pattern is used for is not looked at, but see `anchored`."""
 UNROLLED = 4
@@ -47,7 +63,8 @@ class CannotTell(Exception):
 
 
 class Fragment(NamedTuple):
-    """A part of a pattern: the positions that it may begin and end with, and whether it may read nothing."""
+    """A part of a pattern: the positions that it may begin and end with, and whether it may read
+    nothing."""
 
     first: tuple[int, ...]
     last: tuple[int, ...]
@@ -91,7 +108,11 @@ class Automaton:
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
             return self._repeat(*value)
         if kind is op.AT:
-            return self._position(BEGIN) if value in (op.AT_BEGINNING, op.AT_BEGINNING_STRING) else EMPTY
+            return (
+                self._position(BEGIN)
+                if value in (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
+                else EMPTY
+            )
         reads = self._characters(kind, value)
         return self._position(reads | BEGIN if reads & NEWLINE else reads & ~BEGIN)
 
@@ -173,14 +194,19 @@ class Automaton:
             parted = {pair for pair in forth if pair[0] != pair[1]}
             if any((start, start) in _spread({pair}, self._pair) for pair in parted):
                 return True
-            if any(self._twice(pair[0]) and (start, start) in _spread({pair}, self._pair) for pair in forth - parted):
+            if any(
+                self._twice(pair[0]) and (start, start) in _spread({pair}, self._pair)
+                for pair in forth - parted
+            ):
                 return True
         return False
 
     def is_polynomial(self) -> bool:
         """A word leads from p to p, from p to q and from q to q."""
         positions = self._reachable()
-        looping = [p for p in positions if p in _spread(set(self.follow[p]), lambda q: self.follow[q])]
+        looping = [
+            p for p in positions if p in _spread(set(self.follow[p]), lambda q: self.follow[q])
+        ]
         for p in looping:
             for q in looping:
                 if p != q and (p, q, q) in _spread({(p, p, q)}, self._triple):
@@ -249,11 +275,15 @@ def uses(text: str, where: str) -> Iterator[Use]:
     compiled = {
         target.id: node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "re.compile"
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) == "re.compile"
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    methods = {name: {n.func.attr for n in ast.walk(tree) if _is_method_of(n, name)} for name in compiled}
+    methods = {
+        name: {n.func.attr for n in ast.walk(tree) if _is_method_of(n, name)} for name in compiled
+    }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -274,9 +304,11 @@ def uses(text: str, where: str) -> Iterator[Use]:
 
 def _is_method_of(node: ast.AST, name: str) -> bool:
     return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
         and node.func.value.id == name
-    )  # fmt: skip
+    )
 
 
 def _constant(node: ast.expr) -> str | None:
@@ -287,7 +319,11 @@ def _constant(node: ast.expr) -> str | None:
 
 
 def _flags(node: ast.Call) -> int:
-    named = [argument for argument in [*node.args[1:], *(k.value for k in node.keywords)] if "re." in ast.unparse(argument)]
+    named = [
+        argument
+        for argument in [*node.args[1:], *(k.value for k in node.keywords)]
+        if "re." in ast.unparse(argument)
+    ]
     return int(eval(ast.unparse(named[0]), {"re": re})) if named else 0
 
 
@@ -296,15 +332,22 @@ ALL = [use for path in FILES for use in uses(path.read_text(), path.relative_to(
 
 @pytest.mark.parametrize("use", ALL, ids=[use.where for use in ALL])
 def test_a_pattern_takes_linear_time(use: Use) -> None:
-    assert use.pattern is not None, f"{use.where}: the pattern must be written there, or it cannot be judged"
+    assert use.pattern is not None, (
+        f"{use.where}: the pattern must be written there, or it cannot be judged"
+    )
     assert not verdict(use.pattern, use.flags, use.search), f"{use.where}: {use.pattern!r}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SRC).as_posix())
 def test_nothing_else_makes_patterns(path: Path) -> None:
-    """`fnmatch` makes a regular expression of what a user wrote; `from re import …` would hide one from this test."""
+    """`fnmatch` makes a regular expression of what a user wrote; `from re import …` would hide one
+    from this test."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            else []
+        )
         assert "fnmatch" not in names
         assert not (isinstance(node, ast.ImportFrom) and node.module in ("re", "fnmatch"))
 
@@ -353,7 +396,10 @@ def test_the_analysis_refuses_what_it_does_not_understand() -> None:
 
 def test_patterns_are_found_in_source() -> None:
     assert len(ALL) > 10
-    text = 'X = re.compile(r"a+", re.I)\nX.match(t)\nre.search("b", t)\nY = re.compile(p)\nMeta(pattern="c")\n'
+    text = (
+        'X = re.compile(r"a+", re.I)\nX.match(t)\nre.search("b", t)\nY ='
+        ' re.compile(p)\nMeta(pattern="c")\n'
+    )
     assert [(use.pattern, use.flags, use.search) for use in uses(text, "x.py")] == [
         ("a+", int(re.I), False), ("b", 0, True), (None, 0, True), ("c", 0, True),
     ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""What can go wrong, by kind. A leaf of the tree says what the caller may do about it; `api/errors.py` maps kinds to status.
+"""What can go wrong, by kind. A leaf of the tree says what the caller may do about it;
+`api/errors.py` maps kinds to status.
 
     WeftError
     ├─ InvalidArgument     the request is wrong and will be wrong again                       400
@@ -13,7 +14,8 @@
     └─ OperationFailed     the kernel, the runtime or the disk refused                        500
         └─ Damaged         a file of this host is not what it was left as: somebody must look 500
 
-Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where Docker Swarm's text is fixed.
+Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where Docker
+Swarm's text is fixed.
 """
 
 SHOWN = 200
@@ -21,7 +23,8 @@ SHOWN = 200
 
 
 def clip(text: str, most: int = SHOWN) -> str:
-    """As much of a text that others wrote as a message or a log may hold: the beginning, and how long it is."""
+    """As much of a text that others wrote as a message or a log may hold: the beginning, and how
+    long it is."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
@@ -66,12 +69,13 @@ class Exhausted(WeftError):
 
 
 class OperationFailed(WeftError):
-    """An operation on the outside world failed. Foreign exceptions are translated into this at the adapter."""
+    """An operation on the outside world failed. Foreign exceptions are translated into this at the
+    adapter."""
 
 
 class Damaged(OperationFailed):
-    """What this host keeps on its disk is missing, cannot be read, or is somebody else's. It was left as
-    it is, and to try again is of no use. The message names the file and says what to do."""
+    """What this host keeps on its disk is missing, cannot be read, or is somebody else's. It was
+    left as it is, and to try again is of no use. The message names the file and says what to do."""
 
 
 def cause_of(error: BaseException) -> str:

@@ -1,7 +1,8 @@
-"""The whole program as its user has it: a lab of three hosts, the stock docker command, and what a person at a host would type.
+"""The whole program as its user has it: a lab of three hosts, the stock docker command, and what a
+person at a host would type.
 
-`cluster` is one lab for the whole run. A lab that is up already is used and left up. Every test gets its own names and removes
-what it made (`names`), so that tests do not depend on each other.
+`cluster` is one lab for the whole run. A lab that is up already is used and left up. Every test
+gets its own names and removes what it made (`names`), so that tests do not depend on each other.
 """
 
 import json
@@ -23,22 +24,35 @@ CLIENT = "10.59.72.100"
 
 
 class Cluster:
-    """Commands against the lab. Each raises `AssertionError` with the command's words if it fails and `ok` was not False."""
+    """Commands against the lab. Each raises `AssertionError` with the command's words if it fails
+    and `ok` was not False."""
 
     nodes = NODES
     client = CLIENT
     image = IMAGE
     weft = WEFT
 
-    def run(self, *argv: str, ok: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+    def run(
+        self, *argv: str, ok: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         assert not ok or done.returncode == 0, (
-            f"{' '.join(argv)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()[-800:]}"
+            f"{' '.join(argv)}: exit {done.returncode}:"
+            f" {(done.stderr or done.stdout).strip()[-800:]}"
         )
         return done
 
     def docker(self, node: str, *argv: str, timeout: float = 90) -> str:
-        return self.run("docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock", *argv, timeout=timeout).stdout
+        return self.run(
+            "docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock", *argv, timeout=timeout
+        ).stdout
 
     def docker_fails(self, node: str, *argv: str) -> str:
         """What it says when it is refused."""
@@ -61,10 +75,21 @@ class Cluster:
         return [json.loads(line) for line in out.splitlines()]
 
     def running(self, service: str) -> list[dict[str, Any]]:
-        return [t for t in self.tasks(service) if t["CurrentState"].startswith("Running") and t["DesiredState"] == "Running"]
+        return [
+            t
+            for t in self.tasks(service)
+            if t["CurrentState"].startswith("Running") and t["DesiredState"] == "Running"
+        ]
 
     def containers(self, node: str, service: str) -> list[str]:
-        out = self.docker(node, "ps", "-q", "--no-trunc", "--filter", f"label=com.docker.swarm.service.name={service}")
+        out = self.docker(
+            node,
+            "ps",
+            "-q",
+            "--no-trunc",
+            "--filter",
+            f"label=com.docker.swarm.service.name={service}",
+        )
         return sorted(out.split())
 
     def all_containers(self, service: str) -> dict[str, list[str]]:
@@ -82,21 +107,46 @@ class Cluster:
 
     def overlay(self, network: str) -> list[str]:
         """The words that enter the overlay's namespace on a host."""
-        id = self.docker("node1", "network", "ls", "-q", "--no-trunc", "--filter", f"name=^{network}$").strip()
+        id = self.docker(
+            "node1", "network", "ls", "-q", "--no-trunc", "--filter", f"name=^{network}$"
+        ).strip()
         return ["nsenter", f"--net=/run/docker/netns/1-{id[:10]}"]
 
-    def whoami(self, address: str, times: int, port: int = 8080, seconds: int = 3) -> list[dict[str, str]]:
-        """What the application answers to new connections from outside the cluster; stops at the first that fails."""
-        loop = f"for i in $(seq {times}); do curl -sS --max-time {seconds} http://{address}:{port}/whoami || exit 1; echo; done"
-        return [json.loads(line) for line in self.on("client", "sh", "-c", loop).splitlines() if line.strip()]
+    def whoami(
+        self, address: str, times: int, port: int = 8080, seconds: int = 3
+    ) -> list[dict[str, str]]:
+        """What the application answers to new connections from outside the cluster; stops at the
+        first that fails."""
+        loop = (
+            f"for i in $(seq {times}); do curl -sS --max-time {seconds}"
+            f" http://{address}:{port}/whoami || exit 1; echo; done"
+        )
+        return [
+            json.loads(line)
+            for line in self.on("client", "sh", "-c", loop).splitlines()
+            if line.strip()
+        ]
 
     def answers(self, address: str, port: int = 8080) -> bool:
         return self.run(*WEFT, "lab", "exec", "client", "--", "curl", "-sS", "-o", "/dev/null", "--max-time", "1",
                         f"http://{address}:{port}/whoami", ok=False).returncode == 0  # fmt: skip
 
-    def create(self, name: str, *options: str, replicas: int = 3, command: tuple[str, ...] = ()) -> None:
+    def create(
+        self, name: str, *options: str, replicas: int = 3, command: tuple[str, ...] = ()
+    ) -> None:
         """A service of the demo image; waits until it has converged."""
-        self.docker("node1", "service", "create", "--name", name, "--replicas", str(replicas), *options, IMAGE, *command)
+        self.docker(
+            "node1",
+            "service",
+            "create",
+            "--name",
+            name,
+            "--replicas",
+            str(replicas),
+            *options,
+            IMAGE,
+            *command,
+        )
 
     def eventually(self, condition: Callable[[], Any], timeout: float = 20, what: str = "") -> Any:
         """The first true value of the condition. A failed command counts as not yet."""
@@ -109,7 +159,9 @@ class Cluster:
                     return last
             except AssertionError as error:
                 last = error
-            assert time.monotonic() < deadline, f"{what or condition} did not come true in {timeout} s; last: {last!r}"
+            assert time.monotonic() < deadline, (
+                f"{what or condition} did not come true in {timeout} s; last: {last!r}"
+            )
             time.sleep(0.1)
 
 
@@ -133,7 +185,8 @@ def cluster(commands: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def names(cluster: Cluster) -> Iterator[Callable[[str], str]]:
-    """Names for a test's services and networks; all of them are removed afterwards, services first."""
+    """Names for a test's services and networks; all of them are removed afterwards, services
+    first."""
     given: list[str] = []
 
     def name(base: str) -> str:
@@ -142,14 +195,26 @@ def names(cluster: Cluster) -> Iterator[Callable[[str], str]]:
 
     yield name
     wanted = set(given)
-    services = set(cluster.docker("node1", "service", "ls", "--format", "{{.Name}}").split()) & wanted
+    services = (
+        set(cluster.docker("node1", "service", "ls", "--format", "{{.Name}}").split()) & wanted
+    )
     if services:
         cluster.docker("node1", "service", "rm", *services)
         for service in services:
-            cluster.eventually(lambda service=service: not any(cluster.all_containers(service).values()), 30, f"{service} gone")
-    networks = set(cluster.docker("node1", "network", "ls", "--format", "{{.Name}}").split()) & wanted
+            cluster.eventually(
+                lambda service=service: not any(cluster.all_containers(service).values()),
+                30,
+                f"{service} gone",
+            )
+    networks = (
+        set(cluster.docker("node1", "network", "ls", "--format", "{{.Name}}").split()) & wanted
+    )
     for network in networks:
-        cluster.eventually(lambda network=network: cluster.docker("node1", "network", "rm", network), 15, f"{network} removed")
+        cluster.eventually(
+            lambda network=network: cluster.docker("node1", "network", "rm", network),
+            15,
+            f"{network} removed",
+        )
 
 
 @pytest.fixture
@@ -160,4 +225,6 @@ def healthy(cluster: Cluster) -> Iterator[Cluster]:
         cluster.run("ip", "link", "set", f"weft-n{number}", "up")
     cluster.lab("up")
     ready = ("node", "ls", "--format", "{{.Status}}")
-    cluster.eventually(lambda: cluster.docker("node1", *ready).split() == ["Ready"] * 3, 40, "three nodes ready")
+    cluster.eventually(
+        lambda: cluster.docker("node1", *ready).split() == ["Ready"] * 3, 40, "three nodes ready"
+    )

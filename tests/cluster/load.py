@@ -1,8 +1,10 @@
-"""Somebody outside the cluster who asks through the mesh, steadily, in turn of all of them: `python load.py ADDRESS:PORT…`.
+"""Somebody outside the cluster who asks through the mesh, steadily, in turn of all of them: `python
+load.py ADDRESS:PORT…`.
 
-Each request is a connection of its own, made when its time has come whether or not those before it were answered. Until its
-standard input ends; then one line of JSON per request on the standard output: when it was made (seconds, CLOCK_MONOTONIC), how long
-after its time that was, whom it asked, how long it took, who answered (the container's hostname) or else why nobody did.
+Each request is a connection of its own, made when its time has come whether or not those before it
+were answered. Until its standard input ends; then one line of JSON per request on the standard
+output: when it was made (seconds, CLOCK_MONOTONIC), how long after its time that was, whom it
+asked, how long it took, who answered (the container's hostname) or else why nobody did.
 """
 
 import asyncio
@@ -26,7 +28,9 @@ async def ask(address: str, port: int) -> str:
         writer.close()
 
 
-async def one(due: float, target: str, records: list[tuple[float, float, str, float, str, str]]) -> None:
+async def one(
+    due: float, target: str, records: list[tuple[float, float, str, float, str, str]]
+) -> None:
     who = why = ""
     start = time.monotonic()
     try:
@@ -44,7 +48,9 @@ async def one(due: float, target: str, records: list[tuple[float, float, str, fl
 
 async def main(targets: list[str]) -> None:
     end = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(end), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(end), sys.stdin
+    )
     ended = asyncio.ensure_future(end.read())
     records: list[tuple[float, float, str, float, str, str]] = []
     begun = time.monotonic()

@@ -1,4 +1,5 @@
-"""Encrypted networks on a lab of three hosts: sealed on the wire, never in clear whatever is broken, over rotations and restarts."""
+"""Encrypted networks on a lab of three hosts: sealed on the wire, never in clear whatever is
+broken, over rotations and restarts."""
 
 import re
 import subprocess
@@ -26,13 +27,17 @@ def sealed(cluster, names):
 
 def vni(cluster, network=NETWORK):
     return int(
-        cluster.inspect("node1", "network", "inspect", network)["Options"]["com.docker.network.driver.overlay.vxlanid_list"]
+        cluster.inspect("node1", "network", "inspect", network)["Options"][
+            "com.docker.network.driver.overlay.vxlanid_list"
+        ]
     )
 
 
 def address(cluster, node, service=SERVICE, network=NETWORK):
     [container] = cluster.containers(node, service)
-    return cluster.inspect(node, "inspect", container)["NetworkSettings"]["Networks"][network]["IPAddress"]
+    return cluster.inspect(node, "inspect", container)["NetworkSettings"]["Networks"][network][
+        "IPAddress"
+    ]
 
 
 def ping(cluster, source, target, count="3", *more):
@@ -86,8 +91,13 @@ def in_clear(cluster) -> str:
 
 def engine(cluster, node):
     """The process that answers at the engine's control socket."""
-    program = "import socket, struct; s = socket.socket(socket.AF_UNIX); s.connect('/run/weft/esp.sock'); "
-    program += "print(struct.unpack('3i', s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])"
+    program = (
+        "import socket, struct; s = socket.socket(socket.AF_UNIX);"
+        " s.connect('/run/weft/esp.sock'); "
+    )
+    program += (
+        "print(struct.unpack('3i', s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])"
+    )
     return cluster.on(node, "python3", "-c", program).strip()
 
 
@@ -96,14 +106,20 @@ def test_it_is_sealed_on_the_wire_and_the_engine_is_named(sealed):
         assert pings(sealed)
     assert any("ESP(spi=0x" in line for line in lines)
     assert not [line for line in lines if "VXLAN" in line]
-    assert re.search(r"overlay-encryption\n +Profile: (userspace|kernel)\n", sealed.docker("node1", "info"))
+    assert re.search(
+        r"overlay-encryption\n +Profile: (userspace|kernel)\n", sealed.docker("node1", "info")
+    )
 
 
 def test_a_full_packet_is_sealed_into_one(sealed):
     """1424 inside is 1500 outside: neither fragmented nor refused (-M do forbids it to be)."""
     with captured(sealed, "esp or ip[6:2] & 0x3fff != 0") as lines:
         assert ping(sealed, "node2", "node1", "3", "-M", "do", "-s", str(1424 - 28))
-    lengths = {int(found[1]) for line in lines if (found := re.search(r"proto ESP .*, length (\d+)\)", line))}
+    lengths = {
+        int(found[1])
+        for line in lines
+        if (found := re.search(r"proto ESP .*, length (\d+)\)", line))
+    }
     assert max(lengths) == 1500
     assert not [line for line in lines if "flags [+]" in line]
 
@@ -118,16 +134,24 @@ def test_a_longer_icv_lowers_the_mtu(cluster, names):
     assert "mtu 1416" in cluster.inside("node2", container, "ip", "link", "show", "eth0")
     target = address(cluster, "node1", "icv-web", "icv-net")
     big = ("ping", "-q", "-c", "3", "-i", "0.1", "-M", "do", "-s", str(1416 - 28), target)
-    cluster.eventually(lambda: " 0% packet loss" in cluster.inside("node2", container, *big, ok=False), 15)
+    cluster.eventually(
+        lambda: " 0% packet loss" in cluster.inside("node2", container, *big, ok=False), 15
+    )
 
 
 @pytest.mark.parametrize("what", ["flush", "engine", "daemon"])
 def test_never_in_clear(sealed, healthy, what):
-    """Traffic goes on all the while from node2; what is broken is on node1 and node2. Afterwards it comes back by itself."""
-    with captured(sealed, in_clear(sealed), "node1") as one, captured(sealed, in_clear(sealed), "node2") as two:
+    """Traffic goes on all the while from node2; what is broken is on node1 and node2. Afterwards it
+    comes back by itself."""
+    with (
+        captured(sealed, in_clear(sealed), "node1") as one,
+        captured(sealed, in_clear(sealed), "node2") as two,
+    ):
         [container] = sealed.containers("node2", SERVICE)
         argv = ("ping", "-q", "-c", "40", "-i", "0.1", "-W", "1", address(sealed, "node1"))
-        pinging = threading.Thread(target=lambda: sealed.inside("node2", container, *argv, ok=False))
+        pinging = threading.Thread(
+            target=lambda: sealed.inside("node2", container, *argv, ok=False)
+        )
         pinging.start()
         time.sleep(0.5)
         for node in ("node1", "node2"):
@@ -139,7 +163,9 @@ def test_never_in_clear(sealed, healthy, what):
                 sealed.lab("kill", node)
         pinging.join()
         if what == "daemon":
-            assert pings_without_daemon(sealed, container, argv[-1]), "the engine must go on without the daemon"
+            assert pings_without_daemon(sealed, container, argv[-1]), (
+                "the engine must go on without the daemon"
+            )
             for node in ("node1", "node2"):
                 sealed.lab("restart", node)
         sealed.eventually(lambda: pings(sealed), 20)
@@ -167,18 +193,26 @@ for _ in range(20): s.sendto(struct.pack('!II', 1 << 27, {vni} << 8) + frame, ('
 
 
 def test_what_comes_in_clear_is_not_taken(sealed):
-    """A forged datagram with the right VNI and the right inner addresses, from outside: the task never sees it."""
+    """A forged datagram with the right VNI and the right inner addresses, from outside: the task
+    never sees it."""
     target = address(sealed, "node1")
     inner_mac = "0242" + "".join(f"{int(o):02x}" for o in target.split("."))
     program = FORGERY.format(
-        mac=inner_mac, target=target, source=f"{target[: target.rindex('.')]}.77", vni=vni(sealed), node=sealed.nodes["node1"]
+        mac=inner_mac,
+        target=target,
+        source=f"{target[: target.rindex('.')]}.77",
+        vni=vni(sealed),
+        node=sealed.nodes["node1"],
     )
     [container] = sealed.containers("node1", SERVICE)
     before = sealed.inside("node1", container, "cat", "/proc/net/dev")
     sealed.on("client", "python3", "-c", program)
     time.sleep(0.3)
     after = sealed.inside("node1", container, "cat", "/proc/net/dev")
-    received = [next(int(line.split()[2]) for line in text.splitlines() if "eth0" in line) for text in (before, after)]
+    received = [
+        next(int(line.split()[2]) for line in text.splitlines() if "eth0" in line)
+        for text in (before, after)
+    ]
     assert received[1] - received[0] < 5
 
 
@@ -187,7 +221,9 @@ def test_rotation_loses_nothing(sealed):
     [container] = sealed.containers("node2", SERVICE)
     argv = ("ping", "-q", "-c", "120", "-i", "0.1", "-W", "1", address(sealed, "node3"))
     said: list[str] = []
-    pinging = threading.Thread(target=lambda: said.append(sealed.inside("node2", container, *argv, ok=False)))
+    pinging = threading.Thread(
+        target=lambda: said.append(sealed.inside("node2", container, *argv, ok=False))
+    )
     pinging.start()
     environment = ("env", "DOCKER_HOST=unix:///run/weft/lab/node1/docker.sock")
 
@@ -221,4 +257,8 @@ def test_the_engine_is_gone_with_the_last_network(cluster, names):
     assert "esp_sbox" in cluster.on("node1", "ls", "/run/docker/netns")
     cluster.docker("node1", "service", "rm", "gone-web")
     cluster.eventually(lambda: "esp_sbox" not in cluster.on("node1", "ls", "/run/docker/netns"), 15)
-    cluster.eventually(lambda: not cluster.on("node1", "find", "/run/weft", "-name", "esp.sock").strip(), 15, "engine ended")
+    cluster.eventually(
+        lambda: not cluster.on("node1", "find", "/run/weft", "-name", "esp.sock").strip(),
+        15,
+        "engine ended",
+    )

@@ -254,7 +254,8 @@ for target in targets:
         heard.append("")
 print(json.dumps(heard), flush=True)
 """
-"""On a host: listens at all addresses until something comes to the last; from whom each other heard."""
+"""On a host: listens at all addresses until something comes to the last; from whom each other
+heard."""
 
 
 @contextmanager
@@ -282,7 +283,8 @@ def outlet(prison: Prison) -> tuple[str, str, str, str]:
 
 
 def test_the_hosts_loopback_is_out_of_reach(prison) -> None:
-    """As from another machine: CVE-2020-8558. The last frame shows that frames like these arrive."""
+    """As from another machine: CVE-2020-8558. The last frame shows that frames like these
+    arrive."""
     device, own, mac, gateway = outlet(prison)
     doors = (("127.0.0.1", 7001), ("127.0.0.2", 7002), (gateway, 7003))
     with listener(prison.cluster, NODE, *doors) as process:

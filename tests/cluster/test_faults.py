@@ -1,8 +1,10 @@
-"""What users notice of faults: five hosts, three of them managers, and a client that asks 200 times a second.
+"""What users notice of faults: five hosts, three of them managers, and a client that asks 200 times
+a second.
 
-Two services: `web` has tasks on every host, `steady` none on node5, to which the worst happens. A request through a host that is
-itself off or cut off cannot be answered by anybody and is not counted. After each fault everything has to be as it was asked for,
-no address may be held twice and nothing may run twice. At the end there is a table of what the client saw.
+Two services: `web` has tasks on every host, `steady` none on node5, to which the worst happens. A
+request through a host that is itself off or cut off cannot be answered by anybody and is not
+counted. After each fault everything has to be as it was asked for, no address may be held twice and
+nothing may run twice. At the end there is a table of what the client saw.
 """
 
 import signal
@@ -13,7 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.fault_lab import HOSTS, MANAGERS, REPLICAS, STEADY, VICTIM, WEB, WEFT, Load, Swarm, total
+from tests.cluster.fault_lab import (
+    HOSTS,
+    MANAGERS,
+    REPLICAS,
+    STEADY,
+    VICTIM,
+    WEB,
+    WEFT,
+    Load,
+    Swarm,
+    total,
+)
 from weft.lab import faults
 from weft.lab.processes import load as process_of
 from weft.lab.processes import send
@@ -21,9 +34,11 @@ from weft.lab.processes import send
 NODE_DIED = 1.0
 """Seconds of failed requests where a task's host died: the goal."""
 UNHEARD = 1.5
-"""Of requests that failed or whose SYN had to be sent again, where a host was cut off and nobody was told: it takes 0.6 to 0.9."""
+"""Of requests that failed or whose SYN had to be sent again, where a host was cut off and nobody
+was told: it takes 0.6 to 0.9."""
 LEADERLESS = 4.0
-"""The same where it was the leader of the managers: who says that a host is gone must first be elected, which takes a second or two."""
+"""The same where it was the leader of the managers: who says that a host is gone must first be
+elected, which takes a second or two."""
 ALONE = 12.0
 """Where no manager was there to notice: a host starts by itself what it had, after five seconds."""
 GRACE = 15.0
@@ -40,7 +55,9 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
     swarm.lab("down")
     for name, size in SMALL.items():
         swarm.host(name).data.mkdir(parents=True, exist_ok=True)
-        commands.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(swarm.host(name).data))
+        commands.run(
+            "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(swarm.host(name).data)
+        )
     try:
         swarm.lab("up", "--nodes", str(len(HOSTS)), "--managers", str(len(MANAGERS)))
         create(swarm, "web")
@@ -56,7 +73,9 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
 
 def create(swarm: Swarm, name: str, *options: str) -> None:
     port = WEB if name == "web" else STEADY
-    swarm.cluster.create(name, "-p", f"{port}:80", "--restart-delay", "0s", *options, replicas=REPLICAS)
+    swarm.cluster.create(
+        name, "-p", f"{port}:80", "--restart-delay", "0s", *options, replicas=REPLICAS
+    )
 
 
 def _disks_away(swarm: Swarm) -> None:
@@ -69,7 +88,8 @@ def _disks_away(swarm: Swarm) -> None:
 
 @pytest.fixture
 def swarm(lab: Swarm) -> Iterator[Swarm]:
-    """Whole before the test and after it. A host on which tasks of `web` have failed often would not be given any: another `web` is."""
+    """Whole before the test and after it. A host on which tasks of `web` have failed often would
+    not be given any: another `web` is."""
     if not lab.cluster.containers(VICTIM, "web"):
         lab.cluster.docker("node1", "service", "rm", "web")
         lab.eventually(lambda: not lab.containers("web"), 30, "its containers gone")
@@ -87,13 +107,18 @@ def swarm(lab: Swarm) -> Iterator[Swarm]:
     lab.eventually(lab.is_whole, 60, "a whole swarm after the fault")
 
 
-def judge(swarm: Swarm, fault: str, load: Load, *beside: str, seconds: float = 0.0, growing: bool = False) -> None:
-    """No failed request to `steady`; those to `web` in no more than so many seconds. Through other hosts than `beside`. While `web` is
-    growing it may refuse: a task runs from the moment that its program was started, and listens a moment later."""
+def judge(
+    swarm: Swarm, fault: str, load: Load, *beside: str, seconds: float = 0.0, growing: bool = False
+) -> None:
+    """No failed request to `steady`; those to `web` in no more than so many seconds. Through other
+    hosts than `beside`. While `web` is growing it may refuse: a task runs from the moment that its
+    program was started, and listens a moment later."""
     web, steady = load.seen(WEB, *beside), load.seen(STEADY, *beside)
     swarm.note(fault, web, steady)
     assert steady.failed == ()
-    unanswered = tuple(r for r in web.failed if not (growing and r.why.startswith("Connect call failed")))
+    unanswered = tuple(
+        r for r in web.failed if not (growing and r.why.startswith("Connect call failed"))
+    )
     assert unanswered == () if seconds == 0 else total(web.failed) < seconds, web.failed
 
 
@@ -124,7 +149,8 @@ def test_a_host_reboots(swarm: Swarm) -> None:
 
 
 def test_a_host_is_shut_down(swarm: Swarm) -> None:
-    """Its tasks are nobody's until it is given up, but after a moment nobody is sent there any more."""
+    """Its tasks are nobody's until it is given up, but after a moment nobody is sent there any
+    more."""
     with Load() as load:
         swarm.lab("halt", VICTIM)
         swarm.eventually(lambda: _given_up(swarm), GRACE + 30, "its tasks elsewhere")
@@ -132,11 +158,14 @@ def test_a_host_is_shut_down(swarm: Swarm) -> None:
 
 
 def test_a_host_is_cut_off_and_comes_back(swarm: Swarm) -> None:
-    """Nobody is told. It keeps its tasks though others have taken their places; they end when it is back."""
+    """Nobody is told. It keeps its tasks though others have taken their places; they end when it is
+    back."""
     with Load() as load:
         swarm.lab("cut", VICTIM)
         swarm.eventually(lambda: _given_up(swarm), GRACE + 30, "its tasks elsewhere")
-        assert swarm.cluster.containers(VICTIM, "web"), "a host without a manager keeps what it runs"
+        assert swarm.cluster.containers(VICTIM, "web"), (
+            "a host without a manager keeps what it runs"
+        )
         swarm.lab("heal", VICTIM)
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
     judge(swarm, "a host is cut off, and is back", load, VICTIM, seconds=NODE_DIED)
@@ -170,7 +199,9 @@ def test_two_hosts_are_cut_off_from_each_other(swarm: Swarm) -> None:
     with Load() as load:
         swarm.lab("cut", VICTIM, "--from", "node4")
         end = time.monotonic() + 6
-        swarm.eventually(lambda: time.monotonic() > end, 10, "longer than a session lasts without a packet")
+        swarm.eventually(
+            lambda: time.monotonic() > end, 10, "longer than a session lasts without a packet"
+        )
         assert swarm.states() == dict.fromkeys(HOSTS, "Ready")
         swarm.lab("heal", VICTIM)
     judge(swarm, "two hosts are cut off from each other", load, VICTIM, "node4")
@@ -183,8 +214,8 @@ def test_two_hosts_are_cut_off_from_each_other(swarm: Swarm) -> None:
 
 @pytest.mark.parametrize("how", ["loses its power", "is shut down"])
 def test_a_host_reboots_with_no_manager_in_reach(swarm: Swarm, how: str) -> None:
-    """It starts what it had, and its part of the mesh works. When it is shut down, the daemon and the programs are told to end first,
-    and do so in good order."""
+    """It starts what it had, and its part of the mesh works. When it is shut down, the daemon and
+    the programs are told to end first, and do so in good order."""
     before = swarm.containers("web")
     own = swarm.cluster.containers(VICTIM, "web")
     with Load() as load:
@@ -194,7 +225,9 @@ def test_a_host_reboots_with_no_manager_in_reach(swarm: Swarm, how: str) -> None
             _end_in_good_order(swarm, VICTIM)
         swarm.lab("reboot", VICTIM)
         swarm.eventually(lambda: swarm.cluster.containers(VICTIM, "web") == own, 60, "what it had")
-        swarm.eventually(lambda: swarm.cluster.whoami(HOSTS[VICTIM], 5, WEB), 30, "answers of its mesh")
+        swarm.eventually(
+            lambda: swarm.cluster.whoami(HOSTS[VICTIM], 5, WEB), 30, "answers of its mesh"
+        )
         swarm.lab("up")
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
     judge(swarm, f"a host {how}, no manager in reach", load, VICTIM, seconds=ALONE)
@@ -206,8 +239,12 @@ def test_the_leader_is_killed_while_a_service_grows(swarm: Swarm) -> None:
     with Load() as load:
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={2 * REPLICAS}")
         swarm.lab("kill", leader)
-        took = swarm.eventually(lambda: swarm.leader(other) not in ("", leader), 20, "another leader")
-        swarm.eventually(lambda: swarm.running("web", other) == 2 * REPLICAS, 60, "all of the tasks")
+        took = swarm.eventually(
+            lambda: swarm.leader(other) not in ("", leader), 20, "another leader"
+        )
+        swarm.eventually(
+            lambda: swarm.running("web", other) == 2 * REPLICAS, 60, "all of the tasks"
+        )
         swarm.lab("restart", leader)
         swarm.eventually(lambda: swarm.is_whole(2 * REPLICAS), 60, "a whole swarm")
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={REPLICAS}")
@@ -222,8 +259,12 @@ def test_a_member_of_the_store_is_killed(swarm: Swarm) -> None:
         assert member is not None
         assert send(member, 9)
         write = ("service", "update", "-d", "--label-add", "written=after", "web")
-        took = swarm.eventually(lambda: swarm.cluster.docker(other, *write), 30, "a write that is accepted")
-        swarm.eventually(lambda: faults.store_process(swarm.layout, swarm.host(leader)), 30, "the member again")
+        took = swarm.eventually(
+            lambda: swarm.cluster.docker(other, *write), 30, "a write that is accepted"
+        )
+        swarm.eventually(
+            lambda: faults.store_process(swarm.layout, swarm.host(leader)), 30, "the member again"
+        )
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
     judge(swarm, f"the leader's etcd is killed (write {took:.1f} s)", load)
 
@@ -233,8 +274,12 @@ def test_a_manager_stands_still_for_longer_than_the_grace(swarm: Swarm) -> None:
     with Load() as load:
         swarm.lab("pause", leader)
         end = time.monotonic() + GRACE + 3
-        took = swarm.eventually(lambda: swarm.leader(other) not in ("", leader), 30, "another leader")
-        swarm.cluster.docker(other, "service", "update", "-d", "--label-add", "written=meanwhile", "web")
+        took = swarm.eventually(
+            lambda: swarm.leader(other) not in ("", leader), 30, "another leader"
+        )
+        swarm.cluster.docker(
+            other, "service", "update", "-d", "--label-add", "written=meanwhile", "web"
+        )
         swarm.eventually(lambda: time.monotonic() > end, GRACE + 10, "the end of the pause")
         swarm.lab("resume", leader)
         swarm.eventually(swarm.is_whole, 60, "a whole swarm")
@@ -257,16 +302,23 @@ def test_the_disk_of_a_host_is_full(swarm: Swarm) -> None:
 
 
 def test_the_disk_of_a_manager_is_full(swarm: Swarm) -> None:
-    """Its member of the store may end; the others go on, and it is one of them when there is room again."""
+    """Its member of the store may end; the others go on, and it is one of them when there is room
+    again."""
     name, other = "node3", "node1"
     daemon = swarm.daemon(name)
     with Load() as load:
         _fill(swarm, name)
         for value in range(3):
             write = ("service", "update", "-d", "--label-add", f"written={value}", "web")
-            swarm.eventually(lambda write=write: swarm.cluster.docker(other, *write), 30, "a write that is accepted")
+            swarm.eventually(
+                lambda write=write: swarm.cluster.docker(other, *write),
+                30,
+                "a write that is accepted",
+            )
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={REPLICAS + 5}")
-        swarm.eventually(lambda: swarm.running("web", other) == REPLICAS + 5, 60, "the tasks elsewhere")
+        swarm.eventually(
+            lambda: swarm.running("web", other) == REPLICAS + 5, 60, "the tasks elsewhere"
+        )
         swarm.cluster.on(name, "rm", FILLER)
         swarm.cluster.docker(other, "service", "scale", "-d", f"web={REPLICAS}")
         swarm.eventually(lambda: swarm.leader(name), 60, "the manager again")
@@ -277,7 +329,9 @@ def test_the_disk_of_a_manager_is_full(swarm: Swarm) -> None:
 
 def _end_in_good_order(swarm: Swarm, name: str) -> None:
     """As an init system does before it turns the host off."""
-    pids = [swarm.cluster.pid(name, container) for container in swarm.cluster.containers(name, "web")]
+    pids = [
+        swarm.cluster.pid(name, container) for container in swarm.cluster.containers(name, "web")
+    ]
     daemon = process_of(swarm.host(name).daemon_record)
     assert pids
     assert daemon is not None
@@ -285,7 +339,9 @@ def _end_in_good_order(swarm: Swarm, name: str) -> None:
     swarm.cluster.on(name, "kill", "-TERM", *pids)
     swarm.eventually(lambda: not swarm.daemon(name), 15, "the end of the daemon")
     gone = ("sh", "-c", f"! ps -p {','.join(pids)}")
-    swarm.eventually(lambda: swarm.cluster.on(name, *gone) is not None, 15, "the end of the programs")
+    swarm.eventually(
+        lambda: swarm.cluster.on(name, *gone) is not None, 15, "the end of the programs"
+    )
 
 
 def _fill(swarm: Swarm, name: str) -> None:

@@ -1,4 +1,5 @@
-"""Several managers: promoted, led by one of them, lost and found again, demoted. On a lab of three hosts, with the docker command.
+"""Several managers: promoted, led by one of them, lost and found again, demoted. On a lab of three
+hosts, with the docker command.
 
 Each test begins and ends with node1 as the only manager, which is what the other tests expect.
 """
@@ -27,18 +28,25 @@ def all_there(cluster: Any, asked: str = "node1") -> bool:
 
 
 def leader(cluster: Any, asked: str) -> str:
-    return next((name for name, status in managers(cluster, asked).items() if status == "Leader"), "")
+    return next(
+        (name for name, status in managers(cluster, asked).items() if status == "Leader"), ""
+    )
 
 
 def promote(cluster: Any) -> None:
     cluster.docker("node1", "node", "promote", *OTHERS)
     for node in ("node1", *OTHERS):
-        cluster.eventually(lambda node=node: all_there(cluster, node), 60, f"three managers, seen by {node}")
+        cluster.eventually(
+            lambda node=node: all_there(cluster, node), 60, f"three managers, seen by {node}"
+        )
 
 
 def demote(cluster: Any, node: str) -> None:
-    """The member of the one before may have led the store's, and then there is an election first."""
-    cluster.eventually(lambda: cluster.docker("node1", "node", "demote", node), 30, f"{node} is demoted")
+    """The member of the one before may have led the store's, and then there is an election
+    first."""
+    cluster.eventually(
+        lambda: cluster.docker("node1", "node", "demote", node), 30, f"{node} is demoted"
+    )
     cluster.eventually(lambda: node not in managers(cluster), 60, f"{node} is a worker")
 
 
@@ -48,10 +56,17 @@ def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
     yield cluster
     cluster.lab("up")
     for node in ("node1", *OTHERS):
-        cluster.eventually(lambda node=node: all_there(cluster, node), 60, f"three managers, seen by {node}")
+        cluster.eventually(
+            lambda node=node: all_there(cluster, node), 60, f"three managers, seen by {node}"
+        )
     for node in OTHERS:
         demote(cluster, node)
-        cluster.eventually(lambda node=node: cluster.docker(node, "info", "-f", "{{.Swarm.ControlAvailable}}") == "false\n", 30)
+        cluster.eventually(
+            lambda node=node: (
+                cluster.docker(node, "info", "-f", "{{.Swarm.ControlAvailable}}") == "false\n"
+            ),
+            30,
+        )
     cluster.eventually(lambda: managers(cluster) == {"node1": "Leader"}, 30, "node1 alone")
 
 
@@ -69,8 +84,20 @@ def test_any_manager_shows_logs_whoever_has_the_session(three_managers: Any, nam
         return {line for line in out.splitlines() if line.endswith("begins")}
 
     for asked in ("node1", *OTHERS):
-        cluster.eventually(lambda asked=asked: first_lines(asked) == expected, 20, f"all logs, from {asked}")
-    argv = ["docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "logs", "-f", "-t", "--no-task-ids", web]
+        cluster.eventually(
+            lambda asked=asked: first_lines(asked) == expected, 20, f"all logs, from {asked}"
+        )
+    argv = [
+        "docker",
+        "-H",
+        "unix:///run/weft/lab/node1/docker.sock",
+        "service",
+        "logs",
+        "-f",
+        "-t",
+        "--no-task-ids",
+        web,
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
         try:
             assert following.stdout is not None
@@ -92,7 +119,8 @@ def services(cluster: Any, node: str) -> set[str]:
 
 
 def test_nothing_is_lost_when_managers_come_and_go(cluster: Any, names: Any, healthy: Any) -> None:
-    """What the one manager had, three have, and the last one again; containers run through it all."""
+    """What the one manager had, three have, and the last one again; containers run through it
+    all."""
     web, net = names("moved"), names("movednet")
     cluster.docker("node1", "network", "create", "-d", "overlay", "--label", "a=b", net)
     cluster.create(web, "--network", net, "-p", "8091:80", "--env", "X=y")
@@ -102,7 +130,9 @@ def test_nothing_is_lost_when_managers_come_and_go(cluster: Any, names: Any, hea
     try:
         for node in ("node1", *OTHERS):
             assert json.loads(cluster.docker(node, "service", "inspect", web))[0]["Spec"] == shown
-            assert json.loads(cluster.docker(node, "network", "inspect", net))[0]["Labels"] == {"a": "b"}
+            assert json.loads(cluster.docker(node, "network", "inspect", net))[0]["Labels"] == {
+                "a": "b"
+            }
         cluster.docker("node3", "service", "scale", "-d", f"{web}=4")
         cluster.eventually(lambda: len(cluster.running(web)) == 4)
         assert set(before) < set(cluster.container_ids(web))
@@ -126,12 +156,29 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
     try:
         cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
         alive = ("--constraint", f"node.hostname!={old}")
-        cluster.docker(asked, "service", "create", "-d", "--name", second, "--replicas", "2", *alive, cluster.image)
+        cluster.docker(
+            asked,
+            "service",
+            "create",
+            "-d",
+            "--name",
+            second,
+            "--replicas",
+            "2",
+            *alive,
+            cluster.image,
+        )
         cluster.eventually(
-            lambda: f"{second} 2/2" in cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}"), 20
+            lambda: (
+                f"{second} 2/2"
+                in cluster.docker(asked, "service", "ls", "--format", "{{.Name}} {{.Replicas}}")
+            ),
+            20,
         )
         assert managers(cluster, asked)[old] == "Unreachable"
-        assert cluster.answers(cluster.nodes[old], 8092), "the mesh of the host whose daemon is dead"
+        assert cluster.answers(cluster.nodes[old], 8092), (
+            "the mesh of the host whose daemon is dead"
+        )
     finally:
         cluster.lab("restart", old)
     cluster.eventually(lambda: all_there(cluster, asked), 30, "three managers again")
@@ -146,13 +193,19 @@ def test_without_a_majority_what_runs_runs_and_reads_work(three_managers: Any, n
     for node in OTHERS:
         cluster.lab("pause", node)
     try:
-        cluster.eventually(lambda: NO_LEADER in refused_write(cluster, web), 30, "writes are refused")
+        cluster.eventually(
+            lambda: NO_LEADER in refused_write(cluster, web), 30, "writes are refused"
+        )
         assert web in services(cluster, "node1")
         assert all(cluster.answers(address, 8093) for address in cluster.nodes.values())
     finally:
         for node in OTHERS:
             cluster.lab("resume", node)
-    cluster.eventually(lambda: cluster.docker("node1", "service", "scale", "-d", f"{web}=4"), 30, "writes work again")
+    cluster.eventually(
+        lambda: cluster.docker("node1", "service", "scale", "-d", f"{web}=4"),
+        30,
+        "writes work again",
+    )
     cluster.eventually(lambda: len(cluster.running(web)) == 4, 30)
     assert set(before) < set(cluster.container_ids(web))
 
@@ -163,7 +216,9 @@ def refused_write(cluster: Any, service: str) -> str:
     return str(done.stderr)
 
 
-def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three_managers: Any, names: Any) -> None:
+def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(
+    three_managers: Any, names: Any
+) -> None:
     cluster = three_managers
     web = names("rooted")
     cluster.create(web, "-p", "8094:80")
@@ -173,10 +228,13 @@ def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three
     replicas = 3
 
     def scaled() -> bool:
-        """Through one manager or the other: that to which a member belongs that is just being started again cannot write."""
+        """Through one manager or the other: that to which a member belongs that is just being
+        started again cannot write."""
         argv = ("service", "scale", "-d", f"{web}={replicas}")
         hosts = [f"unix:///run/weft/lab/{node}/docker.sock" for node in ("node1", "node2")]
-        return any(cluster.run("docker", "-H", host, *argv, ok=False).returncode == 0 for host in hosts)
+        return any(
+            cluster.run("docker", "-H", host, *argv, ok=False).returncode == 0 for host in hosts
+        )
 
     def restarted() -> bool:
         nonlocal replicas
@@ -186,7 +244,9 @@ def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three
 
     cluster.eventually(restarted, 60, "the stores' processes were started again, one by one")
     for node in ("node1", *OTHERS):
-        cluster.eventually(lambda node=node: all_there(cluster, node), 30, f"three managers, seen by {node}")
+        cluster.eventually(
+            lambda node=node: all_there(cluster, node), 30, f"three managers, seen by {node}"
+        )
     cluster.eventually(lambda: len(cluster.running(web)) == replicas, 20)
     token = cluster.docker("node2", "swarm", "join-token", "-q", "worker")
     assert token.startswith("SWMTKN-1-")
@@ -194,17 +254,23 @@ def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(three
 
 
 def store_processes(cluster: Any) -> set[tuple[str, str]]:
-    return {(node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)}
+    return {
+        (node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)
+    }
 
 
 def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
     cluster = three_managers
-    assert "Use `--force` to suppress this message" in cluster.docker_fails("node3", "swarm", "leave")
+    assert "Use `--force` to suppress this message" in cluster.docker_fails(
+        "node3", "swarm", "leave"
+    )
     cluster.docker("node3", "swarm", "leave", "--force")
     assert cluster.docker("node3", "info", "-f", "{{.Swarm.LocalNodeState}}") == "inactive\n"
     gone = cluster.docker("node1", "node", "ls", "-q", "--filter", "name=node3").strip()
     cluster.eventually(lambda: managers(cluster)["node3"] == "Unreachable", 15)
-    assert "must be demoted to worker before removal" in cluster.docker_fails("node1", "node", "rm", "--force", gone)
+    assert "must be demoted to worker before removal" in cluster.docker_fails(
+        "node1", "node", "rm", "--force", gone
+    )
     cluster.docker("node1", "node", "demote", gone)
     cluster.eventually(lambda: cluster.docker("node1", "node", "rm", "--force", gone), 15)
     token = cluster.docker("node2", "swarm", "join-token", "-q", "manager").strip()
@@ -219,13 +285,19 @@ def test_the_key_of_a_manager_that_was_removed_is_of_no_use_to_an_outsider(
 ) -> None:
     cluster = three_managers
     for name in ("node.crt", "node.key"):
-        (tmp_path / name).write_bytes(cluster.on("node3", "cat", f"/var/lib/weft/swarm/{name}").encode())
+        (tmp_path / name).write_bytes(
+            cluster.on("node3", "cat", f"/var/lib/weft/swarm/{name}").encode()
+        )
 
     def members(node: str) -> str:
         """Of etcd, as it tells the client; empty if it does not."""
         files = ("--cert", str(tmp_path / "node.crt"), "--key", str(tmp_path / "node.key"))
         url = f"https://{cluster.nodes[node]}:2380/members"
-        return str(cluster.on("client", "curl", "-sk", "--http1.1", "--max-time", "5", *files, url, ok=False))
+        return str(
+            cluster.on(
+                "client", "curl", "-sk", "--http1.1", "--max-time", "5", *files, url, ok=False
+            )
+        )
 
     assert all("clientURLs" in members(node) for node in ("node1", "node2"))
     gone = cluster.docker("node1", "node", "ls", "-q", "--filter", "name=node3").strip()
@@ -245,8 +317,14 @@ def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Any
     cluster.docker("node2", "node", "demote", "node1")
     control = ("info", "-f", "{{.Swarm.ControlAvailable}}")
     try:
-        cluster.eventually(lambda: "node1" not in managers(cluster, "node2"), 30, "node1 as a worker")
-        cluster.eventually(lambda: cluster.docker("node1", *control) == "false\n", 30, "node1 as a worker, as it sees it")
+        cluster.eventually(
+            lambda: "node1" not in managers(cluster, "node2"), 30, "node1 as a worker"
+        )
+        cluster.eventually(
+            lambda: cluster.docker("node1", *control) == "false\n",
+            30,
+            "node1 as a worker, as it sees it",
+        )
         cluster.lab("kill", "node1")
         cluster.lab("up")
         ready = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}", "--filter", "name=node1")

@@ -1,4 +1,5 @@
-"""What the agent does beside packets: names that others know are asked of them, and UDP flows leave a task that is gone."""
+"""What the agent does beside packets: names that others know are asked of them, and UDP flows leave
+a task that is gone."""
 
 import contextlib
 import json
@@ -52,7 +53,9 @@ while True:
 
 @contextlib.contextmanager
 def program(*argv: str) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -80,7 +83,9 @@ def next_answer(client: "subprocess.Popen[str]", wanted: set[str], lines: int = 
 
 def test_a_name_of_the_world_outside_is_asked_of_the_servers_that_the_user_named(cluster, names):
     packages = [path for path in sys.path if path.endswith("site-packages")]
-    with ready(*cluster.weft, "lab", "exec", "client", "--", sys.executable, "-c", NAME_SERVER, *packages):
+    with ready(
+        *cluster.weft, "lab", "exec", "client", "--", sys.executable, "-c", NAME_SERVER, *packages
+    ):
         cluster.create(names("asking"), "--dns", cluster.client, replicas=1)
         node = cluster.running("asking")[0]["Node"]
         (container,) = cluster.containers(node, "asking")
@@ -95,13 +100,26 @@ def test_a_name_server_in_the_swarm_is_asked_from_where_the_container_is(cluster
     """On a network that has no way out, for names that nobody knows there."""
     packages = [path for path in sys.path if path.endswith("site-packages")]
     everywhere = NAME_SERVER.replace(cluster.client, "0.0.0.0")
-    network = cluster.docker("node1", "network", "create", "-d", "overlay", "--internal", names("dns-net")).strip()
-    cluster.create(names("dns-server"), "--network", "dns-net", "--constraint", "node.hostname==node2", replicas=1)
+    network = cluster.docker(
+        "node1", "network", "create", "-d", "overlay", "--internal", names("dns-net")
+    ).strip()
+    cluster.create(
+        names("dns-server"),
+        "--network",
+        "dns-net",
+        "--constraint",
+        "node.hostname==node2",
+        replicas=1,
+    )
     (server,) = cluster.containers("node2", "dns-server")
-    (link,) = json.loads(cluster.inside("node2", server, "ip", "-j", "-4", "address", "show", "eth0"))
+    (link,) = json.loads(
+        cluster.inside("node2", server, "ip", "-j", "-4", "address", "show", "eth0")
+    )
     address = link["addr_info"][0]["local"]
     if by == "service":
-        virtual = cluster.inspect("node1", "service", "inspect", "dns-server")["Endpoint"]["VirtualIPs"]
+        virtual = cluster.inspect("node1", "service", "inspect", "dns-server")["Endpoint"][
+            "VirtualIPs"
+        ]
         (address,) = [v["Addr"].split("/")[0] for v in virtual if v["NetworkID"] == network]
     enter = ("nsenter", "-n", "-t", cluster.pid("node2", server), sys.executable)
     with ready(*cluster.weft, "lab", "exec", "node2", "--", *enter, "-c", everywhere, *packages):
@@ -120,21 +138,56 @@ def test_services_that_only_publish_ports_do_not_know_each_other(cluster, names)
     (container,) = cluster.containers(node, "one-mesh")
     for name in ("two-mesh", "tasks.two-mesh", "two-mesh.ingress", "www.example.org"):
         asked = cluster.run(
-            "docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock",
-            "exec", container, "getent", "ahostsv4", name, ok=False,
-        )  # fmt: skip
+            "docker",
+            "-H",
+            f"unix:///run/weft/lab/{node}/docker.sock",
+            "exec",
+            container,
+            "getent",
+            "ahostsv4",
+            name,
+            ok=False,
+        )
         assert "10.0.0." not in asked.stdout, name
 
 
 @pytest.mark.parametrize("by", ["published port", "virtual address"])
 def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
-    network = cluster.docker("node1", "network", "create", "-d", "overlay", names("flow-net")).strip()
-    cluster.create(names("flow"), "--network", "flow-net", "-p", "9095:9000/udp", "--restart-condition", "none", replicas=2)
-    cluster.create(names("flow-caller"), "--network", "flow-net", "--constraint", "node.hostname==node1", replicas=1)
+    network = cluster.docker(
+        "node1", "network", "create", "-d", "overlay", names("flow-net")
+    ).strip()
+    cluster.create(
+        names("flow"),
+        "--network",
+        "flow-net",
+        "-p",
+        "9095:9000/udp",
+        "--restart-condition",
+        "none",
+        replicas=2,
+    )
+    cluster.create(
+        names("flow-caller"),
+        "--network",
+        "flow-net",
+        "--constraint",
+        "node.hostname==node1",
+        replicas=1,
+    )
     homes = {id: node for node, ids in cluster.all_containers("flow").items() for id in ids}
     with contextlib.ExitStack() as stack:
         for id, node in homes.items():
-            enter = (*cluster.weft, "lab", "exec", node, "--", "nsenter", "-n", "-t", cluster.pid(node, id))
+            enter = (
+                *cluster.weft,
+                "lab",
+                "exec",
+                node,
+                "--",
+                "nsenter",
+                "-n",
+                "-t",
+                cluster.pid(node, id),
+            )
             stack.enter_context(ready(*enter, PYTHON, "-c", UDP_SERVER, id))
         where: tuple[str, ...] = (*cluster.weft, "lab", "exec", "client", "--")
         target = (cluster.nodes["node3"], "9095")
@@ -142,7 +195,9 @@ def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
             (caller,) = cluster.containers("node1", "flow-caller")
             pid = cluster.pid("node1", caller)
             where = (*cluster.weft, "lab", "exec", "node1", "--", "nsenter", "-n", "-t", pid)
-            virtual = cluster.inspect("node1", "service", "inspect", "flow")["Endpoint"]["VirtualIPs"]
+            virtual = cluster.inspect("node1", "service", "inspect", "flow")["Endpoint"][
+                "VirtualIPs"
+            ]
             (address,) = [v["Addr"].split("/")[0] for v in virtual if v["NetworkID"] == network]
             target = (address, "9000")
         client = stack.enter_context(program(*where, PYTHON, "-c", UDP_CLIENT, *target))
@@ -155,11 +210,16 @@ def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
 
 @pytest.mark.parametrize("mode", ["ingress", "host"])
 def test_a_udp_flow_follows_its_port_from_before_it_is_published(cluster, names, mode):
-    """The client, which never stops and keeps its own port, is there first; then the task is replaced, twice."""
+    """The client, which never stops and keeps its own port, is there first; then the task is
+    replaced, twice."""
     port = f"mode={mode},target=9000,published=9098,protocol=udp"
-    also = f"mode={'host' if mode == 'ingress' else 'ingress'},target=9000,published=9099,protocol=udp"
+    also = (
+        f"mode={'host' if mode == 'ingress' else 'ingress'},target=9000,published=9099,protocol=udp"
+    )
     target = (cluster.nodes["node1"], "9098")
-    with program(*cluster.weft, "lab", "exec", "client", "--", PYTHON, "-c", UDP_CLIENT, *target) as client:
+    with program(
+        *cluster.weft, "lab", "exec", "client", "--", PYTHON, "-c", UDP_CLIENT, *target
+    ) as client:
         assert next_answer(client, {"-"}) == "-"
         options = ("--publish", port, "--publish", also, "--constraint", "node.hostname==node1")
         cluster.create(names("followed"), *options, replicas=1)
@@ -167,6 +227,16 @@ def test_a_udp_flow_follows_its_port_from_before_it_is_published(cluster, names,
             if number:
                 cluster.docker("node1", "service", "update", "--env-add", f"N={number}", "followed")
             (task,) = cluster.containers("node1", "followed")
-            enter = (*cluster.weft, "lab", "exec", "node1", "--", "nsenter", "-n", "-t", cluster.pid("node1", task))
+            enter = (
+                *cluster.weft,
+                "lab",
+                "exec",
+                "node1",
+                "--",
+                "nsenter",
+                "-n",
+                "-t",
+                cluster.pid("node1", task),
+            )
             with ready(*enter, PYTHON, "-c", UDP_SERVER, task):
                 assert next_answer(client, {task}) == task

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(os.environ.get("WALKTHROUGH", ROOT.parent / "shared" / "acceptance" / "walkthrough.py"))
+PROGRAM = Path(
+    os.environ.get("WALKTHROUGH", ROOT.parent / "shared" / "acceptance" / "walkthrough.py")
+)
 
 
 @pytest.fixture
@@ -22,7 +24,22 @@ def fresh(cluster):
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason=f"no {PROGRAM}")
 def test_the_seed_document(fresh, names):
-    names("webapp"), names("mon-overlay-demo"), names("mon-overlay-ipsec")  # removed even if a step fails
-    environment = {**os.environ, "WEFT": fresh.weft[0], "DOCKER": shutil.which("docker") or "docker"}
-    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=300, env=environment, check=False)
+    (
+        names("webapp"),
+        names("mon-overlay-demo"),
+        names("mon-overlay-ipsec"),
+    )  # removed even if a step fails
+    environment = {
+        **os.environ,
+        "WEFT": fresh.weft[0],
+        "DOCKER": shutil.which("docker") or "docker",
+    }
+    done = subprocess.run(
+        [sys.executable, PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
     assert done.stdout.splitlines()[-1] == "24 passed, 0 failed", done.stdout + done.stderr

@@ -1,5 +1,5 @@
-"""The API as the stock docker command sees it: a node outside a swarm, and one that is its manager. Both event loops that
-the daemon may run on are tried where it matters: for streams."""
+"""The API as the stock docker command sees it: a node outside a swarm, and one that is its manager.
+Both event loops that the daemon may run on are tried where it matters: for streams."""
 
 import asyncio
 from collections.abc import Iterator

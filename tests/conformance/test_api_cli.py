@@ -1,4 +1,5 @@
-"""The API as the stock docker command and docker-py see it: a real server on a UNIX socket, behind it a node in memory.
+"""The API as the stock docker command and docker-py see it: a real server on a UNIX socket, behind
+it a node in memory.
 
 Both event loops that the daemon may run on are tried where it matters: for streams.
 """
@@ -43,17 +44,28 @@ def test_version_and_info(daemon: Daemon) -> None:
 
 def test_a_node_outside_a_swarm_says_so(daemon: Daemon) -> None:
     assert "This node is not a swarm manager." in daemon.refused("service", "ls")
-    assert "This node is not a swarm manager." in daemon.refused("network", "create", "-d", "overlay", "n")
+    assert "This node is not a swarm manager." in daemon.refused(
+        "network", "create", "-d", "overlay", "n"
+    )
     assert "This node is not part of a swarm" in daemon.refused("swarm", "leave")
     names = daemon.ok("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}").split("\n")
     assert names[:3] == ["bridge bridge local", "host host local", "none null local"]
 
 
-def test_a_node_outside_a_swarm_has_containers_images_and_networks_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_node_outside_a_swarm_has_containers_images_and_networks_of_its_own(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     with subprocess.Popen(
-        daemon.command("events", "--since", "2020-01-01T00:00:00Z", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"),
-        stdout=subprocess.PIPE, text=True,
-    ) as watching:  # fmt: skip
+        daemon.command(
+            "events",
+            "--since",
+            "2020-01-01T00:00:00Z",
+            "--format",
+            "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}",
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
         daemon.ok("pull", "busybox")
         daemon.ok("tag", "busybox", "mine:1")
         archive = tmp_path / "image.tar"
@@ -64,12 +76,22 @@ def test_a_node_outside_a_swarm_has_containers_images_and_networks_of_its_own(da
         told = [watching.stdout.readline().split()[:2] for _ in range(5)]
         watching.terminate()
     assert told == [["image", action] for action in ("pull", "tag", "load", "untag", "delete")]
-    assert sorted(daemon.ok("images", "--format", "{{.Repository}}").split()) == ["busybox", "mine", IMAGE.partition(":")[0]]
+    assert sorted(daemon.ok("images", "--format", "{{.Repository}}").split()) == [
+        "busybox",
+        "mine",
+        IMAGE.partition(":")[0],
+    ]
     assert daemon.ok("ps", "-aq") == ""
-    assert daemon.ok("info", "--format", "{{.Images}} {{.Containers}} {{.Swarm.LocalNodeState}}") == "2 0 inactive\n"
+    assert (
+        daemon.ok("info", "--format", "{{.Images}} {{.Containers}} {{.Swarm.LocalNodeState}}")
+        == "2 0 inactive\n"
+    )
     own = daemon.ok("network", "ls", "--no-trunc", "--format", "{{.Name}} {{.ID}}").splitlines()
     assert [line.partition(" ")[0] for line in own] == ["bridge", "host", "none"]
-    assert json.loads(daemon.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Subnet"] == "172.17.0.0/16"
+    assert (
+        json.loads(daemon.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Subnet"]
+        == "172.17.0.0/16"
+    )
     assert "pre-defined network" in daemon.refused("network", "rm", "bridge")
     daemon.ok("network", "prune", "-f")
     daemon.ok("swarm", "init")
@@ -84,8 +106,9 @@ def test_events_of_a_container_that_is_killed_and_removed(manager: Daemon) -> No
     wanted = ("--since", "2020-01-01T00:00:00Z", "--filter", f"container={container}")
     with subprocess.Popen(
         manager.command("events", *wanted, "--format", "{{.Action}} {{.Actor.Attributes.signal}}"),
-        stdout=subprocess.PIPE, text=True,
-    ) as watching:  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
         assert watching.stdout is not None
         told = [watching.stdout.readline().split() for _ in range(3)]
         watching.terminate()
@@ -99,11 +122,14 @@ def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
     assert "docker swarm join --token SWMTKN-1-worker 10.59.72.11:2377" in out
     assert "already part of a swarm" in daemon.refused("swarm", "init")
     assert daemon.ok("swarm", "join-token", "-q", "manager").strip() == "SWMTKN-1-manager"
-    assert daemon.ok("swarm", "join-token", "-q", "--rotate", "worker").strip() == "SWMTKN-1-worker-new"
+    assert (
+        daemon.ok("swarm", "join-token", "-q", "--rotate", "worker").strip()
+        == "SWMTKN-1-worker-new"
+    )
     daemon.ok("swarm", "update", "--task-history-limit", "3")
-    assert json.loads(daemon.ok("info", "--format", "json"))["Swarm"]["Cluster"]["Spec"]["Orchestration"] == {
-        "TaskHistoryRetentionLimit": 3
-    }
+    assert json.loads(daemon.ok("info", "--format", "json"))["Swarm"]["Cluster"]["Spec"][
+        "Orchestration"
+    ] == {"TaskHistoryRetentionLimit": 3}
     assert "AutoLockManagers is not supported" in daemon.refused("swarm", "update", "--autolock")
     assert "participating as a manager" in daemon.refused("swarm", "leave")
     daemon.ok("swarm", "leave", "--force")
@@ -111,7 +137,8 @@ def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
 
 
 def test_the_root_of_the_swarm(manager: Daemon, tmp_path: Path) -> None:
-    """It is shown, and replaced: by a new one, by one that is brought. The command ends when every node has it."""
+    """It is shown, and replaced: by a new one, by one that is brought. The command ends when every
+    node has it."""
     first = manager.ok("swarm", "ca")
     assert "BEGIN CERTIFICATE" in first
     worker = manager.ok("swarm", "join-token", "-q", "worker")
@@ -125,13 +152,31 @@ def test_the_root_of_the_swarm(manager: Daemon, tmp_path: Path) -> None:
     assert manager.ok("swarm", "join-token", "-q", "worker") != worker
     info = json.loads(manager.ok("info", "--format", "json"))["Swarm"]["Cluster"]
     assert info["Spec"]["CAConfig"] == {"NodeCertExpiry": 48 * 3600 * 10**9, "ForceRotate": 1}
-    assert json.loads(manager.ok("node", "inspect", "self"))[0]["Description"]["TLSInfo"] == info["TLSInfo"]
+    assert (
+        json.loads(manager.ok("node", "inspect", "self"))[0]["Description"]["TLSInfo"]
+        == info["TLSInfo"]
+    )
     certificate, key = tmp_path / "ca.crt", tmp_path / "ca.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1000", "-subj", "/CN=ours", "-keyout", key, "-out",
-         certificate],
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1000",
+            "-subj",
+            "/CN=ours",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        capture_output=True,
+        check=True,
+    )
     manager.ok("swarm", "ca", "--rotate", "--ca-cert", str(certificate), "--ca-key", str(key))
     assert manager.ok("swarm", "ca").strip() == certificate.read_text().strip()
 
@@ -139,8 +184,21 @@ def test_the_root_of_the_swarm(manager: Daemon, tmp_path: Path) -> None:
 def test_a_root_that_is_none(manager: Daemon, tmp_path: Path) -> None:
     certificate, key, other = tmp_path / "ca.crt", tmp_path / "ca.key", tmp_path / "other.key"
     for days, where in (("1000", other), ("300", key)):
-        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", days, "-subj", "/CN=ours"]
-        subprocess.run([*request, "-keyout", where, "-out", certificate], capture_output=True, check=True)
+        request = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            days,
+            "-subj",
+            "/CN=ours",
+        ]
+        subprocess.run(
+            [*request, "-keyout", where, "-out", certificate], capture_output=True, check=True
+        )
     before = manager.ok("swarm", "ca")
     bring = ("swarm", "ca", "--rotate", "--ca-cert", str(certificate), "--ca-key")
     assert "expires too soon" in manager.refused(*bring, str(key))
@@ -151,16 +209,28 @@ def test_a_root_that_is_none(manager: Daemon, tmp_path: Path) -> None:
 
 
 def test_swarm_join(daemon: Daemon) -> None:
-    assert "invalid join token" in daemon.refused("swarm", "join", "--token", "nonsense", "10.59.72.11:2377")
-    assert "joined a swarm as a worker" in daemon.ok("swarm", "join", "--token", "SWMTKN-1-worker", "10.59.72.11:2377")
+    assert "invalid join token" in daemon.refused(
+        "swarm", "join", "--token", "nonsense", "10.59.72.11:2377"
+    )
+    assert "joined a swarm as a worker" in daemon.ok(
+        "swarm", "join", "--token", "SWMTKN-1-worker", "10.59.72.11:2377"
+    )
     assert "not a swarm manager" in daemon.refused("node", "ls")
 
 
 def test_nodes(manager: Daemon) -> None:
     row = json.loads(manager.ok("node", "ls", "--format", "json"))
-    assert (row["Hostname"], row["Status"], row["Availability"], row["ManagerStatus"]) == ("node1", "Ready", "Active", "Leader")
+    assert (row["Hostname"], row["Status"], row["Availability"], row["ManagerStatus"]) == (
+        "node1",
+        "Ready",
+        "Active",
+        "Leader",
+    )
     manager.ok("node", "update", "--label-add", "zone=a", "--availability", "pause", "node1")
-    assert manager.ok("node", "inspect", "self", "-f", "{{.Spec.Labels.zone}} {{.Spec.Availability}}") == "a pause\n"
+    assert (
+        manager.ok("node", "inspect", "self", "-f", "{{.Spec.Labels.zone}} {{.Spec.Availability}}")
+        == "a pause\n"
+    )
     assert manager.ok("node", "ls", "-q", "--filter", "node.label=zone=b") == ""
     assert "node nobody not found" in manager.refused("node", "inspect", "nobody")
     assert "is a cluster manager" in manager.refused("node", "rm", "node1")
@@ -171,7 +241,16 @@ def test_nodes(manager: Daemon) -> None:
 
 def test_networks_from_creation_to_removal(manager: Daemon) -> None:
     id = manager.ok(
-        "network", "create", "-d", "overlay", "--subnet", "10.10.10.0/24", "--attachable", "--label", "a=b", "n"
+        "network",
+        "create",
+        "-d",
+        "overlay",
+        "--subnet",
+        "10.10.10.0/24",
+        "--attachable",
+        "--label",
+        "a=b",
+        "n",
     ).strip()
     assert re.fullmatch(r"[0-9a-z]{25}", id)
     seen = json.loads(manager.ok("network", "inspect", "n"))[0]
@@ -179,11 +258,28 @@ def test_networks_from_creation_to_removal(manager: Daemon) -> None:
     assert seen["Options"] == {"com.docker.network.driver.overlay.vxlanid_list": "4097"}
     assert seen["IPAM"]["Config"] == [{"Subnet": "10.10.10.0/24", "Gateway": "10.10.10.1"}]
     assert (seen["Scope"], seen["Attachable"], seen["Labels"]) == ("swarm", True, {"a": "b"})
-    rows = {tuple(line.split()) for line in manager.ok("network", "ls", "--format", "{{.Name}} {{.Scope}}").splitlines()}
-    assert rows >= {("n", "swarm"), ("ingress", "swarm"), ("docker_gwbridge", "local"), ("host", "local")}
-    assert manager.ok("network", "ls", "-q", "--no-trunc", "--filter", "name=n$", "--filter", "scope=swarm").strip() == id
-    assert "network with name n already exists" in manager.refused("network", "create", "-d", "overlay", "n")
-    assert "10.10.10.0/24 overlaps" in manager.refused("network", "create", "-d", "overlay", "--subnet", "10.10.10.0/24", "m")
+    rows = {
+        tuple(line.split())
+        for line in manager.ok("network", "ls", "--format", "{{.Name}} {{.Scope}}").splitlines()
+    }
+    assert rows >= {
+        ("n", "swarm"),
+        ("ingress", "swarm"),
+        ("docker_gwbridge", "local"),
+        ("host", "local"),
+    }
+    assert (
+        manager.ok(
+            "network", "ls", "-q", "--no-trunc", "--filter", "name=n$", "--filter", "scope=swarm"
+        ).strip()
+        == id
+    )
+    assert "network with name n already exists" in manager.refused(
+        "network", "create", "-d", "overlay", "n"
+    )
+    assert "10.10.10.0/24 overlaps" in manager.refused(
+        "network", "create", "-d", "overlay", "--subnet", "10.10.10.0/24", "m"
+    )
     manager.container("--network", "n")
     assert f"network {id} is in use by service" in manager.refused("network", "rm", "n")
     manager.ok("service", "rm", "web")
@@ -198,16 +294,34 @@ def test_networks_from_creation_to_removal(manager: Daemon) -> None:
     [
         (["n"], "driver bridge is not supported by Weft: use --driver overlay"),
         (["-d", "macvlan", "n"], "driver macvlan is not supported"),
-        (["-d", "overlay", "--opt", "encrypted=no", "n"], "cannot create network n: option encrypted: 'no' would encrypt it"),
-        (["-d", "overlay", "--opt", "com.weft.network.esp.icv=64", "n"], "esp.icv needs option encrypted"),
-        (["-d", "overlay", "--opt", "encrypted", "--opt", "com.weft.network.esp.icv=96", "n"], "is neither 64 nor 128"),
-        (["-d", "overlay", "--opt", "com.docker.network.driver.mtu=fast", "n"], "failed to parse 'fast' as MTU"),
+        (
+            ["-d", "overlay", "--opt", "encrypted=no", "n"],
+            "cannot create network n: option encrypted: 'no' would encrypt it",
+        ),
+        (
+            ["-d", "overlay", "--opt", "com.weft.network.esp.icv=64", "n"],
+            "esp.icv needs option encrypted",
+        ),
+        (
+            ["-d", "overlay", "--opt", "encrypted", "--opt", "com.weft.network.esp.icv=96", "n"],
+            "is neither 64 nor 128",
+        ),
+        (
+            ["-d", "overlay", "--opt", "com.docker.network.driver.mtu=fast", "n"],
+            "failed to parse 'fast' as MTU",
+        ),
         (["-d", "overlay", "--ipv6", "n"], "IPv6"),
-        (["-d", "overlay", "--scope", "local", "n"], "cannot downgrade network scope for overlay networks"),
+        (
+            ["-d", "overlay", "--scope", "local", "n"],
+            "cannot downgrade network scope for overlay networks",
+        ),
         (["-d", "overlay", "--ipam-driver", "mine", "n"], "IPAM driver mine is not supported"),
         (["-d", "overlay", "--subnet", "10.10.10.0/30", "n"], "the prefix must be 1 to 29"),
         (["-d", "overlay", "--subnet", "10.1.0.0/24", "--gateway", "10.1.1.1", "n"], "10.1.1.1"),
-        (["-d", "overlay", "--subnet", "10.1.0.0/24", "--ip-range", "10.2.0.0/25", "n"], "10.2.0.0/25"),
+        (
+            ["-d", "overlay", "--subnet", "10.1.0.0/24", "--ip-range", "10.2.0.0/25", "n"],
+            "10.2.0.0/25",
+        ),
         (["-d", "overlay", "host"], "host is a pre-defined network and cannot be created"),
     ],
 )
@@ -227,7 +341,10 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
     assert "converged" in created
     row = json.loads(manager.ok("service", "ls", "--format", "json"))
     assert (row["Name"], row["Replicas"], row["Ports"]) == ("web", "2/2", "*:8080->80/tcp")
-    rows = [json.loads(line) for line in manager.ok("service", "ps", "web", "--format", "json").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in manager.ok("service", "ps", "web", "--format", "json").splitlines()
+    ]
     assert sorted(row["Name"] for row in rows) == ["web.1", "web.2"]
     assert all(row["CurrentState"].startswith("Running") and row["Node"] == "node1" for row in rows)
     pretty = manager.ok("service", "inspect", "--pretty", "web")
@@ -236,13 +353,28 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
     task = json.loads(manager.ok("inspect", rows[0]["ID"]))[0]
     assert [a["Network"]["Spec"]["Name"] for a in task["NetworksAttachments"]] == ["ingress", "n"]
     assert "service web scaled" in "service " + manager.ok("service", "scale", "-d", "web=1")
-    manager.ok("service", "update", "-d", "--env-add", "C=d", "--label-add", "x=y", "--network-rm", "n", "--force", "web")
+    manager.ok(
+        "service",
+        "update",
+        "-d",
+        "--env-add",
+        "C=d",
+        "--label-add",
+        "x=y",
+        "--network-rm",
+        "n",
+        "--force",
+        "web",
+    )
     spec = json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"]
-    # The docker command gathers the variables in a Go map: their order is its own, and differs from run to run.
+    # The docker command gathers the variables in a Go map: their order is its own, and differs from
+    # run to run.
     assert sorted(spec["TaskTemplate"]["ContainerSpec"]["Env"]) == ["A=b", "C=d"]
     assert (spec["Labels"], spec["TaskTemplate"]["ForceUpdate"]) == ({"x": "y"}, 1)
     manager.ok("service", "rollback", "-d", "web")
-    assert json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=b"]
+    assert json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"]["TaskTemplate"][
+        "ContainerSpec"
+    ]["Env"] == ["A=b"]
     assert manager.ok("service", "rm", "web") == "web\n"
     assert manager.ok("ps", "-aq") == ""
     assert "no such service: web" in manager.refused("service", "inspect", "web")
@@ -253,28 +385,46 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
     [
         (["--name", "in valid"], "name must be valid as a DNS name component"),
         (["--network", "nowhere"], "network nowhere not found"),
-        (["--network", "bridge"], "the network bridge of each host is not supported by Weft for services"),
+        (
+            ["--network", "bridge"],
+            "the network bridge of each host is not supported by Weft for services",
+        ),
         (["--network", "ingress"], "Service cannot be explicitly attached to the ingress network"),
         (["--mode", "replicated-job"], "jobs"),
         (["--init"], "TaskTemplate.ContainerSpec.Init"),
-        (["--health-cmd", "true"], "TaskTemplate.ContainerSpec.Healthcheck is not supported by Weft"),
+        (
+            ["--health-cmd", "true"],
+            "TaskTemplate.ContainerSpec.Healthcheck is not supported by Weft",
+        ),
         (["--mount", "type=volume,source=v,target=/v"], "mounts of type volume are not supported"),
-        (["--endpoint-mode", "dnsrr", "-p", "80:80"], "port published with ingress mode can't be used with dnsrr mode"),
+        (
+            ["--endpoint-mode", "dnsrr", "-p", "80:80"],
+            "port published with ingress mode can't be used with dnsrr mode",
+        ),
         (["-p", "2377:80"], "cannot publish port 2377/tcp: managers listen there for nodes"),
-        (["-p", "4789:80/udp"], "cannot publish port 4789/udp: hosts listen there for each other's packets"),
+        (
+            ["-p", "4789:80/udp"],
+            "cannot publish port 4789/udp: hosts listen there for each other's packets",
+        ),
         (["--constraint", "node.role"], "constraint expected one operator from ==, !="),
         (["--reserve-cpu", "0.0001"], "Must be at least 0.001"),
         (["--log-driver", "syslog"], "syslog"),
     ],
 )
 def test_services_that_are_refused(manager: Daemon, arguments: list[str], text: str) -> None:
-    assert text in manager.refused("service", "create", "-d", "--no-resolve-image", *arguments, IMAGE)
+    assert text in manager.refused(
+        "service", "create", "-d", "--no-resolve-image", *arguments, IMAGE
+    )
     assert manager.ok("service", "ls", "-q") == ""
 
 
 def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:
-    id = manager.ok("service", "create", "-d", "-q", "--no-resolve-image", "-p", "8080:80", IMAGE).strip()
-    assert re.fullmatch(r"[a-z]+_[a-z]+\d*", manager.ok("service", "inspect", "-f", "{{.Spec.Name}}", id).strip())
+    id = manager.ok(
+        "service", "create", "-d", "-q", "--no-resolve-image", "-p", "8080:80", IMAGE
+    ).strip()
+    assert re.fullmatch(
+        r"[a-z]+_[a-z]+\d*", manager.ok("service", "inspect", "-f", "{{.Spec.Name}}", id).strip()
+    )
     assert "port '8080' is already in use" in manager.refused(
         "service", "create", "-d", "--no-resolve-image", "-p", "8080:80", IMAGE
     )
@@ -306,7 +456,14 @@ def test_ps_and_inspect(manager: Daemon) -> None:
         "is-task=true",
     ):
         assert manager.ok("ps", "-q", "--no-trunc", "--filter", good).strip() == id, good
-    for bad in ("name=other", "label=mine=no", "status=exited", "ancestor=none", "network=none", "is-task=false"):
+    for bad in (
+        "name=other",
+        "label=mine=no",
+        "status=exited",
+        "ancestor=none",
+        "network=none",
+        "is-task=false",
+    ):
         assert manager.ok("ps", "-q", "--filter", bad) == "", bad
     assert "invalid filter" in manager.refused("ps", "--filter", "colour=blue")
     seen = json.loads(manager.ok("inspect", id[:12]))[0]
@@ -332,14 +489,20 @@ def test_stop_kill_wait_and_remove(manager: Daemon) -> None:
 
 
 def test_logs(manager: Daemon) -> None:
-    id = manager.container(script="for i in 1 2 3; do echo out$i; echo err$i >&2; sleep 0.05; done; exec sleep 600")
+    id = manager.container(
+        script="for i in 1 2 3; do echo out$i; echo err$i >&2; sleep 0.05; done; exec sleep 600"
+    )
     deadline = time.monotonic() + DEADLINE
     while (done := manager.run("logs", id)).stdout.count(b"\n") < 3 or done.stderr.count(b"\n") < 3:
         assert time.monotonic() < deadline, done
     assert done.stdout == b"out1\nout2\nout3\n"
     assert done.stderr == b"err1\nerr2\nerr3\n"
     assert manager.run("logs", "--tail", "1", id).stderr == b"err3\n"
-    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z out1\n.*", manager.run("logs", "-t", id).stdout, re.DOTALL)
+    assert re.fullmatch(
+        rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z out1\n.*",
+        manager.run("logs", "-t", id).stdout,
+        re.DOTALL,
+    )
     assert manager.ok("logs", "--since", "2100-01-01T00:00:00Z", id) == ""
     assert manager.ok("logs", "--until", "2000-01-01T00:00:00Z", id) == ""
 
@@ -360,7 +523,9 @@ def test_logs_of_a_terminal_are_raw(manager: Daemon) -> None:
 def test_exec_separates_streams_and_gives_the_exit_code(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
     id = any_daemon.container()
-    done = any_daemon.run("exec", "-e", "A=b", "-w", "/tmp", id, "sh", "-c", "echo $A $PWD; echo err >&2; exit 7")
+    done = any_daemon.run(
+        "exec", "-e", "A=b", "-w", "/tmp", id, "sh", "-c", "echo $A $PWD; echo err >&2; exit 7"
+    )
     assert (done.stdout, done.stderr, done.returncode) == (b"b /tmp\n", b"err\n", 7)
     done = any_daemon.run("exec", id, "no-such-command")
     assert done.returncode == 127
@@ -369,7 +534,9 @@ def test_exec_separates_streams_and_gives_the_exit_code(any_daemon: Daemon) -> N
 
 
 @pytest.mark.parametrize("privileged", [False, True])
-def test_an_inspected_exec_says_whether_it_is_privileged(any_daemon: Daemon, privileged: bool) -> None:
+def test_an_inspected_exec_says_whether_it_is_privileged(
+    any_daemon: Daemon, privileged: bool
+) -> None:
     any_daemon.ok("swarm", "init")
     client = docker.APIClient(base_url=f"unix://{any_daemon.path}", version="auto")
     exec = client.exec_create(any_daemon.container(), ["true"], privileged=privileged)
@@ -381,7 +548,10 @@ def test_exec_carries_20_megabytes_and_the_end_of_input(any_daemon: Daemon) -> N
     any_daemon.ok("swarm", "init")
     id = any_daemon.container()
     data = os.urandom(20_000_000)
-    assert any_daemon.ok("exec", "-i", id, "sha256sum", stdin=data).split()[0] == hashlib.sha256(data).hexdigest()
+    assert (
+        any_daemon.ok("exec", "-i", id, "sha256sum", stdin=data).split()[0]
+        == hashlib.sha256(data).hexdigest()
+    )
     done = any_daemon.run("exec", "-i", id, "sh", "-c", "cat; exit 3", stdin=data)
     assert done.returncode == 3
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
@@ -390,9 +560,15 @@ def test_exec_carries_20_megabytes_and_the_end_of_input(any_daemon: Daemon) -> N
 def test_exec_on_a_terminal(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
     id = any_daemon.container()
-    script = "while [ \"$(stty size)\" != '33 111' ]; do sleep 0.05; done; stty size; read line; echo got $line; exit 9"
+    script = (
+        "while [ \"$(stty size)\" != '33 111' ]; do sleep 0.05; done; stty size; read line; echo"
+        " got $line; exit 9"
+    )
     output, code = on_terminal(
-        any_daemon.command("exec", "-it", id, "sh", "-c", script), rows=33, columns=111, answer=b"word\n"
+        any_daemon.command("exec", "-it", id, "sh", "-c", script),
+        rows=33,
+        columns=111,
+        answer=b"word\n",
     )
     assert b"33 111" in output
     assert b"got word" in output
@@ -401,7 +577,12 @@ def test_exec_on_a_terminal(any_daemon: Daemon) -> None:
 
 def test_attach_carries_both_directions(any_daemon: Daemon) -> None:
     any_daemon.ok("swarm", "init")
-    create = {"image": IMAGE, "command": ["sh", "-c", "read line; echo got $line; exit 4"], "open_stdin": True, "name": "web"}
+    create = {
+        "image": IMAGE,
+        "command": ["sh", "-c", "read line; echo got $line; exit 4"],
+        "open_stdin": True,
+        "name": "web",
+    }
     client = docker.DockerClient(base_url=f"unix://{any_daemon.path}", version="auto")
     try:
         client.services.create(**create, restart_policy={"Condition": "none"})
@@ -414,10 +595,13 @@ def test_attach_carries_both_directions(any_daemon: Daemon) -> None:
 
 
 def on_terminal(command: list[str], rows: int, columns: int, answer: bytes) -> tuple[bytes, int]:
-    """Runs a command on a terminal of that size; says `answer` once the size was printed. Gives its output and exit code."""
+    """Runs a command on a terminal of that size; says `answer` once the size was printed. Gives its
+    output and exit code."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
         os.close(theirs)
         output, asked = b"", False
         deadline = time.monotonic() + DEADLINE
@@ -442,7 +626,9 @@ def on_terminal(command: list[str], rows: int, columns: int, answer: bytes) -> t
 
 def test_images(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.ok("images", "--format", "{{.Repository}}:{{.Tag}}").split() == [IMAGE]
-    assert json.loads(daemon.ok("image", "inspect", IMAGE))[0]["Config"]["ExposedPorts"] == {"80/tcp": {}}
+    assert json.loads(daemon.ok("image", "inspect", IMAGE))[0]["Config"]["ExposedPorts"] == {
+        "80/tcp": {}
+    }
     assert "Downloaded newer image for busybox:latest" in daemon.ok("pull", "busybox")
     assert "pull access denied" in daemon.refused("pull", "missing")
     daemon.ok("tag", "busybox", "mine:1")
@@ -452,14 +638,27 @@ def test_images(daemon: Daemon, tmp_path: Path) -> None:
     archive.write_bytes(bytes(6 * 2**20))
     assert daemon.ok("load", "-i", str(archive)) == "Loaded image: loaded:latest\n"
     assert "No such image" in daemon.refused("image", "inspect", "nothing")
-    for command in (["history", IMAGE], ["push", "busybox"], ["image", "prune", "-f"], ["save", IMAGE]):
+    for command in (
+        ["history", IMAGE],
+        ["push", "busybox"],
+        ["image", "prune", "-f"],
+        ["save", IMAGE],
+    ):
         assert "is not supported by Weft" in daemon.refused(*command)
 
 
 def test_events(manager: Daemon) -> None:
     manager.container()
     with subprocess.Popen(
-        manager.command("events", "--since", "2020-01-01T00:00:00Z", "--filter", "type=container", "--format", "json"),
+        manager.command(
+            "events",
+            "--since",
+            "2020-01-01T00:00:00Z",
+            "--filter",
+            "type=container",
+            "--format",
+            "json",
+        ),
         stdout=subprocess.PIPE,
     ) as watching:
         assert watching.stdout is not None
@@ -474,7 +673,12 @@ def test_events(manager: Daemon) -> None:
 
 def test_what_weft_does_not_have(manager: Daemon) -> None:
     assert "Weft, which runs services" in manager.refused("run", IMAGE)
-    for command in (["volume", "ls", "-q"], ["secret", "ls", "-q"], ["config", "ls", "-q"], ["plugin", "ls", "-q"]):
+    for command in (
+        ["volume", "ls", "-q"],
+        ["secret", "ls", "-q"],
+        ["config", "ls", "-q"],
+        ["plugin", "ls", "-q"],
+    ):
         assert manager.ok(*command) == ""
     for command in (
         ["volume", "create", "v"],
@@ -484,7 +688,12 @@ def test_what_weft_does_not_have(manager: Daemon) -> None:
     ):
         assert "not supported by Weft" in manager.refused(*command)
     container = manager.container()
-    for command in (["cp", f"{container}:/x", "/tmp/x"], ["pause", container], ["rename", container, "x"], ["diff", container]):
+    for command in (
+        ["cp", f"{container}:/x", "/tmp/x"],
+        ["pause", container],
+        ["rename", container, "x"],
+        ["diff", container],
+    ):
         assert "not supported by Weft" in manager.refused(*command)
     assert "not supported by Weft" in manager.refused("network", "connect", "bridge", container)
 
@@ -494,9 +703,13 @@ def test_docker_py(manager: Daemon) -> None:
     try:
         assert client.ping()
         network = client.networks.create("n", driver="overlay", attachable=True)
-        service = client.services.create(IMAGE, name="web", networks=["n"], mode={"Replicated": {"Replicas": 2}})
+        service = client.services.create(
+            IMAGE, name="web", networks=["n"], mode={"Replicated": {"Replicas": 2}}
+        )
         assert {task["Status"]["State"] for task in service.tasks()} == {"running"}
-        container = client.containers.list(filters={"label": "com.docker.swarm.service.name=web"})[0]
+        container = client.containers.list(filters={"label": "com.docker.swarm.service.name=web"})[
+            0
+        ]
         result = container.exec_run(["sh", "-c", "echo out; echo err >&2; exit 5"], demux=True)
         assert result.exit_code == 5
         assert result.output == (b"out\n", b"err\n")
@@ -506,7 +719,9 @@ def test_docker_py(manager: Daemon) -> None:
         stale = service.version
         assert service.scale(1)
         with pytest.raises(docker.errors.APIError) as raised:
-            client.api.update_service(service.id, stale, name="web", task_template=service.attrs["Spec"]["TaskTemplate"])
+            client.api.update_service(
+                service.id, stale, name="web", task_template=service.attrs["Spec"]["TaskTemplate"]
+            )
         assert raised.value.explanation.endswith("update out of sequence")
         service.remove()
         network.remove()

@@ -1,5 +1,5 @@
-"""Logs of services and tasks as the stock docker command sees them: a real server on a UNIX socket, behind it a node in
-memory."""
+"""Logs of services and tasks as the stock docker command sees them: a real server on a UNIX socket,
+behind it a node in memory."""
 
 import re
 import shutil
@@ -21,12 +21,16 @@ TWICE = "echo out; echo err >&2; exec sleep 600"
 
 
 def said(daemon: Daemon, *argv: str, lines: int) -> tuple[list[str], list[str]]:
-    """What `docker service logs` shows on both streams, sorted, once there are that many lines on each."""
+    """What `docker service logs` shows on both streams, sorted, once there are that many lines on
+    each."""
 
     def shown() -> tuple[list[str], list[str]] | None:
         done = daemon.run("service", "logs", *argv)
         assert done.returncode == 0, done.stderr
-        streams = sorted(done.stdout.decode().splitlines()), sorted(done.stderr.decode().splitlines())
+        streams = (
+            sorted(done.stdout.decode().splitlines()),
+            sorted(done.stderr.decode().splitlines()),
+        )
         return streams if [len(stream) for stream in streams] == [lines, lines] else None
 
     found: tuple[list[str], list[str]] = eventually(shown)
@@ -41,25 +45,43 @@ def test_logs_of_a_service(any_daemon: Daemon) -> None:
     out, err = said(any_daemon, "web", lines=2)
     assert out == [f"web.{slot}.{slots[slot][:12]}@node1    | out" for slot in ("1", "2")]
     assert err == [f"web.{slot}.{slots[slot][:12]}@node1    | err" for slot in ("1", "2")]
-    assert said(any_daemon, "--no-task-ids", "web", lines=2)[0] == ["web.1@node1    | out", "web.2@node1    | out"]
-    assert said(any_daemon, "--no-trunc", "web", lines=2)[0][0] == f"web.1.{slots['1']}@node1    | out"
+    assert said(any_daemon, "--no-task-ids", "web", lines=2)[0] == [
+        "web.1@node1    | out",
+        "web.2@node1    | out",
+    ]
+    assert (
+        said(any_daemon, "--no-trunc", "web", lines=2)[0][0] == f"web.1.{slots['1']}@node1    | out"
+    )
     assert said(any_daemon, "--raw", "web", lines=2) == (["out", "out"], ["err", "err"])
     service = any_daemon.ok("service", "inspect", "-f", "{{.ID}}", "web").strip()
     node = any_daemon.ok("node", "inspect", "-f", "{{.ID}}", "self").strip()
-    assert said(any_daemon, "--no-resolve", "web", lines=2)[0][0] == f"{service}.1.{slots['1'][:12]}@{node}    | out"
-    assert said(any_daemon, "--details", "web", lines=2)[0][0] == f"web.1.{slots['1'][:12]}@node1    |  out"
+    assert (
+        said(any_daemon, "--no-resolve", "web", lines=2)[0][0]
+        == f"{service}.1.{slots['1'][:12]}@{node}    | out"
+    )
+    assert (
+        said(any_daemon, "--details", "web", lines=2)[0][0]
+        == f"web.1.{slots['1'][:12]}@node1    |  out"
+    )
     moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
     for line in said(any_daemon, "-t", "web", lines=2)[0]:
         assert re.fullmatch(moment + r" web\.[12]\.[0-9a-z]{12}@node1    \| out", line)
     for reference in (slots["2"], slots["2"][:10], f"web.2.{slots['2']}"):
         out, err = said(any_daemon, reference, lines=1)
-        assert (out, err) == ([f"web.2.{slots['2'][:12]}@node1    | out"], [f"web.2.{slots['2'][:12]}@node1    | err"])
+        assert (out, err) == (
+            [f"web.2.{slots['2'][:12]}@node1    | out"],
+            [f"web.2.{slots['2'][:12]}@node1    | err"],
+        )
     assert any_daemon.ok("service", "logs", "--since", "2100-01-01T00:00:00Z", "web") == ""
     assert "no such task or service: nothing" in any_daemon.refused("service", "logs", "nothing")
 
 
 def test_the_last_lines_of_each_task(manager: Daemon) -> None:
-    manager.container("--replicas", "2", script="printf 'a\\nb\\n'; printf c; sleep 0.1; printf 'd\\n'; exec sleep 600")
+    manager.container(
+        "--replicas",
+        "2",
+        script="printf 'a\\nb\\n'; printf c; sleep 0.1; printf 'd\\n'; exec sleep 600",
+    )
 
     def last(count: str) -> list[str]:
         return sorted(manager.ok("service", "logs", "--raw", "--tail", count, "web").split())
@@ -68,8 +90,12 @@ def test_the_last_lines_of_each_task(manager: Daemon) -> None:
     assert last("1") == ["cd", "cd"]
     assert last("2") == ["b", "b", "cd", "cd"]
     assert last("0") == []
-    assert 'tail value must be a positive integer or "all"' in manager.refused("service", "logs", "--tail", "few", "web")
-    assert "negative tail values not supported" in manager.refused("service", "logs", "--tail", "-1", "web")
+    assert 'tail value must be a positive integer or "all"' in manager.refused(
+        "service", "logs", "--tail", "few", "web"
+    )
+    assert "negative tail values not supported" in manager.refused(
+        "service", "logs", "--tail", "-1", "web"
+    )
 
 
 def test_logs_of_a_service_are_followed_also_of_tasks_that_come_later(any_daemon: Daemon) -> None:
@@ -98,7 +124,8 @@ def test_logs_that_are_missing_are_said_to_be(manager: Daemon) -> None:
     assert done.returncode == 1
     assert b"| out" in done.stdout
     assert (
-        b"error from daemon in stream: Error grabbing logs: rpc error: code = Unknown desc = warning: incomplete" in done.stderr
+        b"error from daemon in stream: Error grabbing logs: rpc error: code = Unknown desc ="
+        b" warning: incomplete" in done.stderr
     )
 
 
@@ -110,7 +137,11 @@ def test_wrong_requests_for_logs(manager: Daemon) -> None:
         for path in ("/services/web/logs", f"/tasks/{task}/logs"):
             for query, status, why in (
                 ({}, 400, "Bad parameters: you must choose at least one stream"),
-                ({"stdout": "1", "tail": "x"}, 400, 'tail value must be a positive integer or "all"'),
+                (
+                    {"stdout": "1", "tail": "x"},
+                    400,
+                    'tail value must be a positive integer or "all"',
+                ),
                 ({"stdout": "1", "since": "yesterday"}, 400, "invalid since"),
             ):
                 answer = client.get(client._url(path), params=query)
@@ -123,4 +154,6 @@ def test_wrong_requests_for_logs(manager: Daemon) -> None:
     finally:
         client.close()
     manager.container("--name", "mute", "--log-driver", "none")
-    assert "configured logging driver does not support reading" in manager.refused("service", "logs", "mute")
+    assert "configured logging driver does not support reading" in manager.refused(
+        "service", "logs", "mute"
+    )

@@ -1,4 +1,5 @@
-"""The API on TCP as the stock docker command sees it: mutual TLS, streams that end one direction first, and who is refused."""
+"""The API on TCP as the stock docker command sees it: mutual TLS, streams that end one direction
+first, and who is refused."""
 
 import asyncio
 import hashlib
@@ -50,11 +51,34 @@ def make_ca(directory: Path) -> Path:
 def issue(ca: Path, name: str, extensions: str) -> None:
     """`name`.pem and `name`-key.pem, beside the CA."""
     (ca / "extensions").write_text(extensions)
-    openssl("req", "-new", *CURVE, "-keyout", ca / f"{name}-key.pem", "-out", ca / "csr", "-subj", f"/CN={name}")
     openssl(
-        "x509", "-req", "-in", ca / "csr", "-CA", ca / "ca.pem", "-CAkey", ca / "ca-key.pem", "-CAcreateserial", "-days", "2",
-        "-extfile", ca / "extensions", "-out", ca / f"{name}.pem",
-    )  # fmt: skip
+        "req",
+        "-new",
+        *CURVE,
+        "-keyout",
+        ca / f"{name}-key.pem",
+        "-out",
+        ca / "csr",
+        "-subj",
+        f"/CN={name}",
+    )
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        ca / "csr",
+        "-CA",
+        ca / "ca.pem",
+        "-CAkey",
+        ca / "ca-key.pem",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        ca / "extensions",
+        "-out",
+        ca / f"{name}.pem",
+    )
 
 
 def make_identity(directory: Path) -> Path:
@@ -66,7 +90,11 @@ def make_identity(directory: Path) -> Path:
 
 
 def files(directory: Path) -> TlsFiles:
-    return TlsFiles(ca=directory / "ca.pem", certificate=directory / "server.pem", key=directory / "server-key.pem")
+    return TlsFiles(
+        ca=directory / "ca.pem",
+        certificate=directory / "server.pem",
+        key=directory / "server-key.pem",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +159,18 @@ def test_exec_with_a_terminal(daemon: Daemon) -> None:
     container = daemon.container()
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        daemon.command("exec", "-it", container, "sh", "-c", "tty >/dev/null && read line && echo got $line; exit 9"),
-        stdin=theirs, stdout=theirs, stderr=theirs,
-    )  # fmt: skip
+        daemon.command(
+            "exec",
+            "-it",
+            container,
+            "sh",
+            "-c",
+            "tty >/dev/null && read line && echo got $line; exit 9",
+        ),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     os.write(ours, b"hello\n")
     seen = b""
@@ -145,7 +182,10 @@ def test_exec_with_a_terminal(daemon: Daemon) -> None:
 
 def test_logs_and_events_are_followed(daemon: Daemon) -> None:
     container = daemon.container(script="echo first; echo second; exec sleep 60")
-    for argv, word in ((("logs", "-f", container), b"second"), (("events", "--since", "1"), b"create")):
+    for argv, word in (
+        (("logs", "-f", container), b"second"),
+        (("events", "--since", "1"), b"create"),
+    ):
         process = subprocess.Popen(daemon.command(*argv), stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert any(word in line for line in process.stdout)
@@ -157,11 +197,18 @@ def test_logs_and_events_are_followed(daemon: Daemon) -> None:
 def test_others_are_refused(daemon: Daemon, stranger: Path) -> None:
     foreign = daemon.version_as(stranger)
     assert foreign.returncode == 1
-    assert b"tls: unknown certificate authority" in foreign.stderr or b"bad certificate" in foreign.stderr
+    assert (
+        b"tls: unknown certificate authority" in foreign.stderr
+        or b"bad certificate" in foreign.stderr
+    )
     none = daemon.version_as(Path("/nowhere"))
     assert none.returncode == 1
     url = f"https://127.0.0.1:{daemon.port}/version"
-    bare = subprocess.run(["curl", "-s", "--cacert", daemon.identity / "ca.pem", url], capture_output=True, check=False)
+    bare = subprocess.run(
+        ["curl", "-s", "--cacert", daemon.identity / "ca.pem", url],
+        capture_output=True,
+        check=False,
+    )
     assert bare.returncode != 0
     assert not bare.stdout
     with socket.create_connection(("127.0.0.1", daemon.port), DEADLINE) as plain:
@@ -173,7 +220,10 @@ def test_others_are_refused(daemon: Daemon, stranger: Path) -> None:
 
 
 def test_a_silent_crowd_keeps_nobody_out(daemon: Daemon) -> None:
-    crowd = [socket.create_connection(("127.0.0.1", daemon.port), DEADLINE) for _ in range(2 * DOOR.crowd.strangers)]
+    crowd = [
+        socket.create_connection(("127.0.0.1", daemon.port), DEADLINE)
+        for _ in range(2 * DOOR.crowd.strangers)
+    ]
     try:
         daemon.ok("version")
         with pytest.raises(ConnectionResetError):  # the oldest gave way
@@ -191,10 +241,14 @@ def test_certificates_that_were_replaced_count_at_once(tmp_path: Path, stranger:
         daemon.ok("version")
         for name in ("ca.pem", "server.pem", "server-key.pem"):
             shutil.copy(stranger / name, served / name)
-        assert daemon.run("version").returncode == 1, "a certificate of the old CA is still accepted"
+        assert daemon.run("version").returncode == 1, (
+            "a certificate of the old CA is still accepted"
+        )
         assert daemon.version_as(stranger).returncode == 0
         (served / "server-key.pem").write_text("half of a k")
-        assert daemon.version_as(stranger).returncode == 0, "files that do not fit ended the service"
+        assert daemon.version_as(stranger).returncode == 0, (
+            "files that do not fit ended the service"
+        )
     finally:
         daemon.close()
 
@@ -202,21 +256,45 @@ def test_certificates_that_were_replaced_count_at_once(tmp_path: Path, stranger:
 def test_files_of_no_use_are_named(tmp_path: Path, stranger: Path) -> None:
     ours = make_identity(tmp_path / "own")
     with pytest.raises(InvalidArgument, match=r"cannot read .*/none.pem: No such file"):
-        server_context(TlsFiles(ca=ours / "none.pem", certificate=ours / "server.pem", key=ours / "server-key.pem"))
+        server_context(
+            TlsFiles(
+                ca=ours / "none.pem", certificate=ours / "server.pem", key=ours / "server-key.pem"
+            )
+        )
     with pytest.raises(InvalidArgument, match="cannot use tlscacert"):
-        server_context(TlsFiles(ca=ours / "extensions", certificate=ours / "server.pem", key=ours / "server-key.pem"))
+        server_context(
+            TlsFiles(
+                ca=ours / "extensions", certificate=ours / "server.pem", key=ours / "server-key.pem"
+            )
+        )
     with pytest.raises(InvalidArgument, match="key values mismatch"):
-        server_context(TlsFiles(ca=ours / "ca.pem", certificate=ours / "server.pem", key=stranger / "server-key.pem"))
+        server_context(
+            TlsFiles(
+                ca=ours / "ca.pem", certificate=ours / "server.pem", key=stranger / "server-key.pem"
+            )
+        )
 
 
 def test_the_swarm_s_settings(daemon: Daemon) -> None:
-    daemon.ok("swarm", "update", "--cert-expiry", "72h", "--dispatcher-heartbeat", "9s", "--task-history-limit", "4")
+    daemon.ok(
+        "swarm",
+        "update",
+        "--cert-expiry",
+        "72h",
+        "--dispatcher-heartbeat",
+        "9s",
+        "--task-history-limit",
+        "4",
+    )
     spec = json.loads(daemon.ok("info", "--format", "{{json .Swarm.Cluster.Spec}}"))
     assert spec["CAConfig"]["NodeCertExpiry"] == 72 * 3600 * 10**9
     assert spec["Dispatcher"]["HeartbeatPeriod"] == 9 * 10**9
     assert spec["Orchestration"]["TaskHistoryRetentionLimit"] == 4
-    assert b"AutoLockManagers is not supported" in daemon.run("swarm", "update", "--autolock").stderr
     assert (
-        b"ExternalCAs is not supported" in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
+        b"AutoLockManagers is not supported" in daemon.run("swarm", "update", "--autolock").stderr
+    )
+    assert (
+        b"ExternalCAs is not supported"
+        in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
     )
     assert b"the Raft log is etcd's" in daemon.run("swarm", "update", "--max-snapshots", "2").stderr

@@ -123,19 +123,26 @@ def _image(rng: Random, outside: str) -> Image:
 def _plain(rng: Random) -> Item:
     """As honest images have them, by names that hostile entries use too."""
     name, content = rng.choice(PLAIN_NAMES), rng.randbytes(rng.choice((0, 1, 511, 512, 2000)))
-    return rng.choice((
-        Item(name, content), Item(name, type=b"5", mode=0o755), Item(name, type=b"2", target=b"a"),
-        Item(name, content, uid=1000, gid=50, mode=0o4755), Item(name, type=b"3", minor=3, major=1),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            Item(name, content),
+            Item(name, type=b"5", mode=0o755),
+            Item(name, type=b"2", target=b"a"),
+            Item(name, content, uid=1000, gid=50, mode=0o4755),
+            Item(name, type=b"3", minor=3, major=1),
+        )
+    )
 
 
 def _hostile(rng: Random, outside: str) -> Item:
     """Odd at least in its name, its target or its type."""
     kind = rng.choice(TYPES)
     item = Item(
-        rng.choice(NAMES), rng.randbytes(rng.choice((0, 1, 5, 511, 512, 513, 2000))),
-        bytes((kind,)), rng.choice(TARGETS),
-    )  # fmt: skip
+        rng.choice(NAMES),
+        rng.randbytes(rng.choice((0, 1, 5, 511, 512, 513, 2000))),
+        bytes((kind,)),
+        rng.choice(TARGETS),
+    )
     if kind not in b"0xgLKS7":
         item = item._replace(content=b"")
     for field in ("mode", "uid", "gid", "size", "mtime", "major", "minor"):
@@ -310,7 +317,9 @@ class Target:
         now = self._look_around()
         if now != self._environment:
             changed = [
-                name for name in {*now, *self._environment} if now.get(name) != self._environment.get(name)
+                name
+                for name in {*now, *self._environment}
+                if now.get(name) != self._environment.get(name)
             ]
             raise Harm(f"changed: {sorted(changed)[:10]}")
 
@@ -330,10 +339,14 @@ class Target:
             for path in (top, *top.rglob("*")):
                 status = path.lstat()
                 found[str(path)] = (
-                    status.st_mode, status.st_uid, status.st_gid, status.st_nlink,
-                    status.st_mtime_ns, os.listxattr(path, follow_symlinks=False),
+                    status.st_mode,
+                    status.st_uid,
+                    status.st_gid,
+                    status.st_nlink,
+                    status.st_mtime_ns,
+                    os.listxattr(path, follow_symlinks=False),
                     path.read_bytes() if stat.S_ISREG(status.st_mode) else b"",
-                )  # fmt: skip
+                )
         return found
 
 

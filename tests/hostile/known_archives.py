@@ -72,9 +72,11 @@ def _sparse_binary(blocks: int) -> bytes:
 
 def _pax_sparse(lines: bytes, content: bytes = b"", size: bytes = b"4096") -> bytes:
     pax = (
-        (b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", b"sparse"),
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.name", b"sparse"),
         (b"GNU.sparse.realsize", size),
-    )  # fmt: skip
+    )
     return layer(Item(b"GNUSparseFile.0/sparse", padded(lines) + content, pax=pax))
 
 

@@ -61,7 +61,9 @@ class ManagedNode(FakeNode):
             data_path_address=OWN_ADDRESS,
             manager_address=f"{OWN_ADDRESS}:2377",
         )
-        root = authority.root(authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom))
+        root = authority.root(
+            authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom)
+        )
         _, own = await create_swarm(self._store, request, founder, root, PkiAuthority(), os.urandom)
         self.manager = Manager(
             own.id,
@@ -79,7 +81,9 @@ class ManagedNode(FakeNode):
             managers=((own.id, own.manager_address),),
         )
         csr = authority.request(authority.make_key(os.urandom))
-        identity = await admitted(self.manager, self.manager.cluster.join_tokens.worker, "node2", AGENT_ADDRESS, csr)
+        identity = await admitted(
+            self.manager, self.manager.cluster.join_tokens.worker, "node2", AGENT_ADDRESS, csr
+        )
         agent = FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
         self._agent = asyncio.create_task(agent.run())
         return own.id
@@ -112,7 +116,10 @@ class ManagedNode(FakeNode):
             await self.init(InitRequest())
         assert self.manager is not None
         await self._furnish_swarm(self.manager)
-        if not any(c.id == self.container and c.state == ContainerState.RUNNING for c in self.containers.containers()):
+        if not any(
+            c.id == self.container and c.state == ContainerState.RUNNING
+            for c in self.containers.containers()
+        ):
             self.container = await self._run_container()
         for image in self.images.all()[MANY:]:
             await self.images.remove(image.id)
@@ -120,7 +127,9 @@ class ManagedNode(FakeNode):
     def _has_agent(self, manager: Manager) -> bool:
         """One that may be given tasks."""
         agents = [node for node in manager.state.nodes.values() if node.id != self.membership.node]
-        return any((node.spec.role, node.spec.availability) == ("worker", "active") for node in agents)
+        return any(
+            (node.spec.role, node.spec.availability) == ("worker", "active") for node in agents
+        )
 
     async def _furnish_swarm(self, manager: Manager) -> None:
         state = manager.state
@@ -144,7 +153,11 @@ class ManagedNode(FakeNode):
         attached = (NetworkAttachmentSpec(NetworkId(network.id)),)
         task = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True), networks=attached)
         id = await manager.create_service(ServiceSpec(name="web", task=task, replicas=2))
-        await self._until(lambda: any(task.state == TaskState.RUNNING for task in manager.state.tasks_of(id).values()))
+        await self._until(
+            lambda: any(
+                task.state == TaskState.RUNNING for task in manager.state.tasks_of(id).values()
+            )
+        )
 
     async def _run_container(self) -> str:
         spec = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True))
@@ -184,7 +197,9 @@ class ManagedNode(FakeNode):
     def specs(self) -> dict[str, object]:
         """What users have asked for, which a refused request must leave as it is. The loops change
         the rest when they like."""
-        found: dict[str, object] = {"images": [(image.id, image.tags) for image in self.images.all()]}
+        found: dict[str, object] = {
+            "images": [(image.id, image.tags) for image in self.images.all()]
+        }
         found["containers"] = [container.id for container in self.containers.containers()]
         if self.manager is not None:
             state = self.manager.state

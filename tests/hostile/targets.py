@@ -75,8 +75,7 @@ class Daemon:
         network = b'{"Name":"net","Driver":"overlay","Attachable":true}'
         service = (
             b'{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"%s"},'
-            b'"Networks":[{"Target":"net"}]}}'
-            % IMAGE.encode()
+            b'"Networks":[{"Target":"net"}]}}' % IMAGE.encode()
         )
         await send(self.path, Request("POST", "/networks/create", body=network))
         await send(self.path, Request("POST", "/services/create", body=service))

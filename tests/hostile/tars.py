@@ -54,12 +54,26 @@ def entry(item: Item) -> bytes:
 
 def header(item: Item) -> bytes:
     size = len(item.content) if item.size is None else item.size
-    block = bytearray(struct.pack(
-        "100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
-        item.name, number(item.mode, 8), number(item.uid, 8), number(item.gid, 8), number(size, 12),
-        number(item.mtime, 12), b" " * 8, item.type, item.target, item.magic, b"", b"",
-        number(item.major, 8), number(item.minor, 8), item.prefix,
-    ))  # fmt: skip
+    block = bytearray(
+        struct.pack(
+            "100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
+            item.name,
+            number(item.mode, 8),
+            number(item.uid, 8),
+            number(item.gid, 8),
+            number(size, 12),
+            number(item.mtime, 12),
+            b" " * 8,
+            item.type,
+            item.target,
+            item.magic,
+            b"",
+            b"",
+            number(item.major, 8),
+            number(item.minor, 8),
+            item.prefix,
+        )
+    )
     for offset, data in item.raw:
         block[offset : offset + len(data)] = data
     block = block[:BLOCK]

@@ -33,7 +33,7 @@ def test_the_valid_requests_are_of_the_route_table() -> None:
 def test_the_same_seed_makes_the_same_requests() -> None:
     first, second, other = (
         [draft.request({}).encode() for draft in drafts(seed, 200)] for seed in (7, 7, 8)
-    )  # fmt: skip
+    )
     assert first == second != other
 
 

@@ -13,7 +13,15 @@ from weft.runtime.mounts import unmount
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB and 5,000 inodes."""
     (tmp_path / "images").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=5000,mode=700", "tmpfs", str(tmp_path / "images")]
+    mount = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=64m,nr_inodes=5000,mode=700",
+        "tmpfs",
+        str(tmp_path / "images"),
+    ]
     subprocess.run(mount, check=True)
     yield tmp_path
     unmount(tmp_path / "images")

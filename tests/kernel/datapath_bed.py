@@ -1,5 +1,5 @@
-"""Three hosts as namespaces with real plans and kernels, a client outside, and servers in sandboxes (`Bed`); and how they
-are asked: sockets are opened in a namespace and used from here."""
+"""Three hosts as namespaces with real plans and kernels, a client outside, and servers in sandboxes
+(`Bed`); and how they are asked: sockets are opened in a namespace and used from here."""
 
 import asyncio
 import base64
@@ -28,7 +28,8 @@ TIMEOUT = 3.0
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 """Not in the socket module."""
 FRESH_PORTS = itertools.count(22000)
-"""A UDP port used twice within 30 s is one flow, and stays with its task: the kernel's random choice does that now and then."""
+"""A UDP port used twice within 30 s is one flow, and stays with its task: the kernel's random
+choice does that now and then."""
 
 
 def run(*words: str, check: bool = True) -> str:
@@ -38,7 +39,8 @@ def run(*words: str, check: bool = True) -> str:
 
 
 class Servers(threading.Thread):
-    """Servers of all sandboxes, on one loop: TCP says who asks and then echoes, UDP says who asks."""
+    """Servers of all sandboxes, on one loop: TCP says who asks and then echoes, UDP says who
+    asks."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -55,13 +57,19 @@ class Servers(threading.Thread):
 
     async def _add(self, path: Path, name: str, tcp: list[int], udp: list[int]) -> None:
         for port in tcp:
-            listener = netns.run_in(path, functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", port))
+            listener = netns.run_in(
+                path, functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", port)
+            )
             server = await asyncio.start_server(functools.partial(self._talk, name), sock=listener)
             self._open.append(server)
         for port in udp:
-            datagrams = netns.run_in(path, functools.partial(bound, socket.SOCK_DGRAM, "0.0.0.0", port))
+            datagrams = netns.run_in(
+                path, functools.partial(bound, socket.SOCK_DGRAM, "0.0.0.0", port)
+            )
             datagrams.setblocking(False)
-            transport, _ = await self.loop.create_datagram_endpoint(lambda: Answerer(name), sock=datagrams)
+            transport, _ = await self.loop.create_datagram_endpoint(
+                lambda: Answerer(name), sock=datagrams
+            )
             self._open.append(transport)
 
     @staticmethod
@@ -101,7 +109,9 @@ class Answerer(asyncio.DatagramProtocol):
         self.transport = transport
 
     def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:
-        text = json.dumps({"name": self.name, "peer": peer[0], "port": peer[1], "length": len(data)}).encode()
+        text = json.dumps(
+            {"name": self.name, "peer": peer[0], "port": peer[1], "length": len(data)}
+        ).encode()
         self.transport.sendto(text.ljust(len(data)), peer)
 
 
@@ -153,7 +163,11 @@ class Bed:
         for host, process in enumerate(self.processes, 1):
             assert process.stdin is not None
             assert process.stdout is not None
-            value = (self.swarm.assignment(host), self.swarm.facts(host), self.swarm.residents(host))
+            value = (
+                self.swarm.assignment(host),
+                self.swarm.facts(host),
+                self.swarm.residents(host),
+            )
             process.stdin.write(base64.b64encode(encode(value)).decode() + "\n")
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())
@@ -197,9 +211,17 @@ class Bed:
         directory.mkdir()
         script = Path(__file__).with_name("datapath_host.py")
         process = subprocess.Popen(
-            ["nsenter", f"--net={self.path(f'node{number}')}", sys.executable, str(script), str(directory)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                "nsenter",
+                f"--net={self.path(f'node{number}')}",
+                sys.executable,
+                str(script),
+                str(directory),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.stack.callback(self._end, process, directory)
         return process
 
@@ -226,7 +248,9 @@ class Said(dict[str, Any]):
     """What a server answered."""
 
 
-def connect(path: Path, address: str, port: int, source: tuple[str, int] | None = None) -> socket.socket:
+def connect(
+    path: Path, address: str, port: int, source: tuple[str, int] | None = None
+) -> socket.socket:
     def opened() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.settimeout(TIMEOUT)
@@ -265,7 +289,9 @@ def echoes(sock: socket.socket, size: int = 10) -> bool:
     return True
 
 
-def ask_udp(path: Path, address: str, port: int, size: int = 10, source: tuple[str, int] | None = None) -> Said:
+def ask_udp(
+    path: Path, address: str, port: int, size: int = 10, source: tuple[str, int] | None = None
+) -> Said:
     """Without path MTU discovery: datagrams that are too long for a link are fragmented there."""
 
     def opened() -> socket.socket:
@@ -283,4 +309,6 @@ def ask_udp(path: Path, address: str, port: int, size: int = 10, source: tuple[s
 
 def own_address(bed: Bed, task: TaskId, network: str) -> str:
     attachments = bed.swarm.tasks[task].attachments
-    return next(str(a.address.ip) for a in attachments if bed.swarm.definitions[a.network].name == network)
+    return next(
+        str(a.address.ip) for a in attachments if bed.swarm.definitions[a.network].name == network
+    )

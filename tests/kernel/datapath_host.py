@@ -1,7 +1,8 @@
-"""One host of `datapath_bed.py`: runs in that host's network namespace, plans, compares and applies what it is sent.
+"""One host of `datapath_bed.py`: runs in that host's network namespace, plans, compares and applies
+what it is sent.
 
-A line of input is base64 of MessagePack (assignment, facts, residents); a line of output is JSON: the operations applied, those
-still wanted after it, and the error if there was one.
+A line of input is base64 of MessagePack (assignment, facts, residents); a line of output is JSON:
+the operations applied, those still wanted after it, and the error if there was one.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ async def serve(directory: Path) -> None:
     kernel = RealKernel(directory)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        desired = plan(*decode(base64.b64decode(line), tuple[Assignment, NodeFacts, list[Resident]]))
+        desired = plan(
+            *decode(base64.b64decode(line), tuple[Assignment, NodeFacts, list[Resident]])
+        )
         operations = diff(await kernel.read(desired), desired)
         error = ""
         try:
@@ -32,7 +35,16 @@ async def serve(directory: Path) -> None:
         except WeftError as failure:
             error = "\n".join([str(failure), *getattr(failure, "__notes__", ())])
         left = diff(await kernel.read(desired), desired)
-        print(json.dumps({"done": [str(o) for o in operations], "left": [str(o) for o in left], "error": error}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "done": [str(o) for o in operations],
+                    "left": [str(o) for o in left],
+                    "error": error,
+                }
+            ),
+            flush=True,
+        )
     await kernel.close()
 
 

@@ -1,7 +1,8 @@
-"""One host of test_esp_engine.py: runs in that host's network namespace and drives a `UserspaceEngine` there.
+"""One host of test_esp_engine.py: runs in that host's network namespace and drives a
+`UserspaceEngine` there.
 
-A line of input is JSON: ["apply", base64 of a MessagePack Protection or null], ["counters"] or ["implementation"]; a line of output
-is JSON: [result, error].
+A line of input is JSON: ["apply", base64 of a MessagePack Protection or null], ["counters"] or
+["implementation"]; a line of output is JSON: [result, error].
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from weft.model.encryption import Protection
 
 async def answer(engine, verb, *arguments):
     if verb == "apply":
-        return await engine.apply(None if arguments[0] is None else decode(base64.b64decode(arguments[0]), Protection))
+        return await engine.apply(
+            None if arguments[0] is None else decode(base64.b64decode(arguments[0]), Protection)
+        )
     return await getattr(engine, verb)()
 
 

@@ -52,7 +52,12 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def run(directory: Path, main: Callable[[Cluster], Awaitable[None]], members: int = 3, quota: int = QUOTA) -> None:
+def run(
+    directory: Path,
+    main: Callable[[Cluster], Awaitable[None]],
+    members: int = 3,
+    quota: int = QUOTA,
+) -> None:
     async def body() -> None:
         cluster = Cluster(directory, quota)
         try:

@@ -30,7 +30,11 @@ def tar_of(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
 
 
 def file(
-    name: str, content: bytes = b"", mode: int = 0o644, kind: bytes = tarfile.REGTYPE, link: str = ""
+    name: str,
+    content: bytes = b"",
+    mode: int = 0o644,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
 ) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.linkname, info.mtime = kind, mode, link, 1_600_000_000
@@ -41,7 +45,9 @@ def directory(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
     return file(name, mode=mode, kind=tarfile.DIRTYPE)
 
 
-def docker_archive(tag: str, *layers: bytes, compress: bool = False, lie: bool = False, stored: bytes | None = None) -> bytes:
+def docker_archive(
+    tag: str, *layers: bytes, compress: bool = False, lie: bool = False, stored: bytes | None = None
+) -> bytes:
     """`stored`: what is in the archive for its only layer."""
     digests = [f"sha256:{hashlib.sha256(layer + b'x' * lie).hexdigest()}" for layer in layers]
     config = json.dumps({
@@ -51,7 +57,9 @@ def docker_archive(tag: str, *layers: bytes, compress: bool = False, lie: bool =
     contents = [gzip.compress(layer, 1) if compress else stored or layer for layer in layers]
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = json.dumps([{"Config": "c.json", "RepoTags": [tag], "Layers": names}]).encode()
-    return tar_of(file("manifest.json", manifest), file("c.json", config), *map(file, names, contents))
+    return tar_of(
+        file("manifest.json", manifest), file("c.json", config), *map(file, names, contents)
+    )
 
 
 def load(store: ImageStore, data: bytes) -> list[str]:

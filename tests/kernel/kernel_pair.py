@@ -1,6 +1,8 @@
-"""The two kernels of test_fake_kernel.py: runs in a network namespace of its own, does the same to both, and prints where they differ.
+"""The two kernels of test_fake_kernel.py: runs in a network namespace of its own, does the same to
+both, and prints where they differ.
 
-The argument is an empty directory for the namespaces' files. Nothing is printed if the fake one behaves like the real one.
+The argument is an empty directory for the namespaces' files. Nothing is printed if the fake one
+behaves like the real one.
 """
 
 import asyncio
@@ -18,13 +20,23 @@ from weft.linux.kernel import RealKernel
 from weft.model.service import PublishedPort
 from weft.network import operations as op
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST, BridgePort, ForwardingEntry, KernelState, Link, Namespace, Route, Vxlan
+from weft.network.kernel_state import (
+    HOST,
+    BridgePort,
+    ForwardingEntry,
+    KernelState,
+    Link,
+    Namespace,
+    Route,
+    Vxlan,
+)
 from weft.network.plan import plan
 
 EMPTY = KernelState({HOST: Namespace(name=HOST)})
 NINE = IPv4Network("9.0.0.0/8")
 PATIENCE = 5.0
-"""Seconds: the kernel takes a namespace apart some time after it is removed, the fake one at once."""
+"""Seconds: the kernel takes a namespace apart some time after it is removed, the fake one at
+once."""
 
 
 class Pair:
@@ -34,7 +46,9 @@ class Pair:
         net = swarm.network("mynet", "10.10.10.0/24")
         wide = swarm.network("wide", "10.20.0.0/24", "10.20.1.0/24")
         udp = PublishedPort(target=53, published=9001, protocol="udp")
-        tasks = swarm.service("web", net, wide, ports=[PublishedPort(target=80, published=8080), udp], on=[1, 2])
+        tasks = swarm.service(
+            "web", net, wide, ports=[PublishedPort(target=80, published=8080), udp], on=[1, 2]
+        )
         task = tasks[0]
         self.desired = plan(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
         swarm.set_serving(tasks[1], False)
@@ -56,7 +70,10 @@ class Pair:
 
     async def differences(self) -> list[str]:
         real, fake = [await kernel.read(self.desired) for kernel in self.kernels]
-        found = [f"namespace {name} is only in one" for name in real.namespaces.keys() ^ fake.namespaces.keys()]
+        found = [
+            f"namespace {name} is only in one"
+            for name in real.namespaces.keys() ^ fake.namespaces.keys()
+        ]
         for name in real.namespaces.keys() & fake.namespaces.keys():
             found += self.compare(real[name], fake[name])
         return found
@@ -67,7 +84,10 @@ class Pair:
             if field == "links":
                 values = [self.without_chance(space) for space in (real, fake)]
             if field == "sysctls":
-                values = [{k: v for k, v in value.items() if "bridge-nf-call" not in k} for value in values]
+                values = [
+                    {k: v for k, v in value.items() if "bridge-nf-call" not in k}
+                    for value in values
+                ]
             if values[0] != values[1]:
                 yield f"{field} of {real.name} are {values[0]}, in the fake {values[1]}"
 
@@ -75,7 +95,9 @@ class Pair:
         """MACs only where they were asked for: the others are the kernel's choice."""
         asked = self.desired[space.name].links if space.name in self.desired.namespaces else {}
         return {
-            name: link if name in asked and asked[name].mac else msgspec.structs.replace(link, mac=None)
+            name: link
+            if name in asked and asked[name].mac
+            else msgspec.structs.replace(link, mac=None)
             for name, link in space.links.items()
         }
 
@@ -83,7 +105,9 @@ class Pair:
         await self.do(what, *diff(await self.kernels[0].read(self.desired), self.desired))
 
 
-async def attempt(kernel: RealKernel | FakeKernel, operations: tuple[op.Operation, ...]) -> list[str]:
+async def attempt(
+    kernel: RealKernel | FakeKernel, operations: tuple[op.Operation, ...]
+) -> list[str]:
     """What was refused; the reasons' wording is each kernel's own."""
     try:
         await kernel.apply(operations)
@@ -99,7 +123,11 @@ async def main(directory: Path) -> None:
         await pair.do("plan", *diff(EMPTY, pair.desired))
         await pair.do("a task less", *diff(pair.desired, pair.fewer))
         await pair.do("the same again", *diff(pair.desired, pair.fewer))
-        await pair.do("not what is expected", *diff(pair.desired, pair.fewer)[:1], *diff(pair.fewer, pair.desired))
+        await pair.do(
+            "not what is expected",
+            *diff(pair.desired, pair.fewer)[:1],
+            *diff(pair.fewer, pair.desired),
+        )
         await pair.do("new MAC", op.SetLink(namespace=box, name="eth0", mac="02:42:0a:00:00:99"))
         await pair.do("last address", op.RemoveAddress(box, "eth0", IPv4Interface("10.0.0.6/24")))
         await pair.repair("repair of an address")
@@ -114,11 +142,16 @@ async def main(directory: Path) -> None:
             op.SetLink(namespace=box, name="eth9", up=True),
             op.AddRoute(box, Route(destination=NINE, via=IPv4Address("9.0.0.1"), device="eth0")),
             op.AddRoute(box, Route(destination=NINE, source=IPv4Address("9.0.0.1"), device="eth0")),
-            op.AddForwarding(box, ForwardingEntry("eth0", "02:42:0a:00:00:99", IPv4Address("192.0.2.1"))),
+            op.AddForwarding(
+                box, ForwardingEntry("eth0", "02:42:0a:00:00:99", IPv4Address("192.0.2.1"))
+            ),
             op.AddForwarding(box, ForwardingEntry("eth0", "02:42:0a:00:00:99")),
             op.AddAddress(box, "eth9", IPv4Interface("9.0.0.1/8")),
             op.SetSysctl(box, "net.ipv4.conf.eth9.rp_filter", "0"),
-            op.AddLink(box, Link(name="again", kind=Vxlan(4097, IPv4Address("10.59.72.11"), 4789), mtu=1450)),
+            op.AddLink(
+                box,
+                Link(name="again", kind=Vxlan(4097, IPv4Address("10.59.72.11"), 4789), mtu=1450),
+            ),
             op.RemoveLink(box, "eth9"),
             op.RemoveNamespace("000000000000"),
         )
@@ -126,7 +159,9 @@ async def main(directory: Path) -> None:
         await pair.do("by a port", op.AddForwarding(net, ForwardingEntry("veth1", mac)))
         await pair.do("by another", op.AddForwarding(net, ForwardingEntry("veth0", mac)))
         await pair.do("by the first", op.RemoveForwarding(net, ForwardingEntry("veth1", mac)))
-        await pair.do("none of the bridge's ports", op.SetLink(namespace=net, name="veth0", master=""))
+        await pair.do(
+            "none of the bridge's ports", op.SetLink(namespace=net, name="veth0", master="")
+        )
         await pair.repair("repair of a port")
         await pair.do("links", op.RemoveLink(net, "vxlan0"), op.RemoveLink(net, "veth1"))
         await pair.do("a bridge", op.RemoveLink("1-ingress000", "br0"))

@@ -34,8 +34,8 @@ GATEWAY_MAC = mac_for(IPv4Address(GATEWAY))
 
 @contextlib.contextmanager
 def hosts_and_liar() -> Iterator[Bed]:
-    """`web` on hosts 1 and 2 is published in the mesh, `direct` on host 1 in host mode; `liar` is on
-    host 1; `private` on hosts 1 and 2 has a network of its own."""
+    """`web` on hosts 1 and 2 is published in the mesh, `direct` on host 1 in host mode; `liar` is
+    on host 1; `private` on hosts 1 and 2 has a network of its own."""
     swarm = Swarm()
     with contextlib.ExitStack() as stack:
         bed = Bed(swarm, stack)

@@ -1,5 +1,5 @@
-"""Containers by the real conmon and runc, in a directory of their own: how tests make them, and what they may not leave
-behind."""
+"""Containers by the real conmon and runc, in a directory of their own: how tests make them, and
+what they may not leave behind."""
 
 import asyncio
 import os
@@ -24,12 +24,15 @@ from weft.runtime.oci import processes_with_argument
 
 NEEDED = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("conmon"), reason="needs root, conmon and runc"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("conmon"), reason="needs root, conmon and runc"
+    ),
 ]
 IMAGE = "zaggash/demo-webapp:latest"
 _PREFIX = "WEFT_TEST_PREFIX"
 os.environ.setdefault(_PREFIX, f"{os.getpid():08x}")
-"""Of all container ids of this run, also in the daemons that it starts: so their cgroups can be told from others'."""
+"""Of all container ids of this run, also in the daemons that it starts: so their cgroups can be
+told from others'."""
 PATIENCE = 20.0
 """Seconds until a test gives up waiting."""
 
@@ -41,7 +44,13 @@ class Host:
         self.data, self.run = directory / "data", directory / "run"
 
     async def runtime(self, **options: Any) -> ConmonRuntime:
-        runtime = ConmonRuntime(self.data, self.run, ImageStore(self.data / "images", time.time_ns), time.time_ns, **options)
+        runtime = ConmonRuntime(
+            self.data,
+            self.run,
+            ImageStore(self.data / "images", time.time_ns),
+            time.time_ns,
+            **options,
+        )
         await runtime.load()
         return runtime
 
@@ -51,7 +60,10 @@ class Host:
         found = [f"directory {path}" for path in directories]
         found += [f"mount {path}" for path in mount_points_below(self.data)]
         found += [f"process {pid}" for pid in processes_with_argument(str(self.run / "oci"))]
-        found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/weft/{os.environ[_PREFIX]}*")]
+        found += [
+            f"cgroup {path}"
+            for path in Path("/sys/fs/cgroup").glob(f"*/weft/{os.environ[_PREFIX]}*")
+        ]
         return found + [f"state {path}" for path in (self.run / "oci").iterdir()]
 
 
@@ -89,14 +101,23 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def configure(
-    *command: str, limits: Resources | None = None, namespace: str | None = None, host_name: str = "", **spec: Any
+    *command: str,
+    limits: Resources | None = None,
+    namespace: str | None = None,
+    host_name: str = "",
+    **spec: Any,
 ) -> ContainerConfig:
     id = os.environ[_PREFIX] + os.urandom(28).hex()
     return ContainerConfig(
-        id=ContainerId(id), name=f"test-{id[8:24]}", hostname=host_name or id[:12], namespace=namespace,
-        spec=ContainerSpec(image=IMAGE, args=command, **spec), limits=limits or Resources(),
-        hosts="127.0.0.1 localhost\n", resolv_conf="nameserver 127.0.0.11\n",
-    )  # fmt: skip
+        id=ContainerId(id),
+        name=f"test-{id[8:24]}",
+        hostname=host_name or id[:12],
+        namespace=namespace,
+        spec=ContainerSpec(image=IMAGE, args=command, **spec),
+        limits=limits or Resources(),
+        hosts="127.0.0.1 localhost\n",
+        resolv_conf="nameserver 127.0.0.11\n",
+    )
 
 
 async def started(runtime: ConmonRuntime, *command: str, **options: Any) -> ContainerId:

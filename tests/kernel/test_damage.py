@@ -1,5 +1,6 @@
-"""Every file that a member of a swarm reads when it starts, damaged in every way: what it runs goes on, the swarm is not
-begun anew, and where it needs somebody the message names the file and says what to do. On loopback, without a kernel."""
+"""Every file that a member of a swarm reads when it starts, damaged in every way: what it runs goes
+on, the swarm is not begun anew, and where it needs somebody the message names the file and says
+what to do. On loopback, without a kernel."""
 
 import asyncio
 import os
@@ -38,7 +39,9 @@ def damage(path: Path, how: str) -> None:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "agent")
+    files = (
+        path for path in directory.rglob("*") if path.is_file() and path.parent.name != "agent"
+    )
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
@@ -48,7 +51,9 @@ def running(host: Host) -> set[str]:
 
 async def serve(manager: Host, host: Host) -> set[str]:
     """One task on each node. Gives the containers of this one."""
-    spec = ServiceSpec(name="web", replicas=None, task=TaskSpec(container=ContainerSpec(image="demo")))
+    spec = ServiceSpec(
+        name="web", replicas=None, task=TaskSpec(container=ContainerSpec(image="demo"))
+    )
     await manager.manager.create_service(spec)
     await until(lambda: len(running(host)) == 1)
     await until(lambda: host.up.agent.uplink.connected)
@@ -74,7 +79,9 @@ def play(directory: Path, scene: Callable[[Host, Host], Awaitable[None]]) -> Non
 
 
 @each_damage
-def test_a_manager_alone_without_its_state_runs_on_and_begins_nothing(tmp_path: Path, how: str) -> None:
+def test_a_manager_alone_without_its_state_runs_on_and_begins_nothing(
+    tmp_path: Path, how: str
+) -> None:
     async def scene(manager: Host, other: Host) -> None:
         containers, data = await serve(manager, manager), manager.environment.data
         await manager.stop()
@@ -104,7 +111,9 @@ def test_a_manager_alone_without_its_state_runs_on_and_begins_nothing(tmp_path: 
 
 @each_damage
 @pytest.mark.parametrize("name", CREDENTIALS)
-def test_a_manager_alone_without_its_credentials_issues_itself_others(tmp_path: Path, name: str, how: str) -> None:
+def test_a_manager_alone_without_its_credentials_issues_itself_others(
+    tmp_path: Path, name: str, how: str
+) -> None:
     async def scene(manager: Host, other: Host) -> None:
         containers, data = await serve(manager, manager), manager.environment.data
         await other.join(manager.listen, manager.manager.cluster.join_tokens.worker)
@@ -169,7 +178,9 @@ def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str)
             left = contents(data)
             with pytest.raises(Damaged) as said:
                 await host.resume()
-            assert f"cannot read the membership of this node, {data / 'member.json'}: " in str(said.value)
+            assert f"cannot read the membership of this node, {data / 'member.json'}: " in str(
+                said.value
+            )
             assert "docker swarm leave --force" in str(said.value)
             assert contents(data) == left
 
@@ -189,7 +200,10 @@ def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how
         await worker.resume()
         membership = worker.up.membership
         assert membership.state == "error"
-        assert f"cannot use the credentials of this node, {data / Path(name).name}: " in membership.error
+        assert (
+            f"cannot use the credentials of this node, {data / Path(name).name}: "
+            in membership.error
+        )
         assert "docker swarm leave --force" in membership.error
         await until(lambda: running(worker) == containers)
         await worker.stop()
@@ -235,7 +249,13 @@ ETCD_MENDS = {("member/snap/db", "empty"), ("member/wal", "cut")}
 async def two_managers(manager: Host, second: Host) -> EtcdMember:
     """The second's part of the store, which its daemon has not."""
     await second.join(manager.listen, manager.manager.cluster.join_tokens.manager)
-    await until(lambda: len(manager.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
+    await until(
+        lambda: (
+            len(manager.manager.leadership_status.present)
+            == len(second.manager.leadership_status.present)
+            == 2
+        )
+    )
     await serve(manager, second)
     etcd = second.up._host.etcd()
     await second.stop()
@@ -250,7 +270,9 @@ async def rest(manager: Host, second: Host, etcd: EtcdMember) -> None:
 
 @each_damage
 @pytest.mark.parametrize("name", ["member/snap/db", "member/wal"])
-def test_one_of_two_managers_without_its_part_of_the_store_runs_on(tmp_path: Path, name: str, how: str) -> None:
+def test_one_of_two_managers_without_its_part_of_the_store_runs_on(
+    tmp_path: Path, name: str, how: str
+) -> None:
     async def scene(manager: Host, second: Host) -> None:
         etcd, containers = await two_managers(manager, second), running(second)
         try:
@@ -268,7 +290,9 @@ def test_one_of_two_managers_without_its_part_of_the_store_runs_on(tmp_path: Pat
             await until(lambda: str(etcd.settings.data) in second.up.membership.error)
             assert "demote this node" in second.up.membership.error
             await until(lambda: running(second) == containers)
-            assert not (etcd.settings.data / "member").exists() or how != "absent", "no other was founded"
+            assert not (etcd.settings.data / "member").exists() or how != "absent", (
+                "no other was founded"
+            )
         finally:
             await rest(manager, second, etcd)
 
@@ -280,7 +304,9 @@ test_one_of_two_managers_without_its_part_of_the_store_runs_on.pytestmark += SHA
 
 @each_damage
 @pytest.mark.parametrize("name", ["revoked.crl", "last-state"])
-def test_what_one_of_two_managers_can_make_anew_it_makes_anew(tmp_path: Path, name: str, how: str) -> None:
+def test_what_one_of_two_managers_can_make_anew_it_makes_anew(
+    tmp_path: Path, name: str, how: str
+) -> None:
     async def scene(manager: Host, second: Host) -> None:
         etcd = await two_managers(manager, second)
         try:

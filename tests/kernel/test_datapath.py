@@ -1,7 +1,9 @@
-"""The packet path on the real kernel: three hosts as namespaces, a client outside, servers in sandboxes.
+"""The packet path on the real kernel: three hosts as namespaces, a client outside, servers in
+sandboxes.
 
-Each host runs the real plan, diff and kernel adapter in its own namespace (`datapath_host.py`). Sockets are opened in a
-namespace and used from here, so a check is a few lines. Everything is made under a name of its own and removed at the end.
+Each host runs the real plan, diff and kernel adapter in its own namespace (`datapath_host.py`).
+Sockets are opened in a namespace and used from here, so a check is a few lines. Everything is made
+under a name of its own and removed at the end.
 """
 
 import contextlib
@@ -60,7 +62,10 @@ def bed() -> Iterator[Bed]:
         web = swarm.service("webapp", overlay, ports=ports, on=[1, 2, 3])
         direct = PublishedPort(target=80, published=DIRECT, mode="host")
         host_mode = swarm.service("direct", overlay, ports=[direct], on=[2])
-        silent = [PublishedPort(target=80, published=DEAD), PublishedPort(target=5353, published=5353, protocol="udp")]
+        silent = [
+            PublishedPort(target=80, published=DEAD),
+            PublishedPort(target=5353, published=5353, protocol="udp"),
+        ]
         (dead,) = swarm.service("dead", overlay, ports=silent, on=[3])
         swarm.set_serving(dead, False)
         spanning = swarm.service("spanning", wide, on=[1, 2])
@@ -116,7 +121,10 @@ def test_one_client_port_by_three_hosts_at_once(bed: Bed) -> None:
     met = 0
     for round in range(12):
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(connect(bed.path("client"), h, WEB, (CLIENT, 20000 + round))) for h in HOSTS]
+            sockets = [
+                stack.enter_context(connect(bed.path("client"), h, WEB, (CLIENT, 20000 + round)))
+                for h in HOSTS
+            ]
             seen = [hello(sock) for sock in sockets]
             assert {s["peer"] for s in seen} == {CLIENT}
             assert all(echoes(sock) for sock in sockets)
@@ -129,7 +137,10 @@ def test_one_client_port_by_three_hosts_at_once(bed: Bed) -> None:
 def test_one_udp_client_port_by_three_hosts_at_once(bed: Bed) -> None:
     met = 0
     for round in range(12):
-        seen = [ask_udp(bed.path("client"), host, ECHO, source=(CLIENT, 21000 + round)) for host in HOSTS]
+        seen = [
+            ask_udp(bed.path("client"), host, ECHO, source=(CLIENT, 21000 + round))
+            for host in HOSTS
+        ]
         assert {s["peer"] for s in seen} == {CLIENT}
         met += len({s["name"] for s in seen}) < len(seen)
         ask_udp(bed.path("client"), HOSTS[round % 2], ECHO)
@@ -139,15 +150,32 @@ def test_one_udp_client_port_by_three_hosts_at_once(bed: Bed) -> None:
 def test_a_client_in_the_ingress_subnet(bed: Bed) -> None:
     with contextlib.ExitStack() as stack:
         run("ip", "-n", bed.name("client"), "address", "add", "10.0.0.77/32", "dev", "ens160")
-        stack.callback(run, "ip", "-n", bed.name("client"), "address", "delete", "10.0.0.77/32", "dev", "ens160")
+        stack.callback(
+            run,
+            "ip",
+            "-n",
+            bed.name("client"),
+            "address",
+            "delete",
+            "10.0.0.77/32",
+            "dev",
+            "ens160",
+        )
         run("ip", "-n", bed.name("node1"), "route", "add", "10.0.0.77/32", "dev", "ens160")
-        stack.callback(run, "ip", "-n", bed.name("node1"), "route", "delete", "10.0.0.77/32", "dev", "ens160")
-        assert {ask(bed.path("client"), HOSTS[0], WEB, ("10.0.0.77", 0))["peer"] for _ in range(3)} == {"10.0.0.77"}
+        stack.callback(
+            run, "ip", "-n", bed.name("node1"), "route", "delete", "10.0.0.77/32", "dev", "ens160"
+        )
+        assert {
+            ask(bed.path("client"), HOSTS[0], WEB, ("10.0.0.77", 0))["peer"] for _ in range(3)
+        } == {"10.0.0.77"}
 
 
 @pytest.mark.parametrize("setting", ["1", "2", "0"])
 def test_any_reverse_path_filter_on_the_host(bed: Bed, setting: str) -> None:
-    keys = [f"net.ipv4.conf.{device}.rp_filter" for device in ("all", "ens160", "ing0", "docker_gwbridge")]
+    keys = [
+        f"net.ipv4.conf.{device}.rp_filter"
+        for device in ("all", "ens160", "ing0", "docker_gwbridge")
+    ]
     before = [bed.inside("node1", "sysctl", "-n", key).strip() for key in keys]
     try:
         for key in keys:
@@ -155,7 +183,9 @@ def test_any_reverse_path_filter_on_the_host(bed: Bed, setting: str) -> None:
         assert {ask(bed.path("client"), HOSTS[0], WEB)["peer"] for _ in range(3)} == {CLIENT}
         assert {ask(bed.path("node1"), "127.0.0.1", WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
         assert {ask(bed.path("node1"), HOSTS[0], WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
-        assert {ask(bed.sandbox(tasks(bed, "webapp")[0]), HOSTS[0], WEB)["peer"] for _ in range(3)} == {HOSTS[0]}
+        assert {
+            ask(bed.sandbox(tasks(bed, "webapp")[0]), HOSTS[0], WEB)["peer"] for _ in range(3)
+        } == {HOSTS[0]}
         assert {ask_udp(bed.path("client"), HOSTS[0], ECHO)["peer"] for _ in range(3)} == {CLIENT}
     finally:
         for key, value in zip(keys, before, strict=True):
@@ -175,7 +205,9 @@ def test_what_nobody_serves_is_refused(bed: Bed, where: str, port: int) -> None:
 
 
 def test_a_local_listener_does_not_get_published_ports(bed: Bed) -> None:
-    with netns.run_in(bed.path("node1"), functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", DEAD)):
+    with netns.run_in(
+        bed.path("node1"), functools.partial(bound, socket.SOCK_STREAM, "0.0.0.0", DEAD)
+    ):
         with pytest.raises(ConnectionRefusedError):
             ask(bed.path("client"), HOSTS[0], DEAD)
 
@@ -183,7 +215,11 @@ def test_a_local_listener_does_not_get_published_ports(bed: Bed) -> None:
 def test_established_connections_outlive_a_change_of_tasks(bed: Bed) -> None:
     leaving, *staying = tasks(bed, "webapp")
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(connect(bed.path("client"), host, WEB)) for host in HOSTS for _ in range(6)]
+        sockets = [
+            stack.enter_context(connect(bed.path("client"), host, WEB))
+            for host in HOSTS
+            for _ in range(6)
+        ]
         for sock in sockets:
             hello(sock)
         bed.swarm.set_serving(leaving, False)
@@ -265,7 +301,11 @@ def test_containers_reach_each_other_directly(bed: Bed) -> None:
         assert ask_udp(bed.sandbox(first), address, 53)["peer"] == own_address(bed, first, "mynet")
         bed.inside(bed.sandbox(first), "ping", "-c1", "-W2", "-M", "do", "-s", "1422", address)
         assert "too long" in bed.inside(
-            bed.sandbox(first), "sh", "-c", f"ping -c1 -W2 -M do -s 1423 {address} 2>&1", check=False
+            bed.sandbox(first),
+            "sh",
+            "-c",
+            f"ping -c1 -W2 -M do -s 1423 {address} 2>&1",
+            check=False,
         )
 
 
@@ -273,8 +313,12 @@ def test_segments_of_one_network_are_routed(bed: Bed) -> None:
     first, second = tasks(bed, "spanning")
     segments = bed.swarm.definitions[bed.swarm.tasks[first].attachments[0].network].segments
     assert IPv4Address(own_address(bed, first, "wide")) in segments[1].subnet
-    assert ask(bed.sandbox(first), own_address(bed, second, "wide"), 80)["peer"] == own_address(bed, first, "wide")
-    assert {ask(bed.sandbox(second), virtual(bed, "wide", "spanning"), 80)["name"] for _ in range(2)} == {first, second}
+    assert ask(bed.sandbox(first), own_address(bed, second, "wide"), 80)["peer"] == own_address(
+        bed, first, "wide"
+    )
+    assert {
+        ask(bed.sandbox(second), virtual(bed, "wide", "spanning"), 80)["name"] for _ in range(2)
+    } == {first, second}
 
 
 # --- the way out
@@ -305,9 +349,14 @@ def test_containers_cannot_meet_on_the_gateway_bridge(bed: Bed) -> None:
 
 
 def test_a_host_mode_port(bed: Bed) -> None:
-    """From containers of the same host only where bridged frames pass netfilter by (see `gateway.py`)."""
+    """From containers of the same host only where bridged frames pass netfilter by (see
+    `gateway.py`)."""
     (task,) = tasks(bed, "direct")
-    assert ask(bed.path("client"), HOSTS[1], DIRECT) | {"port": 0} == {"name": task, "peer": CLIENT, "port": 0}
+    assert ask(bed.path("client"), HOSTS[1], DIRECT) | {"port": 0} == {
+        "name": task,
+        "peer": CLIENT,
+        "port": 0,
+    }
     assert ask(bed.path("node2"), "127.0.0.1", DIRECT)["name"] == task
     assert ask(bed.path("node2"), HOSTS[1], DIRECT)["name"] == task
     key = "net.bridge.bridge-nf-call-iptables"
@@ -337,7 +386,11 @@ def test_an_internal_network_has_no_way_out(bed: Bed) -> None:
 def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
     path = bed.sandbox(tasks(bed, "webapp")[0])
     datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
-    with datagrams, stream, netns.run_in(path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+    with (
+        datagrams,
+        stream,
+        netns.run_in(path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock,
+    ):
         sock.settimeout(TIMEOUT)
         sock.connect(("127.0.0.11", 53))
         sock.send(b"who")
@@ -350,7 +403,8 @@ def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
 
 
 def test_a_task_is_found_where_another_host_had_its_address_before(bed: Bed) -> None:
-    """The bridge has seen the MAC in a frame from that other host, and would not forget it for five minutes."""
+    """The bridge has seen the MAC in a frame from that other host, and would not forget it for five
+    minutes."""
     task = next(id for id in tasks(bed, "webapp") if bed.swarm.tasks[id].node == bed.swarm.nodes[0])
     there = bed.swarm.assignment(1).networks[bed.swarm.ingress].load_balancer(bed.swarm.nodes[0])
     here, other = (next(bed.directory(host).glob("1-ingress*")) for host in (1, 2))
@@ -360,12 +414,16 @@ def test_a_task_is_found_where_another_host_had_its_address_before(bed: Bed) -> 
     deadline = time.monotonic() + TIMEOUT
     while received(bed, here) == before:
         assert time.monotonic() < deadline, "the frame did not arrive"
-    assert {ask(bed.path("client"), HOSTS[0], WEB)["name"] for _ in range(6)} == set(tasks(bed, "webapp"))
+    assert {ask(bed.path("client"), HOSTS[0], WEB)["name"] for _ in range(6)} == set(
+        tasks(bed, "webapp")
+    )
 
 
 def test_no_container_takes_the_place_of_another(bed: Bed) -> None:
     """It may send what it likes: containers have CAP_NET_RAW."""
-    network = next(id for id, definition in bed.swarm.definitions.items() if definition.name == "mynet")
+    network = next(
+        id for id, definition in bed.swarm.definitions.items() if definition.name == "mynet"
+    )
     liar = next(id for id in tasks(bed, "webapp") if bed.swarm.tasks[id].node == bed.swarm.nodes[0])
     (victim,) = tasks(bed, "direct")
     own, mac = mac_for(address_of(bed, liar, network)), mac_for(address_of(bed, victim, network))
@@ -382,7 +440,9 @@ def address_of(bed: Bed, task: TaskId, network: NetworkId) -> IPv4Address:
 
 
 def send_frame(path: Path, device: str, destination: MacAddress, source: MacAddress) -> None:
-    with netns.run_in(path, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)) as wire:
+    with netns.run_in(
+        path, functools.partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW)
+    ) as wire:
         wire.bind((device, 0))
         wire.send(mac_bytes(destination) + mac_bytes(source) + b"\x88\xb5" + bytes(50))
 

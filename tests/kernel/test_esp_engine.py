@@ -1,6 +1,8 @@
-"""Two userspace ESP engines in two namespaces, with an overlay through them: ping, TCP, key change, a killed engine, the wire.
+"""Two userspace ESP engines in two namespaces, with an overlay through them: ping, TCP, key change,
+a killed engine, the wire.
 
-The steering is made by hand here, as the plan makes it: marked in nft by VNI, a rule, a route through esp0, and guards.
+The steering is made by hand here, as the plan makes it: marked in nft by VNI, a rule, a route
+through esp0, and guards.
 """
 
 import base64
@@ -48,7 +50,9 @@ table ip espguard {{
 
 
 def sh(command, **more):
-    return subprocess.run(command, shell=True, check=True, capture_output=True, text=True, **more).stdout
+    return subprocess.run(
+        command, shell=True, check=True, capture_output=True, text=True, **more
+    ).stdout
 
 
 def wait_for(condition, seconds=15.0):
@@ -70,8 +74,20 @@ class Host:
         self.process = None
 
     def start(self, implementation):
-        argv = ["ip", "netns", "exec", self.name, sys.executable, HOST, self.run, self.state, implementation]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            self.name,
+            sys.executable,
+            HOST,
+            self.run,
+            self.state,
+            implementation,
+        ]
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, *words):
         self.process.stdin.write(json.dumps(words) + "\n")
@@ -81,7 +97,9 @@ class Host:
         return result
 
     def apply(self, protection):
-        self.ask("apply", None if protection is None else base64.b64encode(encode(protection)).decode())
+        self.ask(
+            "apply", None if protection is None else base64.b64encode(encode(protection)).decode()
+        )
 
     def stop(self):
         """The daemon, not the engine."""
@@ -101,7 +119,9 @@ class Host:
                 channel.connect(str(self.run / "esp.sock"))
             except OSError:
                 return None
-            return struct.unpack("=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            return struct.unpack(
+                "=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )[0]
 
     def make(self):
         mtu, other = 1424 if self.icv == 64 else 1416, 3 - self.number
@@ -110,11 +130,20 @@ class Host:
             sh(f"ip -n {namespace} link set lo up")
         self.sh(f"ip link add vx0 type vxlan id {VNI} local {self.local} dstport {PORT} nolearning")
         self.sh(f"ip link set vx0 netns {self.inside}")
-        self.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1", inside=True)
+        self.sh(
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1",
+            inside=True,
+        )
         self.sh(f"ip link set vx0 address 02:42:0a:62:07:0{self.number} mtu {mtu} up", inside=True)
         self.sh(f"ip addr add {INNER[self.number - 1]}/24 dev vx0", inside=True)
-        self.sh(f"ip neigh add {INNER[other - 1]} lladdr 02:42:0a:62:07:0{other} dev vx0 nud permanent", inside=True)
-        self.sh(f"bridge fdb add 02:42:0a:62:07:0{other} dev vx0 dst {self.other} self permanent", inside=True)
+        self.sh(
+            f"ip neigh add {INNER[other - 1]} lladdr 02:42:0a:62:07:0{other} dev vx0 nud permanent",
+            inside=True,
+        )
+        self.sh(
+            f"bridge fdb add 02:42:0a:62:07:0{other} dev vx0 dst {self.other} self permanent",
+            inside=True,
+        )
         self.sh("nft -f -", input=GUARD)
 
     def steer(self):
@@ -132,7 +161,9 @@ class Host:
 def association(source, destination, tag, icv=64):
     spi = (tag << 16) + (int(source) & 0xFF) * 256 + icv
     key = bytes([tag, int(source) & 0xFF, icv] * 7)[:20]
-    return Association(spi=spi, source=source, destination=destination, key=key, icv_bits=icv, tag=tag)
+    return Association(
+        spi=spi, source=source, destination=destination, key=key, icv_bits=icv, tag=tag
+    )
 
 
 def protection(host, send=1, accept=(1,), vnis=None):
@@ -191,7 +222,8 @@ def network(request, tmp_path):
 
 def ping(host, count=3, size=56, wait=2):
     done = subprocess.run(
-        f"ip netns exec {host.inside} ping -q -c {count} -i 0.01 -W {wait} -s {size} -M do {INNER[2 - host.number]}".split(),
+        f"ip netns exec {host.inside} ping -q -c {count} -i 0.01 -W {wait} -s {size} -M do"
+        f" {INNER[2 - host.number]}".split(),
         capture_output=True,
         text=True,
     )
@@ -282,11 +314,17 @@ def test_ping_and_tcp_cross_sealed_and_unfragmented(network):
     assert {packet[9] for packet in packets} == {50}
     assert not any(int.from_bytes(packet[6:8], "big") & 0x3FFF for packet in packets), "a fragment"
     assert max(len(packet) for packet in packets) == 1500
-    assert not any(data[at : at + 32] in packet for packet in packets[:200] for at in (0, 1000, 3000))
+    assert not any(
+        data[at : at + 32] in packet for packet in packets[:200] for at in (0, 1000, 3000)
+    )
     counters = [host.ask("counters") for host in network.hosts]
     assert counters[0]["sealed"] == counters[1]["opened"] > 1000
     assert counters[1]["sealed"] == counters[0]["opened"] > 1000
-    assert not any(counters[k][name] for k in (0, 1) for name in ("forged", "replayed", "malformed", "unknown_spi"))
+    assert not any(
+        counters[k][name]
+        for k in (0, 1)
+        for name in ("forged", "replayed", "malformed", "unknown_spi")
+    )
 
 
 def test_key_change_loses_nothing(network):
@@ -301,7 +339,11 @@ def test_key_change_loses_nothing(network):
                     host.apply(protection(host, send=tag, accept=(tag - 1, tag)))
                 transfer(client, accepted, os.urandom(200_000))
     counters = [host.ask("counters") for host in network.hosts]
-    assert not any(counters[k][name] for k in (0, 1) for name in ("unknown_spi", "no_association", "lost", "forged"))
+    assert not any(
+        counters[k][name]
+        for k in (0, 1)
+        for name in ("unknown_spi", "no_association", "lost", "forged")
+    )
 
 
 def test_killed_engine_is_restarted_and_never_lets_cleartext_out(network):
@@ -343,7 +385,11 @@ def test_new_daemon_finds_the_engine_and_numbers_go_on(network):
         a.apply(protection(a))
         assert a.engine_pid() == pid
         assert ping(a)
-        numbers = [struct.unpack_from("!I", p, 24)[0] for p in capture.packets() if p[12:16] == a.local.packed]
+        numbers = [
+            struct.unpack_from("!I", p, 24)[0]
+            for p in capture.packets()
+            if p[12:16] == a.local.packed
+        ]
     assert numbers == [4, 5, 6]
 
 
@@ -358,7 +404,11 @@ def test_none_leaves_nothing(network):
     a.sh(f"ip route replace default dev esp0 table {TABLE}")
     with Capture(a) as capture:
         assert ping(a)
-        [first, *_] = [struct.unpack_from("!I", p, 24)[0] for p in capture.packets() if p[12:16] == a.local.packed]
+        [first, *_] = [
+            struct.unpack_from("!I", p, 24)[0]
+            for p in capture.packets()
+            if p[12:16] == a.local.packed
+        ]
     assert first == 2**22 + 1, "behind the block that the first engine reserved"
 
 
@@ -422,7 +472,11 @@ def test_keys_are_in_memory_only(network):
     pid = a.engine_pid()
     key = association(a.local, a.other, 1, a.icv).key[:16]
     process = Path(f"/proc/{pid}")
-    files = [process / "cmdline", process / "environ", *(p for d in (a.run, a.state) for p in d.iterdir() if p.is_file())]
+    files = [
+        process / "cmdline",
+        process / "environ",
+        *(p for d in (a.run, a.state) for p in d.iterdir() if p.is_file()),
+    ]
     for path in files:
         data = path.read_bytes()
         assert key not in data, path
@@ -439,5 +493,8 @@ def test_hosts_that_filter_reverse_paths(network, strictness):
 
 
 def test_a_device_that_is_not_there_has_a_cause():
-    with pytest.raises(OperationFailed, match="cannot open device esp9 of /dev/net/tun: no interface with this name"):
+    with pytest.raises(
+        OperationFailed,
+        match="cannot open device esp9 of /dev/net/tun: no interface with this name",
+    ):
         Tap("esp9", offload=False, namespace=Path("/proc/self/ns/net"))

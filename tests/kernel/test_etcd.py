@@ -1,4 +1,5 @@
-"""Real etcd: three members on loopback, with certificates of our own authority; the tests kill them."""
+"""Real etcd: three members on loopback, with certificates of our own authority; the tests kill
+them."""
 
 import asyncio
 import logging
@@ -65,7 +66,9 @@ def test_the_leaders_member_is_killed_and_nothing_is_lost(tmp_path: Path) -> Non
             finally:
                 acknowledged.append(f"id-n{number}")
         assert list(survivor.state.networks) == acknowledged
-        await until(lambda: all(list(store.state.networks) == acknowledged for store in stores.values()))
+        await until(
+            lambda: all(list(store.state.networks) == acknowledged for store in stores.values())
+        )
         await until(lambda: all(store.is_healthy for store in stores.values()))
         assert cluster.members[killed].is_running  # it was started again
 
@@ -100,7 +103,15 @@ def test_one_that_is_started_without_a_majority_shows_what_was_kept(tmp_path: Pa
         store = await cluster.store("m1")
         swarm = ClusterId("swarm")
         await store.commit(
-            [Put(ClusterObject(id=swarm, root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager="")))]
+            [
+                Put(
+                    ClusterObject(
+                        id=swarm,
+                        root_ca=RootCa("", ""),
+                        join_tokens=JoinTokens(worker="", manager=""),
+                    )
+                )
+            ]
         )
         file = KeptState(tmp_path / "last-state")
         keeper = Keeper(file, store)
@@ -154,7 +165,9 @@ def test_a_store_whose_quota_is_reached_is_made_room_in_and_takes_writes_again(
             nonlocal acknowledged
             for _ in range(times):
                 one = store.state.networks[NetworkId("id-a")]
-                spec = NetworkSpec(name="a", labels={"x": str(acknowledged + 1), "y": "y" * 400_000})
+                spec = NetworkSpec(
+                    name="a", labels={"x": str(acknowledged + 1), "y": "y" * 400_000}
+                )
                 await store.commit([Put(msgspec.structs.replace(one, spec=spec))])
                 acknowledged += 1
 
@@ -215,7 +228,9 @@ def test_the_rest_is_saved_when_the_majority_is_lost_for_good(tmp_path: Path) ->
     run(tmp_path, main)
 
 
-def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_more(tmp_path: Path) -> None:
+def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_more(
+    tmp_path: Path,
+) -> None:
     async def main(cluster: Cluster) -> None:
         client = cluster.members["m1"].client()
         cluster.stack.push_async_callback(client.close)
@@ -225,9 +240,14 @@ def test_a_learner_has_no_vote_until_it_gets_one_and_a_removed_member_none_any_m
         with pytest.raises(FailedPrecondition):
             await client.promote(learner.id)
         member = cluster.make("m2", 2)
-        await member.start([("m1", cluster.members["m1"].settings.peer_url), ("m2", member.settings.peer_url)])
+        await member.start(
+            [("m1", cluster.members["m1"].settings.peer_url), ("m2", member.settings.peer_url)]
+        )
         await member.ready()
-        assert {each.name: each.is_learner for each in await client.members()} == {"m1": False, "m2": True}
+        assert {each.name: each.is_learner for each in await client.members()} == {
+            "m1": False,
+            "m2": True,
+        }
         await eventually(lambda: client.promote(learner.id))
         with pytest.raises(FailedPrecondition):
             await client.promote(learner.id)
@@ -301,12 +321,19 @@ def test_many_writers_give_no_slot_twice_while_members_are_killed(tmp_path: Path
                 await cluster.members[name].ready()
 
         async with asyncio.timeout(120):
-            await asyncio.gather(*(slots.write(writer, 40) for writer in range(6)), slots.touch(200), slots.touch(200), kill())
+            await asyncio.gather(
+                *(slots.write(writer, 40) for writer in range(6)),
+                slots.touch(200),
+                slots.touch(200),
+                kill(),
+            )
         await until(lambda: all(store.is_healthy for store in stores))
         await until(lambda: len({store.state.revision for store in stores}) == 1)
         slots.check(stores[0].state)
         assert len(stores[0].state.tasks) == 240
         fresh = await cluster.store("m2")
-        assert all(list(store.state.tasks.items()) == list(fresh.state.tasks.items()) for store in stores)
+        assert all(
+            list(store.state.tasks.items()) == list(fresh.state.tasks.items()) for store in stores
+        )
 
     run(tmp_path, main)

@@ -52,9 +52,21 @@ def certify(directory: Path) -> None:
     root = authority.root(key, now, 1)
     address = IPv4Address("127.0.0.1")
     certificate = authority.issue(
-        root, authority.request(key), NodeId("m1"), "manager", ClusterId("c"), now, 3600 * SECOND, 2, [address]
-    )  # fmt: skip
-    for file, text in (("node.crt", certificate), ("node.key", authority.private_pem(key)), ("root.crt", root.certificate)):
+        root,
+        authority.request(key),
+        NodeId("m1"),
+        "manager",
+        ClusterId("c"),
+        now,
+        3600 * SECOND,
+        2,
+        [address],
+    )
+    for file, text in (
+        ("node.crt", certificate),
+        ("node.key", authority.private_pem(key)),
+        ("root.crt", root.certificate),
+    ):
         (directory / file).write_text(text)
 
 
@@ -63,12 +75,22 @@ async def on_somebody_elses(directory: Path, main: Callable[[Kv], Awaitable[None
     certify(directory)
     client_url, peer_url = "https://127.0.0.1:23790", "http://127.0.0.1:23800"
     process = await asyncio.create_subprocess_exec(
-        "etcd", "--name=m1", "--data-dir=data", "--logger=zap", "--log-level=error", "--client-cert-auth",
-        "--cert-file=node.crt", "--key-file=node.key", "--trusted-ca-file=root.crt",
-        f"--listen-client-urls={client_url}", f"--advertise-client-urls={client_url}",
-        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}", f"--initial-cluster=m1={peer_url}",
+        "etcd",
+        "--name=m1",
+        "--data-dir=data",
+        "--logger=zap",
+        "--log-level=error",
+        "--client-cert-auth",
+        "--cert-file=node.crt",
+        "--key-file=node.key",
+        "--trusted-ca-file=root.crt",
+        f"--listen-client-urls={client_url}",
+        f"--advertise-client-urls={client_url}",
+        f"--listen-peer-urls={peer_url}",
+        f"--initial-advertise-peer-urls={peer_url}",
+        f"--initial-cluster=m1={peer_url}",
         cwd=directory,
-    )  # fmt: skip
+    )
     context = ssl.create_default_context(cafile=str(directory / "root.crt"))
     context.load_cert_chain(directory / "node.crt", directory / "node.key")
     client = GatewayClient.remote(["127.0.0.1:1", "127.0.0.1:23790"], context)
@@ -89,8 +111,10 @@ async def on_somebody_elses(directory: Path, main: Callable[[Kv], Awaitable[None
 async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) -> None:
     certify(directory)
     member = EtcdMember(
-        MemberSettings(name="m1", address="127.0.0.1", peer_port=23800, swarm=directory, run=directory / "run")
-    )  # fmt: skip
+        MemberSettings(
+            name="m1", address="127.0.0.1", peer_port=23800, swarm=directory, run=directory / "run"
+        )
+    )
     client = member.client()
     try:
         await member.start()
@@ -106,9 +130,15 @@ def test_keys_are_read_in_order_in_pages_and_as_they_were(ask: Ask) -> None:
         first = (await kv.txn([], [Write(f"a/{name}", name.encode()) for name in "cab"])).revision
         await kv.txn([], [Write("a/b", b"\x00\xff"), Write("b", b"other")])
         page = await kv.range("a/", after("a/"), limit=2)
-        assert [(pair.key, pair.value) for pair in page.pairs] == [("a/a", b"a"), ("a/b", b"\x00\xff")]
+        assert [(pair.key, pair.value) for pair in page.pairs] == [
+            ("a/a", b"a"),
+            ("a/b", b"\x00\xff"),
+        ]
         assert (page.more, page.revision) == (True, first + 1)
-        assert [(pair.create_revision, pair.mod_revision) for pair in page.pairs] == [(first, first), (first, first + 1)]
+        assert [(pair.create_revision, pair.mod_revision) for pair in page.pairs] == [
+            (first, first),
+            (first, first + 1),
+        ]
         rest = await kv.range("a/b\0", after("a/"), limit=2, serializable=True)
         assert ([pair.key for pair in rest.pairs], rest.more) == (["a/c"], False)
         assert [pair.value for pair in (await kv.range("a/b", revision=first)).pairs] == [b"b"]
@@ -129,7 +159,11 @@ def test_a_transaction_is_all_or_nothing(ask: Ask) -> None:
     async def main(kv: Kv) -> None:
         made = await kv.txn([Compare("a", 0)], [Write("a", b"1"), Write("b")], [Read("a")])
         assert made == Answer(True, made.revision)
-        lost = await kv.txn([Compare("b", made.revision), Compare("a", 0)], [Write("b", b"2")], [Read("a"), Read("none")])
+        lost = await kv.txn(
+            [Compare("b", made.revision), Compare("a", 0)],
+            [Write("b", b"2")],
+            [Read("a"), Read("none")],
+        )
         assert (lost.succeeded, lost.revision) == (False, made.revision)
         assert [[pair.value for pair in found] for found in lost.reads] == [[b"1"], []]
         for twice in ([Write("c"), Write("c")], [Write("c"), Delete("b", "d")]):
@@ -159,7 +193,9 @@ def test_a_watch_brings_each_transaction_once_whole_and_in_order(ask: Ask) -> No
             await kv.txn([], [Write("a/1", b"y"), Delete("a/2")])
             changes = []
             async for batch in batches:
-                changes += [(c.key, c.value, c.create_revision, c.mod_revision) for c in batch.changes]
+                changes += [
+                    (c.key, c.value, c.create_revision, c.mod_revision) for c in batch.changes
+                ]
                 if len(changes) == 4:
                     break
         assert changes == [
@@ -178,7 +214,10 @@ def test_a_watch_brings_each_transaction_once_whole_and_in_order(ask: Ask) -> No
 def test_keys_live_as_long_as_their_lease(ask: Ask) -> None:
     async def main(kv: Kv) -> None:
         lease, other = await kv.grant(2), await kv.grant(60)
-        written = await kv.txn([], [Write("mine", lease=lease), Write("moved", lease=lease), Write("other", lease=other)])
+        written = await kv.txn(
+            [],
+            [Write("mine", lease=lease), Write("moved", lease=lease), Write("other", lease=other)],
+        )
         await kv.txn([], [Write("moved", lease=other)])
         assert await kv.keep_alive(lease) == 2
         async with aclosing(kv.watch("a", "z", written.revision + 2)) as batches:
@@ -232,7 +271,12 @@ def test_members_come_and_go_in_order(ask: Ask) -> None:
     async def main(kv: Kv) -> None:
         (own,) = await kv.members()
         status = await kv.status()
-        assert (status.member, status.leader, own.name, own.is_learner) == (own.id, own.id, "m1", False)
+        assert (status.member, status.leader, own.name, own.is_learner) == (
+            own.id,
+            own.id,
+            "m1",
+            False,
+        )
         learner = await kv.add_learner("https://127.0.0.2:23800")
         assert (learner.name, learner.is_learner) == ("", True)
         assert {each.id for each in await kv.members()} == {own.id, learner.id}

@@ -1,5 +1,5 @@
-"""A manager's own member of the real etcd as a process: how it is started, found again and stopped, and whom its port
-hears."""
+"""A manager's own member of the real etcd as a process: how it is started, found again and stopped,
+and whom its port hears."""
 
 import asyncio
 import os
@@ -55,7 +55,11 @@ def test_a_member_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> 
         assert again._process.pid != before
         assert again.has_data
         assert len((await cluster.store("m1")).state.tables) == len(KINDS)
-        for path, mode in ((again.settings.data, 0o700), (again.settings.run, 0o700), (again.settings.log, 0o600)):
+        for path, mode in (
+            (again.settings.data, 0o700),
+            (again.settings.run, 0o700),
+            (again.settings.log, 0o600),
+        ):
             assert path.stat().st_mode & 0o777 == mode
 
     run(tmp_path, main, members=1)
@@ -81,7 +85,8 @@ def test_a_member_that_cannot_start_says_why_and_is_not_tried_without_pause(tmp_
 
 
 def test_a_cluster_that_is_founded_again_is_another_one(tmp_path: Path) -> None:
-    """What is left of the earlier one may still speak to its address, and must find a stranger there."""
+    """What is left of the earlier one may still speak to its address, and must find a stranger
+    there."""
 
     async def main(cluster: Cluster) -> None:
         member = cluster.members["m1"]
@@ -168,8 +173,17 @@ def test_what_strangers_send_to_the_peer_port_does_no_harm(tmp_path: Path) -> No
         randomness = random.Random(1)
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + randomness.randbytes(500)
         frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9) + randomness.randbytes(4000)
-        strange = [b"", b"GET /members HTTP/1.1\r\n\r\n", randomness.randbytes(70_000), hello, frames]
-        for context in (None, context_of(settings.swarm)):  # without a certificate, and with a manager's
+        strange = [
+            b"",
+            b"GET /members HTTP/1.1\r\n\r\n",
+            randomness.randbytes(70_000),
+            hello,
+            frames,
+        ]
+        for context in (
+            None,
+            context_of(settings.swarm),
+        ):  # without a certificate, and with a manager's
             for sent in strange * 4:
                 await send(settings.address, context, sent)
         held = [await asyncio.open_connection(settings.address, PORT) for _ in range(500)]
@@ -182,7 +196,10 @@ def test_what_strangers_send_to_the_peer_port_does_no_harm(tmp_path: Path) -> No
         ):
             certificates = ["--cacert", "root.crt", "--cert", "node.crt", "--key", "node.key"]
             for identity in ([*certificates], ["--insecure"]):
-                await curl(settings.swarm, [*arguments, *identity, url, f"{settings.peer_url}/raft/stream/message/1"])
+                await curl(
+                    settings.swarm,
+                    [*arguments, *identity, url, f"{settings.peer_url}/raft/stream/message/1"],
+                )
         await put(store, "after")
         for _, writer in held:
             writer.close()
@@ -209,9 +226,17 @@ async def send(address: str, context: ssl.SSLContext | None, what: bytes) -> Non
 
 async def curl(directory: Path, arguments: Sequence[str]) -> None:
     process = await asyncio.create_subprocess_exec(
-        "curl", "-s", "-m", "1", "-o", "/dev/null", *arguments, cwd=directory,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        "curl",
+        "-s",
+        "-m",
+        "1",
+        "-o",
+        "/dev/null",
+        *arguments,
+        cwd=directory,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     await process.wait()
 
 

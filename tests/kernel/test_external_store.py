@@ -1,4 +1,5 @@
-"""A swarm whose state is in an etcd that somebody else runs: real, on loopback, with client certificates. Managers without a kernel."""
+"""A swarm whose state is in an etcd that somebody else runs: real, on loopback, with client
+certificates. Managers without a kernel."""
 
 import asyncio
 import os
@@ -48,10 +49,21 @@ class Etcd:
         key, now = ec.generate_private_key(ec.SECP256R1()), time.time_ns()
         root = authority.root(key, now, 1)
         certificate = authority.issue(
-            root, authority.request(key), NodeId("etcd"), "manager", ClusterId("operator"), now, 3600 * SECOND, 2,
+            root,
+            authority.request(key),
+            NodeId("etcd"),
+            "manager",
+            ClusterId("operator"),
+            now,
+            3600 * SECOND,
+            2,
             [IPv4Address("127.0.0.1")],
-        )  # fmt: skip
-        texts = {"ca.pem": root.certificate, "cert.pem": certificate, "key.pem": authority.private_pem(key)}
+        )
+        texts = {
+            "ca.pem": root.certificate,
+            "cert.pem": certificate,
+            "key.pem": authority.private_pem(key),
+        }
         for name, text in texts.items():
             (self.directory / name).write_text(text)
 
@@ -62,18 +74,33 @@ class Etcd:
 
     def at(self, prefix: str = "/swarms/one/") -> ExternalEtcd:
         """Behind an endpoint where nobody is."""
-        return ExternalEtcd(endpoints=("127.0.0.1:1", f"127.0.0.1:{self.port}"), files=self.files, prefix=prefix)
+        return ExternalEtcd(
+            endpoints=("127.0.0.1:1", f"127.0.0.1:{self.port}"), files=self.files, prefix=prefix
+        )
 
     @asynccontextmanager
     async def running(self, flags: Sequence[str] = LARGE) -> AsyncIterator["Etcd"]:
         client, peer = f"https://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
         process = await asyncio.create_subprocess_exec(
-            "etcd", "--name=m1", "--data-dir=data", "--logger=zap", "--log-level=error", "--client-cert-auth",
-            "--cert-file=cert.pem", "--key-file=key.pem", "--trusted-ca-file=ca.pem", *flags,
-            f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=m1={peer}",
-            cwd=self.directory, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+            "etcd",
+            "--name=m1",
+            "--data-dir=data",
+            "--logger=zap",
+            "--log-level=error",
+            "--client-cert-auth",
+            "--cert-file=cert.pem",
+            "--key-file=key.pem",
+            "--trusted-ca-file=ca.pem",
+            *flags,
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=m1={peer}",
+            cwd=self.directory,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
         kv = self.at().client()
         try:
             await until(kv.status, 20)
@@ -118,7 +145,11 @@ async def two(host: Callable[..., Host]) -> tuple[Host, Host]:
     first, second = host(11), host(12)
     await first.init()
     await second.join(first.listen, first.manager.cluster.join_tokens.manager)
-    await until(lambda: second.up.manager is not None and node(first, second).manager_address == second.listen)
+    await until(
+        lambda: (
+            second.up.manager is not None and node(first, second).manager_address == second.listen
+        )
+    )
     await until(lambda: node(second, second).status.state is NodeState.READY)
     return first, second
 
@@ -135,7 +166,11 @@ def test_two_managers_share_it_and_the_other_leads_when_one_is_gone(tmp_path: Pa
         await second.manager.create_network(NetworkSpec(name="more"))
         await first.resume()
         await until(lambda: first.up.manager is not None)
-        assert sorted(n.spec.name for n in first.manager.state.networks.values()) == ["ingress", "kept", "more"]
+        assert sorted(n.spec.name for n in first.manager.state.networks.values()) == [
+            "ingress",
+            "kept",
+            "more",
+        ]
         assert all(key.startswith("/swarms/one/") for key in await etcd.keys())
 
     play(tmp_path, scene)
@@ -148,7 +183,12 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
         await second.join(first.listen, first.manager.cluster.join_tokens.worker)
         await until(lambda: node(first, second).status.state is NodeState.READY)
         await set_role(first, second, "manager")
-        await until(lambda: second.up.manager is not None and node(first, second).manager_address == second.listen)
+        await until(
+            lambda: (
+                second.up.manager is not None
+                and node(first, second).manager_address == second.listen
+            )
+        )
         assert second.up.member.store == "external"
         await until(lambda: len(second.manager.leadership_status.present) == 2)
         await set_role(second, first, "worker")
@@ -170,7 +210,9 @@ def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
 
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         words = (str(tmp_path), str(etcd.port))
-        process = await asyncio.create_subprocess_exec(sys.executable, __file__, *words, stdout=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, *words, stdout=asyncio.subprocess.PIPE
+        )
         try:
             assert process.stdout is not None
             async with asyncio.timeout(20):
@@ -208,7 +250,9 @@ def test_one_swarm_at_a_prefix(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         await host(11).init()
         before = await etcd.keys()
-        with pytest.raises(FailedPrecondition, match=r"there is one at etcd://.*/swarms/one/ already"):
+        with pytest.raises(
+            FailedPrecondition, match=r"there is one at etcd://.*/swarms/one/ already"
+        ):
             await host(12).init()
         assert set(before) <= set(await etcd.keys())
 
@@ -258,14 +302,18 @@ def test_a_manager_with_a_store_of_its_own_cannot_change(tmp_path: Path) -> None
         own = Host(tmp_path, 11, None)
         await own.init()
         await own.stop()
-        with pytest.raises(FailedPrecondition, match="cannot use store etcd://.*only from the swarm's beginning"):
+        with pytest.raises(
+            FailedPrecondition, match="cannot use store etcd://.*only from the swarm's beginning"
+        ):
             await host(11).resume()
 
     play(tmp_path, scene)
 
 
 @pytest.mark.parametrize("flags", [(), LARGE[:1], LARGE[1:]])
-def test_an_etcd_that_takes_too_little_at_once_is_refused(tmp_path: Path, flags: Sequence[str]) -> None:
+def test_an_etcd_that_takes_too_little_at_once_is_refused(
+    tmp_path: Path, flags: Sequence[str]
+) -> None:
     async def main() -> None:
         etcd = Etcd(tmp_path)
         async with etcd.running(flags):
@@ -325,9 +373,18 @@ def test_files_of_no_use_are_named(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     foreign = Etcd(tmp_path / "other").files
     for files, words in (
-        (TlsFiles(ca=tmp_path / "none", certificate=etcd.files.certificate, key=etcd.files.key), "cannot read .*/none"),
-        (TlsFiles(ca=tmp_path / "empty", certificate=etcd.files.certificate, key=etcd.files.key), "cannot use store-cacert"),
-        (TlsFiles(ca=etcd.files.ca, certificate=etcd.files.certificate, key=foreign.key), "key values mismatch"),
+        (
+            TlsFiles(ca=tmp_path / "none", certificate=etcd.files.certificate, key=etcd.files.key),
+            "cannot read .*/none",
+        ),
+        (
+            TlsFiles(ca=tmp_path / "empty", certificate=etcd.files.certificate, key=etcd.files.key),
+            "cannot use store-cacert",
+        ),
+        (
+            TlsFiles(ca=etcd.files.ca, certificate=etcd.files.certificate, key=foreign.key),
+            "key values mismatch",
+        ),
     ):
         with pytest.raises(InvalidArgument, match=words):
             ExternalEtcd(endpoints=("127.0.0.1:1",), files=files).context()

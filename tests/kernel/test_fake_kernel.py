@@ -1,4 +1,5 @@
-"""The fake kernel of the tests against a real one: the same operations, then the same reading (`kernel_pair.py`)."""
+"""The fake kernel of the tests against a real one: the same operations, then the same reading
+(`kernel_pair.py`)."""
 
 import os
 import subprocess
@@ -17,9 +18,12 @@ def host():
     """A namespace that stands for a host, with an uplink."""
     name = f"wffake{os.getpid()}"
     setup = (
-        "link set lo up", "link add ens160 type veth peer name other", "address add 10.59.72.11/24 dev ens160",
-        "link set ens160 up", "link set other up",
-    )  # fmt: skip
+        "link set lo up",
+        "link add ens160 type veth peer name other",
+        "address add 10.59.72.11/24 dev ens160",
+        "link set ens160 up",
+        "link set other up",
+    )
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         for words in setup:

@@ -1,6 +1,8 @@
-"""Strangers at a manager's port, from a host of their own with many addresses: three hosts as namespaces on one bridge.
+"""Strangers at a manager's port, from a host of their own with many addresses: three hosts as
+namespaces on one bridge.
 
-`tests/sim/test_floods.py` has more variants, on loopback. What is counted is what got through, never time.
+`tests/sim/test_floods.py` has more variants, on loopback. What is counted is what got through,
+never time.
 """
 
 import asyncio
@@ -69,7 +71,8 @@ for number in itertools.count(1):
         print(number, flush=True)
     time.sleep(0.0005)
 """
-"""Argv: the manager's address and port, what is said (hex), whether a byte at a time, addresses to come from."""
+"""Argv: the manager's address and port, what is said (hex), whether a byte at a time, addresses to
+come from."""
 
 
 def sh(command: str) -> None:
@@ -82,7 +85,10 @@ def hosts() -> Iterator[dict[str, Path]]:
     tag = f"flood{os.getpid()}"
     names = {address: f"{tag}-{number}" for number, address in enumerate((MANAGER, NODE, STRANGER))}
     try:
-        sh(f"ip netns add {tag}-hub && ip -n {tag}-hub link add br0 type bridge && ip -n {tag}-hub link set br0 up")
+        sh(
+            f"ip netns add {tag}-hub && ip -n {tag}-hub link add br0 type bridge && ip -n {tag}-hub"
+            " link set br0 up"
+        )
         for number, (address, name) in enumerate(names.items()):
             sh(f"ip netns add {name} && ip -n {name} link set lo up")
             sh(f"ip -n {name} link add eth0 type veth peer name p{number} netns {tag}-hub")
@@ -106,16 +112,24 @@ class Manager:
         self._target: Swarm
         self._loop: asyncio.AbstractEventLoop
         self._ready, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=netns.run_in, args=(namespace, lambda: on_uvloop(self._serve())))
+        self._thread = threading.Thread(
+            target=netns.run_in, args=(namespace, lambda: on_uvloop(self._serve()))
+        )
         self._thread.start()
         assert self._ready.wait(60)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        async with swarm(time.time_ns, workers=0) as self._target, self._target.listen(host=MANAGER):
+        async with (
+            swarm(time.time_ns, workers=0) as self._target,
+            self._target.listen(host=MANAGER),
+        ):
             insider = await self._target.join()
             await insider.stop()
-            self.address, self.credentials = self._target.address, insider.credential_source.credentials
+            self.address, self.credentials = (
+                self._target.address,
+                insider.credential_source.credentials,
+            )
             self._ready.set()
             await asyncio.to_thread(self._stop.wait)
             for member in self._target.members:
@@ -141,7 +155,10 @@ async def sessions(manager: str, credentials: Credentials, count: int) -> int:
     """One after the other; gives how many attempts they took."""
     node = holder(credentials.certificate).node
     hello = Hello(node=node, description=NodeDescription(hostname="h"), data_path_address=NODE)
-    connect, attempts = Connector(CredentialSource(credentials, lambda _: None), lambda: [manager]), itertools.count(1)
+    connect, attempts = (
+        Connector(CredentialSource(credentials, lambda _: None), lambda: [manager]),
+        itertools.count(1),
+    )
     attempt = 0
     for _ in range(count):
         answer = None
@@ -169,8 +186,22 @@ def flood(host: Path, manager: str, says: bytes, slowly: bool) -> Iterator[Calla
     """Gives what waits until it has made that many connections more."""
     address, _, port = manager.rpartition(":")
     how = "slowly" if slowly else "at once"
-    argv = ["ip", "netns", "exec", host.name, sys.executable, "-c", FLOOD, address, port, says.hex(), how]
-    with subprocess.Popen([*argv, STRANGER, *SOURCES], stdout=subprocess.PIPE, text=True) as process:
+    argv = [
+        "ip",
+        "netns",
+        "exec",
+        host.name,
+        sys.executable,
+        "-c",
+        FLOOD,
+        address,
+        port,
+        says.hex(),
+        how,
+    ]
+    with subprocess.Popen(
+        [*argv, STRANGER, *SOURCES], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         lines = process.stdout
 
@@ -192,18 +223,24 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_node_gets_in_again_and_again_while_another_host_floods_the_port(hosts: dict[str, Path], kind: str) -> None:
+def test_a_node_gets_in_again_and_again_while_another_host_floods_the_port(
+    hosts: dict[str, Path], kind: str
+) -> None:
     manager = Manager(hosts[MANAGER])
 
     def attempts(count: int) -> int:
-        return netns.run_in(hosts[NODE], lambda: asyncio.run(sessions(manager.address, manager.credentials, count)))
+        return netns.run_in(
+            hosts[NODE], lambda: asyncio.run(sessions(manager.address, manager.credentials, count))
+        )
 
     try:
         assert attempts(1) == 1
         manager.until_known(NODE)
         with flood(hosts[STRANGER], manager.address, *KINDS[kind]) as more:
             more(ENOUGH)
-            assert attempts(20) <= 40, "one that the machine was too busy for is no wonder; a stranger needs hundreds"
+            assert attempts(20) <= 40, (
+                "one that the machine was too busy for is no wonder; a stranger needs hundreds"
+            )
             more(ENOUGH)
             assert attempts(5) <= 10
     finally:

@@ -1,4 +1,5 @@
-"""The image store with the real file system, skopeo and a registry: what it unpacks, and what it refuses."""
+"""The image store with the real file system, skopeo and a registry: what it unpacks, and what it
+refuses."""
 
 import asyncio
 import bz2
@@ -50,40 +51,72 @@ def test_an_image_is_loaded_found_and_kept(store: ImageStore, tmp_path: Path) ->
     image = again.find("demo:1")
     assert (image.size, image.created, image.config.user) == (5, 1_704_164_645 * 10**9, "7")
     assert set(image.config.exposed_ports) == {(80, "tcp"), (53, "udp")}
-    assert {again.find(name).id for name in ("docker.io/library/demo:1", image.id, image.id[7:19])} == {image.id}
+    assert {
+        again.find(name).id for name in ("docker.io/library/demo:1", image.id, image.id[7:19])
+    } == {image.id}
     with pytest.raises(NotFound, match="No such image: demo:latest"):
         again.find("demo")
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_layer_keeps_modes_owners_links_devices_and_attributes(store: ImageStore, compress: bool) -> None:
+def test_a_layer_keeps_modes_owners_links_devices_and_attributes(
+    store: ImageStore, compress: bool
+) -> None:
     owned, content = file("bin/tool", b"x", 0o4755)
     owned.uid, owned.gid, owned.pax_headers = 12, 34, {
         "SCHILY.xattr.user.note": "hello", "SCHILY.xattr.trusted.overlay.redirect": "/x", "SCHILY.xattr.user.overlay.opaque": "y",
     }  # fmt: skip
     device, _ = file("null", kind=tarfile.CHRTYPE, mode=0o666)
     device.devmajor, device.devminor = 1, 3
-    entries = [directory("bin", 0o711), (owned, content), file("hard", kind=tarfile.LNKTYPE, link="bin/tool")]
-    entries += [file("soft", kind=tarfile.SYMTYPE, link="/bin/tool"), (device, b""), file("pipe", kind=tarfile.FIFOTYPE)]
+    entries = [
+        directory("bin", 0o711),
+        (owned, content),
+        file("hard", kind=tarfile.LNKTYPE, link="bin/tool"),
+    ]
+    entries += [
+        file("soft", kind=tarfile.SYMTYPE, link="/bin/tool"),
+        (device, b""),
+        file("pipe", kind=tarfile.FIFOTYPE),
+    ]
     load(store, docker_archive("demo", tar_of(*entries), compress=compress))
     layer = layer_of(store, "demo")
     tool = (layer / "bin/tool").stat()
-    assert (stat.S_IMODE(tool.st_mode), tool.st_uid, tool.st_gid, tool.st_nlink) == (0o4755, 12, 34, 2)
+    assert (stat.S_IMODE(tool.st_mode), tool.st_uid, tool.st_gid, tool.st_nlink) == (
+        0o4755,
+        12,
+        34,
+        2,
+    )
     assert os.getxattr(layer / "hard", "user.note") == b"hello"
-    assert os.listxattr(layer / "hard") == ["user.note"], "what overlayfs reads is not for images to say"
+    assert os.listxattr(layer / "hard") == ["user.note"], (
+        "what overlayfs reads is not for images to say"
+    )
     assert (layer / "soft").readlink() == Path("/bin/tool")
     assert (layer / "null").stat().st_rdev == os.makedev(1, 3)
     assert stat.S_ISFIFO((layer / "pipe").stat().st_mode)
-    assert (stat.S_IMODE((layer / "bin").stat().st_mode), (layer / "bin").stat().st_mtime) == (0o711, 1_600_000_000)
+    assert (stat.S_IMODE((layer / "bin").stat().st_mode), (layer / "bin").stat().st_mtime) == (
+        0o711,
+        1_600_000_000,
+    )
 
 
 @pytest.mark.usefixtures("any_umask")
-def test_an_image_is_open_to_its_containers_and_closed_to_the_host(store: ImageStore, tmp_path: Path) -> None:
-    """Whatever the umask: parents that the layer does not name, too, are open to all in a container."""
-    entries = [file("usr/lib/app/run", b"x", 0o6755), directory("var", 0o1777), file("etc/app/conf", mode=0o666)]
+def test_an_image_is_open_to_its_containers_and_closed_to_the_host(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    """Whatever the umask: parents that the layer does not name, too, are open to all in a
+    container."""
+    entries = [
+        file("usr/lib/app/run", b"x", 0o6755),
+        directory("var", 0o1777),
+        file("etc/app/conf", mode=0o666),
+    ]
     load(store, docker_archive("demo", tar_of(*entries)))
     layer = layer_of(store, "demo")
-    modes = {str(path.relative_to(layer)): stat.S_IMODE(path.stat().st_mode) for path in (layer, *layer.rglob("*"))}
+    modes = {
+        str(path.relative_to(layer)): stat.S_IMODE(path.stat().st_mode)
+        for path in (layer, *layer.rglob("*"))
+    }
     assert modes == {
         ".": 0o755, "usr": 0o755, "usr/lib": 0o755, "usr/lib/app": 0o755, "usr/lib/app/run": 0o6755, "var": 0o1777,
         "etc": 0o755, "etc/app": 0o755, "etc/app/conf": 0o666,
@@ -92,21 +125,42 @@ def test_an_image_is_open_to_its_containers_and_closed_to_the_host(store: ImageS
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
 
 
-def test_what_an_older_daemon_left_open_is_closed_at_the_start(store: ImageStore, tmp_path: Path) -> None:
+def test_what_an_older_daemon_left_open_is_closed_at_the_start(
+    store: ImageStore, tmp_path: Path
+) -> None:
     (tmp_path / "images").chmod(0o755)
     ImageStore(tmp_path / "images", time.time_ns)
     assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
 
 
 def test_whiteouts_hide_what_is_below(store: ImageStore, tmp_path: Path) -> None:
-    lower = tar_of(directory("d"), file("d/gone", b"1"), file("d/stays", b"2"), directory("o"), file("o/old", b"3"))
-    upper = tar_of(directory("d"), file("d/.wh.gone"), directory("o"), file("o/.wh..wh..opq"), file("o/new", b"4"))
+    lower = tar_of(
+        directory("d"),
+        file("d/gone", b"1"),
+        file("d/stays", b"2"),
+        directory("o"),
+        file("o/old", b"3"),
+    )
+    upper = tar_of(
+        directory("d"),
+        file("d/.wh.gone"),
+        directory("o"),
+        file("o/.wh..wh..opq"),
+        file("o/new", b"4"),
+    )
     load(store, docker_archive("demo", lower, upper))
     for name in ("up", "work", "all"):
         (tmp_path / name).mkdir()
-    mount_overlay(store.layer_directories(store.find("demo")), tmp_path / "up", tmp_path / "work", tmp_path / "all")
+    mount_overlay(
+        store.layer_directories(store.find("demo")),
+        tmp_path / "up",
+        tmp_path / "work",
+        tmp_path / "all",
+    )
     try:
-        assert sorted(str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*")) == [
+        assert sorted(
+            str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*")
+        ) == [
             "d",
             "d/stays",
             "o",
@@ -125,7 +179,9 @@ def test_a_hundred_layers_below_a_long_path_can_be_mounted(tmp_path: Path) -> No
     (base / "work" / "ork").unlink()
     mount_overlay(layers, base / "up", base / "work", base / "all")
     try:
-        assert {path.name for path in (base / "all").iterdir()} == {f"{number:03}" for number in range(100)} | {"up"}
+        assert {path.name for path in (base / "all").iterdir()} == {
+            f"{number:03}" for number in range(100)
+        } | {"up"}
     finally:
         unmount(base / "all")
 
@@ -152,7 +208,14 @@ def test_a_hard_link_cannot_reach_a_file_of_the_host(store: ImageStore, tmp_path
 def test_a_layers_directories_have_their_own_times_and_modes(store: ImageStore) -> None:
     umask = os.umask(0o077)
     try:
-        entries = [directory("d", 0o750), file("d/a"), directory("d/e"), file("d/e/b"), directory("."), file("x/y/z")]
+        entries = [
+            directory("d", 0o750),
+            file("d/a"),
+            directory("d/e"),
+            file("d/e/b"),
+            directory("."),
+            file("x/y/z"),
+        ]
         entries[4][0].mode, entries[4][0].uid = 0o700, 5
         load(store, docker_archive("demo", tar_of(*entries)))
     finally:
@@ -165,7 +228,8 @@ def test_a_layers_directories_have_their_own_times_and_modes(store: ImageStore) 
 
 
 def test_whiteouts_and_a_layers_own_files(store: ImageStore, tmp_path: Path) -> None:
-    """What a layer has itself it keeps; what is below stays hidden, also if a directory of that name follows."""
+    """What a layer has itself it keeps; what is below stays hidden, also if a directory of that
+    name follows."""
     lower = tar_of(*[file(f"{name}/old", b"1") for name in ("own", "after", "gone")])
     own = [
         file("own/new", b"2"),
@@ -178,7 +242,12 @@ def test_whiteouts_and_a_layers_own_files(store: ImageStore, tmp_path: Path) -> 
     load(store, docker_archive("demo", lower, tar_of(*own, file(".wh.after"))))
     for name in ("up", "work", "all"):
         (tmp_path / name).mkdir()
-    mount_overlay(store.layer_directories(store.find("demo")), tmp_path / "up", tmp_path / "work", tmp_path / "all")
+    mount_overlay(
+        store.layer_directories(store.find("demo")),
+        tmp_path / "up",
+        tmp_path / "work",
+        tmp_path / "all",
+    )
     try:
         found = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*")}
     finally:
@@ -191,7 +260,12 @@ def test_a_layer_that_an_image_has_twice_is_mounted_once(store: ImageStore, tmp_
     load(store, docker_archive("demo", empty, one, empty, two, empty, one))
     for name in ("up", "work", "all"):
         (tmp_path / name).mkdir()
-    mount_overlay(store.layer_directories(store.find("demo")), tmp_path / "up", tmp_path / "work", tmp_path / "all")
+    mount_overlay(
+        store.layer_directories(store.find("demo")),
+        tmp_path / "up",
+        tmp_path / "work",
+        tmp_path / "all",
+    )
     try:
         assert (tmp_path / "all" / "f").read_text() == "1"
     finally:
@@ -201,15 +275,24 @@ def test_a_layer_that_an_image_has_twice_is_mounted_once(store: ImageStore, tmp_
     ]
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd.compress])
-def test_layers_and_archives_may_be_compressed(store: ImageStore, compress: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "compress", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd.compress]
+)
+def test_layers_and_archives_may_be_compressed(
+    store: ImageStore, compress: Callable[[bytes], bytes]
+) -> None:
     layer = tar_of(file("a", b"12345"))
     load(store, compress(docker_archive("demo", layer, stored=compress(layer))))
     assert (layer_of(store, "demo") / "a").read_bytes() == b"12345"
 
 
 def test_what_is_no_image_is_refused_and_leaves_nothing(store: ImageStore, tmp_path: Path) -> None:
-    for data in (b"", b"garbage" * 1000, tar_of(file("hello", b"x")), tar_of(file("manifest.json", b"[{}]"))):
+    for data in (
+        b"",
+        b"garbage" * 1000,
+        tar_of(file("hello", b"x")),
+        tar_of(file("manifest.json", b"[{}]")),
+    ):
         with pytest.raises(InvalidArgument, match="cannot load image"):
             load(store, data)
     with pytest.raises(InvalidArgument, match="its digest is"):
@@ -218,7 +301,9 @@ def test_what_is_no_image_is_refused_and_leaves_nothing(store: ImageStore, tmp_p
     assert not list((tmp_path / "images" / "tmp").iterdir())
 
 
-def test_of_an_archive_with_one_bad_image_nothing_is_kept(store: ImageStore, tmp_path: Path) -> None:
+def test_of_an_archive_with_one_bad_image_nothing_is_kept(
+    store: ImageStore, tmp_path: Path
+) -> None:
     good, bad = tar_of(file("good")), tar_of(file("../bad"))
     load(store, docker_archive("kept", good))
     before = sorted(left_over(tmp_path))
@@ -229,7 +314,9 @@ def test_of_an_archive_with_one_bad_image_nothing_is_kept(store: ImageStore, tmp
     assert sorted(left_over(tmp_path)) == before
 
 
-def test_an_index_that_cannot_be_written_costs_the_new_image_only(store: ImageStore, tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_written_costs_the_new_image_only(
+    store: ImageStore, tmp_path: Path
+) -> None:
     load(store, docker_archive("kept", tar_of(file("good"))))
     before = sorted(left_over(tmp_path))
     (tmp_path / "images" / ".index.json.copy.new").mkdir()  # where its draft would be
@@ -243,7 +330,9 @@ def test_an_index_that_cannot_be_written_costs_the_new_image_only(store: ImageSt
 
 def test_a_load_that_is_given_up_leaves_nothing(store: ImageStore, tmp_path: Path) -> None:
     """While it is received, and while it is unpacked."""
-    archive = docker_archive("demo", tar_of(*[file(f"d/{number}", b"x" * 100) for number in range(20_000)]))
+    archive = docker_archive(
+        "demo", tar_of(*[file(f"d/{number}", b"x" * 100) for number in range(20_000)])
+    )
     layers = tmp_path / "images" / "layers"
 
     async def endless() -> AsyncIterator[bytes]:
@@ -269,7 +358,8 @@ def test_a_load_that_is_given_up_leaves_nothing(store: ImageStore, tmp_path: Pat
 
 
 def test_the_event_loop_does_not_wait_for_the_disk(store: ImageStore, tmp_path: Path) -> None:
-    """The index's draft is a pipe, which opens when somebody else opens it, too: only the loop could."""
+    """The index's draft is a pipe, which opens when somebody else opens it, too: only the loop
+    could."""
     pipe = tmp_path / "images" / ".index.json.copy.new"
     os.mkfifo(pipe)
 
@@ -282,7 +372,9 @@ def test_the_event_loop_does_not_wait_for_the_disk(store: ImageStore, tmp_path: 
             await asyncio.sleep(0)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            with pytest.raises(OperationFailed, match="cannot write image index"):  # pipes cannot be flushed
+            with pytest.raises(
+                OperationFailed, match="cannot write image index"
+            ):  # pipes cannot be flushed
                 await loading
         finally:
             os.close(reader)
@@ -293,7 +385,9 @@ def test_the_event_loop_does_not_wait_for_the_disk(store: ImageStore, tmp_path: 
 
 def test_images_are_taken_in_side_by_side(store: ImageStore, tmp_path: Path) -> None:
     shared = tar_of(file("shared"))
-    archives = [docker_archive(f"demo:{number}", shared, tar_of(file(str(number)))) for number in range(10)]
+    archives = [
+        docker_archive(f"demo:{number}", shared, tar_of(file(str(number)))) for number in range(10)
+    ]
 
     async def load_all() -> None:
         async def chunks(data: bytes) -> AsyncIterator[bytes]:
@@ -303,11 +397,15 @@ def test_images_are_taken_in_side_by_side(store: ImageStore, tmp_path: Path) -> 
 
     asyncio.run(load_all())
     again = ImageStore(tmp_path / "images", time.time_ns)
-    assert {tag for image in again.all() for tag in image.tags} == {f"demo:{number}" for number in range(10)}
+    assert {tag for image in again.all() for tag in image.tags} == {
+        f"demo:{number}" for number in range(10)
+    }
     assert len([path for path in (tmp_path / "images" / "layers").iterdir() if path.is_dir()]) == 11
 
 
-def test_a_layer_that_is_removed_meanwhile_is_not_promised(store: ImageStore, tmp_path: Path) -> None:
+def test_a_layer_that_is_removed_meanwhile_is_not_promised(
+    store: ImageStore, tmp_path: Path
+) -> None:
     """The other image's removal comes between the look at what is there and the index."""
     shared, own = tar_of(file("shared")), tar_of(*[file(f"d/{number}") for number in range(5_000)])
     load(store, docker_archive("other", shared))
@@ -333,10 +431,16 @@ def test_no_image_fills_the_disk(small_disk: Path) -> None:
     bombs = {
         "one file": docker_archive("demo", tar_of(file("zeros", bytes(100 << 20))), compress=True),
         "a file again and again": docker_archive("demo", many, compress=True),
-        "inodes": docker_archive("demo", tar_of(*[file(str(number)) for number in range(10_000)]), compress=True),
-        "directories": docker_archive("demo", tar_of(*[file(f"{n}/" + "d/" * 1000) for n in range(10)]), compress=True),
+        "inodes": docker_archive(
+            "demo", tar_of(*[file(str(number)) for number in range(10_000)]), compress=True
+        ),
+        "directories": docker_archive(
+            "demo", tar_of(*[file(f"{n}/" + "d/" * 1000) for n in range(10)]), compress=True
+        ),
         "the archive": bytes(100 << 20),
-        "the archive, compressed": gzip.compress(docker_archive("demo", tar_of(file("zeros", bytes(100 << 20)))), 1),
+        "the archive, compressed": gzip.compress(
+            docker_archive("demo", tar_of(file("zeros", bytes(100 << 20)))), 1
+        ),
     }
     for name, bomb in bombs.items():
         with pytest.raises(OperationFailed, match="more room than there is"):
@@ -347,7 +451,9 @@ def test_no_image_fills_the_disk(small_disk: Path) -> None:
     load(store, docker_archive("demo", tar_of(file("zeros", bytes(20 << 20)))))
 
 
-def test_what_a_daemon_left_in_the_middle_is_cleared_at_the_next_start(store: ImageStore, tmp_path: Path) -> None:
+def test_what_a_daemon_left_in_the_middle_is_cleared_at_the_next_start(
+    store: ImageStore, tmp_path: Path
+) -> None:
     load(store, docker_archive("demo", tar_of(file("a"))))
     for name in ("tmp/x/y", "layers/.half/d"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -357,15 +463,22 @@ def test_what_a_daemon_left_in_the_middle_is_cleared_at_the_next_start(store: Im
     while len(left_over(tmp_path)) > 2:
         assert time.monotonic() < deadline, left_over(tmp_path)
         time.sleep(0.01)
-    assert {path.name for path in left_over(tmp_path)} == {path.name for path in (tmp_path / "images" / "layers").iterdir()}
+    assert {path.name for path in left_over(tmp_path)} == {
+        path.name for path in (tmp_path / "images" / "layers").iterdir()
+    }
     assert len(left_over(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
 def test_archives_of_other_tools_are_loaded(store: ImageStore, tmp_path: Path, kind: str) -> None:
-    (tmp_path / "d.tar").write_bytes(docker_archive("demo:oci", tar_of(file("a", b"12345")), tar_of(file("b"))))
+    (tmp_path / "d.tar").write_bytes(
+        docker_archive("demo:oci", tar_of(file("a", b"12345")), tar_of(file("b")))
+    )
     target = f"{kind}:{tmp_path}/o.tar:demo:oci"
-    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"docker-archive:{tmp_path}/d.tar", target], check=True)
+    subprocess.run(
+        ["skopeo", "--insecure-policy", "copy", "-q", f"docker-archive:{tmp_path}/d.tar", target],
+        check=True,
+    )
     assert load(store, (tmp_path / "o.tar").read_bytes()) == ["demo:oci"]
     assert (layer_of(store, "demo:oci") / "a").read_bytes() == b"12345"
     assert (layer_of(store, "demo:oci", 1) / "b").exists()
@@ -398,7 +511,10 @@ def test_an_image_in_use_stays(store: ImageStore) -> None:
 
 def test_stores_of_one_machine_share_layers(tmp_path: Path) -> None:
     archive = docker_archive("demo", tar_of(file("a", b"1")))
-    stores = [ImageStore(tmp_path / name, time.time_ns, shared=tmp_path / "shared") for name in ("n1", "n2")]
+    stores = [
+        ImageStore(tmp_path / name, time.time_ns, shared=tmp_path / "shared")
+        for name in ("n1", "n2")
+    ]
     for store in stores:
         load(store, archive)
     assert layer_of(stores[0], "demo") == layer_of(stores[1], "demo")

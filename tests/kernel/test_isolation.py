@@ -132,7 +132,8 @@ def test_nor_by_the_hosts_leg_on_the_ingress_network(bed: Bed) -> None:
 
 
 def test_somebody_on_the_underlay_cannot_reach_the_loopback_either(bed: Bed) -> None:
-    """Not even a published port by that address: it would be an answer from 127.0.0.1 that is sent there."""
+    """Not even a published port by that address: it would be an answer from 127.0.0.1 that is sent
+    there."""
     ask(bed.path("client"), HOSTS[0], WEB)
     frame = Ether(src=mac_of(bed, "client"), dst=mac_of(bed, "node1"))
     with (

@@ -77,8 +77,8 @@ def tunnelled(bed: Bed, source: str, target: str, host: int, words: str) -> Pack
 
 @contextlib.contextmanager
 def listening(bed: Bed, host: int) -> Iterator[Callable[[], list[str]]]:
-    """Gives what the private task of that host has heard, when a frame of the other host has come after
-    all that was sent before."""
+    """Gives what the private task of that host has heard, when a frame of the other host has come
+    after all that was sent before."""
     task, address, _ = private(bed, host)
     other = HOSTS[2 - host]
     with Ears(bed.sandbox(task), (address, OPEN)) as ears:

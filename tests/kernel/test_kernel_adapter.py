@@ -1,5 +1,6 @@
-"""RealKernel against the real kernel. Each test has a host's namespace of its own that ends with it, and a directory of its own
-for the namespaces it makes; nothing of the machine's own namespace is read or changed."""
+"""RealKernel against the real kernel. Each test has a host's namespace of its own that ends with
+it, and a directory of its own for the namespaces it makes; nothing of the machine's own namespace
+is read or changed."""
 
 import asyncio
 import os
@@ -54,7 +55,9 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 OVERLAY, SANDBOX = "1-overlay000", "0123456789ab"
 NOTHING = KernelState({})
 DEADLINE = 20
-ZONES = 'chain a {\ntype filter hook prerouting priority raw;\niifname "eth0" ct original zone set 7\n}'
+ZONES = (
+    'chain a {\ntype filter hook prerouting priority raw;\niifname "eth0" ct original zone set 7\n}'
+)
 
 
 def sh(command: str) -> str:
@@ -66,7 +69,8 @@ def inside(directory: Path, name: str, command: str) -> str:
 
 
 def with_kernel(path: Path, body) -> None:
-    """Run `body(kernel)` in a fresh host's namespace; afterwards the directory is emptied, whatever happened."""
+    """Run `body(kernel)` in a fresh host's namespace; afterwards the directory is emptied, whatever
+    happened."""
 
     async def main():
         sh("ip link set lo up")
@@ -94,7 +98,12 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
     overlay = Namespace(
         name=OVERLAY,
         links={
-            "br0": Link(name="br0", kind=Bridge(), mtu=1450, addresses=frozenset({IPv4Interface("10.0.0.1/24")})),
+            "br0": Link(
+                name="br0",
+                kind=Bridge(),
+                mtu=1450,
+                addresses=frozenset({IPv4Interface("10.0.0.1/24")}),
+            ),
             "vxlan0": Link(
                 name="vxlan0",
                 kind=Vxlan(vni=vni, local=IPv4Address(vtep), port=4789),
@@ -117,36 +126,79 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
         name=SANDBOX,
         links={
             "eth0": veth(
-                "eth0", OVERLAY, "veth1", mac=f"02:42:0a:00:00:{own:02x}", addresses=frozenset({IPv4Interface(f"{container}/24")})
+                "eth0",
+                OVERLAY,
+                "veth1",
+                mac=f"02:42:0a:00:00:{own:02x}",
+                addresses=frozenset({IPv4Interface(f"{container}/24")}),
             ),
-            "eth1": veth("eth1", HOST, "wgw-0123456789", addresses=frozenset({IPv4Interface("172.18.0.3/16")})),
+            "eth1": veth(
+                "eth1",
+                HOST,
+                "wgw-0123456789",
+                addresses=frozenset({IPv4Interface("172.18.0.3/16")}),
+            ),
         },
         neighbours=frozenset({Neighbour("eth0", IPv4Address("10.0.0.254"), "02:42:0a:00:00:fe")}),
-        routes=frozenset({
-            Route(destination=IPv4Network("0.0.0.0/0"), device="eth1", via=IPv4Address("172.18.0.1")),
-            Route(destination=IPv4Network("0.0.0.0/0"), device="eth0", via=IPv4Address("10.99.0.1"), onlink=True, table=100),
-        }),
-        rules=frozenset({
-            Rule(priority=1000, table=100, mark=0x10000, mask=0xFFFF0000),
-            Rule(priority=1001, table=110, input_device="lo", protocol=17, source_port=7001),
-        }),
-        sysctls={"net.ipv4.conf.eth0.rp_filter": "0", "net.ipv4.ip_local_port_range": "20000 30000"},
+        routes=frozenset(
+            {
+                Route(
+                    destination=IPv4Network("0.0.0.0/0"),
+                    device="eth1",
+                    via=IPv4Address("172.18.0.1"),
+                ),
+                Route(
+                    destination=IPv4Network("0.0.0.0/0"),
+                    device="eth0",
+                    via=IPv4Address("10.99.0.1"),
+                    onlink=True,
+                    table=100,
+                ),
+            }
+        ),
+        rules=frozenset(
+            {
+                Rule(priority=1000, table=100, mark=0x10000, mask=0xFFFF0000),
+                Rule(priority=1001, table=110, input_device="lo", protocol=17, source_port=7001),
+            }
+        ),
+        sysctls={
+            "net.ipv4.conf.eth0.rp_filter": "0",
+            "net.ipv4.ip_local_port_range": "20000 30000",
+        },
         tables={
             ("ip", "ret"): Table("ip", "ret", ZONES),
-            ("netdev", "ret"): Table("netdev", "ret", 'chain out {\ntype filter hook egress device "eth0" priority 0;\n}'),
+            ("netdev", "ret"): Table(
+                "netdev", "ret", 'chain out {\ntype filter hook egress device "eth0" priority 0;\n}'
+            ),
         },
-    )  # fmt: skip
+    )
     host = Namespace(
         name=HOST,
         links={
             "docker_gwbridge": Link(
-                name="docker_gwbridge", kind=Bridge(), mtu=1500, addresses=frozenset({IPv4Interface("172.18.0.1/16")})
+                name="docker_gwbridge",
+                kind=Bridge(),
+                mtu=1500,
+                addresses=frozenset({IPv4Interface("172.18.0.1/16")}),
             ),
-            "wgw-0123456789": veth("wgw-0123456789", SANDBOX, "eth1", master="docker_gwbridge", port=BridgePort(isolated=True)),
+            "wgw-0123456789": veth(
+                "wgw-0123456789",
+                SANDBOX,
+                "eth1",
+                master="docker_gwbridge",
+                port=BridgePort(isolated=True),
+            ),
         },
-        routes=frozenset({Route(destination=IPv4Network("10.0.0.0/24"), device="docker_gwbridge", table=5917)}),
+        routes=frozenset(
+            {Route(destination=IPv4Network("10.0.0.0/24"), device="docker_gwbridge", table=5917)}
+        ),
         rules=frozenset({Rule(priority=900, table=5917, mark=0x20000, mask=0xFFFFFFFF)}),
-        tables={("ip", "weft"): Table("ip", "weft", "chain n {\ntype nat hook prerouting priority dstnat;\n}")},
+        tables={
+            ("ip", "weft"): Table(
+                "ip", "weft", "chain n {\ntype nat hook prerouting priority dstnat;\n}"
+            )
+        },
     )
     return KernelState({OVERLAY: overlay, SANDBOX: sandbox, HOST: host})
 
@@ -206,10 +258,26 @@ def test_removing_works_one_by_one_and_twice(tmp_path):
         await kernel.apply(removals)
         actual = await kernel.read(NOTHING)
         found = actual[SANDBOX]
-        assert (found.tables, found.rules, found.routes, found.neighbours) == ({}, frozenset(), frozenset(), frozenset())
-        assert (actual[OVERLAY].forwarding, actual[OVERLAY].links["br0"].addresses) == (frozenset(), frozenset())
-        assert (actual[OVERLAY].links["vxlan0"].master, actual[OVERLAY].links["vxlan0"].up) == (None, False)
-        gone = [RemoveLink(OVERLAY, "vxlan0"), RemoveLink(SANDBOX, "eth0"), RemoveNamespace(SANDBOX), RemoveNamespace(OVERLAY)]
+        assert (found.tables, found.rules, found.routes, found.neighbours) == (
+            {},
+            frozenset(),
+            frozenset(),
+            frozenset(),
+        )
+        assert (actual[OVERLAY].forwarding, actual[OVERLAY].links["br0"].addresses) == (
+            frozenset(),
+            frozenset(),
+        )
+        assert (actual[OVERLAY].links["vxlan0"].master, actual[OVERLAY].links["vxlan0"].up) == (
+            None,
+            False,
+        )
+        gone = [
+            RemoveLink(OVERLAY, "vxlan0"),
+            RemoveLink(SANDBOX, "eth0"),
+            RemoveNamespace(SANDBOX),
+            RemoveNamespace(OVERLAY),
+        ]
         await kernel.apply(gone)
         await kernel.apply([*gone, *removals[:-1]])
         assert (await kernel.read(NOTHING)).namespaces.keys() == {HOST}
@@ -231,9 +299,18 @@ def test_settings_of_a_link_change_in_place(tmp_path):
         ])  # fmt: skip
         actual = await kernel.read(cluster_node())
         eth0 = actual[SANDBOX].links["eth0"]
-        assert (eth0.mtu, eth0.mac, actual[OVERLAY].links["veth1"].port.flood) == (1400, "02:42:0a:00:00:63", False)
-        assert actual[OVERLAY].neighbours == {Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4e")}
-        assert {entry.vtep for entry in actual[OVERLAY].forwarding} == {IPv4Address("192.0.2.99"), None}
+        assert (eth0.mtu, eth0.mac, actual[OVERLAY].links["veth1"].port.flood) == (
+            1400,
+            "02:42:0a:00:00:63",
+            False,
+        )
+        assert actual[OVERLAY].neighbours == {
+            Neighbour("vxlan0", IPv4Address("10.0.0.77"), "02:42:0a:00:00:4e")
+        }
+        assert {entry.vtep for entry in actual[OVERLAY].forwarding} == {
+            IPv4Address("192.0.2.99"),
+            None,
+        }
         defaults = [r.via for r in actual[SANDBOX].routes if r.table == 254]
         assert defaults == [IPv4Address("172.18.0.9")]
         assert actual[OVERLAY].sysctls == {"net.ipv4.ip_forward": "1"}
@@ -256,11 +333,17 @@ def test_the_first_failure_is_named_and_the_rest_is_tried(tmp_path):
                 AddRule("lb_012345678", Rule(priority=5, table=5)),
                 SetLink(namespace=OVERLAY, name="br0", up=True),
             ])  # fmt: skip
-        assert str(caught.value) == (
-            f"cannot apply `ip -n {OVERLAY} route replace 192.0.2.0/24 dev nothing`: no device nothing"
+        assert (
+            str(caught.value)
+            == f"cannot apply `ip -n {OVERLAY} route replace 192.0.2.0/24 dev nothing`: no device"
+            " nothing"
         )
         notes = caught.value.__notes__
-        assert ["no_such_thing" in notes[0], "syntax error" in notes[1], "not a name of ours" in notes[2]] == [True] * 3
+        assert [
+            "no_such_thing" in notes[0],
+            "syntax error" in notes[1],
+            "not a name of ours" in notes[2],
+        ] == [True] * 3
         assert "no network namespace lb_012345678" in notes[3]
         assert (await kernel.read(NOTHING))[OVERLAY].links["br0"].up
 
@@ -297,7 +380,9 @@ def test_namespaces_that_others_made_are_neither_shown_nor_removed(tmp_path):
         netns.create(tmp_path / SANDBOX, lambda: None)
         assert (await kernel.read(NOTHING)).namespaces.keys() == {HOST}
         for operation in (AddNamespace(SANDBOX), RemoveNamespace(SANDBOX)):
-            with pytest.raises(OperationFailed, match="names a network namespace that somebody else made"):
+            with pytest.raises(
+                OperationFailed, match="names a network namespace that somebody else made"
+            ):
                 await kernel.apply([operation])
         assert netns.is_live(tmp_path / SANDBOX)
 
@@ -308,9 +393,15 @@ def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path):
     foreign = "ip link; ip route show table all | grep -v weft; ip rule; nft -s list ruleset"
 
     async def body(kernel):
-        sh("ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up")
+        sh(
+            "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link"
+            " set docker0 up"
+        )
         sh("ip link add vetha type veth peer name vethb && ip route add 203.0.113.0/24 dev docker0")
-        sh("ip rule add priority 900 fwmark 0x5 table 7 && nft add table ip filter && nft add table ip weftlike")
+        sh(
+            "ip rule add priority 900 fwmark 0x5 table 7 && nft add table ip filter && nft add"
+            " table ip weftlike"
+        )
         before = sh(foreign)
         assert (await kernel.read(NOTHING))[HOST] == Namespace(name=HOST)
         await become(kernel, cluster_node())
@@ -354,7 +445,9 @@ def test_what_others_undo_is_noticed_and_repaired(tmp_path, where, command):
         await kernel.read(desired)
         changes = asyncio.create_task(kernel.changed())
         await asyncio.sleep(0)
-        await asyncio.to_thread(sh if where == HOST else lambda c: inside(tmp_path, where, c), command)
+        await asyncio.to_thread(
+            sh if where == HOST else lambda c: inside(tmp_path, where, c), command
+        )
         assert where in await changes
         assert diff(await kernel.read(desired), desired) != []
         await become(kernel, desired)
@@ -381,7 +474,9 @@ def test_a_namespace_that_vanished_is_noticed_and_made_again(tmp_path, command):
         await asyncio.to_thread(sh, command.format(tmp_path / SANDBOX))
         assert SANDBOX in await changes
         assert SANDBOX not in (await kernel.read(desired)).namespaces
-        for _ in range(100):  # The kernel takes the old namespace apart some time later, and its veths with it.
+        for _ in range(
+            100
+        ):  # The kernel takes the old namespace apart some time later, and its veths with it.
             await become(kernel, desired)
             await asyncio.sleep(0.05)
             if diff(await kernel.read(desired), desired) == []:
@@ -401,7 +496,11 @@ def test_traffic_and_foreign_rules_are_not_taken_for_changes(tmp_path):
         await asyncio.sleep(0)
         await asyncio.to_thread(inside, tmp_path, SANDBOX, "ping -c 1 -W 2 10.0.0.1")
         await asyncio.to_thread(inside, tmp_path, SANDBOX, "ip neigh flush all")
-        await asyncio.to_thread(sh, "ip link add docker0 type bridge; nft add table ip filter; ip rule add priority 5 table 5")
+        await asyncio.to_thread(
+            sh,
+            "ip link add docker0 type bridge; nft add table ip filter; ip rule add priority 5"
+            " table 5",
+        )
         await asyncio.to_thread(inside, tmp_path, OVERLAY, "ip addr add 192.0.2.1/32 dev br0")
         assert await changes == {OVERLAY}
         actual = await kernel.read(desired)
@@ -416,7 +515,10 @@ def test_a_table_changed_by_others_has_an_empty_body_and_so_has_one_of_an_earlie
         await become(kernel, desired)
         inside(tmp_path, SANDBOX, "nft add rule ip ret a counter")
         tables = (await kernel.read(desired))[SANDBOX].tables
-        assert [tables["ip", "ret"].body, tables["netdev", "ret"].body] == ["", desired[SANDBOX].tables["netdev", "ret"].body]
+        assert [tables["ip", "ret"].body, tables["netdev", "ret"].body] == [
+            "",
+            desired[SANDBOX].tables["netdev", "ret"].body,
+        ]
         await become(kernel, desired)
         assert (await kernel.read(desired))[SANDBOX].tables == desired[SANDBOX].tables
 
@@ -431,7 +533,8 @@ def test_a_table_changed_by_others_has_an_empty_body_and_so_has_one_of_an_earlie
 
 
 def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path):
-    """Two hosts with an underlay between them; each has an overlay namespace and a container, and knows the other's."""
+    """Two hosts with an underlay between them; each has an overlay namespace and a container, and
+    knows the other's."""
     hosts = {"a": (tmp_path / "a", "192.0.2.11", 2), "b": (tmp_path / "b", "192.0.2.12", 3)}
 
     def build(directory, vtep, own):
@@ -462,13 +565,21 @@ def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path)
             netns.run_in(
                 tmp_path / "a.net",
                 lambda: subprocess.run(
-                    f"ip link add ens160 type veth peer name ens160 netns /proc/self/fd/{far.fileno()}",
-                    shell=True, check=True, pass_fds=(far.fileno(),),
+                    "ip link add ens160 type veth peer name ens160 netns"
+                    f" /proc/self/fd/{far.fileno()}",
+                    shell=True,
+                    check=True,
+                    pass_fds=(far.fileno(),),
                 ),
-            )  # fmt: skip
+            )
         for name, (directory, vtep, own) in hosts.items():
-            netns.run_in(tmp_path / f"{name}.net", lambda v=vtep: sh(f"ip addr add {v}/24 dev ens160; ip link set ens160 up"))
-            sockets = netns.run_in(tmp_path / f"{name}.net", lambda d=directory, v=vtep, o=own: build(d, v, o))
+            netns.run_in(
+                tmp_path / f"{name}.net",
+                lambda v=vtep: sh(f"ip addr add {v}/24 dev ens160; ip link set ens160 up"),
+            )
+            sockets = netns.run_in(
+                tmp_path / f"{name}.net", lambda d=directory, v=vtep, o=own: build(d, v, o)
+            )
             assert ":4789" in sockets
         assert " 0% packet loss" in netns.run_in(tmp_path / "a.net", ping(hosts["a"][0]))
         assert inside(hosts["a"][0], OVERLAY, "ss -Hlun") == ""

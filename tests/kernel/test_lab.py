@@ -1,4 +1,5 @@
-"""The lab's hosts on the real kernel, in a lab of its own name, subnet and directories: boot, enter, crash, heal, leave nothing."""
+"""The lab's hosts on the real kernel, in a lab of its own name, subnet and directories: boot,
+enter, crash, heal, leave nothing."""
 
 import json
 import os
@@ -42,7 +43,10 @@ ENTER = "import sys; from weft.lab import enter, processes; sys.exit(enter.run(p
 @pytest.fixture
 def layout(tmp_path: Path) -> Iterator[Layout]:
     made = Layout(
-        name="wlabt", subnet=IPv4Network("10.59.73.0/24"), run=tmp_path / "run/weft/lab", data=tmp_path / "data/weft/lab"
+        name="wlabt",
+        subnet=IPv4Network("10.59.73.0/24"),
+        run=tmp_path / "run/weft/lab",
+        data=tmp_path / "data/weft/lab",
     )
     for directory in (made.run, made.data):
         directory.parents[1].mkdir()
@@ -55,14 +59,25 @@ def traces(layout: Layout) -> list[str]:
     """What of the lab is left on the machine."""
     links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout)
     found = [link["ifname"] for link in links if link["ifname"].startswith(layout.name)]
-    found += [str(h.path / layout.cgroup) for h in cgroups.hierarchies() if (h.path / layout.cgroup).exists()]
-    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(layout.run.parents[2]) in line]
+    found += [
+        str(h.path / layout.cgroup)
+        for h in cgroups.hierarchies()
+        if (h.path / layout.cgroup).exists()
+    ]
+    found += [
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(layout.run.parents[2]) in line
+    ]
     return found + [str(path) for path in (layout.run.parent, layout.data.parent) if path.exists()]
 
 
 def on(layout: Layout, number: int, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", ENTER, layout.node(number).record, *command], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ENTER, layout.node(number).record, *command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -89,7 +104,20 @@ def test_a_host_that_has_rebooted_is_found_where_it_was(layout: Layout) -> None:
     lab.boot(layout, layout.nodes(2))
     assert on(layout, 1, "ping", "-c", "1", "-W", "2", "node2").returncode == 0
     (known,) = json.loads(on(layout, 1, "ip", "-j", "neigh", "show", "10.59.73.12").stdout)
-    on(layout, 1, "ip", "neigh", "replace", "10.59.73.12", "lladdr", known["lladdr"], "dev", "ens160", "nud", "permanent")
+    on(
+        layout,
+        1,
+        "ip",
+        "neigh",
+        "replace",
+        "10.59.73.12",
+        "lladdr",
+        known["lladdr"],
+        "dev",
+        "ens160",
+        "nud",
+        "permanent",
+    )
     lab.halt(layout, layout.node(2))
     lab.boot(layout, layout.nodes(2))
     assert on(layout, 1, "ping", "-c", "1", "-W", "2", "node2").returncode == 0
@@ -108,7 +136,11 @@ def test_control_groups_can_be_made_inside_and_stay_inside(layout: Layout) -> No
     lab.boot(layout, layout.nodes(1))
     assert (
         on(
-            layout, 1, "sh", "-c", "for d in $(find /sys/fs/cgroup -maxdepth 2 -name init); do mkdir $d/../mine; done"
+            layout,
+            1,
+            "sh",
+            "-c",
+            "for d in $(find /sys/fs/cgroup -maxdepth 2 -name init); do mkdir $d/../mine; done",
         ).returncode
         == 0
     )
@@ -122,7 +154,10 @@ def test_exec_ends_as_the_command_does(layout: Layout) -> None:
     assert on(layout, 1, "sh", "-c", "exit 7").returncode == 7
     assert on(layout, 1, "sh", "-c", "kill -9 $$").returncode == 137
     missing = on(layout, 1, "no-such-program")
-    assert (missing.returncode, missing.stderr) == (127, "weft: no-such-program: command not found\n")
+    assert (missing.returncode, missing.stderr) == (
+        127,
+        "weft: no-such-program: command not found\n",
+    )
 
 
 def test_exec_passes_signals_on_and_its_command_dies_with_it(layout: Layout) -> None:
@@ -130,13 +165,26 @@ def test_exec_passes_signals_on_and_its_command_dies_with_it(layout: Layout) -> 
     group = f"{layout.cgroup}/node1"
     before = cgroups.processes(group)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        argv = [sys.executable, "-c", ENTER, str(layout.node(1).record), "sh", "-c", "echo ready; exec sleep 1000"]
+        argv = [
+            sys.executable,
+            "-c",
+            ENTER,
+            str(layout.node(1).record),
+            "sh",
+            "-c",
+            "echo ready; exec sleep 1000",
+        ]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as command:
             assert command.stdout is not None
             assert command.stdout.readline() == b"ready\n"
             command.send_signal(number)
             assert command.wait(10) in (128 + signal.SIGTERM, -signal.SIGKILL)
-        assert eventually(lambda: on(layout, 1, "sh", "-c", "ps -eo stat=,args= | grep '^[^Z].*[s]leep 1000'").stdout == "")
+        assert eventually(
+            lambda: (
+                on(layout, 1, "sh", "-c", "ps -eo stat=,args= | grep '^[^Z].*[s]leep 1000'").stdout
+                == ""
+            )
+        )
     assert cgroups.processes(group) == before
 
 
@@ -184,7 +232,9 @@ def test_down_finds_everything_without_its_records(layout: Layout) -> None:
     (layout.run / "node1.daemon").unlink()
     lab.down(layout, QUIET)
     assert len(running) > 4
-    assert eventually(lambda: all(processes.identify(process.pid) != process for process in running))
+    assert eventually(
+        lambda: all(processes.identify(process.pid) != process for process in running)
+    )
     assert traces(layout) == []
 
 
@@ -194,14 +244,18 @@ def test_down_without_a_lab_is_fine(layout: Layout) -> None:
 
 def test_up_that_fails_takes_back_what_it_began(layout: Layout) -> None:
     with pytest.raises(OperationFailed, match="cannot start the daemon of node1"):
-        lab.up(layout, 1, QUIET, image=False, command=("sh", "-c", "echo no kernel for this; exit 3"))
+        lab.up(
+            layout, 1, QUIET, image=False, command=("sh", "-c", "echo no kernel for this; exit 3")
+        )
     assert traces(layout) == []
 
 
 def test_up_that_is_interrupted_takes_back_what_it_began(layout: Layout) -> None:
-    """Ctrl-C comes while the daemon, which never answers, is waited for. In a process of its own: an exception that is raised
-    anywhere may leave a lock behind that somebody held for a moment."""
-    with subprocess.Popen([sys.executable, "-c", INTERRUPTED, layout.name, layout.run, layout.data]) as bringing_up:
+    """Ctrl-C comes while the daemon, which never answers, is waited for. In a process of its own:
+    an exception that is raised anywhere may leave a lock behind that somebody held for a moment."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, layout.name, layout.run, layout.data]
+    ) as bringing_up:
         assert eventually(lambda: layout.node(2).daemon_record.exists())
         bringing_up.send_signal(signal.SIGINT)
         assert bringing_up.wait(30) == 0, "it must end with KeyboardInterrupt"
@@ -214,7 +268,12 @@ def test_somebody_elses_bridge_and_subnet_are_left_alone(layout: Layout) -> None
         with pytest.raises(Conflict, match=f"cannot create bridge {layout.bridge}"):
             underlay.up(layout)
         lab.down(layout, QUIET)
-        assert subprocess.run(["ip", "link", "show", layout.bridge], capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(
+                ["ip", "link", "show", layout.bridge], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
     finally:
         subprocess.run(["ip", "link", "delete", layout.bridge], check=True)
 

@@ -1,5 +1,6 @@
-"""Who may read what a daemon leaves on a host, whatever the umask that it is started with: that of a strict service manager (a
-unit's `UMask=0077`), or none. A container with a user of its own must find its files; a user of the host must find nothing.
+"""Who may read what a daemon leaves on a host, whatever the umask that it is started with: that of
+a strict service manager (a unit's `UMask=0077`), or none. A container with a user of its own must
+find its files; a user of the host must find nothing.
 """
 
 import os
@@ -39,13 +40,16 @@ OF_SECRETS = 'find "$1/swarm" "$1/esp" -not -type l -perm /0077 -print'
 
 @pytest.fixture(params=["0077", "0000"])
 def layout(request: pytest.FixtureRequest) -> Iterator[Layout]:
-    """Two managers, booted by a person with that umask and with daemons that are started with it. Every user of the machine may
-    pass to their directories."""
+    """Two managers, booted by a person with that umask and with daemons that are started with it.
+    Every user of the machine may pass to their directories."""
     before = os.umask(int(request.param, 8))
     with tempfile.TemporaryDirectory(prefix="weft-modes-") as temporary:
         place = Path(temporary)
         made = Layout(
-            name="wmode", subnet=IPv4Network("10.59.76.0/24"), run=place / "run/weft/lab", data=place / "data/weft/lab"
+            name="wmode",
+            subnet=IPv4Network("10.59.76.0/24"),
+            run=place / "run/weft/lab",
+            data=place / "data/weft/lab",
         )
         try:
             for directory in (place, place / "run", place / "data"):
@@ -69,7 +73,11 @@ def on(host: Host, *command: str) -> str:
 
 def docker(host: Host, *command: str) -> str:
     return subprocess.run(
-        ["docker", "-H", f"unix://{host.socket}", *command], capture_output=True, text=True, check=True, timeout=60
+        ["docker", "-H", f"unix://{host.socket}", *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
 
 
@@ -80,8 +88,8 @@ def test_containers_work_for_their_users_and_users_of_the_host_see_nothing(layou
            "--mount", "type=tmpfs,target=/made/tmp", "--network", "sealed", IMAGE, "sleep", "1000")  # fmt: skip
     container = docker(node, "ps", "-q").strip()
     script = (
-        "id -u; umask; pwd; stat -c '%a %n' / /etc /etc/hosts /etc/resolv.conf /etc/hostname /usr/sbin /work /work/here /made;"
-        "getent hosts web >/dev/null && echo resolved"
+        "id -u; umask; pwd; stat -c '%a %n' / /etc /etc/hosts /etc/resolv.conf /etc/hostname"
+        " /usr/sbin /work /work/here /made;getent hosts web >/dev/null && echo resolved"
     )
     assert docker(node, "exec", container, "sh", "-c", script).splitlines() == [
         "1000", "0022", "/work/here", "755 /", "755 /etc", "644 /etc/hosts", "644 /etc/resolv.conf", "644 /etc/hostname",
@@ -89,12 +97,14 @@ def test_containers_work_for_their_users_and_users_of_the_host_see_nothing(layou
     ]  # fmt: skip
 
     state = str(layout.state)
-    assert on(node, "sh", "-c", REACHED, "sh", "/etc/hostname") == "/etc/hostname\n", "it would be seen"
+    assert on(node, "sh", "-c", REACHED, "sh", "/etc/hostname") == "/etc/hostname\n", (
+        "it would be seen"
+    )
     for host in (node, other):
         assert on(host, "sh", "-c", REACHED, "sh", state, "/run/weft", "/run/docker.sock") == ""
         assert on(host, "sh", "-c", OPEN_TO_WRITERS, "sh", state) == ""
         assert on(host, "sh", "-c", OF_SECRETS, "sh", state) == ""
-    (program, *_) = (layout.data / "node1" / "images" / "layers").glob("*/bin/busybox")
+    program, *_ = (layout.data / "node1" / "images" / "layers").glob("*/bin/busybox")
     assert os.access(program, os.X_OK)
     with pytest.raises(PermissionError):
         subprocess.run([program, "id"], user=65534, group=65534, extra_groups=[], check=False)

@@ -1,5 +1,5 @@
-"""The netlink codec against the kernel, with `ip -j` and pyroute2 as witnesses. Everything happens in a namespace without a name
-that ends with the test."""
+"""The netlink codec against the kernel, with `ip -j` and pyroute2 as witnesses. Everything happens
+in a namespace without a name that ends with the test."""
 
 import asyncio
 import functools
@@ -75,7 +75,10 @@ class Here:
 @in_throwaway
 def test_links_that_we_make_ip_reads():
     with Here() as here:
-        ends = Link(name="veth1", kind=Veth(), mtu=1450), Link(name="eth0", kind=Veth(), mtu=1424, mac="02:42:0a:00:00:05")
+        ends = (
+            Link(name="veth1", kind=Veth(), mtu=1450),
+            Link(name="eth0", kind=Veth(), mtu=1424, mac="02:42:0a:00:00:05"),
+        )
         here.do(
             link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450)),
             link.add_vxlan(Link(name="vxlan0", kind=VXLAN, mtu=1450), VXLAN, here.descriptor),
@@ -97,7 +100,11 @@ def test_links_that_we_make_ip_reads():
         port = found["veth1"]
         assert (port["mtu"], port["master"], "UP" in port["flags"]) == (1450, "br0", True)
         settings = port["linkinfo"]["info_slave_data"]
-        assert (settings["isolated"], settings["learning"], settings["flood"]) == (True, False, False)
+        assert (settings["isolated"], settings["learning"], settings["flood"]) == (
+            True,
+            False,
+            False,
+        )
         data = found["vxlan0"]["linkinfo"]["info_data"]
         assert {key: data[key] for key in ("id", "local", "port", "learning", "proxy", "l2miss", "l3miss")} == {
             "id": 4097, "local": "127.0.0.1", "port": 4790, "learning": False, "proxy": True, "l2miss": True, "l3miss": True,
@@ -109,12 +116,22 @@ def test_links_that_we_make_ip_reads():
 @in_throwaway
 def test_links_that_ip_makes_we_read():
     with Here() as here:
-        sh("ip link add br0 type bridge && ip link add veth1 mtu 1450 type veth peer name eth0 address 02:42:0a:00:00:05")
-        sh("ip link add vx type vxlan id 4097 local 127.0.0.1 dstport 4790 && ip link set veth1 master br0 up")
+        sh(
+            "ip link add br0 type bridge && ip link add veth1 mtu 1450 type veth peer name eth0"
+            " address 02:42:0a:00:00:05"
+        )
+        sh(
+            "ip link add vx type vxlan id 4097 local 127.0.0.1 dstport 4790 && ip link set veth1"
+            " master br0 up"
+        )
         sh("bridge link set dev veth1 isolated on flood off")
         found = here.links()
         assert (found["vx"].kind, found["vx"].vxlan) == ("vxlan", VXLAN)
-        assert (found["eth0"].kind, found["eth0"].mac, found["eth0"].up) == ("veth", "02:42:0a:00:00:05", False)
+        assert (found["eth0"].kind, found["eth0"].mac, found["eth0"].up) == (
+            "veth",
+            "02:42:0a:00:00:05",
+            False,
+        )
         port = found["veth1"]
         assert (port.mtu, port.master, port.up) == (1450, found["br0"].device, True)
         assert port.port == BridgePort(isolated=True, learning=True, flood=False)
@@ -138,12 +155,22 @@ def test_addresses():
         own = IPv4Interface("10.0.0.1/24")
         here.do(address.add_address(bridge, own), address.add_address(bridge, own))
         [shown] = ip("-4", "addr", "show", "dev", "br0")[0]["addr_info"]
-        assert (shown["local"], shown["prefixlen"], shown["broadcast"]) == ("10.0.0.1", 24, "10.0.0.255")
+        assert (shown["local"], shown["prefixlen"], shown["broadcast"]) == (
+            "10.0.0.1",
+            24,
+            "10.0.0.255",
+        )
         sh("ip addr add 192.0.2.1/32 dev br0")
-        found = {info.address for info in here.all(address.dump_addresses(), address.decode_address) if info.device == bridge}
+        found = {
+            info.address
+            for info in here.all(address.dump_addresses(), address.decode_address)
+            if info.device == bridge
+        }
         assert found == {own, IPv4Interface("192.0.2.1/32")}
         here.do(address.remove_address(bridge, own))
-        assert [a["local"] for a in ip("-4", "addr", "show", "dev", "br0")[0]["addr_info"]] == ["192.0.2.1"]
+        assert [a["local"] for a in ip("-4", "addr", "show", "dev", "br0")[0]["addr_info"]] == [
+            "192.0.2.1"
+        ]
 
 
 @in_throwaway
@@ -151,18 +178,34 @@ def test_neighbours_and_forwarding_entries():
     with Here() as here:
         _, vxlan = devices(here)
         far, mac, vtep = IPv4Address("10.0.0.3"), "02:42:0a:00:00:03", IPv4Address("192.0.2.12")
-        here.do(neighbour.add_neighbour(vxlan, far, mac), neighbour.add_forwarding(vxlan, mac, IPv4Address("192.0.2.11")))
+        here.do(
+            neighbour.add_neighbour(vxlan, far, mac),
+            neighbour.add_forwarding(vxlan, mac, IPv4Address("192.0.2.11")),
+        )
         here.do(neighbour.add_forwarding(vxlan, mac, vtep))
         [shown] = ip("neigh", "show", "dev", "vxlan0")
         assert (shown["dst"], shown["lladdr"], shown["state"]) == ("10.0.0.3", mac, ["PERMANENT"])
-        fdb = json.loads(subprocess.run("bridge -j fdb show dev vxlan0", shell=True, capture_output=True, check=True).stdout)
+        fdb = json.loads(
+            subprocess.run(
+                "bridge -j fdb show dev vxlan0", shell=True, capture_output=True, check=True
+            ).stdout
+        )
         [entry] = [e for e in fdb if e["mac"] == mac]
-        assert (entry["dst"], entry["state"], entry["flags"]) == ("192.0.2.12", "permanent", ["self"])
+        assert (entry["dst"], entry["state"], entry["flags"]) == (
+            "192.0.2.12",
+            "permanent",
+            ["self"],
+        )
 
         sh("bridge fdb add 02:42:0a:00:00:09 dev vxlan0 dst 192.0.2.19 self permanent")
         found = here.all(neighbour.dump_forwarding(), neighbour.decode_neighbour)
-        assert ("02:42:0a:00:00:09", b"\xc0\x00\x02\x13", True) in {(n.mac, n.destination, n.permanent) for n in found}
-        here.do(neighbour.remove_neighbour(vxlan, far, mac), neighbour.remove_forwarding(vxlan, mac, vtep))
+        assert ("02:42:0a:00:00:09", b"\xc0\x00\x02\x13", True) in {
+            (n.mac, n.destination, n.permanent) for n in found
+        }
+        here.do(
+            neighbour.remove_neighbour(vxlan, far, mac),
+            neighbour.remove_forwarding(vxlan, mac, vtep),
+        )
         assert ip("neigh", "show", "dev", "vxlan0") == []
         errors = here.socket.execute([neighbour.remove_forwarding(vxlan, mac, vtep)])
         assert isinstance(errors[0], NetlinkError)
@@ -174,14 +217,32 @@ def test_routes():
         bridge, _ = devices(here)
         here.do(address.add_address(bridge, IPv4Interface("10.0.0.1/24")))
         routes = {
-            Route(destination=IPv4Network("0.0.0.0/0"), device="br0", via=IPv4Address("10.0.0.254")),
-            Route(destination=IPv4Network("10.5.0.0/16"), device="br0", table=5917, source=IPv4Address("10.0.0.1")),
-            Route(destination=IPv4Network("0.0.0.0/0"), device="br0", via=IPv4Address("10.99.0.1"), onlink=True, table=100),
+            Route(
+                destination=IPv4Network("0.0.0.0/0"), device="br0", via=IPv4Address("10.0.0.254")
+            ),
+            Route(
+                destination=IPv4Network("10.5.0.0/16"),
+                device="br0",
+                table=5917,
+                source=IPv4Address("10.0.0.1"),
+            ),
+            Route(
+                destination=IPv4Network("0.0.0.0/0"),
+                device="br0",
+                via=IPv4Address("10.99.0.1"),
+                onlink=True,
+                table=100,
+            ),
         }
         here.do(
-            *(route.add_route(bridge, wanted) for wanted in routes), *(route.add_route(bridge, wanted) for wanted in routes)
+            *(route.add_route(bridge, wanted) for wanted in routes),
+            *(route.add_route(bridge, wanted) for wanted in routes),
         )
-        ours = [r for r in ip("-N", "route", "show", "table", "all") if r["protocol"] == str(route.PROTOCOL_WEFT)]
+        ours = [
+            r
+            for r in ip("-N", "route", "show", "table", "all")
+            if r["protocol"] == str(route.PROTOCOL_WEFT)
+        ]
         shown = {(r["dst"], r.get("gateway"), r.get("prefsrc"), r["table"]) for r in ours}
         assert shown == {
             ("default", "10.0.0.254", None, "254"),
@@ -189,9 +250,21 @@ def test_routes():
             ("default", "10.99.0.1", None, "100"),
         }
         sh("ip route add 10.6.0.0/16 via 10.0.0.9 table 300")
-        found = {r.route("br0") for r in here.all(route.dump_routes(), route.decode_route) if r.device == bridge and r.unicast}
+        found = {
+            r.route("br0")
+            for r in here.all(route.dump_routes(), route.decode_route)
+            if r.device == bridge and r.unicast
+        }
         assert (
-            routes | {Route(destination=IPv4Network("10.6.0.0/16"), device="br0", via=IPv4Address("10.0.0.9"), table=300)}
+            routes
+            | {
+                Route(
+                    destination=IPv4Network("10.6.0.0/16"),
+                    device="br0",
+                    via=IPv4Address("10.0.0.9"),
+                    table=300,
+                )
+            }
             <= found
         )
         here.do(*(route.remove_route(bridge, wanted) for wanted in routes))
@@ -208,9 +281,20 @@ def test_rules():
         }
         here.do(*map(rule.add_rule, rules))
         shown = {entry["priority"]: entry for entry in ip("rule", "show")}
-        assert (shown[900]["fwmark"], shown[900]["fwmask"], shown[900]["table"]) == ("0x20000", "0xffff0000", "5917")
-        assert (shown[1001]["iif"], shown[1001]["ipproto"], shown[1001]["sport"]) == ("lo", "udp", 7001)
-        sh("ip rule add priority 7 to 10.0.0.0/8 table 100 && ip rule add priority 8 fwmark 0x5 table 100")
+        assert (shown[900]["fwmark"], shown[900]["fwmask"], shown[900]["table"]) == (
+            "0x20000",
+            "0xffff0000",
+            "5917",
+        )
+        assert (shown[1001]["iif"], shown[1001]["ipproto"], shown[1001]["sport"]) == (
+            "lo",
+            "udp",
+            7001,
+        )
+        sh(
+            "ip rule add priority 7 to 10.0.0.0/8 table 100 && ip rule add priority 8 fwmark 0x5"
+            " table 100"
+        )
         found = set(filter(None, here.all(rule.dump_rules(), rule.decode_rule)))
         assert found == rules | {Rule(priority=8, table=100, mark=5, mask=0xFFFFFFFF)}
         here.do(*map(rule.remove_rule, rules))
@@ -220,7 +304,10 @@ def test_rules():
 @in_throwaway
 def test_a_batch_names_the_requests_that_failed_and_does_the_others():
     with Here() as here:
-        bridges = [link.add_bridge(Link(name=f"br{i % 600}", kind=Bridge(), mtu=1450)) for i in (1, 2, 1, 3)]
+        bridges = [
+            link.add_bridge(Link(name=f"br{i % 600}", kind=Bridge(), mtu=1450))
+            for i in (1, 2, 1, 3)
+        ]
         errors = here.socket.execute([*bridges, link.remove_link("nothing")])
         assert {at: error.errno for at, error in errors.items()} == {2: 17, 4: 19}
         assert {"br1", "br2", "br3"} <= here.links().keys()
@@ -241,12 +328,17 @@ def test_nftables_by_library_and_by_command(library):
     def check():
         nft = Nft(library)
         names = NetlinkSocket(NETLINK_NETFILTER)
-        body = 'chain a {\n type filter hook input priority 0; policy accept;\n iifname "eth0" counter drop\n}'
+        body = (
+            'chain a {\n type filter hook input priority 0; policy accept;\n iifname "eth0" counter'
+            " drop\n}"
+        )
         nft.replace(Table("ip", "weft", body))
         listing = nft.listing("ip", "weft")
         nft.replace(Table("ip", "weft", body))
         assert nft.listing("ip", "weft") == listing
-        assert [nftables.decode_table(entry) for entry in names.dump(*nftables.dump_tables())] == [("ip", "weft")]
+        assert [nftables.decode_table(entry) for entry in names.dump(*nftables.dump_tables())] == [
+            ("ip", "weft")
+        ]
         with pytest.raises(OperationFailed, match="syntax error"):
             nft.replace(Table("ip", "weft", "chain a { bogus }"))
         assert nft.listing("ip", "weft") == listing
@@ -259,7 +351,9 @@ def test_nftables_by_library_and_by_command(library):
     netns.run_in_throwaway(check)
 
 
-by_the_kernel_and_by_hand = pytest.mark.parametrize("delete", [conntrack.delete_stuck, conntrack.find_and_delete])
+by_the_kernel_and_by_hand = pytest.mark.parametrize(
+    "delete", [conntrack.delete_stuck, conntrack.find_and_delete]
+)
 
 
 @by_the_kernel_and_by_hand
@@ -267,8 +361,8 @@ by_the_kernel_and_by_hand = pytest.mark.parametrize("delete", [conntrack.delete_
 def test_udp_flows_to_a_backend_are_forgotten(delete):
     with Here():
         table = (
-            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n }\n"
-            "chain c { type filter hook input priority 0; ct state new accept\n }"
+            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n"
+            " }\nchain c { type filter hook input priority 0; ct state new accept\n }"
         )
         Nft().replace(Table("ip", "t", table))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -276,7 +370,9 @@ def test_udp_flows_to_a_backend_are_forgotten(delete):
             client.sendto(b"x", ("127.0.0.3", 9999))
         for _ in range(2):
             delete(Answered(IPv4Address("127.0.0.2")), Answered(IPv4Address("127.0.0.4")))
-        left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
+        left = subprocess.run(
+            "conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True
+        ).stdout
         assert "127.0.0.3" in left
         assert "127.0.0.9" not in left
 
@@ -287,18 +383,28 @@ def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(delete):
     """Many ports at once are looked for by hand."""
     with Here():
         table = (
-            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 udp dport 9999 dnat to 127.0.0.2\n"
-            "ip daddr 127.0.0.9 udp dport 9997 dnat to 127.0.0.2:9996\n }\n"
-            "chain c { type filter hook input priority 0; ct state new accept\n }"
+            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 udp dport 9999 dnat"
+            " to 127.0.0.2\nip daddr 127.0.0.9 udp dport 9997 dnat to 127.0.0.2:9996\n }\nchain c {"
+            " type filter hook input priority 0; ct state new accept\n }"
         )
         Nft().replace(Table("ip", "t", table))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            for asked in (("127.0.0.9", 9999), ("127.0.0.3", 9999), ("127.0.0.4", 9998), ("127.0.0.9", 9997)):
+            for asked in (
+                ("127.0.0.9", 9999),
+                ("127.0.0.3", 9999),
+                ("127.0.0.4", 9998),
+                ("127.0.0.9", 9997),
+            ):
                 client.sendto(b"x", asked)
         for ports in ((9999, 9996), range(9999, 9999 + 2 * conntrack.MANY)):
             delete(*(Asked("udp", port) for port in ports), Asked("tcp", 9998), Asked("sctp", 9998))
-            left = subprocess.run("conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True).stdout
-            kept = {line.split("dst=")[1].split()[0] + line.split("dport=")[1].split()[0] for line in left.splitlines()}
+            left = subprocess.run(
+                "conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True
+            ).stdout
+            kept = {
+                line.split("dst=")[1].split()[0] + line.split("dport=")[1].split()[0]
+                for line in left.splitlines()
+            }
             assert kept == {"127.0.0.99999", "127.0.0.49998", "127.0.0.99997"}
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 client.sendto(b"x", ("127.0.0.3", 9999))
@@ -311,10 +417,18 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
     with Here():
         nft = Nft()
         dead, alive = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
-        mute = f"chain m {{ type filter hook input priority 1; ip daddr {dead} tcp dport 9998 drop\n }}\n"
-        choice = "chain n {{ type nat hook output priority -100; ip daddr 127.0.0.9 dnat to {}\n }}\n"
+        mute = (
+            f"chain m {{ type filter hook input priority 1; ip daddr {dead} tcp dport 9998 drop\n"
+            " }\n"
+        )
+        choice = (
+            "chain n {{ type nat hook output priority -100; ip daddr 127.0.0.9 dnat to {}\n }}\n"
+        )
         nft.replace(Table("ip", "t", mute + choice.format(dead)))
-        with socket.create_server((str(dead), 9999)) as leadership_status, socket.create_server((str(alive), 9998)) as other:
+        with (
+            socket.create_server((str(dead), 9999)) as leadership_status,
+            socket.create_server((str(alive), 9998)) as other,
+        ):
             kept = socket.create_connection(("127.0.0.9", 9999))
             asking = socket.socket()
             asking.setblocking(False)
@@ -333,9 +447,18 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
 @in_throwaway
 def test_host_facts():
     with Here():
-        sh("ip link add ens160 mtu 1400 type veth peer name far && ip addr add 192.0.2.7/24 dev ens160")
-        sh("ip link set ens160 up && ip link set far up && ip route add 198.51.100.0/24 via 192.0.2.1")
-        sh("ip link add docker_gwbridge type bridge && ip addr add 172.18.0.1/16 dev docker_gwbridge")
+        sh(
+            "ip link add ens160 mtu 1400 type veth peer name far && ip addr add 192.0.2.7/24 dev"
+            " ens160"
+        )
+        sh(
+            "ip link set ens160 up && ip link set far up && ip route add 198.51.100.0/24 via"
+            " 192.0.2.1"
+        )
+        sh(
+            "ip link add docker_gwbridge type bridge && ip addr add 172.18.0.1/16 dev"
+            " docker_gwbridge"
+        )
         sh("ip link set docker_gwbridge up && ip route add default via 192.0.2.1")
         assert host.default_advertise_address() == IPv4Address("192.0.2.7")
         found = host.interface_with(IPv4Address("192.0.2.7"))
@@ -358,10 +481,19 @@ def test_a_resolvers_sockets_are_in_the_namespace(tmp_path):
         datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
         with datagrams, stream:
             shown = netns.run_in(
-                path, lambda: subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True).stdout
+                path,
+                lambda: (
+                    subprocess.run(
+                        ["ss", "-Hlntu"], capture_output=True, text=True, check=True
+                    ).stdout
+                ),
             )
-            assert sorted(line.split()[0] for line in shown.splitlines() if "127.0.0.11:61053" in line) == ["tcp", "udp"]
-            with pytest.raises(OperationFailed, match="cannot listen on 127.0.0.11:61053 .*Address already in use"):
+            assert sorted(
+                line.split()[0] for line in shown.splitlines() if "127.0.0.11:61053" in line
+            ) == ["tcp", "udp"]
+            with pytest.raises(
+                OperationFailed, match="cannot listen on 127.0.0.11:61053 .*Address already in use"
+            ):
                 netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
         with pytest.raises(OperationFailed, match="cannot enter network namespace"):
             netns.open_udp_tcp(tmp_path / "nothing", IPv4Address("127.0.0.11"), 61053)
@@ -377,9 +509,14 @@ def test_a_thread_from_a_namespace_never_comes_back(tmp_path):
         async def main():
             own = os.stat("/proc/thread-self/ns/net").st_ino
             with path.open() as file:
-                inside = await netns.on_thread(netns.inside(file.fileno(), lambda: os.stat("/proc/thread-self/ns/net").st_ino))
+                inside = await netns.on_thread(
+                    netns.inside(file.fileno(), lambda: os.stat("/proc/thread-self/ns/net").st_ino)
+                )
             after = await asyncio.gather(
-                *(asyncio.to_thread(lambda: os.stat("/proc/thread-self/ns/net").st_ino) for _ in range(4))
+                *(
+                    asyncio.to_thread(lambda: os.stat("/proc/thread-self/ns/net").st_ino)
+                    for _ in range(4)
+                )
             )
             return own, inside, set(after)
 

@@ -1,6 +1,8 @@
-"""What the plan writes is nftables text that nft itself accepts: checked by the real program, nothing is applied.
+"""What the plan writes is nftables text that nft itself accepts: checked by the real program,
+nothing is applied.
 
-`nft -c` asks the kernel about devices and features, so it runs in a namespace of its own with the devices that chains name.
+`nft -c` asks the kernel about devices and features, so it runs in a namespace of its own with the
+devices that chains name.
 """
 
 import os
@@ -26,7 +28,10 @@ def namespace():
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         for one, other in (("eth0", "eth1"), ("eth2", "eth3")):
-            subprocess.run(["ip", "-n", name, "link", "add", one, "type", "veth", "peer", "name", other], check=True)
+            subprocess.run(
+                ["ip", "-n", name, "link", "add", one, "type", "veth", "peer", "name", other],
+                check=True,
+            )
         yield name
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
@@ -60,4 +65,10 @@ def test_every_table_of_a_plan(namespace, swarm, engine):
 def test_nft_would_say_so(namespace):
     table = ReplaceTable("host", Table("ip", "weft", "chain x {\n nonsense\n}"))
     assert "syntax error" in check(namespace, script_of(table))
-    assert check(namespace, script_of(msgspec.structs.replace(table, table=Table("ip", "weft", "chain x { }")))) == ""
+    assert (
+        check(
+            namespace,
+            script_of(msgspec.structs.replace(table, table=Table("ip", "weft", "chain x { }"))),
+        )
+        == ""
+    )

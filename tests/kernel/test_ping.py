@@ -1,4 +1,5 @@
-"""ICMP echo against this machine's own kernel, on loopback; what an answer is, against scapy's packets."""
+"""ICMP echo against this machine's own kernel, on loopback; what an answer is, against scapy's
+packets."""
 
 import asyncio
 import os
@@ -36,7 +37,9 @@ def test_many_are_asked_by_a_socket_that_hears_only_the_answers_to_itself() -> N
             assert heard == asked
             assert deaf.answered() == set()
             assert echo.answered() == set()
-            assert echo.ask(IPv4Address("240.0.0.1")), "a host that cannot be reached was asked nevertheless"
+            assert echo.ask(IPv4Address("240.0.0.1")), (
+                "a host that cannot be reached was asked nevertheless"
+            )
 
     asyncio.run(asyncio.wait_for(main(), 10))
 

@@ -1,4 +1,5 @@
-"""A manager's state is put back as it was: who has heard of a later one has to be told that it counts again."""
+"""A manager's state is put back as it was: who has heard of a later one has to be told that it
+counts again."""
 
 import asyncio
 import os
@@ -40,7 +41,9 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
 
             await manager.up.go_on_alone()
             await until(lambda: worker.up.agent.uplink.connected)
-            assert "kept" in {network.spec.name for network in manager.manager.state.networks.values()}
+            assert "kept" in {
+                network.spec.name for network in manager.manager.state.networks.values()
+            }
         finally:
             await worker.stop()
             await manager.stop()

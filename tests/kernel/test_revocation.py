@@ -1,4 +1,5 @@
-"""Who was a manager and has kept its key: refused by the members of etcd beside the others, real ones on loopback."""
+"""Who was a manager and has kept its key: refused by the members of etcd beside the others, real
+ones on loopback."""
 
 import asyncio
 import http.client
@@ -37,7 +38,9 @@ class Thief:
     """With a copy of a node's credentials, outside the swarm."""
 
     def __init__(self, victim: Host, copy: Path) -> None:
-        shutil.copytree(victim.environment.data, copy, ignore=shutil.ignore_patterns("etcd", "agent"))
+        shutil.copytree(
+            victim.environment.data, copy, ignore=shutil.ignore_patterns("etcd", "agent")
+        )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.check_hostname = False
         self._context.load_verify_locations(copy / "root.crt")
@@ -46,7 +49,9 @@ class Thief:
         self.held: dict[Host, http.client.HTTPSConnection] = {}
 
     def _connection(self, host: Host) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(str(host.address), PEER_PORT, timeout=5, context=self._context)
+        return http.client.HTTPSConnection(
+            str(host.address), PEER_PORT, timeout=5, context=self._context
+        )
 
     async def _ask(self, connection: http.client.HTTPSConnection, *request: object) -> int:
         """The status; 0 where nobody answers."""
@@ -144,7 +149,9 @@ async def demote(asked: Host, host: Host) -> None:
 Steal = Callable[[Host], Thief]
 
 
-def play(directory: Path, scene: Callable[[Host, Host, Host, Steal], Awaitable[None]], managers: int = 3) -> None:
+def play(
+    directory: Path, scene: Callable[[Host, Host, Host, Steal], Awaitable[None]], managers: int = 3
+) -> None:
     """The first three of so many managers."""
 
     async def main() -> None:
@@ -162,7 +169,9 @@ def play(directory: Path, scene: Callable[[Host, Host, Host, Steal], Awaitable[N
                 await host.join(first.listen, first.manager.cluster.join_tokens.manager)
                 await until(lambda host=host: host.manager)
             for host in hosts:
-                await until(lambda host=host: len(host.manager.leadership_status.present) == managers)
+                await until(
+                    lambda host=host: len(host.manager.leadership_status.present) == managers
+                )
                 await until(lambda host=host: host.up.agent.uplink.connected)
             await scene(hosts[0], hosts[1], hosts[2], steal)
         finally:
@@ -221,7 +230,9 @@ async def gone(kv: object, host: Host) -> bool:
     return all(url not in member.peer_urls for member in members)
 
 
-def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(tmp_path: Path) -> None:
+def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(
+    tmp_path: Path,
+) -> None:
     """Its member of etcd went on without it, and etcd does not know of such things by itself."""
 
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
@@ -238,7 +249,9 @@ def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(tm
     play(tmp_path, scene, managers=4)  # or the one that is down would be needed for a majority
 
 
-def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(tmp_path: Path) -> None:
+def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(
+    tmp_path: Path,
+) -> None:
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
         stolen, node = third.up._credential_source.credentials, third.up.member.node
         publish = PublishLogs(subscription="s", manager=first.listen, wanted=LogsWanted())
@@ -250,7 +263,11 @@ def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(tmp
         )
         async with server:
             for host in (first, second):
-                member, adapters, relay = host.up.member, host.up.agent.adapters, host.manager._logs._relay
+                member, adapters, relay = (
+                    host.up.member,
+                    host.up.agent.adapters,
+                    host.manager._logs._relay,
+                )
                 host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))
                 for ask in (
                     adapters.connect(),
@@ -279,7 +296,9 @@ def test_a_manager_that_leaves_takes_its_key_out_of_use(tmp_path: Path) -> None:
         for host in (first, second):
             await until(lambda host=host: thief_is_out(thief, host))
         assert await thief.knock_again(first) == 0
-        assert first.manager.state.nodes[node].spec.role == "manager", "that is for a user to change"
+        assert first.manager.state.nodes[node].spec.role == "manager", (
+            "that is for a user to change"
+        )
 
     play(tmp_path, scene)
 
@@ -310,7 +329,9 @@ def test_one_that_is_a_manager_again_is_let_in_and_its_former_key_is_not(tmp_pat
 
 def test_where_the_kernel_cannot_end_connections_etcd_is_started_again(tmp_path: Path) -> None:
     def cannot(address: IPv4Address, port: int) -> int:
-        raise OperationFailed(f"cannot end connections to {address}:{port}: Operation not supported")
+        raise OperationFailed(
+            f"cannot end connections to {address}:{port}: Operation not supported"
+        )
 
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
         thief, etcd = steal(third), part(first)

@@ -34,7 +34,13 @@ async def two_managers(directory: Path) -> tuple[Host, Host]:
     first, second = Host(directory, 31, None), Host(directory, 32, None)
     await first.init()
     await second.join(first.listen, first.manager.cluster.join_tokens.manager)
-    await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
+    await until(
+        lambda: (
+            len(first.manager.leadership_status.present)
+            == len(second.manager.leadership_status.present)
+            == 2
+        )
+    )
     return first, second
 
 
@@ -58,7 +64,11 @@ async def member_id(host: Host) -> int:
 
 async def raise_alarm(client: GatewayClient) -> None:
     """As the member does when its quota is reached."""
-    asked = {"action": "ACTIVATE", "memberID": str((await client.status()).member), "alarm": "NOSPACE"}
+    asked = {
+        "action": "ACTIVATE",
+        "memberID": str((await client.status()).member),
+        "alarm": "NOSPACE",
+    }
     await client._call("maintenance/alarm", asked, dict)
 
 
@@ -72,7 +82,9 @@ def test_managers_make_room_in_their_store_by_themselves(tmp_path: Path) -> None
             with pytest.raises(OperationFailed, match="NOSPACE"):
                 await second.manager.create_network(NetworkSpec(name="refused"))
             await until(lambda: first.manager.create_network(NetworkSpec(name="n")))
-            assert "refused" not in {network.spec.name for network in first.manager.state.networks.values()}
+            assert "refused" not in {
+                network.spec.name for network in first.manager.state.networks.values()
+            }
         finally:
             for client in clients:
                 await client.close()
@@ -95,7 +107,9 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
                 await etcd.stop()
             await first.resume()
             await until(lambda: first.manager)
-            assert {network.spec.name for network in first.manager.state.networks.values()} == before
+            assert {
+                network.spec.name for network in first.manager.state.networks.values()
+            } == before
             assert first.manager.leadership_status.leader is None
             assert not first.manager.is_serving
             await first.manager.catch_up()  # with nobody to ask
@@ -119,7 +133,9 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
 
 def networks(host: Host) -> dict[str, int]:
     """Name to version."""
-    return {network.spec.name: network.meta.version for network in host.manager.state.networks.values()}
+    return {
+        network.spec.name: network.meta.version for network in host.manager.state.networks.values()
+    }
 
 
 def has_on_disk(etcd: EtcdMember, network: str) -> bool:
@@ -128,13 +144,18 @@ def has_on_disk(etcd: EtcdMember, network: str) -> bool:
 
 
 def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_path: Path) -> None:
-    """All of etcd is killed: what a member has applied it need not know to be committed when it is started again."""
+    """All of etcd is killed: what a member has applied it need not know to be committed when it is
+    started again."""
 
     async def main() -> None:
         first, second = await two_managers(tmp_path)
         try:
             for number in range(20):
-                await until(lambda number=number: first.manager.create_network(NetworkSpec(name=f"n{number}")))
+                await until(
+                    lambda number=number: first.manager.create_network(
+                        NetworkSpec(name=f"n{number}")
+                    )
+                )
             before = networks(first)
             etcds = [part(host) for host in (first, second)]
             await first.stop()
@@ -149,7 +170,9 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             await first.resume()
             await until(lambda: first.manager)
             await first.up.go_on_alone()
-            assert first.up.member.epoch == first.manager.cluster.epoch == 1, "or its agent might go to a manager of the former"
+            assert first.up.member.epoch == first.manager.cluster.epoch == 1, (
+                "or its agent might go to a manager of the former"
+            )
             await until(first.leads)
             assert networks(first) == before
             await first.manager.create_network(NetworkSpec(name="alone"))
@@ -158,8 +181,16 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             await until(lambda: not second.up.is_manager and second.up.member.store == "none")
             await until(lambda: not part(second).has_data)
             node = first.manager.state.nodes[second.up.member.node]
-            await first.manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, role="manager"))
-            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
+            await first.manager.update_node(
+                node.id, node.meta.version, msgspec.structs.replace(node.spec, role="manager")
+            )
+            await until(
+                lambda: (
+                    len(first.manager.leadership_status.present)
+                    == len(second.manager.leadership_status.present)
+                    == 2
+                )
+            )
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             assert networks(second).keys() == before.keys() | {"alone", "together"}
             await until(lambda: networks(first) == networks(second))
@@ -169,8 +200,11 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
     asyncio.run(main())
 
 
-def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_new_part(tmp_path: Path) -> None:
-    """Its certificate has been a manager's all the time, and its part of the store is one that nobody wants any more."""
+def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_new_part(
+    tmp_path: Path,
+) -> None:
+    """Its certificate has been a manager's all the time, and its part of the store is one that
+    nobody wants any more."""
 
     async def main() -> None:
         first, second = await two_managers(tmp_path)
@@ -178,7 +212,9 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
 
         async def change_role(role: Role) -> None:
             node = first.manager.state.nodes[own]
-            await first.manager.update_node(own, node.meta.version, msgspec.structs.replace(node.spec, role=role))
+            await first.manager.update_node(
+                own, node.meta.version, msgspec.structs.replace(node.spec, role=role)
+            )
 
         try:
             before = await member_id(second)
@@ -187,7 +223,13 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
             await until(lambda: first.manager.state.nodes[own].role == "worker")
             await until(lambda: change_role("manager"))
             await second.resume()
-            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
+            await until(
+                lambda: (
+                    len(first.manager.leadership_status.present)
+                    == len(second.manager.leadership_status.present)
+                    == 2
+                )
+            )
             assert await member_id(second) != before
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
@@ -197,8 +239,11 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
     asyncio.run(main())
 
 
-def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_another_one(tmp_path: Path) -> None:
-    """By hand, or by managers that have not seen it for long: with the old part it would know nothing new ever again."""
+def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_another_one(
+    tmp_path: Path,
+) -> None:
+    """By hand, or by managers that have not seen it for long: with the old part it would know
+    nothing new ever again."""
 
     async def main() -> None:
         first, second = await two_managers(tmp_path)
@@ -209,7 +254,13 @@ def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_anot
             await until(lambda: client.remove_member(before))
             await until(lambda: second.up._parts.running not in (running, None))
             assert await member_id(second) != before
-            await until(lambda: len(first.manager.leadership_status.present) == len(second.manager.leadership_status.present) == 2)
+            await until(
+                lambda: (
+                    len(first.manager.leadership_status.present)
+                    == len(second.manager.leadership_status.present)
+                    == 2
+                )
+            )
             await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
         finally:
@@ -243,7 +294,9 @@ class Gate(FakeNode):
         return self._host.manager
 
 
-def test_what_was_committed_through_one_manager_is_there_at_once_through_another(tmp_path: Path) -> None:
+def test_what_was_committed_through_one_manager_is_there_at_once_through_another(
+    tmp_path: Path,
+) -> None:
     """Asked of the API, in all ways in which an object can be named."""
 
     async def main() -> None:
@@ -258,14 +311,18 @@ def test_what_was_committed_through_one_manager_is_there_at_once_through_another
                 for turn in range(5):
                     network = await first.manager.create_network(NetworkSpec(name=f"net{turn}"))
                     assert await status(http, "GET", f"/networks/net{turn}") == 200
-                    service = await first.manager.create_service(service_spec(f"web{turn}", network.id))
+                    service = await first.manager.create_service(
+                        service_spec(f"web{turn}", network.id)
+                    )
                     assert f"web{turn}" in await names(http, "/services")
                     for reference in (f"web{turn}", service, service[:10]):
                         assert await status(http, "GET", f"/v1.41/services/{reference}") == 200
                     version = first.manager.state.nodes[first.up.member.node].meta.version
                     spec = NodeSpec("manager", labels={"turn": str(turn)})
                     await first.manager.update_node(first.up.member.node, version, spec)
-                    assert (await body(http, f"/nodes/{first.up.member.node}"))["Spec"]["Labels"] == {"turn": str(turn)}
+                    assert (await body(http, f"/nodes/{first.up.member.node}"))["Spec"][
+                        "Labels"
+                    ] == {"turn": str(turn)}
                     assert await status(http, "DELETE", f"/services/web{turn}") == 200
                     await first.manager.catch_up()
                     assert service not in first.manager.state.services
@@ -281,7 +338,9 @@ def test_what_was_committed_through_one_manager_is_there_at_once_through_another
 
 
 def service_spec(name: str, network: NetworkId) -> ServiceSpec:
-    task = TaskSpec(container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(network),))
+    task = TaskSpec(
+        container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(network),)
+    )
     return ServiceSpec(name=name, replicas=1, task=task)
 
 

@@ -1,5 +1,5 @@
-"""nftables' tables in the kernel: written whole, changed by elements, looked after when others touch
-them, and no packet lost meanwhile.
+"""nftables' tables in the kernel: written whole, changed by elements, looked after when others
+touch them, and no packet lost meanwhile.
 
 Everything happens in namespaces that end with the test."""
 
@@ -364,9 +364,10 @@ def test_what_others_have_is_no_reason_to_write(tmp_path):
         sh("nft add table ip another")
         await kernel.apply([ChangeTable(HOST, FIRST, Comparison().changes(SECOND, FIRST))])
         assert (await kernel.read(desired(FIRST)))[HOST] == desired(FIRST)[HOST]
-        assert (handles(), listed_rules()) == (before, rules), (
-            "the very rules: it was not even written again"
-        )
+        assert (handles(), listed_rules()) == (
+            before,
+            rules,
+        ), "the very rules: it was not even written again"
 
     with_kernel(tmp_path, body)
 

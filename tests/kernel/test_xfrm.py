@@ -1,5 +1,5 @@
-"""XFRM policies on this machine's kernel, with iproute2 as the witness, and the question whether it has ESP. States need ESP: they
-are tested in a guest that has it (tests/vm)."""
+"""XFRM policies on this machine's kernel, with iproute2 as the witness, and the question whether it
+has ESP. States need ESP: they are tested in a guest that has it (tests/vm)."""
 
 import asyncio
 import os
@@ -27,25 +27,43 @@ PROTECTION = Protection(
     inbound=(Association(spi=0x1235, source=B, destination=A, key=bytes(20), tag=1),),
 )
 FOREIGN = (
-    "ip xfrm policy add dir out src 10.0.0.1/32 dst 10.0.0.9/32 proto udp dport 4790 tmpl proto esp reqid 5 mode transport"
+    "ip xfrm policy add dir out src 10.0.0.1/32 dst 10.0.0.9/32 proto udp dport 4790 tmpl proto esp"
+    " reqid 5 mode transport"
 )
 
 
 def shown() -> str:
-    return subprocess.run(["ip", "xfrm", "policy"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["ip", "xfrm", "policy"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_policies_that_we_set_iproute2_reads_and_so_do_we() -> None:
-    policy = Policy(xfrm.OUT, IPv4Network(A), IPv4Network(B), 4790, 30, 0xD0C4E4, Template(0xD0C4E4, 0x1234, A, B))
+    policy = Policy(
+        xfrm.OUT,
+        IPv4Network(A),
+        IPv4Network(B),
+        4790,
+        30,
+        0xD0C4E4,
+        Template(0xD0C4E4, 0x1234, A, B),
+    )
 
     def here() -> None:
         channel = NetlinkSocket(NETLINK_XFRM)
         try:
-            assert channel.execute([xfrm.set_policy(policy), xfrm.set_policy(policy._replace(priority=31))]) == {}
+            assert (
+                channel.execute(
+                    [xfrm.set_policy(policy), xfrm.set_policy(policy._replace(priority=31))]
+                )
+                == {}
+            )
             assert "src 10.0.0.1/32 dst 10.0.0.2/32 proto udp dport 4790" in shown()
             assert "priority 31" in shown()
             assert "mark 0xd0c4e4/0xffffffff" in shown()
-            assert [xfrm.decode_policy(body) for body in channel.dump(*xfrm.dump_policies())] == [policy._replace(priority=31)]
+            assert [xfrm.decode_policy(body) for body in channel.dump(*xfrm.dump_policies())] == [
+                policy._replace(priority=31)
+            ]
             assert channel.execute([xfrm.remove_policy(policy)]) == {}
             assert shown() == ""
         finally:

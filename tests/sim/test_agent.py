@@ -1,4 +1,5 @@
-"""An agent with a kernel, a runtime and a manager in memory, on virtual time: lives of tasks, failures, and death at any instant."""
+"""An agent with a kernel, a runtime and a manager in memory, on virtual time: lives of tasks,
+failures, and death at any instant."""
 
 import asyncio
 import hashlib
@@ -35,7 +36,14 @@ from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable, Se
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import Identity, SessionClosed
 from weft.session.fake import session_pair
-from weft.session.messages import AssignmentUpdate, Heartbeat, Managers, StatusAccepted, StatusUpdate, Welcome
+from weft.session.messages import (
+    AssignmentUpdate,
+    Heartbeat,
+    Managers,
+    StatusAccepted,
+    StatusUpdate,
+    Welcome,
+)
 
 MANAGER = IPv4Address("192.0.2.9")
 """Where it is."""
@@ -110,11 +118,13 @@ class ScriptedManager:
         a = self.swarm.assignment(1)
         views = [view for id, view in a.networks.items() if id not in self.without]
         change = AssignmentChange(
-            revision=next(self.revision), full=True, tasks=tuple(a.tasks.values()),
+            revision=next(self.revision),
+            full=True,
+            tasks=tuple(a.tasks.values()),
             networks=tuple(v.definition for v in views),
             endpoints=tuple(e for v in views for e in v.endpoints.values()),
             services=tuple(s for v in views for s in v.services.values()),
-        )  # fmt: skip
+        )
         return AssignmentUpdate(change)
 
     async def tell(self):
@@ -127,7 +137,9 @@ class ScriptedManager:
 
     async def want_all(self, desired):
         for task in self.swarm.tasks:
-            self.swarm.tasks[task] = msgspec.structs.replace(self.swarm.tasks[task], desired=desired)
+            self.swarm.tasks[task] = msgspec.structs.replace(
+                self.swarm.tasks[task], desired=desired
+            )
         await self.tell()
 
     async def drop(self):
@@ -170,16 +182,22 @@ class Rig:
     def start(self):
         origin = Origin(clock=virtual_time.clock, entropy=self.entropy)
         network = NetworkAdapters(
-            kernel=self.kernel, names=NameAdapters(open_resolver=self.open_resolver),
+            kernel=self.kernel,
+            names=NameAdapters(open_resolver=self.open_resolver),
             flush_flows=lambda space, flows: self.flush_flows(space, flows),
-        )  # fmt: skip
+        )
         engine = Engine(
-            "engine1", EngineAdapters(runtime=self.runtime, images=self.images, network=network, origin=origin)
-        )  # fmt: skip
+            "engine1",
+            EngineAdapters(
+                runtime=self.runtime, images=self.images, network=network, origin=origin
+            ),
+        )
         adapters = Adapters(
-            managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo), origin=origin,
-            description=lambda: NodeDescription(hostname="node1"), routes=lambda: self.routes,
-        )  # fmt: skip
+            managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo),
+            origin=origin,
+            description=lambda: NodeDescription(hostname="node1"),
+            routes=lambda: self.routes,
+        )
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
 
@@ -201,12 +219,18 @@ class Rig:
     # --- what a test asks
 
     def states(self):
-        return {task: self.manager.statuses[task].state for task in self.tasks if task in self.manager.statuses}
+        return {
+            task: self.manager.statuses[task].state
+            for task in self.tasks
+            if task in self.manager.statuses
+        }
 
     async def until(self, condition, seconds=30.0):
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
-            assert asyncio.get_running_loop().time() < deadline, f"states {self.states()} history {self.runtime.history}"
+            assert asyncio.get_running_loop().time() < deadline, (
+                f"states {self.states()} history {self.runtime.history}"
+            )
             assert not self.run.done(), self.run
             await asyncio.sleep(0.01)
 
@@ -217,24 +241,45 @@ class Rig:
         return Counter(id for event, id in self.runtime.history if event == what)
 
     async def namespaces(self):
-        return set((await self.kernel.read(self.agent.networking.loop._plan(self.agent.assignment, self.agent.facts, []))).namespaces)
+        return set(
+            (
+                await self.kernel.read(
+                    self.agent.networking.loop._plan(self.agent.assignment, self.agent.facts, [])
+                )
+            ).namespaces
+        )
 
     async def check_running(self):
-        """One container per task, made once, started once, each with a sandbox of its own that is in the kernel."""
+        """One container per task, made once, started once, each with a sandbox of its own that is
+        in the kernel."""
         running = self.runtime.running()
-        assert sorted(c.config.labels["com.docker.swarm.task.id"] for c in running) == sorted(self.tasks)
+        assert sorted(c.config.labels["com.docker.swarm.task.id"] for c in running) == sorted(
+            self.tasks
+        )
         assert set(self.happened("create").values()) == {1}
         assert set(self.happened("start").values()) == {1}
         assert len(self.happened("create")) == len(self.tasks)
         sandboxes = self.agent.connections.sandboxes
-        assert len({s.gateway for s in sandboxes}) == len({s.key for s in sandboxes}) == len(self.tasks)
-        assert {s.key for s in sandboxes} == {c.config.namespace.rpartition("/")[2] for c in running}
+        assert (
+            len({s.gateway for s in sandboxes})
+            == len({s.key for s in sandboxes})
+            == len(self.tasks)
+        )
+        assert {s.key for s in sandboxes} == {
+            c.config.namespace.rpartition("/")[2] for c in running
+        }
         assert {s.key for s in sandboxes} <= await self.namespaces()
 
     async def check_gone(self):
         assert self.runtime.running() == []
         assert self.agent.connections.sandboxes == ()
-        assert await self.namespaces() <= {HOST, "ingress_sbox", f"1-{self.net[:10]}", f"lb_{self.net[:9]}", "1-ingress000"}
+        assert await self.namespaces() <= {
+            HOST,
+            "ingress_sbox",
+            f"1-{self.net[:10]}",
+            f"lb_{self.net[:9]}",
+            "1-ingress000",
+        }
 
 
 @asynccontextmanager
@@ -274,13 +319,20 @@ async def test_a_task_says_what_its_image_asks_for_in_vain(tmp_path):
     async with rig(tmp_path, tasks=0) as r:
         r.images.add("demo", ImageConfig(has_healthcheck=True, volumes=("/data/", "/tmp/x")))
         (task,) = r.swarm.service("db", r.net, on=[1])
-        container = msgspec.structs.replace(r.swarm.tasks[task].spec.container, mounts=(Mount(type="tmpfs", target="/tmp/x"),))
+        container = msgspec.structs.replace(
+            r.swarm.tasks[task].spec.container, mounts=(Mount(type="tmpfs", target="/tmp/x"),)
+        )
         spec = msgspec.structs.replace(r.swarm.tasks[task].spec, container=container)
         r.swarm.tasks[task] = msgspec.structs.replace(r.swarm.tasks[task], spec=spec)
         await r.manager.tell()
-        await r.until(lambda: task in r.manager.statuses and r.manager.statuses[task].state == TaskState.RUNNING)
-        assert r.manager.statuses[task].err == (
-            "the image's HEALTHCHECK is not supported by Weft: the task counts as healthy; "
+        await r.until(
+            lambda: (
+                task in r.manager.statuses and r.manager.statuses[task].state == TaskState.RUNNING
+            )
+        )
+        assert (
+            r.manager.statuses[task].err
+            == "the image's HEALTHCHECK is not supported by Weft: the task counts as healthy; "
             "the image's VOLUME /data/ is not supported by Weft: data there goes with the container"
         )
 
@@ -347,7 +399,8 @@ async def test_a_task_that_the_manager_no_longer_speaks_of_is_stopped_and_remove
 
 
 @pytest.mark.parametrize(
-    ("code", "state", "err"), [(0, TaskState.COMPLETE, ""), (7, TaskState.FAILED, "task: non-zero exit (7)")]
+    ("code", "state", "err"),
+    [(0, TaskState.COMPLETE, ""), (7, TaskState.FAILED, "task: non-zero exit (7)")],
 )
 def test_a_container_that_ends_by_itself(tmp_path, code, state, err):
     async def main():
@@ -414,7 +467,10 @@ async def test_a_node_without_an_address_on_the_ingress_network_says_so(tmp_path
     del made.swarm.endpoints[made.swarm.ingress][f"lb-{made.swarm.nodes[0]}"]
     made.start()
     await made.until_all(TaskState.REJECTED, 60)
-    assert made.manager.statuses[made.tasks[0]].err == "node is missing network attachments, ip addresses may be exhausted"
+    assert (
+        made.manager.statuses[made.tasks[0]].err
+        == "node is missing network attachments, ip addresses may be exhausted"
+    )
     await made.check_gone()
     await made.stop()
 
@@ -476,7 +532,9 @@ async def test_managers_are_tried_again_with_growing_pauses(tmp_path):
 
 
 @simulated
-async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_would_find_the_node_down(tmp_path):
+async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_would_find_the_node_down(
+    tmp_path,
+):
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await asyncio.sleep(100)
@@ -490,7 +548,9 @@ async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_wou
 
 
 @simulated
-async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that_takes_no_goodbye(tmp_path):
+async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that_takes_no_goodbye(
+    tmp_path,
+):
     r, there = Rig(tmp_path), True
     r.open_echo = lambda: FakeEcho(lambda address: there and address == MANAGER)
     r.start()
@@ -508,13 +568,18 @@ async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that
 
 
 @simulated
-async def test_statuses_are_repeated_until_they_are_accepted_and_all_of_them_in_a_new_session(tmp_path):
+async def test_statuses_are_repeated_until_they_are_accepted_and_all_of_them_in_a_new_session(
+    tmp_path,
+):
     async with rig(tmp_path) as r:
         r.manager.accepting = False
         await r.until(lambda: len(r.manager.log) > 0)
         await asyncio.sleep(20)
         assert len(r.manager.log) >= 4 * len(r.tasks)
-        assert set(r.states().values()) <= {TaskState.ACCEPTED, TaskState.PREPARING}, "one update on its way at a time"
+        assert set(r.states().values()) <= {
+            TaskState.ACCEPTED,
+            TaskState.PREPARING,
+        }, "one update on its way at a time"
         r.manager.accepting = True
         await r.until_all(TaskState.RUNNING)
         r.manager.log.clear()
@@ -528,7 +593,9 @@ async def test_a_stranger_of_the_swarm_is_removed_and_other_peoples_containers_a
         await r.until_all(TaskState.RUNNING)
         await r.stop()
         config = r.runtime.running()[0].config
-        lost = msgspec.structs.replace(config, id="a" * 64, labels={**config.labels, "com.docker.swarm.task.id": "unknown"})
+        lost = msgspec.structs.replace(
+            config, id="a" * 64, labels={**config.labels, "com.docker.swarm.task.id": "unknown"}
+        )
         other = msgspec.structs.replace(config, id="b" * 64, labels={})
         await r.runtime.create(lost)
         await r.runtime.create(other)
@@ -557,7 +624,9 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
         async with rig(tmp_path) as r:
             await r.until_all(TaskState.RUNNING)
             await asyncio.sleep(1)
-            desired = r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, r.agent.connections.residents)
+            desired = r.agent.networking.loop._plan(
+                r.agent.assignment, r.agent.facts, r.agent.connections.residents
+            )
             before = await r.kernel.read(desired)
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
@@ -581,7 +650,9 @@ async def test_leaving_removes_what_is_ours(tmp_path):
         await r.agent.close()
         await r.agent.leave()
         assert r.runtime.containers() == []
-        state = await r.kernel.read(r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, []))
+        state = await r.kernel.read(
+            r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, [])
+        )
         assert set(state.namespaces) <= {HOST}
         assert not state[HOST].links
         assert not list(r.data.iterdir())
@@ -648,7 +719,9 @@ async def test_a_kernel_that_refuses_one_tasks_network_does_not_hold_up_the_othe
     made.kernel = Refusing()
     made.kernel.victim = hashlib.sha256(b"2").hexdigest()[:12]
     made.start()
-    await made.until(lambda: set(made.states().values()) == {TaskState.RUNNING, TaskState.REJECTED}, 20)
+    await made.until(
+        lambda: set(made.states().values()) == {TaskState.RUNNING, TaskState.REJECTED}, 20
+    )
     [failed] = [s for s in made.manager.statuses.values() if s.state == TaskState.REJECTED]
     assert failed.err.startswith("cannot run ")
     assert len(made.runtime.running()) == 1
@@ -715,13 +788,18 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
     await asyncio.sleep(1)
     addresses = {frozenset({Answered(a.address.ip)}) for a in gone.attachments}
     assert {flows for _, flows in flushed} == addresses
-    assert {space for space, _ in flushed} == {HOST, f"lb_{made.net[:9]}", *(s.key for s in made.agent.connections.sandboxes)}
+    assert {space for space, _ in flushed} == {
+        HOST,
+        f"lb_{made.net[:9]}",
+        *(s.key for s in made.agent.connections.sandboxes),
+    }
     await made.stop()
 
 
 @simulated
 async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_bridge(tmp_path):
-    """The manager cannot know: the host chose another subnet than the usual one after the network was made."""
+    """The manager cannot know: the host chose another subnet than the usual one after the network
+    was made."""
     made = Rig(tmp_path / "data", tasks=0)
     hidden = made.swarm.network("hidden", "172.18.7.0/24")
     inner = made.swarm.network("inner", "172.18.8.0/24", internal=True)
@@ -758,7 +836,9 @@ async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
 
     class Refusing(FakeKernel):
         async def apply(self, operations):
-            refused = [op for op in operations if isinstance(op, SetSysctl) and op.namespace == HOST]
+            refused = [
+                op for op in operations if isinstance(op, SetSysctl) and op.namespace == HOST
+            ]
             await super().apply([op for op in operations if op not in refused])
             if refused:
                 raise OperationFailed(f"cannot apply {refused[0]}: no")
@@ -790,7 +870,8 @@ async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
 
 @simulated
 async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(tmp_path):
-    """Nobody is to be sent there between the moment in which it is ready and that in which its tasks have failed."""
+    """Nobody is to be sent there between the moment in which it is ready and that in which its
+    tasks have failed."""
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await r.stop()
@@ -798,7 +879,9 @@ async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(tm
         r.kernel = FakeKernel()
         r.start()
         await r.until(lambda: len(r.manager.hellos) == 2)
-        assert {task: status.state for task, status in r.manager.hellos[1].ended} == dict.fromkeys(r.tasks, TaskState.FAILED)
+        assert {task: status.state for task, status in r.manager.hellos[1].ended} == dict.fromkeys(
+            r.tasks, TaskState.FAILED
+        )
         await r.until_all(TaskState.FAILED)
         await r.check_gone()
 
@@ -820,7 +903,12 @@ async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_
         assert {s.key for s in r.agent.connections.sandboxes} <= await r.namespaces()
         r.manager.reachable = True
         await r.until(lambda: len(r.manager.hellos) == 2)
-        await r.until(lambda: sorted(r.states().values()) == [TaskState.RUNNING, TaskState.RUNNING, TaskState.FAILED])
+        await r.until(
+            lambda: (
+                sorted(r.states().values())
+                == [TaskState.RUNNING, TaskState.RUNNING, TaskState.FAILED]
+            )
+        )
         assert {c.id for c in r.runtime.running()} == before - {ended}
 
 
@@ -880,7 +968,10 @@ async def test_one_task_that_cannot_be_accepted_is_reported_and_holds_back_no_ot
         await r.until(lambda: all(task in r.manager.statuses for task in late))
         await r.until(lambda: r.manager.statuses[late[1]].state == TaskState.RUNNING)
         status = r.manager.statuses[late[0]]
-        assert (status.state, status.err) == (TaskState.REJECTED, "cannot accept task: internal error: KeyError('a mistake')")
+        assert (status.state, status.err) == (
+            TaskState.REJECTED,
+            "cannot accept task: internal error: KeyError('a mistake')",
+        )
         assert len(r.manager.hellos) == 1, "the session goes on"
 
 
@@ -898,7 +989,10 @@ async def test_an_assignment_that_cannot_be_applied_is_reported_and_asked_for_ag
         await r.manager.tell()
         await asyncio.sleep(30)
         assert 5 <= len(farewells) <= 10, "with pauses that grow"
-        assert farewells[0].reason == "cannot apply AssignmentUpdate: internal error: KeyError('a mistake')"
+        assert (
+            farewells[0].reason
+            == "cannot apply AssignmentUpdate: internal error: KeyError('a mistake')"
+        )
         r.agent.uplink._apply = apply
         [late] = r.swarm.service("late", r.net, on=[1])
         await r.until(lambda: late in r.manager.statuses)

@@ -1,6 +1,8 @@
-"""What somebody may try at a manager's port, against the real listener on loopback with a real manager behind it.
+"""What somebody may try at a manager's port, against the real listener on loopback with a real
+manager behind it.
 
-Each time an ordinary agent has a session all the while, and afterwards another one joins: whatever was tried, the manager goes on.
+Each time an ordinary agent has a session all the while, and afterwards another one joins: whatever
+was tried, the manager goes on.
 """
 
 import asyncio
@@ -12,7 +14,16 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from tests.support.attacks import asking, credential_source, logs_of, made, new_root, posted, refused_session, run
+from tests.support.attacks import (
+    asking,
+    credential_source,
+    logs_of,
+    made,
+    new_root,
+    posted,
+    refused_session,
+    run,
+)
 from tests.support.certified import HOUR, Swarm, free_port
 from weft.errors import Forbidden, InvalidArgument, Unavailable
 from weft.model import codec
@@ -26,7 +37,8 @@ from weft.session.logs import LogConnector, ManagerRelay
 from weft.session.server import SessionServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and then."""
+"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
+then."""
 
 
 # --- false papers
@@ -43,7 +55,9 @@ def test_forged_and_foreign_tokens() -> None:
         with pytest.raises(Forbidden, match="does not match fingerprint"):
             await join([target.address], asking(foreign), foreign)
         # As it is, without the check that an honest host makes.
-        status, text = await posted(target, "/v1/join", codec.encode(asking(foreign, authority.request(new_key()))("")))
+        status, text = await posted(
+            target, "/v1/join", codec.encode(asking(foreign, authority.request(new_key()))(""))
+        )
         assert (status, "not valid" in text) == (403, True)
         for text in ("", "SWMTKN", own.join_tokens.worker + "0"):
             with pytest.raises(InvalidArgument, match="invalid join token"):
@@ -64,19 +78,23 @@ def test_a_rotated_token_is_worthless() -> None:
 
 
 def test_certificates_that_are_not_good() -> None:
-    """Expired, of another root, of another cluster under the same root, and of a node that is not there."""
+    """Expired, of another root, of another cluster under the same root, and of a node that is not
+    there."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         long_ago = time.time_ns() - 3 * HOUR
         agent = target.members[1].node
         for credentials, why in (
-            # The listener ends the connection in the middle of TLS: what one then sees of that depends on who is faster.
+            # The listener ends the connection in the middle of TLS: what one then sees of that
+            # depends on who is faster.
             (made(target, agent, begin=long_ago), "disconnected|closed|reset|expired"),
             (made(target, agent, root=new_root()), "disconnected|closed|reset|unknown ca"),
             (made(target, agent, cluster="c2"), "refuses this node"),
             (made(target, "nobody"), "not part of the swarm"),
         ):
-            reason = await refused_session(target, credentials, agent if why != "not part of the swarm" else "nobody")
+            reason = await refused_session(
+                target, credentials, agent if why != "not part of the swarm" else "nobody"
+            )
             assert any(part in reason.lower() for part in why.split("|")), reason
 
     run(attack)
@@ -100,12 +118,16 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
             made(target, "m", "worker"),
             made(target, "m", "manager", root=new_root()),
         ):
-            impostor = SessionServer(target.manager, target.manager.cluster.id, credential_source(credentials))
+            impostor = SessionServer(
+                target.manager, target.manager.cluster.id, credential_source(credentials)
+            )
             address = f"127.0.0.1:{free_port()}"
             await impostor.start(address)
             try:
                 with pytest.raises(Unavailable, match="verif"):
-                    await Connector(target.members[1].credential_source, lambda address=address: [address])()
+                    await Connector(
+                        target.members[1].credential_source, lambda address=address: [address]
+                    )()
                 with pytest.raises(Unavailable, match="verif"):
                     token = target.manager.cluster.join_tokens.worker
                     await join([address], asking(token), token)
@@ -116,20 +138,25 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
 
 
 def test_a_removed_node_is_refused_at_once() -> None:
-    """Its certificate is good for months. It is of no use: not for sessions, not for what is the managers', not to renew it."""
+    """Its certificate is good for months. It is of no use: not for sessions, not for what is the
+    managers', not to renew it."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         gone = await target.join("manager")
         await target.until(lambda: gone.uplink.connected)
         node = target.manager.state.nodes[gone.node]
-        requirements = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
+        requirements = MemberRequest(
+            peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377"
+        )
         client = MemberClient(gone.credential_source, lambda: [target.address])
         worker = msgspec.structs.replace(node.spec, role="worker")
         await gone.stop()
         await target.manager.update_node(node.id, node.meta.version, worker)
         await target.manager.remove_node(gone.node, force=True)
         assert gone.role == "manager"
-        assert "not part of the swarm" in await refused_session(target, gone.credential_source.credentials, gone.node)
+        assert "not part of the swarm" in await refused_session(
+            target, gone.credential_source.credentials, gone.node
+        )
         relayed = ManagerRelay(gone.credential_source)(target.address, logs_of(target.members[1]))
         for ask in (client.enlist(requirements), client.admit_vote(), relayed):
             with pytest.raises(Forbidden, match="is not part of the swarm"):
@@ -155,7 +182,9 @@ def test_a_worker_on_what_is_the_managers() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         worker = target.members[1].credential_source
         client = MemberClient(worker, lambda: [target.address])
-        requirements = MemberRequest(peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377")
+        requirements = MemberRequest(
+            peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377"
+        )
         relayed = ManagerRelay(worker)(target.address, logs_of(target.members[1]))
         for ask in (client.enlist(requirements), client.admit_vote(), relayed):
             with pytest.raises(Forbidden, match="is not a manager"):
@@ -176,8 +205,9 @@ def new_key():  # type: ignore[no-untyped-def]
 
 
 def test_a_join_that_is_played_again() -> None:
-    """The request is as secret as the token in it. Who has seen one and plays it again gets a certificate for a key that he does not
-    have, of a node that is there already; no second node appears. It is also what a host does that got no answer."""
+    """The request is as secret as the token in it. Who has seen one and plays it again gets a
+    certificate for a key that he does not have, of a node that is there already; no second node
+    appears. It is also what a host does that got no answer."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         token = target.manager.cluster.join_tokens.worker
@@ -195,15 +225,20 @@ def test_a_join_that_is_played_again() -> None:
         assert replayed.node == admitted.node
         assert set(target.manager.state.nodes) == nodes
         with pytest.raises(ssl.SSLError):
-            tls.node_context(Credentials(replayed.certificate, authority.private_pem(own), credentials.root))
+            tls.node_context(
+                Credentials(replayed.certificate, authority.private_pem(own), credentials.root)
+            )
         raised = msgspec.structs.replace(captured, token=target.manager.cluster.join_tokens.manager)
-        assert (await join([target.address], lambda _: raised, token))[0].role == "worker", "the role is the node's"
+        assert (await join([target.address], lambda _: raised, token))[0].role == "worker", (
+            "the role is the node's"
+        )
 
     run(attack)
 
 
 def test_a_man_in_the_middle_never_sees_the_secret() -> None:
-    """He shows a root of his own. The digest in the token is that of another one: nothing but the question for the root is sent."""
+    """He shows a root of his own. The digest in the token is that of another one: nothing but the
+    question for the root is sent."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         heard: list[bytes] = []
@@ -219,12 +254,23 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
         own = new_root()
         key = new_key()
         certificate = authority.issue(
-            own, authority.request(key), NodeId("m"), "manager", target.manager.cluster.id, time.time_ns(), HOUR, 5
+            own,
+            authority.request(key),
+            NodeId("m"),
+            "manager",
+            target.manager.cluster.id,
+            time.time_ns(),
+            HOUR,
+            5,
         )
         papers = Credentials(certificate, authority.private_pem(key), own.certificate)
         token = target.manager.cluster.join_tokens.worker
-        # He may also pass on the true root; then it is his own certificate that does not follow from it.
-        for shown in (papers, Credentials(papers.certificate, papers.key, target.manager.cluster.root_ca.certificate)):
+        # He may also pass on the true root; then it is his own certificate that does not follow
+        # from it.
+        for shown in (
+            papers,
+            Credentials(papers.certificate, papers.key, target.manager.cluster.root_ca.certificate),
+        ):
             middle = SessionServer(Listening(), target.manager.cluster.id, credential_source(shown))  # type: ignore[arg-type]
             address = f"127.0.0.1:{free_port()}"
             await middle.start(address)
@@ -239,7 +285,8 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
 
 
 def test_a_root_that_is_too_long() -> None:
-    """Whoever answers the first question has proved nothing yet, and is not listened to for long."""
+    """Whoever answers the first question has proved nothing yet, and is not listened to for
+    long."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

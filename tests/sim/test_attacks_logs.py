@@ -1,4 +1,5 @@
-"""What a node may try with logs of services at a manager's real listener: whose lines it publishes, which, and when."""
+"""What a node may try with logs of services at a manager's real listener: whose lines it publishes,
+which, and when."""
 
 import asyncio
 import time
@@ -27,7 +28,8 @@ from weft.session.messages import (
 from weft.session.server import SessionServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and then."""
+"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
+then."""
 
 
 def line(text: str) -> LogLine:
@@ -36,9 +38,15 @@ def line(text: str) -> LogLine:
 
 async def subscribed(target: Swarm) -> tuple[list[TaskLog], "asyncio.Task[None]", list[Member]]:
     """Somebody follows the logs of a service that has a task on each of two nodes."""
-    spec = ServiceSpec(name="web", replicas=len(target.members), task=TaskSpec(container=ContainerSpec(image="demo")))
+    spec = ServiceSpec(
+        name="web",
+        replicas=len(target.members),
+        task=TaskSpec(container=ContainerSpec(image="demo")),
+    )
     id = await target.manager.create_service(spec)
-    await target.until(lambda: all(task.node for task in target.manager.state.tasks_of(id).values()))
+    await target.until(
+        lambda: all(task.node for task in target.manager.state.tasks_of(id).values())
+    )
     read: list[TaskLog] = []
 
     async def follow() -> None:
@@ -59,7 +67,11 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
         read, following, (one, other) = await subscribed(target)
         subscription = one.asked[0].subscription
         stranger = await target.join()
-        for wallet_, name in ((stranger.credential_source, subscription), (one.credential_source, "guessed"), (one.credential_source, subscription[:-1] + "?")):
+        for wallet_, name in (
+            (stranger.credential_source, subscription),
+            (one.credential_source, "guessed"),
+            (one.credential_source, subscription[:-1] + "?"),
+        ):
             with pytest.raises(Forbidden):
                 await LogConnector(wallet_)(target.address, name)
         status, text = await got(target, f"/v1/logs/{subscription}")
@@ -68,7 +80,15 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
         with pytest.raises(Forbidden):
             await LogConnector(one.credential_source)(target.address, subscription)
         own, foreign = task_on(target, one), task_on(target, other)
-        await sink.send(LogLines(((foreign, line("false\n")), (TaskId("nothing"), line("false\n")), (own, line("true\n")))))
+        await sink.send(
+            LogLines(
+                (
+                    (foreign, line("false\n")),
+                    (TaskId("nothing"), line("false\n")),
+                    (own, line("true\n")),
+                )
+            )
+        )
         await target.until(lambda: read)
         assert [(log.node, log.task, log.line.data) for log in read] == [(one.node, own, b"true\n")]
         following.cancel()
@@ -88,19 +108,29 @@ def test_lines_that_are_too_long_or_make_no_sense(loop: str) -> None:
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         read, following, (one, other) = await subscribed(target)
-        context, subscription = tls.node_context(one.credential_source.credentials), one.asked[0].subscription
+        context, subscription = (
+            tls.node_context(one.credential_source.credentials),
+            one.asked[0].subscription,
+        )
         good = await LogConnector(other.credential_source)(target.address, subscription)
         own = task_on(target, one)
         long = codec.encode(LogLines(((own, line("x" * MAX_LOG_LINES)),)))
         for turn, frame in enumerate(
-            (b"nonsense", b"", long, b"x" * (MAX_LOG_LINES + 1), "text", codec.encode(Heartbeat())), 1
+            (b"nonsense", b"", long, b"x" * (MAX_LOG_LINES + 1), "text", codec.encode(Heartbeat())),
+            1,
         ):
             await target.until(lambda turn=turn: len(one.asked) >= turn)
             async with aiohttp.ClientSession() as http:
                 url = f"https://{target.address}/v1/logs/{subscription}"
-                async with http.ws_connect(url, ssl=context, server_hostname=tls.MANAGER_NAME) as socket:
+                async with http.ws_connect(
+                    url, ssl=context, server_hostname=tls.MANAGER_NAME
+                ) as socket:
                     with suppress(ConnectionError):
-                        await (socket.send_str(frame) if isinstance(frame, str) else socket.send_bytes(frame))
+                        await (
+                            socket.send_str(frame)
+                            if isinstance(frame, str)
+                            else socket.send_bytes(frame)
+                        )
                     async with asyncio.timeout(20):
                         while not socket.closed:
                             await socket.receive()
@@ -122,12 +152,16 @@ def test_an_agent_that_does_not_know_how_is_not_asked() -> None:
         old.uplink._publish = None
         await again(old)
         await target.until(lambda: old.uplink.connected)
-        with pytest.raises(InvalidArgument, match=f"node {old.node} cannot publish logs: its daemon is too old"):
+        with pytest.raises(
+            InvalidArgument, match=f"node {old.node} cannot publish logs: its daemon is too old"
+        ):
             await ManagerRelay(target.founder.credential_source)(target.address, logs_of(old))
         with pytest.raises(FailedPrecondition, match="has no session with this manager"):
             nobody = LogRequest(node=NodeId("nobody"), publish=logs_of(old).publish)
             await ManagerRelay(target.founder.credential_source)(target.address, nobody)
-        await ManagerRelay(target.founder.credential_source)(target.address, logs_of(target.founder))
+        await ManagerRelay(target.founder.credential_source)(
+            target.address, logs_of(target.founder)
+        )
         await target.until(lambda: target.founder.asked == [logs_of(old).publish])
         assert old.uplink.connected
 

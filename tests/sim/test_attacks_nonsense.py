@@ -1,5 +1,5 @@
-"""Nonsense at a manager's port, and those who say nothing or do not listen: the manager goes on, and others do not
-notice."""
+"""Nonsense at a manager's port, and those who say nothing or do not listen: the manager goes on,
+and others do not notice."""
 
 import asyncio
 import os
@@ -40,7 +40,8 @@ from weft.system.doorway import DoorLimits
 
 T = TypeVar("T")
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and then."""
+"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
+then."""
 
 
 @asynccontextmanager
@@ -48,7 +49,9 @@ async def raw(target: Swarm) -> AsyncIterator[tuple[asyncio.StreamReader, asynci
     """A connection with TLS and nothing said yet."""
     host, _, port = target.address.rpartition(":")
     context = tls.client_context(target.manager.cluster.root_ca.certificate)
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME)
+    reader, writer = await asyncio.open_connection(
+        host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME
+    )
     try:
         yield reader, writer
     finally:
@@ -62,10 +65,18 @@ def test_bodies_that_are_too_long_or_make_no_sense(loop: str) -> None:
             while True:
                 yield b"x" * 65536
 
-        for body in (b"", b"nonsense", b"\xc1" * 1000, codec.encode({"token": 5}), codec.encode([[[[]]]] * 1000)):
+        for body in (
+            b"",
+            b"nonsense",
+            b"\xc1" * 1000,
+            codec.encode({"token": 5}),
+            codec.encode([[[[]]]] * 1000),
+        ):
             status, text = await posted(target, "/v1/join", body)
             assert (status, "malformed request" in text) == (400, True)
-        good = codec.encode(asking(target.manager.cluster.join_tokens.worker, "no request at all")(""))
+        good = codec.encode(
+            asking(target.manager.cluster.join_tokens.worker, "no request at all")("")
+        )
         status, text = await posted(target, "/v1/join", good)
         assert (status, "malformed request" in text) == (400, True)
         status, _ = await posted(target, "/v1/join", b"x" * 100_000)
@@ -112,20 +123,45 @@ def test_frames_that_are_too_long_or_make_no_sense(loop: str) -> None:
         insider = await target.join()
         await insider.stop()
         context = tls.node_context(insider.credential_source.credentials)
-        hello = codec.encode(Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66"))
-        long = codec.encode(StatusUpdate(1, (("t" * MAX_FROM_AGENT, msgspec.convert({"state": 1}, dict)),)))  # type: ignore[arg-type]
+        hello = codec.encode(
+            Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66")
+        )
+        long = codec.encode(
+            StatusUpdate(1, (("t" * MAX_FROM_AGENT, msgspec.convert({"state": 1}, dict)),))
+        )  # type: ignore[arg-type]
         backwards = codec.encode(Trust("a root of mine"))
         for frames in (
-            [b"nonsense"], [b""], [hello, b"\xc1"], [hello, b"x" * (MAX_FROM_AGENT + 1)], [hello, long], [hello, hello],
-            [codec.encode(Heartbeat())], [hello, backwards], [hello, "text"],
-            [codec.encode(Hello(node=insider.node, description=NodeDescription(), data_path_address="nowhere"))],
-        ):  # fmt: skip
+            [b"nonsense"],
+            [b""],
+            [hello, b"\xc1"],
+            [hello, b"x" * (MAX_FROM_AGENT + 1)],
+            [hello, long],
+            [hello, hello],
+            [codec.encode(Heartbeat())],
+            [hello, backwards],
+            [hello, "text"],
+            [
+                codec.encode(
+                    Hello(
+                        node=insider.node,
+                        description=NodeDescription(),
+                        data_path_address="nowhere",
+                    )
+                )
+            ],
+        ):
             async with aiohttp.ClientSession() as http:
                 url = f"https://{target.address}/v1/session"
-                async with http.ws_connect(url, ssl=context, server_hostname=tls.MANAGER_NAME) as session:
+                async with http.ws_connect(
+                    url, ssl=context, server_hostname=tls.MANAGER_NAME
+                ) as session:
                     for frame in frames:
                         try:
-                            await (session.send_str(frame) if isinstance(frame, str) else session.send_bytes(frame))
+                            await (
+                                session.send_str(frame)
+                                if isinstance(frame, str)
+                                else session.send_bytes(frame)
+                            )
                         except ConnectionError:
                             break
                     async with asyncio.timeout(20):
@@ -175,8 +211,8 @@ async def insisting(ask: Callable[[], Awaitable[T]]) -> T:
 @each_loop
 @pytest.mark.parametrize("secured", [False, True], ids=["tcp", "tls"])
 def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
-    """TCP without TLS, and TLS without a request. Agents join all the same, before any of these is timed out, and the listener keeps
-    no more than it wants to."""
+    """TCP without TLS, and TLS without a request. Agents join all the same, before any of these is
+    timed out, and the listener keeps no more than it wants to."""
     count = 1000
 
     async def attack(target: Swarm, server: SessionServer) -> None:
@@ -226,10 +262,17 @@ def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
 
 
 @each_loop
-def test_a_connection_that_proves_nothing_is_cut(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before TLS, after it, after half a request, and as a session that says nothing though it has a certificate. By the
-    listener's limits alone, long before what a manager has for a handshake, a request or a hello."""
-    for patience in ((listener, "HANDSHAKE_TIMEOUT"), (session_server, "REQUEST_TIMEOUT"), (dispatch, "HELLO_TIMEOUT")):
+def test_a_connection_that_proves_nothing_is_cut(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before TLS, after it, after half a request, and as a session that says nothing though it has
+    a certificate. By the listener's limits alone, long before what a manager has for a handshake, a
+    request or a hello."""
+    for patience in (
+        (listener, "HANDSHAKE_TIMEOUT"),
+        (session_server, "REQUEST_TIMEOUT"),
+        (dispatch, "HELLO_TIMEOUT"),
+    ):
         monkeypatch.setattr(*patience, 3600.0)
 
     async def attack(target: Swarm, server: SessionServer) -> None:
@@ -277,7 +320,9 @@ def test_an_agent_that_does_not_read_is_cut_off(loop: str) -> None:
                     reasons.append(str(error))
                     raise
 
-        talker = SessionServer(Talking(), target.manager.cluster.id, target.founder.credential_source, Limits(send=1))  # type: ignore[arg-type]
+        talker = SessionServer(
+            Talking(), target.manager.cluster.id, target.founder.credential_source, Limits(send=1)
+        )  # type: ignore[arg-type]
         address = f"127.0.0.1:{free_port()}"
         await talker.start(address)
         try:
@@ -302,7 +347,9 @@ def test_one_node_has_one_session() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         insider = await target.join()
         await insider.stop()
-        hello = Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66")
+        hello = Hello(
+            node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66"
+        )
         sessions = []
         for _ in range(20):
             sessions.append(await Connector(insider.credential_source, lambda: [target.address])())

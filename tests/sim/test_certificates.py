@@ -1,4 +1,5 @@
-"""Certificates over months, in virtual time: they are renewed in time, follow a node's role, and change to a new root."""
+"""Certificates over months, in virtual time: they are renewed in time, follow a node's role, and
+change to a new root."""
 
 import asyncio
 import logging
@@ -49,8 +50,15 @@ async def rotate(swarm: Swarm) -> None:
 def settled(swarm: Swarm, root: str) -> bool:
     """Every node has a certificate of this root and trusts it, and the manager knows."""
     cluster = swarm.manager.cluster
-    shown = {(node.certificate.issuer, node.certificate.trusted) for node in swarm.manager.state.nodes.values()}
-    return cluster.rotation is None and cluster.root_ca.certificate == root and shown == {(signer_id(root), fingerprint(root))}
+    shown = {
+        (node.certificate.issuer, node.certificate.trusted)
+        for node in swarm.manager.state.nodes.values()
+    }
+    return (
+        cluster.rotation is None
+        and cluster.root_ca.certificate == root
+        and shown == {(signer_id(root), fingerprint(root))}
+    )
 
 
 def test_certificates_are_renewed_for_as_long_as_there_are_sessions() -> None:
@@ -71,7 +79,9 @@ def test_certificates_are_renewed_for_as_long_as_there_are_sessions() -> None:
                         before[member.node] = member.credential_source.credentials
             assert len(passed) >= 3 * 5
             assert all(EARLIEST - 0.01 <= part <= LATEST + 0.01 for part in passed)
-            assert len({round(part, 2) for part in passed}) > 5, "not all at one moment of their life"
+            assert len({round(part, 2) for part in passed}) > 5, (
+                "not all at one moment of their life"
+            )
             assert ready(cluster)
             for member, old in zip(cluster.members, first, strict=True):
                 assert member.credential_source.credentials.key != old.key
@@ -106,9 +116,13 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
 
             async def issued() -> Credentials | None:
                 return await self_issued(
-                    cluster.store, founder.node, founder.address, founder.credential_source.credentials, virtual_time.clock(),
+                    cluster.store,
+                    founder.node,
+                    founder.address,
+                    founder.credential_source.credentials,
+                    virtual_time.clock(),
                     cluster.entropy,
-                )  # fmt: skip
+                )
 
             assert await issued() is None
             await founder.stop()
@@ -127,12 +141,18 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
             assert new.root == old.root
             verify(new.certificate, old.root, virtual_time.clock())
             before, after = holder(old.certificate), holder(new.certificate)
-            assert (after.node, after.role, after.cluster) == (before.node, before.role, before.cluster)
+            assert (after.node, after.role, after.cluster) == (
+                before.node,
+                before.role,
+                before.cluster,
+            )
             founder.credential_source.replace(new)
             assert await issued() is None
             founder.start()
             await cluster.until(lambda: ready(cluster))
-            await cluster.until(lambda: settled(cluster, cluster.manager.cluster.root_ca.certificate))
+            await cluster.until(
+                lambda: settled(cluster, cluster.manager.cluster.root_ca.certificate)
+            )
 
     virtual_time.run(main())
 
@@ -145,10 +165,21 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
         await host.init()
         member, root = host.up.member, host.manager.cluster.root_ca
         await host.stop()
-        key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
+        key, begun = (
+            authority.make_key(random.Random(1).randbytes),
+            time.time_ns() - 100 * 24 * HOUR,
+        )
         expired = authority.issue(
-            root, authority.request(key), member.node, "manager", member.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
-        )  # fmt: skip
+            root,
+            authority.request(key),
+            member.node,
+            "manager",
+            member.cluster,
+            begun,
+            90 * 24 * HOUR,
+            7,
+            (host.address,),
+        )
         disk = IdentityStore(host.environment.data)
         disk.save_credentials(Credentials(expired, authority.private_pem(key), root.certificate))
         await host.resume()
@@ -163,17 +194,34 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
 
 async def expire(host: Host, manager: Host) -> Credentials:
     """The node's certificate is one of long ago from now on. Gives the one that it had."""
-    own, good, root = host.up.member, host.up._credential_source.credentials, manager.manager.cluster.root_ca
+    own, good, root = (
+        host.up.member,
+        host.up._credential_source.credentials,
+        manager.manager.cluster.root_ca,
+    )
     key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
     old = authority.issue(
-        root, authority.request(key), own.node, own.role, own.cluster, begun, 90 * 24 * HOUR, 7, (host.address,)
-    )  # fmt: skip
-    host.up._credential_source.replace(Credentials(old, authority.private_pem(key), root.certificate))
+        root,
+        authority.request(key),
+        own.node,
+        own.role,
+        own.cluster,
+        begun,
+        90 * 24 * HOUR,
+        7,
+        (host.address,),
+    )
+    host.up._credential_source.replace(
+        Credentials(old, authority.private_pem(key), root.certificate)
+    )
     return good
 
 
 def errors(caplog: pytest.LogCaptureFixture, step: str) -> int:
-    return sum(record.levelname == "ERROR" and record.getMessage().startswith(step) for record in caplog.records)
+    return sum(
+        record.levelname == "ERROR" and record.getMessage().startswith(step)
+        for record in caplog.records
+    )
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -192,7 +240,9 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
         await again.resume()
         await until(lambda: worker.up.membership.state == "error")
         failed = len(caplog.records)
-        await until(lambda: sum("session.failed" in r.getMessage() for r in caplog.records[failed:]) > 2)
+        await until(
+            lambda: sum("session.failed" in r.getMessage() for r in caplog.records[failed:]) > 2
+        )
         assert worker.up.membership.error == EXPIRED
         assert errors(caplog, "certificate.expired") == 1, "not at each attempt"
 
@@ -225,7 +275,9 @@ def test_a_sole_manager_whose_certificate_expires_while_it_runs_issues_itself_an
     asyncio.run(main())
 
 
-def test_a_certificate_has_not_expired_any_more_when_the_clock_was_wrong(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_certificate_has_not_expired_any_more_when_the_clock_was_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ahead = 0
 
     async def main() -> None:
@@ -259,15 +311,18 @@ def test_a_new_root_arrives_everywhere() -> None:
             rotation = cluster.manager.cluster.rotation
             assert rotation is not None
             late = await cluster.join()
-            assert late.credential_source.credentials.root == old.certificate, "the old root is what nodes trust until all can do without"
+            assert late.credential_source.credentials.root == old.certificate, (
+                "the old root is what nodes trust until all can do without"
+            )
             new = rotation.root_ca.certificate
             await cluster.until(lambda: settled(cluster, new))
             for member in cluster.members:
                 assert member.credential_source.credentials.root == new
                 assert member.changes[-1] == member.role
-            assert {cluster.manager.cluster.join_tokens.worker, cluster.manager.cluster.join_tokens.manager}.isdisjoint(
-                (tokens.worker, tokens.manager)
-            )
+            assert {
+                cluster.manager.cluster.join_tokens.worker,
+                cluster.manager.cluster.join_tokens.manager,
+            }.isdisjoint((tokens.worker, tokens.manager))
             await cluster.join()
             await cluster.until(lambda: settled(cluster, new))
 
@@ -293,8 +348,8 @@ def test_a_rotation_waits_for_who_is_away() -> None:
 
 
 def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
-    """It was cut off between the two. Its trust in the old root is still good for what managers show, and then it catches up: before
-    the next rotation can end."""
+    """It was cut off between the two. Its trust in the old root is still good for what managers
+    show, and then it catches up: before the next rotation can end."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=2, expiry=24 * HOUR) as cluster:
@@ -303,17 +358,30 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
             old = late.credential_source.credentials.root
             await rotate(cluster)
             second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-            await cluster.until(lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second))
+            await cluster.until(
+                lambda: (
+                    cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second)
+                )
+            )
             await late.stop()
             await cluster.until(lambda: cluster.manager.cluster.rotation is None)
             assert late.credential_source.credentials.root == old
-            await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
+            await cluster.until(
+                lambda: cluster.founder.credential_source.credentials.root == second
+            )
             await rotate(cluster)
             third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-            await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(third))
+            await cluster.until(
+                lambda: (
+                    issuer_id(cluster.founder.credential_source.credentials.certificate)
+                    == signer_id(third)
+                )
+            )
             await asyncio.sleep(600)
             assert cluster.manager.cluster.rotation is not None
-            verify(cluster.founder.credential_source.credentials.certificate, old, virtual_time.clock())
+            verify(
+                cluster.founder.credential_source.credentials.certificate, old, virtual_time.clock()
+            )
             late.start()
             await cluster.until(lambda: settled(cluster, third))
 
@@ -328,7 +396,12 @@ def test_a_rotation_in_place_of_another() -> None:
             await away.stop()
             await rotate(cluster)
             given_up = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-            await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(given_up))
+            await cluster.until(
+                lambda: (
+                    issuer_id(cluster.founder.credential_source.credentials.certificate)
+                    == signer_id(given_up)
+                )
+            )
             await rotate(cluster)
             new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             assert new != given_up
@@ -350,7 +423,10 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
             await away.stop()
             await rotate(cluster)
             await cluster.until(
-                lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) != signer_id(root.certificate)
+                lambda: (
+                    issuer_id(cluster.founder.credential_source.credentials.certificate)
+                    != signer_id(root.certificate)
+                )
             )
             now = cluster.manager.cluster
             await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, root)
@@ -361,7 +437,8 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
 
 
 def test_a_certificate_follows_the_role() -> None:
-    """A manager's names its address; that of a node which is to be none is not asked for by the node, but by the manager."""
+    """A manager's names its address; that of a node which is to be none is not asked for by the
+    node, but by the manager."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
@@ -370,7 +447,9 @@ def test_a_certificate_follows_the_role() -> None:
 
             async def become(role: Role) -> None:
                 node = cluster.manager.state.nodes[worker.node]
-                await cluster.manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, role=role))
+                await cluster.manager.update_node(
+                    node.id, node.meta.version, msgspec.structs.replace(node.spec, role=role)
+                )
                 await cluster.until(lambda: worker.role == role)
                 await cluster.until(lambda: ready(cluster))
 
@@ -385,13 +464,17 @@ def test_a_certificate_follows_the_role() -> None:
 
 
 def names(member: Member) -> set[str]:
-    found = load(member.credential_source.credentials.certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = (
+        load(member.credential_source.credentials.certificate)
+        .extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        .value
+    )
     return {str(name.value) for name in found}
 
 
 def test_what_was_not_heard_is_said_again() -> None:
-    """The request for a certificate is lost with the session: the next one, of which the manager learns nothing new, begins with the
-    same notice."""
+    """The request for a certificate is lost with the session: the next one, of which the manager
+    learns nothing new, begins with the same notice."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
@@ -403,10 +486,12 @@ def test_what_was_not_heard_is_said_again() -> None:
                 session = await cluster.connect(worker)
                 await session.send(
                     Hello(
-                        node=worker.node, description=NodeDescription(hostname=str(worker.address)),
-                        data_path_address=str(worker.address), trusted=worker.uplink.trusted,
+                        node=worker.node,
+                        description=NodeDescription(hostname=str(worker.address)),
+                        data_path_address=str(worker.address),
+                        trusted=worker.uplink.trusted,
                     )
-                )  # fmt: skip
+                )
                 while not isinstance(await session.receive(), Renew):
                     pass
                 await session.close("lost")
@@ -422,7 +507,9 @@ def test_everybody_is_told_of_another_manager() -> None:
             at = (node.id, "127.0.0.12:2377")
             assert all(at not in member.managers for member in cluster.members)
             spec = msgspec.structs.replace(node.spec, role="manager")
-            await cluster.store.commit([Put(msgspec.structs.replace(node, spec=spec, manager_address=at[1]))])
+            await cluster.store.commit(
+                [Put(msgspec.structs.replace(node, spec=spec, manager_address=at[1]))]
+            )
             await cluster.until(lambda: all(at in member.managers for member in cluster.members))
 
     virtual_time.run(main())
@@ -436,7 +523,11 @@ def test_a_removed_node_gets_no_certificate() -> None:
             await cluster.manager.remove_node(worker.node, force=True)
             await cluster.until(lambda: not worker.uplink.connected)
             session = await cluster.connect(worker)
-            await session.send(Hello(node=worker.node, description=NodeDescription(), data_path_address="127.0.0.1"))
+            await session.send(
+                Hello(
+                    node=worker.node, description=NodeDescription(), data_path_address="127.0.0.1"
+                )
+            )
             answer = await session.receive()
             assert isinstance(answer, Goodbye)
             assert "not part of the swarm" in answer.reason
@@ -464,19 +555,27 @@ def over_tls(test: Callable[[Swarm], Awaitable[None]]) -> None:
 
 
 def test_a_root_is_replaced_under_running_sessions() -> None:
-    """Twice, with a node that misses the end of the first: it believes the listener although it has never heard of its root."""
+    """Twice, with a node that misses the end of the first: it believes the listener although it has
+    never heard of its root."""
 
     async def test(cluster: Swarm) -> None:
         late, first = cluster.members[1], cluster.manager.cluster.root_ca.certificate
         await rotate(cluster)
         second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-        await cluster.until(lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second))
+        await cluster.until(
+            lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second)
+        )
         await late.stop()
         await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
         assert late.credential_source.credentials.root == first
         await rotate(cluster)
         third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
-        await cluster.until(lambda: issuer_id(cluster.founder.credential_source.credentials.certificate) == signer_id(third))
+        await cluster.until(
+            lambda: (
+                issuer_id(cluster.founder.credential_source.credentials.certificate)
+                == signer_id(third)
+            )
+        )
         late.start()
         await cluster.until(lambda: settled(cluster, third))
         assert all(not member.uplink.refused for member in cluster.members)

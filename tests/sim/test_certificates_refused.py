@@ -22,10 +22,17 @@ def root_of(seed: int) -> RootCa:
 
 
 def own(
-    root: RootCa, seed: int = 9, node: str = "n1", role: Role = "worker", cluster: str = "c1", begin: int = NOW
+    root: RootCa,
+    seed: int = 9,
+    node: str = "n1",
+    role: Role = "worker",
+    cluster: str = "c1",
+    begin: int = NOW,
 ) -> Credentials:
     key = authority.make_key(lambda n: bytes([seed]) * n)
-    certificate = authority.issue(root, authority.request(key), NodeId(node), role, ClusterId(cluster), begin, HOUR, 5)
+    certificate = authority.issue(
+        root, authority.request(key), NodeId(node), role, ClusterId(cluster), begin, HOUR, 5
+    )
     return Credentials(certificate, authority.private_pem(key), root.certificate)
 
 
@@ -33,7 +40,9 @@ def test_what_an_agent_does_not_take_for_its_certificate() -> None:
     root, other = root_of(1), root_of(2)
     held, key = own(root), own(root, seed=8).key
     good = own(root, seed=8, role="manager").certificate
-    assert accepted(held, good, key, [root.certificate], NOW) == Credentials(good, key, root.certificate)
+    assert accepted(held, good, key, [root.certificate], NOW) == Credentials(
+        good, key, root.certificate
+    )
     for wrong, why in (
         (own(root, seed=7).certificate, "another key"),
         (own(root, seed=8, node="n2").certificate, "node n2"),
@@ -46,6 +55,8 @@ def test_what_an_agent_does_not_take_for_its_certificate() -> None:
         with pytest.raises(InvalidArgument, match=why):
             accepted(held, wrong, key, [root.certificate], NOW)
     assert (
-        accepted(held, own(other, seed=8).certificate, key, [other.certificate, root.certificate], NOW).root
+        accepted(
+            held, own(other, seed=8).certificate, key, [other.certificate, root.certificate], NOW
+        ).root
         == other.certificate
     )

@@ -30,8 +30,11 @@ from weft.model.service import (
 from weft.model.task import TaskState
 
 
-def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
-    """With the fixed seed: scenes say who leads and who is whose manager, which another seed would change."""
+def play(
+    managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]
+) -> None:
+    """With the fixed seed: scenes say who leads and who is whose manager, which another seed would
+    change."""
 
     async def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -45,10 +48,14 @@ def play(managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[An
 async def web(cluster: SimCluster, replicas: int) -> ServiceId:
     network = await cluster.ask(lambda manager: manager.create_network(NetworkSpec(name="net")))
     spec = ServiceSpec(
-        name="web", replicas=replicas,
-        task=TaskSpec(container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(NetworkId(network.id)),)),
+        name="web",
+        replicas=replicas,
+        task=TaskSpec(
+            container=ContainerSpec(image="demo"),
+            networks=(NetworkAttachmentSpec(NetworkId(network.id)),),
+        ),
         endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)),
-    )  # fmt: skip
+    )
     id = await cluster.ask(lambda manager: manager.create_service(spec))
     await cluster.settle(30)
     return id
@@ -60,7 +67,11 @@ async def scale(cluster: SimCluster, id: ServiceId, replicas: int, at: str = "")
 
 def leader(cluster: SimCluster) -> str:
     """Empty while there is none."""
-    leading = (h.name for h in cluster.managers if h.manager is not None and h.manager.leadership_status.leader == h.node)
+    leading = (
+        h.name
+        for h in cluster.managers
+        if h.manager is not None and h.manager.leadership_status.leader == h.node
+    )
     return next(leading, "")
 
 
@@ -93,7 +104,9 @@ def test_a_manager_that_starts_without_a_majority_answers_reads_and_nothing_else
         manager = cluster.hosts["node1"].manager
         assert manager is not None
         assert manager.state.services == before.services
-        assert {node.id for node in manager.state.nodes.values()} == {node.id for node in before.nodes.values()}
+        assert {node.id for node in manager.state.nodes.values()} == {
+            node.id for node in before.nodes.values()
+        }
         assert manager.leadership_status.leader is None
         with pytest.raises(Unavailable, match="The swarm does not have a leader"):
             await scale(cluster, id, 5, at="node1")
@@ -115,7 +128,12 @@ def test_the_loss_of_the_leader_is_noticed_by_nobody_who_uses_a_service() -> Non
     async def scene(cluster: SimCluster) -> None:
         id = await web(cluster, 6)
         lost = leader(cluster)
-        before = {c.id for host in cluster.hosts.values() for c in host.runtime.running() if host.name != lost}
+        before = {
+            c.id
+            for host in cluster.hosts.values()
+            for c in host.runtime.running()
+            if host.name != lost
+        }
         await cluster.power_off(lost)
         await cluster.until(lambda: leader(cluster), 10)
         other = leader(cluster)
@@ -124,8 +142,14 @@ def test_the_loss_of_the_leader_is_noticed_by_nobody_who_uses_a_service() -> Non
         running = {c.id for host in cluster.hosts.values() for c in host.runtime.running()}
         assert before <= running
         assert len(running) == 9
-        states = {host.name: cluster.state.nodes[host.node].status.state for host in cluster.members if host.node}
-        assert states == {name: NodeState.DOWN if name == lost else NodeState.READY for name in cluster.hosts}
+        states = {
+            host.name: cluster.state.nodes[host.node].status.state
+            for host in cluster.members
+            if host.node
+        }
+        assert states == {
+            name: NodeState.DOWN if name == lost else NodeState.READY for name in cluster.hosts
+        }
         cluster.power_on(lost)
         await cluster.settle(60)
 
@@ -156,7 +180,8 @@ def test_without_a_majority_nothing_is_written_and_nothing_stops() -> None:
 
 @pytest.mark.parametrize(("who", "seconds"), [("worker", 1.0), ("manager", 1.2), ("leader", 6.0)])
 def test_nobody_sends_anything_new_to_a_host_that_is_cut_off(who: str, seconds: float) -> None:
-    """Within a second: of the managers' leader when there is another one. When it is back it has all of its tasks."""
+    """Within a second: of the managers' leader when there is another one. When it is back it has
+    all of its tasks."""
 
     async def scene(cluster: SimCluster) -> None:
         await web(cluster, 10)
@@ -167,11 +192,19 @@ def test_nobody_sends_anything_new_to_a_host_that_is_cut_off(who: str, seconds: 
 
         def senders() -> set[str]:
             """Hosts that take it for one that serves."""
-            views = {h.name: h.agent.assignment.networks for h in cluster.members if h.agent is not None and h is not host}
+            views = {
+                h.name: h.agent.assignment.networks
+                for h in cluster.members
+                if h.agent is not None and h is not host
+            }
             return {
                 name
                 for name, networks in views.items()
-                if any(e.serving and e.node == host.node for view in networks.values() for e in view.endpoints.values())
+                if any(
+                    e.serving and e.node == host.node
+                    for view in networks.values()
+                    for e in view.endpoints.values()
+                )
             }
 
         assert len(senders()) == 4
@@ -259,7 +292,9 @@ def test_agents_hear_of_what_their_manager_learned_by_loading_anew() -> None:
         assert cluster.etcd is not None
         etcd_leader = cluster.etcd.leader
         assert etcd_leader is not None
-        behind = next(h for h in cluster.managers if h.name not in (leader(cluster), etcd_leader.name))
+        behind = next(
+            h for h in cluster.managers if h.name not in (leader(cluster), etcd_leader.name)
+        )
         for _ in range(30):  # an agent asks the managers in any order
             if any(node.status.manager == behind.node for node in cluster.state.nodes.values()):
                 break
@@ -269,7 +304,9 @@ def test_agents_hear_of_what_their_manager_learned_by_loading_anew() -> None:
         else:
             pytest.fail("no agent has its session with the manager that is to be behind")
         cluster.etcd.cut(behind.name)
-        spec = ServiceSpec(name="web", replicas=20, task=TaskSpec(container=ContainerSpec(image="demo")))
+        spec = ServiceSpec(
+            name="web", replicas=20, task=TaskSpec(container=ContainerSpec(image="demo"))
+        )
         await cluster.ask(lambda manager: manager.create_service(spec), at=leader(cluster))
         await asyncio.sleep(0.5)
         assert len(cluster.state.tasks_in(TaskState.ASSIGNED)) < 20, "some agents run theirs by now"
@@ -286,12 +323,17 @@ def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> Non
 
     def spec(name: str) -> ServiceSpec:
         task = TaskSpec(container=ContainerSpec(image="demo"))
-        return ServiceSpec(name=name, task=task, endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)))
+        return ServiceSpec(
+            name=name, task=task, endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),))
+        )
 
     async def scene(cluster: SimCluster) -> None:
         for turn in range(5):
             asked = [
-                cluster.ask(lambda manager, name=f"{turn}-{host.name}": manager.create_service(spec(name)), host.name)
+                cluster.ask(
+                    lambda manager, name=f"{turn}-{host.name}": manager.create_service(spec(name)),
+                    host.name,
+                )
                 for host in cluster.managers
             ]
             results = await asyncio.gather(*asked, return_exceptions=True)
@@ -312,7 +354,9 @@ def test_a_worker_is_promoted_and_a_leader_demoted() -> None:
         await give_role(cluster, "node4", "manager")
         await cluster.settle(30)
         assert cluster.etcd is not None
-        assert [(m.name, m.is_learner) for m in cluster.etcd.roster] == [(f"node{n}", False) for n in (1, 2, 3, 4)]
+        assert [(m.name, m.is_learner) for m in cluster.etcd.roster] == [
+            (f"node{n}", False) for n in (1, 2, 3, 4)
+        ]
         demoted = leader(cluster)
         await give_role(cluster, demoted, "worker")
         await cluster.settle(30)
@@ -347,7 +391,9 @@ def test_a_new_root_reaches_everybody_although_the_leader_dies_on_the_way(after:
         new = {host.credentials.root for host in cluster.members if host.credentials is not None}
         assert len(new) == 1
         assert new.isdisjoint(old)
-        assert {c.id for host in cluster.hosts.values() for c in host.runtime.running()} == containers
+        assert {
+            c.id for host in cluster.hosts.values() for c in host.runtime.running()
+        } == containers
 
     play(3, 2, scene)
 
@@ -358,19 +404,25 @@ async def give_role(cluster: SimCluster, name: str, role: Role) -> None:
 
     async def operation(manager: Manager) -> None:
         found = manager.state.nodes[node]
-        await manager.update_node(node, found.meta.version, msgspec.structs.replace(found.spec, role=role))
+        await manager.update_node(
+            node, found.meta.version, msgspec.structs.replace(found.spec, role=role)
+        )
 
     await cluster.insist(operation)
 
 
 @pytest.mark.parametrize("killed", ["node1", "node2"])
-def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was(killed: str) -> None:
+def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was(
+    killed: str,
+) -> None:
     """The manager's and a worker's, a little later each time."""
 
     async def scene(cluster: SimCluster) -> None:
         id = await web(cluster, 2)
         for turn in range(60):
-            scaling = asyncio.create_task(cluster.insist(partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2)))
+            scaling = asyncio.create_task(
+                cluster.insist(partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2))
+            )
             await asyncio.sleep(turn * 0.003)
             await cluster.hosts[killed].kill()
             await asyncio.sleep(0.5)
@@ -383,7 +435,9 @@ def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was
 
 async def scaled(manager: Manager, id: ServiceId, replicas: int) -> None:
     service = manager.state.services[id]
-    await manager.update_service(id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas))
+    await manager.update_service(
+        id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas)
+    )
 
 
 def test_what_an_agent_says_does_not_undo_what_was_decided_meanwhile() -> None:
@@ -405,7 +459,8 @@ def test_what_an_agent_says_does_not_undo_what_was_decided_meanwhile() -> None:
 
 
 def test_an_agent_that_comes_to_a_manager_that_is_behind_is_not_taken_back() -> None:
-    """From it, to another one, and back: it has not heard of that either, and would have nothing to write."""
+    """From it, to another one, and back: it has not heard of that either, and would have nothing to
+    write."""
 
     async def scene(cluster: SimCluster) -> None:
         id = await web(cluster, 2)
@@ -413,7 +468,9 @@ def test_an_agent_that_comes_to_a_manager_that_is_behind_is_not_taken_back() -> 
         for turn in range(8):
             behind = next(host.name for host in cluster.managers if host.name != leader(cluster))
             cluster.etcd.slow(behind, 1.5)
-            await cluster.ask(partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2), leader(cluster))
+            await cluster.ask(
+                partial(scaled, id=id, replicas=6 if turn % 2 == 0 else 2), leader(cluster)
+            )
             for _ in range(6):
                 await asyncio.sleep(0.2)
                 for host in cluster.hosts.values():

@@ -1,8 +1,9 @@
-"""Whole swarms, to which anything happens: nothing is ever given twice, nothing that was answered is lost, and when nothing goes wrong
-any more everything is as its users asked.
+"""Whole swarms, to which anything happens: nothing is ever given twice, nothing that was answered
+is lost, and when nothing goes wrong any more everything is as its users asked.
 
 Each run plays the same stories, and a few that no run had before (`tests/simulation/seeds.py`).
-`WEFT_SIM_EXAMPLES=2000 pytest tests/sim/test_cluster_property.py` looks for longer, each time elsewhere.
+`WEFT_SIM_EXAMPLES=2000 pytest tests/sim/test_cluster_property.py` looks for longer, each time
+elsewhere.
 """
 
 import os
@@ -66,16 +67,25 @@ ports = st.sampled_from(
 replicas = st.sampled_from((0, 1, 2, 3, 5))
 
 
-def creation(ports: st.SearchStrategy[tuple[PublishedPort, ...]], start_first: bool) -> st.SearchStrategy[CreateService]:
+def creation(
+    ports: st.SearchStrategy[tuple[PublishedPort, ...]], start_first: bool
+) -> st.SearchStrategy[CreateService]:
     return st.builds(
-        CreateService, wait=waits, name=names, replicas=st.one_of(replicas, st.none()),
-        networks=st.sampled_from(((), (0,), (1,), (0, 1))), ports=ports, start_first=st.just(start_first),
-    )  # fmt: skip
+        CreateService,
+        wait=waits,
+        name=names,
+        replicas=st.one_of(replicas, st.none()),
+        networks=st.sampled_from(((), (0,), (1,), (0, 1))),
+        ports=ports,
+        start_first=st.just(start_first),
+    )
 
 
 host_port = (PublishedPort(80, 8090, mode="host"),)
 """Start-first needs a free host for it, which there may not be."""
-creations = st.one_of(creation(ports, True), creation(ports, False), creation(st.just(host_port), False))
+creations = st.one_of(
+    creation(ports, True), creation(ports, False), creation(st.just(host_port), False)
+)
 operations = st.one_of(
     creations,
     st.builds(Scale, wait=waits, name=names, replicas=replicas),
@@ -83,10 +93,17 @@ operations = st.one_of(
     st.builds(RemoveService, wait=waits, name=names),
     st.builds(CreateNetwork, wait=waits, name=st.integers(0, 1)),
     st.builds(RemoveNetwork, wait=waits, name=st.integers(0, 1)),
-    st.builds(Make, wait=waits, host=hosts, availability=st.sampled_from(("active", "active", "pause", "drain"))),
+    st.builds(
+        Make,
+        wait=waits,
+        host=hosts,
+        availability=st.sampled_from(("active", "active", "pause", "drain")),
+    ),
     st.builds(RotateKeys, wait=waits),
     st.builds(RotateRoot, wait=waits),
-    st.builds(GiveRole, wait=waits, host=hosts, role=st.sampled_from(("manager", "manager", "worker"))),
+    st.builds(
+        GiveRole, wait=waits, host=hosts, role=st.sampled_from(("manager", "manager", "worker"))
+    ),
     st.builds(Leave, wait=waits, host=hosts),
     st.builds(Renew, wait=waits, host=hosts),
 )
@@ -96,15 +113,28 @@ faults = st.one_of(
     st.builds(Isolate, wait=waits, host=hosts, seconds=seconds),
     st.builds(Cut, wait=waits, host=hosts, other=hosts, seconds=seconds),
     st.builds(Reset, wait=waits, host=hosts, other=hosts),
-    st.builds(Delay, wait=waits, host=hosts, other=hosts, by=st.sampled_from((0.05, 1.0, 4.0)), seconds=seconds),
-    st.builds(SlowStore, wait=waits, host=hosts, latency=st.sampled_from((0.1, 0.6, 3.0)), seconds=seconds),
+    st.builds(
+        Delay,
+        wait=waits,
+        host=hosts,
+        other=hosts,
+        by=st.sampled_from((0.05, 1.0, 4.0)),
+        seconds=seconds,
+    ),
+    st.builds(
+        SlowStore, wait=waits, host=hosts, latency=st.sampled_from((0.1, 0.6, 3.0)), seconds=seconds
+    ),
     st.builds(LoseAnswers, wait=waits, host=hosts, times=st.integers(1, 4)),
     st.builds(BreakWatches, wait=waits, host=hosts),
     st.builds(Compact, wait=waits),
     st.builds(Die, wait=waits, host=hosts),
 )
 stories = st.tuples(
-    st.lists(st.one_of(st.builds(CreateNetwork, name=st.integers(0, 1)), creations), min_size=2, max_size=5),
+    st.lists(
+        st.one_of(st.builds(CreateNetwork, name=st.integers(0, 1)), creations),
+        min_size=2,
+        max_size=5,
+    ),
     st.lists(st.one_of(operations, faults), min_size=5, max_size=30),
 ).map(lambda parts: (*parts[0], *parts[1]))
 
@@ -122,10 +152,16 @@ def play(managers: int, workers: int, steps: Sequence[Step], seed: int = 0) -> N
 def thorough(examples: int, fixed: bool = True) -> settings:
     """`fixed`: the same examples in each run, unless it looks for longer."""
     return settings(
-        max_examples=EXAMPLES or examples, derandomize=fixed and not EXAMPLES, database=None,
+        max_examples=EXAMPLES or examples,
+        derandomize=fixed and not EXAMPLES,
+        database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        phases=[Phase.explicit, Phase.generate, *((Phase.shrink,) if EXAMPLES and "WEFT_SIM_NOSHRINK" not in os.environ else ())],
-    )  # fmt: skip
+        phases=[
+            Phase.explicit,
+            Phase.generate,
+            *((Phase.shrink,) if EXAMPLES and "WEFT_SIM_NOSHRINK" not in os.environ else ()),
+        ],
+    )
 
 
 @thorough(25)
@@ -152,7 +188,8 @@ def test_stories_that_no_run_had_before(managers: int, steps: Sequence[Step], se
 
 
 def test_history_that_is_thrown_away_before_a_slow_watch_had_it() -> None:
-    """The etcd in memory went on without what was missing, and that manager never learned of it. The real one ends such a watch."""
+    """The etcd in memory went on without what was missing, and that manager never learned of it.
+    The real one ends such a watch."""
     play(
         3,
         3,
@@ -166,5 +203,6 @@ def test_history_that_is_thrown_away_before_a_slow_watch_had_it() -> None:
 
 
 def test_a_network_that_can_be_neither_completed_nor_taken_back() -> None:
-    """Its creator was told of a full disk, as if there were no network; there was one when the disk had room again."""
+    """Its creator was told of a full disk, as if there were no network; there was one when the disk
+    had room again."""
     play(1, 3, (CreateNetwork(name=0), SlowStore(host=0, latency=0.1, seconds=25.0)))

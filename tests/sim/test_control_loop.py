@@ -138,7 +138,13 @@ def test_a_lost_race_is_run_again() -> None:
         """The first time, as if it had read an older state."""
         changes = count_to(1, state)
         if not seen and changes:
-            changes = (Put(msgspec.structs.replace(network("a"), meta=msgspec.structs.replace(network("a").meta, version=99))),)
+            changes = (
+                Put(
+                    msgspec.structs.replace(
+                        network("a"), meta=msgspec.structs.replace(network("a").meta, version=99)
+                    )
+                ),
+            )
         seen.append(now)
         return Decision(changes)
 

@@ -1,7 +1,9 @@
-"""Encryption over any order of rotations, joins, leaves and restarts: every pair can talk, no number twice, nothing in clear.
+"""Encryption over any order of rotations, joins, leaves and restarts: every pair can talk, no
+number twice, nothing in clear.
 
-A swarm on the real rules of the managers' key loop and of each host's plan, on kernels in memory. Hosts learn of new keys when they
-like, but before the rotation after the next; each operation of each change is applied alone, and a packet traced after each.
+A swarm on the real rules of the managers' key loop and of each host's plan, on kernels in memory.
+Hosts learn of new keys when they like, but before the rotation after the next; each operation of
+each change is applied alone, and a packet traced after each.
 """
 
 import asyncio
@@ -42,7 +44,9 @@ class Encrypted(RuleBasedStateMachine):
         self.secret = self.swarm.network("secret", "10.40.0.0/24", encrypted=True)
         self.plain = self.swarm.network("plain", "10.50.0.0/24")
         cluster = Cluster(id=ClusterId("c"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", ""))
-        self.state = ClusterState([cluster, Network(id=NetworkId("n"), spec=NetworkSpec(name="n", encrypted=True))])
+        self.state = ClusterState(
+            [cluster, Network(id=NetworkId("n"), spec=NetworkSpec(name="n", encrypted=True))]
+        )
         self.now, self.made = 0, 0
         self.known: dict[int, tuple[DataKey, ...]] = {}
         """By host: the keys it has been told of."""
@@ -60,7 +64,8 @@ class Encrypted(RuleBasedStateMachine):
 
     @rule()
     def rotate(self) -> None:
-        """After everybody who is on the network has got the newest key, as the period guarantees."""
+        """After everybody who is on the network has got the newest key, as the period
+        guarantees."""
         for host in self.tasks:
             self.learn(host)
         self._rotate()
@@ -76,7 +81,9 @@ class Encrypted(RuleBasedStateMachine):
     @precondition(lambda self: len(self.tasks) < HOSTS)
     def join(self, host: int) -> None:
         if host not in self.tasks:
-            [self.tasks[host]] = self.swarm.service(f"s{self.made}", self.secret, self.plain, on=[host])
+            [self.tasks[host]] = self.swarm.service(
+                f"s{self.made}", self.secret, self.plain, on=[host]
+            )
             self.made += 1
             self.learn(host)
             self._converge_all()
@@ -98,7 +105,8 @@ class Encrypted(RuleBasedStateMachine):
 
     @rule(host=hosts)
     def flush(self, host: int) -> None:
-        """Somebody flushes nftables: nothing of the encrypted network may leave in clear even before the repair."""
+        """Somebody flushes nftables: nothing of the encrypted network may leave in clear even
+        before the repair."""
         self.underlay.hosts[f"node{host}"].flush_tables(HOST)
         self._look()
         self._converge(host)
@@ -113,7 +121,9 @@ class Encrypted(RuleBasedStateMachine):
                 if host == other:
                     continue
                 [sending] = [a for a in mine.outbound if a.destination == theirs.local]
-                assert sending in theirs.inbound, f"node{other} would not open what node{host} seals"
+                assert sending in theirs.inbound, (
+                    f"node{other} would not open what node{host} seals"
+                )
 
     @invariant()
     def what_is_sent_arrives_sealed(self) -> None:
@@ -147,7 +157,8 @@ class Encrypted(RuleBasedStateMachine):
         return found
 
     def _engine(self, host: int) -> None:
-        """What an engine that starts does before it sends: takes a block of numbers for each key."""
+        """What an engine that starts does before it sends: takes a block of numbers for each
+        key."""
         if host not in self.tasks:
             return
         outbound = self._protection(host).outbound
@@ -176,7 +187,8 @@ class Encrypted(RuleBasedStateMachine):
         self._engine(host)
 
     def _look(self) -> None:
-        """No device of the encrypted network has its socket where a datagram could reach the wire unsealed."""
+        """No device of the encrypted network has its socket where a datagram could reach the wire
+        unsealed."""
         [vni] = [s.vni for s in self.swarm.definitions[self.secret].segments]
         for kernel in self.underlay.hosts.values():
             for namespace in kernel.state().namespaces.values():
@@ -185,12 +197,20 @@ class Encrypted(RuleBasedStateMachine):
                         assert link.kind.socket == ESP_SANDBOX
 
     def _trace(self, host: int, task: str, other: int):  # type: ignore[no-untyped-def]
-        target = next(e.address.ip for e in self.swarm.endpoints[self.secret].values() if e.task == self.tasks[other])
+        target = next(
+            e.address.ip
+            for e in self.swarm.endpoints[self.secret].values()
+            if e.task == self.tasks[other]
+        )
         sandbox = self.swarm.sandbox(task)  # type: ignore[arg-type]
-        journey = self.underlay.trace(Packet("tcp", ANY, 40000, target, 80), Place(f"node{host}", sandbox.key))
+        journey = self.underlay.trace(
+            Packet("tcp", ANY, 40000, target, 80), Place(f"node{host}", sandbox.key)
+        )
         assert f"node{host}/{HOST}" not in journey.wheres, "in clear on the underlay"
         return journey
 
 
 TestEncrypted = Encrypted.TestCase
-TestEncrypted.settings = settings(max_examples=25, stateful_step_count=12, suppress_health_check=[HealthCheck.too_slow])
+TestEncrypted.settings = settings(
+    max_examples=25, stateful_step_count=12, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,5 +1,5 @@
-"""A swarm that was begun anew, and managers and nodes that have not heard of it: no manager of an earlier epoch is followed, by either
-side's own doing."""
+"""A swarm that was begun anew, and managers and nodes that have not heard of it: no manager of an
+earlier epoch is followed, by either side's own doing."""
 
 import asyncio
 from pathlib import Path
@@ -26,19 +26,29 @@ def test_a_manager_sends_a_node_away_that_knows_of_a_later_epoch() -> None:
             node = own.members[1].node
             await own.until(lambda: own.manager.state.nodes[node].status.state is NodeState.READY)
             await own.members[1].stop()
-            await own.until(lambda: own.manager.state.nodes[node].status.state is NodeState.DOWN, seconds=60)
+            await own.until(
+                lambda: own.manager.state.nodes[node].status.state is NodeState.DOWN, seconds=60
+            )
             before = own.manager.state.nodes[node]
 
             async def said(epoch: int) -> tuple[asyncio.Task[None], AgentSession]:
-                ours, theirs = session_pair(Identity(node, "worker", own.manager.cluster.id), "127.0.0.12")
+                ours, theirs = session_pair(
+                    Identity(node, "worker", own.manager.cluster.id), "127.0.0.12"
+                )
                 await theirs.send(
-                    Hello(node=node, description=NodeDescription(), data_path_address="127.0.0.12", epoch=epoch)
-                )  # fmt: skip
+                    Hello(
+                        node=node,
+                        description=NodeDescription(),
+                        data_path_address="127.0.0.12",
+                        epoch=epoch,
+                    )
+                )
                 return asyncio.create_task(own.manager.serve(ours)), theirs
 
             sent_away, _ = await said(epoch=1)
             with pytest.raises(
-                FailedPrecondition, match=r"manager is of epoch 0 of the cluster, .* has begun epoch 1 without it"
+                FailedPrecondition,
+                match=r"manager is of epoch 0 of the cluster, .* has begun epoch 1 without it",
             ):
                 await sent_away
             assert own.manager.state.nodes[node] == before
@@ -82,7 +92,9 @@ class Claimant:
         return theirs
 
 
-def test_an_agent_leaves_a_manager_of_an_earlier_epoch_and_remembers_a_later_one(tmp_path: Path) -> None:
+def test_an_agent_leaves_a_manager_of_an_earlier_epoch_and_remembers_a_later_one(
+    tmp_path: Path,
+) -> None:
     """A manager that was put back from a copy may not know to send it away."""
 
     async def main() -> None:
@@ -102,12 +114,19 @@ def test_an_agent_leaves_a_manager_of_an_earlier_epoch_and_remembers_a_later_one
                 else:
                     await until(lambda claimant=claimant: bool(claimant.farewells))
                     assert not uplink.connected
-                    assert uplink.error == (
-                        f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is 3"
-                    )  # fmt: skip
-                    assert {type(message) for message in claimant.heard} <= {Hello, Goodbye}, "it is told nothing of tasks"
+                    assert (
+                        uplink.error
+                        == f"the manager is of epoch {epoch} of the cluster, which was begun anew"
+                        " since: it is 3"
+                    )
+                    assert {type(message) for message in claimant.heard} <= {
+                        Hello,
+                        Goodbye,
+                    }, "it is told nothing of tasks"
                     assert host.up.member.epoch == 3
-                [said] = [message.epoch for message in claimant.heard[:1] if isinstance(message, Hello)]
+                [said] = [
+                    message.epoch for message in claimant.heard[:1] if isinstance(message, Hello)
+                ]
                 assert said == known
         finally:
             await host.stop()

@@ -1,7 +1,8 @@
-"""More of something than the manager can serve, at its real listener on loopback: others do not notice.
+"""More of something than the manager can serve, at its real listener on loopback: others do not
+notice.
 
-Every address of 127.0.0.0/8 is this host's: the flood comes from one, the nodes from another. What is counted is what got through,
-never time.
+Every address of 127.0.0.0/8 is this host's: the flood comes from one, the nodes from another. What
+is counted is what got through, never time.
 """
 
 import asyncio
@@ -35,15 +36,19 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }  # fmt: skip
 each_loop = pytest.mark.parametrize("loop", list(LOOPS))
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and then."""
+"""aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
+then."""
 FLOOD = "127.0.0.9"
 PACE = 0.0005
 """Seconds: the thread shares this process's interpreter with those that it floods."""
 ENOUGH = 1500
-"""Connections that must have been made for it to be a flood: more than all places and queues hold."""
+"""Connections that must have been made for it to be a flood: more than all places and queues
+hold."""
 
 
-def run(scene: Callable[[Swarm, SessionServer, Member], Awaitable[None]], loop: str = "asyncio") -> None:
+def run(
+    scene: Callable[[Swarm, SessionServer, Member], Awaitable[None]], loop: str = "asyncio"
+) -> None:
     """With a member that has no session, which is known to be a node."""
 
     async def main() -> None:
@@ -69,7 +74,8 @@ def client_hello() -> bytes:
 
 
 class Flood:
-    """Connections from one address in a thread of its own, some two thousand a second, until the end."""
+    """Connections from one address in a thread of its own, some two thousand a second, until the
+    end."""
 
     def __init__(self, address: str, source: str, says: bytes) -> None:
         self.count = 0
@@ -110,7 +116,11 @@ def flood(target: Swarm, source: str, says: bytes) -> Iterator[Flood]:
 
 
 def hello(member: Member, **fields: object) -> Hello:
-    said = Hello(node=member.node, description=NodeDescription(hostname="h"), data_path_address=str(member.address))
+    said = Hello(
+        node=member.node,
+        description=NodeDescription(hostname="h"),
+        data_path_address=str(member.address),
+    )
     return msgspec.structs.replace(said, **fields)
 
 
@@ -127,8 +137,12 @@ async def session(target: Swarm, member: Member, first: Hello) -> Welcome | Good
 
 
 @each_loop
-@pytest.mark.parametrize("says", [b"", client_hello(), b"\x16\x03\x01"], ids=["nothing", "hello", "garbage"])
-def test_a_node_that_must_connect_again_gets_in_while_strangers_flood_the_port(loop: str, says: bytes) -> None:
+@pytest.mark.parametrize(
+    "says", [b"", client_hello(), b"\x16\x03\x01"], ids=["nothing", "hello", "garbage"]
+)
+def test_a_node_that_must_connect_again_gets_in_while_strangers_flood_the_port(
+    loop: str, says: bytes
+) -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
         with flood(target, FLOOD, says) as going:
             await target.until(lambda: going.count > ENOUGH)
@@ -147,13 +161,17 @@ def test_a_node_that_must_connect_again_gets_in_while_strangers_flood_the_port(l
             admitted, _ = await join([target.address], lambda csr: admission(token, csr), token)
             assert admitted.node in target.manager.state.nodes
             limits = DoorLimits()
-            assert server.unproven <= limits.crowd.per_source + 10, "the flood, and who is on the way in"
+            assert server.unproven <= limits.crowd.per_source + 10, (
+                "the flood, and who is on the way in"
+            )
 
     run(scene, loop)
 
 
 def admission(token: str, csr: str) -> AdmissionRequest:
-    return AdmissionRequest(token=token, csr=csr, hostname="new", data_path_address=IPv4Address("127.0.0.66"))
+    return AdmissionRequest(
+        token=token, csr=csr, hostname="new", data_path_address=IPv4Address("127.0.0.66")
+    )
 
 
 @each_loop
@@ -174,10 +192,20 @@ def test_what_strangers_send_fills_no_log(caplog: pytest.LogCaptureFixture) -> N
         context = tls.client_context(target.manager.cluster.root_ca.certificate)
         host, _, port = target.address.rpartition(":")
         forged = codec.encode(admission("SWMTKN-1-forged", "x"))
-        join_request = b"POST /v1/join HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b" % (len(forged), forged)
-        for request in (b"GET / HTTP/9.9\r\n\x00: \r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", join_request, join_request[:-5]):
+        join_request = b"POST /v1/join HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b" % (
+            len(forged),
+            forged,
+        )
+        for request in (
+            b"GET / HTTP/9.9\r\n\x00: \r\n\r\n",
+            b"GET /\x00 HTTP/1.1\r\n\r\n",
+            join_request,
+            join_request[:-5],
+        ):
             for _ in range(20):
-                reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME)
+                reader, writer = await asyncio.open_connection(
+                    host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME
+                )
                 writer.write(request)
                 if request is join_request:
                     assert b" 403 " in await reader.read()
@@ -187,7 +215,9 @@ def test_what_strangers_send_fills_no_log(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO):
         run(scene)
     lines = [
-        record for record in caplog.records if record.levelno >= logging.INFO and record.name.startswith("weft.session.server")
+        record
+        for record in caplog.records
+        if record.levelno >= logging.INFO and record.name.startswith("weft.session.server")
     ]
     refused = [record for record in lines if "refused" in record.message]
     assert len(refused) == 1
@@ -195,25 +225,36 @@ def test_what_strangers_send_fills_no_log(caplog: pytest.LogCaptureFixture) -> N
     assert not any(record.exc_info for record in lines)
 
 
-def test_a_worker_that_is_refused_is_told_why_and_named_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_is_refused_is_told_why_and_named_once_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
         before = target.manager.state.nodes[insider.node]
-        bad = NodeDescription(hostname="h" * 100_000, engine_labels={str(n): "" for n in range(10_000)})
+        bad = NodeDescription(
+            hostname="h" * 100_000, engine_labels={str(n): "" for n in range(10_000)}
+        )
         for _ in range(20):
             answer = await session(target, insider, hello(insider, description=bad))
-            assert answer == Goodbye("cannot open session: hostname has 100000 characters, more than 255")
+            assert answer == Goodbye(
+                "cannot open session: hostname has 100000 characters, more than 255"
+            )
         assert target.manager.state.nodes[insider.node].description == before.description
         assert isinstance(await session(target, insider, hello(insider)), Welcome)
 
     with caplog.at_level(logging.INFO):
         run(scene)
-    assert [record.levelname for record in caplog.records if "session.refused" in record.message] == ["WARNING"]
+    assert [
+        record.levelname for record in caplog.records if "session.refused" in record.message
+    ] == ["WARNING"]
 
 
 def test_who_opens_sessions_all_the_time_is_told_to_wait_and_others_are_not() -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
         answers = [await session(target, insider, hello(insider)) for _ in range(50)]
-        told = [isinstance(answer, Goodbye) and "opens sessions too often" in answer.reason for answer in answers]
+        told = [
+            isinstance(answer, Goodbye) and "opens sessions too often" in answer.reason
+            for answer in answers
+        ]
         assert 15 <= sum(told) <= 21, "one a second after the first thirty"
         other = await target.join()
         await target.until(lambda: other.uplink.connected)
@@ -232,7 +273,11 @@ def test_frames_that_are_not_counted_end_the_session(loop: str, kind: str) -> No
             await socket_.receive()
             for _ in itertools.repeat(None, 10):
                 with suppress(ConnectionError):
-                    await {"ping": socket_.ping, "pong": socket_.pong, "text": lambda: socket_.send_str("x")}[kind]()
+                    await {
+                        "ping": socket_.ping,
+                        "pong": socket_.pong,
+                        "text": lambda: socket_.send_str("x"),
+                    }[kind]()
             async with asyncio.timeout(20):
                 while not socket_.closed:
                     await socket_.receive()
@@ -246,7 +291,9 @@ def test_a_connection_of_a_stranger_has_one_request() -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
         context = tls.client_context(target.manager.cluster.root_ca.certificate)
         host, _, port = target.address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME)
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME
+        )
         writer.write(b"GET /v1/root HTTP/1.1\r\nhost: m\r\n\r\n" * 100)
         answers = b""
         with suppress(ConnectionError):
@@ -263,7 +310,9 @@ def test_a_hundred_connections_of_one_node_take_no_more_than_its_places() -> Non
         for _ in range(most + 10):
             while True:
                 try:
-                    opened.append(await Connector(insider.credential_source, lambda: [target.address])())
+                    opened.append(
+                        await Connector(insider.credential_source, lambda: [target.address])()
+                    )
                     break
                 except Unavailable:
                     await asyncio.sleep(0.05)

@@ -17,7 +17,10 @@ FAMILIAR = (TRUST + 2) * PERIOD
 
 class Scene:
     def __init__(self, hosts: int) -> None:
-        self.addresses = {f"h{k}": (IPv4Address("10.0.0.0") + k, IPv4Address("10.9.0.0") + k) for k in range(1, hosts + 1)}
+        self.addresses = {
+            f"h{k}": (IPv4Address("10.0.0.0") + k, IPv4Address("10.9.0.0") + k)
+            for k in range(1, hosts + 1)
+        }
         self.down: set[IPv4Address] = set()
         self.echo = FakeEcho(lambda address: address not in self.down)
         self.told: list[tuple[float, set[str], bool]] = []
@@ -145,11 +148,15 @@ def test_who_never_answers_or_always_too_late_is_not_judged() -> None:
 
 
 def test_who_never_answers_is_no_witness_either() -> None:
-    """Nor is who is doubted: the others answer, so it is the host that is gone and not the way to all of them."""
+    """Nor is who is doubted: the others answer, so it is the host that is gone and not the way to
+    all of them."""
 
     async def script(scene: Scene) -> None:
         answering = dict(scene.addresses)
-        filtered = {f"filtered{number}": (IPv4Address("10.0.1.0") + number,) for number in range(1, WITNESSES + 1)}
+        filtered = {
+            f"filtered{number}": (IPv4Address("10.0.1.0") + number,)
+            for number in range(1, WITNESSES + 1)
+        }
         scene.addresses.clear()
         scene.addresses.update({**filtered, **answering})
         scene.cut(*filtered)

@@ -1,5 +1,5 @@
-"""The swarm goes on without a manager: it asks those that take no part, in virtual time, and is taken in by
-nobody of an earlier epoch."""
+"""The swarm goes on without a manager: it asks those that take no part, in virtual time, and is
+taken in by nobody of an earlier epoch."""
 
 import asyncio
 
@@ -55,8 +55,12 @@ def test_a_manager_of_a_later_epoch_is_given_no_part_of_an_earlier_store() -> No
         async with swarm(virtual_time.clock, workers=1) as cluster:
             other = await cluster.join("manager")
             peer = Identity(other.node, "manager", cluster.manager.cluster.id)
-            requirements = MemberRequest(peer_url="https://x:2380", manager_address="x:2377", epoch=1)
-            with pytest.raises(FailedPrecondition, match="of epoch 0 .* has begun epoch 1 without it"):
+            requirements = MemberRequest(
+                peer_url="https://x:2380", manager_address="x:2377", epoch=1
+            )
+            with pytest.raises(
+                FailedPrecondition, match="of epoch 0 .* has begun epoch 1 without it"
+            ):
                 await cluster.manager.enlist(peer, requirements)
 
     virtual_time.run(main())

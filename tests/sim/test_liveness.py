@@ -1,4 +1,5 @@
-"""Who says that a node is down, and when, with several managers and with one that was itself away."""
+"""Who says that a node is down, and when, with several managers and with one that was itself
+away."""
 
 import msgspec
 import pytest
@@ -22,12 +23,19 @@ def room() -> ControlRoom:
     room = ControlRoom(3)
     for id, manager in (("node1", FIRST), ("node2", SECOND_MANAGER), ("node3", SECOND_MANAGER)):
         node = room.state.nodes[NodeId(id)]
-        room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=manager)))
+        room.put(
+            msgspec.structs.replace(
+                node, status=msgspec.structs.replace(node.status, manager=manager)
+            )
+        )
     return room
 
 
-def look(room: ControlRoom, liveness: Liveness, leadership_status: LeadershipStatus, seconds: float = 0) -> set[str]:
-    """Who is found down within so many seconds, when the function is asked as often as it wants to be."""
+def look(
+    room: ControlRoom, liveness: Liveness, leadership_status: LeadershipStatus, seconds: float = 0
+) -> set[str]:
+    """Who is found down within so many seconds, when the function is asked as often as it wants to
+    be."""
     end = room.now + round(seconds * SECOND)
     found = set()
     while True:
@@ -47,7 +55,9 @@ def test_a_manager_speaks_for_its_own_nodes_only(room: ControlRoom) -> None:
     assert room.state.nodes[NodeId("node1")].status.manager is None
 
 
-def test_the_leader_speaks_for_the_nodes_of_a_manager_that_is_gone_after_the_usual_time(room: ControlRoom) -> None:
+def test_the_leader_speaks_for_the_nodes_of_a_manager_that_is_gone_after_the_usual_time(
+    room: ControlRoom,
+) -> None:
     leader, follower = Liveness(FIRST), Liveness(NodeId("m3"))
     look(room, leader, BOTH, 8)
     leader.heard(NodeId("node1"), room.state.cluster.spec, room.now + 100 * SECOND)  # type: ignore[union-attr]
@@ -61,8 +71,14 @@ def test_who_comes_to_another_manager_in_time_is_not_lost(room: ControlRoom) -> 
     leader = Liveness(FIRST)
     look(room, leader, ALONE, 10)
     node = room.state.nodes[NodeId("node2")]
-    room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=NodeId("m3"))))
-    assert "node2" not in look(room, leader, LeadershipStatus(FIRST, frozenset((FIRST, NodeId("m3")))), 60)
+    room.put(
+        msgspec.structs.replace(
+            node, status=msgspec.structs.replace(node.status, manager=NodeId("m3"))
+        )
+    )
+    assert "node2" not in look(
+        room, leader, LeadershipStatus(FIRST, frozenset((FIRST, NodeId("m3")))), 60
+    )
 
 
 @pytest.mark.parametrize("away", ["stopped", "without a majority"])
@@ -87,7 +103,11 @@ def test_a_manager_that_was_away_gives_everybody_time(room: ControlRoom, away: s
 def test_many_silent_nodes_get_more_time_while_others_come_back() -> None:
     room, liveness = ControlRoom(MANY + 1), Liveness(FIRST)
     for node in list(room.state.nodes.values()):
-        room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=FIRST)))
+        room.put(
+            msgspec.structs.replace(
+                node, status=msgspec.structs.replace(node.status, manager=FIRST)
+            )
+        )
     spec = room.state.cluster.spec  # type: ignore[union-attr]
     everybody = set(room.state.nodes)
     look(room, liveness, ALONE, 29)
@@ -100,7 +120,11 @@ def test_many_silent_nodes_get_more_time_while_others_come_back() -> None:
 def test_many_silent_nodes_are_down_at_last_however_often_one_comes_back() -> None:
     room, liveness = ControlRoom(MANY + 1), Liveness(FIRST)
     for node in list(room.state.nodes.values()):
-        room.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=FIRST)))
+        room.put(
+            msgspec.structs.replace(
+                node, status=msgspec.structs.replace(node.status, manager=FIRST)
+            )
+        )
     look(room, liveness, ALONE, 29)
     found = set()
     for _ in range(50):

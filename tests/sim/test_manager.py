@@ -50,9 +50,12 @@ def test_a_service_runs_on_all_nodes_and_each_knows_its_backends() -> None:
             view = agent.assignment.networks[network.id]
             assert len(view.backends(ServiceId(service.id))) == 6
             assert {view.load_balancer(a.node) is not None for a in swarm.agents} == {True}
-            assert [p.published for s in agent.assignment.networks.values() for r in s.services.values() for p in r.ports] == [
-                8080
-            ]
+            assert [
+                p.published
+                for s in agent.assignment.networks.values()
+                for r in s.services.values()
+                for p in r.ports
+            ] == [8080]
 
     play(3, scene)
 
@@ -85,7 +88,8 @@ def test_a_node_that_is_told_nothing_new_is_sent_nothing() -> None:
 
 
 def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
-    """The state is ahead of the events that the dispatcher has taken: what a newcomer is sent must not be made of both."""
+    """The state is ahead of the events that the dispatcher has taken: what a newcomer is sent must
+    not be made of both."""
 
     async def scene(swarm: Swarm) -> None:
         network = await swarm.manager.create_network(NetworkSpec(name="demo"))
@@ -95,8 +99,12 @@ def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
         await swarm.kill(0)
         [task] = swarm.running("web")
         [attachment] = task.attachments
-        newer = msgspec.structs.replace(attachment, address=IPv4Interface(f"{attachment.address.ip + 50}/24"))
-        second = msgspec.structs.replace(task, id=TaskId("second"), slot=2, attachments=(newer,), meta=Meta())
+        newer = msgspec.structs.replace(
+            attachment, address=IPv4Interface(f"{attachment.address.ip + 50}/24")
+        )
+        second = msgspec.structs.replace(
+            task, id=TaskId("second"), slot=2, attachments=(newer,), meta=Meta()
+        )
         ours, theirs = session_pair(swarm.agents[0].identity, "10.59.72.12")
         await theirs.send(swarm.agents[0].hello)
 
@@ -118,7 +126,8 @@ def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
 
 
 def test_an_agent_that_waits_for_its_first_assignment_is_answered_meanwhile() -> None:
-    """A thousand come together when a manager has gone, and take their turns. One that hears nothing for long would go elsewhere."""
+    """A thousand come together when a manager has gone, and take their turns. One that hears
+    nothing for long would go elsewhere."""
 
     async def scene(swarm: Swarm) -> None:
         await swarm.kill(0)
@@ -148,7 +157,9 @@ def test_the_tasks_of_a_dead_node_move_after_the_grace() -> None:
         await swarm.kill(0)
         await asyncio.sleep(GRACE - 6)
         assert swarm.manager.state.nodes[dead].status.state is NodeState.READY
-        await swarm.until(lambda: swarm.manager.state.nodes[dead].status.state is NodeState.DOWN, 10)
+        await swarm.until(
+            lambda: swarm.manager.state.nodes[dead].status.state is NodeState.DOWN, 10
+        )
         await swarm.until(lambda: len([t for t in swarm.running("web") if t.node != dead]) == 4, 10)
 
     play(2, scene)
@@ -189,9 +200,13 @@ def test_the_next_manager_goes_on_where_the_last_one_stopped() -> None:
         here, gone = (agent.node for agent in swarm.agents)
         await swarm.manager.close()
         await asyncio.sleep(300)
-        own = next(node.id for node in swarm.store.state.nodes.values() if node.spec.role == "manager")
+        own = next(
+            node.id for node in swarm.store.state.nodes.values() if node.spec.role == "manager"
+        )
         randbytes = random.Random(2).randbytes
-        async with Manager(own, swarm.store, SoleLeader(own), ports_of(randbytes, FakeAuthority())) as successor:
+        async with Manager(
+            own, swarm.store, SoleLeader(own), ports_of(randbytes, FakeAuthority())
+        ) as successor:
             await swarm.kill(0)
             await swarm.kill(1)
             swarm.agents[0].manager = successor
@@ -219,7 +234,9 @@ def test_a_task_that_fails_is_replaced_when_its_time_has_come() -> None:
         await swarm.join(fail_once)
         await swarm.manager.create_service(web(1))
         await swarm.until(lambda: failed)
-        await swarm.until(lambda: any(task.desired == TaskState.READY for task in swarm.tasks("web")), 1)
+        await swarm.until(
+            lambda: any(task.desired == TaskState.READY for task in swarm.tasks("web")), 1
+        )
         assert 4 < await swarm.until(lambda: swarm.running("web")) < 6
 
     play(0, scene)
@@ -251,7 +268,9 @@ def test_what_is_put_into_the_store_by_hand_reaches_the_agents() -> None:
         agent = swarm.agents[0]
         ingress = swarm.manager.state.ingress
         assert ingress is not None
-        changed = msgspec.structs.replace(ingress, spec=msgspec.structs.replace(ingress.spec, mtu=1300))
+        changed = msgspec.structs.replace(
+            ingress, spec=msgspec.structs.replace(ingress.spec, mtu=1300)
+        )
         await swarm.store.commit([Put(changed)])
         await swarm.until(lambda: agent.assignment.networks[ingress.id].definition.mtu == 1300, 1)
 
@@ -322,7 +341,9 @@ def test_sessions_opened_one_after_the_other_by_a_host_that_answers_no_probe() -
         assert swarm.manager._running is not None
         assert not swarm.manager._running.done()
         swarm.connect(agent)
-        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY)
+        await swarm.until(
+            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY
+        )
         await swarm.manager.create_service(web(2))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
 

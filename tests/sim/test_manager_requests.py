@@ -1,5 +1,5 @@
-"""What users ask of a whole manager in memory, in virtual time: networks, services and nodes are had, changed, or refused
-with a reason."""
+"""What users ask of a whole manager in memory, in virtual time: networks, services and nodes are
+had, changed, or refused with a reason."""
 
 import asyncio
 import random
@@ -56,19 +56,27 @@ def test_a_network_is_complete_when_it_is_created() -> None:
 def test_networks_that_cannot_be_are_refused_and_leave_nothing() -> None:
     async def scene(swarm: Swarm) -> None:
         create = swarm.manager.create_network
-        await create(NetworkSpec(name="demo", pools=(Pool(IPv4Network("10.7.0.0/16")),), vnis=(5000,)))
+        await create(
+            NetworkSpec(name="demo", pools=(Pool(IPv4Network("10.7.0.0/16")),), vnis=(5000,))
+        )
         before = dict(swarm.manager.state.networks)
-        with pytest.raises(Forbidden, match="bridge is a pre-defined network and cannot be created"):
+        with pytest.raises(
+            Forbidden, match="bridge is a pre-defined network and cannot be created"
+        ):
             await create(NetworkSpec(name="bridge"))
         with pytest.raises(Conflict, match="network with name demo already exists"):
             await create(NetworkSpec(name="demo"))
-        with pytest.raises(Conflict, match=r"cannot create network x: subnet 10.7.1.0/24 overlaps network demo"):
+        with pytest.raises(
+            Conflict, match=r"cannot create network x: subnet 10.7.1.0/24 overlaps network demo"
+        ):
             await create(NetworkSpec(name="x", pools=(Pool(IPv4Network("10.7.1.0/24")),)))
         with pytest.raises(Conflict, match=r"ingress network \(.*\) is already present"):
             await create(NetworkSpec(name="x", ingress=True))
         assert not swarm.manager.cluster.data_keys
         with pytest.raises(Conflict, match="5000"):
-            await create(NetworkSpec(name="x", pools=(Pool(IPv4Network("10.9.0.0/16")),), vnis=(5000,)))
+            await create(
+                NetworkSpec(name="x", pools=(Pool(IPv4Network("10.9.0.0/16")),), vnis=(5000,))
+            )
         assert dict(swarm.manager.state.networks) == before
 
     play(1, scene)
@@ -81,7 +89,9 @@ def test_the_routes_of_every_host_are_kept_clear() -> None:
         automatic = await swarm.manager.create_network(NetworkSpec(name="demo"))
         assert str(automatic.segments[0].subnet) == "10.0.2.0/24"
         assert swarm.manager.network_warnings(automatic) == []
-        chosen = await swarm.manager.create_network(NetworkSpec(name="x", pools=(Pool(IPv4Network("10.0.1.128/25")),)))
+        chosen = await swarm.manager.create_network(
+            NetworkSpec(name="x", pools=(Pool(IPv4Network("10.0.1.128/25")),))
+        )
         [warning] = swarm.manager.network_warnings(chosen)
         assert warning.startswith("subnet 10.0.1.128/25 overlaps routes of node2 (10.0.1.0/24): ")
 
@@ -94,15 +104,24 @@ def test_a_network_in_use_stays() -> None:
         network = await manager.create_network(NetworkSpec(name="demo"))
         id = await manager.create_service(web(1, (network.id,), (PublishedPort(80, 8080),)))
         await swarm.until(lambda: swarm.running("web"))
-        with pytest.raises(FailedPrecondition, match=f"network {network.id} is in use by service {id}"):
+        with pytest.raises(
+            FailedPrecondition, match=f"network {network.id} is in use by service {id}"
+        ):
             await manager.remove_network(network.id)
         assert manager.state.ingress is not None
-        with pytest.raises(FailedPrecondition, match=f"ingress network cannot be removed because service {id} depends on it"):
+        with pytest.raises(
+            FailedPrecondition,
+            match=f"ingress network cannot be removed because service {id} depends on it",
+        ):
             await manager.remove_network(manager.state.ingress.id)
         await manager.remove_service(id)
-        assert any(task.is_live for task in manager.state.tasks.values()), "nobody has told it to stop yet"
+        assert any(task.is_live for task in manager.state.tasks.values()), (
+            "nobody has told it to stop yet"
+        )
         await manager.remove_network(network.id)
-        await swarm.until(lambda: all(network.id not in agent.assignment.networks for agent in swarm.agents))
+        await swarm.until(
+            lambda: all(network.id not in agent.assignment.networks for agent in swarm.agents)
+        )
         with pytest.raises(NotFound, match=f"network {network.id} not found"):
             await manager.remove_network(network.id)
 
@@ -118,12 +137,19 @@ def test_a_network_in_use_stays() -> None:
         (TaskState.RUNNING, TaskState.FAILED, False),
     ],
 )
-def test_a_task_uses_a_network_while_it_is_meant_to_run(desired: TaskState, state: TaskState, is_used: bool) -> None:
+def test_a_task_uses_a_network_while_it_is_meant_to_run(
+    desired: TaskState, state: TaskState, is_used: bool
+) -> None:
     network = Network(id=NetworkId("n"), spec=NetworkSpec(name="demo"))
     task = Task(
-        id=TaskId("t"), service=ServiceId("s"), service_name="web", spec=TaskSpec(container=ContainerSpec(image="demo")),
-        attachments=(Attachment(network.id, IPv4Interface("10.0.1.3/24")),), desired=desired, status=TaskStatus(state),
-    )  # fmt: skip
+        id=TaskId("t"),
+        service=ServiceId("s"),
+        service_name="web",
+        spec=TaskSpec(container=ContainerSpec(image="demo")),
+        attachments=(Attachment(network.id, IPv4Interface("10.0.1.3/24")),),
+        desired=desired,
+        status=TaskStatus(state),
+    )
     external_etcd = ServiceSpec(name="web", task=task.spec)
     swarm = ClusterState([network, task, Service(id=task.service, spec=external_etcd)])
     if is_used:
@@ -131,7 +157,9 @@ def test_a_task_uses_a_network_while_it_is_meant_to_run(desired: TaskState, stat
             networks.removal(swarm, network.id)
     else:
         assert networks.removal(swarm, network.id) == [Remove("network", "n", 0)]
-    assert networks.removal(ClusterState([network, task]), network.id) == [Remove("network", "n", 0)]
+    assert networks.removal(ClusterState([network, task]), network.id) == [
+        Remove("network", "n", 0)
+    ]
 
 
 # --- services
@@ -143,17 +171,22 @@ def test_services_that_cannot_be_are_refused() -> None:
         id = await create(web(1, ports=(PublishedPort(80, 8080),)))
         with pytest.raises(Conflict) as taken:
             await create(web(1))
-        assert str(taken.value) == (
-            "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists"
+        assert (
+            str(taken.value)
+            == "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
+            " service web already exists"
         )
         with pytest.raises(
-            InvalidArgument, match=rf"port '8080' is already in use by service 'web' \({id}\) as an ingress port"
+            InvalidArgument,
+            match=rf"port '8080' is already in use by service 'web' \({id}\) as an ingress port",
         ):
             await create(web(1, ports=(PublishedPort(80, 8080),), name="other"))
         with pytest.raises(NotFound, match="network nowhere not found"):
             await create(web(1, ("nowhere",), name="other"))
         assert swarm.manager.state.ingress is not None
-        with pytest.raises(InvalidArgument, match="Service cannot be explicitly attached to the ingress network"):
+        with pytest.raises(
+            InvalidArgument, match="Service cannot be explicitly attached to the ingress network"
+        ):
             await create(web(1, (swarm.manager.state.ingress.id,), name="other"))
         assert list(swarm.manager.state.services) == [id]
 
@@ -172,12 +205,18 @@ def test_a_service_is_updated_and_rolled_back() -> None:
         with pytest.raises(Unsupported, match="renaming services is not supported"):
             await manager.update_service(id, first.meta.version, web(2, name="other"))
         with pytest.raises(Unsupported, match="service mode change is not allowed"):
-            await manager.update_service(id, first.meta.version, msgspec.structs.replace(web(2), replicas=None))
+            await manager.update_service(
+                id, first.meta.version, msgspec.structs.replace(web(2), replicas=None)
+            )
         with pytest.raises(FailedPrecondition, match="does not have a previous spec"):
             await manager.update_service(id, first.meta.version, web(2), "previous")
         await manager.update_service(id, first.meta.version, web(2))
         second = manager.state.services[id]
-        assert (second.spec, second.previous_spec, second.spec_version) == (web(2), web(1), second.meta.version)
+        assert (second.spec, second.previous_spec, second.spec_version) == (
+            web(2),
+            web(1),
+            second.meta.version,
+        )
         await swarm.until(lambda: len(swarm.running("web")) == 2)
         current = manager.state.services[id]
         await manager.update_service(id, current.meta.version, web(9), "previous")
@@ -210,7 +249,9 @@ def test_the_same_spec_again_puts_no_task_out_of_date() -> None:
 def test_a_node_is_removed_only_when_it_is_down_or_by_force() -> None:
     async def scene(swarm: Swarm) -> None:
         manager, agent = swarm.manager, swarm.agents[0]
-        with pytest.raises(FailedPrecondition, match=f"node {agent.node} is not down and can't be removed"):
+        with pytest.raises(
+            FailedPrecondition, match=f"node {agent.node} is not down and can't be removed"
+        ):
             await manager.remove_node(agent.node, False)
         founder = next(iter(manager.state.nodes))
         with pytest.raises(FailedPrecondition, match="is a cluster manager"):
@@ -230,15 +271,23 @@ def test_the_last_manager_is_not_demoted_and_not_removed() -> None:
     async def scene(swarm: Swarm) -> None:
         manager, promoted = swarm.manager, swarm.agents[0].node
         last = next(node for node in manager.state.nodes.values() if node.spec.role == "manager")
-        with pytest.raises(FailedPrecondition, match="attempting to demote the last manager of the swarm"):
+        with pytest.raises(
+            FailedPrecondition, match="attempting to demote the last manager of the swarm"
+        ):
             await manager.update_node(last.id, last.meta.version, NodeSpec(role="worker"))
         # One that is to be a manager and does not serve yet is no help.
-        await manager.update_node(promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="manager"))
-        with pytest.raises(FailedPrecondition, match="attempting to demote the last manager of the swarm"):
+        await manager.update_node(
+            promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="manager")
+        )
+        with pytest.raises(
+            FailedPrecondition, match="attempting to demote the last manager of the swarm"
+        ):
             await manager.update_node(last.id, last.meta.version, NodeSpec(role="worker"))
         with pytest.raises(FailedPrecondition, match="must be demoted to worker before removal"):
             await manager.remove_node(promoted, force=True)
-        await manager.update_node(promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="worker"))
+        await manager.update_node(
+            promoted, manager.state.nodes[promoted].meta.version, NodeSpec(role="worker")
+        )
         assert manager.state.nodes[promoted].role == "worker"
 
     play(1, scene)
@@ -282,16 +331,22 @@ def test_join_tokens_are_checked_and_rotated() -> None:
         assert manager.cluster.join_tokens.manager == old.manager
         count = len(manager.state.nodes)
         for token in (old.worker, ""):
-            request = AdmissionRequest(token=token, csr="", hostname="x", data_path_address=IPv4Address("10.59.72.99"))
+            request = AdmissionRequest(
+                token=token, csr="", hostname="x", data_path_address=IPv4Address("10.59.72.99")
+            )
             with pytest.raises(Forbidden):
                 await manager.admit(request)
         assert len(manager.state.nodes) == count
-        assert (await manager.admit(msgspec.structs.replace(request, token=old.manager))).role == "manager"
+        assert (
+            await manager.admit(msgspec.structs.replace(request, token=old.manager))
+        ).role == "manager"
         await swarm.join()
         with pytest.raises(OutOfSequence):
             await manager.update_cluster(1, ClusterSpec(), False, False)
         with pytest.raises(InvalidArgument):
-            await manager.update_cluster(manager.cluster.meta.version, ClusterSpec(name="x"), False, False)
+            await manager.update_cluster(
+                manager.cluster.meta.version, ClusterSpec(name="x"), False, False
+            )
 
     play(0, scene)
 
@@ -300,12 +355,19 @@ def test_the_swarm_is_created_once_and_from_sense() -> None:
     async def main() -> None:
         store = MemoryStore(virtual_time.clock)
         founder = Founder(
-            description=NodeDescription(hostname="node1"), data_path_address=IPv4Address("10.59.72.11"), manager_address="a:1"
+            description=NodeDescription(hostname="node1"),
+            data_path_address=IPv4Address("10.59.72.11"),
+            manager_address="a:1",
         )
 
         async def create(request: InitRequest) -> object:
             return await create_swarm(
-                store, request, founder, RootCa("root", "key"), FakeAuthority(), random.Random(1).randbytes
+                store,
+                request,
+                founder,
+                RootCa("root", "key"),
+                FakeAuthority(),
+                random.Random(1).randbytes,
             )
 
         pool = IPv4Network("10.20.0.0/16")
@@ -318,7 +380,11 @@ def test_the_swarm_is_created_once_and_from_sense() -> None:
             with pytest.raises(InvalidArgument):
                 await create(bad)
         assert not store.state.revision
-        await create(InitRequest(default_pool=(pool,), subnet_size=26, data_path_port=5789, availability="drain"))
+        await create(
+            InitRequest(
+                default_pool=(pool,), subnet_size=26, data_path_port=5789, availability="drain"
+            )
+        )
         assert [node.spec.availability for node in store.state.nodes.values()] == ["drain"]
         with pytest.raises(Unavailable, match="already part of a swarm"):
             await create(InitRequest())

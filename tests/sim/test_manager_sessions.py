@@ -1,5 +1,5 @@
-"""Sessions of agents with a whole manager in memory, in virtual time: how they begin and end, what counts of what is said
-in them, and nodes that say too much."""
+"""Sessions of agents with a whole manager in memory, in virtual time: how they begin and end, what
+counts of what is said in them, and nodes that say too much."""
 
 import asyncio
 import itertools
@@ -42,7 +42,9 @@ from weft.session.messages import (
 def test_a_newer_session_supersedes_the_older() -> None:
     async def scene(swarm: Swarm) -> None:
         agent = swarm.agents[0]
-        twin = FakeAgent(swarm.manager, agent.identity, "node2", IPv4Address("10.59.72.12"), virtual_time.clock)
+        twin = FakeAgent(
+            swarm.manager, agent.identity, "node2", IPv4Address("10.59.72.12"), virtual_time.clock
+        )
         first, second = swarm.sessions[0], asyncio.create_task(twin.session())
         await swarm.until(lambda: agent.farewell)
         assert agent.farewell == f"superseded by a newer session of node {agent.node}"
@@ -61,11 +63,15 @@ def test_a_slow_reader_skips_what_it_missed() -> None:
         slow = swarm.agents[0]
         slow.reading.clear()
         for number in range(50):
-            await swarm.manager.create_service(web(2, ports=(PublishedPort(80, 9000 + number),), name=f"s{number}"))
+            await swarm.manager.create_service(
+                web(2, ports=(PublishedPort(80, 9000 + number),), name=f"s{number}")
+            )
             await asyncio.sleep(0.2)
         received = len(slow.changes)
         slow.reading.set()
-        await swarm.until(lambda: all(len(swarm.running(f"s{number}")) == 2 for number in range(50)))
+        await swarm.until(
+            lambda: all(len(swarm.running(f"s{number}")) == 2 for number in range(50))
+        )
         assert len(slow.changes) - received < 25
         assert len(slow.assignment.tasks) == 50
 
@@ -73,7 +79,8 @@ def test_a_slow_reader_skips_what_it_missed() -> None:
 
 
 def test_what_a_host_has_lost_is_known_with_the_word_that_it_is_ready_again() -> None:
-    """In one commit, or somebody would be sent to containers that are not there. Of its own tasks only, and of those once."""
+    """In one commit, or somebody would be sent to containers that are not there. Of its own tasks
+    only, and of those once."""
 
     async def scene(swarm: Swarm) -> None:
         await swarm.manager.create_service(web(4))
@@ -82,15 +89,25 @@ def test_what_a_host_has_lost_is_known_with_the_word_that_it_is_ready_again() ->
         mine = [task for task in swarm.tasks("web") if task.node == agent.node]
         theirs = next(task for task in swarm.tasks("web") if task.node == other.node)
         await swarm.kill(0)
-        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.DOWN, 60)
-        lost = TaskStatus(TaskState.FAILED, virtual_time.clock(), "lost", "the host was started again")
+        await swarm.until(
+            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.DOWN, 60
+        )
+        lost = TaskStatus(
+            TaskState.FAILED, virtual_time.clock(), "lost", "the host was started again"
+        )
         ended = tuple((id, lost) for id in (mine[0].id, theirs.id, TaskId("nobody")))
         agent.hello = msgspec.structs.replace(agent.hello, ended=ended)
         agent.states = {}
         events = swarm.store.subscribe(("node", "task"))
         swarm.connect(agent)
-        await swarm.until(lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY)
-        (node,) = [obj for event in events.take() if isinstance(obj := event.after, Node) and obj.id == agent.node]
+        await swarm.until(
+            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY
+        )
+        (node,) = [
+            obj
+            for event in events.take()
+            if isinstance(obj := event.after, Node) and obj.id == agent.node
+        ]
         first, second = (swarm.manager.state.tasks[task.id] for task in mine)
         assert (first.status, first.meta.version) == (lost, node.meta.version)
         assert second.state == TaskState.RUNNING
@@ -184,7 +201,9 @@ SECONDS = 20
 MOST = BURST + RATE * SECONDS
 
 
-async def session_of(swarm: Swarm, agent: FakeAgent) -> tuple[MemoryAgentSession, asyncio.Task[None]]:
+async def session_of(
+    swarm: Swarm, agent: FakeAgent
+) -> tuple[MemoryAgentSession, asyncio.Task[None]]:
     """In place of its own."""
     ours, theirs = session_pair(agent.identity, agent.hello.data_path_address)
     await theirs.send(agent.hello)
@@ -215,7 +234,9 @@ async def pour(session: MemoryAgentSession, messages: Iterable[FromAgent]) -> in
 def flip(task: TaskId) -> Iterator[StatusUpdate]:
     """Each says something new."""
     for number in itertools.count():
-        yield StatusUpdate(number, ((task, TaskStatus(TaskState.RUNNING, message=f"again {number}")),))
+        yield StatusUpdate(
+            number, ((task, TaskStatus(TaskState.RUNNING, message=f"again {number}")),)
+        )
 
 
 @pytest.mark.parametrize("kind", ["heartbeats", "statuses", "many statuses", "certificates"])
@@ -242,7 +263,10 @@ def test_a_node_is_heard_no_more_often_than_makes_sense_and_the_others_as_ever(k
         assert await swarm.until(lambda: swarm.running("later")) < 1
         sent = await pouring
         assert not serving.done()
-        most = {"many statuses": MOST * STATUSES_PER_TOKEN / MAX_STATUSES, "certificates": MOST / CERTIFICATE}.get(kind, MOST)
+        most = {
+            "many statuses": MOST * STATUSES_PER_TOKEN / MAX_STATUSES,
+            "certificates": MOST / CERTIFICATE,
+        }.get(kind, MOST)
         assert most / 2 < sent <= most + WINDOW + 2
         assert swarm.store.state.revision - revision < MOST + 100
         assert len(issued) <= MOST / CERTIFICATE + 1
@@ -276,16 +300,23 @@ def test_who_breaks_the_rules_in_the_middle_is_sent_away_and_nothing_of_it_is_ke
     play(2, scene)
 
 
-def test_a_node_cannot_take_anothers_address_and_loses_one_that_it_took_while_the_other_was_away() -> None:
+def test_a_node_cannot_take_anothers_address_and_loses_one_that_it_took_while_the_other_was_away() -> (
+    None
+):
     async def scene(swarm: Swarm) -> None:
         nodes, (liar, victim) = swarm.manager.state.nodes, swarm.agents
         honest = liar.hello
-        liar.hello = msgspec.structs.replace(honest, data_path_address=victim.hello.data_path_address)
+        liar.hello = msgspec.structs.replace(
+            honest, data_path_address=victim.hello.data_path_address
+        )
         liar.source = honest.data_path_address
         await swarm.kill(0)
         async with asyncio.timeout(5):
             await liar.session()
-        assert liar.farewell == f"cannot open session: data path address 10.59.72.13 is that of node {victim.node}"
+        assert (
+            liar.farewell
+            == f"cannot open session: data path address 10.59.72.13 is that of node {victim.node}"
+        )
         assert str(nodes[liar.node].data_path_address) == honest.data_path_address
         await swarm.kill(1)
         await swarm.until(lambda: nodes[victim.node].status.state is NodeState.DOWN, 60)
@@ -294,7 +325,10 @@ def test_a_node_cannot_take_anothers_address_and_loses_one_that_it_took_while_th
         swarm.connect(victim)
         await swarm.until(lambda: nodes[victim.node].status.state is NodeState.READY)
         assert nodes[liar.node].status.state is NodeState.DOWN
-        assert nodes[liar.node].status.message == f"its data path address is that of node {victim.node}"
+        assert (
+            nodes[liar.node].status.message
+            == f"its data path address is that of node {victim.node}"
+        )
         await asyncio.sleep(60)
         assert nodes[victim.node].status.state is NodeState.READY
         assert nodes[liar.node].status.state is NodeState.DOWN

@@ -1,4 +1,5 @@
-"""The managers' parts of the store on an etcd in memory, in virtual time: in which order a manager becomes a worker."""
+"""The managers' parts of the store on an etcd in memory, in virtual time: in which order a manager
+becomes a worker."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,7 +46,11 @@ class World:
             )
             for name in NAMES
         ]  # fmt: skip
-        cluster = Cluster(id=ClusterId("c"), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="w", manager="m"))
+        cluster = Cluster(
+            id=ClusterId("c"),
+            root_ca=RootCa("", ""),
+            join_tokens=JoinTokens(worker="w", manager="m"),
+        )
         await copy(ClusterState([cluster, *nodes], 1), self.etcd.client("m1"))
         for name in NAMES:
             kv = self.etcd.client(name)
@@ -63,7 +68,9 @@ class World:
                 stack.callback(task.cancel)
         await until(lambda: len(self.leaderships["m1"].leadership_status.present) == len(NAMES))
 
-    def _door(self, name: str) -> Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]:
+    def _door(
+        self, name: str
+    ) -> Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]:
         async def refuse(certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
             if self.failures[name]:
                 self.failures[name] -= 1

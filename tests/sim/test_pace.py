@@ -1,6 +1,8 @@
-"""Who costs the manager more of its processor than its share is not read from, whatever it sends, and others are.
+"""Who costs the manager more of its processor than its share is not read from, whatever it sends,
+and others are.
 
-Real TLS and sockets on loopback. What is counted is what was read and what was charged, never how fast.
+Real TLS and sockets on loopback. What is counted is what was read and what was charged, never how
+fast.
 """
 
 import asyncio
@@ -55,7 +57,9 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str) -> None:
 def credentials(name: str) -> Credentials:
     key = authority.make_key(os.urandom)
     role: Role = "manager" if name == "manager" else "worker"
-    issued = authority.issue(ROOT, authority.request(key), NodeId(name), role, ClusterId("c"), time.time_ns(), HOUR, 5)
+    issued = authority.issue(
+        ROOT, authority.request(key), NodeId(name), role, ClusterId("c"), time.time_ns(), HOUR, 5
+    )
     return Credentials(issued, authority.private_pem(key), ROOT.certificate)
 
 
@@ -70,7 +74,9 @@ class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         certificate = transport.get_extra_info("peercert")
-        self._name = dict(part[0] for part in certificate["subject"])["commonName"] if certificate else ""
+        self._name = (
+            dict(part[0] for part in certificate["subject"])["commonName"] if certificate else ""
+        )
 
     def data_received(self, data: bytes) -> None:
         self._heard[self._name] = self._heard.get(self._name, 0) + len(data)
@@ -92,7 +98,9 @@ class Place:
     def __init__(self, pace: PaceLimits, known: Callable[[str], bool] = lambda _: False) -> None:
         self.heard: dict[str, int] = {}
         context = tls.server_context(credentials("manager"))
-        self._listener = Listener(lambda: Echo(self.heard), lambda: context, Limits(pace=pace), known)
+        self._listener = Listener(
+            lambda: Echo(self.heard), lambda: context, Limits(pace=pace), known
+        )
         self.port = free_port()
         self._opened: list[asyncio.StreamWriter] = []
         self._listener.start(f"127.0.0.1:{self.port}")
@@ -107,9 +115,15 @@ class Place:
 
     async def open(self, name: str = "", source: str = "127.0.0.1") -> Streams:
         """As that member, or a stranger."""
-        context = tls.node_context(credentials(name)) if name else tls.client_context(ROOT.certificate)
+        context = (
+            tls.node_context(credentials(name)) if name else tls.client_context(ROOT.certificate)
+        )
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self.port, ssl=context, server_hostname=tls.MANAGER_NAME, local_addr=(source, 0)
+            "127.0.0.1",
+            self.port,
+            ssl=context,
+            server_hostname=tls.MANAGER_NAME,
+            local_addr=(source, 0),
         )
         self._opened.append(writer)
         return reader, writer
@@ -132,7 +146,9 @@ def test_all_arrives_in_order_through_ever_so_many_pauses(loop: str) -> None:
 
 
 @each_loop
-def test_a_member_in_debt_is_not_read_from_on_any_of_its_connections_and_others_are(loop: str) -> None:
+def test_a_member_in_debt_is_not_read_from_on_any_of_its_connections_and_others_are(
+    loop: str,
+) -> None:
     async def main() -> None:
         async with Place(PaceLimits(member=NOTHING)) as place:
             pairs = [await place.open("debtor") for _ in range(3)]
@@ -165,14 +181,20 @@ def test_others_have_their_turn_after_each_piece(loop: str) -> None:
 
 
 @each_loop
-def test_a_node_that_has_not_shown_its_certificate_yet_does_not_wait_for_strangers(loop: str) -> None:
+def test_a_node_that_has_not_shown_its_certificate_yet_does_not_wait_for_strangers(
+    loop: str,
+) -> None:
     async def main() -> None:
         node = "127.0.0.2"
-        async with Place(PaceLimits(strangers=NOTHING), known=lambda source: source == node) as place:
+        async with Place(
+            PaceLimits(strangers=NOTHING), known=lambda source: source == node
+        ) as place:
             stranger = asyncio.create_task(echoed(await place.open(source="127.0.0.3"), b"y"))
             for number in range(5):
                 await echoed(await place.open(f"node{number}", source=node), b"y" * 100)
-            assert not stranger.done(), "a handshake takes two pieces, and then there is nothing left"
+            assert not stranger.done(), (
+                "a handshake takes two pieces, and then there is nothing left"
+            )
             stranger.cancel()
             await asyncio.wait([stranger])
 
@@ -181,9 +203,17 @@ def test_a_node_that_has_not_shown_its_certificate_yet_does_not_wait_for_strange
 
 def test_each_pays_for_itself_and_strangers_also_together() -> None:
     now = 0.0
-    accounts = Accounts(PaceLimits(Share(1, 1), Share(1, 1), Share(1, 2)), lambda source: source == "node", lambda: now)
+    accounts = Accounts(
+        PaceLimits(Share(1, 1), Share(1, 1), Share(1, 2)),
+        lambda source: source == "node",
+        lambda: now,
+    )
     assert [accounts.member("a")(2), accounts.member("a")(1), accounts.member("b")(1)] == [1, 2, 0]
-    assert [accounts.stranger("node")(3), accounts.stranger("x")(1), accounts.stranger("y")(1)] == [2, 0, 0]
+    assert [accounts.stranger("node")(3), accounts.stranger("x")(1), accounts.stranger("y")(1)] == [
+        2,
+        0,
+        0,
+    ]
     assert [accounts.stranger("z")(1), accounts.stranger("node")(0)] == [1, 2]
     now = 10
     assert [accounts.member("a")(1), accounts.stranger("z")(1)] == [0, 0]
@@ -204,7 +234,9 @@ def records_of_one_byte(tunnel: ssl.SSLSocket) -> None:
 
 
 def hello(member: Member) -> bytes:
-    said = Hello(node=member.node, description=NodeDescription(), data_path_address=str(member.address))
+    said = Hello(
+        node=member.node, description=NodeDescription(), data_path_address=str(member.address)
+    )
     return frame(codec.encode(said))
 
 
@@ -216,7 +248,8 @@ KINDS: dict[str, tuple[str, bytes, bytes]] = {
     "fragments of logs": ("logs", frame(b"", 0x02), frame(b"", 0x00) * 2700),
     "empty messages of logs": ("logs", b"", frame(codec.encode(LogLines(()))) * 500),
 }
-"""Where, what comes first, and what comes then without end; records of one byte if that is nothing."""
+"""Where, what comes first, and what comes then without end; records of one byte if that is
+nothing."""
 
 
 class Flood:
@@ -228,9 +261,14 @@ class Flood:
         plain = socket.create_connection((host, int(port)))
         context = tls.node_context(member.credential_source.credentials)
         name = tls.MANAGER_NAME
-        self._tunnel = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
+        self._tunnel = context.wrap_socket(
+            plain, server_hostname=name, do_handshake_on_connect=False
+        )
         self._says = f"GET {path} HTTP/1.1\r\nhost: m\r\nupgrade: websocket\r\nconnection: upgrade\r\n".encode()
-        self._says += b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + first
+        self._says += (
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            + first
+        )
         self._then = then
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -240,7 +278,11 @@ class Flood:
             self._tunnel.do_handshake()
             self._tunnel.sendall(self._says)
             while not self._stop.is_set():
-                self._tunnel.sendall(self._then) if self._then else records_of_one_byte(self._tunnel)
+                (
+                    self._tunnel.sendall(self._then)
+                    if self._then
+                    else records_of_one_byte(self._tunnel)
+                )
 
     def end(self) -> None:
         self._stop.set()
@@ -262,9 +304,13 @@ def flood(target: Swarm, member: Member, kind: str, path: str) -> Iterator[None]
 
 async def wanted_logs(target: Swarm, member: Member) -> tuple[str, asyncio.Task[None]]:
     """Where they are to be published, and what reads them."""
-    spec = ServiceSpec(name="web", replicas=len(target.members), task=TaskSpec(container=ContainerSpec(image="i")))
+    spec = ServiceSpec(
+        name="web", replicas=len(target.members), task=TaskSpec(container=ContainerSpec(image="i"))
+    )
     service = await target.manager.create_service(spec)
-    await target.until(lambda: all(task.node for task in target.manager.state.tasks_of(service).values()))
+    await target.until(
+        lambda: all(task.node for task in target.manager.state.tasks_of(service).values())
+    )
 
     async def read() -> None:
         async for _ in target.manager.logs(LogsWanted(service=service, follow=True)):
@@ -304,4 +350,6 @@ def test_a_worker_that_floods_its_connection_is_read_more_slowly_and_others_as_e
 
 
 def slowed(caplog: pytest.LogCaptureFixture, member: Member) -> bool:
-    return any(f"pace.slowed who=member {member.node} " in record.getMessage() for record in caplog.records)
+    return any(
+        f"pace.slowed who=member {member.node} " in record.getMessage() for record in caplog.records
+    )

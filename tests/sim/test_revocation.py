@@ -1,5 +1,5 @@
-"""Certificates of managers that are managers no more, in virtual time: all that were issued are known,
-and none of them opens a door."""
+"""Certificates of managers that are managers no more, in virtual time: all that were issued are
+known, and none of them opens a door."""
 
 import asyncio
 import ssl
@@ -31,7 +31,9 @@ from weft.store.sole import SoleLeader
 
 
 def ready(cluster: Swarm) -> bool:
-    return all(node.status.state is NodeState.READY for node in cluster.manager.state.nodes.values())
+    return all(
+        node.status.state is NodeState.READY for node in cluster.manager.state.nodes.values()
+    )
 
 
 def node(cluster: Swarm, member: Member) -> Node:
@@ -69,7 +71,7 @@ def identity(cluster: Swarm, credentials: Credentials) -> Identity:
 
 async def session(
     cluster: Swarm, member: Member, credentials: Credentials, manager: Manager | None = None
-) -> AgentSession:  # fmt: skip
+) -> AgentSession:
     """One that somebody opens who has copied these."""
     thief = Member(cluster, credentials, member.address)
     thief.credential_source = CredentialSource(credentials, lambda _: None)
@@ -99,7 +101,9 @@ async def refusals(cluster: Swarm, credentials: Credentials) -> list[str]:
     peer, said = identity(cluster, credentials), []
     publish = PublishLogs(subscription="s", manager="192.0.2.1:2377", wanted=LogsWanted())
     for asked in (
-        cluster.manager.enlist(peer, MemberRequest(peer_url="https://x:2380", manager_address="x:2377")),
+        cluster.manager.enlist(
+            peer, MemberRequest(peer_url="https://x:2380", manager_address="x:2377")
+        ),
         cluster.manager.admit_vote(peer),
         cluster.manager.pass_on(peer, LogRequest(node=peer.node, publish=publish)),
     ):
@@ -125,7 +129,9 @@ def test_all_certificates_of_a_manager_are_known_until_they_have_expired() -> No
                 assert serial(manager.credential_source.credentials) in given(cluster, manager)
                 assert len(given(cluster, manager)) < (HOUR + LAG) / HOUR * 2 + 2
             assert len(seen) > 30
-            assert given(cluster, cluster.members[1]) == set(), "a worker's opens none of these doors"
+            assert given(cluster, cluster.members[1]) == set(), (
+                "a worker's opens none of these doors"
+            )
             await become(cluster, manager, "worker")
             assert revoked(cluster) > {serial(manager.credential_source.credentials)}
             assert given(cluster, manager) == set()
@@ -148,12 +154,19 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
             await cluster.until(lambda: manager.role == "worker")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
-            assert await refusal(await session(cluster, manager, manager.credential_source.credentials)) == ""
+            assert (
+                await refusal(
+                    await session(cluster, manager, manager.credential_source.credentials)
+                )
+                == ""
+            )
 
             await become(cluster, manager, "manager")
             await cluster.until(lambda: manager.role == "manager")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
-            assert all("was revoked" in said for said in await refusals(cluster, stolen)), "a manager again, by another"
+            assert all("was revoked" in said for said in await refusals(cluster, stolen)), (
+                "a manager again, by another"
+            )
             assert "" in await refusals(cluster, manager.credential_source.credentials)
             assert "was revoked" in await refusal(await session(cluster, manager, stolen))
 
@@ -161,7 +174,8 @@ def test_one_that_was_demoted_has_nothing_of_its_former_certificates() -> None:
 
 
 def test_a_session_that_stands_ends_when_the_node_has_another_certificate() -> None:
-    """At whatever manager: the node's own session may be with another one, where it shows the new one."""
+    """At whatever manager: the node's own session may be with another one, where it shows the new
+    one."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
@@ -194,7 +208,9 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
             demo = TaskSpec(container=ContainerSpec(image="demo"))
-            id = await cluster.manager.create_service(ServiceSpec(name="web", replicas=2, task=demo))
+            id = await cluster.manager.create_service(
+                ServiceSpec(name="web", replicas=2, task=demo)
+            )
             read: list[TaskLog] = []
 
             async def follow() -> None:
@@ -204,7 +220,9 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             following = asyncio.create_task(follow())
             await cluster.until(lambda: manager.asked)
             source = publisher(cluster, manager.credential_source.credentials)
-            taking = asyncio.create_task(cluster.manager.take_logs(source, manager.asked[0].subscription))
+            taking = asyncio.create_task(
+                cluster.manager.take_logs(source, manager.asked[0].subscription)
+            )
             tasks = cluster.manager.state.tasks.values()
             own = next(task.id for task in tasks if task.node == manager.node)
             await source.send(LogLines(((own, LogLine(1, 1, b"true")),)))
@@ -212,7 +230,12 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
 
             await become(cluster, manager, "worker")
             shown = manager.credential_source.credentials
-            await cluster.until(lambda: newest_is_shown(cluster, manager) and manager.credential_source.credentials != shown)
+            await cluster.until(
+                lambda: (
+                    newest_is_shown(cluster, manager)
+                    and manager.credential_source.credentials != shown
+                )
+            )
             begin = asyncio.get_running_loop().time()
             async with asyncio.timeout(60):
                 await taking
@@ -245,7 +268,10 @@ def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
             await become(cluster, manager, "worker")
             await cluster.until(lambda: manager.role == "worker")
             await cluster.until(lambda: newest_is_shown(cluster, manager))
-            for credentials, why in ((stolen, "was revoked"), (manager.credential_source.credentials, "no logs of node")):
+            for credentials, why in (
+                (stolen, "was revoked"),
+                (manager.credential_source.credentials, "no logs of node"),
+            ):
                 with pytest.raises(Forbidden, match=why):
                     await cluster.manager.take_logs(publisher(cluster, credentials), "s")
 
@@ -274,7 +300,8 @@ def test_one_that_is_a_manager_again_at_once_is_given_another_certificate() -> N
 
 
 def test_one_that_is_on_its_way_out_is_given_no_other() -> None:
-    """It remains a manager in effect until its part of the store was taken from it; so it could ask for one that nobody revokes."""
+    """It remains a manager in effect until its part of the store was taken from it; so it could ask
+    for one that nobody revokes."""
 
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=0, expiry=24 * HOUR) as cluster:
@@ -285,7 +312,9 @@ def test_one_that_is_on_its_way_out_is_given_no_other() -> None:
             leaving = msgspec.structs.replace(now, spec=spec, store_peer="https://x:2380")
             assert leaving.role == "manager"
             csr = authority.request(authority.make_key(cluster.entropy))
-            with pytest.raises(FailedPrecondition, match="it is to be a worker and is a manager still"):
+            with pytest.raises(
+                FailedPrecondition, match="it is to be a worker and is a manager still"
+            ):
                 cluster.manager._certificates.issue(cluster.manager.state, leaving, csr, "")
 
     virtual_time.run(main())
@@ -303,8 +332,13 @@ def test_the_removed_are_strangers() -> None:
                 stolen.append(member.credential_source.credentials)
                 await cluster.manager.remove_node(member.node, force=True)
                 for credentials in stolen:
-                    assert "not part of the swarm" in await refusal(await session(cluster, member, credentials))
-                    assert all("not part of the swarm" in said for said in await refusals(cluster, credentials))
+                    assert "not part of the swarm" in await refusal(
+                        await session(cluster, member, credentials)
+                    )
+                    assert all(
+                        "not part of the swarm" in said
+                        for said in await refusals(cluster, credentials)
+                    )
             assert len(revoked(cluster)) == 1
 
     virtual_time.run(main())
@@ -319,7 +353,9 @@ def test_one_that_nobody_knows_is_known_when_it_was_shown() -> None:
             await cluster.until(lambda: ready(cluster))
             own = serial(manager.credential_source.credentials)
             await manager.stop()
-            await cluster.store.commit([Put(msgspec.structs.replace(node(cluster, manager), manager_certificates=()))])
+            await cluster.store.commit(
+                [Put(msgspec.structs.replace(node(cluster, manager), manager_certificates=()))]
+            )
             manager.start()
             await cluster.until(lambda: given(cluster, manager) == {own})
             await manager.stop()

@@ -1,4 +1,5 @@
-"""A server that shows a certificate of a manager which was revoked: it is told nothing by those that know the list."""
+"""A server that shows a certificate of a manager which was revoked: it is told nothing by those
+that know the list."""
 
 import asyncio
 import ssl
@@ -28,10 +29,18 @@ LOGS = LogRequest(
     publish=PublishLogs(subscription="secret", manager="127.0.0.1:2377", wanted=LogsWanted()),
 )
 ASKED: dict[str, Ask] = {
-    "session": lambda credential_source, address, is_revoked: Connector(credential_source, lambda: [address], is_revoked)(),
-    "logs": lambda credential_source, address, is_revoked: LogConnector(credential_source, is_revoked)(address, "secret"),
-    "epoch": lambda credential_source, address, is_revoked: EpochClient(credential_source, ClusterId("c"), is_revoked)(address),
-    "relay": lambda credential_source, address, is_revoked: ManagerRelay(credential_source, is_revoked)(address, LOGS),
+    "session": lambda credential_source, address, is_revoked: Connector(
+        credential_source, lambda: [address], is_revoked
+    )(),
+    "logs": lambda credential_source, address, is_revoked: LogConnector(
+        credential_source, is_revoked
+    )(address, "secret"),
+    "epoch": lambda credential_source, address, is_revoked: EpochClient(
+        credential_source, ClusterId("c"), is_revoked
+    )(address),
+    "relay": lambda credential_source, address, is_revoked: ManagerRelay(
+        credential_source, is_revoked
+    )(address, LOGS),
 }
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop,
@@ -62,11 +71,17 @@ def test_nothing_is_said_to_a_server_whose_certificate_was_revoked(loop: str, as
             theirs = cluster.founder.credential_source.credentials
             serial = holder(theirs.certificate).serial
             async with listening(theirs) as (address, told):
-                with pytest.raises(Unavailable, match=f"the manager's certificate {serial} was revoked"):
-                    await ASKED[asked](own.credential_source, address, lambda shown: shown == serial)
+                with pytest.raises(
+                    Unavailable, match=f"the manager's certificate {serial} was revoked"
+                ):
+                    await ASKED[asked](
+                        own.credential_source, address, lambda shown: shown == serial
+                    )
                 assert not told
                 with pytest.raises(Unavailable):
-                    await ASKED[asked](own.credential_source, address, lambda shown: shown != serial)
+                    await ASKED[asked](
+                        own.credential_source, address, lambda shown: shown != serial
+                    )
                 assert b"HTTP/1.1" in told, "another one is told what it is asked"
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

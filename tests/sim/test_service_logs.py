@@ -1,5 +1,5 @@
-"""Logs of services in whole swarms: from any manager, of all nodes, whatever happens meanwhile. In virtual time, and at the end over
-real TLS on loopback."""
+"""Logs of services in whole swarms: from any manager, of all nodes, whatever happens meanwhile. In
+virtual time, and at the end over real TLS on loopback."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -25,7 +25,12 @@ from weft.model.task import TaskState
 from weft.runtime.fake import FakeRuntime
 
 
-def play(directory: Path, managers: int, workers: int, scene: Callable[[SimCluster], Coroutine[Any, Any, None]]) -> None:
+def play(
+    directory: Path,
+    managers: int,
+    workers: int,
+    scene: Callable[[SimCluster], Coroutine[Any, Any, None]],
+) -> None:
     async def main() -> None:
         async with SimCluster.of(directory, managers, workers) as cluster:
             await scene(cluster)
@@ -36,7 +41,9 @@ def play(directory: Path, managers: int, workers: int, scene: Callable[[SimClust
 
 async def service(cluster: SimCluster, replicas: int, name: str = "web") -> ServiceId:
     """Each of its tasks has said two lines."""
-    spec = ServiceSpec(name=name, replicas=replicas, task=TaskSpec(container=ContainerSpec(image="demo")))
+    spec = ServiceSpec(
+        name=name, replicas=replicas, task=TaskSpec(container=ContainerSpec(image="demo"))
+    )
     id = await cluster.ask(lambda manager: manager.create_service(spec))
     await cluster.settle(60)
     for task in cluster.state.tasks_of(id):
@@ -105,26 +112,43 @@ def test_any_manager_shows_the_lines_of_all_nodes(tmp_path: Path, managers: int)
         tasks = cluster.state.tasks_of(id)
         nodes = cluster.state.nodes
         assert len({task.node for task in tasks.values()}) == managers + 2
-        holders = {nodes[task.node].status.manager for task in tasks.values() if task.node is not None}
+        holders = {
+            nodes[task.node].status.manager for task in tasks.values() if task.node is not None
+        }
         for host in cluster.managers:
             if managers > 1:
                 assert holders - {host.node}, "all sessions are with the manager that is asked"
             logs = await read(manager_of(cluster, host.name), LogsWanted(service=id))
-            assert told(logs) == sorted((task, *line) for task in tasks for line in ((1, "out\n"), (2, "err\n")))
+            assert told(logs) == sorted(
+                (task, *line) for task in tasks for line in ((1, "out\n"), (2, "err\n"))
+            )
             assert all((log.node, log.service) == (tasks[log.task].node, id) for log in logs)
             for task in tasks:
-                logs = await read(manager_of(cluster, host.name), LogsWanted(task=task, stdout=False))
+                logs = await read(
+                    manager_of(cluster, host.name), LogsWanted(task=task, stdout=False)
+                )
                 assert told(logs) == [(task, 2, "err\n")]
-        assert len(await read(manager_of(cluster, cluster.managers[0].name), LogsWanted(service=other, tail=1))) == 2
+        assert (
+            len(
+                await read(
+                    manager_of(cluster, cluster.managers[0].name), LogsWanted(service=other, tail=1)
+                )
+            )
+            == 2
+        )
 
     play(tmp_path, managers, 2, scene)
 
 
-def test_what_is_followed_is_followed_to_tasks_that_come_later_and_to_the_service_s_end(tmp_path: Path) -> None:
+def test_what_is_followed_is_followed_to_tasks_that_come_later_and_to_the_service_s_end(
+    tmp_path: Path,
+) -> None:
     async def scene(cluster: SimCluster) -> None:
         id = await service(cluster, 1)
         (first,) = cluster.state.tasks_of(id)
-        follower = Follower(manager_of(cluster, "node2"), LogsWanted(service=id, follow=True, tail=1))
+        follower = Follower(
+            manager_of(cluster, "node2"), LogsWanted(service=id, follow=True, tail=1)
+        )
         await cluster.until(lambda: told(follower.lines) == [(first, 2, "err\n")], 10)
         current = cluster.state.services[id]
         grown = ServiceSpec(name="web", replicas=6, task=current.spec.task)
@@ -134,8 +158,14 @@ def test_what_is_followed_is_followed_to_tasks_that_come_later_and_to_the_servic
             say(cluster, task, "one")
             say(cluster, task, "and another\n", 2)
             say(cluster, task, " line\n")
-        expected = [(t, *line) for t in cluster.state.tasks_of(id) for line in ((1, "one line\n"), (2, "and another\n"))]
-        await cluster.until(lambda: told(follower.lines) == sorted([(first, 2, "err\n"), *expected]), 10)
+        expected = [
+            (t, *line)
+            for t in cluster.state.tasks_of(id)
+            for line in ((1, "one line\n"), (2, "and another\n"))
+        ]
+        await cluster.until(
+            lambda: told(follower.lines) == sorted([(first, 2, "err\n"), *expected]), 10
+        )
         await cluster.ask(lambda manager: manager.remove_service(id))
         await cluster.until(follower.task.done, 60)
         assert follower.error == ""
@@ -152,15 +182,20 @@ def test_a_node_that_is_down_is_named_and_the_others_are_shown(tmp_path: Path) -
         assert there
         assert here
         await cluster.power_off("node5")
-        await cluster.until(lambda: lost.node and str(cluster.state.nodes[lost.node].status.state) == "down", 60)
+        await cluster.until(
+            lambda: lost.node and str(cluster.state.nodes[lost.node].status.state) == "down", 60
+        )
         seen: list[TaskLog] = []
         with pytest.raises(Unavailable) as missing:
-            async with aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id, stderr=False))) as logs:
+            async with aclosing(
+                manager_of(cluster, "node1").logs(LogsWanted(service=id, stderr=False))
+            ) as logs:
                 async for lines in logs:
                     seen += lines
-        assert str(missing.value) == (
-            "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
-            f"node {lost.node} is not available"
+        assert (
+            str(missing.value)
+            == "warning: incomplete log stream. some logs could not be retrieved for the following"
+            f" reasons: node {lost.node} is not available"
         )
         assert told(seen) == sorted((task.id, 1, "out\n") for task in here)
 
@@ -175,14 +210,22 @@ def test_a_node_that_falls_silent_in_the_middle_is_named(tmp_path: Path) -> None
                 say(cluster, task, "x" * 9999 + "\n")
         lost = cluster.hosts["node3"]
         seen: list[TaskLog] = []
-        with pytest.raises(Unavailable, match=f"for the following reasons: node {lost.node} disconnected unexpectedly"):
-            async with asyncio.timeout(300), aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs:
+        with pytest.raises(
+            Unavailable,
+            match=f"for the following reasons: node {lost.node} disconnected unexpectedly",
+        ):
+            async with (
+                asyncio.timeout(300),
+                aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs,
+            ):
                 while not any(log.node == lost.node for log in seen):
                     seen += await anext(logs)
                 cluster.isolate(lost.name)
                 async for lines in logs:
                     seen += lines
-        assert [sum(log.node == host.node for log in seen) < 402 for host in cluster.hosts.values()] == [False, False, True]
+        assert [
+            sum(log.node == host.node for log in seen) < 402 for host in cluster.hosts.values()
+        ] == [False, False, True]
         cluster.heal(lost.name)
 
     play(tmp_path, 1, 2, scene)
@@ -192,11 +235,15 @@ def test_a_task_that_has_no_node_is_named(tmp_path: Path) -> None:
     async def scene(cluster: SimCluster) -> None:
         nowhere = Placement(constraints=("node.hostname==nowhere",))
         placed = TaskSpec(container=ContainerSpec(image="demo"), placement=nowhere)
-        id = await cluster.ask(lambda m: m.create_service(ServiceSpec(name="stuck", replicas=1, task=placed)))
+        id = await cluster.ask(
+            lambda m: m.create_service(ServiceSpec(name="stuck", replicas=1, task=placed))
+        )
         await cluster.until(lambda: cluster.state.tasks_of(id), 10)
         (task,) = cluster.state.tasks_of(id)
         assert await read(manager_of(cluster, "node1"), LogsWanted(service=id)) == []
-        with pytest.raises(Unavailable, match=f"for the following reasons: task {task} has not been scheduled"):
+        with pytest.raises(
+            Unavailable, match=f"for the following reasons: task {task} has not been scheduled"
+        ):
             await read(manager_of(cluster, "node1"), LogsWanted(task=task))
 
     play(tmp_path, 1, 1, scene)
@@ -209,9 +256,13 @@ def test_a_follower_goes_on_after_the_last_line_when_a_daemon_comes_back(tmp_pat
         id = await service(cluster, 4)
         ended = cluster.hosts["node4"]
         task = next(t.id for t in cluster.state.tasks_of(id).values() if t.node == ended.node)
-        follower = Follower(manager_of(cluster, "node1"), LogsWanted(task=task, follow=True, stderr=False))
+        follower = Follower(
+            manager_of(cluster, "node1"), LogsWanted(task=task, follow=True, stderr=False)
+        )
         say(cluster, task, "before\n")
-        await cluster.until(lambda: told(follower.lines) == [(task, 1, "before\n"), (task, 1, "out\n")], 10)
+        await cluster.until(
+            lambda: told(follower.lines) == [(task, 1, "before\n"), (task, 1, "out\n")], 10
+        )
         await ended.kill()
         say(cluster, task, "without a daemon\n")
         await asyncio.sleep(2)
@@ -220,7 +271,12 @@ def test_a_follower_goes_on_after_the_last_line_when_a_daemon_comes_back(tmp_pat
         say(cluster, task, "after\n")
         await cluster.until(lambda: len(follower.lines) >= 4, 10)
         await asyncio.sleep(5)
-        assert [log.line.data for log in follower.lines] == [b"out\n", b"before\n", b"without a daemon\n", b"after\n"]
+        assert [log.line.data for log in follower.lines] == [
+            b"out\n",
+            b"before\n",
+            b"without a daemon\n",
+            b"after\n",
+        ]
         await follower.close()
 
     play(tmp_path, 1, 3, scene)
@@ -289,7 +345,10 @@ def test_a_follower_ends_at_the_moment_that_was_named(tmp_path: Path) -> None:
         id = await service(cluster, 1)
         (task,) = cluster.state.tasks_of(id)
         until = virtual_time.clock() + 20 * SECOND
-        follower = Follower(manager_of(cluster, "node1"), LogsWanted(service=id, follow=True, until=until, stderr=False))
+        follower = Follower(
+            manager_of(cluster, "node1"),
+            LogsWanted(service=id, follow=True, until=until, stderr=False),
+        )
         await asyncio.sleep(10)
         say(cluster, task, "in time\n")
         await asyncio.sleep(15)
@@ -311,9 +370,13 @@ def test_logs_of_tasks_that_have_ended(tmp_path: Path) -> None:
         assert cluster.state.tasks[old].state == TaskState.FAILED
         logs = await read(manager_of(cluster, "node1"), LogsWanted(service=id))
         assert told(logs) == [(old, 1, "last words\n"), (old, 1, "out\n"), (old, 2, "err\n")]
-        assert any(container.state == ContainerState.EXITED for container in host.runtime.containers())
+        assert any(
+            container.state == ContainerState.EXITED for container in host.runtime.containers()
+        )
         await cluster.ask(lambda manager: manager.remove_service(id))
-        await cluster.until(lambda: not any(each.runtime.containers() for each in cluster.hosts.values()), 30)
+        await cluster.until(
+            lambda: not any(each.runtime.containers() for each in cluster.hosts.values()), 30
+        )
 
     play(tmp_path, 1, 1, scene)
 
@@ -335,11 +398,18 @@ async def everywhere(hosts: list[Host]) -> ServiceId:
     manager = hosts[0].manager
     task = TaskSpec(container=ContainerSpec(image="demo"), host_network=True)
     id = await manager.create_service(ServiceSpec(name="web", replicas=None, task=task))
-    await until(lambda: sum(task.state is TaskState.RUNNING for task in manager.state.tasks_of(id).values()) == len(hosts))
+    await until(
+        lambda: (
+            sum(task.state is TaskState.RUNNING for task in manager.state.tasks_of(id).values())
+            == len(hosts)
+        )
+    )
     return id
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
 def test_over_tls(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         hosts = await member_swarm(tmp_path, 2)
@@ -351,7 +421,9 @@ def test_over_tls(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop])
             follower = Follower(hosts[0].manager, LogsWanted(service=id, follow=True))
             await until(lambda: len(follower.lines) == 3)
             logs = await read(hosts[0].manager, LogsWanted(service=id))
-            assert told(logs) == sorted((task, 1, "out\n") for task in hosts[0].manager.state.tasks_of(id))
+            assert told(logs) == sorted(
+                (task, 1, "out\n") for task in hosts[0].manager.state.tasks_of(id)
+            )
             await hosts[2].stop()
             await hosts[2].resume()
             for container in hosts[2].runtime.running():
@@ -373,7 +445,13 @@ class Talkative(FakeRuntime):
     """Lines that were read."""
 
     async def logs(
-        self, id: ContainerId, *, follow: bool = False, since: int = 0, until: int = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: int = 0,
+        until: int = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
         while True:
             self.said += 1
@@ -381,9 +459,14 @@ class Talkative(FakeRuntime):
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_over_tls_a_reader_that_stops_stops_the_agents(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """The kernel's buffers fill, and then nobody reads a line more; sessions go on. When the reader goes on, so do they."""
+@pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_over_tls_a_reader_that_stops_stops_the_agents(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The kernel's buffers fill, and then nobody reads a line more; sessions go on. When the reader
+    goes on, so do they."""
 
     async def main() -> None:
         hosts = await member_swarm(tmp_path, 1)
@@ -397,7 +480,9 @@ def test_over_tls_a_reader_that_stops_stops_the_agents(tmp_path: Path, loop: Cal
             before, quiet = -1, 0
             while quiet < 20:
                 await asyncio.sleep(0.05)
-                now = sum(host.runtime.said for host in hosts if isinstance(host.runtime, Talkative))
+                now = sum(
+                    host.runtime.said for host in hosts if isinstance(host.runtime, Talkative)
+                )
                 quiet = quiet + 1 if now == before else 0
                 before = now
             assert before < 30_000, "of a thousand bytes each"

@@ -1,4 +1,5 @@
-"""Joining and sessions over real TLS on loopback: who gets in, who does not, and what passes through."""
+"""Joining and sessions over real TLS on loopback: who gets in, who does not, and what passes
+through."""
 
 import asyncio
 import os
@@ -17,7 +18,15 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription, Role
 from weft.pki import authority, tokens
-from weft.session.base import AdmissionRequest, Admitted, Identity, ManagerSession, MemberGrant, MemberRequest, SessionClosed
+from weft.session.base import (
+    AdmissionRequest,
+    Admitted,
+    Identity,
+    ManagerSession,
+    MemberGrant,
+    MemberRequest,
+    SessionClosed,
+)
 from weft.session.client import ELECTION, Connector, EpochClient, MemberClient, join
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
@@ -37,7 +46,9 @@ class Echo:
 
     def __init__(self, root: RootCa) -> None:
         self.root = root
-        self.tokens = JoinTokens(*(tokens.make_token(root.certificate, os.urandom(16)) for _ in range(2)))
+        self.tokens = JoinTokens(
+            *(tokens.make_token(root.certificate, os.urandom(16)) for _ in range(2))
+        )
         self.served: list[tuple[str, Role]] = []
 
     async def admit(self, request: AdmissionRequest, source: str) -> Admitted:
@@ -47,7 +58,12 @@ class Echo:
         node = NodeId(request.hostname)
         certificate = issue(self.root, node, role, request.csr)
         return Admitted(
-            node=node, role=role, certificate=certificate, root_certificate=self.root.certificate, cluster=CLUSTER, managers=()
+            node=node,
+            role=role,
+            certificate=certificate,
+            root_certificate=self.root.certificate,
+            cluster=CLUSTER,
+            managers=(),
         )
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
@@ -93,7 +109,9 @@ def free_port() -> int:
 @asynccontextmanager
 async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
     manager = Echo(new_root())
-    server = SessionServer(manager, CLUSTER, credential_source(credentials(manager.root, "m1", role)))
+    server = SessionServer(
+        manager, CLUSTER, credential_source(credentials(manager.root, "m1", role))
+    )
     address = f"127.0.0.1:{free_port()}"
     await server.start(address)
     try:
@@ -103,7 +121,9 @@ async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
 
 
 def asking(token: str):  # type: ignore[no-untyped-def]
-    return lambda csr: AdmissionRequest(token=token, csr=csr, hostname="w1", data_path_address=IPv4Address("10.0.0.9"))
+    return lambda csr: AdmissionRequest(
+        token=token, csr=csr, hostname="w1", data_path_address=IPv4Address("10.0.0.9")
+    )
 
 
 def hello(node: str) -> Hello:
@@ -131,7 +151,12 @@ def test_who_was_refused_by_two_managers_asks_the_third() -> None:
     root = new_root()
     managers = ["a:1", "b:1", "c:1"]
     connector = Connector(credential_source(credentials(root, "w1", "worker")), lambda: managers)
-    for had, order in ([], "abc"), (["a:1"], "bca"), (["a:1", "b:1"], "cab"), (["b:1", "c:1", "a:1"], "bca"):
+    for had, order in (
+        ([], "abc"),
+        (["a:1"], "bca"),
+        (["a:1", "b:1"], "cab"),
+        (["b:1", "c:1", "a:1"], "bca"),
+    ):
         connector._had = list(had)
         assert "".join(address[0] for address in sorted(managers, key=connector._turn)) == order
 
@@ -148,7 +173,9 @@ def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() 
                 gone = f"127.0.0.1:{silent.getsockname()[1]}"
                 connector._had = [gone]
                 manager.is_serving = False
-                with pytest.raises(Unavailable, match=f"cannot reach a manager: {address}: status 503$"):
+                with pytest.raises(
+                    Unavailable, match=f"cannot reach a manager: {address}: status 503$"
+                ):
                     await connector()
                 with pytest.raises(BlockingIOError):
                     silent.accept()
@@ -211,7 +238,10 @@ MEMBER = Member(
     node=NodeId("n"), cluster=CLUSTER, role="worker", advertise_address=IPv4Address("10.0.0.1"),
     data_path_address=IPv4Address("10.0.0.2"), listen_address="0.0.0.0:2377", managers=((NodeId("m"), "10.0.0.3:2377"),),
 )  # fmt: skip
-OLD, NEW = Credentials("old certificate", "old key", "root"), Credentials("new certificate", "new key", "root")
+OLD, NEW = (
+    Credentials("old certificate", "old key", "root"),
+    Credentials("new certificate", "new key", "root"),
+)
 
 
 def test_membership_on_disk(tmp_path: Path) -> None:
@@ -221,9 +251,20 @@ def test_membership_on_disk(tmp_path: Path) -> None:
     assert store.load() == (MEMBER, OLD)
     store.save_credentials(NEW)
     assert store.load() == (MEMBER, NEW)
-    assert (tmp_path / "swarm" / "node.crt").read_text() == NEW.certificate, "the store of a manager reads it under this name"
+    assert (tmp_path / "swarm" / "node.crt").read_text() == NEW.certificate, (
+        "the store of a manager reads it under this name"
+    )
     assert (tmp_path / "swarm" / "node.key").stat().st_mode & 0o077 == 0
-    assert len([path for path in (tmp_path / "swarm").iterdir() if path.is_dir() and not path.is_symlink()]) == 1
+    assert (
+        len(
+            [
+                path
+                for path in (tmp_path / "swarm").iterdir()
+                if path.is_dir() and not path.is_symlink()
+            ]
+        )
+        == 1
+    )
     store.erase()
     assert store.load() is None
 
@@ -232,7 +273,11 @@ def test_credentials_of_an_older_daemon(tmp_path: Path) -> None:
     """They were three files."""
     store = IdentityStore(tmp_path)
     store.save_member(MEMBER)
-    for name, text in (("node.crt", OLD.certificate), ("node.key", OLD.key), ("root.crt", OLD.root)):
+    for name, text in (
+        ("node.crt", OLD.certificate),
+        ("node.key", OLD.key),
+        ("root.crt", OLD.root),
+    ):
         (tmp_path / name).write_text(text)
     assert store.load() == (MEMBER, OLD)
     store.save_credentials(NEW)
@@ -264,7 +309,11 @@ def test_no_certificate_is_ever_beside_another_ones_key(tmp_path: Path, before: 
         if before == "files":
             store.directory.mkdir()
             store.save_member(MEMBER)
-            for name, text in (("node.crt", OLD.certificate), ("node.key", OLD.key), ("root.crt", OLD.root)):
+            for name, text in (
+                ("node.crt", OLD.certificate),
+                ("node.key", OLD.key),
+                ("root.crt", OLD.root),
+            ):
                 (store.directory / name).write_text(text)
         else:
             store.save(MEMBER, OLD)
@@ -276,7 +325,11 @@ def test_no_certificate_is_ever_beside_another_ones_key(tmp_path: Path, before: 
         assert IdentityStore(store.directory).load() == (MEMBER, OLD if left == 0 else NEW)
         IdentityStore(store.directory).save_credentials(NEW)
         names = ("node.crt", "node.key", "root.crt")
-        assert [(store.directory / name).read_text() for name in names] == [NEW.certificate, NEW.key, NEW.root]
+        assert [(store.directory / name).read_text() for name in names] == [
+            NEW.certificate,
+            NEW.key,
+            NEW.root,
+        ]
 
 
 def test_a_wallet_that_cannot_be_saved_stays_as_it_is(tmp_path: Path) -> None:
@@ -295,8 +348,8 @@ def test_a_wallet_that_cannot_be_saved_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> None:
-    """Sessions go on that began under another certificate, and one under another root; a client of the old root is turned away, by
-    itself or by the listener."""
+    """Sessions go on that began under another certificate, and one under another root; a client of
+    the old root is turned away, by itself or by the listener."""
 
     async def main() -> None:
         manager, new = Echo(new_root()), new_root()
@@ -305,7 +358,9 @@ def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> No
         address = f"127.0.0.1:{free_port()}"
         await server.start(address)
         try:
-            old_client = Connector(credential_source(credentials(manager.root, "w1", "worker")), lambda: [address])
+            old_client = Connector(
+                credential_source(credentials(manager.root, "w1", "worker")), lambda: [address]
+            )
             first = await old_client()
             await first.send(hello("w1"))
             held.replace(credentials(manager.root, "m1", "manager"))
@@ -340,11 +395,17 @@ def test_managers_ask_managers() -> None:
     async def main() -> None:
         async with listening() as (manager, address):
             ask = MemberRequest(peer_url="https://10.0.0.9:2380", manager_address="10.0.0.9:2377")
-            client = MemberClient(credential_source(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1", address])
+            client = MemberClient(
+                credential_source(credentials(manager.root, "m2", "manager")),
+                lambda: ["127.0.0.1:1", address],
+            )
             assert (await client.enlist(ask)).peers[-1] == ("m2", ask.peer_url)
             with pytest.raises(FailedPrecondition, match="m2 has not caught up"):
                 await client.admit_vote()
-            nobody = MemberClient(credential_source(credentials(manager.root, "m2", "manager")), lambda: ["127.0.0.1:1"])
+            nobody = MemberClient(
+                credential_source(credentials(manager.root, "m2", "manager")),
+                lambda: ["127.0.0.1:1"],
+            )
             with pytest.raises(Unavailable, match="cannot reach a manager: 127.0.0.1:1"):
                 await nobody.admit_vote()
 
@@ -356,7 +417,9 @@ def test_managers_are_asked_for_their_epoch() -> None:
         async with listening() as (manager, address):
             mine = credential_source(credentials(manager.root, "m2", "manager"))
             assert await EpochClient(mine, CLUSTER)(address) == 7
-            with pytest.raises(Unavailable, match=rf"cannot ask manager {address}: .*certificate 5 was revoked"):
+            with pytest.raises(
+                Unavailable, match=rf"cannot ask manager {address}: .*certificate 5 was revoked"
+            ):
                 await EpochClient(mine, CLUSTER, "5".__eq__)(address)
             with pytest.raises(Forbidden, match="not of this cluster"):
                 await EpochClient(mine, ClusterId("another"))(address)

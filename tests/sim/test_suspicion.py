@@ -1,5 +1,5 @@
-"""A session has ended: is it the daemon or the host? A host falls silent, and nobody says goodbye. In virtual time, with hosts that
-answer or do not."""
+"""A session has ended: is it the daemon or the host? A host falls silent, and nobody says goodbye.
+In virtual time, with hosts that answer or do not."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,7 +49,9 @@ def play(scene: Scene) -> None:
     async def main() -> None:
         room = ControlRoom(2)
         network = room.network(NetworkSpec(name="net"))
-        task = TaskSpec(container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(network),))
+        task = TaskSpec(
+            container=ContainerSpec(image="demo"), networks=(NetworkAttachmentSpec(network),)
+        )
         room.service(ServiceSpec(name="web", task=task, replicas=2))
         room.settle()
         store = MemoryStore(virtual_time.clock)
@@ -213,13 +215,16 @@ def test_a_node_that_has_gone_to_another_manager_is_that_ones() -> None:
 
 
 def _with_manager(node, manager):  # type: ignore[no-untyped-def]
-    return msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, manager=manager))
+    return msgspec.structs.replace(
+        node, status=msgspec.structs.replace(node.status, manager=manager)
+    )
 
 
 # --- hosts that fall silent
 
 OWN, WORKER, EXTERNAL, MANAGER = map(NodeId, ("node1", "node2", "node3", "node7"))
-"""Of seven hosts: ours, a manager's; one with a session with us; one with a session with another manager; that manager's."""
+"""Of seven hosts: ours, a manager's; one with a session with us; one with a session with another
+manager; that manager's."""
 WITHIN = 0.8
 """Seconds."""
 
@@ -242,10 +247,16 @@ class Hosts:
     def __init__(self, store: Busy) -> None:
         self.store = store
         self.down: set[NodeId] = set()
-        self.suspicion = Suspicion(OWN, store, virtual_time.clock, self.answers, lambda: FakeEcho(self.reaches))
+        self.suspicion = Suspicion(
+            OWN, store, virtual_time.clock, self.answers, lambda: FakeEcho(self.reaches)
+        )
 
     def reaches(self, address: IPv4Address) -> bool:
-        names = [node.id for node in self.store.state.nodes.values() if address in addresses(self.store.state, node)]
+        names = [
+            node.id
+            for node in self.store.state.nodes.values()
+            if address in addresses(self.store.state, node)
+        ]
         return bool(names) and not self.down.intersection(names)
 
     async def answers(self, asked: Sequence[IPv4Address]) -> bool:
@@ -266,8 +277,16 @@ def watch(scene: Callable[[Hosts], Awaitable[None]]) -> None:
         store = Busy(virtual_time.clock)
         await store.commit([Put(_unstored(obj)) for obj in room.state.objects()])
         hosts = Hosts(store)
-        nodes = [_with_manager(node, OWN if id in (OWN, WORKER) else MANAGER) for id, node in store.state.nodes.items()]
-        listening = [msgspec.structs.replace(n, manager_address=f"{n.id}:2377") if n.id in (OWN, MANAGER) else n for n in nodes]
+        nodes = [
+            _with_manager(node, OWN if id in (OWN, WORKER) else MANAGER)
+            for id, node in store.state.nodes.items()
+        ]
+        listening = [
+            msgspec.structs.replace(n, manager_address=f"{n.id}:2377")
+            if n.id in (OWN, MANAGER)
+            else n
+            for n in nodes
+        ]
         await store.commit([Put(node) for node in listening])
         for id in (OWN, WORKER):
             hosts.suspicion.back(id)

@@ -1,4 +1,5 @@
-"""A whole swarm in virtual time: real managers, real agents, and everything between them that can go wrong.
+"""A whole swarm in virtual time: real managers, real agents, and everything between them that can
+go wrong.
 
     async with SimCluster.of(directory, managers=3, workers=2, seed=7) as cluster:
         id = await cluster.ask(lambda manager: manager.create_service(spec))
@@ -7,8 +8,9 @@
         ...
         await cluster.settle(120)
 
-Whatever happens is decided by the arguments and the seed: the same run again is the same run. (With the same PYTHONHASHSEED: sets of
-strings are gone through in its order.) `Invariants` sees every commit, and every quarter of a second what runs where.
+Whatever happens is decided by the arguments and the seed: the same run again is the same run. (With
+the same PYTHONHASHSEED: sets of strings are gone through in its order.) `Invariants` sees every
+commit, and every quarter of a second what runs where.
 """
 
 import asyncio
@@ -65,7 +67,9 @@ class SimCluster:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, directory: Path, managers: int, workers: int, seed: int = 0) -> "AsyncIterator[SimCluster]":
+    async def of(
+        cls, directory: Path, managers: int, workers: int, seed: int = 0
+    ) -> "AsyncIterator[SimCluster]":
         """With one manager its store is on its disk; with more they share an etcd."""
         cluster = cls(directory, seed)
         observing = cluster.processes.spawn(OUTSIDE, cluster._observe())
@@ -73,7 +77,9 @@ class SimCluster:
             await cluster._found(alone=managers == 1)
             for _ in range(managers - 1):
                 await cluster.join("manager")
-                await cluster.until(lambda: all(host.manager is not None for host in cluster.managers), 30)
+                await cluster.until(
+                    lambda: all(host.manager is not None for host in cluster.managers), 30
+                )
             for _ in range(workers):
                 await cluster.join("worker")
             await cluster.until(lambda: not cluster.differences(), 60)
@@ -100,7 +106,11 @@ class SimCluster:
 
     def running(self) -> list[tuple[str, Container]]:
         """All containers that run, with the names of their hosts."""
-        return [(host.name, container) for host in self.hosts.values() for container in host.runtime.running()]
+        return [
+            (host.name, container)
+            for host in self.hosts.values()
+            for container in host.runtime.running()
+        ]
 
     def differences(self) -> list[str]:
         """What is not as the specs say."""
@@ -113,9 +123,11 @@ class SimCluster:
     # --- what users do
 
     async def ask(self, operation: Callable[[Manager], Coroutine[Any, Any, T]], at: str = "") -> T:
-        """Through one of the managers. Raises what the manager raises, and `Unavailable` if it does not answer: then nobody can
-        tell whether it was done."""
-        answering = [host for host in self.managers if host.manager is not None and at in ("", host.name)]
+        """Through one of the managers. Raises what the manager raises, and `Unavailable` if it does
+        not answer: then nobody can tell whether it was done."""
+        answering = [
+            host for host in self.managers if host.manager is not None and at in ("", host.name)
+        ]
         if not answering:
             raise Unavailable("no manager answers")
         host = self.rng.choice(answering)
@@ -127,7 +139,9 @@ class SimCluster:
         result: T = asked.result()
         return result
 
-    async def insist(self, operation: Callable[[Manager], Coroutine[Any, Any, T]], seconds: float = 60.0) -> T:
+    async def insist(
+        self, operation: Callable[[Manager], Coroutine[Any, Any, T]], seconds: float = 60.0
+    ) -> T:
         """Until it is done."""
         end = self.now() + seconds
         while True:
@@ -150,12 +164,18 @@ class SimCluster:
             tokens = manager.cluster.join_tokens
             token = tokens.manager if role == "manager" else tokens.worker
             request = AdmissionRequest(
-                token=token, csr=csr, hostname=name, data_path_address=address, advertise_address=str(address)
+                token=token,
+                csr=csr,
+                hostname=name,
+                data_path_address=address,
+                advertise_address=str(address),
             )
             return await manager.admit(request)
 
         answer = await self.insist(admitted)
-        host.hold(Credentials(answer.certificate, authority.private_pem(key), answer.root_certificate))
+        host.hold(
+            Credentials(answer.certificate, authority.private_pem(key), answer.root_certificate)
+        )
         host.managers = answer.managers
         host.start()
         return host
@@ -228,11 +248,18 @@ class SimCluster:
 
     def _host(self) -> SimHost:
         host = SimHost(
-            len(self.hosts) + 1, self.directory, self.processes, self.network, self._part(),
-            random.Random(self.rng.getrandbits(64)), lambda error: self.crashes.append(repr(error)),
+            len(self.hosts) + 1,
+            self.directory,
+            self.processes,
+            self.network,
+            self._part(),
+            random.Random(self.rng.getrandbits(64)),
+            lambda error: self.crashes.append(repr(error)),
             self.invariants.assigned,
-        )  # fmt: skip
-        host.peers = lambda address: next((h for h in self.hosts.values() if h.listens_at == address), None)
+        )
+        host.peers = lambda address: next(
+            (h for h in self.hosts.values() if h.listens_at == address), None
+        )
         self.hosts[host.name] = host
         return host
 
@@ -252,17 +279,28 @@ class SimCluster:
         root_key, key = (authority.make_key(self.rng.randbytes) for _ in range(2))
         root = authority.root(root_key, clock(), authority.make_serial(self.rng.randbytes))
         founder = Founder(
-            description=NodeDescription(hostname=host.name), data_path_address=host.address, manager_address=host.listens_at
-        )  # fmt: skip
+            description=NodeDescription(hostname=host.name),
+            data_path_address=host.address,
+            manager_address=host.listens_at,
+        )
         store = self.disk.store() if self.disk is not None else MemoryStore(clock)
-        cluster, node = await create_swarm(store, InitRequest(), founder, root, PkiAuthority(), self.rng.randbytes)
+        cluster, node = await create_swarm(
+            store, InitRequest(), founder, root, PkiAuthority(), self.rng.randbytes
+        )
         if self.etcd is not None:
             await store.commit([Put(msgspec.structs.replace(node, store_peer=host.peer_url))])
             await copy(store.state, self.etcd.client(host.name))
         certificate = authority.issue(
-            root, authority.request(key), node.id, "manager", cluster.id, clock(), cluster.spec.certificate_expiry,
-            authority.make_serial(self.rng.randbytes), (host.address,),
-        )  # fmt: skip
+            root,
+            authority.request(key),
+            node.id,
+            "manager",
+            cluster.id,
+            clock(),
+            cluster.spec.certificate_expiry,
+            authority.make_serial(self.rng.randbytes),
+            (host.address,),
+        )
         host.hold(Credentials(certificate, authority.private_pem(key), root.certificate))
         host.managers = ((node.id, host.listens_at),)
         host.start()

@@ -1,4 +1,5 @@
-"""Whether a swarm is as its users asked for, once nothing goes wrong any more: what is missing or too much, in words."""
+"""Whether a swarm is as its users asked for, once nothing goes wrong any more: what is missing or
+too much, in words."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +22,19 @@ PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 
 
 def differences(state: ClusterState, all_hosts: Sequence[SimHost]) -> list[str]:
-    """`state`: as committed. Nothing is asked of nodes that have left: what they ran may be running still, for all that the managers
-    know."""
+    """`state`: as committed. Nothing is asked of nodes that have left: what they ran may be running
+    still, for all that the managers know."""
     hosts = {host.node: host for host in all_hosts if host.node is not None}
     return [
         *_managers(state, [host for host in all_hosts if host.is_manager]),
         *_nodes(state, hosts),
         *_root(state, hosts),
         *(line for service in state.services.values() for line in _service(state, service)),
-        *(f"{task.name} of a service that is gone" for task in state.orphans() if task.node in hosts),
+        *(
+            f"{task.name} of a service that is gone"
+            for task in state.orphans()
+            if task.node in hosts
+        ),
         *(line for host in all_hosts for line in _host(state, host)),
         *(f"network {n.name} has no subnet" for n in state.networks.values() if not n.segments),
     ]
@@ -53,7 +58,9 @@ def _managers(state: ClusterState, hosts: Sequence[SimHost]) -> Iterator[str]:
 def _nodes(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]:
     for node in state.nodes.values():
         wanted = NodeState.READY if node.id in hosts else NodeState.DOWN
-        if node.id in hosts and node.spec.role != ("manager" if hosts[node.id].is_manager else "worker"):
+        if node.id in hosts and node.spec.role != (
+            "manager" if hosts[node.id].is_manager else "worker"
+        ):
             yield f"node {node.hostname} is to be a {node.spec.role}"
         if node.status.state is not wanted:
             yield f"node {node.hostname} is {node.status.state}, not {wanted}"
@@ -75,7 +82,9 @@ def _root(state: ClusterState, hosts: Mapping[NodeId, SimHost]) -> Iterator[str]
 
 
 def _service(state: ClusterState, service: Service) -> Iterator[str]:
-    tasks = [task for task in state.tasks_of(service.id).values() if task.desired <= TaskState.RUNNING]
+    tasks = [
+        task for task in state.tasks_of(service.id).values() if task.desired <= TaskState.RUNNING
+    ]
     open_nodes = [node for node in state.nodes.values() if _takes(node)]
     for task in tasks:
         node = state.nodes.get(task.node) if task.node is not None else None
@@ -83,13 +92,23 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
             yield f"{task.name} has no node"
         elif node is not None and node.spec.availability == "drain":
             yield f"{task.name} is on {node.hostname}, which is drained"
-        elif node is not None and node.spec.availability == "pause" and task.state < TaskState.ASSIGNED:
+        elif (
+            node is not None
+            and node.spec.availability == "pause"
+            and task.state < TaskState.ASSIGNED
+        ):
             pass  # of a global service: it waits for the node to take tasks again
-        elif node is not None and task.state < TaskState.ASSIGNED and not _has_room(state, node, task):
+        elif (
+            node is not None
+            and task.state < TaskState.ASSIGNED
+            and not _has_room(state, node, task)
+        ):
             pass  # the same: for the node's port
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
-    if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):  # otherwise it waits for a place to go on
+    if open_nodes and all(
+        task.state == TaskState.RUNNING for task in tasks
+    ):  # otherwise it waits for a place to go on
         yield from _update(service, [task for task in tasks if not _stays(state, service, task)])
     yield from _count(service, tasks, open_nodes, state)
 
@@ -102,7 +121,8 @@ def _has_room(state: ClusterState, node: Node, task: Task) -> bool:
 
 
 def _stays(state: ClusterState, service: Service, task: Task) -> bool:
-    """A global service's task on a node that is paused is left as it is until the node takes tasks again."""
+    """A global service's task on a node that is paused is left as it is until the node takes tasks
+    again."""
     node = state.nodes.get(task.node) if task.node is not None else None
     return service.spec.is_global and node is not None and node.spec.availability == "pause"
 
@@ -111,7 +131,9 @@ def _update(service: Service, tasks: Sequence[Task]) -> Iterator[str]:
     state = service.update_status.state if service.update_status is not None else None
     if state in UNDER_WAY:
         yield f"{service.name} is {state}"
-    elif state not in PAUSED and any(task.spec.container.env != service.spec.task.container.env for task in tasks):
+    elif state not in PAUSED and any(
+        task.spec.container.env != service.spec.task.container.env for task in tasks
+    ):
         yield f"{service.name} has tasks of an older spec"
 
 
@@ -119,11 +141,17 @@ def _takes(node: Node) -> bool:
     return node.status.state is NodeState.READY and node.spec.availability == "active"
 
 
-def _count(service: Service, tasks: list[Task], open_nodes: list[Node], state: ClusterState) -> Iterator[str]:
+def _count(
+    service: Service, tasks: list[Task], open_nodes: list[Node], state: ClusterState
+) -> Iterator[str]:
     if service.spec.is_global:
         places = Counter(task.node for task in tasks if task.node is not None)
         allowed = {node.id for node in state.nodes.values() if node.spec.availability != "drain"}
-        if set(places) - allowed or {node.id for node in open_nodes} - set(places) or max(places.values(), default=1) > 1:
+        if (
+            set(places) - allowed
+            or {node.id for node in open_nodes} - set(places)
+            or max(places.values(), default=1) > 1
+        ):
             yield f"{service.name} runs {dict(places)}"
         return
     slots = sorted(task.slot for task in tasks)
@@ -139,15 +167,20 @@ def _host(state: ClusterState, host: SimHost) -> Iterator[str]:
             yield f"{host.name} is not in the swarm and runs {sorted(running)}"
         return
     wanted = Counter(
-        task.id for task in state.tasks_on(host.identity.node).values()
+        task.id
+        for task in state.tasks_on(host.identity.node).values()
         if task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING
-    )  # fmt: skip
+    )
     if running != wanted:
         yield f"{host.name} runs {sorted(running.elements())}, not {sorted(wanted)}"
     if host.agent is None:
         return
     right = assignment_for(state, host.identity.node, network_views(state))
-    if msgspec.structs.replace(host.agent.assignment, revision=0) != msgspec.structs.replace(right, revision=0):
+    if msgspec.structs.replace(host.agent.assignment, revision=0) != msgspec.structs.replace(
+        right, revision=0
+    ):
         yield f"{host.name} has not the assignment of revision {right.revision}"
     if host.agent.networking.loop.failures:
-        yield f"{host.name} cannot set up its network: {host.agent.networking.loop.failures[0].cause}"
+        yield (
+            f"{host.name} cannot set up its network: {host.agent.networking.loop.failures[0].cause}"
+        )

@@ -1,8 +1,10 @@
-"""A host in a simulation: a disk, a kernel and a runtime that outlive the daemon, and the daemon: a real agent, and on managers a real
-manager, with the daemon's own `membership.py`.
+"""A host in a simulation: a disk, a kernel and a runtime that outlive the daemon, and the daemon: a
+real agent, and on managers a real manager, with the daemon's own `membership.py`.
 
-    kill      the daemon is gone in the middle of whatever it did; containers and networks stay, the member of etcd as well
-    reboot    all processes are gone, containers and the kernel's network with them; what was on the disk is there
+    kill      the daemon is gone in the middle of whatever it did; containers and networks stay, the
+              member of etcd as well
+    reboot    all processes are gone, containers and the kernel's network with them; what was on the
+              disk is there
 """
 
 import asyncio
@@ -37,7 +39,14 @@ from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
 from weft.pki.certificate import holder, issuer_id, verify
 from weft.runtime.fake import FakeImages, FakeRuntime
-from weft.session.base import AgentSession, Identity, LogRequest, LogSink, ManagerSession, MemberRequest
+from weft.session.base import (
+    AgentSession,
+    Identity,
+    LogRequest,
+    LogSink,
+    ManagerSession,
+    MemberRequest,
+)
 from weft.session.fake_logs import MemoryLogs
 from weft.session.identity import Credentials, CredentialSource
 from weft.store.base import Leadership, Store
@@ -65,15 +74,29 @@ class SimAgent(Agent):
 
 class SimHost:
     def __init__(
-        self, number: int, directory: Path, processes: Processes, network: SimNetwork, part: Part, rng: random.Random,
-        failed: Callable[[BaseException], None], told: Callable[[Assignment], None],
-    ) -> None:  # fmt: skip
-        """`directory`: its disk. `failed` is told of what should never end and did, `told` of each assignment."""
+        self,
+        number: int,
+        directory: Path,
+        processes: Processes,
+        network: SimNetwork,
+        part: Part,
+        rng: random.Random,
+        failed: Callable[[BaseException], None],
+        told: Callable[[Assignment], None],
+    ) -> None:
+        """`directory`: its disk. `failed` is told of what should never end and did, `told` of each
+        assignment."""
         self.name = f"node{number}"
         self.address = UNDERLAY + number
         self.disk = directory / self.name
         self.disk.mkdir()
-        self._processes, self._network, self._part, self._rng, self._failed = processes, network, part, rng, failed
+        self._processes, self._network, self._part, self._rng, self._failed = (
+            processes,
+            network,
+            part,
+            rng,
+            failed,
+        )
         self.images = FakeImages(IMAGE)
         self.runtime = FakeRuntime(self.images, virtual_time.clock)
         self.runtime.latency = RUNTIME_LATENCY
@@ -125,8 +148,13 @@ class SimHost:
         self.credentials = credentials
         who = holder(credentials.certificate)
         self.identity = Identity(
-            who.node, who.role, who.cluster, issuer_id(credentials.certificate), who.serial, who.expires
-        )  # fmt: skip
+            who.node,
+            who.role,
+            who.cluster,
+            issuer_id(credentials.certificate),
+            who.serial,
+            who.expires,
+        )
         if self._follower is not None:
             self._follower.role_changed()
 
@@ -135,7 +163,9 @@ class SimHost:
         assert self.agent is None
         facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
         engine = Engine(self.name, self._engine_adapters())
-        agent = self.agent = SimAgent(self.identity.node, self.disk / "agent", facts, engine, self._adapters())
+        agent = self.agent = SimAgent(
+            self.identity.node, self.disk / "agent", facts, engine, self._adapters()
+        )
         agent.told = self._told
         self._run(agent.run())
         parts = SimParts(self, self.identity.node, self._part, self._run)
@@ -190,8 +220,12 @@ class SimHost:
             self._failed(error)
 
     def _engine_adapters(self) -> EngineAdapters:
-        network = NetworkAdapters(kernel=self.kernel, names=NameAdapters(open_resolver=_open_resolver))
-        return EngineAdapters(runtime=self.runtime, images=self.images, network=network, origin=self._origin())
+        network = NetworkAdapters(
+            kernel=self.kernel, names=NameAdapters(open_resolver=_open_resolver)
+        )
+        return EngineAdapters(
+            runtime=self.runtime, images=self.images, network=network, origin=self._origin()
+        )
 
     def _origin(self) -> Origin:
         return Origin(clock=virtual_time.clock, entropy=self.entropy)
@@ -199,18 +233,26 @@ class SimHost:
     def _adapters(self) -> Adapters:
         assert self.credentials is not None
         managers = ManagerAdapters(
-            connect=self._connect, changed=self._know, publish=self._publish,
+            connect=self._connect,
+            changed=self._know,
+            publish=self._publish,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
-        )  # fmt: skip
+        )
         credential_source = CredentialSource(self.credentials, self.hold)
         return Adapters(
-            managers=managers, certificate=CertificateAdapters(credential_source=credential_source, advertise_address=str(self.address)),
-            description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES), origin=self._origin(),
-        )  # fmt: skip
+            managers=managers,
+            certificate=CertificateAdapters(
+                credential_source=credential_source, advertise_address=str(self.address)
+            ),
+            description=lambda: NodeDescription(hostname=self.name, resources=RESOURCES),
+            origin=self._origin(),
+        )
 
     def _reaches(self, address: IPv4Address) -> bool:
         """Not by way of an overlay: those of the simulation carry no packets."""
-        return address in SUBNET and self._network.is_open(self.name, f"node{int(address) - int(UNDERLAY)}")
+        return address in SUBNET and self._network.is_open(
+            self.name, f"node{int(address) - int(UNDERLAY)}"
+        )
 
     async def _host_answers(self, addresses: Sequence[IPv4Address]) -> bool:
         if any(map(self._reaches, addresses)):
@@ -224,13 +266,20 @@ class SimHost:
     def make_manager(self, store: Store, leadership: Leadership, kv: Kv | None) -> Manager:
         assert self.identity is not None
         return Manager(
-            self.identity.node, store, leadership,
+            self.identity.node,
+            store,
+            leadership,
             ManagerPorts(
-                clock=virtual_time.clock, entropy=self.entropy, authority=PkiAuthority(), probe=self._host_answers,
-                open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY), relay=self._relay,
+                clock=virtual_time.clock,
+                entropy=self.entropy,
+                authority=PkiAuthority(),
+                probe=self._host_answers,
+                open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
+                relay=self._relay,
             ),
-            HostSettings(obstacle="" if kv is not None else "the store is one manager's"), kv,
-        )  # fmt: skip
+            HostSettings(obstacle="" if kv is not None else "the store is one manager's"),
+            kv,
+        )
 
     async def become_member(self) -> None:
         """As a node that was made a manager does: its part of the store first."""
@@ -242,14 +291,19 @@ class SimHost:
         await self._ask(host, manager.admit_vote(self.identity))
 
     async def _reached(self, serving: bool = False) -> "tuple[SimHost, Manager]":
-        """The first manager that listens; if asked for, one that does not turn sessions away at the door."""
+        """The first manager that listens; if asked for, one that does not turn sessions away at the
+        door."""
         for _, address in self._rng.sample(self.managers, len(self.managers)):
             host = self.peers(address)
             if host is None or not self._network.is_open(self.name, host.name):
                 await asyncio.sleep(CONNECT_TIMEOUT)
                 continue
             await asyncio.sleep(3 * self._network.latency(self.name, host.name))
-            if host.manager is not None and (host.manager.is_serving or not serving) and self._trust(host):
+            if (
+                host.manager is not None
+                and (host.manager.is_serving or not serving)
+                and self._trust(host)
+            ):
                 return host, host.manager
         raise Unavailable("cannot reach a manager")
 
@@ -266,7 +320,11 @@ class SimHost:
 
     async def _manager_at(self, address: str) -> "tuple[SimHost, Manager]":
         host = self.peers(address)
-        if host is None or host.manager is None or not (self._network.is_open(self.name, host.name) and self._trust(host)):
+        if (
+            host is None
+            or host.manager is None
+            or not (self._network.is_open(self.name, host.name) and self._trust(host))
+        ):
             raise Unavailable(f"cannot reach manager {address}")
         await asyncio.sleep(3 * self._network.latency(self.name, host.name))
         return host, host.manager
@@ -297,7 +355,9 @@ class SimHost:
     async def _connect(self) -> AgentSession:
         host, manager = await self._reached(serving=True)
         assert self.identity is not None
-        theirs, ours = self._network.connect(self.name, host.name, self.identity, str(self.address), str(host.address))
+        theirs, ours = self._network.connect(
+            self.name, host.name, self.identity, str(self.address), str(host.address)
+        )
         self._processes.spawn(host.name, _serve(manager, theirs))
         return ours
 
@@ -325,7 +385,9 @@ async def _serve(manager: Manager, session: ManagerSession) -> None:
         await session.close(str(cause))
 
 
-async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+async def _open_resolver(
+    path: Path, address: IPv4Address, port: int
+) -> tuple[socket.socket, socket.socket]:
     """Nobody asks."""
     udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
     for each in (udp, tcp):

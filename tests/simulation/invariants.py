@@ -1,11 +1,14 @@
-"""What must hold after every commit and at every moment of a simulation, whatever goes wrong. Written from what users rely on, with
-nothing of the code that is to keep it.
+"""What must hold after every commit and at every moment of a simulation, whatever goes wrong.
+Written from what users rely on, with nothing of the code that is to keep it.
 
-    after every commit   no address, subnet, VNI or published port has two owners; what a task got it keeps, and its state only
-                         grows; what was removed does not come back; what is said to be over does not run
-    at each assignment   it is not older than the one before, and of one piece: the networks know what the tasks have; if it is of the
-                         newest revision it is what the dispatcher would make of the state
-    at every moment      no two containers have one address, no two on a host one of its ports, and no task has two containers
+    after every commit   no address, subnet, VNI or published port has two owners; what a task got
+                         it keeps, and its state only grows; what was removed does not come back;
+                         what is said to be over does not run
+    at each assignment   it is not older than the one before, and of one piece: the networks know
+                         what the tasks have; if it is of the newest revision it is what the
+                         dispatcher would make of the state
+    at every moment      no two containers have one address, no two on a host one of its ports, and
+                         no task has two containers
 """
 
 from collections import Counter
@@ -48,7 +51,9 @@ class Invariants:
 
     # --- after every commit
 
-    def committed(self, revision: int, put: Sequence[Object], removed: Sequence[tuple[Kind, str]]) -> None:
+    def committed(
+        self, revision: int, put: Sequence[Object], removed: Sequence[tuple[Kind, str]]
+    ) -> None:
         self.commits += 1
         if revision <= self.revision:
             self._broken(f"revision {revision} after {self.revision}")
@@ -59,7 +64,9 @@ class Invariants:
             if key in self._removed:
                 self._broken(f"{key} came back after it was removed")
             if isinstance(obj, Task):
-                self._addresses[obj.id] = frozenset((a.network, a.address.ip) for a in obj.attachments)
+                self._addresses[obj.id] = frozenset(
+                    (a.network, a.address.ip) for a in obj.attachments
+                )
                 self._ports[obj.id] = host_ports(obj)
                 if isinstance(before, Task):
                     self._check_life(before, obj)
@@ -71,9 +78,17 @@ class Invariants:
 
     def _check_life(self, before: Task, after: Task) -> None:
         if after.state < before.state:
-            self._broken(f"task {after.id} went back from {before.state.name} to {after.state.name}")
-        ends = after.state.is_terminal and after.state != TaskState.ORPHANED and not before.state.is_terminal
-        if ends and after.id in {container.config.labels[TASK_LABEL] for _, container in self._running()}:
+            self._broken(
+                f"task {after.id} went back from {before.state.name} to {after.state.name}"
+            )
+        ends = (
+            after.state.is_terminal
+            and after.state != TaskState.ORPHANED
+            and not before.state.is_terminal
+        )
+        if ends and after.id in {
+            container.config.labels[TASK_LABEL] for _, container in self._running()
+        }:
             self._broken(f"task {after.id} is said to be over and its container runs")
         if before.node is not None and after.node != before.node:
             self._broken(f"task {after.id} moved from {before.node} to {after.node}")
@@ -106,11 +121,16 @@ class Invariants:
                 yield (network.id, segment.gateway), "the gateway"
         for task in self.tasks:
             if not task.state.is_terminal:
-                yield from (((a.network, a.address.ip), f"task {task.id}") for a in task.attachments)
+                yield from (
+                    ((a.network, a.address.ip), f"task {task.id}") for a in task.attachments
+                )
         for node in self.nodes:
             yield from (((a.network, a.address.ip), f"node {node.id}") for a in node.attachments)
         for service in self.services:
-            yield from (((v.network, v.address.ip), f"service {service.id}") for v in service.endpoint.addresses)
+            yield from (
+                ((v.network, v.address.ip), f"service {service.id}")
+                for v in service.endpoint.addresses
+            )
 
     def _mesh_ports(self) -> Iterator[tuple[object, object]]:
         for service in self.services:
@@ -128,7 +148,10 @@ class Invariants:
     def assigned(self, new: Assignment) -> None:
         """To the node's agent, which has taken it over."""
         if new.revision < self._told.get(new.node, 0):
-            self._broken(f"node {new.node} was taken back from revision {self._told[new.node]} to {new.revision}")
+            self._broken(
+                f"node {new.node} was taken back from revision {self._told[new.node]} to"
+                f" {new.revision}"
+            )
         self._told[new.node] = new.revision
         for task in new.tasks.values():
             for attachment in task.attachments:
@@ -136,12 +159,15 @@ class Invariants:
                 known = view.endpoints.get(task.id) if view is not None else None
                 if view is not None and (known is None or known.address != attachment.address):
                     self._broken(
-                        f"node {new.node} was told of task {task.id} and not of its address at revision {new.revision}"
+                        f"node {new.node} was told of task {task.id} and not of its address at"
+                        f" revision {new.revision}"
                     )
         if new.revision == self.revision and ("node", new.node) in self.objects:
             state = ClusterState(self.objects.values(), self.revision)
             if new != assignment_for(state, new.node, network_views(state)):
-                self._broken(f"node {new.node} was told something else than revision {new.revision}")
+                self._broken(
+                    f"node {new.node} was told something else than revision {new.revision}"
+                )
 
     # --- at every moment
 
@@ -153,7 +179,10 @@ class Invariants:
             name = container.config.labels[TASK_LABEL]
             for port in self._ports.get(name, ()):
                 if listening.setdefault((host, port), name) != name:
-                    self._broken(f"port {port} of {host} is used by containers of {listening[host, port]} and {name}")
+                    self._broken(
+                        f"port {port} of {host} is used by containers of {listening[host, port]}"
+                        f" and {name}"
+                    )
         tasks = Counter(container.config.labels[TASK_LABEL] for _, container in running)
         for task in (task for task, count in tasks.items() if count > 1):
             self._broken(f"task {task} has {tasks[task]} containers")
@@ -162,7 +191,9 @@ class Invariants:
                 continue
             for held in self._addresses.get(task, ()):
                 if held in owners:
-                    self._broken(f"address {held} is used by containers of {owners[held]} and {task}")
+                    self._broken(
+                        f"address {held} is used by containers of {owners[held]} and {task}"
+                    )
                 owners[held] = task
 
     def _is_written_off(self, task: str) -> bool:
@@ -194,4 +225,8 @@ class Invariants:
 
 
 def host_ports(task: Task) -> frozenset[HostPort]:
-    return frozenset((port.protocol, port.published) for port in task.ports if port.mode == "host" and port.published)
+    return frozenset(
+        (port.protocol, port.published)
+        for port in task.ports
+        if port.mode == "host" and port.published
+    )

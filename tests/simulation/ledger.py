@@ -1,7 +1,8 @@
 """What the users of a simulated swarm were told, and what must therefore be true in the end.
 
-Of each thing the ledger keeps what it may be. An operation that was answered leaves one possibility; one that was refused changes
-nothing; one without an answer adds what it would have made. Operations on one thing are made one after the other.
+Of each thing the ledger keeps what it may be. An operation that was answered leaves one
+possibility; one that was refused changes nothing; one without an answer adds what it would have
+made. Operations on one thing are made one after the other.
 """
 
 import asyncio
@@ -50,7 +51,10 @@ class Ledger:
         def plan(manager: Manager) -> Requirements:
             service = _service(manager, name)
             spec = change(service.spec)
-            return Requirements(spec, lambda: manager.update_service(ServiceId(service.id), service.meta.version, spec))
+            return Requirements(
+                spec,
+                lambda: manager.update_service(ServiceId(service.id), service.meta.version, spec),
+            )
 
         await self._attempt(("service", name), plan)
 
@@ -62,7 +66,10 @@ class Ledger:
         await self._attempt(("service", name), plan)
 
     async def create_network(self, spec: NetworkSpec) -> None:
-        await self._attempt(("network", spec.name), lambda manager: Requirements(spec, lambda: manager.create_network(spec)))
+        await self._attempt(
+            ("network", spec.name),
+            lambda manager: Requirements(spec, lambda: manager.create_network(spec)),
+        )
 
     async def remove_network(self, name: str) -> None:
         def plan(manager: Manager) -> Requirements:
@@ -77,7 +84,9 @@ class Ledger:
             if found is None:
                 raise NotFound(f"node {node} not found")
             spec = msgspec.structs.replace(found.spec, availability=availability)
-            return Requirements(availability, lambda: manager.update_node(node, found.meta.version, spec))
+            return Requirements(
+                availability, lambda: manager.update_node(node, found.meta.version, spec)
+            )
 
         await self._attempt(("node", node), plan, "active")
 
@@ -93,7 +102,11 @@ class Ledger:
 
     async def remove_node(self, node: NodeId) -> bool:
         """Whether it is gone."""
-        await self._attempt(("node", node), lambda manager: Requirements(None, lambda: manager.remove_node(node, True)), "active")
+        await self._attempt(
+            ("node", node),
+            lambda manager: Requirements(None, lambda: manager.remove_node(node, True)),
+            "active",
+        )
         return node not in self._cluster.state.nodes
 
     # --- in the end
@@ -101,15 +114,23 @@ class Ledger:
     def lies(self) -> list[str]:
         """What was answered and is not so."""
         state = self._cluster.state
-        found: dict[tuple[str, str], object] = {("service", s.name): s.spec for s in state.services.values()}
-        found |= {("network", n.name): n.spec for n in state.networks.values() if not n.spec.ingress}
+        found: dict[tuple[str, str], object] = {
+            ("service", s.name): s.spec for s in state.services.values()
+        }
+        found |= {
+            ("network", n.name): n.spec for n in state.networks.values() if not n.spec.ingress
+        }
         found |= {("node", n.id): n.spec.availability for n in state.nodes.values()}
         found |= {("role", n.id): n.spec.role for n in state.nodes.values()}
         return [
             f"{key} is {found.get(key)} and may be {possible}"
             for key, possible in self._possible.items()
             if found.get(key) not in possible
-        ] + [f"{key} was never asked for" for key in found if key not in self._possible and key[0] in ("service", "network")]
+        ] + [
+            f"{key} was never asked for"
+            for key in found
+            if key not in self._possible and key[0] in ("service", "network")
+        ]
 
     # ---
 
@@ -137,7 +158,9 @@ class Ledger:
 
 def _attached(manager: Manager, spec: ServiceSpec, networks: tuple[str, ...]) -> ServiceSpec:
     found = [manager.state.named("network", name) for name in networks]
-    attached = tuple(NetworkAttachmentSpec(NetworkId(network.id)) for network in found if network is not None)
+    attached = tuple(
+        NetworkAttachmentSpec(NetworkId(network.id)) for network in found if network is not None
+    )
     return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, networks=attached))
 
 

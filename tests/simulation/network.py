@@ -1,11 +1,15 @@
-"""The network between the hosts of a simulation: sessions as TCP would carry them, and what happens to them.
+"""The network between the hosts of a simulation: sessions as TCP would carry them, and what happens
+to them.
 
     delay     messages between two hosts take longer
-    cut       none comes through: what is on its way waits, as TCP repeats it, and arrives when the cut is healed in time
-    reset     the connections between two hosts break: what is on its way is lost, and nobody knows how much of it arrived
+    cut       none comes through: what is on its way waits, as TCP repeats it, and arrives when the
+              cut is healed in time
+    reset     the connections between two hosts break: what is on its way is lost, and nobody knows
+              how much of it arrived
     vanish    a process has ended: the other side is told by its kernel, if that can be reached
 
-An end whose other side cannot be reached is told so after `PATIENCE`, which is long: agents and managers must notice before.
+An end whose other side cannot be reached is told so after `PATIENCE`, which is long: agents and
+managers must notice before.
 """
 
 import asyncio
@@ -19,7 +23,8 @@ from weft.session.fake import WINDOW, Closing, MemoryAgentSession, MemoryManager
 
 LATENCY = 0.001
 PATIENCE = 900.0
-"""Seconds for which the kernel repeats what is not acknowledged (tcp_retries2): nobody may rely on it."""
+"""Seconds for which the kernel repeats what is not acknowledged (tcp_retries2): nobody may rely on
+it."""
 RETRANSMIT = 0.2
 """Seconds until what was held up by a cut is sent again."""
 IN_FLIGHT = 64
@@ -87,15 +92,21 @@ class SimNetwork:
 
     def connect(
         self, agent: str, manager: str, peer: Identity, address: str, at: str
-    ) -> tuple[MemoryManagerSession, MemoryAgentSession]:  # fmt: skip
+    ) -> tuple[MemoryManagerSession, MemoryAgentSession]:
         """`address`: of the agent's host; `at`: of the manager's."""
         link = SimLink(self, agent, manager, self._links.discard)
         self._links.add(link)
         link.carrying = [self._processes.spawn(OUTSIDE, work) for work in link.work()]
         ours = MemoryManagerSession(
-            peer, address, link.queues["down"][0], link.queues["up"][1], link.closing[manager, "manager"]
+            peer,
+            address,
+            link.queues["down"][0],
+            link.queues["up"][1],
+            link.closing[manager, "manager"],
         )
-        theirs = MemoryAgentSession(at, link.queues["down"][1], link.queues["up"][0], link.closing[agent, "agent"])
+        theirs = MemoryAgentSession(
+            at, link.queues["down"][1], link.queues["up"][0], link.closing[agent, "agent"]
+        )
         return ours, theirs
 
     def close(self) -> None:
@@ -107,9 +118,12 @@ class SimNetwork:
 
 
 class SimLink:
-    """One connection. Each direction has a queue that its sender fills, and one that its receiver empties."""
+    """One connection. Each direction has a queue that its sender fills, and one that its receiver
+    empties."""
 
-    def __init__(self, network: SimNetwork, agent: str, manager: str, forget: Callable[["SimLink"], None]) -> None:
+    def __init__(
+        self, network: SimNetwork, agent: str, manager: str, forget: Callable[["SimLink"], None]
+    ) -> None:
         self._network = network
         self._agent, self._manager = agent, manager
         self._forget = forget
@@ -144,7 +158,9 @@ class SimLink:
             if where == host:
                 closing.set("the process has ended")
 
-    async def _send(self, out: asyncio.Queue[bytes], flight: Flight, way: tuple[str, str], near: Closing) -> None:
+    async def _send(
+        self, out: asyncio.Queue[bytes], flight: Flight, way: tuple[str, str], near: Closing
+    ) -> None:
         """Until the sender has closed and all of his is on its way."""
         clock = asyncio.get_running_loop().time
         while not near.happened.is_set() or not out.empty():
@@ -159,7 +175,9 @@ class SimLink:
                 over.cancel()
         await flight.put((clock() + self._network.latency(*way), None))
 
-    async def _deliver(self, flight: Flight, into: asyncio.Queue[bytes], way: tuple[str, str], far: Closing) -> None:
+    async def _deliver(
+        self, flight: Flight, into: asyncio.Queue[bytes], way: tuple[str, str], far: Closing
+    ) -> None:
         """Until the end has arrived, or there is nobody any more for whom to arrive."""
         clock = asyncio.get_running_loop().time
         while True:

@@ -1,7 +1,9 @@
-"""Processes in a simulation: groups of tasks in one event loop that die together, at any await, without a word.
+"""Processes in a simulation: groups of tasks in one event loop that die together, at any await,
+without a word.
 
-A task belongs to the process of the one that made it. `kill` cancels all tasks of a process; what they still do because of that
-(`finally`) must reach nobody: whoever kills first takes away what the process has to the outside (`SimHost.kill`).
+A task belongs to the process of the one that made it. `kill` cancels all tasks of a process; what
+they still do because of that (`finally`) must reach nobody: whoever kills first takes away what the
+process has to the outside (`SimHost.kill`).
 """
 
 import asyncio
@@ -18,7 +20,8 @@ class Processes:
         """Inside the running loop, whose tasks it counts from then on."""
         self._current = contextvars.ContextVar("process", default=OUTSIDE)
         self._tasks: dict[str, set[asyncio.Task[Any]]] = {}
-        asyncio.get_running_loop().set_task_factory(self._make)  # type: ignore[arg-type]  # of Python 3.11
+        # of Python 3.11
+        asyncio.get_running_loop().set_task_factory(self._make)  # type: ignore[arg-type]
 
     def spawn(self, process: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task in that process, whoever asks for it."""
@@ -35,8 +38,11 @@ class Processes:
             self._tasks.setdefault(process, set()).update(left)
 
     def _make(
-        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], context: contextvars.Context | None = None
-    ) -> asyncio.Task[Any]:  # fmt: skip
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, Any],
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[Any]:
         task = asyncio.Task(work, loop=loop, context=context)
         process = self._current.get() if context is None else context.get(self._current, OUTSIDE)
         if process != OUTSIDE:

@@ -1,4 +1,5 @@
-"""The steps of a simulated host's role (`weft.daemon.membership.ManagerParts`): real managers on a fake store process."""
+"""The steps of a simulated host's role (`weft.daemon.membership.ManagerParts`): real managers on a
+fake store process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -53,7 +54,13 @@ class Daemon(Protocol):
 
 
 class SimParts:
-    def __init__(self, host: Daemon, node: NodeId, part: Part, run: Callable[[Awaitable[None]], asyncio.Task[None]]) -> None:
+    def __init__(
+        self,
+        host: Daemon,
+        node: NodeId,
+        part: Part,
+        run: Callable[[Awaitable[None]], asyncio.Task[None]],
+    ) -> None:
         """`run` makes a task of the host's process."""
         self._host, self._node, self._part, self._run = host, node, part, run
         self._stores: tuple[Store, Leadership] | None = None
@@ -63,9 +70,11 @@ class SimParts:
     def facts(self) -> RoleFacts:
         running = self._host.manager is not None
         return RoleFacts(
-            role=self._host.role, store=self._host.store, running=self._part.kind if running else "none",
+            role=self._host.role,
+            store=self._host.store,
+            running=self._part.kind if running else "none",
             removed=running and not self._part.has(self._host.name),
-        )  # fmt: skip
+        )
 
     async def take(self, step: Step) -> None:
         match step:

@@ -1,8 +1,8 @@
-"""The seed of this run, which none before it had: stories are played with it beside the fixed ones, and one that fails says how it
-is played again.
+"""The seed of this run, which none before it had: stories are played with it beside the fixed ones,
+and one that fails says how it is played again.
 
-It is Python's own for hashes, where that is set, as `scripts/test` does: sets of strings are gone through in the order of their
-hashes, so that a story is the same again only if these are.
+It is Python's own for hashes, where that is set, as `scripts/test` does: sets of strings are gone
+through in the order of their hashes, so that a story is the same again only if these are.
 """
 
 import os
@@ -30,5 +30,7 @@ def told(seed: int) -> Iterator[None]:
 
 def _command() -> str:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    but = "" if GIVEN is not None else "   (but for the order of sets, which this run left to chance)"
+    but = (
+        "" if GIVEN is not None else "   (but for the order of sets, which this run left to chance)"
+    )
     return f"PYTHONHASHSEED={FRESH} pytest '{test}'{but}"

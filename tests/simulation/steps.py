@@ -1,5 +1,6 @@
-"""What happens in a simulation, as values: what users do, and what goes wrong. `play` makes it happen; each step begins `wait` seconds
-after the one before it, whether that has come to its end or not.
+"""What happens in a simulation, as values: what users do, and what goes wrong. `play` makes it
+happen; each step begins `wait` seconds after the one before it, whether that has come to its end or
+not.
 
 Hosts are numbers that are taken modulo what there is, so that any list of steps makes sense.
 """
@@ -33,7 +34,8 @@ from weft.model.task import TaskState
 
 UPDATE = UpdateConfig(parallelism=2, monitor=SECOND, failure_action="continue")
 SETTLE = 180.0
-"""Seconds until all is as it should be after the last fault: nodes that were found down, restarts and updates one after the other."""
+"""Seconds until all is as it should be after the last fault: nodes that were found down, restarts
+and updates one after the other."""
 NOTICE = 1.0
 WORKERS_FOR_EVER = 2
 
@@ -111,7 +113,8 @@ class Renew(Step, frozen=True):
 
 
 class Kill(Step, frozen=True):
-    """The daemon, after some seconds and so many more turns of the event loop: in the middle of what the steps before began."""
+    """The daemon, after some seconds and so many more turns of the event loop: in the middle of
+    what the steps before began."""
 
     host: int
     after: float = 0.0
@@ -226,7 +229,9 @@ class Play:
         name = f"service{step.name}"
         match step:
             case CreateService():
-                await self.ledger.create_service(_spec(name, step), tuple(f"net{each}" for each in step.networks))
+                await self.ledger.create_service(
+                    _spec(name, step), tuple(f"net{each}" for each in step.networks)
+                )
             case Scale(replicas=replicas):
                 await self.ledger.change_service(name, lambda spec: _scaled(spec, replicas))
             case Update(value=value):
@@ -278,18 +283,28 @@ class Play:
         self.cluster.isolate(host.name)
         await asyncio.sleep(NOTICE)
         assert host.agent is not None
-        wanted = {task.id for task in host.agent.assignment.tasks.values() if task.desired == TaskState.RUNNING}
+        wanted = {
+            task.id
+            for task in host.agent.assignment.tasks.values()
+            if task.desired == TaskState.RUNNING
+        }
         before = {c.id for c in host.runtime.running() if c.config.labels[TASK_LABEL] in wanted}
         await asyncio.sleep(seconds)
         lost = before - {c.id for c in host.runtime.running()}
         if lost and not host.is_manager:
-            self.cluster.invariants.violations.append(f"{host.name} stopped {sorted(lost)} while it was cut off")
+            self.cluster.invariants.violations.append(
+                f"{host.name} stopped {sorted(lost)} while it was cut off"
+            )
         self.cluster.heal(host.name)
 
     # --- between two, and to the store
 
     async def _happen_between(self, step: Cut | Reset | Delay) -> None:
-        network, one, other = self.cluster.network, self._host(step.host).name, self._host(step.other).name
+        network, one, other = (
+            self.cluster.network,
+            self._host(step.host).name,
+            self._host(step.other).name,
+        )
         match step:
             case Cut(seconds=seconds):
                 network.cut(one, other)
@@ -363,4 +378,6 @@ def _scaled(spec: ServiceSpec, replicas: int) -> ServiceSpec:
 
 def _updated(spec: ServiceSpec, value: int) -> ServiceSpec:
     container = msgspec.structs.replace(spec.task.container, env=(f"VALUE={value}",))
-    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, container=container))
+    return msgspec.structs.replace(
+        spec, task=msgspec.structs.replace(spec.task, container=container)
+    )

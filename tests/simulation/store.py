@@ -1,6 +1,7 @@
 """What managers of a simulation keep their state in, and what every commit is shown to.
 
-Several managers share `SimEtcd`, which outlives all of them. One alone has a `SimDisk`: what it wrote is there when it is opened again.
+Several managers share `SimEtcd`, which outlives all of them. One alone has a `SimDisk`: what it
+wrote is there when it is opened again.
 """
 
 import asyncio
@@ -95,7 +96,12 @@ class SimEtcd(FakeEtcd):
     def has(self, host: str) -> bool:
         return any(member.name == host for member in self.roster)
 
-    def commit(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+    def commit(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         before = self.keyspace.revision
         answer = super().commit(compares, then, otherwise)
         if self.keyspace.revision > before:

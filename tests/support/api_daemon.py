@@ -1,4 +1,5 @@
-"""The API in front of a node in memory, and the stock docker command to ask it: for tests of what the two say to each other."""
+"""The API in front of a node in memory, and the stock docker command to ask it: for tests of what
+the two say to each other."""
 
 import asyncio
 import subprocess
@@ -58,7 +59,9 @@ class ApiDaemon:
         return [*self.client, *argv]
 
     def run(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(self.command(*argv), input=stdin, capture_output=True, timeout=DEADLINE, check=False)
+        return subprocess.run(
+            self.command(*argv), input=stdin, capture_output=True, timeout=DEADLINE, check=False
+        )
 
     def ok(self, *argv: str, stdin: bytes = b"") -> str:
         done = self.run(*argv, stdin=stdin)
@@ -73,5 +76,17 @@ class ApiDaemon:
     def container(self, *create: str, script: str = "") -> str:
         """The id of a new service's container."""
         command = ["sh", "-c", script] if script else []
-        self.ok("service", "create", "-d", "--no-resolve-image", "--name", "web", *create, IMAGE, *command)
-        return self.ok("ps", "-aq", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web").split()[0]
+        self.ok(
+            "service",
+            "create",
+            "-d",
+            "--no-resolve-image",
+            "--name",
+            "web",
+            *create,
+            IMAGE,
+            *command,
+        )
+        return self.ok(
+            "ps", "-aq", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web"
+        ).split()[0]

@@ -35,7 +35,11 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 each_loop = pytest.mark.parametrize("loop", list(LOOPS))
 
 
-def run(attack: Callable[[Swarm, SessionServer], Awaitable[None]], limits: Limits = LIMITS, loop: str = "asyncio") -> None:
+def run(
+    attack: Callable[[Swarm, SessionServer], Awaitable[None]],
+    limits: Limits = LIMITS,
+    loop: str = "asyncio",
+) -> None:
     async def main() -> None:
         async with swarm(time.time_ns, workers=0) as target, target.listen(limits) as server:
             await again(target.founder)
@@ -65,15 +69,26 @@ def credential_source(credentials: Credentials) -> CredentialSource:
 
 
 def made(
-    target: Swarm, node: str, role: Role = "worker", cluster: str = "", root: authority.RootCa | None = None, begin: int = 0
+    target: Swarm,
+    node: str,
+    role: Role = "worker",
+    cluster: str = "",
+    root: authority.RootCa | None = None,
+    begin: int = 0,
 ) -> Credentials:
     """Credentials of the swarm, but for what is said."""
     own = target.manager.cluster
     key = authority.make_key(os.urandom)
     certificate = authority.issue(
-        root or own.root_ca, authority.request(key), NodeId(node), role, ClusterId(cluster or own.id), begin or time.time_ns(),
-        HOUR, 5,
-    )  # fmt: skip
+        root or own.root_ca,
+        authority.request(key),
+        NodeId(node),
+        role,
+        ClusterId(cluster or own.id),
+        begin or time.time_ns(),
+        HOUR,
+        5,
+    )
     return Credentials(certificate, authority.private_pem(key), own.root_ca.certificate)
 
 
@@ -83,15 +98,20 @@ def new_root() -> authority.RootCa:
 
 def asking(token: str, csr: str = "") -> Callable[[str], AdmissionRequest]:
     return lambda own: AdmissionRequest(
-        token=token, csr=csr or own, hostname="attacker", data_path_address=IPv4Address("127.0.0.66")
-    )  # fmt: skip
+        token=token,
+        csr=csr or own,
+        hostname="attacker",
+        data_path_address=IPv4Address("127.0.0.66"),
+    )
 
 
 async def refused_session(target: Swarm, credentials: Credentials, node: str) -> str:
     """Why there is none."""
     try:
         session = await Connector(credential_source(credentials), lambda: [target.address])()
-        await session.send(Hello(node=NodeId(node), description=NodeDescription(), data_path_address="127.0.0.66"))
+        await session.send(
+            Hello(node=NodeId(node), description=NodeDescription(), data_path_address="127.0.0.66")
+        )
         answer = await session.receive()
         await session.close("")
     except (SessionClosed, Unavailable, Forbidden) as error:
@@ -101,14 +121,19 @@ async def refused_session(target: Swarm, credentials: Credentials, node: str) ->
 
 
 def logs_of(member: Member) -> LogRequest:
-    return LogRequest(node=member.node, publish=PublishLogs(subscription="s", manager="127.0.0.66:2377", wanted=LogsWanted()))
+    return LogRequest(
+        node=member.node,
+        publish=PublishLogs(subscription="s", manager="127.0.0.66:2377", wanted=LogsWanted()),
+    )
 
 
 async def got(target: Swarm, path: str) -> tuple[int, str]:
     """By somebody without a certificate."""
     context = tls.client_context(target.manager.cluster.root_ca.certificate)
     async with aiohttp.ClientSession() as http:
-        async with http.get(f"https://{target.address}{path}", ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+        async with http.get(
+            f"https://{target.address}{path}", ssl=context, server_hostname=tls.MANAGER_NAME
+        ) as response:
             return response.status, await response.text()
 
 
@@ -117,5 +142,7 @@ async def posted(target: Swarm, path: str, body: bytes | AsyncIterator[bytes]) -
     context = tls.client_context(target.manager.cluster.root_ca.certificate)
     async with aiohttp.ClientSession() as http:
         url = f"https://{target.address}{path}"
-        async with http.post(url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+        async with http.post(
+            url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME
+        ) as response:
             return response.status, await response.text()

@@ -1,7 +1,9 @@
-"""Nodes with real certificates and nothing else: a manager with the real authority, and agents that keep a session with it.
+"""Nodes with real certificates and nothing else: a manager with the real authority, and agents that
+keep a session with it.
 
-`Swarm` joins them in this process, in virtual time; `Swarm.listen` puts the manager behind its real listener on loopback. An agent
-here is the `Uplink` of a real one, with its wallet: no kernel, no tasks.
+`Swarm` joins them in this process, in virtual time; `Swarm.listen` puts the manager behind its real
+listener on loopback. An agent here is the `Uplink` of a real one, with its wallet: no kernel, no
+tasks.
 """
 
 import asyncio
@@ -59,7 +61,9 @@ class Member:
         adapters = Adapters(
             managers=ManagerAdapters(connect=lambda: self.connect(), changed=self._remember),
             certificate=CertificateAdapters(
-                credential_source=self.credential_source, advertise_address=str(address), changed=lambda _, role: self.changes.append(role)
+                credential_source=self.credential_source,
+                advertise_address=str(address),
+                changed=lambda _, role: self.changes.append(role),
             ),
             description=lambda: NodeDescription(hostname=str(address)),
             origin=Origin(clock=swarm.clock, entropy=swarm.entropy),
@@ -90,7 +94,9 @@ class Member:
 class Swarm:
     """`founder` is the manager's own node."""
 
-    def __init__(self, store: MemoryStore, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, store: MemoryStore, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes]
+    ) -> None:
         self.store = store
         self.clock = clock
         self.entropy = entropy
@@ -116,8 +122,13 @@ class Swarm:
                 data_path_address=address,
                 advertise_address=str(address),
             )
-        )  # fmt: skip
-        return self.add(Credentials(admitted.certificate, authority.private_pem(key), admitted.root_certificate), address)
+        )
+        return self.add(
+            Credentials(
+                admitted.certificate, authority.private_pem(key), admitted.root_certificate
+            ),
+            address,
+        )
 
     def add(self, credentials: Credentials, address: IPv4Address) -> Member:
         member = Member(self, credentials, address)
@@ -131,7 +142,9 @@ class Swarm:
             raise Unavailable("no manager is in reach")
         if self.address:
             return await Connector(member.credential_source, lambda: [self.address])()
-        shown = ssl.PEM_cert_to_DER_cert(member.credential_source.credentials.certificate.partition("-----END")[0] + END)
+        shown = ssl.PEM_cert_to_DER_cert(
+            member.credential_source.credentials.certificate.partition("-----END")[0] + END
+        )
         peer = tls.identity(shown, self.manager.cluster.id)
         ours, theirs = session_pair(peer, str(member.address))
 
@@ -150,8 +163,12 @@ class Swarm:
         return theirs
 
     @asynccontextmanager
-    async def listen(self, limits: Limits = LIMITS, host: str = "127.0.0.1") -> AsyncIterator[SessionServer]:
-        server = SessionServer(self.manager, self.manager.cluster.id, self.founder.credential_source, limits)
+    async def listen(
+        self, limits: Limits = LIMITS, host: str = "127.0.0.1"
+    ) -> AsyncIterator[SessionServer]:
+        server = SessionServer(
+            self.manager, self.manager.cluster.id, self.founder.credential_source, limits
+        )
         self.address = f"{host}:{free_port()}"
         await server.start(self.address)
         try:
@@ -169,24 +186,39 @@ class Swarm:
 
 @asynccontextmanager
 async def swarm(
-    clock: Callable[[], Nanoseconds], workers: int = 2, expiry: Nanoseconds = HOUR, heartbeat: Nanoseconds = 5 * SECOND
+    clock: Callable[[], Nanoseconds],
+    workers: int = 2,
+    expiry: Nanoseconds = HOUR,
+    heartbeat: Nanoseconds = 5 * SECOND,
 ) -> AsyncIterator[Swarm]:
     entropy = random.Random(1).randbytes
     store = MemoryStore(clock)
     own = Swarm(store, clock, entropy)
     root = authority.root(authority.make_key(entropy), clock(), authority.make_serial(entropy))
     address = IPv4Address("127.0.0.1")
-    founder = Founder(description=NodeDescription(), data_path_address=address, manager_address="127.0.0.1:2377")
+    founder = Founder(
+        description=NodeDescription(), data_path_address=address, manager_address="127.0.0.1:2377"
+    )
     request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry, heartbeat=heartbeat))
     cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), entropy)
     ports = ManagerPorts(clock=clock, entropy=entropy, authority=PkiAuthority())
     own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), ports)
     key = authority.make_key(entropy)
     certificate = authority.issue(
-        root, authority.request(key), node.id, "manager", cluster.id, clock(), expiry, authority.make_serial(entropy), [address]
+        root,
+        authority.request(key),
+        node.id,
+        "manager",
+        cluster.id,
+        clock(),
+        expiry,
+        authority.make_serial(entropy),
+        [address],
     )
     async with own.manager:
-        own.founder = own.add(Credentials(certificate, authority.private_pem(key), root.certificate), address)
+        own.founder = own.add(
+            Credentials(certificate, authority.private_pem(key), root.certificate), address
+        )
         for _ in range(workers):
             await own.join()
         try:

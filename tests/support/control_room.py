@@ -1,8 +1,10 @@
-"""The control loops on a state in memory, in virtual time, with agents that behave: a whole cluster without a network.
+"""The control loops on a state in memory, in virtual time, with agents that behave: a whole cluster
+without a network.
 
-Nothing here is asynchronous. `run(loop)` commits one decision of one loop; `settle()` runs loops and agents until nothing
-changes, then moves the clock to the next time a loop asked for, until that is further off than the patience given. As in a manager
-the loops are told what happened since their last decision was committed, and decisions exclude each other.
+Nothing here is asynchronous. `run(loop)` commits one decision of one loop; `settle()` runs loops
+and agents until nothing changes, then moves the clock to the next time a loop asked for, until that
+is further off than the patience given. As in a manager the loops are told what happened since their
+last decision was committed, and decisions exclude each other.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +22,15 @@ from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.network import Network, NetworkSpec
-from weft.model.node import Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role
+from weft.model.node import (
+    Availability,
+    Node,
+    NodeDescription,
+    NodeSpec,
+    NodeState,
+    NodeStatus,
+    Role,
+)
 from weft.model.service import Resources, Service, ServiceSpec
 from weft.model.state import Change, ClusterState, Decision, Event, Object, Put, Remove, kind_of
 from weft.model.task import Task, TaskState, TaskStatus
@@ -52,14 +62,18 @@ class ControlRoom:
         self._allocation = Allocation(())
         self._news: dict[Loop, list[Event] | None] = dict.fromkeys(LOOPS)
         self._count = 0
-        self.put(Cluster(id=ClusterId("cluster"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", "")))
+        self.put(
+            Cluster(id=ClusterId("cluster"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", ""))
+        )
         self.network(NetworkSpec(name="ingress", ingress=True))
         for number in range(1, nodes + 1):
             self.join(f"node{number}")
 
     # --- what users and nodes do
 
-    def commit(self, changes: Iterable[Change], independent: bool = False, decided_on: int | None = None) -> list[Event]:
+    def commit(
+        self, changes: Iterable[Change], independent: bool = False, decided_on: int | None = None
+    ) -> list[Event]:
         """See `store.base.Store.commit`. `decided_on`: the revision, if not the present one."""
         if not independent:
             if decided_on is not None and decided_on < self.decided:
@@ -88,19 +102,43 @@ class ControlRoom:
         return f"{kind}{self._count:06}"
 
     def join(
-        self, id: str, role: Role = "worker", labels: dict[str, str] | None = None, resources: Resources | None = None
+        self,
+        id: str,
+        role: Role = "worker",
+        labels: dict[str, str] | None = None,
+        resources: Resources | None = None,
     ) -> NodeId:
         number = len(self.state.nodes) + 1
-        description = NodeDescription(hostname=id, resources=resources or Resources(4_000_000_000, 8 << 30))
+        description = NodeDescription(
+            hostname=id, resources=resources or Resources(4_000_000_000, 8 << 30)
+        )
         spec = NodeSpec(role=role, labels=labels or {})
         status = NodeStatus(NodeState.READY, since=self.now)
         vtep = IPv4Address("192.0.2.0") + number
-        return self.put(Node(id=NodeId(id), spec=spec, description=description, status=status, data_path_address=vtep)).id
+        return self.put(
+            Node(
+                id=NodeId(id),
+                spec=spec,
+                description=description,
+                status=status,
+                data_path_address=vtep,
+            )
+        ).id
 
-    def set_node(self, id: str, state: NodeState | None = None, availability: Availability | None = None) -> None:
+    def set_node(
+        self, id: str, state: NodeState | None = None, availability: Availability | None = None
+    ) -> None:
         node = self.state.nodes[NodeId(id)]
-        status = node.status if state is None else msgspec.structs.replace(node.status, state=state, since=self.now)
-        spec = node.spec if availability is None else msgspec.structs.replace(node.spec, availability=availability)
+        status = (
+            node.status
+            if state is None
+            else msgspec.structs.replace(node.status, state=state, since=self.now)
+        )
+        spec = (
+            node.spec
+            if availability is None
+            else msgspec.structs.replace(node.spec, availability=availability)
+        )
         self.put(msgspec.structs.replace(node, status=status, spec=spec))
 
     def network(self, spec: NetworkSpec) -> NetworkId:
@@ -134,8 +172,13 @@ class ControlRoom:
         return decision
 
     def run_agents(self, steps: int = 1) -> bool:
-        """Each agent in reach takes each of its tasks `steps` further; False if there was nothing to do."""
-        reports = [Put(moved) for task in list(self.state.tasks.values()) if (moved := self._moved(task, steps)) is not None]
+        """Each agent in reach takes each of its tasks `steps` further; False if there was nothing
+        to do."""
+        reports = [
+            Put(moved)
+            for task in list(self.state.tasks.values())
+            if (moved := self._moved(task, steps)) is not None
+        ]
         if reports:
             self.commit(reports, independent=True)
         return bool(reports)
@@ -145,7 +188,11 @@ class ControlRoom:
 
     def _moved(self, task: Task, steps: int) -> Task | None:
         node = self.state.nodes.get(task.node) if task.node is not None else None
-        if node is None or node.status.state != NodeState.READY or not TaskState.ASSIGNED <= task.state <= TaskState.RUNNING:
+        if (
+            node is None
+            or node.status.state != NodeState.READY
+            or not TaskState.ASSIGNED <= task.state <= TaskState.RUNNING
+        ):
             return None
         if task.desired > TaskState.RUNNING:
             state = TaskState.SHUTDOWN
@@ -154,21 +201,34 @@ class ControlRoom:
             state = min(reached, task.desired)
             if state == TaskState.RUNNING and task.spec.container.image in self.failing:
                 state = TaskState.FAILED
-        return None if state == task.state else task.observed(TaskStatus(state, self.now, state.name.lower()))
+        return (
+            None
+            if state == task.state
+            else task.observed(TaskStatus(state, self.now, state.name.lower()))
+        )
 
-    def settle(self, patience: Nanoseconds = 120 * SECOND, loops: tuple[Loop, ...] = LOOPS, rounds: int = 400) -> None:
-        """Until nothing changes and no loop wants to look again within `patience`. Raises `NotSettled`."""
+    def settle(
+        self,
+        patience: Nanoseconds = 120 * SECOND,
+        loops: tuple[Loop, ...] = LOOPS,
+        rounds: int = 400,
+    ) -> None:
+        """Until nothing changes and no loop wants to look again within `patience`. Raises
+        `NotSettled`."""
         deadline = self.now + patience
         for _ in range(rounds):
             decisions = [self.run(loop) for loop in loops]
             if self.run_agents(len(_STEPS)) or any(d.changes for d in decisions):
                 continue
-            wakes = [d.wake_at for d in decisions if d.wake_at is not None and d.wake_at <= deadline]
+            wakes = [
+                d.wake_at for d in decisions if d.wake_at is not None and d.wake_at <= deadline
+            ]
             if not wakes:
                 return
             self.now = max(self.now + 1, min(wakes))
         raise NotSettled(
-            f"still changing after {rounds} rounds: {[str(c) for loop in loops for c in self.decide(loop).changes]}"
+            f"still changing after {rounds} rounds:"
+            f" {[str(c) for loop in loops for c in self.decide(loop).changes]}"
         )
 
     def until(self, condition: Callable[[], bool], rounds: int = 400) -> None:
@@ -178,11 +238,17 @@ class ControlRoom:
                 return
             decisions = [self.run(loop) for loop in LOOPS]
             if not self.run_agents(len(_STEPS)) and not any(d.changes for d in decisions):
-                self.now = min((d.wake_at for d in decisions if d.wake_at is not None), default=self.now + SECOND)
+                self.now = min(
+                    (d.wake_at for d in decisions if d.wake_at is not None),
+                    default=self.now + SECOND,
+                )
         raise NotSettled("the condition never held")
 
     # --- what there is to see
 
     def running(self, service: ServiceId) -> list[Task]:
         tasks = self.state.tasks_of(service).values()
-        return sorted((t for t in tasks if t.is_live and t.state == TaskState.RUNNING), key=lambda t: (t.slot, t.node or ""))
+        return sorted(
+            (t for t in tasks if t.is_live and t.state == TaskState.RUNNING),
+            key=lambda t: (t.slot, t.node or ""),
+        )

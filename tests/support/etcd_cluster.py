@@ -1,4 +1,5 @@
-"""Members of etcd on loopback, with certificates of an authority of their own, as managers would run them."""
+"""Members of etcd on loopback, with certificates of an authority of their own, as managers would
+run them."""
 
 import asyncio
 import time
@@ -40,8 +41,13 @@ class EtcdCluster:
         address = f"127.0.0.{number}"
         certify(swarm, self.root, name, "manager", address)
         settings = MemberSettings(
-            name=name, address=address, peer_port=PORT, swarm=swarm, run=self.directory / name / "run", quota=self.quota
-        )  # fmt: skip
+            name=name,
+            address=address,
+            peer_port=PORT,
+            swarm=swarm,
+            run=self.directory / name / "run",
+            quota=self.quota,
+        )
         self.members[name] = EtcdMember(settings)
         return self.members[name]
 
@@ -87,9 +93,21 @@ class EtcdCluster:
 def certify(swarm: Path, root: RootCa, name: str, role: Role, address: str) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = authority.issue(
-        root, authority.request(key), NodeId(name), role, SWARM, time.time_ns(), 3600 * SECOND, 2, [IPv4Address(address)]
-    )  # fmt: skip
-    for file, text in (("node.crt", certificate), ("node.key", authority.private_pem(key)), ("root.crt", root.certificate)):
+        root,
+        authority.request(key),
+        NodeId(name),
+        role,
+        SWARM,
+        time.time_ns(),
+        3600 * SECOND,
+        2,
+        [IPv4Address(address)],
+    )
+    for file, text in (
+        ("node.crt", certificate),
+        ("node.key", authority.private_pem(key)),
+        ("root.crt", root.certificate),
+    ):
         (swarm / file).write_text(text)
 
 

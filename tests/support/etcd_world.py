@@ -34,7 +34,12 @@ def service(name: str) -> Service:
 
 def task(id: str, slot: int = 0) -> Task:
     return Task(
-        id=TaskId(id), service=ServiceId("s"), service_name="web", spec=SPEC, status=TaskStatus(TaskState.NEW), slot=slot
+        id=TaskId(id),
+        service=ServiceId("s"),
+        service_name="web",
+        spec=SPEC,
+        status=TaskStatus(TaskState.NEW),
+        slot=slot,
     )
 
 
@@ -71,7 +76,9 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def contents(store: EtcdStore) -> tuple[int, dict[str, list[tuple[str, Any]]]]:
-    return store.state.revision, {kind: list(table.items()) for kind, table in store.state.tables.items()}
+    return store.state.revision, {
+        kind: list(table.items()) for kind, table in store.state.tables.items()
+    }
 
 
 class Deaf(FakeClient):
@@ -101,7 +108,12 @@ NEXT = Schema(2, {1: rename})
 async def grow_old(world: World) -> EtcdStore:
     """Networks as version 1 would have written them, by a manager that runs it still."""
     store = await world.store("m2")
-    await store.commit([Put(service("s")), *(Put(msgspec.structs.replace(network(f"n{n}"), cursor=n)) for n in range(250))])
+    await store.commit(
+        [
+            Put(service("s")),
+            *(Put(msgspec.structs.replace(network(f"n{n}"), cursor=n)) for n in range(250)),
+        ]
+    )
     keyspace = world.etcd.keyspace
     for pair in keyspace.range("/weft/object/network/", "/weft/object/network0"):
         fields = msgspec.msgpack.decode(pair.value)

@@ -1,7 +1,9 @@
-"""An agent without a host: it joins, keeps a session, and says of every task that it runs or has stopped, as it is told.
+"""An agent without a host: it joins, keeps a session, and says of every task that it runs or has
+stopped, as it is told.
 
-It speaks to a manager in the same process and follows the protocol of `session/messages.py`: the assignment is kept as the
-differences say, reports are numbered and repeated in a new session until they are accepted.
+It speaks to a manager in the same process and follows the protocol of `session/messages.py`: the
+assignment is kept as the differences say, reports are numbered and repeated in a new session until
+they are accepted.
 """
 
 import asyncio
@@ -41,7 +43,9 @@ def obedient(task: TaskAssignment) -> TaskState:
     return TaskState.READY if task.desired < TaskState.RUNNING else TaskState.SHUTDOWN
 
 
-async def admitted(manager: Manager, token: str, hostname: str, address: IPv4Address, csr: str = "") -> Identity:
+async def admitted(
+    manager: Manager, token: str, hostname: str, address: IPv4Address, csr: str = ""
+) -> Identity:
     """Joins a swarm. Without a certificate request that is one, only where nobody checks it."""
     request = AdmissionRequest(token=token, csr=csr, hostname=hostname, data_path_address=address)
     answer = await manager.admit(request, str(address))
@@ -50,9 +54,15 @@ async def admitted(manager: Manager, token: str, hostname: str, address: IPv4Add
 
 class FakeAgent:
     def __init__(
-        self, manager: Manager, identity: Identity, hostname: str, address: IPv4Address, clock: Callable[[], Nanoseconds],
-        behaviour: Behaviour = obedient, routes: tuple[str, ...] = (),
-    ) -> None:  # fmt: skip
+        self,
+        manager: Manager,
+        identity: Identity,
+        hostname: str,
+        address: IPv4Address,
+        clock: Callable[[], Nanoseconds],
+        behaviour: Behaviour = obedient,
+        routes: tuple[str, ...] = (),
+    ) -> None:
         self.manager = manager
         self._clock = clock
         self._behaviour = behaviour
@@ -90,7 +100,8 @@ class FakeAgent:
         return self.identity.cluster
 
     async def run(self) -> None:
-        """One session after another until it is cancelled, which the manager sees as silence; ends when it is sent away."""
+        """One session after another until it is cancelled, which the manager sees as silence; ends
+        when it is sent away."""
         while "part of the swarm" not in self.farewell and "removed" not in self.farewell:
             await self.session()
             await asyncio.sleep(0.1)
@@ -147,7 +158,11 @@ class FakeAgent:
         """Says what is new about the tasks of the assignment."""
         tasks = self.assignment.tasks
         wanted = {id: self._behaviour(task) for id, task in tasks.items()}
-        news = tuple((id, self._status(id, state)) for id, state in wanted.items() if self.states.get(id) != state)
+        news = tuple(
+            (id, self._status(id, state))
+            for id, state in wanted.items()
+            if self.states.get(id) != state
+        )
         self.states = wanted
         if news:
             self._number += 1
@@ -155,4 +170,9 @@ class FakeAgent:
             await session.send(self._reports[self._number])
 
     def _status(self, id: TaskId, state: TaskState) -> TaskStatus:
-        return TaskStatus(state, self._clock(), state.name.lower(), container=ContainerStatus(ContainerId(f"{id:0>64}"), 1))
+        return TaskStatus(
+            state,
+            self._clock(),
+            state.name.lower(),
+            container=ContainerStatus(ContainerId(f"{id:0>64}"), 1),
+        )

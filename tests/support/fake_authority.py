@@ -1,4 +1,5 @@
-"""Certificates, roots and tokens that say what they are: `manager.authority.Authority` without cryptography."""
+"""Certificates, roots and tokens that say what they are: `manager.authority.Authority` without
+cryptography."""
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
@@ -13,17 +14,29 @@ class FakeAuthority:
     """Certificates and tokens that say what they are."""
 
     def issue(
-        self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int, addresses: Sequence[IPv4Address] = (),
-    ) -> str:  # fmt: skip
+        self,
+        root: RootCa,
+        csr: str,
+        node: NodeId,
+        role: Role,
+        cluster: ClusterId,
+        now: Nanoseconds,
+        lifetime: Nanoseconds,
+        serial: int,
+        addresses: Sequence[IPv4Address] = (),
+    ) -> str:
         return f"{node} {role} {cluster}"
 
     def key_digest(self, csr: str) -> str:
         return csr
 
     def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
-    ) -> RootRotation:  # fmt: skip
+        self,
+        current: RootCa,
+        brought: RootCa | None,
+        now: Nanoseconds,
+        entropy: Callable[[int], bytes],
+    ) -> RootRotation:
         return RootRotation(brought or RootCa(current.certificate + "+", "key"), "cross-signed")
 
     def signer_id(self, root_certificate: str) -> str:

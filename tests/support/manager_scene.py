@@ -1,5 +1,5 @@
-"""A whole manager in memory, with agents that are a few queues away, in virtual time: for tests that play a scene with
-them."""
+"""A whole manager in memory, with agents that are a few queues away, in virtual time: for tests
+that play a scene with them."""
 
 import asyncio
 import random
@@ -59,11 +59,17 @@ class Swarm:
         self.agents: list[FakeAgent] = []
         self.sessions: list[asyncio.Task[None]] = []
 
-    async def join(self, behaviour: Behaviour = obedient, routes: tuple[str, ...] = ()) -> FakeAgent:
+    async def join(
+        self, behaviour: Behaviour = obedient, routes: tuple[str, ...] = ()
+    ) -> FakeAgent:
         number = len(self.agents)
         hostname, address = f"node{number + 2}", IPv4Address("10.59.72.12") + number
-        identity = await admitted(self.manager, self.manager.cluster.join_tokens.worker, hostname, address)
-        agent = FakeAgent(self.manager, identity, hostname, address, virtual_time.clock, behaviour, routes)
+        identity = await admitted(
+            self.manager, self.manager.cluster.join_tokens.worker, hostname, address
+        )
+        agent = FakeAgent(
+            self.manager, identity, hostname, address, virtual_time.clock, behaviour, routes
+        )
         self.agents.append(agent)
         self.connect(agent)
         return agent
@@ -82,7 +88,11 @@ class Swarm:
         return list(self.manager.state.tasks_of(ServiceId(found.id)).values()) if found else []
 
     def running(self, service: str) -> list[Task]:
-        return [t for t in self.tasks(service) if t.state == TaskState.RUNNING and t.desired == TaskState.RUNNING]
+        return [
+            t
+            for t in self.tasks(service)
+            if t.state == TaskState.RUNNING and t.desired == TaskState.RUNNING
+        ]
 
     async def until(self, condition: Callable[[], object], seconds: float = 30) -> float:
         """Gives how long it took."""
@@ -107,13 +117,23 @@ async def swarm_of(size: int) -> AsyncIterator[Swarm]:
         manager_address="10.59.72.11:2377",
     )
     authority = FakeAuthority()
-    _, node = await create_swarm(store, InitRequest(), founder, RootCa("root", "key"), authority, entropy)
-    async with Manager(node.id, store, SoleLeader(node.id), ports_of(entropy, authority)) as manager:
-        await manager.update_node(node.id, node.meta.version, msgspec.structs.replace(node.spec, availability="drain"))
+    _, node = await create_swarm(
+        store, InitRequest(), founder, RootCa("root", "key"), authority, entropy
+    )
+    async with Manager(
+        node.id, store, SoleLeader(node.id), ports_of(entropy, authority)
+    ) as manager:
+        await manager.update_node(
+            node.id, node.meta.version, msgspec.structs.replace(node.spec, availability="drain")
+        )
         swarm = Swarm(store, manager)
         for _ in range(size):
             await swarm.join()
-        await swarm.until(lambda: all(manager.state.nodes[a.node].status.state is NodeState.READY for a in swarm.agents))
+        await swarm.until(
+            lambda: all(
+                manager.state.nodes[a.node].status.state is NodeState.READY for a in swarm.agents
+            )
+        )
         await swarm.until(lambda: manager.state.ingress and manager.state.ingress.segments)
         yield swarm
         for session in swarm.sessions:
@@ -130,7 +150,12 @@ def play(size: int, scene: Callable[[Swarm], Coroutine[Any, Any, None]]) -> None
     virtual_time.run(main())
 
 
-def web(replicas: int, networks: tuple[str, ...] = (), ports: tuple[PublishedPort, ...] = (), name: str = "web") -> ServiceSpec:
+def web(
+    replicas: int,
+    networks: tuple[str, ...] = (),
+    ports: tuple[PublishedPort, ...] = (),
+    name: str = "web",
+) -> ServiceSpec:
     attached = tuple(NetworkAttachmentSpec(NetworkId(n)) for n in networks)
     return ServiceSpec(
         name=name,

@@ -1,4 +1,5 @@
-"""Whole members of a swarm in one process, on loopback: real certificates, sessions and stores, and no kernel below the agents."""
+"""Whole members of a swarm in one process, on loopback: real certificates, sessions and stores, and
+no kernel below the agents."""
 
 import asyncio
 import os
@@ -41,17 +42,29 @@ class Host:
         """Gives the agent its sessions, where a test is its manager."""
 
         adapters = EngineAdapters(
-            runtime=self.runtime, images=images, network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
+            runtime=self.runtime,
+            images=images,
+            network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
             origin=Origin(clock=time.time_ns, entropy=os.urandom),
-        )  # fmt: skip
+        )
         self.environment = NodeEnvironment(
-            data=directory / f"host{number}" / "swarm", run=directory / f"host{number}" / "run",
-            engine=Engine(str(self.address), adapters), host=HostAdapters(description=self.description, connector=self._connector),
-            facts=lambda node, address: NodeFacts(node=node, data_path_address=address, underlay_mtu=1500), external_etcd=where,
-        )  # fmt: skip
+            data=directory / f"host{number}" / "swarm",
+            run=directory / f"host{number}" / "run",
+            engine=Engine(str(self.address), adapters),
+            host=HostAdapters(description=self.description, connector=self._connector),
+            facts=lambda node, address: NodeFacts(
+                node=node, data_path_address=address, underlay_mtu=1500
+            ),
+            external_etcd=where,
+        )
         self.member: SwarmNode | None = None
 
-    def _connector(self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]], is_revoked: IsRevoked) -> Connect:
+    def _connector(
+        self,
+        credential_source: CredentialSource,
+        managers: Callable[[], Sequence[str]],
+        is_revoked: IsRevoked,
+    ) -> Connect:
         connector = Connector(credential_source, managers, is_revoked)
         return lambda: (self.connect or connector)()
 
@@ -99,7 +112,9 @@ class Host:
         return manager is not None and manager.leadership_status.leader == self.up.member.node
 
 
-async def nobody(path: Path, address: IPv4Address, port: Port) -> tuple[socket.socket, socket.socket]:
+async def nobody(
+    path: Path, address: IPv4Address, port: Port
+) -> tuple[socket.socket, socket.socket]:
     """Where a container would ask for names; nobody does."""
     udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
     for each in (udp, tcp):

@@ -1,7 +1,8 @@
-"""Writers that each want the lowest free slot: an invariant across objects, which only the order of commits upholds.
+"""Writers that each want the lowest free slot: an invariant across objects, which only the order of
+commits upholds.
 
-None of them writes what another one has written, so comparing versions is not enough: whoever decided on an old state would give
-a slot twice.
+None of them writes what another one has written, so comparing versions is not enough: whoever
+decided on an old state would give a slot twice.
 """
 
 import asyncio
@@ -33,8 +34,13 @@ class SlotWriters:
         for id in [TaskId(f"w{writer}-{number}") for number in range(count)]:
             while id not in store.state.tasks:
                 task = Task(
-                    id=id, service=ServiceId("s"), service_name="web", spec=_SPEC, status=_NEW, slot=_lowest(store.state)
-                )  # fmt: skip
+                    id=id,
+                    service=ServiceId("s"),
+                    service_name="web",
+                    spec=_SPEC,
+                    status=_NEW,
+                    slot=_lowest(store.state),
+                )
                 try:
                     await store.commit([Put(task)])
                     self.acknowledged.add(id)
@@ -49,12 +55,16 @@ class SlotWriters:
             if store.state.tasks:
                 chosen = self._random.choice(list(store.state.tasks.values()))
                 try:
-                    await store.commit([Put(msgspec.structs.replace(chosen, service_name="seen"))], independent=True)
+                    await store.commit(
+                        [Put(msgspec.structs.replace(chosen, service_name="seen"))],
+                        independent=True,
+                    )
                 except (OutOfSequence, Unavailable):
                     continue
 
     def check(self, state: ClusterState) -> None:
-        """Raises `AssertionError` if a slot was given twice, or if what was acknowledged is not there."""
+        """Raises `AssertionError` if a slot was given twice, or if what was acknowledged is not
+        there."""
         taken = sorted(task.slot for task in state.tasks.values())
         assert taken == list(range(len(taken))), taken
         assert self.acknowledged <= set(state.tasks), self.acknowledged - set(state.tasks)

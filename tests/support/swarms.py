@@ -1,7 +1,8 @@
 """A small swarm by hand: networks, services and tasks, and what each node is told of them.
 
-For tests of ring 2 and of the data path that do not want a manager. Addresses are handed out in order; ids are the names, padded.
-Everything is a value again once asked for: `assignment(node)`, `facts(node)`, `residents(node)`.
+For tests of ring 2 and of the data path that do not want a manager. Addresses are handed out in
+order; ids are the names, padded. Everything is a value again once asked for: `assignment(node)`,
+`facts(node)`, `residents(node)`.
 """
 
 import hashlib
@@ -41,7 +42,9 @@ def padded(name: str) -> str:
 class Swarm:
     """`nodes` hosts, `node1` and so on, and the ingress network 10.0.0.0/24."""
 
-    def __init__(self, nodes: int = 3, underlay_mtu: int = 1500, data_path_port: int = VXLAN_PORT) -> None:
+    def __init__(
+        self, nodes: int = 3, underlay_mtu: int = 1500, data_path_port: int = VXLAN_PORT
+    ) -> None:
         self.nodes = [NodeId(padded(f"node{i}")) for i in range(1, nodes + 1)]
         self.underlay_mtu = underlay_mtu
         self.data_path_port = data_path_port
@@ -71,7 +74,13 @@ class Swarm:
         pools = [IPv4Network(subnet) for subnet in subnets]
         segments = tuple(Segment(pool, pool[1], first + i) for i, pool in enumerate(pools))
         self.definitions[id] = NetworkDefinition(
-            id=id, name=name, segments=segments, mtu=mtu, internal=internal, ingress=ingress, encrypted=encrypted
+            id=id,
+            name=name,
+            segments=segments,
+            mtu=mtu,
+            internal=internal,
+            ingress=ingress,
+            encrypted=encrypted,
         )
         self.endpoints[id], self.services[id] = {}, {}
         for node in self.nodes:
@@ -82,7 +91,12 @@ class Swarm:
         return id
 
     def service(
-        self, name: str, *networks: NetworkId, ports: Sequence[PublishedPort] = (), on: Sequence[int] = (), virtual: bool = True
+        self,
+        name: str,
+        *networks: NetworkId,
+        ports: Sequence[PublishedPort] = (),
+        on: Sequence[int] = (),
+        virtual: bool = True,
     ) -> list[TaskId]:
         """A service with one task on each of the nodes `on` (from 1); gives their ids."""
         id = ServiceId(padded(name))
@@ -90,21 +104,41 @@ class Swarm:
         attached = ([self.ingress] if mesh else []) + list(networks)
         for network in attached:
             address = self.address(network).ip if virtual or network == self.ingress else None
-            shown = tuple(p for p in ports if p.mode == "ingress") if network == self.ingress else ()
-            self.services[network][id] = ServiceRecord(id=id, network=network, name=name, virtual_address=address, ports=shown)
-        return [self._task(name, id, slot, self.nodes[node - 1], attached, ports) for slot, node in enumerate(on, 1)]
+            shown = (
+                tuple(p for p in ports if p.mode == "ingress") if network == self.ingress else ()
+            )
+            self.services[network][id] = ServiceRecord(
+                id=id, network=network, name=name, virtual_address=address, ports=shown
+            )
+        return [
+            self._task(name, id, slot, self.nodes[node - 1], attached, ports)
+            for slot, node in enumerate(on, 1)
+        ]
 
-    def publish_anew(self, name: str, ports: Sequence[PublishedPort], on: Sequence[int] = ()) -> list[TaskId]:
-        """The service publishes these ports from now on, and one task more on each of the nodes `on` does; its other tasks keep what
-        they have."""
+    def publish_anew(
+        self, name: str, ports: Sequence[PublishedPort], on: Sequence[int] = ()
+    ) -> list[TaskId]:
+        """The service publishes these ports from now on, and one task more on each of the nodes
+        `on` does; its other tasks keep what they have."""
         id = ServiceId(padded(name))
         record = self.services[self.ingress][id]
-        versions = {self.tasks[TaskId(e.id)].ports: e.version for e in self.endpoints[self.ingress].values() if e.service == id}
+        versions = {
+            self.tasks[TaskId(e.id)].ports: e.version
+            for e in self.endpoints[self.ingress].values()
+            if e.service == id
+        }
         version = max(versions.values(), default=0) + 1
         former = {number: known for known, number in versions.items() if known != tuple(ports)}
-        self.services[self.ingress][id] = msgspec.structs.replace(record, ports=tuple(ports), former=former)
-        slots = itertools.count(1 + max((t.slot for t in self.tasks.values() if t.service == id), default=0))
-        tasks = [self._task(name, id, next(slots), self.nodes[node - 1], [self.ingress], ports) for node in on]
+        self.services[self.ingress][id] = msgspec.structs.replace(
+            record, ports=tuple(ports), former=former
+        )
+        slots = itertools.count(
+            1 + max((t.slot for t in self.tasks.values() if t.service == id), default=0)
+        )
+        tasks = [
+            self._task(name, id, next(slots), self.nodes[node - 1], [self.ingress], ports)
+            for node in on
+        ]
         for task in tasks:
             endpoints = self.endpoints[self.ingress]
             endpoints[task] = msgspec.structs.replace(endpoints[task], version=version)
@@ -127,17 +161,25 @@ class Swarm:
         id = self.nodes[node - 1]
         tasks = {t.id: t for t in self.tasks.values() if t.node == id}
         known = {self.ingress} | {a.network for t in tasks.values() for a in t.attachments}
-        views = {n: NetworkView(self.definitions[n], dict(self.endpoints[n]), dict(self.services[n])) for n in sorted(known)}
+        views = {
+            n: NetworkView(self.definitions[n], dict(self.endpoints[n]), dict(self.services[n]))
+            for n in sorted(known)
+        }
         return Assignment(node=id, data_path_port=self.data_path_port, tasks=tasks, networks=views)
 
     def facts(self, node: int) -> NodeFacts:
         id = self.nodes[node - 1]
         return NodeFacts(
-            node=id, data_path_address=self.vtep(id), underlay_mtu=self.underlay_mtu, own_ports=self.own_ports
-        )  # fmt: skip
+            node=id,
+            data_path_address=self.vtep(id),
+            underlay_mtu=self.underlay_mtu,
+            own_ports=self.own_ports,
+        )
 
     def sandboxes(self, node: int) -> list[Sandbox]:
-        return [self._sandboxes[t.id] for t in self.tasks.values() if t.node == self.nodes[node - 1]]
+        return [
+            self._sandboxes[t.id] for t in self.tasks.values() if t.node == self.nodes[node - 1]
+        ]
 
     def residents(self, node: int) -> list[Resident]:
         return self._workloads.residents(self.tasks, self.sandboxes(node))
@@ -172,25 +214,47 @@ class Swarm:
             attachments.append(Attachment(network, self.address(network, segment)))
         spec = TaskSpec(container=ContainerSpec(image="demo"))
         task = TaskAssignment(
-            id=id, service=service, service_name=name, slot=slot, node=node, spec=spec, ports=tuple(ports),
-            attachments=tuple(attachments), desired=TaskState.RUNNING,
-        )  # fmt: skip
+            id=id,
+            service=service,
+            service_name=name,
+            slot=slot,
+            node=node,
+            spec=spec,
+            ports=tuple(ports),
+            attachments=tuple(attachments),
+            desired=TaskState.RUNNING,
+        )
         self.tasks[id] = task
         for attachment in attachments:
             self.endpoints[attachment.network][id] = EndpointRecord(
-                id=id, network=attachment.network, address=attachment.address, node=node, vtep=self.vtep(node),
-                task=id, name=task.name, service=service, serving=True,
-            )  # fmt: skip
+                id=id,
+                network=attachment.network,
+                address=attachment.address,
+                node=node,
+                vtep=self.vtep(node),
+                task=id,
+                name=task.name,
+                service=service,
+                serving=True,
+            )
         self._sandboxes[id] = self._make_sandbox(task)
         return id
 
     def _make_sandbox(self, task: TaskAssignment) -> Sandbox:
         neighbours = [s for t, s in self._sandboxes.items() if self.tasks[t].node == task.node]
         taken = {s.gateway.ip for s in neighbours}
-        gateway = next(a for i in range(3, 250) if (a := IPv4Address("172.18.0.0") + i) not in taken)
+        gateway = next(
+            a for i in range(3, 250) if (a := IPv4Address("172.18.0.0") + i) not in taken
+        )
         ports = {}
         for attachment in task.attachments:
             used = {s.ports.get(attachment.network) for s in neighbours}
             ports[attachment.network] = next(n for n in range(1, 1000) if n not in used)
         id = hashlib.sha256(task.id.encode()).hexdigest()
-        return Sandbox(id=id, workload=task.id, container=ContainerId(id), gateway=IPv4Interface(f"{gateway}/16"), ports=ports)
+        return Sandbox(
+            id=id,
+            workload=task.id,
+            container=ContainerId(id),
+            gateway=IPv4Interface(f"{gateway}/16"),
+            ports=ports,
+        )

@@ -1,8 +1,8 @@
 """An event loop whose clock jumps to the next timer instead of waiting for it.
 
-A simulation of hours runs in milliseconds and always in the same order. Only what waits for timers and for other tasks of the loop
-is simulated: a socket that never becomes ready while no timer is armed is a `Deadlock`, which in a test is the better answer than
-a test that never ends.
+A simulation of hours runs in milliseconds and always in the same order. Only what waits for timers
+and for other tasks of the loop is simulated: a socket that never becomes ready while no timer is
+armed is a `Deadlock`, which in a test is the better answer than a test that never ends.
 
     virtual_time.run(main())
 """
@@ -25,7 +25,8 @@ class Deadlock(AssertionError):
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Asked to wait, it looks at the file descriptors and then moves its clock by the whole wait."""
+    """Asked to wait, it looks at the file descriptors and then moves its clock by the whole
+    wait."""
 
     def __init__(self) -> None:
         super().__init__()

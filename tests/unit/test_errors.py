@@ -10,7 +10,10 @@ from weft.errors import NotFound, cause_of
 
 
 def test_the_systems_words_without_number_and_path() -> None:
-    assert cause_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a")) == "No such file or directory"
+    assert (
+        cause_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a"))
+        == "No such file or directory"
+    )
 
 
 def test_an_error_of_the_system_that_has_no_words_of_it() -> None:

@@ -1,4 +1,5 @@
-"""The log's forms: the journal's protocol at a socket that stands for the journal, JSON, and what must never be in any of them."""
+"""The log's forms: the journal's protocol at a socket that stands for the journal, JSON, and what
+must never be in any of them."""
 
 import json
 import logging
@@ -51,8 +52,16 @@ def test_the_journal_gets_fields(tmp_path: Path) -> None:
         fields = decode(journal.recv(65536))
         handler.close()
     assert fields["MESSAGE"] == "session.opened node=n1 tries=3 cause=a\nPRIORITY=0"
-    assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"], fields["CODE_FUNC"]) == ("4", "weft", "opened")
-    assert (fields["WEFT_NODE"], fields["WEFT_TRIES"], fields["WEFT_CAUSE"]) == ("n1", "3", "a\nPRIORITY=0")
+    assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"], fields["CODE_FUNC"]) == (
+        "4",
+        "weft",
+        "opened",
+    )
+    assert (fields["WEFT_NODE"], fields["WEFT_TRIES"], fields["WEFT_CAUSE"]) == (
+        "n1",
+        "3",
+        "a\nPRIORITY=0",
+    )
 
 
 def test_values_never_become_keys() -> None:
@@ -66,7 +75,9 @@ def test_json() -> None:
     assert (line["level"], line["message"], line["weft_node"]) == ("warning", 'x.y node=a"b', 'a"b')
 
 
-def test_a_journal_that_is_gone_does_not_lose_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_that_is_gone_does_not_lose_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     handler = logs.JournalHandler(tmp_path / "none")
     handler.handle(record("x node=%s", "n1"))
     handler.close()
@@ -79,9 +90,17 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path, same: bool) ->
         status = os.fstat(stderr.fileno())
         stream = f"{status.st_dev}:{status.st_ino if same else status.st_ino + 1}"
         done = subprocess.run(
-            [sys.executable, "-c", "from weft.system import journal; print(journal.writes_to_journal())"],
-            stderr=stderr, stdout=subprocess.PIPE, env={**os.environ, "JOURNAL_STREAM": stream}, text=True, check=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                "from weft.system import journal; print(journal.writes_to_journal())",
+            ],
+            stderr=stderr,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "JOURNAL_STREAM": stream},
+            text=True,
+            check=True,
+        )
     assert done.stdout == f"{same}\n"
 
 
@@ -95,7 +114,9 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path: Path, same: bool) ->
         DataKey(1, SECRET.encode()),
         Credentials("certificate", SECRET, "root"),
         JoinRequest(remote_addresses=("192.0.2.1:2377",), token=SECRET),
-        AdmissionRequest(token=SECRET, csr="", hostname="n1", data_path_address=IPv4Address("192.0.2.1")),
+        AdmissionRequest(
+            token=SECRET, csr="", hostname="n1", data_path_address=IPv4Address("192.0.2.1")
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -44,7 +44,10 @@ def test_the_others_have_ended_when_the_first_is_over() -> None:
 def test_what_the_first_raises_is_raised() -> None:
     async def main(waits: Waits) -> None:
         with pytest.raises(OperationFailed, match="broken"):
-            await first(waits.for_("fails", 1, OperationFailed("broken")), waits.for_("later", 2, OperationFailed("unheard")))
+            await first(
+                waits.for_("fails", 1, OperationFailed("broken")),
+                waits.for_("later", 2, OperationFailed("unheard")),
+            )
         assert sorted(waits.ended) == ["fails", "later"]
 
     run(main)

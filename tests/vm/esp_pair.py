@@ -1,5 +1,5 @@
-"""A host of two networks in the guest, one encrypted and one plain, and its peer in a namespace of this machine, with the
-userspace engine; the associations both have, and the wire between them."""
+"""A host of two networks in the guest, one encrypted and one plain, and its peer in a namespace of
+this machine, with the userspace engine; the associations both have, and the wire between them."""
 
 import base64
 import json
@@ -48,7 +48,8 @@ def wait_for(condition, seconds=20.0):
 
 
 def overlay(vni, here, there, mac, other_mac, inside, run, local, remote, mtu):
-    """A VXLAN device of the host `local`, moved to the namespace `inside`, that knows its only peer."""
+    """A VXLAN device of the host `local`, moved to the namespace `inside`, that knows its only
+    peer."""
     device = f"vx{vni}"
     run(f"ip link add {device} type vxlan id {vni} local {local} dstport {PORT} nolearning")
     run(f"ip link set {device} netns {inside}")
@@ -67,7 +68,10 @@ class Peer:
         self.process = None
         for namespace in (self.name, self.inside):
             sh(f"ip netns add {namespace}")
-            sh(f"ip netns exec {namespace} sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+            sh(
+                f"ip netns exec {namespace} sysctl -qw net.ipv6.conf.all.disable_ipv6=1"
+                " net.ipv6.conf.default.disable_ipv6=1"
+            )
             sh(f"ip -n {namespace} link set lo up")
         sh(f"ip -n {self.name} tuntap add tap0 mode tap && ip -n {self.name} link set tap0 up")
         sh(f"ip -n {self.name} addr add {PEER}/24 dev tap0")
@@ -83,7 +87,9 @@ class Peer:
         return result
 
     def apply(self, protection):
-        self.ask("apply", None if protection is None else base64.b64encode(encode(protection)).decode())
+        self.ask(
+            "apply", None if protection is None else base64.b64encode(encode(protection)).decode()
+        )
 
     def start(self):
         argv = [
@@ -97,7 +103,9 @@ class Peer:
             self.directory / "state",
             "auto",
         ]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.sh("nft -f -", input=f"""
             table ip steer {{
               chain out {{ type route hook output priority mangle;
@@ -128,7 +136,9 @@ class Peer:
 def association(source, destination, tag, icv, bits):
     spi = (tag << 16) + (int(source) & 0xFF) * 256 + icv + bits
     key = bytes([tag, int(source) & 0xFF, icv, bits & 0xFF] * 9)[: bits // 8 + 4]
-    return Association(spi=spi, source=source, destination=destination, key=key, icv_bits=icv, tag=tag)
+    return Association(
+        spi=spi, source=source, destination=destination, key=key, icv_bits=icv, tag=tag
+    )
 
 
 def protection(local, icv=64, bits=128, send=1, accept=(1,)):
@@ -143,19 +153,29 @@ def protection(local, icv=64, bits=128, send=1, accept=(1,)):
 
 
 def marks(icv):
-    """The rules that the plan has in the host with the kernel engine, and VXLAN without connection tracking as the mesh has it."""
+    """The rules that the plan has in the host with the kernel engine, and VXLAN without connection
+    tracking as the mesh has it."""
 
     def view(vni, encrypted):
         subnet = IPv4Network(f"10.98.{vni & 0xFF}.0/24")
         segments = (Segment(subnet, subnet[1], vni),)
         definition = NetworkDefinition(
-            id=NetworkId(f"{vni:025}"), name="n", segments=segments, encrypted=encrypted, icv_bits=icv
+            id=NetworkId(f"{vni:025}"),
+            name="n",
+            segments=segments,
+            encrypted=encrypted,
+            icv_bits=icv,
         )
         return NetworkView(definition, {}, {})
 
     views = [view(SEALED, True), view(PLAIN, False)]
     keys = (DataKey(tag=1, secret=bytes(16)),)
-    assignment = Assignment(node=NodeId("a"), networks={v.definition.id: v for v in views}, keys=keys, data_path_port=PORT)
+    assignment = Assignment(
+        node=NodeId("a"),
+        networks={v.definition.id: v for v in views},
+        keys=keys,
+        data_path_port=PORT,
+    )
     facts = NodeFacts(node=NodeId("a"), data_path_address=GUEST, esp_engine="kernel")
     (namespace,) = isolation(assignment, facts)
     (table,) = namespace.tables.values()
@@ -207,14 +227,19 @@ class Pair:
     def boot(self):
         self.guest.boot()
         run = self.guest.sh
-        run("sysctl -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true")
+        run(
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 ||"
+            " true"
+        )
         run(f"ip link set lo up && ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up")
         run("ip netns add inside && ip -n inside link set lo up")
         macs = "02:42:0a:62:00:02", "02:42:0a:62:00:01"
         for vni, mtu in ((SEALED, 1424), (PLAIN, 1450)):
             mine, other = INNER[vni]
             overlay(vni, mine, other, *macs, "inside", run, GUEST, PEER, mtu)
-            overlay(vni, other, mine, *reversed(macs), self.peer.inside, self.peer.sh, PEER, GUEST, mtu)
+            overlay(
+                vni, other, mine, *reversed(macs), self.peer.inside, self.peer.sh, PEER, GUEST, mtu
+            )
         self.peer.start()
 
     def apply(self, icv=64, bits=128, **keys):
@@ -235,20 +260,30 @@ class Pair:
         return self.guest.sh(f"ip netns exec inside {words}", check=False).count("bytes from")
 
     def ping_back(self, vni, count=3, interval=0.05, size=56):
-        words = f"ip netns exec {self.peer.inside} ping -n -c {count} -i {interval} -W 1 -s {size} -M do {INNER[vni][0]}"
-        return subprocess.run(words, shell=True, capture_output=True, text=True, check=False).stdout.count("bytes from")
+        words = (
+            f"ip netns exec {self.peer.inside} ping -n -c {count} -i {interval} -W 1 -s {size} -M"
+            f" do {INNER[vni][0]}"
+        )
+        return subprocess.run(
+            words, shell=True, capture_output=True, text=True, check=False
+        ).stdout.count("bytes from")
 
     def states(self):
         """By SPI, as iproute2 prints them."""
         text = self.guest.sh("ip -s xfrm state")
         return (
-            {int(block.split("spi ")[1].split("(")[0], 16): block for block in ("src " + b for b in text.split("\nsrc "))}
+            {
+                int(block.split("spi ")[1].split("(")[0], 16): block
+                for block in ("src " + b for b in text.split("\nsrc "))
+            }
             if text
             else {}
         )
 
     def raw(self):
-        return self.guest.sh("ip -s xfrm state; ip xfrm policy; cat /proc/net/xfrm_stat; nft list ruleset")
+        return self.guest.sh(
+            "ip -s xfrm state; ip xfrm policy; cat /proc/net/xfrm_stat; nft list ruleset"
+        )
 
 
 class Wire:
@@ -287,4 +322,8 @@ def is_esp(frame):
 
 
 def vni_in_clear(frame):
-    return int.from_bytes(frame[46:49], "big") if frame[23] == 17 and frame[36:38] == PORT.to_bytes(2, "big") else None
+    return (
+        int.from_bytes(frame[46:49], "big")
+        if frame[23] == 17 and frame[36:38] == PORT.to_bytes(2, "big")
+        else None
+    )

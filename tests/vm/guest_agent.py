@@ -1,4 +1,5 @@
-"""The program in the guest: does what the tests say on the virtio port, one line of JSON for each request and each answer.
+"""The program in the guest: does what the tests say on the virtio port, one line of JSON for each
+request and each answer.
 
     {"sh": command, "timeout": s}   -> {"status": n, "out": text}
     {"apply": base64 | null}        -> {}              the protection (MessagePack), with the one engine that it keeps
@@ -43,7 +44,9 @@ class Agent:
             self._engine = KernelEngine(LEDGER)
         if "apply" in request:
             text = request["apply"]
-            await self._engine.apply(None if text is None else decode(base64.b64decode(text), Protection))
+            await self._engine.apply(
+                None if text is None else decode(base64.b64decode(text), Protection)
+            )
             return {}
         return {"counters": await self._engine.counters()}
 
@@ -51,7 +54,12 @@ class Agent:
     def _run(command: str, timeout: float) -> dict[str, Any]:
         try:
             done = subprocess.run(
-                command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout
+                command,
+                shell=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as expired:
             return {"status": 124, "out": (expired.output or b"").decode(errors="replace")}
@@ -60,7 +68,9 @@ class Agent:
 
 async def serve() -> None:
     agent = Agent()
-    while not (ports := list(DEVICES.glob("vport*"))):  # the driver makes it some time after it was loaded
+    while not (
+        ports := list(DEVICES.glob("vport*"))
+    ):  # the driver makes it some time after it was loaded
         await asyncio.sleep(0.05)
     with ports[0].open("r+b", buffering=0) as port:
         pending = b""

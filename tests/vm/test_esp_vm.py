@@ -1,5 +1,6 @@
-"""`KernelEngine` on a kernel that has ESP: a host of two networks in the guest, one encrypted and one plain, and its peer, with the
-userspace engine, in a namespace of this machine. What crosses the wire between them is looked at on the wire.
+"""`KernelEngine` on a kernel that has ESP: a host of two networks in the guest, one encrypted and
+one plain, and its peer, with the userspace engine, in a namespace of this machine. What crosses the
+wire between them is looked at on the wire.
 
     guest:  vx0 in "inside" ─ KernelEngine ─ eth0 ══ wire ══ tap0 ─ userspace engine ─ vx0 in "…-in"   namespaces here
 """
@@ -36,7 +37,9 @@ from weft.model.encryption import Protection
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu: run scripts/test-vm"),
+    pytest.mark.skipif(
+        shutil.which("qemu-system-x86_64") is None, reason="needs qemu: run scripts/test-vm"
+    ),
 ]
 
 
@@ -68,25 +71,33 @@ def test_ping_and_tcp_cross_both_ways_and_only_esp_is_on_the_wire(pair, icv, bit
     assert sum(map(is_esp, frames)) > 100
     assert not [frame for frame in frames if vni_in_clear(frame) == SEALED]
     assert max(len(frame) - 14 for frame in frames if is_esp(frame)) <= 1500
-    assert not [frame for frame in frames if int.from_bytes(frame[20:22], "big") & 0x3FFF], "fragmented"
+    assert not [frame for frame in frames if int.from_bytes(frame[20:22], "big") & 0x3FFF], (
+        "fragmented"
+    )
 
 
 def tcp(pair, size=300_000):
     """So many bytes each way over one connection, started by the guest."""
     serve = (
-        f"import socket;s=socket.create_server(('{INNER[SEALED][1]}',7000));print('up',flush=True);c,_=s.accept();n=0\n"
-        f"while n<{size}: n+=len(c.recv(65536))\nc.sendall(b'x'*{size});c.close();print(n)"
+        "import"
+        f" socket;s=socket.create_server(('{INNER[SEALED][1]}',7000));print('up',flush=True);c,_=s.accept();n=0\nwhile"
+        f" n<{size}: n+=len(c.recv(65536))\nc.sendall(b'x'*{size});c.close();print(n)"
     )
     server = subprocess.Popen(
-        ["ip", "netns", "exec", pair.peer.inside, sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True
+        ["ip", "netns", "exec", pair.peer.inside, sys.executable, "-c", serve],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert server.stdout.readline() == "up\n"
         ask = (
-            f"import socket;c=socket.create_connection(('{INNER[SEALED][1]}',7000),20);c.sendall(b'y'*{size});n=0\n"
-            f"while d:=c.recv(65536): n+=len(d)\nprint(n)"
+            "import"
+            f" socket;c=socket.create_connection(('{INNER[SEALED][1]}',7000),20);c.sendall(b'y'*{size});n=0\nwhile"
+            " d:=c.recv(65536): n+=len(d)\nprint(n)"
         )
-        assert pair.guest.sh(f'ip netns exec inside python3 -c "{ask}"', timeout=60).strip() == str(size)
+        assert pair.guest.sh(f'ip netns exec inside python3 -c "{ask}"', timeout=60).strip() == str(
+            size
+        )
         assert server.wait(20) == 0
     finally:
         server.kill()
@@ -97,10 +108,30 @@ def tcp(pair, size=300_000):
 def test_nothing_is_lost_while_keys_rotate(pair):
     pair.apply()
     pinging = subprocess.Popen(
-        ["ip", "netns", "exec", pair.peer.inside, "ping", "-n", "-q", "-c", "800", "-i", "0.01", "-W", "2", INNER[SEALED][0]],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    steps = [{"send": 1, "accept": (1, 2)}, {"send": 2, "accept": (1, 2, 3)}, {"send": 3, "accept": (2, 3, 4)}]
+        [
+            "ip",
+            "netns",
+            "exec",
+            pair.peer.inside,
+            "ping",
+            "-n",
+            "-q",
+            "-c",
+            "800",
+            "-i",
+            "0.01",
+            "-W",
+            "2",
+            INNER[SEALED][0],
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    steps = [
+        {"send": 1, "accept": (1, 2)},
+        {"send": 2, "accept": (1, 2, 3)},
+        {"send": 3, "accept": (2, 3, 4)},
+    ]
     for keys in steps:
         pair.guest.apply(protection(GUEST, **keys))
         pair.peer.apply(protection(PEER, **keys))
@@ -111,7 +142,8 @@ def test_nothing_is_lost_while_keys_rotate(pair):
 
 
 def in_clear(pair, wire, vni):
-    """A frame with an echo request as the peer would send it in clear, on the plain network; then with another VNI."""
+    """A frame with an echo request as the peer would send it in clear, on the plain network; then
+    with another VNI."""
     wire.packets()
     assert pair.ping_back(PLAIN, count=1) == 1
     frame = next(f for f in wire.packets() if vni_in_clear(f) == PLAIN and f[26:30] == PEER.packed)
@@ -123,7 +155,14 @@ def in_clear(pair, wire, vni):
     total = (total & 0xFFFF) + (total >> 16)
     checksum = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
     udp_without_checksum = frame[:40] + bytes(2) + frame[42:46]
-    return udp_without_checksum + vni.to_bytes(3, "big") + frame[49:50] + inner[:24] + checksum + inner[26:]
+    return (
+        udp_without_checksum
+        + vni.to_bytes(3, "big")
+        + frame[49:50]
+        + inner[:24]
+        + checksum
+        + inner[26:]
+    )
 
 
 def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
@@ -145,10 +184,14 @@ def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
         wait_for(answered)
         assert not [f for f in answers if is_esp(f) or vni_in_clear(f) == SEALED]
         assert pair.guest.counters()["clear"] == before + 5
-        pair.guest.apply(None)  # the forged one is good enough to be answered where nothing is demanded
+        pair.guest.apply(
+            None
+        )  # the forged one is good enough to be answered where nothing is demanded
         wire.packets()
         wire.socket.send(forged)
-        wait_for(lambda: SEALED in [vni_in_clear(f) for f in wire.packets() if f[26:30] == GUEST.packed])
+        wait_for(
+            lambda: SEALED in [vni_in_clear(f) for f in wire.packets() if f[26:30] == GUEST.packed]
+        )
 
 
 def test_nftables_can_demand_the_same(pair):
@@ -160,7 +203,11 @@ def test_nftables_can_demand_the_same(pair):
             assert pair.ping(PLAIN) == 3
             forged = in_clear(pair, wire, SEALED)
             wire.socket.send(forged)
-            wait_for(lambda: "counter packets 1 " in pair.guest.sh("nft list chain ip second-line coming"))
+            wait_for(
+                lambda: (
+                    "counter packets 1 " in pair.guest.sh("nft list chain ip second-line coming")
+                )
+            )
             assert "counter packets 0 " in pair.guest.sh("nft list chain ip second-line leaving")
             pair.guest.apply(None)
             wire.packets()
@@ -244,9 +291,10 @@ def pair_spi(local, tag=1):
 
 def test_nothing_of_ours_stays_and_what_is_not_ours_does(pair):
     foreign = (
-        "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x777 reqid 5 mode transport "
-        "aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128 && "
-        "ip xfrm policy add dir out src 192.0.2.1/32 dst 192.0.2.2/32 proto 17 dport 4789 tmpl proto esp reqid 5 mode transport"
+        "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x777 reqid 5 mode transport"
+        " aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128 && ip xfrm policy"
+        " add dir out src 192.0.2.1/32 dst 192.0.2.2/32 proto 17 dport 4789 tmpl proto esp reqid 5"
+        " mode transport"
     )
     pair.guest.sh(foreign)
     pair.apply()

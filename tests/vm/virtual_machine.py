@@ -1,8 +1,10 @@
-"""The guest: a machine with a real ESP in its kernel, under QEMU's software emulation, and the one wire between it and a namespace.
+"""The guest: a machine with a real ESP in its kernel, under QEMU's software emulation, and the one
+wire between it and a namespace.
 
-The emulator runs inside a throw-away namespace of this machine and finds its network card's other end, a TAP device, there: the
-guest reaches that namespace and nothing else. Requests go over a virtio port (`guest_agent.py` answers them), the kernel's
-messages over the serial line into a file. Every wait has an end; the emulator is killed by its process id.
+The emulator runs inside a throw-away namespace of this machine and finds its network card's other
+end, a TAP device, there: the guest reaches that namespace and nothing else. Requests go over a
+virtio port (`guest_agent.py` answers them), the kernel's messages over the serial line into a file.
+Every wait has an end; the emulator is killed by its process id.
 """
 
 import base64
@@ -38,7 +40,9 @@ class Guest:
         self.console = scratch / "console"
         command = ["ip", "netns", "exec", namespace, *self._command(ready / "vmlinuz", disk, tap)]
         with (scratch / "qemu").open("wb") as log:
-            self._emulator = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._emulator = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
         self._port: socket.socket | None = None
         self._pending = b""
 
@@ -69,7 +73,9 @@ class Guest:
 
     def log(self) -> str:
         files = [self._scratch / "qemu", self.console]
-        return "\n".join(file.read_text(errors="replace")[-4000:] for file in files if file.exists())
+        return "\n".join(
+            file.read_text(errors="replace")[-4000:] for file in files if file.exists()
+        )
 
     def ask(self, request: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
         """The answer. Raises RuntimeError with the guest's words if something went wrong there."""
@@ -95,7 +101,13 @@ class Guest:
         return str(answer["out"])
 
     def apply(self, protection: Protection | None) -> None:
-        self.ask({"apply": None if protection is None else base64.b64encode(codec.encode(protection)).decode()})
+        self.ask(
+            {
+                "apply": None
+                if protection is None
+                else base64.b64encode(codec.encode(protection)).decode()
+            }
+        )
 
     def restart_engine(self) -> None:
         self.ask({"restart": True})
@@ -110,7 +122,12 @@ class Guest:
     def __enter__(self) -> "Guest":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._port is not None:
             self._port.close()
         self._emulator.kill()

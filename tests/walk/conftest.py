@@ -1,4 +1,5 @@
-"""Hosts in memory: each has a `FakeKernel` that is brought to what the plan says, and all are on one underlay."""
+"""Hosts in memory: each has a `FakeKernel` that is brought to what the plan says, and all are on
+one underlay."""
 
 import asyncio
 from ipaddress import IPv4Address, IPv4Interface
@@ -25,7 +26,9 @@ class Cluster:
         self.keys = keys
         self.underlay = FakeUnderlay()
         for i, node in enumerate(swarm.nodes, 1):
-            self.underlay.join(f"node{i}", FakeKernel(IPv4Interface(f"{swarm.vtep(node)}/24"), swarm.underlay_mtu))
+            self.underlay.join(
+                f"node{i}", FakeKernel(IPv4Interface(f"{swarm.vtep(node)}/24"), swarm.underlay_mtu)
+            )
         self.apply()
 
     def desired(self, i):
@@ -51,14 +54,18 @@ class Cluster:
         return self.underlay.trace(Packet(protocol, *source, self.address(host), port))
 
     def from_host(self, host, address, port, protocol="tcp") -> Journey:
-        return self.underlay.trace(Packet(protocol, ANY, 40000, IPv4Address(address), port), Place(host, HOST))
+        return self.underlay.trace(
+            Packet(protocol, ANY, 40000, IPv4Address(address), port), Place(host, HOST)
+        )
 
     def from_task(self, task, address, port, protocol="tcp") -> Journey:
-        return self.underlay.trace(Packet(protocol, ANY, 40000, IPv4Address(address), port), self.place(task))
+        return self.underlay.trace(
+            Packet(protocol, ANY, 40000, IPv4Address(address), port), self.place(task)
+        )
 
     def round_trip(self, request, at=None) -> bool:
-        """Whether the request arrives (at that task) and its answer comes back to where the request came from, as what was
-        asked."""
+        """Whether the request arrives (at that task) and its answer comes back to where the request
+        came from, as what was asked."""
         if request.end != "delivered" or (at is not None and self.task_at(request) != at):
             return False
         answer = self.underlay.answer(request)
@@ -80,7 +87,9 @@ class Cluster:
 
     def told(self, journey) -> str:
         """The journey as text, with the containers' names for the digits of their namespaces."""
-        text = "\n".join(f"{s.place.host} {s.place.namespace}: {s.what}: {s.packet}" for s in journey.steps)
+        text = "\n".join(
+            f"{s.place.host} {s.place.namespace}: {s.what}: {s.packet}" for s in journey.steps
+        )
         for task in self.swarm.tasks:
             text = text.replace(self.swarm.sandbox(task).key, task.rstrip("0"))
         return text.replace("outside :", "outside:")

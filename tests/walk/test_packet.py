@@ -1,8 +1,10 @@
-"""One packet, hop by hop, from a client to a container and back: the data path as it can be read. Begin here.
+"""One packet, hop by hop, from a client to a container and back: the data path as it can be read.
+Begin here.
 
-The hosts are kernels in memory that were brought to what the plan says; each line is what one of them did with the packet, and
-the packet as it was after that. `ingress.py`, `loadbalancer.py`, `overlay.py`, `sandbox.py`, `reply.py` and `gateway.py` of
-`weft.network` are the hops, in that order. A look-up of a name is not shown: it ends in the resolver of the container's own host.
+The hosts are kernels in memory that were brought to what the plan says; each line is what one of
+them did with the packet, and the packet as it was after that. `ingress.py`, `loadbalancer.py`,
+`overlay.py`, `sandbox.py`, `reply.py` and `gateway.py` of `weft.network` are the hops, in that
+order. A look-up of a name is not shown: it ends in the resolver of the container's own host.
 """
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -26,10 +28,14 @@ WEB, DNS, DEAD, DIRECT = 8080, 9001, 8081, 9090
 
 @pytest.fixture
 def cluster():
-    """Three hosts; `web` on the second publishes 8080 and 9001/udp, `app` on the third is on the same network."""
+    """Three hosts; `web` on the second publishes 8080 and 9001/udp, `app` on the third is on the
+    same network."""
     swarm = Swarm(3)
     net = swarm.network("mynet", "10.10.10.0/24")
-    ports = [PublishedPort(target=80, published=WEB), PublishedPort(target=53, published=DNS, protocol="udp")]
+    ports = [
+        PublishedPort(target=80, published=WEB),
+        PublishedPort(target=53, published=DNS, protocol="udp"),
+    ]
     swarm.service("web", net, ports=ports, on=[2])
     swarm.service("app", net, on=[3])
     return Cluster(swarm)
@@ -44,7 +50,8 @@ def only_task(cluster, service):
 
 
 def test_a_client_asks_a_host_that_runs_no_task(cluster):
-    """The mesh: the client asks the first host, the container is on the second. It sees the client's own address."""
+    """The mesh: the client asks the first host, the container is on the second. It sees the
+    client's own address."""
     request = cluster.from_outside("node1", WEB)
     assert cluster.told(request) == text("""
         outside:            sends:                                          tcp 192.0.2.7:40000 > 10.59.72.11:8080
@@ -86,7 +93,8 @@ def test_a_client_asks_a_host_that_runs_no_task(cluster):
 
 
 def test_a_container_calls_a_service_by_its_virtual_address(cluster):
-    """The choice of a task is made in the caller's own namespace; after that it is a packet from container to container."""
+    """The choice of a task is made in the caller's own namespace; after that it is a packet from
+    container to container."""
     request = cluster.from_task(only_task(cluster, "app"), "10.10.10.5", 80)
     assert cluster.told(request) == text("""
         node3 app1:         sends:                                          tcp 0.0.0.0:40000 > 10.10.10.5:80
@@ -138,14 +146,18 @@ def test_every_host_answers_for_a_published_port(cluster, host, protocol, port):
 @pytest.mark.parametrize(("protocol", "port"), [("tcp", WEB), ("udp", DNS)])
 def test_a_process_of_a_host_asks(cluster, address, protocol, port):
     request = cluster.from_host("node1", address, port, protocol)
-    assert request.packet.source == cluster.address("node1"), "nothing that is not unique may leave the host"
+    assert request.packet.source == cluster.address("node1"), (
+        "nothing that is not unique may leave the host"
+    )
     assert cluster.round_trip(request)
 
 
 @pytest.mark.parametrize("setting", ["0", "1", "2"])
 def test_with_any_reverse_path_filter(cluster, setting):
     for device in ("all", "ens160", "ing0", "docker_gwbridge"):
-        cluster.kernel("node1").damage(op.SetSysctl(HOST, f"net.ipv4.conf.{device}.rp_filter", setting))
+        cluster.kernel("node1").damage(
+            op.SetSysctl(HOST, f"net.ipv4.conf.{device}.rp_filter", setting)
+        )
     assert cluster.round_trip(cluster.from_outside("node1", WEB))
     assert cluster.round_trip(cluster.from_host("node1", "127.0.0.1", WEB))
 
@@ -158,9 +170,15 @@ def test_tasks_take_turns():
     swarm = Swarm(3)
     tasks = swarm.service("web", ports=[PublishedPort(target=80, published=WEB)], on=[1, 2, 3])
     cluster = Cluster(swarm)
-    seen = [cluster.task_at(cluster.from_outside("node1", WEB, source=(CLIENT, 41000 + i))) for i in range(6)]
+    seen = [
+        cluster.task_at(cluster.from_outside("node1", WEB, source=(CLIENT, 41000 + i)))
+        for i in range(6)
+    ]
     assert sorted(seen) == sorted(tasks * 2)
-    again = [cluster.task_at(cluster.from_outside("node1", WEB, source=(CLIENT, 41000 + i))) for i in range(6)]
+    again = [
+        cluster.task_at(cluster.from_outside("node1", WEB, source=(CLIENT, 41000 + i)))
+        for i in range(6)
+    ]
     assert again == seen, "a connection stays with its task"
 
 
@@ -179,7 +197,9 @@ def test_a_port_of_which_no_task_serves_is_refused_at_once():
     swarm.set_serving(task, False)
     cluster = Cluster(swarm)
     assert cluster.from_outside("node1", DEAD).end == "reject with tcp reset by mesh-refuse"
-    assert cluster.from_host("node1", "127.0.0.1", DEAD).end == "reject with tcp reset by mesh-refuse"
+    assert (
+        cluster.from_host("node1", "127.0.0.1", DEAD).end == "reject with tcp reset by mesh-refuse"
+    )
 
 
 def test_a_task_that_stopped_serving_keeps_its_connections(cluster):
@@ -240,9 +260,12 @@ def test_a_udp_flow_that_is_older_than_the_port_is_served_once_it_is_forgotten(m
 
 
 def test_a_udp_flow_moves_on_once_it_is_forgotten():
-    """It would stay with a task that no longer serves for as long as it talks: so the agent has it forgotten."""
+    """It would stay with a task that no longer serves for as long as it talks: so the agent has it
+    forgotten."""
     swarm = Swarm(2)
-    tasks = swarm.service("web", ports=[PublishedPort(target=53, published=DNS, protocol="udp")], on=[1, 2])
+    tasks = swarm.service(
+        "web", ports=[PublishedPort(target=53, published=DNS, protocol="udp")], on=[1, 2]
+    )
     cluster = Cluster(swarm)
     first = cluster.from_outside("node1", DNS, "udp")
     assert cluster.round_trip(first)
@@ -267,7 +290,9 @@ def test_callers_begin_with_different_tasks():
     callers = swarm.service("app", net, on=[3, 3])
     cluster = Cluster(swarm)
     virtual = swarm.services[net][swarm.tasks[web[0]].service].virtual_address
-    assert {cluster.task_at(cluster.from_task(caller, virtual, 80)) for caller in callers} == set(web)
+    assert {cluster.task_at(cluster.from_task(caller, virtual, 80)) for caller in callers} == set(
+        web
+    )
 
 
 def test_a_virtual_address_of_which_no_task_serves_is_refused_at_once(cluster):
@@ -275,13 +300,19 @@ def test_a_virtual_address_of_which_no_task_serves_is_refused_at_once(cluster):
     cluster.apply()
     app = only_task(cluster, "app")
     assert cluster.from_task(app, "10.10.10.5", 80).end == "reject with tcp reset by vip-refuse"
-    assert cluster.from_task(app, "10.10.10.5", 53, "udp").end == "reject with icmp type host-unreachable by vip-refuse"
+    assert (
+        cluster.from_task(app, "10.10.10.5", 53, "udp").end
+        == "reject with icmp type host-unreachable by vip-refuse"
+    )
 
 
 def test_the_balancers_own_packets_do_not_come_from_a_virtual_address(cluster):
-    """It holds them all, so the kernel would choose the one that is asked, and the answer would not come back to this host."""
+    """It holds them all, so the kernel would choose the one that is asked, and the answer would not
+    come back to this host."""
     place = Place("node3", "lb_mynet0000")
-    request = cluster.underlay.trace(Packet("icmp", IPv4Address("10.10.10.5"), 0, IPv4Address("10.10.10.5"), 0), place)
+    request = cluster.underlay.trace(
+        Packet("icmp", IPv4Address("10.10.10.5"), 0, IPv4Address("10.10.10.5"), 0), place
+    )
     assert cluster.task_at(request) == only_task(cluster, "web")
     assert str(request.packet.source) == "10.10.10.4"
     assert cluster.underlay.answer(request).place == place
@@ -300,7 +331,9 @@ def test_questions_to_the_resolver_stay_in_the_container(cluster, protocol):
 
 def test_other_containers_of_the_ingress_network_cannot_get_in(cluster):
     net = cluster.swarm.definitions[cluster.swarm.ingress].id
-    [other] = cluster.swarm.service("other", ports=[PublishedPort(target=90, published=DEAD)], on=[1])
+    [other] = cluster.swarm.service(
+        "other", ports=[PublishedPort(target=90, published=DEAD)], on=[1]
+    )
     cluster.apply()
     web = cluster.swarm.endpoints[net][only_task(cluster, "web")].address.ip
     assert cluster.from_task(other, web, 80).end == "drop by mesh-guard"
@@ -308,7 +341,9 @@ def test_other_containers_of_the_ingress_network_cannot_get_in(cluster):
 
 def test_a_host_does_not_tell_the_ingress_network_of_its_own_addresses(cluster):
     """Not even of one in that very subnet, which its own network may use as well."""
-    [other] = cluster.swarm.service("other", ports=[PublishedPort(target=90, published=DEAD)], on=[1])
+    [other] = cluster.swarm.service(
+        "other", ports=[PublishedPort(target=90, published=DEAD)], on=[1]
+    )
     cluster.apply()
     cluster.kernel("node1").damage(op.AddAddress(HOST, "ens160", IPv4Interface("10.0.0.77/32")))
     assert cluster.from_task(other, NEIGHBOUR, 22).end == "no host has 10.0.0.77 behind eth0"
@@ -335,12 +370,17 @@ def test_a_container_leaves_with_its_own_address_only(cluster):
 
 
 def test_a_container_has_its_own_address_only_on_an_overlay(cluster):
-    """Here it would be taken for the other one; by an address of its own on another network it is known."""
+    """Here it would be taken for the other one; by an address of its own on another network it is
+    known."""
     web, app = (only_task(cluster, service) for service in ("web", "app"))
     theirs, *_ = (a.address.ip for a in cluster.swarm.tasks[app].attachments)
     ingress, inner = (a.address.ip for a in cluster.swarm.tasks[web].attachments)
     target = IPv4Address("10.10.10.4")
-    for source, end in ((theirs, "drop by source-guard"), (inner, "delivered"), (ingress, "delivered")):
+    for source, end in (
+        (theirs, "drop by source-guard"),
+        (inner, "delivered"),
+        (ingress, "delivered"),
+    ):
         request = cluster.underlay.trace(Packet("udp", source, 53, target, 53), cluster.place(web))
         assert request.end == end
 
@@ -359,7 +399,9 @@ def test_nothing_for_the_loopback_comes_from_outside(cluster):
     for setting in ("0", "1"):
         localnet = op.SetSysctl(HOST, "net.ipv4.conf.ens160.route_localnet", setting)
         cluster.kernel("node1").damage(localnet)
-        request = cluster.underlay.trace(Packet("tcp", CLIENT, 40000, IPv4Address("127.0.0.1"), WEB), via="node1")
+        request = cluster.underlay.trace(
+            Packet("tcp", CLIENT, 40000, IPv4Address("127.0.0.1"), WEB), via="node1"
+        )
         assert not request.did("dnat")
 
 
@@ -377,23 +419,30 @@ def test_containers_of_an_internal_network_have_no_way_out():
 
 
 def test_a_servers_own_question_from_its_port_leaves_by_the_gateway(cluster):
-    """The rule that makes UDP servers answer with the ingress address sees no difference; it is translated on the way out."""
+    """The rule that makes UDP servers answer with the ingress address sees no difference; it is
+    translated on the way out."""
     web = only_task(cluster, "web")
-    request = cluster.underlay.trace(Packet("udp", ip.ANY, 53, IPv4Address("198.51.100.9"), 53), cluster.place(web))
+    request = cluster.underlay.trace(
+        Packet("udp", ip.ANY, 53, IPv4Address("198.51.100.9"), 53), cluster.place(web)
+    )
     assert (request.end, request.packet.source) == ("left", cluster.address("node2"))
     assert cluster.underlay.answer(request).place == cluster.place(web)
 
 
 def test_a_host_mode_port():
     swarm = Swarm(2)
-    [task] = swarm.service("direct", ports=[PublishedPort(target=80, published=DIRECT, mode="host")], on=[2])
+    [task] = swarm.service(
+        "direct", ports=[PublishedPort(target=80, published=DIRECT, mode="host")], on=[2]
+    )
     cluster = Cluster(swarm)
     request = cluster.from_outside("node2", DIRECT)
     assert cluster.task_at(request) == task
     assert request.packet.source == CLIENT
     assert cluster.round_trip(request)
     assert cluster.round_trip(cluster.from_host("node2", "127.0.0.1", DIRECT))
-    assert cluster.from_outside("node1", DIRECT).place == Place("node1"), "only on the host that runs it"
+    assert cluster.from_outside("node1", DIRECT).place == Place("node1"), (
+        "only on the host that runs it"
+    )
 
 
 @pytest.mark.parametrize("mode", ["ingress", "host"])
@@ -423,7 +472,8 @@ def test_between_the_segments_of_one_network():
 
 
 def test_an_encrypted_network_by_the_userspace_engine():
-    """The datagram is made in the engine's namespace, which has no other way out than the engine."""
+    """The datagram is made in the engine's namespace, which has no other way out than the
+    engine."""
     swarm = Swarm(2)
     secret = swarm.network("secret", "10.40.0.0/24", encrypted=True)
     one, two = swarm.service("safe", secret, on=[1, 2])
@@ -434,7 +484,9 @@ def test_an_encrypted_network_by_the_userspace_engine():
     assert "node1/host" not in request.wheres, "in clear it is never on the underlay"
     assert cluster.round_trip(request)
     without = Cluster(swarm, engine="userspace")
-    assert without.from_task(one, other, 80).end == f"no host has {other} behind eth0", "encrypted or down"
+    assert without.from_task(one, other, 80).end == f"no host has {other} behind eth0", (
+        "encrypted or down"
+    )
 
 
 # --- the tests can fail
@@ -457,12 +509,16 @@ SABOTAGE = {
     "rule 899": without_rule(899),
     "rule 900": without_rule(900),
     "rule 901": without_rule(901),
-    "the route behind ing0": lambda k: k.damage(*(op.RemoveRoute(HOST, r) for r in k.state()[HOST].routes if r.table == 5917)),
+    "the route behind ing0": lambda k: k.damage(
+        *(op.RemoveRoute(HOST, r) for r in k.state()[HOST].routes if r.table == 5917)
+    ),
     "the rules": lambda k: k.flush_tables(HOST),
     "the peers": lambda k: k.delete_neighbours("1-ingress000"),
     "the tunnel": lambda k: k.damage(op.RemoveLink("1-ingress000", "vxlan0")),
     "the leg": lambda k: k.damage(op.RemoveLink(HOST, "ing0")),
-    "the leg's MAC": lambda k: k.damage(op.SetLink(namespace=HOST, name="ing0", mac="02:43:0a:00:00:09")),
+    "the leg's MAC": lambda k: k.damage(
+        op.SetLink(namespace=HOST, name="ing0", mac="02:43:0a:00:00:09")
+    ),
     "forwarding": lambda k: k.damage(op.SetSysctl(HOST, "net.ipv4.ip_forward", "0")),
 }
 
@@ -470,17 +526,23 @@ SABOTAGE = {
 @pytest.mark.parametrize("missing", SABOTAGE)
 def test_nothing_of_the_mesh_is_there_for_nothing(cluster, missing):
     web = only_task(cluster, "web")
-    cluster.kernel("node1").damage(op.AddRoute(HOST, Route(destination=IPv4Network("10.0.0.77/32"), device="ens160")))
+    cluster.kernel("node1").damage(
+        op.AddRoute(HOST, Route(destination=IPv4Network("10.0.0.77/32"), device="ens160"))
+    )
     assert cluster.round_trip(cluster.from_outside("node1", WEB, source=(NEIGHBOUR, 40000)), web)
     SABOTAGE[missing](cluster.kernel("node1"))
-    assert not cluster.round_trip(cluster.from_outside("node1", WEB, source=(NEIGHBOUR, 40001)), web)
+    assert not cluster.round_trip(
+        cluster.from_outside("node1", WEB, source=(NEIGHBOUR, 40001)), web
+    )
     cluster.apply()
     assert cluster.round_trip(cluster.from_outside("node1", WEB, source=(NEIGHBOUR, 40002)), web)
 
 
 def test_a_statement_that_nobody_knows_is_noticed(cluster):
     table = cluster.kernel("node1").state()[HOST].tables["ip", "weft"]
-    strange = msgspec.structs.replace(table, body=table.body.replace("ct state new,", "limit rate 1/second "))
+    strange = msgspec.structs.replace(
+        table, body=table.body.replace("ct state new,", "limit rate 1/second ")
+    )
     cluster.kernel("node1").damage(op.ReplaceTable(HOST, strange))
     request = cluster.from_outside("node1", WEB)
     with pytest.raises(ValueError, match="limit rate"):

@@ -1,1 +1,2 @@
-"""The swarm's worker: makes the engine run what the manager assigned, and tells the manager what became of it."""
+"""The swarm's worker: makes the engine run what the manager assigned, and tells the manager what
+became of it."""

@@ -1,4 +1,5 @@
-"""The outside world of an agent, by what it is for: what `swarm_node.py` chooses for a real node and the tests for a simulated one.
+"""The outside world of an agent, by what it is for: what `swarm_node.py` chooses for a real node
+and the tests for a simulated one.
 
 What a node is without a swarm is not in here: see `engine/adapters.py`.
 """
@@ -34,7 +35,9 @@ def _nothing(credentials: Credentials, role: Role) -> None:
 
 
 async def _nowhere(manager: str, subscription: str) -> LogSink:
-    raise Unavailable(f"cannot publish logs to manager {manager}: this node has no connections but its session")
+    raise Unavailable(
+        f"cannot publish logs to manager {manager}: this node has no connections but its session"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class ManagerAdapters:
     epoch: Callable[[], int] = _first_epoch
     """The latest of the cluster that is known here."""
     check_epoch: Callable[[int], None] = _any_epoch
-    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed` if it is an earlier one."""
+    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed`
+    if it is an earlier one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
-"""The agent of a node: takes assignments, keeps one worker per task, and has the engine run what they say.
+"""The agent of a node: takes assignments, keeps one worker per task, and has the engine run what
+they say.
 
-It starts from the last assignment on disk, before any manager is reached, and comes to the same state whether it was just made,
-restarted, or killed in the middle of anything. All decisions are elsewhere: `task_steps`, `network.plan`, `dns`; here they are put
-together. Everything runs in one task group; state changes only in synchronous functions.
+It starts from the last assignment on disk, before any manager is reached, and comes to the same
+state whether it was just made, restarted, or killed in the middle of anything. All decisions are
+elsewhere: `task_steps`, `network.plan`, `dns`; here they are put together. Everything runs in one
+task group; state changes only in synchronous functions.
 
     assignments (uplink) ─▶ take over ─▶ records, workers (tasks) ─▶ engine: containers
                                     └──▶ workloads ─▶ engine: networking
@@ -41,7 +43,9 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    def __init__(self, node: NodeId, data: Path, facts: NodeFacts, engine: Engine, adapters: Adapters) -> None:
+    def __init__(
+        self, node: NodeId, data: Path, facts: NodeFacts, engine: Engine, adapters: Adapters
+    ) -> None:
         """`data`: a directory of its own, made when needed."""
         self.node = node
         self.facts = facts
@@ -52,11 +56,13 @@ class Agent:
         self._stored = self.disk.assignment()
         self.assignment = self._stored or Assignment(node=node)
         self.records = Records(self.disk.records)
-        self.logs = LogPublisher(engine.runtime, engine.events.listen, engine.now, adapters.managers.publish)
+        self.logs = LogPublisher(
+            engine.runtime, engine.events.listen, engine.now, adapters.managers.publish
+        )
         self._reboot = Reboot(engine, self.records, self._wake)
         self.uplink = Uplink(
             adapters, facts, self._statuses, self._change, self._reboot.reached, self.logs.ask
-        )  # fmt: skip
+        )
         self.connections = Connections(self.networking, self.records, self.assignment)
         self._workers: dict[TaskId, TaskWorker] = {}
         self._pulls = Pulls(engine.images)
@@ -89,8 +95,9 @@ class Agent:
             await asyncio.wait((running,))
 
     async def leave(self) -> None:
-        """The node is no longer part of the swarm, and `run` has ended: removes containers, networks and files of the swarm, as
-        much as can be; then raises what could not be removed."""
+        """The node is no longer part of the swarm, and `run` has ended: removes containers,
+        networks and files of the swarm, as much as can be; then raises what could not be
+        removed."""
         errors: list[Exception] = []
         for container in self._swarm_containers():
             try:
@@ -108,27 +115,35 @@ class Agent:
     # --- assignments
 
     def _change(self, change: AssignmentChange) -> None:
-        """From a manager. On disk first: a container of a task that is not in the file would be taken for a stranger's. So what cannot
-        be written there is not begun; all else is done."""
+        """From a manager. On disk first: a container of a task that is not in the file would be
+        taken for a stranger's. So what cannot be written there is not begun; all else is done."""
         assignment = self.assignment.after(change)
         try:
             self.disk.keep(assignment)
         except OperationFailed as error:
             log.error("assignment.not_kept revision=%s cause=%s", assignment.revision, error)
             assignment = self._without_new_tasks(assignment, str(error))
-        log.info("assignment.taken revision=%s tasks=%d", assignment.revision, len(assignment.tasks))
+        log.info(
+            "assignment.taken revision=%s tasks=%d", assignment.revision, len(assignment.tasks)
+        )
         self._take_over(assignment)
 
     def _without_new_tasks(self, assignment: Assignment, cause: str) -> Assignment:
-        known = {id: task for id, task in assignment.tasks.items() if self.records.get(id) is not None}
+        known = {
+            id: task for id, task in assignment.tasks.items() if self.records.get(id) is not None
+        }
         for id in assignment.tasks.keys() - known.keys():
-            self.uplink.report(id, TaskStatus(TaskState.REJECTED, self.engine.now(), "rejected", cause))
+            self.uplink.report(
+                id, TaskStatus(TaskState.REJECTED, self.engine.now(), "rejected", cause)
+            )
         return msgspec.structs.replace(assignment, tasks=known)
 
     def _take_over(self, assignment: Assignment) -> None:
         old, self.assignment = self.assignment, assignment
         first = not self._workers
-        strangers = {c.config.labels[TASK_LABEL]: c for c in self._swarm_containers()} if first else {}
+        strangers = (
+            {c.config.labels[TASK_LABEL]: c for c in self._swarm_containers()} if first else {}
+        )
         for task in assignment.tasks.values():
             if self.records.get(task.id) is None:
                 self._try_to_accept(task, strangers.get(task.id))
@@ -149,10 +164,13 @@ class Agent:
             log.exception("task.not_accepted task=%s", task.id)
             self.records.forget(task.id)
             cause = f"cannot accept task: {described(error)}"
-            self.uplink.report(task.id, TaskStatus(TaskState.REJECTED, self.engine.now(), "rejected", cause))
+            self.uplink.report(
+                task.id, TaskStatus(TaskState.REJECTED, self.engine.now(), "rejected", cause)
+            )
 
     def _accept(self, task: TaskAssignment, found: Container | None) -> None:
-        """A task that is new here; or one whose container is here although the record of it was lost."""
+        """A task that is new here; or one whose container is here although the record of it was
+        lost."""
         container = found.id if found is not None else ContainerId(self.engine.new_id())
         status = TaskStatus(TaskState.ACCEPTED, self.engine.now(), "accepted")
         if found is not None and found.state is not ContainerState.CREATED:
@@ -226,7 +244,8 @@ class Agent:
         self._group.create_task(contained(f"removal of container {container.id[:12]}", removal))
 
     async def _remove_stranger(self, container: Container) -> None:
-        """A container of a task that the manager does not speak of, and this node has no record of."""
+        """A container of a task that the manager does not speak of, and this node has no record
+        of."""
         log.info("container.unknown_task container=%s", container.id)
         try:
             await self.engine.remove(container.id)

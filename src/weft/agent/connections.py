@@ -1,4 +1,5 @@
-"""The tasks that are connected to their networks: each gets a sandbox, and the engine is told of all of them."""
+"""The tasks that are connected to their networks: each gets a sandbox, and the engine is told of
+all of them."""
 
 import asyncio
 import contextlib
@@ -35,7 +36,9 @@ class Connections:
     def sandboxes(self) -> tuple[Sandbox, ...]:
         """Those that are in use."""
         held = ((task, record.sandbox) for task, record in self._records.all.items())
-        return tuple(sandbox for task, sandbox in held if sandbox is not None and task not in self._releasing)
+        return tuple(
+            sandbox for task, sandbox in held if sandbox is not None and task not in self._releasing
+        )
 
     @property
     def residents(self) -> list[Resident]:
@@ -52,7 +55,8 @@ class Connections:
         return task in self._connected or (assigned is not None and assigned.spec.host_network)
 
     async def connect(self, task: TaskAssignment) -> None:
-        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or `OperationFailed`."""
+        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or
+        `OperationFailed`."""
         await self._networks_known(task)
         self._networking.check(self._workloads.of(task))
         sandbox = self._records.all[task.id].sandbox or self.give(task, self._networking.new_id())
@@ -81,13 +85,15 @@ class Connections:
         self._releasing.discard(task)
 
     async def unlisted(self) -> None:
-        """Returns when this node's own rules send new connections only where the assignment says, or do not get there soon."""
+        """Returns when this node's own rules send new connections only where the assignment says,
+        or do not get there soon."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNLIST_TIMEOUT):
                 await self._networking.loop.settled()
 
     def running(self) -> Iterator[tuple[TaskId, Sandbox]]:
-        """Sandboxes of containers that were running before this daemon; other tasks are connected on their way up."""
+        """Sandboxes of containers that were running before this daemon; other tasks are connected
+        on their way up."""
         for task, record in self._records.all.items():
             if record.sandbox is not None and record.status.state == TaskState.RUNNING:
                 yield task, record.sandbox
@@ -101,11 +107,16 @@ class Connections:
                 while not self._are_known(task):
                     await self._taken_over.wait()
         except TimeoutError:
-            raise OperationFailed("node is missing network attachments, ip addresses may be exhausted") from None
+            raise OperationFailed(
+                "node is missing network attachments, ip addresses may be exhausted"
+            ) from None
 
     def _are_known(self, task: TaskAssignment) -> bool:
-        """An address of the node's own it needs on the ingress network only, for answers to come back by; a task on another network
-        works without a load balancer beside it."""
+        """An address of the node's own it needs on the ingress network only, for answers to come
+        back by; a task on another network works without a load balancer beside it."""
         views = [self._assignment.networks.get(a.network) for a in task.attachments]
         node = self._assignment.node
-        return all(v is not None and (not v.definition.ingress or v.load_balancer(node) is not None) for v in views)
+        return all(
+            v is not None and (not v.definition.ingress or v.load_balancer(node) is not None)
+            for v in views
+        )

@@ -1,12 +1,15 @@
-"""What an agent leaves on the disk of its node, in a directory that only root can enter, and what it does not.
+"""What an agent leaves on the disk of its node, in a directory that only root can enter, and what
+it does not.
 
-    assignment.msgpack   `Kept`: what is to run, and what the node was told of its networks. With it a daemon that starts while no
-                         manager is in reach goes on where the last one stopped. The keys of encrypted networks are part of
-                         it: without them those networks would end with the daemon.
-    tasks.msgpack        `RecordBook`: what the node itself gave to its tasks, and the status last reported (`records.py`)
+    assignment.msgpack   `Kept`: what is to run, and what the node was told of its networks. With it
+                         a daemon that starts while no manager is in reach goes on where the last
+                         one stopped. The keys of encrypted networks are part of it: without them
+                         those networks would end with the daemon.
+    tasks.msgpack        `RecordBook`: what the node itself gave to its tasks, and the status last
+                         reported (`records.py`)
 
-Whatever else an agent is told stays in memory. `Kept` says field by field what is written: what an assignment has beside these
-fields cannot get there by being added to the assignment.
+Whatever else an agent is told stays in memory. `Kept` says field by field what is written: what an
+assignment has beside these fields cannot get there by being added to the assignment.
 """
 
 from pathlib import Path
@@ -23,7 +26,8 @@ from weft.system.value_file import ValueFile
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of an assignment that may lie on a disk. Its fields have the names that they have there."""
+    """The part of an assignment that may lie on a disk. Its fields have the names that they have
+    there."""
 
     node: NodeId
     revision: int = 0
@@ -48,7 +52,9 @@ class Disk:
 
     def keep(self, assignment: Assignment) -> None:
         """Raises `OperationFailed`; what was kept before is still there then."""
-        self._assignment.write(Kept(**{name: getattr(assignment, name) for name in Kept.__struct_fields__}))
+        self._assignment.write(
+            Kept(**{name: getattr(assignment, name) for name in Kept.__struct_fields__})
+        )
 
     def remove(self) -> None:
         self._assignment.remove()

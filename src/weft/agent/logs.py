@@ -1,9 +1,11 @@
-"""Publishes the logs of tasks on this host to the manager that was asked for them, on a connection of its own.
+"""Publishes the logs of tasks on this host to the manager that was asked for them, on a connection
+of its own.
 
     PublishLogs (uplink) ─▶ LogPublisher ─▶ a connection to the manager ─▶ LogLines … LogsEnd
                                   └──────▶ TaskLogs: the containers with the labels of the service or task, and the runtime's reader
 
-A manager that reads slowly makes the sender wait, the sender the readers. When the manager closes the connection all of it ends.
+A manager that reads slowly makes the sender wait, the sender the readers. When the manager closes
+the connection all of it ends.
 """
 
 import asyncio
@@ -43,18 +45,28 @@ class Logged(Protocol):
     def containers(self) -> list[Container]: ...
 
     def logs(
-        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: Nanoseconds = 0,
+        until: Nanoseconds = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]: ...
 
 
 class Listen(Protocol):
     """`EventLog.listen`."""
 
-    def __call__(self, since: Nanoseconds = 0, until: Nanoseconds = 0) -> AsyncIterator[NodeEvent]: ...
+    def __call__(
+        self, since: Nanoseconds = 0, until: Nanoseconds = 0
+    ) -> AsyncIterator[NodeEvent]: ...
 
 
 class LogPublisher:
-    def __init__(self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], connect: Publish) -> None:
+    def __init__(
+        self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], connect: Publish
+    ) -> None:
         self._runtime = runtime
         self._listen = listen
         self._clock = clock
@@ -65,7 +77,9 @@ class LogPublisher:
 
     def ask(self, message: PublishLogs) -> None:
         if self._count >= MOST:
-            log.warning("logs.too_many manager=%s subscription=%s", message.manager, message.subscription)
+            log.warning(
+                "logs.too_many manager=%s subscription=%s", message.manager, message.subscription
+            )
             return
         self._count += 1
         self._asked.put_nowait(message)
@@ -79,20 +93,34 @@ class LogPublisher:
     async def _publish(self, message: PublishLogs) -> None:
         try:
             sink = await self._connect(message.manager, message.subscription)
-            logs = TaskLogs(self._runtime, self._listen, self._clock, message.wanted, dict(message.seen))
-            log.info("logs.publishing manager=%s subscription=%s", message.manager, message.subscription)
+            logs = TaskLogs(
+                self._runtime, self._listen, self._clock, message.wanted, dict(message.seen)
+            )
+            log.info(
+                "logs.publishing manager=%s subscription=%s", message.manager, message.subscription
+            )
             await _carry(logs, sink)
-            log.info("logs.published manager=%s subscription=%s", message.manager, message.subscription)
+            log.info(
+                "logs.published manager=%s subscription=%s", message.manager, message.subscription
+            )
         except WeftError as cause:
-            log.info("logs.not_published manager=%s subscription=%s cause=%s", message.manager, message.subscription, cause)
+            log.info(
+                "logs.not_published manager=%s subscription=%s cause=%s",
+                message.manager,
+                message.subscription,
+                cause,
+            )
         except Exception:
-            log.exception("logs.failed manager=%s subscription=%s", message.manager, message.subscription)
+            log.exception(
+                "logs.failed manager=%s subscription=%s", message.manager, message.subscription
+            )
         finally:
             self._count -= 1
 
 
 async def _carry(logs: "TaskLogs", sink: LogSink) -> None:
-    """Until the manager closes the connection. What was sent last arrives only if it is left to the manager to do so."""
+    """Until the manager closes the connection. What was sent last arrives only if it is left to the
+    manager to do so."""
     tasks = [asyncio.create_task(work) for work in (sink.closed(), logs.run(), _send(logs, sink))]
     try:
         waiting = set(tasks)
@@ -119,9 +147,13 @@ class TaskLogs:
     """The lines of this host's tasks. `seen`: those that are not wanted again."""
 
     def __init__(
-        self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], wanted: LogsWanted,
+        self,
+        runtime: Logged,
+        listen: Listen,
+        clock: Callable[[], Nanoseconds],
+        wanted: LogsWanted,
         seen: Seen,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._runtime = runtime
         self._listen = listen
         self._clock = clock
@@ -149,7 +181,8 @@ class TaskLogs:
             self._lines.close()
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
-        """A listener that is too far behind is cut off (`EventLog`), and looks at everything again."""
+        """A listener that is too far behind is cut off (`EventLog`), and looks at everything
+        again."""
         while True:
             begun = self._clock()
             self._attend(group, self._containers(), self._wanted.tail)
@@ -157,22 +190,33 @@ class TaskLogs:
                 if event.type == "container" and event.action == "start":
                     self._attend(group, [c for c in self._containers() if c.id == event.id], None)
 
-    def _attend(self, group: asyncio.TaskGroup, containers: Iterable[Container], tail: int | None) -> None:
+    def _attend(
+        self, group: asyncio.TaskGroup, containers: Iterable[Container], tail: int | None
+    ) -> None:
         for container in containers:
             if container.id not in self._reading:
                 self._reading.add(container.id)
-                group.create_task(self._read(container, tail)).add_done_callback(partial(self._forget, container.id))
+                group.create_task(self._read(container, tail)).add_done_callback(
+                    partial(self._forget, container.id)
+                )
 
     def _forget(self, id: ContainerId, _: object) -> None:
         self._reading.discard(id)
 
     def _containers(self) -> list[Container]:
-        """Those that it is about and that have begun. Nobody but the agent makes containers with these labels."""
-        return [c for c in self._runtime.containers() if c.state is not ContainerState.CREATED and self._concerns(c)]
+        """Those that it is about and that have begun. Nobody but the agent makes containers with
+        these labels."""
+        return [
+            c
+            for c in self._runtime.containers()
+            if c.state is not ContainerState.CREATED and self._concerns(c)
+        ]
 
     def _concerns(self, container: Container) -> bool:
         labels = container.config.labels
-        return TASK_LABEL in labels and self._wanted.concerns(labels.get(SERVICE_LABEL, ""), labels[TASK_LABEL])
+        return TASK_LABEL in labels and self._wanted.concerns(
+            labels.get(SERVICE_LABEL, ""), labels[TASK_LABEL]
+        )
 
     async def _read(self, container: Container, tail: int | None) -> None:
         if container.config.log_driver == "none":
@@ -180,7 +224,9 @@ class TaskLogs:
         task = TaskId(container.config.labels[TASK_LABEL])
         last, known = self._seen.get(task, (0, 0))
         try:
-            async with aclosing(self._whole_lines(container.id, last, None if known else tail)) as lines:
+            async with aclosing(
+                self._whole_lines(container.id, last, None if known else tail)
+            ) as lines:
                 async for line in lines:
                     if known and line.timestamp == last:
                         known -= 1
@@ -192,12 +238,14 @@ class TaskLogs:
         except WeftError as error:
             self.errors.append(f"task {task}: {error}")
 
-    async def _whole_lines(self, id: ContainerId, since: Nanoseconds, tail: int | None) -> AsyncGenerator[LogLine, None]:
+    async def _whole_lines(
+        self, id: ContainerId, since: Nanoseconds, tail: int | None
+    ) -> AsyncGenerator[LogLine, None]:
         """Of the streams that are wanted."""
         wanted, pieces = self._wanted, Pieces()
         reader = self._runtime.logs(
             id, follow=wanted.follow, since=max(wanted.since, since), until=wanted.until, tail=tail
-        )  # fmt: skip
+        )
         async with aclosing(reader):
             async for piece in reader:
                 line = pieces.add(piece)
@@ -208,8 +256,8 @@ class TaskLogs:
 
 
 class Pieces:
-    """Lines that were written piece by piece, put together: each is shown with its task's name before it, and two streams of many
-    tasks are mixed. Those that are too long are cut."""
+    """Lines that were written piece by piece, put together: each is shown with its task's name
+    before it, and two streams of many tasks are mixed. Those that are too long are cut."""
 
     def __init__(self) -> None:
         self._begun: dict[int, LogLine] = {}
@@ -217,7 +265,11 @@ class Pieces:
 
     def add(self, piece: LogLine) -> LogLine | None:
         begun = self._begun.pop(piece.stream, None)
-        line = LogLine(piece.stream, piece.timestamp, begun.data + piece.data) if begun is not None else piece
+        line = (
+            LogLine(piece.stream, piece.timestamp, begun.data + piece.data)
+            if begun is not None
+            else piece
+        )
         if line.data.endswith(b"\n") or len(line.data) >= MAX_LINE:
             return line
         self._begun[piece.stream] = line
@@ -225,4 +277,6 @@ class Pieces:
 
     def rest(self) -> list[LogLine]:
         """The last lines, which nobody ended."""
-        return [LogLine(line.stream, line.timestamp, line.data + b"\n") for line in self._begun.values()]
+        return [
+            LogLine(line.stream, line.timestamp, line.data + b"\n") for line in self._begun.values()
+        ]

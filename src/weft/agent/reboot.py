@@ -1,7 +1,8 @@
-"""After the host has rebooted: what becomes of tasks whose containers were over when the agent began (`RebootVerdict`).
+"""After the host has rebooted: what becomes of tasks whose containers were over when the agent
+began (`RebootVerdict`).
 
-A manager that is reached within `ALONE` seconds puts others in their place, and hears of the ends first. Where none is, the
-containers are started again.
+A manager that is reached within `ALONE` seconds puts others in their place, and hears of the ends
+first. Where none is, the containers are started again.
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from weft.model.task import TaskState
 log = logging.getLogger(__name__)
 
 ALONE = 5.0
-"""Seconds until a host that has rebooted does without a manager. After that its tasks are as they were, but may have been given up."""
+"""Seconds until a host that has rebooted does without a manager. After that its tasks are as they
+were, but may have been given up."""
 SETTLE = 1.0
 """Seconds that a manager is let wait for the ends that are yet to be noticed."""
 
@@ -36,7 +38,9 @@ class Reboot:
 
     def look(self) -> None:
         """Before any container is started."""
-        running = {c.id for c in self._engine.containers.values() if c.state is ContainerState.RUNNING}
+        running = {
+            c.id for c in self._engine.containers.values() if c.state is ContainerState.RUNNING
+        }
         started = (TaskState.STARTING, TaskState.RUNNING)
         self._ended = {
             t for t, r in self._records.all.items() if r.status.state in started and r.container not in running
@@ -60,7 +64,9 @@ class Reboot:
             self._decide(RebootVerdict.OVER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE):
-                while self._verdict is RebootVerdict.OVER and any(self._is_ending(task) for task in self._ended):
+                while self._verdict is RebootVerdict.OVER and any(
+                    self._is_ending(task) for task in self._ended
+                ):
                     self._reported.clear()
                     await self._reported.wait()
         self._ended.clear()

@@ -1,8 +1,10 @@
-"""What the agent has given to its tasks: a container id, a sandbox, and the status last reported. Kept on disk.
+"""What the agent has given to its tasks: a container id, a sandbox, and the status last reported.
+Kept on disk.
 
-A task's record is written before anything in it is used, and the sandbox is taken out of it only when the kernel has forgotten
-the namespace: whatever instant the daemon is killed at, the next one finds every container and every address that is held.
-Choosing is done by `engine/sandboxes.py`; `Records` only remembers, and writes many changes at once.
+A task's record is written before anything in it is used, and the sandbox is taken out of it only
+when the kernel has forgotten the namespace: whatever instant the daemon is killed at, the next one
+finds every container and every address that is held. Choosing is done by `engine/sandboxes.py`;
+`Records` only remembers, and writes many changes at once.
 """
 
 import asyncio
@@ -98,6 +100,7 @@ class Records:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """A write that nobody waits for may fail unseen: whoever needs it on disk asks `saved`, and the next change writes again."""
+    """A write that nobody waits for may fail unseen: whoever needs it on disk asks `saved`, and the
+    next change writes again."""
     if not task.cancelled():
         task.exception()

@@ -1,13 +1,17 @@
 """The life of a task on its node, as a table in code: from what is, to the next thing to do. Pure.
 
-Each step leads to a state from which the next one can be seen again, so a daemon that was killed goes on where the last one
-stopped: a container that exists is not made again, one that runs is not started again.
+Each step leads to a state from which the next one can be seen again, so a daemon that was killed
+goes on where the last one stopped: a container that exists is not made again, one that runs is not
+started again.
 
     ACCEPTED, PREPARING   image, sandbox, container; then READY
     READY                 waits until it is meant to run
-    STARTING, RUNNING     start; watch; the end of the process is the end of the task (of the host: see `RebootVerdict`)
-    meant to end          stop (and remove, if the task is to be removed), give back the sandbox, only then report the end
-    ended                 the container stays for `docker ps -a` until the task is to be removed or is no longer assigned
+    STARTING, RUNNING     start; watch; the end of the process is the end of the task (of the host:
+                          see `RebootVerdict`)
+    meant to end          stop (and remove, if the task is to be removed), give back the sandbox,
+                          only then report the end
+    ended                 the container stays for `docker ps -a` until the task is to be removed or
+                          is no longer assigned
 """
 
 from collections.abc import Mapping
@@ -105,7 +109,9 @@ def _towards_the_end(task: TaskView) -> Step:
     if task.container is ContainerState.RUNNING:
         return Step.STOP
     never_ran = task.container is ContainerState.CREATED
-    if task.container is not None and (never_ran or not task.assigned or task.desired >= TaskState.REMOVE):
+    if task.container is not None and (
+        never_ran or not task.assigned or task.desired >= TaskState.REMOVE
+    ):
         return Step.DELETE
     return Step.FINISH
 
@@ -117,7 +123,8 @@ def _after_the_end(task: TaskView) -> Step:
 
 
 def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str, str]:
-    """How a task ended whose container is over: (state, message or "" to keep the last one, error)."""
+    """How a task ended whose container is over: (state, message or "" to keep the last one,
+    error)."""
     if task.desired > TaskState.RUNNING or not task.assigned:
         return TaskState.SHUTDOWN, "shutdown", ""
     if container is None:
@@ -134,8 +141,8 @@ def failed_before(state: TaskState) -> TaskState:
 
 
 def expired(containers: Mapping[ContainerId, tuple[str, int]], keep: int = 5) -> list[ContainerId]:
-    """Of ended containers (id: (name, moment of its end)) those to remove: all but the last `keep` of each slot. A container's
-    slot is its name less the task's id."""
+    """Of ended containers (id: (name, moment of its end)) those to remove: all but the last `keep`
+    of each slot. A container's slot is its name less the task's id."""
     slots: dict[str, list[tuple[int, ContainerId]]] = {}
     for id, (name, ended) in containers.items():
         slots.setdefault(name.rpartition(".")[0], []).append((ended, id))

@@ -1,9 +1,10 @@
-"""Carries out the steps of one task. `task_steps.next_step` decides, `TaskWorker` does; what a step did is on disk and in the runtime,
-not in here, so a worker that is cancelled anywhere can be replaced by a new one.
+"""Carries out the steps of one task. `task_steps.next_step` decides, `TaskWorker` does; what a step
+did is on disk and in the runtime, not in here, so a worker that is cancelled anywhere can be
+replaced by a new one.
 
-Errors: what keeps a task from running ends it, with the cause in its status. What keeps it from ending is tried again until it works.
-A task's end is reported only when its container is over and its sandbox is out of the kernel: from then on the manager may give
-its addresses to somebody else.
+Errors: what keeps a task from running ends it, with the cause in its status. What keeps it from
+ending is tried again until it works. A task's end is reported only when its container is over and
+its sandbox is out of the kernel: from then on the manager may give its addresses to somebody else.
 """
 
 import asyncio
@@ -29,13 +30,14 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 log = logging.getLogger(__name__)
 
 DRAIN = 0.3
-"""Seconds between "no new connections, please", which the manager tells every node together with telling us to stop, and which this
-node has carried out, and the stop signal. Docker Swarm waits 2 s for its gossip to spread; a session is faster, and scaling down is
-part of what users wait for."""
+"""Seconds between "no new connections, please", which the manager tells every node together with
+telling us to stop, and which this node has carried out, and the stop signal. Docker Swarm waits 2 s
+for its gossip to spread; a session is faster, and scaling down is part of what users wait for."""
 RETRY = 1.0
 """Seconds before what keeps a task from ending is tried again."""
 RELEASE_TIMEOUT = 10.0
-"""Seconds that a task's end waits for the kernel to forget its sandbox; after that it is reported all the same."""
+"""Seconds that a task's end waits for the kernel to forget its sandbox; after that it is reported
+all the same."""
 
 T = TypeVar("T")
 
@@ -131,9 +133,12 @@ class TaskWorker:
     async def _create(self) -> None:
         engine, record, node = self._host.engine, self._record, self._host.description()
         config = container_config(
-            filled_workload(self._assigned, node), record.container, record.sandbox, self._host.assignment,
+            filled_workload(self._assigned, node),
+            record.container,
+            record.sandbox,
+            self._host.assignment,
             engine.host(node.hostname),
-        )  # fmt: skip
+        )
         await self._host.records.saved()
         await engine.create(config)
 
@@ -163,7 +168,9 @@ class TaskWorker:
         except TimeoutError:
             log.warning("sandbox.release_slow task=%s seconds=%s", self._task, RELEASE_TIMEOUT)
         status = self._status(state, message, err, container)
-        self._host.records.put(self._task, msgspec.structs.replace(self._record, sandbox=None, status=status))
+        self._host.records.put(
+            self._task, msgspec.structs.replace(self._record, sandbox=None, status=status)
+        )
         await self._host.records.saved()
         self._host.report(self._task, status)
         self._log(status)
@@ -205,17 +212,24 @@ class TaskWorker:
             desired=TaskState.REMOVE if assigned is None else assigned.desired,
             assigned=assigned is not None,
             container=None if container is None else container.state,
-            image=assigned is not None and self._host.engine.has_image(assigned.spec.container.image),
+            image=assigned is not None
+            and self._host.engine.has_image(assigned.spec.container.image),
             connected=self._host.connections.is_connected(self._task),
             verdict=self._host.verdict(container),
         )
 
     def _log(self, status: TaskStatus) -> None:
-        """With the ids that the docker command shows. A task that is no longer assigned has no service."""
+        """With the ids that the docker command shows. A task that is no longer assigned has no
+        service."""
         assigned = self._host.assignment.tasks.get(self._task)
         values = (self._task, assigned.service if assigned else "", status.state.name.lower())
         container = status.container.id[:12] if status.container else ""
-        log.info("task.state task=%s service=%s state=%s container=%s cause=%r", *values, container, status.err)
+        log.info(
+            "task.state task=%s service=%s state=%s container=%s cause=%r",
+            *values,
+            container,
+            status.err,
+        )
 
     # --- telling
 
@@ -236,7 +250,9 @@ class TaskWorker:
         self._host.report(self._task, status)
         self._log(status)
 
-    def _status(self, state: TaskState, message: str, err: str, container: Container | None) -> TaskStatus:
+    def _status(
+        self, state: TaskState, message: str, err: str, container: Container | None
+    ) -> TaskStatus:
         last = self._record.status
         shown = last.container
         if container is not None:
@@ -244,11 +260,17 @@ class TaskWorker:
         assigned = self._host.assignment.tasks.get(self._task)
         ports = assigned.ports if assigned is not None and state == TaskState.RUNNING else ()
         return TaskStatus(
-            state, self._host.engine.now(), message or last.message, err, shown, tuple(p for p in ports if p.mode == "host")
-        )  # fmt: skip
+            state,
+            self._host.engine.now(),
+            message or last.message,
+            err,
+            shown,
+            tuple(p for p in ports if p.mode == "host"),
+        )
 
     async def _unless_changed(self, action: Coroutine[Any, Any, T]) -> T | None:
-        """The action's result; None, with the action cancelled, if meanwhile something else is wanted of the task."""
+        """The action's result; None, with the action cancelled, if meanwhile something else is
+        wanted of the task."""
         doing = asyncio.ensure_future(action)
         changed = asyncio.ensure_future(self._changed.wait())
         try:

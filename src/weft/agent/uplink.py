@@ -1,11 +1,12 @@
 """The session with a manager: kept up for as long as the agent lives, with any of the managers.
 
-Down come assignments, up go statuses. Of each task only the newest status matters: one update is on its way at a time, and what
-happens meanwhile goes with the next. An update is repeated until the manager says that it is committed; a new session begins with
-the statuses of all tasks, because the manager that accepted the last ones may not be the one that answers now.
+Down come assignments, up go statuses. Of each task only the newest status matters: one update is on
+its way at a time, and what happens meanwhile goes with the next. An update is repeated until the
+manager says that it is committed; a new session begins with the statuses of all tasks, because the
+manager that accepted the last ones may not be the one that answers now.
 
-A manager whose host is gone says no goodbye. Its kernel is asked all the time (`host_monitor.py`), so that the agent soon hears from another
-manager whom to send no connections to.
+A manager whose host is gone says no goodbye. Its kernel is asked all the time (`host_monitor.py`),
+so that the agent soon hears from another manager whom to send no connections to.
 """
 
 import asyncio
@@ -55,7 +56,8 @@ BATCH = 0.005
 WELCOME_TIMEOUT = 10.0
 """Seconds from the agent's hello to the manager's answer."""
 SILENT_PERIODS = 2
-"""Heartbeats. Less than the manager's patience with the node: there must be time to find another manager."""
+"""Heartbeats. Less than the manager's patience with the node: there must be time to find another
+manager."""
 ROUTES_PERIOD = 30.0
 """Seconds between two looks at the host's routes."""
 MOST_BUSY = 0.005
@@ -78,12 +80,17 @@ async def _no_preparation() -> None: ...
 
 class Uplink:
     def __init__(
-        self, adapters: Adapters, facts: NodeFacts,
-        statuses: Callable[[], Mapping[TaskId, TaskStatus]], apply: Callable[[AssignmentChange], None],
-        reached: Callable[[], Awaitable[None]] = _no_preparation, publish: Callable[[PublishLogs], None] | None = None,
-    ) -> None:  # fmt: skip
-        """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached` is awaited before the first word to
-        a manager; `publish` begins to publish logs, if this agent can."""
+        self,
+        adapters: Adapters,
+        facts: NodeFacts,
+        statuses: Callable[[], Mapping[TaskId, TaskStatus]],
+        apply: Callable[[AssignmentChange], None],
+        reached: Callable[[], Awaitable[None]] = _no_preparation,
+        publish: Callable[[PublishLogs], None] | None = None,
+    ) -> None:
+        """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached`
+        is awaited before the first word to a manager; `publish` begins to publish logs, if this
+        agent can."""
         self._adapters, self._managers = adapters, adapters.managers
         self._node = facts.node
         self._facts = facts
@@ -94,7 +101,13 @@ class Uplink:
         self._renewal: Renewal | None = None
         own, origin = adapters.certificate, adapters.origin
         if own is not None:
-            self._renewal = Renewal(own.credential_source, own.advertise_address, origin.clock, origin.entropy, own.changed)
+            self._renewal = Renewal(
+                own.credential_source,
+                own.advertise_address,
+                origin.clock,
+                origin.entropy,
+                own.changed,
+            )
         self._pending: dict[TaskId, TaskStatus] = {}
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
@@ -110,7 +123,8 @@ class Uplink:
 
     @property
     def trusted(self) -> str:
-        """Fingerprint of the root certificate that this node trusts; empty where sessions do without."""
+        """Fingerprint of the root certificate that this node trusts; empty where sessions do
+        without."""
         return self._renewal.trusted if self._renewal is not None else ""
 
     @property
@@ -154,19 +168,23 @@ class Uplink:
             log.error("certificate.expired node=%s cause=%s", self._node, EXPIRED)
 
     async def _serve(self, session: AgentSession) -> bool:
-        """For as long as the session lasts; gives whether it was one. A manager that cannot serve says goodbye at once."""
+        """For as long as the session lasts; gives whether it was one. A manager that cannot serve
+        says goodbye at once."""
         adapters, managers, welcomed, gone = self._adapters, self._managers, False, False
         farewell = "agent ends the session"
         try:
             await self._reached()
             hello = Hello(
-                node=self._node, description=adapters.description(),
+                node=self._node,
+                description=adapters.description(),
                 data_path_address=str(self._facts.data_path_address),
                 routes=self._routes(),
                 underlay_mtu=self._facts.underlay_mtu,
-                trusted=self.trusted, epoch=managers.epoch(), ended=self._ended(),
+                trusted=self.trusted,
+                epoch=managers.epoch(),
+                ended=self._ended(),
                 publishes_logs=self._publish is not None,
-            )  # fmt: skip
+            )
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
             if not isinstance(welcome, Welcome):
@@ -193,7 +211,9 @@ class Uplink:
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
         """The newest."""
-        found = [(task, status) for task, status in self._statuses().items() if status.state.is_terminal]
+        found = [
+            (task, status) for task, status in self._statuses().items() if status.state.is_terminal
+        ]
         return tuple(reversed(report(reversed(found))))
 
     def _routes(self) -> tuple[str, ...]:
@@ -215,7 +235,8 @@ class Uplink:
         await first(*speakers)
 
     async def _listen(self, session: AgentSession, silence: float) -> None:
-        """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has been stopped."""
+        """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has
+        been stopped."""
         while True:
             message = await _received(session, silence)
             try:
@@ -249,8 +270,8 @@ class Uplink:
     ) -> None:
         """Twice as often as the manager asks, so that one may be late.
 
-        Managers learn of the host's routes when a session begins: once there are others than these, another one begins. A host with
-        a million routes is not kept busy by looking at them."""
+        Managers learn of the host's routes when a session begins: once there are others than these,
+        another one begins. A host with a million routes is not kept busy by looking at them."""
         loop = asyncio.get_running_loop()
         look = loop.time() + ROUTES_PERIOD
         while True:
@@ -325,4 +346,8 @@ async def _received(session: AgentSession, seconds: float) -> FromManager:
 
 
 def _why(message: object) -> str:
-    return message.reason if isinstance(message, Goodbye) else f"the manager began with {type(message).__name__}"
+    return (
+        message.reason
+        if isinstance(message, Goodbye)
+        else f"the manager began with {type(message).__name__}"
+    )

@@ -1,6 +1,7 @@
 """From a task to the workload that the engine runs for it: names, labels, templates.
 
-What a user can write as a template (environment, hostname, sources and targets of mounts) is filled in here: `model/template.py`.
+What a user can write as a template (environment, hostname, sources and targets of mounts) is filled
+in here: `model/template.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,10 +27,17 @@ def workload(task: TaskAssignment) -> Workload:
     """The templates in it are as the user wrote them."""
     spec = task.spec.container
     return Workload(
-        id=WorkloadId(task.id), name=task.name, spec=spec, labels=spec.labels | swarm_labels(task), limits=task.spec.limits,
-        log_driver=task.spec.log_driver, attachments=task.attachments, ports=task.ports, host_network=task.spec.host_network,
+        id=WorkloadId(task.id),
+        name=task.name,
+        spec=spec,
+        labels=spec.labels | swarm_labels(task),
+        limits=task.spec.limits,
+        log_driver=task.spec.log_driver,
+        attachments=task.attachments,
+        ports=task.ports,
+        host_network=task.spec.host_network,
         is_leaving=task.desired > TaskState.RUNNING,
-    )  # fmt: skip
+    )
 
 
 def filled_workload(task: TaskAssignment, node: NodeDescription) -> Workload:
@@ -42,7 +50,8 @@ def residents(tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
 
 
 class Workloads:
-    """The same task gives the very same workload, by which a plan knows that nothing has changed."""
+    """The same task gives the very same workload, by which a plan knows that nothing has
+    changed."""
 
     def __init__(self) -> None:
         self._known: dict[TaskId, tuple[TaskAssignment, Workload]] = {}
@@ -72,7 +81,8 @@ def swarm_labels(task: TaskAssignment) -> dict[str, str]:
 
 
 def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
-    """The task's container with what stands for the braces. Raises `InvalidArgument` for a template that is none."""
+    """The task's container with what stands for the braces. Raises `InvalidArgument` for a template
+    that is none."""
     values = task_values(
         service=(task.service, task.service_name, task.service_labels),
         node=(task.node, node.hostname, node.os, node.architecture),

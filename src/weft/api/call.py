@@ -1,6 +1,8 @@
-"""One request as a handler sees it: the node behind the API, the path, the query, the body; and the answers it may give.
+"""One request as a handler sees it: the node behind the API, the path, the query, the body; and the
+answers it may give.
 
-Handlers are coroutines of one argument, `Call`, and return a response or raise an error of `weft.errors`.
+Handlers are coroutines of one argument, `Call`, and return a response or raise an error of
+`weft.errors`.
 """
 
 import asyncio
@@ -20,13 +22,16 @@ from weft.model.numbers import decimal
 
 T = TypeVar("T")
 AT_ONCE = 32 * 1024
-"""Bytes of a body that is decoded on the event loop: a longer one holds it for too long, and is worth a thread."""
+"""Bytes of a body that is decoded on the event loop: a longer one holds it for too long, and is
+worth a thread."""
 
 
 class Call:
     """`large`: how many long bodies may be decoded at a time."""
 
-    def __init__(self, request: web.Request, node: Node, execs: Execs, large: asyncio.Semaphore) -> None:
+    def __init__(
+        self, request: web.Request, node: Node, execs: Execs, large: asyncio.Semaphore
+    ) -> None:
         self.request = request
         self.node = node
         self.execs = execs
@@ -55,7 +60,9 @@ class Call:
     def query(self, name: str, default: str = "") -> str:
         """Of a parameter that the version of the request does not have: as if it were not there."""
         value = self.request.query.get(name, default)
-        return value if not value or versions.reads(self._route, name, self.api_version) else default
+        return (
+            value if not value or versions.reads(self._route, name, self.api_version) else default
+        )
 
     def flag(self, name: str) -> bool:
         """As Docker reads one: anything but "", 0, no, false and none is true."""
@@ -66,19 +73,24 @@ class Call:
         text = self.query(name)
         number = decimal(text, most)
         if number is None:
-            raise InvalidArgument(f"invalid {name}: {clip(text)!r} is not a number from 0 to {most}")
+            raise InvalidArgument(
+                f"invalid {name}: {clip(text)!r} is not a number from 0 to {most}"
+            )
         return number
 
     def filters(self, allowed: Collection[str]) -> filters.Filters:
         return filters.parse(self.query("filters"), allowed)
 
     async def body(self, type_: type[T], empty: bool = False) -> T:
-        """The body as a `type_`. `empty`: it may be missing. Raises `InvalidArgument` or `Unsupported`."""
+        """The body as a `type_`. `empty`: it may be missing. Raises `InvalidArgument` or
+        `Unsupported`."""
         body = await self.request.read()
         content_type = self.request.headers.get("Content-Type", "")
         if body and content_type and self.request.content_type != "application/json":
             shown = clip(content_type)
-            raise InvalidArgument(f"unsupported Content-Type header ({shown}): must be 'application/json'")
+            raise InvalidArgument(
+                f"unsupported Content-Type header ({shown}): must be 'application/json'"
+            )
         later = versions.later_fields(type_.__name__, self.api_version)
         if len(body) <= AT_ONCE:
             return decode(body, type_, empty, later)

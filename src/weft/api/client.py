@@ -1,4 +1,5 @@
-"""A client of the Docker Engine API over a daemon's UNIX socket: what the lab, the command line and the benchmarks need of one."""
+"""A client of the Docker Engine API over a daemon's UNIX socket: what the lab, the command line and
+the benchmarks need of one."""
 
 import http.client
 import json
@@ -30,7 +31,8 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Api:
-    """Requests to one daemon. Every method raises `Unavailable` if nobody answers, `OperationFailed` with the answer's message."""
+    """Requests to one daemon. Every method raises `Unavailable` if nobody answers,
+    `OperationFailed` with the answer's message."""
 
     def __init__(self, path: Path, seconds: float = 30) -> None:
         self._path = path
@@ -40,7 +42,9 @@ class Api:
         return self._request("GET", path)
 
     def post(self, path: str, body: object = None) -> Any:
-        return self._request("POST", path, json.dumps(body).encode() if body is not None else b"", "application/json")
+        return self._request(
+            "POST", path, json.dumps(body).encode() if body is not None else b"", "application/json"
+        )
 
     def has(self, path: str) -> bool:
         """Whether there is such an object; False where the API cannot say yet."""
@@ -79,8 +83,11 @@ class Api:
         return answer
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float, interval: float = 0.03) -> None:
-    """Asks again and again. Raises `Unavailable` that says what did not happen, and the last reason why."""
+def wait_until(
+    condition: Callable[[], bool], what: str, seconds: float, interval: float = 0.03
+) -> None:
+    """Asks again and again. Raises `Unavailable` that says what did not happen, and the last reason
+    why."""
     deadline = time.monotonic() + seconds
     reason: Exception | None = None
     while True:
@@ -90,7 +97,9 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float, interva
         except Unavailable as error:
             reason = error
         if time.monotonic() > deadline:
-            raise Unavailable(f"{what} did not happen within {seconds:.0f} s" + (f": {reason}" if reason else ""))
+            raise Unavailable(
+                f"{what} did not happen within {seconds:.0f} s" + (f": {reason}" if reason else "")
+            )
         time.sleep(interval)
 
 

@@ -1,11 +1,13 @@
 """The HTTP side of one connection: what aiohttp does with it, but for three things.
 
-* A client may close its sending half behind its request (`nc -N`, socat, a Go client that asks `docker exec` without a standard
-  input) and read on. aiohttp closes the whole connection then, and the request goes unanswered. Here what came whole is
-  answered, and then the connection is closed. A client that is gone altogether looks the same at first: that its other half is
-  closed as well is seen by a watch on the socket, so that what streams to nobody ends at once.
+* A client may close its sending half behind its request (`nc -N`, socat, a Go client that asks
+  `docker exec` without a standard input) and read on. aiohttp closes the whole connection then, and
+  the request goes unanswered. Here what came whole is answered, and then the connection is closed.
+  A client that is gone altogether looks the same at first: that its other half is closed as well is
+  seen by a watch on the socket, so that what streams to nobody ends at once.
 * What is no HTTP is refused in the words of the API, as JSON, and in one line of the log.
-* Lines and headers may be longer than aiohttp's 8 kB (credentials for a registry, long filters), and no body is decompressed.
+* Lines and headers may be longer than aiohttp's 8 kB (credentials for a registry, long filters),
+  and no body is decompressed.
 """
 
 import asyncio
@@ -31,9 +33,14 @@ MAX_HEADERS = 128
 class HttpConnection(web.RequestHandler):
     def __init__(self, server: web.Server) -> None:
         super().__init__(
-            server, loop=asyncio.get_running_loop(), access_log=None, auto_decompress=False,  # type: ignore[arg-type]
-            max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_HEADERS,
-        )  # fmt: skip
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+        )
         self.input_ended = False
         """The client sends no more."""
         self._answered = 0
@@ -65,8 +72,12 @@ class HttpConnection(web.RequestHandler):
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):  # aiohttp's own, raised before any handler of ours: a strange Expect
-            resp = error_response(resp.status, f"cannot read the request: {clip(resp.text or resp.reason)}")
+        if isinstance(
+            resp, web.HTTPException
+        ):  # aiohttp's own, raised before any handler of ours: a strange Expect
+            resp = error_response(
+                resp.status, f"cannot read the request: {clip(resp.text or resp.reason)}"
+            )
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
         if self.input_ended and self._answered == self._request_count:
@@ -74,15 +85,22 @@ class HttpConnection(web.RequestHandler):
         return finished
 
     def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
-        """What no handler saw. The connection is closed. The log shows no line of the request: it may hold credentials."""
+        """What no handler saw. The connection is closed. The log shows no line of the request: it
+        may hold credentials."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
         if status >= 500:
             response = internal_error(request.method, request.path, exc)
         elif isinstance(exc, LineTooLong):
-            response = error_response(431, f"cannot read the request: a line of it is longer than {MAX_LINE} bytes")
+            response = error_response(
+                431, f"cannot read the request: a line of it is longer than {MAX_LINE} bytes"
+            )
         else:
             response = error_response(status, f"cannot read the request: {clip(message or '')}")
         if status < 500:
@@ -92,10 +110,12 @@ class HttpConnection(web.RequestHandler):
 
 
 class HangUp:
-    """Aborts a connection whose peer has closed both directions, where nobody reads any more and so would not learn of it.
+    """Aborts a connection whose peer has closed both directions, where nobody reads any more and so
+    would not learn of it.
 
-    epoll(7) tells of EPOLLHUP without being asked; an end of input alone is EPOLLRDHUP, which it is not asked for. An epoll that
-    has something to tell is readable itself, which both event loops can wait for.
+    epoll(7) tells of EPOLLHUP without being asked; an end of input alone is EPOLLRDHUP, which it is
+    not asked for. An epoll that has something to tell is readable itself, which both event loops
+    can wait for.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

@@ -17,7 +17,9 @@ from weft.model.numbers import decimal
 
 
 def _outputs(call: Call) -> frozenset[int]:
-    return frozenset(stream for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if call.flag(name))
+    return frozenset(
+        stream for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if call.flag(name)
+    )
 
 
 def wanted_outputs(call: Call) -> frozenset[int]:
@@ -47,7 +49,10 @@ async def logs(call: Call) -> web.StreamResponse:
         tail=_tail(call.query("tail")),
     )
     framed = not container.config.spec.tty
-    async with streamed(call.request, content_type(call, framed), grabbing_failed(framed)) as response, aclosing(lines):
+    async with (
+        streamed(call.request, content_type(call, framed), grabbing_failed(framed)) as response,
+        aclosing(lines),
+    ):
         async for line in lines:
             if line.stream in outputs or not framed:
                 await response.write(_log_bytes(line, call.flag("timestamps"), framed))
@@ -81,7 +86,8 @@ async def attach(call: Call) -> web.StreamResponse:
     outputs = _outputs(call)
     if call.flag("logs") and not call.flag("stream"):
         raise Unsupported(
-            "attaching to a container's past output only (logs without stream) is not supported by Weft: use logs"
+            "attaching to a container's past output only (logs without stream) is not supported by"
+            " Weft: use logs"
         )
     attached = await call.node.containers.attach(container.id)
     framed = not container.config.spec.tty
@@ -99,7 +105,11 @@ async def attach(call: Call) -> web.StreamResponse:
 
 
 async def _replay(
-    call: Call, container: Container, write: Callable[[bytes], Awaitable[None]], outputs: frozenset[int], framed: bool
+    call: Call,
+    container: Container,
+    write: Callable[[bytes], Awaitable[None]],
+    outputs: frozenset[int],
+    framed: bool,
 ) -> None:
     async for line in call.node.containers.logs(container.id):
         if line.stream in outputs or not framed:

@@ -1,4 +1,5 @@
-"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services make them; this API makes none."""
+"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services make them;
+this API makes none."""
 
 import asyncio
 import signal
@@ -12,7 +13,12 @@ from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
-from weft.api.schema.container import ContainerContext, container_json, container_summary_json, port_list
+from weft.api.schema.container import (
+    ContainerContext,
+    container_json,
+    container_summary_json,
+    port_list,
+)
 from weft.api.streams import streamed
 from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
@@ -33,7 +39,8 @@ MAX_GRACE = 2**31 - 1
 MAX_SIDE = 2**16 - 1
 """Rows and columns of a terminal: struct winsize has 16 bits for each."""
 POLL = 0.2
-"""Seconds between looks at whether a container is gone: the runtime tells of ends, not of removals."""
+"""Seconds between looks at whether a container is gone: the runtime tells of ends, not of
+removals."""
 
 
 def context_of(call: Call, container: Container) -> ContainerContext:
@@ -74,7 +81,9 @@ def _makers(call: Call) -> filters.Makers[Container]:
 
     def on_network(container: Container, wanted: str) -> bool:
         places = call.node.container_networks(container.id)
-        return wanted in places or any(network.id.startswith(wanted) for network, _ in places.values())
+        return wanted in places or any(
+            network.id.startswith(wanted) for network, _ in places.values()
+        )
 
     def of_name(value: str) -> filters.Test[Container]:
         matches = name_test(value)
@@ -101,7 +110,9 @@ def _makers(call: Call) -> filters.Makers[Container]:
         "ancestor": of_image,
         "network": lambda value: lambda c: on_network(c, value),
         "is-task": is_task,
-        "exited": lambda value: lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value,
+        "exited": lambda value: (
+            lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value
+        ),
         "before": _made_before(runtime),
         "since": _made_since(runtime),
         "health": _of_health,
@@ -145,7 +156,9 @@ def _of_ports(call: Call, key: str, field: str) -> Callable[[str], filters.Test[
 
         def test(container: Container) -> bool:
             ports = port_list(container, context_of(call, container).image)
-            return any(port["Type"] == protocol and first <= port.get(field, 0) <= last for port in ports)
+            return any(
+                port["Type"] == protocol and first <= port.get(field, 0) <= last for port in ports
+            )
 
         return test
 
@@ -157,7 +170,12 @@ def port_range(key: str, text: str) -> tuple[int, int, str]:
     numbers, _, protocol = text.partition("/")
     first, dash, last = numbers.partition("-")
     ends = decimal(first, MAX_SIDE), decimal(last if dash else first, MAX_SIDE)
-    if ends[0] is None or ends[1] is None or ends[0] > ends[1] or protocol not in ("", "tcp", "udp", "sctp"):
+    if (
+        ends[0] is None
+        or ends[1] is None
+        or ends[0] > ends[1]
+        or protocol not in ("", "tcp", "udp", "sctp")
+    ):
         raise InvalidArgument(f"invalid filter '{key}={clip(text)}'")
     return ends[0], ends[1], protocol or "tcp"
 
@@ -173,23 +191,28 @@ async def inspect(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if call.flag("size"):
         raise Unsupported("the size of containers (size) is not supported by Weft")
-    return answer(container_answer(container_json(container, context_of(call, container)), call.api_version))
+    return answer(
+        container_answer(container_json(container, context_of(call, container)), call.api_version)
+    )
 
 
 async def stop(call: Call) -> web.Response:
-    """304 when it does not run, as Docker. The swarm starts another in its place, as the service asks for."""
+    """304 when it does not run, as Docker. The swarm starts another in its place, as the service
+    asks for."""
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         return nothing(304)
     if call.query("signal"):
-        raise Unsupported("a stop signal of the request (signal) is not supported by Weft: use kill")
+        raise Unsupported(
+            "a stop signal of the request (signal) is not supported by Weft: use kill"
+        )
     await call.node.containers.stop(container.id, _grace(call, container))
     return nothing()
 
 
 def _grace(call: Call, container: Container) -> Nanoseconds:
-    """What the request says in seconds, or what the container was made with. -1 means to wait for ever; a day is that for a
-    container that is asked to stop."""
+    """What the request says in seconds, or what the container was made with. -1 means to wait for
+    ever; a day is that for a container that is asked to stop."""
     text = call.query("t")
     if not text:
         return container.stop_grace_period
@@ -203,13 +226,17 @@ async def start(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if container.state == ContainerState.RUNNING:
         return nothing(304)
-    raise Unsupported(f"cannot start container {container.config.name}: not supported by Weft, whose services start a new one")
+    raise Unsupported(
+        f"cannot start container {container.config.name}: not supported by Weft, whose services"
+        " start a new one"
+    )
 
 
 async def restart(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     raise Unsupported(
-        f"cannot restart container {container.config.name}: not supported by Weft: stop it, and its service starts a new one"
+        f"cannot restart container {container.config.name}: not supported by Weft: stop it, and its"
+        " service starts a new one"
     )
 
 
@@ -253,7 +280,9 @@ async def wait(call: Call) -> web.StreamResponse:
         raise InvalidArgument(f'invalid condition: "{condition}"')
     async with streamed(call.request, "application/json", _waiting_failed) as response:
         ended = await call.node.containers.wait(container.id)
-        while condition == "removed" and any(c.id == container.id for c in call.node.containers.containers()):
+        while condition == "removed" and any(
+            c.id == container.id for c in call.node.containers.containers()
+        ):
             await asyncio.sleep(POLL)
         await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
     return response
@@ -265,7 +294,9 @@ def _waiting_failed(text: str) -> bytes:
 
 async def resize(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    await call.node.containers.resize(container.id, call.number("h", MAX_SIDE), call.number("w", MAX_SIDE))
+    await call.node.containers.resize(
+        container.id, call.number("h", MAX_SIDE), call.number("w", MAX_SIDE)
+    )
     return nothing(200)
 
 
@@ -274,11 +305,16 @@ async def top(call: Call) -> web.Response:
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
     if call.query("ps_args") not in ("", "-ef"):
-        raise Unsupported(f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not supported by Weft")
+        raise Unsupported(
+            f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not"
+            " supported by Weft"
+        )
     return answer(
         {
             "Titles": processes.TITLES,
-            "Processes": await asyncio.to_thread(processes.rows, await call.node.containers.top(container.id)),
+            "Processes": await asyncio.to_thread(
+                processes.rows, await call.node.containers.top(container.id)
+            ),
         }
     )
 

@@ -1,4 +1,5 @@
-"""Errors to HTTP: the one table from kinds of `weft.errors` to status, and the body that clients show."""
+"""Errors to HTTP: the one table from kinds of `weft.errors` to status, and the body that clients
+show."""
 
 import logging
 import secrets
@@ -37,11 +38,17 @@ def status_of(error: errors.WeftError) -> int:
 def message_of(error: errors.WeftError) -> str:
     """Clients look for the end of this text, and Docker's has the prefix of its remote call."""
     text = clip(str(error), MAX_MESSAGE)
-    return f"rpc error: code = Unknown desc = {text}" if isinstance(error, errors.OutOfSequence) else text
+    return (
+        f"rpc error: code = Unknown desc = {text}"
+        if isinstance(error, errors.OutOfSequence)
+        else text
+    )
 
 
 def error_response(status: int, message: str) -> web.Response:
-    return web.Response(status=status, body=encode({"message": message}), content_type="application/json")
+    return web.Response(
+        status=status, body=encode({"message": message}), content_type="application/json"
+    )
 
 
 def internal_error(method: str, path: str, error: BaseException | None) -> web.Response:
@@ -51,7 +58,12 @@ def internal_error(method: str, path: str, error: BaseException | None) -> web.R
 def text_of(request: BaseRequest, error: Exception) -> str:
     """For a client whose answer has begun, so that there is no status any more."""
     if isinstance(error, errors.WeftError):
-        log.info("api.broken_off method=%s path=%s cause=%s", request.method, clip(request.path), clip(str(error)))
+        log.info(
+            "api.broken_off method=%s path=%s cause=%s",
+            request.method,
+            clip(request.path),
+            clip(str(error)),
+        )
         return message_of(error)
     return _unforeseen(request.method, request.path, error)
 

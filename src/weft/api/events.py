@@ -1,4 +1,5 @@
-"""Events: past ones from `since` on, then new ones as they happen, until `until` or until the client goes."""
+"""Events: past ones from `since` on, then new ones as they happen, until `until` or until the
+client goes."""
 
 from collections.abc import Callable
 
@@ -12,14 +13,28 @@ from weft.api.schema.event import event_json
 from weft.api.streams import streamed
 from weft.model.container import NodeEvent
 
-OBJECTS = ("container", "image", "network", "service", "node", "config", "daemon", "plugin", "secret", "volume")
+OBJECTS = (
+    "container",
+    "image",
+    "network",
+    "service",
+    "node",
+    "config",
+    "daemon",
+    "plugin",
+    "secret",
+    "volume",
+)
 """Kinds of objects of which events may be asked for; of the last five Weft has none to tell of."""
 FILTERS = ("type", "event", "label", "scope", *OBJECTS)
 
 
 async def stream(call: Call) -> web.StreamResponse:
     test = filters.compile_test(call.filters(FILTERS), MAKERS)
-    since, until = parse_moment(call.query("since"), "since"), parse_moment(call.query("until"), "until")
+    since, until = (
+        parse_moment(call.query("since"), "since"),
+        parse_moment(call.query("until"), "until"),
+    )
     events = call.node.events(since, until)
     async with streamed(call.request, "application/json", last_words=None) as response:
         async for event in events:
@@ -41,7 +56,9 @@ def _of(kind: str) -> Callable[[str], filters.Test[NodeEvent]]:
 
 MAKERS: filters.Makers[NodeEvent] = {
     "type": lambda value: lambda event: event.type == value,
-    "event": lambda value: lambda event: event.action == value or event.action.startswith(f"{value}:"),
+    "event": lambda value: (
+        lambda event: event.action == value or event.action.startswith(f"{value}:")
+    ),
     "label": lambda value: lambda event: label_matches(event.attributes, value),
     "scope": lambda value: lambda event: event.scope == value,
     **{kind: _of(kind) for kind in OBJECTS},

@@ -1,7 +1,8 @@
-"""Commands in running containers: create, start with streams attached, ask for the exit code, resize the terminal.
+"""Commands in running containers: create, start with streams attached, ask for the exit code,
+resize the terminal.
 
-A command that cannot be started is reported as Docker does: on its own output stream, with the exit code that a shell
-would give, because the client already waits for streams.
+A command that cannot be started is reported as Docker does: on its own output stream, with the exit
+code that a shell would give, because the client already waits for streams.
 """
 
 import asyncio
@@ -31,9 +32,15 @@ async def create(call: Call) -> web.Response:
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
     exec = await call.node.containers.exec(
-        container.id, wire.cmd, tty=wire.tty, stdin=wire.attach_stdin, env=wire.env,
-        user=wire.user, directory=wire.working_dir, privileged=wire.privileged,
-    )  # fmt: skip
+        container.id,
+        wire.cmd,
+        tty=wire.tty,
+        stdin=wire.attach_stdin,
+        env=wire.env,
+        user=wire.user,
+        directory=wire.working_dir,
+        privileged=wire.privileged,
+    )
     call.execs.add(ExecEntry(exec, (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr)))
     return answer({"Id": exec.id}, 201)
 
@@ -70,9 +77,10 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
 
 
 async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
-    """The command is started when the client has been answered, as in Docker: docker-py loses output that comes with the
-    answer. So what keeps it from starting is said in the stream. Whether there are frames is this request's to say, and need not
-    be what the command was created with: dockerode's examples do not repeat `Tty`."""
+    """The command is started when the client has been answered, as in Docker: docker-py loses
+    output that comes with the answer. So what keeps it from starting is said in the stream. Whether
+    there are frames is this request's to say, and need not be what the command was created with:
+    dockerode's examples do not repeat `Tty`."""
     exec, framed = entry.exec, not wire.tty
 
     async def work(connection: Connection) -> None:
@@ -87,9 +95,12 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
             if wire.console_size and wire.tty and exec.tty:
                 await exec.resize(*wire.console_size)
             stdin, stdout, stderr = entry.attached
-            outputs = frozenset(stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted)
+            outputs = frozenset(
+                stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted
+            )
             await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
-            # The client asks for the exit code as soon as the connection closes: it must be known by then.
+            # The client asks for the exit code as soon as the connection closes: it must be known
+            # by then.
             await _ended_or_lost(entry, connection.lost)
         finally:
             attached.close()

@@ -1,4 +1,5 @@
-"""The commands that were begun in containers through this API: kept until their container is gone or many newer ones came."""
+"""The commands that were begun in containers through this API: kept until their container is gone
+or many newer ones came."""
 
 from collections import OrderedDict
 
@@ -7,7 +8,8 @@ from weft.model.ids import ContainerId
 from weft.runtime.base import Exec
 
 KEPT = 1024
-"""Ended commands whose exit code can still be asked for. Docker keeps them until their container is removed."""
+"""Ended commands whose exit code can still be asked for. Docker keeps them until their container is
+removed."""
 
 
 class ExecEntry:
@@ -42,7 +44,11 @@ class Execs:
 
     def of(self, container: ContainerId) -> tuple[str, ...]:
         """Ids of the commands that run in a container."""
-        return tuple(id for id, entry in self._entries.items() if entry.exec.container == container and entry.exec.running)
+        return tuple(
+            id
+            for id, entry in self._entries.items()
+            if entry.exec.container == container and entry.exec.running
+        )
 
     def forget(self, container: ContainerId) -> None:
         for id in [id for id, entry in self._entries.items() if entry.exec.container == container]:

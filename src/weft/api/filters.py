@@ -1,6 +1,7 @@
 """The `filters` query argument: `{"name": {"web": true}}`, or the older `{"name": ["web"]}`.
 
-Values of one key are alternatives; keys must all match. A key that the list does not know is refused, as in Docker.
+Values of one key are alternatives; keys must all match. A key that the list does not know is
+refused, as in Docker.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,7 +18,8 @@ MAX_VALUES = 256
 Filters = Mapping[str, Sequence[str]]
 Test = Callable[[T], bool]
 Makers = Mapping[str, Callable[[str], Test[T]]]
-"""By key of a filter: from one of its values to a test of one item. What a value means is looked up once, not for each item."""
+"""By key of a filter: from one of its values to a test of one item. What a value means is looked up
+once, not for each item."""
 
 
 def parse(text: str, allowed: Collection[str]) -> Filters:
@@ -27,13 +29,21 @@ def parse(text: str, allowed: Collection[str]) -> Filters:
     try:
         raw = msgspec.json.decode(text)
         filters = {key: _values(values) for key, values in (raw or {}).items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError, TypeError) as error:
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise InvalidArgument("invalid filter") from error
     for key, values in filters.items():
         if key not in allowed:
             raise InvalidArgument(f"invalid filter '{key}'")
         if len(values) > MAX_VALUES:
-            raise InvalidArgument(f"invalid filter '{key}': {len(values)} values are more than {MAX_VALUES}")
+            raise InvalidArgument(
+                f"invalid filter '{key}': {len(values)} values are more than {MAX_VALUES}"
+            )
     return {key: values for key, values in filters.items() if values}
 
 
@@ -46,14 +56,17 @@ def _values(values: object) -> list[str]:
 
 
 def compile_test(filters: Filters, makers: Makers[T]) -> Test[T]:
-    """One test of an item: for every key one of its values must hold; of `label` all must. Raises what the makers raise for a value
-    that means nothing, also where there is no item to test."""
-    tests = [_together(key, [makers[key](value) for value in values]) for key, values in filters.items()]
+    """One test of an item: for every key one of its values must hold; of `label` all must. Raises
+    what the makers raise for a value that means nothing, also where there is no item to test."""
+    tests = [
+        _together(key, [makers[key](value) for value in values]) for key, values in filters.items()
+    ]
     return lambda item: all(test(item) for test in tests)
 
 
 def select(items: Iterable[T], filters: Filters, makers: Makers[T]) -> list[T]:
-    """The items that pass. Long lists are for `listing.answer_list`, which does not hold the event loop."""
+    """The items that pass. Long lists are for `listing.answer_list`, which does not hold the event
+    loop."""
     test = compile_test(filters, makers)
     return [item for item in items if test(item)]
 
@@ -74,7 +87,10 @@ def among(value: str, allowed: Collection[str], key: str) -> str:
 
 def without_empty(filters: Filters, keys: Collection[str]) -> Filters:
     """Of these keys an empty value says nothing, as in Docker's filters of tasks and nodes."""
-    said = {key: [value for value in values if value or key not in keys] for key, values in filters.items()}
+    said = {
+        key: [value for value in values if value or key not in keys]
+        for key, values in filters.items()
+    }
     return {key: values for key, values in said.items() if values}
 
 
@@ -85,14 +101,15 @@ def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
 
 
 def swarm_label_matches(labels: Mapping[str, str], wanted: str) -> bool:
-    """Of services, tasks and nodes: `key=` means any value (swarmkit manager/controlapi/common.go `filterMatchLabels`)."""
+    """Of services, tasks and nodes: `key=` means any value (swarmkit manager/controlapi/common.go
+    `filterMatchLabels`)."""
     key, _, value = wanted.partition("=")
     return key in labels and (not value or labels[key] == value)
 
 
 def name_test(pattern: str) -> Callable[[str], bool]:
-    """Names of containers and networks are matched by regular expression; one that is none matches literally.
-    Raises `InvalidArgument` for one that is too long."""
+    """Names of containers and networks are matched by regular expression; one that is none matches
+    literally. Raises `InvalidArgument` for one that is too long."""
     expression = regular_expression(pattern)
     if expression is None:
         return lambda name: pattern in name
@@ -101,7 +118,8 @@ def name_test(pattern: str) -> Callable[[str], bool]:
 
 
 def reference_test(pattern: str) -> Callable[[str], bool]:
-    """References of images are matched by glob. Raises `InvalidArgument` for what is none, or too long."""
+    """References of images are matched by glob. Raises `InvalidArgument` for what is none, or too
+    long."""
     compiled = glob(pattern)
     if compiled is None:
         raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern")

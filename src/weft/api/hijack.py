@@ -1,12 +1,15 @@
-"""Taking a connection over from HTTP: after `exec` and `attach` it carries a program's own bytes, both ways.
+"""Taking a connection over from HTTP: after `exec` and `attach` it carries a program's own bytes,
+both ways.
 
-`take_over` answers 101 UPGRADED (or 200 for clients that did not ask to upgrade), and from then on the connection belongs to a
-`Connection`. Three traps decide the shape of this file:
+`take_over` answers 101 UPGRADED (or 200 for clients that did not ask to upgrade), and from then on
+the connection belongs to a `Connection`. Three traps decide the shape of this file:
 
-* The client closes its sending half when its standard input ends and goes on reading: `eof_received` must return True, or the
-  transport would close both.
-* The client sends nothing between its request and our answer (RFC 9110 section 7.8); what came there would be lost in the parser.
-* aiohttp must still learn of the connection's end, and must write no response of its own: hence `Taken`.
+* The client closes its sending half when its standard input ends and goes on reading:
+  `eof_received` must return True, or the transport would close both.
+* The client sends nothing between its request and our answer (RFC 9110 section 7.8); what came
+  there would be lost in the parser.
+* aiohttp must still learn of the connection's end, and must write no response of its own: hence
+  `Taken`.
 
 Neither direction is buffered without limit: a reader that stops stops the writer, and only it.
 """

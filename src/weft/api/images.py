@@ -41,7 +41,11 @@ async def listing(call: Call) -> web.Response:
     used = Counter(container.image for container in call.node.containers.containers())
     version = call.api_version
     return await answer_list(
-        newest_first, test, lambda image: image_summary_answer(image_summary_json(shown(image), used[image.id]), version)
+        newest_first,
+        test,
+        lambda image: image_summary_answer(
+            image_summary_json(shown(image), used[image.id]), version
+        ),
     )
 
 
@@ -86,7 +90,9 @@ def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
 
     def shown(image: Image) -> Image:
         def asked(names: Sequence[str]) -> tuple[str, ...]:
-            return tuple(name for name in names if any(_is_named(name, matches) for matches in tests))
+            return tuple(
+                name for name in names if any(_is_named(name, matches) for matches in tests)
+            )
 
         return msgspec.structs.replace(image, tags=asked(image.tags), digests=asked(image.digests))
 
@@ -94,17 +100,21 @@ def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
 
 
 async def inspect(call: Call) -> web.Response:
-    """Docker has the field `Manifests` only where its images are containerd's: without them the parameter says nothing."""
+    """Docker has the field `Manifests` only where its images are containerd's: without them the
+    parameter says nothing."""
     image = call.node.images.find(call.id)
     if call.query("platform"):
         if call.flag("manifests"):
-            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+            raise InvalidArgument(
+                "conflicting options: manifests and platform options cannot both be set"
+            )
         _check_platform(image, call.id, call.query("platform"))
     return answer(image_answer(image_json(image), call.api_version))
 
 
 def _check_platform(image: Image, reference: str, text: str) -> None:
-    """A host has one variant of an image. Raises `NotFound` if it is not for the platform that the request names."""
+    """A host has one variant of an image. Raises `NotFound` if it is not for the platform that the
+    request names."""
     try:
         wanted = msgspec.json.decode(text, type=Platform)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -112,7 +122,8 @@ def _check_platform(image: Image, reference: str, text: str) -> None:
     if (wanted.os, wanted.architecture) != (image.os, image.architecture):
         shown = f"{wanted.os}/{wanted.architecture}{'/' if wanted.variant else ''}{wanted.variant}"
         raise NotFound(
-            f"image with reference {reference} was found but does not provide the specified platform ({clip(shown)})"
+            f"image with reference {reference} was found but does not provide the specified"
+            f" platform ({clip(shown)})"
         )
 
 
@@ -131,7 +142,9 @@ async def tag(call: Call) -> web.Response:
 
 async def remove(call: Call) -> web.Response:
     if call.query("platforms"):
-        raise Unsupported("removing an image for some platforms (platforms) is not supported by Weft")
+        raise Unsupported(
+            "removing an image for some platforms (platforms) is not supported by Weft"
+        )
     done = await call.node.images.remove(call.id, call.flag("force"))
     return answer([{what: name} for what, name in done])
 
@@ -140,7 +153,10 @@ async def pull(call: Call) -> web.StreamResponse:
     """Progress line by line; an error after the first line is a line as well."""
     refuse_credentials(call.request)
     if call.query("fromSrc"):
-        raise Unsupported("importing an image from a file system archive (fromSrc) is not supported by Weft: use load")
+        raise Unsupported(
+            "importing an image from a file system archive (fromSrc) is not supported by Weft: use"
+            " load"
+        )
     if call.query("platform"):
         raise Unsupported("choosing a platform (platform) is not supported by Weft")
     name, wanted = call.query("fromImage"), call.query("tag")
@@ -174,10 +190,15 @@ async def load(call: Call) -> web.Response:
     if call.query("platform"):
         raise Unsupported("choosing a platform (platform) is not supported by Weft")
     loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
-    lines = [encode({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"}) for name in loaded]
+    lines = [
+        encode({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"})
+        for name in loaded
+    ]
     return web.Response(body=b"".join(lines), content_type="application/json")
 
 
 async def distribution(call: Call) -> web.Response:
     """The client then leaves the image's name as it is, and says so."""
-    raise NotFound(f"no digest of {call.id}: Weft asks no registry; each node resolves the name itself")
+    raise NotFound(
+        f"no digest of {call.id}: Weft asks no registry; each node resolves the name itself"
+    )

@@ -1,4 +1,5 @@
-"""The keys of encrypted networks, which the Docker Engine API has nothing for: `weft keys` uses these routes. Never the secrets."""
+"""The keys of encrypted networks, which the Docker Engine API has nothing for: `weft keys` uses
+these routes. Never the secrets."""
 
 from aiohttp import web
 
@@ -17,5 +18,7 @@ async def rotate(call: Call) -> web.Response:
 
 async def update(call: Call) -> web.Response:
     cluster = call.swarm.cluster
-    await call.swarm.update_cluster(cluster.meta.version, spec_from(await call.body(KeysWire), cluster.spec), False, False)
+    await call.swarm.update_cluster(
+        cluster.meta.version, spec_from(await call.body(KeysWire), cluster.spec), False, False
+    )
     return answer(keys_json(call.swarm.cluster))

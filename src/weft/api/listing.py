@@ -1,6 +1,8 @@
-"""Lists: filtered and encoded a piece at a time, so that a long one does not hold the event loop, and heartbeats and names with it.
+"""Lists: filtered and encoded a piece at a time, so that a long one does not hold the event loop,
+and heartbeats and names with it.
 
-What is listed are frozen values that were there when the request came. Between two pieces the state may go on; the list does not.
+What is listed are frozen values that were there when the request came. Between two pieces the state
+may go on; the list does not.
 """
 
 import asyncio
@@ -21,7 +23,9 @@ STRIDE = 16
 """Items between two looks at the clock."""
 
 
-async def answer_list(items: Iterable[T], test: Test[T], to_json: Callable[[T], Json]) -> web.Response:
+async def answer_list(
+    items: Iterable[T], test: Test[T], to_json: Callable[[T], Json]
+) -> web.Response:
     """The items that pass the test, as one JSON array."""
     rows = []
     begun = time.monotonic()

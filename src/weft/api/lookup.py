@@ -1,4 +1,5 @@
-"""Finding the one object that a name in a URL means: by its whole id, then by its exact name, then by a unique prefix of its id."""
+"""Finding the one object that a name in a URL means: by its whole id, then by its exact name, then
+by a unique prefix of its id."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -19,7 +20,12 @@ T = TypeVar("T", bound=Named)
 Id = TypeVar("Id", bound=str)
 
 
-def find(kind: str, reference: str, objects: Mapping[Id, T], name: Callable[[T], str] = attrgetter("name")) -> T:
+def find(
+    kind: str,
+    reference: str,
+    objects: Mapping[Id, T],
+    name: Callable[[T], str] = attrgetter("name"),
+) -> T:
     """`name` gives the name of an object (a node's is its hostname).
     Raises `NotFound`: `<kind> <reference> not found`; `InvalidArgument` if several are meant."""
     if (whole := objects.get(cast(Id, reference))) is not None:

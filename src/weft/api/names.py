@@ -1,4 +1,5 @@
-"""Names for services that were given none: an adjective and a noun, from the words of this craft."""
+"""Names for services that were given none: an adjective and a noun, from the words of this
+craft."""
 
 ADJECTIVES = (
     "amber", "bold", "brisk", "calm", "clever", "crisp", "deft", "eager", "fair", "fine", "gentle", "glad", "happy", "keen",

@@ -1,4 +1,5 @@
-"""Networks: those of the swarm, as a manager's state has them, and those of this node, as its agent has them."""
+"""Networks: those of the swarm, as a manager's state has them, and those of this node, as its agent
+has them."""
 
 import msgspec
 from aiohttp import web
@@ -8,7 +9,13 @@ from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json
-from weft.api.schema.network import NetworkWire, local_network_json, network_json, residents_json, spec_from
+from weft.api.schema.network import (
+    NetworkWire,
+    local_network_json,
+    network_json,
+    residents_json,
+    spec_from,
+)
 from weft.control.requests.validation import PREDEFINED
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from weft.model.ids import NetworkId
@@ -38,12 +45,16 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         else:
             assert self.local is not None
             body = local_network_json(self.local)
-        return body | residents_json(self.local, verbose) if self.local is not None and residents else body
+        return (
+            body | residents_json(self.local, verbose)
+            if self.local is not None and residents
+            else body
+        )
 
 
 def views(call: Call) -> list[View]:
-    """Those of this node, then those of the swarm. What a manager's state says of a network of the swarm counts: the node's own
-    part of one that was removed may still be there for a moment."""
+    """Those of this node, then those of the swarm. What a manager's state says of a network of the
+    swarm counts: the node's own part of one that was removed may still be there for a moment."""
     mine = {network.id: network for network in call.node.local_networks()}
     swarm = _swarm_networks(call)
     found = [
@@ -55,7 +66,13 @@ def views(call: Call) -> list[View]:
         spec, local = network.spec, mine.get(network.id)
         found.append(
             View(
-                id=network.id, name=spec.name, driver=spec.driver, scope="swarm", labels=spec.labels, swarm=network, local=local
+                id=network.id,
+                name=spec.name,
+                driver=spec.driver,
+                scope="swarm",
+                labels=spec.labels,
+                swarm=network,
+                local=local,
             )
         )
     return found
@@ -70,14 +87,17 @@ def _swarm_networks(call: Call) -> list[Network] | None:
 
 
 def find_view(candidates: list[View], reference: str) -> View:
-    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's two texts."""
+    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's two
+    texts."""
     for by, found in (
         ("id", [v for v in candidates if v.id == reference]),
         ("name", [v for v in candidates if v.name == reference]),
         ("ID prefix", [v for v in candidates if reference and v.id.startswith(reference)]),
     ):
         if len(found) > 1:
-            raise InvalidArgument(f"{len(found)} matches found based on {by}: network {reference} is ambiguous")
+            raise InvalidArgument(
+                f"{len(found)} matches found based on {by}: network {reference} is ambiguous"
+            )
         if found:
             return found[0]
     raise NotFound(f"network {reference} not found")
@@ -115,7 +135,11 @@ def _makers(call: Call) -> filters.Makers[View]:
 
 def _used_networks(call: Call) -> set[str]:
     """Ids of those that a container of this node is on."""
-    return {network.id for c in call.node.containers.containers() for network, _ in call.node.container_networks(c.id).values()}
+    return {
+        network.id
+        for c in call.node.containers.containers()
+        for network, _ in call.node.container_networks(c.id).values()
+    }
 
 
 async def inspect(call: Call) -> web.Response:
@@ -126,8 +150,11 @@ async def inspect(call: Call) -> web.Response:
     if scope == "swarm" and call.id not in {view.name for view in candidates}:
         candidates += [view for view in views(call) if view.name in ("host", BRIDGE)]
     view = find_view(candidates, call.id)
-    # Docker's swarm has a network of its own for each of these two of the host, by which a service asks for them.
-    return answer(view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {}))
+    # Docker's swarm has a network of its own for each of these two of the host, by which a service
+    # asks for them.
+    return answer(
+        view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {})
+    )
 
 
 async def create(call: Call) -> web.Response:
@@ -137,7 +164,10 @@ async def create(call: Call) -> web.Response:
     if wire.driver in ("", "bridge", "default") and not wire.ingress:
         spec_refusal(wire)
     if wire.driver not in ("overlay", "", "bridge", "default"):
-        raise Unsupported(f"cannot create network {wire.name}: driver {wire.driver} is not supported by Weft, only overlay is")
+        raise Unsupported(
+            f"cannot create network {wire.name}: driver {wire.driver} is not supported by Weft,"
+            " only overlay is"
+        )
     try:
         swarm = call.swarm
     except Unavailable as error:
@@ -152,7 +182,10 @@ async def create(call: Call) -> web.Response:
 def spec_refusal(wire: NetworkWire) -> None:
     """Raises for a network of this node only: no container could join one."""
     driver = wire.driver or "bridge"
-    raise Unsupported(f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver overlay")
+    raise Unsupported(
+        f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver"
+        " overlay"
+    )
 
 
 async def remove(call: Call) -> web.Response:
@@ -201,8 +234,14 @@ async def prune(call: Call) -> web.Response:
     used = {a.target for service in state.services.values() for a in service.spec.task.networks}
     removed = []
     for network in list(state.networks.values()):
-        idle = network.id not in used and not state.tasks_attached(network.id) and not network.spec.ingress
-        if idle and all(label_matches(network.spec.labels, value) for value in wanted.get("label", ())):
+        idle = (
+            network.id not in used
+            and not state.tasks_attached(network.id)
+            and not network.spec.ingress
+        )
+        if idle and all(
+            label_matches(network.spec.labels, value) for value in wanted.get("label", ())
+        ):
             await swarm.remove_network(network.id)
             removed.append(network.name)
     return answer({"NetworksDeleted": removed or None})

@@ -27,7 +27,11 @@ async def listing(call: Call) -> web.Response:
     wanted = filters.without_empty(call.filters(FILTERS), ("role", "membership"))
     test = filters.compile_test(wanted, MAKERS)
     leadership_status, roots = call.swarm.leadership_status, roots_of(call.swarm.cluster)
-    return await answer_list(call.swarm.state.nodes.values(), test, lambda node: node_json(node, leadership_status, roots))
+    return await answer_list(
+        call.swarm.state.nodes.values(),
+        test,
+        lambda node: node_json(node, leadership_status, roots),
+    )
 
 
 def _of_role(value: str) -> filters.Test[Node]:
@@ -66,5 +70,7 @@ async def update(call: Call) -> web.Response:
 
 async def remove(call: Call) -> web.Response:
     swarm = call.swarm
-    await swarm.remove_node(find_node(swarm.state, call.id, call.node.membership.node).id, call.flag("force"))
+    await swarm.remove_node(
+        find_node(swarm.state, call.id, call.node.membership.node).id, call.flag("force")
+    )
     return web.Response(status=200)

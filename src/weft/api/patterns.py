@@ -1,9 +1,11 @@
-"""Patterns that users write in filters, matched in linear time: regular expressions as Go has them, and globs.
+"""Patterns that users write in filters, matched in linear time: regular expressions as Go has them,
+and globs.
 
-Python's `re` takes exponential time for some patterns, and holds the event loop meanwhile. Here a pattern becomes a program
-whose states are followed all at once (Thompson, 1968): a text of n characters takes at most n times the length of the program,
-which is bounded. Of Go's syntax (RE2) there is what has a meaning for names: literals, `.`, classes, groups, `|`, `* + ? {m,n}`,
-`^ $ \\A \\z`. No flags, no word boundaries, no names of groups.
+Python's `re` takes exponential time for some patterns, and holds the event loop meanwhile. Here a
+pattern becomes a program whose states are followed all at once (Thompson, 1968): a text of n
+characters takes at most n times the length of the program, which is bounded. Of Go's syntax (RE2)
+there is what has a meaning for names: literals, `.`, classes, groups, `|`, `* + ? {m,n}`, `^ $ \\A
+\\z`. No flags, no word boundaries, no names of groups.
 """
 
 from collections.abc import Callable, Iterable
@@ -102,7 +104,8 @@ class Pattern:
 
 
 def regular_expression(text: str) -> Pattern | None:
-    """None for what is none, or not one of ours. Raises `InvalidArgument` for one that is too long or becomes so."""
+    """None for what is none, or not one of ours. Raises `InvalidArgument` for one that is too long
+    or becomes so."""
     _check_length(text)
     parser = _Parser(text)
     try:
@@ -113,7 +116,8 @@ def regular_expression(text: str) -> Pattern | None:
 
 
 def glob(text: str) -> Pattern | None:
-    """As Go's `path.Match`: `*` and `?` stand for no slash. None for what is none; raises as `regular_expression`."""
+    """As Go's `path.Match`: `*` and `?` stand for no slash. None for what is none; raises as
+    `regular_expression`."""
     _check_length(text)
     parser = _Parser(text)
     program: _Program = []
@@ -141,7 +145,9 @@ def _glob_item(parser: "_Parser") -> _Program:
 
 def _check_length(text: str) -> None:
     if len(text) > MAX_LENGTH:
-        raise InvalidArgument(f"invalid pattern: it has {len(text)} characters, more than {MAX_LENGTH}")
+        raise InvalidArgument(
+            f"invalid pattern: it has {len(text)} characters, more than {MAX_LENGTH}"
+        )
 
 
 class _Parser:
@@ -186,7 +192,8 @@ class _Parser:
         return _bounded([*_times(program, least), *tail])
 
     def _count(self) -> tuple[int, int | None]:
-        """(least, most) of what follows an item; None: no end. A `?` behind says how to look, not what to find."""
+        """(least, most) of what follows an item; None: no end. A `?` behind says how to look, not
+        what to find."""
         first = self.rest[:1]
         counts: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
         if first in counts:
@@ -206,7 +213,12 @@ class _Parser:
         low, comma, high = inside.partition(",")
         least = decimal(low, MAX_COUNT)
         most = least if not comma else decimal(high, MAX_COUNT)
-        if not closed or least is None or (most is None and high) or (most is not None and most < least):
+        if (
+            not closed
+            or least is None
+            or (most is None and high)
+            or (most is not None and most < least)
+        ):
             raise ValueError("not a count")
         return least, most
 

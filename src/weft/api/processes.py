@@ -1,4 +1,5 @@
-"""The processes of a container as `ps -ef` prints them, read from /proc: `docker top` without starting a program."""
+"""The processes of a container as `ps -ef` prints them, read from /proc: `docker top` without
+starting a program."""
 
 import os
 import time
@@ -6,7 +7,8 @@ from pathlib import Path
 
 TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
 PPID, TTY, UTIME, STIME, STARTED = 1, 4, 11, 12, 19
-"""Places in /proc/PID/stat behind the name, which is in parentheses and may hold anything: proc(5) counts from 3 there."""
+"""Places in /proc/PID/stat behind the name, which is in parentheses and may hold anything: proc(5)
+counts from 3 there."""
 
 
 def rows(pids: list[int]) -> list[list[str]]:
@@ -23,12 +25,20 @@ def rows(pids: list[int]) -> list[list[str]]:
 
 def _row(pid: int, boot: float) -> list[str]:
     directory = Path(f"/proc/{pid}")
-    name, _, rest = (directory / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+    name, _, rest = (
+        (directory / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+    )
     stat = rest.split()
     ticks = os.sysconf("SC_CLK_TCK")
     used = (int(stat[UTIME]) + int(stat[STIME])) // ticks
     started = boot + int(stat[STARTED]) / ticks
-    command = (directory / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    command = (
+        (directory / "cmdline")
+        .read_bytes()
+        .rstrip(b"\0")
+        .replace(b"\0", b" ")
+        .decode(errors="replace")
+    )
     return [
         str(directory.stat().st_uid),
         str(pid),

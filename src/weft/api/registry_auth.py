@@ -1,4 +1,5 @@
-"""The `X-Registry-Auth` header: clients send it always, and an empty one says nothing. Credentials would be ignored: refused."""
+"""The `X-Registry-Auth` header: clients send it always, and an empty one says nothing. Credentials
+would be ignored: refused."""
 
 import base64
 import binascii

@@ -39,10 +39,22 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/containers/{id}/json", containers.inspect),
     ("GET", "/containers/{id}/logs", container_streams.logs),
     ("GET", "/containers/{id}/top", containers.top),
-    ("GET", "/containers/{id}/stats", refuse("showing the resource usage of containers (docker stats)")),
-    ("GET", "/containers/{id}/changes", refuse("comparing a container with its image (docker diff)")),
+    (
+        "GET",
+        "/containers/{id}/stats",
+        refuse("showing the resource usage of containers (docker stats)"),
+    ),
+    (
+        "GET",
+        "/containers/{id}/changes",
+        refuse("comparing a container with its image (docker diff)"),
+    ),
     ("GET", "/containers/{id}/export", refuse("exporting a container")),
-    ("HEAD", "/containers/{id}/archive", refuse("copying files from and to containers (docker cp)")),
+    (
+        "HEAD",
+        "/containers/{id}/archive",
+        refuse("copying files from and to containers (docker cp)"),
+    ),
     ("GET", "/containers/{id}/archive", refuse("copying files from containers (docker cp)")),
     ("PUT", "/containers/{id}/archive", refuse("copying files to containers (docker cp)")),
     ("GET", "/containers/{id}/attach/ws", refuse("attaching by WebSocket")),
@@ -143,9 +155,11 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-INTERRUPTIBLE: frozenset[Handler] = frozenset((images.pull, images.load, containers.wait, exec.start, container_streams.attach))
-"""Of the requests that are no GET, those that end when their client leaves. The others are carried through, so that nothing
-stays half done."""
+INTERRUPTIBLE: frozenset[Handler] = frozenset(
+    (images.pull, images.load, containers.wait, exec.start, container_streams.attach)
+)
+"""Of the requests that are no GET, those that end when their client leaves. The others are carried
+through, so that nothing stays half done."""
 
 
 VERSIONED = "/v{version:[0-9.]+}"

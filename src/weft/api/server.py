@@ -1,7 +1,8 @@
 """The API's server: HTTP on UNIX sockets that only root may use, and on TCP with mutual TLS.
 
-`ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`; what handlers raise becomes a status
-here and nowhere else. The server knows nothing of what the node does, and the node nothing of HTTP.
+`ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`; what
+handlers raise becomes a status here and nowhere else. The server knows nothing of what the node
+does, and the node nothing of HTTP.
 """
 
 import asyncio
@@ -34,17 +35,19 @@ from weft.system.tls_files import TlsFiles
 log = logging.getLogger(__name__)
 
 MAX_BODY = 3 * 2**19
-"""Bytes of a request's body, 1.5 MiB: no more than one transaction of Docker's store may have (swarmkit
-manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
+"""Bytes of a request's body, 1.5 MiB: no more than one transaction of Docker's store may have
+(swarmkit manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
 BACKLOG = 4096
-"""Connections that wait to be accepted; the kernel takes the smaller of this and net.core.somaxconn, as Go does. A client of a
-UNIX socket that does not wait gets EAGAIN for one more."""
+"""Connections that wait to be accepted; the kernel takes the smaller of this and
+net.core.somaxconn, as Go does. A client of a UNIX socket that does not wait gets EAGAIN for one
+more."""
 LARGE = 2**18
 """Bytes of a body that leave memory behind which is worth giving back."""
 AFTERWARDS = 2.0
 """Seconds."""
 DECODED_AT_ONCE = 2
-"""Long bodies: one of a megabyte takes ten while it is decoded, and a tenth of a second of a processor."""
+"""Long bodies: one of a megabyte takes ten while it is decoded, and a tenth of a second of a
+processor."""
 MAX_LOGGED = 1024
 """Characters of a cause in the log."""
 GRACE = 1.0
@@ -65,17 +68,21 @@ class ApiServer:
         """With the inode: another daemon may have put its own there."""
 
     async def start(self, path: Path) -> None:
-        """Listens at `path`; may be called for several. A socket that nobody listens on any more is replaced.
-        Raises `Conflict` if somebody does, or if what is there is no socket; `OperationFailed` if it cannot be made."""
+        """Listens at `path`; may be called for several. A socket that nobody listens on any more is
+        replaced. Raises `Conflict` if somebody does, or if what is there is no socket;
+        `OperationFailed` if it cannot be made."""
         listening = _listen(path)
         self._sockets.append((path, path.stat().st_ino))
-        server = await asyncio.get_running_loop().create_unix_server(await self._protocols(), sock=listening, backlog=BACKLOG)
+        server = await asyncio.get_running_loop().create_unix_server(
+            await self._protocols(), sock=listening, backlog=BACKLOG
+        )
         self._servers.append(server)
         log.info("api.listening path=%s version=%s", path, MAX_VERSION)
 
     async def start_tls(self, address: str, port: int, files: TlsFiles) -> int:
-        """Listens on TCP for clients with a certificate of the CA: the port. Raises `InvalidArgument` for files that are of no use,
-        `OperationFailed` if the address cannot be had."""
+        """Listens on TCP for clients with a certificate of the CA: the port. Raises
+        `InvalidArgument` for files that are of no use, `OperationFailed` if the address cannot be
+        had."""
         listener = TlsListener(files, await self._protocols())
         bound = await listener.start(address, port)
         self._tls.append(listener)
@@ -110,14 +117,21 @@ class ApiServer:
     async def _protocols(self) -> Callable[[], HttpConnection]:
         """What makes the HTTP side of a connection; the same for all sockets."""
         if self._runner is None:
-            runner = web.AppRunner(self._application(), handle_signals=False, shutdown_timeout=GRACE, handler_cancellation=True)
+            runner = web.AppRunner(
+                self._application(),
+                handle_signals=False,
+                shutdown_timeout=GRACE,
+                handler_cancellation=True,
+            )
             await runner.setup()
             self._runner = runner
         assert self._runner.server is not None
         return partial(HttpConnection, self._runner.server)
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[answer_errors, check_version, check_encoding])
+        application = web.Application(
+            client_max_size=MAX_BODY, middlewares=[answer_errors, check_version, check_encoding]
+        )
         application.on_response_prepare.append(self._add_headers)
         for method, path, handler in paths():
             interruptible = method == "GET" or handler in INTERRUPTIBLE
@@ -129,7 +143,8 @@ class ApiServer:
         self, handler: Handler, interruptible: bool, shared: bool
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """`shared`: it is about what all managers share. What was committed through another one is
-        seen here a moment later, so it is asked for first: whoever has created something finds it."""
+        seen here a moment later, so it is asked for first: whoever has created something finds
+        it."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
@@ -147,7 +162,8 @@ class ApiServer:
             try:
                 return await asyncio.shield(task)
             finally:
-                # What it raised knows this frame, and this frame it: a body of megabytes would wait for the garbage collector.
+                # What it raised knows this frame, and this frame it: a body of megabytes would wait
+                # for the garbage collector.
                 del task
 
         return handle if interruptible else carry_through
@@ -180,8 +196,9 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Errors as Docker's clients expect them. A bug is logged and says only that it is one. No error is answered in the middle
-    of another answer: such a one breaks off, if it has not ended in a form of its own."""
+    """Errors as Docker's clients expect them. A bug is logged and says only that it is one. No
+    error is answered in the middle of another answer: such a one breaks off, if it has not ended in
+    a form of its own."""
     try:
         return await handler(request)
     except ConnectionError:
@@ -197,17 +214,29 @@ async def answer_errors(request: web.Request, handler: _Next) -> web.StreamRespo
 def _has_begun(request: web.Request) -> bool:
     """Whether its client has got anything already, or the connection is HTTP's no longer."""
     transport = request.transport
-    return request.writer.output_size > 0 or transport is None or transport.get_protocol() is not request.protocol
+    return (
+        request.writer.output_size > 0
+        or transport is None
+        or transport.get_protocol() is not request.protocol
+    )
 
 
 def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
     match error:
         case errors.WeftError():
             status, cause = status_of(error), clip(str(error), MAX_LOGGED)
-            log.info("api.refused method=%s path=%s status=%d cause=%s", request.method, clip(request.path), status, cause)
+            log.info(
+                "api.refused method=%s path=%s status=%d cause=%s",
+                request.method,
+                clip(request.path),
+                status,
+                cause,
+            )
             return error_response(status, message_of(error))
         case web.HTTPRequestEntityTooLarge():
-            return error_response(413, f"cannot read the request: its body is larger than {MAX_BODY} bytes")
+            return error_response(
+                413, f"cannot read the request: its body is larger than {MAX_BODY} bytes"
+            )
         case web.RequestPayloadError():
             return error_response(400, f"cannot read the body of the request: {clip(str(error))}")
         case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
@@ -231,15 +260,20 @@ async def check_encoding(request: web.Request, handler: _Next) -> web.StreamResp
     """RFC 9110 section 8.4: 415 for a coding that is not supported. Docker ignores the header."""
     coding = request.headers.get("Content-Encoding", "")
     if coding.strip().lower() not in ("", "identity"):
-        return error_response(415, f"cannot read the request: Content-Encoding {clip(coding)!r} is not supported")
+        return error_response(
+            415, f"cannot read the request: Content-Encoding {clip(coding)!r} is not supported"
+        )
     return await handler(request)
 
 
 def _listen(path: Path) -> socket.socket:
-    """A listening socket, made beside `path` and moved there, so that no moment sees it missing or open to others."""
+    """A listening socket, made beside `path` and moved there, so that no moment sees it missing or
+    open to others."""
     _refuse_taken(path)
     temporary = path.with_name(f".{os.getpid():x}.sock")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listening = socket.socket(
+        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
     try:
         make_missing(path.parent, 0o755)
         temporary.unlink(missing_ok=True)
@@ -249,7 +283,9 @@ def _listen(path: Path) -> socket.socket:
         temporary.rename(path)
     except OSError as error:
         listening.close()
-        raise errors.OperationFailed(f"cannot listen on {path}: {errors.cause_of(error)}") from error
+        raise errors.OperationFailed(
+            f"cannot listen on {path}: {errors.cause_of(error)}"
+        ) from error
     return listening
 
 

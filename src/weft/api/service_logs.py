@@ -1,6 +1,7 @@
 """Logs of services and of tasks, from all nodes.
 
-A line is `[timestamp ]<details> <text>` in a frame of its stream; the details say whose it is, and the docker command makes
+A line is `[timestamp ]<details> <text>` in a frame of its stream; the details say whose it is, and
+the docker command makes
 `name.slot.id@node    | ` of them. What is missing comes last, as an error in the stream.
 """
 
@@ -37,13 +38,21 @@ async def of_task(call: Call) -> web.StreamResponse:
 
 
 def _wanted(
-    call: Call, outputs: frozenset[int], service: ServiceId | None = None, task: TaskId | None = None
-) -> LogsWanted:  # fmt: skip
+    call: Call,
+    outputs: frozenset[int],
+    service: ServiceId | None = None,
+    task: TaskId | None = None,
+) -> LogsWanted:
     return LogsWanted(
-        service=service, task=task, stdout=STDOUT in outputs, stderr=STDERR in outputs, follow=call.flag("follow"),
-        since=parse_moment(call.query("since"), "since"), until=parse_moment(call.query("until"), "until"),
+        service=service,
+        task=task,
+        stdout=STDOUT in outputs,
+        stderr=STDERR in outputs,
+        follow=call.flag("follow"),
+        since=parse_moment(call.query("since"), "since"),
+        until=parse_moment(call.query("until"), "until"),
         tail=_tail(call.query("tail")),
-    )  # fmt: skip
+    )
 
 
 def _tail(text: str) -> int | None:
@@ -62,16 +71,24 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
     """Frames unless the tasks, as they are now specified, have a terminal."""
     if spec.log_driver == "none":
         raise Unsupported("configured logging driver does not support reading")
-    framed, stamped, detailed = not spec.container.tty, call.flag("timestamps"), call.flag("details")
+    framed, stamped, detailed = (
+        not spec.container.tty,
+        call.flag("timestamps"),
+        call.flag("details"),
+    )
     last_words = grabbing_failed(framed)
     async with (
         aclosing(call.swarm.logs(wanted)) as logs,
         streamed(
-            call.request, content_type(call, framed), lambda text: last_words(f"rpc error: code = Unknown desc = {text}")
+            call.request,
+            content_type(call, framed),
+            lambda text: last_words(f"rpc error: code = Unknown desc = {text}"),
         ) as response,
     ):
         async for lines in logs:
-            await response.write(b"".join(_bytes(line, stamped, detailed, framed) for line in lines))
+            await response.write(
+                b"".join(_bytes(line, stamped, detailed, framed) for line in lines)
+            )
     return response
 
 

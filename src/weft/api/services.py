@@ -37,15 +37,20 @@ def network_resolver(call: Call) -> Resolver:
         if view.name == HOST:
             return None
         if view.name == BRIDGE:
-            raise Unsupported(f"TaskTemplate.Networks: the network {BRIDGE} of each host is not supported by Weft for services")
+            raise Unsupported(
+                f"TaskTemplate.Networks: the network {BRIDGE} of each host is not supported by Weft"
+                " for services"
+            )
         if view.scope != "swarm":
             raise Forbidden(
-                f"The network {reference} cannot be used with services. Only networks scoped to the swarm can be used, "
-                "such as those created with the overlay driver."
+                f"The network {reference} cannot be used with services. Only networks scoped to the"
+                " swarm can be used, such as those created with the overlay driver."
             )
         network = call.swarm.state.networks.get(NetworkId(view.id))
         if network is not None and network.spec.ingress:
-            raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{reference}"')
+            raise InvalidArgument(
+                f'Service cannot be explicitly attached to the ingress network "{reference}"'
+            )
         return NetworkId(view.id)
 
     return resolve
@@ -57,7 +62,9 @@ async def listing(call: Call) -> web.Response:
     if not call.flag("status"):
         return await answer_list(state.services.values(), test, service_json)
     return await answer_list(
-        state.services.values(), test, lambda service: service_json(service) | {"ServiceStatus": _status(state, service)}
+        state.services.values(),
+        test,
+        lambda service: service_json(service) | {"ServiceStatus": _status(state, service)},
     )
 
 
@@ -65,14 +72,20 @@ MAKERS: filters.Makers[Service] = {
     "name": lambda value: lambda service: service.name.startswith(value),
     "id": lambda value: lambda service: service.id.startswith(value),
     "label": lambda value: lambda service: swarm_label_matches(service.spec.labels, value),
-    "mode": lambda value: lambda service: value == ("global" if service.spec.is_global else "replicated"),
+    "mode": lambda value: (
+        lambda service: value == ("global" if service.spec.is_global else "replicated")
+    ),
     "runtime": lambda value: lambda service: value == "container",
 }
 
 
 def _status(state: ClusterState, service: Service) -> Json:
     count = progress(state, service)
-    return {"RunningTasks": count.running, "DesiredTasks": count.desired, "CompletedTasks": count.completed}
+    return {
+        "RunningTasks": count.running,
+        "DesiredTasks": count.desired,
+        "CompletedTasks": count.completed,
+    }
 
 
 async def inspect(call: Call) -> web.Response:

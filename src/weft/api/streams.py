@@ -1,11 +1,12 @@
-"""Answers whose end is not known when they begin: a program's streams over a connection of their own (frames of output one way, input
-the other), and responses that are written as things happen.
+"""Answers whose end is not known when they begin: a program's streams over a connection of their
+own (frames of output one way, input the other), and responses that are written as things happen.
 
-From its first byte on such an answer has a form of its own, and a failure must take that form: an HTTP response in the middle of it
-would be read as part of it. So there are two ways only to begin one, `carry` and `streamed`, which end it themselves, whatever happens.
+From its first byte on such an answer has a form of its own, and a failure must take that form: an
+HTTP response in the middle of it would be read as part of it. So there are two ways only to begin
+one, `carry` and `streamed`, which end it themselves, whatever happens.
 
-A frame is a byte for the stream (1 stdout, 2 stderr, 3 an error of the daemon), three zeros, the length in four bytes, big-endian, and
-the data. A terminal has one stream and no frames.
+A frame is a byte for the stream (1 stdout, 2 stderr, 3 an error of the daemon), three zeros, the
+length in four bytes, big-endian, and the data. A terminal has one stream and no frames.
 """
 
 import asyncio
@@ -30,10 +31,13 @@ def frame(stream: int, data: bytes) -> bytes:
 
 
 async def carry(
-    request: web.Request, content_type: str, framed: bool, work: Callable[[Connection], Awaitable[None]]
-) -> Taken:  # fmt: skip
-    """Takes the connection over for `work`, and closes it behind it. What `work` raises is the stream's last frame. Raises
-    `OperationFailed` if the client has gone before."""
+    request: web.Request,
+    content_type: str,
+    framed: bool,
+    work: Callable[[Connection], Awaitable[None]],
+) -> Taken:
+    """Takes the connection over for `work`, and closes it behind it. What `work` raises is the
+    stream's last frame. Raises `OperationFailed` if the client has gone before."""
     connection = take_over(request, content_type)
     try:
         await work(connection)
@@ -51,9 +55,9 @@ async def carry(
 @asynccontextmanager
 async def streamed(
     request: web.Request, content_type: str, last_words: Callable[[str], bytes] | None
-) -> AsyncIterator[web.StreamResponse]:  # fmt: skip
-    """A response that is written piece by piece. `last_words` makes its end of a failure's text; without them it breaks off, which
-    the client notices."""
+) -> AsyncIterator[web.StreamResponse]:
+    """A response that is written piece by piece. `last_words` makes its end of a failure's text;
+    without them it breaks off, which the client notices."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await response.prepare(request)
     try:
@@ -82,7 +86,14 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-async def join(attached: Attached, connection: Connection, *, stdin: bool, outputs: frozenset[int], framed: bool) -> None:
+async def join(
+    attached: Attached,
+    connection: Connection,
+    *,
+    stdin: bool,
+    outputs: frozenset[int],
+    framed: bool,
+) -> None:
     """Carries both directions until the program's output ends or the client is gone."""
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(_feed(connection, attached) if stdin else _discard(connection))
@@ -93,7 +104,9 @@ async def join(attached: Attached, connection: Connection, *, stdin: bool, outpu
             task.cancel()
 
 
-async def _show(attached: Attached, connection: Connection, outputs: frozenset[int], framed: bool) -> None:
+async def _show(
+    attached: Attached, connection: Connection, outputs: frozenset[int], framed: bool
+) -> None:
     while True:
         stream, data = await attached.read()
         if not data and stream == 0:

@@ -3,7 +3,16 @@
 from aiohttp import web
 
 from weft.api.call import Call, answer
-from weft.api.schema.swarm import InitWire, JoinWire, SpecWire, cluster_json, init_from, join_from, root_from, spec_from
+from weft.api.schema.swarm import (
+    InitWire,
+    JoinWire,
+    SpecWire,
+    cluster_json,
+    init_from,
+    join_from,
+    root_from,
+    spec_from,
+)
 from weft.errors import Conflict, Unsupported
 
 
@@ -30,10 +39,14 @@ async def update(call: Call) -> web.Response:
     version = call.number("version")
     wire = await call.body(SpecWire)
     if call.flag("rotateManagerUnlockKey"):
-        raise Unsupported("rotating the unlock key (rotateManagerUnlockKey) is not supported by Weft")
+        raise Unsupported(
+            "rotating the unlock key (rotateManagerUnlockKey) is not supported by Weft"
+        )
     spec = spec_from(wire, swarm.cluster.spec)
     root = root_from(wire.ca)
-    await swarm.update_cluster(version, spec, call.flag("rotateWorkerToken"), call.flag("rotateManagerToken"), root)
+    await swarm.update_cluster(
+        version, spec, call.flag("rotateWorkerToken"), call.flag("rotateManagerToken"), root
+    )
     return web.Response(status=200)
 
 

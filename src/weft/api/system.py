@@ -37,7 +37,9 @@ async def version(call: Call) -> web.Response:
 
 async def info(call: Call) -> web.Response:
     containers = Counter(str(container.state) for container in call.node.containers.containers())
-    body = info_json(call.node.info, _swarm(call), dict(containers), len(call.node.images.all()), now())
+    body = info_json(
+        call.node.info, _swarm(call), dict(containers), len(call.node.images.all()), now()
+    )
     return answer(info_answer(body, call.api_version))
 
 

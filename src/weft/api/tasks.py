@@ -31,7 +31,8 @@ async def listing(call: Call) -> web.Response:
 
 
 def _candidates(state: ClusterState, wanted: filters.Filters, own: NodeId | None) -> Iterable[Task]:
-    """All that may pass, from the index that fits: a client that waits for a service asks for its tasks five times a second."""
+    """All that may pass, from the index that fits: a client that waits for a service asks for its
+    tasks five times a second."""
     if services := wanted.get("service"):
         ids = dict.fromkeys(lookup_service(state, value) for value in services)
         return (task for id in ids for task in state.tasks_of(id).values())
@@ -69,7 +70,9 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
         return test
 
     return {
-        "name": lambda value: lambda task: task.name.startswith(value) or task.service_name == value,
+        "name": lambda value: (
+            lambda task: task.name.startswith(value) or task.service_name == value
+        ),
         "id": lambda value: lambda task: task.id.startswith(value),
         "label": of_labels,
         "service": of_service,

@@ -1,12 +1,14 @@
-"""The API over TCP: mutual TLS with half-close, in front of the protocol that also serves the UNIX socket.
+"""The API over TCP: mutual TLS with half-close, in front of the protocol that also serves the UNIX
+socket.
 
     TCP ⇄ SSLObject and two MemoryBIOs ⇄ socket pair ⇄ aiohttp
 
-asyncio's TLS, and uvloop's, end both directions when the client ends one; `docker exec` without a standard input says at once that it
-has no more to send, and would get no answer. Here the client's close_notify becomes the end of one direction of the socket pair.
-At most a few chunks wait in each direction: whoever writes faster than the other reads must wait. Nothing reaches the API before
-the handshake is done, and it is done only for a client whose certificate the CA signed. How many may be on the way there, and who
-must go if there are more, is the matter of `system/doorway.py`.
+asyncio's TLS, and uvloop's, end both directions when the client ends one; `docker exec` without a
+standard input says at once that it has no more to send, and would get no answer. Here the client's
+close_notify becomes the end of one direction of the socket pair. At most a few chunks wait in each
+direction: whoever writes faster than the other reads must wait. Nothing reaches the API before the
+handshake is done, and it is done only for a client whose certificate the CA signed. How many may be
+on the way there, and who must go if there are more, is the matter of `system/doorway.py`.
 """
 
 import asyncio
@@ -32,7 +34,8 @@ DOOR = DoorLimits(
 )  # fmt: skip
 """A client of the API may open a connection for each request."""
 LINGER = 1.0
-"""Seconds for a refused client to read why. To close while it still sends would reset the connection and lose the alert."""
+"""Seconds for a refused client to read why. To close while it still sends would reset the
+connection and lose the alert."""
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -47,7 +50,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class TlsListener:
-    """Serves `factory`'s protocol at one TCP address. Files that were replaced count from the next connection on."""
+    """Serves `factory`'s protocol at one TCP address. Files that were replaced count from the next
+    connection on."""
 
     def __init__(self, files: TlsFiles, factory: Factory) -> None:
         self._files = files
@@ -58,7 +62,8 @@ class TlsListener:
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self, address: str, port: int) -> int:
-        """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address cannot be had."""
+        """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address
+        cannot be had."""
         bound: list[socket.socket] = []
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -69,7 +74,9 @@ class TlsListener:
         except OSError as error:
             for each in bound:
                 each.close()
-            raise OperationFailed(f"cannot listen on tcp://{address}:{port}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot listen on tcp://{address}:{port}: {cause_of(error)}"
+            ) from error
         for each in bound:
             self._door.start(each)
         actual: int = bound[0].getsockname()[1]
@@ -91,7 +98,8 @@ class TlsListener:
         task.add_done_callback(lambda task: self._ended(task, connection, guest))
 
     def _ended(self, task: asyncio.Task[None], connection: socket.socket, guest: Guest) -> None:
-        """Here, not in the task: one that is cancelled before its first step runs nothing of itself."""
+        """Here, not in the task: one that is cancelled before its first step runs nothing of
+        itself."""
         guest.leave()
         self._open.discard(task)
         if task.cancelled():
@@ -114,7 +122,8 @@ class TlsListener:
             writer.transport.abort() if is_broken else writer.close()
 
     def _current(self) -> ssl.SSLContext:
-        """Loaded anew if a file changed. If they do not fit together, perhaps because not all were replaced yet, the last that did."""
+        """Loaded anew if a file changed. If they do not fit together, perhaps because not all were
+        replaced yet, the last that did."""
         stamp = self._looked_at()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -154,12 +163,15 @@ def _listening(family: int, place: object) -> socket.socket:
 
 
 class _Connection:
-    def __init__(self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._reader, self._writer = reader, writer
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
         self.broken = False
-        """The client's stream ended without its saying so, or made no sense: there is nobody to say goodbye to."""
+        """The client's stream ended without its saying so, or made no sense: there is nobody to say
+        goodbye to."""
 
     async def handshake(self, peer: str) -> bool:
         """False if the client did not authenticate itself; it was told."""
@@ -171,7 +183,11 @@ class _Connection:
             await self._say_why()
             return False
         except TimeoutError:
-            log.info("api.tls.refused peer=%s cause=handshake not done after %d s", peer, HANDSHAKE_TIMEOUT)
+            log.info(
+                "api.tls.refused peer=%s cause=handshake not done after %d s",
+                peer,
+                HANDSHAKE_TIMEOUT,
+            )
             self.broken = True
             return False
 
@@ -209,7 +225,8 @@ class _Connection:
             plain_writer.transport.abort()
 
     async def _carry_in(self, plain: asyncio.StreamWriter) -> None:
-        """Until the client says that it sends no more; an end without that is no end of input but a connection lost."""
+        """Until the client says that it sends no more; an end without that is no end of input but a
+        connection lost."""
         try:
             while True:
                 try:
@@ -226,7 +243,10 @@ class _Connection:
                     return
                 plain.write(data)
                 await plain.drain()
-        except (OSError, RuntimeError) as error:  # uvloop: RuntimeError for a transport that is closed
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # uvloop: RuntimeError for a transport that is closed
             log.debug("api.tls.lost cause=%s", error)
         self.broken = True
         plain.transport.abort()

@@ -1,4 +1,5 @@
-"""What the Docker Engine API has and Weft has not: empty lists where one is asked for, and otherwise a refusal that says what."""
+"""What the Docker Engine API has and Weft has not: empty lists where one is asked for, and
+otherwise a refusal that says what."""
 
 from aiohttp import web
 

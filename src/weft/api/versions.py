@@ -1,8 +1,9 @@
 """Versions of the Docker Engine API: what each adds, drops and says otherwise, in one place.
 
-Weft speaks the newest. A request that names an older version is read and answered as Docker, Docker Engine 28.5, does it
-for that version: `PARAMETERS` and `FIELDS` say what of a request did not exist yet and is ignored; the functions below them
-change answers. What is not here is the same in all versions. Routes are: Docker answers all of them in every version.
+Weft speaks the newest. A request that names an older version is read and answered as Docker, Docker
+Engine 28.5, does it for that version: `PARAMETERS` and `FIELDS` say what of a request did not exist
+yet and is ignored; the functions below them change answers. What is not here is the same in all
+versions. Routes are: Docker answers all of them in every version.
 
 Source: moby 28.5.2, `docs/api/version-history.md` and where `api/server/router` compares versions.
 """
@@ -54,8 +55,8 @@ FIELDS: Mapping[str, Mapping[str, Version]] = {
     "ExecWire": {"ConsoleSize": (1, 42)},
     "ExecStartWire": {"ConsoleSize": (1, 42)},
 }
-"""Of a body, by what it is decoded into and by path: from which version on they are read. (Fields of `Privileges` and
-`Healthcheck` have versions too; Weft refuses these two whole.)"""
+"""Of a body, by what it is decoded into and by path: from which version on they are read. (Fields
+of `Privileges` and `Healthcheck` have versions too; Weft refuses these two whole.)"""
 
 
 def version_number(text: str) -> Version:
@@ -76,7 +77,9 @@ def check_served(text: str) -> None:
             "please upgrade your client to a newer version"
         )
     if version > version_number(MAX_VERSION):
-        raise InvalidArgument(f"client version {text} is too new. Maximum supported API version is {MAX_VERSION}")
+        raise InvalidArgument(
+            f"client version {text} is too new. Maximum supported API version is {MAX_VERSION}"
+        )
 
 
 def reads(route: str, parameter: str, version: Version) -> bool:
@@ -93,7 +96,8 @@ def later_fields(wire: str, version: Version) -> frozenset[str]:
 
 
 def container_answer(body: Json, version: Version) -> Json:
-    """Up to 1.44 the aliases of a container on a network include its short id and its host name, on networks that users make."""
+    """Up to 1.44 the aliases of a container on a network include its short id and its host name, on
+    networks that users make."""
     if version >= (1, 45):
         return body
     settings = body["NetworkSettings"]
@@ -130,14 +134,21 @@ def image_summary_answer(body: Json, version: Version) -> Json:
 
 def info_answer(body: Json, version: Version) -> Json:
     if version < (1, 25):
-        body = body | {"SecurityOptions": [_security_name(option) for option in body["SecurityOptions"]]}
+        body = body | {
+            "SecurityOptions": [_security_name(option) for option in body["SecurityOptions"]]
+        }
     if version < (1, 47):
-        nothing = {"AllowNondistributableArtifactsCIDRs": None, "AllowNondistributableArtifactsHostnames": None}
+        nothing = {
+            "AllowNondistributableArtifactsCIDRs": None,
+            "AllowNondistributableArtifactsHostnames": None,
+        }
         body = body | {"RegistryConfig": body["RegistryConfig"] | nothing}
     if version < (1, 49):
         commits = {name: body[name] | {"Expected": body[name]["ID"]} for name in COMMITS}
         body = {key: value for key, value in body.items() if key != "FirewallBackend"} | commits
-    return body if version >= (1, 50) else body | {"BridgeNfIptables": True, "BridgeNfIp6tables": True}
+    return (
+        body if version >= (1, 50) else body | {"BridgeNfIptables": True, "BridgeNfIp6tables": True}
+    )
 
 
 COMMITS = ("ContainerdCommit", "RuncCommit", "InitCommit")

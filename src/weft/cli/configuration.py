@@ -1,6 +1,7 @@
 """The daemon's configuration: the file and the options, checked, as `DaemonOptions`.
 
-Options win over the file, key by key. The file is TOML, its keys are the names of the options; one that is not known is an error:
+Options win over the file, key by key. The file is TOML, its keys are the names of the options; one
+that is not known is an error:
 
     data-root = "/var/lib/weft"
     log-level = "info"
@@ -58,7 +59,8 @@ Values = Mapping[str, object]
 
 
 def read_config(path: Path | None) -> dict[str, object]:
-    """What the file says; nothing if none is named and the default is not there. Raises `InvalidArgument`."""
+    """What the file says; nothing if none is named and the default is not there. Raises
+    `InvalidArgument`."""
     file = path or DEFAULT_CONFIG
     try:
         content = tomllib.loads(file.read_text())
@@ -70,22 +72,36 @@ def read_config(path: Path | None) -> dict[str, object]:
         raise InvalidArgument(f"cannot read configuration {file}: {error}") from error
     for key, value in content.items():
         if key not in DEFAULTS:
-            raise InvalidArgument(f"cannot read configuration {file}: unknown key {key!r}; known are {', '.join(DEFAULTS)}")
+            raise InvalidArgument(
+                f"cannot read configuration {file}: unknown key {key!r}; known are"
+                f" {', '.join(DEFAULTS)}"
+            )
         wanted = type(DEFAULTS[key])
-        if not isinstance(value, wanted) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
-            raise InvalidArgument(f"cannot read configuration {file}: {key} must be {TYPES[wanted]}, not {value!r}")
+        if not isinstance(value, wanted) or (
+            isinstance(value, list) and not all(isinstance(v, str) for v in value)
+        ):
+            raise InvalidArgument(
+                f"cannot read configuration {file}: {key} must be {TYPES[wanted]}, not {value!r}"
+            )
     return content
 
 
 def make_options(given: Values) -> DaemonOptions:
-    """Raises `InvalidArgument` for a value that cannot be used, and for files of TLS that are of no use."""
+    """Raises `InvalidArgument` for a value that cannot be used, and for files of TLS that are of no
+    use."""
     values = {**DEFAULTS, **given}
     for key in PATHS:
         _absolute(key, _text(values, key))
     if values["log-level"] not in LOG_LEVELS:
-        raise InvalidArgument(f"cannot use log-level {values['log-level']!r}: it must be one of {', '.join(LOG_LEVELS)}")
+        raise InvalidArgument(
+            f"cannot use log-level {values['log-level']!r}: it must be one of"
+            f" {', '.join(LOG_LEVELS)}"
+        )
     if values["log-format"] not in LOG_FORMATS:
-        raise InvalidArgument(f"cannot use log-format {values['log-format']!r}: it must be one of {', '.join(LOG_FORMATS)}")
+        raise InvalidArgument(
+            f"cannot use log-format {values['log-format']!r}: it must be one of"
+            f" {', '.join(LOG_FORMATS)}"
+        )
     hosts = _words(values, "hosts")
     return DaemonOptions(
         data_root=Path(_text(values, "data-root")),
@@ -95,7 +111,9 @@ def make_options(given: Values) -> DaemonOptions:
         log_level=_text(values, "log-level"),
         log_format="json" if values["log-format"] == "json" else "text",
         labels=_labels(_words(values, "labels")),
-        sockets=tuple(_absolute("hosts", h.removeprefix("unix://")) for h in hosts if h.startswith("unix://")),
+        sockets=tuple(
+            _absolute("hosts", h.removeprefix("unix://")) for h in hosts if h.startswith("unix://")
+        ),
         tcp=tuple(_tcp(h) for h in hosts if not h.startswith("unix://")),
         tls=_tls(values, next((h for h in hosts if h.startswith("tcp://")), "")),
         store=_store(values),
@@ -103,13 +121,18 @@ def make_options(given: Values) -> DaemonOptions:
 
 
 def _tls(values: Values, host: str) -> TlsFiles | None:
-    """What the TCP hosts are served with; None if there are none. Files that are named are tried even then."""
+    """What the TCP hosts are served with; None if there are none. Files that are named are tried
+    even then."""
     wanted = values["tlsverify"]
     missing = [key for key in TLS_FILES if not _text(values, key)]
     if host and not wanted:
-        raise InvalidArgument(f"cannot serve {host}: tlsverify is not set, and the API on TCP needs mutual TLS")
+        raise InvalidArgument(
+            f"cannot serve {host}: tlsverify is not set, and the API on TCP needs mutual TLS"
+        )
     if (host or wanted) and missing:
-        raise InvalidArgument(f"cannot serve {host or 'hosts'} with tlsverify: {', '.join(missing)} not set")
+        raise InvalidArgument(
+            f"cannot serve {host or 'hosts'} with tlsverify: {', '.join(missing)} not set"
+        )
     if missing:
         return None
     ca, certificate, key = (_absolute(name, _text(values, name)) for name in TLS_FILES)
@@ -119,29 +142,46 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
 
 
 def _store(values: Values) -> ExternalEtcd | None:
-    """Its files are tried. Without them only this host itself may be asked: no one else may hear, or answer in etcd's place."""
+    """Its files are tried. Without them only this host itself may be asked: no one else may hear,
+    or answer in etcd's place."""
     url, prefix = _text(values, "store"), _text(values, "store-prefix")
     given = [key for key in STORE_FILES if _text(values, key)]
     if not url:
         if given or prefix != PREFIX:
-            raise InvalidArgument(f"cannot use {', '.join(given) or 'store-prefix'}: store is not set")
+            raise InvalidArgument(
+                f"cannot use {', '.join(given) or 'store-prefix'}: store is not set"
+            )
         return None
     if not url.startswith("etcd://"):
         raise InvalidArgument(f"cannot use store {url!r}: it must be etcd://HOST:PORT,HOST:PORT")
-    if not (prefix.startswith("/") and prefix.endswith("/") and prefix.isascii() and prefix.isprintable()):
-        raise InvalidArgument(f"cannot use store-prefix {prefix!r}: it must begin and end with a slash")
-    found = [_address("store", url, text, STORE_PORT) for text in url.removeprefix("etcd://").rstrip("/").split(",")]
+    if not (
+        prefix.startswith("/")
+        and prefix.endswith("/")
+        and prefix.isascii()
+        and prefix.isprintable()
+    ):
+        raise InvalidArgument(
+            f"cannot use store-prefix {prefix!r}: it must begin and end with a slash"
+        )
+    found = [
+        _address("store", url, text, STORE_PORT)
+        for text in url.removeprefix("etcd://").rstrip("/").split(",")
+    ]
     if any(not host for host, _ in found):
         raise InvalidArgument(f"cannot use store {url!r}: it must be etcd://HOST:PORT,HOST:PORT")
     outside = [host for host, _ in found if host not in LOOPBACK]
     missing = [key for key in STORE_FILES if key not in given]
     if missing and (given or outside):
-        raise InvalidArgument(f"cannot use store {url!r}: it needs mutual TLS, and {', '.join(missing)} not set")
+        raise InvalidArgument(
+            f"cannot use store {url!r}: it needs mutual TLS, and {', '.join(missing)} not set"
+        )
     files = None
     if given:
         ca, certificate, key = (_absolute(name, _text(values, name)) for name in STORE_FILES)
         files = TlsFiles(ca=ca, certificate=certificate, key=key)
-    endpoints = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
+    endpoints = tuple(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found
+    )
     store = ExternalEtcd(endpoints=endpoints, files=files, prefix=prefix)
     store.context()
     return store
@@ -156,13 +196,16 @@ def _tcp(text: str) -> TcpHost:
 
 
 def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
-    """Of `HOST:PORT`, `[HOST]:PORT`, or a host alone, which is `text`, the whole or a part of `value`."""
+    """Of `HOST:PORT`, `[HOST]:PORT`, or a host alone, which is `text`, the whole or a part of
+    `value`."""
     address, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         address, port = text, str(default)
     number = decimal(port, 2**16 - 1)
     if not number or "/" in address:
-        raise InvalidArgument(f"cannot use {key} {value!r}: it must be {value.partition('://')[0]}://ADDRESS:PORT")
+        raise InvalidArgument(
+            f"cannot use {key} {value!r}: it must be {value.partition('://')[0]}://ADDRESS:PORT"
+        )
     return address.strip("[]"), number
 
 

@@ -1,4 +1,5 @@
-"""`weft keys`: the keys of encrypted networks, through the API of a manager. The keys themselves never leave the managers."""
+"""`weft keys`: the keys of encrypted networks, through the API of a manager. The keys themselves
+never leave the managers."""
 
 import os
 from pathlib import Path
@@ -15,7 +16,8 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 
 
 def socket_path() -> Path:
-    """Where the docker command would look. Raises `InvalidArgument` for a host that is not a UNIX socket."""
+    """Where the docker command would look. Raises `InvalidArgument` for a host that is not a UNIX
+    socket."""
     host = os.environ.get("DOCKER_HOST", f"unix://{DEFAULT_SOCKET}")
     if not host.startswith("unix://"):
         raise InvalidArgument(f"cannot use DOCKER_HOST {host!r}: only unix:// is supported")
@@ -55,7 +57,9 @@ def rotate_command() -> None:
 
 @command.command("set")
 @click.option("--every", metavar="TIME", help="Life of a key: 90s, 30m, 12h, 7d.")
-@click.option("--bits", type=click.Choice(["128", "256"]), help="Length of the keys made from now on.")
+@click.option(
+    "--bits", type=click.Choice(["128", "256"]), help="Length of the keys made from now on."
+)
 def set_command(every: str | None, bits: str | None) -> None:
     """Change how often keys are rotated and how long they are."""
     body = {"Every": duration(every) if every else 0, "Bits": int(bits or 0)}

@@ -24,8 +24,19 @@ def command() -> None:
 
 
 @command.command("up")
-@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many hosts.  [as many as there are, else 3]")
-@click.option("--managers", type=click.IntRange(min=1), default=1, metavar="M", help="How many of them are managers.  [1]")
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many hosts.  [as many as there are, else 3]",
+)
+@click.option(
+    "--managers",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="M",
+    help="How many of them are managers.  [1]",
+)
 @click.option("--no-image", is_flag=True, help="Do without the demo image.")
 def up_command(nodes: int | None, managers: int, no_image: bool) -> None:
     """Bring the lab up, or mend what is missing of it."""
@@ -47,7 +58,9 @@ def status_command() -> int:
     if not found:
         click.echo("there is no lab; bring one up with `weft lab up`")
         return 1
-    click.echo(f"{'HOST':<10}{'ADDRESS':<16}{'PID':<9}{'DAEMON':<10}{'SWARM':<10}{'ROLE':<10}SOCKET")
+    click.echo(
+        f"{'HOST':<10}{'ADDRESS':<16}{'PID':<9}{'DAEMON':<10}{'SWARM':<10}{'ROLE':<10}SOCKET"
+    )
     for item in found:
         is_client = item.host.name == CLIENT
         init = str(item.init.pid) if item.init else "dead"
@@ -56,7 +69,12 @@ def status_command() -> int:
         click.echo(
             f"{item.host.name:<10}{item.host.address!s:<16}{init:<9}{daemon:<10}{item.swarm or '-':<10}{item.role or '-':<10}{socket}"
         )
-    return int(any(item.init is None or (item.daemon is None and item.host.name != CLIENT) for item in found))
+    return int(
+        any(
+            item.init is None or (item.daemon is None and item.host.name != CLIENT)
+            for item in found
+        )
+    )
 
 
 @command.command("exec", context_settings=_FREE, add_help_option=True)
@@ -65,7 +83,8 @@ def status_command() -> int:
 def exec_command(node: str, argv: tuple[str, ...]) -> int:
     """Run CMD inside a host's namespaces: network, mounts, hostname, processes.
 
-    NODE is node1, node2, ... or client, the machine outside the cluster. Ends with the status of CMD.
+    NODE is node1, node2, ... or client, the machine outside the cluster. Ends with the status of
+    CMD.
     """
     return enter.main([node, *argv])
 
@@ -76,7 +95,9 @@ def shell_command(node: str) -> int:
     """Be at a host: a shell inside its namespaces, with DOCKER_HOST set."""
     init = load(LAYOUT.run / f"{node}.init")
     if init is None:
-        raise click.ClickException(f"cannot open a shell on {node}: no such host in the lab, or it is not running")
+        raise click.ClickException(
+            f"cannot open a shell on {node}: no such host in the lab, or it is not running"
+        )
     variables = {**enter.environment(node), "PS1": rf"({node}) \w \$ "}
     if node != CLIENT:
         variables["DOCKER_HOST"] = "unix:///var/run/docker.sock"
@@ -132,10 +153,19 @@ def resume_command(node: str) -> None:
 
 @command.command("cut")
 @click.argument("node")
-@click.option("--from", "others", multiple=True, metavar="NODE", help="Only from this host; may be given again.")
+@click.option(
+    "--from",
+    "others",
+    multiple=True,
+    metavar="NODE",
+    help="Only from this host; may be given again.",
+)
 def cut_command(node: str, others: tuple[str, ...]) -> None:
     """Lose all packets between a host and the others, without a word to either."""
-    faults.cut(lab.find(LAYOUT, node), [LAYOUT.client if name == CLIENT else lab.find(LAYOUT, name) for name in others])
+    faults.cut(
+        lab.find(LAYOUT, node),
+        [LAYOUT.client if name == CLIENT else lab.find(LAYOUT, name) for name in others],
+    )
 
 
 @command.command("heal")
@@ -150,7 +180,9 @@ def heal_command(node: str) -> None:
 def tour_command(pause: bool) -> int:
     """The walkthrough, live: each command, its real output, and what it shows."""
     if not lab.status(LAYOUT):
-        raise click.ClickException("cannot give the tour: there is no lab; bring one up with `weft lab up`")
+        raise click.ClickException(
+            "cannot give the tour: there is no lab; bring one up with `weft lab up`"
+        )
     return tour.run(sys.stdout, pause=pause)
 
 
@@ -158,12 +190,10 @@ def reachable() -> str:
     """How to use the lab, for people."""
     manager = LAYOUT.node(1)
     return (
-        f"\nThe lab is up.\n\n"
-        f"  docker -H unix://{manager.socket} node ls\n"
-        f"  weft lab shell node1          a shell on a host; docker, ip, tcpdump work as on a real one\n"
-        f"  weft lab exec client -- CMD   from {LAYOUT.client.address}, outside the cluster\n"
-        f"  weft lab tour                 what there is to see\n"
-        f"  weft lab down                 takes it all away\n"
+        f"\nThe lab is up.\n\n  docker -H unix://{manager.socket} node ls\n  weft lab shell node1  "
+        "        a shell on a host; docker, ip, tcpdump work as on a real one\n  weft lab exec"
+        f" client -- CMD   from {LAYOUT.client.address}, outside the cluster\n  weft lab tour      "
+        "           what there is to see\n  weft lab down                 takes it all away\n"
     )
 
 

@@ -1,4 +1,5 @@
-"""The command tree's root: which subcommands there are, and how an error becomes a message and an exit status."""
+"""The command tree's root: which subcommands there are, and how an error becomes a message and an
+exit status."""
 
 import importlib
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class LazyGroup(click.Group):
 def root() -> None:
     """Networking for clusters of containers, driven by the docker command.
 
-    Everything Swarm has a command for is done with `docker`; the commands here are what it has none for.
+    Everything Swarm has a command for is done with `docker`; the commands here are what it has none
+    for.
     """
 
 

@@ -1,7 +1,9 @@
-"""Keys of the encrypted networks: made when the first such network is, renewed by period or on demand, thrown away with the last.
+"""Keys of the encrypted networks: made when the first such network is, renewed by period or on
+demand, thrown away with the last.
 
-A new key is only known at first; it is used for sending when the next one comes, and accepted once more after that
-(`model/encryption.py`). So whoever has had a session with a manager within the last period can talk to everybody.
+A new key is only known at first; it is used for sending when the next one comes, and accepted once
+more after that (`model/encryption.py`). So whoever has had a session with a manager within the last
+period can talk to everybody.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,9 @@ SHORTEST_PERIOD: Nanoseconds = 10 * SECOND
 _TAGS = 2**32
 
 
-def reconcile(state: ClusterState, now: Nanoseconds, new_secret: Callable[[int], bytes]) -> Decision:
+def reconcile(
+    state: ClusterState, now: Nanoseconds, new_secret: Callable[[int], bytes]
+) -> Decision:
     """`new_secret(n)` gives n random bytes."""
     cluster = state.cluster
     if cluster is None:
@@ -35,7 +39,8 @@ def reconcile(state: ClusterState, now: Nanoseconds, new_secret: Callable[[int],
 
 
 def rotation(cluster: Cluster, now: Nanoseconds, new_secret: Callable[[int], bytes]) -> Put:
-    """A rotation on demand. Raises `FailedPrecondition` if there is no key, or the newest may not be known everywhere yet."""
+    """A rotation on demand. Raises `FailedPrecondition` if there is no key, or the newest may not
+    be known everywhere yet."""
     if not cluster.data_keys:
         raise FailedPrecondition("cannot rotate keys: there is no encrypted network")
     age = now - cluster.data_keys[-1].created_at
@@ -58,4 +63,6 @@ def _key(cluster: Cluster, now: Nanoseconds, new_secret: Callable[[int], bytes])
 
 def _with(cluster: Cluster, keys: tuple[DataKey, ...]) -> Put:
     used = keys[-1:] != cluster.data_keys[-1:] and bool(keys)
-    return Put(msgspec.structs.replace(cluster, data_keys=keys, next_key_tag=cluster.next_key_tag + used))
+    return Put(
+        msgspec.structs.replace(cluster, data_keys=keys, next_key_tag=cluster.next_key_tag + used)
+    )

@@ -1,11 +1,11 @@
-"""Certificates of managers that are managers no more. A certificate is good for months, and the key to
-it may have been copied.
+"""Certificates of managers that are managers no more. A certificate is good for months, and the key
+to it may have been copied.
 
     issued    its serial is in the node before anybody has the certificate; a node on its way out is
               given none
     revoked   with the commit by which the node is to be a manager no more
-    refused   by every manager's session listener at once; by its part of the store once `manager/members.py`
-              has seen to that
+    refused   by every manager's session listener at once; by its part of the store once
+              `manager/members.py` has seen to that
     expired   forgotten
 
 Functions of the state; `now` in nanoseconds since 1970.
@@ -23,8 +23,8 @@ from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Put, cluster_of
 
 MOST = 256
-"""Certificates of one manager that have not expired. It is given two or three of them in their time,
-and one at each change of the root; the limit keeps a hostile one from filling the store."""
+"""Certificates of one manager that have not expired. It is given two or three of them in their
+time, and one at each change of the root; the limit keeps a hostile one from filling the store."""
 LAG = 24 * 3600 * SECOND
 """How far the clocks of two hosts may be apart, at most: for so long an expired one is refused."""
 
@@ -33,7 +33,7 @@ Certificates = tuple[ManagerCertificate, ...]
 
 def issued(
     state: ClusterState, node: Node, certificate: ManagerCertificate, now: Nanoseconds
-) -> list[Change]:  # fmt: skip
+) -> list[Change]:
     """To be committed before the node, which may be new, is given this certificate. Raises
     `FailedPrecondition`."""
     if node.spec.role != "manager":
@@ -53,10 +53,10 @@ def issued(
 
 def shown(
     state: ClusterState, node: Node, certificate: ManagerCertificate | None
-) -> tuple[Node, list[Change]]:  # fmt: skip
+) -> tuple[Node, list[Change]]:
     """The node, which has opened a session with this certificate, and what else is to be committed.
-    `certificate`: None if it is a worker's.
-    A certificate that nobody knows was issued after the backup that this state was restored from."""
+    `certificate`: None if it is a worker's. A certificate that nobody knows was issued after the
+    backup that this state was restored from."""
     cluster = cluster_of(state)
     if certificate is None or _is_known(cluster, node, certificate.serial):
         return node, []
@@ -88,8 +88,9 @@ def is_revoked(cluster: Cluster, serial: str) -> bool:
 
 
 def check_session(state: ClusterState, node: Node, serial: str) -> None:
-    """`serial`: of the certificate that the node shows. A demoted one has nothing but a revoked certificate
-    to ask for another one with. Once it has shown that one, the former are of no use to anybody. Raises `Forbidden`."""
+    """`serial`: of the certificate that the node shows. A demoted one has nothing but a revoked
+    certificate to ask for another one with. Once it has shown that one, the former are of no use to
+    anybody. Raises `Forbidden`."""
     cluster, last = cluster_of(state), node.certificate.serial
     if last and is_revoked(cluster, serial) and not is_revoked(cluster, last):
         raise Forbidden(f"the certificate {serial} of node {node.id} was revoked")

@@ -1,7 +1,9 @@
-"""The end of a root's rotation: when every node has shown a certificate of the new root, that one takes the old one's place.
+"""The end of a root's rotation: when every node has shown a certificate of the new root, that one
+takes the old one's place.
 
-Join tokens hold a digest of the root, so both are made anew. A node that is down holds the rotation up until it is back or removed:
-it could not find back otherwise. For the same reason every node must have taken over the root before, so that none is ever two behind.
+Join tokens hold a digest of the root, so both are made anew. A node that is down holds the rotation
+up until it is back or removed: it could not find back otherwise. For the same reason every node
+must have taken over the root before, so that none is ever two behind.
 """
 
 from collections.abc import Callable
@@ -20,8 +22,14 @@ def reconcile(state: ClusterState, now: Nanoseconds, entropy: Callable[[int], by
     cluster = state.cluster
     if cluster is None or cluster.rotation is None:
         return Decision()
-    wanted = signer_id(cluster.rotation.root_ca.certificate), fingerprint(cluster.root_ca.certificate)
-    if any((node.certificate.issuer, node.certificate.trusted) != wanted for node in state.nodes.values()):
+    wanted = (
+        signer_id(cluster.rotation.root_ca.certificate),
+        fingerprint(cluster.root_ca.certificate),
+    )
+    if any(
+        (node.certificate.issuer, node.certificate.trusted) != wanted
+        for node in state.nodes.values()
+    ):
         return Decision()
     return Decision((Put(finished(cluster, cluster.rotation, entropy)),))
 

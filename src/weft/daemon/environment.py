@@ -1,4 +1,5 @@
-"""What a member of a swarm needs of the node around it, which was there before and will be afterwards."""
+"""What a member of a swarm needs of the node around it, which was there before and will be
+afterwards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,11 @@ class HostAdapters:
     description: Callable[[], NodeDescription]
     routes: Callable[[], Sequence[IPv4Network]] = tuple
     """Subnets that this host has routes to."""
-    connector: Callable[[CredentialSource, Callable[[], Sequence[str]], IsRevoked], Connect] = Connector
-    """How sessions are opened, with the present credentials, with one of the managers at these addresses."""
+    connector: Callable[[CredentialSource, Callable[[], Sequence[str]], IsRevoked], Connect] = (
+        Connector
+    )
+    """How sessions are opened, with the present credentials, with one of the managers at these
+    addresses."""
     open_echo: Callable[[], Echo] | None = None
     """How another host is asked whether it is there; None where it cannot be."""
 

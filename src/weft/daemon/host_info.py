@@ -1,4 +1,5 @@
-"""What this host is: for `docker info`, `docker version` and the node's description in the swarm. Read once at start."""
+"""What this host is: for `docker info`, `docker version` and the node's description in the swarm.
+Read once at start."""
 
 import hashlib
 import logging
@@ -31,11 +32,18 @@ RESOLVER_KEYWORDS = ("nameserver", "search", "options")
 
 def missing_programs() -> list[str]:
     """A sentence for each program that is not on the PATH."""
-    return [f"{program} is not installed (not found in PATH)" for program in PROGRAMS if shutil.which(program) is None]
+    return [
+        f"{program} is not installed (not found in PATH)"
+        for program in PROGRAMS
+        if shutil.which(program) is None
+    ]
 
 
 def read(
-    data_root: Path, started_at: int, labels: Mapping[str, str] = MappingProxyType({}), warnings: tuple[str, ...] = ()
+    data_root: Path,
+    started_at: int,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    warnings: tuple[str, ...] = (),
 ) -> HostInfo:
     uname = os.uname()
     release = _os_release()
@@ -91,7 +99,8 @@ def _first_line(*argv: str) -> str:
 
 
 def _engine_id(data_root: Path) -> str:
-    """Made on the first start, kept in the data root. One that was damaged is made anew: nothing hangs on it."""
+    """Made on the first start, kept in the data root. One that was damaged is made anew: nothing
+    hangs on it."""
     path = data_root / "engine-id"
     try:
         found = path.read_bytes().decode(errors="replace")
@@ -116,5 +125,8 @@ def resolver(path: Path = Path("/etc/resolv.conf")) -> HostResolver:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:
         return HostResolver()
-    words = {keyword: [w for line in lines if line[:1] == [keyword] for w in line[1:]] for keyword in RESOLVER_KEYWORDS}
+    words = {
+        keyword: [w for line in lines if line[:1] == [keyword] for w in line[1:]]
+        for keyword in RESOLVER_KEYWORDS
+    }
     return HostResolver(*(tuple(words[keyword]) for keyword in RESOLVER_KEYWORDS))

@@ -1,7 +1,9 @@
-"""Whether the swarm goes on without this manager: `docker swarm init --force-new-cluster`, at another one that was cut off.
+"""Whether the swarm goes on without this manager: `docker swarm init --force-new-cluster`, at
+another one that was cut off.
 
-Its store then refuses the certificates of those it left behind. They may have a majority among themselves, and nothing that
-they would hear from it; so each of them asks the managers that take no part.
+Its store then refuses the certificates of those it left behind. They may have a majority among
+themselves, and nothing that they would hear from it; so each of them asks the managers that take no
+part.
 """
 
 import asyncio
@@ -16,11 +18,15 @@ LOOK = 3.0
 """Seconds from one question to the next."""
 
 Ask = Callable[[str], Awaitable[int]]
-"""The epoch of the cluster that a manager at `host:port` is of; raises `WeftError` if it does not say."""
+"""The epoch of the cluster that a manager at `host:port` is of; raises `WeftError` if it does not
+say."""
 
 
-async def later_epoch(own: Callable[[], int], absent: Callable[[], Collection[str]], ask: Ask) -> int:
-    """Waits until one of the managers that take no part says that it is of a later epoch, and returns that."""
+async def later_epoch(
+    own: Callable[[], int], absent: Callable[[], Collection[str]], ask: Ask
+) -> int:
+    """Waits until one of the managers that take no part says that it is of a later epoch, and
+    returns that."""
     while True:
         await asyncio.sleep(LOOK)
         for manager in absent():

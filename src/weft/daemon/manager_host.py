@@ -46,21 +46,32 @@ class ManagerHost:
         own = self.member()
         listen = "" if host.is_local(own.advertise_address) else str(own.data_path_address)
         return MemberSettings(
-            name=own.node, address=str(own.advertise_address), listen=listen, swarm=self.data, run=self.run / "etcd"
-        )  # fmt: skip
+            name=own.node,
+            address=str(own.advertise_address),
+            listen=listen,
+            swarm=self.data,
+            run=self.run / "etcd",
+        )
 
     @property
     def manager_address(self) -> str:
-        return f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
+        return (
+            f"{self.member().advertise_address}:{self.member().listen_address.rpartition(':')[2]}"
+        )
 
     @property
     def own_door(self) -> str:
-        """Where this host's own agent reaches its manager. It need not reach the advertised address, which may be a router's."""
+        """Where this host's own agent reaches its manager. It need not reach the advertised
+        address, which may be a router's."""
         own = self.member()
         address, _, port = own.listen_address.rpartition(":")
         if not IPv4Address(address).is_unspecified:
             return own.listen_address
-        return self.manager_address if host.is_local(own.advertise_address) else f"{own.data_path_address}:{port}"
+        return (
+            self.manager_address
+            if host.is_local(own.advertise_address)
+            else f"{own.data_path_address}:{port}"
+        )
 
     @property
     def has_part(self) -> bool:

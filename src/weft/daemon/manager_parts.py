@@ -1,4 +1,5 @@
-"""The steps of a node's role (`role_steps.py`) on a real host: opens the manager, moves its store, leaves it."""
+"""The steps of a node's role (`role_steps.py`) on a real host: opens the manager, moves its store,
+leaves it."""
 
 import asyncio
 import logging
@@ -37,7 +38,7 @@ class HostParts:
 
     def __init__(
         self, host: ManagerHost, memory: Memory, opened: Callable[[RunningManager], None]
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`opened`: is told of each manager that runs from now on."""
         self.running: RunningManager | None = None
         self._host = host
@@ -49,11 +50,14 @@ class HostParts:
     def facts(self) -> RoleFacts:
         member, running = self._host.member(), self.running
         return RoleFacts(
-            role=member.role, store=member.store, external=self._host.external_etcd is not None, running=self._running_store(),
+            role=member.role,
+            store=member.store,
+            external=self._host.external_etcd is not None,
+            running=self._running_store(),
             removed=running is not None and running.lost_its_part,
             others_wanted=running is not None and running.has_company,
             leftovers=self._host.has_part or self._host.kept.exists,
-        )  # fmt: skip
+        )
 
     def _running_store(self) -> StoreKind:
         if self.running is None:
@@ -83,7 +87,9 @@ class HostParts:
                 self._memory.keep_store("external")
                 self.begin(manager)
             case Step.JOIN:
-                await store_part.join_store(host, MemberClient(host.credential_source, self._memory.other_managers))
+                await store_part.join_store(
+                    host, MemberClient(host.credential_source, self._memory.other_managers)
+                )
                 self._memory.keep_store("shared")
             case Step.MOVE:
                 await self._move()
@@ -91,17 +97,20 @@ class HostParts:
                 await self._leave()
 
     async def found(self, store: Store) -> None:
-        """As the swarm's first manager, with the store that it has made, which is closed if this raises."""
+        """As the swarm's first manager, with the store that it has made, which is closed if this
+        raises."""
         self.begin(await managers.found(self._host, store))
 
     async def go_on_alone(self) -> None:
-        """This manager goes on as the only one, with what its part of the store knows. Raises `FailedPrecondition` for one that
-        has no such part."""
+        """This manager goes on as the only one, with what its part of the store knows. Raises
+        `FailedPrecondition` for one that has no such part."""
         store = self._host.member().store
         if self.running is not None and store in ("alone", "external"):
             await self.running.manager.go_on_alone()
         elif self._host.member().role != "manager" or store != "shared":
-            raise FailedPrecondition("cannot force a new cluster: this node has no part of the swarm's state")
+            raise FailedPrecondition(
+                "cannot force a new cluster: this node has no part of the swarm's state"
+            )
         else:
             await self.stop()
             self.begin(await managers.open_shared(self._host, alone_from_now_on=True))
@@ -133,7 +142,8 @@ class HostParts:
             await running.close()
 
     async def _move(self) -> None:
-        """From a store of its own to one that can be shared. Until the copy is whole, the old one holds."""
+        """From a store of its own to one that can be shared. Until the copy is whole, the old one
+        holds."""
         running = self.running
         assert running is not None
         self._host.etcd()  # raises if there is none on this host, before anything has happened

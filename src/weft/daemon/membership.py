@@ -1,5 +1,6 @@
-"""Follows the role that a node's certificate names: takes one step after the other (`role_steps.py`) until there is nothing to do,
-then waits until something changes. A step that fails is tried again.
+"""Follows the role that a node's certificate names: takes one step after the other
+(`role_steps.py`) until there is nothing to do, then waits until something changes. A step that
+fails is tried again.
 
 What a step does on a host is behind `ManagerParts`; the daemon's are in `manager_parts.py`.
 """
@@ -27,17 +28,20 @@ class ManagerParts(Protocol):
     def facts(self) -> RoleFacts: ...
 
     async def take(self, step: Step) -> None:
-        """Safe to be called again, whatever the last call came to. Raises `Damaged` where to try again is of no use, `MemberRemoved`
-        if this host's etcd member was taken out, else another `WeftError`."""
+        """Safe to be called again, whatever the last call came to. Raises `Damaged` where to try
+        again is of no use, `MemberRemoved` if this host's etcd member was taken out, else another
+        `WeftError`."""
         ...
 
     async def changed(self) -> None:
-        """Waits until the facts may be others, the role apart. Raises what ended a manager that should not end."""
+        """Waits until the facts may be others, the role apart. Raises what ended a manager that
+        should not end."""
         ...
 
 
 class RoleFollower:
-    """`obstacle`: why the node is not yet what it is to be; empty if it is. `damage`: the same, if only a person can mend it."""
+    """`obstacle`: why the node is not yet what it is to be; empty if it is. `damage`: the same, if
+    only a person can mend it."""
 
     def __init__(self, parts: ManagerParts, trouble: str = "") -> None:
         """`trouble`: a damage that lasts for as long as this object."""
@@ -60,14 +64,18 @@ class RoleFollower:
         while True:
             self._role_changed.clear()
             found = self._parts.facts
-            facts = replace(found, damaged=bool(self.damage), removed=found.removed or self._removed)
+            facts = replace(
+                found, damaged=bool(self.damage), removed=found.removed or self._removed
+            )
             step = next_step(facts)
             if step is Step.NOTHING:
                 if facts.role == "worker" or not facts.damaged:
                     self.obstacle = self.damage = self._trouble
                 await first(self._role_changed.wait(), self._parts.changed())
             elif not await self._take(step, facts) or self._parts.facts == found:
-                await asyncio.sleep(RETRY)  # also after a step that changed nothing: files that cannot be removed
+                await asyncio.sleep(
+                    RETRY
+                )  # also after a step that changed nothing: files that cannot be removed
 
     async def _take(self, step: Step, facts: RoleFacts) -> bool:
         """Whether it succeeded."""
@@ -79,7 +87,9 @@ class RoleFollower:
             self.give_up(error)
         except WeftError as error:
             if self.obstacle != str(error):
-                log.warning("role.step_failed role=%s step=%r cause=%s", facts.role, step.value, error)
+                log.warning(
+                    "role.step_failed role=%s step=%r cause=%s", facts.role, step.value, error
+                )
             self.obstacle = str(error)
             self._removed = self._removed or isinstance(error, MemberRemoved)
         return False

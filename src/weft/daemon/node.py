@@ -1,4 +1,5 @@
-"""The composition root: the only file that chooses real adapters. One `WeftNode` is one host's daemon.
+"""The composition root: the only file that chooses real adapters. One `WeftNode` is one host's
+daemon.
 
 run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the last daemon, if any ─▶ API socket ─▶ until a signal
 """
@@ -65,8 +66,9 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 _UMASK = 0o022
-"""Whatever the service manager has set. Directories that the OCI runtime makes in a container, for its mounts and its working
-directory, get their modes by it, and a container's users must be able to pass. What is only for root has a mode of its own."""
+"""Whatever the service manager has set. Directories that the OCI runtime makes in a container, for
+its mounts and its working directory, get their modes by it, and a container's users must be able to
+pass. What is only for root has a mode of its own."""
 
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -76,13 +78,24 @@ WORKER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
     "Please run this command on a manager node or promote the current node to a manager."
 )
-ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
-LEAVING_MANAGER = "You are attempting to leave the swarm on a node that is participating as a manager. "
-LAST_MANAGER = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
-NO_QUORUM = "Removing this node leaves {left} managers out of {all}. Without a Raft quorum your swarm will be inaccessible. "
+ALREADY = (
+    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join'
+    " another one."
+)
+LEAVING_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+)
+LAST_MANAGER = (
+    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this"
+    " message. "
+)
+NO_QUORUM = (
+    "Removing this node leaves {left} managers out of {all}. Without a Raft quorum your swarm will"
+    " be inaccessible. "
+)
 ONLY_WAY = (
-    "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
-    "Use `--force` to suppress this message."
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with"
+    " `--force-new-cluster`. Use `--force` to suppress this message."
 )
 
 
@@ -119,13 +132,18 @@ class WeftNode:
         self._kernel = RealKernel(options.netns_dir)
         self.info = info
         self._image_store = ImageStore(options.data_root / "images", time.time_ns)
-        self.containers = ConmonRuntime(options.data_root, options.run_dir, self._image_store, time.time_ns)
+        self.containers = ConmonRuntime(
+            options.data_root, options.run_dir, self._image_store, time.time_ns
+        )
         self._esp, self._no_esp = _choose_engine(options)
         confiner = self.containers.confiner
         self.info = msgspec.structs.replace(
-            info, esp_engine=self._esp.name if self._esp else "", apparmor=confiner.apparmor.in_use, seccomp=confiner.filters,
+            info,
+            esp_engine=self._esp.name if self._esp else "",
+            apparmor=confiner.apparmor.in_use,
+            seccomp=confiner.filters,
             warnings=(*info.warnings, *confiner.warnings),
-        )  # fmt: skip
+        )
         self.engine = Engine(info.engine_id, self._adapters())
         self.images = self.engine.images
         self._member: SwarmNode | None = None
@@ -134,12 +152,18 @@ class WeftNode:
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._environment = NodeEnvironment(
-            data=options.data_root / "swarm", run=options.run_dir, engine=self.engine, facts=self._facts,
+            data=options.data_root / "swarm",
+            run=options.run_dir,
+            engine=self.engine,
+            facts=self._facts,
             host=HostAdapters(
-                description=lambda: hostinfo.describe(info), routes=host.routes, open_echo=ping.EchoSocket
+                description=lambda: hostinfo.describe(info),
+                routes=host.routes,
+                open_echo=ping.EchoSocket,
             ),
-            own_ports=_own_ports(options), external_etcd=options.store,
-        )  # fmt: skip
+            own_ports=_own_ports(options),
+            external_etcd=options.store,
+        )
 
     async def open(self) -> None:
         await self.containers.load()
@@ -212,7 +236,9 @@ class WeftNode:
                 request.listen_address, request.advertise_address, request.data_path_address
             )
             request = msgspec.structs.replace(request, listen_address=listen)
-            self._member = member = await SwarmNode.enter(self._environment, request, advertise, data_path)
+            self._member = member = await SwarmNode.enter(
+                self._environment, request, advertise, data_path
+            )
             if not await member.settled(JOIN_PATIENCE):
                 raise Unavailable(STILL_JOINING)
             log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
@@ -250,9 +276,13 @@ class WeftNode:
 
     def local_networks(self) -> Sequence[LocalNetwork]:
         networking = self._networking
-        return networking.local_networks() if networking is not None else self.engine.local_networks()
+        return (
+            networking.local_networks() if networking is not None else self.engine.local_networks()
+        )
 
-    def container_networks(self, id: ContainerId) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
+    def container_networks(
+        self, id: ContainerId
+    ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
         return self._networking.container_networks(id) if self._networking is not None else {}
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
@@ -261,9 +291,12 @@ class WeftNode:
     def _facts(self, node: NodeId, data_path: IPv4Address) -> NodeFacts:
         """The MTU is read afresh at each start: the operator may have changed it."""
         return NodeFacts(
-            node=node, data_path_address=data_path, underlay_mtu=host.interface_with(data_path).mtu, gateway=_gateway(),
+            node=node,
+            data_path_address=data_path,
+            underlay_mtu=host.interface_with(data_path).mtu,
+            gateway=_gateway(),
             esp_engine=self._esp.name if self._esp else None,
-        )  # fmt: skip
+        )
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
         return self.engine.events.listen(since, until)
@@ -273,19 +306,26 @@ class WeftNode:
         network = NetworkAdapters(
             kernel=self._kernel,
             names=NameAdapters(
-                open_resolver=_open_resolver, open_socket=netns.open_socket, host_resolver=hostinfo.resolver
+                open_resolver=_open_resolver,
+                open_socket=netns.open_socket,
+                host_resolver=hostinfo.resolver,
             ),
-            flush_flows=lambda space, flows: _flush_flows(directory / space if space != HOST else None, flows),
+            flush_flows=lambda space, flows: _flush_flows(
+                directory / space if space != HOST else None, flows
+            ),
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,
         )
         origin = Origin(clock=time.time_ns, entropy=secrets.token_bytes)
-        return EngineAdapters(runtime=self.containers, images=self._image_store, network=network, origin=origin)
+        return EngineAdapters(
+            runtime=self.containers, images=self._image_store, network=network, origin=origin
+        )
 
 
 def run(options: DaemonOptions) -> int:
-    """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or something broke."""
+    """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or
+    something broke."""
     os.umask(_UMASK)
     logs.start(options.log_level, options.log_format)
     try:
@@ -323,7 +363,9 @@ async def _serve(api: ApiServer, options: DaemonOptions) -> None:
         await api.start(path)
     for tcp in options.tcp:
         if options.tls is None:
-            raise InvalidArgument(f"cannot serve the API on tcp://{tcp.address}:{tcp.port}: it needs mutual TLS")
+            raise InvalidArgument(
+                f"cannot serve the API on tcp://{tcp.address}:{tcp.port}: it needs mutual TLS"
+            )
         await api.start_tls(tcp.address, tcp.port, options.tls)
 
 
@@ -341,7 +383,8 @@ def _what_leaving_means(manager: Swarm | None) -> str:
 
 
 def _make_directories(options: DaemonOptions) -> None:
-    """No user of this host but root has anything to look for below the data root, where images and containers are."""
+    """No user of this host but root has anything to look for below the data root, where images and
+    containers are."""
     for path, make, mode in (
         (options.data_root, make_directory, 0o710),
         (options.run_dir, make_directory, 0o711),
@@ -362,13 +405,15 @@ def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
     if len(missing) > 1:
         return None, "; ".join(missing)
     namespace = options.netns_dir / ESP_SANDBOX
-    engine: EspEngine = UserspaceEngine(options.run_dir, options.data_root / "esp", ESP_DEVICE, namespace=namespace)
+    engine: EspEngine = UserspaceEngine(
+        options.run_dir, options.data_root / "esp", ESP_DEVICE, namespace=namespace
+    )
     return engine, ""
 
 
 def _own_ports(options: DaemonOptions) -> OwnPorts:
-    """What this daemon needs beside the swarm's ports, and what for. The managers' etcd may be on any
-    host, this one included."""
+    """What this daemon needs beside the swarm's ports, and what for. The managers' etcd may be on
+    any host, this one included."""
     found: dict[PortKey, str] = {}
     for endpoint in options.store.endpoints if options.store else ():
         found["tcp", int(endpoint.rpartition(":")[2])] = f"the swarm's state is at {options.store}"
@@ -384,10 +429,14 @@ def _gateway() -> IPv4Interface:
         candidate = IPv4Interface(f"172.{second}.0.1/16")
         if not any(candidate.network.overlaps(route) for route in taken):
             return candidate
-    raise OperationFailed("cannot create docker_gwbridge: every subnet from 172.18.0.0/16 to 172.31.0.0/16 is in use")
+    raise OperationFailed(
+        "cannot create docker_gwbridge: every subnet from 172.18.0.0/16 to 172.31.0.0/16 is in use"
+    )
 
 
-async def _open_resolver(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
+async def _open_resolver(
+    path: Path, address: IPv4Address, port: int
+) -> tuple[socket.socket, socket.socket]:
     return netns.open_udp_tcp(path, address, port)
 
 

@@ -1,5 +1,5 @@
-"""What is done about a membership whose files are damaged: mended where the host has all that it takes, else
-left as it is until somebody decides.
+"""What is done about a membership whose files are damaged: mended where the host has all that it
+takes, else left as it is until somebody decides.
 
     mended   the node's credentials
     forget   everything, because a user has said so
@@ -18,16 +18,17 @@ from weft.store.etcd.process import EtcdMember, MemberSettings
 log = logging.getLogger(__name__)
 
 REJOIN = (
-    "Its containers and networks go on as they are. Stop the daemon and restore the file, or take the node out of "
-    "the swarm and in again: docker swarm leave --force, docker node rm at a manager, docker swarm join"
+    "Its containers and networks go on as they are. Stop the daemon and restore the file, or take"
+    " the node out of the swarm and in again: docker swarm leave --force, docker node rm at a"
+    " manager, docker swarm join"
 )
 
 
 async def mended(
     identity: IdentityStore, member: Member, credentials: Credentials, trouble: str
-) -> tuple[Credentials, str]:  # fmt: skip
-    """Credentials, and why they are of no use. The swarm's only manager, which has the key of its CA, issues
-    itself others."""
+) -> tuple[Credentials, str]:
+    """Credentials, and why they are of no use. The swarm's only manager, which has the key of its
+    CA, issues itself others."""
     advice = REJOIN
     if (member.role, member.store) == ("manager", "alone"):
         try:
@@ -44,8 +45,9 @@ async def mended(
 
 
 async def forget(data: Path, run: Path) -> None:
-    """Takes away what is left of a membership that cannot be read: `<data root>/swarm`, and a member of etcd that
-    runs. Containers stay; the networks of what was the swarm's go when the node is a member of another one."""
+    """Takes away what is left of a membership that cannot be read: `<data root>/swarm`, and a
+    member of etcd that runs. Containers stay; the networks of what was the swarm's go when the node
+    is a member of another one."""
     await EtcdMember(MemberSettings(name="", address="", swarm=data, run=run / "etcd")).wipe()
     IdentityStore(data).erase()
 

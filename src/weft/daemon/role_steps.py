@@ -1,4 +1,5 @@
-"""The next step towards what a node's certificate says that it is. Pure: one value in, one step out.
+"""The next step towards what a node's certificate says that it is. Pure: one value in, one step
+out.
 
     certificate   state is kept   manager runs            next step
     ------------  --------------  ----------------------  --------------------------------------------------
@@ -12,7 +13,8 @@
     manager       external        no                      OPEN_EXTERNAL
     manager       -               yes                     NOTHING
 
-A node whose files are damaged goes on as it is for as long as it is to be a manager: somebody has to decide.
+A node whose files are damaged goes on as it is for as long as it is to be a manager: somebody has
+to decide.
 """
 
 from dataclasses import dataclass
@@ -47,7 +49,8 @@ class RoleFacts:
     running: StoreKind = "none"
     """The store of the manager that runs on this host."""
     removed: bool = False
-    """The other managers have taken this host's etcd member out, or the swarm has gone on without it."""
+    """The other managers have taken this host's etcd member out, or the swarm has gone on without
+    it."""
     others_wanted: bool = False
     """Another node is to be a manager."""
     leftovers: bool = False

@@ -1,13 +1,16 @@
-"""What a node runs for as long as it is a manager: a store, its place among the managers, the control loops, and the listener
-for sessions.
+"""What a node runs for as long as it is a manager: a store, its place among the managers, the
+control loops, and the listener for sessions.
 
     open_alone     with the embedded store; this manager leads
-    open_shared    with this host's part of the store that all managers share (`store_part.py`); one of them leads
-    open_external  with a store in an etcd that somebody else runs; there are no parts to be given or taken
-    move_store     from the first to the second, when another node is to be a manager: everything is copied, and the
-                   embedded store goes only when the copy is whole
+    open_shared    with this host's part of the store that all managers share (`store_part.py`); one
+                   of them leads
+    open_external  with a store in an etcd that somebody else runs; there are no parts to be given
+                   or taken
+    move_store     from the first to the second, when another node is to be a manager: everything is
+                   copied, and the embedded store goes only when the copy is whole
 
-Wiring only. The store and what belongs to it are opened here and closed with the manager; the etcd process goes on.
+Wiring only. The store and what belongs to it are opened here and closed with the manager; the etcd
+process goes on.
 """
 
 import asyncio
@@ -60,27 +63,31 @@ log = logging.getLogger(__name__)
 VALIDITY_CHECK = 60.0
 """Seconds between two looks at the sole manager's own certificate."""
 EXTERNAL = (
-    "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set store in its configuration"
+    "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set"
+    " store in its configuration"
 )
 LOST = "cannot open the swarm's state {where}: {why}. Nothing was changed there. {advice}"
 RESTORE = (
-    "This node is the swarm's only manager: stop the daemon and restore a backup of {data}, or give the swarm up: "
-    "docker swarm leave --force"
+    "This node is the swarm's only manager: stop the daemon and restore a backup of {data}, or give"
+    " the swarm up: docker swarm leave --force"
 )
 REJOIN = (
-    "Where there are other managers, demote this node at one of them and promote it again; else stop the daemon and restore a backup, "
-    "or give the swarm up: docker swarm leave --force"
+    "Where there are other managers, demote this node at one of them and promote it again; else"
+    " stop the daemon and restore a backup, or give the swarm up: docker swarm leave --force"
 )
 ARRIVE_PAUSE = 1.0
 ANSWER_PATIENCE = 3.0
-"""Seconds for a member of etcd that was started to find a majority, for which it needs an election or two."""
+"""Seconds for a member of etcd that was started to find a majority, for which it needs an election
+or two."""
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
-"""A host whose session has ended is asked so often within that time. On a network between hosts an answer takes milliseconds; new
-connections wait for a SYN that was lost for a second."""
+"""A host whose session has ended is asked so often within that time. On a network between hosts an
+answer takes milliseconds; new connections wait for a SYN that was lost for a second."""
 
 
 class RunningManager:
-    def __init__(self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack) -> None:
+    def __init__(
+        self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack
+    ) -> None:
         self.manager = manager
         self.store = store
         self._kv = kv
@@ -102,8 +109,9 @@ class RunningManager:
         await self._closing.aclose()
 
     async def resign(self, peer_url: str) -> bool:
-        """Takes this host's part of the shared store out of it, if those that are left can do without: else they would wait for it
-        for ever. An external store is left to the other managers; whether there are none, and it is to be erased."""
+        """Takes this host's part of the shared store out of it, if those that are left can do
+        without: else they would wait for it for ever. An external store is left to the other
+        managers; whether there are none, and it is to be erased."""
         try:
             if self._external_etcd is not None:
                 return await self.manager.resign()
@@ -125,15 +133,19 @@ class RunningManager:
             log.warning("manager.not_disowned cause=%s", cause)
 
     async def take_root(self, own: NodeId) -> None:
-        """The store's process reads the root that it trusts only when it starts. Managers learn of a new one at the same moment and
-        start it again one after the other, so that there is always a majority; until then the old root vouches for the new."""
+        """The store's process reads the root that it trusts only when it starts. Managers learn of
+        a new one at the same moment and start it again one after the other, so that there is always
+        a majority; until then the old root vouches for the new."""
         if self._etcd is not None:
             await restart_in_turn(self._etcd, self.store.state, own, "new root certificate")
 
     @property
     def lost_its_part(self) -> bool:
-        """The other managers have taken this host's part out of the shared store, or the swarm goes on without them."""
-        return self._etcd is not None and (self._etcd.removed.is_set() or self.later_epoch is not None)
+        """The other managers have taken this host's part out of the shared store, or the swarm goes
+        on without them."""
+        return self._etcd is not None and (
+            self._etcd.removed.is_set() or self.later_epoch is not None
+        )
 
     @property
     def later_epoch(self) -> int | None:
@@ -148,10 +160,13 @@ class RunningManager:
             await first(self._etcd.removed.wait(), asyncio.wait((self._asking,)))
 
     def ask_others(self, own: Callable[[], int], credential_source: CredentialSource) -> None:
-        """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch that this node knows."""
+        """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch
+        that this node knows."""
         cluster = self.manager.cluster.id
         ask = EpochClient(credential_source, cluster, partial(is_revoked, self.store))
-        self._asking = asyncio.create_task(later_epoch(own, lambda: self.manager.absent, ask), name="later epoch")
+        self._asking = asyncio.create_task(
+            later_epoch(own, lambda: self.manager.absent, ask), name="later epoch"
+        )
         self._closing.push_async_callback(ended, self._asking)
 
     @property
@@ -193,13 +208,13 @@ def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
 
 
 async def reissued(data: Path, member: Member) -> Credentials:
-    """New credentials of the swarm's only manager, which has lost its own. Raises `Damaged` if the swarm's
-    state is lost as well."""
+    """New credentials of the swarm's only manager, which has lost its own. Raises `Damaged` if the
+    swarm's state is lost as well."""
     store = _embedded(data, member.cluster)
     try:
         return await certificates.reissued(
             store, member.node, member.advertise_address, time.time_ns(), secrets.token_bytes
-        )  # fmt: skip
+        )
     finally:
         await store.close()
 
@@ -208,16 +223,21 @@ async def _renew(host: ManagerHost, store: Store) -> None:
     """The certificate, if it should have been renewed by now."""
     own, credential_source = host.member(), host.credential_source
     renewed = await certificates.self_issued(
-        store, own.node, own.advertise_address, credential_source.credentials, time.time_ns(), secrets.token_bytes
-    )  # fmt: skip
+        store,
+        own.node,
+        own.advertise_address,
+        credential_source.credentials,
+        time.time_ns(),
+        secrets.token_bytes,
+    )
     if renewed is not None:
         credential_source.replace(renewed)
         log.info("credentials.self_issued node=%s", own.node)
 
 
 async def _stay_valid(host: ManagerHost, store: Store) -> None:
-    """Until cancelled. The agent asks in time, unless the clock was set or the host has slept; and nobody can be asked with a
-    certificate that has expired."""
+    """Until cancelled. The agent asks in time, unless the clock was set or the host has slept; and
+    nobody can be asked with a certificate that has expired."""
     while True:
         await asyncio.sleep(VALIDITY_CHECK)
         try:
@@ -227,15 +247,17 @@ async def _stay_valid(host: ManagerHost, store: Store) -> None:
 
 
 async def found(host: ManagerHost, store: Store) -> RunningManager:
-    """Of a swarm's first manager, with the store that it has made; it belongs to the manager from here on. All or nothing."""
+    """Of a swarm's first manager, with the store that it has made; it belongs to the manager from
+    here on. All or nothing."""
     if host.external_etcd is not None:
         return await open_external(host, host.external_etcd, store)
     return await open_alone(host, store)
 
 
 async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> RunningManager:
-    """With this host's part of the shared store, which it has already. All or nothing. `alone_from_now_on`: the other parts are lost;
-    this one is made the whole, with all that it knows, and the other managers are managers no more."""
+    """With this host's part of the shared store, which it has already. All or nothing.
+    `alone_from_now_on`: the other parts are lost; this one is made the whole, with all that it
+    knows, and the other managers are managers no more."""
     async with AsyncExitStack() as opened:
         etcd = host.etcd()
         if not etcd.has_data:
@@ -261,18 +283,24 @@ async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> 
     return running
 
 
-async def _shared(host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack) -> EtcdStore:
-    """What this host's part of the store has. Once it was started it needs a majority to say so: until
-    then what was kept is shown. It may have one a moment later, which does no harm."""
+async def _shared(
+    host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack
+) -> EtcdStore:
+    """What this host's part of the store has. Once it was started it needs a majority to say so:
+    until then what was kept is shown. It may have one a moment later, which does no harm."""
     cluster, data = host.member().cluster, etcd.settings.data
     try:
         try:
             await etcd.ready(ANSWER_PATIENCE)
         except Unavailable:
             kept = host.kept.read(cluster)
-            log.warning("manager.no_majority cause=etcd does not answer yet kept=%s", kept and kept.revision)
+            log.warning(
+                "manager.no_majority cause=etcd does not answer yet kept=%s", kept and kept.revision
+            )
             if kept is not None:
-                opened.push_async_callback(ended, asyncio.create_task(kv.first_answer(), name="etcd"))
+                opened.push_async_callback(
+                    ended, asyncio.create_task(kv.first_answer(), name="etcd")
+                )
                 return EtcdStore.show(kv, time.time_ns, kept, cluster)
             await etcd.ready()
         return await EtcdStore.open(kv, time.time_ns, cluster=cluster)
@@ -280,10 +308,14 @@ async def _shared(host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened
         why = "it is empty" if isinstance(cause, NotFound) else cause
         raise Damaged(LOST.format(where=data, why=why, advice=REJOIN)) from cause
     except MemberEnded as cause:
-        raise OperationFailed(f"{cause}; its data is {data}. If that is damaged: {REJOIN}") from cause
+        raise OperationFailed(
+            f"{cause}; its data is {data}. If that is damaged: {REJOIN}"
+        ) from cause
 
 
-async def open_external(host: ManagerHost, where: ExternalEtcd, store: Store | None = None) -> RunningManager:
+async def open_external(
+    host: ManagerHost, where: ExternalEtcd, store: Store | None = None
+) -> RunningManager:
     """`store`: that one, if it is open already; as in `found`."""
     own = host.member()
     if store is None:
@@ -295,16 +327,19 @@ async def open_external(host: ManagerHost, where: ExternalEtcd, store: Store | N
         opened.push_async_callback(kv.close)
         leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)
         opened.push_async_callback(leadership.close)
-        running = await _take(host, store, leadership, None, "", opened, EXTERNAL.format(store=where))
+        running = await _take(
+            host, store, leadership, None, "", opened, EXTERNAL.format(store=where)
+        )
     running._external_etcd = where
     running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
     return running
 
 
 async def move_store(host: ManagerHost, running: RunningManager) -> None:
-    """Copies the state of a manager that is alone into a new shared store, of which this host has the first part. The manager is
-    closed; whoever called says on disk that there is a new store, and only then removes the old one (`forget_database`). If this
-    raises, the old store is as it was."""
+    """Copies the state of a manager that is alone into a new shared store, of which this host has
+    the first part. The manager is closed; whoever called says on disk that there is a new store,
+    and only then removes the old one (`forget_database`). If this raises, the old store is as it
+    was."""
     etcd = host.etcd()
     try:
         await etcd.wipe()
@@ -328,28 +363,48 @@ async def move_store(host: ManagerHost, running: RunningManager) -> None:
 
 def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
     """The state in which this node has its part of the store."""
-    objects = [msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj for obj in state.objects()]
+    objects = [
+        msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj
+        for obj in state.objects()
+    ]
     return ClusterState(objects, state.revision)
 
 
 async def _take(
-    host: ManagerHost, store: Store, leadership: Leadership, kv: Kv | None, obstacle: str, opened: AsyncExitStack,
-    no_members: str = ALONE, refuse: Refuse = no_door,
-) -> RunningManager:  # fmt: skip
-    """`opened`: what is to be closed with the manager; it belongs to the manager if this returns."""
+    host: ManagerHost,
+    store: Store,
+    leadership: Leadership,
+    kv: Kv | None,
+    obstacle: str,
+    opened: AsyncExitStack,
+    no_members: str = ALONE,
+    refuse: Refuse = no_door,
+) -> RunningManager:
+    """`opened`: what is to be closed with the manager; it belongs to the manager if this
+    returns."""
     member = host.member()
     relay = ManagerRelay(host.credential_source, partial(is_revoked, store))
     manager = Manager(
-        member.node, store, leadership,
+        member.node,
+        store,
+        leadership,
         ManagerPorts(
-            clock=time.time_ns, entropy=secrets.token_bytes, authority=PkiAuthority(), probe=host_answers,
-            open_echo=ping.EchoSocket, relay=relay, refuse=refuse,
+            clock=time.time_ns,
+            entropy=secrets.token_bytes,
+            authority=PkiAuthority(),
+            probe=host_answers,
+            open_echo=ping.EchoSocket,
+            relay=relay,
+            refuse=refuse,
         ),
         HostSettings(
-            routes=tuple(host.routes()), own_ports=host.own_ports, obstacle=obstacle, no_members=no_members
+            routes=tuple(host.routes()),
+            own_ports=host.own_ports,
+            obstacle=obstacle,
+            no_members=no_members,
         ),
         kv,
-    )  # fmt: skip
+    )
     server = SessionServer(manager, member.cluster, host.credential_source)
     await server.start(member.listen_address)
     opened.push_async_callback(server.close)
@@ -364,7 +419,8 @@ def is_revoked(store: Store, serial: str) -> bool:
 
 
 async def _arrive(host: ManagerHost, running: RunningManager) -> None:
-    """Others learn of this manager once the store says so; without a majority that takes until there is one again."""
+    """Others learn of this manager once the store says so; without a majority that takes until
+    there is one again."""
     while True:
         try:
             await running.manager.arrive(host.manager_address)

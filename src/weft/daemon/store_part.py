@@ -1,4 +1,5 @@
-"""This host's part of the store that several managers share: how it is got, given up, and closed to certificates that were revoked."""
+"""This host's part of the store that several managers share: how it is got, given up, and closed to
+certificates that were revoked."""
 
 import asyncio
 import logging
@@ -22,15 +23,19 @@ log = logging.getLogger(__name__)
 RESTART_PAUSE = 5.0
 """Seconds between the members' restarts for a new root: several times what one takes."""
 VOTE_PAUSE = 0.2
-"""Seconds between two attempts to be given a vote: catching up takes as long as the state is large."""
+"""Seconds between two attempts to be given a vote: catching up takes as long as the state is
+large."""
 
 
 async def join_store(host: ManagerHost, managers: MemberClient) -> None:
-    """Until this host's part of the store votes. Safe to be called again, whatever the last call came to."""
+    """Until this host's part of the store votes. Safe to be called again, whatever the last call
+    came to."""
     etcd = host.etcd()
     try:
         request = MemberRequest(
-            peer_url=host.settings.peer_url, manager_address=host.manager_address, epoch=host.member().epoch
+            peer_url=host.settings.peer_url,
+            manager_address=host.manager_address,
+            epoch=host.member().epoch,
         )
         grant = await managers.enlist(request)
         etcd.refuse(certificate.serial for certificate in grant.revoked)
@@ -46,7 +51,8 @@ async def join_store(host: ManagerHost, managers: MemberClient) -> None:
 
 
 async def leave_store(host: ManagerHost) -> None:
-    """This host's part of the shared store is of no use any more. Also where etcd is not installed any more."""
+    """This host's part of the shared store is of no use any more. Also where etcd is not installed
+    any more."""
     etcd = EtcdMember(host.settings)
     try:
         await etcd.wipe()
@@ -63,9 +69,11 @@ class Door:
     """The way into this host's part of the store: closed to those whose certificate was revoked."""
 
     def __init__(
-        self, host: ManagerHost, etcd: EtcdMember,
+        self,
+        host: ManagerHost,
+        etcd: EtcdMember,
         end: Callable[[IPv4Address, int], int] = connections.end_accepted,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`end`: all connections to an address and port."""
         self._host = host
         self._etcd = etcd
@@ -74,9 +82,9 @@ class Door:
         self._restarting: asyncio.Task[None] | None = None
 
     async def refuse(self, certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
-        """`manager.members.Refuse`. All connections are ended: etcd does not say whose they are, and
-        who may come back does so within a fraction of an election. Where the kernel cannot end them
-        etcd is started again, in turn."""
+        """`manager.members.Refuse`. All connections are ended: etcd does not say whose they are,
+        and who may come back does so within a fraction of an election. Where the kernel cannot end
+        them etcd is started again, in turn."""
         is_new = self._etcd.refuse(certificate.serial for certificate in certificates)
         # The last daemon may have been killed after it had written the list.
         is_first = bool(certificates) and not self._was_seen_to

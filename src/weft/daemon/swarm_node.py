@@ -1,10 +1,12 @@
-"""A node's part in a swarm while it lasts: its agent, its certificate, and a manager while the certificate says so.
+"""A node's part in a swarm while it lasts: its agent, its certificate, and a manager while the
+certificate says so.
 
     found, enter, resume   the three ways in      leave   the way out
-    the certificate names the role, and `membership.py` follows it, with the steps of `manager_parts.py`
+    the certificate names the role, and `membership.py` follows it, with the steps of
+    `manager_parts.py`
 
-Wiring only. `close` stops everything and leaves containers, networks and files as they are, so that the next daemon resumes where
-this one stopped.
+Wiring only. `close` stops everything and leaves containers, networks and files as they are, so that
+the next daemon resumes where this one stopped.
 """
 
 import asyncio
@@ -56,10 +58,11 @@ log = logging.getLogger(__name__)
 
 JOIN_PATIENCE = 20.0
 RESUME_PATIENCE = 5.0
-"""Seconds that joining, and starting, wait for the manager to run; it is opened in the background then."""
+"""Seconds that joining, and starting, wait for the manager to run; it is opened in the background
+then."""
 STILL_JOINING = (
-    "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. "
-    'Use the "docker info" command to see the current swarm status of your node.'
+    "Timeout was reached before node joined. The attempt to join the swarm will continue in the"
+    ' background. Use the "docker info" command to see the current swarm status of your node.'
 )
 
 Managers = tuple[tuple[NodeId, str], ...]
@@ -68,18 +71,27 @@ Managers = tuple[tuple[NodeId, str], ...]
 
 class SwarmNode:
     def __init__(
-        self, environment: NodeEnvironment, identity: IdentityStore, member: Member, credentials: Credentials,
+        self,
+        environment: NodeEnvironment,
+        identity: IdentityStore,
+        member: Member,
+        credentials: Credentials,
         trouble: str = "",
-    ) -> None:  # fmt: skip
-        """`trouble`: why the credentials are of no use. The agent goes on with what it has then, and the node
-        is as it was last."""
+    ) -> None:
+        """`trouble`: why the credentials are of no use. The agent goes on with what it has then,
+        and the node is as it was last."""
         self._environment = environment
         self._identity = identity
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
         self._host = ManagerHost(
-            member=lambda: self.member, credential_source=self._credential_source, data=environment.data, run=environment.run, routes=environment.host.routes,
-            own_ports=environment.own_ports, external_etcd=environment.external_etcd,
-        )  # fmt: skip
+            member=lambda: self.member,
+            credential_source=self._credential_source,
+            data=environment.data,
+            run=environment.run,
+            routes=environment.host.routes,
+            own_ports=environment.own_ports,
+            external_etcd=environment.external_etcd,
+        )
         self._parts = HostParts(self._host, self, self._begun)
         self._role = RoleFollower(self._parts, trouble)
         self._root = credentials.root
@@ -89,52 +101,84 @@ class SwarmNode:
         role = holder(credentials.certificate).role if not trouble else member.role
         self.member = msgspec.structs.replace(member, role=role)
         facts = msgspec.structs.replace(
-            environment.facts(member.node, member.data_path_address), own_ports=_own_ports(environment, member)
+            environment.facts(member.node, member.data_path_address),
+            own_ports=_own_ports(environment, member),
         )
-        self.agent = Agent(member.node, environment.data / "agent", facts, environment.engine, self._adapters(bool(trouble)))
+        self.agent = Agent(
+            member.node,
+            environment.data / "agent",
+            facts,
+            environment.engine,
+            self._adapters(bool(trouble)),
+        )
 
     def _adapters(self, has_no_credentials: bool) -> Adapters:
         host, credential_source = self._environment.host, self._credential_source
         managers = ManagerAdapters(
-            connect=self._cannot_connect if has_no_credentials else host.connector(credential_source, self._manager_addresses, self._is_revoked),
-            changed=self._remember_managers, publish=LogConnector(credential_source, self._is_revoked), open_echo=host.open_echo,
-            epoch=lambda: self.member.epoch, check_epoch=self._check_epoch,
-        )  # fmt: skip
+            connect=(
+                self._cannot_connect
+                if has_no_credentials
+                else host.connector(credential_source, self._manager_addresses, self._is_revoked)
+            ),
+            changed=self._remember_managers,
+            publish=LogConnector(credential_source, self._is_revoked),
+            open_echo=host.open_echo,
+            epoch=lambda: self.member.epoch,
+            check_epoch=self._check_epoch,
+        )
         certificate = CertificateAdapters(
-            credential_source=credential_source, advertise_address=str(self.member.advertise_address), changed=self._take_role
-        )  # fmt: skip
+            credential_source=credential_source,
+            advertise_address=str(self.member.advertise_address),
+            changed=self._take_role,
+        )
         return Adapters(
-            managers=managers, description=host.description, origin=self._environment.engine.adapters.origin,
-            routes=lambda: worth_telling(host.routes()), certificate=None if has_no_credentials else certificate,
-        )  # fmt: skip
+            managers=managers,
+            description=host.description,
+            origin=self._environment.engine.adapters.origin,
+            routes=lambda: worth_telling(host.routes()),
+            certificate=None if has_no_credentials else certificate,
+        )
 
     # --- ways in
 
     @classmethod
     async def found(
-        cls, environment: NodeEnvironment, request: InitRequest, advertise: IPv4Address, data_path: IPv4Address
+        cls,
+        environment: NodeEnvironment,
+        request: InitRequest,
+        advertise: IPv4Address,
+        data_path: IPv4Address,
     ) -> "SwarmNode":
         """A new swarm with this node as its manager. All or nothing."""
         port = request.listen_address.rpartition(":")[2]
         founder = Founder(
-            description=environment.host.description(), data_path_address=data_path, manager_address=f"{advertise}:{port}"
-        )  # fmt: skip
+            description=environment.host.description(),
+            data_path_address=data_path,
+            manager_address=f"{advertise}:{port}",
+        )
         root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
         environment.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await _new_store(environment)
         identity, created = IdentityStore(environment.data), False
         try:
-            cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), secrets.token_bytes)
+            cluster, node = await create_swarm(
+                store, request, founder, root, PkiAuthority(), secrets.token_bytes
+            )
             created, key = True, new_key()
             certificates = Certificates(PkiAuthority(), time.time_ns, secrets.token_bytes)
             asked = CertificateRequest(authority.request(key), str(advertise))
             issued = await certificates.answer(store, node.id, asked)
             credentials = Credentials(issued.chain, authority.private_pem(key), root.certificate)
             member = Member(
-                node=node.id, cluster=cluster.id, role="manager", advertise_address=advertise, data_path_address=data_path,
-                listen_address=request.listen_address, managers=((node.id, founder.manager_address),),
+                node=node.id,
+                cluster=cluster.id,
+                role="manager",
+                advertise_address=advertise,
+                data_path_address=data_path,
+                listen_address=request.listen_address,
+                managers=((node.id, founder.manager_address),),
                 store="external" if environment.external_etcd is not None else "alone",
-            )  # fmt: skip
+            )
             identity.save(member, credentials)
         except BaseException:
             await store.close()
@@ -152,22 +196,35 @@ class SwarmNode:
 
     @classmethod
     async def enter(
-        cls, environment: NodeEnvironment, request: JoinRequest, advertise: IPv4Address, data_path: IPv4Address
+        cls,
+        environment: NodeEnvironment,
+        request: JoinRequest,
+        advertise: IPv4Address,
+        data_path: IPv4Address,
     ) -> "SwarmNode":
         """Joins an existing swarm. The node's manager may not run yet when this returns."""
 
         def ask(csr: str) -> AdmissionRequest:
             hostname = environment.host.description().hostname
             return AdmissionRequest(
-                token=request.token, csr=csr, hostname=hostname, data_path_address=data_path,
-                availability=request.availability, advertise_address=str(advertise),
-            )  # fmt: skip
+                token=request.token,
+                csr=csr,
+                hostname=hostname,
+                data_path_address=data_path,
+                availability=request.availability,
+                advertise_address=str(advertise),
+            )
 
         admitted, credentials = await join(request.remote_addresses, ask, request.token)
         member = Member(
-            node=admitted.node, cluster=admitted.cluster, role=admitted.role, advertise_address=advertise,
-            data_path_address=data_path, listen_address=request.listen_address, managers=admitted.managers,
-        )  # fmt: skip
+            node=admitted.node,
+            cluster=admitted.cluster,
+            role=admitted.role,
+            advertise_address=advertise,
+            data_path_address=data_path,
+            listen_address=request.listen_address,
+            managers=admitted.managers,
+        )
         identity = IdentityStore(environment.data)
         identity.save(member, credentials)
         swarm = cls(environment, identity, member, credentials)
@@ -186,7 +243,11 @@ class SwarmNode:
         if trouble:
             credentials, trouble = await mended(identity, member, credentials, trouble)
         swarm = cls(environment, identity, member, credentials, trouble)
-        if swarm.member.store == "none" and swarm.is_manager and (environment.data / DATABASE).exists():
+        if (
+            swarm.member.store == "none"
+            and swarm.is_manager
+            and (environment.data / DATABASE).exists()
+        ):
             swarm._save(store="alone")  # written before there was a choice
         swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone" and not trouble:
@@ -215,13 +276,17 @@ class SwarmNode:
     def membership(self) -> Membership:
         expired = EXPIRED if self.agent.uplink.expired else ""
         return Membership(
-            state="error" if self._role.damage or expired else "active", node=self.member.node,
-            address=str(self.member.advertise_address), is_manager=self.is_manager, managers=self.member.managers,
+            state="error" if self._role.damage or expired else "active",
+            node=self.member.node,
+            address=str(self.member.advertise_address),
+            is_manager=self.is_manager,
+            managers=self.member.managers,
             error=self._role.damage or expired or self._role.obstacle,
-        )  # fmt: skip
+        )
 
     async def settled(self, seconds: float) -> bool:
-        """Waits for so long until the manager of a node that is to be one runs. A worker needs none."""
+        """Waits for so long until the manager of a node that is to be one runs. A worker needs
+        none."""
         if not self.is_manager:
             return True
         with contextlib.suppress(TimeoutError):
@@ -230,8 +295,8 @@ class SwarmNode:
         return self._parts.is_running
 
     async def failed(self) -> None:
-        """Waits for as long as all is well, or until its parts were stopped on purpose; raises what ended a part that should not
-        end."""
+        """Waits for as long as all is well, or until its parts were stopped on purpose; raises what
+        ended a part that should not end."""
         while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -298,17 +363,18 @@ class SwarmNode:
         raise Unavailable(self._role.damage)
 
     def _check_store(self) -> None:
-        """Raises `FailedPrecondition` if the daemon was started with another store than this manager's."""
+        """Raises `FailedPrecondition` if the daemon was started with another store than this
+        manager's."""
         configured = self._environment.external_etcd
         if self.member.store == "external" and configured is None:
             raise FailedPrecondition(
-                f"cannot resume manager {self.member.node}: the swarm's state is in an etcd elsewhere: set store in the daemon's "
-                "configuration as it was"
+                f"cannot resume manager {self.member.node}: the swarm's state is in an etcd"
+                " elsewhere: set store in the daemon's configuration as it was"
             )
         if self.member.store in ("alone", "shared") and configured is not None:
             raise FailedPrecondition(
-                f"cannot use store {configured}: manager {self.member.node} has the swarm's state on its own disk; it can be "
-                "elsewhere only from the swarm's beginning"
+                f"cannot use store {configured}: manager {self.member.node} has the swarm's state"
+                " on its own disk; it can be elsewhere only from the swarm's beginning"
             )
 
     def _begun(self, running: RunningManager) -> None:
@@ -339,9 +405,13 @@ class SwarmNode:
             log.error("member.not_kept cause=%s", error)
 
     def _manager_addresses(self) -> list[str]:
-        """Every node begins with another one, so that their sessions are spread over the managers."""
+        """Every node begins with another one, so that their sessions are spread over the
+        managers."""
         own = self.member.node
-        addresses = [self._host.own_door if node == own else address for node, address in self.member.managers]
+        addresses = [
+            self._host.own_door if node == own else address
+            for node, address in self.member.managers
+        ]
         first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
         return addresses[first:] + addresses[:first]
 
@@ -361,7 +431,8 @@ class SwarmNode:
         """Raises `SessionClosed` for that of a manager which the swarm has gone on without."""
         if epoch < self.member.epoch:
             raise SessionClosed(
-                f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is {self.member.epoch}"
+                f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is"
+                f" {self.member.epoch}"
             )
         self.know_epoch(epoch)
 

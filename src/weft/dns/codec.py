@@ -1,9 +1,11 @@
 """DNS messages to bytes and back (RFC 1035 section 4, RFC 6891 for EDNS0).
 
-Decoding takes bytes from anybody, so every offset is checked and a compression pointer must point backwards: a message cannot make
-the reader loop, nor read what is not there. All that can be wrong with a message raises `MalformedMessage`. Names are text without
-the final dot, in the case they came in; a dot or backslash inside a label is written with a backslash, as in RFC 1035 section 5.1.
-Encoding compresses names and cuts the answer off at a record's border when it does not fit (TC set). Not here: any decision.
+Decoding takes bytes from anybody, so every offset is checked and a compression pointer must point
+backwards: a message cannot make the reader loop, nor read what is not there. All that can be wrong
+with a message raises `MalformedMessage`. Names are text without the final dot, in the case they
+came in; a dot or backslash inside a label is written with a backslash, as in RFC 1035 section 5.1.
+Encoding compresses names and cuts the answer off at a record's border when it does not fit (TC
+set). Not here: any decision.
 """
 
 import struct
@@ -31,7 +33,13 @@ _QUESTION_TAIL = struct.Struct("!2H")
 _RECORD_TAIL = struct.Struct("!2HIH")
 _POINTER = 0xC000
 
-_RESPONSE, _AUTHORITATIVE, _TRUNCATED, _RECURSION_DESIRED, _RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
+_RESPONSE, _AUTHORITATIVE, _TRUNCATED, _RECURSION_DESIRED, _RECURSION_AVAILABLE = (
+    0x8000,
+    0x0400,
+    0x0200,
+    0x0100,
+    0x0080,
+)
 
 
 class MalformedMessage(InvalidArgument):
@@ -76,7 +84,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(data: bytes) -> Message:
-    """The header, the questions, the answers, and EDNS0 from the additional records. Raises `MalformedMessage`."""
+    """The header, the questions, the answers, and EDNS0 from the additional records. Raises
+    `MalformedMessage`."""
     if len(data) < HEADER.size:
         raise MalformedMessage(f"cannot read message: {len(data)} bytes are less than a header")
     id, flags, questions, answers, authorities, additional = HEADER.unpack_from(data)
@@ -94,11 +103,18 @@ def decode(data: bytes) -> Message:
         if record.type == OPT:
             size = record.class_
     return Message(
-        id=id, response=bool(flags & _RESPONSE), opcode=flags >> 11 & 0xF, authoritative=bool(flags & _AUTHORITATIVE),
-        truncated=bool(flags & _TRUNCATED), recursion_desired=bool(flags & _RECURSION_DESIRED),
-        recursion_available=bool(flags & _RECURSION_AVAILABLE), rcode=flags & 0xF,
-        questions=tuple(asked), answers=tuple(answered), udp_size=size,
-    )  # fmt: skip
+        id=id,
+        response=bool(flags & _RESPONSE),
+        opcode=flags >> 11 & 0xF,
+        authoritative=bool(flags & _AUTHORITATIVE),
+        truncated=bool(flags & _TRUNCATED),
+        recursion_desired=bool(flags & _RECURSION_DESIRED),
+        recursion_available=bool(flags & _RECURSION_AVAILABLE),
+        rcode=flags & 0xF,
+        questions=tuple(asked),
+        answers=tuple(answered),
+        udp_size=size,
+    )
 
 
 def _read_question(data: bytes, offset: int) -> tuple[Question, int]:
@@ -117,7 +133,10 @@ def _read_record(data: bytes, offset: int) -> tuple[Record, int]:
     type_, class_, ttl, length = _RECORD_TAIL.unpack_from(data, offset)
     end = start + length
     if end > len(data):
-        raise MalformedMessage(f"cannot read record at byte {offset}: {length} bytes of data, {len(data) - start} are there")
+        raise MalformedMessage(
+            f"cannot read record at byte {offset}: {length} bytes of data, {len(data) - start} are"
+            " there"
+        )
     return Record(name, type_, ttl, _read_data(data, type_, start, end), class_), end
 
 
@@ -137,12 +156,15 @@ def _read_data(data: bytes, type_: int, start: int, end: int) -> RecordData:
 def _name_until(data: bytes, start: int, end: int) -> str:
     name, after = read_name(data, start)
     if after != end:
-        raise MalformedMessage(f"cannot read name at byte {start}: it ends at {after}, its record at {end}")
+        raise MalformedMessage(
+            f"cannot read name at byte {start}: it ends at {after}, its record at {end}"
+        )
     return name
 
 
 def read_name(data: bytes, offset: int) -> tuple[str, int]:
-    """(name, offset behind it). A pointer must point before the place it stands at, so following them comes to an end."""
+    """(name, offset behind it). A pointer must point before the place it stands at, so following
+    them comes to an end."""
     labels: list[str] = []
     limit, behind, length = offset, 0, 1
     while True:
@@ -154,7 +176,9 @@ def read_name(data: bytes, offset: int) -> tuple[str, int]:
                 raise MalformedMessage(f"cannot read pointer at byte {offset}: the message ends")
             target = (size & 0x3F) << 8 | data[offset + 1]
             if target >= limit:
-                raise MalformedMessage(f"cannot follow pointer at byte {offset}: {target} is not before it")
+                raise MalformedMessage(
+                    f"cannot follow pointer at byte {offset}: {target} is not before it"
+                )
             behind = behind or offset + 2
             limit = offset = target
             continue
@@ -179,8 +203,11 @@ def _label(raw: bytes) -> str:
 
 
 def encode(message: Message, limit: int = MAX_TCP) -> bytes:
-    """At most `limit` bytes: answers that do not fit are left out and TC is set. Raises `InvalidArgument` for a name that is none."""
-    tail = b"" if message.udp_size is None else b"\0" + _RECORD_TAIL.pack(OPT, message.udp_size, 0, 0)
+    """At most `limit` bytes: answers that do not fit are left out and TC is set. Raises
+    `InvalidArgument` for a name that is none."""
+    tail = (
+        b"" if message.udp_size is None else b"\0" + _RECORD_TAIL.pack(OPT, message.udp_size, 0, 0)
+    )
     out = bytearray(HEADER.size)
     known: dict[str, int] = {}
     for question in message.questions:
@@ -197,7 +224,9 @@ def encode(message: Message, limit: int = MAX_TCP) -> bytes:
         written += 1
     out += tail
     flags = _flags(message) | (_TRUNCATED if truncated else 0)
-    HEADER.pack_into(out, 0, message.id, flags, len(message.questions), written, 0, 1 if tail else 0)
+    HEADER.pack_into(
+        out, 0, message.id, flags, len(message.questions), written, 0, 1 if tail else 0
+    )
     return bytes(out)
 
 
@@ -224,7 +253,8 @@ def _write_record(out: bytearray, record: Record, known: dict[str, int]) -> None
 
 
 def write_name(out: bytearray, name: str, known: dict[str, int]) -> None:
-    """Appends a name, with a pointer to the longest tail of it that `known` has, and adds its own tails to `known`."""
+    """Appends a name, with a pointer to the longest tail of it that `known` has, and adds its own
+    tails to `known`."""
     length = 1
     rest = name.rstrip(".") if not name.endswith("\\.") else name
     while rest:
@@ -237,7 +267,9 @@ def write_name(out: bytearray, name: str, known: dict[str, int]) -> None:
         raw, rest = _first_label(rest)
         length += len(raw) + 1
         if not 0 < len(raw) <= MAX_LABEL or length > MAX_NAME:
-            raise InvalidArgument(f"cannot encode name {name!r}: label of {len(raw)} bytes, {length} in all")
+            raise InvalidArgument(
+                f"cannot encode name {name!r}: label of {len(raw)} bytes, {length} in all"
+            )
         out.append(len(raw))
         out += raw
     out.append(0)
@@ -260,4 +292,6 @@ def _raw(label: str, name: str) -> bytes:
     try:
         return label.encode("latin-1")
     except UnicodeEncodeError:
-        raise InvalidArgument(f"cannot encode name {name!r}: not of single-byte characters") from None
+        raise InvalidArgument(
+            f"cannot encode name {name!r}: not of single-byte characters"
+        ) from None

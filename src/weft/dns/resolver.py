@@ -1,10 +1,12 @@
 """From a question to its answer: here, by somebody else, or not at all.
 
-What a container sends to 127.0.0.11 comes here as bytes and leaves as bytes, as `Forward` (ask the host's servers), or as None (say
-nothing: it was an answer, or too short to answer to). Nothing that a container sends raises.
+What a container sends to 127.0.0.11 comes here as bytes and leaves as bytes, as `Forward` (ask the
+host's servers), or as None (say nothing: it was an answer, or too short to answer to). Nothing that
+a container sends raises.
 
-A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600; for AAAA and MX with nothing, but
-not "no such name", or the client would believe that there is no A record either. Everything else is forwarded.
+A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600; for
+AAAA and MX with nothing, but not "no such name", or the client would believe that there is no A
+record either. Everything else is forwarded.
 """
 
 from ipaddress import AddressValueError, IPv4Address
@@ -36,7 +38,9 @@ class Shuffler(Protocol):
     def shuffle(self, x: list[IPv4Address], /) -> None: ...
 
 
-def answer(query: bytes, zone: Zone, rng: Shuffler, transport: Transport = "udp") -> bytes | Forward | None:
+def answer(
+    query: bytes, zone: Zone, rng: Shuffler, transport: Transport = "udp"
+) -> bytes | Forward | None:
     """The answer to one message of a container."""
     if len(query) < codec.HEADER.size or query[2] & 0x80:
         return None
@@ -55,7 +59,8 @@ def answer(query: bytes, zone: Zone, rng: Shuffler, transport: Transport = "udp"
 
 
 def failure(query: bytes, rcode: int) -> bytes:
-    """The answer "no" to a query of at least a header's length, whatever else is in it; with its question if it has one."""
+    """The answer "no" to a query of at least a header's length, whatever else is in it; with its
+    question if it has one."""
     id = int.from_bytes(query[:2], "big")
     recursion = bool(query[2] & 0x01)
     opcode = query[2] >> 3 & 0xF
@@ -76,7 +81,8 @@ def _records(question: Question, zone: Zone, rng: Shuffler) -> list[Record] | No
         return None
     addresses = zone.addresses(question.name)
     if addresses is None:
-        # The client is to go on with its search list: with ndots a name without a dot is no whole name (D.9.2).
+        # The client is to go on with its search list: with ndots a name without a dot is no whole
+        # name (D.9.2).
         single = zone.ndots > 0 and "." not in question.name and question.type != codec.MX
         return [] if single and question.name else None
     if question.type != codec.A:
@@ -108,7 +114,15 @@ def _reply(query: Message, records: list[Record], transport: Transport) -> bytes
     return codec.encode(reply, limit)
 
 
-def _response(id: int, opcode: int, recursion: bool, rcode: int, questions: tuple[Question, ...]) -> Message:
+def _response(
+    id: int, opcode: int, recursion: bool, rcode: int, questions: tuple[Question, ...]
+) -> Message:
     return Message(
-        id=id, response=True, opcode=opcode, recursion_desired=recursion, recursion_available=True, rcode=rcode, questions=questions
-    )  # fmt: skip
+        id=id,
+        response=True,
+        opcode=opcode,
+        recursion_desired=recursion,
+        recursion_available=True,
+        rcode=rcode,
+        questions=questions,
+    )

@@ -1,13 +1,16 @@
-"""The names that one container may ask for, made from what its node was told of the container's networks.
+"""The names that one container may ask for, made from what its node was told of the container's
+networks.
 
-On each network a task answers to its own name and to its aliases (short id of the container, hostname); `tasks.<service>` and
-`tasks.<alias>` are the addresses of the tasks that serve; `<service>` and its aliases are the virtual address, or the addresses
-of the serving tasks if it has none. A service's names exist as long as the service is known on the network, with or without
-tasks. A name is looked up in the networks of the container in the order of its attachments; the first
-that knows it answers. `<name>.<network>` looks in that one only.
+On each network a task answers to its own name and to its aliases (short id of the container,
+hostname); `tasks.<service>` and `tasks.<alias>` are the addresses of the tasks that serve;
+`<service>` and its aliases are the virtual address, or the addresses of the serving tasks if it has
+none. A service's names exist as long as the service is known on the network, with or without tasks.
+A name is looked up in the networks of the container in the order of its attachments; the first that
+knows it answers. `<name>.<network>` looks in that one only.
 
-The ingress network has no names, as it has none in Docker Swarm (libnetwork, "routing only"): containers cannot reach each other
-there, and a name of another stack would stand before one of the world outside.
+The ingress network has no names, as it has none in Docker Swarm (libnetwork, "routing only"):
+containers cannot reach each other there, and a name of another stack would stand before one of the
+world outside.
 
 A `NetworkNames` is the same for all containers of a network: make it once per `NetworkView`.
 """
@@ -43,10 +46,11 @@ class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
         definition = view.definition
         tasks = [e for e in view.endpoints.values() if e.task is not None]
         return cls(
-            network=definition.name.lower(), internal=definition.internal,
+            network=definition.name.lower(),
+            internal=definition.internal,
             addresses=_task_names(tasks) | _service_names(view, tasks),
             pointers={e.address.ip: e.name for e in tasks if e.name},
-        )  # fmt: skip
+        )
 
 
 class Zone(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +59,8 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[NetworkNames, ...]
     """In the order in which they are searched."""
     forwards: bool = True
-    """False for a container on internal networks only: it may not reach anybody outside, not by the host's name servers either.
-    Those that its user named are asked from where it is."""
+    """False for a container on internal networks only: it may not reach anybody outside, not by the
+    host's name servers either. Those that its user named are asked from where it is."""
     ndots: int = 0
     """As the user set it; the resolver in the container has 0 if he did not."""
 
@@ -83,21 +87,28 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def zone_for(
-    overlays: Overlays, workload: Workload | None, names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of
+    overlays: Overlays,
+    workload: Workload | None,
+    names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of,
 ) -> Zone:
-    """The zone of a workload's container; an empty one if there is none. `names_of` may be a cache of `NetworkNames.of`."""
+    """The zone of a workload's container; an empty one if there is none. `names_of` may be a cache
+    of `NetworkNames.of`."""
     if workload is None:
         return Zone(networks=(), forwards=False)
     spec = workload.spec
-    views = [overlays.networks[a.network] for a in workload.attachments if a.network in overlays.networks]
+    views = [
+        overlays.networks[a.network] for a in workload.attachments if a.network in overlays.networks
+    ]
     outward = not views or any(not view.definition.internal for view in views)
     names = tuple(names_of(view) for view in views if not view.definition.ingress)
-    return Zone(networks=names, forwards=outward or bool(spec.dns_servers), ndots=_ndots(spec.dns_options))
+    return Zone(
+        networks=names, forwards=outward or bool(spec.dns_servers), ndots=_ndots(spec.dns_options)
+    )
 
 
 class NameCache:
-    """`NetworkNames.of`, computed once for each view. A view is compared by identity: a new assignment keeps those that are
-    as they were."""
+    """`NetworkNames.of`, computed once for each view. A view is compared by identity: a new
+    assignment keeps those that are as they were."""
 
     def __init__(self) -> None:
         self._cache: dict[NetworkId, tuple[NetworkView, NetworkNames]] = {}

@@ -1,1 +1,2 @@
-"""What a node is without a swarm: its sandboxes and their network, names, images, containers and events."""
+"""What a node is without a swarm: its sandboxes and their network, names, images, containers and
+events."""

@@ -1,4 +1,5 @@
-"""The outside world of the engine, by what it is for: what `node.py` chooses for a real host and the tests for a simulated one."""
+"""The outside world of the engine, by what it is for: what `node.py` chooses for a real host and
+the tests for a simulated one."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -25,19 +26,24 @@ class HostResolver(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
-OpenSocket = Callable[[Path | None, socket.AddressFamily, socket.SocketKind], Awaitable[socket.socket]]
-"""(namespace file, family, kind) -> a socket in that namespace, or in the host's own (None), non-blocking. Raises
-`OperationFailed`."""
-OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
-"""(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside that namespace and
+OpenSocket = Callable[
+    [Path | None, socket.AddressFamily, socket.SocketKind], Awaitable[socket.socket]
+]
+"""(namespace file, family, kind) -> a socket in that namespace, or in the host's own (None),
 non-blocking. Raises `OperationFailed`."""
+OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
+"""(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside
+that namespace and non-blocking. Raises `OperationFailed`."""
 
 FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
-"""Forgets these flows, as far as they could find another way (`linux/conntrack.py`), in the namespace of that name
-(`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises `OperationFailed`."""
+"""Forgets these flows, as far as they could find another way (`linux/conntrack.py`), in the
+namespace of that name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises
+`OperationFailed`."""
 
 
-async def _open_here(inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+async def _open_here(
+    inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind
+) -> socket.socket:
     """Where there is one namespace."""
     made = socket.socket(family, kind)
     made.setblocking(False)

@@ -17,8 +17,8 @@ SHORT_ID = 12
 """Digits of a container's id that make its short id, and its hostname if the user gave none."""
 
 HOST_GATEWAY = "host-gateway"
-"""In place of an address: the host as its containers see it, docker_gwbridge's own address; of a container on the host's network
-that is the host itself."""
+"""In place of an address: the host as its containers see it, docker_gwbridge's own address; of a
+container on the host's network that is the host itself."""
 LOOPBACK = IPv4Address("127.0.0.1")
 
 _HOSTS_HEAD = """\
@@ -40,9 +40,14 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def container_config(
-    workload: Workload, container: ContainerId, sandbox: Sandbox | None, overlays: Overlays, host: Host
+    workload: Workload,
+    container: ContainerId,
+    sandbox: Sandbox | None,
+    overlays: Overlays,
+    host: Host,
 ) -> ContainerConfig:
-    """The container of a workload. Without a sandbox it runs on the host's network, with the host's name and name servers."""
+    """The container of a workload. Without a sandbox it runs on the host's network, with the host's
+    name and name servers."""
     spec = workload.spec
     hostname = spec.hostname or (host.hostname if workload.host_network else container[:SHORT_ID])
     return ContainerConfig(
@@ -57,13 +62,20 @@ def container_config(
         hosts=hosts_file(workload, hostname, overlays, sandbox),
         resolv_conf=resolv_conf(spec, host.resolver, own=sandbox is not None),
         log_driver=workload.log_driver,
-        ports=tuple(port for port in workload.ports if port.mode == "host" and port.published and sandbox is not None),
+        ports=tuple(
+            port
+            for port in workload.ports
+            if port.mode == "host" and port.published and sandbox is not None
+        ),
     )
 
 
-def hosts_file(workload: Workload, hostname: str, overlays: Overlays, sandbox: Sandbox | None) -> str:
-    """The well-known names, what the user added, and the container's own addresses: one on each of its networks but ingress, unless
-    it has no other; without any, its address on the gateway bridge, since programs look themselves up when they start."""
+def hosts_file(
+    workload: Workload, hostname: str, overlays: Overlays, sandbox: Sandbox | None
+) -> str:
+    """The well-known names, what the user added, and the container's own addresses: one on each of
+    its networks but ingress, unless it has no other; without any, its address on the gateway
+    bridge, since programs look themselves up when they start."""
     bridge = LOOPBACK if sandbox is None else sandbox.gateway.network.network_address + 1
     lines = []
     for line in filter(str.strip, workload.spec.hosts):
@@ -71,13 +83,16 @@ def hosts_file(workload: Workload, hostname: str, overlays: Overlays, sandbox: S
         lines.append(f"{bridge if address == HOST_GATEWAY else address}\t{' '.join(names)}\n")
     ingress = {id for id, view in overlays.networks.items() if view.definition.ingress}
     own = [a for a in workload.attachments if a.network not in ingress] or workload.attachments
-    addresses = [attachment.address.ip for attachment in own] or ([] if sandbox is None else [sandbox.gateway.ip])
+    addresses = [attachment.address.ip for attachment in own] or (
+        [] if sandbox is None else [sandbox.gateway.ip]
+    )
     lines += [f"{address}\t{hostname}\n" for address in addresses]
     return _HOSTS_HEAD + "".join(lines)
 
 
 def resolv_conf(spec: ContainerSpec, host: HostResolver, own: bool) -> str:
-    """With `own` this node answers, in the container; else the servers that the user or the host named."""
+    """With `own` this node answers, in the container; else the servers that the user or the host
+    named."""
     servers = (str(RESOLVER_ADDRESS),) if own else spec.dns_servers or host.servers
     search = spec.dns_search or host.search
     options = spec.dns_options or host.options

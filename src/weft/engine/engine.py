@@ -1,7 +1,7 @@
 """What a node is without a swarm: its containers, its images, and what happened to them.
 
-It lives as long as the daemon. Who wants containers connected makes a `Networking` (`networking.py`) with it: a member of a swarm
-does so, for as long as it is one.
+It lives as long as the daemon. Who wants containers connected makes a `Networking`
+(`networking.py`) with it: a member of a swarm does so, for as long as it is one.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,8 @@ class Engine:
         self.events.container("start", await self.runtime.start(id))
 
     async def wait(self, id: ContainerId) -> Container:
-        """Its end, which who waits has to tell by `died`: nobody may, for example when the daemon ends."""
+        """Its end, which who waits has to tell by `died`: nobody may, for example when the daemon
+        ends."""
         return await self.runtime.wait(id)
 
     async def stop(self, container: Container) -> None:

@@ -1,4 +1,5 @@
-"""What happened on this node, for `docker events`: the last ones are remembered, new ones go to all who listen."""
+"""What happened on this node, for `docker events`: the last ones are remembered, new ones go to all
+who listen."""
 
 import asyncio
 from collections import deque
@@ -10,7 +11,8 @@ from weft.model.meta import SECOND, Nanoseconds
 REMEMBERED = 256
 """Docker's number."""
 UNREAD = 4096
-"""Events that a listener may be behind; one that is further behind is cut off, so that it cannot fill the memory."""
+"""Events that a listener may be behind; one that is further behind is cut off, so that it cannot
+fill the memory."""
 
 
 class EventLog:
@@ -33,7 +35,9 @@ class EventLog:
                 queue.put_nowait(event)
 
     def record(self, type: str, action: str, id: str, attributes: dict[str, str]) -> None:
-        self.add(NodeEvent(type=type, action=action, id=id, attributes=attributes, time=self._clock()))
+        self.add(
+            NodeEvent(type=type, action=action, id=id, attributes=attributes, time=self._clock())
+        )
 
     def container(self, action: str, container: Container, **more: str) -> None:
         """`create`, `start`, `die` (with exitCode), `destroy`."""
@@ -41,8 +45,11 @@ class EventLog:
         attributes = {**config.labels, "image": config.spec.image, "name": config.name, **more}
         self.record("container", action, config.id, attributes)
 
-    async def listen(self, since: Nanoseconds = 0, until: Nanoseconds = 0) -> AsyncIterator[NodeEvent]:
-        """Past ones from `since` on (0: none), then new ones as they happen, until `until` (0: for ever)."""
+    async def listen(
+        self, since: Nanoseconds = 0, until: Nanoseconds = 0
+    ) -> AsyncIterator[NodeEvent]:
+        """Past ones from `since` on (0: none), then new ones as they happen, until `until` (0: for
+        ever)."""
         queue: asyncio.Queue[NodeEvent | None] = asyncio.Queue()
         self._listeners.add(queue)
         try:
@@ -54,7 +61,9 @@ class EventLog:
         finally:
             self._listeners.discard(queue)
 
-    async def _next(self, queue: "asyncio.Queue[NodeEvent | None]", until: Nanoseconds) -> NodeEvent | None:
+    async def _next(
+        self, queue: "asyncio.Queue[NodeEvent | None]", until: Nanoseconds
+    ) -> NodeEvent | None:
         left = (until - self._clock()) / SECOND if until else None
         try:
             async with asyncio.timeout(left):

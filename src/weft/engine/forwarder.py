@@ -2,10 +2,11 @@
 
 The host's servers are asked from the host's own namespace, where they are the host's: one may be on
 the host's loopback, or have an address that an overlay has too. The servers that a container's user
-named are asked from the container's: they may be services of the swarm, on an internal network, or a
-program beside it. Docker Engine makes the same difference (`libnetwork/resolver.go`, `HostLoopback`).
-One socket per question, so that each has a source port of its own (RFC 5452); an answer counts only if it has the question's id,
-comes from the server that was asked, and repeats the question.
+named are asked from the container's: they may be services of the swarm, on an internal network, or
+a program beside it. Docker Engine makes the same difference (`libnetwork/resolver.go`,
+`HostLoopback`). One socket per question, so that each has a source port of its own (RFC 5452); an
+answer counts only if it has the question's id, comes from the server that was asked, and repeats
+the question.
 """
 
 import asyncio
@@ -62,7 +63,9 @@ class Forwarder:
         finally:
             self._in_flight -= 1
 
-    async def _ask_one(self, query: bytes, server: str, inside: Path | None, transport: Transport) -> bytes | None:
+    async def _ask_one(
+        self, query: bytes, server: str, inside: Path | None, transport: Transport
+    ) -> bytes | None:
         try:
             async with asyncio.timeout(TIMEOUT):
                 if transport == "tcp":
@@ -75,7 +78,9 @@ class Forwarder:
     async def _over_udp(self, query: bytes, server: str, inside: Path | None) -> bytes:
         loop = asyncio.get_running_loop()
         connected = await self._connected(server, inside, socket.SOCK_DGRAM)
-        transport, exchange = await loop.create_datagram_endpoint(lambda: _Exchange(query), sock=connected)
+        transport, exchange = await loop.create_datagram_endpoint(
+            lambda: _Exchange(query), sock=connected
+        )
         try:
             return await exchange.reply
         finally:
@@ -92,7 +97,9 @@ class Forwarder:
         finally:
             writer.close()
 
-    async def _connected(self, server: str, inside: Path | None, kind: socket.SocketKind) -> socket.socket:
+    async def _connected(
+        self, server: str, inside: Path | None, kind: socket.SocketKind
+    ) -> socket.socket:
         """A socket stays in the namespace that it was made in, wherever it is used from."""
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         made = await self._open_socket(inside, family, kind)
@@ -112,7 +119,8 @@ class _Exchange(asyncio.DatagramProtocol):
         self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A promise of `create_datagram_endpoint`; the classes do not say so, neither asyncio's own before 3.12 nor uvloop's.
+        # A promise of `create_datagram_endpoint`; the classes do not say so, neither asyncio's own
+        # before 3.12 nor uvloop's.
         cast(asyncio.DatagramTransport, transport).sendto(self._query)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
@@ -125,8 +133,9 @@ class _Exchange(asyncio.DatagramProtocol):
 
 
 def answers(reply: bytes, query: bytes) -> bool:
-    """Whether it is an answer to this very question (RFC 5452 section 9.1). The question is compared as bytes without regard to
-    case; a reply without any question is taken if it says that something went wrong."""
+    """Whether it is an answer to this very question (RFC 5452 section 9.1). The question is
+    compared as bytes without regard to case; a reply without any question is taken if it says that
+    something went wrong."""
     if len(reply) < codec.HEADER.size or reply[:2] != query[:2] or not reply[2] & 0x80:
         return False
     if reply[4:6] == b"\0\0":

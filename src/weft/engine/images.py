@@ -1,6 +1,8 @@
-"""Images, and events of what happens to them, as `docker events` tells it: pull, load, tag, untag, delete.
+"""Images, and events of what happens to them, as `docker events` tells it: pull, load, tag, untag,
+delete.
 
-An event is about the image's id, but of a pull about what was asked for; its attributes are the image's labels and a name.
+An event is about the image's id, but of a pull about what was asked for; its attributes are the
+image's labels and a name.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -42,7 +44,9 @@ class RecordedImages:
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
         loaded = await self._images.load(archive)
-        for image in {image.id: image for image in map(self._find, loaded) if image is not None}.values():
+        for image in {
+            image.id: image for image in map(self._find, loaded) if image is not None
+        }.values():
             self._record("load", image.id, image.id, image)
         return loaded
 

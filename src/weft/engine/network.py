@@ -1,15 +1,18 @@
-"""The loop that makes the kernel's network what the overlays and the residents demand, and keeps it so.
+"""The loop that makes the kernel's network what the overlays and the residents demand, and keeps it
+so.
 
-Whenever these or the kernel change: plan, compare, apply. What the kernel has is read once and remembered;
-after that only namespaces in which something happened are read again, our own changes among them, which verifies them. Whatever
-others do to our namespaces is repaired that way, and every `AUDIT` seconds all is read anew, for changes that nobody announced.
+Whenever these or the kernel change: plan, compare, apply. What the kernel has is read once and
+remembered; after that only namespaces in which something happened are read again, our own changes
+among them, which verifies them. Whatever others do to our namespaces is repaired that way, and
+every `AUDIT` seconds all is read anew, for changes that nobody announced.
 
-An operation that fails does not hold up the others: what is left after a failed batch is tried one by one, so that the cause is
-known for each, told to the tasks that need it (`ready` raises it), and tried again with growing pauses.
+An operation that fails does not hold up the others: what is left after a failed batch is tried one
+by one, so that the cause is known for each, told to the tasks that need it (`ready` raises it), and
+tried again with growing pauses.
 
-Where new flows are no longer sent to a task, or begin to be, the kernel forgets the flows that can choose anew
-(`network.flows`), once the rules there say so; beside the rounds, because the kernel looks through all its flows for that (9 ms
-where it has room for a quarter million).
+Where new flows are no longer sent to a task, or begin to be, the kernel forgets the flows that can
+choose anew (`network.flows`), once the rules there say so; beside the rounds, because the kernel
+looks through all its flows for that (9 ms where it has room for a quarter million).
 """
 
 import asyncio
@@ -46,12 +49,14 @@ log = logging.getLogger(__name__)
 COALESCE = 0.015
 """Seconds that a round waits for more changes: a burst of tasks becomes one."""
 PATIENCE = 0.04
-"""Seconds that a round waits in addition while no task waits for it: each task that begins to serve changes the rules of all sandboxes
-on its networks. Well below the time that a task is given between the last new connection and its stop signal."""
+"""Seconds that a round waits in addition while no task waits for it: each task that begins to serve
+changes the rules of all sandboxes on its networks. Well below the time that a task is given between
+the last new connection and its stop signal."""
 AUDIT = 10.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 MAX_SINGLE = 200
-"""Operations left after a failure that are tried one by one; more of them are tried in one batch once more."""
+"""Operations left after a failure that are tried one by one; more of them are tried in one batch
+once more."""
 
 Plan = Callable[[Overlays, NodeFacts, Sequence[Resident]], KernelState]
 Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
@@ -67,7 +72,8 @@ class Failure(msgspec.Struct, frozen=True):
     cause: str
 
     def concerns(self, sandbox: Sandbox) -> bool:
-        """Whether the sandbox cannot do without it. What another sandbox hangs on a bridge that they share does not concern it."""
+        """Whether the sandbox cannot do without it. What another sandbox hangs on a bridge that
+        they share does not concern it."""
         if self.operation is None or _is_hosts_table(self.operation):
             return True
         places = _links_of(self.operation)
@@ -95,7 +101,8 @@ def _is_hosts_table(operation: Operation) -> bool:
 
 
 def _links_of(operation: Operation) -> list[tuple[str, str]]:
-    """Namespace and name of the links that are made, changed or removed, or of which a bridge is told."""
+    """Namespace and name of the links that are made, changed or removed, or of which a bridge is
+    told."""
     match operation:
         case AddLink(namespace=space, link=link):
             return [(space, link.name), *_far_end(link.kind)]
@@ -121,7 +128,9 @@ def _far_end(kind: object) -> list[tuple[str, str]]:
 
 def _ports(sandbox: Sandbox) -> set[tuple[str, str]]:
     """The other ends of a sandbox's interfaces."""
-    ports = {(overlay_namespace(network), f"veth{number}") for network, number in sandbox.ports.items()}
+    ports = {
+        (overlay_namespace(network), f"veth{number}") for network, number in sandbox.ports.items()
+    }
     return ports | {(HOST, gateway_port(sandbox.id))}
 
 
@@ -130,12 +139,17 @@ def _needs_link(sandbox: Sandbox, space: str, name: str) -> bool:
         return True
     if space == HOST:
         return name == GATEWAY_BRIDGE
-    shared = any(space in (overlay_namespace(network), balancer_namespace(network)) for network in sandbox.ports)
+    shared = any(
+        space in (overlay_namespace(network), balancer_namespace(network))
+        for network in sandbox.ports
+    )
     return shared and not SANDBOX_PORT.fullmatch(name)
 
 
 class NetworkLoop:
-    def __init__(self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_flows: FlushFlows) -> None:
+    def __init__(
+        self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_flows: FlushFlows
+    ) -> None:
         self._kernel = kernel
         self._flush_flows = flush_flows
         self._facts = facts
@@ -149,7 +163,8 @@ class NetworkLoop:
         """Read all namespaces in the next round."""
         self._wake = asyncio.Event()
         self._wanted = self._known = self._done = 0
-        """Generations of what is desired: of the last, of what this loop was given of it, and of what the last round dealt with."""
+        """Generations of what is desired: of the last, of what this loop was given of it, and of
+        what the last round dealt with."""
         self._round = asyncio.Event()
         self._hurry = asyncio.Event()
         """Somebody waits for the next round."""
@@ -173,7 +188,8 @@ class NetworkLoop:
         self._wake.set()
 
     def postpone(self) -> None:
-        """Something else is desired, but may not be done yet: who waits for it now waits for the next `desire`."""
+        """Something else is desired, but may not be done yet: who waits for it now waits for the
+        next `desire`."""
         self._wanted += 1
 
     async def run(self) -> None:
@@ -191,7 +207,8 @@ class NetworkLoop:
             await self._round.wait()
 
     async def ready(self, sandbox: Sandbox) -> None:
-        """Returns when the sandbox, which must have been desired, is in the kernel. Raises `OperationFailed` if it cannot be."""
+        """Returns when the sandbox, which must have been desired, is in the kernel. Raises
+        `OperationFailed` if it cannot be."""
         await self.settled()
         for failure in self.failures:
             if failure.concerns(sandbox):
@@ -204,11 +221,14 @@ class NetworkLoop:
             await self._round.wait()
 
     async def teardown(self) -> None:
-        """Removes everything of ours; not while `run` runs. As much as possible: then raises what could not be removed."""
+        """Removes everything of ours; not while `run` runs. As much as possible: then raises what
+        could not be removed."""
         self._actual = dict((await self._kernel.read(NOTHING)).namespaces)
         failures = await self._carry_out(NOTHING)
         if failures:
-            raise ExceptionGroup("cannot remove the network", [OperationFailed(f.cause) for f in failures])
+            raise ExceptionGroup(
+                "cannot remove the network", [OperationFailed(f.cause) for f in failures]
+            )
 
     # ---
 
@@ -236,7 +256,8 @@ class NetworkLoop:
                 await self._converge(self._overlays, self._residents)
 
     async def _pause(self, until_audit: float) -> None:
-        """Until somebody wakes the loop, an audit is due, or a failed operation is to be tried again."""
+        """Until somebody wakes the loop, an audit is due, or a failed operation is to be tried
+        again."""
         seconds = min(until_audit, self._retry) if self.failures else until_audit
         try:
             async with asyncio.timeout(max(seconds, 0)):
@@ -262,7 +283,8 @@ class NetworkLoop:
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
         except Exception as error:
-            # A mistake in one network must not end the agent of a node: it is told, and tried again.
+            # A mistake in one network must not end the agent of a node: it is told, and tried
+            # again.
             log.exception("network.round_failed")
             self.failures = (Failure(None, f"cannot set up the network: {error}"),)
             self._everything = True
@@ -275,7 +297,8 @@ class NetworkLoop:
         self._round = asyncio.Event()
 
     def _plan_first(self) -> KernelState:
-        """What a new daemon finds: the rules of what was desired first, or older ones, so that every published port may be new."""
+        """What a new daemon finds: the rules of what was desired first, or older ones, so that
+        every published port may be new."""
         first = NOTHING
         if self._first is not None:
             overlays, residents = self._first
@@ -290,12 +313,18 @@ class NetworkLoop:
             if any(failure.operation is None for failure in self.failures):
                 continue
             # Where the rules could not be changed a flow would only find the same way again: later.
-            failed = {f.operation.namespace for f in self.failures if isinstance(f.operation, ReplaceTable | ChangeTable)}
+            failed = {
+                f.operation.namespace
+                for f in self.failures
+                if isinstance(f.operation, ReplaceTable | ChangeTable)
+            }
             due = {place for place in self._stale if place[0] not in failed}
             self._stale -= due
             for space in sorted({space for space, _ in due}):
                 try:
-                    await self._flush_flows(space, frozenset(stale for place, stale in due if place == space))
+                    await self._flush_flows(
+                        space, frozenset(stale for place, stale in due if place == space)
+                    )
                 except WeftError as error:
                     log.warning("flows.flush_failed namespace=%s cause=%s", space, error)
 
@@ -330,14 +359,19 @@ class NetworkLoop:
         self._actual = dict(desired.namespaces)
         return []
 
-    async def _retry_singly(self, desired: KernelState, tried: Sequence[Operation]) -> list[Failure]:
-        """What can be done is done by now: what is left is tried once more, so that the cause is known for each."""
+    async def _retry_singly(
+        self, desired: KernelState, tried: Sequence[Operation]
+    ) -> list[Failure]:
+        """What can be done is done by now: what is left is tried once more, so that the cause is
+        known for each."""
         left = await self._left_of(desired, tried)
         if len(left) > MAX_SINGLE:
             with contextlib.suppress(OperationFailed):
                 await self._kernel.apply(left)
             left = await self._left_of(desired, left)
-        batches: list[Sequence[Operation]] = [left] if len(left) > MAX_SINGLE else [[operation] for operation in left]
+        batches: list[Sequence[Operation]] = (
+            [left] if len(left) > MAX_SINGLE else [[operation] for operation in left]
+        )
         failures = []
         for batch in batches:
             try:
@@ -347,7 +381,10 @@ class NetworkLoop:
         self._dirty |= _touched(left)
         return failures
 
-    async def _left_of(self, desired: KernelState, tried: Sequence[Operation]) -> Sequence[Operation]:
-        """Only where something was tried is read again: one thing that never succeeds must not make every change expensive."""
+    async def _left_of(
+        self, desired: KernelState, tried: Sequence[Operation]
+    ) -> Sequence[Operation]:
+        """Only where something was tried is read again: one thing that never succeeds must not make
+        every change expensive."""
         await self._read_again(desired, _touched(tried))
         return self._diff(KernelState(self._actual), desired)

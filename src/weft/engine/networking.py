@@ -1,9 +1,11 @@
-"""Sandboxes connected: the kernel's network, encryption and names, of the residents that somebody wants here.
+"""Sandboxes connected: the kernel's network, encryption and names, of the residents that somebody
+wants here.
 
     desire ─▶ encryption: may it be up? ─▶ network loop ─▶ kernel
     connect ─▶ the engine protects it, the kernel has it ─▶ its names are answered
 
-Who desires says all of it each time. Until the first time nothing is touched, and the end of `run` leaves everything as it is.
+Who desires says all of it each time. Until the first time nothing is touched, and the end of `run`
+leaves everything as it is.
 """
 
 import asyncio
@@ -43,8 +45,12 @@ class Networking:
         self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self._names = NameCache()
         self._resolvers = Resolvers(
-            adapters.names.open_resolver, adapters.names.open_socket, self._namespace_file, self._zone, self._name_servers
-        )  # fmt: skip
+            adapters.names.open_resolver,
+            adapters.names.open_socket,
+            self._namespace_file,
+            self._zone,
+            self._name_servers,
+        )
         self._overlays = Overlays()
         self._residents: dict[WorkloadId, Resident] = {}
 
@@ -58,7 +64,8 @@ class Networking:
             self._resolvers.close_all()
 
     async def teardown(self) -> None:
-        """Removes everything of ours; not while `run` runs. As much as possible: then raises what could not be removed."""
+        """Removes everything of ours; not while `run` runs. As much as possible: then raises what
+        could not be removed."""
         errors: list[Exception] = []
         try:
             await self.loop.teardown()
@@ -89,7 +96,8 @@ class Networking:
             raise OperationFailed(cause)
 
     async def connect(self, sandbox: Sandbox) -> None:
-        """Returns when it works for the sandbox, which must have been desired. Raises `OperationFailed`."""
+        """Returns when it works for the sandbox, which must have been desired. Raises
+        `OperationFailed`."""
         for network in sandbox.ports:
             view = self._overlays.networks.get(network)
             if view is not None and view.definition.encrypted:
@@ -98,13 +106,15 @@ class Networking:
         self._tell("connect", sandbox)
 
     async def release(self, sandbox: Sandbox) -> None:
-        """Returns when the kernel has nothing more of the sandbox, which must be no longer desired."""
+        """Returns when the kernel has nothing more of the sandbox, which must be no longer
+        desired."""
         self._resolvers.close(sandbox)
         await self.loop.gone(sandbox)
         self._tell("disconnect", sandbox)
 
     async def answer_again(self, sandbox: Sandbox) -> None:
-        """For a container that was running before this daemon. Tries until it works, or the sandbox is no longer desired."""
+        """For a container that was running before this daemon. Tries until it works, or the sandbox
+        is no longer desired."""
         while self._is_resident(sandbox):
             try:
                 await self._answer(sandbox)
@@ -116,11 +126,17 @@ class Networking:
     # --- what the API shows
 
     def local_networks(self) -> list[LocalNetwork]:
-        connected = views.connected_networks(self._overlays, self._here, self.facts, self._engine.containers)
-        return sorted([*self._engine.local_networks(), *connected], key=lambda network: network.name)
+        connected = views.connected_networks(
+            self._overlays, self._here, self.facts, self._engine.containers
+        )
+        return sorted(
+            [*self._engine.local_networks(), *connected], key=lambda network: network.name
+        )
 
     def container_networks(self, id: ContainerId) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
-        return views.container_networks(id, self._overlays, self._here, self.facts, self._engine.containers)
+        return views.container_networks(
+            id, self._overlays, self._here, self.facts, self._engine.containers
+        )
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return views.container_gateway(id, self._overlays, self._here, self.facts)
@@ -148,7 +164,9 @@ class Networking:
 
     def _zone(self, sandbox: Sandbox) -> Zone:
         resident = self._residents.get(sandbox.workload)
-        return zone_for(self._overlays, resident.workload if resident is not None else None, self._names)
+        return zone_for(
+            self._overlays, resident.workload if resident is not None else None, self._names
+        )
 
     def _namespace_file(self, sandbox: Sandbox) -> Path:
         return self._engine.adapters.network.namespaces / sandbox.key

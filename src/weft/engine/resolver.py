@@ -1,8 +1,10 @@
-"""The name service of the containers: per sandbox a UDP and a TCP socket at 127.0.0.11 inside it, all served by the event loop.
+"""The name service of the containers: per sandbox a UDP and a TCP socket at 127.0.0.11 inside it,
+all served by the event loop.
 
-The sockets are made inside the namespace by an adapter and belong to this process, so no thread and no process per container is
-needed. `dns.resolver.answer` decides; what it says to forward goes out to the servers that the user or the host named, one after
-the other (`forwarder.py`). Limits, as Docker's: three servers, 4 s each, 1,024 questions on their way.
+The sockets are made inside the namespace by an adapter and belong to this process, so no thread and
+no process per container is needed. `dns.resolver.answer` decides; what it says to forward goes out
+to the servers that the user or the host named, one after the other (`forwarder.py`). Limits, as
+Docker's: three servers, 4 s each, 1,024 questions on their way.
 """
 
 import asyncio
@@ -36,9 +38,13 @@ class SandboxResolver:
     """The name server in one sandbox."""
 
     def __init__(
-        self, udp: socket.socket, tcp: socket.socket, zone: Callable[[], Zone], servers: Callable[[], NameServers],
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        zone: Callable[[], Zone],
+        servers: Callable[[], NameServers],
         forwarder: Forwarder,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._udp = udp
         self._tcp = tcp
         self._zone = zone
@@ -113,7 +119,9 @@ class SandboxResolver:
         try:
             while True:
                 async with asyncio.timeout(IDLE):
-                    query = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    query = await reader.readexactly(
+                        int.from_bytes(await reader.readexactly(2), "big")
+                    )
                 reply = await self._answer_tcp(query)
                 if reply is None:
                     return
@@ -139,9 +147,13 @@ class Resolvers:
     """The name servers of all sandboxes of this node."""
 
     def __init__(
-        self, open_resolver: OpenResolver, open_socket: OpenSocket, namespace_file: Callable[[Sandbox], Path],
-        zone: Callable[[Sandbox], Zone], servers: Callable[[Sandbox], NameServers],
-    ) -> None:  # fmt: skip
+        self,
+        open_resolver: OpenResolver,
+        open_socket: OpenSocket,
+        namespace_file: Callable[[Sandbox], Path],
+        zone: Callable[[Sandbox], Zone],
+        servers: Callable[[Sandbox], NameServers],
+    ) -> None:
         self._open_sockets = open_resolver
         self._namespace_file = namespace_file
         self._zone = zone
@@ -156,8 +168,12 @@ class Resolvers:
         """Begins to answer in a sandbox; fine if that is so already. Raises `OperationFailed`."""
         if sandbox.id in self._open:
             return
-        sockets = await self._open_sockets(self._namespace_file(sandbox), RESOLVER_ADDRESS, RESOLVER_PORT)
-        resolver = SandboxResolver(*sockets, lambda: self._zone(sandbox), lambda: self._servers(sandbox), self._forwarder)
+        sockets = await self._open_sockets(
+            self._namespace_file(sandbox), RESOLVER_ADDRESS, RESOLVER_PORT
+        )
+        resolver = SandboxResolver(
+            *sockets, lambda: self._zone(sandbox), lambda: self._servers(sandbox), self._forwarder
+        )
         if sandbox.id in self._open:
             resolver.close()
             return

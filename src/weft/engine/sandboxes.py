@@ -1,4 +1,5 @@
-"""What a new sandbox is given: an address on docker_gwbridge, and a port on the bridge of each of its networks. Pure."""
+"""What a new sandbox is given: an address on docker_gwbridge, and a port on the bridge of each of
+its networks. Pure."""
 
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Interface
@@ -10,31 +11,47 @@ from weft.model.workload import Workload
 
 
 def new_sandbox(
-    id: str, workload: Workload, container: ContainerId, facts: NodeFacts, held: Collection[Sandbox], cursor: int = 0
+    id: str,
+    workload: Workload,
+    container: ContainerId,
+    facts: NodeFacts,
+    held: Collection[Sandbox],
+    cursor: int = 0,
 ) -> Sandbox:
-    """`held`: all that are on this node. `cursor`: the address given last, as an integer; the search begins behind it.
-    Raises `Exhausted`."""
+    """`held`: all that are on this node. `cursor`: the address given last, as an integer; the
+    search begins behind it. Raises `Exhausted`."""
     gateway = choose_gateway(facts, {s.gateway.ip for s in held}, cursor)
     return Sandbox(
-        id=id, workload=workload.id, container=container, gateway=gateway, ports=choose_ports(workload, held)
-    )  # fmt: skip
+        id=id,
+        workload=workload.id,
+        container=container,
+        gateway=gateway,
+        ports=choose_ports(workload, held),
+    )
 
 
 def choose_gateway(facts: NodeFacts, held: Collection[IPv4Address], cursor: int) -> IPv4Interface:
-    """The next free address of docker_gwbridge behind the cursor, around the end of the subnet; never the bridge's own nor
-    `ingress_sbox`'s. Next-fit, so that an address given back is not at once somebody else's. Raises `Exhausted`."""
+    """The next free address of docker_gwbridge behind the cursor, around the end of the subnet;
+    never the bridge's own nor `ingress_sbox`'s. Next-fit, so that an address given back is not at
+    once somebody else's. Raises `Exhausted`."""
     network = facts.gateway.network
     first, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
     taken = {*map(int, held), int(facts.gateway.ip), int(facts.ingress_gateway.ip)}
     start = cursor + 1 if first <= cursor < last else first
-    for candidate in (*range(start, min(start + len(taken) + 1, last + 1)), *range(first, min(first + len(taken) + 1, start))):
+    for candidate in (
+        *range(start, min(start + len(taken) + 1, last + 1)),
+        *range(first, min(first + len(taken) + 1, start)),
+    ):
         if candidate not in taken:
             return IPv4Interface((candidate, network.prefixlen))
-    raise Exhausted(f"cannot give the sandbox an address: none is free in {network} of docker_gwbridge")
+    raise Exhausted(
+        f"cannot give the sandbox an address: none is free in {network} of docker_gwbridge"
+    )
 
 
 def choose_ports(workload: Workload, held: Iterable[Sandbox]) -> dict[NetworkId, int]:
-    """For each network of the workload the lowest number of a veth that no other sandbox has there; from 1."""
+    """For each network of the workload the lowest number of a veth that no other sandbox has there;
+    from 1."""
     used: dict[str, set[int]] = {}
     for sandbox in held:
         for network, port in sandbox.ports.items():

@@ -1,7 +1,8 @@
-"""What the API shows of this node's networks: the predefined ones, docker_gwbridge, and the overlays that it has a part of. Pure.
+"""What the API shows of this node's networks: the predefined ones, docker_gwbridge, and the
+overlays that it has a part of. Pure.
 
-Ids of local networks and of endpoints are digests of what they name, so they are the same after a restart, and an endpoint has the
-same id on whatever node it is shown.
+Ids of local networks and of endpoints are digests of what they name, so they are the same after a
+restart, and an endpoint has the same id on whatever node it is shown.
 """
 
 import hashlib
@@ -12,7 +13,13 @@ from typing import Literal
 from weft.model.assignment import EndpointRecord, NetworkView, Overlays, ServiceRecord
 from weft.model.container import Container
 from weft.model.ids import ContainerId, NodeId
-from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
+from weft.model.local_network import (
+    LocalEndpoint,
+    LocalNetwork,
+    PeerView,
+    ServiceTaskView,
+    ServiceView,
+)
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
 from weft.model.workload import Resident
 from weft.network.sandbox import needs_gateway
@@ -55,9 +62,14 @@ def connected_networks(
 
 
 def container_networks(
-    id: ContainerId, overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
+    id: ContainerId,
+    overlays: Overlays,
+    residents: Sequence[Resident],
+    facts: NodeFacts,
+    containers: Containers,
 ) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
-    """By name, in the order of the workload's attachments; without docker_gwbridge. Empty for a container without a sandbox."""
+    """By name, in the order of the workload's attachments; without docker_gwbridge. Empty for a
+    container without a sandbox."""
     workload = next((workload for sandbox, workload in residents if sandbox.container == id), None)
     found: dict[str, tuple[LocalNetwork, LocalEndpoint]] = {}
     for attachment in () if workload is None else workload.attachments:
@@ -80,43 +92,76 @@ def container_gateway(
 
 def predefined_networks(engine: str) -> list[LocalNetwork]:
     """What every host has, by name."""
-    return [predefined(engine, "bridge", "bridge"), predefined(engine, "host", "host"), predefined(engine, "none", "null")]
+    return [
+        predefined(engine, "bridge", "bridge"),
+        predefined(engine, "host", "host"),
+        predefined(engine, "none", "null"),
+    ]
 
 
 def predefined(engine: str, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:
     bridge = driver == "bridge"
     return LocalNetwork(
-        id=digest(engine, name), name=name, driver=driver, pools=(_BRIDGE_POOL,) if bridge else (),
+        id=digest(engine, name),
+        name=name,
+        driver=driver,
+        pools=(_BRIDGE_POOL,) if bridge else (),
         options=_BRIDGE_OPTIONS if bridge else {},
-    )  # fmt: skip
+    )
 
 
-def gateway_network(overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts) -> LocalNetwork:
+def gateway_network(
+    overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts
+) -> LocalNetwork:
     endpoints = [
         _gateway_endpoint(facts.node, s.container, f"gateway_{s.key}", s.gateway)
         for s, workload in residents
         if needs_gateway(workload, overlays.networks)
     ]
-    if any(v.definition.ingress and v.load_balancer(facts.node) for v in overlays.networks.values()):
-        endpoints.append(_gateway_endpoint(facts.node, INGRESS_KEY, f"gateway_{INGRESS_KEY}", facts.ingress_gateway))
+    if any(
+        v.definition.ingress and v.load_balancer(facts.node) for v in overlays.networks.values()
+    ):
+        endpoints.append(
+            _gateway_endpoint(
+                facts.node, INGRESS_KEY, f"gateway_{INGRESS_KEY}", facts.ingress_gateway
+            )
+        )
     return LocalNetwork(
-        id=digest(facts.node, GATEWAY_BRIDGE), name=GATEWAY_BRIDGE, driver="bridge",
-        pools=((facts.gateway.network, str(facts.gateway.ip)),), options=_GATEWAY_OPTIONS, endpoints=tuple(endpoints),
-    )  # fmt: skip
+        id=digest(facts.node, GATEWAY_BRIDGE),
+        name=GATEWAY_BRIDGE,
+        driver="bridge",
+        pools=((facts.gateway.network, str(facts.gateway.ip)),),
+        options=_GATEWAY_OPTIONS,
+        endpoints=tuple(endpoints),
+    )
 
 
-def overlay(view: NetworkView, residents: Sequence[Resident], facts: NodeFacts, containers: Containers) -> LocalNetwork:
+def overlay(
+    view: NetworkView, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
+) -> LocalNetwork:
     definition = view.definition
-    options = {"com.docker.network.driver.overlay.vxlanid_list": ",".join(str(s.vni) for s in definition.segments)}
+    options = {
+        "com.docker.network.driver.overlay.vxlanid_list": ",".join(
+            str(s.vni) for s in definition.segments
+        )
+    }
     if definition.mtu is not None:
         options["com.docker.network.driver.mtu"] = str(definition.mtu)
     if definition.encrypted:
         options["encrypted"] = ""
     return LocalNetwork(
-        id=definition.id, name=definition.name, driver="overlay", scope="swarm", internal=definition.internal,
-        ingress=definition.ingress, options=options, endpoints=tuple(_endpoints(view, residents, facts, containers)),
-        pools=tuple((s.subnet, str(s.gateway)) for s in definition.segments), peers=peers(view), services=services(view),
-    )  # fmt: skip
+        id=definition.id,
+        name=definition.name,
+        driver="overlay",
+        scope="swarm",
+        internal=definition.internal,
+        ingress=definition.ingress,
+        options=options,
+        endpoints=tuple(_endpoints(view, residents, facts, containers)),
+        pools=tuple((s.subnet, str(s.gateway)) for s in definition.segments),
+        peers=peers(view),
+        services=services(view),
+    )
 
 
 def peers(view: NetworkView) -> tuple[PeerView, ...]:
@@ -131,8 +176,9 @@ def services(view: NetworkView) -> tuple[ServiceView, ...]:
 
 def _service(view: NetworkView, record: ServiceRecord) -> ServiceView:
     tasks = tuple(
-        ServiceTaskView(e.name, _endpoint_id(e), str(e.address.ip), str(e.vtep)) for e in view.backends(record.id)
-    )  # fmt: skip
+        ServiceTaskView(e.name, _endpoint_id(e), str(e.address.ip), str(e.vtep))
+        for e in view.backends(record.id)
+    )
     ports = tuple(f"Target: {p.target}, Publish: {p.published}" for p in record.ports)
     return ServiceView(record.name, str(record.virtual_address or ""), ports, tasks)
 
@@ -149,18 +195,30 @@ def _endpoints(
     balancer = view.load_balancer(facts.node)
     if balancer is not None:
         name = view.definition.name
-        found.append(_endpoint(balancer, INGRESS_KEY if view.definition.ingress else f"lb-{name}", f"{name}-endpoint"))
+        found.append(
+            _endpoint(
+                balancer,
+                INGRESS_KEY if view.definition.ingress else f"lb-{name}",
+                f"{name}-endpoint",
+            )
+        )
     return found
 
 
 def _endpoint(record: EndpointRecord, key: str, name: str) -> LocalEndpoint:
     return LocalEndpoint(
-        key=key, name=name, endpoint_id=_endpoint_id(record), address=record.address, aliases=record.aliases
-    )  # fmt: skip
+        key=key,
+        name=name,
+        endpoint_id=_endpoint_id(record),
+        address=record.address,
+        aliases=record.aliases,
+    )
 
 
 def _gateway_endpoint(node: NodeId, key: str, name: str, address: IPv4Interface) -> LocalEndpoint:
-    return LocalEndpoint(key=key, name=name, endpoint_id=digest(node, GATEWAY_BRIDGE, key), address=address)
+    return LocalEndpoint(
+        key=key, name=name, endpoint_id=digest(node, GATEWAY_BRIDGE, key), address=address
+    )
 
 
 def _endpoint_id(record: EndpointRecord) -> str:

@@ -1,10 +1,13 @@
-"""What a host does with packets: a VXLAN datagram leaves sealed, or not at all; an ESP packet comes in opened, or not at all.
+"""What a host does with packets: a VXLAN datagram leaves sealed, or not at all; an ESP packet comes
+in opened, or not at all.
 
-    Sealer   IPv4 packet from the device -> outer headers, VNI, association, number -> where to, ESP packet
+    Sealer   IPv4 packet from the device -> outer headers, VNI, association, number -> where to, ESP
+             packet
     Opener   IPv4 packet of protocol 50  -> SPI and source, replay window, ICV, VNI -> IPv4 packet for the device
 
-Every packet that is dropped is counted by its reason, in the order of the checks; what passed is counted by who sends or delivers
-it. `linux/esp/esp.c` does the same in C, with TCP segmentation; the tests hold the two together.
+Every packet that is dropped is counted by its reason, in the order of the checks; what passed is
+counted by who sends or delivers it. `linux/esp/esp.c` does the same in C, with TCP segmentation;
+the tests hold the two together.
 """
 
 import struct
@@ -22,7 +25,8 @@ COUNTERS = (
     "sealed", "opened", "replayed", "malformed", "forged", "unknown_spi", "wrong_vni", "no_association", "exhausted", "unreserved",
     "lost",
 )  # fmt: skip
-"""`exhausted`: all numbers of the key are used. `unreserved`: the ledger gave no further numbers. `lost`: the kernel refused it."""
+"""`exhausted`: all numbers of the key are used. `unreserved`: the ledger gave no further numbers.
+`lost`: the kernel refused it."""
 
 _IP, _UDP, _VXLAN = 20, 8, 8
 _LARGEST = 65535 - _IP - 16 - 32
@@ -57,7 +61,10 @@ class _Gateway:
 
     def _demanded_icv(self, datagram: bytes, at: int) -> int | None:
         """Bits of ICV that the VNI of the datagram at `at` demands; None if it is none of ours."""
-        if _u16.unpack_from(datagram, at + 2)[0] != self._port or not datagram[at + _UDP] & _VNI_VALID:
+        if (
+            _u16.unpack_from(datagram, at + 2)[0] != self._port
+            or not datagram[at + _UDP] & _VNI_VALID
+        ):
             return None
         return self._vnis.get(_u32.unpack_from(datagram, at + _UDP + 4)[0] >> 8)
 
@@ -76,20 +83,29 @@ class Sealer(_Gateway):
         super().__init__(local, port)
         self._associations: dict[tuple[bytes, int], _Outbound] = {}
         self.asks = False
-        """Some association came half way through its block; whoever provides a further one takes this back."""
+        """Some association came half way through its block; whoever provides a further one takes
+        this back."""
 
     def add(self, association: Association, block: Block) -> None:
-        self._associations[association.destination.packed, association.icv_bits] = _Outbound(association, block)
+        self._associations[association.destination.packed, association.icv_bits] = _Outbound(
+            association, block
+        )
 
     def remove(self, association: Association) -> None:
         del self._associations[association.destination.packed, association.icv_bits]
 
     def extend(self, association: Association, block: Block) -> None:
-        self._associations[association.destination.packed, association.icv_bits].numbers.extend(block)
+        self._associations[association.destination.packed, association.icv_bits].numbers.extend(
+            block
+        )
 
     def low(self) -> list[Association]:
         """Those that need a further block soon."""
-        return [outbound.association for outbound in self._associations.values() if outbound.numbers.is_low]
+        return [
+            outbound.association
+            for outbound in self._associations.values()
+            if outbound.numbers.is_low
+        ]
 
     def seal(self, packet: bytes) -> Sealed | None:
         """An IPv4 packet as it left the stack. None: it was dropped and counted."""
@@ -107,10 +123,14 @@ class Sealer(_Gateway):
     def _judge(self, packet: bytes) -> tuple[str, _Outbound | None, bytes]:
         if len(packet) < _IP + _UDP + _VXLAN or packet[0] != 0x45 or packet[9] != UDP:
             return "wrong_vni", None, b""
-        icv = None if _u16.unpack_from(packet, 6)[0] & _FRAGMENT else self._demanded_icv(packet, _IP)
+        icv = (
+            None if _u16.unpack_from(packet, 6)[0] & _FRAGMENT else self._demanded_icv(packet, _IP)
+        )
         if icv is None:
             return "wrong_vni", None, b""
-        outbound = self._associations.get((packet[16:20], icv)) if packet[12:16] == self._local else None
+        outbound = (
+            self._associations.get((packet[16:20], icv)) if packet[12:16] == self._local else None
+        )
         if outbound is None:
             return "no_association", None, b""
         length = _u16.unpack_from(packet, _IP + 4)[0]
@@ -140,8 +160,8 @@ class Opener(_Gateway):
         del self._associations[association.spi, association.source.packed]
 
     def open(self, packet: bytes) -> bytes | None:
-        """An IPv4 packet with its header, as a raw socket gives it; gives the packet that was inside, as if it had come in clear.
-        None: it was dropped and counted."""
+        """An IPv4 packet with its header, as a raw socket gives it; gives the packet that was
+        inside, as if it had come in clear. None: it was dropped and counted."""
         header = (packet[0] & 15) * 4 if packet else 0
         if header < _IP or packet[0] >> 4 != 4 or len(packet) < header + 8:
             return self._drop("malformed")
@@ -173,8 +193,20 @@ class Opener(_Gateway):
         return self._restore(packet, datagram)
 
     def _restore(self, packet: bytes, datagram: bytes) -> bytes:
-        """The IP header anew; TOS (with its congestion marks) and TTL are those that the packet came with."""
-        fields = [0x45, packet[1], _IP + len(datagram), 0, 0, packet[8], UDP, 0, packet[12:16], self._local]
+        """The IP header anew; TOS (with its congestion marks) and TTL are those that the packet
+        came with."""
+        fields = [
+            0x45,
+            packet[1],
+            _IP + len(datagram),
+            0,
+            0,
+            packet[8],
+            UDP,
+            0,
+            packet[12:16],
+            self._local,
+        ]
         fields[7] = _checksum(_ip_header.pack(*fields))
         return _ip_header.pack(*fields) + datagram
 

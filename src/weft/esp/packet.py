@@ -1,9 +1,10 @@
-"""One ESP packet (RFC 4303 section 2) with AES-GCM (RFC 4106): a UDP datagram to bytes and back. Knows no state.
+"""One ESP packet (RFC 4303 section 2) with AES-GCM (RFC 4106): a UDP datagram to bytes and back.
+Knows no state.
 
     SPI 4 | sequence 4 | IV 8 | datagram | padding 0-3 | its length 1 | next header 1 | ICV 8 or 16
 
-The IV is the sequence number in 64 bits, so a nonce repeats only if a number does (`sequence.py` sees to it that none does).
-What is in a packet is judged only after its ICV was right.
+The IV is the sequence number in 64 bits, so a nonce repeats only if a number does (`sequence.py`
+sees to it that none does). What is in a packet is judged only after its ICV was right.
 """
 
 import hmac
@@ -44,7 +45,9 @@ class Cipher:
 
     def seal(self, sequence: int, datagram: bytes) -> bytes:
         header = _pack_header(self._spi, sequence, sequence)
-        sealed = self._gcm.encrypt(self._salt + header[8:], datagram + _TRAILERS[-(len(datagram) + 2) % 4], header[:8])
+        sealed = self._gcm.encrypt(
+            self._salt + header[8:], datagram + _TRAILERS[-(len(datagram) + 2) % 4], header[:8]
+        )
         # GCM's shorter tags are the first octets of the full one (NIST SP 800-38D section 5.2.1.2).
         return header + (sealed if self._icv == _FULL_ICV else sealed[: self._icv - _FULL_ICV])
 
@@ -54,7 +57,11 @@ class Cipher:
         if length < 4 or length % 4:
             raise Malformed
         nonce, header = self._salt + packet[8:HEADER], packet[:8]
-        text = self._open_full(nonce, header, packet) if self._icv == _FULL_ICV else self._open_short(nonce, header, packet)
+        text = (
+            self._open_full(nonce, header, packet)
+            if self._icv == _FULL_ICV
+            else self._open_short(nonce, header, packet)
+        )
         padding = text[-2]
         end = length - 2 - padding
         if text[-1] != UDP or end < 0 or text[end:-2] != bytes(range(1, padding + 1)):
@@ -68,8 +75,9 @@ class Cipher:
             raise Forged from None
 
     def _open_short(self, nonce: bytes, header: bytes, packet: bytes) -> bytes:
-        """AESGCM opens full tags only, and the general `Cipher` takes six times as long. But GCM's encryption is its own inverse
-        (a key stream), and sealing the result again gives the full tag, whose first octets must be the packet's."""
+        """AESGCM opens full tags only, and the general `Cipher` takes six times as long. But GCM's
+        encryption is its own inverse (a key stream), and sealing the result again gives the full
+        tag, whose first octets must be the packet's."""
         sealed = packet[HEADER : -self._icv]
         text = self._gcm.encrypt(nonce, sealed, None)[:-_FULL_ICV]
         tag = self._gcm.encrypt(nonce, text, header)[-_FULL_ICV:]

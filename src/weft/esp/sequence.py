@@ -1,9 +1,11 @@
-"""Sequence numbers that never repeat under one key, whatever process takes them and whenever it dies.
+"""Sequence numbers that never repeat under one key, whatever process takes them and whenever it
+dies.
 
-Numbers are taken from blocks. A block is reserved, and the reservation is on disk, before its first number is used; who starts
-anew reserves behind all blocks that were ever reserved for that key and forgets what was left of the last. `Reservations` is what
-is on disk (linux/esp/ledger.py writes it), `Numbers` what an association takes from. Numbers are of 32 bits (RFC 4303 section 2.2,
-without extended ones); behind the last there is none: a new key must come.
+Numbers are taken from blocks. A block is reserved, and the reservation is on disk, before its first
+number is used; who starts anew reserves behind all blocks that were ever reserved for that key and
+forgets what was left of the last. `Reservations` is what is on disk (linux/esp/ledger.py writes
+it), `Numbers` what an association takes from. Numbers are of 32 bits (RFC 4303 section 2.2, without
+extended ones); behind the last there is none: a new key must come.
 """
 
 import hashlib
@@ -16,9 +18,11 @@ from weft.model.encryption import Association
 FIRST = 1
 END = 2**32
 BLOCK = 2**22
-"""Numbers in a block. A start every 42 s for the twelve hours of a key takes them all; a block lasts half a minute at 1.5 Gbit/s."""
+"""Numbers in a block. A start every 42 s for the twelve hours of a key takes them all; a block
+lasts half a minute at 1.5 Gbit/s."""
 KEYS_REMEMBERED = 2**14
-"""Keys whose reservations are kept. Those least recently used go: their keys were replaced long ago."""
+"""Keys whose reservations are kept. Those least recently used go: their keys were replaced long
+ago."""
 
 
 class Block(NamedTuple):
@@ -40,8 +44,11 @@ class Reservations(msgspec.Struct, frozen=True):
     ends: dict[bytes, int] = {}
     """By fingerprint: the first number never reserved. In order of their last reservation."""
 
-    def reserve(self, associations: tuple[Association, ...]) -> "tuple[Reservations, tuple[Block, ...]]":
-        """A block for each, `NONE_LEFT` where its key has no more. The blocks may be used once the new reservations are safe."""
+    def reserve(
+        self, associations: tuple[Association, ...]
+    ) -> "tuple[Reservations, tuple[Block, ...]]":
+        """A block for each, `NONE_LEFT` where its key has no more. The blocks may be used once the
+        new reservations are safe."""
         ends, blocks = dict(self.ends), []
         for association in associations:
             name = fingerprint(association)

@@ -1,10 +1,13 @@
-"""The replay window of an inbound association (RFC 4303 section 3.4.3): which sequence numbers may still come.
+"""The replay window of an inbound association (RFC 4303 section 3.4.3): which sequence numbers may
+still come.
 
-A number is asked for before a packet is opened and marked only after its ICV was right: a forged packet moves nothing.
+A number is asked for before a packet is opened and marked only after its ICV was right: a forged
+packet moves nothing.
 """
 
 WINDOW = 4096
-"""Bits. RFC 4303 asks for 32 at least; a burst of segments that overtakes others on a fast path is longer than that."""
+"""Bits. RFC 4303 asks for 32 at least; a burst of segments that overtakes others on a fast path is
+longer than that."""
 _MASK = (1 << WINDOW) - 1
 
 

@@ -1,7 +1,9 @@
-"""Control groups of the lab: one for each host in every hierarchy of the machine, version 1, 2 or both.
+"""Control groups of the lab: one for each host in every hierarchy of the machine, version 1, 2 or
+both.
 
     <hierarchy>/weft-lab/node1         what node1 sees as the root of its hierarchy
-    <hierarchy>/weft-lab/node1/init    its own processes; in version 2 a group with controllers may hold none itself
+    <hierarchy>/weft-lab/node1/init    its own processes; in version 2 a group with controllers may
+                                       hold none itself
     <hierarchy>/weft-lab/node1/…       what the runtime makes for containers
 
 They say which processes are the lab's even when every record is lost.
@@ -34,7 +36,11 @@ def hierarchies() -> list[Hierarchy]:
         _, path, kind, options, *_ = line.split()
         if kind in ("cgroup", "cgroup2"):
             generic = ("rw", "ro", "relatime", "nosuid", "nodev", "noexec")
-            wanted = [] if kind == "cgroup2" else [option for option in options.split(",") if option not in generic]
+            wanted = (
+                []
+                if kind == "cgroup2"
+                else [option for option in options.split(",") if option not in generic]
+            )
             found.append(Hierarchy(Path(path), kind, ",".join(wanted)))
     return found
 
@@ -48,7 +54,9 @@ def create(group: str) -> None:
             try:
                 path.mkdir(mode=0o755, exist_ok=True)
             except OSError as error:
-                raise OperationFailed(f"cannot create control group {path}: {cause_of(error)}") from error
+                raise OperationFailed(
+                    f"cannot create control group {path}: {cause_of(error)}"
+                ) from error
             _copy_cpuset(path)
 
 
@@ -59,7 +67,8 @@ def enter(group: str) -> None:
 
 
 def delegate(group: str) -> None:
-    """Version 2: the host's runtime may use every controller that the machine gives to its root's children."""
+    """Version 2: the host's runtime may use every controller that the machine gives to its root's
+    children."""
     for hierarchy in hierarchies():
         if hierarchy.kind == "cgroup2":
             _enable_controllers(hierarchy.path / Path(group).parent)
@@ -92,15 +101,21 @@ def _remove_one(path: Path, deadline: float) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise OperationFailed(f"cannot remove control group {path}: {cause_of(error)}") from error
-            time.sleep(0.01)  # a process that was killed leaves its group only when the kernel has taken it apart
+                raise OperationFailed(
+                    f"cannot remove control group {path}: {cause_of(error)}"
+                ) from error
+            time.sleep(
+                0.01
+            )  # a process that was killed leaves its group only when the kernel has taken it apart
         else:
             return
 
 
 def _enable_controllers(path: Path) -> None:
     for controller in (path / "cgroup.controllers").read_text().split():
-        with contextlib.suppress(OSError):  # one that cannot be had is missed by the runtime, which names it
+        with contextlib.suppress(
+            OSError
+        ):  # one that cannot be had is missed by the runtime, which names it
             (path / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
@@ -108,5 +123,9 @@ def _copy_cpuset(path: Path) -> None:
     """Version 1: a new cpuset is empty, and an empty one takes no process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = path / name
-        if file.exists() and "cgroup.controllers" not in os.listdir(path) and not file.read_text().strip():
+        if (
+            file.exists()
+            and "cgroup.controllers" not in os.listdir(path)
+            and not file.read_text().strip()
+        ):
             file.write_text((path.parent / name).read_text())

@@ -1,8 +1,9 @@
 """Start and end the daemon of a lab host, as its init system would; the lab does not watch it.
 
-The daemon is a grandchild that was forked inside the host's PID namespace, so the host's own first process reaps it. Which number
-it has outside only the kernel can tell: it sends one byte over a UNIX socket, and the kernel adds the sender's number as the
-receiver sees it (SCM_CREDENTIALS, unix(7)).
+The daemon is a grandchild that was forked inside the host's PID namespace, so the host's own first
+process reaps it. Which number it has outside only the kernel can tell: it sends one byte over a
+UNIX socket, and the kernel adds the sender's number as the receiver sees it (SCM_CREDENTIALS,
+unix(7)).
 """
 
 import os
@@ -21,7 +22,11 @@ from weft.lab.processes import Process, identify, load, save, send, wait
 from weft.lab.syscalls import setns
 
 COMMAND = (sys.executable, "-m", "weft", "daemon", "--data-root", "/var/lib/weft")
-_VARIABLES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+_VARIABLES = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
 
@@ -52,16 +57,21 @@ def start(layout: Layout, host: Host, command: Sequence[str] = COMMAND) -> Proce
 
 
 def stop(host: Host, number: int = signal.SIGTERM, seconds: float = 10) -> bool:
-    """Sends the signal and waits for the end. False if no daemon ran. Raises `OperationFailed` if it does not end."""
+    """Sends the signal and waits for the end. False if no daemon ran. Raises `OperationFailed` if
+    it does not end."""
     running = load(host.daemon_record)
     if running is None or not send(running, number):
         return False
     if not wait(running, seconds):
-        raise OperationFailed(f"cannot stop the daemon of {host.name}: process {running.pid} ignores signal {number}")
+        raise OperationFailed(
+            f"cannot stop the daemon of {host.name}: process {running.pid} ignores signal {number}"
+        )
     return True
 
 
-def _launch(group: str, init: Process, host: Host, report: socket.socket, command: Sequence[str]) -> None:
+def _launch(
+    group: str, init: Process, host: Host, report: socket.socket, command: Sequence[str]
+) -> None:
     """In the forked child; never returns."""
     try:
         log = os.open(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -69,7 +79,9 @@ def _launch(group: str, init: Process, host: Host, report: socket.socket, comman
         namespaces = open_namespaces(init.pid)
         setns(namespaces["pid"])
         if os.fork() == 0:  # in the PID namespace, but a child of a process outside
-            if os.fork() == 0:  # a child of a process inside that ends now: the host's first process adopts it
+            if (
+                os.fork() == 0
+            ):  # a child of a process inside that ends now: the host's first process adopts it
                 become(lambda: _detach(namespaces, log, report), command, _VARIABLES)
             os._exit(0)
         os.wait()

@@ -1,12 +1,13 @@
 """Run a command inside a host of the lab: `weft lab exec NODE -- CMD…`.
 
-Scripts call this hundreds of times, so it imports little and does no more than: join the host's PID namespace, fork, and in the
-child join the other namespaces and become the command. The parent stays outside, passes signals on and ends as the command did.
+Scripts call this hundreds of times, so it imports little and does no more than: join the host's PID
+namespace, fork, and in the child join the other namespaces and become the command. The parent stays
+outside, passes signals on and ends as the command did.
 
     caller ── weft lab exec (outside) ── fork ──▶ child: PID, IPC, UTS, network, mount namespaces of the host ── exec CMD
 
-The command dies with its parent: killing `weft lab exec` never leaves it running. What the command itself put into the background
-lives on and belongs to the host, as on any machine.
+The command dies with its parent: killing `weft lab exec` never leaves it running. What the command
+itself put into the background lives on and belongs to the host, as on any machine.
 """
 
 import os
@@ -22,9 +23,18 @@ from weft.lab.syscalls import die_with_parent, setns
 RUN = "/run/weft/lab"
 _AFTER_FORK = ("ipc", "uts", "net", "cgroup", "mnt")
 """The mount namespace last: with it the paths of this process are gone."""
-_FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
+_FORWARDED = {
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCONT,
+}
 _SENT_BY_KERNEL = 0x80
-"""si_code SI_KERNEL: the terminal sent it, and to the whole foreground group, so the command has it already."""
+"""si_code SI_KERNEL: the terminal sent it, and to the whole foreground group, so the command has it
+already."""
 _DOCKER_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 """They speak of the caller's machine; inside a host the docker command means that host."""
 
@@ -38,7 +48,11 @@ def main(arguments: Sequence[str]) -> int:
         return _fail("usage: weft lab exec NODE -- COMMAND [ARGUMENT...]", 2)
     init = load(f"{RUN}/{node}.init") if "/" not in node else None
     if init is None:
-        return _fail(f"cannot run a command on {node}: no such host in the lab, or it is not running (weft lab status)", 125)
+        return _fail(
+            f"cannot run a command on {node}: no such host in the lab, or it is not running (weft"
+            " lab status)",
+            125,
+        )
     return run(init, command, environment(node))
 
 
@@ -48,7 +62,8 @@ def environment(node: str) -> dict[str, str]:
 
 
 def run(init: Process, command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """In the namespaces of the process `init`, with this process's terminal, streams and directory."""
+    """In the namespaces of the process `init`, with this process's terminal, streams and
+    directory."""
     try:
         namespaces = open_namespaces(init.pid)
         setns(namespaces.pop("pid"))
@@ -64,7 +79,10 @@ def run(init: Process, command: Sequence[str], variables: Mapping[str, str]) -> 
 
 def open_namespaces(pid: int) -> dict[str, int]:
     """Descriptors of a process's namespaces, by name. Raises `OSError`."""
-    return {name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("pid", *_AFTER_FORK)}
+    return {
+        name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        for name in ("pid", *_AFTER_FORK)
+    }
 
 
 def join(namespaces: Mapping[str, int]) -> None:
@@ -73,7 +91,9 @@ def join(namespaces: Mapping[str, int]) -> None:
         setns(namespaces[name])
 
 
-def become(prepare: Callable[[], None], command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+def become(
+    prepare: Callable[[], None], command: Sequence[str], variables: Mapping[str, str]
+) -> NoReturn:
     """Turns a forked child into the command; statuses 125 to 127 as `env` and `nohup` use them."""
     status = 125
     try:
@@ -91,14 +111,17 @@ def become(prepare: Callable[[], None], command: Sequence[str], variables: Mappi
 def _prepare(namespaces: Mapping[str, int], parent: int, mask: set[int | signal.Signals]) -> None:
     die_with_parent(signal.SIGKILL)
     directory = os.getcwd()
-    alive = os.path.exists(f"/proc/{parent}")  # in the caller's /proc still: it may have died before the line above
+    alive = os.path.exists(
+        f"/proc/{parent}"
+    )  # in the caller's /proc still: it may have died before the line above
     join(namespaces)
     try:
         os.chdir(directory)
     except OSError:
         os.chdir("/")
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # Python ignores these two, and what is ignored stays so over exec: a command such as `head` relies on SIGPIPE.
+    # Python ignores these two, and what is ignored stays so over exec: a command such as `head`
+    # relies on SIGPIPE.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if not alive:
@@ -110,7 +133,9 @@ def _attend(child: int) -> int:
         received = signal.sigwaitinfo({*_FORWARDED, signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
             if received.si_code != _SENT_BY_KERNEL:
-                os.kill(child, received.si_signo)  # not reaped yet, so the number is still the child's
+                os.kill(
+                    child, received.si_signo
+                )  # not reaped yet, so the number is still the child's
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

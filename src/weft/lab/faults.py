@@ -1,6 +1,8 @@
-"""What may befall a host of the lab, and the way back: its packets get lost, its daemon stands still. (`lab.reboot`, `daemons.stop`.)
+"""What may befall a host of the lab, and the way back: its packets get lost, its daemon stands
+still. (`lab.reboot`, `daemons.stop`.)
 
-A cut is a table of rules of its own in the host's network namespace. The cable stays up: on a real network nobody is told either.
+A cut is a table of rules of its own in the host's network namespace. The cable stays up: on a real
+network nobody is told either.
 """
 
 import signal
@@ -22,7 +24,9 @@ STORE = "etcd"
 def cut(host: Host, others: Sequence[Host] = ()) -> None:
     """From these hosts, or from everybody. Raises `OperationFailed`."""
     addresses = ", ".join(str(other.address) for other in others)
-    source, target = (f"ip {word} {{ {addresses} }} " if addresses else "" for word in ("saddr", "daddr"))
+    source, target = (
+        f"ip {word} {{ {addresses} }} " if addresses else "" for word in ("saddr", "daddr")
+    )
     _nft(
         host,
         f"add table {TABLE}",

@@ -4,7 +4,8 @@
            ◀───────── its number ─────────┘
     parent records it, plugs in the cable, says "go"; boot.sh mounts, says "ready"
 
-The first process waits for "go", so at every instant either the record names it or it ends by itself.
+The first process waits for "go", so at every instant either the record names it or it ends by
+itself.
 """
 
 import os
@@ -17,7 +18,15 @@ from weft.lab import cgroups, underlay
 from weft.lab.enter import become
 from weft.lab.layout import UPLINK, Host, Layout
 from weft.lab.processes import Process, identify, load, save, send, wait
-from weft.lab.syscalls import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, unshare
+from weft.lab.syscalls import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    unshare,
+)
 from weft.system.files import make_missing, replace_file
 from weft.system.trees import remove_tree
 
@@ -29,7 +38,8 @@ _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
-    """The host's first process, once the host is ready. `others`: whom its /etc/hosts names. Raises `OperationFailed`."""
+    """The host's first process, once the host is ready. `others`: whom its /etc/hosts names. Raises
+    `OperationFailed`."""
     group = f"{layout.cgroup}/{host.name}"
     cgroups.create(group)
     etc = _write_files(host, others)
@@ -43,7 +53,9 @@ def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
         underlay.plug_in(layout, host, init.pid)
         os.write(go_writer, b"go\n")
         if os.read(ready_reader, 16) != b"ready\n":
-            raise OperationFailed(f"cannot boot {host.name}: {tail(host.log) or 'its first process ended'}")
+            raise OperationFailed(
+                f"cannot boot {host.name}: {tail(host.log) or 'its first process ended'}"
+            )
     finally:
         for descriptor in (go_reader, go_writer, ready_reader, ready_writer):
             if descriptor >= 0:
@@ -53,11 +65,13 @@ def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
 
 
 def halt(layout: Layout, host: Host) -> None:
-    """Ends the host with all its processes; its namespaces and mounts go with them. Its files stay for `erase`."""
+    """Ends the host with all its processes; its namespaces and mounts go with them. Its files stay
+    for `erase`."""
     group = f"{layout.cgroup}/{host.name}"
     init = load(host.record)
-    # A host that loses its power sees none of its processes end: first the daemon, then PID 1, with which the kernel ends the
-    # others in order of their numbers, and so each container's monitor before the container.
+    # A host that loses its power sees none of its processes end: first the daemon, then PID 1, with
+    # which the kernel ends the others in order of their numbers, and so each container's monitor
+    # before the container.
     for process in (load(host.daemon_record), init, *cgroups.processes(group)):
         if process is not None:
             send(process, signal.SIGKILL)
@@ -84,7 +98,9 @@ def tail(log: Path, lines: int = 8) -> str:
         return ""
 
 
-def _first_process(group: str, go: int, ready: int, host: Host, variables: dict[str, str]) -> Process:
+def _first_process(
+    group: str, go: int, ready: int, host: Host, variables: dict[str, str]
+) -> Process:
     """Forks twice: only a child of the process that called unshare is in the new PID namespace."""
     number_reader, number_writer = os.pipe()
     log = os.open(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -124,7 +140,9 @@ def _streams(go: int, ready: int) -> None:
 
 
 def _variables(layout: Layout, host: Host, etc: Path) -> dict[str, str]:
-    groups = "\n".join(f"{kind} {path} {options or '-'}" for path, kind, options in cgroups.hierarchies())
+    groups = "\n".join(
+        f"{kind} {path} {options or '-'}" for path, kind, options in cgroups.hierarchies()
+    )
     return {
         "PATH": _SEARCH_PATH,
         "NAME": host.name,
@@ -146,7 +164,9 @@ def _write_files(host: Host, others: list[Host]) -> Path:
     files = {
         "hostname": f"{host.name}\n",
         "hosts": f"127.0.0.1 localhost\n::1 localhost\n{names}",
-        "resolv.conf": "# a host of the lab has no way out of the machine, so there is no name server\n",
+        "resolv.conf": (
+            "# a host of the lab has no way out of the machine, so there is no name server\n"
+        ),
     }
     for name, text in files.items():
         replace_file(etc / name, text.encode(), mode=0o644, durable=False)

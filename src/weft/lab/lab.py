@@ -40,11 +40,16 @@ class HostStatus:
 
 
 def up(
-    layout: Layout, count: int | None, progress: Progress, *, managers: int = 1, image: bool = True,
+    layout: Layout,
+    count: int | None,
+    progress: Progress,
+    *,
+    managers: int = 1,
+    image: bool = True,
     command: Sequence[str] = daemons.COMMAND,
-) -> None:  # fmt: skip
-    """A swarm of `count` hosts, by default as many as there are, or three; the first `managers` of them are managers.
-    Raises `WeftError`; passes `KeyboardInterrupt` on."""
+) -> None:
+    """A swarm of `count` hosts, by default as many as there are, or three; the first `managers` of
+    them are managers. Raises `WeftError`; passes `KeyboardInterrupt` on."""
     with _alone(layout):
         _check_machine()
         existing = node_numbers(layout)
@@ -72,7 +77,8 @@ def boot(layout: Layout, nodes: list[Host]) -> None:
 
 
 def reboot(layout: Layout, host: Host, command: Sequence[str] = daemons.COMMAND) -> None:
-    """Everything that runs on it is killed, its /run is empty, its disk is as it was; then it starts with its daemon."""
+    """Everything that runs on it is killed, its /run is empty, its disk is as it was; then it
+    starts with its daemon."""
     halt(layout, host)
     everyone = [*(layout.node(number) for number in node_numbers(layout)), layout.client]
     hosts.boot(layout, host, everyone)
@@ -107,13 +113,22 @@ def find(layout: Layout, name: str) -> Host:
 
 def node_numbers(layout: Layout) -> list[int]:
     """The K of every nodeK that was begun, from its files."""
-    found = {match[1] for path in layout.run.glob("node*") if (match := re.match(r"node(\d+)(\.init)?$", path.name))}
+    found = {
+        match[1]
+        for path in layout.run.glob("node*")
+        if (match := re.match(r"node(\d+)(\.init)?$", path.name))
+    }
     return sorted(map(int, found))
 
 
 def _up(
-    layout: Layout, nodes: list[Host], managers: int, progress: Progress, image: bool, command: Sequence[str]
-) -> None:  # fmt: skip
+    layout: Layout,
+    nodes: list[Host],
+    managers: int,
+    progress: Progress,
+    image: bool,
+    command: Sequence[str],
+) -> None:
     if image:
         _build_image(progress)
     with progress.step(f"{len(nodes)} hosts: namespaces, mounts, cables"):
@@ -141,7 +156,9 @@ def _down(layout: Layout) -> None:
     for directory in (layout.run, layout.data):
         with suppress(OSError):
             remove_tree(directory)
-        with suppress(OSError):  # /run/weft and /var/lib/weft go too, unless a daemon of the machine itself uses them
+        with suppress(
+            OSError
+        ):  # /run/weft and /var/lib/weft go too, unless a daemon of the machine itself uses them
             directory.parent.rmdir()
 
 
@@ -169,9 +186,14 @@ def _status(host: Host) -> HostStatus:
 def _count(existing: list[int], wanted: int | None) -> int:
     count = wanted or max(existing, default=3)
     if not 1 <= count <= MAX_NODES:
-        raise FailedPrecondition(f"cannot make a lab of {count} nodes: it may have 1 to {MAX_NODES}")
+        raise FailedPrecondition(
+            f"cannot make a lab of {count} nodes: it may have 1 to {MAX_NODES}"
+        )
     if count < max(existing, default=0):
-        raise Conflict(f"cannot make a lab of {count} nodes: there is one with {max(existing)}; `weft lab down` first")
+        raise Conflict(
+            f"cannot make a lab of {count} nodes: there is one with {max(existing)}; `weft lab"
+            " down` first"
+        )
     return count
 
 
@@ -180,7 +202,9 @@ def _check_machine() -> None:
         raise Forbidden("cannot make a lab: that needs root")
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
-        raise FailedPrecondition(f"cannot make a lab: no {', '.join(missing)} on the PATH; run scripts/bootstrap")
+        raise FailedPrecondition(
+            f"cannot make a lab: no {', '.join(missing)} on the PATH; run scripts/bootstrap"
+        )
     if not cgroups.hierarchies():
         raise FailedPrecondition("cannot make a lab: this machine has no control groups mounted")
 
@@ -193,13 +217,16 @@ def _build_image(progress: Progress) -> None:
 
 @contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
-    """One `up` or `down` at a time. The lock is on a directory that is there anyway, so nothing is left of it."""
+    """One `up` or `down` at a time. The lock is on a directory that is there anyway, so nothing is
+    left of it."""
     descriptor = os.open(layout.run.parents[1], os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict("cannot change the lab: another `weft lab up` or `down` is running") from error
+            raise Conflict(
+                "cannot change the lab: another `weft lab up` or `down` is running"
+            ) from error
         yield
     finally:
         os.close(descriptor)
@@ -208,7 +235,9 @@ def _alone(layout: Layout) -> Iterator[None]:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C does not stop the clean-up half-way."""
-    old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 """What the lab is called and where it lies: names, addresses, paths. No effects here.
 
-The real lab has the fixed names of the default `Layout`, so that scripts can rely on them. A test makes one with another name,
-subnet and directories, and so never meets a lab that somebody is using.
+The real lab has the fixed names of the default `Layout`, so that scripts can rely on them. A test
+makes one with another name, subnet and directories, and so never meets a lab that somebody is
+using.
 
     weft0 10.59.72.254/24      bridge in the machine's own network namespace
     ├─ weft-n1 ── ens160 10.59.72.11   node1 (the manager)
@@ -21,7 +22,8 @@ UNDERLAY = IPv4Network("10.59.72.0/24")
 UPLINK = "ens160"
 """A host's interface on the underlay."""
 MAX_NODES = 80
-"""node81 would have the address 10.59.72.91; the client has .100, so there is room for a few mistakes."""
+"""node81 would have the address 10.59.72.91; the client has .100, so there is room for a few
+mistakes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Host:
 @dataclass(frozen=True)
 class Layout:
     name: str = "weft"
-    """Prefix of links and control groups; at most eight characters, since links may have fifteen."""
+    """Prefix of links and control groups; at most eight characters, since links may have
+    fifteen."""
     subnet: IPv4Network = UNDERLAY
     run: Path = Path(RUN)
     data: Path = Path("/var/lib/weft/lab")
@@ -65,7 +68,8 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        """Where each host sees its own data: a directory that is on the machine anyway, /var/lib/weft."""
+        """Where each host sees its own data: a directory that is on the machine anyway,
+        /var/lib/weft."""
         return self.data.parent
 
     @property

@@ -1,4 +1,5 @@
-"""Which process is meant: its number and when it started, so that a number that was given out again is never taken for it.
+"""Which process is meant: its number and when it started, so that a number that was given out again
+is never taken for it.
 
 A record is a file `PID STARTED`. Nothing here finds a process by name.
 """

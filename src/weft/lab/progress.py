@@ -1,4 +1,5 @@
-"""One line for each step of what takes a while: what it is, and when it is done how long it took."""
+"""One line for each step of what takes a while: what it is, and when it is done how long it
+took."""
 
 import sys
 import time

@@ -1,8 +1,9 @@
-"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1, join on the others; managers
-one after the other, because each has to catch up with the store before the next may come. Of a swarm that is there, any manager is
-asked: node1 may no longer be one.
+"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1,
+join on the others; managers one after the other, because each has to catch up with the store before
+the next may come. Of a swarm that is there, any manager is asked: node1 may no longer be one.
 
-Each step asks first how things are, so that doing it again changes nothing and mends what is missing.
+Each step asks first how things are, so that doing it again changes nothing and mends what is
+missing.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,9 @@ def wait_for_daemons(hosts: list[Host]) -> None:
 
 
 def form(hosts: list[Host], managers: int = 1) -> None:
-    """So many hosts are to be managers, the first ones if they are not; what more there are stay so. Returns when every host is ready
-    and on the ingress network, and so many managers can be reached."""
+    """So many hosts are to be managers, the first ones if they are not; what more there are stay
+    so. Returns when every host is ready and on the ingress network, and so many managers can be
+    reached."""
     manager = _first_manager(hosts)
     known = _managers(manager)
     for host in sorted(hosts, key=lambda host: host.name not in known)[:managers]:
@@ -40,16 +42,23 @@ def form(hosts: list[Host], managers: int = 1) -> None:
     if missing:
         token = Api(manager.socket).get("/swarm")["JoinTokens"]["Worker"]
         each(missing, lambda host: _join(host, manager, token))
-    wait_until(lambda: len(ready_nodes(manager)) >= len(hosts), f"readiness of {len(hosts)} nodes", SECONDS)
+    wait_until(
+        lambda: len(ready_nodes(manager)) >= len(hosts), f"readiness of {len(hosts)} nodes", SECONDS
+    )
     for host in hosts:
-        wait_until(partial(Api(host.socket).has, "/networks/ingress"), f"ingress on {host.name}", SECONDS)
+        wait_until(
+            partial(Api(host.socket).has, "/networks/ingress"), f"ingress on {host.name}", SECONDS
+        )
 
 
 def _first_manager(hosts: list[Host]) -> Host:
-    """The first one that can be asked; the first host, which begins the swarm, if there is none yet."""
+    """The first one that can be asked; the first host, which begins the swarm, if there is none
+    yet."""
     if all(local_state(host) == "inactive" for host in hosts):
         address = str(hosts[0].address)
-        Api(hosts[0].socket).post("/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address})
+        Api(hosts[0].socket).post(
+            "/swarm/init", {"ListenAddr": f"0.0.0.0:{SWARM_PORT}", "AdvertiseAddr": address}
+        )
     found: list[Host] = []
 
     def look() -> bool:
@@ -61,7 +70,11 @@ def _first_manager(hosts: list[Host]) -> Host:
 
 
 def _managers(manager: Host) -> set[str]:
-    return {node["Description"]["Hostname"] for node in Api(manager.socket).get("/nodes") if node["Spec"]["Role"] == "manager"}
+    return {
+        node["Description"]["Hostname"]
+        for node in Api(manager.socket).get("/nodes")
+        if node["Spec"]["Role"] == "manager"
+    }
 
 
 def _make_manager(host: Host, manager: Host) -> None:
@@ -74,12 +87,18 @@ def _make_manager(host: Host, manager: Host) -> None:
     if node["Spec"]["Role"] != "manager":
         spec = {**node["Spec"], "Role": "manager"}
         api.post(f"/nodes/{node['ID']}/update?version={node['Version']['Index']}", spec)
-    wait_until(lambda: _is_reachable(_node(api, host)), f"{host.name} as a manager that can be reached", SECONDS)
+    wait_until(
+        lambda: _is_reachable(_node(api, host)),
+        f"{host.name} as a manager that can be reached",
+        SECONDS,
+    )
 
 
 def _node(api: Api, host: Host) -> dict[str, Any]:
     """As the manager knows it; empty if it does not."""
-    return next((node for node in api.get("/nodes") if node["Description"]["Hostname"] == host.name), {})
+    return next(
+        (node for node in api.get("/nodes") if node["Description"]["Hostname"] == host.name), {}
+    )
 
 
 def _is_reachable(node: dict[str, Any]) -> bool:
@@ -102,7 +121,11 @@ def membership(host: Host) -> tuple[str, str]:
 
 
 def ready_nodes(manager: Host) -> list[str]:
-    return [node["Description"]["Hostname"] for node in Api(manager.socket).get("/nodes") if node["Status"]["State"] == "ready"]
+    return [
+        node["Description"]["Hostname"]
+        for node in Api(manager.socket).get("/nodes")
+        if node["Status"]["State"] == "ready"
+    ]
 
 
 def each(hosts: list[Host], action: Callable[[Host], None]) -> None:
@@ -115,7 +138,9 @@ def each(hosts: list[Host], action: Callable[[Host], None]) -> None:
 
 def _answers(host: Host) -> bool:
     if load(host.daemon_record) is None:
-        raise OperationFailed(f"cannot start the daemon of {host.name}: it ended:\n{tail(host.log)}")
+        raise OperationFailed(
+            f"cannot start the daemon of {host.name}: it ended:\n{tail(host.log)}"
+        )
     return host.socket.exists() and Api(host.socket, 5).has("/info")
 
 

@@ -1,6 +1,8 @@
-"""The walkthrough, live: each command as somebody at that host would type it, its real output, and what it shows.
+"""The walkthrough, live: each command as somebody at that host would type it, its real output, and
+what it shows.
 
-The steps are a table; nothing about the cluster is assumed but its names. The tour removes what it made if it is run again.
+The steps are a table; nothing about the cluster is assumed but its names. The tour removes what it
+made if it is run again.
 """
 
 import os
@@ -17,10 +19,16 @@ SECONDS = 90
 PIDOF = "$(pidof -s nginx)"
 CONTAINER = f"$(docker ps -q --filter name={SERVICE} | head -1)"
 TASKS = f"$(docker exec {CONTAINER} getent ahostsv4 tasks.{SERVICE} | cut -d ' ' -f 1 | sort -u)"
-REMOVE = f"docker service rm {SERVICE}; while docker ps -q --filter name={SERVICE} | grep -q .; do sleep 0.5; done; docker network rm"
+REMOVE = (
+    f"docker service rm {SERVICE}; while docker ps -q --filter name={SERVICE} | grep -q .; do sleep"
+    " 0.5; done; docker network rm"
+)
 PING = f"for task in {TASKS}; do nsenter -n -t {PIDOF} ping -c 1 $task >/dev/null; done"
 VNI = f"""$(docker network inspect -f '{{{{index .Options "com.docker.network.driver.overlay.vxlanid_list"}}}}' {SEALED})"""
-INSIDE = f"nsenter --net=/run/docker/netns/1-$(docker network ls -q --no-trunc --filter name={SEALED} | cut -c 1-10)"
+INSIDE = (
+    f"nsenter --net=/run/docker/netns/1-$(docker network ls -q --no-trunc --filter name={SEALED} |"
+    " cut -c 1-10)"
+)
 """In the encrypted network's namespace on this host."""
 PEER = f"$(nsenter -n -t {PIDOF} ethtool -S eth1 | sed -n 's/.*peer_ifindex: //p')"
 PORT = f'$({INSIDE} ip -o link | sed -n "s/^{PEER}: \\([^@:]*\\).*/\\1/p")'
@@ -150,13 +158,27 @@ def run(stream: TextIO, pause: bool = False) -> int:
 
 
 def _run(step: Step, stream: TextIO) -> int:
-    command = [sys.executable, "-m", "weft", "lab", "exec", step.host, "--", "sh", "-c", step.command]
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"  # for steps that call weft
+    command = [
+        sys.executable,
+        "-m",
+        "weft",
+        "lab",
+        "exec",
+        step.host,
+        "--",
+        "sh",
+        "-c",
+        step.command,
+    ]
+    # for steps that call weft
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=SECONDS, env={**os.environ, "PATH": path, "COLUMNS": "120"}, check=False)  # fmt: skip
     except subprocess.TimeoutExpired:
         return 124
     if step.shows:
-        stream.writelines(line for line in done.stdout.splitlines(keepends=True) if not _PROGRESS.match(line))
+        stream.writelines(
+            line for line in done.stdout.splitlines(keepends=True) if not _PROGRESS.match(line)
+        )
     return done.returncode

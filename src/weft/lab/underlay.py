@@ -1,6 +1,8 @@
-"""The wire between the hosts of the lab: a bridge in the machine's own network namespace and a cable to each host.
+"""The wire between the hosts of the lab: a bridge in the machine's own network namespace and a
+cable to each host.
 
-Only these links are made there, all marked with the alias `weft lab`; the machine's sysctls, routes and rules stay as they are.
+Only these links are made there, all marked with the alias `weft lab`; the machine's sysctls, routes
+and rules stay as they are.
 """
 
 import json
@@ -18,11 +20,15 @@ CARD_PREFIX = "02:57"
 
 
 def up(layout: Layout) -> None:
-    """Makes the bridge if it is not there. Raises `Conflict` if its name or its subnet is somebody else's."""
+    """Makes the bridge if it is not there. Raises `Conflict` if its name or its subnet is somebody
+    else's."""
     link = _link(layout.bridge)
     if link is not None:
         if link.get("ifalias") != ALIAS:
-            raise Conflict(f"cannot create bridge {layout.bridge}: there is a link of that name that is not the lab's")
+            raise Conflict(
+                f"cannot create bridge {layout.bridge}: there is a link of that name that is not"
+                " the lab's"
+            )
         return
     for route in _json("route", "show", "table", "all"):
         destination = route["dst"]
@@ -32,7 +38,10 @@ def up(layout: Layout) -> None:
             and IPv4Network(destination, strict=False).overlaps(layout.subnet)
         ):
             where = route.get("dev", "this machine")
-            raise Conflict(f"cannot create bridge {layout.bridge}: {layout.subnet} overlaps {destination} on {where}")
+            raise Conflict(
+                f"cannot create bridge {layout.bridge}: {layout.subnet} overlaps {destination} on"
+                f" {where}"
+            )
     _batch(
         f"link add {layout.bridge} type bridge",
         f'link set {layout.bridge} alias "{ALIAS}"',
@@ -42,10 +51,12 @@ def up(layout: Layout) -> None:
 
 
 def plug_in(layout: Layout, host: Host, pid: int) -> None:
-    """A cable from the bridge to the network namespace of process `pid`, which sees its end as `ens160`, still down.
+    """A cable from the bridge to the network namespace of process `pid`, which sees its end as
+    `ens160`, still down.
 
-    Its MAC is the host's for ever, as a network card's is. With another one after a reboot it would be sent packets to the old one by
-    whoever confirmed that within the last second, since the kernel then believes no announcement: for up to a minute."""
+    Its MAC is the host's for ever, as a network card's is. With another one after a reboot it would
+    be sent packets to the old one by whoever confirmed that within the last second, since the
+    kernel then believes no announcement: for up to a minute."""
     unplug(host.link)
     card = mac_for(host.address, CARD_PREFIX)
     _batch(
@@ -73,19 +84,32 @@ def warnings() -> list[str]:
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if not switch.exists() or switch.read_text().strip() != "1":
         return []
-    listing = subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, text=True, check=False)
-    chains = [item["chain"] for item in json.loads(listing.stdout or "{}").get("nftables", []) if "chain" in item]
-    dropping = [chain for chain in chains if chain.get("hook") == "forward" and chain.get("policy") == "drop"]
+    listing = subprocess.run(
+        ["nft", "-j", "list", "chains"], capture_output=True, text=True, check=False
+    )
+    chains = [
+        item["chain"]
+        for item in json.loads(listing.stdout or "{}").get("nftables", [])
+        if "chain" in item
+    ]
+    dropping = [
+        chain
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop"
+    ]
     return [
-        f"table {chain['family']} {chain['table']} drops forwarded packets and net.bridge.bridge-nf-call-iptables is 1: "
-        "the machine's firewall sees, and may drop, what the hosts of the lab send each other"
+        f"table {chain['family']} {chain['table']} drops forwarded packets and"
+        " net.bridge.bridge-nf-call-iptables is 1: the machine's firewall sees, and may drop, what"
+        " the hosts of the lab send each other"
         for chain in dropping
         if chain["family"] in ("ip", "inet")
     ]
 
 
 def _link(name: str) -> dict[str, Any] | None:
-    done = subprocess.run(["ip", "-j", "link", "show", "dev", name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ip", "-j", "link", "show", "dev", name], capture_output=True, text=True, check=False
+    )
     found: list[dict[str, Any]] = json.loads(done.stdout) if done.returncode == 0 else []
     return found[0] if found else None
 
@@ -98,6 +122,10 @@ def _json(*arguments: str) -> list[dict[str, Any]]:
 
 
 def _batch(*lines: str) -> None:
-    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise OperationFailed(f"cannot set up the lab's network: {done.stderr.strip()} (ip {'; ip '.join(lines)})")
+        raise OperationFailed(
+            f"cannot set up the lab's network: {done.stderr.strip()} (ip {'; ip '.join(lines)})"
+        )

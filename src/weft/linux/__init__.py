@@ -1,1 +1,2 @@
-"""Ring 3: the only package that touches the kernel's network. netlink, nftables, namespaces, sysctls."""
+"""Ring 3: the only package that touches the kernel's network. netlink, nftables, namespaces,
+sysctls."""

@@ -35,7 +35,9 @@ def end_accepted(address: IPv4Address, port: int) -> int:
         finally:
             channel.close()
     except OSError as error:
-        raise OperationFailed(f"cannot end connections to {address}:{port}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot end connections to {address}:{port}: {cause_of(error)}"
+        ) from error
     for refusal in refused.values():
         if refusal.errno != errno.ENOENT:  # ENOENT: it has ended by itself
             cause = cause_of(refusal)

@@ -1,8 +1,10 @@
-"""Forgetting flows that the rules would lead elsewhere now: conntrack translates a flow as it did first.
+"""Forgetting flows that the rules would lead elsewhere now: conntrack translates a flow as it did
+first.
 
-Which they are is `network/flows.py`'s to say. Of UDP these are all of them. Of TCP those whose SYN nobody has answered: the client
-sends it again, after a second, and that one is to choose anew. A connection that stands ends with its backend, by a reset or a
-timeout, and cannot move. Run it through `netns` for a namespace other than the thread's own.
+Which they are is `network/flows.py`'s to say. Of UDP these are all of them. Of TCP those whose SYN
+nobody has answered: the client sends it again, after a second, and that one is to choose anew. A
+connection that stands ends with its backend, by a reset or a timeout, and cannot move. Run it
+through `netns` for a namespace other than the thread's own.
 `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 """
 
@@ -30,7 +32,8 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC = 1
 _PROTO_NUM, _PROTO_DST_PORT = 1, 3
 _SEEN_REPLY, _TRANSLATED = 1 << 1, 1 << 4 | 1 << 5
-"""In the status, big-endian: a packet has come back; source or destination is another than it was."""
+"""In the status, big-endian: a packet has come back; source or destination is another than it
+was."""
 _GENERIC = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 MANY = 40
@@ -52,15 +55,18 @@ class Flow(NamedTuple):
     @property
     def is_stuck(self) -> bool:
         """It would go on to ask for the same backend, and need not."""
-        return self.protocol == socket.IPPROTO_UDP or (self.protocol == socket.IPPROTO_TCP and not self.answered)
+        return self.protocol == socket.IPPROTO_UDP or (
+            self.protocol == socket.IPPROTO_TCP and not self.answered
+        )
 
 
 def delete_stuck(*stale: Stale) -> None:
-    """Delete these flows of the thread's namespace: all of UDP, of TCP those without an answer yet. Raises OperationFailed.
+    """Delete these flows of the thread's namespace: all of UDP, of TCP those without an answer yet.
+    Raises OperationFailed.
 
-    A recent kernel looks for them itself (Linux 6.18 does): a quarter of a millisecond for each kind
-    where its table has a quarter million buckets, nothing where there are no flows. Of
-    another one all flows are read, as `find_and_delete` does.
+    A recent kernel looks for them itself (Linux 6.18 does): a quarter of a millisecond for each
+    kind where its table has a quarter million buckets, nothing where there are no flows. Of another
+    one all flows are read, as `find_and_delete` does.
     """
     requests = [request for each in stale for request in _flushes(each)]
     with _channel(stale) as channel:
@@ -75,8 +81,8 @@ def delete_stuck(*stale: Stale) -> None:
 
 
 def find_and_delete(*stale: Stale) -> None:
-    """The same on any kernel: all its flows are read, which takes ten milliseconds for a table of that
-    size, and microseconds for each. Not on the event loop."""
+    """The same on any kernel: all its flows are read, which takes ten milliseconds for a table of
+    that size, and microseconds for each. Not on the event loop."""
     with _channel(stale) as channel:
         _find_and_delete(channel, stale)
 
@@ -92,7 +98,8 @@ def _channel(stale: Iterable[Stale]) -> Iterator[NetlinkSocket]:
 
 
 def _flushes(stale: Stale) -> list[Request]:
-    """A kernel that has no such filter takes each for one flow, whose tuple is not complete: EINVAL."""
+    """A kernel that has no such filter takes each for one flow, whose tuple is not complete:
+    EINVAL."""
     if isinstance(stale, Answered):
         address = nested(_TUPLE_IP | _NESTED, ipv4(_IP_V4_SRC, stale.address))
         flags = u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL)
@@ -119,12 +126,20 @@ def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int
 
 def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
     sources = {each.address for each in stale if isinstance(each, Answered)}
-    ports = {(_NUMBERS[each.protocol], each.port) for each in stale if isinstance(each, Asked) and each.protocol in _NUMBERS}
+    ports = {
+        (_NUMBERS[each.protocol], each.port)
+        for each in stale
+        if isinstance(each, Asked) and each.protocol in _NUMBERS
+    }
     packed = [source.packed for source in sources]
     dumped = channel.dump(_GET, _GENERIC)
     candidates = (body for body in dumped if ports or any(source in body for source in packed))
     flows = [flow for flow in map(decode_flow, candidates) if flow is not None and flow.is_stuck]
-    wanted = [f for f in flows if f.reply_source in sources or ((f.protocol, f.port) in ports and not f.translated)]
+    wanted = [
+        f
+        for f in flows
+        if f.reply_source in sources or ((f.protocol, f.port) in ports and not f.translated)
+    ]
     errors = channel.execute([Request(_DELETE, 0, _GENERIC + flow.key) for flow in wanted])
     for error in errors.values():
         if error.errno != errno.ENOENT:
@@ -138,9 +153,18 @@ def decode_flow(body: bytes) -> Flow | None:
     source = decode(reply.get(_TUPLE_IP, b"")).get(_IP_V4_SRC)
     if not protocol or source is None:
         return None
-    port = decode(decode(found.get(_TUPLE_ORIG, b"")).get(_TUPLE_PROTO, b"")).get(_PROTO_DST_PORT, b"\0\0")
-    key = b"".join(attribute(kind, found[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found)
+    port = decode(decode(found.get(_TUPLE_ORIG, b"")).get(_TUPLE_PROTO, b"")).get(
+        _PROTO_DST_PORT, b"\0\0"
+    )
+    key = b"".join(
+        attribute(kind, found[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found
+    )
     status = int.from_bytes(found.get(_STATUS, b""), "big")
     return Flow(
-        protocol[0], IPv4Address(source), int.from_bytes(port, "big"), key, bool(status & _SEEN_REPLY), bool(status & _TRANSLATED)
+        protocol[0],
+        IPv4Address(source),
+        int.from_bytes(port, "big"),
+        key,
+        bool(status & _SEEN_REPLY),
+        bool(status & _TRANSLATED),
     )

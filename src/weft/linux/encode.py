@@ -1,4 +1,5 @@
-"""Operations as netlink requests. Pure but for the look-ups that it is given: indexes of devices, descriptors of namespaces.
+"""Operations as netlink requests. Pure but for the look-ups that it is given: indexes of devices,
+descriptors of namespaces.
 
 Also which answers of the kernel mean that an operation's goal was reached already.
 """
@@ -41,16 +42,22 @@ def add_link(operation: AddLink, lookup: Lookup) -> list[Request]:
     if isinstance(kind, Veth):
         if operation.peer is None or kind.peer_namespace is None:
             raise OSError(errno.EINVAL, "a veth needs its other end")
-        return [link.add_veth(operation.link, operation.peer, lookup.descriptor(kind.peer_namespace))]
+        return [
+            link.add_veth(operation.link, operation.peer, lookup.descriptor(kind.peer_namespace))
+        ]
     if isinstance(kind, Vxlan):
         return [link.add_vxlan(operation.link, kind, lookup.descriptor(operation.namespace))]
     return _add_bridge(operation.link)
 
 
 def _add_bridge(bridge: Link) -> list[Request]:
-    """A bridge's MTU follows its ports' until somebody changes it: one given when it is made, or the same again, does not count
-    (`BROPT_MTU_SET_BY_USER` in the kernel's br_device.c). So it is made with another one and then changed."""
-    return [link.add_bridge(msgspec.structs.replace(bridge, mtu=bridge.mtu - 1)), link.set_link(bridge.name, mtu=bridge.mtu)]
+    """A bridge's MTU follows its ports' until somebody changes it: one given when it is made, or
+    the same again, does not count (`BROPT_MTU_SET_BY_USER` in the kernel's br_device.c). So it is
+    made with another one and then changed."""
+    return [
+        link.add_bridge(msgspec.structs.replace(bridge, mtu=bridge.mtu - 1)),
+        link.set_link(bridge.name, mtu=bridge.mtu),
+    ]
 
 
 def set_link(operation: SetLink, lookup: Lookup) -> list[Request]:
@@ -69,12 +76,20 @@ ENCODERS: Mapping[type, Callable[[Any, Lookup], list[Request]]] = {
     RemoveLink: lambda o, _: [link.remove_link(o.name)],
     AddAddress: lambda o, at: [address.add_address(at.device(o.device), o.address)],
     RemoveAddress: lambda o, at: [address.remove_address(at.device(o.device), o.address)],
-    AddNeighbour: lambda o, at: [neighbour.add_neighbour(at.device(o.neighbour.device), o.neighbour.address, o.neighbour.mac)],
-    RemoveNeighbour: lambda o, at: [
-        neighbour.remove_neighbour(at.device(o.neighbour.device), o.neighbour.address, o.neighbour.mac)
+    AddNeighbour: lambda o, at: [
+        neighbour.add_neighbour(at.device(o.neighbour.device), o.neighbour.address, o.neighbour.mac)
     ],
-    AddForwarding: lambda o, at: [neighbour.add_forwarding(at.device(o.entry.device), o.entry.mac, o.entry.vtep)],
-    RemoveForwarding: lambda o, at: [neighbour.remove_forwarding(at.device(o.entry.device), o.entry.mac, o.entry.vtep)],
+    RemoveNeighbour: lambda o, at: [
+        neighbour.remove_neighbour(
+            at.device(o.neighbour.device), o.neighbour.address, o.neighbour.mac
+        )
+    ],
+    AddForwarding: lambda o, at: [
+        neighbour.add_forwarding(at.device(o.entry.device), o.entry.mac, o.entry.vtep)
+    ],
+    RemoveForwarding: lambda o, at: [
+        neighbour.remove_forwarding(at.device(o.entry.device), o.entry.mac, o.entry.vtep)
+    ],
     AddRoute: lambda o, at: [route.add_route(at.device(o.route.device), o.route)],
     RemoveRoute: lambda o, at: [route.remove_route(at.device(o.route.device), o.route)],
     AddRule: lambda o, _: [rule.add_rule(o.rule)],

@@ -1,12 +1,14 @@
-"""A kernel in memory with the contract of `linux/base.py`. It behaves: operations are applied one after the other, with the real
-one's errors; what the kernel drops together with something is dropped; a reader is shown what the real one shows.
+"""A kernel in memory with the contract of `linux/base.py`. It behaves: operations are applied one
+after the other, with the real one's errors; what the kernel drops together with something is
+dropped; a reader is shown what the real one shows.
 
     kernel = FakeKernel()
     await kernel.apply(diff(await kernel.read(desired), desired))
 
-What others do to it: `damage(RemoveLink(…))`, `flush_tables`, `delete_neighbours`. What goes wrong: `fail_next(predicate, cause)`.
-`latency` makes each operation take (virtual) time, and the caller can be cancelled before it. `print(kernel)` shows all of it as
-the commands that would make it. Packets are sent through several of them by `FakeUnderlay`, in fake_underlay.py.
+What others do to it: `damage(RemoveLink(…))`, `flush_tables`, `delete_neighbours`. What goes wrong:
+`fail_next(predicate, cause)`. `latency` makes each operation take (virtual) time, and the caller
+can be cancelled before it. `print(kernel)` shows all of it as the commands that would make it.
+Packets are sent through several of them by `FakeUnderlay`, in fake_underlay.py.
 """
 
 import asyncio
@@ -29,10 +31,12 @@ Predicate = Callable[[Operation], bool]
 
 
 class FakeKernel:
-    """Implements `linux.base.Kernel`. `address`: the host's own on the underlay, whose last address is the way to all others.
-    Without one the host takes any address for its own."""
+    """Implements `linux.base.Kernel`. `address`: the host's own on the underlay, whose last address
+    is the way to all others. Without one the host takes any address for its own."""
 
-    def __init__(self, address: IPv4Interface | None = None, mtu: int = DEFAULT_UNDERLAY_MTU) -> None:
+    def __init__(
+        self, address: IPv4Interface | None = None, mtu: int = DEFAULT_UNDERLAY_MTU
+    ) -> None:
         self.spaces: dict[str, FakeNamespace] = {}
         self.latency = 0.0
         self.history: list[Operation] = []
@@ -211,7 +215,9 @@ class FakeKernel:
         space = self._space(name)
         if name == HOST:
             raise AssertionError("nobody removes the host's namespace")
-        tunnels = [d for s in self.spaces.values() for d in s.devices.values() if _socket(d) == name]
+        tunnels = [
+            d for s in self.spaces.values() for d in s.devices.values() if _socket(d) == name
+        ]
         for device in [*space.devices.values(), *tunnels]:
             if device.space.devices.get(device.name) is device:
                 self._remove_device(device)
@@ -227,7 +233,10 @@ class FakeKernel:
                 raise Refused("a veth needs its other end")
             ends.append((self._space(kind.peer_namespace), operation.peer))
         if any(end.name in where.devices for where, end in ends):
-            if all(end.name in where.devices and _same_kind(where.devices[end.name], end) for where, end in ends):
+            if all(
+                end.name in where.devices and _same_kind(where.devices[end.name], end)
+                for where, end in ends
+            ):
                 return
             raise Refused("File exists")
         if isinstance(kind, Vxlan):
@@ -241,12 +250,18 @@ class FakeKernel:
         for space in self.spaces.values():
             for device in space.devices.values():
                 other = device.kind
-                if isinstance(other, Vxlan) and (other.vni, other.port, other.socket) == (kind.vni, kind.port, kind.socket):
+                if isinstance(other, Vxlan) and (other.vni, other.port, other.socket) == (
+                    kind.vni,
+                    kind.port,
+                    kind.socket,
+                ):
                     raise Refused("A VXLAN device with the specified VNI already exists")
 
     def _add_device(self, space: FakeNamespace, link: Link) -> Device:
         self._serial += 1
-        device = space.add_device(link, f"0a:00:00:00:{self._serial >> 8 & 255:02x}:{self._serial & 255:02x}")
+        device = space.add_device(
+            link, f"0a:00:00:00:{self._serial >> 8 & 255:02x}:{self._serial & 255:02x}"
+        )
         self._touch(space.name)
         return device
 
@@ -266,7 +281,11 @@ def _socket(device: Device) -> str | None:
 
 
 def _same_kind(device: Device, link: Link) -> bool:
-    return device.kind == link.kind if isinstance(link.kind, Vxlan) else type(device.kind) is type(link.kind)
+    return (
+        device.kind == link.kind
+        if isinstance(link.kind, Vxlan)
+        else type(device.kind) is type(link.kind)
+    )
 
 
 def _title(operation: Operation) -> str:

@@ -1,11 +1,15 @@
-"""One network namespace in memory: links, and what hangs on them, with the kernel's own rules of what goes together with what.
+"""One network namespace in memory: links, and what hangs on them, with the kernel's own rules of
+what goes together with what.
 
-A link that goes takes its other end, its addresses, routes, neighbours and forwarding entries along. A link that goes down loses
-its routes and neighbours; so does one that loses its last address; a new MAC costs it its neighbours (`neigh_changeaddr`). An
-address takes the routes of the main table along that name it as their source. A chain bound to a device dies with the device.
-What the kernel refuses raises `Refused`. tests/kernel/test_fake_kernel.py asks a real kernel about all that.
+A link that goes takes its other end, its addresses, routes, neighbours and forwarding entries
+along. A link that goes down loses its routes and neighbours; so does one that loses its last
+address; a new MAC costs it its neighbours (`neigh_changeaddr`). An address takes the routes of the
+main table along that name it as their source. A chain bound to a device dies with the device. What
+the kernel refuses raises `Refused`. tests/kernel/test_fake_kernel.py asks a real kernel about all
+that.
 
-Only state: no asyncio, no packets. `FakeKernel` finds the namespace and calls the method for an operation.
+Only state: no asyncio, no packets. `FakeKernel` finds the namespace and calls the method for an
+operation.
 """
 
 import re
@@ -63,16 +67,23 @@ class Device:
         return f"{self.space.name}/{self.name}"
 
     def link(self, *, told: bool) -> Link:
-        """`told`: with the names of the other end and of the socket's namespace, which the kernel does not tell."""
+        """`told`: with the names of the other end and of the socket's namespace, which the kernel
+        does not tell."""
         kind = self.kind
         if isinstance(kind, Veth):
             kind = Veth(self.peer.space.name, self.peer.name) if told and self.peer else Veth()
         elif isinstance(kind, Vxlan) and not told:
             kind = Vxlan(kind.vni, kind.local, kind.port)
         return Link(
-            name=self.name, kind=kind, mtu=self.mtu, mac=self.mac, master=self.master.name if self.master else None,
-            addresses=frozenset(self.addresses), up=self.up, port=self.port,
-        )  # fmt: skip
+            name=self.name,
+            kind=kind,
+            mtu=self.mtu,
+            mac=self.mac,
+            master=self.master.name if self.master else None,
+            addresses=frozenset(self.addresses),
+            up=self.up,
+            port=self.port,
+        )
 
 
 class FakeNamespace:
@@ -164,21 +175,27 @@ class FakeNamespace:
             raise Refused("Cannot assign requested address")
         device.addresses.remove(address)
         if not self.is_local(address.ip):
-            self.routes = {k: r for k, r in self.routes.items() if r.source != address.ip or r.table != MAIN_TABLE}
+            self.routes = {
+                k: r
+                for k, r in self.routes.items()
+                if r.source != address.ip or r.table != MAIN_TABLE
+            }
         if not device.addresses:
             self._drop_routes(name)
             self._drop_neighbours(name)
 
     def is_local(self, address: IPv4Address) -> bool:
-        return address.is_loopback or any(address == a.ip for d in self.devices.values() for a in d.addresses)
+        return address.is_loopback or any(
+            address == a.ip for d in self.devices.values() for a in d.addresses
+        )
 
     def add_neighbour(self, neighbour: Neighbour) -> None:
         self.device(neighbour.device)
         self.neighbours[neighbour.device, neighbour.address] = neighbour
 
     def add_forwarding(self, entry: ForwardingEntry) -> None:
-        """With a host another kind of device takes it for one more address of its own, which a reader is not shown. A bridge has one
-        port for a MAC."""
+        """With a host another kind of device takes it for one more address of its own, which a
+        reader is not shown. A bridge has one port for a MAC."""
         device = self.device(entry.device)
         if entry.vtep is None:
             if device.master is None:
@@ -205,9 +222,15 @@ class FakeNamespace:
         device = self.device(route.device)
         if not device.up:
             raise Refused("Network is down")
-        if route.via and not route.onlink and not any(route.via in a.network for a in device.addresses):
+        if (
+            route.via
+            and not route.onlink
+            and not any(route.via in a.network for a in device.addresses)
+        ):
             raise Refused("Nexthop has invalid gateway")
-        nameless = self.name == HOST and not any(a for d in self.devices.values() if not owns_link(d.name) for a in d.addresses)
+        nameless = self.name == HOST and not any(
+            a for d in self.devices.values() if not owns_link(d.name) for a in d.addresses
+        )
         if route.source and not self.is_local(route.source) and not nameless:
             raise Refused("Invalid prefsrc address")
         self.routes[route.table, route.destination] = route
@@ -225,7 +248,11 @@ class FakeNamespace:
     def sysctl(self, key: str) -> str | None:
         """Everything that nobody set is 0; None if the key is about a device that is not there."""
         device = device_of(key)
-        return None if device is not None and device not in self.devices else self.sysctls.get(key, "0")
+        return (
+            None
+            if device is not None and device not in self.devices
+            else self.sysctls.get(key, "0")
+        )
 
     def replace_table(self, table: Table) -> None:
         key = (table.family, table.name)
@@ -254,7 +281,8 @@ class FakeNamespace:
         self.counters = {k: n for k, n in self.counters.items() if k.partition(":")[0] not in fresh}
 
     def ruleset(self, key: tuple[str, str]) -> Ruleset:
-        """Of a table that is there: as it was written, and then changed. Raises ValueError for text that is not understood."""
+        """Of a table that is there: as it was written, and then changed. Raises ValueError for text
+        that is not understood."""
         if key not in self.rulesets:
             self.rulesets[key] = parse(text(self.tables[key]))
         return self.rulesets[key]
@@ -268,12 +296,16 @@ class FakeNamespace:
     # --- as a value
 
     def read(self, keys: Iterable[str]) -> Namespace:
-        """What the real reader would show: in the host's namespace only what is ours. `keys`: sysctls."""
+        """What the real reader would show: in the host's namespace only what is ours. `keys`:
+        sysctls."""
         shown = {name for name in self.devices if self.name != HOST or owns_link(name)}
         tables = {k: Table(*k) if k in self.damaged else t for k, t in self.tables.items()}
         values = {key: value for key in keys if (value := self.sysctl(key)) is not None}
         return self._value(
-            shown, {k: t for k, t in tables.items() if self.name != HOST or owns_table(k[1])}, values, told=False
+            shown,
+            {k: t for k, t in tables.items() if self.name != HOST or owns_table(k[1])},
+            values,
+            told=False,
         )
 
     def everything(self) -> Namespace:
@@ -281,21 +313,32 @@ class FakeNamespace:
         return self._value(set(self.devices), self.tables, self.sysctls, told=True)
 
     def _value(
-        self, shown: set[str], tables: dict[tuple[str, str], Table], sysctls: dict[str, str], *, told: bool
+        self,
+        shown: set[str],
+        tables: dict[tuple[str, str], Table],
+        sysctls: dict[str, str],
+        *,
+        told: bool,
     ) -> Namespace:
         host = self.name == HOST and not told
         return Namespace(
             name=self.name,
-            links={name: self.devices[name].link(told=told) for name in self.devices if name in shown},
+            links={
+                name: self.devices[name].link(told=told) for name in self.devices if name in shown
+            },
             neighbours=frozenset(n for n in self.neighbours.values() if n.device in shown),
             forwarding=frozenset(e for e in self.forwarding.values() if e.device in shown),
             routes=frozenset(
-                r for r in self.routes.values() if not host or owns_routing_table(r.table) or owns_link(r.device)
+                r
+                for r in self.routes.values()
+                if not host or owns_routing_table(r.table) or owns_link(r.device)
             ),
-            rules=frozenset(r for r in self.rules if not host or owns_rule(r.priority, r.table, r.mark)),
+            rules=frozenset(
+                r for r in self.rules if not host or owns_rule(r.priority, r.table, r.mark)
+            ),
             sysctls=sysctls,
             tables=tables,
-        )  # fmt: skip
+        )
 
     def _drop_routes(self, device: str) -> None:
         self.routes = {k: r for k, r in self.routes.items() if r.device != device}

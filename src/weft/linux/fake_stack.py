@@ -1,7 +1,9 @@
-"""The IP layer of one namespace: routing, and the hooks with their chains, connection tracking and address translation.
+"""The IP layer of one namespace: routing, and the hooks with their chains, connection tracking and
+address translation.
 
-Functions on a `FakeNamespace` and a `Flight`, in the order in which Linux does these things. What ends a packet's way raises `End`.
-What they did is told to `note`. Which device a packet goes to then, and what is behind it, is fake_underlay.py.
+Functions on a `FakeNamespace` and a `Flight`, in the order in which Linux does these things. What
+ends a packet's way raises `End`. What they did is told to `note`. Which device a packet goes to
+then, and what is behind it, is fake_underlay.py.
 """
 
 from collections.abc import Callable
@@ -41,8 +43,8 @@ class Hop(NamedTuple):
 
 
 def hook(space: FakeNamespace, name: str, flight: Flight, note: Note) -> None:
-    """Prerouting, input, forward, output or postrouting: chains in order of priority, tracking between raw and the rest, and
-    at its end the translation of addresses."""
+    """Prerouting, input, forward, output or postrouting: chains in order of priority, tracking
+    between raw and the rest, and at its end the translation of addresses."""
     chains = sorted(_chains(space, "ip", name), key=lambda c: c[1].priority)
     for rules, chain in chains:
         if chain.priority < CONNTRACK_PRIORITY:
@@ -82,7 +84,9 @@ def confirm(space: FakeNamespace, flight: Flight) -> None:
 
 
 def _chains(space: FakeNamespace, family: str, hook: str) -> list[tuple[Ruleset, Chain]]:
-    rulesets = [space.ruleset(key) for key in space.tables if key[0] == family and key not in space.damaged]
+    rulesets = [
+        space.ruleset(key) for key in space.tables if key[0] == family and key not in space.damaged
+    ]
     return [(rules, chain) for rules in rulesets for chain in rules.on(hook)]
 
 
@@ -104,7 +108,9 @@ def _track(space: FakeNamespace, flight: Flight) -> None:
 # --- translation of addresses
 
 
-def _translate(space: FakeNamespace, hook: str, chains: list[tuple[Ruleset, Chain]], flight: Flight, note: Note) -> None:
+def _translate(
+    space: FakeNamespace, hook: str, chains: list[tuple[Ruleset, Chain]], flight: Flight, note: Note
+) -> None:
     if flight.tracked is None:
         return
     connection = flight.tracked.connection
@@ -112,7 +118,9 @@ def _translate(space: FakeNamespace, hook: str, chains: list[tuple[Ruleset, Chai
     if flight.tracked.state == "new" and what not in connection.translated and chains:
         connection.translated.add(what)
         for rules, chain in chains:
-            assert chain.priority == (DSTNAT if what == "destination" else SRCNAT), f"{chain.name} is called out of turn"
+            assert chain.priority == (DSTNAT if what == "destination" else SRCNAT), (
+                f"{chain.name} is called out of turn"
+            )
             verdict = run(rules, chain, flight)
             if _choose(space, connection, verdict.word, flight):
                 note(f"{verdict.chain}: {verdict.word}")
@@ -121,7 +129,9 @@ def _translate(space: FakeNamespace, hook: str, chains: list[tuple[Ruleset, Chai
             space.connections.make_unique(connection)
     wire, packet = flight.tracked.wire, flight.packet
     if what == "destination":
-        flight.packet = packet._replace(destination=wire.destination, destination_port=wire.destination_port)
+        flight.packet = packet._replace(
+            destination=wire.destination, destination_port=wire.destination_port
+        )
     else:
         flight.packet = packet._replace(source=wire.source, source_port=wire.source_port)
     if flight.packet != packet and flight.tracked.is_reply:
@@ -146,12 +156,15 @@ def _choose(space: FakeNamespace, connection: Connection, word: str, flight: Fli
 
 
 def look_up(space: FakeNamespace, packet: Packet, mark: int, input: str = LOOPBACK) -> Hop | None:
-    """The way to the packet's destination. `input`: the device that it came by; the host's own come by `lo`."""
+    """The way to the packet's destination. `input`: the device that it came by; the host's own come
+    by `lo`."""
     destination = packet.destination
     if space.is_local(destination):
         return Hop(LOOPBACK, destination, destination, 255)
     number = PROTOCOLS.get(packet.protocol)
-    for rule in sorted((*space.rules, Rule(priority=MAIN_PRIORITY, table=MAIN_TABLE)), key=lambda r: r.priority):
+    for rule in sorted(
+        (*space.rules, Rule(priority=MAIN_PRIORITY, table=MAIN_TABLE)), key=lambda r: r.priority
+    ):
         fits = (
             mark & rule.mask == rule.mark
             and rule.input_device in (None, input)
@@ -166,10 +179,13 @@ def look_up(space: FakeNamespace, packet: Packet, mark: int, input: str = LOOPBA
 
 
 def check_source(space: FakeNamespace, packet: Packet, mark: int, input: str) -> None:
-    """What Linux does not take from a device: loopback addresses, and, where rp_filter says so, senders that are elsewhere."""
+    """What Linux does not take from a device: loopback addresses, and, where rp_filter says so,
+    senders that are elsewhere."""
     if input == LOOPBACK:
         return
-    if (packet.source.is_loopback or packet.destination.is_loopback) and not _setting(space, input, "route_localnet"):
+    if (packet.source.is_loopback or packet.destination.is_loopback) and not _setting(
+        space, input, "route_localnet"
+    ):
         raise End(f"dropped: martian {packet.source} > {packet.destination} by {input}")
     if not _setting(space, input, "rp_filter"):
         return
@@ -187,16 +203,26 @@ def _setting(space: FakeNamespace, device: str, name: str) -> int:
 
 def answers_arp(space: FakeNamespace, device: str, address: IPv4Address) -> bool:
     own = any(address == a.ip for a in space.devices[device].addresses)
-    return own or (not _setting(space, device, "arp_ignore") and not address.is_loopback and space.is_local(address))
+    return own or (
+        not _setting(space, device, "arp_ignore")
+        and not address.is_loopback
+        and space.is_local(address)
+    )
 
 
 def _longest(space: FakeNamespace, table: int, destination: IPv4Address) -> Route | None:
     connected = (
         Route(destination=a.network, device=d.name, source=a.ip)
-        for d in space.devices.values() if d.up
-        for a in d.addresses if a.network.prefixlen < 32
-    )  # fmt: skip
-    found = [r for r in (*space.routes.values(), *connected) if r.table == table and destination in r.destination]
+        for d in space.devices.values()
+        if d.up
+        for a in d.addresses
+        if a.network.prefixlen < 32
+    )
+    found = [
+        r
+        for r in (*space.routes.values(), *connected)
+        if r.table == table and destination in r.destination
+    ]
     return max(found, key=lambda r: r.destination.prefixlen, default=None)
 
 

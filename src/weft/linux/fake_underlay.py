@@ -1,4 +1,5 @@
-"""Packets through several `FakeKernel`s: hosts on one underlay, and everybody else behind its router.
+"""Packets through several `FakeKernel`s: hosts on one underlay, and everybody else behind its
+router.
 
     underlay = FakeUnderlay()
     underlay.join("node1", kernel)
@@ -6,9 +7,10 @@
     print(journey)                      # one line per step
     back = underlay.answer(journey)
 
-A journey is one packet from the process that sends it (or from outside) to where it ends. Devices, bridges and tunnels are here;
-what happens inside a namespace's IP layer is fake_stack.py. ARP is asked and answered but not shown; bridges know who is behind
-which port. No fragments, no timing, no queues. Rules and tables are those that were applied: what they forget to do is not done.
+A journey is one packet from the process that sends it (or from outside) to where it ends. Devices,
+bridges and tunnels are here; what happens inside a namespace's IP layer is fake_stack.py. ARP is
+asked and answered but not shown; bridges know who is behind which port. No fragments, no timing, no
+queues. Rules and tables are those that were applied: what they forget to do is not done.
 """
 
 import functools
@@ -57,7 +59,9 @@ class Journey:
         self.mark = 0
 
     def __str__(self) -> str:
-        return "\n".join((*map(str, self.steps), f"{self.place.host:<7} {self.place.namespace:<14} {self.end}"))
+        return "\n".join(
+            (*map(str, self.steps), f"{self.place.host:<7} {self.place.namespace:<14} {self.end}")
+        )
 
     @property
     def wheres(self) -> list[str]:
@@ -84,14 +88,16 @@ class FakeUnderlay:
         self.hosts[name] = kernel
 
     def trace(self, packet: Packet, start: Place | None = None, via: str | None = None) -> Journey:
-        """Send a packet: a process at `start` does, or, with None, somebody outside, to the host `via` or the one that has the
-        address. A process may leave its source address to the kernel (`ip.ANY`)."""
+        """Send a packet: a process at `start` does, or, with None, somebody outside, to the host
+        `via` or the one that has the address. A process may leave its source address to the kernel
+        (`ip.ANY`)."""
         walk = _Walk(self, start or Place(OUTSIDE, via or ""))
         return walk.run(packet, 0)
 
     def answer(self, journey: Journey) -> Journey:
-        """What a server bound to 0.0.0.0 sends back from where the journey ended. TCP answers with the mark of the request where
-        `tcp_fwmark_accept` says so and from the address that was asked; UDP leaves its source to the kernel."""
+        """What a server bound to 0.0.0.0 sends back from where the journey ended. TCP answers with
+        the mark of the request where `tcp_fwmark_accept` says so and from the address that was
+        asked; UDP leaves its source to the kernel."""
         assert journey.packet is not None, f"nobody was reached: {journey.end}"
         packet = journey.packet.reversed()
         walk = _Walk(self, journey.place)
@@ -105,7 +111,10 @@ class FakeUnderlay:
 
     def host_of(self, address: IPv4Address) -> str | None:
         """The host that has the address on its uplink."""
-        return next((name for name, kernel in self.hosts.items() if address in _uplink_addresses(kernel)), None)
+        return next(
+            (name for name, kernel in self.hosts.items() if address in _uplink_addresses(kernel)),
+            None,
+        )
 
 
 def _uplink_addresses(kernel: FakeKernel) -> list[IPv4Address]:
@@ -137,7 +146,8 @@ class _Walk:
     # --- the IP layer of one namespace after the other
 
     def _send(self, space: FakeNamespace, flight: Flight) -> None:
-        """What a process sends. Rules may change where it goes: then the route is looked up again."""
+        """What a process sends. Rules may change where it goes: then the route is looked up
+        again."""
         self._at(space, "sends", flight)
         hop = self._route(space, flight, LOOPBACK)
         if flight.packet.source == ip.ANY:
@@ -220,7 +230,9 @@ class _Walk:
         if device.master is not None:
             self._bridge(device.master, device, flight)
         elif flight.ether_destination != device.mac:
-            raise End(f"dropped: frame to {flight.ether_destination} at {device}, which is {device.mac}")
+            raise End(
+                f"dropped: frame to {flight.ether_destination} at {device}, which is {device.mac}"
+            )
         else:
             self._receive_packet(device.space, device.name, flight)
 
@@ -228,7 +240,11 @@ class _Walk:
         space = bridge.space
         if not bridge.up:
             raise End(f"{bridge} is down")
-        if port is not None and port.port.locked and (port.name, flight.ether_source) not in space.forwarding:
+        if (
+            port is not None
+            and port.port.locked
+            and (port.name, flight.ether_source) not in space.forwarding
+        ):
             raise End(f"dropped: {flight.ether_source} is not behind {port}")
         if port is not None:
             ip.ingress(space, port, flight, functools.partial(self._note, space, flight))
@@ -236,12 +252,23 @@ class _Walk:
             self._receive_packet(space, bridge.name, flight)
             return
         for other in _ports(bridge, port):
-            if isinstance(other.kind, Veth) and other.peer is not None and other.peer.mac == flight.ether_destination:
-                self._at(space, f"{bridge.name}: {port.name if port else 'own'} to {other.name}", flight)
+            if (
+                isinstance(other.kind, Veth)
+                and other.peer is not None
+                and other.peer.mac == flight.ether_destination
+            ):
+                self._at(
+                    space, f"{bridge.name}: {port.name if port else 'own'} to {other.name}", flight
+                )
                 self._transmit(other, flight)
             entry = space.forwarding.get((other.name, flight.ether_destination))
             if isinstance(other.kind, Vxlan) and entry is not None and entry.vtep is not None:
-                self._at(space, f"{bridge.name}: {port.name if port else 'own'} to {other.name}, host {entry.vtep}", flight)
+                self._at(
+                    space,
+                    f"{bridge.name}: {port.name if port else 'own'} to {other.name}, host"
+                    f" {entry.vtep}",
+                    flight,
+                )
                 self._encapsulate(other, other.kind, entry.vtep, flight)
         raise End(f"dropped: no port of {bridge} leads to {flight.ether_destination}")
 
@@ -252,7 +279,9 @@ class _Walk:
             return known.mac
         if device.name == UPLINK:
             name = self.underlay.host_of(address)
-            return self.underlay.hosts[name].spaces[HOST].devices[UPLINK].mac if name else ROUTER_MAC
+            return (
+                self.underlay.hosts[name].spaces[HOST].devices[UPLINK].mac if name else ROUTER_MAC
+            )
         if isinstance(device.kind, Tap):
             return device.mac
         if isinstance(device.kind, Bridge):
@@ -274,7 +303,11 @@ class _Walk:
         for other in self.underlay.hosts[self.host].spaces.values():
             for device in other.devices.values():
                 kind, port = device.kind, outer.packet.destination_port
-                if isinstance(kind, Vxlan) and (kind.socket, kind.vni, kind.port) == (space.name, outer.vni, port):
+                if isinstance(kind, Vxlan) and (kind.socket, kind.vni, kind.port) == (
+                    space.name,
+                    outer.vni,
+                    port,
+                ):
                     self._at(other, f"in by {device.name}, VNI {kind.vni}", outer.inner)
                     self._receive_frame(device, self._fresh(other, outer.inner))
         raise End(f"dropped: nobody here has VNI {outer.vni}")
@@ -290,7 +323,8 @@ class _Walk:
         raise End("left")
 
     def _engine(self, space: FakeNamespace, flight: Flight) -> None:
-        """A process reads the interface: the ESP engine, which brings the datagram to its fellow on the other host."""
+        """A process reads the interface: the ESP engine, which brings the datagram to its fellow on
+        the other host."""
         name = self.underlay.host_of(flight.packet.destination)
         there = self.underlay.hosts[name].spaces.get(space.name) if name else None
         if name is None or there is None:
@@ -319,7 +353,11 @@ class _Walk:
     def _fresh(self, space: FakeNamespace, flight: Flight) -> Flight:
         """Mark and connection do not follow a packet into another namespace."""
         fresh = type(flight)(flight.packet, space.is_local, space.counters)
-        fresh.ether_source, fresh.ether_destination, fresh.vni = flight.ether_source, flight.ether_destination, flight.vni
+        fresh.ether_source, fresh.ether_destination, fresh.vni = (
+            flight.ether_source,
+            flight.ether_destination,
+            flight.vni,
+        )
         if isinstance(fresh, Tunnelled) and isinstance(flight, Tunnelled):
             fresh.inner = flight.inner
         return fresh
@@ -337,7 +375,9 @@ class _Walk:
 def _ports(bridge: Device, port: Device | None) -> list[Device]:
     """The other ports, as far as `port` (None: the bridge itself) may talk to them."""
     isolated = port is not None and port.port.isolated
-    ports = [d for d in bridge.space.devices.values() if d.master is bridge and d.up and d is not port]
+    ports = [
+        d for d in bridge.space.devices.values() if d.master is bridge and d.up and d is not port
+    ]
     return [other for other in ports if not (isolated and other.port.isolated)]
 
 
@@ -355,7 +395,11 @@ def _ask_ports(bridge: Device, port: Device | None, address: IPv4Address) -> Mac
     if port is not None and ip.answers_arp(bridge.space, bridge.name, address):
         return bridge.mac
     for other in _ports(bridge, port):
-        known = bridge.space.neighbours.get((other.name, address)) if isinstance(other.kind, Vxlan) else None
+        known = (
+            bridge.space.neighbours.get((other.name, address))
+            if isinstance(other.kind, Vxlan)
+            else None
+        )
         found = known.mac if known else _ask(other.peer, address) if other.peer else None
         if found is not None:
             return found

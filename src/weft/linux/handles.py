@@ -1,7 +1,9 @@
-"""The namespaces in use, each with what was opened inside it: a descriptor, a netlink socket for requests, one for netfilter.
+"""The namespaces in use, each with what was opened inside it: a descriptor, a netlink socket for
+requests, one for netfilter.
 
-Opening costs a thread, so a handle is kept as long as its namespace. A socket keeps a namespace alive that has lost its file;
-`refresh` therefore closes the handles whose file is gone or names another namespace, and finds the new ones.
+Opening costs a thread, so a handle is kept as long as its namespace. A socket keeps a namespace
+alive that has lost its file; `refresh` therefore closes the handles whose file is gone or names
+another namespace, and finds the new ones.
 """
 
 import asyncio
@@ -20,8 +22,8 @@ from weft.network.kernel_state import HOST
 _HERE = Path("/proc/thread-self/ns/net")
 _MARK_KEY = "net.ipv4.conf.lo.tag"
 _MARK = str(int.from_bytes(b"WEFT", "big"))
-"""How a namespace says that we made it, for Docker's have names like ours: a number that the kernel keeps with every interface and
-leaves to the administrator's use (`ip-sysctl.rst`, `tag`)."""
+"""How a namespace says that we made it, for Docker's have names like ours: a number that the kernel
+keeps with every interface and leaves to the administrator's use (`ip-sysctl.rst`, `tag`)."""
 _ROUTE_GROUPS = (1, 3, 5, 7, 8)
 """RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE."""
 _SOCKETS = (
@@ -42,7 +44,9 @@ class Handle:
             self.descriptor = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
             opened.callback(os.close, self.descriptor)
             self.route, self.filter, routes, tables = (
-                opened.enter_context(contextlib.closing(NetlinkSocket(protocol, groups, blocking=not groups)))
+                opened.enter_context(
+                    contextlib.closing(NetlinkSocket(protocol, groups, blocking=not groups))
+                )
                 for protocol, groups in _SOCKETS
             )
             self._opened = opened.pop_all()
@@ -95,7 +99,8 @@ class Handles:
         self.directory = directory
         self._handles = {HOST: Handle(HOST)}
         self._foreign: dict[str, int | None] = {}
-        """Namespaces of others with names like ours, by name: what `netns.identity` said of them."""
+        """Namespaces of others with names like ours, by name: what `netns.identity` said of
+        them."""
         self._closing: set[asyncio.Future[None]] = set()
         self.on_open: Callable[[Handle], None] = lambda handle: None
         self.on_close: Callable[[Handle], None] = lambda handle: None
@@ -115,11 +120,15 @@ class Handles:
 
     async def refresh(self) -> None:
         """Open what appeared in the directory, close what vanished from it."""
-        living = {name: netns.identity(self.directory / name) for name in netns.names(self.directory)}
+        living = {
+            name: netns.identity(self.directory / name) for name in netns.names(self.directory)
+        }
         for handle in self:
             if handle.name != HOST and living.get(handle.name) != handle.identity:
                 self._let_go(handle)
-        self._foreign = {name: known for name, known in self._foreign.items() if living.get(name) == known}
+        self._foreign = {
+            name: known for name, known in self._foreign.items() if living.get(name) == known
+        }
         for name in living:
             if name not in self._handles and name not in self._foreign:
                 with contextlib.suppress(OperationFailed):
@@ -136,10 +145,13 @@ class Handles:
         if known is not None:
             self._let_go(known)
         if not await self._open(name):
-            self._add(await netns.on_thread(lambda: netns.create(path, lambda: _fresh(name), _mark)))
+            self._add(
+                await netns.on_thread(lambda: netns.create(path, lambda: _fresh(name), _mark))
+            )
 
     async def remove(self, name: str) -> None:
-        """Take the file away, and let go of what keeps the namespace alive. What is gone already is fine."""
+        """Take the file away, and let go of what keeps the namespace alive. What is gone already is
+        fine."""
         if name in self._handles or await self._open(name):
             self._let_go(self._handles[name])
         netns.remove(self.directory / name)
@@ -150,7 +162,8 @@ class Handles:
         await asyncio.gather(*self._closing)
 
     async def _open(self, name: str) -> bool:
-        """Take up a namespace that lives already; False: there is none. Raises OperationFailed if it is not ours."""
+        """Take up a namespace that lives already; False: there is none. Raises OperationFailed if
+        it is not ours."""
         path = self.directory / name
         identity = netns.identity(path)
         if identity is None:

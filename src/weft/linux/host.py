@@ -1,4 +1,5 @@
-"""Facts about this host that the rest must know before it can begin: addresses, routes, and what the kernel cannot do.
+"""Facts about this host that the rest must know before it can begin: addresses, routes, and what
+the kernel cannot do.
 
 Everything is read in the namespace of the calling thread, afresh at each call.
 """
@@ -74,26 +75,35 @@ class Addresses(NamedTuple):
     listen: str
     """`address:port` where managers are listened for."""
     advertise: IPv4Address
-    """What the others are told. It need not be one of this host's: there may be a router before it that translates addresses."""
+    """What the others are told. It need not be one of this host's: there may be a router before it
+    that translates addresses."""
     data_path: IPv4Address
     """One of this host's: VXLAN is sent from there, and to there."""
 
 
 def choose_addresses(
     listen: str, advertise: str, data_path: str, found: Sequence[Interface] | None = None
-) -> Addresses:  # fmt: skip
-    """Of what a user asks for, as addresses or names of interfaces: as in Docker (moby daemon/cluster/listen_addr.go), but
-    for the data path. That has to be an address of this host; if none is said, it is the advertised one, or the host's only
-    one if that is another's, or good on this host only. Raises `InvalidArgument`."""
+) -> Addresses:
+    """Of what a user asks for, as addresses or names of interfaces: as in Docker (moby
+    daemon/cluster/listen_addr.go), but for the data path. That has to be an address of this host;
+    if none is said, it is the advertised one, or the host's only one if that is another's, or good
+    on this host only. Raises `InvalidArgument`."""
     found = all_interfaces() if found is None else found
     listen_host, _, port = listen.rpartition(":")
-    listens = f"{_named(listen_host, found, 'listen address', OPTIONAL_PORT, unspecified=True)}:{port}"
+    listens = (
+        f"{_named(listen_host, found, 'listen address', OPTIONAL_PORT, unspecified=True)}:{port}"
+    )
     if advertise:
         asked, colon, own_port = advertise.rpartition(":")
         if advertise.count(":") > 1:
-            raise InvalidArgument(f"cannot advertise {clip(advertise)!r}: Weft has no IPv6 between hosts")
+            raise InvalidArgument(
+                f"cannot advertise {clip(advertise)!r}: Weft has no IPv6 between hosts"
+            )
         if colon and own_port != port:
-            raise Unsupported(f"cannot advertise port {clip(own_port)}: Weft advertises the port that it listens on, {port}")
+            raise Unsupported(
+                f"cannot advertise port {clip(own_port)}: Weft advertises the port that it listens"
+                f" on, {port}"
+            )
         chosen = _named(asked if colon else advertise, found, "advertise address", OPTIONAL_PORT)
     else:
         chosen = default_advertise_address(found)
@@ -108,7 +118,9 @@ def _data_path(asked: str, advertise: IPv4Address, found: Sequence[Interface]) -
     if asked:
         chosen = _named(asked, found, "data path address", NO_PORT)
         if chosen not in local:
-            raise InvalidArgument(f"cannot use data path address {chosen}: no interface of this host has it")
+            raise InvalidArgument(
+                f"cannot use data path address {chosen}: no interface of this host has it"
+            )
         return chosen
     if advertise in local and not advertise.is_loopback:
         return advertise
@@ -117,10 +129,14 @@ def _data_path(asked: str, advertise: IPv4Address, found: Sequence[Interface]) -
     except InvalidArgument as error:
         if advertise in local:
             return advertise
-        raise InvalidArgument(f"cannot choose a data path address, say --data-path-addr: {error}") from error
+        raise InvalidArgument(
+            f"cannot choose a data path address, say --data-path-addr: {error}"
+        ) from error
 
 
-def _named(text: str, found: Sequence[Interface], what: str, hint: str, unspecified: bool = False) -> IPv4Address:
+def _named(
+    text: str, found: Sequence[Interface], what: str, hint: str, unspecified: bool = False
+) -> IPv4Address:
     """The address of the interface of that name, or that address."""
     for interface in found:
         if interface.name == text:
@@ -136,41 +152,61 @@ def _named(text: str, found: Sequence[Interface], what: str, hint: str, unspecif
         address = None
     if address is None or (address.is_unspecified and not unspecified):
         kind = "an IP address" if unspecified else "a non-zero IP address"
-        raise InvalidArgument(f"{what} must be {kind} or network interface ({hint}): {clip(text)!r}")
+        raise InvalidArgument(
+            f"{what} must be {kind} or network interface ({hint}): {clip(text)!r}"
+        )
     return address
 
 
 def default_advertise_address(found: Sequence[Interface] | None = None) -> IPv4Address:
-    """The system's only address, as in Docker: of its hardware, or if that has none, of anything. Raises InvalidArgument
-    with Docker's text."""
-    usable = interfaces() if found is None else [interface for interface in found if interface.name != LOOPBACK]
+    """The system's only address, as in Docker: of its hardware, or if that has none, of anything.
+    Raises InvalidArgument with Docker's text."""
+    usable = (
+        interfaces()
+        if found is None
+        else [interface for interface in found if interface.name != LOOPBACK]
+    )
     active = [interface for interface in usable if interface.up]
-    hardware = [pair for interface in active if not interface.kind for pair in _global_addresses(interface)]
+    hardware = [
+        pair for interface in active if not interface.kind for pair in _global_addresses(interface)
+    ]
     candidates = hardware or [pair for interface in active for pair in _global_addresses(interface)]
     if not candidates:
         raise InvalidArgument("could not find the system's IP address")
     if len(candidates) > 1:
         (a, first), (b, second) = candidates[:2]
         place = (
-            f"interface {a} ({first} and {second})" if a == b else f"different interfaces ({first} on {a} and {second} on {b})"
+            f"interface {a} ({first} and {second})"
+            if a == b
+            else f"different interfaces ({first} on {a} and {second} on {b})"
         )
         raise InvalidArgument(
-            f"could not choose an IP address to advertise since this system has multiple addresses on {place}"
+            "could not choose an IP address to advertise since this system has multiple addresses"
+            f" on {place}"
         )
     return candidates[0][1]
 
 
 def _global_addresses(interface: Interface) -> Iterator[tuple[str, IPv4Address]]:
     for own in interface.addresses:
-        if not (own.ip.is_loopback or own.ip.is_link_local or own.ip.is_multicast or own.ip.is_unspecified):
+        if not (
+            own.ip.is_loopback
+            or own.ip.is_link_local
+            or own.ip.is_multicast
+            or own.ip.is_unspecified
+        ):
             yield interface.name, own.ip
 
 
 def routes() -> list[IPv4Network]:
-    """Destinations in the main table, the default route and those through our own devices left out, in order."""
+    """Destinations in the main table, the default route and those through our own devices left out,
+    in order."""
     channel = NetlinkSocket()
     try:
-        names = {info.device: info.name for info in map(link.decode_link, channel.dump(*link.dump_links()))}
+        names = {
+            info.device: info.name
+            for info in map(link.decode_link, channel.dump(*link.dump_links()))
+        }
         found = set()
         for info in map(route.decode_route, channel.dump(*route.dump_routes())):
             device = names.get(info.device, "") if info.device is not None else ""
@@ -185,31 +221,55 @@ def routes() -> list[IPv4Network]:
 
 _TRIAL_VXLAN = Vxlan(vni=1, local=IPv4Address("127.0.0.1"), port=4789)
 _LINK_CHECKS: Sequence[tuple[str, Callable[[int], Request]]] = (
-    ("bridge devices (CONFIG_BRIDGE)", lambda _: link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450))),
+    (
+        "bridge devices (CONFIG_BRIDGE)",
+        lambda _: link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450)),
+    ),
     (
         "veth devices (CONFIG_VETH)",
-        lambda here: link.add_veth(Link(name="eth0", kind=Veth(), mtu=1450), Link(name="veth1", kind=Veth(), mtu=1450), here),
+        lambda here: link.add_veth(
+            Link(name="eth0", kind=Veth(), mtu=1450),
+            Link(name="veth1", kind=Veth(), mtu=1450),
+            here,
+        ),
     ),
     (
         "VXLAN devices (CONFIG_VXLAN)",
-        lambda here: link.add_vxlan(Link(name="vxlan0", kind=_TRIAL_VXLAN, mtu=1450), _TRIAL_VXLAN, here),
+        lambda here: link.add_vxlan(
+            Link(name="vxlan0", kind=_TRIAL_VXLAN, mtu=1450), _TRIAL_VXLAN, here
+        ),
     ),
 )
 _TABLE_CHECKS = (
-    ("nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)", "table ip w { map m { type ether_addr : mark; }\n}"),
+    (
+        "nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)",
+        "table ip w { map m { type ether_addr : mark; }\n}",
+    ),
     (
         "nftables address translation (CONFIG_NFT_NAT, CONFIG_NFT_MASQ)",
         "table ip w { chain n { type nat hook postrouting priority srcnat; masquerade\n}\n}",
     ),
-    ("nftables fib expressions (CONFIG_NFT_FIB_IPV4)", "table ip w { chain f { fib daddr type local accept\n}\n}"),
-    ("nftables random choice (CONFIG_NFT_NUMGEN)", "table ip w { chain g { numgen random mod 2 == 0 accept\n}\n}"),
+    (
+        "nftables fib expressions (CONFIG_NFT_FIB_IPV4)",
+        "table ip w { chain f { fib daddr type local accept\n}\n}",
+    ),
+    (
+        "nftables random choice (CONFIG_NFT_NUMGEN)",
+        "table ip w { chain g { numgen random mod 2 == 0 accept\n}\n}",
+    ),
     (
         "nftables connection tracking with zones (CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES)",
-        "table ip w { chain c { type filter hook prerouting priority raw; ct original zone set 1\n}\n}",
+        (
+            "table ip w { chain c { type filter hook prerouting priority raw; ct original zone set"
+            " 1\n}\n}"
+        ),
     ),
     (
         "nftables on bridges (CONFIG_NF_TABLES_BRIDGE)",
-        "table bridge w { chain b { type filter hook prerouting priority 0; arp saddr ip 192.0.2.1 drop\n}\n}",
+        (
+            "table bridge w { chain b { type filter hook prerouting priority 0; arp saddr ip"
+            " 192.0.2.1 drop\n}\n}"
+        ),
     ),
     (
         "nftables egress hooks (CONFIG_NETFILTER_EGRESS, CONFIG_NF_TABLES_NETDEV)",
@@ -220,8 +280,8 @@ _SYSCTL_CHECKS = ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.
 
 
 def check_features() -> list[str]:
-    """A sentence for everything that is missing, found by trying it in a namespace that is gone afterwards. Blocks some
-    hundredths of a second."""
+    """A sentence for everything that is missing, found by trying it in a namespace that is gone
+    afterwards. Blocks some hundredths of a second."""
     try:
         return netns.run_in_throwaway(_check_features)
     except OSError as error:
@@ -238,7 +298,9 @@ def _check_features() -> list[str]:
                 missing.append(f"the kernel refuses {feature}: {cause_of(error)}")
     missing += _check_locked_ports(channel)
     channel.close()
-    missing += [f"the kernel has no parameter {key}" for key in _SYSCTL_CHECKS if sysctl.read(key) is None]
+    missing += [
+        f"the kernel has no parameter {key}" for key in _SYSCTL_CHECKS if sysctl.read(key) is None
+    ]
     return missing + _check_tables()
 
 

@@ -1,9 +1,12 @@
-"""The real kernel behind `linux.base.Kernel`: reads, writes and watches the network part of this host's kernel.
+"""The real kernel behind `linux.base.Kernel`: reads, writes and watches the network part of this
+host's kernel.
 
-It holds no desired state and decides nothing: what it knows beside the kernel is which sockets it opened (`handles`) and what
-it last wrote as nftables tables (`tables`), and both can be lost. Reading is `reader`, applying `writer`, noticing `watch`.
-Netlink is used inline, because a request takes microseconds; whatever enters a namespace or waits runs on a thread of its own.
-Only namespaces with names of ours (`netns.OWN_NAMES`) in the given directory are touched, and the host's own.
+It holds no desired state and decides nothing: what it knows beside the kernel is which sockets it
+opened (`handles`) and what it last wrote as nftables tables (`tables`), and both can be lost.
+Reading is `reader`, applying `writer`, noticing `watch`. Netlink is used inline, because a request
+takes microseconds; whatever enters a namespace or waits runs on a thread of its own. Only
+namespaces with names of ours (`netns.OWN_NAMES`) in the given directory are touched, and the host's
+own.
 """
 
 import asyncio
@@ -23,7 +26,8 @@ NETNS_DIRECTORY = Path("/run/docker/netns")
 
 
 class RealKernel:
-    """Implements `linux.base.Kernel`. To be made and used on one event loop's thread, in the host's namespace."""
+    """Implements `linux.base.Kernel`. To be made and used on one event loop's thread, in the host's
+    namespace."""
 
     def __init__(self, netns_dir: Path = NETNS_DIRECTORY) -> None:
         try:
@@ -72,14 +76,18 @@ class RealKernel:
             try:
                 self._watch = Watch(self._handles)
             except OSError as error:
-                raise OperationFailed(f"cannot watch {self._handles.directory}: {cause_of(error)}") from error
+                raise OperationFailed(
+                    f"cannot watch {self._handles.directory}: {cause_of(error)}"
+                ) from error
         return self._watch
 
     async def _refresh(self) -> None:
         try:
             await self._handles.refresh()
         except OSError as error:
-            raise OperationFailed(f"cannot open the namespaces in {self._handles.directory}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot open the namespaces in {self._handles.directory}: {cause_of(error)}"
+            ) from error
 
     async def _read_one(self, handle: Handle, desired: KernelState) -> Namespace:
         wanted = desired.namespaces.get(handle.name)
@@ -87,6 +95,8 @@ class RealKernel:
             tables = await self._tables.read(handle)
             reading = await read_namespace(handle, wanted.sysctls if wanted else (), tables)
         except OSError as error:
-            raise OperationFailed(f"cannot read network namespace {handle.name}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot read network namespace {handle.name}: {cause_of(error)}"
+            ) from error
         self._watching().seen(handle, reading.permanent)
         return reading.namespace

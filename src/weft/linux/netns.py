@@ -1,9 +1,10 @@
 """Network namespaces as files: make, list, enter and remove them.
 
-A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it; it lives as long as the file, whatever
-becomes of this process. `setns` and `unshare` move one thread, so entering is always: a fresh thread, one short function, and
-the thread ends. Sockets opened there stay in the namespace and may be used from everywhere. No thread ever comes back to a
-pool from a foreign namespace.
+A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it; it lives as
+long as the file, whatever becomes of this process. `setns` and `unshare` move one thread, so
+entering is always: a fresh thread, one short function, and the thread ends. Sockets opened there
+stay in the namespace and may be used from everywhere. No thread ever comes back to a pool from a
+foreign namespace.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 OWN_NAMES = re.compile(r"1-[0-9a-z]{10}|lb_[0-9a-z]{9}|ingress_sbox|esp_sbox|[0-9a-f]{12}")
-"""Names of the namespaces that we make: of an overlay network, of its load balancer, of the mesh, of the ESP engine, of a
-sandbox."""
+"""Names of the namespaces that we make: of an overlay network, of its load balancer, of the mesh,
+of the ESP engine, of a sandbox."""
 
 
 def is_own_name(name: str) -> bool:
@@ -69,7 +70,8 @@ def run_on_thread(function: Callable[[], T]) -> T:
 
 
 async def on_thread(function: Callable[[], T]) -> T:
-    """As `run_on_thread`, without blocking the loop. Cancelled, it waits for the function to end: half an effect is none."""
+    """As `run_on_thread`, without blocking the loop. Cancelled, it waits for the function to end:
+    half an effect is none."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     visit = _Visit(function, lambda: loop.call_soon_threadsafe(ended.set))
@@ -83,7 +85,8 @@ async def on_thread(function: Callable[[], T]) -> T:
 
 
 def enter(namespace: int) -> None:
-    """Move the calling thread, which must be one of `run_on_thread`'s, into the namespace of the descriptor."""
+    """Move the calling thread, which must be one of `run_on_thread`'s, into the namespace of the
+    descriptor."""
     if _libc.setns(namespace, _CLONE_NEWNET) != 0:
         raise _os_error("setns")
 
@@ -103,7 +106,9 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
     try:
         namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise OperationFailed(f"cannot enter network namespace {path}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot enter network namespace {path}: {cause_of(error)}"
+        ) from error
     try:
         return run_on_thread(inside(namespace, function))
     finally:
@@ -111,7 +116,8 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
 
 
 def run_in_throwaway(function: Callable[[], T]) -> T:
-    """Run one short function in a new namespace that nobody else sees, and that ends with it. Blocks. Raises OSError."""
+    """Run one short function in a new namespace that nobody else sees, and that ends with it.
+    Blocks. Raises OSError."""
 
     def unshared() -> T:
         _unshare()
@@ -121,10 +127,12 @@ def run_in_throwaway(function: Callable[[], T]) -> T:
 
 
 def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = lambda: None) -> T:
-    """Make a namespace and the file that names it, then run the function inside. On failure nothing stays. Blocks.
+    """Make a namespace and the file that names it, then run the function inside. On failure nothing
+    stays. Blocks.
 
-    `prepare` is run inside before the namespace has its file, so that nobody ever finds one that it has not seen.
-    A file that names no live namespace (an empty one that outlived a reboot) is replaced.
+    `prepare` is run inside before the namespace has its file, so that nobody ever finds one that it
+    has not seen. A file that names no live namespace (an empty one that outlived a reboot) is
+    replaced.
     """
     make_missing(path.parent, 0o755)
     if not is_live(path):
@@ -135,7 +143,10 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
     def unshared() -> T:
         _unshare()
         prepare()
-        if _libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None) != 0:
+        if (
+            _libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), b"none", _MS_BIND, None)
+            != 0
+        ):
             raise _os_error("mount")
         return function()
 
@@ -147,7 +158,8 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
 
 
 def remove(path: Path) -> None:
-    """Take away the file, and the namespace unless a process or socket is still in it. What is gone already is fine."""
+    """Take away the file, and the namespace unless a process or socket is still in it. What is gone
+    already is fine."""
     # As often as it was mounted: a mount over a mount is what a crash between two attempts leaves.
     while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
         pass
@@ -160,7 +172,8 @@ def is_live(path: Path) -> bool:
 
 
 def identity(path: Path) -> int | None:
-    """The number of the namespace that the file names, unique among living ones; None: it names none."""
+    """The number of the namespace that the file names, unique among living ones; None: it names
+    none."""
     try:
         found = path.stat()
     except OSError:
@@ -177,8 +190,11 @@ def names(directory: Path) -> list[str]:
     return sorted(name for name in found if is_own_name(name) and is_live(directory / name))
 
 
-def open_udp_tcp(path: Path, address: IPv4Address, port: int) -> tuple[socket.socket, socket.socket]:
-    """A bound UDP socket and a listening TCP socket in the namespace of the file, both non-blocking: what a resolver needs."""
+def open_udp_tcp(
+    path: Path, address: IPv4Address, port: int
+) -> tuple[socket.socket, socket.socket]:
+    """A bound UDP socket and a listening TCP socket in the namespace of the file, both
+    non-blocking: what a resolver needs."""
     target = (str(address), port)
 
     def opened() -> tuple[socket.socket, socket.socket]:
@@ -200,11 +216,16 @@ def open_udp_tcp(path: Path, address: IPv4Address, port: int) -> tuple[socket.so
     try:
         return run_in(path, opened)
     except OSError as error:
-        raise OperationFailed(f"cannot listen on {address}:{port} in network namespace {path}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot listen on {address}:{port} in network namespace {path}: {cause_of(error)}"
+        ) from error
 
 
-async def open_socket(path: Path | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-    """A non-blocking socket in the namespace of the file, without blocking the loop; None: in this one. Raises OperationFailed."""
+async def open_socket(
+    path: Path | None, family: socket.AddressFamily, kind: socket.SocketKind
+) -> socket.socket:
+    """A non-blocking socket in the namespace of the file, without blocking the loop; None: in this
+    one. Raises OperationFailed."""
 
     def opened() -> socket.socket:
         made = socket.socket(family, kind)
@@ -220,7 +241,9 @@ async def open_socket(path: Path | None, family: socket.AddressFamily, kind: soc
         finally:
             os.close(namespace)
     except OSError as error:
-        raise OperationFailed(f"cannot open a socket in network namespace {path}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot open a socket in network namespace {path}: {cause_of(error)}"
+        ) from error
 
 
 def _unshare() -> None:

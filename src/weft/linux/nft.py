@@ -1,9 +1,12 @@
-"""nftables, spoken as text: through libnftables by ctypes, or the `nft` command where the library cannot be loaded.
+"""nftables, spoken as text: through libnftables by ctypes, or the `nft` command where the library
+cannot be loaded.
 
-An `Nft` opens its socket in the namespace of the thread that makes it, and looks interfaces up in that of the thread that uses
-it: make and use one through `netns`. Closing one right after a table was deleted waits for the kernel to have forgotten the
-table, ten to twenty milliseconds, where a transaction takes less than one: close it later. But close it: it holds a megabyte.
-The library keeps parser state in globals, so transactions are run one at a time. Errors carry nft's own message.
+An `Nft` opens its socket in the namespace of the thread that makes it, and looks interfaces up in
+that of the thread that uses it: make and use one through `netns`. Closing one right after a table
+was deleted waits for the kernel to have forgotten the table, ten to twenty milliseconds, where a
+transaction takes less than one: close it later. But close it: it holds a megabyte. The library
+keeps parser state in globals, so transactions are run one at a time. Errors carry nft's own
+message.
 """
 
 import ctypes
@@ -56,12 +59,13 @@ class Nft:
             library.nft_ctx_buffer_error(self._context)
 
     def replace(self, table: Table, there: Collection[Object] | None = None) -> str:
-        """The table, whole and in one transaction, whether or not it is there already. Gives its frame afterwards. `there`: what
-        it has in the kernel, if that is known.
+        """The table, whole and in one transaction, whether or not it is there already. Gives its
+        frame afterwards. `there`: what it has in the kernel, if that is known.
 
-        What stays is emptied and filled again, never removed. A transaction is one step for each chain that a packet enters, not
-        for the packet: of a chain that was removed and another that took its place it can miss both, on its way from hook to hook
-        or held up between them, and go where no rule sent it (one new connection of some thousands, for each transaction)."""
+        What stays is emptied and filled again, never removed. A transaction is one step for each
+        chain that a packet enters, not for the packet: of a chain that was removed and another that
+        took its place it can miss both, on its way from hook to hook or held up between them, and
+        go where no rule sent it (one new connection of some thousands, for each transaction)."""
         if there is None:
             with suppress(OperationFailed):
                 there = objects(self.frame(table.family, table.name))
@@ -88,7 +92,11 @@ class Nft:
     def run(self, script: str, output: int = _OUTPUT_STATELESS) -> str:
         """Carry out a script as one transaction. Gives what it prints."""
         with _ONE_AT_A_TIME:
-            return _run_command(script, output) if self._library is None else self._run(self._library, script, output)
+            return (
+                _run_command(script, output)
+                if self._library is None
+                else self._run(self._library, script, output)
+            )
 
     def _run(self, library: ctypes.CDLL, script: str, output_flags: int) -> str:
         library.nft_ctx_output_set_flags(self._context, output_flags)
@@ -122,18 +130,27 @@ def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
     if {thing.name for thing in new} & {thing.name for thing in gone}:
         return ""
     sets = [f"{thing.kind} {head} {thing.name}" for thing in known if thing.kind != "chain"]
-    last = sorted(gone, key=lambda thing: thing.kind == "chain")  # when no map refers to them any more
-    return "".join((
-        f"flush table {head}\n", *(f"flush {each}\n" for each in sets), _adding(table, body),
-        *(f"delete {thing.kind} {head} {thing.name}\n" for thing in last),
-    ))  # fmt: skip
+    last = sorted(
+        gone, key=lambda thing: thing.kind == "chain"
+    )  # when no map refers to them any more
+    return "".join(
+        (
+            f"flush table {head}\n",
+            *(f"flush {each}\n" for each in sets),
+            _adding(table, body),
+            *(f"delete {thing.kind} {head} {thing.name}\n" for thing in last),
+        )
+    )
 
 
 def _run_command(script: str, output: int) -> str:
     terse = ["--terse"] if output & _OUTPUT_TERSE else []
     try:
         done = subprocess.run(
-            ["nft", "--stateless", *terse, "-f", "-"], input=script.encode(), capture_output=True, check=False
+            ["nft", "--stateless", *terse, "-f", "-"],
+            input=script.encode(),
+            capture_output=True,
+            check=False,
         )
     except OSError as error:
         raise OperationFailed(f"cannot run nft: {cause_of(error)}") from error

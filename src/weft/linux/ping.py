@@ -1,8 +1,10 @@
-"""Does a host answer? ICMP echo (RFC 792), which the kernel of the other host answers whatever becomes of its programs.
+"""Does a host answer? ICMP echo (RFC 792), which the kernel of the other host answers whatever
+becomes of its programs.
 
-`answers` asks one host, now: one raw socket for each such question, open for as long as it lasts. It sees every ICMP packet of this
-host, and takes for an answer only an echo reply from an address that was asked, with the identifier of this question. `EchoSocket` is
-for asking many all the time; the kernel hands it nothing but echo replies.
+`answers` asks one host, now: one raw socket for each such question, open for as long as it lasts.
+It sees every ICMP packet of this host, and takes for an answer only an echo reply from an address
+that was asked, with the identifier of this question. `EchoSocket` is for asking many all the time;
+the kernel hands it nothing but echo replies.
 """
 
 import asyncio
@@ -19,16 +21,22 @@ _HEADER = struct.Struct("!BBHHH")
 MAX_PACKET = 2048
 SO_RCVBUFFORCE = 33
 ROOM = 2 << 20
-"""Bytes for answers that were not taken yet: the kernel counts 768 for one, and a thousand hosts may be asked twice at once."""
+"""Bytes for answers that were not taken yet: the kernel counts 768 for one, and a thousand hosts
+may be asked twice at once."""
 SOL_RAW, ICMP_FILTER = 255, 1
 """linux/icmp.h: a mask of the types that a raw socket does not want."""
 OWN_FAULT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
 
 
-async def answers(addresses: Iterable[IPv4Address], identifier: int, seconds: float, attempts: int) -> bool:
-    """Whether any of the host's addresses does, asked so often within that time. `identifier`: of 16 bits, this question's own."""
+async def answers(
+    addresses: Iterable[IPv4Address], identifier: int, seconds: float, attempts: int
+) -> bool:
+    """Whether any of the host's addresses does, asked so often within that time. `identifier`: of
+    16 bits, this question's own."""
     asked = tuple(addresses)
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP) as echo:
+    with socket.socket(
+        socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+    ) as echo:
         answer = asyncio.ensure_future(_answer(echo, frozenset(asked), identifier))
         try:
             for number in range(attempts):
@@ -42,8 +50,12 @@ async def answers(addresses: Iterable[IPv4Address], identifier: int, seconds: fl
             await asyncio.gather(answer, return_exceptions=True)
 
 
-def _ask(echo: socket.socket, addresses: Iterable[IPv4Address], identifier: int, number: int) -> None:
-    packet = _HEADER.pack(ECHO, 0, checksum(_HEADER.pack(ECHO, 0, 0, identifier, number)), identifier, number)
+def _ask(
+    echo: socket.socket, addresses: Iterable[IPv4Address], identifier: int, number: int
+) -> None:
+    packet = _HEADER.pack(
+        ECHO, 0, checksum(_HEADER.pack(ECHO, 0, 0, identifier, number)), identifier, number
+    )
     for address in addresses:
         try:
             echo.sendto(packet, (str(address), 0))
@@ -83,9 +95,13 @@ class EchoSocket:
     """`linux.base.Echo`."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+        )
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
-        self._socket.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF))
+        self._socket.setsockopt(
+            SOL_RAW, ICMP_FILTER, struct.pack("=I", ~(1 << ECHO_REPLY) & 0xFFFFFFFF)
+        )
         self._identifier = own = secrets.randbits(16)
         self._packet = _HEADER.pack(ECHO, 0, checksum(_HEADER.pack(ECHO, 0, 0, own, 0)), own, 0)
 

@@ -1,7 +1,8 @@
 """Reading one namespace: what the kernel dumps, as the values that `diff` compares.
 
-In a namespace of ours everything is shown that a `Namespace` can express; in the host's only what `network/ownership.py` names,
-and of the main routing table only the routes that carry our protocol number.
+In a namespace of ours everything is shown that a `Namespace` can express; in the host's only what
+`network/ownership.py` names, and of the main routing table only the routes that carry our protocol
+number.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -46,18 +47,26 @@ class Reading(NamedTuple):
     """Index of device and packed address of every permanent neighbour, for the watch."""
 
 
-async def read_namespace(handle: Handle, keys: Iterable[str], tables: Mapping[tuple[str, str], Table]) -> Reading:
+async def read_namespace(
+    handle: Handle, keys: Iterable[str], tables: Mapping[tuple[str, str], Table]
+) -> Reading:
     """`keys`: the sysctls to read. Raises NetlinkError."""
     host = handle.name == HOST
     links = {info.device: info for info in _dump(handle, link.dump_links(), link.decode_link)}
     shown = {index: info for index, info in links.items() if _is_shown(info, host)}
-    neighbours = [n for n in _dump(handle, neighbour.dump_neighbours(), neighbour.decode_neighbour) if n.permanent]
+    neighbours = [
+        n
+        for n in _dump(handle, neighbour.dump_neighbours(), neighbour.decode_neighbour)
+        if n.permanent
+    ]
     forwarding = _dump(handle, neighbour.dump_forwarding(), neighbour.decode_neighbour)
     namespace = Namespace(
         name=handle.name,
         links=_links(shown, links, _addresses(handle)),
         neighbours=frozenset(
-            Neighbour(shown[n.device].name, n.address, n.mac) for n in neighbours if n.device in shown and n.mac
+            Neighbour(shown[n.device].name, n.address, n.mac)
+            for n in neighbours
+            if n.device in shown and n.mac
         ),
         forwarding=frozenset(_forwarding(shown, forwarding)),
         routes=frozenset(_routes(handle, links, host)),
@@ -84,7 +93,9 @@ def _addresses(handle: Handle) -> dict[int, set[IPv4Interface]]:
 
 
 def _links(
-    shown: Mapping[int, LinkInfo], links: Mapping[int, LinkInfo], addresses: Mapping[int, set[IPv4Interface]]
+    shown: Mapping[int, LinkInfo],
+    links: Mapping[int, LinkInfo],
+    addresses: Mapping[int, set[IPv4Interface]],
 ) -> dict[str, Link]:
     return {
         info.name: Link(
@@ -92,7 +103,9 @@ def _links(
             kind=info.vxlan or _KINDS[info.kind],
             mtu=info.mtu,
             mac=info.mac,
-            master=links[info.master].name if info.master is not None and info.master in links else None,
+            master=links[info.master].name
+            if info.master is not None and info.master in links
+            else None,
             addresses=frozenset(addresses.get(index, ())),
             up=info.up,
             port=info.port,
@@ -101,7 +114,9 @@ def _links(
     }
 
 
-def _forwarding(shown: Mapping[int, LinkInfo], entries: Iterable[NeighbourInfo]) -> Iterable[ForwardingEntry]:
+def _forwarding(
+    shown: Mapping[int, LinkInfo], entries: Iterable[NeighbourInfo]
+) -> Iterable[ForwardingEntry]:
     for entry in entries:
         if entry.device not in shown or not entry.mac:
             continue
@@ -114,14 +129,23 @@ def _forwarding(shown: Mapping[int, LinkInfo], entries: Iterable[NeighbourInfo])
 def _routes(handle: Handle, links: Mapping[int, LinkInfo], host: bool) -> Iterable[Route]:
     for info in _dump(handle, route.dump_routes(), route.decode_route):
         device = links.get(info.device) if info.device is not None else None
-        if device is not None and info.unicast and not info.metric and _is_our_route(info, device, host):
+        if (
+            device is not None
+            and info.unicast
+            and not info.metric
+            and _is_our_route(info, device, host)
+        ):
             yield info.route(device.name)
 
 
 def _is_our_route(info: RouteInfo, device: LinkInfo, host: bool) -> bool:
     if info.table == _LOCAL_TABLE or info.protocol == route.PROTOCOL_KERNEL:
         return False
-    return not host or owns_routing_table(info.table) or (owns_link(device.name) and info.protocol == route.PROTOCOL_WEFT)
+    return (
+        not host
+        or owns_routing_table(info.table)
+        or (owns_link(device.name) and info.protocol == route.PROTOCOL_WEFT)
+    )
 
 
 def _rules(handle: Handle, host: bool) -> Iterable[Rule]:

@@ -1,13 +1,16 @@
-"""What we remember of the nftables tables that we applied, so that a change by somebody else is seen without parsing rules.
+"""What we remember of the nftables tables that we applied, so that a change by somebody else is
+seen without parsing rules.
 
-After each transaction of ours the namespace's generation is kept. While it stays, nobody touched anything; once it moved, each table
-is compared: its frame, which is its listing without the elements of sets, with the one that it had when we wrote it, and the
-elements with those that it should have. A table that was applied by an earlier process, or that somebody changed, reads as empty:
-it is written anew, which disturbs nothing.
+After each transaction of ours the namespace's generation is kept. While it stays, nobody touched
+anything; once it moved, each table is compared: its frame, which is its listing without the
+elements of sets, with the one that it had when we wrote it, and the elements with those that it
+should have. A table that was applied by an earlier process, or that somebody changed, reads as
+empty: it is written anew, which disturbs nothing.
 
-Changes of elements are sent as the kernel's own messages, for the generation that we know: if somebody was faster, or the table is
-not what we took it for, nothing of them is done. They leave the frame as it is, unless a chain is among them: such a table cannot be
-compared, and is written when the generation has moved without us.
+Changes of elements are sent as the kernel's own messages, for the generation that we know: if
+somebody was faster, or the table is not what we took it for, nothing of them is done. They leave
+the frame as it is, unless a chain is among them: such a table cannot be compared, and is written
+when the generation has moved without us.
 """
 
 import asyncio
@@ -34,7 +37,8 @@ from weft.system import memory
 T = TypeVar("T")
 
 _LINGER = 0.1
-"""Seconds that an nftables context stays open after its last use, and how many at most (see `weft.linux.nft` for why)."""
+"""Seconds that an nftables context stays open after its last use, and how many at most (see
+`weft.linux.nft` for why)."""
 _LINGERING = 8
 _ATTEMPTS = 2
 
@@ -58,7 +62,9 @@ class Transaction(NamedTuple):
     @classmethod
     def of(cls, operation: ChangeTable) -> "Transaction":
         requests = nft_changes.requests(operation.table, operation.changes)
-        keeps_frame = all(isinstance(change, AddElements | RemoveElements) for change in operation.changes)
+        keeps_frame = all(
+            isinstance(change, AddElements | RemoveElements) for change in operation.changes
+        )
         return cls(encode_transaction(requests), len(requests), keeps_frame)
 
 
@@ -82,12 +88,17 @@ class Tables:
     async def read(self, handle: Handle) -> dict[tuple[str, str], Table]:
         """All tables of ours in the namespace."""
         memory = self._memory(handle)
-        names = [nftables.decode_table(body) for body in handle.filter.dump(*nftables.dump_tables())]
+        names = [
+            nftables.decode_table(body) for body in handle.filter.dump(*nftables.dump_tables())
+        ]
         if handle.name == HOST:
             names = [name for name in names if owns_table(name.name)]
         await self._catch_up(handle, memory, names)
         known = memory.applied
-        return {(name.family, name.name): known[name].table if name in known else Table(*name) for name in names}
+        return {
+            (name.family, name.name): known[name].table if name in known else Table(*name)
+            for name in names
+        }
 
     async def replace(self, handle: Handle, table: Table) -> None:
         """Raises OperationFailed with nft's message."""
@@ -95,7 +106,9 @@ class Tables:
         before = handle.generation()
         name = TableName(table.family, table.name)
         former = memory.applied.pop(name, None)
-        frame = await self._run(handle, lambda nft: nft.replace(table, former.objects if former else None))
+        frame = await self._run(
+            handle, lambda nft: nft.replace(table, former.objects if former else None)
+        )
         memory.applied[name] = _Applied(table, _digest(frame), objects(frame))
         if not self._step(handle, memory, before):
             # Somebody wrote rules at the same time, perhaps into this table before it was listed.
@@ -122,7 +135,9 @@ class Tables:
                 continue
             memory.generation = nftables.after(memory.generation)
             kept = transaction.keeps_frame
-            memory.applied[name] = _Applied(table, known.frame if kept else None, known.objects if kept else None)
+            memory.applied[name] = _Applied(
+                table, known.frame if kept else None, known.objects if kept else None
+            )
             return True
         return False
 
@@ -134,7 +149,8 @@ class Tables:
         self._step(handle, memory, before)
 
     def link_added(self, handle: Handle) -> None:
-        """A chain bound to a device goes away with the device, and nobody is told: apply such tables again for a new device."""
+        """A chain bound to a device goes away with the device, and nobody is told: apply such
+        tables again for a new device."""
         memory = self._memory(handle)
         for name in [n for n in memory.applied if n.family == "netdev"]:
             del memory.applied[name]
@@ -153,7 +169,8 @@ class Tables:
         return memory
 
     def _step(self, handle: Handle, memory: _Memory, before: int) -> bool:
-        """Whether our own transaction, one step, was all that happened: then what was known before is still known."""
+        """Whether our own transaction, one step, was all that happened: then what was known before
+        is still known."""
         if handle.generation() != before + 1:
             return False
         if memory.generation in (None, before):
@@ -161,11 +178,16 @@ class Tables:
         return True
 
     async def _catch_up(self, handle: Handle, memory: _Memory, names: list[TableName]) -> None:
-        """Forget the tables that are no longer what we made of them, if anything has happened. `names`: of those that are there."""
+        """Forget the tables that are no longer what we made of them, if anything has happened.
+        `names`: of those that are there."""
         generation = handle.generation()
         if generation == memory.generation:
             return
-        comparable = {n: memory.applied[n] for n in names if n in memory.applied and memory.applied[n].frame is not None}
+        comparable = {
+            n: memory.applied[n]
+            for n in names
+            if n in memory.applied and memory.applied[n].frame is not None
+        }
 
         def same(nft: Nft) -> dict[TableName, _Applied]:
             return {
@@ -184,7 +206,9 @@ class Tables:
         try:
             return await netns.on_thread(netns.inside(handle.descriptor, lambda: use(handle.nft)))
         finally:
-            self._lingering[handle] = asyncio.get_running_loop().call_later(_LINGER, self._retire, handle)
+            self._lingering[handle] = asyncio.get_running_loop().call_later(
+                _LINGER, self._retire, handle
+            )
             if len(self._lingering) > _LINGERING:
                 self._retire(next(iter(self._lingering)))
 

@@ -1,4 +1,5 @@
-"""TAP interfaces: made persistent here, so that what is sent to one whose process is gone goes nowhere, and attached to there.
+"""TAP interfaces: made persistent here, so that what is sent to one whose process is gone goes
+nowhere, and attached to there.
 
 Numbers: `include/uapi/linux/if_tun.h`.
 """
@@ -16,7 +17,8 @@ IFF_VNET_HDR = 0x4000
 
 
 def make(name: str) -> None:
-    """Makes the interface in the namespace of the calling thread. One that is there already is fine. Raises OSError."""
+    """Makes the interface in the namespace of the calling thread. One that is there already is
+    fine. Raises OSError."""
     descriptor = attach(name, IFF_VNET_HDR)
     try:
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
@@ -25,11 +27,15 @@ def make(name: str) -> None:
 
 
 def attach(name: str, flags: int = 0) -> int:
-    """A descriptor at which the frames of the interface are read and written. `flags`: beside TAP and NO_PI. Raises OSError:
-    EBUSY if another process is attached."""
+    """A descriptor at which the frames of the interface are read and written. `flags`: beside TAP
+    and NO_PI. Raises OSError: EBUSY if another process is attached."""
     descriptor = os.open(DEVICE_FILE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | flags))
+        fcntl.ioctl(
+            descriptor,
+            _TUNSETIFF,
+            struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | flags),
+        )
     except BaseException:
         os.close(descriptor)
         raise

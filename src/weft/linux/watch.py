@@ -1,12 +1,14 @@
-"""Noticing changes: the kernel's notifications of every namespace, sorted into "may concern us" and "does not".
+"""Noticing changes: the kernel's notifications of every namespace, sorted into "may concern us" and
+"does not".
 
-Each handle has two sockets that are members of the multicast groups of rtnetlink and nf_tables. What they say only marks the
-namespace as changed; what changed is found by reading it. Between two marks nothing more is parsed. An overrun (ENOBUFS) means
-that something was lost, and marks as well. Files of namespaces are watched by inotify on their directory.
+Each handle has two sockets that are members of the multicast groups of rtnetlink and nf_tables.
+What they say only marks the namespace as changed; what changed is found by reading it. Between two
+marks nothing more is parsed. An overrun (ENOBUFS) means that something was lost, and marks as well.
+Files of namespaces are watched by inotify on their directory.
 
-What our own sockets changed in tables needs no look: the kernel has said that it is done.
-Ordinary neighbour entries come and go with traffic, so only permanent ones count; the kernel does not say of an entry that it
-takes away whether it was permanent, so the permanent ones are remembered.
+What our own sockets changed in tables needs no look: the kernel has said that it is done. Ordinary
+neighbour entries come and go with traffic, so only permanent ones count; the kernel does not say of
+an entry that it takes away whether it was permanent, so the permanent ones are remembered.
 """
 
 import asyncio
@@ -89,7 +91,9 @@ class Watch:
 
     # --- notifications
 
-    def _drain(self, handle: Handle, source: NetlinkSocket, concerns: Callable[[Handle, Message], bool]) -> None:
+    def _drain(
+        self, handle: Handle, source: NetlinkSocket, concerns: Callable[[Handle, Message], bool]
+    ) -> None:
         """Everything that waits in a socket."""
         while True:
             try:
@@ -101,7 +105,9 @@ class Watch:
                 if error.errno != errno.ENOBUFS:
                     return
                 continue
-            if handle.name not in self._changed and any(concerns(handle, message) for message in decode(datagram)):
+            if handle.name not in self._changed and any(
+                concerns(handle, message) for message in decode(datagram)
+            ):
                 self.mark(handle.name)
 
     def _concerns_route(self, handle: Handle, message: Message) -> bool:
@@ -115,10 +121,16 @@ class Watch:
                 return self._concerns_neighbour(handle, message)
             case route.RTM_NEWROUTE | route.RTM_DELROUTE:
                 found = route.decode_route(message.body)
-                return not host or owns_routing_table(found.table) or found.protocol == route.PROTOCOL_WEFT
+                return (
+                    not host
+                    or owns_routing_table(found.table)
+                    or found.protocol == route.PROTOCOL_WEFT
+                )
             case rule.RTM_NEWRULE | rule.RTM_DELRULE:
                 shown = rule.decode_rule(message.body)
-                return shown is not None and (not host or owns_rule(shown.priority, shown.table, shown.mark))
+                return shown is not None and (
+                    not host or owns_rule(shown.priority, shown.table, shown.mark)
+                )
         return False
 
     def _concerns_neighbour(self, handle: Handle, message: Message) -> bool:
@@ -156,7 +168,12 @@ def _watch_directory(directory: Path) -> int:
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    if _libc.inotify_add_watch(descriptor, os.fsencode(directory), _IN_CREATE | _IN_DELETE | _IN_MOVED) < 0:
+    if (
+        _libc.inotify_add_watch(
+            descriptor, os.fsencode(directory), _IN_CREATE | _IN_DELETE | _IN_MOVED
+        )
+        < 0
+    ):
         number = ctypes.get_errno()
         os.close(descriptor)
         raise OSError(number, os.strerror(number), str(directory))
@@ -164,7 +181,8 @@ def _watch_directory(directory: Path) -> int:
 
 
 def _inotify_names(data: bytes) -> list[str]:
-    """`man 7 inotify`: watch, mask, cookie, length, and the name padded with zeros to that length."""
+    """`man 7 inotify`: watch, mask, cookie, length, and the name padded with zeros to that
+    length."""
     names = []
     offset = 0
     while offset < len(data):

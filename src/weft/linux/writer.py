@@ -1,9 +1,11 @@
-"""Applying operations: in order within each namespace, in batches of one send as long as one kind of work follows another.
+"""Applying operations: in order within each namespace, in batches of one send as long as one kind
+of work follows another.
 
-Operations wait in line per namespace. A line is carried out when work of another kind follows (netlink, sysctls, tables,
-the namespace itself), when it is long, when a link is to be made between it and another namespace, or at the end. So a hundred
-sandboxes cost a few sends each, and ten thousand peers some hundred sends.
-Every operation is tried; the failures are gathered, the first in order is the one reported.
+Operations wait in line per namespace. A line is carried out when work of another kind follows
+(netlink, sysctls, tables, the namespace itself), when it is long, when a link is to be made between
+it and another namespace, or at the end. So a hundred sandboxes cost a few sends each, and ten
+thousand peers some hundred sends. Every operation is tried; the failures are gathered, the first in
+order is the one reported.
 """
 
 import asyncio
@@ -37,7 +39,8 @@ from weft.network.render.changes import SetTurn
 _LONGEST = 256
 """Operations carried out without giving the event loop a chance: some milliseconds."""
 _MOST_NAMESPACES = 16
-"""In which something is done without giving it one: about a millisecond, for a few elements of a table in each."""
+"""In which something is done without giving it one: about a millisecond, for a few elements of a
+table in each."""
 
 
 class Numbered(NamedTuple):
@@ -61,7 +64,8 @@ class Writer:
         self._indexes: dict[str, dict[str, int]] = {}
         self._failures: dict[int, str] = {}
         self._transactions: dict[tuple[str, str, int, int], Transaction] = {}
-        """By what they change; the last number is the identity of changes that live as long as the writer."""
+        """By what they change; the last number is the identity of changes that live as long as the
+        writer."""
         self._carry_out: Mapping[type, Callable[[str, Line], Awaitable[None]]] = {
             AddNamespace: self._namespaces,
             RemoveNamespace: self._namespaces,
@@ -72,7 +76,8 @@ class Writer:
         }
 
     async def apply(self, operations: Sequence[Operation]) -> None:
-        """Raises OperationFailed naming the first operation that failed; the others are its notes."""
+        """Raises OperationFailed naming the first operation that failed; the others are its
+        notes."""
         for position, operation in enumerate(operations):
             await self._enqueue(Numbered(position, operation))
         for number, name in enumerate(list(self._lines), 1):
@@ -81,9 +86,13 @@ class Writer:
                 await asyncio.sleep(0)
         if self._failures:
             first, *others = sorted(self._failures)
-            error = OperationFailed(f"cannot apply {_title(operations[first])}: {self._failures[first]}")
+            error = OperationFailed(
+                f"cannot apply {_title(operations[first])}: {self._failures[first]}"
+            )
             for position in others:
-                error.add_note(f"cannot apply {_title(operations[position])}: {self._failures[position]}")
+                error.add_note(
+                    f"cannot apply {_title(operations[position])}: {self._failures[position]}"
+                )
             raise error
 
     # --- lines
@@ -109,7 +118,8 @@ class Writer:
         waiting[1].append(item)
 
     async def _prepare(self, operation: AddLink) -> str:
-        """The namespace in which a link is made, after all that waits for the namespace of its other end."""
+        """The namespace in which a link is made, after all that waits for the namespace of its
+        other end."""
         maker, other = operation.namespace, None
         if isinstance(operation.link.kind, Veth):
             other = operation.link.kind.peer_namespace
@@ -148,12 +158,15 @@ class Writer:
                 self._failures[position] = str(error)
 
     async def _remove_namespace(self, name: str) -> None:
-        """The kernel takes a namespace apart some time after its last user has gone, and the number of a VXLAN network is free
-        only then. So those go first, at once, or the network could not be made again."""
+        """The kernel takes a namespace apart some time after its last user has gone, and the number
+        of a VXLAN network is free only then. So those go first, at once, or the network could not
+        be made again."""
         handle = self._handles.get(name)
         if handle is not None:
             found = map(link.decode_link, handle.route.dump(*link.dump_links()))
-            handle.route.execute([link.remove_link(device.name) for device in found if device.kind == "vxlan"])
+            handle.route.execute(
+                [link.remove_link(device.name) for device in found if device.kind == "vxlan"]
+            )
             self._tables.forget(handle)
         await self._handles.remove(name)
 
@@ -164,7 +177,10 @@ class Writer:
                 try:
                     sysctl.write(operation.key, operation.value)
                 except OSError as error:
-                    if error.errno != errno.ENOENT or sysctl.when_absent(operation.key) != operation.value:
+                    if (
+                        error.errno != errno.ENOENT
+                        or sysctl.when_absent(operation.key) != operation.value
+                    ):
                         self._failures[position] = cause_of(error)
 
         try:
@@ -178,7 +194,10 @@ class Writer:
         try:
             handle = self._handles[operation.namespace]
             await netns.on_thread(netns.inside(handle.descriptor, lambda: tap.make(wanted.name)))
-            settings = [link.set_link(wanted.name, wanted.mtu, wanted.mac), link.set_no_arp(wanted.name)]
+            settings = [
+                link.set_link(wanted.name, wanted.mtu, wanted.mac),
+                link.set_no_arp(wanted.name),
+            ]
             for error in handle.route.execute(settings).values():
                 raise error
         except (OSError, OperationFailed) as error:
@@ -200,13 +219,16 @@ class Writer:
             assert isinstance(operation, ChangeTable)
             try:
                 handle = self._handles[name]
-                if not await self._tables.change(handle, operation.table, self._transaction(operation)):
+                if not await self._tables.change(
+                    handle, operation.table, self._transaction(operation)
+                ):
                     await self._tables.replace(handle, operation.table)
             except OperationFailed as error:
                 self._failures[position] = str(error)
 
     def _transaction(self, operation: ChangeTable) -> Transaction:
-        """Many tables are changed alike: what is sent is made once. A rule of a chain tells where the table's rings begin."""
+        """Many tables are changed alike: what is sent is made once. A rule of a chain tells where
+        the table's rings begin."""
         table, changes = operation.table, operation.changes
         start = table.start if any(isinstance(change, SetTurn) for change in changes) else 0
         key = (table.family, table.name, start, id(changes))
@@ -218,7 +240,9 @@ class Writer:
     async def _netlink(self, name: str, line: Line) -> None:
         handle = self._handles.get(name)
         if handle is None:
-            self._fail_all([item for item in line if not _removes(item.operation)], self._missing(name))
+            self._fail_all(
+                [item for item in line if not _removes(item.operation)], self._missing(name)
+            )
             return
         requests: list[Request] = []
         owners: list[Numbered] = []
@@ -243,7 +267,9 @@ class Writer:
 
     # --- netlink
 
-    def _send(self, handle: Handle, requests: Sequence[Request], owners: Sequence[Numbered]) -> None:
+    def _send(
+        self, handle: Handle, requests: Sequence[Request], owners: Sequence[Numbered]
+    ) -> None:
         errors = handle.route.execute(requests) if requests else {}
         for at, error in errors.items():
             self._note(handle, owners[at], error)
@@ -280,7 +306,11 @@ class Writer:
         if isinstance(error, OSError):
             if error.errno in ALREADY_SO.get(type(item.operation), ()):
                 return
-            if error.errno == errno.EEXIST and isinstance(item.operation, AddLink) and self._is_there(item.operation):
+            if (
+                error.errno == errno.EEXIST
+                and isinstance(item.operation, AddLink)
+                and self._is_there(item.operation)
+            ):
                 return
         cause = cause_of(error)
         self._failures.setdefault(item.position, cause or str(error))
@@ -289,7 +319,11 @@ class Writer:
         """Whether the link, and for a veth its other end, exist and are of that kind."""
         kind = operation.link.kind
         ends = [(operation.namespace, operation.link)]
-        if isinstance(kind, Veth) and kind.peer_namespace is not None and operation.peer is not None:
+        if (
+            isinstance(kind, Veth)
+            and kind.peer_namespace is not None
+            and operation.peer is not None
+        ):
             ends.append((kind.peer_namespace, operation.peer))
         return all(_has_link(self._handles[name], end) for name, end in ends)
 

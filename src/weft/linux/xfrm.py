@@ -1,18 +1,24 @@
-"""The kernel's own IPsec as `linux.base.EspEngine`: a `Protection` as states and policies, written through netlink.
+"""The kernel's own IPsec as `linux.base.EspEngine`: a `Protection` as states and policies, written
+through netlink.
 
-    state    one for each association; ours carry the reqid ESP_MARK (ICV of 64 bits) or the one after it (128 bits)
+    state    one for each association; ours carry the reqid ESP_MARK (ICV of 64 bits) or the one
+             after it (128 bits)
     policy   of datagrams to the VXLAN port, the first that fits:
              marked CLEAR_MARK    pass as they are: nftables found the VNI of a plain network
-             out, by peer         ESP under the state of the sending key; marked ESP_MARK + 1, under the one with the long ICV
-             out, to anybody      ESP under a state that never exists: what has no peer here goes nowhere
+             out, by peer         ESP under the state of the sending key; marked ESP_MARK + 1, under
+                                  the one with the long ICV
+             out, to anybody      ESP under a state that never exists: what has no peer here goes
+                                  nowhere
              in, from anybody     ESP under one of our states, or refused
 
-So a rule that is missing or flushed stops traffic, it never opens it. Order of a change: what demands ESP, new inbound states, new
-outbound states, policies that use them, then the old policies and at last the old states: no packet is lost by a rotation.
+So a rule that is missing or flushed stops traffic, it never opens it. Order of a change: what
+demands ESP, new inbound states, new outbound states, policies that use them, then the old policies
+and at last the old states: no packet is lost by a rotation.
 
-States outlive the daemon and keep their own sequence numbers. Only where a state must be made again for a key that was in use (the
-host restarted) is the ledger's answer needed: each making reserves a run of numbers, and the state ends with the run. While the
-daemon lives it reserves the next one in time. What is not ours by reqid and mark is never changed.
+States outlive the daemon and keep their own sequence numbers. Only where a state must be made again
+for a key that was in use (the host restarted) is the ledger's answer needed: each making reserves a
+run of numbers, and the state ends with the run. While the daemon lives it reserves the next one in
+time. What is not ours by reqid and mark is never changed.
 """
 
 import asyncio
@@ -39,8 +45,8 @@ log = logging.getLogger(__name__)
 
 REQIDS = {64: ESP_MARK, 128: ESP_MARK + 1}
 RUN = 64
-"""Blocks of the ledger in a run, 2**28 numbers: three quarters of an hour at 100,000 packets a second without the daemon, and
-sixteen restarts of the host within the life of a key."""
+"""Blocks of the ledger in a run, 2**28 numbers: three quarters of an hour at 100,000 packets a
+second without the daemon, and sixteen restarts of the host within the life of a key."""
 _TOP_UP = 30.0
 """Seconds between two looks at how much of the runs is left."""
 _NO_SUCH_SPI = 1
@@ -76,7 +82,8 @@ class KernelEngine:
     name: Literal["kernel"] = "kernel"
 
     def __init__(self, state_dir: Path) -> None:
-        """`state_dir` holds the ledger and must outlive a reboot. Nothing happens before `apply`. Raises OperationFailed."""
+        """`state_dir` holds the ledger and must outlive a reboot. Nothing happens before `apply`.
+        Raises OperationFailed."""
         try:
             self._channel = NetlinkSocket(NETLINK_XFRM)
         except OSError as error:
@@ -98,8 +105,9 @@ class KernelEngine:
             self._keeper = asyncio.create_task(self._keep())
 
     async def counters(self) -> dict[str, int]:
-        """See `linux.base.EspEngine.counters`. `sealed`, `opened`, `replayed` and `forged` are of the associations in force;
-        `clear`: refused because it was not sealed. The others are of all IPsec of the host."""
+        """See `linux.base.EspEngine.counters`. `sealed`, `opened`, `replayed` and `forged` are of
+        the associations in force; `clear`: refused because it was not sealed. The others are of all
+        IPsec of the host."""
         found = dict.fromkeys(("sealed", "opened", "replayed", "forged", *_MEANING.values()), 0)
         try:
             for info in self._states().values():
@@ -131,7 +139,11 @@ class KernelEngine:
         outbound = {_identity(a): a for a in protection.outbound} if protection is not None else {}
         demands, routes = _demands(protection), _routes(protection)
         changed = {key: states[key] for key in states.keys() & (inbound.keys() | outbound.keys())}
-        changed = {key: info for key, info in changed.items() if not _is_as(info.state, inbound.get(key) or outbound[key])}
+        changed = {
+            key: info
+            for key, info in changed.items()
+            if not _is_as(info.state, inbound.get(key) or outbound[key])
+        }
         kept = states.keys() - changed.keys()
         self._do(*(xfrm.set_policy(p) for p in demands if p not in policies))
         self._do(*(xfrm.remove_state(*key) for key in changed), tolerate=errno.ESRCH)
@@ -148,13 +160,18 @@ class KernelEngine:
 
     async def _add_outbound(self, associations: list[Association]) -> None:
         runs = await self._reserve(associations)
-        made = [_state(a, sent=run.next - 1, packet_limit=run.end - run.next) for a, run in runs.items() if run.next < run.end]
+        made = [
+            _state(a, sent=run.next - 1, packet_limit=run.end - run.next)
+            for a, run in runs.items()
+            if run.next < run.end
+        ]
         for association in runs.keys() - {a for a in associations if runs[a].next < runs[a].end}:
             log.error("esp.numbers_exhausted association=%r", association)
         self._do(*map(xfrm.add_state, made))
 
     async def _top_up(self) -> None:
-        """Reserve for associations that have used half of their run. A run that does not follow the last cannot be used."""
+        """Reserve for associations that have used half of their run. A run that does not follow the
+        last cannot be used."""
         if self._wanted is None:
             return
         states = self._states()
@@ -168,10 +185,15 @@ class KernelEngine:
             state, packets = low[association].state, low[association].packets
             limit = state.packet_limit or 0
             if run.next == state.sent + 1 + limit - packets and run.next < run.end:
-                self._do(xfrm.limit_state(state._replace(packet_limit=limit + run.end - run.next)), tolerate=errno.ESRCH)
+                self._do(
+                    xfrm.limit_state(state._replace(packet_limit=limit + run.end - run.next)),
+                    tolerate=errno.ESRCH,
+                )
 
     async def _reserve(self, associations: list[Association]) -> dict[Association, Block]:
-        return await asyncio.to_thread(_reserve, self._directory, associations) if associations else {}
+        return (
+            await asyncio.to_thread(_reserve, self._directory, associations) if associations else {}
+        )
 
     async def _keep(self) -> None:
         while True:
@@ -186,8 +208,16 @@ class KernelEngine:
 
     def _states(self) -> dict[_Identity, StateInfo]:
         """Ours."""
-        found = [info for body in self._channel.dump(*xfrm.dump_states()) if (info := xfrm.decode_state(body)) is not None]
-        return {_Identity(i.state.spi, i.state.destination): i for i in found if i.state.reqid in REQIDS.values()}
+        found = [
+            info
+            for body in self._channel.dump(*xfrm.dump_states())
+            if (info := xfrm.decode_state(body)) is not None
+        ]
+        return {
+            _Identity(i.state.spi, i.state.destination): i
+            for i in found
+            if i.state.reqid in REQIDS.values()
+        }
 
     def _policies(self) -> list[Policy]:
         """Ours."""
@@ -197,12 +227,23 @@ class KernelEngine:
     def _do(self, *requests: Request, tolerate: int = 0) -> None:
         for position, error in self._channel.execute(requests).items() if requests else ():
             if error.errno != tolerate:
-                raise NetlinkError(error.errno, f"XFRM request {requests[position].type}: {cause_of(error)}")
+                raise NetlinkError(
+                    error.errno, f"XFRM request {requests[position].type}: {cause_of(error)}"
+                )
 
 
 def why_not() -> str | None:
-    """None: this kernel has ESP with AES-GCM, and lets us use it. Else what is missing. Tries it, where nobody sees it. Blocks."""
-    state = State(256, IPv4Address("127.0.0.1"), IPv4Address("127.0.0.1"), ESP_MARK, bytes(20), 64, window=xfrm.REPLAY_WINDOW)
+    """None: this kernel has ESP with AES-GCM, and lets us use it. Else what is missing. Tries it,
+    where nobody sees it. Blocks."""
+    state = State(
+        256,
+        IPv4Address("127.0.0.1"),
+        IPv4Address("127.0.0.1"),
+        ESP_MARK,
+        bytes(20),
+        64,
+        window=xfrm.REPLAY_WINDOW,
+    )
     policy = _routes_to(state, mark=None)
 
     def tried() -> None:
@@ -210,7 +251,9 @@ def why_not() -> str | None:
         try:
             for error in channel.execute([xfrm.add_state(state), xfrm.set_policy(policy)]).values():
                 raise error
-            channel.execute([xfrm.remove_policy(policy), xfrm.remove_state(state.spi, state.destination)])
+            channel.execute(
+                [xfrm.remove_policy(policy), xfrm.remove_state(state.spi, state.destination)]
+            )
         finally:
             channel.close()
 
@@ -218,9 +261,15 @@ def why_not() -> str | None:
         netns.run_in_throwaway(tried)
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT:
-            return f"the kernel has no IPsec interface or no ESP (CONFIG_XFRM_USER, CONFIG_INET_ESP): {cause_of(error)}"
+            return (
+                "the kernel has no IPsec interface or no ESP (CONFIG_XFRM_USER, CONFIG_INET_ESP):"
+                f" {cause_of(error)}"
+            )
         if error.errno == errno.ENOSYS:
-            return f"the kernel has no {xfrm.AEAD} (CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV): {cause_of(error)}"
+            return (
+                f"the kernel has no {xfrm.AEAD} (CONFIG_CRYPTO_GCM, CONFIG_CRYPTO_SEQIV):"
+                f" {cause_of(error)}"
+            )
         return f"the kernel refuses an ESP state: {cause_of(error)}"
     return None
 
@@ -239,11 +288,20 @@ def _identity(association: Association) -> _Identity:
     return _Identity(association.spi, association.destination)
 
 
-def _state(association: Association, *, window: int = 0, sent: int = 0, packet_limit: int | None = None) -> State:
+def _state(
+    association: Association, *, window: int = 0, sent: int = 0, packet_limit: int | None = None
+) -> State:
     return State(
-        association.spi, association.source, association.destination, REQIDS[association.icv_bits], association.key,
-        association.icv_bits, window, sent, packet_limit,
-    )  # fmt: skip
+        association.spi,
+        association.source,
+        association.destination,
+        REQIDS[association.icv_bits],
+        association.key,
+        association.icv_bits,
+        window,
+        sent,
+        packet_limit,
+    )
 
 
 def _inbound(protection: Protection | None) -> dict[_Identity, State]:
@@ -257,11 +315,20 @@ def _is_as(actual: State, wanted: State | Association) -> bool:
     same_key = actual.key == wanted.key or not any(actual.key)
     same_ends = (actual.source, actual.destination) == (wanted.source, wanted.destination)
     inbound = isinstance(wanted, State)
-    return same_key and same_ends and actual.icv_bits == wanted.icv_bits and bool(actual.window) == inbound
+    return (
+        same_key
+        and same_ends
+        and actual.icv_bits == wanted.icv_bits
+        and bool(actual.window) == inbound
+    )
 
 
 def _is_own(policy: Policy) -> bool:
-    return policy.template.reqid in REQIDS.values() if policy.template is not None else policy.mark == CLEAR_MARK
+    return (
+        policy.template.reqid in REQIDS.values()
+        if policy.template is not None
+        else policy.mark == CLEAR_MARK
+    )
 
 
 def _unchanging(policy: Policy) -> Policy:

@@ -1,1 +1,2 @@
-"""Ring 4: the manager of a swarm: the control loops, the sessions of the agents, and the operations of the API on swarm objects."""
+"""Ring 4: the manager of a swarm: the control loops, the sessions of the agents, and the operations
+of the API on swarm objects."""

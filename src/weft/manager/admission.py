@@ -1,4 +1,5 @@
-"""Hosts that join: admitted with a token; and where the nodes are, so that they are served before strangers."""
+"""Hosts that join: admitted with a token; and where the nodes are, so that they are served before
+strangers."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from weft.session.base import AdmissionRequest, Admitted
 from weft.store.base import Store
 
 FRESH = 1.0
-"""Seconds for which the addresses of the nodes are remembered: a crowd of strangers asks for each."""
+"""Seconds for which the addresses of the nodes are remembered: a crowd of strangers asks for
+each."""
 
 
 class Addresses:
-    """IP addresses of the nodes: those that their sessions came from, and those of their data paths."""
+    """IP addresses of the nodes: those that their sessions came from, and those of their data
+    paths."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -31,18 +34,25 @@ class Addresses:
         now = asyncio.get_running_loop().time()
         if now >= self._until:
             nodes = self._store.state.nodes.values()
-            self._found = frozenset(a for n in nodes for a in (n.status.address, str(n.data_path_address)))
+            self._found = frozenset(
+                a for n in nodes for a in (n.status.address, str(n.data_path_address))
+            )
             self._until = now + FRESH
         return self._found
 
 
 async def admit(
-    store: Store, authority: Authority, certificates: Certificates, request: AdmissionRequest, entropy: Callable[[int], bytes],
+    store: Store,
+    authority: Authority,
+    certificates: Certificates,
+    request: AdmissionRequest,
+    entropy: Callable[[int], bytes],
     obstacle: str = "",
-) -> Admitted:  # fmt: skip
-    """See `cluster.base.Manager.admit`. A request that comes twice, because the answer was lost or because somebody has seen it, makes
-    one node: its certificate is of no use to anybody but who has the key. The certificate is made before the node is written, so
-    that a request which cannot be served leaves nothing behind."""
+) -> Admitted:
+    """See `cluster.base.Manager.admit`. A request that comes twice, because the answer was lost or
+    because somebody has seen it, makes one node: its certificate is of no use to anybody but who
+    has the key. The certificate is made before the node is written, so that a request which cannot
+    be served leaves nothing behind."""
     role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
     if role is None:
         raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")

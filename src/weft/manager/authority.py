@@ -13,10 +13,19 @@ from weft.pki import authority, certificate, tokens
 
 class Authority(Protocol):
     def issue(
-        self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int, addresses: Sequence[IPv4Address] = (),
-    ) -> str:  # fmt: skip
-        """A node's certificate (PEM), good for the addresses too. Raises `InvalidArgument` for a request that is not one."""
+        self,
+        root: RootCa,
+        csr: str,
+        node: NodeId,
+        role: Role,
+        cluster: ClusterId,
+        now: Nanoseconds,
+        lifetime: Nanoseconds,
+        serial: int,
+        addresses: Sequence[IPv4Address] = (),
+    ) -> str:
+        """A node's certificate (PEM), good for the addresses too. Raises `InvalidArgument` for a
+        request that is not one."""
         ...
 
     def key_digest(self, csr: str) -> str:
@@ -24,10 +33,14 @@ class Authority(Protocol):
         ...
 
     def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
-    ) -> RootRotation:  # fmt: skip
-        """The way from the current root to a new one, or to the one that was brought. Raises `InvalidArgument` if that one
-        cannot be the root of a swarm."""
+        self,
+        current: RootCa,
+        brought: RootCa | None,
+        now: Nanoseconds,
+        entropy: Callable[[int], bytes],
+    ) -> RootRotation:
+        """The way from the current root to a new one, or to the one that was brought. Raises
+        `InvalidArgument` if that one cannot be the root of a swarm."""
         ...
 
     def signer_id(self, root_certificate: str) -> str:
@@ -41,7 +54,8 @@ class Authority(Protocol):
         ...
 
     def role_of(self, token: str, valid: JoinTokens) -> Role | None:
-        """The role that the token grants, compared in constant time; None if it is not one of these."""
+        """The role that the token grants, compared in constant time; None if it is not one of
+        these."""
         ...
 
 
@@ -49,22 +63,36 @@ class PkiAuthority:
     """`Authority` by `weft.pki`."""
 
     def issue(
-        self, root: RootCa, csr: str, node: NodeId, role: Role, cluster: ClusterId, now: Nanoseconds, lifetime: Nanoseconds,
-        serial: int, addresses: Sequence[IPv4Address] = (),
-    ) -> str:  # fmt: skip
+        self,
+        root: RootCa,
+        csr: str,
+        node: NodeId,
+        role: Role,
+        cluster: ClusterId,
+        now: Nanoseconds,
+        lifetime: Nanoseconds,
+        serial: int,
+        addresses: Sequence[IPv4Address] = (),
+    ) -> str:
         return authority.issue(root, csr, node, role, cluster, now, lifetime, serial, addresses)
 
     def key_digest(self, csr: str) -> str:
         return certificate.public_key_digest(csr)
 
     def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
-    ) -> RootRotation:  # fmt: skip
+        self,
+        current: RootCa,
+        brought: RootCa | None,
+        now: Nanoseconds,
+        entropy: Callable[[int], bytes],
+    ) -> RootRotation:
         if brought is not None:
             new = authority.brought(brought.certificate, brought.key, now)
         else:
             new = authority.root(authority.make_key(entropy), now, authority.make_serial(entropy))
-        return RootRotation(new, authority.cross_sign(current, new, now, authority.make_serial(entropy)))
+        return RootRotation(
+            new, authority.cross_sign(current, new, now, authority.make_serial(entropy))
+        )
 
     def signer_id(self, root_certificate: str) -> str:
         return certificate.signer_id(root_certificate)

@@ -1,4 +1,5 @@
-"""The first state of a new swarm: the cluster, its ingress network, and the node that founded it, in one commit."""
+"""The first state of a new swarm: the cluster, its ingress network, and the node that founded it,
+in one commit."""
 
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -33,13 +34,20 @@ class Founder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_swarm(
-    store: Store, request: InitRequest, founder: Founder, root: RootCa, authority: Authority, entropy: Callable[[int], bytes]
-) -> tuple[Cluster, Node]:  # fmt: skip
-    """Both as stored. Raises `InvalidArgument` for a request that makes no sense, `Unavailable` if the store has a swarm."""
+    store: Store,
+    request: InitRequest,
+    founder: Founder,
+    root: RootCa,
+    authority: Authority,
+    entropy: Callable[[int], bytes],
+) -> tuple[Cluster, Node]:
+    """Both as stored. Raises `InvalidArgument` for a request that makes no sense, `Unavailable` if
+    the store has a swarm."""
     validate(request)
     if store.state.cluster is not None:
         raise Unavailable(
-            'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+            'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and'
+            " join another one."
         )
     founded = Cluster(
         id=ClusterId(swarm_id(entropy(SWARM_ID_BYTES))),
@@ -54,8 +62,9 @@ async def create_swarm(
         ),
     )
     ingress = Network(
-        id=NetworkId(swarm_id(entropy(SWARM_ID_BYTES))), spec=NetworkSpec(name=INGRESS_NAME, ingress=True)
-    )  # fmt: skip
+        id=NetworkId(swarm_id(entropy(SWARM_ID_BYTES))),
+        spec=NetworkSpec(name=INGRESS_NAME, ingress=True),
+    )
     node = Node(
         id=NodeId(swarm_id(entropy(SWARM_ID_BYTES))),
         spec=NodeSpec(role="manager", availability=request.availability),
@@ -71,15 +80,26 @@ def validate(request: InitRequest) -> None:
     """The only place that says what a new swarm may be."""
     cluster.validate(request.spec)
     if request.data_path_port and request.data_path_port not in DATA_PATH_PORTS:
-        raise InvalidArgument(f"cannot create swarm: data path port {request.data_path_port} is not in the range 1024-49151")
+        raise InvalidArgument(
+            f"cannot create swarm: data path port {request.data_path_port} is not in the range"
+            " 1024-49151"
+        )
     size, pools = request.subnet_size or DEFAULT_SUBNET_SIZE, request.default_pool or DEFAULT_POOL
     if size > LONGEST_PREFIX:
-        raise InvalidArgument(f"cannot create swarm: subnet size {size} is longer than {LONGEST_PREFIX} bits")
+        raise InvalidArgument(
+            f"cannot create swarm: subnet size {size} is longer than {LONGEST_PREFIX} bits"
+        )
     for index, pool in enumerate(pools):
         if pool.prefixlen > size:
-            raise InvalidArgument(f"cannot create swarm: address pool {pool} is smaller than one subnet of /{size}")
+            raise InvalidArgument(
+                f"cannot create swarm: address pool {pool} is smaller than one subnet of /{size}"
+            )
         if not pool.prefixlen or pool.is_multicast or pool.is_loopback:
-            raise InvalidArgument(f"cannot create swarm: address pool {pool} is not a range for hosts")
+            raise InvalidArgument(
+                f"cannot create swarm: address pool {pool} is not a range for hosts"
+            )
         for other in pools[:index]:
             if pool.overlaps(other):
-                raise InvalidArgument(f"cannot create swarm: address pool {pool} overlaps with {other}")
+                raise InvalidArgument(
+                    f"cannot create swarm: address pool {pool} overlaps with {other}"
+                )

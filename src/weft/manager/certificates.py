@@ -1,6 +1,8 @@
-"""Certificates of the nodes that have a session: new ones when they ask, and a word when theirs is no longer right.
+"""Certificates of the nodes that have a session: new ones when they ask, and a word when theirs is
+no longer right.
 
-What a certificate says comes from the store, never from the request: of that only the key is used, and for a manager the address.
+What a certificate says comes from the store, never from the request: of that only the key is used,
+and for a manager the address.
 """
 
 from collections.abc import Callable
@@ -39,17 +41,22 @@ class Standard(msgspec.Struct, frozen=True):
 
 class Certificates:
     def __init__(
-        self, authority: Authority, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes]
-    ) -> None:  # fmt: skip
+        self,
+        authority: Authority,
+        clock: Callable[[], Nanoseconds],
+        entropy: Callable[[int], bytes],
+    ) -> None:
         self._authority = authority
         self._clock = clock
         self._entropy = entropy
         self._standard: Standard | None = None
 
-    async def answer(self, store: Store, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
-        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a request
-        that is not one, `FailedPrecondition` for a manager that may have no other certificate, and
-        what `Store.commit` does."""
+    async def answer(
+        self, store: Store, node: NodeId, request: CertificateRequest
+    ) -> IssuedCertificate:
+        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a
+        request that is not one, `FailedPrecondition` for a manager that may have no other
+        certificate, and what `Store.commit` does."""
         chain = ""
 
         def decide(state: ClusterState) -> list[Change]:
@@ -60,22 +67,32 @@ class Certificates:
         await transact(store, decide, independent=True)
         return IssuedCertificate(chain)
 
-    def issue(self, state: ClusterState, node: Node, csr: str, address: str) -> tuple[str, list[Change]]:
-        """The chain (PEM) for a node, which may be new, in the role that it has now; and what is to be
-        committed before anybody gets it, the node among it: nothing for a worker's."""
+    def issue(
+        self, state: ClusterState, node: Node, csr: str, address: str
+    ) -> tuple[str, list[Change]]:
+        """The chain (PEM) for a node, which may be new, in the role that it has now; and what is to
+        be committed before anybody gets it, the node among it: nothing for a worker's."""
         cluster, now = cluster_of(state), self._clock()
         root, behind = signer(cluster)
         serial, lifetime = make_serial(self._entropy), cluster.spec.certificate_expiry
         addresses, changes = tuple[IPv4Address, ...](), list[Change]()
         if node.role == "manager":
             certificate = ManagerCertificate(serial_text(serial), now + lifetime)
-            addresses, changes = _addresses(address), revocation.issued(state, node, certificate, now)
-        own = self._authority.issue(root, csr, node.id, node.role, cluster.id, now, lifetime, serial, addresses)
+            addresses, changes = (
+                _addresses(address),
+                revocation.issued(state, node, certificate, now),
+            )
+        own = self._authority.issue(
+            root, csr, node.id, node.role, cluster.id, now, lifetime, serial, addresses
+        )
         return own + behind, changes
 
-    def due(self, state: ClusterState, node: NodeId, peer: Identity, trusted: str) -> Renew | Trust | None:
-        """What a node must be told that has shown this certificate and said which root it trusts (empty: it did not say). Never
-        both at once: it says hello again with a new certificate, and then comes the rest."""
+    def due(
+        self, state: ClusterState, node: NodeId, peer: Identity, trusted: str
+    ) -> Renew | Trust | None:
+        """What a node must be told that has shown this certificate and said which root it trusts
+        (empty: it did not say). Never both at once: it says hello again with a new certificate, and
+        then comes the rest."""
         cluster, known_as = state.cluster, state.nodes.get(node)
         if cluster is None or known_as is None:
             return None
@@ -95,16 +112,25 @@ class Certificates:
         if self._standard is None or self._standard.version != cluster.meta.version:
             root, signs = cluster.root_ca.certificate, signer(cluster)[0].certificate
             self._standard = Standard(
-                cluster.meta.version, self._authority.signer_id(signs), self._authority.fingerprint(root), root
+                cluster.meta.version,
+                self._authority.signer_id(signs),
+                self._authority.fingerprint(root),
+                root,
             )
         return self._standard
 
 
 async def self_issued(
-    store: Store, node: NodeId, address: IPv4Address, held: Credentials, now: Nanoseconds, entropy: Callable[[int], bytes]
-) -> Credentials | None:  # fmt: skip
-    """New credentials of the swarm's only manager, which alone has the root's key, if its own should have been renewed by now: nobody
-    can be asked for a certificate with one that has expired."""
+    store: Store,
+    node: NodeId,
+    address: IPv4Address,
+    held: Credentials,
+    now: Nanoseconds,
+    entropy: Callable[[int], bytes],
+) -> Credentials | None:
+    """New credentials of the swarm's only manager, which alone has the root's key, if its own
+    should have been renewed by now: nobody can be asked for a certificate with one that has
+    expired."""
     if now < renewal_due(held.certificate, LATEST):
         return None
     key = make_key(entropy)
@@ -115,8 +141,12 @@ async def self_issued(
 
 
 async def reissued(
-    store: Store, node: NodeId, address: IPv4Address, now: Nanoseconds, entropy: Callable[[int], bytes]
-) -> Credentials:  # fmt: skip
+    store: Store,
+    node: NodeId,
+    address: IPv4Address,
+    now: Nanoseconds,
+    entropy: Callable[[int], bytes],
+) -> Credentials:
     """Credentials of the swarm's only manager, whoever it was before."""
     key = make_key(entropy)
     certificates = Certificates(PkiAuthority(), lambda: now, entropy)
@@ -130,7 +160,8 @@ def shown(peer: Identity, trusted: str) -> CertificateInfo:
 
 
 def known(state: ClusterState, id: NodeId) -> Node:
-    """Raises `Forbidden` for a node that was removed, or never was here: its certificate is of no use any more."""
+    """Raises `Forbidden` for a node that was removed, or never was here: its certificate is of no
+    use any more."""
     node = state.nodes.get(id)
     if node is None:
         raise Forbidden(f"node {id} is not part of the swarm")
@@ -138,8 +169,8 @@ def known(state: ClusterState, id: NodeId) -> Node:
 
 
 def known_peer(state: ClusterState, peer: Identity) -> Node:
-    """The node that this certificate was made out to. Raises `Forbidden` if it is not part of the swarm,
-    or if the certificate was revoked and the node has shown a later one."""
+    """The node that this certificate was made out to. Raises `Forbidden` if it is not part of the
+    swarm, or if the certificate was revoked and the node has shown a later one."""
     node = known(state, peer.node)
     if peer.role == "manager":
         revocation.check_session(state, node, peer.serial)
@@ -147,8 +178,8 @@ def known_peer(state: ClusterState, peer: Identity) -> Node:
 
 
 def known_manager(state: ClusterState, peer: Identity) -> Node:
-    """Who asks for what is the managers'. The certificate says so, and the store must say so still: it is good for months after a
-    manager was demoted or removed. Raises `Forbidden`."""
+    """Who asks for what is the managers'. The certificate says so, and the store must say so still:
+    it is good for months after a manager was demoted or removed. Raises `Forbidden`."""
     node = known(state, peer.node)
     if peer.role != "manager" or node.spec.role != "manager":
         raise Forbidden(f"node {peer.node} is not a manager")

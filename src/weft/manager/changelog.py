@@ -1,10 +1,14 @@
-"""What was committed, in the log: one line for each change that somebody may look for, with the ids that the docker command shows.
+"""What was committed, in the log: one line for each change that somebody may look for, with the ids
+that the docker command shows.
 
-So one request can be followed by `service=`, and one task by `task=`, from the manager that took it to the node that runs it:
+So one request can be followed by `service=`, and one task by `task=`, from the manager that took it
+to the node that runs it:
 
-    service.created → task.created → task.allocated → task.placed → (at its node) task.accepted … container.started → task.running
+    service.created → task.created → task.allocated → task.placed → (at its node) task.accepted …
+    container.started → task.running
 
-`describe` is asked before the commit, when the objects are still there as they were, and `write` after it.
+`describe` is asked before the commit, when the objects are still there as they were, and `write`
+after it.
 """
 
 import logging
@@ -71,7 +75,9 @@ def _service(old: Object | None, new: Object) -> Iterator[Line]:
         yield Line("service.allocated service=%s addresses=%s ports=%s", (new.id, addresses, ports))
     if new.update_status != old.update_status and new.update_status is not None:
         status = new.update_status
-        yield Line("service.update service=%s state=%s cause=%r", (new.id, status.state, status.message))
+        yield Line(
+            "service.update service=%s state=%s cause=%r", (new.id, status.state, status.message)
+        )
 
 
 def _network(old: Object | None, new: Object) -> Iterator[Line]:
@@ -94,10 +100,15 @@ def _node(old: Object | None, new: Object) -> Iterator[Line]:
         return
     if spec != old.spec:
         words = (spec.role, spec.availability)
-        yield Line("node.updated node=%s hostname=%s role=%s availability=%s", (new.id, new.hostname, *words))
+        yield Line(
+            "node.updated node=%s hostname=%s role=%s availability=%s",
+            (new.id, new.hostname, *words),
+        )
     if new.status.state != old.status.state:
         status = (str(new.status.state), new.status.message)
-        yield Line("node.state node=%s hostname=%s state=%s cause=%r", (new.id, new.hostname, *status))
+        yield Line(
+            "node.state node=%s hostname=%s state=%s cause=%r", (new.id, new.hostname, *status)
+        )
 
 
 def _task(old: Object | None, new: Object) -> Iterator[Line]:
@@ -117,19 +128,24 @@ def _task(old: Object | None, new: Object) -> Iterator[Line]:
 
 
 def _status(before: Task | None, new: Task) -> Iterator[Line]:
-    """Steps on the way are in the log of the node that takes them. What keeps a task waiting stands in the log once."""
+    """Steps on the way are in the log of the node that takes them. What keeps a task waiting stands
+    in the log once."""
     old, state = before.status if before else None, new.state
     if state >= TaskState.RUNNING and (old is None or old.state != state):
         values = (new.id, new.service, new.node, state.name.lower(), new.status.err)
         yield Line("task.state task=%s service=%s node=%s state=%s cause=%r", values)
-    elif state < TaskState.RUNNING and new.status.err and (old is None or old.err != new.status.err):
+    elif (
+        state < TaskState.RUNNING and new.status.err and (old is None or old.err != new.status.err)
+    ):
         yield Line("task.waits task=%s service=%s cause=%r", (new.id, new.service, new.status.err))
 
 
 def _cluster(old: Object | None, new: Object) -> Iterator[Line]:
     """What has changed is not said: tokens, keys and the authority's key are among it."""
     assert isinstance(new, Cluster)
-    yield Line("cluster.updated cluster=%s" if old is not None else "cluster.created cluster=%s", (new.id,))
+    yield Line(
+        "cluster.updated cluster=%s" if old is not None else "cluster.created cluster=%s", (new.id,)
+    )
 
 
 _WRITTEN: dict[Kind, Callable[[Object | None, Object], Iterator[Line]]] = {

@@ -6,12 +6,14 @@
     StatusUpdate     to `statuses.py`, which commits and answers
     anything         the node is alive (`liveness.py`)
 
-Any manager serves any agent, from its own copy of the state. Before it serves one it makes sure that the copy is as new as the store,
-or an agent that comes from a manager that was ahead would be taken back in time. A manager without a majority serves nobody: its
-agents find another one, or wait with what they have.
+Any manager serves any agent, from its own copy of the state. Before it serves one it makes sure
+that the copy is as new as the store, or an agent that comes from a manager that was ahead would be
+taken back in time. A manager without a majority serves nobody: its agents find another one, or wait
+with what they have.
 
-One task watches the store. When it has been quiet for a moment, the views of the networks are brought up to date once for all
-nodes, and each node that may see a difference is offered its new assignment; its own task sends it (`session.py`).
+One task watches the store. When it has been quiet for a moment, the views of the networks are
+brought up to date once for all nodes, and each node that may see a difference is offered its new
+assignment; its own task sends it (`session.py`).
 """
 
 import asyncio
@@ -42,7 +44,14 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.state import KINDS, Change, ClusterState, Event, Put, cluster_of
 from weft.session.base import ManagerSession, SessionClosed
-from weft.session.messages import CertificateRequest, Hello, IssuedCertificate, Managers, PublishLogs, Welcome
+from weft.session.messages import (
+    CertificateRequest,
+    Hello,
+    IssuedCertificate,
+    Managers,
+    PublishLogs,
+    Welcome,
+)
 from weft.store.base import Store
 from weft.system.rate import TokenBuckets
 
@@ -52,11 +61,13 @@ HELLO_TIMEOUT = 10.0
 """Seconds from the connection to the agent's first message."""
 QUIET = 0.02
 MOST_WAIT = 0.1
-"""Seconds: changes are sent when none has come for the first of these, or when the oldest has waited for the second."""
+"""Seconds: changes are sent when none has come for the first of these, or when the oldest has
+waited for the second."""
 CLOSE_TIMEOUT = 2.0
 FIRST_AT_ONCE = 32
-"""Agents that are sent their first assignment, which is large, at a time: when all of a thousand come at once, after a manager has
-gone, they are heard first and told then, and what is told waits in no buffer."""
+"""Agents that are sent their first assignment, which is large, at a time: when all of a thousand
+come at once, after a manager has gone, they are heard first and told then, and what is told waits
+in no buffer."""
 
 SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN = 1.0, 30.0, 10_000
 """Sessions that one node may begin in a second, and after a quiet time: each costs a commit and a
@@ -64,7 +75,8 @@ whole assignment. Of how many nodes that is remembered."""
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
 WITHOUT_MAJORITY = 3.0
-"""Seconds that sessions last without one. The managers' election of a leader takes two, and is no reason to send all agents away."""
+"""Seconds that sessions last without one. The managers' election of a leader takes two, and is no
+reason to send all agents away."""
 
 
 class Superseded(Unavailable):
@@ -73,9 +85,15 @@ class Superseded(Unavailable):
 
 class Dispatcher:
     def __init__(
-        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], liveness: Liveness, statuses: StatusWriter,
-        certificates: Certificates, suspicion: Suspicion,
-    ) -> None:  # fmt: skip
+        self,
+        own: NodeId,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        liveness: Liveness,
+        statuses: StatusWriter,
+        certificates: Certificates,
+        suspicion: Suspicion,
+    ) -> None:
         """`own`: the manager's node."""
         self._own = own
         self._store = store
@@ -105,8 +123,9 @@ class Dispatcher:
     # --- sessions
 
     async def serve(self, session: ManagerSession) -> None:
-        """For as long as the session lasts. Raises `SessionClosed` when the agent is gone, `Forbidden` for a node that is
-        not part of the swarm or has been removed from it, `FailedPrecondition` for one that the swarm has gone on with."""
+        """For as long as the session lasts. Raises `SessionClosed` when the agent is gone,
+        `Forbidden` for a node that is not part of the swarm or has been removed from it,
+        `FailedPrecondition` for one that the swarm has gone on with."""
         node, now = session.peer.node, asyncio.get_running_loop().time()
         if not self._begun.allows(node, now):
             raise Unavailable(f"cannot open session: node {node} opens sessions too often")
@@ -116,11 +135,25 @@ class Dispatcher:
         check_epoch(cluster, hello.epoch)
         self._liveness.arrived(node, cluster.spec, self._clock())
         await transact(
-            self._store, lambda state: ready(state, hello, session, self._own, self._clock(), self._links), independent=True
-        )  # fmt: skip
-        link = AgentLink(session, hello.trusted, self._statuses, self._heard, partial(self._certify, node), self._turns)
+            self._store,
+            lambda state: ready(state, hello, session, self._own, self._clock(), self._links),
+            independent=True,
+        )
+        link = AgentLink(
+            session,
+            hello.trusted,
+            self._statuses,
+            self._heard,
+            partial(self._certify, node),
+            self._turns,
+        )
         link.publishes_logs = hello.publishes_logs
-        log.info("session.opened node=%s hostname=%s address=%s", node, hello.description.hostname, session.address)
+        log.info(
+            "session.opened node=%s hostname=%s address=%s",
+            node,
+            hello.description.hostname,
+            session.address,
+        )
         try:
             self._register(link)
             state = self._store.state
@@ -146,7 +179,8 @@ class Dispatcher:
         link.ask(logs)
 
     def _register(self, link: AgentLink) -> None:
-        """The node's newer session takes the place of the older one, whose end nobody may have noticed."""
+        """The node's newer session takes the place of the older one, whose end nobody may have
+        noticed."""
         old = self._links.get(link.node)
         if old is not None:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
@@ -160,7 +194,8 @@ class Dispatcher:
         return await self._certificates.answer(self._store, node, request)
 
     def _heard(self, link: AgentLink) -> None:
-        """A node that speaks although it was found DOWN says hello again first: others may have got its tasks."""
+        """A node that speaks although it was found DOWN says hello again first: others may have got
+        its tasks."""
         state, id = self._store.state, link.node
         self._liveness.heard(id, cluster_of(state).spec, self._clock())
         node = state.nodes.get(id)
@@ -207,8 +242,8 @@ class Dispatcher:
                 return
 
     def _publish(self) -> None:
-        """Offers the state as it is now to all nodes that may see a difference. Without an await: events, views and state
-        belong together."""
+        """Offers the state as it is now to all nodes that may see a difference. Without an await:
+        events, views and state belong together."""
         state = self._store.state
         events = [*self._gathered, *self._changes.take()]
         self._gathered = []
@@ -240,7 +275,8 @@ class Dispatcher:
         self._views = views
 
     def _notice(self, state: ClusterState, nodes: Iterable[str]) -> None:
-        """Tells agents what is no longer as when their sessions began: these nodes of their certificates, all of the managers."""
+        """Tells agents what is no longer as when their sessions began: these nodes of their
+        certificates, all of the managers."""
         for id in nodes:
             link = self._links.get(NodeId(id))
             if link is None:
@@ -262,7 +298,9 @@ class Dispatcher:
 
 def _welcome(state: ClusterState) -> Welcome:
     cluster = cluster_of(state)
-    return Welcome(heartbeat=cluster.spec.heartbeat, managers=manager_addresses(state), epoch=cluster.epoch)
+    return Welcome(
+        heartbeat=cluster.spec.heartbeat, managers=manager_addresses(state), epoch=cluster.epoch
+    )
 
 
 async def _hello(session: ManagerSession) -> Hello:
@@ -275,17 +313,24 @@ async def _hello(session: ManagerSession) -> Hello:
     if not isinstance(hello, Hello):
         raise SessionClosed(f"node {peer} sent {type(hello).__name__} before its hello")
     if hello.node != peer:
-        raise Forbidden(f"cannot open session: node {hello.node} is not {peer}, whose certificate it has")
+        raise Forbidden(
+            f"cannot open session: node {hello.node} is not {peer}, whose certificate it has"
+        )
     return checked(hello, session.address)
 
 
 def ready(
-    state: ClusterState, hello: Hello, session: ManagerSession, own: NodeId, now: Nanoseconds, connected: Collection[NodeId] = ()
-) -> list[Change]:  # fmt: skip
-    """The node as it says hello to the manager `own`, and its tasks that are over. `connected`: nodes
-    with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate was
-    revoked, `InvalidArgument` if its address is another's; another node that is not to be believed
-    any more is down."""
+    state: ClusterState,
+    hello: Hello,
+    session: ManagerSession,
+    own: NodeId,
+    now: Nanoseconds,
+    connected: Collection[NodeId] = (),
+) -> list[Change]:
+    """The node as it says hello to the manager `own`, and its tasks that are over. `connected`:
+    nodes with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate
+    was revoked, `InvalidArgument` if its address is another's; another node that is not to be
+    believed any more is down."""
     peer = session.peer
     node = known_peer(state, peer)
     is_manager = peer.role == "manager" and peer.serial
@@ -297,9 +342,14 @@ def ready(
     if node.status.state is NodeState.READY:
         status = msgspec.structs.replace(status, since=node.status.since)
     after = msgspec.structs.replace(
-        node_with, description=hello.description, status=status, data_path_address=data_path, routes=hello.routes,
-        underlay_mtu=hello.underlay_mtu, certificate=shown(session.peer, hello.trusted),
-    )  # fmt: skip
+        node_with,
+        description=hello.description,
+        status=status,
+        data_path_address=data_path,
+        routes=hello.routes,
+        underlay_mtu=hello.underlay_mtu,
+        certificate=shown(session.peer, hello.trusted),
+    )
     others = [Put(_displaced(state.nodes[id], node.id, now)) for id in displaced]
     ended = merged(state, [Report(node.id, hello.ended)])
     return [*others, *([Put(after)] if after != node else []), *revoked, *ended]
@@ -308,9 +358,13 @@ def ready(
 def _displaced(node: Node, by: NodeId, now: Nanoseconds) -> Node:
     log.warning("node.displaced node=%s by=%s address=%s", node.id, by, node.data_path_address)
     message = f"its data path address is that of node {by}"
-    return msgspec.structs.replace(node, status=NodeStatus(NodeState.DOWN, message=message, since=now))
+    return msgspec.structs.replace(
+        node, status=NodeStatus(NodeState.DOWN, message=message, since=now)
+    )
 
 
 def manager_addresses(state: ClusterState) -> tuple[tuple[NodeId, str], ...]:
     """(id, host:port) of all managers."""
-    return tuple((node.id, node.manager_address) for node in state.nodes.values() if node.manager_address)
+    return tuple(
+        (node.id, node.manager_address) for node in state.nodes.values() if node.manager_address
+    )

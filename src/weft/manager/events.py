@@ -1,6 +1,8 @@
-"""What `docker events` shows of the swarm: creation, change and removal of services, networks and nodes.
+"""What `docker events` shows of the swarm: creation, change and removal of services, networks and
+nodes.
 
-What a control loop writes into an object for itself (an address, a cursor) is no event; what a user could see in a list is.
+What a control loop writes into an object for itself (an address, a cursor) is no event; what a user
+could see in a list is.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +33,8 @@ async def node_events(store: Store, clock: Callable[[], Nanoseconds]) -> AsyncIt
 
 
 def node_event(event: Event, now: Nanoseconds) -> NodeEvent | None:
-    """None for a change that nobody sees. `now` is the time of a removal; all else carries its own."""
+    """None for a change that nobody sees. `now` is the time of a removal; all else carries its
+    own."""
     if event.kind not in KINDS:
         return None
     attributes = {"name": _name(event)}
@@ -55,7 +58,8 @@ def _name(event: Event) -> str:
 
 
 def _changed(event: Event) -> dict[str, str] | None:
-    """The attributes of an update (`replicas.new`, `state.old`…), as the original names them; None if nothing visible changed."""
+    """The attributes of an update (`replicas.new`, `state.old`…), as the original names them; None
+    if nothing visible changed."""
     before, after = event.before, event.after
     if isinstance(before, Service) and isinstance(after, Service):
         attributes = _pair("replicas", before.spec.replicas, after.spec.replicas)
@@ -76,4 +80,8 @@ def _pair(name: str, old: object, new: object) -> dict[str, str]:
     """`<name>.new` and `<name>.old` if they differ; a side that is not there is left out."""
     if old == new:
         return {}
-    return {f"{name}.{side}": str(value) for side, value in (("new", new), ("old", old)) if value is not None}
+    return {
+        f"{name}.{side}": str(value)
+        for side, value in (("new", new), ("old", old))
+        if value is not None
+    }

@@ -58,8 +58,8 @@ MAX_LINES, MAX_LINE = 4096, 64 << 10
 """Lines in one message, and bytes of one: publishers cut at 16 KiB and send 64 KiB at a time."""
 MAX_LOG_ERRORS = 1000
 EARLIER_EPOCH = (
-    "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has begun "
-    "epoch {epoch} without it"
+    "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has"
+    " begun epoch {epoch} without it"
 )
 REPORTED = frozenset(s for s in TaskState if TaskState.ASSIGNED < s <= TaskState.REJECTED)
 """The states that are a node's to say."""
@@ -133,7 +133,11 @@ def data_path_address(address: IPv4Address, source: str) -> IPv4Address:
 
 
 def address_owners(
-    state: ClusterState, node: NodeId, address: IPv4Address, connected: Iterable[NodeId], source: str
+    state: ClusterState,
+    node: NodeId,
+    address: IPv4Address,
+    connected: Iterable[NodeId],
+    source: str,
 ) -> list[NodeId]:
     """Nodes that seem to be up and have said that the address is theirs, as `node` says now. Raises
     `InvalidArgument` if they are to be believed. `source`: the address that the session of `node`
@@ -189,7 +193,9 @@ def _description(description: NodeDescription) -> None:
     for key, value in labels.items():
         _printable("label", key, MAX_LABEL_KEY)
         _printable(f"label {key}", value, MAX_LABEL_VALUE)
-    _at_most("characters of labels", sum(map(len, (*labels, *labels.values()))), MAX_LABELS_TOGETHER)
+    _at_most(
+        "characters of labels", sum(map(len, (*labels, *labels.values()))), MAX_LABELS_TOGETHER
+    )
 
 
 def _admission(request: AdmissionRequest, source: str) -> None:
@@ -200,7 +206,9 @@ def _admission(request: AdmissionRequest, source: str) -> None:
     data_path_address(request.data_path_address, source)
 
 
-def _statuses(statuses: Sequence[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId, TaskStatus], ...]:
+def _statuses(
+    statuses: Sequence[tuple[TaskId, TaskStatus]],
+) -> tuple[tuple[TaskId, TaskStatus], ...]:
     _at_most("statuses", len(statuses), MAX_STATUSES)
     return tuple((_task(id), _status(id, status)) for id, status in statuses)
 

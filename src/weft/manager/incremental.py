@@ -1,4 +1,5 @@
-"""The control functions that look only at what something happened to, in their loops: what they keep from one run to the next."""
+"""The control functions that look only at what something happened to, in their loops: what they
+keep from one run to the next."""
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
@@ -12,14 +13,17 @@ from weft.model.state import ClusterState, Decision, Event
 
 
 class Allocation:
-    """The allocator. While there is something that it could not serve, it looks at everything: whatever happens may help."""
+    """The allocator. While there is something that it could not serve, it looks at everything:
+    whatever happens may help."""
 
     def __init__(self, host_routes: Sequence[IPv4Network], own_ports: OwnPorts = NO_PORTS) -> None:
         self._host_routes = host_routes
         self._own_ports = own_ports
         self._everything = False
 
-    def reconcile(self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None) -> Decision:
+    def reconcile(
+        self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None
+    ) -> Decision:
         everything = self._everything or events is None
         news = None if everything else events
         decision = allocator.reconcile(state, now, self._host_routes, news, self._own_ports)
@@ -35,7 +39,9 @@ class Orchestration:
         self._new_id = new_id
         self._wakes: dict[ServiceId, Nanoseconds] = {}
 
-    def reconcile(self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None) -> Decision:
+    def reconcile(
+        self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None
+    ) -> Decision:
         touched = None if events is None else orchestrator.touched(state, events)
         due = {id for id, moment in self._wakes.items() if moment <= now}
         services = orchestrator.every_service(state) if touched is None else touched | due

@@ -1,10 +1,12 @@
-"""Logs of services and tasks: subscriptions, each for one who reads, and the nodes that publish for them.
+"""Logs of services and tasks: subscriptions, each for one who reads, and the nodes that publish for
+them.
 
-    read       a subscription begins: each node that has tasks of what is wanted is asked to publish, through the manager that has its
-               session
-    take       a node that was asked has opened its connection; it ends when its certificate is of no more use
-    end        without `follow` all nodes have come to the end, or it is said which did not; with it what is read is gone, or nobody
-               reads any more
+    read       a subscription begins: each node that has tasks of what is wanted is asked to
+               publish, through the manager that has its session
+    take       a node that was asked has opened its connection; it ends when its certificate is of
+               no more use
+    end        without `follow` all nodes have come to the end, or it is said which did not; with it
+               what is read is gone, or nobody reads any more
 
 Nothing of this is in the store. Lines wait in the agents until they are read: see decision 16.
 """
@@ -37,7 +39,8 @@ WINDOW = 16
 ARRIVAL = 10.0
 """Seconds that a node that was asked has to open its connection."""
 ATTEMPTS, PAUSE = 4, 0.5
-"""How often, and how many seconds apart, a node that is ready is asked: its session may be moving from one manager to another."""
+"""How often, and how many seconds apart, a node that is ready is asked: its session may be moving
+from one manager to another."""
 RETRY = 1.0
 """Seconds until a node that is followed is asked again."""
 CHECK = 5.0
@@ -53,11 +56,14 @@ SYNC_COST = 1000
 MOST_SAID = 1000
 """Characters of what a node says of its errors."""
 
-INCOMPLETE = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
+INCOMPLETE = (
+    "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
+)
 """Docker Swarm's."""
 
 Tell = Callable[[NodeId, PublishLogs], None]
-"""To a node with a session with this manager. Raises `FailedPrecondition` if it has none, `InvalidArgument` if it cannot publish."""
+"""To a node with a session with this manager. Raises `FailedPrecondition` if it has none,
+`InvalidArgument` if it cannot publish."""
 Summon = Callable[[NodeId, PublishLogs], Awaitable[None]]
 
 
@@ -70,8 +76,14 @@ class LogBroker:
     """`new_id`: something that nobody can guess, each time another."""
 
     def __init__(
-        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], tell: Tell, relay: Relay, new_id: Callable[[], str]
-    ) -> None:  # fmt: skip
+        self,
+        own: NodeId,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        tell: Tell,
+        relay: Relay,
+        new_id: Callable[[], str],
+    ) -> None:
         self._own = own
         self._store = store
         self._clock = clock
@@ -91,7 +103,9 @@ class LogBroker:
             while True:
                 events = await changes.next()
                 everybody = any(event.kind == "cluster" for event in events)
-                for node in self._publishers if everybody else {NodeId(event.object.id) for event in events}:
+                for node in (
+                    self._publishers if everybody else {NodeId(event.object.id) for event in events}
+                ):
                     self._end_refused(node)
         finally:
             changes.close()
@@ -111,11 +125,19 @@ class LogBroker:
     async def read(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
         """Raises `Unavailable` at the end if something is missing."""
         id = self._new_id()
-        subscription = self._live[id] = Subscription(id, wanted, self._store, self._clock, self._summon, self._address())
+        subscription = self._live[id] = Subscription(
+            id, wanted, self._store, self._clock, self._summon, self._address()
+        )
         running = asyncio.create_task(subscription.run(), name=f"logs {id}")
         self._running.add(running)
         running.add_done_callback(lambda _: subscription.lines.close())
-        log.info("logs.begin subscription=%s service=%s task=%s follow=%s", id, wanted.service, wanted.task, wanted.follow)
+        log.info(
+            "logs.begin subscription=%s service=%s task=%s follow=%s",
+            id,
+            wanted.service,
+            wanted.task,
+            wanted.follow,
+        )
         try:
             while lines := await subscription.lines.take():
                 yield lines
@@ -166,11 +188,15 @@ class LogBroker:
                     return self._tell(id, publish)
                 holder = self._store.state.nodes.get(node.status.manager)
                 if holder is not None and holder.manager_address:
-                    return await self._relay(holder.manager_address, LogRequest(node=id, publish=publish))
+                    return await self._relay(
+                        holder.manager_address, LogRequest(node=id, publish=publish)
+                    )
             except InvalidArgument as cause:
                 raise Unavailable(str(cause)) from cause
             except (FailedPrecondition, Unavailable, Forbidden) as cause:
-                log.info("logs.not_asked node=%s manager=%s cause=%s", id, node.status.manager, cause)
+                log.info(
+                    "logs.not_asked node=%s manager=%s cause=%s", id, node.status.manager, cause
+                )
         raise Unavailable(f"node {id} is not available")
 
 
@@ -193,8 +219,14 @@ class Subscription:
     """`manager`: where nodes are to publish."""
 
     def __init__(
-        self, id: str, wanted: LogsWanted, store: Store, clock: Callable[[], Nanoseconds], summon: Summon, manager: str
-    ) -> None:  # fmt: skip
+        self,
+        id: str,
+        wanted: LogsWanted,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        summon: Summon,
+        manager: str,
+    ) -> None:
         self._id = id
         self._wanted = wanted
         self._store = store
@@ -236,7 +268,11 @@ class Subscription:
         if wanted.service is not None:
             tasks = state.tasks_of(wanted.service).values()
             return [task for task in tasks if wanted.follow or task.state >= TaskState.RUNNING]
-        return [task for id, task in state.tasks.items() if id == wanted.task] if wanted.task is not None else []
+        return (
+            [task for id, task in state.tasks.items() if id == wanted.task]
+            if wanted.task is not None
+            else []
+        )
 
     def _nodes(self) -> dict[NodeId, None]:
         """In the order of their tasks."""
@@ -244,7 +280,11 @@ class Subscription:
 
     def _is_gone(self) -> bool:
         state, wanted = self._store.state, self._wanted
-        return (wanted.service not in state.services) if wanted.service is not None else (wanted.task not in state.tasks)
+        return (
+            (wanted.service not in state.services)
+            if wanted.service is not None
+            else (wanted.task not in state.tasks)
+        )
 
     # --- reading
 
@@ -303,7 +343,8 @@ class Subscription:
             await asyncio.sleep(RETRY)
 
     async def _publication(self, node: NodeId) -> None:
-        """One connection of a node, from asking for it to its end. Raises `WeftError`: what is missing."""
+        """One connection of a node, from asking for it to its end. Raises `WeftError`: what is
+        missing."""
         arrival = Arrival()
         async with AsyncExitStack() as places:
             await places.enter_async_context(self._window)
@@ -321,8 +362,11 @@ class Subscription:
     async def _arrival(self, node: NodeId, arrival: Arrival) -> LogSource:
         seen = tuple((task, at) for task, at in self._seen.items() if self._is_on(node, task))
         await self._summon(
-            node, PublishLogs(subscription=self._id, manager=self._manager, wanted=self._wanted, seen=seen)
-        )  # fmt: skip
+            node,
+            PublishLogs(
+                subscription=self._id, manager=self._manager, wanted=self._wanted, seen=seen
+            ),
+        )
         try:
             async with asyncio.timeout(ARRIVAL):
                 return await arrival.source
@@ -342,11 +386,14 @@ class Subscription:
             raise Unavailable(f"node {node}: {'; '.join(message.errors)[:MOST_SAID]}")
 
     async def _next(self, id: NodeId, source: LogSource, arrival: Arrival) -> FromPublisher:
-        """A daemon that is stopped keeps its connection and says nothing: it ends when the node is found to be down."""
+        """A daemon that is stopped keeps its connection and says nothing: it ends when the node is
+        found to be down."""
         receiving = asyncio.ensure_future(source.receive())
         waits = receiving, arrival.refused
         try:
-            while not (await asyncio.wait(waits, timeout=CHECK, return_when=asyncio.FIRST_COMPLETED))[0]:
+            while not (
+                await asyncio.wait(waits, timeout=CHECK, return_when=asyncio.FIRST_COMPLETED)
+            )[0]:
                 node = self._store.state.nodes.get(id)
                 if node is None or node.status.state is not NodeState.READY:
                     raise SessionClosed(f"node {id} is silent")
@@ -368,7 +415,9 @@ class Subscription:
             cost += SYNC_COST
             with suppress(Unavailable):
                 await self._store.sync()
-        services = {task: self._store.state.tasks[task].service for task in tasks if self._is_on(node, task)}
+        services = {
+            task: self._store.state.tasks[task].service for task in tasks if self._is_on(node, task)
+        }
         for task, line in lines:
             if (service := services.get(task)) is not None:
                 if self._wanted.follow:

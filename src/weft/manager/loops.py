@@ -1,9 +1,11 @@
-"""The loop around a control function: run it when something changed or when it asked to be run, commit what it decides.
+"""The loop around a control function: run it when something changed or when it asked to be run,
+commit what it decides.
 
-The function sees the whole state and is called until it has nothing more to change. It is told what happened since its last
-decision was committed, only so that it may leave out what nothing happened to; at the start, and after anything went wrong, it is
-told nothing and has to look at everything. A short pause after the first event gathers those that come with it.
-Nothing that goes wrong ends a loop: it is logged, and the function is called again after a growing pause.
+The function sees the whole state and is called until it has nothing more to change. It is told what
+happened since its last decision was committed, only so that it may leave out what nothing happened
+to; at the start, and after anything went wrong, it is told nothing and has to look at everything. A
+short pause after the first event gathers those that come with it. Nothing that goes wrong ends a
+loop: it is logged, and the function is called again after a growing pause.
 """
 
 import asyncio
@@ -21,17 +23,20 @@ Reconcile = Callable[[ClusterState, Nanoseconds, Sequence[Event] | None], Decisi
 """From the state, the time, and the events since the last decision (None: look at everything)."""
 
 DEBOUNCE = 0.002
-"""Seconds from the first event to the run. A chain of three loops and a dispatcher must end in a few tens of milliseconds."""
+"""Seconds from the first event to the run. A chain of three loops and a dispatcher must end in a
+few tens of milliseconds."""
 FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
 """Seconds."""
 MAX_ROUNDS = 100
-"""Runs in a row that each changed something. If nobody else did meanwhile, they will never end; if somebody did, as when a
-cluster is being filled, it is time for a breath: two loops that never agree look the same."""
+"""Runs in a row that each changed something. If nobody else did meanwhile, they will never end; if
+somebody did, as when a cluster is being filled, it is time for a breath: two loops that never agree
+look the same."""
 BREATH = 0.02
 LONG = 0.02
-"""Seconds. After a round that took longer, as one about thousands of tasks does, the loop waits as long again: an answer of the API
-takes several turns of the event loop, and each of them would take as long as a round of every control loop."""
+"""Seconds. After a round that took longer, as one about thousands of tasks does, the loop waits as
+long again: an answer of the API takes several turns of the event loop, and each of them would take
+as long as a round of every control loop."""
 
 
 def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconcile:
@@ -41,8 +46,13 @@ def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconci
 
 class ControlLoop:
     def __init__(
-        self, name: str, store: Store, clock: Callable[[], Nanoseconds], kinds: Collection[Kind], reconcile: Reconcile
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        kinds: Collection[Kind],
+        reconcile: Reconcile,
+    ) -> None:
         self.name = name
         self._store = store
         self._clock = clock
@@ -68,7 +78,8 @@ class ControlLoop:
         self._changes.close()
 
     async def settle(self) -> Nanoseconds | None:
-        """Runs the function until it changes nothing; gives when it wants to be run again although nothing has changed."""
+        """Runs the function until it changes nothing; gives when it wants to be run again although
+        nothing has changed."""
         first, own = self._store.state.revision, 0
         for _ in range(MAX_ROUNDS):
             begun = self._clock()
@@ -87,7 +98,8 @@ class ControlLoop:
         decision = Decision()
 
         def decide(state: ClusterState) -> Sequence[Change]:
-            """Events are kept until what they led to is committed: a lost race decides on them again."""
+            """Events are kept until what they led to is committed: a lost race decides on them
+            again."""
             nonlocal decision
             news = self._changes.take()
             if self._events is not None:

@@ -1,11 +1,12 @@
-"""A manager: what one process needs to run a swarm from a store that has one (`bootstrap.py` makes the first state).
+"""A manager: what one process needs to run a swarm from a store that has one (`bootstrap.py` makes
+the first state).
 
     api/      ──▶ Swarm operations (services.py, networks.py, nodes.py, cluster.py) ──▶ store
     store     ──▶ control loops: orchestrator, allocator, scheduler, liveness       ──▶ store
     store     ──▶ dispatcher ──▶ sessions of the agents ──▶ statuses                ──▶ store
 
-The parts know the store and not each other. `Manager` is what the API sees (`api.backend.Swarm`) and what the session listener
-sees (`cluster.base.Manager`).
+The parts know the store and not each other. `Manager` is what the API sees (`api.backend.Swarm`)
+and what the session listener sees (`cluster.base.Manager`).
 """
 
 import asyncio
@@ -70,9 +71,14 @@ _HEARTBEATS: tuple[Kind, ...] = ("cluster",)
 
 class Manager:
     def __init__(
-        self, own: NodeId, store: Store, leadership: Leadership, ports: ManagerPorts, host: HostSettings | None = None,
+        self,
+        own: NodeId,
+        store: Store,
+        leadership: Leadership,
+        ports: ManagerPorts,
+        host: HostSettings | None = None,
         kv: Kv | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`own`: this manager's node. `kv`: what is behind a store that several managers share."""
         self._own = own
         self._store = store
@@ -85,7 +91,9 @@ class Manager:
         self._liveness = Liveness(own)
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
-        self._dispatcher = Dispatcher(own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion)
+        self._dispatcher = Dispatcher(
+            own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion
+        )
         self._logs = LogBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
         self._addresses = admission.Addresses(store)
         self._running: asyncio.Task[None] | None = None
@@ -113,8 +121,8 @@ class Manager:
             liveness.close()
 
     async def _lead(self) -> None:
-        """The control loops, whenever this manager leads. Each time they are new and look at everything: what the last leader did
-        and saw, they find in the state."""
+        """The control loops, whenever this manager leads. Each time they are new and look at
+        everything: what the last leader did and saw, they find in the state."""
         seen = self._leadership.leadership_status
         while True:
             if seen.leader != self._own:
@@ -143,7 +151,9 @@ class Manager:
         orchestration = Orchestration(lambda: TaskId(self._id()))
         allocation = Allocation(self._host.routes, self._host.own_ports)
         loops = (
-            self._loop("orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile),
+            self._loop(
+                "orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile
+            ),
             self._loop("allocator", KINDS, allocation.reconcile),
             self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
             self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
@@ -176,7 +186,8 @@ class Manager:
         self._dispatcher.close()
 
     async def failed(self) -> None:
-        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not stop the manager."""
+        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not
+        stop the manager."""
         if self._running is not None:
             await asyncio.wait((self._running,))
             if self._running is not None and not self._running.cancelled():
@@ -210,8 +221,13 @@ class Manager:
     async def admit(self, request: AdmissionRequest, source: str = "") -> Admitted:
         checked(request, source)
         return await admission.admit(
-            self._store, self._ports.authority, self._certificates, request, self._ports.entropy, self._host.obstacle
-        )  # fmt: skip
+            self._store,
+            self._ports.authority,
+            self._certificates,
+            request,
+            self._ports.entropy,
+            self._host.obstacle,
+        )
 
     def knows(self, address: str) -> bool:
         return address in self._addresses.current()
@@ -256,7 +272,9 @@ class Manager:
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""
-        await transact(self._store, lambda state: nodes.arrival(state, self._own, address), independent=True)
+        await transact(
+            self._store, lambda state: nodes.arrival(state, self._own, address), independent=True
+        )
 
     # --- users (api.backend.Swarm)
 
@@ -282,7 +300,9 @@ class Manager:
     def absent(self) -> tuple[str, ...]:
         """`host:port` of the other managers that take no part now."""
         present = {self._own, *self.leadership_status.present}
-        return tuple(address for id, address in manager_addresses(self._store.state) if id not in present)
+        return tuple(
+            address for id, address in manager_addresses(self._store.state) if id not in present
+        )
 
     @property
     def leadership_status(self) -> LeadershipStatus:
@@ -296,16 +316,26 @@ class Manager:
         return self._logs.read(wanted)
 
     async def update_cluster(
-        self, version: int, spec: ClusterSpec, rotate_worker_token: bool, rotate_manager_token: bool,
+        self,
+        version: int,
+        spec: ClusterSpec,
+        rotate_worker_token: bool,
+        rotate_manager_token: bool,
         root: RootCa | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         tools = cluster.Tools(self._ports.authority, self._ports.clock(), self._ports.entropy)
         await self._write(
-            lambda state: cluster.update(state, version, spec, rotate_worker_token, rotate_manager_token, root, tools)
+            lambda state: cluster.update(
+                state, version, spec, rotate_worker_token, rotate_manager_token, root, tools
+            )
         )
 
     async def rotate_keys(self) -> None:
-        await self._write(lambda state: [keys.rotation(cluster_of(state), self._ports.clock(), self._ports.entropy)])
+        await self._write(
+            lambda state: [
+                keys.rotation(cluster_of(state), self._ports.clock(), self._ports.entropy)
+            ]
+        )
 
     async def create_network(self, spec: NetworkSpec) -> Network:
         await self._store.sync()
@@ -327,23 +357,32 @@ class Manager:
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
-    ) -> None:  # fmt: skip
+    ) -> None:
         if rollback == "previous":
             now = self._ports.clock()
-            await self._write(lambda state: services.rollback(state, id, version, now, self._host.own_ports))
+            await self._write(
+                lambda state: services.rollback(state, id, version, now, self._host.own_ports)
+            )
         else:
-            await self._write(lambda state: services.update(state, id, version, spec, self._host.own_ports))
+            await self._write(
+                lambda state: services.update(state, id, version, spec, self._host.own_ports)
+            )
 
     async def remove_service(self, id: ServiceId) -> None:
         await self._write(lambda state: services.removal(state, id))
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await self._write(lambda state: nodes.update(state, id, version, spec, self.leadership_status, self._host.obstacle))
+        await self._write(
+            lambda state: nodes.update(
+                state, id, version, spec, self.leadership_status, self._host.obstacle
+            )
+        )
 
     async def remove_node(self, id: NodeId, force: bool) -> None:
         await self._write(lambda state: nodes.removal(state, id, force))
 
     async def _write(self, decide: Callable[[ClusterState], Sequence[Change]]) -> None:
-        """What a user asks for is judged by all that was committed before, also through other managers."""
+        """What a user asks for is judged by all that was committed before, also through other
+        managers."""
         await self._store.sync()
         await transact(self._store, decide)

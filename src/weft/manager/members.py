@@ -6,9 +6,9 @@
                                      the member, and says so in the node: only from then on is the
                                      node a worker in effect, and gets a worker's certificate
 
-The leader does not wait for a manager that is out of reach: that one refuses the certificates as soon
-as it sees the others again. A store on one manager, or in an etcd that somebody else runs, has no
-members of ours (`None` for its `Kv`). A member is known by the URL at which it listens for the
+The leader does not wait for a manager that is out of reach: that one refuses the certificates as
+soon as it sees the others again. A store on one manager, or in an etcd that somebody else runs, has
+no members of ours (`None` for its `Kv`). A member is known by the URL at which it listens for the
 others: it has no name before it was started.
 """
 
@@ -41,7 +41,10 @@ DOOR_PATIENCE = 10.0
 same."""
 DOOR_LOOK = 0.5
 """Seconds between two looks at who is in reach."""
-ALONE = "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a moment"
+ALONE = (
+    "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a"
+    " moment"
+)
 
 
 Refuse = Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]
@@ -57,8 +60,14 @@ class Membership:
     """`own`: the node of this manager. `no_members`: what to say where there is no `kv`."""
 
     def __init__(
-        self, own: NodeId, store: Store, leadership: Leadership, kv: Kv | None, no_members: str = ALONE, refuse: Refuse = no_door
-    ) -> None:  # fmt: skip
+        self,
+        own: NodeId,
+        store: Store,
+        leadership: Leadership,
+        kv: Kv | None,
+        no_members: str = ALONE,
+        refuse: Refuse = no_door,
+    ) -> None:
         self._own = own
         self._store = store
         self._leadership = leadership
@@ -72,11 +81,15 @@ class Membership:
         known_manager(self._store.state, peer)
         check_epoch(cluster_of(self._store.state), request.epoch)
         kv = self._required()
-        await transact(self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True)
+        await transact(
+            self._store, lambda state: _enlistment(state, peer, request.peer_url), independent=True
+        )
         if all(request.peer_url not in member.peer_urls for member in await kv.members()):
             await kv.add_learner(request.peer_url)
             log.info("member.added node=%s peer=%s", peer.node, request.peer_url)
-        nodes = {node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer}
+        nodes = {
+            node.store_peer: node.id for node in self._store.state.nodes.values() if node.store_peer
+        }
         urls = [url for member in await kv.members() for url in member.peer_urls]
         peers = tuple((nodes.get(url, ""), url) for url in urls)
         return MemberGrant(peers=peers, revoked=cluster_of(self._store.state).revoked)
@@ -122,7 +135,8 @@ class Membership:
             changes.close()
 
     async def run(self) -> None:
-        """Until cancelled, on the leader: takes its part of the store from whoever is no manager any more."""
+        """Until cancelled, on the leader: takes its part of the store from whoever is no manager
+        any more."""
         kinds: tuple[Kind, ...] = ("node",)
         changes = self._store.subscribe(kinds)
         settled: object = None
@@ -142,7 +156,8 @@ class Membership:
             changes.close()
 
     async def _settle(self) -> None:
-        """The members first, then the state: a node is written before its member is added, so that no newcomer is unknown here."""
+        """The members first, then the state: a node is written before its member is added, so that
+        no newcomer is unknown here."""
         found = await self._kv.members() if self._kv is not None else ()
         await self._store.sync()
         nodes = self._store.state.nodes
@@ -161,8 +176,8 @@ class Membership:
             await transact(self._store, partial(departure, id=id), independent=True)
 
     async def _until_refused(self) -> None:
-        """By all managers in reach that go on. Not for ever: one that is stuck must not keep a member
-        in that is to go."""
+        """By all managers in reach that go on. Not for ever: one that is stuck must not keep a
+        member in that is to go."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DOOR_PATIENCE):
                 while _open_doors(self._store.state, self._leadership.leadership_status.present):
@@ -179,7 +194,11 @@ class Membership:
 
 def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
     """All that says who is to have a part of the store."""
-    return frozenset((n.id, n.spec.role, n.store_peer) for n in state.nodes.values() if "manager" in (n.role, n.spec.role))
+    return frozenset(
+        (n.id, n.spec.role, n.store_peer)
+        for n in state.nodes.values()
+        if "manager" in (n.role, n.spec.role)
+    )
 
 
 def _is_leaving(node: Node | None) -> bool:
@@ -202,4 +221,8 @@ def _refusing(state: ClusterState, own: NodeId, revocations: int) -> list[Change
 
 def _enlistment(state: ClusterState, peer: Identity, peer_url: str) -> list[Change]:
     node = known_manager(state, peer)
-    return [] if node.store_peer == peer_url else [Put(msgspec.structs.replace(node, store_peer=peer_url))]
+    return (
+        []
+        if node.store_peer == peer_url
+        else [Put(msgspec.structs.replace(node, store_peer=peer_url))]
+    )

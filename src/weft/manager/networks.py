@@ -25,7 +25,10 @@ async def create(store: Store, id: NetworkId, spec: NetworkSpec) -> Network:
             return await _allocated(store, id, subscription)
     except TimeoutError:
         await _take_back(
-            store, id, f"cannot create network {spec.name}: the allocator did not answer in {ALLOCATION_TIMEOUT:g} s"
+            store,
+            id,
+            f"cannot create network {spec.name}: the allocator did not answer in"
+            f" {ALLOCATION_TIMEOUT:g} s",
         )
     finally:
         subscription.close()

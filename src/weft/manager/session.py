@@ -1,9 +1,11 @@
-"""One agent's session, from the manager's side: a task that receives, a task that sends, and nothing that grows in between.
+"""One agent's session, from the manager's side: a task that receives, a task that sends, and
+nothing that grows in between.
 
-What is to be sent is not queued but noted: answers to status reports by number, the newest notice of each kind, the last request
-for a certificate, and the newest assignment. When the other side has taken the last message, the difference is computed between
-the assignment that it has and the newest one, so that an agent which reads slowly skips what it missed. An agent that reports
-without reading the answers is cut off.
+What is to be sent is not queued but noted: answers to status reports by number, the newest notice
+of each kind, the last request for a certificate, and the newest assignment. When the other side has
+taken the last message, the difference is computed between the assignment that it has and the newest
+one, so that an agent which reads slowly skips what it missed. An agent that reports without reading
+the answers is cut off.
 """
 
 import asyncio
@@ -65,11 +67,17 @@ def _cost(message: FromAgent) -> float:
 
 class AgentLink:
     def __init__(
-        self, session: ManagerSession, trusted: str, statuses: StatusWriter, heard: "Callable[[AgentLink], None]",
-        certify: Callable[[CertificateRequest], Awaitable[IssuedCertificate]], turns: asyncio.Semaphore,
-    ) -> None:  # fmt: skip
-        """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises `WeftError` for a request
-        that is refused. `turns` is how many agents may be sent their first assignment at a time."""
+        self,
+        session: ManagerSession,
+        trusted: str,
+        statuses: StatusWriter,
+        heard: "Callable[[AgentLink], None]",
+        certify: Callable[[CertificateRequest], Awaitable[IssuedCertificate]],
+        turns: asyncio.Semaphore,
+    ) -> None:
+        """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises
+        `WeftError` for a request that is refused. `turns` is how many agents may be sent their
+        first assignment at a time."""
         self._session = session
         self.trusted = trusted
         self._statuses = statuses
@@ -109,20 +117,23 @@ class AgentLink:
         return self._newest
 
     def offer(self, assignment: Assignment, memo: Memo) -> None:
-        """To be sent in place of all that were not yet sent. `memo` is shared by the nodes that are offered one together."""
+        """To be sent in place of all that were not yet sent. `memo` is shared by the nodes that are
+        offered one together."""
         self._newest, self._memo = assignment, memo
         self._offered.set()
         self._work.set()
 
     def notice(self, notice: Notice) -> None:
-        """To be sent, unless it was the last of its kind. One that was not yet sent is forgotten for a newer one."""
+        """To be sent, unless it was the last of its kind. One that was not yet sent is forgotten
+        for a newer one."""
         kind = type(notice)
         if self._noticed.get(kind) != notice:
             self._notices[kind] = self._noticed[kind] = notice
             self._work.set()
 
     def ask(self, logs: PublishLogs) -> None:
-        """Raises `InvalidArgument` if the agent does not know how, `FailedPrecondition` if it does not read."""
+        """Raises `InvalidArgument` if the agent does not know how, `FailedPrecondition` if it does
+        not read."""
         if not self.publishes_logs:
             raise InvalidArgument(f"node {self.node} cannot publish logs: its daemon is too old")
         if len(self._asked) >= MAX_ASKED:
@@ -136,8 +147,8 @@ class AgentLink:
             self._end.set_result(cause)
 
     async def run(self, welcome: Welcome, silence: Nanoseconds) -> None:
-        """Until the session ends: always raises, `SessionClosed` unless somebody asked for another end. An agent that says
-        nothing for `silence` is gone."""
+        """Until the session ends: always raises, `SessionClosed` unless somebody asked for another
+        end. An agent that says nothing for `silence` is gone."""
         if self._notices.get(Managers) == Managers(welcome.managers):
             del self._notices[Managers]
         try:
@@ -173,7 +184,9 @@ class AgentLink:
             case StatusUpdate(number=number, statuses=statuses):
                 self._unanswered += 1
                 if self._unanswered > MAX_UNANSWERED:
-                    raise SessionClosed(f"node {self.node} does not take the answers to its reports")
+                    raise SessionClosed(
+                        f"node {self.node} does not take the answers to its reports"
+                    )
                 self._statuses.submit(Report(self.node, statuses, lambda: self._answer(number)))
             case CertificateRequest():
                 self._requested = message
@@ -204,11 +217,16 @@ class AgentLink:
             if self._requested is not None:
                 request, self._requested = self._requested, None
                 await self._send_certificate(request)
-            if self._sent is not None and self._newest is not None and self._newest is not self._sent:
+            if (
+                self._sent is not None
+                and self._newest is not None
+                and self._newest is not self._sent
+            ):
                 await self._send_assignment(self._newest)
 
     async def _send_first(self) -> None:
-        """When it is this agent's turn, which may take longer than an agent waits for an answer: the others are given meanwhile."""
+        """When it is this agent's turn, which may take longer than an agent waits for an answer:
+        the others are given meanwhile."""
         await self._offered.wait()
         async with self._turns:
             assert self._newest is not None
@@ -219,7 +237,9 @@ class AgentLink:
         try:
             issued = await self._certify(request)
         except WeftError as error:
-            raise SessionClosed(f"cannot renew the certificate of node {self.node}: {error}") from error
+            raise SessionClosed(
+                f"cannot renew the certificate of node {self.node}: {error}"
+            ) from error
         await self._session.send(issued)
         log.info("certificate.issued node=%s", self.node)
 
@@ -228,5 +248,10 @@ class AgentLink:
         self._memo = None
         if not change.is_empty:
             await self._session.send(AssignmentUpdate(change))
-            log.debug("assignment.sent node=%s revision=%d full=%s", self.node, change.revision, change.full)
+            log.debug(
+                "assignment.sent node=%s revision=%d full=%s",
+                self.node,
+                change.revision,
+                change.full,
+            )
         self._sent = assignment

@@ -1,8 +1,9 @@
 """What agents report of their tasks, committed for all nodes together.
 
-Reports that come within a few milliseconds share one commit. A report counts only from the node that the task is assigned to, and
-an observed state only grows: what is late, repeated or about somebody else's task is accepted and changes nothing, so that an
-agent which repeats itself until it is answered comes to an end.
+Reports that come within a few milliseconds share one commit. A report counts only from the node
+that the task is assigned to, and an observed state only grows: what is late, repeated or about
+somebody else's task is accepted and changes nothing, so that an agent which repeats itself until it
+is answered comes to an end.
 """
 
 import asyncio
@@ -48,8 +49,9 @@ class StatusWriter:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it does again. If together they
-        cannot even be decided on, one of them is to blame: that one is dropped."""
+        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it
+        does again. If together they cannot even be decided on, one of them is to blame: that one is
+        dropped."""
         while True:
             await self._arrived.wait()
             await asyncio.sleep(WINDOW)

@@ -1,17 +1,21 @@
-"""Which hosts are gone, so that new connections are not sent there: told by the kernel of the host itself, which is asked.
+"""Which hosts are gone, so that new connections are not sent there: told by the kernel of the host
+itself, which is asked.
 
-A session that ended may be a daemon that is restarting, or a host that is gone: the host is asked at once. One that loses its power or
-its cable without a word is found by `host_monitor.py`, which asks the hosts of all sessions all the time, and those of the other managers,
-whose own sessions are with themselves.
+A session that ended may be a daemon that is restarting, or a host that is gone: the host is asked
+at once. One that loses its power or its cable without a word is found by `host_monitor.py`, which
+asks the hosts of all sessions all the time, and those of the other managers, whose own sessions are
+with themselves.
 
-Containers and their traffic outlive a daemon, so the end of a session says nothing of the tasks, and silence takes three heartbeats
-to become the verdict DOWN (`liveness.py`). But when the kernel of the host does not answer either, new connections should not be
-sent there meanwhile: its node becomes DISCONNECTED. That takes no task away from it and restarts nothing; its endpoints do not
+Containers and their traffic outlive a daemon, so the end of a session says nothing of the tasks,
+and silence takes three heartbeats to become the verdict DOWN (`liveness.py`). But when the kernel
+of the host does not answer either, new connections should not be sent there meanwhile: its node
+becomes DISCONNECTED. That takes no task away from it and restarts nothing; its endpoints do not
 serve until its next session, which makes it READY again.
 
-It is asked over the ingress network, which is the way the connections would take and passes every firewall that they pass, and on
-its own address; one answer is enough. A manager that nobody answers any more suspects nobody: it is cut off itself. Who is suspected
-and answers again while its session lasts is READY at once.
+It is asked over the ingress network, which is the way the connections would take and passes every
+firewall that they pass, and on its own address; one answer is enough. A manager that nobody answers
+any more suspects nobody: it is cut off itself. Who is suspected and answers again while its session
+lasts is READY at once.
 """
 
 import asyncio
@@ -40,10 +44,12 @@ PAUSE = 0.2
 COMMIT = 0.4
 """Seconds until a verdict that was not committed is committed again."""
 WITNESSES = 4
-"""Hosts that are asked at least, where there are as many: who is the only one to be asked cannot tell a cut host from being cut."""
+"""Hosts that are asked at least, where there are as many: who is the only one to be asked cannot
+tell a cut host from being cut."""
 
 Probe = Callable[[Sequence[IPv4Address]], Awaitable[bool]]
-"""Whether the host that has these addresses answers on any of them; takes a few tenths of a second to say no."""
+"""Whether the host that has these addresses answers on any of them; takes a few tenths of a second
+to say no."""
 
 
 async def any_host_answers(addresses: Sequence[IPv4Address]) -> bool:
@@ -62,9 +68,13 @@ class _Loss:
 
 class Suspicion:
     def __init__(
-        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], probe: Probe,
+        self,
+        own: NodeId,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        probe: Probe,
         open_echo: Callable[[], Echo] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`own`: the manager's node. `open_echo`: None where nobody can be asked all the time."""
         self._own = own
         self._store = store
@@ -75,7 +85,9 @@ class Suspicion:
         self._news: asyncio.Queue[_Loss] = asyncio.Queue()
         self._here: set[NodeId] = set()
         """Nodes with a session with this manager."""
-        self._host_monitor = HostMonitor(open_echo, self._hosts, self._gone) if open_echo is not None else None
+        self._host_monitor = (
+            HostMonitor(open_echo, self._hosts, self._gone) if open_echo is not None else None
+        )
         self._silent: dict[NodeId, NodeStatus] = {}
         self._some_silent = asyncio.Event()
 
@@ -97,7 +109,9 @@ class Suspicion:
         async with asyncio.TaskGroup() as group:
             if (host_monitor := self._host_monitor) is not None:
                 group.create_task(lasting("host monitor", host_monitor.run))
-                group.create_task(lasting("silent hosts", partial(self._suspect_silent, host_monitor)))
+                group.create_task(
+                    lasting("silent hosts", partial(self._suspect_silent, host_monitor))
+                )
                 group.create_task(lasting("suspected hosts", partial(self._believe, host_monitor)))
             while True:
                 loss = await self._news.get()
@@ -134,10 +148,16 @@ class Suspicion:
 
     def _hosts(self) -> dict[str, Sequence[IPv4Address]]:
         state = self._store.state
-        others = [node for id, node in state.nodes.items() if id != self._own and node.data_path_address is not None]
+        others = [
+            node
+            for id, node in state.nodes.items()
+            if id != self._own and node.data_path_address is not None
+        ]
         watched = [node for node in others if node.id in self._here or node.manager_address]
         if len(watched) < WITNESSES:
-            watched += [n for n in others if n not in watched and n.status.state is NodeState.READY][: WITNESSES - len(watched)]
+            watched += [
+                n for n in others if n not in watched and n.status.state is NodeState.READY
+            ][: WITNESSES - len(watched)]
         return {node.id: addresses(state, node) for node in watched}
 
     def _gone(self, hosts: Collection[str], others_answer: bool) -> None:
@@ -146,15 +166,24 @@ class Suspicion:
             return
         for id in map(NodeId, hosts):
             node = self._store.state.nodes.get(id)
-            if node is not None and node.status.state is NodeState.READY and (id in self._here or node.manager_address):
+            if (
+                node is not None
+                and node.status.state is NodeState.READY
+                and (id in self._here or node.manager_address)
+            ):
                 self._silent[id] = node.status
                 self._some_silent.set()
 
     async def _suspect_silent(self, host_monitor: HostMonitor) -> None:
-        """All of them together, again and again. One may have been the managers' leader: then nothing is committed before there is
-        another, and what the store was asked for before is lost."""
+        """All of them together, again and again. One may have been the managers' leader: then
+        nothing is committed before there is another, and what the store was asked for before is
+        lost."""
         while True:
-            self._silent = {id: status for id, status in self._silent.items() if self._is(id, status) and not host_monitor.answers(id)}
+            self._silent = {
+                id: status
+                for id, status in self._silent.items()
+                if self._is(id, status) and not host_monitor.answers(id)
+            }
             if not self._silent:
                 self._some_silent.clear()
                 await self._some_silent.wait()
@@ -162,22 +191,35 @@ class Suspicion:
                 async with asyncio.timeout(COMMIT):
                     await self._suspect(dict(self._silent))
             except TimeoutError:
-                log.info("node.not_suspected nodes=%d cause=%r", len(self._silent), "the store does not answer")
+                log.info(
+                    "node.not_suspected nodes=%d cause=%r",
+                    len(self._silent),
+                    "the store does not answer",
+                )
             except (WeftError, OSError) as cause:
                 log.warning("node.not_suspected nodes=%d cause=%s", len(self._silent), cause)
                 await asyncio.sleep(PAUSE)
 
     async def _believe(self, host_monitor: HostMonitor) -> None:
-        """Those who are suspected, have a session here nevertheless, and answer. This manager's own host always does."""
+        """Those who are suspected, have a session here nevertheless, and answer. This manager's own
+        host always does."""
         while True:
             await asyncio.sleep(PERIOD)
             for id, node in list(self._store.state.nodes.items()):
-                if is_suspected(node, self._own) and id in self._here and (id == self._own or host_monitor.answers(id)):
+                if (
+                    is_suspected(node, self._own)
+                    and id in self._here
+                    and (id == self._own or host_monitor.answers(id))
+                ):
                     await self._restore(id)
 
     async def _restore(self, id: NodeId) -> None:
         try:
-            await transact(self._store, lambda state: believed(state, id, self._own, self._clock()), independent=True)
+            await transact(
+                self._store,
+                lambda state: believed(state, id, self._own, self._clock()),
+                independent=True,
+            )
         except (WeftError, OSError) as cause:
             log.warning("node.not_believed node=%s cause=%s", id, cause)
 
@@ -185,7 +227,9 @@ class Suspicion:
         node = self._store.state.nodes.get(id)
         return node is not None and node.status == status
 
-    async def _suspect(self, statuses: Mapping[NodeId, NodeStatus], still: Callable[[], bool] = lambda: True) -> None:
+    async def _suspect(
+        self, statuses: Mapping[NodeId, NodeStatus], still: Callable[[], bool] = lambda: True
+    ) -> None:
         """The nodes that have these statuses still. `still` is asked at each attempt to commit."""
 
         def decide(state: ClusterState) -> list[Change]:
@@ -197,14 +241,21 @@ class Suspicion:
 
 
 def addresses(state: ClusterState, node: Node) -> tuple[IPv4Address, ...]:
-    """Where the kernel of the node answers: the address of its data path, and its leg on the ingress network."""
+    """Where the kernel of the node answers: the address of its data path, and its leg on the
+    ingress network."""
     ingress = state.ingress
-    legs = (leg.address.ip for leg in node.attachments if ingress is not None and leg.network == ingress.id)
+    legs = (
+        leg.address.ip
+        for leg in node.attachments
+        if ingress is not None and leg.network == ingress.id
+    )
     own = (node.data_path_address,) if node.data_path_address is not None else ()
     return (*own, *legs)
 
 
-def suspected(state: ClusterState, id: NodeId, status: NodeStatus, now: Nanoseconds) -> list[Change]:
+def suspected(
+    state: ClusterState, id: NodeId, status: NodeStatus, now: Nanoseconds
+) -> list[Change]:
     """`status`: of the node when it was lost; nothing, if it has had another one since."""
     node = state.nodes.get(id)
     if node is None or node.status != status:
@@ -212,7 +263,7 @@ def suspected(state: ClusterState, id: NodeId, status: NodeStatus, now: Nanoseco
     log.warning("node.suspected node=%s hostname=%s", id, node.description.hostname)
     changed = msgspec.structs.replace(
         node.status, state=NodeState.DISCONNECTED, message="its host does not answer", since=now
-    )  # fmt: skip
+    )
     return [Put(msgspec.structs.replace(node, status=changed))]
 
 
@@ -229,7 +280,10 @@ def believed(state: ClusterState, id: NodeId, manager: NodeId, now: Nanoseconds)
     return [
         Put(
             msgspec.structs.replace(
-                node, status=msgspec.structs.replace(node.status, state=NodeState.READY, message="", since=now)
+                node,
+                status=msgspec.structs.replace(
+                    node.status, state=NodeState.READY, message="", since=now
+                ),
             )
         )
     ]

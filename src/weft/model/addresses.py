@@ -1,4 +1,5 @@
-"""Addresses and numbers of the data path: VNI, port, MAC, and the rules that derive one from another."""
+"""Addresses and numbers of the data path: VNI, port, MAC, and the rules that derive one from
+another."""
 
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
@@ -23,7 +24,8 @@ LAST_VNI = 2**24 - 1
 
 DEFAULT_UNDERLAY_MTU = 1500
 MIN_UNDERLAY_MTU = 576
-"""Every IPv4 host takes datagrams of this size (RFC 791 section 3.1). A host that says less is not believed: all would follow it."""
+"""Every IPv4 host takes datagrams of this size (RFC 791 section 3.1). A host that says less is not
+believed: all would follow it."""
 VXLAN_OVERHEAD = 50
 """Outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
 ESP_OVERHEAD = 26
@@ -31,13 +33,15 @@ ESP_OVERHEAD = 26
 
 
 def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
-    """The MAC of an endpoint: 02:42 and the four octets of its address, so that both can be read from either."""
+    """The MAC of an endpoint: 02:42 and the four octets of its address, so that both can be read
+    from either."""
     return prefix + "".join(f":{octet:02x}" for octet in address.packed)
 
 
 def overlay_mtu(underlay_mtu: int, encrypted: bool = False, icv_bits: int = 64) -> int:
-    """MTU of an overlay on an underlay: 1500 gives 1450, and encrypted 1424, or 1416 with an ICV of 128 bits: a full-size packet
-    is sealed into one packet of the underlay. Rounded down to a multiple of four, which ESP pads to."""
+    """MTU of an overlay on an underlay: 1500 gives 1450, and encrypted 1424, or 1416 with an ICV of
+    128 bits: a full-size packet is sealed into one packet of the underlay. Rounded down to a
+    multiple of four, which ESP pads to."""
     mtu = underlay_mtu - VXLAN_OVERHEAD
     if encrypted:
         mtu -= ESP_OVERHEAD + (icv_bits - 64) // 8

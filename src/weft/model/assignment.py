@@ -39,14 +39,21 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
 
     @classmethod
     def of(cls, task: Task, node: NodeId) -> "TaskAssignment":
-        """One that is over has given its addresses back and runs no more, whatever was wanted of it."""
+        """One that is over has given its addresses back and runs no more, whatever was wanted of
+        it."""
         is_over = task.state.is_terminal
         return cls(
-            id=task.id, service=task.service, service_name=task.service_name, service_labels=task.service_labels,
-            slot=task.slot, node=node,
-            spec=task.spec, ports=task.ports, attachments=() if is_over else task.attachments,
+            id=task.id,
+            service=task.service,
+            service_name=task.service_name,
+            service_labels=task.service_labels,
+            slot=task.slot,
+            node=node,
+            spec=task.spec,
+            ports=task.ports,
+            attachments=() if is_over else task.attachments,
             desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
-        )  # fmt: skip
+        )
 
     @property
     def name(self) -> str:
@@ -68,7 +75,8 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """One address on one network and the host behind which it is: a task's, or a node's load balancer's (`task` is None)."""
+    """One address on one network and the host behind which it is: a task's, or a node's load
+    balancer's (`task` is None)."""
 
     id: str
     """The task's id, or `lb-<node id>`."""
@@ -83,9 +91,11 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     aliases: tuple[str, ...] = ()
     """Further names of this one task: its container's short id, its hostname."""
     serving: bool = False
-    """Running and meant to: gets new connections. An endpoint that does not serve keeps its established ones."""
+    """Running and meant to: gets new connections. An endpoint that does not serve keeps its
+    established ones."""
     version: int = 0
-    """`Task.spec_version`: which of the service's specs the task was started with. See `ServiceRecord.former`."""
+    """`Task.spec_version`: which of the service's specs the task was started with. See
+    `ServiceRecord.former`."""
 
     @property
     def mac(self) -> MacAddress:
@@ -93,7 +103,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """A service as seen on one network. Its backends are the serving endpoints of the network that name it."""
+    """A service as seen on one network. Its backends are the serving endpoints of the network that
+    name it."""
 
     id: ServiceId
     network: NetworkId
@@ -104,8 +115,8 @@ class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, k
     ports: tuple[PublishedPort, ...] = ()
     """Ports published in the mesh; on the ingress network only."""
     former: dict[int, tuple[PublishedPort, ...]] = {}
-    """Those of tasks that were started with others, by the task's version. Once for all tasks of a version: a service may have ten
-    thousand ports."""
+    """Those of tasks that were started with others, by the task's version. Once for all tasks of a
+    version: a service may have ten thousand ports."""
 
 
 class NetworkView(msgspec.Struct, frozen=True, dict=True):
@@ -126,7 +137,8 @@ class NetworkView(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def compressed(self) -> bytes:
-        """As it goes to every node that did not know it: made once. Names and ids repeat, so it is a fraction of the size."""
+        """As it goes to every node that did not know it: made once. Names and ids repeat, so it is
+        a fraction of the size."""
         return codec.compressed(self)
 
 
@@ -164,10 +176,23 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
     @property
     def is_empty(self) -> bool:
-        return not self.full and self.keys is None and not any((
-            self.tasks, self.removed_tasks, self.views, self.networks, self.removed_networks,
-            self.endpoints, self.removed_endpoints, self.services, self.removed_services,
-        ))  # fmt: skip
+        return (
+            not self.full
+            and self.keys is None
+            and not any(
+                (
+                    self.tasks,
+                    self.removed_tasks,
+                    self.views,
+                    self.networks,
+                    self.removed_networks,
+                    self.endpoints,
+                    self.removed_endpoints,
+                    self.services,
+                    self.removed_services,
+                )
+            )
+        )
 
     @cached_property
     def encoded(self) -> msgspec.Raw:
@@ -176,7 +201,8 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
 
 class Overlays(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node is told of the networks that it shares with other nodes; as it is here, without a swarm."""
+    """What a node is told of the networks that it shares with other nodes; as it is here, without a
+    swarm."""
 
     data_path_port: Port = VXLAN_PORT
     keys: tuple[DataKey, ...] = ()
@@ -198,14 +224,20 @@ class Assignment(Overlays, frozen=True, kw_only=True):
         views |= {new.value.definition.id: new.value for new in change.views}
         for definition in change.networks:
             old = views.get(definition.id)
-            views[definition.id] = NetworkView(definition, old.endpoints if old else {}, old.services if old else {})
+            views[definition.id] = NetworkView(
+                definition, old.endpoints if old else {}, old.services if old else {}
+            )
         for network in changed_networks(change) & views.keys():
             views[network] = _view_after(views[network], change)
         keys = change.keys if change.keys is not None else () if change.full else self.keys
         return Assignment(
-            node=self.node, revision=change.revision, data_path_port=change.data_path_port, keys=keys, tasks=tasks,
+            node=self.node,
+            revision=change.revision,
+            data_path_port=change.data_path_port,
+            keys=keys,
+            tasks=tasks,
             networks=views,
-        )  # fmt: skip
+        )
 
 
 def changed_networks(change: AssignmentChange) -> set[NetworkId]:
@@ -224,8 +256,12 @@ def without(table: Mapping[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
 
 def _view_after(view: NetworkView, change: AssignmentChange) -> NetworkView:
     network = view.definition.id
-    endpoints = without(view.endpoints, tuple(id for n, id in change.removed_endpoints if n == network))
+    endpoints = without(
+        view.endpoints, tuple(id for n, id in change.removed_endpoints if n == network)
+    )
     endpoints |= {e.id: e for e in change.endpoints if e.network == network}
-    services = without(view.services, tuple(id for n, id in change.removed_services if n == network))
+    services = without(
+        view.services, tuple(id for n, id in change.removed_services if n == network)
+    )
     services |= {s.id: s for s in change.services if s.network == network}
     return NetworkView(view.definition, endpoints, services)

@@ -1,8 +1,8 @@
 """Certificates as the swarm's state knows them: what has to be refused before it expires.
 
 A node's `manager_certificates` are written by the manager that issues one, or sees one that it does
-not know; they go over to the cluster's `revoked` with the commit by which the node is to be a manager
-no more.
+not know; they go over to the cluster's `revoked` with the commit by which the node is to be a
+manager no more.
 """
 
 import msgspec

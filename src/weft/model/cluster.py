@@ -45,8 +45,9 @@ class RootCa(msgspec.Struct, frozen=True):
 
 
 class RootRotation(msgspec.Struct, frozen=True):
-    """A new root on its way in. Until every node has a certificate that it signed, the old one is what nodes trust; with the
-    cross-signed certificate in their chain, new certificates are good under either."""
+    """A new root on its way in. Until every node has a certificate that it signed, the old one is
+    what nodes trust; with the cross-signed certificate in their chain, new certificates are good
+    under either."""
 
     root_ca: RootCa
     cross_signed: str
@@ -68,30 +69,33 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ClusterId
     spec: ClusterSpec = ClusterSpec()
     spec_follows: int = 0
-    """The cluster's version before its spec was changed last: whoever has read a later one has seen that spec."""
+    """The cluster's version before its spec was changed last: whoever has read a later one has seen
+    that spec."""
     default_pool: tuple[IPv4Network, ...] = DEFAULT_POOL
     subnet_size: int = 24
     data_path_port: Port = VXLAN_PORT
     root_ca: RootCa
     rotation: RootRotation | None = None
     cross_signed: str = ""
-    """PEM: the root's name and key, signed by the root before it; empty for the first. Managers show it for nodes that were
-    away when the root changed."""
+    """PEM: the root's name and key, signed by the root before it; empty for the first. Managers
+    show it for nodes that were away when the root changed."""
     join_tokens: JoinTokens
     next_vni: int = FIRST_VNI
     """Where the search for a free VNI begins (next-fit)."""
     next_port: int = 30000
     """Where the search for a free dynamic port begins."""
     data_keys: tuple[DataKey, ...] = ()
-    """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network. Secret."""
+    """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network.
+    Secret."""
     next_key_tag: int = 1
     revoked: tuple[ManagerCertificate, ...] = ()
     """Of nodes that are managers no more, until they expire: no manager believes them."""
     revocations: int = 0
     """How often there were more of them."""
     epoch: int = 0
-    """How often it was begun anew from one manager, the others being lost (`--force-new-cluster`). Should they come back, with a state
-    and even a majority of their own, whoever has seen a later epoch has nothing to do with them."""
+    """How often it was begun anew from one manager, the others being lost (`--force-new-cluster`).
+    Should they come back, with a state and even a majority of their own, whoever has seen a later
+    epoch has nothing to do with them."""
     meta: Meta = Meta()
 
     @property

@@ -1,9 +1,12 @@
-"""Values to bytes and back, for the store, the disk and the wire: MessagePack, with addresses as text.
+"""Values to bytes and back, for the store, the disk and the wire: MessagePack, with addresses as
+text.
 
-Decoding validates: a field of the wrong type or out of range raises `msgspec.ValidationError` with its path.
+Decoding validates: a field of the wrong type or out of range raises `msgspec.ValidationError` with
+its path.
 
-Addresses are most of what an assignment consists of, and `ipaddress` takes 4 us to read one and 3 us to write one (an assignment
-of 6,000 endpoints: 60 ms). So they are written by hand here, and what was read lately is remembered.
+Addresses are most of what an assignment consists of, and `ipaddress` takes 4 us to read one and 3
+us to write one (an assignment of 6,000 endpoints: 60 ms). So they are written by hand here, and
+what was read lately is remembered.
 """
 
 import zlib
@@ -19,7 +22,8 @@ _REMEMBERED = 1 << 16
 
 
 class Compressed:
-    """A value that goes over the wire compressed. A subclass says the `type` of `value`. Two are equal if their values are."""
+    """A value that goes over the wire compressed. A subclass says the `type` of `value`. Two are
+    equal if their values are."""
 
     type: ClassVar[Any]
     LARGEST = 256 << 20
@@ -101,5 +105,6 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview, type_: Any) -> Any:
-    """A `type_` (a struct, or a union of tagged ones). Raises `msgspec.DecodeError` if `data` is not one."""
+    """A `type_` (a struct, or a union of tagged ones). Raises `msgspec.DecodeError` if `data` is
+    not one."""
     return _decoder(type_).decode(data)

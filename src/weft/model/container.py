@@ -35,13 +35,25 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 def unmet(image: ImageConfig, mounts: Sequence[Mount]) -> list[str]:
-    """What an image asks for and no container of it gets: nothing runs its health check, and where it wants a volume its data
-    goes with the container, unless the service mounts something there."""
+    """What an image asks for and no container of it gets: nothing runs its health check, and where
+    it wants a volume its data goes with the container, unless the service mounts something
+    there."""
     mounted = {mount.target.rstrip("/") for mount in mounts}
     volumes = [volume for volume in image.volumes if volume.rstrip("/") not in mounted]
     return [
-        *(["the image's HEALTHCHECK is not supported by Weft: the task counts as healthy"] if image.has_healthcheck else []),
-        *([f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes with the container"] if volumes else []),
+        *(
+            ["the image's HEALTHCHECK is not supported by Weft: the task counts as healthy"]
+            if image.has_healthcheck
+            else []
+        ),
+        *(
+            [
+                f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes"
+                " with the container"
+            ]
+            if volumes
+            else []
+        ),
     ]
 
 
@@ -96,7 +108,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a container is kept in by, beside its namespaces and capabilities. The runtime says it when the container is made."""
+    """What a container is kept in by, beside its namespaces and capabilities. The runtime says it
+    when the container is made."""
 
     masked_paths: tuple[str, ...] = ()
     """Files and directories of the kernel's that are empty in the container."""
@@ -104,7 +117,8 @@ class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     apparmor_profile: str = ""
     """Empty where the host has no AppArmor."""
     cgroup_namespace: bool = False
-    """It sees its own control groups only. Where control groups are of version 1 it sees the host's, as in Docker Swarm."""
+    """It sees its own control groups only. Where control groups are of version 1 it sees the
+    host's, as in Docker Swarm."""
 
 
 class ContainerState(StrEnum):

@@ -1,7 +1,9 @@
-"""Keys of encrypted networks, and what is protected with them: the value that `network/encryption.py` computes and an engine applies.
+"""Keys of encrypted networks, and what is protected with them: the value that
+`network/encryption.py` computes and an engine applies.
 
-The managers make the keys and rotate them; a node has them only while a task of its own is on an encrypted network. Of three keys
-the middle one is used for sending: it was known everywhere one rotation before, and is still accepted one rotation after.
+The managers make the keys and rotate them; a node has them only while a task of its own is on an
+encrypted network. Of three keys the middle one is used for sending: it was known everywhere one
+rotation before, and is still accepted one rotation after.
 """
 
 from ipaddress import IPv4Address
@@ -23,7 +25,8 @@ class DataKey(msgspec.Struct, frozen=True):
     tag: int
     """Grows by one with each key; 32 bits."""
     secret: bytes
-    """16 or 32 bytes. Never used as it is: each pair of hosts and direction has a key derived from it."""
+    """16 or 32 bytes. Never used as it is: each pair of hosts and direction has a key derived from
+    it."""
     created_at: Nanoseconds = 0
 
     def __repr__(self) -> str:
@@ -31,7 +34,8 @@ class DataKey(msgspec.Struct, frozen=True):
 
 
 def sending_key(keys: tuple[DataKey, ...]) -> DataKey | None:
-    """Of keys in order of their tags: the newest but one, which every node has had for a whole rotation; the only one if alone."""
+    """Of keys in order of their tags: the newest but one, which every node has had for a whole
+    rotation; the only one if alone."""
     if not keys:
         return None
     return keys[-2] if len(keys) > 1 else keys[-1]
@@ -50,11 +54,15 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
     """Of the `DataKey` it was derived from."""
 
     def __repr__(self) -> str:
-        return f"Association(spi={self.spi:#x}, {self.source} -> {self.destination}, icv={self.icv_bits}, tag={self.tag})"
+        return (
+            f"Association(spi={self.spi:#x}, {self.source} -> {self.destination},"
+            f" icv={self.icv_bits}, tag={self.tag})"
+        )
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one host protects. Traffic of `vnis` leaves only through `outbound` and is accepted only through `inbound`."""
+    """All that one host protects. Traffic of `vnis` leaves only through `outbound` and is accepted
+    only through `inbound`."""
 
     local: IPv4Address
     port: Port

@@ -1,4 +1,5 @@
-"""Identifiers. Swarm objects have 25 characters of base 36, containers and sandboxes 64 of hexadecimal, as in Docker Swarm.
+"""Identifiers. Swarm objects have 25 characters of base 36, containers and sandboxes 64 of
+hexadecimal, as in Docker Swarm.
 
 The randomness is an argument: 17 bytes for a swarm id, 32 for a container id.
 """
@@ -21,7 +22,8 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def base36(number: int, width: int) -> str:
-    """`number` in base 36, left-padded with zeros to `width`; its least significant `width` digits if it is longer."""
+    """`number` in base 36, left-padded with zeros to `width`; its least significant `width` digits
+    if it is longer."""
     digits = []
     for _ in range(width):
         number, digit = divmod(number, 36)
@@ -39,5 +41,7 @@ def swarm_id(entropy: bytes) -> str:
 def hex_id(entropy: bytes) -> str:
     """A fresh id for a container, sandbox or endpoint from `CONTAINER_ID_BYTES` random bytes."""
     if len(entropy) != CONTAINER_ID_BYTES:
-        raise ValueError(f"a container id needs {CONTAINER_ID_BYTES} random bytes, got {len(entropy)}")
+        raise ValueError(
+            f"a container id needs {CONTAINER_ID_BYTES} random bytes, got {len(entropy)}"
+        )
     return entropy.hex()

@@ -1,4 +1,5 @@
-"""Networks as one node has them, overlays included of which it has a part: what `docker network inspect` shows there."""
+"""Networks as one node has them, overlays included of which it has a part: what `docker network
+inspect` shows there."""
 
 from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network
@@ -43,7 +44,8 @@ class ServiceView(msgspec.Struct, frozen=True):
 
 
 class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as this node has it: `bridge`, `host`, `none`, `docker_gwbridge`, and the overlays that it is on."""
+    """A network as this node has it: `bridge`, `host`, `none`, `docker_gwbridge`, and the overlays
+    that it is on."""
 
     id: str
     name: str

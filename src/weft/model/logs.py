@@ -1,4 +1,5 @@
-"""What somebody wants to read of the logs of a service or a task, and a line of one as the swarm knows it."""
+"""What somebody wants to read of the logs of a service or a task, and a line of one as the swarm
+knows it."""
 
 import msgspec
 
@@ -30,7 +31,8 @@ class LogsWanted(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 Seen = dict[TaskId, tuple[Nanoseconds, int]]
-"""Of the last line that is known of a task: its moment, and how many lines of that moment are. What was read at once has one moment."""
+"""Of the last line that is known of a task: its moment, and how many lines of that moment are. What
+was read at once has one moment."""
 
 
 def note(seen: Seen, task: TaskId, line: LogLine) -> None:

@@ -1,4 +1,5 @@
-"""This node's part in a swarm: what is asked for when it begins or joins one, and what it is then."""
+"""This node's part in a swarm: what is asked for when it begins or joins one, and what it is
+then."""
 
 from ipaddress import IPv4Network
 from typing import Literal

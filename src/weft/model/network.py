@@ -42,7 +42,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """One layer-2 segment: a subnet with its VNI. Segment i of a network is `br<i>` and `vxlan<i>`."""
+    """One layer-2 segment: a subnet with its VNI. Segment i of a network is `br<i>` and
+    `vxlan<i>`."""
 
     subnet: IPv4Network
     gateway: IPv4Address
@@ -59,7 +60,8 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     segments: tuple[Segment, ...] = ()
     """Empty until the allocator has been here."""
     cursor: int = 0
-    """The address handed out last, as an integer: the search for the next begins behind it (next-fit)."""
+    """The address handed out last, as an integer: the search for the next begins behind it
+    (next-fit)."""
     error: str = ""
     """Why the allocator could not give it a subnet or a VNI."""
     meta: Meta = Meta()

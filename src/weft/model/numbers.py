@@ -5,7 +5,8 @@ MOST_DIGITS = 20
 
 
 def decimal(text: str, most: int = 2**63 - 1) -> int | None:
-    """What `text` says in ASCII digits and nothing else; None if that is no number, or one above `most`."""
+    """What `text` says in ASCII digits and nothing else; None if that is no number, or one above
+    `most`."""
     if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         return None
     number = int(text)

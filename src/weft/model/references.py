@@ -1,4 +1,5 @@
-"""Image references: `name`, `name:tag`, `name@digest`, in the short form people type and the full form registries use."""
+"""Image references: `name`, `name:tag`, `name@digest`, in the short form people type and the full
+form registries use."""
 
 import re
 
@@ -16,8 +17,8 @@ _PATTERN = re.compile(
 
 
 def parse(reference: str) -> tuple[str, str, str]:
-    """(familiar name, tag, digest) of a reference; tag `latest` if neither tag nor digest is given, else possibly empty.
-    Raises `InvalidArgument`."""
+    """(familiar name, tag, digest) of a reference; tag `latest` if neither tag nor digest is given,
+    else possibly empty. Raises `InvalidArgument`."""
     match = _PATTERN.fullmatch(reference) if len(reference) <= MAX_REFERENCE else None
     if not match:
         raise InvalidArgument(f"invalid reference format: {clip(reference)!r}")

@@ -1,7 +1,9 @@
-"""What a node knows of itself: its own place on the underlay, and the sandboxes it gave to its workloads.
+"""What a node knows of itself: its own place on the underlay, and the sandboxes it gave to its
+workloads.
 
-A sandbox is a container's network namespace. Its name, its address on docker_gwbridge and the numbers of its veths are chosen
-by the node, kept on disk, and never change while the sandbox lives: planning twice gives the same names.
+A sandbox is a container's network namespace. Its name, its address on docker_gwbridge and the
+numbers of its veths are chosen by the node, kept on disk, and never change while the sandbox lives:
+planning twice gives the same names.
 """
 
 from ipaddress import IPv4Address, IPv4Interface
@@ -17,8 +19,8 @@ GATEWAY_INTERFACE = IPv4Interface("172.18.0.1/16")
 """The first free local pool, which on a fresh host is this one."""
 RESOLVER_ADDRESS = IPv4Address("127.0.0.11")
 RESOLVER_PORT: Port = 61053
-"""Where the node listens inside a sandbox; 127.0.0.11:53 is sent there, so that a container may serve port 53 itself.
-Above the ephemeral range, so that no outgoing connection takes it."""
+"""Where the node listens inside a sandbox; 127.0.0.11:53 is sent there, so that a container may
+serve port 53 itself. Above the ephemeral range, so that no outgoing connection takes it."""
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     gateway: IPv4Interface
     """Its address on docker_gwbridge, used unless all its networks are internal."""
     ports: dict[NetworkId, int] = msgspec.field(default_factory=dict)
-    """For each network n: the container's port on the overlay bridge is `veth<ports[n]>`; from 1, 0 is the load balancer's."""
+    """For each network n: the container's port on the overlay bridge is `veth<ports[n]>`; from 1, 0
+    is the load balancer's."""
 
     @property
     def key(self) -> str:

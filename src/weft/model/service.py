@@ -1,4 +1,5 @@
-"""A service and the template of its tasks. spec: the user's; endpoint: the allocator's; update status: the updater's."""
+"""A service and the template of its tasks. spec: the user's; endpoint: the allocator's; update
+status: the updater's."""
 
 from enum import StrEnum
 from ipaddress import IPv4Interface
@@ -154,7 +155,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the allocator gave a service."""
 
     spec: EndpointSpec = EndpointSpec()
-    """The spec that this answers; the service is allocated when it equals the service's own and nothing is missing."""
+    """The spec that this answers; the service is allocated when it equals the service's own and
+    nothing is missing."""
     ports: tuple[PublishedPort, ...] = ()
     """With every published port filled in."""
     addresses: tuple[VirtualAddress, ...] = ()
@@ -180,9 +182,11 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ServiceId
     spec: ServiceSpec
     spec_version: int = 0
-    """The store's version of the last write that changed the spec; written as 0, the store fills it in. See `Task.spec_version`."""
+    """The store's version of the last write that changed the spec; written as 0, the store fills it
+    in. See `Task.spec_version`."""
     spec_follows: int = 0
-    """The service's version before its spec was changed last: whoever has read a later one has seen that spec."""
+    """The service's version before its spec was changed last: whoever has read a later one has seen
+    that spec."""
     previous_spec: ServiceSpec | None = None
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None

@@ -1,7 +1,8 @@
-"""The whole state of a swarm in memory, with the indexes the control loops need, and the changes that lead from one to the next.
+"""The whole state of a swarm in memory, with the indexes the control loops need, and the changes
+that lead from one to the next.
 
-Everybody reads a `ClusterState`; only a store changes one, and only through `apply`, which checks every version before it
-touches anything. The logic of ring 2 reads it and returns `Change`s.
+Everybody reads a `ClusterState`; only a store changes one, and only through `apply`, which checks
+every version before it touches anything. The logic of ring 2 reads it and returns `Change`s.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,13 @@ from weft.model.usage import Usage
 Kind = Literal["cluster", "node", "network", "service", "task"]
 KINDS: tuple[Kind, ...] = ("cluster", "node", "network", "service", "task")
 Object = Cluster | Node | Network | Service | Task
-TYPES: Mapping[Kind, type[Object]] = {"cluster": Cluster, "node": Node, "network": Network, "service": Service, "task": Task}
+TYPES: Mapping[Kind, type[Object]] = {
+    "cluster": Cluster,
+    "node": Node,
+    "network": Network,
+    "service": Service,
+    "task": Task,
+}
 UNIQUE_NAMES = ("network", "service")
 
 T = TypeVar("T", bound=Object)
@@ -63,17 +70,19 @@ Change = Put | Remove | Check
 
 
 MOST_CHANGES = 2000
-"""That one decision should hold: it is committed in one transaction, and stores limit those. What is left is decided in the next
-run, which follows at once."""
+"""That one decision should hold: it is committed in one transaction, and stores limit those. What
+is left is decided in the next run, which follows at once."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a control loop wants: changes to commit together, and when to look again although nothing has changed."""
+    """What a control loop wants: changes to commit together, and when to look again although
+    nothing has changed."""
 
     changes: tuple[Change, ...] = ()
     wake_at: Nanoseconds | None = None
     unserved: bool = False
-    """Something was refused and says why: any change may help it, so everything is to be looked at next time."""
+    """Something was refused and says why: any change may help it, so everything is to be looked at
+    next time."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -178,7 +187,8 @@ class ClusterState:
     # --- writing, by stores only
 
     def check(self, changes: Sequence[Change]) -> None:
-        """Raises OutOfSequence if a version is no longer the one that was read, Conflict if a name is taken."""
+        """Raises OutOfSequence if a version is no longer the one that was read, Conflict if a name
+        is taken."""
         taken: dict[tuple[Kind, str], str] = {}
         freed = {c.id for c in changes if isinstance(c, Remove)}
         for change in changes:
@@ -194,7 +204,8 @@ class ClusterState:
                 taken[key] = id
 
     def apply(self, changes: Sequence[Change], now: Nanoseconds) -> list[Event]:
-        """All or nothing: check, then take over. Every object written gets the next revision as its version."""
+        """All or nothing: check, then take over. Every object written gets the next revision as its
+        version."""
         self.check(changes)
         self.revision += 1
         events = []
@@ -214,8 +225,11 @@ class ClusterState:
                     events.append(Event(gone, None))
         return events
 
-    def adopt(self, revision: int, put: Iterable[Object], removed: Iterable[tuple[Kind, str]] = ()) -> list[Event]:
-        """What was checked, stamped and committed elsewhere; what is there already in that version is no event."""
+    def adopt(
+        self, revision: int, put: Iterable[Object], removed: Iterable[tuple[Kind, str]] = ()
+    ) -> list[Event]:
+        """What was checked, stamped and committed elsewhere; what is there already in that version
+        is no event."""
         self.revision = revision
         events = []
         for kind, id in removed:
@@ -252,7 +266,8 @@ class ClusterState:
             self._by_state.setdefault(obj.state, {})[obj.id] = obj
 
     def _delete(self, obj: Object) -> None:
-        """Out of the indexes; the place in its table stays, so that an update keeps the order of creation."""
+        """Out of the indexes; the place in its table stays, so that an update keeps the order of
+        creation."""
         kind = kind_of(obj)
         self.usage.count(obj, -1)
         if kind in UNIQUE_NAMES and self._names.get((kind, obj.name)) == obj.id:
@@ -275,7 +290,8 @@ def compared(change: Change) -> tuple[Kind, str, int]:
 
 
 def stamped(obj: Object, revision: int, now: Nanoseconds) -> Object:
-    """The object as stored at `revision`. A service whose `spec_version` is 0 gets the revision there as well."""
+    """The object as stored at `revision`. A service whose `spec_version` is 0 gets the revision
+    there as well."""
     meta = Meta(revision, obj.meta.created_at or now, now)
     if isinstance(obj, Service) and obj.spec_version == 0:
         return msgspec.structs.replace(obj, meta=meta, spec_version=revision)

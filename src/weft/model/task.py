@@ -1,7 +1,8 @@
-"""A task: one container of a service, for all of its life. It runs once; a restart is another task in the same slot.
+"""A task: one container of a service, for all of its life. It runs once; a restart is another task
+in the same slot.
 
-Spec, slot and desired state are the orchestrator's, node the scheduler's, attachments the allocator's, status the agent's
-(from ASSIGNED on; before that the loop that moves the task).
+Spec, slot and desired state are the orchestrator's, node the scheduler's, attachments the
+allocator's, status the agent's (from ASSIGNED on; before that the loop that moves the task).
 """
 
 from enum import IntEnum
@@ -85,18 +86,22 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """From 1; 0 for a global service's task."""
     spec: TaskSpec
     spec_version: int = 0
-    """`Service.spec_version` when the task was made: a task whose number differs may be out of date."""
+    """`Service.spec_version` when the task was made: a task whose number differs may be out of
+    date."""
     ports: tuple[PublishedPort, ...] = ()
     """The service's ports when the task was made."""
     node: NodeId | None = None
     attachments: tuple[Attachment, ...] = ()
-    """Ingress first if the service publishes in the mesh, then the networks in the order of the spec."""
+    """Ingress first if the service publishes in the mesh, then the networks in the order of the
+    spec."""
     desired: TaskState = TaskState.RUNNING
     status: TaskStatus = TaskStatus(TaskState.NEW)
     started_at: Nanoseconds = 0
-    """When its node says that it began to run; 0 for one that never did, or that was over before its node could say so."""
+    """When its node says that it began to run; 0 for one that never did, or that was over before
+    its node could say so."""
     restart_at: Nanoseconds = 0
-    """A replacement waits in desired READY until this moment, then the orchestrator sets RUNNING."""
+    """A replacement waits in desired READY until this moment, then the orchestrator sets
+    RUNNING."""
     meta: Meta = Meta()
 
     @property

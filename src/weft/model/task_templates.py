@@ -11,8 +11,8 @@ from weft.model.template import MOST_TEMPLATES, Scope, Template
 
 
 def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
-    """With the values of environment variables, the hostname and the mounts' sources and targets filled in. Raises
-    `InvalidArgument` with Docker Swarm's words for which of them."""
+    """With the values of environment variables, the hostname and the mounts' sources and targets
+    filled in. Raises `InvalidArgument` with Docker Swarm's words for which of them."""
     number = sum("{{" in text for text in _templates(container))
     if number > MOST_TEMPLATES:
         raise InvalidArgument(f"cannot expand templates: {number} are more than {MOST_TEMPLATES}")
@@ -30,7 +30,9 @@ def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
         return f"{name}{equals}{filled('env', value)}"
 
     mounts = tuple(
-        msgspec.structs.replace(mount, source=filled("mounts", mount.source), target=filled("mounts", mount.target))
+        msgspec.structs.replace(
+            mount, source=filled("mounts", mount.source), target=filled("mounts", mount.target)
+        )
         for mount in container.mounts
     )
     env, hostname = tuple(map(variable, container.env)), filled("hostname", container.hostname)
@@ -38,14 +40,20 @@ def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
 
 
 def _templates(container: ContainerSpec) -> Iterable[str]:
-    return (*container.env, container.hostname, *(text for m in container.mounts for text in (m.source, m.target)))
+    return (
+        *container.env,
+        container.hostname,
+        *(text for m in container.mounts for text in (m.source, m.target)),
+    )
 
 
 def task_values(
-    service: tuple[str, str, Mapping[str, str]], node: tuple[str, str, str, str], task: tuple[str, str, str]
-) -> Scope:  # fmt: skip
-    """What templates may name. `service`: id, name, labels; `node`: id, hostname, operating system, architecture; `task`: id,
-    name, slot."""
+    service: tuple[str, str, Mapping[str, str]],
+    node: tuple[str, str, str, str],
+    task: tuple[str, str, str],
+) -> Scope:
+    """What templates may name. `service`: id, name, labels; `node`: id, hostname, operating system,
+    architecture; `task`: id, name, slot."""
     platform = MappingProxyType({"Architecture": node[3], "OS": node[2]})
     return MappingProxyType({
         "Service": MappingProxyType({"ID": service[0], "Name": service[1], "Labels": dict(service[2])}),

@@ -1,14 +1,17 @@
-"""Templates in a service's specification, which are filled in for each of its tasks: the language of Go's text/template.
+"""Templates in a service's specification, which are filled in for each of its tasks: the language
+of Go's text/template.
 
     {{.Task.Slot}}   {{index .Service.Labels "com.docker.stack.namespace"}}   {{if eq .Task.Slot "1"}}first{{else}}other{{end}}
 
-`Template(text)` reads one and raises for what is none; `expand(values)` fills it in. There are: text, `{{-` and `-}}`, comments,
-pipelines, parentheses, variables, `if`, `with`, `range` (of a map), `else`, `end`, and the functions of `FUNCTIONS`. There are not:
-`define`, `template`, `block`, `break`, `continue`, `call`, `html`, `js`, `urlquery`, which are refused by name.
+`Template(text)` reads one and raises for what is none; `expand(values)` fills it in. There are:
+text, `{{-` and `-}}`, comments, pipelines, parentheses, variables, `if`, `with`, `range` (of a
+map), `else`, `end`, and the functions of `FUNCTIONS`. There are not: `define`, `template`, `block`,
+`break`, `continue`, `call`, `html`, `js`, `urlquery`, which are refused by name.
 
 Both take bounded time and room: users of a swarm write templates, and managers read them.
 
-Source: the documentation of Go's text/template, and of `docker service create`, "Create services using templates".
+Source: the documentation of Go's text/template, and of `docker service create`, "Create services
+using templates".
 """
 
 import re
@@ -25,11 +28,13 @@ from weft.model.template_functions import FUNCTIONS, TemplateFailure, is_true, s
 MOST_STEPS = 10_000
 """Of one expansion: values looked up and functions called."""
 MOST_TEXT = 128 * 1024
-"""Characters that come out: the kernel takes no longer string of a new program (MAX_ARG_STRLEN in linux/binfmts.h)."""
+"""Characters that come out: the kernel takes no longer string of a new program (MAX_ARG_STRLEN in
+linux/binfmts.h)."""
 MOST_TOKENS = 10_000
 """Of one template."""
 MOST_TEMPLATES = 1000
-"""Of one specification: each takes tens of microseconds to read, and a request has room for 200,000."""
+"""Of one specification: each takes tens of microseconds to read, and a request has room for
+200,000."""
 DEEPEST = 64
 """Parentheses and blocks within each other."""
 
@@ -50,7 +55,18 @@ _TRIMS = re.compile(r"-\s")
 _COMMENT = re.compile(r"\s*/\*")
 _CLOSING = re.compile(r"\s+-}}|\s*}}")
 _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))")
-_NAMED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_NAMED = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "\\": "\\",
+    '"': '"',
+    "'": "'",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+}
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -103,7 +119,8 @@ class Template:
             self._fail(error)
 
     def expand(self, values: Scope) -> str:
-        """Raises `InvalidArgument` for fields and keys that `values` does not have, and for what a function cannot do."""
+        """Raises `InvalidArgument` for fields and keys that `values` does not have, and for what a
+        function cannot do."""
         try:
             return _Expansion(values).run(self._nodes)
         except TemplateFailure as error:
@@ -156,7 +173,11 @@ class _Parser:
         self._take()
         pipeline = self._whole(("range",) if kind == "range" else ())
         body, otherwise = self._body(), tuple[Node, ...]()
-        if len(self._end) > 1 and self._end[0].text == "else" and self._end[1].text == kind != "range":
+        if (
+            len(self._end) > 1
+            and self._end[0].text == "else"
+            and self._end[1].text == kind != "range"
+        ):
             self._tokens = deque(self._end[1:])
             otherwise = (self._block(kind),)
         elif self._end and self._end[0].text == "else":
@@ -171,7 +192,9 @@ class _Parser:
 
     def _expect_end(self) -> None:
         if [token.text for token in self._end] != ["end"]:
-            raise TemplateFailure("unexpected {{else}}" if self._end else "unexpected EOF: {{end}} is missing")
+            raise TemplateFailure(
+                "unexpected {{else}}" if self._end else "unexpected EOF: {{end}} is missing"
+            )
         self._end = []
 
     def _whole(self, environment: tuple[str, ...]) -> Pipeline:
@@ -205,17 +228,25 @@ class _Parser:
 
     def _command(self, piped: bool) -> Command:
         function = ""
-        if self._tokens and self._tokens[0].kind == "word" and self._tokens[0].text not in ("true", "false", "nil"):
+        if (
+            self._tokens
+            and self._tokens[0].kind == "word"
+            and self._tokens[0].text not in ("true", "false", "nil")
+        ):
             function = self._take().text
             if function in _ABSENT:
                 raise TemplateFailure(f"{function} is not supported by Weft")
             if function not in FUNCTIONS:
                 raise TemplateFailure(f"function {clip(function)!r} not defined")
         arguments = []
-        while self._tokens and (self._tokens[0].kind not in ("close", "sign") or self._tokens[0].text == "("):
+        while self._tokens and (
+            self._tokens[0].kind not in ("close", "sign") or self._tokens[0].text == "("
+        ):
             arguments.append(self._operand())
         if not function and len(arguments) != 1:
-            raise TemplateFailure("missing value for command" if not arguments else "only functions have arguments")
+            raise TemplateFailure(
+                "missing value for command" if not arguments else "only functions have arguments"
+            )
         if not function and piped:
             raise TemplateFailure("non executable command in pipeline")
         return Command(function, tuple(arguments))
@@ -288,7 +319,11 @@ def _tokens(text: str, position: int) -> tuple[list[Token], int]:
     while _CLOSING.match(text, position) is None:
         found = _TOKEN.match(text, position)
         if found is None:
-            cause = "unclosed action" if position >= len(text) else f"unexpected {clip(text[position : position + 20])!r}"
+            cause = (
+                "unclosed action"
+                if position >= len(text)
+                else f"unexpected {clip(text[position : position + 20])!r}"
+            )
             raise TemplateFailure(cause)
         position = found.end()
         if found.lastgroup == "number" and _GOES_ON.match(text, position):
@@ -361,7 +396,9 @@ class _Expansion:
         names = block.pipeline.variables
         for key, item in sorted((value or {}).items()):
             self._step()
-            self._variables |= dict(zip(names, (key, item) if len(names) == 2 else (item,), strict=False))
+            self._variables |= dict(
+                zip(names, (key, item) if len(names) == 2 else (item,), strict=False)
+            )
             self._write(block.body, item)
         if not value:
             self._write(block.otherwise, dot)

@@ -1,6 +1,8 @@
-"""The functions of templates, as Go's text/template has them and Docker Swarm adds `join`, and how values are written.
+"""The functions of templates, as Go's text/template has them and Docker Swarm adds `join`, and how
+values are written.
 
-Values are texts, numbers, truth values, nothing, maps (`dict`) and structures (other mappings: their fields are fixed).
+Values are texts, numbers, truth values, nothing, maps (`dict`) and structures (other mappings:
+their fields are fixed).
 """
 
 import re
@@ -15,7 +17,18 @@ class TemplateFailure(Exception):
 
 
 _VERB = re.compile(r"%([-+# 0]*)(\d{0,3})(\.\d{0,3})?([a-zA-Z%])")
-_VERBS = {"s": str, "d": int, "f": float, "g": float, "e": float, "x": int, "X": int, "t": bool, "q": str, "v": object}
+_VERBS = {
+    "s": str,
+    "d": int,
+    "f": float,
+    "g": float,
+    "e": float,
+    "x": int,
+    "X": int,
+    "t": bool,
+    "q": str,
+    "v": object,
+}
 
 
 def shown(value: Any) -> str:
@@ -61,10 +74,18 @@ def _printf(pattern: Any = None, *values: Any) -> str:
         if not left:
             return f"%!{verb}(MISSING)"
         value = left.pop(0)
-        if verb not in _VERBS or not isinstance(value, _VERBS[verb]) or (verb in "dxX" and isinstance(value, bool)):
+        if (
+            verb not in _VERBS
+            or not isinstance(value, _VERBS[verb])
+            or (verb in "dxX" and isinstance(value, bool))
+        ):
             return f"%!{verb}({shown(value)})"
         if verb in "svtq":
-            quoted = '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"' if verb == "q" else shown(value)
+            quoted = (
+                '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+                if verb == "q"
+                else shown(value)
+            )
             return f"%{flags.replace('#', '')}{width}{precision}s" % quoted
         return f"%{flags}{width}{precision}{verb}" % value
 
@@ -91,7 +112,11 @@ def _index(value: Any = None, *keys: Any) -> Any:
 
 
 def _slice(value: Any = None, *ends: Any) -> str:
-    if not isinstance(value, str) or len(ends) > 2 or not all(type(end) is int and 0 <= end <= len(value) for end in ends):
+    if (
+        not isinstance(value, str)
+        or len(ends) > 2
+        or not all(type(end) is int and 0 <= end <= len(value) for end in ends)
+    ):
         raise TemplateFailure(f"cannot slice {clip(shown(value))}")
     start, end = (*ends, *(0, len(value))[len(ends) :]) if ends else (0, len(value))
     if start > end:
@@ -107,7 +132,9 @@ def _join(*texts: Any) -> str:
 
 def _comparable(left: Any, right: Any) -> None:
     if type(left) is not type(right) or isinstance(left, Mapping):
-        raise TemplateFailure(f"incompatible types for comparison: {clip(shown(left))} and {clip(shown(right))}")
+        raise TemplateFailure(
+            f"incompatible types for comparison: {clip(shown(left))} and {clip(shown(right))}"
+        )
 
 
 def _eq(first: Any = None, *others: Any) -> bool:
@@ -159,4 +186,5 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "printf": _printf,
     "join": _join,
 }
-"""By name. `and` and `or` are the expansion's own, since they do not look at all of their arguments."""
+"""By name. `and` and `or` are the expansion's own, since they do not look at all of their
+arguments."""

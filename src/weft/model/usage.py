@@ -1,7 +1,9 @@
-"""What is held by whom, kept up to date by `ClusterState` with every change: addresses per network, networks and room per node.
+"""What is held by whom, kept up to date by `ClusterState` with every change: addresses per network,
+networks and room per node.
 
-An index, not a ledger: everything in it follows from the objects that are in the state, so nothing can leak and nothing has to
-be given back. A task holds its addresses until its observed state is terminal, a service and a node as long as they exist.
+An index, not a ledger: everything in it follows from the objects that are in the state, so nothing
+can leak and nothing has to be given back. A task holds its addresses until its observed state is
+terminal, a service and a node as long as they exist.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,7 +42,8 @@ class Usage:
         self._loads: dict[NodeId, NodeLoad] = {}
 
     def addresses(self, network: NetworkId) -> Mapping[int, int]:
-        """Addresses held on a network, as integers, and by how many: 1, unless something went wrong."""
+        """Addresses held on a network, as integers, and by how many: 1, unless something went
+        wrong."""
         return self._addresses.get(network, _NOTHING)  # type: ignore[arg-type]
 
     def networks(self, node: NodeId) -> Mapping[NetworkId, int]:
@@ -55,7 +58,9 @@ class Usage:
         if isinstance(obj, Task):
             self._count_task(obj, sign)
         elif isinstance(obj, Service):
-            self._count_addresses(((a.network, int(a.address)) for a in obj.endpoint.addresses), sign)
+            self._count_addresses(
+                ((a.network, int(a.address)) for a in obj.endpoint.addresses), sign
+            )
         elif isinstance(obj, Node):
             self._count_addresses(((a.network, int(a.address)) for a in obj.attachments), sign)
 
@@ -90,9 +95,14 @@ class Usage:
 
 
 def host_ports(task: Task) -> list[HostPort]:
-    """The ports of the host that a task needs for itself. On the host's network that is the one that its program listens on."""
+    """The ports of the host that a task needs for itself. On the host's network that is the one
+    that its program listens on."""
     own = task.spec.host_network
-    found = ((p.protocol, p.published or (p.target if own else 0)) for p in task.ports if p.mode == "host")
+    found = (
+        (p.protocol, p.published or (p.target if own else 0))
+        for p in task.ports
+        if p.mode == "host"
+    )
     return [port for port in found if port[1]]
 
 

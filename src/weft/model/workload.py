@@ -1,7 +1,9 @@
-"""What a node runs one container for, and the sandbox that it gave to it: what plans, names and the container are made of.
+"""What a node runs one container for, and the sandbox that it gave to it: what plans, names and the
+container are made of.
 
-A workload is a task's (`agent/workloads.py` makes it of one). Nothing in it says so: what is made of workloads works for whatever
-wants a container. It is made once and then the same object, by which plans know that nothing has changed.
+A workload is a task's (`agent/workloads.py` makes it of one). Nothing in it says so: what is made
+of workloads works for whatever wants a container. It is made once and then the same object, by
+which plans know that nothing has changed.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     log_driver: str = "json-file"
     attachments: tuple[Attachment, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
-    """In host mode: to be sent to the container by this host; in the mesh: what it answers for other hosts."""
+    """In host mode: to be sent to the container by this host; in the mesh: what it answers for
+    other hosts."""
     host_network: bool = False
     """It needs no sandbox."""
     is_leaving: bool = False

@@ -1,12 +1,15 @@
-"""From an actual kernel state to the desired one: an ordered list of operations, which print as ip, bridge and nft commands.
+"""From an actual kernel state to the desired one: an ordered list of operations, which print as ip,
+bridge and nft commands.
 
-Order: what is no longer wanted goes first (rules before routes before links before namespaces, so that nothing dangles), then
-namespaces, links, their settings, addresses, up, and what hangs on links that are up; tables last. Entries that the kernel can
-replace in place (routes, neighbours, forwarding entries, tables) are not removed first: no packet meets the gap.
+Order: what is no longer wanted goes first (rules before routes before links before namespaces, so
+that nothing dangles), then namespaces, links, their settings, addresses, up, and what hangs on
+links that are up; tables last. Entries that the kernel can replace in place (routes, neighbours,
+forwarding entries, tables) are not removed first: no packet meets the gap.
 
-A link whose kind differs is made anew, and with it all that the kernel drops together with a link. Fields that are None in the
-desired state do not count. Nothing here looks at the kernel, and equal states give no operations. What is the very same object in
-both is not looked at: a planner gives again what did not change.
+A link whose kind differs is made anew, and with it all that the kernel drops together with a link.
+Fields that are None in the desired state do not count. Nothing here looks at the kernel, and equal
+states give no operations. What is the very same object in both is not looked at: a planner gives
+again what did not change.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +41,8 @@ Place = tuple[str, str]
 
 
 def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
-    """Operations that lead from `actual` to `desired`, to be applied in order. An absent host namespace is an empty one."""
+    """Operations that lead from `actual` to `desired`, to be applied in order. An absent host
+    namespace is an empty one."""
     old = {HOST: Namespace(name=HOST), **actual.namespaces}
     new = {HOST: Namespace(name=HOST), **desired.namespaces}
     gone = [name for name in old if name not in new]
@@ -48,10 +52,17 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
         for name, want in new.items()
         if old.get(name) is not want or name in links.spaces
     ]
-    pairs = [pair for pair in changed if pair[1].name in links.spaces or not _differ_in_tables_only(*pair)]
+    pairs = [
+        pair
+        for pair in changed
+        if pair[1].name in links.spaces or not _differ_in_tables_only(*pair)
+    ]
     steps: list[Operation] = []
     for have, want in changed:
-        steps += (op.RemoveTable(want.name, *key) for key in sorted(have.tables.keys() - want.tables.keys()))
+        steps += (
+            op.RemoveTable(want.name, *key)
+            for key in sorted(have.tables.keys() - want.tables.keys())
+        )
     for have, want in pairs:
         steps += _removals(have, want, links)
     for have, want in pairs:
@@ -74,9 +85,13 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
 def _differ_in_tables_only(have: Namespace, want: Namespace) -> bool:
     """At a glance: the other parts are the very same objects."""
     return (
-        have.links is want.links and have.neighbours is want.neighbours and have.forwarding is want.forwarding
-        and have.routes is want.routes and have.rules is want.rules and have.sysctls is want.sysctls
-    )  # fmt: skip
+        have.links is want.links
+        and have.neighbours is want.neighbours
+        and have.forwarding is want.forwarding
+        and have.routes is want.routes
+        and have.rules is want.rules
+        and have.sysctls is want.sysctls
+    )
 
 
 class _Links:
@@ -100,15 +115,32 @@ class _Links:
         for name, link in namespace.links.items():
             ends = [(namespace.name, name), *_far_end(link)]
             found = [_link(old, place) for place in ends]
-            if not all(_alike(have, _link(self.new, place)) for have, place in zip(found, ends, strict=True)):
-                self.doomed += [place for have, place in zip(found, ends, strict=True) if have and place not in self.made]
+            if not all(
+                _alike(have, _link(self.new, place))
+                for have, place in zip(found, ends, strict=True)
+            ):
+                self.doomed += [
+                    place
+                    for have, place in zip(found, ends, strict=True)
+                    if have and place not in self.made
+                ]
                 self.made.update(ends)
 
     def creation(self) -> Iterable[Operation]:
         """Bridges first, for people who read it; then tunnels; then each veth once."""
-        wanted = [(place, link) for place in self._in_order() if (link := _link(self.new, place)) is not None]
-        yield from (op.AddLink(space, link) for (space, _), link in wanted if isinstance(link.kind, Bridge))
-        yield from (op.AddLink(space, link) for (space, _), link in wanted if isinstance(link.kind, Vxlan | Tap))
+        wanted = [
+            (place, link)
+            for place in self._in_order()
+            if (link := _link(self.new, place)) is not None
+        ]
+        yield from (
+            op.AddLink(space, link) for (space, _), link in wanted if isinstance(link.kind, Bridge)
+        )
+        yield from (
+            op.AddLink(space, link)
+            for (space, _), link in wanted
+            if isinstance(link.kind, Vxlan | Tap)
+        )
         done: set[Place] = set()
         for (space, name), link in wanted:
             if isinstance(link.kind, Veth) and (space, name) not in done:
@@ -119,12 +151,16 @@ class _Links:
     def _in_order(self) -> Iterable[Place]:
         for space in self.new:
             if space in self.spaces:
-                yield from ((space, name) for name in self.new[space].links if (space, name) in self.made)
+                yield from (
+                    (space, name) for name in self.new[space].links if (space, name) in self.made
+                )
 
     def kept(self, have: Namespace, want: Namespace, device: str) -> bool:
         """Whether the device is there before and after, so that what hangs on it stays."""
         ours = device in have.links or device in want.links
-        return not ours or (device in have.links and device in want.links and (want.name, device) not in self.made)
+        return not ours or (
+            device in have.links and device in want.links and (want.name, device) not in self.made
+        )
 
 
 def _link(namespaces: Mapping[str, Namespace], place: Place) -> Link | None:
@@ -140,15 +176,19 @@ def _far_end(link: Link) -> list[Place]:
 
 
 def _alike(have: Link | None, want: Link | None) -> bool:
-    """Whether the link can stay, with other settings at most. A veth's peer is compared where both sides know it; a tunnel's socket
-    where it is known to be in another namespace than the host's, with which the tunnel would go."""
+    """Whether the link can stay, with other settings at most. A veth's peer is compared where both
+    sides know it; a tunnel's socket where it is known to be in another namespace than the host's,
+    with which the tunnel would go."""
     if have is None or want is None or type(have.kind) is not type(want.kind):
         return False
     if isinstance(have.kind, Veth) and isinstance(want.kind, Veth):
         return have.kind.peer is None or have.kind == want.kind
     if isinstance(have.kind, Vxlan) and isinstance(want.kind, Vxlan):
         may_be_there = have.kind.socket in (HOST, want.kind.socket)
-        return may_be_there and msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
+        return (
+            may_be_there
+            and msgspec.structs.replace(have.kind, socket=want.kind.socket) == want.kind
+        )
     return have.kind == want.kind
 
 
@@ -156,7 +196,8 @@ def _alike(have: Link | None, want: Link | None) -> bool:
 
 
 def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """Entries that nothing replaces, on links that stay: what hangs on the others goes with them."""
+    """Entries that nothing replaces, on links that stay: what hangs on the others goes with
+    them."""
     name = want.name
     yield from (op.RemoveRule(name, rule) for rule in _ordered(have.rules - want.rules))
     for route in _unreplaced(have.routes, want.routes, lambda r: (r.destination, r.table)):
@@ -189,12 +230,19 @@ def _unreplaced(old: frozenset[E], new: frozenset[E], key: Callable[[E], Any]) -
 def _unwanted_links(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
     name = want.name
     yield from (op.RemoveLink(name, link) for link in have.links if link not in want.links)
-    yield from (op.RemoveLink(space, link) for space, link in dict.fromkeys(links.doomed) if space == name)
+    yield from (
+        op.RemoveLink(space, link) for space, link in dict.fromkeys(links.doomed) if space == name
+    )
 
 
 def _take_down(have: Namespace) -> Iterable[Operation]:
-    """The kernel takes a namespace apart some time later. A VNI has to be free at once, so tunnels are removed first."""
-    yield from (op.RemoveLink(have.name, link.name) for link in have.links.values() if isinstance(link.kind, Vxlan))
+    """The kernel takes a namespace apart some time later. A VNI has to be free at once, so tunnels
+    are removed first."""
+    yield from (
+        op.RemoveLink(have.name, link.name)
+        for link in have.links.values()
+        if isinstance(link.kind, Vxlan)
+    )
     yield op.RemoveNamespace(have.name)
 
 
@@ -211,14 +259,20 @@ def _general_sysctls(have: Namespace, want: Namespace) -> Iterable[Operation]:
 def _device_sysctls(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
     for key, value in want.sysctls.items():
         device = device_of(key)
-        if device is not None and (have.sysctls.get(key) != value or not links.kept(have, want, device)):
+        if device is not None and (
+            have.sysctls.get(key) != value or not links.kept(have, want, device)
+        ):
             yield op.SetSysctl(want.name, key, value)
 
 
 def device_of(key: str) -> str | None:
     """The interface that a sysctl is about: `net.ipv4.conf.<device>.<name>`."""
     words = key.split(".")
-    return words[3] if len(words) == 5 and words[2] in ("conf", "neigh") and words[3] not in ("all", "default") else None
+    return (
+        words[3]
+        if len(words) == 5 and words[2] in ("conf", "neigh") and words[3] not in ("all", "default")
+        else None
+    )
 
 
 def _settings(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
@@ -256,15 +310,24 @@ def _up(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
 
 
 def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`, `inetdev_destroy`), and what its
-    bridge knew of a port with the port (`br_fdb_delete_by_port`)."""
+    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`,
+    `inetdev_destroy`), and what its bridge knew of a port with the port
+    (`br_fdb_delete_by_port`)."""
     name = want.name
     kept = ((d, have.links[d], link) for d, link in want.links.items() if links.kept(have, want, d))
-    shaken = {d for d, old, new in kept if _changes_mac(old, new) or (old.addresses and not old.addresses & new.addresses)}
+    shaken = {
+        d
+        for d, old, new in kept
+        if _changes_mac(old, new) or (old.addresses and not old.addresses & new.addresses)
+    }
     lost = frozenset(neighbour for neighbour in have.neighbours if neighbour.device in shaken)
     missing = _missing(have, want, links, have.neighbours - lost, want.neighbours)
     yield from (op.AddNeighbour(name, entry) for entry in missing)
-    left = frozenset(e for e in have.forwarding if e.vtep is None and _changes_bridge(have, want, links, e.device))
+    left = frozenset(
+        e
+        for e in have.forwarding
+        if e.vtep is None and _changes_bridge(have, want, links, e.device)
+    )
     paths = _missing(have, want, links, have.forwarding - left, want.forwarding)
     yield from (op.AddForwarding(name, entry) for entry in paths)
 
@@ -273,7 +336,9 @@ def _changes_bridge(have: Namespace, want: Namespace, links: _Links, name: str) 
     """Of a link that stays."""
     old, link = have.links.get(name), want.links.get(name)
     master = link.master if link is not None else None
-    return (old.master if old else None) != master or (master is not None and (want.name, master) in links.made)
+    return (old.master if old else None) != master or (
+        master is not None and (want.name, master) in links.made
+    )
 
 
 def _changes_mac(old: Link, new: Link) -> bool:
@@ -281,28 +346,42 @@ def _changes_mac(old: Link, new: Link) -> bool:
 
 
 def _routes(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """Specific ones first: a default route's gateway may be reached by another. Where an address went, its routes went too."""
+    """Specific ones first: a default route's gateway may be reached by another. Where an address
+    went, its routes went too."""
     name = want.name
-    shaken = {d for d, link in want.links.items() if links.kept(have, want, d) and have.links[d].addresses - link.addresses}
+    shaken = {
+        d
+        for d, link in want.links.items()
+        if links.kept(have, want, d) and have.links[d].addresses - link.addresses
+    }
     lost = frozenset(route for route in have.routes if route.device in shaken)
     missing = _missing(have, want, links, have.routes - lost, want.routes)
     yield from (op.AddRoute(name, route) for route in missing)
     yield from (op.AddRule(name, rule) for rule in _ordered(want.rules - have.rules))
 
 
-def _tables(have: Namespace, want: Namespace, links: _Links, comparison: Comparison) -> Iterable[Operation]:
-    """A netdev chain goes with its device, so that family is loaded again whenever a link is made."""
+def _tables(
+    have: Namespace, want: Namespace, links: _Links, comparison: Comparison
+) -> Iterable[Operation]:
+    """A netdev chain goes with its device, so that family is loaded again whenever a link is
+    made."""
     remade = any((want.name, name) in links.made for name in want.links)
     for key, table in want.tables.items():
         old = have.tables.get(key)
-        changes = None if old is None or (remade and table.family == "netdev") else comparison.changes(old, table)
+        changes = (
+            None
+            if old is None or (remade and table.family == "netdev")
+            else comparison.changes(old, table)
+        )
         if changes is None:
             yield op.ReplaceTable(want.name, table)
         elif changes:
             yield op.ChangeTable(want.name, table, changes)
 
 
-def _missing(have: Namespace, want: Namespace, links: _Links, old: frozenset[E], new: frozenset[E]) -> list[E]:
+def _missing(
+    have: Namespace, want: Namespace, links: _Links, old: frozenset[E], new: frozenset[E]
+) -> list[E]:
     lost = {device for device in want.links if not links.kept(have, want, device)}
     if not lost:
         return _ordered(new - old)
@@ -321,5 +400,10 @@ def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
     if isinstance(entry, ForwardingEntry):
         return entry.device, entry.mac, int(entry.vtep or 0)
     if isinstance(entry, Route):
-        return entry.table, -entry.destination.prefixlen, int(entry.destination.network_address), str(entry)
+        return (
+            entry.table,
+            -entry.destination.prefixlen,
+            int(entry.destination.network_address),
+            str(entry),
+        )
     return entry.priority, entry.source_port or 0, str(entry)

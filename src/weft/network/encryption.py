@@ -1,17 +1,21 @@
 """Which traffic is sealed, and with which keys. Encrypted means encrypted or down.
 
     previous hop   overlay.py: a VXLAN datagram for another host
-    this hop       an ESP engine (linux/esp or linux/xfrm) seals it: RFC 4303 transport mode, AES-GCM as in RFC 4106
+    this hop       an ESP engine (linux/esp or linux/xfrm) seals it: RFC 4303 transport mode,
+                   AES-GCM as in RFC 4106
     next hop       the wire; on the other host the engine opens it and gives it to the VXLAN device
 
 That nothing passes the engine by is a matter of construction, not of rules that somebody may flush:
 
-* userspace engine: the VXLAN devices of encrypted networks have their socket in a namespace of its own, `esp_sbox`, whose only
-  interface is the engine's. What is sent there can only go to the engine, and what the wire brings in clear never gets there.
-* kernel engine: the policies demand ESP of every VXLAN datagram but those that nftables marks as belonging to a plain network.
-  Without the marks more is sealed than need be, and clear datagrams are refused; never the other way round.
+* userspace engine: the VXLAN devices of encrypted networks have their socket in a namespace of its
+  own, `esp_sbox`, whose only interface is the engine's. What is sent there can only go to the
+  engine, and what the wire brings in clear never gets there.
+* kernel engine: the policies demand ESP of every VXLAN datagram but those that nftables marks as
+  belonging to a plain network. Without the marks more is sealed than need be, and clear datagrams
+  are refused; never the other way round.
 
-Without an engine or without keys an encrypted network has no VXLAN device: it works between the containers of one host only.
+Without an engine or without keys an encrypted network has no VXLAN device: it works between the
+containers of one host only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +32,14 @@ from weft.model.ids import NodeId
 from weft.model.sandbox import NodeFacts
 from weft.network import nft
 from weft.network.kernel_state import HOST, Link, Namespace, Route, Table, Tap
-from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_MAC, ESP_MARK, ESP_SANDBOX, GUARD_TABLE
+from weft.network.ownership import (
+    CLEAR_MARK,
+    ESP_DEVICE,
+    ESP_MAC,
+    ESP_MARK,
+    ESP_SANDBOX,
+    GUARD_TABLE,
+)
 from weft.network.underlay import vni_in
 
 SALT_BYTES = 4
@@ -38,8 +49,11 @@ _FNV_OFFSET = 0x811C9DC5
 _FNV_PRIME = 0x01000193
 
 
-def socket_namespace(definition: NetworkDefinition, facts: NodeFacts, keys: tuple[DataKey, ...]) -> str | None:
-    """Where the sockets of the network's VXLAN devices are; None: its frames may not leave this host."""
+def socket_namespace(
+    definition: NetworkDefinition, facts: NodeFacts, keys: tuple[DataKey, ...]
+) -> str | None:
+    """Where the sockets of the network's VXLAN devices are; None: its frames may not leave this
+    host."""
     if not definition.encrypted:
         return HOST
     if not keys or facts.esp_engine is None:
@@ -48,7 +62,8 @@ def socket_namespace(definition: NetworkDefinition, facts: NodeFacts, keys: tupl
 
 
 def protection(overlays: Overlays, facts: NodeFacts) -> Protection | None:
-    """What this host's engine is to do; None if no network here is encrypted, or there is no key."""
+    """What this host's engine is to do; None if no network here is encrypted, or there is no
+    key."""
     sender = sending_key(overlays.keys)
     encrypted = [view for view in overlays.networks.values() if view.definition.encrypted]
     if sender is None or not encrypted:
@@ -64,9 +79,13 @@ def protection(overlays: Overlays, facts: NodeFacts) -> Protection | None:
         local=local.address,
         port=overlays.data_path_port,
         mtu=facts.underlay_mtu,
-        vnis=dict(sorted((s.vni, v.definition.icv_bits) for v in encrypted for s in v.definition.segments)),
+        vnis=dict(
+            sorted((s.vni, v.definition.icv_bits) for v in encrypted for s in v.definition.segments)
+        ),
         outbound=tuple(association(sender, local, peer, icv) for peer, icv in peers),
-        inbound=tuple(association(key, peer, local, icv) for peer, icv in peers for key in overlays.keys),
+        inbound=tuple(
+            association(key, peer, local, icv) for peer, icv in peers for key in overlays.keys
+        ),
     )
 
 
@@ -78,14 +97,24 @@ class End(NamedTuple):
 
 
 def association(key: DataKey, source: End, destination: End, icv_bits: IcvBits) -> Association:
-    """Both ends derive the same. The key is of this direction between these nodes alone, so that no two senders ever share a
-    nonce, whatever their sequence numbers; and a host that lost its disk and joined again is another node."""
+    """Both ends derive the same. The key is of this direction between these nodes alone, so that no
+    two senders ever share a nonce, whatever their sequence numbers; and a host that lost its disk
+    and joined again is another node."""
     addresses = source.address.packed + destination.address.packed
-    context = addresses + key.tag.to_bytes(4, "big") + bytes([icv_bits]) + f"{source.node} {destination.node}".encode()
+    context = (
+        addresses
+        + key.tag.to_bytes(4, "big")
+        + bytes([icv_bits])
+        + f"{source.node} {destination.node}".encode()
+    )
     return Association(
-        spi=_spi(context), source=source.address, destination=destination.address, icv_bits=icv_bits, tag=key.tag,
+        spi=_spi(context),
+        source=source.address,
+        destination=destination.address,
+        icv_bits=icv_bits,
+        tag=key.tag,
         key=_derived(key.secret, b"weft esp" + context, len(key.secret) + SALT_BYTES),
-    )  # fmt: skip
+    )
 
 
 def _derived(secret: bytes, info: bytes, length: int) -> bytes:
@@ -102,13 +131,21 @@ def isolation(overlays: Overlays, facts: NodeFacts) -> Iterator[Namespace]:
 
 
 def _sandbox(facts: NodeFacts) -> Namespace:
-    """The userspace engine's namespace. VXLAN believes to be on the underlay: it has this host's address, and every other host
-    is behind the one interface there is."""
+    """The userspace engine's namespace. VXLAN believes to be on the underlay: it has this host's
+    address, and every other host is behind the one interface there is."""
     device = ESP_DEVICE
     own = IPv4Interface(f"{facts.data_path_address}/32")
     return Namespace(
         name=ESP_SANDBOX,
-        links={device: Link(name=device, kind=Tap(), mtu=facts.underlay_mtu, mac=ESP_MAC, addresses=frozenset({own}))},
+        links={
+            device: Link(
+                name=device,
+                kind=Tap(),
+                mtu=facts.underlay_mtu,
+                mac=ESP_MAC,
+                addresses=frozenset({own}),
+            )
+        },
         routes=frozenset({Route(destination=IPv4Network("0.0.0.0/0"), device=device)}),
         sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
     )
@@ -121,10 +158,24 @@ def _marks(overlays: Overlays, facts: NodeFacts) -> Namespace:
     longer = _vnis(d for d in definitions if d.encrypted and d.icv_bits == 128)
     marks = ((plain, CLEAR_MARK), (longer, ESP_MARK + 1))
     own, port = facts.data_path_address, overlays.data_path_port
-    body = "\n".join((
-        nft.base_chain("esp-in", "filter", "prerouting", nft.MANGLE, *_marking(f"ip daddr {own} udp dport {port}", marks)),
-        nft.base_chain("esp-out", "route", "output", nft.MANGLE, *_marking(f"ip saddr {own} udp dport {port}", marks)),
-    ))  # fmt: skip
+    body = "\n".join(
+        (
+            nft.base_chain(
+                "esp-in",
+                "filter",
+                "prerouting",
+                nft.MANGLE,
+                *_marking(f"ip daddr {own} udp dport {port}", marks),
+            ),
+            nft.base_chain(
+                "esp-out",
+                "route",
+                "output",
+                nft.MANGLE,
+                *_marking(f"ip saddr {own} udp dport {port}", marks),
+            ),
+        )
+    )
     return Namespace(name=HOST, tables={("ip", GUARD_TABLE): Table("ip", GUARD_TABLE, body)})
 
 

@@ -3,16 +3,16 @@
 A flow is translated as its first packet was, for as long as it is remembered, and one that keeps
 talking is remembered for ever. Two kinds lead nowhere, or to the wrong place, from then on:
 
-* those to a backend that gets no new ones: a task in the mesh or behind a virtual address that stops
-  serving, a container that had a host-mode port. The next datagram is to choose anew; otherwise the
-  flow would be lost, or find whoever gets the address next.
+* those to a backend that gets no new ones: a task in the mesh or behind a virtual address that
+  stops serving, a container that had a host-mode port. The next datagram is to choose anew;
+  otherwise the flow would be lost, or find whoever gets the address next.
 * those to a port that was not published when they began: their datagrams end at the host itself.
 
-Of UDP all such flows are forgotten; of TCP those that nobody has answered yet, as when a task's host
-has lost its power: the SYN is sent again. A connection that stands ends with its task.
+Of UDP all such flows are forgotten; of TCP those that nobody has answered yet, as when a task's
+host has lost its power: the SYN is sent again. A connection that stands ends with its task.
 
-What the rules were and what they are is compared, namespace by namespace: every host remembers flows
-to published ports, each container those to virtual addresses.
+What the rules were and what they are is compared, namespace by namespace: every host remembers
+flows to published ports, each container those to virtual addresses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,7 +86,9 @@ def _of_host_ports(old: _HostPorts, new: _HostPorts) -> Iterator[Stale]:
 
 def _left(old: Services, new: Services) -> set[IPv4Address]:
     """Backends that get no new flows any longer. Most services are the very same."""
-    changed = [service for destination, service in old.items() if new.get(destination) is not service]
+    changed = [
+        service for destination, service in old.items() if new.get(destination) is not service
+    ]
     left = {backend.address for service in changed for backend in service.backends}
     for service in new.values() if left else ():
         left.difference_update(backend.address for backend in service.backends)

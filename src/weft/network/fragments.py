@@ -1,7 +1,8 @@
 """How the hops' contributions become one state.
 
-Each hop gives fragments: `Namespace` values that hold only what that hop adds. A namespace that several hops add to (the host's,
-an overlay's bridge) is the union of its fragments; a table that several hops write to is their texts, one after the other.
+Each hop gives fragments: `Namespace` values that hold only what that hop adds. A namespace that
+several hops add to (the host's, an overlay's bridge) is the union of its fragments; a table that
+several hops write to is their texts, one after the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,20 +50,28 @@ def links(*links: Link) -> dict[str, Link]:
 
 
 def cable(
-    bridge: tuple[str, str, str], end: tuple[str, str], mtu: int, mac: MacAddress, *addresses: IPv4Interface
-) -> list[Namespace]:  # fmt: skip
-    """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace, interface.
+    bridge: tuple[str, str, str],
+    end: tuple[str, str],
+    mtu: int,
+    mac: MacAddress,
+    *addresses: IPv4Interface,
+) -> list[Namespace]:
+    """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace,
+    interface.
 
-    The bridge is told by which port the MAC is, and learns nothing: neither that an address is still
-    where it was a task's before, which it would believe for five minutes, nor that a container is
-    another one because it says so. Frames with another sender do not enter. The host's own bridge
-    also keeps its containers apart."""
+    The bridge is told by which port the MAC is, and learns nothing: neither that an address is
+    still where it was a task's before, which it would believe for five minutes, nor that a
+    container is another one because it says so. Frames with another sender do not enter. The host's
+    own bridge also keeps its containers apart."""
     (space, port, master), (far_space, far) = bridge, end
     settings = BridgePort(isolated=space == HOST, learning=False, flood=False, locked=True)
     here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, port=settings)
     there = Link(name=far, kind=Veth(space, port), mtu=mtu, mac=mac, addresses=frozenset(addresses))
     told = frozenset({ForwardingEntry(port, mac)})
-    return [Namespace(name=space, links=links(here), forwarding=told), Namespace(name=far_space, links=links(there))]
+    return [
+        Namespace(name=space, links=links(here), forwarding=told),
+        Namespace(name=far_space, links=links(there)),
+    ]
 
 
 def merge(fragments: Iterable[Namespace]) -> KernelState:
@@ -95,7 +104,11 @@ def union(name: str, parts: Sequence[Namespace]) -> Namespace:
 
 
 def _together(parts: Sequence[Mapping[str, V]]) -> Mapping[str, V]:
-    return parts[0] if len(parts) == 1 else {key: value for part in parts for key, value in part.items()}
+    return (
+        parts[0]
+        if len(parts) == 1
+        else {key: value for part in parts for key, value in part.items()}
+    )
 
 
 def _all_of(parts: Sequence[frozenset[V]]) -> frozenset[V]:

@@ -1,12 +1,14 @@
 """docker_gwbridge: the way out of the cluster, and host-mode ports.
 
-    previous hop   sandbox.py: a packet to the outside, by the container's last interface and its port wgw-<id10>
+    previous hop   sandbox.py: a packet to the outside, by the container's last interface and its
+                   port wgw-<id10>
     this hop       docker_gwbridge, then the host's routing; masqueraded
     next hop       the outside
 
-Every host has the same bridge address and subnet: they mean something on this host only, so nothing may leave with them.
-Containers cannot talk to each other here: their ports are isolated, and what comes back over the bridge's own address is
-dropped. What the host does not publish cannot be reached from outside either.
+Every host has the same bridge address and subnet: they mean something on this host only, so nothing
+may leave with them. Containers cannot talk to each other here: their ports are isolated, and what
+comes back over the bridge's own address is dropped. What the host does not publish cannot be
+reached from outside either.
 
 A container leaves with its own MAC (its port is locked) and its own address, and gets what is for
 them: the bridge is told of both and learns nothing.
@@ -14,8 +16,9 @@ What it sends to 127.0.0.0/8 is dropped. `route_localnet` would let it in; witho
 the host could not reach a host-mode port by 127.0.0.1. Answers to those are for this host's address
 until their translation is undone, so the guard, which comes before that, does not meet them.
 
-Limit: where `net.bridge.bridge-nf-call-iptables` is 1, which is the host's affair, a container cannot reach a host-mode port of
-its own host by the host's address: the bridge translates and forwards the frame itself, and the ports are isolated.
+Limit: where `net.bridge.bridge-nf-call-iptables` is 1, which is the host's affair, a container
+cannot reach a host-mode port of its own host by the host's address: the bridge translates and
+forwards the frame itself, and the ports are isolated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +30,17 @@ from weft.model.workload import Resident
 from weft.network import nft
 from weft.network.fragments import cable, links, table
 from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
-from weft.network.kernel_state import HOST, Bridge, ElementSet, Entry, Link, Namespace, Neighbour, Route, SetType
+from weft.network.kernel_state import (
+    HOST,
+    Bridge,
+    ElementSet,
+    Entry,
+    Link,
+    Namespace,
+    Neighbour,
+    Route,
+    SetType,
+)
 from weft.network.ownership import INGRESS_LEG, gateway_port
 from weft.network.render.services import PROTOCOLS
 
@@ -41,9 +54,12 @@ PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
 def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespace]:
     """The bridge and its rules. `residents`: those that have a port on it."""
     device = Link(
-        name=GATEWAY_BRIDGE, kind=Bridge(), mtu=facts.underlay_mtu, mac=mac_for(facts.gateway.ip),
+        name=GATEWAY_BRIDGE,
+        kind=Bridge(),
+        mtu=facts.underlay_mtu,
+        mac=mac_for(facts.gateway.ip),
         addresses=frozenset({facts.gateway}),
-    )  # fmt: skip
+    )
     yield Namespace(
         name=HOST,
         links=links(device),
@@ -56,12 +72,18 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
     )
 
 
-def port(facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface) -> Iterator[Namespace]:
-    """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its name in `namespace`."""
+def port(
+    facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface
+) -> Iterator[Namespace]:
+    """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its
+    name in `namespace`."""
     outlet, mac = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE), mac_for(address.ip)
     yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac, address)
     yield Namespace(name=HOST, neighbours=frozenset({Neighbour(GATEWAY_BRIDGE, address.ip, mac)}))
-    yield Namespace(name=namespace, routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}))
+    yield Namespace(
+        name=namespace,
+        routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}),
+    )
 
 
 def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementSet]:
@@ -77,7 +99,9 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
 def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
     """Who is to stay goes before who is on its way out."""
     found: dict[Entry, Entry] = {}
-    for sandbox, workload in sorted(residents, key=lambda r: (r.workload.is_leaving, r.workload.id)):
+    for sandbox, workload in sorted(
+        residents, key=lambda r: (r.workload.is_leaving, r.workload.id)
+    ):
         for port in workload.ports:
             if port.mode == "host" and port.published:
                 found.setdefault((port.protocol, port.published), (sandbox.gateway.ip, port.target))
@@ -86,32 +110,51 @@ def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
 
 def _guard() -> str:
     """Of what comes by the bridge. Before connection tracking: what is dropped leaves no trace."""
-    return "\n".join((
-        nft.chain(
-            "gateway-guard", "ether saddr . ip saddr != @gateway-senders drop", f"ip daddr {LOOPBACK} drop"
-        ),
-        nft.base_chain(
-            "gateway-in", "filter", "prerouting", nft.RAW, f'iifname "{GATEWAY_BRIDGE}" goto gateway-guard'
-        ),
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            nft.chain(
+                "gateway-guard",
+                "ether saddr . ip saddr != @gateway-senders drop",
+                f"ip daddr {LOOPBACK} drop",
+            ),
+            nft.base_chain(
+                "gateway-in",
+                "filter",
+                "prerouting",
+                nft.RAW,
+                f'iifname "{GATEWAY_BRIDGE}" goto gateway-guard',
+            ),
+        )
+    )
 
 
 def _rules(facts: NodeFacts) -> str:
     protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
     target = f"{protocols} dnat ip to meta l4proto . th dport map @{HOST_PORTS}"
     device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
-    return "\n".join((
-        nft.base_chain("gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"),
-        nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {target}"),
-        nft.base_chain(
-            "gateway-forward", "filter", "forward", nft.FILTER,
-            f"oifname {device} ct state established,related accept",
-            f"oifname {device} ct status dnat accept",
-            f"oifname {device} drop",
-        ),
-        nft.base_chain(
-            "gateway-nat-post", "nat", "postrouting", nft.SRCNAT,
-            f"oifname {device} ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }} snat ip to {facts.data_path_address}",
-            f'oifname != {{ {device}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
-        ),
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            nft.base_chain(
+                "gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"
+            ),
+            nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {target}"),
+            nft.base_chain(
+                "gateway-forward",
+                "filter",
+                "forward",
+                nft.FILTER,
+                f"oifname {device} ct state established,related accept",
+                f"oifname {device} ct status dnat accept",
+                f"oifname {device} drop",
+            ),
+            nft.base_chain(
+                "gateway-nat-post",
+                "nat",
+                "postrouting",
+                nft.SRCNAT,
+                f"oifname {device} ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }} snat ip to"
+                f" {facts.data_path_address}",
+                f'oifname != {{ {device}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
+            ),
+        )
+    )

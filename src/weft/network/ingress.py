@@ -1,24 +1,32 @@
-"""The routing mesh on the host that a client asks: a published port, on any address of any host, is sent to a serving task.
+"""The routing mesh on the host that a client asks: a published port, on any address of any host, is
+sent to a serving task.
 
     previous hop   a client, a process of this host, or a container by way of docker_gwbridge
-    this hop       mark, DNAT straight to <task>:<target port>, out of `ing0`, the host's own leg on the ingress bridge
+    this hop       mark, DNAT straight to <task>:<target port>, out of `ing0`, the host's own leg on
+                   the ingress bridge
     next hop       overlay.py (br0 in the ingress network's namespace); the way back is reply.py
 
-The client's address is kept. `ing0` has no address: its MAC tells the container's side by which host a request came. A mark
-selects routing table MESH_TABLE, in which alone the ingress subnet exists, so a client may live in that subnet too.
-A port of which no task serves is refused at once. The rules' measurements: decision 21.
+The client's address is kept. `ing0` has no address: its MAC tells the container's side by which
+host a request came. A mark selects routing table MESH_TABLE, in which alone the ingress subnet
+exists, so a client may live in that subnet too. A port of which no task serves is refused at once.
+The rules' measurements: decision 21.
 
 What each odd piece is for:
-* rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal routing; the reverse path check
-  does not match `iif ing0`, falls to 901 and finds the ingress subnet behind `ing0`, so any rp_filter setting works.
-* new connections from `ing0` are dropped: containers could use it as a way out, and an answer whose connection was forgotten
-  would leave with the container's own address. So is what is not tracked, as VXLAN is not, and what
-  is for 127.0.0.0/8: answers are for this host's address until their translation is undone.
-* a packet that came by a wire is not for 127.0.0.0/8, even if these addresses are local: it must not
-  reach a task by one either, or be answered from one.
-* only what was marked is translated: a packet that met the port in one hook and not in the other would go nowhere.
-* ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in both directions).
-* 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address before they leave.
+* rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal
+  routing; the reverse path check does not match `iif ing0`, falls to 901 and finds the ingress
+  subnet behind `ing0`, so any rp_filter setting works.
+* new connections from `ing0` are dropped: containers could use it as a way out, and an answer whose
+  connection was forgotten would leave with the container's own address. So is what is not tracked,
+  as VXLAN is not, and what is for 127.0.0.0/8: answers are for this host's address until their
+  translation is undone.
+* a packet that came by a wire is not for 127.0.0.0/8, even if these addresses are local: it must
+  not reach a task by one either, or be answered from one.
+* only what was marked is translated: a packet that met the port in one hook and not in the other
+  would go nowhere.
+* ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in
+  both directions).
+* 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address
+  before they leave.
 """
 
 from collections.abc import Iterator
@@ -32,7 +40,14 @@ from weft.network.fragments import cable, table
 from weft.network.kernel_state import HOST, MAIN_TABLE, Namespace, Route, Rule
 from weft.network.loadbalancer import refusal
 from weft.network.overlay import LEG_PREFIX, mtu_of, segment_of
-from weft.network.ownership import ANSWER_MARK, INGRESS_LEG, MESH_PRIORITIES, MESH_TABLE, REQUEST_MARK, overlay_namespace
+from weft.network.ownership import (
+    ANSWER_MARK,
+    INGRESS_LEG,
+    MESH_PRIORITIES,
+    MESH_TABLE,
+    REQUEST_MARK,
+    overlay_namespace,
+)
 from weft.network.render.services import PUBLISHED_SETS, published_choice
 
 LEG_PORT = "veth-host"
@@ -42,9 +57,11 @@ LOCAL = "fib daddr type local"
 LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 
 
-def mesh(definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts) -> Iterator[Namespace]:
-    """The host's part of the mesh, but for the services (`fragments.serving`). `own`: the address that the manager has given
-    this host on the ingress network."""
+def mesh(
+    definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts
+) -> Iterator[Namespace]:
+    """The host's part of the mesh, but for the services (`fragments.serving`). `own`: the address
+    that the manager has given this host on the ingress network."""
     segment = segment_of(definition, own.address.ip)
     if segment is None:
         return
@@ -53,7 +70,10 @@ def mesh(definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts) -
     yield from cable(bridge, (HOST, INGRESS_LEG), mtu_of(definition, facts), mac)
     subnet = definition.segments[segment].subnet
     yield _routing(subnet, facts)
-    yield Namespace(name=HOST, tables=table(_hooks(subnet, facts), sets=PUBLISHED_SETS, start=int(own.address.ip)))
+    yield Namespace(
+        name=HOST,
+        tables=table(_hooks(subnet, facts), sets=PUBLISHED_SETS, start=int(own.address.ip)),
+    )
 
 
 def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
@@ -61,12 +81,29 @@ def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
     mark, mask = ANSWER_MARK, MARK_MASK
     return Namespace(
         name=HOST,
-        routes=frozenset({Route(destination=subnet, device=INGRESS_LEG, source=facts.data_path_address, table=MESH_TABLE)}),
-        rules=frozenset({
-            Rule(priority=answers, table=MAIN_TABLE, mark=mark, mask=mask, input_device=INGRESS_LEG),
-            Rule(priority=requests, table=MESH_TABLE, mark=REQUEST_MARK, mask=mask),
-            Rule(priority=check, table=MESH_TABLE, mark=mark, mask=mask),
-        }),
+        routes=frozenset(
+            {
+                Route(
+                    destination=subnet,
+                    device=INGRESS_LEG,
+                    source=facts.data_path_address,
+                    table=MESH_TABLE,
+                )
+            }
+        ),
+        rules=frozenset(
+            {
+                Rule(
+                    priority=answers,
+                    table=MAIN_TABLE,
+                    mark=mark,
+                    mask=mask,
+                    input_device=INGRESS_LEG,
+                ),
+                Rule(priority=requests, table=MESH_TABLE, mark=REQUEST_MARK, mask=mask),
+                Rule(priority=check, table=MESH_TABLE, mark=mark, mask=mask),
+            }
+        ),
         sysctls={
             "net.ipv4.ip_forward": "1",
             f"net.ipv4.conf.{INGRESS_LEG}.arp_ignore": "1",
@@ -74,7 +111,7 @@ def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
             f"net.ipv4.conf.{INGRESS_LEG}.src_valid_mark": "1",
             f"net.ipv6.conf.{INGRESS_LEG}.disable_ipv6": "1",
         },
-    )  # fmt: skip
+    )
 
 
 def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
@@ -83,28 +120,46 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
     choice = f"meta mark & {MARK_MASK:#x} == {REQUEST_MARK:#x} goto mesh-choice"
     external_etcd = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
-    return "\n".join((
-        refusal("mesh-refuse", "port-unreachable"),
-        nft.chain("mesh-choice", *published_choice()),
-        nft.chain(
-            "mesh-answers", "ct state new,invalid,untracked drop", f"ip daddr {LOOPBACK} drop",
-            f"meta mark set {ANSWER_MARK:#x} accept",
-        ),
-        nft.base_chain(
-            "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
-            f"iifname {leg} goto mesh-answers", *_marking(LOCAL_FROM_OUTSIDE), f"{icmp} {request}",
-        ),
-        nft.base_chain(
-            "mesh-mark-out", "route", "output", nft.MANGLE,
-            *_marking(LOCAL), f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
-        ),
-        nft.base_chain("mesh-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {choice}"),
-        nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {choice}"),
-        nft.base_chain(
-            "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
-            f"oifname {leg} {external_etcd} snat ip to {facts.data_path_address}",
-        ),
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            refusal("mesh-refuse", "port-unreachable"),
+            nft.chain("mesh-choice", *published_choice()),
+            nft.chain(
+                "mesh-answers",
+                "ct state new,invalid,untracked drop",
+                f"ip daddr {LOOPBACK} drop",
+                f"meta mark set {ANSWER_MARK:#x} accept",
+            ),
+            nft.base_chain(
+                "mesh-mark-in",
+                "filter",
+                "prerouting",
+                nft.MANGLE,
+                f"iifname {leg} goto mesh-answers",
+                *_marking(LOCAL_FROM_OUTSIDE),
+                f"{icmp} {request}",
+            ),
+            nft.base_chain(
+                "mesh-mark-out",
+                "route",
+                "output",
+                nft.MANGLE,
+                *_marking(LOCAL),
+                f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
+            ),
+            nft.base_chain(
+                "mesh-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {choice}"
+            ),
+            nft.base_chain("mesh-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {choice}"),
+            nft.base_chain(
+                "mesh-nat-post",
+                "nat",
+                "postrouting",
+                nft.SRCNAT,
+                f"oifname {leg} {external_etcd} snat ip to {facts.data_path_address}",
+            ),
+        )
+    )
 
 
 def _marking(local: str) -> tuple[str, str]:

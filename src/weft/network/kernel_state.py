@@ -1,9 +1,12 @@
-"""The network part of a kernel as a value: namespaces with their links, neighbours, forwarding entries, routes, rules, tables.
+"""The network part of a kernel as a value: namespaces with their links, neighbours, forwarding
+entries, routes, rules, tables.
 
-`plan` makes the desired one, `linux` reads the actual one, `diff` compares them. Both sides build values that compare equal
-when nothing needs doing: a field that the plan does not care about is None in the desired state and ignored by the comparison.
+`plan` makes the desired one, `linux` reads the actual one, `diff` compares them. Both sides build
+values that compare equal when nothing needs doing: a field that the plan does not care about is
+None in the desired state and ignored by the comparison.
 
-In our own namespaces everything is ours. In the host's, only what `network/ownership.py` names; the reader leaves the rest out.
+In our own namespaces everything is ours. In the host's, only what `network/ownership.py` names; the
+reader leaves the rest out.
 """
 
 from collections.abc import Mapping
@@ -16,7 +19,8 @@ from weft.model.addresses import MacAddress, Port, Vni
 from weft.network.service_table import Services
 
 HOST = "host"
-"""Name of the namespace in which the daemon itself runs. All others are files below /run/docker/netns."""
+"""Name of the namespace in which the daemon itself runs. All others are files below
+/run/docker/netns."""
 
 MAIN_TABLE = 254
 
@@ -24,7 +28,8 @@ Field = Literal["ipv4_addr", "inet_proto", "inet_service", "ether_addr", "mark",
 
 
 class Veth(msgspec.Struct, frozen=True, tag=True):
-    """One end of a pair. Making it makes the other end too; a link is declared at both ends, and made once."""
+    """One end of a pair. Making it makes the other end too; a link is declared at both ends, and
+    made once."""
 
     peer_namespace: str | None = None
     """None in an actual state: the kernel does not tell it cheaply, and nobody needs it."""
@@ -42,12 +47,13 @@ class Vxlan(msgspec.Struct, frozen=True, tag=True):
     local: IPv4Address
     port: Port
     socket: str = HOST
-    """The namespace that it is made from, in which its UDP socket stays. The kernel does not tell it: it does not count in a
-    comparison, and an actual state says HOST."""
+    """The namespace that it is made from, in which its UDP socket stays. The kernel does not tell
+    it: it does not count in a comparison, and an actual state says HOST."""
 
 
 class Tap(msgspec.Struct, frozen=True, tag=True):
-    """An Ethernet interface whose other end is a process, and stays when the process goes. It never asks for MACs (NOARP)."""
+    """An Ethernet interface whose other end is a process, and stays when the process goes. It never
+    asks for MACs (NOARP)."""
 
 
 class BridgePort(msgspec.Struct, frozen=True):
@@ -85,8 +91,8 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 class ForwardingEntry(msgspec.Struct, frozen=True):
-    """Where frames for `mac` go. A permanent FDB entry of a VXLAN device: to the host `vtep`. Without one a static FDB entry of a
-    bridge: out of its port `device`."""
+    """Where frames for `mac` go. A permanent FDB entry of a VXLAN device: to the host `vtep`.
+    Without one a static FDB entry of a bridge: out of its port `device`."""
 
     device: str
     mac: MacAddress
@@ -117,12 +123,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Value = IPv4Address | str | int
-"""Of one field of an element: a protocol, a MAC and a verdict are text, a port, a mark and a slot numbers."""
+"""Of one field of an element: a protocol, a MAC and a verdict are text, a port, a mark and a slot
+numbers."""
 Entry = tuple[Value, ...]
 
 
 class SetType(msgspec.Struct, frozen=True):
-    """What the elements of an nftables set are made of, as nft names it; those of a map have a value."""
+    """What the elements of an nftables set are made of, as nft names it; those of a map have a
+    value."""
 
     key: tuple[Field, ...]
     value: tuple[Field, ...] = ()
@@ -139,19 +147,21 @@ class ElementSet(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """An nftables table: a fixed part as text, and what changes as values. If only these differ, elements are changed; else
-    the table is written anew, in one transaction. In an actual state: as it was applied last if that is what the kernel still
-    has, else empty."""
+    """An nftables table: a fixed part as text, and what changes as values. If only these differ,
+    elements are changed; else the table is written anew, in one transaction. In an actual state: as
+    it was applied last if that is what the kernel still has, else empty."""
 
     family: str
     name: str
     body: str = ""
-    """The fixed part of what stands between the table's braces: chains with hooks, and what they go to."""
+    """The fixed part of what stands between the table's braces: chains with hooks, and what they go
+    to."""
     sets: Mapping[str, ElementSet] = {}
     """By name; with what they hold beside what the services are."""
     services: Services = {}
     start: int = 0
-    """Where this table's rings of services begin: callers that make few connections each must not all begin with one task."""
+    """Where this table's rings of services begin: callers that make few connections each must not
+    all begin with one task."""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):

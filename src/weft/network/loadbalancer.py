@@ -1,13 +1,17 @@
 """A service's virtual address: each container chooses a task itself, before the packet leaves it.
 
     previous hop   a process in a container sends to the virtual address
-    this hop       the container's own output hook: DNAT to a serving task's address, ports untouched
-    next hop       overlay.py: an ordinary packet from container to container, with the caller's address
+    this hop       the container's own output hook: DNAT to a serving task's address, ports
+                   untouched
+    next hop       overlay.py: an ordinary packet from container to container, with the caller's
+                   address
 
-There is no balancer on the way, so nothing is masqueraded and no hop is added. All protocols are translated: ping works too.
-The network's load-balancer namespace (`lb_<id9>`, `ingress_sbox` for the ingress network) holds the virtual addresses on its
-eth0, where people look for them and where ARP for them is answered, and the same table. A virtual address is local there, so
-its own packets would leave with it as their source, and the answer get lost on another host: they take the balancer's.
+There is no balancer on the way, so nothing is masqueraded and no hop is added. All protocols are
+translated: ping works too. The network's load-balancer namespace (`lb_<id9>`, `ingress_sbox` for
+the ingress network) holds the virtual addresses on its eth0, where people look for them and where
+ARP for them is answered, and the same table. A virtual address is local there, so its own packets
+would leave with it as their source, and the answer get lost on another host: they take the
+balancer's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,21 +32,29 @@ BALANCER_PORT = "veth0"
 
 
 def balancer(
-    definition: NetworkDefinition, own: EndpointRecord, addresses: Iterable[IPv4Address], facts: NodeFacts
+    definition: NetworkDefinition,
+    own: EndpointRecord,
+    addresses: Iterable[IPv4Address],
+    facts: NodeFacts,
 ) -> Iterator[Namespace]:
-    """The network's load-balancer namespace on this host. `own`: the address that the manager has given it; `addresses`: the
-    services' virtual ones."""
+    """The network's load-balancer namespace on this host. `own`: the address that the manager has
+    given it; `addresses`: the services' virtual ones."""
     segment = segment_of(definition, own.address.ip)
     if segment is None:
         return
     space = INGRESS_SANDBOX if definition.ingress else balancer_namespace(definition.id)
     port = (overlay_namespace(definition.id), BALANCER_PORT, f"br{segment}")
     virtual = map(IPv4Interface, addresses)
-    yield from cable(port, (space, "eth0"), mtu_of(definition, facts), own.mac, own.address, *virtual)
+    yield from cable(
+        port, (space, "eth0"), mtu_of(definition, facts), own.mac, own.address, *virtual
+    )
     yield Namespace(name=space, sysctls=QUIET)
     if not definition.ingress:
         source = f'oifname "eth0" ip saddr != {own.address.ip} snat ip to {own.address.ip}'
-        yield Namespace(name=space, tables=table(nft.base_chain("vip-nat-post", "nat", "postrouting", nft.SRCNAT, source)))
+        yield Namespace(
+            name=space,
+            tables=table(nft.base_chain("vip-nat-post", "nat", "postrouting", nft.SRCNAT, source)),
+        )
         yield choice(space, own.address.ip)
 
 
@@ -52,14 +64,16 @@ def addresses(services: Services) -> list[IPv4Address]:
 
 
 def choice(space: str, caller: IPv4Address) -> Namespace:
-    """The translation of virtual addresses for one caller, in its own namespace, but for the services (`fragments.serving`).
-    A service without a task is refused at once."""
+    """The translation of virtual addresses for one caller, in its own namespace, but for the
+    services (`fragments.serving`). A service without a task is refused at once."""
     return Namespace(name=space, tables=table(_HOOKS, sets=VIRTUAL_SETS, start=int(caller)))
 
 
 def refusal(name: str, icmp: str) -> str:
     """A chain that answers at once instead of letting the caller wait."""
-    return nft.chain(name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}")
+    return nft.chain(
+        name, "meta l4proto tcp reject with tcp reset", f"reject with icmp type {icmp}"
+    )
 
 
 _HOOKS = "\n".join((

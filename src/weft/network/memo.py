@@ -1,7 +1,7 @@
 """What was made of values before is not made again while they are the very same objects.
 
-Values are frozen, so the same object says that nothing has changed, and comparing two of them takes no
-time. What a round does not ask for is forgotten after it.
+Values are frozen, so the same object says that nothing has changed, and comparing two of them takes
+no time. What a round does not ask for is forgotten after it.
 """
 
 from collections.abc import Callable, Hashable, Mapping

@@ -1,9 +1,11 @@
-"""Text of nftables tables: sets, maps and chains, in a form that nft 1.0.6 and later accept and that is the same for equal input.
+"""Text of nftables tables: sets, maps and chains, in a form that nft 1.0.6 and later accept and
+that is the same for equal input.
 
-Traps of nft 1.0.6 that the rest of the package has to know: an empty `elements = { }` is an error; `priority dstnat` is refused
-in the output hook (its number is -100); a rule must end its line before a closing brace; `dnat ip to a:p` needs a match on the
-layer-4 protocol in the same rule; a number is no part of a key (`ip daddr . 0`), but `numgen inc mod 1` is; and a map whose values
-have a port is of the type of one protocol's port, or the second table that names it is refused.
+Traps of nft 1.0.6 that the rest of the package has to know: an empty `elements = { }` is an error;
+`priority dstnat` is refused in the output hook (its number is -100); a rule must end its line
+before a closing brace; `dnat ip to a:p` needs a match on the layer-4 protocol in the same rule; a
+number is no part of a key (`ip daddr . 0`), but `numgen inc mod 1` is; and a map whose values have
+a port is of the type of one protocol's port, or the second table that names it is refused.
 """
 
 import re
@@ -22,14 +24,21 @@ def chain(name: str, *rules: str) -> str:
     return _block(f"chain {name}", rules)
 
 
-def base_chain(name: str, kind: str, hook: str, priority: int, *rules: str, device: str | None = None) -> str:
-    """A chain that the kernel calls at `hook`. `kind`: filter, nat or route; `device`: for family netdev."""
+def base_chain(
+    name: str, kind: str, hook: str, priority: int, *rules: str, device: str | None = None
+) -> str:
+    """A chain that the kernel calls at `hook`. `kind`: filter, nat or route; `device`: for family
+    netdev."""
     on = f' device "{device}"' if device else ""
-    return _block(f"chain {name}", (f"type {kind} hook {hook}{on} priority {priority}; policy accept;", *rules))
+    return _block(
+        f"chain {name}",
+        (f"type {kind} hook {hook}{on} priority {priority}; policy accept;", *rules),
+    )
 
 
 def elements(head: str, header: str, content: list[str]) -> str:
-    """A set or map with its elements. `head`: its kind and name; `header`: of what type they are."""
+    """A set or map with its elements. `head`: its kind and name; `header`: of what type they
+    are."""
     lines = [f"{header};"]
     if content:
         lines.append(f"elements = {{ {', '.join(content)} }}")
@@ -52,7 +61,9 @@ _OBJECT = re.compile(r"^[ \t]*(chain|set|map) (\S+) \{\s*(?:type(?:of)? ([^;\n]+
 def objects(text: str) -> frozenset[Object]:
     """What is in a table; `text` as it is written here or as nft lists it."""
     found = _OBJECT.findall(text)
-    return frozenset(Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in found)
+    return frozenset(
+        Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in found
+    )
 
 
 def _block(head: str, lines: Iterable[str]) -> str:

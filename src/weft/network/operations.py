@@ -1,7 +1,8 @@
 """One step from one kernel state to another. Each prints as the command a person would type.
 
-Applying an operation twice is an error only where the kernel says so (EEXIST, ENOENT); the adapter takes "already so" and
-"already gone" for success, because the state may have moved between reading and applying.
+Applying an operation twice is an error only where the kernel says so (EEXIST, ENOENT); the adapter
+takes "already so" and "already gone" for success, because the state may have moved between reading
+and applying.
 """
 
 from ipaddress import IPv4Interface
@@ -43,7 +44,8 @@ class RemoveNamespace(msgspec.Struct, frozen=True):
 
 
 class AddLink(msgspec.Struct, frozen=True):
-    """Make a link, down and bare but for its MTU and MAC. A veth is made with its peer, whose own settings are `peer`."""
+    """Make a link, down and bare but for its MTU and MAC. A veth is made with its peer, whose own
+    settings are `peer`."""
 
     namespace: str
     link: Link
@@ -56,12 +58,18 @@ class AddLink(msgspec.Struct, frozen=True):
         if isinstance(kind, Veth):
             assert self.peer is not None
             mac = f" address {self.peer.mac}" if self.peer.mac else ""
-            return f"{text} type veth peer name {kind.peer} netns {kind.peer_namespace} mtu {self.peer.mtu}{mac}"
+            return (
+                f"{text} type veth peer name {kind.peer} netns {kind.peer_namespace} mtu"
+                f" {self.peer.mtu}{mac}"
+            )
         if isinstance(kind, Vxlan):
             flags = "nolearning proxy l2miss l3miss"
             target = "" if self.namespace == HOST else f" netns {self.namespace}"
             name_and_mtu = text.removeprefix(_ip(self.namespace) + " link add ")
-            device = f"{name_and_mtu}{target} type vxlan id {kind.vni} local {kind.local} dstport {kind.port} {flags}"
+            device = (
+                f"{name_and_mtu}{target} type vxlan id {kind.vni} local {kind.local} dstport"
+                f" {kind.port} {flags}"
+            )
             return f"{_ip(kind.socket)} link add {device}"
         if isinstance(kind, Tap):
             return f"{_ip(self.namespace)} tuntap add {self.link.name} mode tap"
@@ -99,7 +107,10 @@ class SetLink(msgspec.Struct, frozen=True, kw_only=True):
             words.append(f"master {self.master}" if self.master else "nomaster")
         if self.port is not None:
             settings = msgspec.structs.asdict(self.port)
-            words += ["type bridge_slave", *(f"{key} {'on' if is_on else 'off'}" for key, is_on in settings.items())]
+            words += [
+                "type bridge_slave",
+                *(f"{key} {'on' if is_on else 'off'}" for key, is_on in settings.items()),
+            ]
         if self.up is not None:
             words.append("up" if self.up else "down")
         return f"{_ip(self.namespace)} link set {self.name} {' '.join(words)}"
@@ -131,7 +142,10 @@ class AddNeighbour(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         n = self.neighbour
-        return f"{_ip(self.namespace)} neighbour replace {n.address} lladdr {n.mac} dev {n.device} nud permanent"
+        return (
+            f"{_ip(self.namespace)} neighbour replace {n.address} lladdr {n.mac} dev {n.device} nud"
+            " permanent"
+        )
 
 
 class RemoveNeighbour(msgspec.Struct, frozen=True):
@@ -139,7 +153,10 @@ class RemoveNeighbour(msgspec.Struct, frozen=True):
     neighbour: Neighbour
 
     def __str__(self) -> str:
-        return f"{_ip(self.namespace)} neighbour delete {self.neighbour.address} dev {self.neighbour.device}"
+        return (
+            f"{_ip(self.namespace)} neighbour delete {self.neighbour.address} dev"
+            f" {self.neighbour.device}"
+        )
 
 
 class AddForwarding(msgspec.Struct, frozen=True):
@@ -208,7 +225,8 @@ class SetSysctl(msgspec.Struct, frozen=True):
 
 
 class ReplaceTable(msgspec.Struct, frozen=True):
-    """Whole, in one transaction: no packet meets half a table. (The adapter keeps what stays, see `linux.nft`.)"""
+    """Whole, in one transaction: no packet meets half a table. (The adapter keeps what stays, see
+    `linux.nft`.)"""
 
     namespace: str
     table: Table
@@ -220,7 +238,8 @@ class ReplaceTable(msgspec.Struct, frozen=True):
 
 
 class ChangeTable(msgspec.Struct, frozen=True):
-    """Some of its elements, in one transaction. Where they are not as they should be before, the adapter writes all of it."""
+    """Some of its elements, in one transaction. Where they are not as they should be before, the
+    adapter writes all of it."""
 
     namespace: str
     table: Table

@@ -1,13 +1,15 @@
-"""A network's bridge and its tunnel: namespace `1-<id10>` with br<i> and vxlan<i> per segment, and who is behind which host.
+"""A network's bridge and its tunnel: namespace `1-<id10>` with br<i> and vxlan<i> per segment, and
+who is behind which host.
 
     previous hop   ingress.py, loadbalancer.py, sandbox.py: a frame enters br0 by its veth
-    this hop       br0 -> vxlan0, whose neighbour and forwarding entries name the host of each address
+    this hop       br0 -> vxlan0, whose neighbour and forwarding entries name the host of each
+                   address
     next hop       encryption.py, then the wire; on the other host vxlan0 -> br0 -> sandbox.py
 
-Nothing is learned: br0 knows a port for each MAC of this host, and gives all others to vxlan0, which knows a host for each and drops
-what is for nobody. It answers ARP itself from its permanent neighbours (`proxy`), so broadcast and multicast between hosts do not
-exist.
-The VXLAN device of a plain network is made in the host's namespace and moved, so that its socket, and thus the underlay's
+Nothing is learned: br0 knows a port for each MAC of this host, and gives all others to vxlan0,
+which knows a host for each and drops what is for nobody. It answers ARP itself from its permanent
+neighbours (`proxy`), so broadcast and multicast between hosts do not exist. The VXLAN device of a
+plain network is made in the host's namespace and moved, so that its socket, and thus the underlay's
 routing, stays there; that of an encrypted one wherever encryption.py says.
 """
 
@@ -22,14 +24,24 @@ from weft.model.encryption import DataKey
 from weft.model.sandbox import NodeFacts
 from weft.network.encryption import socket_namespace
 from weft.network.fragments import links
-from weft.network.kernel_state import Bridge, BridgePort, ForwardingEntry, Link, Namespace, Neighbour, Vxlan
+from weft.network.kernel_state import (
+    Bridge,
+    BridgePort,
+    ForwardingEntry,
+    Link,
+    Namespace,
+    Neighbour,
+    Vxlan,
+)
 from weft.network.memo import exchanged
 from weft.network.ownership import overlay_namespace
 
 LEG_PREFIX = "02:43"
-"""MAC of a host's own leg on the ingress network: this and the address of its load balancer. The leg itself has no address."""
+"""MAC of a host's own leg on the ingress network: this and the address of its load balancer. The
+leg itself has no address."""
 BRIDGE_PREFIX = "02:44"
-"""MAC of an overlay's bridges on one host: must not change with the ports, nor be the same on two hosts."""
+"""MAC of an overlay's bridges on one host: must not change with the ports, nor be the same on two
+hosts."""
 
 QUIET = {
     "net.bridge.bridge-nf-call-arptables": "0",
@@ -38,25 +50,34 @@ QUIET = {
     "net.ipv6.conf.all.disable_ipv6": "1",
     "net.ipv6.conf.default.disable_ipv6": "1",
 }
-"""Frames pass the bridge without netfilter; no router solicitations. Keys that the kernel lacks mean the same."""
+"""Frames pass the bridge without netfilter; no router solicitations. Keys that the kernel lacks
+mean the same."""
 
 
 def mtu_of(definition: NetworkDefinition, facts: NodeFacts) -> int:
-    """MTU inside the network: the same on all hosts, or what one sends would not fit through another's interfaces, without a word
-    to the sender. The option that a user sets stands for the underlay's MTU, as in Docker Swarm."""
+    """MTU inside the network: the same on all hosts, or what one sends would not fit through
+    another's interfaces, without a word to the sender. The option that a user sets stands for the
+    underlay's MTU, as in Docker Swarm."""
     agreed = min(definition.underlay_mtu or facts.underlay_mtu, facts.underlay_mtu)
     return overlay_mtu(definition.mtu or agreed, definition.encrypted, definition.icv_bits)
 
 
 def segment_of(definition: NetworkDefinition, address: IPv4Address) -> int | None:
     """Number of the segment that holds the address."""
-    return next((i for i, segment in enumerate(definition.segments) if address in segment.subnet), None)
+    return next(
+        (i for i, segment in enumerate(definition.segments) if address in segment.subnet), None
+    )
 
 
 def wire(
-    definition: NetworkDefinition, own: EndpointRecord | None, facts: NodeFacts, keys: tuple[DataKey, ...], port: Port
+    definition: NetworkDefinition,
+    own: EndpointRecord | None,
+    facts: NodeFacts,
+    keys: tuple[DataKey, ...],
+    port: Port,
 ) -> Iterator[Namespace]:
-    """The network's namespace on this host. `own`: the host's load balancer there; `port`: VXLAN's."""
+    """The network's namespace on this host. `own`: the host's load balancer there; `port`:
+    VXLAN's."""
     mtu = mtu_of(definition, facts)
     socket = socket_namespace(definition, facts, keys)
     devices: list[Link] = []
@@ -66,9 +87,19 @@ def wire(
         devices.append(Link(name=f"br{i}", kind=Bridge(), mtu=mtu, mac=mac, addresses=gateway))
         if socket is not None:
             tunnel = Vxlan(segment.vni, facts.data_path_address, port, socket)
-            devices.append(Link(name=f"vxlan{i}", kind=tunnel, mtu=mtu, master=f"br{i}", port=BridgePort(learning=False)))
+            devices.append(
+                Link(
+                    name=f"vxlan{i}",
+                    kind=tunnel,
+                    mtu=mtu,
+                    master=f"br{i}",
+                    port=BridgePort(learning=False),
+                )
+            )
     forward = {"net.ipv4.ip_forward": "1"} if len(definition.segments) > 1 else {}
-    yield Namespace(name=overlay_namespace(definition.id), links=links(*devices), sysctls=QUIET | forward)
+    yield Namespace(
+        name=overlay_namespace(definition.id), links=links(*devices), sysctls=QUIET | forward
+    )
 
 
 # --- who is behind which host
@@ -87,17 +118,23 @@ class Peers(msgspec.Struct, frozen=True):
 
 
 def peers(view: NetworkView, facts: NodeFacts, before: Peers | None = None) -> Peers:
-    """Entries for what is behind other hosts. `before`: what this was until now; of what it was made of only the endpoints are
-    looked at that are not the very same."""
+    """Entries for what is behind other hosts. `before`: what this was until now; of what it was
+    made of only the endpoints are looked at that are not the very same."""
     definition, endpoints = view.definition, view.endpoints
     origin, name = (definition, facts), overlay_namespace(definition.id)
     if before is None or before.origin != origin:
         neighbours, forwarding = _entries(endpoints.values(), definition, facts)
-        return Peers(Namespace(name=name, neighbours=neighbours, forwarding=forwarding), origin, endpoints)
+        return Peers(
+            Namespace(name=name, neighbours=neighbours, forwarding=forwarding), origin, endpoints
+        )
     changed = [e for some in exchanged(before.endpoints, endpoints) for e in some]
     addresses = {int(endpoint.address) for endpoint in changed}
     gone, come = (
-        _entries([e for e in all_.values() if int(e.address) in addresses] if addresses else (), definition, facts)
+        _entries(
+            [e for e in all_.values() if int(e.address) in addresses] if addresses else (),
+            definition,
+            facts,
+        )
         for all_ in (before.endpoints, endpoints)
     )
     if gone == come:
@@ -110,7 +147,9 @@ def peers(view: NetworkView, facts: NodeFacts, before: Peers | None = None) -> P
     return Peers(part, origin, endpoints)
 
 
-def _entries(endpoints: Iterable[EndpointRecord], definition: NetworkDefinition, facts: NodeFacts) -> Entries:
+def _entries(
+    endpoints: Iterable[EndpointRecord], definition: NetworkDefinition, facts: NodeFacts
+) -> Entries:
     """`endpoints`: all or none of those with one address."""
     neighbours, forwarding = [], []
     single = len(definition.segments) == 1
@@ -122,12 +161,15 @@ def _entries(endpoints: Iterable[EndpointRecord], definition: NetworkDefinition,
         neighbours.append(Neighbour(device, endpoint.address.ip, mac))
         forwarding.append(ForwardingEntry(device, mac, endpoint.vtep))
         if definition.ingress and endpoint.task is None:
-            forwarding.append(ForwardingEntry(device, mac_for(endpoint.address.ip, LEG_PREFIX), endpoint.vtep))
+            forwarding.append(
+                ForwardingEntry(device, mac_for(endpoint.address.ip, LEG_PREFIX), endpoint.vtep)
+            )
     return frozenset(neighbours), frozenset(forwarding)
 
 
 def _remote(endpoints: Iterable[EndpointRecord], facts: NodeFacts) -> list[EndpointRecord]:
-    """One endpoint per address that is behind another host; of two with one address the one that serves."""
+    """One endpoint per address that is behind another host; of two with one address the one that
+    serves."""
     chosen: dict[IPv4Address, EndpointRecord] = {}
     for endpoint in endpoints:
         if endpoint.node == facts.node:

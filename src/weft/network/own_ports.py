@@ -1,9 +1,10 @@
-"""The host's own ports come before published ones: what the daemon listens on is never sent to a task.
+"""The host's own ports come before published ones: what the daemon listens on is never sent to a
+task.
 
-A manager that could not be reached because its port was published would cut off every node, and with
-them whoever could take the port back. The API refuses such ports (`control/allocator/ports.py`), but
-what a host listens on is its own affair: another may have published the number before this one came.
-A task published there is reached by other hosts.
+A manager that could not be reached because its port was published would cut off every node, and
+with them whoever could take the port back. The API refuses such ports
+(`control/allocator/ports.py`), but what a host listens on is its own affair: another may have
+published the number before this one came. A task published there is reached by other hosts.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from weft.network.service_table import Services
 
 
 def without_own_ports(residents: Sequence[Resident], own: frozenset[PortKey]) -> list[Resident]:
-    """The residents as if none had published them here; the same objects in them of those that have not."""
+    """The residents as if none had published them here; the same objects in them of those that have
+    not."""
     return [Resident(sandbox, _workload(workload, own)) for sandbox, workload in residents]
 
 

@@ -1,4 +1,5 @@
-"""What is ours in the host's own namespace, by name and number: it can be listed, compared and removed, and nothing else.
+"""What is ours in the host's own namespace, by name and number: it can be listed, compared and
+removed, and nothing else.
 
 All other namespaces that we use we made ourselves; everything in them is ours.
 """
@@ -21,13 +22,15 @@ ANSWER_MARK = 0x30000
 """Of packets that come back from one."""
 
 ESP_SANDBOX = "esp_sbox"
-"""Namespace in which the VXLAN sockets of encrypted networks are, with the userspace ESP engine's interface and no other."""
+"""Namespace in which the VXLAN sockets of encrypted networks are, with the userspace ESP engine's
+interface and no other."""
 ESP_DEVICE = "esp0"
 """The engine's interface in it."""
 ESP_MAC = "02:00:00:00:05:e5"
 """Of that interface. Any will do: nobody else is on that link."""
 ESP_MARK = 0x00D0C4E3
-"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. Docker Swarm's number."""
+"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. Docker Swarm's
+number."""
 CLEAR_MARK = ESP_MARK + 2
 """Of VXLAN datagrams that belong to a plain network, where the kernel seals the others."""
 GUARD_TABLE = "weft-guard"
@@ -64,5 +67,6 @@ def balancer_namespace(network: str) -> str:
 
 
 def gateway_port(sandbox: str) -> str:
-    """The host's end of the veth that leads from a sandbox, or from `ingress_sbox`, to docker_gwbridge."""
+    """The host's end of the veth that leads from a sandbox, or from `ingress_sbox`, to
+    docker_gwbridge."""
     return GATEWAY_PORT_PREFIX + sandbox[:10]

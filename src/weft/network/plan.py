@@ -1,12 +1,15 @@
-"""The whole desired state of a node's kernel, from what it is told of its networks and what it knows of itself.
+"""The whole desired state of a node's kernel, from what it is told of its networks and what it
+knows of itself.
 
-The packet's hops contribute in the order in which it meets them; `fragments` puts them together. Equal input gives an equal state,
-but for the order in which a service's tasks take turns. A sandbox that is no resident's is left out, and so goes away; and with
-the last sandbox on it a network, without waiting for the manager to say so.
+The packet's hops contribute in the order in which it meets them; `fragments` puts them together.
+Equal input gives an equal state, but for the order in which a service's tasks take turns. A sandbox
+that is no resident's is left out, and so goes away; and with the last sandbox on it a network,
+without waiting for the manager to say so.
 
-A planner plans again only what depends on something that changed (`memo`): each contribution names what it is made of. What is
-long, and changes with every task, is derived from what it was: services (`service_table`) and peers (`overlay`). A namespace of
-which nothing changed is the same object as before, at which `diff` does not look.
+A planner plans again only what depends on something that changed (`memo`): each contribution names
+what it is made of. What is long, and changes with every task, is derived from what it was: services
+(`service_table`) and peers (`overlay`). A namespace of which nothing changed is the same object as
+before, at which `diff` does not look.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,14 +18,31 @@ from weft.model.assignment import NetworkView, Overlays
 from weft.model.ids import NetworkId
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.workload import Resident, Workload
-from weft.network import encryption, gateway, ingress, loadbalancer, overlay, reply, sandbox, source_guard, underlay
+from weft.network import (
+    encryption,
+    gateway,
+    ingress,
+    loadbalancer,
+    overlay,
+    reply,
+    sandbox,
+    source_guard,
+    underlay,
+)
 from weft.network.fragments import grouped, serving, union
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.memo import Memo
 from weft.network.own_ports import own_ports, published, without_own_ports
 from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace
 from weft.network.sandbox import Outlook
-from weft.network.service_table import EMPTY, Destination, Service, Services, ServiceTable, service_table
+from weft.network.service_table import (
+    EMPTY,
+    Destination,
+    Service,
+    Services,
+    ServiceTable,
+    service_table,
+)
 
 Parts = tuple[Namespace, ...]
 
@@ -38,7 +58,9 @@ class Planner:
     def __init__(self) -> None:
         self._memo = Memo()
 
-    def plan(self, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> KernelState:
+    def plan(
+        self, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]
+    ) -> KernelState:
         here = without_own_ports(residents, own_ports(overlays, facts))
         round_ = _Round(self._memo, overlays, facts, here)
         state = round_.state()
@@ -49,7 +71,9 @@ class Planner:
 class _Round:
     """One plan."""
 
-    def __init__(self, memo: Memo, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> None:
+    def __init__(
+        self, memo: Memo, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]
+    ) -> None:
         self._memo, self._overlays, self._facts = memo, overlays, facts
         networks = overlays.networks
         self._residents = sorted(residents, key=lambda r: r.sandbox.id)
@@ -58,7 +82,9 @@ class _Round:
         for _, workload in self._residents:
             for attachment in workload.attachments:
                 self._attached.setdefault(attachment.network, []).append(workload)
-        shown = sorted(id for id, view in networks.items() if id in self._attached or view.definition.ingress)
+        shown = sorted(
+            id for id, view in networks.items() if id in self._attached or view.definition.ingress
+        )
         self._views = {id: networks[id] for id in shown}
         self._tables = {id: self._table(view) for id, view in self._views.items()}
         self._outlooks = {id: self._outlook(view) for id, view in self._views.items()}
@@ -67,15 +93,23 @@ class _Round:
 
     def state(self) -> KernelState:
         """Each namespace is the union of what the hops have for it, with its services."""
-        return KernelState({name: self._whole(name, parts) for name, parts in grouped(self._parts()).items()})
+        return KernelState(
+            {name: self._whole(name, parts) for name, parts in grouped(self._parts()).items()}
+        )
 
     def _whole(self, name: str, parts: Sequence[Namespace]) -> Namespace:
         one = len(parts) == 1
-        namespace = parts[0] if one else self._memo.keep(("union", name), tuple(parts), lambda: union(name, parts))
+        namespace = (
+            parts[0]
+            if one
+            else self._memo.keep(("union", name), tuple(parts), lambda: union(name, parts))
+        )
         services = self._services.get(name)
         if services is None:
             return namespace
-        return self._memo.keep(("serving", name), (namespace, services), lambda: serving(namespace, services))
+        return self._memo.keep(
+            ("serving", name), (namespace, services), lambda: serving(namespace, services)
+        )
 
     def _parts(self) -> Iterator[Namespace]:
         yield from self._hosts()
@@ -85,8 +119,14 @@ class _Round:
         for place, workload in self._residents:
             yield from self._container(place, workload, place.id in reachable)
 
-    def _keep(self, key: tuple[str, ...], inputs: Iterable[object], make: Callable[[], Iterable[Namespace]]) -> Parts:
-        """What a hop contributes, one part for each namespace. It depends on the inputs, and on the node's facts."""
+    def _keep(
+        self,
+        key: tuple[str, ...],
+        inputs: Iterable[object],
+        make: Callable[[], Iterable[Namespace]],
+    ) -> Parts:
+        """What a hop contributes, one part for each namespace. It depends on the inputs, and on the
+        node's facts."""
 
         def made() -> Parts:
             return tuple(union(name, parts) for name, parts in grouped(make()).items())
@@ -101,12 +141,16 @@ class _Round:
         yield from self._keep(("gateway",), outside, lambda: gateway.bridge(facts, self._outside))
         known = [view.definition for view in self._overlays.networks.values()]
         keys = (port, self._overlays.keys, *known)
-        yield from self._keep(("encryption",), keys, lambda: encryption.isolation(self._overlays, facts))
+        yield from self._keep(
+            ("encryption",), keys, lambda: encryption.isolation(self._overlays, facts)
+        )
         definitions = [view.definition for view in self._views.values()]
         places = [self._places(view) for view in self._views.values()]
         hosts = self._memo.keep(("hosts",), (facts, *places), lambda: underlay.hosts(places, facts))
         inputs = (port, hosts, *definitions)
-        yield from self._keep(("underlay",), inputs, lambda: [underlay.datagrams(definitions, hosts, facts, port)])
+        yield from self._keep(
+            ("underlay",), inputs, lambda: [underlay.datagrams(definitions, hosts, facts, port)]
+        )
 
     # --- a network
 
@@ -125,46 +169,74 @@ class _Round:
     def _outlook(self, view: NetworkView) -> Outlook:
         definition = view.definition
         if not definition.ingress:
-            return self._memo.keep(("outlook", definition.id), (definition,), lambda: Outlook(definition, None))
+            return self._memo.keep(
+                ("outlook", definition.id), (definition,), lambda: Outlook(definition, None)
+            )
         ends = reply.leg_endpoints(view)
-        return self._memo.keep(("outlook", definition.id), (definition, *ends), lambda: Outlook(definition, reply.legs(ends)))
+        return self._memo.keep(
+            ("outlook", definition.id),
+            (definition, *ends),
+            lambda: Outlook(definition, reply.legs(ends)),
+        )
 
     def _network(self, id: NetworkId, view: NetworkView) -> Iterator[Namespace]:
         facts, keys, port = self._facts, self._overlays.keys, self._overlays.data_path_port
-        definition, own, table = view.definition, view.load_balancer(self._facts.node), self._tables[id]
+        definition, own, table = (
+            view.definition,
+            view.load_balancer(self._facts.node),
+            self._tables[id],
+        )
         wire = (definition, own, keys, port)
-        yield from self._keep(("wire", id), wire, lambda: overlay.wire(definition, own, facts, keys, port))
+        yield from self._keep(
+            ("wire", id), wire, lambda: overlay.wire(definition, own, facts, keys, port)
+        )
         if encryption.socket_namespace(definition, facts, keys) is not None:
             peers = self._memo.follow(
-                ("peers", id), (facts, definition, view.endpoints), lambda before: overlay.peers(view, facts, before)
+                ("peers", id),
+                (facts, definition, view.endpoints),
+                lambda before: overlay.peers(view, facts, before),
             )
             yield peers.part
         here = self._attached.get(id, ())
-        yield from self._keep(("guard", id), (definition, *here), lambda: [source_guard.guard(definition, here)])
+        yield from self._keep(
+            ("guard", id), (definition, *here), lambda: [source_guard.guard(definition, here)]
+        )
         if own is None or overlay.segment_of(definition, own.address.ip) is None:
             return
         addresses = loadbalancer.addresses(table.virtual)
         inputs = (definition, own, *addresses)
-        yield from self._keep(("balancer", id), inputs, lambda: loadbalancer.balancer(definition, own, addresses, facts))
+        yield from self._keep(
+            ("balancer", id),
+            inputs,
+            lambda: loadbalancer.balancer(definition, own, addresses, facts),
+        )
         if not definition.ingress:
             self._services[balancer_namespace(id)] = table.virtual
             return
-        yield from self._keep(("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts))
+        yield from self._keep(
+            ("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts)
+        )
         ports = own_ports(self._overlays, facts)
         self._services[HOST] = self._memo.keep(
-            ("published",), (table.published, facts, port), lambda: published(table.published, ports)
+            ("published",),
+            (table.published, facts, port),
+            lambda: published(table.published, ports),
         )
         outlet = (facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
         yield from self._keep(("outlet", id), (), lambda: gateway.port(*outlet))
 
     # --- a container
 
-    def _container(self, place: Sandbox, workload: Workload, has_gateway: bool) -> Iterator[Namespace]:
+    def _container(
+        self, place: Sandbox, workload: Workload, has_gateway: bool
+    ) -> Iterator[Namespace]:
         outlooks, facts = self._outlooks, self._facts
         known = [outlooks[a.network] for a in workload.attachments if a.network in outlooks]
         inputs = (place, workload, has_gateway, *known)
         yield from self._keep(
-            ("container", place.id), inputs, lambda: sandbox.connect(place, workload, outlooks, facts, has_gateway)
+            ("container", place.id),
+            inputs,
+            lambda: sandbox.connect(place, workload, outlooks, facts, has_gateway),
         )
         called = [self._tables[o.definition.id].virtual for o in known if not o.definition.ingress]
         if called:
@@ -175,4 +247,6 @@ class _Round:
         if len(called) == 1:
             return called[0]
         key = ("called", *map(id, called))
-        return self._memo.keep(key, tuple(called), lambda: {k: s for part in called for k, s in part.items()})
+        return self._memo.keep(
+            key, tuple(called), lambda: {k: s for part in called for k, s in part.items()}
+        )

@@ -1,24 +1,34 @@
-"""The mesh inside a container: a request is let in, and its answer goes back by the host that it came by.
+"""The mesh inside a container: a request is let in, and its answer goes back by the host that it
+came by.
 
-    previous hop   overlay.py: a frame from some host's leg `ing0`, by br0 and veth<n> to the container's eth0
-    this hop       on the way in the leg's MAC becomes a mark; on the way out the mark becomes the leg's MAC
+    previous hop   overlay.py: a frame from some host's leg `ing0`, by br0 and veth<n> to the
+                   container's eth0
+    this hop       on the way in the leg's MAC becomes a mark; on the way out the mark becomes the
+                   leg's MAC
     next hop       overlay.py again, towards that leg; then ingress.py undoes its DNAT
 
-The client's address is in the packet, so the container cannot tell from it where to answer: the MAC can. Cost does not grow
-with the number of hosts: one rule, one route, one dummy neighbour, and one look into a map (decision 21).
-The mark is made of the leg's address, so that it means the same host for as long as a connection lives.
+The client's address is in the packet, so the container cannot tell from it where to answer: the MAC
+can. Cost does not grow with the number of hosts: one rule, one route, one dummy neighbour, and one
+look into a map (decision 21). The mark is made of the leg's address, so that it means the same host
+for as long as a connection lives.
 
 What each odd piece is for:
-* `tcp_fwmark_accept`: a TCP socket answers with its request's mark; others get theirs from the connection (`ct mark`).
+* `tcp_fwmark_accept`: a TCP socket answers with its request's mark; others get theirs from the
+  connection (`ct mark`).
 * `fwmark_reflect`: so do resets and ICMP errors, which have no socket.
-* conntrack zone by source MAC, and the empty nat chain at input: one client address and port may come by two hosts at once;
-  the second connection's port is changed, which needs some nat chain to exist: the resolver's would do.
-* rules on UDP source ports: a server bound to 0.0.0.0 answers from the address of the route that the client's address selects;
-  the rule's table gives it the ingress address. Its routes on the link are those of the main table.
-* mesh-nat-gateway: so a request for such a port that comes by the gateway, to one that is published in host mode too, is given to
-  the ingress address: the answer leaves from there, and its connection knows it.
-* mesh-nat-post: a connection of the container's own from such a port leaves by the gateway with the ingress address otherwise.
-* mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way than its leg.
+* conntrack zone by source MAC, and the empty nat chain at input: one client address and port may
+  come by two hosts at once; the second connection's port is changed, which needs some nat chain to
+  exist: the resolver's would do.
+* rules on UDP source ports: a server bound to 0.0.0.0 answers from the address of the route that
+  the client's address selects; the rule's table gives it the ingress address. Its routes on the
+  link are those of the main table.
+* mesh-nat-gateway: so a request for such a port that comes by the gateway, to one that is published
+  in host mode too, is given to the ingress address: the answer leaves from there, and its
+  connection knows it.
+* mesh-nat-post: a connection of the container's own from such a port leaves by the gateway with the
+  ingress address otherwise.
+* mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way
+  than its leg.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,24 +78,36 @@ def leg_endpoints(view: NetworkView) -> list[EndpointRecord]:
 
 def legs(endpoints: Iterable[EndpointRecord]) -> Legs:
     """The same for all containers."""
-    pairs = [(mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg)) for leg in sorted(endpoints, key=lambda e: e.address)]
+    pairs = [
+        (mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg))
+        for leg in sorted(endpoints, key=lambda e: e.address)
+    ]
     by_mac = ElementSet(MARKS, {(mac,): (mark,) for mac, mark in pairs})
     return Legs(by_mac, ElementSet(MACS, {(mark,): (mac,) for mac, mark in pairs}))
 
 
 def answers(
-    sandbox: str, workload: Workload, entry: Interface, others: Sequence[Interface],
-    gateway: tuple[Interface, IPv4Address], legs: Legs,
-) -> Iterator[Namespace]:  # fmt: skip
-    """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other overlays; `gateway`: its
-    interface on docker_gwbridge and the bridge's address; `legs`: the load balancers of all hosts."""
+    sandbox: str,
+    workload: Workload,
+    entry: Interface,
+    others: Sequence[Interface],
+    gateway: tuple[Interface, IPv4Address],
+    legs: Legs,
+) -> Iterator[Namespace]:
+    """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other
+    overlays; `gateway`: its interface on docker_gwbridge and the bridge's address; `legs`: the load
+    balancers of all hosts."""
     yield _routing(sandbox, entry)
     ports = sorted({(p.protocol, p.target) for p in workload.ports if p.mode == "ingress"})
     targets = ElementSet(TARGETS, dict.fromkeys(ports, ()))
-    yield from _sources(sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway)
+    yield from _sources(
+        sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway
+    )
     yield Namespace(
         name=sandbox,
-        tables=table(_way_in(entry, gateway[0]), sets={"mesh-legs": legs.by_mac, "mesh-targets": targets})
+        tables=table(
+            _way_in(entry, gateway[0]), sets={"mesh-legs": legs.by_mac, "mesh-targets": targets}
+        )
         | table(_way_out(entry), "netdev", sets={"mesh-back": legs.by_mark}),
         sysctls={
             "net.ipv4.conf.all.rp_filter": "0",
@@ -105,59 +127,114 @@ def _routing(sandbox: str, entry: Interface) -> Namespace:
     return Namespace(
         name=sandbox,
         neighbours=frozenset({Neighbour(entry.name, DUMMY_HOP, DUMMY_MAC)}),
-        routes=frozenset({Route(destination=DEFAULT, via=DUMMY_HOP, device=entry.name, table=ANSWER_TABLE, onlink=True)}),
-        rules=frozenset({Rule(priority=ANSWER_PRIORITY, table=ANSWER_TABLE, mark=MARK_BASE, mask=MARK_MASK)}),
+        routes=frozenset(
+            {
+                Route(
+                    destination=DEFAULT,
+                    via=DUMMY_HOP,
+                    device=entry.name,
+                    table=ANSWER_TABLE,
+                    onlink=True,
+                )
+            }
+        ),
+        rules=frozenset(
+            {Rule(priority=ANSWER_PRIORITY, table=ANSWER_TABLE, mark=MARK_BASE, mask=MARK_MASK)}
+        ),
     )
 
 
 def _sources(
-    sandbox: str, ports: Sequence[int], entry: Interface, others: Sequence[Interface], gateway: tuple[Interface, IPv4Address]
+    sandbox: str,
+    ports: Sequence[int],
+    entry: Interface,
+    others: Sequence[Interface],
+    gateway: tuple[Interface, IPv4Address],
 ) -> Iterator[Namespace]:
     if not ports:
         return
     link, hop = gateway
     rules = {
-        Rule(priority=SOURCE_PRIORITY, table=SOURCE_TABLE, input_device="lo", protocol=UDP, source_port=port) for port in ports
+        Rule(
+            priority=SOURCE_PRIORITY,
+            table=SOURCE_TABLE,
+            input_device="lo",
+            protocol=UDP,
+            source_port=port,
+        )
+        for port in ports
     }
     routes = {
         Route(destination=i.address.network, device=i.name, source=i.address.ip, table=SOURCE_TABLE)
         for i in (entry, *others, link)
     }
-    routes.add(Route(destination=DEFAULT, via=hop, device=link.name, source=entry.address.ip, table=SOURCE_TABLE))
+    routes.add(
+        Route(
+            destination=DEFAULT,
+            via=hop,
+            device=link.name,
+            source=entry.address.ip,
+            table=SOURCE_TABLE,
+        )
+    )
     yield Namespace(name=sandbox, rules=frozenset(rules), routes=frozenset(routes))
 
 
 def _way_in(entry: Interface, gateway: Interface) -> str:
     dev = f'iifname "{entry.name}"'
     ours = f"& {MARK_MASK:#010x} == {MARK_BASE:#010x}"
-    return "\n".join((
-        nft.base_chain("mesh-zone", "filter", "prerouting", nft.RAW, f"{dev} ct original zone set @ll,80,16"),
-        nft.base_chain(
-            "mesh-mark-in", "filter", "prerouting", nft.MANGLE,
-            f"{dev} meta mark set ether saddr map @mesh-legs",
-            f"meta l4proto != tcp ct state new meta mark {ours} ct mark set meta mark",
-        ),
-        nft.base_chain(
-            "mesh-guard", "filter", "input", nft.FILTER,
-            f"{dev} ct state established,related accept",
-            f"{dev} meta mark {ours} meta l4proto . th dport @mesh-targets accept",
-            f"{dev} meta l4proto {{ tcp, udp, sctp }} drop",
-        ),
-        nft.base_chain(
-            "mesh-nat-gateway", "nat", "prerouting", nft.DSTNAT,
-            f'iifname "{gateway.name}" ip daddr {gateway.address.ip} meta l4proto udp'
-            f" meta l4proto . th dport @mesh-targets dnat ip to {entry.address.ip}",
-        ),
-        nft.base_chain("mesh-nat-in", "nat", "input", nft.SRCNAT),
-        nft.base_chain(
-            "mesh-mark-out", "route", "output", nft.MANGLE,
-            f"meta l4proto != tcp ct direction reply ct mark {ours} meta mark set ct mark",
-        ),
-        nft.base_chain(
-            "mesh-nat-post", "nat", "postrouting", nft.SRCNAT,
-            f'oifname "{gateway.name}" ip saddr {entry.address.ip} snat ip to {gateway.address.ip}',
-        ),
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            nft.base_chain(
+                "mesh-zone",
+                "filter",
+                "prerouting",
+                nft.RAW,
+                f"{dev} ct original zone set @ll,80,16",
+            ),
+            nft.base_chain(
+                "mesh-mark-in",
+                "filter",
+                "prerouting",
+                nft.MANGLE,
+                f"{dev} meta mark set ether saddr map @mesh-legs",
+                f"meta l4proto != tcp ct state new meta mark {ours} ct mark set meta mark",
+            ),
+            nft.base_chain(
+                "mesh-guard",
+                "filter",
+                "input",
+                nft.FILTER,
+                f"{dev} ct state established,related accept",
+                f"{dev} meta mark {ours} meta l4proto . th dport @mesh-targets accept",
+                f"{dev} meta l4proto {{ tcp, udp, sctp }} drop",
+            ),
+            nft.base_chain(
+                "mesh-nat-gateway",
+                "nat",
+                "prerouting",
+                nft.DSTNAT,
+                f'iifname "{gateway.name}" ip daddr {gateway.address.ip} meta l4proto udp'
+                f" meta l4proto . th dport @mesh-targets dnat ip to {entry.address.ip}",
+            ),
+            nft.base_chain("mesh-nat-in", "nat", "input", nft.SRCNAT),
+            nft.base_chain(
+                "mesh-mark-out",
+                "route",
+                "output",
+                nft.MANGLE,
+                f"meta l4proto != tcp ct direction reply ct mark {ours} meta mark set ct mark",
+            ),
+            nft.base_chain(
+                "mesh-nat-post",
+                "nat",
+                "postrouting",
+                nft.SRCNAT,
+                f'oifname "{gateway.name}" ip saddr {entry.address.ip} snat ip to'
+                f" {gateway.address.ip}",
+            ),
+        )
+    )
 
 
 def _way_out(entry: Interface) -> str:

@@ -1,11 +1,13 @@
 """A container's interfaces, addresses, routes and resolver.
 
     previous hop   overlay.py: a frame leaves br<i> by veth<n>
-    this hop       the container's eth<k>: ingress first, then its overlays in the order of the service, last docker_gwbridge
-    next hop       the process; its answers go by reply.py, its own requests by loadbalancer.py or gateway.py
+    this hop       the container's eth<k>: ingress first, then its overlays in the order of the
+                   service, last docker_gwbridge
+    next hop       the process; its answers go by reply.py, its own requests by loadbalancer.py or
+                   gateway.py
 
-The default route is docker_gwbridge's; a container whose networks are all internal has neither. The resolver's address
-127.0.0.11:53 is sent to the port on which the agent listens inside the sandbox.
+The default route is docker_gwbridge's; a container whose networks are all internal has neither. The
+resolver's address 127.0.0.11:53 is sent to the port on which the agent listens inside the sandbox.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +30,8 @@ from weft.network.ownership import overlay_namespace
 from weft.network.reply import Interface, Legs
 
 SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
-"""As Docker Swarm sets it; a service may ask for another value. What programs may do in the namespace (low ports, ping) is set
-by the runtime, together with what the service asks for."""
+"""As Docker Swarm sets it; a service may ask for another value. What programs may do in the
+namespace (low ports, ping) is set by the runtime, together with what the service asks for."""
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -49,8 +51,9 @@ def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView])
 def hides_gateway(
     workload: Workload, networks: Mapping[NetworkId, NetworkView], facts: NodeFacts
 ) -> str | None:
-    """Why the container cannot be connected to its networks here, or None. If one has addresses of docker_gwbridge's subnet, the
-    container would take its gateway address for that of another container, and answer itself."""
+    """Why the container cannot be connected to its networks here, or None. If one has addresses of
+    docker_gwbridge's subnet, the container would take its gateway address for that of another
+    container, and answer itself."""
     if not needs_gateway(workload, networks):
         return None
     gateway = facts.gateway.network
@@ -64,12 +67,19 @@ def hides_gateway(
 
 
 def connect(
-    sandbox: Sandbox, workload: Workload, outlooks: Mapping[NetworkId, Outlook], facts: NodeFacts, has_gateway: bool
+    sandbox: Sandbox,
+    workload: Workload,
+    outlooks: Mapping[NetworkId, Outlook],
+    facts: NodeFacts,
+    has_gateway: bool,
 ) -> Iterator[Namespace]:
-    """All of one container's network, but for the services of its networks (`fragments.serving`), which it calls by their virtual
-    addresses; not those of ingress. An attachment to a network that the node is not told of is left out."""
+    """All of one container's network, but for the services of its networks (`fragments.serving`),
+    which it calls by their virtual addresses; not those of ingress. An attachment to a network that
+    the node is not told of is left out."""
     wanted = workload.spec.sysctls
-    yield Namespace(name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()})
+    yield Namespace(
+        name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()}
+    )
     yield Namespace(name=sandbox.key, tables=table(_resolver()))
     interfaces: list[tuple[Interface, Outlook]] = []
     for i, attachment in enumerate(workload.attachments):
@@ -88,14 +98,20 @@ def connect(
 
 
 def _attach(
-    sandbox: Sandbox, name: str, attachment: Attachment, definition: NetworkDefinition, facts: NodeFacts
+    sandbox: Sandbox,
+    name: str,
+    attachment: Attachment,
+    definition: NetworkDefinition,
+    facts: NodeFacts,
 ) -> Iterator[Namespace]:
     own = segment_of(definition, attachment.address.ip)
     if own is None:
         return
     port = (overlay_namespace(definition.id), f"veth{sandbox.ports[definition.id]}", f"br{own}")
     address = attachment.address
-    yield from cable(port, (sandbox.key, name), mtu_of(definition, facts), mac_for(address.ip), address)
+    yield from cable(
+        port, (sandbox.key, name), mtu_of(definition, facts), mac_for(address.ip), address
+    )
     hop = definition.segments[own].gateway
     siblings = (segment.subnet for i, segment in enumerate(definition.segments) if i != own)
     routes = frozenset(Route(destination=subnet, via=hop, device=name) for subnet in siblings)
@@ -103,10 +119,14 @@ def _attach(
 
 
 def _mesh(
-    sandbox: Sandbox, workload: Workload, interfaces: Sequence[tuple[Interface, Outlook]],
+    sandbox: Sandbox,
+    workload: Workload,
+    interfaces: Sequence[tuple[Interface, Outlook]],
     outlet: tuple[Interface, IPv4Address],
-) -> Iterator[Namespace]:  # fmt: skip
-    entry, legs = next(((i, outlook.legs) for i, outlook in interfaces if outlook.legs), (None, None))
+) -> Iterator[Namespace]:
+    entry, legs = next(
+        ((i, outlook.legs) for i, outlook in interfaces if outlook.legs), (None, None)
+    )
     if entry is not None and legs is not None:
         others = [i for i, outlook in interfaces if not outlook.legs]
         yield from reply.answers(sandbox.key, workload, entry, others, outlet, legs)
@@ -114,5 +134,7 @@ def _mesh(
 
 def _resolver() -> str:
     target = f"dnat ip to {RESOLVER_ADDRESS}:{RESOLVER_PORT}"
-    rules = (f"ip daddr {RESOLVER_ADDRESS} {protocol} dport 53 {target}" for protocol in ("udp", "tcp"))
+    rules = (
+        f"ip daddr {RESOLVER_ADDRESS} {protocol} dport 53 {target}" for protocol in ("udp", "tcp")
+    )
     return nft.base_chain("resolver", "nat", "output", nft.DSTNAT, *rules)

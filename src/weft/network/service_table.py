@@ -168,9 +168,7 @@ class _Backends:
         })  # fmt: skip
 
 
-def _services(
-    owners: Owners, changes: Mapping[ServiceId, _Backends], before: Services
-) -> Services:
+def _services(owners: Owners, changes: Mapping[ServiceId, _Backends], before: Services) -> Services:
     """`changes`: of the services that may have changed."""
     found: dict[Destination, Service] = {}
     for destination, id in owners.items():

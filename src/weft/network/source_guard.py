@@ -6,11 +6,11 @@
 
 The port is locked, so the frame's MAC is the container's (`fragments.cable`). With it the sender's
 address must be one of the container's, in IP packets and in ARP alike: nobody takes an address from
-its owner by saying to neighbours that it is elsewhere. What is neither IPv4 nor ARP stops here; so do
-frames with a VLAN's tag, in which the rest would not be looked at.
-Each host looks after its own containers. Frames of other hosts, and of this host's balancer and leg,
-which have other senders, are let through. Any of the container's addresses will do, because a process
-may be bound to the one of another network. One look-up for a frame, one element for each address.
+its owner by saying to neighbours that it is elsewhere. What is neither IPv4 nor ARP stops here; so
+do frames with a VLAN's tag, in which the rest would not be looked at. Each host looks after its own
+containers. Frames of other hosts, and of this host's balancer and leg, which have other senders,
+are let through. Any of the container's addresses will do, because a process may be bound to the one
+of another network. One look-up for a frame, one element for each address.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,14 +32,19 @@ def guard(definition: NetworkDefinition, workloads: Sequence[Workload]) -> Names
     tunnels = (f"vxlan{i}" for i in range(len(definition.segments)))
     trusted = ", ".join(f'"{port}"' for port in (*tunnels, BALANCER_PORT, LEG_PORT))
     body = nft.base_chain(
-        "source-guard", "filter", "prerouting", nft.RAW,
+        "source-guard",
+        "filter",
+        "prerouting",
+        nft.RAW,
         f"iifname {{ {trusted} }} accept",
         "ether type ip ether saddr . ip saddr @senders accept",
         "ether type arp ether saddr . arp saddr ip @senders accept",
         "drop",
-    )  # fmt: skip
+    )
     senders = ElementSet(SENDERS, dict.fromkeys(_senders(definition, workloads), ()))
-    return Namespace(name=overlay_namespace(definition.id), tables=table(body, "bridge", {"senders": senders}))
+    return Namespace(
+        name=overlay_namespace(definition.id), tables=table(body, "bridge", {"senders": senders})
+    )
 
 
 def _senders(definition: NetworkDefinition, workloads: Sequence[Workload]) -> Iterator[Entry]:

@@ -31,32 +31,48 @@ from weft.network.ownership import INGRESS_LEG, UNDERLAY_TABLE
 HOSTS = SetType(("ipv4_addr",))
 
 
-def datagrams(definitions: Sequence[NetworkDefinition], hosts: ElementSet, facts: NodeFacts, port: Port) -> Namespace:
-    """`definitions`: of the networks that are on this host; `hosts`: with which it shares them. `port`: VXLAN's."""
+def datagrams(
+    definitions: Sequence[NetworkDefinition], hosts: ElementSet, facts: NodeFacts, port: Port
+) -> Namespace:
+    """`definitions`: of the networks that are on this host; `hosts`: with which it shares them.
+    `port`: VXLAN's."""
     own = facts.data_path_address
     containers = f'iifname {{ "{GATEWAY_BRIDGE}", "{INGRESS_LEG}" }} goto from-containers'
-    body = "\n".join((
-        nft.chain("from-containers", "ip daddr @hosts drop", "fib daddr type local drop"),
-        nft.chain(
-            "vxlan-in", containers, f"ip saddr @hosts ip daddr {own} notrack accept", *_strangers(definitions)
-        ),
-        nft.chain("esp-in", containers, f"ip daddr {own} notrack"),
-        nft.base_chain(
-            "underlay-in", "filter", "prerouting", nft.RAW,
-            f"udp dport {port} goto vxlan-in", "ip protocol esp goto esp-in",
-        ),
-        nft.base_chain(
-            "underlay-out", "filter", "output", nft.RAW,
-            f"ip saddr {own} udp dport {port} notrack", f"ip saddr {own} ip protocol esp notrack",
-        ),
-    ))  # fmt: skip
+    body = "\n".join(
+        (
+            nft.chain("from-containers", "ip daddr @hosts drop", "fib daddr type local drop"),
+            nft.chain(
+                "vxlan-in",
+                containers,
+                f"ip saddr @hosts ip daddr {own} notrack accept",
+                *_strangers(definitions),
+            ),
+            nft.chain("esp-in", containers, f"ip daddr {own} notrack"),
+            nft.base_chain(
+                "underlay-in",
+                "filter",
+                "prerouting",
+                nft.RAW,
+                f"udp dport {port} goto vxlan-in",
+                "ip protocol esp goto esp-in",
+            ),
+            nft.base_chain(
+                "underlay-out",
+                "filter",
+                "output",
+                nft.RAW,
+                f"ip saddr {own} udp dport {port} notrack",
+                f"ip saddr {own} ip protocol esp notrack",
+            ),
+        )
+    )
     table = Table("ip", UNDERLAY_TABLE, body, {"hosts": hosts})
     return Namespace(name=HOST, tables={("ip", UNDERLAY_TABLE): table})
 
 
 def vni_in(vnis: Sequence[int]) -> str:
-    """The VNI is the three octets behind the first four of the VXLAN header: bits 96 to 119 from the
-    UDP header (RFC 7348). `vnis`: at least one."""
+    """The VNI is the three octets behind the first four of the VXLAN header: bits 96 to 119 from
+    the UDP header (RFC 7348). `vnis`: at least one."""
     return f"@th,96,24 {{ {', '.join(map(str, vnis))} }}"
 
 
@@ -65,7 +81,8 @@ Places = frozenset[tuple[NodeId, int]]
 
 
 def places(view: NetworkView, before: Places | None = None) -> Places:
-    """Of all hosts on a network. `before`: what this was until now; it is given back if nothing has changed."""
+    """Of all hosts on a network. `before`: what this was until now; it is given back if nothing has
+    changed."""
     found = frozenset((endpoint.node, int(endpoint.vtep)) for endpoint in view.endpoints.values())
     return before if before == found else found
 

@@ -1,1 +1,2 @@
-"""Ring 2: certificates and join tokens. Keys, serial numbers and the time are arguments; nothing is kept and nothing is logged."""
+"""Ring 2: certificates and join tokens. Keys, serial numbers and the time are arguments; nothing is
+kept and nothing is logged."""

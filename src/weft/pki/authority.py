@@ -1,12 +1,14 @@
 """The swarm's certificate authority: a self-signed root, and one certificate for each node.
 
-A node's certificate says who it is (CN: node id), of which swarm (O: cluster id) and what it may do (OU: `swarm-manager` or
-`swarm-worker`); both ends of every session check all three. The OU is also an alternative name, so that an ordinary TLS client
-that asks for the host `swarm-manager` accepts managers only. A manager's is good for its address as well: that is what the members
-of the store ask for. ECDSA on P-256, back-dated an hour for clocks that differ.
+A node's certificate says who it is (CN: node id), of which swarm (O: cluster id) and what it may do
+(OU: `swarm-manager` or `swarm-worker`); both ends of every session check all three. The OU is also
+an alternative name, so that an ordinary TLS client that asks for the host `swarm-manager` accepts
+managers only. A manager's is good for its address as well: that is what the members of the store
+ask for. ECDSA on P-256, back-dated an hour for clocks that differ.
 
-A new root is cross-signed by the one before it: whoever trusts the old one can follow that to whatever the new one signs. So
-nodes may change over one by one, and none of them has to trust two roots.
+A new root is cross-signed by the one before it: whoever trusts the old one can follow that to
+whatever the new one signs. So nodes may change over one by one, and none of them has to trust two
+roots.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +36,8 @@ SHORTEST_ROOT = timedelta(days=365)
 """What a root that is brought must have left to live; Docker Swarm's."""
 SHORTEST_RSA = 2048
 KEY_BYTES = 48
-"""Random bytes for a key: enough that taking them modulo the order of P-256 favours none (FIPS 186-5, A.2.1)."""
+"""Random bytes for a key: enough that taking them modulo the order of P-256 favours none (FIPS
+186-5, A.2.1)."""
 SERIAL_BYTES = 16
 """Of a certificate: X.509 allows 20 (RFC 5280 section 4.1.2.2)."""
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -86,15 +89,17 @@ def issue(
     serial: int,
     addresses: Sequence[IPv4Address] = (),
 ) -> str:
-    """A node's certificate (PEM) for the key in the request, good for these addresses too. Raises `InvalidArgument` if the
-    request is not one."""
+    """A node's certificate (PEM) for the key in the request, good for these addresses too. Raises
+    `InvalidArgument` if the request is not one."""
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         public_key = csr.public_key()
     except ValueError as error:
         raise InvalidArgument(f"cannot issue certificate: malformed request: {error}") from error
     if not csr.is_signature_valid or not isinstance(public_key, ec.EllipticCurvePublicKey):
-        raise InvalidArgument("cannot issue certificate: the request is not signed by an elliptic curve key")
+        raise InvalidArgument(
+            "cannot issue certificate: the request is not signed by an elliptic curve key"
+        )
     authority = load(root.certificate)
     unit = UNITS[role]
     subject = x509.Name(
@@ -107,7 +112,9 @@ def issue(
     names = [x509.DNSName(node), x509.DNSName(unit), *map(x509.IPAddress, addresses)]
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     certificate = (
-        _builder(subject, authority.subject, moment(now), timedelta(seconds=lifetime / SECOND), serial)
+        _builder(
+            subject, authority.subject, moment(now), timedelta(seconds=lifetime / SECOND), serial
+        )
         .public_key(public_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -120,7 +127,8 @@ def issue(
 
 
 def cross_sign(old: RootCa, new: RootCa, now: Nanoseconds, serial: int) -> str:
-    """A certificate (PEM) with the new root's name and key, signed by the old root, and valid for as long as both are."""
+    """A certificate (PEM) with the new root's name and key, signed by the old root, and valid for
+    as long as both are."""
     signer, subject = load(old.certificate), load(new.certificate)
     end = min(signer.not_valid_after_utc, subject.not_valid_after_utc)
     certificate = (
@@ -136,7 +144,8 @@ def cross_sign(old: RootCa, new: RootCa, now: Nanoseconds, serial: int) -> str:
 
 
 def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
-    """A root that the operator made. Raises `InvalidArgument` if it cannot be the root of a swarm."""
+    """A root that the operator made. Raises `InvalidArgument` if it cannot be the root of a
+    swarm."""
     try:
         loaded = x509.load_pem_x509_certificates(certificate.encode())
         private = serialization.load_pem_private_key(key.encode(), None)
@@ -145,18 +154,25 @@ def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
     if len(loaded) != 1:
         raise InvalidArgument("the desired CA certificate cannot contain multiple certificates")
     (own,) = loaded
-    if not isinstance(private, SigningKey) or (isinstance(private, rsa.RSAPrivateKey) and private.key_size < SHORTEST_RSA):
+    if not isinstance(private, SigningKey) or (
+        isinstance(private, rsa.RSAPrivateKey) and private.key_size < SHORTEST_RSA
+    ):
         raise InvalidArgument(
-            f"cannot rotate CA: the key is neither on an elliptic curve nor RSA of {SHORTEST_RSA} bits or more"
+            f"cannot rotate CA: the key is neither on an elliptic curve nor RSA of {SHORTEST_RSA}"
+            " bits or more"
         )
     if private.public_key() != own.public_key():
-        raise InvalidArgument("cannot rotate CA: the certificate and the key do not belong together")
+        raise InvalidArgument(
+            "cannot rotate CA: the certificate and the key do not belong together"
+        )
     if own.not_valid_after_utc - moment(now) < SHORTEST_ROOT:
         raise InvalidArgument("CA certificate expires too soon")
     try:
         constraints = own.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        raise InvalidArgument("cannot rotate CA: the certificate is not one of an authority") from None
+        raise InvalidArgument(
+            "cannot rotate CA: the certificate is not one of an authority"
+        ) from None
     if not constraints.ca or constraints.path_length == 0 or own.not_valid_before_utc > moment(now):
         raise InvalidArgument("cannot rotate CA: the certificate may not sign others now")
     try:
@@ -167,8 +183,8 @@ def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
 
 
 def signer(cluster: Cluster) -> tuple[RootCa, str]:
-    """Who signs now, and what goes behind a new certificate (PEM), so that those who trust the root before this one can
-    follow it."""
+    """Who signs now, and what goes behind a new certificate (PEM), so that those who trust the root
+    before this one can follow it."""
     if cluster.rotation is None:
         return cluster.root_ca, cluster.cross_signed
     return cluster.rotation.root_ca, cluster.rotation.cross_signed + cluster.cross_signed
@@ -177,12 +193,12 @@ def signer(cluster: Cluster) -> tuple[RootCa, str]:
 def private_pem(key: SigningKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()  # fmt: skip
+    ).decode()
 
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, now: datetime, lifetime: timedelta, serial: int
-) -> x509.CertificateBuilder:  # fmt: skip
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -195,10 +211,16 @@ def _builder(
 
 def _usage(signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not signs_certificates, key_cert_sign=signs_certificates, crl_sign=signs_certificates,
-        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _private(pem: str) -> SigningKey:

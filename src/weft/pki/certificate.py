@@ -1,7 +1,9 @@
-"""What a certificate says, and whether to believe it. Reads PEM, and DER where TLS gives that; the time is an argument.
+"""What a certificate says, and whether to believe it. Reads PEM, and DER where TLS gives that; the
+time is an argument.
 
-Two digests, because a root may be made anew for the same key. `fingerprint` is of a root certificate as a whole: what a node trusts.
-`signer_id` is of its name and key, which is all that a certificate says about who signed it (`issuer_id`).
+Two digests, because a root may be made anew for the same key. `fingerprint` is of a root
+certificate as a whole: what a node trusts. `signer_id` is of its name and key, which is all that a
+certificate says about who signed it (`issuer_id`).
 """
 
 import hashlib
@@ -50,7 +52,9 @@ def issuer_id(certificate: str | bytes) -> str:
     """The `signer_id` of whoever signed it; empty if the certificate does not say."""
     loaded = load(certificate)
     try:
-        identifier = loaded.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        identifier = loaded.extensions.get_extension_for_class(
+            x509.AuthorityKeyIdentifier
+        ).value.key_identifier
     except x509.ExtensionNotFound:
         return ""
     return _digest(loaded.issuer, identifier) if identifier else ""
@@ -59,7 +63,9 @@ def issuer_id(certificate: str | bytes) -> str:
 def key_identifier(certificate: x509.Certificate) -> bytes:
     """As the certificate says; else as RFC 5280 section 4.2.1.2 (1) makes one."""
     try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        return certificate.extensions.get_extension_for_class(
+            x509.SubjectKeyIdentifier
+        ).value.digest
     except x509.ExtensionNotFound:
         return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
 
@@ -74,7 +80,9 @@ def holder(certificate: str | bytes) -> Holder:
     if role is None or not node or not cluster:
         raise InvalidArgument(f"cannot read certificate: {unit!r} is no role of a node")
     expires = round(loaded.not_valid_after_utc.timestamp()) * SECOND
-    return Holder(NodeId(node), role, ClusterId(cluster), serial_text(loaded.serial_number), expires)
+    return Holder(
+        NodeId(node), role, ClusterId(cluster), serial_text(loaded.serial_number), expires
+    )
 
 
 def serial_text(serial: int) -> str:
@@ -83,9 +91,12 @@ def serial_text(serial: int) -> str:
 
 
 def subject_and_key(certificate: str) -> tuple[bytes, bytes]:
-    """(DER of the subject, DER of the public key): what `docker info` shows of the root as `TLSInfo`."""
+    """(DER of the subject, DER of the public key): what `docker info` shows of the root as
+    `TLSInfo`."""
     loaded = load(certificate)
-    public = loaded.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = loaded.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     return loaded.subject.public_bytes(), public
 
 
@@ -95,7 +106,9 @@ def public_key_digest(request: str) -> str:
         key = x509.load_pem_x509_csr(request.encode()).public_key()
     except ValueError as error:
         raise InvalidArgument(f"cannot issue certificate: malformed request: {error}") from error
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    der = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     return hashlib.sha256(der).hexdigest()
 
 
@@ -106,8 +119,9 @@ def has_key(certificate: str, key: str) -> bool:
 
 
 def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
-    """When that part of its life, from being issued to its end, is over. Nodes that were started together must not ask for
-    new certificates together: the caller draws `fraction`, from 0.5 to 0.8 as in Docker Swarm."""
+    """When that part of its life, from being issued to its end, is over. Nodes that were started
+    together must not ask for new certificates together: the caller draws `fraction`, from 0.5 to
+    0.8 as in Docker Swarm."""
     loaded = load(certificate)
     issued = loaded.not_valid_before_utc + BACKDATE
     due = issued + (loaded.not_valid_after_utc - issued) * fraction
@@ -115,8 +129,9 @@ def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
 
 
 def verify(chain: str, root: str, now: Nanoseconds) -> None:
-    """Follows the chain (PEM: the node's certificate, then whatever leads to the root) to the root (PEM). Raises
-    `InvalidArgument` if it does not lead there or something on the way is not valid at this moment."""
+    """Follows the chain (PEM: the node's certificate, then whatever leads to the root) to the root
+    (PEM). Raises `InvalidArgument` if it does not lead there or something on the way is not valid
+    at this moment."""
     anchor = load(root)
     certificate, *others = _load_all(chain)
     for _ in range(LONGEST_CHAIN):
@@ -124,7 +139,10 @@ def verify(chain: str, root: str, now: Nanoseconds) -> None:
         if _issued(anchor, certificate):
             _check_time(anchor, now)
             return
-        above = next((other for other in others if _is_authority(other) and _issued(other, certificate)), None)
+        above = next(
+            (other for other in others if _is_authority(other) and _issued(other, certificate)),
+            None,
+        )
         if above is None or above == certificate:
             break
         certificate = above
@@ -170,8 +188,9 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 def _check_time(certificate: x509.Certificate, now: Nanoseconds) -> None:
     if not certificate.not_valid_before_utc <= moment(now) <= certificate.not_valid_after_utc:
         raise InvalidArgument(
-            f"cannot trust certificate: it is good from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "
-            f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            "cannot trust certificate: it is good from"
+            f" {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to"
+            f" {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         )
 
 

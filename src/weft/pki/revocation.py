@@ -35,7 +35,12 @@ def revocation_list(serials: Iterable[str], certificate: str, key: str, now: Nan
         .next_update(begin + LIFETIME)
     )
     for serial in sorted(set(serials)):
-        entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(begin).build()
+        entry = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(int(serial, 16))
+            .revocation_date(begin)
+            .build()
+        )
         builder = builder.add_revoked_certificate(entry)
     return builder.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

@@ -1,7 +1,8 @@
 """Join tokens: `SWMTKN-1-<digest of the root certificate>-<secret>`, as in Docker Swarm.
 
-The digest lets a host that knows nothing but the token recognise the swarm's root certificate, before it sends the secret to
-anybody. The secret says which role the host may have; it is compared in constant time.
+The digest lets a host that knows nothing but the token recognise the swarm's root certificate,
+before it sends the secret to anybody. The secret says which role the host may have; it is compared
+in constant time.
 """
 
 import hashlib

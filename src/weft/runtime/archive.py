@@ -1,4 +1,5 @@
-"""Images as they travel: `docker save` archives, OCI archives, and the directory that skopeo writes.
+"""Images as they travel: `docker save` archives, OCI archives, and the directory that skopeo
+writes.
 
 Each is a set of named blobs of which some are JSON that say which others are an image's
 configuration and layers. All JSON is decoded strictly and all counts are bounded before anything is
@@ -139,8 +140,9 @@ def open_directory(path: Path, name: str) -> tuple[Blobs, ArchivedImage]:
                             " that is no longer in use")  # fmt: skip
         return blobs, _archived(
             documents.image(_hex(manifest.config.digest)),
-            [_hex(layer.digest) for layer in manifest.layers or ()], [],
-        )  # fmt: skip
+            [_hex(layer.digest) for layer in manifest.layers or ()],
+            [],
+        )
     except Malformed as error:
         raise InvalidArgument(f"cannot pull {name}: {error}") from error
 

@@ -1,7 +1,8 @@
 """What the rest of the program needs of a container runtime and of an image store.
 
-Containers outlive the daemon: everything about them is on disk, and a new `Runtime` on the same directory finds them all.
-Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; image problems name the image.
+Containers outlive the daemon: everything about them is on disk, and a new `Runtime` on the same
+directory finds them all. Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; image
+problems name the image.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,7 +17,8 @@ class Attached(Protocol):
     """The streams of a container or of a command in it."""
 
     async def read(self) -> tuple[int, bytes]:
-        """The next output: (1 stdout or 2 stderr, bytes); (0, b"") at the end. A terminal's output is all stream 1."""
+        """The next output: (1 stdout or 2 stderr, bytes); (0, b"") at the end. A terminal's output
+        is all stream 1."""
         ...
 
     async def write(self, data: bytes) -> None: ...
@@ -75,7 +77,8 @@ class Runtime(Protocol):
     async def kill(self, id: ContainerId, signal: str) -> None: ...
 
     async def remove(self, id: ContainerId) -> None:
-        """Kills it if it runs; removes its files and mounts. A container that is not there is fine."""
+        """Kills it if it runs; removes its files and mounts. A container that is not there is
+        fine."""
         ...
 
     async def wait(self, id: ContainerId) -> Container:
@@ -85,16 +88,29 @@ class Runtime(Protocol):
     async def attach(self, id: ContainerId) -> Attached: ...
 
     def logs(
-        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: Nanoseconds = 0,
+        until: Nanoseconds = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]: ...
 
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None: ...
 
     async def exec(
-        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
-        user: str = "", directory: str = "", privileged: bool = False,
-    ) -> Exec:  # fmt: skip
-        ...
+        self,
+        id: ContainerId,
+        argv: tuple[str, ...],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: tuple[str, ...] = (),
+        user: str = "",
+        directory: str = "",
+        privileged: bool = False,
+    ) -> Exec: ...
 
     async def top(self, id: ContainerId) -> list[int]:
         """PIDs of its processes."""
@@ -109,11 +125,13 @@ class Images(Protocol):
     def all(self) -> list[Image]: ...
 
     def find(self, reference: str) -> Image:
-        """By `name[:tag][@digest]`, by id or by a prefix of it. Raises `NotFound`: `No such image: <reference>`."""
+        """By `name[:tag][@digest]`, by id or by a prefix of it. Raises `NotFound`: `No such image:
+        <reference>`."""
         ...
 
     def pull(self, reference: str) -> AsyncIterator[str]:
-        """Fetches it from its registry; gives lines of progress. Raises `NotFound` or `OperationFailed`."""
+        """Fetches it from its registry; gives lines of progress. Raises `NotFound` or
+        `OperationFailed`."""
         ...
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
@@ -123,5 +141,6 @@ class Images(Protocol):
     async def tag(self, reference: str, new: str) -> None: ...
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
-        """Gives what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a container uses it."""
+        """Gives what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a container
+        uses it."""
         ...

@@ -28,7 +28,8 @@ class ImageFiles(Images, Protocol):
         ...
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
-        """`users` gives the containers made from an image id; an image that has any is not removed."""
+        """`users` gives the containers made from an image id; an image that has any is not
+        removed."""
         ...
 
 

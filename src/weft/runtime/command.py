@@ -1,8 +1,9 @@
 """A command in a running container (`docker exec`).
 
-The OCI runtime starts the process with our pipes, or a terminal whose other end it hands to us, and is gone; the process becomes
-our child (see `process.adopt_orphans`), so its exit code is ours to read and no helper process stays beside it. A command ends
-with the daemon's connection to it: after a restart of the daemon nobody could read its output.
+The OCI runtime starts the process with our pipes, or a terminal whose other end it hands to us, and
+is gone; the process becomes our child (see `process.adopt_orphans`), so its exit code is ours to
+read and no helper process stays beside it. A command ends with the daemon's connection to it: after
+a restart of the daemon nobody could read its output.
 """
 
 import array
@@ -32,10 +33,18 @@ class Command:
     """Implements `runtime.base.Exec`."""
 
     def __init__(
-        self, id: str, container: ContainerId, document: dict[str, Any], oci: Oci, directory: Path, *, stdin: bool,
+        self,
+        id: str,
+        container: ContainerId,
+        document: dict[str, Any],
+        oci: Oci,
+        directory: Path,
+        *,
+        stdin: bool,
         privileged: bool,
-    ) -> None:  # fmt: skip
-        """`document`: `process` of the OCI runtime specification. `directory`: for the files of the start."""
+    ) -> None:
+        """`document`: `process` of the OCI runtime specification. `directory`: for the files of the
+        start."""
         self.id = id
         self.container = container
         self.argv: tuple[str, ...] = tuple(document["args"])
@@ -54,17 +63,21 @@ class Command:
         self._waiter: asyncio.Task[None] | None = None
 
     async def start(self) -> CommandStreams:
-        """Raises `InvalidArgument` with Docker's sentence if there is no such program or it may not be run; `exit_code`
-        is then 127 or 126."""
+        """Raises `InvalidArgument` with Docker's sentence if there is no such program or it may not
+        be run; `exit_code` is then 127 or 126."""
         if self._started:
             raise Conflict(f"Error: Exec command {self.id} is already running")
         self._started = True
         files = self._directory / f"exec-{self.id[:16]}"
-        process_file, pid_file, log = (files.with_suffix(suffix) for suffix in (".json", ".pid", ".log"))
+        process_file, pid_file, log = (
+            files.with_suffix(suffix) for suffix in (".json", ".pid", ".log")
+        )
         try:
             replace_file(process_file, msgspec.json.encode(self._document), durable=False)
             if self.tty:
-                self._streams = await self._start_with_terminal(files.with_suffix(".tty"), process_file, pid_file, log)
+                self._streams = await self._start_with_terminal(
+                    files.with_suffix(".tty"), process_file, pid_file, log
+                )
             else:
                 self._streams = await self._start_with_pipes(process_file, pid_file, log)
             process = _process_of(pid_file)
@@ -72,7 +85,9 @@ class Command:
             await asyncio.shield(self._give_up(pid_file))
             if isinstance(error, OSError | ValueError):
                 cause = "it is gone" if isinstance(error, ProcessLookupError) else cause_of(error)
-                raise OperationFailed(f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {cause}") from error
+                raise OperationFailed(
+                    f"cannot run {self.argv[0]!r} in container {self.container[:12]}: {cause}"
+                ) from error
             raise
         finally:
             for path in (process_file, pid_file, log):
@@ -93,7 +108,8 @@ class Command:
         self._over.set()
 
     async def _start_with_pipes(self, process: Path, pid_file: Path, log: Path) -> CommandStreams:
-        """Both ends of each pipe are open here until the runtime has passed theirs on; on failure all are closed."""
+        """Both ends of each pipe are open here until the runtime has passed theirs on; on failure
+        all are closed."""
         with ExitStack() as theirs, ExitStack() as ours:
             reads: dict[int, int] = {}
             given: dict[int, int] = {}
@@ -108,11 +124,15 @@ class Command:
                     writes = kept
                 else:
                     reads[kept] = number
-            await self._run(self._oci.exec_arguments(self.container, process, pid_file, log, None), given, log)
+            await self._run(
+                self._oci.exec_arguments(self.container, process, pid_file, log, None), given, log
+            )
             ours.pop_all()
         return CommandStreams(writes, reads)
 
-    async def _start_with_terminal(self, path: Path, process: Path, pid_file: Path, log: Path) -> CommandStreams:
+    async def _start_with_terminal(
+        self, path: Path, process: Path, pid_file: Path, log: Path
+    ) -> CommandStreams:
         """The runtime sends the terminal's other end over a socket that we give it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ExitStack() as cleanup:
             fd = opened(path.parent)
@@ -122,7 +142,9 @@ class Command:
             listener.listen(1)
             listener.setblocking(False)
             console = Path(f"/proc/{os.getpid()}/fd/{fd}/{path.name}")
-            await self._run(self._oci.exec_arguments(self.container, process, pid_file, log, console), {}, log)
+            await self._run(
+                self._oci.exec_arguments(self.container, process, pid_file, log, console), {}, log
+            )
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
             with connection:
                 connection.setblocking(True)

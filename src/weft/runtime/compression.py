@@ -21,7 +21,8 @@ else:
 
 CHUNK = 1 << 18
 _WINDOW_BITS = 27
-"""One decoder has 128 MiB of memory: `xz -9` needs 65, and zstd(1) takes no more without `--long`."""
+"""One decoder has 128 MiB of memory: `xz -9` needs 65, and zstd(1) takes no more without
+`--long`."""
 
 
 class Source(Protocol):

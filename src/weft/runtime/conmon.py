@@ -1,18 +1,21 @@
 """Containers by conmon and an OCI runtime: `runtime.base.Runtime` for a real host.
 
-Each step of a container's life is first or last written to its record (`record.py`), so that a daemon that is killed between any
-two of them leaves something that `load` understands:
+Each step of a container's life is first or last written to its record (`record.py`), so that a
+daemon that is killed between any two of them leaves something that `load` understands:
 
     make     record "half made" → overlay mounted → conmon, which has runc make it → record "made"
     start    runc start → record "started"
-    end      conmon writes the exit code and ends, our pidfd tells → record "exited" → runc forgets it, overlay unmounted
+    end      conmon writes the exit code and ends, our pidfd tells → record "exited" → runc forgets
+             it, overlay unmounted
     remove   process killed → as at the end → files removed, the record with them
 
-A container that lost its conmon cannot be seen to end, so it is killed. Nothing is restarted here: that is the manager's job.
+A container that lost its conmon cannot be seen to end, so it is killed. Nothing is restarted here:
+that is the manager's job.
 
-A host that is shut down ends the programs of its containers, and they do so in good order or not: that says nothing of them. So ends
-are no longer taken note of from the moment that the daemon is told to stop, and what conmon wrote counts only until the next reboot,
-which takes the runtime's state with /run. (A daemon that is only restarted finds that state, and all the ends.)
+A host that is shut down ends the programs of its containers, and they do so in good order or not:
+that says nothing of them. So ends are no longer taken note of from the moment that the daemon is
+told to stop, and what conmon wrote counts only until the next reboot, which takes the runtime's
+state with /run. (A daemon that is only restarted finds that state, and all the ends.)
 """
 
 import asyncio
@@ -26,7 +29,14 @@ from pathlib import Path
 import msgspec
 
 from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
-from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.container import (
+    END_NOT_SEEN,
+    Container,
+    ContainerConfig,
+    ContainerState,
+    Image,
+    LogLine,
+)
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.box import Box, ImageFiles, opened, signal_number
@@ -37,7 +47,14 @@ from weft.runtime.mounts import make_private, mount_overlay, mount_points_below,
 from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory, Record
 from weft.runtime.remains import dissolve, end_unmade
-from weft.runtime.spec import all_capabilities, capability_set, command_line, container_document, environment, process_document
+from weft.runtime.spec import (
+    all_capabilities,
+    capability_set,
+    command_line,
+    container_document,
+    environment,
+    process_document,
+)
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
 from weft.system.files import make_directory
@@ -53,11 +70,17 @@ _KILL_PATIENCE = 10.0
 
 class ConmonRuntime:
     def __init__(
-        self, root: Path, run: Path, images: ImageFiles, clock: Callable[[], Nanoseconds], oci_runtime: str = "auto",
-        conmon: str = "conmon", patience: float = 60.0,
-    ) -> None:  # fmt: skip
-        """`root` outlives a reboot, `run` does not. `clock`: now. `patience`: seconds for a step of the OCI runtime. Call `load`
-        before anything else."""
+        self,
+        root: Path,
+        run: Path,
+        images: ImageFiles,
+        clock: Callable[[], Nanoseconds],
+        oci_runtime: str = "auto",
+        conmon: str = "conmon",
+        patience: float = 60.0,
+    ) -> None:
+        """`root` outlives a reboot, `run` does not. `clock`: now. `patience`: seconds for a step of
+        the OCI runtime. Call `load` before anything else."""
         self._containers = root.resolve() / "containers"
         self._run = run.resolve()
         self._images = images
@@ -69,13 +92,17 @@ class ConmonRuntime:
         self.version = ""
         """Of the OCI runtime: `runc 1.1.5`."""
         self.conmon_version = ""
-        images.set_users(lambda image: [box.container.id for box in self._boxes.values() if box.container.image == image])
+        images.set_users(
+            lambda image: [
+                box.container.id for box in self._boxes.values() if box.container.image == image
+            ]
+        )
 
     # finding what is there
 
     async def load(self) -> None:
-        """Finds the containers of the last daemon and clears what it left half made. Raises `OperationFailed` if conmon or the
-        OCI runtime is missing."""
+        """Finds the containers of the last daemon and clears what it left half made. Raises
+        `OperationFailed` if conmon or the OCI runtime is missing."""
         for directory in (self._containers, self._run / "oci"):
             make_directory(directory, 0o700)
         make_private(self._containers)
@@ -86,11 +113,15 @@ class ConmonRuntime:
             for path in self._containers.iterdir():
                 group.create_task(self._load(Directory(path)))
         for point in mount_points_below(self._containers):
-            if point.parent.name not in self._boxes or self._boxes[ContainerId(point.parent.name)].ended.is_set():
+            if (
+                point.parent.name not in self._boxes
+                or self._boxes[ContainerId(point.parent.name)].ended.is_set()
+            ):
                 unmount(point)
 
     async def _load_profile(self) -> None:
-        """Early, so that a host whose profile cannot be loaded says so before its first container is refused."""
+        """Early, so that a host whose profile cannot be loaded says so before its first container
+        is refused."""
         try:
             await self.confiner.confine()
         except OperationFailed as error:
@@ -101,7 +132,12 @@ class ConmonRuntime:
         try:
             record = directory.read()
         except Damaged as error:
-            log.error("container.damaged container=%s cause=%s; its files stay in %s", id[:12], error, directory.path)
+            log.error(
+                "container.damaged container=%s cause=%s; its files stay in %s",
+                id[:12],
+                error,
+                directory.path,
+            )
             await end_unmade(self._oci, id, directory)
             return
         if record is None or not record.made:
@@ -114,7 +150,12 @@ class ConmonRuntime:
             box.ended.set()
             return
         box.host_was_down = not self._oci.knows(id)
-        if not record.started and record.init is not None and record.init.lives and await self._oci.has_started(id):
+        if (
+            not record.started
+            and record.init is not None
+            and record.init.lives
+            and await self._oci.has_started(id)
+        ):
             self._mark_started(box, self._clock())
         self._watch(box)
         if box.conmon is None or box.conmon.has_ended or directory.exit_code is not None:
@@ -133,12 +174,18 @@ class ConmonRuntime:
         self._check_free(config)
         directory = Directory(self._containers / config.id)
         container = Container(
-            config=config, image=image.id, args=command_line(image, config.spec), env=environment(image, config.spec),
-            created_at=self._clock(), log_path=str(directory.log),
-        )  # fmt: skip
+            config=config,
+            image=image.id,
+            args=command_line(image, config.spec),
+            env=environment(image, config.spec),
+            created_at=self._clock(),
+            log_path=str(directory.log),
+        )
         stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
         signal_number(stop_signal)
-        box = self._boxes[config.id] = Box(directory, Record(container=container, stop_signal=stop_signal))
+        box = self._boxes[config.id] = Box(
+            directory, Record(container=container, stop_signal=stop_signal)
+        )
         try:
             async with box.lock, self._slots:
                 directory.make()
@@ -149,21 +196,29 @@ class ConmonRuntime:
             del self._boxes[config.id]
             await asyncio.shield(dissolve(self._oci, config.id, directory))
             raise
-        log.info("container.created container=%s name=%s image=%s", config.id[:12], config.name, image.id[7:19])
+        log.info(
+            "container.created container=%s name=%s image=%s",
+            config.id[:12],
+            config.name,
+            image.id[7:19],
+        )
         return box.container
 
     def _check_free(self, config: ContainerConfig) -> None:
         for other in self.containers():
             if config.id == other.id or config.name == other.config.name:
                 raise Conflict(
-                    f'Conflict. The container name "/{config.name}" is already in use by container "{other.id}".'
-                    " You have to remove (or rename) that container to be able to reuse that name."
+                    f'Conflict. The container name "/{config.name}" is already in use by container'
+                    f' "{other.id}". You have to remove (or rename) that container to be able to'
+                    " reuse that name."
                 )
 
     async def _make(self, box: Box, image: Image) -> None:
         directory, container = box.directory, box.container
         directory.forget_exit()
-        mount_overlay(self._images.layer_directories(image), directory.upper, directory.work, directory.merged)
+        mount_overlay(
+            self._images.layer_directories(image), directory.upper, directory.work, directory.merged
+        )
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
@@ -211,7 +266,9 @@ class ConmonRuntime:
         before, ended = box.record, box.ended
         box.ended, box.host_was_down = asyncio.Event(), False
         try:
-            box.write_container(state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0)
+            box.write_container(
+                state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0
+            )
             await self._make(box, self._images.find(box.container.image))
         except BaseException:
             box.record, box.ended = before, ended
@@ -234,7 +291,9 @@ class ConmonRuntime:
     def _watch(self, box: Box) -> None:
         """Follows the container's conmon, whoever started it."""
         box.conmon, box.init = opened(box.record.conmon), opened(box.record.init)
-        box.watcher = asyncio.create_task(self._watch_end(box), name=f"container {box.container.id[:12]}")
+        box.watcher = asyncio.create_task(
+            self._watch_end(box), name=f"container {box.container.id[:12]}"
+        )
 
     async def _watch_end(self, box: Box) -> None:
         if box.conmon is not None:
@@ -249,20 +308,30 @@ class ConmonRuntime:
     def _mark_ended(self, box: Box) -> None:
         code = None if box.host_was_down else box.directory.exit_code
         container = msgspec.structs.replace(
-            box.container, state=ContainerState.EXITED, pid=0, exit_code=LOST if code is None else code,
-            finished_at=self._clock(), oom_killed=box.directory.out_of_memory,
+            box.container,
+            state=ContainerState.EXITED,
+            pid=0,
+            exit_code=LOST if code is None else code,
+            finished_at=self._clock(),
+            oom_killed=box.directory.out_of_memory,
             error=END_NOT_SEEN if code is None else box.container.error,
-        )  # fmt: skip
+        )
         try:
             box.write(container=container)
         except OperationFailed:
             log.exception("container.record container=%s", container.id[:12])
             box.record = msgspec.structs.replace(box.record, container=container)
         box.ended.set()
-        log.info("container.ended container=%s code=%d oom=%s", container.id[:12], container.exit_code, container.oom_killed)
+        log.info(
+            "container.ended container=%s code=%d oom=%s",
+            container.id[:12],
+            container.exit_code,
+            container.oom_killed,
+        )
 
     async def _put_away(self, box: Box) -> None:
-        """What a container that has ended does not need: its state in the OCI runtime, its cgroup, its mount."""
+        """What a container that has ended does not need: its state in the OCI runtime, its cgroup,
+        its mount."""
         for process in (box.conmon, box.init):
             if process is not None:
                 process.close()
@@ -296,7 +365,9 @@ class ConmonRuntime:
             async with asyncio.timeout(_KILL_PATIENCE):
                 await box.ended.wait()
         except TimeoutError:
-            raise OperationFailed(f"cannot stop container {box.container.id[:12]}: process does not end") from None
+            raise OperationFailed(
+                f"cannot stop container {box.container.id[:12]}: process does not end"
+            ) from None
 
     async def kill(self, id: ContainerId, signal: str) -> None:
         box = self._box(id)
@@ -331,18 +402,36 @@ class ConmonRuntime:
         return ContainerStreams(self._box(id).directory.path)
 
     def logs(
-        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: Nanoseconds = 0,
+        until: Nanoseconds = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
         box = self._box(id)
-        return read_log(box.directory.log, LogQuery(follow=follow, since=since, until=until, tail=tail), box.ended.wait)
+        return read_log(
+            box.directory.log,
+            LogQuery(follow=follow, since=since, until=until, tail=tail),
+            box.ended.wait,
+        )
 
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
         resize_container(self._box(id).directory.path, rows, columns)
 
     async def exec(
-        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
-        user: str = "", directory: str = "", privileged: bool = False,
-    ) -> Command:  # fmt: skip
+        self,
+        id: ContainerId,
+        argv: tuple[str, ...],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: tuple[str, ...] = (),
+        user: str = "",
+        directory: str = "",
+        privileged: bool = False,
+    ) -> Command:
         box = self._box(id)
         if not box.is_running:
             raise Conflict(f"container {id} is not running")
@@ -351,14 +440,29 @@ class ConmonRuntime:
         image, spec = self._images.find(box.container.image), box.container.config.spec
         accounts = await asyncio.to_thread(read_accounts, box.directory.merged)
         who = find_user(accounts, user or spec.user or image.config.user, spec.groups)
-        merged = {line.partition("=")[0]: line for line in (*box.container.env, *(["TERM=xterm"] if tty else []), *env)}
+        merged = {
+            line.partition("=")[0]: line
+            for line in (*box.container.env, *(["TERM=xterm"] if tty else []), *env)
+        }
         document = process_document(
-            argv, [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
-            directory or spec.dir or image.config.working_dir or "/", who,
-            all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop), tty,
-            box.container.confinement.apparmor_profile, spec.ulimits,
-        )  # fmt: skip
-        return Command(secrets.token_hex(32), id, document, self._oci, box.directory.path, stdin=stdin, privileged=privileged)
+            argv,
+            [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
+            directory or spec.dir or image.config.working_dir or "/",
+            who,
+            all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop),
+            tty,
+            box.container.confinement.apparmor_profile,
+            spec.ulimits,
+        )
+        return Command(
+            secrets.token_hex(32),
+            id,
+            document,
+            self._oci,
+            box.directory.path,
+            stdin=stdin,
+            privileged=privileged,
+        )
 
     async def top(self, id: ContainerId) -> list[int]:
         box = self._box(id)
@@ -367,7 +471,8 @@ class ConmonRuntime:
         return self._oci.processes(id)
 
     def look_away(self) -> None:
-        """Takes note of no end any more. The host may be being shut down; if it is not, the next daemon finds what has ended."""
+        """Takes note of no end any more. The host may be being shut down; if it is not, the next
+        daemon finds what has ended."""
         for box in self._boxes.values():
             if box.watcher is not None:
                 box.watcher.cancel()

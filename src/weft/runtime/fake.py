@@ -1,10 +1,11 @@
-"""A container runtime and an image store in memory, with the contract of `runtime/base.py`. They behave: a container has states
-that only follow each other as real ones do, errors are those of the real runtime, and what is inside outlives whoever uses it,
-so that a second agent on the same `FakeRuntime` finds what the first one left.
+"""A container runtime and an image store in memory, with the contract of `runtime/base.py`. They
+behave: a container has states that only follow each other as real ones do, errors are those of the
+real runtime, and what is inside outlives whoever uses it, so that a second agent on the same
+`FakeRuntime` finds what the first one left.
 
-No process runs. A container lives until somebody stops it or a test calls `die`, and says what a test makes it `say`. `latency` makes
-each effect take (virtual) time, and the caller can be cancelled before it. `fail` makes the next calls of an effect fail. `history`
-tells what happened.
+No process runs. A container lives until somebody stops it or a test calls `die`, and says what a
+test makes it `say`. `latency` makes each effect take (virtual) time, and the caller can be
+cancelled before it. `fail` makes the next calls of an effect fail. `history` tells what happened.
 """
 
 import asyncio
@@ -14,7 +15,15 @@ from typing import Literal
 import msgspec
 
 from weft.errors import Conflict, NotFound, OperationFailed, Unsupported, WeftError
-from weft.model.container import END_NOT_SEEN, Container, ContainerConfig, ContainerState, Image, ImageConfig, LogLine
+from weft.model.container import (
+    END_NOT_SEEN,
+    Container,
+    ContainerConfig,
+    ContainerState,
+    Image,
+    ImageConfig,
+    LogLine,
+)
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
@@ -43,7 +52,12 @@ class FakeImages:
 
     def add(self, reference: str, config: ImageConfig | None = None) -> Image:
         tag = _full(reference)
-        image = Image(id=f"sha256:{len(self._images):064x}", tags=(tag,), size=1 << 20, config=config or ImageConfig())
+        image = Image(
+            id=f"sha256:{len(self._images):064x}",
+            tags=(tag,),
+            size=1 << 20,
+            config=config or ImageConfig(),
+        )
         self._images[tag] = image
         return image
 
@@ -117,7 +131,9 @@ class FakeRuntime:
         """The host loses its power: nobody sees an end."""
         for container in self.running():
             self._end(container.id, 255, "die")
-            self._containers[container.id] = msgspec.structs.replace(self.get(container.id), error=END_NOT_SEEN)
+            self._containers[container.id] = msgspec.structs.replace(
+                self.get(container.id), error=END_NOT_SEEN
+            )
 
     def running(self) -> list[Container]:
         return [c for c in self._containers.values() if c.state is ContainerState.RUNNING]
@@ -138,9 +154,14 @@ class FakeRuntime:
         if config.id in self._containers:
             raise Conflict(f"cannot create container {config.id}: it exists")
         image = self._images.find(config.spec.image)
-        args = (*(config.spec.command or image.config.entrypoint), *(config.spec.args or image.config.cmd))
+        args = (
+            *(config.spec.command or image.config.entrypoint),
+            *(config.spec.args or image.config.cmd),
+        )
         env = (*image.config.env, *config.spec.env)
-        made = Container(config=config, image=image.id, args=args, env=env, created_at=self._clock())
+        made = Container(
+            config=config, image=image.id, args=args, env=env, created_at=self._clock()
+        )
         self._put(made, "create")
         return made
 
@@ -150,8 +171,14 @@ class FakeRuntime:
         container = self._check_can_start(id)
         self._pids += 1
         started = msgspec.structs.replace(
-            container, state=ContainerState.RUNNING, pid=self._pids, started_at=self._clock(), exit_code=0, error="", finished_at=0
-        )  # fmt: skip
+            container,
+            state=ContainerState.RUNNING,
+            pid=self._pids,
+            started_at=self._clock(),
+            exit_code=0,
+            error="",
+            finished_at=0,
+        )
         self._ended.pop(id, None)
         self._put(started, "start")
         return started
@@ -191,7 +218,13 @@ class FakeRuntime:
         raise Unsupported(f"cannot attach to container {id}: nothing runs in it")
 
     async def logs(
-        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: Nanoseconds = 0,
+        until: Nanoseconds = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
         self.get(id)
         lines = self._said.setdefault(id, [])
@@ -203,7 +236,11 @@ class FakeRuntime:
                     yield line
             if position < len(lines):
                 continue
-            if not follow or id not in self._containers or self._containers[id].state is ContainerState.EXITED:
+            if (
+                not follow
+                or id not in self._containers
+                or self._containers[id].state is ContainerState.EXITED
+            ):
                 return
             await self._news.wait()
 
@@ -211,9 +248,17 @@ class FakeRuntime:
         self._require(id, ContainerState.RUNNING, "resize")
 
     async def exec(
-        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
-        user: str = "", directory: str = "", privileged: bool = False,
-    ) -> Exec:  # fmt: skip
+        self,
+        id: ContainerId,
+        argv: tuple[str, ...],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: tuple[str, ...] = (),
+        user: str = "",
+        directory: str = "",
+        privileged: bool = False,
+    ) -> Exec:
         raise Unsupported(f"cannot run {argv} in container {id}: nothing runs in it")
 
     async def top(self, id: ContainerId) -> list[int]:
@@ -239,7 +284,9 @@ class FakeRuntime:
     def _check_can_start(self, id: ContainerId) -> Container:
         """One that has ended is made again from its own files."""
         ended = self.get(id).state is ContainerState.EXITED
-        return self._require(id, ContainerState.EXITED if ended else ContainerState.CREATED, "start")
+        return self._require(
+            id, ContainerState.EXITED if ended else ContainerState.CREATED, "start"
+        )
 
     def _put(self, container: Container, happened: str) -> None:
         self._containers[container.id] = container
@@ -248,7 +295,12 @@ class FakeRuntime:
     def _end(self, id: ContainerId, exit_code: int, how: str, oom_killed: bool = False) -> None:
         container = self._require(id, ContainerState.RUNNING, "end")
         ended = msgspec.structs.replace(
-            container, state=ContainerState.EXITED, pid=0, exit_code=exit_code, finished_at=self._clock(), oom_killed=oom_killed
+            container,
+            state=ContainerState.EXITED,
+            pid=0,
+            exit_code=exit_code,
+            finished_at=self._clock(),
+            oom_killed=oom_killed,
         )
         self._put(ended, how)
         self._event(id).set()

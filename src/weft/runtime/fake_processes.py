@@ -1,8 +1,8 @@
-"""A runtime whose containers are plain processes of this machine: no images, namespaces or root, but streams, logs and exit
-codes that are real. For tests of what stands in front of a runtime.
+"""A runtime whose containers are plain processes of this machine: no images, namespaces or root,
+but streams, logs and exit codes that are real. For tests of what stands in front of a runtime.
 
-Containers start in `create` order, their output is kept line by line, and `attach` sees what comes after it. An image's command
-is run as it is, so tests choose ones that exist here (`sh -c …`).
+Containers start in `create` order, their output is kept line by line, and `attach` sees what comes
+after it. An image's command is run as it is, so tests choose ones that exist here (`sh -c …`).
 """
 
 import asyncio
@@ -25,9 +25,17 @@ from weft.model.meta import SECOND, Nanoseconds
 
 
 class Process:
-    """A process with its streams. Output is queued, so that none is lost before the first read; a full queue holds it up."""
+    """A process with its streams. Output is queued, so that none is lost before the first read; a
+    full queue holds it up."""
 
-    def __init__(self, argv: tuple[str, ...], env: tuple[str, ...], tty: bool, stdin: bool, directory: str = "") -> None:
+    def __init__(
+        self,
+        argv: tuple[str, ...],
+        env: tuple[str, ...],
+        tty: bool,
+        stdin: bool,
+        directory: str = "",
+    ) -> None:
         self.argv, self.tty, self.stdin = argv, tty, stdin
         self.env = dict(os.environ) | dict(entry.partition("=")[::2] for entry in env)
         self.directory = directory or None
@@ -47,13 +55,20 @@ class Process:
         out = inner if self.tty else pipe
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *self.argv, stdin=stdin, stdout=out, stderr=out, env=self.env, cwd=self.directory, start_new_session=True
+                *self.argv,
+                stdin=stdin,
+                stdout=out,
+                stderr=out,
+                env=self.env,
+                cwd=self.directory,
+                start_new_session=True,
             )
         except OSError as error:
             if self.tty:
                 os.close(self._terminal)
             raise OperationFailed(
-                f'OCI runtime exec failed: exec: "{self.argv[0]}": executable file not found in $PATH: {cause_of(error)}'
+                f'OCI runtime exec failed: exec: "{self.argv[0]}": executable file not found in'
+                f" $PATH: {cause_of(error)}"
             ) from error
         finally:
             if inner >= 0:
@@ -127,7 +142,9 @@ class Process:
 
     async def resize(self, rows: int, columns: int) -> None:
         if self._terminal >= 0:
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            fcntl.ioctl(
+                self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0)
+            )
 
     def close(self) -> None:
         """The process runs on; what it says is thrown away."""
@@ -144,7 +161,9 @@ class Process:
             await self.process.wait()
         for task in (*self._pumps, *([self._ended] if self._ended else [])):
             task.cancel()
-        await asyncio.gather(*self._pumps, *([self._ended] if self._ended else []), return_exceptions=True)
+        await asyncio.gather(
+            *self._pumps, *([self._ended] if self._ended else []), return_exceptions=True
+        )
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
@@ -241,22 +260,34 @@ class ProcessRuntime:
         image = next((i for i in self._images if config.spec.image in i.tags), None)
         if image is None:
             raise NotFound(f"No such image: {config.spec.image}")
-        args = (*(config.spec.command or image.config.entrypoint), *(config.spec.args or image.config.cmd))
+        args = (
+            *(config.spec.command or image.config.entrypoint),
+            *(config.spec.args or image.config.cmd),
+        )
         container = Container(
-            config=config, image=image.id, args=args, env=(*image.config.env, *config.spec.env),
-            created_at=time.time_ns(), log_path=f"/nowhere/{config.id}/{config.id}-json.log",
-        )  # fmt: skip
+            config=config,
+            image=image.id,
+            args=args,
+            env=(*image.config.env, *config.spec.env),
+            created_at=time.time_ns(),
+            log_path=f"/nowhere/{config.id}/{config.id}-json.log",
+        )
         self._all[config.id] = _Running(container)
         return container
 
     async def start(self, id: ContainerId) -> Container:
         entry = self._entry(id)
         spec = entry.container.config.spec
-        entry.process = Process(entry.container.args, entry.container.env, spec.tty, spec.open_stdin)
+        entry.process = Process(
+            entry.container.args, entry.container.env, spec.tty, spec.open_stdin
+        )
         await entry.process.start()
         assert entry.process.process is not None
         entry.container = msgspec.structs.replace(
-            entry.container, state=ContainerState.RUNNING, pid=entry.process.process.pid, started_at=time.time_ns()
+            entry.container,
+            state=ContainerState.RUNNING,
+            pid=entry.process.process.pid,
+            started_at=time.time_ns(),
         )
         entry.follower = asyncio.create_task(self._follow(entry, entry.process))
         return entry.container
@@ -273,9 +304,15 @@ class ProcessRuntime:
                 watcher.queue.put_nowait((stream, data))
             await self._tell(entry)
         code = await process.wait()
-        entry.lines += [LogLine(stream, time.time_ns(), line) for stream, line in rest.items() if line]
+        entry.lines += [
+            LogLine(stream, time.time_ns(), line) for stream, line in rest.items() if line
+        ]
         entry.container = msgspec.structs.replace(
-            entry.container, state=ContainerState.EXITED, pid=0, exit_code=code, finished_at=time.time_ns()
+            entry.container,
+            state=ContainerState.EXITED,
+            pid=0,
+            exit_code=code,
+            finished_at=time.time_ns(),
         )
         for watcher in entry.watchers:
             watcher.close()
@@ -295,7 +332,9 @@ class ProcessRuntime:
         return await self.wait(id)
 
     async def kill(self, id: ContainerId, signal: str) -> None:
-        number = signals.Signals[signal] if signal.startswith("SIG") else signals.Signals(int(signal))
+        number = (
+            signals.Signals[signal] if signal.startswith("SIG") else signals.Signals(int(signal))
+        )
         pid = self._entry(id).container.pid
         if pid:  # to kill group 0 would be to kill our own
             with suppress(ProcessLookupError):
@@ -323,7 +362,13 @@ class ProcessRuntime:
         return watcher
 
     async def logs(
-        self, id: ContainerId, *, follow: bool = False, since: Nanoseconds = 0, until: Nanoseconds = 0, tail: int | None = None
+        self,
+        id: ContainerId,
+        *,
+        follow: bool = False,
+        since: Nanoseconds = 0,
+        until: Nanoseconds = 0,
+        tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
         entry = self._entry(id)
         position = 0 if tail is None else max(len(entry.lines) - tail, 0)
@@ -344,11 +389,21 @@ class ProcessRuntime:
             await process.resize(rows, columns)
 
     async def exec(
-        self, id: ContainerId, argv: tuple[str, ...], *, tty: bool = False, stdin: bool = False, env: tuple[str, ...] = (),
-        user: str = "", directory: str = "", privileged: bool = False,
-    ) -> ProcessExec:  # fmt: skip
+        self,
+        id: ContainerId,
+        argv: tuple[str, ...],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: tuple[str, ...] = (),
+        user: str = "",
+        directory: str = "",
+        privileged: bool = False,
+    ) -> ProcessExec:
         process = Process(argv, env, tty, stdin, directory)
-        exec = ProcessExec(f"{next(self._count):064x}", self._entry(id).container.id, process, privileged)
+        exec = ProcessExec(
+            f"{next(self._count):064x}", self._entry(id).container.id, process, privileged
+        )
         self._execs.append(exec)
         return exec
 

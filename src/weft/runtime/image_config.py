@@ -90,22 +90,30 @@ def decode_image(name: str, raw: bytes) -> Image:
     `Malformed`."""
     document = decode_document(name, raw, _Document)
     image = Image(
-        id=f"sha256:{sha256(raw).hexdigest()}", created=_moment(name, document.created or ""),
-        architecture=document.architecture or "amd64", os=document.os or "linux",
-        author=document.author or "", config=_decode_run(name, document.config or _Run()),
+        id=f"sha256:{sha256(raw).hexdigest()}",
+        created=_moment(name, document.created or ""),
+        architecture=document.architecture or "amd64",
+        os=document.os or "linux",
+        author=document.author or "",
+        config=_decode_run(name, document.config or _Run()),
         layers=tuple(document.rootfs.diff_ids or ()),
-    )  # fmt: skip
+    )
     return msgspec.convert(msgspec.to_builtins(image), Image)
 
 
 def _decode_run(name: str, run: _Run) -> ImageConfig:
     return ImageConfig(
-        entrypoint=_command(run.entrypoint), cmd=_command(run.cmd), env=tuple(run.env or ()),
-        working_dir=run.working_dir or "", user=run.user or "", labels=run.labels or {},
+        entrypoint=_command(run.entrypoint),
+        cmd=_command(run.cmd),
+        env=tuple(run.env or ()),
+        working_dir=run.working_dir or "",
+        user=run.user or "",
+        labels=run.labels or {},
         exposed_ports=tuple(_port(name, text) for text in run.exposed_ports or {}),
-        volumes=tuple(run.volumes or ()), stop_signal=run.stop_signal or "",
+        volumes=tuple(run.volumes or ()),
+        stop_signal=run.stop_signal or "",
         has_healthcheck=bool(run.healthcheck),
-    )  # fmt: skip
+    )
 
 
 def _texts(value: str | list[str] | dict[str, Any] | None) -> Iterator[str]:

@@ -4,8 +4,8 @@
     <directory>/index.json.copy       the same, read if the other cannot be
     <directory>/index.json.damaged    what could not be read whole, for people
 
-Both are replaced whole and durably, the copy first. An entry that cannot be read costs its own image
-and no other; fields that this version does not know are left out.
+Both are replaced whole and durably, the copy first. An entry that cannot be read costs its own
+image and no other; fields that this version does not know are left out.
 """
 
 import logging
@@ -56,8 +56,10 @@ class ImageIndex:
         except _Unreadable as error:
             log.error(
                 "images.lost path=%s cause=%s help=%r",
-                self._copy, error, "load or pull the images again: their layers are still there",
-            )  # fmt: skip
+                self._copy,
+                error,
+                "load or pull the images again: their layers are still there",
+            )
             return []
         if entries is None:
             return []

@@ -35,8 +35,11 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
         return line.timestamp >= self.since and (not self.until or line.timestamp <= self.until)
 
 
-async def read_log(path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
-    """What is in the log; with `follow` also what comes, until `ended` returns or a line is later than `until`."""
+async def read_log(
+    path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]
+) -> AsyncGenerator[LogLine, None]:
+    """What is in the log; with `follow` also what comes, until `ended` returns or a line is later
+    than `until`."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -60,8 +63,8 @@ async def _gently(lines: Iterable[LogLine]) -> AsyncGenerator[LogLine, None]:
 
 
 class Lines:
-    """Numbers them from 1, in the order of their beginnings: pieces of a line have one number. conmon cuts a line wherever a read ends,
-    so every eight kilobytes of a talkative program."""
+    """Numbers them from 1, in the order of their beginnings: pieces of a line have one number.
+    conmon cuts a line wherever a read ends, so every eight kilobytes of a talkative program."""
 
     def __init__(self) -> None:
         self.newest = 0
@@ -78,9 +81,10 @@ class Lines:
 
 
 async def _skipped(log: "_Tail", query: LogQuery) -> int:
-    """Brings the log to where reading begins, and gives how many lines from there are not among the last ones that are wanted. Of two
-    streams two lines may have begun before, with an end that was counted, and another end may be half written. If a line on one stream
-    was left open for longer than that, while the other one went on, only its last pieces are found."""
+    """Brings the log to where reading begins, and gives how many lines from there are not among the
+    last ones that are wanted. Of two streams two lines may have begun before, with an end that was
+    counted, and another end may be half written. If a line on one stream was left open for longer
+    than that, while the other one went on, only its last pieces are found."""
     if query.tail is None:
         return 0
     start = await log.near_end(query.tail + 3) if not query.since and not query.until else 0
@@ -93,7 +97,9 @@ async def _skipped(log: "_Tail", query: LogQuery) -> int:
     return lines.newest - query.tail
 
 
-async def _follow(log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]) -> AsyncGenerator[LogLine, None]:
+async def _follow(
+    log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]
+) -> AsyncGenerator[LogLine, None]:
     """Looks, then waits; once more after the end, for what was written just before it."""
     over = asyncio.ensure_future(ended())
     try:
@@ -142,7 +148,8 @@ class _Tail:
         return 0
 
     def lines(self, to_the_next: bool = True) -> Iterator[LogLine]:
-        """The whole lines since the last call; if there is one, also those of the file that has replaced this one."""
+        """The whole lines since the last call; if there is one, also those of the file that has
+        replaced this one."""
         while True:
             position = self._file.tell()
             raw = self._file.readline()
@@ -173,7 +180,8 @@ class _Tail:
             self._watch = FileWatch(self._path)
 
     async def changed(self, or_done: "asyncio.Future[object]") -> None:
-        """Returns when the file was written to or replaced since the last call, or the future is done."""
+        """Returns when the file was written to or replaced since the last call, or the future is
+        done."""
         self.watch()
         assert self._watch is not None
         change = asyncio.ensure_future(self._watch.changed())
@@ -203,7 +211,9 @@ def parse_line(line: bytes) -> LogLine | None:
         timestamp = parse_timestamp(fields[0].decode())
     except ValueError:
         return None
-    return LogLine(_STREAMS[fields[1]], timestamp, fields[3] + (b"\n" if fields[2] == b"F" else b""))
+    return LogLine(
+        _STREAMS[fields[1]], timestamp, fields[3] + (b"\n" if fields[2] == b"F" else b"")
+    )
 
 
 def parse_timestamp(text: str) -> Nanoseconds:

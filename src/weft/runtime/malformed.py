@@ -5,7 +5,8 @@ _SHOWN = 80
 
 
 class Malformed(Exception):
-    """The cause alone; the caller that knows what was wanted puts `cannot <verb> <object>` before it."""
+    """The cause alone; the caller that knows what was wanted puts `cannot <verb> <object>` before
+    it."""
 
 
 def shown(name: bytes | str) -> str:

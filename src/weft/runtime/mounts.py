@@ -1,7 +1,9 @@
-"""mount(2) and umount2(2): a container's root file system is an overlay of its image's layers and a directory of its own.
+"""mount(2) and umount2(2): a container's root file system is an overlay of its image's layers and a
+directory of its own.
 
-Mounts are made in the daemon's own mount namespace and are private to it. Paths that would not fit into mount(2)'s one page of
-options are given as `/proc/self/fd/N`, so neither the length of the data root nor the number of layers matters.
+Mounts are made in the daemon's own mount namespace and are private to it. Paths that would not fit
+into mount(2)'s one page of options are given as `/proc/self/fd/N`, so neither the length of the
+data root nor the number of layers matters.
 """
 
 import ctypes
@@ -32,15 +34,20 @@ def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) 
         try:
             options = _overlay_options([*map(str, reversed(lower))], str(upper), str(work))
             if len(options) > _OPTIONS_MAX or any(":" in str(path) for path in lower):
-                options = _overlay_options([short(path) for path in reversed(lower)], short(upper), short(work))
+                options = _overlay_options(
+                    [short(path) for path in reversed(lower)], short(upper), short(work)
+                )
             _mount("overlay", target, "overlay", 0, options)
         except OSError as error:
-            raise OperationFailed(f"cannot mount root file system on {target}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot mount root file system on {target}: {cause_of(error)}"
+            ) from error
     _mount("none", target, "", _MS_PRIVATE, "")
 
 
 def unmount(target: Path) -> None:
-    """Takes away every mount on `target`; that there is none is fine. Open files keep what is below until they are closed."""
+    """Takes away every mount on `target`; that there is none is fine. Open files keep what is below
+    until they are closed."""
     while _libc.umount2(os.fsencode(target), _MNT_DETACH) == 0:
         pass
 
@@ -49,14 +56,16 @@ def mount_points_below(directory: Path) -> list[Path]:
     """What is mounted below `directory` in this mount namespace, deepest first."""
     prefix = f"{directory.resolve()}/"
     points = (
-        line.split()[4].encode().decode("unicode_escape") for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        line.split()[4].encode().decode("unicode_escape")
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
     )
     return sorted((Path(point) for point in points if point.startswith(prefix)), reverse=True)
 
 
 def make_private(directory: Path) -> None:
-    """What is mounted below `directory` from now on is seen in this mount namespace only. Does something only where mounts are
-    shared with other namespaces (as systemd sets them up): the directory is then mounted on itself."""
+    """What is mounted below `directory` from now on is seen in this mount namespace only. Does
+    something only where mounts are shared with other namespaces (as systemd sets them up): the
+    directory is then mounted on itself."""
     point, shared = _mount_of(directory.resolve())
     if shared:
         if point != directory.resolve():
@@ -65,13 +74,17 @@ def make_private(directory: Path) -> None:
 
 
 def _mount_of(path: Path) -> tuple[Path, bool]:
-    """(mount point that `path` is on, whether it is shared), from /proc/self/mountinfo: see proc_pid_mountinfo(5)."""
+    """(mount point that `path` is on, whether it is shared), from /proc/self/mountinfo: see
+    proc_pid_mountinfo(5)."""
     best, shared = Path("/"), False
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         point = Path(fields[4].encode().decode("unicode_escape"))
         if path.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, shared = point, any(field.startswith("shared:") for field in fields[6 : fields.index("-")])
+            best, shared = (
+                point,
+                any(field.startswith("shared:") for field in fields[6 : fields.index("-")]),
+            )
     return best, shared
 
 
@@ -80,6 +93,15 @@ def _overlay_options(lower: list[str], upper: str, work: str) -> str:
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, options: str) -> None:
-    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
+    if (
+        _libc.mount(
+            source.encode(),
+            os.fsencode(target),
+            kind.encode(),
+            ctypes.c_ulong(flags),
+            options.encode(),
+        )
+        != 0
+    ):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(target))

@@ -1,7 +1,9 @@
-"""The command lines of conmon and of the OCI runtime (runc, or crun where it works), and what their answers mean.
+"""The command lines of conmon and of the OCI runtime (runc, or crun where it works), and what their
+answers mean.
 
-conmon stays with a container for its life: it keeps the log, lets others attach, and writes the exit code to disk. It is our child
-but ends with the container, not with us. The OCI runtime is gone as soon as it has done what it was asked.
+conmon stays with a container for its life: it keeps the log, lets others attach, and writes the
+exit code to disk. It is our child but ends with the container, not with us. The OCI runtime is gone
+as soon as it has done what it was asked.
 """
 
 import asyncio
@@ -17,14 +19,16 @@ from weft.model.numbers import decimal
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _LOG_BYTES = 64 << 20
-"""At this size conmon starts a container's log anew, so that a chatty container cannot fill the disk."""
+"""At this size conmon starts a container's log anew, so that a chatty container cannot fill the
+disk."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
 """Tries, and seconds between them, to remove a cgroup."""
 
 
 class _SyncMessage(msgspec.Struct):
-    """What conmon says on its pipe: the process id of the container's first process, or -1 and the reason."""
+    """What conmon says on its pipe: the process id of the container's first process, or -1 and the
+    reason."""
 
     data: int | None = None
     pid: int | None = None
@@ -33,9 +37,10 @@ class _SyncMessage(msgspec.Struct):
 
 class Oci:
     def __init__(self, state: Path, runtime: str, conmon: str, patience: float) -> None:
-        """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`. `patience`: seconds that it may take to make a
-        container or to start a command. It opens files of the container (runc 1.1: /etc/passwd, for the home directory), and the
-        container may have made a FIFO of them, so that it waits for ever."""
+        """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`. `patience`:
+        seconds that it may take to make a container or to start a command. It opens files of the
+        container (runc 1.1: /etc/passwd, for the home directory), and the container may have made a
+        FIFO of them, so that it waits for ever."""
         self._state = state
         self.runtime = choose_runtime() if runtime == "auto" else runtime
         self.conmon = conmon
@@ -53,9 +58,11 @@ class Oci:
             found.append(f"{Path(program).name} {words[-1].partition('+')[0]}")
         return found[0], found[1]
 
-    async def create(self, id: str, directory: Path, *, tty: bool, stdin: bool) -> tuple[Process, ProcessId]:
-        """Makes the container described by `directory`/config.json: (its conmon, its first process, which waits for start).
-        Raises `OperationFailed` with the runtime's own words."""
+    async def create(
+        self, id: str, directory: Path, *, tty: bool, stdin: bool
+    ) -> tuple[Process, ProcessId]:
+        """Makes the container described by `directory`/config.json: (its conmon, its first process,
+        which waits for start). Raises `OperationFailed` with the runtime's own words."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             argv = self._conmon_arguments(id, directory, tty, stdin)
@@ -71,22 +78,43 @@ class Oci:
             pid = message.pid if message.pid is not None else message.data or -1
             process = ProcessId.of(pid) if pid > 0 else None
             if process is None:
-                raise OperationFailed(f"cannot create container {id[:12]}: {_reason(message.message) or 'it ended at once'}")
+                raise OperationFailed(
+                    f"cannot create container {id[:12]}:"
+                    f" {_reason(message.message) or 'it ended at once'}"
+                )
         except BaseException as error:
             await asyncio.shield(end_family(conmon))
             conmon.close()
             if isinstance(error, TimeoutError):
                 raise OperationFailed(
-                    f"cannot create container {id[:12]}: {self.runtime} has not made it within {self.patience:g} s"
+                    f"cannot create container {id[:12]}: {self.runtime} has not made it within"
+                    f" {self.patience:g} s"
                 ) from None
             raise
         return conmon, process
 
     def _conmon_arguments(self, id: str, directory: Path, tty: bool, stdin: bool) -> list[str]:
         """In the container's directory: conmon leaves a file named oom where it works, too."""
-        files = ["--bundle", str(directory), "--persist-dir", str(directory), "--exit-dir", str(directory)]
-        log = ["--log-path", f"k8s-file:{directory / 'log'}", "--log-size-max", str(_LOG_BYTES), "--no-sync-log"]
-        streams = ["--full-attach", *(["--terminal"] if tty else []), *(["--stdin", "--leave-stdin-open"] if stdin else [])]
+        files = [
+            "--bundle",
+            str(directory),
+            "--persist-dir",
+            str(directory),
+            "--exit-dir",
+            str(directory),
+        ]
+        log = [
+            "--log-path",
+            f"k8s-file:{directory / 'log'}",
+            "--log-size-max",
+            str(_LOG_BYTES),
+            "--no-sync-log",
+        ]
+        streams = [
+            "--full-attach",
+            *(["--terminal"] if tty else []),
+            *(["--stdin", "--leave-stdin-open"] if stdin else []),
+        ]
         runtime = ["--runtime", shutil.which(self.runtime) or self.runtime]
         runtime += [part for argument in self._root for part in ("--runtime-arg", argument)]
         return [
@@ -113,14 +141,22 @@ class Oci:
         return output.code == 0 and b'"created"' not in output.text.encode()
 
     def processes(self, id: str) -> list[int]:
-        """From the container's cgroup: of the hierarchies that it is in, pids or memory is always one."""
-        for path in (_CGROUPS / "weft" / id, _CGROUPS / "pids" / "weft" / id, _CGROUPS / "memory" / "weft" / id):
+        """From the container's cgroup: of the hierarchies that it is in, pids or memory is always
+        one."""
+        for path in (
+            _CGROUPS / "weft" / id,
+            _CGROUPS / "pids" / "weft" / id,
+            _CGROUPS / "memory" / "weft" / id,
+        ):
             if (path / "cgroup.procs").exists():
                 return sorted(int(line) for line in (path / "cgroup.procs").read_text().split())
         return []
 
-    def exec_arguments(self, id: str, process: Path, pid_file: Path, log: Path, console: Path | None) -> list[str]:
-        """A command line that starts another process in the container, writes its number and is gone."""
+    def exec_arguments(
+        self, id: str, process: Path, pid_file: Path, log: Path, console: Path | None
+    ) -> list[str]:
+        """A command line that starts another process in the container, writes its number and is
+        gone."""
         terminal = ["--console-socket", str(console)] if console is not None else []
         return [
             self.runtime, *self._root, "--log", str(log), "exec", "--detach", "--process", str(process), "--pid-file",
@@ -145,7 +181,8 @@ def cgroups_are_v2() -> bool:
 
 
 async def remove_cgroups(id: str) -> None:
-    """What is left of a container that the runtime could not make whole, with the processes in there."""
+    """What is left of a container that the runtime could not make whole, with the processes in
+    there."""
     for path in (*_CGROUPS.glob(f"weft/{id}"), *_CGROUPS.glob(f"*/weft/{id}")):
         for _ in range(_CGROUP_TRIES):
             try:
@@ -156,7 +193,9 @@ async def remove_cgroups(id: str) -> None:
             except FileNotFoundError:
                 break
             except (OSError, ValueError):
-                await asyncio.sleep(_CGROUP_PAUSE)  # a cgroup is busy until the kernel has put its last process away
+                await asyncio.sleep(
+                    _CGROUP_PAUSE
+                )  # a cgroup is busy until the kernel has put its last process away
 
 
 def processes_with_argument(argument: str) -> list[int]:

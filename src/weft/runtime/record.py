@@ -1,11 +1,14 @@
 """What is on disk about one container, and where.
 
 <root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again; and once more,
-                                       weft.json.copy, since a container without a record cannot go on
-                         config.json   for the OCI runtime; hosts, hostname, resolv.conf as the container sees them
-                                       (readable there by every user, and here by root only, as all of this)
+                                       weft.json.copy, since a container without a record cannot go
+                                       on
+                         config.json   for the OCI runtime; hosts, hostname, resolv.conf as the
+                                       container sees them (readable there by every user, and here
+                                       by root only, as all of this)
                          log           what it wrote
-                         <id>          its exit code, written by conmon; oom: there if the kernel ran out of its memory
+                         <id>          its exit code, written by conmon; oom: there if the kernel
+                                       ran out of its memory
                          attach, ctl   conmon's socket and FIFO
                          upper, work, merged    the overlay
 <run>/oci/               the OCI runtime's state
@@ -34,7 +37,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     container: Container
     stop_signal: str
     made: bool = False
-    """False from before the first step of making it until after the last: a record found so is of a container half made."""
+    """False from before the first step of making it until after the last: a record found so is of a
+    container half made."""
     started: bool = False
     init: ProcessId | None = None
     """Its first process."""
@@ -50,26 +54,31 @@ class Directory:
         self.log = path / "log"
 
     def read(self) -> Record | None:
-        """None if there is none: the container is half made. Raises `Damaged` if neither of the two files
-        can be read."""
+        """None if there is none: the container is half made. Raises `Damaged` if neither of the two
+        files can be read."""
         cause = ""
         for path in (self.path / name for name in RECORDS):
             try:
-                record: Record = msgspec.json.decode(path.read_bytes(), type=Record, dec_hook=decode_hook)
+                record: Record = msgspec.json.decode(
+                    path.read_bytes(), type=Record, dec_hook=decode_hook
+                )
             except FileNotFoundError:
                 continue
             except (OSError, msgspec.DecodeError, ValueError) as error:
                 cause = cause or f"{path}: {error}"
                 continue
             if cause:
-                log.warning("container.record_damaged container=%s cause=%s", self.path.name[:12], cause)
+                log.warning(
+                    "container.record_damaged container=%s cause=%s", self.path.name[:12], cause
+                )
             return record
         if cause:
             raise Damaged(f"cannot read the record of container {self.path.name}, {cause}")
         return None
 
     def write(self, record: Record) -> None:
-        """The copy first: the record itself is what counts, and is the old one if either cannot be written."""
+        """The copy first: the record itself is what counts, and is the old one if either cannot be
+        written."""
         content = msgspec.json.encode(record, enc_hook=encode_hook)
         for name in reversed(RECORDS):
             self._write(name, content)
@@ -87,10 +96,16 @@ class Directory:
             raise OperationFailed(f"cannot write {self.path / name}: {cause_of(error)}") from error
 
     def make(self) -> None:
-        """`upper` is what the container sees as `/`, so its mode is that of `/`. The others are for root only, and a user in the
-        container has no need to pass through them. Raises `OperationFailed`."""
+        """`upper` is what the container sees as `/`, so its mode is that of `/`. The others are for
+        root only, and a user in the container has no need to pass through them. Raises
+        `OperationFailed`."""
         try:
-            for path, mode in ((self.path, 0o700), (self.upper, 0o755), (self.work, 0o700), (self.merged, 0o700)):
+            for path, mode in (
+                (self.path, 0o700),
+                (self.upper, 0o755),
+                (self.work, 0o700),
+                (self.merged, 0o700),
+            ):
                 make_directory(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make {self.path}: {cause_of(error)}") from error
@@ -120,5 +135,6 @@ class Directory:
 
 
 def opened(path: Path) -> int:
-    """A descriptor of a directory. `/proc/self/fd/<it>/name` names a socket in it however long the path is (sun_path has 108)."""
+    """A descriptor of a directory. `/proc/self/fd/<it>/name` names a socket in it however long the
+    path is (sun_path has 108)."""
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

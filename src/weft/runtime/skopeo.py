@@ -23,8 +23,8 @@ class Registry:
         self._skopeo = skopeo
 
     async def digest(self, name: str, tag: str, digest: str) -> str:
-        """Of the manifest, or of the list of manifests, that the registry has by that name. Raises `NotFound`,
-        `OperationFailed`."""
+        """Of the manifest, or of the list of manifests, that the registry has by that name. Raises
+        `NotFound`, `OperationFailed`."""
         source = _source(name, tag, digest)
         output = await run(
             [
@@ -79,8 +79,8 @@ def translate_error(text: str, name: str, version: str) -> WeftError:
         r"denied|unauthorized|authentication required|name unknown|repository name not known", text
     ):
         return NotFound(
-            f"pull access denied for {name}, repository does not exist or may require 'docker login': "
-            "denied: requested access to the resource is denied"
+            f"pull access denied for {name}, repository does not exist or may require 'docker"
+            " login': denied: requested access to the resource is denied"
         )
     if "no image found in" in text:
         return NotFound(

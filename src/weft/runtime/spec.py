@@ -1,7 +1,8 @@
-"""A container's configuration as the OCI runtime specification wants it (runtime-spec 1.0.2), with Docker's defaults.
+"""A container's configuration as the OCI runtime specification wants it (runtime-spec 1.0.2), with
+Docker's defaults.
 
-Source of the defaults: moby `oci/defaults.go` and `oci/caps/defaults.go`. Here values go in and JSON comes out; the only things
-read are the image's user tables and this process's own limits.
+Source of the defaults: moby `oci/defaults.go` and `oci/caps/defaults.go`. Here values go in and
+JSON comes out; the only things read are the image's user tables and this process's own limits.
 """
 
 import resource
@@ -32,23 +33,29 @@ _ALL_CAPABILITIES = (
 """In the order of their bits: linux/capability.h."""
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
-_NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+_NETWORK_SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv4.ping_group_range": "0 2147483647",
+}
 """As Docker sets them in a network namespace of the container's own: port 80 and ping need
 no capability. Set nowhere else."""
 
 
 def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
-    """The service's command replaces the image's entrypoint and with it the image's arguments; its args replace only those."""
+    """The service's command replaces the image's entrypoint and with it the image's arguments; its
+    args replace only those."""
     entrypoint = spec.command or image.config.entrypoint
     arguments = spec.args or (() if spec.command else image.config.cmd)
     if not (*entrypoint, *arguments):
-        raise InvalidArgument(f"cannot create container from image {spec.image}: no command specified")
+        raise InvalidArgument(
+            f"cannot create container from image {spec.image}: no command specified"
+        )
     return (*entrypoint, *arguments)
 
 
 def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
-    """The service's variables, then those of the image that it does not set, and a PATH if nobody has one. A name without `=`
-    takes the image's variable away."""
+    """The service's variables, then those of the image that it does not set, and a PATH if nobody
+    has one. A name without `=` takes the image's variable away."""
     merged = {line.partition("=")[0]: line for line in (DEFAULT_PATH, *image.config.env, *spec.env)}
     first = list(dict.fromkeys(line.partition("=")[0] for line in spec.env))
     rest = [name for name in merged if name not in first and name != "PATH"]
@@ -57,23 +64,41 @@ def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
 
 
 def container_document(
-    container: Container, image: Image, user: User, directory: Path, seccomp: Mapping[str, Any] | None
+    container: Container,
+    image: Image,
+    user: User,
+    directory: Path,
+    seccomp: Mapping[str, Any] | None,
 ) -> bytes:
     """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in
     `directory`. `seccomp`: the filter for its capabilities; None for none."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
     capabilities = capability_set(spec.cap_add, spec.cap_drop)
-    variables = [f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if spec.tty else []), *container.env]
+    variables = [
+        f"HOSTNAME={config.hostname}",
+        *(["TERM=xterm"] if spec.tty else []),
+        *container.env,
+    ]
     process = process_document(
-        container.args, variables, spec.dir or image.config.working_dir or "/", user, capabilities, spec.tty,
-        confinement.apparmor_profile, spec.ulimits,
-    )  # fmt: skip
+        container.args,
+        variables,
+        spec.dir or image.config.working_dir or "/",
+        user,
+        capabilities,
+        spec.tty,
+        confinement.apparmor_profile,
+        spec.ulimits,
+    )
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "hostname": config.hostname,
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
-        "mounts": [*_system_mounts(), *_own_files(directory, spec.mounts), *(_mount(mount) for mount in spec.mounts)],
+        "mounts": [
+            *_system_mounts(),
+            *_own_files(directory, spec.mounts),
+            *(_mount(mount) for mount in spec.mounts),
+        ],
         "linux": {
             "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
@@ -89,9 +114,15 @@ def container_document(
 
 
 def process_document(
-    argv: Sequence[str], env: Sequence[str], directory: str, user: User, capabilities: Sequence[str], tty: bool,
-    apparmor_profile: str, ulimits: Sequence[Ulimit] = (),
-) -> dict[str, Any]:  # fmt: skip
+    argv: Sequence[str],
+    env: Sequence[str],
+    directory: str,
+    user: User,
+    capabilities: Sequence[str],
+    tty: bool,
+    apparmor_profile: str,
+    ulimits: Sequence[Ulimit] = (),
+) -> dict[str, Any]:
     """`process` of the specification, for a container's first process or for another one in it."""
     held = [] if user.uid else list(capabilities)
     return {
@@ -107,8 +138,8 @@ def process_document(
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
-    """Docker's defaults less `drop`, and `add`; either may name ALL: to add it adds all that can be had on this host. Raises
-    `InvalidArgument` for one that Linux does not have."""
+    """Docker's defaults less `drop`, and `add`; either may name ALL: to add it adds all that can be
+    had on this host. Raises `InvalidArgument` for one that Linux does not have."""
     added, dropped = [_capability(name) for name in add], [_capability(name) for name in drop]
     base = all_capabilities() if "CAP_ALL" in added else DEFAULT_CAPABILITIES
     kept = [] if "CAP_ALL" in dropped else [name for name in base if name not in dropped]
@@ -116,9 +147,12 @@ def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
 
 
 def all_capabilities() -> tuple[str, ...]:
-    """All that this process could give away itself: root of a virtual machine or container may lack some."""
+    """All that this process could give away itself: root of a virtual machine or container may lack
+    some."""
     status = Path("/proc/self/status").read_text()
-    mask = int(next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16)
+    mask = int(
+        next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16
+    )
     return tuple(name for number, name in enumerate(_ALL_CAPABILITIES) if mask >> number & 1)
 
 
@@ -134,12 +168,19 @@ def _rlimit(limit: Ulimit) -> dict[str, Any]:
     if number is None:
         raise InvalidArgument(f"invalid ulimit type: {limit.name}")
     if 0 <= limit.hard < limit.soft:
-        raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
-    ours = resource.getrlimit(number)[1]
-    if ours != resource.RLIM_INFINITY and (limit.hard < 0 or limit.hard > ours) and not _may_raise_limits():
         raise InvalidArgument(
-            f"cannot set ulimit {limit.name}={limit.soft}:{limit.hard}: this host's hard limit is {ours}"
-            " and the daemon has no CAP_SYS_RESOURCE to raise it"
+            f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} >"
+            f" {limit.hard}"
+        )
+    ours = resource.getrlimit(number)[1]
+    if (
+        ours != resource.RLIM_INFINITY
+        and (limit.hard < 0 or limit.hard > ours)
+        and not _may_raise_limits()
+    ):
+        raise InvalidArgument(
+            f"cannot set ulimit {limit.name}={limit.soft}:{limit.hard}: this host's hard limit is"
+            f" {ours} and the daemon has no CAP_SYS_RESOURCE to raise it"
         )
     unlimited = 2**64 - 1
     soft, hard = (value if value >= 0 else unlimited for value in (limit.soft, limit.hard))
@@ -152,7 +193,9 @@ def _may_raise_limits() -> bool:
 
 def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[str, str]]:
     kinds = ["pid", "mount", "ipc", "uts", *(["cgroup"] if confinement.cgroup_namespace else [])]
-    network = [{"type": "network", "path": config.namespace}] if config.namespace is not None else []
+    network = (
+        [{"type": "network", "path": config.namespace}] if config.namespace is not None else []
+    )
     return [*({"type": kind} for kind in kinds), *network]
 
 
@@ -161,7 +204,10 @@ def _resources(limits: Resources) -> dict[str, Any]:
     if limits.memory:
         result["memory"] = {"limit": limits.memory}
     if limits.nano_cpus:
-        result["cpu"] = {"quota": max(1000, limits.nano_cpus * _CPU_PERIOD // 10**9), "period": _CPU_PERIOD}
+        result["cpu"] = {
+            "quota": max(1000, limits.nano_cpus * _CPU_PERIOD // 10**9),
+            "period": _CPU_PERIOD,
+        }
     if limits.pids:
         result["pids"] = {"limit": limits.pids}
     return result
@@ -172,7 +218,9 @@ def _sysctls(config: ContainerConfig) -> dict[str, str]:
         return _NETWORK_SYSCTLS | config.spec.sysctls
     network = sorted(name for name in config.spec.sysctls if name.startswith("net."))
     if network:
-        raise InvalidArgument(f"cannot set sysctl {network[0]}: not allowed in the host's network namespace")
+        raise InvalidArgument(
+            f"cannot set sysctl {network[0]}: not allowed in the host's network namespace"
+        )
     return config.spec.sysctls
 
 
@@ -184,7 +232,16 @@ def _system_mounts() -> list[dict[str, Any]]:
     return [
         mount("/proc", "proc", *safe),
         mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ),
         mount("/sys", "sysfs", *safe, "ro"),
         mount("/sys/fs/cgroup", "cgroup", *safe, "ro"),
         mount("/dev/mqueue", "mqueue", *safe),
@@ -193,11 +250,21 @@ def _system_mounts() -> list[dict[str, Any]]:
 
 
 def _own_files(directory: Path, mounts: Sequence[Mount]) -> list[dict[str, Any]]:
-    """The three files that the daemon writes for a container, unless the user mounts others there."""
+    """The three files that the daemon writes for a container, unless the user mounts others
+    there."""
     taken = {mount.target for mount in mounts}
-    targets = {"resolv.conf": "/etc/resolv.conf", "hostname": "/etc/hostname", "hosts": "/etc/hosts"}
+    targets = {
+        "resolv.conf": "/etc/resolv.conf",
+        "hostname": "/etc/hostname",
+        "hosts": "/etc/hosts",
+    }
     return [
-        {"destination": target, "type": "bind", "source": str(directory / name), "options": ["rbind", "rprivate"]}
+        {
+            "destination": target,
+            "type": "bind",
+            "source": str(directory / name),
+            "options": ["rbind", "rprivate"],
+        }
         for name, target in targets.items()
         if target not in taken
     ]

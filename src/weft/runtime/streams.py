@@ -1,4 +1,5 @@
-"""The standard streams of a container (through conmon's socket) and of a command in it (through pipes or a terminal of ours).
+"""The standard streams of a container (through conmon's socket) and of a command in it (through
+pipes or a terminal of ours).
 
 Both are `runtime.base.Attached`.
 """
@@ -34,7 +35,9 @@ class ContainerStreams:
             self._socket.connect(f"/proc/self/fd/{fd}/attach")
         except OSError as error:
             self._socket.close()
-            raise Conflict(f"cannot attach to container {directory.name[:12]}: it is not running") from error
+            raise Conflict(
+                f"cannot attach to container {directory.name[:12]}: it is not running"
+            ) from error
         finally:
             os.close(fd)
 
@@ -48,7 +51,9 @@ class ContainerStreams:
     async def write(self, data: bytes) -> None:
         for start in range(0, len(data), _PACKET - 1):
             try:
-                await asyncio.get_running_loop().sock_sendall(self._socket, data[start : start + _PACKET - 1])
+                await asyncio.get_running_loop().sock_sendall(
+                    self._socket, data[start : start + _PACKET - 1]
+                )
             except (ConnectionError, BrokenPipeError):
                 return
 
@@ -67,25 +72,31 @@ class ContainerStreams:
 
 
 def resize_container(directory: Path, rows: int, columns: int) -> None:
-    """Through conmon's control FIFO: message 1 is a window size. Raises `Conflict` if conmon is gone."""
+    """Through conmon's control FIFO: message 1 is a window size. Raises `Conflict` if conmon is
+    gone."""
     try:
         fd = os.open(directory / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Conflict(f"cannot resize container {directory.name[:12]}: it is not running") from error
+        raise Conflict(
+            f"cannot resize container {directory.name[:12]}: it is not running"
+        ) from error
     try:
         os.write(fd, f"1 {rows} {columns}\n".encode())
     except OSError as error:
-        raise OperationFailed(f"cannot resize container {directory.name[:12]}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot resize container {directory.name[:12]}: {cause_of(error)}"
+        ) from error
     finally:
         os.close(fd)
 
 
 class CommandStreams:
-    """Our ends of a command's streams. They are filled from the start, as far as the pipes hold: nothing is lost before the
-    first read, and a slow reader makes the command wait."""
+    """Our ends of a command's streams. They are filled from the start, as far as the pipes hold:
+    nothing is lost before the first read, and a slow reader makes the command wait."""
 
     def __init__(self, stdin: int | None, outputs: dict[int, int]) -> None:
-        """`stdin`: descriptor to write to; `outputs`: descriptor -> stream. A terminal is one descriptor, in both."""
+        """`stdin`: descriptor to write to; `outputs`: descriptor -> stream. A terminal is one
+        descriptor, in both."""
         self._stdin = stdin
         self._outputs = outputs
         self._ready: asyncio.Queue[int] = asyncio.Queue()
@@ -119,7 +130,8 @@ class CommandStreams:
         return END
 
     def end(self) -> None:
-        """The command has ended. What it wrote is still read, but nobody waits for children it left behind."""
+        """The command has ended. What it wrote is still read, but nobody waits for children it left
+        behind."""
         self._ended = True
         for fd in self._outputs:
             asyncio.get_running_loop().remove_reader(fd)

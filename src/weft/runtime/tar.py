@@ -141,13 +141,19 @@ class Reader:
         if has_content and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as tars from before POSIX say it
         return Entry(
-            name=name, kind=kind, target=about.text(b"linkpath", b"K") or header.text(157, 100),
+            name=name,
+            kind=kind,
+            target=about.text(b"linkpath", b"K") or header.text(157, 100),
             mode=header.number("mode", 100, 8) & 0o7777,
             uid=_id(name, "owner", about.number(b"uid"), header, 108),
             gid=_id(name, "group", about.number(b"gid"), header, 116),
-            mtime=_bounded(about.moment, header), device=_device(name, kind, header),
-            attributes=about.attributes, size=self.left, offset=self._position, segments=segments,
-        )  # fmt: skip
+            mtime=_bounded(about.moment, header),
+            device=_device(name, kind, header),
+            attributes=about.attributes,
+            size=self.left,
+            offset=self._position,
+            segments=segments,
+        )
 
     def _segments(self, header: "_Header", block: bytes, about: "_About") -> Segments | None:
         if header.type == b"S":
@@ -227,8 +233,8 @@ class _Header:
             raise Malformed("it is not a tar, or damaged: a header's checksum is wrong")
 
     def _prefix(self, block: bytes) -> bytes:
-        """The beginning of a long name: POSIX has one, GNU uses the place for other things, and star
-        has a shorter one."""
+        """The beginning of a long name: POSIX has one, GNU uses the place for other things, and
+        star has a shorter one."""
         if block[257:263] != b"ustar\0":
             return b""
         return self.text(345, 131 if block[508:512] == b"tar\0" else 155)

@@ -21,8 +21,8 @@ class Threads:
     async def run(
         self, stop: threading.Event, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Work that looks at `stop`, which is set if the caller is cancelled: what the work gives or
-        raises then is nobody's concern."""
+        """Work that looks at `stop`, which is set if the caller is cancelled: what the work gives
+        or raises then is nobody's concern."""
         future = self._begin(function, *args, **kwargs)
         while not future.done():
             try:

@@ -1,10 +1,13 @@
-"""The user that a container, or a command in it, runs as: names become numbers by the tables in the container's own root.
+"""The user that a container, or a command in it, runs as: names become numbers by the tables in the
+container's own root.
 
-The rules are Docker's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first line that fits counts. A number is an id,
-whether or not a line has it; a line that does adds the primary group and the groups that name its user as a member.
+The rules are Docker's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first line that fits
+counts. A number is an id, whether or not a line has it; a line that does adds the primary group and
+the groups that name its user as a member.
 
-The tables are the container's to write, at any time. `read_accounts` is the only code that looks at them; a line that is not what
-passwd(5) or group(5) says is passed over, so none makes a user root by a mistake in it.
+The tables are the container's to write, at any time. `read_accounts` is the only code that looks at
+them; a line that is not what passwd(5) or group(5) says is passed over, so none makes a user root
+by a mistake in it.
 """
 
 import re
@@ -29,8 +32,8 @@ class User(msgspec.Struct, frozen=True):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
-    """Supplementary ones, `gid` among them: a process that could drop its primary group would get past permissions that take
-    something away from that group (CVE-2022-36109)."""
+    """Supplementary ones, `gid` among them: a process that could drop its primary group would get
+    past permissions that take something away from that group (CVE-2022-36109)."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -45,10 +48,11 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 def read_accounts(root: Path) -> Accounts:
-    """From the root of a container, which may be running. Blocks while the disk does, so it is for a thread.
+    """From the root of a container, which may be running. Blocks while the disk does, so it is for
+    a thread.
 
-    Raises `InvalidArgument` for a FIFO: nothing could be done with such a container, since the OCI runtime opens these files when
-    it has entered it, and would wait for a writer."""
+    Raises `InvalidArgument` for a FIFO: nothing could be done with such a container, since the OCI
+    runtime opens these files when it has entered it, and would wait for a writer."""
     return Accounts(_read(root, PASSWD), _read(root, GROUP))
 
 
@@ -59,7 +63,9 @@ def _read(root: Path, path: str) -> Table:
         return Table()
     except OSError as error:
         if isinstance(error, NotRegularError) and error.is_fifo:
-            raise InvalidArgument(f"cannot read {path} of the container: {cause_of(error)}") from error
+            raise InvalidArgument(
+                f"cannot read {path} of the container: {cause_of(error)}"
+            ) from error
         return Table(problem=f"cannot read {path}: {cause_of(error)}")
 
 
@@ -85,7 +91,9 @@ def _find_login(passwd: Table, name: str, number: int | None) -> tuple[str, int,
         if (login == name) if number is None else (uid == number):
             return login, uid, gid
     if number is None:
-        raise InvalidArgument(f"unable to find user {name}: {passwd.problem or 'no matching entries in passwd file'}")
+        raise InvalidArgument(
+            f"unable to find user {name}: {passwd.problem or 'no matching entries in passwd file'}"
+        )
     return "", number, 0
 
 
@@ -95,7 +103,9 @@ def _find_group(group: Table, wanted: str) -> int:
         if (name == wanted) if number is None else (id == number):
             return id
     if number is None:
-        raise InvalidArgument(f"unable to find group {wanted}: {group.problem or 'no matching entries in group file'}")
+        raise InvalidArgument(
+            f"unable to find group {wanted}: {group.problem or 'no matching entries in group file'}"
+        )
     return number
 
 
@@ -112,7 +122,8 @@ def _groups(group: Table) -> Iterator[tuple[str, int, list[str]]]:
 
 
 def _lines(table: Table) -> Iterator[list[str]]:
-    """The fields of each line, four at least. Only a newline ends a line: `splitlines` knows other characters."""
+    """The fields of each line, four at least. Only a newline ends a line: `splitlines` knows other
+    characters."""
     for line in table.content.split(b"\n"):
         text = line.decode(errors="replace").strip()
         fields = text.split(":")

@@ -1,4 +1,5 @@
-"""Sessions and admission as the manager and the agent see them; `session/server.py` and `session/client.py` are the real ones."""
+"""Sessions and admission as the manager and the agent see them; `session/server.py` and
+`session/client.py` are the real ones."""
 
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -65,7 +66,8 @@ class Connect(Protocol):
     """How an agent gets a session: tries the managers it knows, one after the other, once each."""
 
     async def __call__(self) -> AgentSession:
-        """Raises `Unavailable` if none answers, `Forbidden` if this node is no longer part of the swarm."""
+        """Raises `Unavailable` if none answers, `Forbidden` if this node is no longer part of the
+        swarm."""
         ...
 
 
@@ -97,7 +99,8 @@ class Publish(Protocol):
     """How an agent gets a connection on which it publishes logs."""
 
     async def __call__(self, manager: str, subscription: str, /) -> LogSink:
-        """To the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is no such subscription for this node."""
+        """To the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is no such
+        subscription for this node."""
         ...
 
 
@@ -112,7 +115,8 @@ class Relay(Protocol):
     """How a manager asks another one."""
 
     async def __call__(self, manager: str, request: LogRequest, /) -> None:
-        """At `host:port`. Raises what `Manager.pass_on` does, and `Unavailable` if it does not answer."""
+        """At `host:port`. Raises what `Manager.pass_on` does, and `Unavailable` if it does not
+        answer."""
         ...
 
 
@@ -163,12 +167,13 @@ class Manager(Protocol):
     """What the session listener needs of the manager behind it."""
 
     async def admit(self, request: AdmissionRequest, source: str, /) -> Admitted:
-        """A new node; `source` is the IP address that asks. Raises `InvalidArgument` for a request that makes no sense,
-        `Forbidden` for a token that is not the cluster's."""
+        """A new node; `source` is the IP address that asks. Raises `InvalidArgument` for a request
+        that makes no sense, `Forbidden` for a token that is not the cluster's."""
         ...
 
     def knows(self, address: str) -> bool:
-        """Whether it is a node's IP address: connections from there are served before those of strangers."""
+        """Whether it is a node's IP address: connections from there are served before those of
+        strangers."""
         ...
 
     @property
@@ -186,27 +191,30 @@ class Manager(Protocol):
         ...
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        """Makes the node a member of the store that does not vote yet. Safe to call again. Raises `Forbidden` for a node that
-        is not to be a manager, `FailedPrecondition` while another member is being taken in, and for one that knows a later
-        epoch."""
+        """Makes the node a member of the store that does not vote yet. Safe to call again. Raises
+        `Forbidden` for a node that is not to be a manager, `FailedPrecondition` while another
+        member is being taken in, and for one that knows a later epoch."""
         ...
 
     async def admit_vote(self, peer: Identity) -> None:
-        """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while it has not caught up."""
+        """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while it has
+        not caught up."""
         ...
 
     async def pass_on(self, peer: Identity, request: LogRequest) -> None:
-        """Tells a node that has its session here to publish logs. Raises `Forbidden` if `peer` is not a manager,
-        `FailedPrecondition` if there is no such session, or the node cannot."""
+        """Tells a node that has its session here to publish logs. Raises `Forbidden` if `peer` is
+        not a manager, `FailedPrecondition` if there is no such session, or the node cannot."""
         ...
 
     async def take_logs(self, source: LogSource, subscription: str) -> None:
-        """Returns when no more is wanted of them. Raises `Forbidden` unless there is such a subscription that waits for the peer."""
+        """Returns when no more is wanted of them. Raises `Forbidden` unless there is such a
+        subscription that waits for the peer."""
         ...
 
 
 class Echo(Protocol):
-    """Asks kernels of other hosts whether they are there. Nothing waits in here: neither call blocks."""
+    """Asks kernels of other hosts whether they are there. Nothing waits in here: neither call
+    blocks."""
 
     def ask(self, address: IPv4Address) -> bool:
         """False if this host could not even send the question."""

@@ -1,7 +1,9 @@
-"""A node's side of port 2377: joining a swarm with a token, holding a session with a manager, becoming a manager.
+"""A node's side of port 2377: joining a swarm with a token, holding a session with a manager,
+becoming a manager.
 
-Joining trusts nobody before it must: the root certificate is fetched without verification, compared with the digest in the token,
-and only then the secret is sent, over a connection that this root vouches for.
+Joining trusts nobody before it must: the root certificate is fetched without verification, compared
+with the digest in the token, and only then the secret is sent, over a connection that this root
+vouches for.
 """
 
 import asyncio
@@ -15,7 +17,14 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable, WeftError, cause_of
+from weft.errors import (
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    Unavailable,
+    WeftError,
+    cause_of,
+)
 from weft.model import codec
 from weft.model.ids import ClusterId
 from weft.pki.authority import private_pem, request
@@ -30,22 +39,31 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds until another manager is asked for a session: one that is stopped takes connections and says nothing."""
+"""Seconds until another manager is asked for a session: one that is stopped takes connections and
+says nothing."""
 CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=1.5)
-"""A SYN that was lost is sent again after a second. A host that is off does not answer that either."""
+"""A SYN that was lost is sent again after a second. A host that is off does not answer that
+either."""
 ELECTION = 3.0
 """Seconds that managers without a leader are given to find one."""
 MAX_ANSWER = 1 << 20
 """Bytes. A root certificate comes from somebody who has not proved anything yet."""
-ERRORS: Mapping[int, type[WeftError]] = {400: InvalidArgument, 403: Forbidden, 412: FailedPrecondition}
+ERRORS: Mapping[int, type[WeftError]] = {
+    400: InvalidArgument,
+    403: Forbidden,
+    412: FailedPrecondition,
+}
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
-async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest], token: str) -> tuple[Admitted, Credentials]:
-    """Joins through the first manager that answers. `ask` makes the request from a certificate request (PEM).
+async def join(
+    addresses: Sequence[str], ask: Callable[[str], AdmissionRequest], token: str
+) -> tuple[Admitted, Credentials]:
+    """Joins through the first manager that answers. `ask` makes the request from a certificate
+    request (PEM).
 
-    Raises `InvalidArgument` for a token that is not one, `Forbidden` for one that is refused or made for another swarm,
-    `Unavailable` if no manager answers."""
+    Raises `InvalidArgument` for a token that is not one, `Forbidden` for one that is refused or
+    made for another swarm, `Unavailable` if no manager answers."""
     expected = parse_token(token)
     key = new_key()
     causes = []
@@ -53,9 +71,14 @@ async def join(addresses: Sequence[str], ask: Callable[[str], AdmissionRequest],
         try:
             root = await _fetch_root(address)
             if not expected.recognises(root):
-                raise Forbidden("remote CA does not match fingerprint. The join token was made for another swarm")
+                raise Forbidden(
+                    "remote CA does not match fingerprint. The join token was made for another"
+                    " swarm"
+                )
             admitted = await _admit(address, root, ask(request(key)))
-            return admitted, Credentials(admitted.certificate, private_pem(key), admitted.root_certificate)
+            return admitted, Credentials(
+                admitted.certificate, private_pem(key), admitted.root_certificate
+            )
         except FAILURES as error:
             causes.append(f"{address}: {cause_of(error)}")
     raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
@@ -75,10 +98,13 @@ async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitt
 
 
 async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
-    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and `FAILURES`."""
+    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and
+    `FAILURES`."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
         url = f"https://{address}{path}"
-        async with http.post(url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME) as response:
+        async with http.post(
+            url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME
+        ) as response:
             answer = await _body(response)
             if response.status == 200:
                 return answer
@@ -103,10 +129,13 @@ def _decoded(address: str, body: bytes, type_: Any) -> Any:
 
 
 class MemberClient:
-    """A manager to be, asking the managers there are (`session.base.Manager.enlist` and `admit_vote`). One that cannot be reached,
-    or cannot answer now, is passed over. Which certificates were revoked it does not know yet."""
+    """A manager to be, asking the managers there are (`session.base.Manager.enlist` and
+    `admit_vote`). One that cannot be reached, or cannot answer now, is passed over. Which
+    certificates were revoked it does not know yet."""
 
-    def __init__(self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]
+    ) -> None:
         self._contexts = tls.Contexts(credential_source, tls.node_context)
         self._managers = managers
 
@@ -130,16 +159,21 @@ class MemberClient:
 
 async def open_socket(
     manager: str, path: str, context: ssl.SSLContext, largest: int
-) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:  # fmt: skip
-    """A WebSocket at a manager, and what is to be closed after it. `largest`: bytes of a message that may come. Raises `FAILURES`."""
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    """A WebSocket at a manager, and what is to be closed after it. `largest`: bytes of a message
+    that may come. Raises `FAILURES`."""
     connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
     http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
             socket = await http.ws_connect(
-                f"https://{manager}{path}", ssl=context, server_hostname=tls.MANAGER_NAME,
-                max_msg_size=largest, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=2),
-            )  # fmt: skip
+                f"https://{manager}{path}",
+                ssl=context,
+                server_hostname=tls.MANAGER_NAME,
+                max_msg_size=largest,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=2),
+            )
     except BaseException:
         await http.close()
         raise
@@ -150,17 +184,24 @@ class EpochClient:
     """Asks a manager for the epoch of its cluster."""
 
     def __init__(
-        self, credential_source: CredentialSource, cluster: ClusterId, is_revoked: tls.IsRevoked = tls.none_known
-    ) -> None:  # fmt: skip
+        self,
+        credential_source: CredentialSource,
+        cluster: ClusterId,
+        is_revoked: tls.IsRevoked = tls.none_known,
+    ) -> None:
         self._cluster = cluster
-        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
+        self._contexts = tls.Contexts(
+            credential_source, partial(tls.node_context, is_revoked=is_revoked)
+        )
 
     async def __call__(self, manager: str) -> int:
-        """Raises `Unavailable` if none answers at `host:port`, or one whose certificate was revoked; `Forbidden` if it is not
-        one of this cluster."""
+        """Raises `Unavailable` if none answers at `host:port`, or one whose certificate was
+        revoked; `Forbidden` if it is not one of this cluster."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                http, socket = await open_socket(manager, "/v1/epoch", self._contexts.current(), MAX_ANSWER)
+                http, socket = await open_socket(
+                    manager, "/v1/epoch", self._contexts.current(), MAX_ANSWER
+                )
                 try:
                     tunnel = socket.get_extra_info("ssl_object")
                     tls.identity(tunnel and tunnel.getpeercert(binary_form=True), self._cluster)
@@ -176,14 +217,20 @@ class EpochClient:
 class Connector:
     """`session.base.Connect`: sessions with whichever manager answers first, in the order known.
 
-    Those with which there has been a session are asked after the others, the one of the last session last: it may answer and yet be
-    unable to serve, or have stopped. That one is not asked at all while others say that they have no leader yet: if it led them and
-    is gone, they have one before it is known that it does not answer."""
+    Those with which there has been a session are asked after the others, the one of the last
+    session last: it may answer and yet be unable to serve, or have stopped. That one is not asked
+    at all while others say that they have no leader yet: if it led them and is gone, they have one
+    before it is known that it does not answer."""
 
     def __init__(
-        self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]], is_revoked: tls.IsRevoked = tls.none_known
-    ) -> None:  # fmt: skip
-        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
+        self,
+        credential_source: CredentialSource,
+        managers: Callable[[], Sequence[str]],
+        is_revoked: tls.IsRevoked = tls.none_known,
+    ) -> None:
+        self._contexts = tls.Contexts(
+            credential_source, partial(tls.node_context, is_revoked=is_revoked)
+        )
         self._managers = managers
         self._had: list[str] = []
         """Those with which there has been a session, the last one last."""
@@ -198,8 +245,13 @@ class Connector:
             if electing and self._had[-1:] == [address] and now - since < ELECTION:
                 continue
             try:
-                http, socket = await open_socket(address, "/v1/session", self._contexts.current(), MAX_FROM_MANAGER)
-                self._had, self._since = [*(each for each in self._had if each != address), address], None
+                http, socket = await open_socket(
+                    address, "/v1/session", self._contexts.current(), MAX_FROM_MANAGER
+                )
+                self._had, self._since = (
+                    [*(each for each in self._had if each != address), address],
+                    None,
+                )
                 return ClientSession(http, socket, address.rpartition(":")[0])
             except aiohttp.WSServerHandshakeError as error:
                 if error.status == 403:
@@ -217,7 +269,9 @@ class Connector:
 class ClientSession:
     """`cluster.base.AgentSession` over a WebSocket."""
 
-    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str
+    ) -> None:
         self.address = address
         self._http = http
         self._socket = socket

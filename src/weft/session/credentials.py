@@ -1,10 +1,13 @@
-"""The node's own certificate: asked for anew in time, or when a manager says so, and taken over only if it is what it should be.
+"""The node's own certificate: asked for anew in time, or when a manager says so, and taken over
+only if it is what it should be.
 
-Due at a random point between 50 and 80 % of its life, as in Docker Swarm; where the managers were away then, it is asked for as soon
-as there is a session. The key is new each time and never leaves the node. Whoever has a session has proved to be a manager under the
-root that is trusted now, and so may name another one; it is believed once the node's own certificate is good under it.
+Due at a random point between 50 and 80 % of its life, as in Docker Swarm; where the managers were
+away then, it is asked for as soon as there is a session. The key is new each time and never leaves
+the node. Whoever has a session has proved to be a manager under the root that is trusted now, and
+so may name another one; it is believed once the node's own certificate is good under it.
 
-A session shows the certificate that it began with. So it ends when there is a new one, and the next one begins at once.
+A session shows the certificate that it began with. So it ends when there is a new one, and the next
+one begins at once.
 """
 
 import asyncio
@@ -37,10 +40,15 @@ LONGEST_WAIT = 600 * SECOND
 
 class Renewal:
     def __init__(
-        self, credential_source: CredentialSource, address: str, clock: Callable[[], Nanoseconds], entropy: Callable[[int], bytes],
+        self,
+        credential_source: CredentialSource,
+        address: str,
+        clock: Callable[[], Nanoseconds],
+        entropy: Callable[[int], bytes],
         changed: Callable[[Credentials, Role], None],
-    ) -> None:  # fmt: skip
-        """`address`: that the node advertises. `changed` is told of each new certificate and its role."""
+    ) -> None:
+        """`address`: that the node advertises. `changed` is told of each new certificate and its
+        role."""
         self._credential_source = credential_source
         self._address = address
         self._clock = clock
@@ -49,7 +57,8 @@ class Renewal:
         self._shown = credential_source.credentials
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._offered = ""
-        """A root (PEM) that a manager named, and under which the certificate that there is now is no good."""
+        """A root (PEM) that a manager named, and under which the certificate that there is now is
+        no good."""
         self._asked = False
         self._due = self._draw()
         self._news = asyncio.Event()
@@ -139,15 +148,23 @@ class Renewal:
 
     def _draw(self) -> Nanoseconds:
         part = int.from_bytes(self._entropy(4), "big") / 2**32
-        return renewal_due(self._credential_source.credentials.certificate, EARLIEST + (LATEST - EARLIEST) * part)
+        return renewal_due(
+            self._credential_source.credentials.certificate, EARLIEST + (LATEST - EARLIEST) * part
+        )
 
 
-def accepted(held: Credentials, chain: str, key: str, roots: Sequence[str], now: Nanoseconds) -> Credentials:
-    """The new credentials, with the first of the roots (one at least) that vouches for the certificate. Raises `InvalidArgument` if
-    none does, or if it is another node's or another key's. The role may be another one: that is for the managers to say."""
+def accepted(
+    held: Credentials, chain: str, key: str, roots: Sequence[str], now: Nanoseconds
+) -> Credentials:
+    """The new credentials, with the first of the roots (one at least) that vouches for the
+    certificate. Raises `InvalidArgument` if none does, or if it is another node's or another key's.
+    The role may be another one: that is for the managers to say."""
     before, after = holder(held.certificate), holder(chain)
     if (after.node, after.cluster) != (before.node, before.cluster):
-        raise InvalidArgument(f"cannot accept certificate: it is made out to node {after.node} of cluster {after.cluster}")
+        raise InvalidArgument(
+            f"cannot accept certificate: it is made out to node {after.node} of cluster"
+            f" {after.cluster}"
+        )
     if not has_key(chain, key):
         raise InvalidArgument("cannot accept certificate: it is for another key")
     for root in roots[:-1]:

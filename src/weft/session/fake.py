@@ -1,7 +1,8 @@
-"""Both ends of a session in one process: a `ManagerSession` and an `AgentSession` joined by two queues.
+"""Both ends of a session in one process: a `ManagerSession` and an `AgentSession` joined by two
+queues.
 
-Every message goes through the codec, as on the wire, so that what cannot be sent fails here as well. The queues are short: a side
-that does not read makes the other one wait, as TCP does.
+Every message goes through the codec, as on the wire, so that what cannot be sent fails here as
+well. The queues are short: a side that does not read makes the other one wait, as TCP does.
 """
 
 import asyncio
@@ -29,7 +30,13 @@ class Closing:
 
 
 class _End:
-    def __init__(self, outgoing: asyncio.Queue[bytes], incoming: asyncio.Queue[bytes], type_: Any, closing: Closing) -> None:
+    def __init__(
+        self,
+        outgoing: asyncio.Queue[bytes],
+        incoming: asyncio.Queue[bytes],
+        type_: Any,
+        closing: Closing,
+    ) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
         self._type = type_
@@ -50,7 +57,10 @@ class _End:
         self.closing.set(reason)
 
     async def _unless_closed(self, action: Any) -> Any:
-        waiting = [asyncio.ensure_future(action), asyncio.ensure_future(self.closing.happened.wait())]
+        waiting = [
+            asyncio.ensure_future(action),
+            asyncio.ensure_future(self.closing.happened.wait()),
+        ]
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if waiting[0] in done:
@@ -63,15 +73,22 @@ class _End:
 
 class MemoryManagerSession(_End):
     def __init__(
-        self, peer: Identity, address: str, down: asyncio.Queue[bytes], up: asyncio.Queue[bytes], closing: Closing
-    ) -> None:  # fmt: skip
+        self,
+        peer: Identity,
+        address: str,
+        down: asyncio.Queue[bytes],
+        up: asyncio.Queue[bytes],
+        closing: Closing,
+    ) -> None:
         super().__init__(down, up, FromAgent, closing)
         self.peer = peer
         self.address = address
 
 
 class MemoryAgentSession(_End):
-    def __init__(self, address: str, down: asyncio.Queue[bytes], up: asyncio.Queue[bytes], closing: Closing) -> None:
+    def __init__(
+        self, address: str, down: asyncio.Queue[bytes], up: asyncio.Queue[bytes], closing: Closing
+    ) -> None:
         super().__init__(up, down, FromManager, closing)
         self.address = address
 
@@ -80,4 +97,6 @@ def session_pair(peer: Identity, address: str) -> tuple[MemoryManagerSession, Me
     down: asyncio.Queue[bytes] = asyncio.Queue(WINDOW)
     up: asyncio.Queue[bytes] = asyncio.Queue(WINDOW)
     closing = Closing()
-    return MemoryManagerSession(peer, address, down, up, closing), MemoryAgentSession("", down, up, closing)
+    return MemoryManagerSession(peer, address, down, up, closing), MemoryAgentSession(
+        "", down, up, closing
+    )

@@ -1,5 +1,5 @@
-"""Both ends of a connection on which an agent publishes logs, in one process. Every message goes through the codec, as on the wire, and
-a manager that does not read makes the agent wait."""
+"""Both ends of a connection on which an agent publishes logs, in one process. Every message goes
+through the codec, as on the wire, and a manager that does not read makes the agent wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,15 +1,18 @@
-"""Does the kernel of each host still answer? Asked a few times a second, so that a host without power or cable is missed at once.
+"""Does the kernel of each host still answer? Asked a few times a second, so that a host without
+power or cable is missed at once.
 
-A manager watches the hosts of its sessions, an agent that of its manager. What is asked is the kernel: a daemon that is busy, stopped
-or restarting is not missed, and no daemon does anything to answer.
+A manager watches the hosts of its sessions, an agent that of its manager. What is asked is the
+kernel: a daemon that is busy, stopped or restarting is not missed, and no daemon does anything to
+answer.
 
     every PERIOD    a question to each host (ICMP echo); has the last one been answered?
     it has not      three more within CONFIRM, by all ways there are; one answer is enough
     none            it is gone
 
-Not judged is who has not answered TRUST questions in a row before: a host behind a filter, a network that loses packets. And nobody is
-judged by who stood still meanwhile. Whoever is told that a host is gone is told also whether any other host answered at that time: if
-none did, it is most likely the one who asks who is cut off.
+Not judged is who has not answered TRUST questions in a row before: a host behind a filter, a
+network that loses packets. And nobody is judged by who stood still meanwhile. Whoever is told that
+a host is gone is told also whether any other host answered at that time: if none did, it is most
+likely the one who asks who is cut off.
 """
 
 import asyncio
@@ -24,18 +27,22 @@ from weft.system.supervision import contained
 PERIOD = 0.2
 """Seconds between two questions to a host."""
 MOST = 2500
-"""Questions per second; of more hosts than that allows, each is asked less often. One costs some 15 µs of processor time."""
+"""Questions per second; of more hosts than that allows, each is asked less often. One costs some 15
+µs of processor time."""
 TOGETHER = 100
 """Hosts asked in one go: the answers wait in the socket until the next one."""
 CONFIRM, ATTEMPTS = 0.3, 3
-"""Seconds, and the questions in them. Between hosts an answer takes milliseconds; a SYN that was lost is sent again after a second."""
+"""Seconds, and the questions in them. Between hosts an answer takes milliseconds; a SYN that was
+lost is sent again after a second."""
 WITNESSES = 3
 TRUST = 5
 STALL = 1.0
-"""Seconds. A doubt that took so long was that of a process that stood still: it may not have taken the answers."""
+"""Seconds. A doubt that took so long was that of a process that stood still: it may not have taken
+the answers."""
 
 Hosts = Mapping[str, Sequence[IPv4Address]]
-"""Where each host answers, by any name for it. The first address is asked all the time, the others when it does not answer."""
+"""Where each host answers, by any name for it. The first address is asked all the time, the others
+when it does not answer."""
 
 
 class _Host:
@@ -49,10 +56,13 @@ class _Host:
 
 class HostMonitor:
     def __init__(
-        self, open_echo: Callable[[], Echo], hosts: Callable[[], Hosts], gone: Callable[[Collection[str], bool], None]
-    ) -> None:  # fmt: skip
-        """`hosts` is looked at each time round. `gone` is called with those that have just stopped answering, and whether somebody
-        else does, or nobody else is asked."""
+        self,
+        open_echo: Callable[[], Echo],
+        hosts: Callable[[], Hosts],
+        gone: Callable[[Collection[str], bool], None],
+    ) -> None:
+        """`hosts` is looked at each time round. `gone` is called with those that have just stopped
+        answering, and whether somebody else does, or nobody else is asked."""
         self._open_echo = open_echo
         self._hosts = hosts
         self._gone = gone
@@ -77,9 +87,15 @@ class HostMonitor:
         names, count = iter(hosts), max(1, -(-len(hosts) // TOGETHER))
         for _ in range(count):
             self._take(echo)
-            quiet = [name for name in islice(names, TOGETHER) if self._ask(echo, self._known[name], hosts[name][0])]
+            quiet = [
+                name
+                for name in islice(names, TOGETHER)
+                if self._ask(echo, self._known[name], hosts[name][0])
+            ]
             if quiet:
-                group.create_task(contained(f"doubt of {len(quiet)} hosts", self._doubt(echo, quiet, hosts)))
+                group.create_task(
+                    contained(f"doubt of {len(quiet)} hosts", self._doubt(echo, quiet, hosts))
+                )
             await asyncio.sleep(max(PERIOD, len(hosts) / MOST) / count)
 
     def _keep(self, addresses: Collection[IPv4Address]) -> None:
@@ -103,7 +119,10 @@ class HostMonitor:
     async def _doubt(self, echo: Echo, names: Collection[str], hosts: Hosts) -> None:
         begun = _now()
         doubted = {name: hosts[name] for name in names}
-        others = islice((hosts[name][0] for name in hosts if name not in doubted and self.answers(name)), WITNESSES)
+        others = islice(
+            (hosts[name][0] for name in hosts if name not in doubted and self.answers(name)),
+            WITNESSES,
+        )
         witnesses = tuple(others)
         for _ in range(ATTEMPTS):
             for address in chain(*doubted.values(), witnesses):
@@ -112,12 +131,15 @@ class HostMonitor:
             self._take(echo)
         if _now() - begun > STALL:
             return
-        silent = [name for name, addresses in doubted.items() if not self._heard_since(begun, addresses)]
+        silent = [
+            name for name, addresses in doubted.items() if not self._heard_since(begun, addresses)
+        ]
         if silent:
             self._gone(silent, len(hosts) == 1 or self._heard_since(begun + CONFIRM / 2, witnesses))
 
     def _heard_since(self, moment: float, addresses: Sequence[IPv4Address]) -> bool:
-        """What was taken at that very moment was asked for before it: the loop's clock stands still between two of its rounds."""
+        """What was taken at that very moment was asked for before it: the loop's clock stands still
+        between two of its rounds."""
         return any(self._heard.get(address, -1.0) > moment for address in addresses)
 
 

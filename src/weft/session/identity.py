@@ -1,8 +1,11 @@
-"""What a member of a swarm keeps on disk: who it is, its certificate and key, and the managers it knows.
+"""What a member of a swarm keeps on disk: who it is, its certificate and key, and the managers it
+knows.
 
-`<data root>/swarm/` is readable by root only. `member.json` is written last: a directory without it is a join that did not finish.
+`<data root>/swarm/` is readable by root only. `member.json` is written last: a directory without it
+is a join that did not finish.
 
-    credentials -> credentials.x7f2/     replaced as one: no certificate is ever beside another one's key
+    credentials -> credentials.x7f2/     replaced as one: no certificate is ever beside another
+                                         one's key
     node.crt -> credentials/node.crt     the certificate, and behind it what leads to the root (PEM)
     node.key -> credentials/node.key
     root.crt -> credentials/root.crt
@@ -34,8 +37,8 @@ CURRENT = "credentials"
 AGENT = "agent"
 """Where the node's agent keeps what it knows: only a member has it."""
 LOST = (
-    "cannot read the membership of this node, {path}: {cause}. Nothing was changed in {directory}. Stop the daemon and restore the "
-    "file, or give this membership up: docker swarm leave --force"
+    "cannot read the membership of this node, {path}: {cause}. Nothing was changed in {directory}."
+    " Stop the daemon and restore the file, or give this membership up: docker swarm leave --force"
 )
 
 
@@ -62,8 +65,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
     store: Literal["none", "alone", "shared", "external"] = "none"
-    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of the managers' store, in an etcd
-    that somebody else runs."""
+    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of
+    the managers' store, in an etcd that somebody else runs."""
     epoch: int = 0
     """The latest of the cluster that a manager has named."""
 
@@ -75,15 +78,17 @@ class IdentityStore:
         self.directory = directory
 
     def load(self) -> tuple[Member, Credentials] | None:
-        """None if this node is not part of a swarm. Raises `Damaged` if it was and cannot tell of which.
-        The credentials may be of no use: `trouble`."""
+        """None if this node is not part of a swarm. Raises `Damaged` if it was and cannot tell of
+        which. The credentials may be of no use: `trouble`."""
         path = self.directory / "member.json"
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             if not (self.directory / AGENT).exists():
                 return None
-            raise Damaged(LOST.format(path=path, cause="it is missing", directory=self.directory)) from None
+            raise Damaged(
+                LOST.format(path=path, cause="it is missing", directory=self.directory)
+            ) from None
         except OSError as error:
             raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
         try:
@@ -95,8 +100,8 @@ class IdentityStore:
         return member, Credentials(*(_text(place / name) for name in (CERTIFICATE, KEY, ROOT)))
 
     def trouble(self, member: Member, credentials: Credentials) -> str:
-        """Which of the files is of no use and why; empty if all can be used. Whether managers accept what is
-        in them, only they can say."""
+        """Which of the files is of no use and why; empty if all can be used. Whether managers
+        accept what is in them, only they can say."""
         try:
             name = CERTIFICATE
             who = holder(credentials.certificate)
@@ -117,16 +122,25 @@ class IdentityStore:
 
     def save_member(self, member: Member) -> None:
         try:
-            replace_file(self.directory / "member.json", msgspec.json.encode(member, enc_hook=codec.encode_hook))
+            replace_file(
+                self.directory / "member.json",
+                msgspec.json.encode(member, enc_hook=codec.encode_hook),
+            )
         except OSError as error:
-            raise OperationFailed(f"cannot write {self.directory / 'member.json'}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot write {self.directory / 'member.json'}: {cause_of(error)}"
+            ) from error
 
     def save_credentials(self, credentials: Credentials) -> None:
         """All or nothing, on the disk when it returns."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(dir=self.directory, prefix=f"{CURRENT}."))
-            texts = {CERTIFICATE: credentials.certificate, KEY: credentials.key, ROOT: credentials.root}
+            texts = {
+                CERTIFICATE: credentials.certificate,
+                KEY: credentials.key,
+                ROOT: credentials.root,
+            }
             for name, text in texts.items():
                 replace_file(place / name, text.encode())
             self._link(CURRENT, place.name)
@@ -137,7 +151,9 @@ class IdentityStore:
                 if old != place:
                     shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise OperationFailed(f"cannot write credentials in {self.directory}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot write credentials in {self.directory}: {cause_of(error)}"
+            ) from error
 
     def erase(self) -> None:
         (self.directory / "member.json").unlink(missing_ok=True)
@@ -161,8 +177,8 @@ def _text(path: Path) -> str:
 
 
 class CredentialSource:
-    """The credentials of this node as they are now. Whoever opens a connection takes the newest; who must act on new ones
-    subscribes."""
+    """The credentials of this node as they are now. Whoever opens a connection takes the newest;
+    who must act on new ones subscribes."""
 
     def __init__(self, credentials: Credentials, save: Callable[[Credentials], None]) -> None:
         """`save`: `IdentityStore.save_credentials`."""

@@ -1,9 +1,10 @@
-"""A connection to a host that is gone ends within seconds. Both kernels see to that: nothing runs in either daemon for it, and one that
-is stopped is not taken for dead, since its kernel answers.
+"""A connection to a host that is gone ends within seconds. Both kernels see to that: nothing runs
+in either daemon for it, and one that is stopped is not taken for dead, since its kernel answers.
 
-A host that loses its power says goodbye to nobody. Without this its sessions would seem to live until their silence is noticed.
-There is no limit for what was sent and not acknowledged (TCP_USER_TIMEOUT): it would also end a session whose other side is too busy
-to read for a few seconds.
+A host that loses its power says goodbye to nobody. Without this its sessions would seem to live
+until their silence is noticed. There is no limit for what was sent and not acknowledged
+(TCP_USER_TIMEOUT): it would also end a session whose other side is too busy to read for a few
+seconds.
 """
 
 import socket
@@ -17,8 +18,10 @@ def watch(connection: socket.socket) -> None:
     """A listening socket hands it on to the connections that it accepts."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
-        (socket.TCP_KEEPIDLE, IDLE), (socket.TCP_KEEPINTVL, INTERVAL), (socket.TCP_KEEPCNT, PROBES),
-    ):  # fmt: skip
+        (socket.TCP_KEEPIDLE, IDLE),
+        (socket.TCP_KEEPINTVL, INTERVAL),
+        (socket.TCP_KEEPCNT, PROBES),
+    ):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

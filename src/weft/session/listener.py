@@ -43,9 +43,10 @@ LIMITS = Limits()
 
 
 class InPieces:
-    """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL encrypts into grows to the size of what is
-    written at once, and keeps that for as long as the connection lives: half a megabyte for each of a thousand agents. Reading is
-    paused below TLS, where pieces are small as well."""
+    """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL
+    encrypts into grows to the size of what is written at once, and keeps that for as long as the
+    connection lives: half a megabyte for each of a thousand agents. Reading is paused below TLS,
+    where pieces are small as well."""
 
     def __init__(self, transport: asyncio.Transport, guest: Guest, paced: Paced) -> None:
         self._transport = transport
@@ -73,9 +74,12 @@ class InPieces:
 
 
 class Connection(asyncio.Protocol):
-    """One that has said something: what arrives goes to the protocol behind it, and its end is noticed."""
+    """One that has said something: what arrives goes to the protocol behind it, and its end is
+    noticed."""
 
-    def __init__(self, guest: Guest, behind: asyncio.Protocol, door: Doorway, accounts: Accounts) -> None:
+    def __init__(
+        self, guest: Guest, behind: asyncio.Protocol, door: Doorway, accounts: Accounts
+    ) -> None:
         self._guest = guest
         self._behind = behind
         self._door = door
@@ -158,9 +162,12 @@ class Connection(asyncio.Protocol):
 
 class Listener:
     def __init__(
-        self, protocol: Callable[[], asyncio.Protocol], context: Callable[[], ssl.SSLContext], limits: Limits,
+        self,
+        protocol: Callable[[], asyncio.Protocol],
+        context: Callable[[], ssl.SSLContext],
+        limits: Limits,
         known: Callable[[str], bool],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`known`: whether an IP address is a node's."""
         self._protocol = protocol
         self._context = context
@@ -189,7 +196,8 @@ class Listener:
         self._door.start(listening)
 
     async def close(self) -> None:
-        """Accepts no more and ends the connections that have not proved themselves; the others are the protocol's."""
+        """Accepts no more and ends the connections that have not proved themselves; the others are
+        the protocol's."""
         self._door.close()
         if self._handshakes:
             await asyncio.wait(self._handshakes)
@@ -200,18 +208,21 @@ class Listener:
             transport.guest.leave()
 
     def charge(self, transport: asyncio.BaseTransport | None, seconds: float) -> None:
-        """What the connection with this transport has cost beside reading: seconds of the processor."""
+        """What the connection with this transport has cost beside reading: seconds of the
+        processor."""
         if isinstance(transport, InPieces):
             transport.paced.charge(seconds)
 
     def _begin(self, guest: Guest) -> None:
-        handshake = Connection(guest, self._protocol(), self._door, self._accounts).serve(self._context)
+        handshake = Connection(guest, self._protocol(), self._door, self._accounts).serve(
+            self._context
+        )
         self._handshakes.add(handshake)
         handshake.add_done_callback(self._handshakes.discard)
 
 
 def _common_name(certificate: Any) -> str:
-    """Of a certificate that TLS has verified, as `SSLSocket.getpeercert` gives it: a node's id. Empty
-    if there is none."""
+    """Of a certificate that TLS has verified, as `SSLSocket.getpeercert` gives it: a node's id.
+    Empty if there is none."""
     subject = certificate.get("subject", ()) if certificate else ()
     return next((text for part in subject for key, text in part if key == "commonName"), "")

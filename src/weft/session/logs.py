@@ -1,5 +1,5 @@
-"""Logs on their way to the manager that was asked for them: how it reaches an agent through another manager, and the connection on
-which that agent publishes.
+"""Logs on their way to the manager that was asked for them: how it reaches an agent through another
+manager, and the connection on which that agent publishes.
 
     ManagerRelay   a manager asks the one that has the agent's session
     LogConnector   the agent opens its connection; the manager's end of it is `server.ServerLogs`
@@ -31,8 +31,12 @@ LARGEST_ANSWER = 4 << 20
 class ManagerRelay:
     """`session.base.Relay`."""
 
-    def __init__(self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known) -> None:
-        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
+    def __init__(
+        self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
+    ) -> None:
+        self._contexts = tls.Contexts(
+            credential_source, partial(tls.node_context, is_revoked=is_revoked)
+        )
 
     async def __call__(self, manager: str, request: LogRequest) -> None:
         try:
@@ -45,22 +49,36 @@ class ManagerRelay:
 class LogConnector:
     """`session.base.Publish`."""
 
-    def __init__(self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known) -> None:
-        self._contexts = tls.Contexts(credential_source, partial(tls.node_context, is_revoked=is_revoked))
+    def __init__(
+        self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
+    ) -> None:
+        self._contexts = tls.Contexts(
+            credential_source, partial(tls.node_context, is_revoked=is_revoked)
+        )
 
     async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
         try:
-            return ClientLogs(*await open_socket(manager, f"/v1/logs/{subscription}", self._contexts.current(), LARGEST_ANSWER))
+            return ClientLogs(
+                *await open_socket(
+                    manager, f"/v1/logs/{subscription}", self._contexts.current(), LARGEST_ANSWER
+                )
+            )
         except FAILURES as error:
             if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
-                raise Forbidden(f"manager {manager} does not want logs of this node for {subscription}") from error
-            raise Unavailable(f"cannot publish logs to manager {manager}: {cause_of(error)}") from error
+                raise Forbidden(
+                    f"manager {manager} does not want logs of this node for {subscription}"
+                ) from error
+            raise Unavailable(
+                f"cannot publish logs to manager {manager}: {cause_of(error)}"
+            ) from error
 
 
 class ClientLogs:
     """`cluster.base.LogSink` over a WebSocket."""
 
-    def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
+    ) -> None:
         self._http = http
         self._socket = socket
 

@@ -1,7 +1,9 @@
-"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's `Welcome`, then both as they like.
+"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's
+`Welcome`, then both as they like.
 
-A message of a kind that the other side does not know ends the session: a new kind is only sent to those that said they know it.
-Beside the session an agent may open connections on which it publishes logs: `LogLines` until `LogsEnd`.
+A message of a kind that the other side does not know ends the session: a new kind is only sent to
+those that said they know it. Beside the session an agent may open connections on which it publishes
+logs: `LogLines` until `LogsEnd`.
 """
 
 import msgspec
@@ -17,7 +19,8 @@ from weft.model.task import TaskStatus
 MAX_FROM_MANAGER = 64 << 20
 """Bytes. An assignment with 100,000 endpoints has about 10 MB."""
 MAX_FROM_AGENT = 4 << 20
-"""Bytes. What a manager must be ready to hold for each of a thousand agents: one report of `MAX_STATUSES`, of 2 kB each."""
+"""Bytes. What a manager must be ready to hold for each of a thousand agents: one report of
+`MAX_STATUSES`, of 2 kB each."""
 MAX_REPORT = 2 << 20
 """Bytes of texts in one report: an agent sends fewer statuses if those are long."""
 MAX_STATUSES = 2_000
@@ -25,7 +28,8 @@ MAX_STATUSES = 2_000
 MAX_ROUTES = 1000
 """In a `Hello`."""
 MAX_LOG_LINES = 256 << 10
-"""Bytes of one `LogLines`. Publishers stay far below: it is what a manager must be ready to hold for each of them."""
+"""Bytes of one `LogLines`. Publishers stay far below: it is what a manager must be ready to hold
+for each of them."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -35,7 +39,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     description: NodeDescription
     data_path_address: str
     routes: tuple[str, ...] = ()
-    """Subnets that this host has routes to, docker_gwbridge's first, so that no overlay is laid over them; at most `MAX_ROUTES`."""
+    """Subnets that this host has routes to, docker_gwbridge's first, so that no overlay is laid
+    over them; at most `MAX_ROUTES`."""
     underlay_mtu: int = 0
     """Of the interface with the data path address; 0: it does not say."""
     trusted: str = ""
@@ -43,7 +48,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     epoch: int = 0
     """The latest of the cluster that it was told of."""
     ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
-    """Tasks that are over, at most `MAX_STATUSES`: a host that has rebooted is not asked for what it lost when it is ready again."""
+    """Tasks that are over, at most `MAX_STATUSES`: a host that has rebooted is not asked for what
+    it lost when it is ready again."""
     publishes_logs: bool = False
     """It knows `PublishLogs`."""
 
@@ -54,7 +60,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port), to be kept on disk for reconnecting."""
     epoch: int = 0
-    """Of the cluster. If the agent knows a later one, this is a manager that the swarm has gone on without."""
+    """Of the cluster. If the agent knows a later one, this is a manager that the swarm has gone on
+    without."""
 
 
 class Epoch(msgspec.Struct, frozen=True, tag=True):
@@ -65,7 +72,8 @@ class Epoch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """From the agent, and back from the manager: a host that lost its power closes no connection."""
+    """From the agent, and back from the manager: a host that lost its power closes no
+    connection."""
 
 
 class StatusUpdate(msgspec.Struct, frozen=True, tag=True):
@@ -94,7 +102,8 @@ class Managers(msgspec.Struct, frozen=True, tag=True):
 
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
-    """From the manager: ask for a new certificate now, because the node's role or the root has changed."""
+    """From the manager: ask for a new certificate now, because the node's role or the root has
+    changed."""
 
     reason: str
 
@@ -105,7 +114,8 @@ class CertificateRequest(msgspec.Struct, frozen=True, tag=True):
     csr: str
     """PEM; only its public key is used."""
     address: str = ""
-    """The address that it advertises. A manager's certificate is good for it, so that other managers' stores can verify it."""
+    """The address that it advertises. A manager's certificate is good for it, so that other
+    managers' stores can verify it."""
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True, tag=True):
@@ -122,7 +132,8 @@ class Trust(msgspec.Struct, frozen=True, tag=True):
 
 
 class PublishLogs(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """From the manager: open a connection to a manager, which need not be this one, and publish logs there."""
+    """From the manager: open a connection to a manager, which need not be this one, and publish
+    logs there."""
 
     subscription: str
     manager: str

@@ -1,18 +1,19 @@
-"""What each side of a connection may cost: what arrives is charged with the processor time that it took,
-and who is in debt is not read from until the debt is paid.
+"""What each side of a connection may cost: what arrives is charged with the processor time that it
+took, and who is in debt is not read from until the debt is paid.
 
     socket ─▶ Paced ─▶ TLS ─▶ Connection (`listener.py`) ─▶ WebSocket frames ─▶ decoded message (`server.py`)
               reads a piece; `charge` for what that took                         `charge` again
 
 Bytes would be the wrong measure. On one machine a byte of a large frame cost 1 ns, one of an empty
-frame 30, one that is alone in its TLS record 100, and there may be dearer ones. So the time is measured,
-whatever it went into. A piece is small, since all of it passes before anybody else's turn.
+frame 30, one that is alone in its TLS record 100, and there may be dearer ones. So the time is
+measured, whatever it went into. A piece is small, since all of it passes before anybody else's
+turn.
 
 All connections of a member pay from one account, and so do those of strangers from one address. The
 strangers from addresses that are not known to be nodes' share one more.
 
-Below TLS stands `Paced` because TLS would take in and decrypt a quarter of a megabyte at a time. The
-socket is read only if both the protocol behind TLS wants more and no debt is left.
+Below TLS stands `Paced` because TLS would take in and decrypt a quarter of a megabyte at a time.
+The socket is read only if both the protocol behind TLS wants more and no debt is left.
 """
 
 import asyncio
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 PIECE = 32 << 10
 """Bytes that are read at a time: two TLS records of the largest size."""
 READ = 20e-6
-"""Seconds of the processor for what cannot be measured here: a read, or a message after it was decoded."""
+"""Seconds of the processor for what cannot be measured here: a read, or a message after it was
+decoded."""
 SHORTEST = 0.01
 """Seconds: more arrives meanwhile, and a pause costs something as well."""
 ACCOUNTS = 8192
@@ -51,16 +53,19 @@ class Share(msgspec.Struct, frozen=True):
 
 class PaceLimits(msgspec.Struct, frozen=True):
     member: Share = Share(0.15, 0.5)
-    """One node, with its session and all the logs that it publishes here. Logs of some 60 MB/s take as much."""
+    """One node, with its session and all the logs that it publishes here. Logs of some 60 MB/s take
+    as much."""
     source: Share = Share(0.2, 2.0)
-    """Strangers at one address, and nodes before they have shown their certificates: a handshake takes
-    some milliseconds, so this is more than `DoorLimits.rate` of them."""
+    """Strangers at one address, and nodes before they have shown their certificates: a handshake
+    takes some milliseconds, so this is more than `DoorLimits.rate` of them."""
     strangers: Share = Share(0.4, 2.0)
     """All at addresses that are not known to be nodes'."""
 
 
 class Accounts:
-    def __init__(self, limits: PaceLimits, known: Callable[[str], bool], now: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: PaceLimits, known: Callable[[str], bool], now: Callable[[], float]
+    ) -> None:
         """`known`: whether an IP address is a node's. `now`: the loop's clock, in seconds."""
         self._known = known
         self._now = now
@@ -70,7 +75,9 @@ class Accounts:
         self._strangers = TokenBucket(limits.strangers.rate, limits.strangers.burst)
 
     def member(self, name: str) -> Charge:
-        return lambda seconds: self._told(f"member {name}", self._members.owes(name, self._now(), seconds))
+        return lambda seconds: self._told(
+            f"member {name}", self._members.owes(name, self._now(), seconds)
+        )
 
     def stranger(self, source: str) -> Charge:
         """At that IP address."""
@@ -86,7 +93,9 @@ class Accounts:
 
     def _told(self, who: str, owed: float) -> float:
         if owed > 0 and (times := self._log.times(who)):
-            log.info("pace.slowed who=%s cause=more than its share of the processor times=%d", who, times)
+            log.info(
+                "pace.slowed who=%s cause=more than its share of the processor times=%d", who, times
+            )
         return owed
 
 
@@ -115,20 +124,23 @@ class Paced(asyncio.BufferedProtocol):
 
     async def start_tls(
         self, protocol: asyncio.Protocol, context: ssl.SSLContext, patience: float
-    ) -> asyncio.Transport:  # fmt: skip
-        """Agrees on TLS within `patience` seconds, for `protocol`, which may be called before this returns but
-        for its `connection_made`. Raises `OSError`; the connection is aborted then, and if this is cancelled."""
+    ) -> asyncio.Transport:
+        """Agrees on TLS within `patience` seconds, for `protocol`, which may be called before this
+        returns but for its `connection_made`. Raises `OSError`; the connection is aborted then, and
+        if this is cancelled."""
         loop, transport = asyncio.get_running_loop(), self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the other side is gone")
-        loop.call_soon(self._step_between)  # before TLS sees the transport, which `start_tls` leaves to the loop
+        loop.call_soon(
+            self._step_between
+        )  # before TLS sees the transport, which `start_tls` leaves to the loop
         try:
             return cast(
                 asyncio.Transport,
                 await loop.start_tls(
                     transport, protocol, context, server_side=True, ssl_handshake_timeout=patience
                 ),
-            )  # fmt: skip
+            )
         except BaseException:
             transport.abort()
             raise

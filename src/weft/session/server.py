@@ -1,5 +1,5 @@
-"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for sessions, one for logs, and what is
-for managers.
+"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for
+sessions, one for logs, and what is for managers.
 
 GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
@@ -10,8 +10,8 @@ POST /v1/members/vote  the same
 POST /v1/logs          `LogRequest`, from another manager: to a node that has its session here
 GET  /v1/logs/{id}     a WebSocket, for a node that was told to publish logs for this subscription
 
-TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is still part of the swarm is for
-the manager behind this to say.
+TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is
+still part of the swarm is for the manager behind this to say.
 """
 
 import asyncio
@@ -30,7 +30,14 @@ from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftErro
 from weft.model import codec
 from weft.model.ids import ClusterId
 from weft.session import tls
-from weft.session.base import AdmissionRequest, Identity, LogRequest, Manager, MemberRequest, SessionClosed
+from weft.session.base import (
+    AdmissionRequest,
+    Identity,
+    LogRequest,
+    Manager,
+    MemberRequest,
+    SessionClosed,
+)
 from weft.session.identity import CredentialSource
 from weft.session.listener import LIMITS, Limits, Listener
 from weft.session.messages import (
@@ -59,7 +66,13 @@ Handler = Callable[[web.Request], Awaitable[bytes]]
 
 
 class SessionServer:
-    def __init__(self, manager: Manager, cluster: ClusterId, credential_source: CredentialSource, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        cluster: ClusterId,
+        credential_source: CredentialSource,
+        limits: Limits = LIMITS,
+    ) -> None:
         self._manager = manager
         self._cluster = cluster
         self._credential_source = credential_source
@@ -86,7 +99,12 @@ class SessionServer:
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/logs", answering(self._pass_on))
         app.router.add_get("/v1/logs/{subscription}", self._take_logs)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SESSION_CLOSE_TIMEOUT, logger=HttpLog(log, self._limit))
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=SESSION_CLOSE_TIMEOUT,
+            logger=HttpLog(log, self._limit),
+        )
         await runner.setup()
         assert runner.server is not None
         contexts = tls.Contexts(self._credential_source, tls.server_context)
@@ -112,7 +130,9 @@ class SessionServer:
     async def _join(self, request: web.Request) -> bytes:
         admission = codec.decode(await request.read(), AdmissionRequest)
         admitted = await self._manager.admit(admission, request.remote or "")
-        log.info("join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote)
+        log.info(
+            "join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote
+        )
         return codec.encode(admitted)
 
     async def _enlist(self, request: web.Request) -> bytes:
@@ -144,8 +164,9 @@ class SessionServer:
         return source.socket
 
     async def _epoch(self, request: web.Request) -> web.StreamResponse:
-        """Over a WebSocket, so that who asks can look at the certificate before believing it. Those that ask
-        were left behind, and so their own certificates are revoked: an epoch is all that they get."""
+        """Over a WebSocket, so that who asks can look at the certificate before believing it. Those
+        that ask were left behind, and so their own certificates are revoked: an epoch is all that
+        they get."""
         try:
             tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:
@@ -173,7 +194,9 @@ class SessionServer:
             return web.Response(status=503, text="this manager has no majority of the managers")
         socket = _socket(MAX_FROM_AGENT)
         await socket.prepare(request)
-        session = ServerSession(socket, request, peer, self._limits.send, self._messages(request, FromAgent))
+        session = ServerSession(
+            socket, request, peer, self._limits.send, self._messages(request, FromAgent)
+        )
         try:
             await self._manager.serve(session)
         except SessionClosed:
@@ -192,13 +215,17 @@ class SessionServer:
 
 
 async def _last_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """A connection that is no WebSocket has one request: a stranger would make thousands of them on one."""
+    """A connection that is no WebSocket has one request: a stranger would make thousands of them on
+    one."""
     response.force_close()
 
 
 def _socket(largest: int) -> web.WebSocketResponse:
-    """`largest`: bytes of a message. Nobody sends pings: they would be answered without being counted."""
-    return web.WebSocketResponse(max_msg_size=largest, compress=False, timeout=SESSION_CLOSE_TIMEOUT, autoping=False)
+    """`largest`: bytes of a message. Nobody sends pings: they would be answered without being
+    counted."""
+    return web.WebSocketResponse(
+        max_msg_size=largest, compress=False, timeout=SESSION_CLOSE_TIMEOUT, autoping=False
+    )
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):
@@ -217,8 +244,11 @@ class HttpLog(logging.LoggerAdapter[logging.Logger]):
             super().log(level, f"{msg} times=%d", *args, times, **kwargs)
 
 
-def _answering(limit: LogLimit, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way back). `limit`: for refusals."""
+def _answering(
+    limit: LogLimit, handler: Handler
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way
+    back). `limit`: for refusals."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -228,7 +258,13 @@ def _answering(limit: LogLimit, handler: Handler) -> Callable[[web.Request], Awa
             return web.Response(status=400, text=f"malformed request: {error}")
         except Forbidden as error:
             if times := limit.times(f"{request.path} {request.remote}"):
-                log.warning("request.refused path=%s address=%s cause=%s times=%d", request.path, request.remote, error, times)
+                log.warning(
+                    "request.refused path=%s address=%s cause=%s times=%d",
+                    request.path,
+                    request.remote,
+                    error,
+                    times,
+                )
             return web.Response(status=403, text=str(error))
         except InvalidArgument as error:
             return web.Response(status=400, text=str(error))
@@ -267,8 +303,13 @@ class ServerSession:
     """`cluster.base.ManagerSession` over a WebSocket."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, request: web.Request, peer: Identity, patience: float, messages: Messages
-    ) -> None:  # fmt: skip
+        self,
+        socket: web.WebSocketResponse,
+        request: web.Request,
+        peer: Identity,
+        patience: float,
+        messages: Messages,
+    ) -> None:
         """`patience`: seconds that the other side may take for one message."""
         self.peer = peer
         self.address = request.remote or ""
@@ -279,14 +320,17 @@ class ServerSession:
         self._has_proved = False
 
     async def send(self, message: FromManager) -> None:
-        """An agent that does not read is cut off: what it was sent would stay in memory for as long as it likes."""
+        """An agent that does not read is cut off: what it was sent would stay in memory for as long
+        as it likes."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._socket.send_bytes(encoded(message))
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()
-            raise SessionClosed(f"node {self.peer.node} has not read for {self._patience:g} s") from None
+            raise SessionClosed(
+                f"node {self.peer.node} has not read for {self._patience:g} s"
+            ) from None
         except (ConnectionError, RuntimeError) as error:
             raise SessionClosed(f"session with {self.peer.node} is closed: {error}") from error
 
@@ -306,7 +350,8 @@ class ServerSession:
 
 
 class ServerLogs:
-    """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked for."""
+    """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked
+    for."""
 
     def __init__(self, request: web.Request, peer: Identity, messages: Messages) -> None:
         self.peer = peer
@@ -333,9 +378,12 @@ def encoded(message: FromManager) -> bytes:
 
 
 def decode_frame(frame: Any, type_: Any) -> Any:
-    """A message of the union `type_` from a WebSocket frame. Raises `SessionClosed` for everything else."""
+    """A message of the union `type_` from a WebSocket frame. Raises `SessionClosed` for everything
+    else."""
     if frame.type is not WSMsgType.BINARY:
-        raise SessionClosed(f"session closed by the other side: {frame.extra or frame.type.name.lower()}")
+        raise SessionClosed(
+            f"session closed by the other side: {frame.extra or frame.type.name.lower()}"
+        )
     try:
         return codec.decode(frame.data, type_)
     except msgspec.DecodeError as error:

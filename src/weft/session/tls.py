@@ -1,6 +1,8 @@
-"""TLS contexts for sessions between nodes, and who is at the other end of one. TLS 1.3 only: both ends are ours.
+"""TLS contexts for sessions between nodes, and who is at the other end of one. TLS 1.3 only: both
+ends are ours.
 
-OpenSSL reads a certificate and key from files only; the key goes through a file in memory (memfd) that nobody else can open.
+OpenSSL reads a certificate and key from files only; the key goes through a file in memory (memfd)
+that nobody else can open.
 """
 
 import os
@@ -27,9 +29,12 @@ def none_known(_: str) -> bool:
 
 
 class Contexts:
-    """Contexts of one kind for the newest credentials, made anew when those change. Connections that exist keep theirs."""
+    """Contexts of one kind for the newest credentials, made anew when those change. Connections
+    that exist keep theirs."""
 
-    def __init__(self, credential_source: CredentialSource, make: Callable[[Credentials], ssl.SSLContext]) -> None:
+    def __init__(
+        self, credential_source: CredentialSource, make: Callable[[Credentials], ssl.SSLContext]
+    ) -> None:
         self._credential_source = credential_source
         self._make = make
         self._for: Credentials | None = None
@@ -43,8 +48,9 @@ class Contexts:
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
-    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another root. No session is resumed: a
-    certificate is verified each time, against the root of that moment."""
+    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another
+    root. No session is resumed: a certificate is verified each time, against the root of that
+    moment."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -64,8 +70,8 @@ def client_context(root: str, credentials: Credentials | None = None) -> ssl.SSL
 
 
 def node_context(credentials: Credentials, is_revoked: IsRevoked = none_known) -> ssl.SSLContext:
-    """For a client that is a node. A handshake with a server whose certificate was revoked fails, before
-    anything is sent."""
+    """For a client that is a node. A handshake with a server whose certificate was revoked fails,
+    before anything is sent."""
     context = client_context(credentials.root, credentials)
     context.sslobject_class = _refusing(is_revoked)
     return context
@@ -79,13 +85,16 @@ def _refusing(is_revoked: IsRevoked) -> type[ssl.SSLObject]:
             super().do_handshake()
             shown = self.getpeercert(binary_form=True)
             if shown and is_revoked(serial := serial_text(load(shown).serial_number)):
-                raise ssl.SSLCertVerificationError(f"the manager's certificate {serial} was revoked")
+                raise ssl.SSLCertVerificationError(
+                    f"the manager's certificate {serial} was revoked"
+                )
 
     return Refusing
 
 
 def unverified_context() -> ssl.SSLContext:
-    """For fetching the root certificate only, which is then compared with the join token's digest."""
+    """For fetching the root certificate only, which is then compared with the join token's
+    digest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -94,7 +103,8 @@ def unverified_context() -> ssl.SSLContext:
 
 
 def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
-    """From a certificate (DER) that TLS has verified. Raises `Forbidden` if there is none or it is not of this cluster."""
+    """From a certificate (DER) that TLS has verified. Raises `Forbidden` if there is none or it is
+    not of this cluster."""
     if not certificate:
         raise Forbidden("cannot open session: no client certificate")
     try:

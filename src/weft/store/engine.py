@@ -1,4 +1,5 @@
-"""What the engines of the store have in common: subscriptions; and for those in one process the order of a commit.
+"""What the engines of the store have in common: subscriptions; and for those in one process the
+order of a commit.
 
 A commit is four steps without an await between them, so nobody ever sees half of one:
 
@@ -21,10 +22,12 @@ Clock = Callable[[], Nanoseconds]
 
 
 class EventSubscription:
-    """The events of some kinds that one reader has not yet taken. Events are kept until then; a reader that falls behind gets
-    them in one list."""
+    """The events of some kinds that one reader has not yet taken. Events are kept until then; a
+    reader that falls behind gets them in one list."""
 
-    def __init__(self, kinds: Collection[Kind], forget: Callable[["EventSubscription"], None]) -> None:
+    def __init__(
+        self, kinds: Collection[Kind], forget: Callable[["EventSubscription"], None]
+    ) -> None:
         self._kinds = frozenset(kinds)
         self._forget = forget
         self._pending: list[Event] = []
@@ -100,8 +103,9 @@ class Engine:
         return True
 
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
-        """See `Store.commit`. Changes that only check give the present revision. There is one process and no await: whoever decided
-        on `state` decided on the newest, and `independent` makes no difference."""
+        """See `Store.commit`. Changes that only check give the present revision. There is one
+        process and no await: whoever decided on `state` decided on the newest, and `independent`
+        makes no difference."""
         if self._closed:
             raise Unavailable("cannot commit: this manager is stopping")
         self._state.check(changes)
@@ -109,7 +113,9 @@ class Engine:
             return self._state.revision
         now = self._clock()
         revision = self._state.revision + 1
-        put = [stamped(change.object, revision, now) for change in changes if isinstance(change, Put)]
+        put = [
+            stamped(change.object, revision, now) for change in changes if isinstance(change, Put)
+        ]
         removed = [change for change in changes if isinstance(change, Remove)]
         self._write(revision, put, removed)
         self._readers.offer(self._state.apply(changes, now))

@@ -1,16 +1,17 @@
 """What a manager knew last of a store that is not its own: the state, kept in a file of its own.
 
-etcd answers nobody without a majority once it was started again, not even with what it has on its disk
-(etcd-io/etcd#13524), and an etcd that somebody else runs may be out of reach. A manager that begins then
-shows this, and changes nothing until it has read the store itself.
+etcd answers nobody without a majority once it was started again, not even with what it has on its
+disk (etcd-io/etcd#13524), and an etcd that somebody else runs may be out of reach. A manager that
+begins then shows this, and changes nothing until it has read the store itself.
 
     SHA-256 of the rest | MessagePack of `_Content`
 
-The file has all that the store has, the key of the swarm's CA among it: only its owner can read it, and it
-goes when the node is no manager any more. It is no backup: it may be seconds old, and nothing restores a store from it.
+The file has all that the store has, the key of the swarm's CA among it: only its owner can read it,
+and it goes when the node is no manager any more. It is no backup: it may be seconds old, and
+nothing restores a store from it.
 
-To keep it costs a bounded part of one processor. It is written whole, in a thread, when the state has changed
-and a time has passed that is many times what the last writing took.
+To keep it costs a bounded part of one processor. It is written whole, in a thread, when the state
+has changed and a time has passed that is many times what the last writing took.
 """
 
 import asyncio
@@ -39,7 +40,9 @@ SHARE = 50
 """One part in so many of the time goes into writing, at most."""
 LONGEST = 20.0
 """Seconds between two writings, at most: a busy disk may take seconds for one."""
-InThread = Callable[[Callable[[int, Sequence[Object]], None], int, Sequence[Object]], Coroutine[Any, Any, None]]
+InThread = Callable[
+    [Callable[[int, Sequence[Object]], None], int, Sequence[Object]], Coroutine[Any, Any, None]
+]
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -64,7 +67,8 @@ class KeptState:
         self._schema = schema
 
     def read(self, cluster: ClusterId) -> Kept | None:
-        """None if there is none of this swarm that can be used: what is in it is elsewhere as well."""
+        """None if there is none of this swarm that can be used: what is in it is elsewhere as
+        well."""
         try:
             data = self._path.read_bytes()
             digest, body = data[:_DIGEST], data[_DIGEST:]
@@ -103,7 +107,9 @@ class KeptState:
 class Keeper:
     """Keeps the state of one store until it is closed. Made inside the running event loop."""
 
-    def __init__(self, file: KeptState, store: Store, in_thread: InThread = asyncio.to_thread) -> None:
+    def __init__(
+        self, file: KeptState, store: Store, in_thread: InThread = asyncio.to_thread
+    ) -> None:
         self._file = file
         self._store = store
         self._in_thread = in_thread
@@ -125,13 +131,16 @@ class Keeper:
             await asyncio.sleep(min(max(PERIOD, SHARE * self._took), LONGEST))
 
     async def _write(self) -> None:
-        """One at a time; a thread that is writing cannot be stopped, so it is waited for also when this is cancelled."""
+        """One at a time; a thread that is writing cannot be stopped, so it is waited for also when
+        this is cancelled."""
         async with self._writing:
             state = self._store.state
             revision = state.revision
             if revision == self._written:
                 return
-            objects = list(state.objects())  # frozen values: the thread may read them while the state goes on
+            objects = list(
+                state.objects()
+            )  # frozen values: the thread may read them while the state goes on
             clock = asyncio.get_running_loop().time
             begun = clock()
             work = asyncio.create_task(self._in_thread(self._file.write, revision, objects))

@@ -1,17 +1,20 @@
 """The store of a swarm with one manager: a SQLite file, and all of it in memory.
 
-The file is the truth at start and is only written from then on; everybody reads the state in memory. One table holds all objects,
-because nothing is ever asked of the file but "everything, in order of creation":
+The file is the truth at start and is only written from then on; everybody reads the state in
+memory. One table holds all objects, because nothing is ever asked of the file but "everything, in
+order of creation":
 
-    object (seq, kind, id, version, value)   value: MessagePack of `model/codec.py`; seq: the order of creation
+    object (seq, kind, id, version, value)   value: MessagePack of `model/codec.py`; seq: the order
+                                             of creation
     meta   (key, value)                      schema: version of this layout; revision: of the last commit
 
-A commit is one SQLite transaction in WAL mode with `synchronous=FULL`: on return it survives the loss of power. It runs on the
-event loop itself. It takes about 0.15 ms, less than the way to a thread and back costs the other tasks, and it keeps check,
-write and apply in one piece: a commit that waits for a thread would need a lock around all three.
+A commit is one SQLite transaction in WAL mode with `synchronous=FULL`: on return it survives the
+loss of power. It runs on the event loop itself. It takes about 0.15 ms, less than the way to a
+thread and back costs the other tasks, and it keeps check, write and apply in one piece: a commit
+that waits for a thread would need a lock around all three.
 
-The file is locked for this process alone (`locking_mode=EXCLUSIVE`), so two daemons on one data root cannot both write. It
-holds the swarm's root key: only its owner can read it.
+The file is locked for this process alone (`locking_mode=EXCLUSIVE`), so two daemons on one data
+root cannot both write. It holds the swarm's root key: only its owner can read it.
 """
 
 import contextlib
@@ -51,14 +54,19 @@ class SqliteStore(Engine):
 
     @classmethod
     def open(
-        cls, path: str | Path, clock: Clock, schema: Schema = CURRENT, cluster: ClusterId | None = None
-    ) -> "SqliteStore":  # fmt: skip
-        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if it
-        cannot be read, is damaged, is open in another process, or was written by a newer version of
-        this program.
+        cls,
+        path: str | Path,
+        clock: Clock,
+        schema: Schema = CURRENT,
+        cluster: ClusterId | None = None,
+    ) -> "SqliteStore":
+        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if
+        it cannot be read, is damaged, is open in another process, or was written by a newer version
+        of this program.
 
         `cluster`: the swarm whose state must be in it. If it is not nothing is made, upgraded or
-        otherwise touched. Raises `Damaged` then, without advice: the caller knows what may be done."""
+        otherwise touched. Raises `Damaged` then, without advice: the caller knows what may be
+        done."""
         if cluster is not None:
             _examine(Path(path), schema, cluster)
         try:
@@ -82,23 +90,29 @@ class SqliteStore(Engine):
         try:
             with _transaction(self._database):
                 self._database.executemany(_PUT, rows)
-                self._database.executemany(_REMOVE, [(change.kind, change.id) for change in removed])
-                self._database.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
+                self._database.executemany(
+                    _REMOVE, [(change.kind, change.id) for change in removed]
+                )
+                self._database.execute(
+                    "UPDATE meta SET value = ? WHERE key = 'revision'", (revision,)
+                )
         except sqlite3.Error as error:
             raise OperationFailed(f"cannot commit: {error}") from error
 
 
 def _examine(path: Path, schema: Schema, cluster: ClusterId) -> None:
-    """By a connection that can only read: another one, when it is closed, may write into the file what a
-    log beside it says, be that its own or not. SQLite takes a file that is empty, or begins with zeros, for
-    a new database."""
+    """By a connection that can only read: another one, when it is closed, may write into the file
+    what a log beside it says, be that its own or not. SQLite takes a file that is empty, or begins
+    with zeros, for a new database."""
     beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-shm", "-wal")]
     made = [each for each in beside if not each.exists()]  # by SQLite, with nothing in them
     try:
         with open(path, "rb") as file:
             if (begin := file.read(len(_MAGIC))) != _MAGIC:
                 raise Damaged("it is empty" if not begin else "it is no database")
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0, uri=True)) as database:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0, uri=True)
+        ) as database:
             _check(database, schema, cluster)
     except FileNotFoundError:
         raise Damaged("it is missing") from None
@@ -134,7 +148,8 @@ def _check(database: sqlite3.Connection, schema: Schema, cluster: ClusterId) -> 
 
 @contextlib.contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """A commit that fails (a full disk shows only then) leaves the transaction open: it is rolled back as well."""
+    """A commit that fails (a full disk shows only then) leaves the transaction open: it is rolled
+    back as well."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield

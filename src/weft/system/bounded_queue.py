@@ -1,5 +1,5 @@
-"""From those who have something to the one who takes it, without a queue that grows: who gives waits while too much has not been taken,
-who takes gets all that there is.
+"""From those who have something to the one who takes it, without a queue that grows: who gives
+waits while too much has not been taken, who takes gets all that there is.
 """
 
 import asyncio

@@ -56,7 +56,9 @@ class DoorLimits(msgspec.Struct, frozen=True):
 class Guest:
     """A connection of which nobody knows yet who it is."""
 
-    def __init__(self, connection: socket.socket, source: str, gone: "Callable[[Guest], None]") -> None:
+    def __init__(
+        self, connection: socket.socket, source: str, gone: "Callable[[Guest], None]"
+    ) -> None:
         self.socket: socket.socket | None = connection
         """Until `adopted`."""
         self.source = source
@@ -94,10 +96,13 @@ class Guest:
 
 class Doorway:
     def __init__(
-        self, begin: Callable[[Guest], None], limits: DoorLimits, known: Callable[[str], bool] = lambda _: False
-    ) -> None:  # fmt: skip
-        """`begin` is called when a connection has said something, and adopts it. `known`: whether an
-        address is a node's."""
+        self,
+        begin: Callable[[Guest], None],
+        limits: DoorLimits,
+        known: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`begin` is called when a connection has said something, and adopts it. `known`: whether
+        an address is a node's."""
         self._begin = begin
         self._limits = limits
         self._known = known

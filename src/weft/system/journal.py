@@ -1,7 +1,8 @@
 """Where the daemon's log goes, and in which form. Call sites know nothing of it.
 
-An event is `log.info("session.opened node=%s", node)`. Under systemd it has each `key=value` in the journal as a field, `WEFT_NODE`,
-so that `journalctl WEFT_NODE=…` finds it; else to standard error as one line of text, or of JSON for machines.
+An event is `log.info("session.opened node=%s", node)`. Under systemd it has each `key=value` in the
+journal as a field, `WEFT_NODE`, so that `journalctl WEFT_NODE=…` finds it; else to standard error
+as one line of text, or of JSON for machines.
 """
 
 import json
@@ -37,7 +38,8 @@ def start(level: str, format: Format) -> None:
 
 
 def writes_to_journal() -> bool:
-    """systemd.exec(5): JOURNAL_STREAM names the device and inode of what it connected standard error to."""
+    """systemd.exec(5): JOURNAL_STREAM names the device and inode of what it connected standard
+    error to."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(2)
@@ -73,10 +75,13 @@ class JournalHandler(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = str(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A journal that is full, gone, or finds it too long gets one short line on standard error instead: nothing waits for it."""
+        """A journal that is full, gone, or finds it too long gets one short line on standard error
+        instead: nothing waits for it."""
         try:
             self._socket.sendto(encode(journal_fields(record)), self._path)
         except OSError:
@@ -95,7 +100,11 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
         message += "\n" + logging.Formatter().formatException(record.exc_info)
     return {
         "MESSAGE": message,
-        "PRIORITY": str(next((number for level, number in PRIORITIES if record.levelno >= level), DEBUG_PRIORITY)),
+        "PRIORITY": str(
+            next(
+                (number for level, number in PRIORITIES if record.levelno >= level), DEBUG_PRIORITY
+            )
+        ),
         "SYSLOG_IDENTIFIER": "weft",
         "SYSLOG_PID": str(record.process),
         "LOGGER": record.name,

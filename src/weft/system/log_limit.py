@@ -11,7 +11,9 @@ MOST_KEYS = 100
 class LogLimit:
     """One for each kind of line."""
 
-    def __init__(self, clock: Callable[[], float], period: float = PERIOD, most: int = MOST_KEYS) -> None:
+    def __init__(
+        self, clock: Callable[[], float], period: float = PERIOD, most: int = MOST_KEYS
+    ) -> None:
         """`most`: keys of which lines are logged in one period, in which each has one line."""
         self._clock = clock
         self._period = period

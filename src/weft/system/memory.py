@@ -1,4 +1,5 @@
-"""Memory that the C library keeps after a burst, some tens of megabytes, although nobody uses it."""
+"""Memory that the C library keeps after a burst, some tens of megabytes, although nobody uses
+it."""
 
 import ctypes
 

@@ -1,8 +1,8 @@
-"""Child processes, without the event loop owning them: a child here may outlive the daemon (conmon), or be a grandchild that came
-to us because its parent ended (a command in a container).
+"""Child processes, without the event loop owning them: a child here may outlive the daemon
+(conmon), or be a grandchild that came to us because its parent ended (a command in a container).
 
-posix_spawn starts them and a pidfd tells when they end, so there is no SIGCHLD handler, no thread per child, and no signal can
-hit a process that merely got the same number later.
+posix_spawn starts them and a pidfd tells when they end, so there is no SIGCHLD handler, no thread
+per child, and no signal can hit a process that merely got the same number later.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ UNKNOWN = -1
 
 
 class ProcessId(msgspec.Struct, frozen=True):
-    """A process for good: numbers are used again, number and start time are not (within one boot)."""
+    """A process for good: numbers are used again, number and start time are not (within one
+    boot)."""
 
     pid: int
     started: int
@@ -127,17 +128,31 @@ class Output(msgspec.Struct, frozen=True):
         return (self.errors or self.raw).decode(errors="replace").strip()
 
 
-def spawn(argv: Sequence[str], fds: Mapping[int, int], env: Mapping[str, str] | None = None) -> Process:
-    """Starts a program in a session of its own. `fds`: number in the child -> descriptor here; 0 to 2 are /dev/null otherwise.
-    Raises `OperationFailed`."""
+def spawn(
+    argv: Sequence[str], fds: Mapping[int, int], env: Mapping[str, str] | None = None
+) -> Process:
+    """Starts a program in a session of its own. `fds`: number in the child -> descriptor here; 0 to
+    2 are /dev/null otherwise. Raises `OperationFailed`."""
     program = shutil.which(argv[0])
     if program is None:
-        raise OperationFailed(f"cannot run {argv[0]}: not found in $PATH; install the package {Path(argv[0]).name}")
-    sources = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS) for number, fd in fds.items()}
-    actions: list[Any] = [(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3) if n not in sources]
+        raise OperationFailed(
+            f"cannot run {argv[0]}: not found in $PATH; install the package {Path(argv[0]).name}"
+        )
+    sources = {
+        number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_TARGETS) for number, fd in fds.items()
+    }
+    actions: list[Any] = [
+        (os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3) if n not in sources
+    ]
     actions += [(os.POSIX_SPAWN_DUP2, source, number) for number, source in sources.items()]
     try:
-        pid = os.posix_spawn(program, list(argv), dict(os.environ if env is None else env), file_actions=actions, setsid=True)
+        pid = os.posix_spawn(
+            program,
+            list(argv),
+            dict(os.environ if env is None else env),
+            file_actions=actions,
+            setsid=True,
+        )
     except OSError as error:
         raise OperationFailed(f"cannot run {argv[0]}: {cause_of(error)}") from error
     finally:
@@ -167,10 +182,12 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Outp
 
 
 async def read(fd: int, *, line: bool = False) -> bytes:
-    """All that comes out of a pipe until its last writer closes it, or its first line; closes the descriptor.
+    """All that comes out of a pipe until its last writer closes it, or its first line; closes the
+    descriptor.
 
-    Not `connect_read_pipe`: uvloop closes the descriptor and then the file object, which closes the same number once more, and in
-    between another thread may have got that number for something of its own."""
+    Not `connect_read_pipe`: uvloop closes the descriptor and then the file object, which closes the
+    same number once more, and in between another thread may have got that number for something of
+    its own."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     os.set_blocking(fd, False)
     loop.add_reader(fd, readable.set)
@@ -191,11 +208,13 @@ async def read(fd: int, *, line: bool = False) -> bytes:
 
 
 async def end_family(process: Process) -> None:
-    """Ends a child of ours with everything that it has started, and reaps them all. For those who are in a container this is not
-    only tidiness: one that is dead and not reaped keeps the container's first process from ending. Waits a while at most."""
+    """Ends a child of ours with everything that it has started, and reaps them all. For those who
+    are in a container this is not only tidiness: one that is dead and not reaped keeps the
+    container's first process from ending. Waits a while at most."""
     family = {process.pid: process}
     await _stop(process)
-    # Until there is nobody new: a child may have given its parent another child (CLONE_PARENT) before it was stopped.
+    # Until there is nobody new: a child may have given its parent another child (CLONE_PARENT)
+    # before it was stopped.
     while found := await asyncio.to_thread(_children, frozenset(family)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -203,11 +222,16 @@ async def end_family(process: Process) -> None:
                 await _stop(family[pid])
     try:
         async with asyncio.timeout(_END_PATIENCE):
-            for member in family.values():  # parents first: the children of one that has ended are ours, see `adopt_orphans`
+            for member in (
+                family.values()
+            ):  # parents first: the children of one that has ended are ours, see `adopt_orphans`
                 member.kill(signal.SIGKILL)
                 await member.wait()
     except TimeoutError:
-        log.warning("process.not_ended pids=%s", [member.pid for member in family.values() if not member.has_ended])
+        log.warning(
+            "process.not_ended pids=%s",
+            [member.pid for member in family.values() if not member.has_ended],
+        )
     finally:
         for member in family.values():
             if member is not process:
@@ -215,7 +239,8 @@ async def end_family(process: Process) -> None:
 
 
 async def _stop(process: Process) -> None:
-    """So that it starts no more children. One that cannot be stopped, as in an uninterruptible wait, starts none either."""
+    """So that it starts no more children. One that cannot be stopped, as in an uninterruptible
+    wait, starts none either."""
     process.kill(signal.SIGSTOP)
     for _ in range(_STOP_TRIES):
         if _stat(process.pid)[:1] not in (["R"], ["S"]):
@@ -225,13 +250,20 @@ async def _stop(process: Process) -> None:
 
 def _children(family: Collection[int]) -> list[int]:
     """Of its members, those who are not of it yet. Reads of every process of the host."""
-    numbers = [number for path in Path("/proc").iterdir() if (number := decimal(path.name)) is not None]
-    parents = {number: fields[1] for number in numbers if number not in family and (fields := _stat(number))}
+    numbers = [
+        number for path in Path("/proc").iterdir() if (number := decimal(path.name)) is not None
+    ]
+    parents = {
+        number: fields[1]
+        for number in numbers
+        if number not in family and (fields := _stat(number))
+    }
     return [number for number, parent in parents.items() if int(parent) in family]
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on: state, parent, …; none if there is no such process. See proc_pid_stat(5)."""
+    """Fields of /proc/PID/stat from the third on: state, parent, …; none if there is no such
+    process. See proc_pid_stat(5)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -239,7 +271,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def adopt_orphans() -> None:
-    """From now on, descendants whose parents end become our children: that is how we learn a command's exit code."""
+    """From now on, descendants whose parents end become our children: that is how we learn a
+    command's exit code."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

@@ -1,4 +1,5 @@
-"""How often something may happen: a steady rate, and a burst after a quiet time (a token bucket)."""
+"""How often something may happen: a steady rate, and a burst after a quiet time (a token
+bucket)."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,5 @@
-"""The three files of an end of mutual TLS that the operator names: whom to trust, who one is, and the key to that."""
+"""The three files of an end of mutual TLS that the operator names: whom to trust, who one is, and
+the key to that."""
 
 import ssl
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ class TlsFiles:
 
 
 def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContext:
-    """The context with the files in it. `option`: what the operator's settings for them begin with (`<option>cacert`, `…cert`, `…key`).
-    Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+    """The context with the files in it. `option`: what the operator's settings for them begin with
+    (`<option>cacert`, `…cert`, `…key`). Raises `InvalidArgument`, naming the file, if one cannot be
+    read or used."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for path in (files.ca, files.certificate, files.key):
         try:
@@ -36,7 +38,8 @@ def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContex
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidArgument(
-            f"cannot use {option}cert {files.certificate} with {option}key {files.key}: {reason(error)}"
+            f"cannot use {option}cert {files.certificate} with {option}key {files.key}:"
+            f" {reason(error)}"
         ) from error
     return context
 

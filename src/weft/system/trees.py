@@ -47,7 +47,9 @@ def open_inside(root: int, path: bytes, flags: int, mode: int = 0) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
     how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     for _ in range(_TRIES):
-        fd: int = _libc.syscall(_SYS_OPENAT2, root, path or b".", ctypes.byref(how), ctypes.sizeof(how))
+        fd: int = _libc.syscall(
+            _SYS_OPENAT2, root, path or b".", ctypes.byref(how), ctypes.sizeof(how)
+        )
         if fd >= 0:
             return fd
         if ctypes.get_errno() != errno.EAGAIN:

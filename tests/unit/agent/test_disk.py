@@ -20,7 +20,9 @@ class WithMore(Assignment, frozen=True, kw_only=True):
 def assignment():
     swarm = Swarm(2)
     swarm.service("web", swarm.network("mynet", "10.10.10.0/24", encrypted=True), on=[1, 2])
-    return msgspec.structs.replace(swarm.assignment(1), revision=7, keys=(DataKey(tag=1, secret=b"k" * 16),))
+    return msgspec.structs.replace(
+        swarm.assignment(1), revision=7, keys=(DataKey(tag=1, secret=b"k" * 16),)
+    )
 
 
 def test_the_next_daemon_finds_what_was_kept(tmp_path):

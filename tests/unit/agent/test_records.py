@@ -1,4 +1,5 @@
-"""What was given to tasks is known whenever the daemon is killed, and no veth number is held twice."""
+"""What was given to tasks is known whenever the daemon is killed, and no veth number is held
+twice."""
 
 import asyncio
 from ipaddress import IPv4Address, IPv4Interface

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.task_steps import RebootVerdict, Step, TaskView, expired, failed_before, next_step, outcome
+from weft.agent.task_steps import (
+    RebootVerdict,
+    Step,
+    TaskView,
+    expired,
+    failed_before,
+    next_step,
+    outcome,
+)
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
@@ -60,18 +68,27 @@ def test_from_nothing_to_running():
 
 
 def test_a_task_meant_to_be_ready_waits_before_it_starts():
-    assert [s.name for s in way(msgspec.structs.replace(NEW, desired=TaskState.READY, image=True))][-2:] == [
+    assert [s.name for s in way(msgspec.structs.replace(NEW, desired=TaskState.READY, image=True))][
+        -2:
+    ] == [
         "REPORT_READY",
         "WAIT",
     ]
 
 
 def running(**changes):
-    base = TaskView(state=TaskState.RUNNING, desired=TaskState.RUNNING, container=ContainerState.RUNNING, connected=True)
+    base = TaskView(
+        state=TaskState.RUNNING,
+        desired=TaskState.RUNNING,
+        container=ContainerState.RUNNING,
+        connected=True,
+    )
     return msgspec.structs.replace(base, **changes)
 
 
-READY_TO_GO = running(state=TaskState.PREPARING, container=ContainerState.CREATED, desired=TaskState.SHUTDOWN)
+READY_TO_GO = running(
+    state=TaskState.PREPARING, container=ContainerState.CREATED, desired=TaskState.SHUTDOWN
+)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +141,12 @@ def test_a_running_container_is_never_started_nor_made_again(view):
 
 
 def container(**state):
-    config = ContainerConfig(id="c", name="web.1.t", spec=ContainerSpec(image="i"), hostname="h", namespace=None)
-    return Container(config=config, image="i", args=(), state=ContainerState.EXITED, started_at=1, **state)
+    config = ContainerConfig(
+        id="c", name="web.1.t", spec=ContainerSpec(image="i"), hostname="h", namespace=None
+    )
+    return Container(
+        config=config, image="i", args=(), state=ContainerState.EXITED, started_at=1, **state
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,13 +154,22 @@ def container(**state):
     [
         (container(), TaskState.COMPLETE, "finished", ""),
         (container(exit_code=3), TaskState.FAILED, "", "task: non-zero exit (3)"),
-        (container(exit_code=127, error="no such file"), TaskState.FAILED, "", "task: non-zero exit (127): no such file"),
+        (
+            container(exit_code=127, error="no such file"),
+            TaskState.FAILED,
+            "",
+            "task: non-zero exit (127): no such file",
+        ),
         (None, TaskState.FAILED, "", "task: container is gone"),
     ],
 )
 def test_outcomes(container, state, message, err):
     assert outcome(running(container=ContainerState.EXITED), container) == (state, message, err)
-    assert outcome(running(desired=TaskState.SHUTDOWN), container) == (TaskState.SHUTDOWN, "shutdown", "")
+    assert outcome(running(desired=TaskState.SHUTDOWN), container) == (
+        TaskState.SHUTDOWN,
+        "shutdown",
+        "",
+    )
 
 
 def test_failure_before_starting_is_a_rejection():
@@ -148,6 +178,9 @@ def test_failure_before_starting_is_a_rejection():
 
 
 def test_the_oldest_of_a_slot_go_first():
-    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {"d": ("web.2.x", 0), "e": ("web.node.y", 0)}
+    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {
+        "d": ("web.2.x", 0),
+        "e": ("web.node.y", 0),
+    }
     assert sorted(expired(ended)) == ["c0", "c1"]
     assert expired({}) == []

@@ -21,7 +21,9 @@ def test_others_go_on_while_a_long_list_is_made(monkeypatch: pytest.MonkeyPatch)
 
     async def check() -> None:
         beside = asyncio.create_task(others())
-        answer = await listing.answer_list(range(1000), lambda number: number % 2 == 0, lambda number: {"N": number})
+        answer = await listing.answer_list(
+            range(1000), lambda number: number % 2 == 0, lambda number: {"N": number}
+        )
         beside.cancel()
         assert turns >= 1000 // listing.STRIDE
         assert isinstance(answer.body, bytes)

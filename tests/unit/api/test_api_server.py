@@ -1,4 +1,5 @@
-"""The server itself, spoken to in plain HTTP: the socket, versions, headers, errors, and clients that misbehave."""
+"""The server itself, spoken to in plain HTTP: the socket, versions, headers, errors, and clients
+that misbehave."""
 
 import asyncio
 import gc
@@ -41,12 +42,21 @@ async def serving(path: Path) -> AsyncIterator[tuple[FakeNode, Get]]:
     await server.start(path)
     session = aiohttp.ClientSession("http://docker", connector=aiohttp.UnixConnector(str(path)))
 
-    async def ask(method: str, url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+    async def ask(
+        method: str, url: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, Any, Any]:
         async with session.request(
-            method, url, data=io.BytesIO(body) if body else body, headers={"Content-Type": "application/json"} | headers
+            method,
+            url,
+            data=io.BytesIO(body) if body else body,
+            headers={"Content-Type": "application/json"} | headers,
         ) as response:
             text = await response.text()
-            return response.status, json.loads(text) if response.content_type == "application/json" else text, response.headers
+            return (
+                response.status,
+                json.loads(text) if response.content_type == "application/json" else text,
+                response.headers,
+            )
 
     try:
         yield node, ask
@@ -58,7 +68,10 @@ async def serving(path: Path) -> AsyncIterator[tuple[FakeNode, Get]]:
 
 async def run_service(node: FakeNode, *command: str) -> str:
     """The id of a new service's container."""
-    spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, command=command, open_stdin=True)))
+    spec = ServiceSpec(
+        name="web",
+        task=TaskSpec(container=ContainerSpec(image=IMAGE, command=command, open_stdin=True)),
+    )
     id: ServiceId = await node.swarm().create_service(spec)
     task = next(iter(node.swarm().state.tasks_of(id).values()))
     assert task.status.container is not None
@@ -99,7 +112,11 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
             for method, text in (("GET", "OK"), ("HEAD", "")):
                 status, body, headers = await ask(method, "/_ping")
                 assert (status, body) == (200, text)
-                assert (headers["Api-Version"], headers["Ostype"], headers["Builder-Version"]) == ("1.51", "linux", "1")
+                assert (headers["Api-Version"], headers["Ostype"], headers["Builder-Version"]) == (
+                    "1.51",
+                    "linux",
+                    "1",
+                )
                 assert headers["Swarm"] == "active/manager"
 
     asyncio.run(check())
@@ -108,8 +125,20 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "url", "body", "status", "text"),
     [
-        ("GET", "/v1.23/info", None, 400, "client version 1.23 is too old. Minimum supported API version is 1.24"),
-        ("GET", "/v1.99/info", None, 400, "client version 1.99 is too new. Maximum supported API version is 1.51"),
+        (
+            "GET",
+            "/v1.23/info",
+            None,
+            400,
+            "client version 1.23 is too old. Minimum supported API version is 1.24",
+        ),
+        (
+            "GET",
+            "/v1.99/info",
+            None,
+            400,
+            "client version 1.99 is too new. Maximum supported API version is 1.51",
+        ),
         ("GET", "/v1.4.1/info", None, 400, "invalid API version"),
         ("GET", f"/v{'9' * 5000}.1/info", None, 400, "invalid API version: '999"),
         ("GET", f"/v1.{'9' * 5000}/info", None, 400, "invalid API version: '1.999"),
@@ -124,7 +153,13 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("GET", "/images/a/b/c/json", None, 404, "No such image: a/b/c"),
         ("GET", "/images/UPPER CASE/json", None, 400, "invalid reference format"),
         ("GET", "/secrets/zz", None, 404, "secret zz not found"),
-        ("POST", f"/images/{IMAGE}/tag?repo=sha256&tag=y", None, 400, "refusing to create an ambiguous tag using digest algorithm"),
+        (
+            "POST",
+            f"/images/{IMAGE}/tag?repo=sha256&tag=y",
+            None,
+            400,
+            "refusing to create an ambiguous tag using digest algorithm",
+        ),
         ("GET", "/containers/json?filters={", None, 400, "invalid filter"),
         ("GET", "/containers/json?filters=[1]", None, 400, "invalid filter"),
         ("GET", '/tasks?filters={"nonsense":{"a":true}}', None, 400, "invalid filter 'nonsense'"),
@@ -132,8 +167,20 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("GET", f"/events?since={'9' * 5000}", None, 400, "is not a timestamp"),
         ("GET", f"/containers/json?limit={10**30}", None, 400, "is not a number from 0 to"),
         ("GET", "/services/x/logs?stdout=1&tail=-1", None, 404, "service x not found"),
-        ("GET", f'/networks?filters={{"name":["{"a" * 300}"]}}', None, 400, "it has 300 characters, more than 256"),
-        ("GET", f"/images/{'a' * 300}/json", None, 400, "repository name must not be more than 255 characters"),
+        (
+            "GET",
+            f'/networks?filters={{"name":["{"a" * 300}"]}}',
+            None,
+            400,
+            "it has 300 characters, more than 256",
+        ),
+        (
+            "GET",
+            f"/images/{'a' * 300}/json",
+            None,
+            400,
+            "repository name must not be more than 255 characters",
+        ),
         ("POST", "/networks/create", b"{", 400, "invalid JSON"),
         ("POST", "/networks/create", b"", 400, "invalid JSON: got EOF while reading request body"),
         ("POST", "/networks/create", b'{"Name": 5}', 400, "$.Name"),
@@ -141,7 +188,13 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("POST", "/services/create", b" " * 1_600_000, 413, "larger than 1572864 bytes"),
         ("POST", "/weft/keys/update", b'{"Every": 1%030d}' % 0, 400, "$.Every"),
         ("POST", "/services/create", b'{"Name": "a", "Labels": {"b": 1}}', 400, "$.Labels"),
-        ("POST", "/nodes/self/update?version=1", b'{"Role": "king", "Availability": "active"}', 400, "$.Role"),
+        (
+            "POST",
+            "/nodes/self/update?version=1",
+            b'{"Role": "king", "Availability": "active"}',
+            400,
+            "$.Role",
+        ),
         ("POST", "/nodes/self/update?version=x", b"{}", 400, "invalid version"),
         (
             "POST",
@@ -156,7 +209,9 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
         ("POST", "/swarm/join", b'{"RemoteAddrs": ["a"]}', 400, "invalid join token"),
     ],
 )
-def test_errors(tmp_path: Path, method: str, url: str, body: bytes | None, status: int, text: str) -> None:
+def test_errors(
+    tmp_path: Path, method: str, url: str, body: bytes | None, status: int, text: str
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
             before = list(node.swarm().state.objects())
@@ -182,16 +237,25 @@ def test_both_forms_of_filters_and_unversioned_paths(tmp_path: Path) -> None:
 def test_lookup_prefers_names_and_refuses_ambiguous_prefixes(tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
-            spec = ServiceSpec(name="a", task=TaskSpec(container=ContainerSpec(image=IMAGE)), replicas=0)
+            spec = ServiceSpec(
+                name="a", task=TaskSpec(container=ContainerSpec(image=IMAGE)), replicas=0
+            )
             ids: list[str] = []
             while len({id[0] for id in ids}) == len(ids):
                 name = ids[0][0] if len(ids) == 1 else f"s{len(ids)}"
-                ids.append(await node.swarm().create_service(ServiceSpec(name=name, task=spec.task, replicas=0)))
+                ids.append(
+                    await node.swarm().create_service(
+                        ServiceSpec(name=name, task=spec.task, replicas=0)
+                    )
+                )
             twice = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
             assert (await ask("GET", f"/services/{ids[0][0]}"))[1]["ID"] == ids[1]
             if twice != ids[0][0]:
                 status, body, _ = await ask("GET", f"/services/{twice}")
-                assert (status, body["message"]) == (400, f"service {twice} is ambiguous (2 matches found)")
+                assert (status, body["message"]) == (
+                    400,
+                    f"service {twice} is ambiguous (2 matches found)",
+                )
             assert (await ask("GET", f"/services/{ids[2][:9]}"))[1]["ID"] == ids[2]
 
     asyncio.run(check())
@@ -205,7 +269,9 @@ def test_coded_bodies_are_refused(tmp_path: Path, coding: str, url: str) -> None
             for body in (b"{}", zlib.compress(b"{}")):
                 status, answer, _ = await ask("POST", url, body, **{"Content-Encoding": coding})
                 assert (status, coding in answer["message"]) == (415, True)
-            assert (await ask("POST", "/networks/create", b"{}", **{"Content-Encoding": "Identity"}))[0] == 501
+            assert (
+                await ask("POST", "/networks/create", b"{}", **{"Content-Encoding": "Identity"})
+            )[0] == 501
 
     asyncio.run(check())
 
@@ -214,10 +280,25 @@ def test_coded_bodies_are_refused(tmp_path: Path, coding: str, url: str) -> None
     ("request_", "status", "text"),
     [
         (b"nonsense\r\n\r\n", 400, "Invalid method"),
-        (b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431, "longer than 65536 bytes"),
+        (
+            b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+            431,
+            "longer than 65536 bytes",
+        ),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 400, "Too many headers"),
-        (b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: -5\r\n\r\n", 400, "Content-Length"),
-        (b"POST /networks/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400, "chunk"),
+        (
+            b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: -5\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        (
+            (
+                b"POST /networks/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding:"
+                b" chunked\r\n\r\nZZ\r\n"
+            ),
+            400,
+            "chunk",
+        ),
         (b"GET http://[::: HTTP/1.1\r\nHost: d\r\n\r\n", 400, "http://[:::"),
         (b"\x16\x03\x01\x00\xa5\x01", 400, "HTTPS"),
     ],
@@ -240,7 +321,9 @@ def test_what_is_no_http_is_refused_as_json(
     assert all(len(record.getMessage()) < 1500 and not record.exc_info for record in caplog.records)
 
 
-def test_a_defect_has_a_number_and_no_traceback_for_the_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_has_a_number_and_no_traceback_for_the_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def check() -> str:
         async with serving(tmp_path / "s") as (node, ask):
             node.containers.containers = None  # type: ignore[assignment,method-assign]
@@ -249,14 +332,18 @@ def test_a_defect_has_a_number_and_no_traceback_for_the_client(tmp_path: Path, c
             return str(body["message"])
 
     message = asyncio.run(check())
-    found = re.fullmatch(r"internal error ([0-9a-f]{8}) in GET /info: see the daemon's log", message)
+    found = re.fullmatch(
+        r"internal error ([0-9a-f]{8}) in GET /info: see the daemon's log", message
+    )
     assert found
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert found[1] in record.getMessage()
     assert record.exc_info
 
 
-def test_messages_and_the_log_hold_the_beginning_of_what_is_long(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_and_the_log_hold_the_beginning_of_what_is_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (_, ask):
             name = "a" * 60_000
@@ -271,18 +358,25 @@ def test_messages_and_the_log_hold_the_beginning_of_what_is_long(tmp_path: Path,
 
 
 def test_a_large_request_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
-    """What was raised must not know the frame that waited for it: only the garbage collector would end that, and seldom comes."""
+    """What was raised must not know the frame that waited for it: only the garbage collector would
+    end that, and seldom comes."""
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (_, ask):
             arguments = b",".join([b'"a"'] * 60_000)
-            body = b'{"Name":"a b","TaskTemplate":{"ContainerSpec":{"Image":"a","Args":[%s]}}}' % arguments
+            body = (
+                b'{"Name":"a b","TaskTemplate":{"ContainerSpec":{"Image":"a","Args":[%s]}}}'
+                % arguments
+            )
             gc.collect()
             gc.disable()
             try:
                 assert (await ask("POST", "/services/create", body))[0] == 400
                 async with asyncio.timeout(20):  # the server may still be about to let go of it
-                    while any(isinstance(thing, list | tuple) and len(thing) == 60_000 for thing in gc.get_objects()):
+                    while any(
+                        isinstance(thing, list | tuple) and len(thing) == 60_000
+                        for thing in gc.get_objects()
+                    ):
                         await asyncio.sleep(0)
             finally:
                 gc.enable()
@@ -294,7 +388,8 @@ LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio"
 
 
 async def half_closed(path: Path, *requests: bytes) -> bytes:
-    """All that comes back to a client that sends these, each behind the other, and says at once that it sends no more."""
+    """All that comes back to a client that sends these, each behind the other, and says at once
+    that it sends no more."""
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(b"".join(requests))
     writer.write_eof()
@@ -305,7 +400,9 @@ async def half_closed(path: Path, *requests: bytes) -> bytes:
 
 
 @LOOPS
-def test_a_client_that_sends_no_more_gets_its_answer(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_a_client_that_sends_no_more_gets_its_answer(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             id = (await run_service(node)).encode()
@@ -317,12 +414,14 @@ def test_a_client_that_sends_no_more_gets_its_answer(tmp_path: Path, run: Callab
             post = b"POST /networks/create HTTP/1.1\r\nHost: d\r\nContent-Length: 32\r\n\r\n"
             made = await half_closed(tmp_path / "s", post, b'{"Name": "n","Driver":"overlay"}')
             assert b"201 Created" in made
-            logs = await half_closed(tmp_path / "s", b"GET /containers/%s/logs?stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id)
+            logs = await half_closed(
+                tmp_path / "s", b"GET /containers/%s/logs?stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id
+            )
             assert b"listening\n" in logs
             now = int(time.time()) + 1
             events = await half_closed(
                 tmp_path / "s", b"GET /events?since=1&until=%d HTTP/1.1\r\nHost: d\r\n\r\n" % now
-            )  # fmt: skip
+            )
             assert b'"Action":"create"' in events
 
     run(check())
@@ -336,9 +435,14 @@ def test_a_command_is_run_for_a_client_that_sends_no_more(
         async with serving(tmp_path / "s") as (node, ask):
             id = await run_service(node)
             for upgrade in (b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"):
-                body = b'{"Cmd":["sh","-c","cat; echo done"],"AttachStdin":true,"AttachStdout":true}'
+                body = (
+                    b'{"Cmd":["sh","-c","cat; echo done"],"AttachStdin":true,"AttachStdout":true}'
+                )
                 _, made, _ = await ask("POST", f"/containers/{id}/exec", body)
-                head = b"POST /exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n" % made["Id"].encode()
+                head = (
+                    b"POST /exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n"
+                    % made["Id"].encode()
+                )
                 answer = await half_closed(tmp_path / "s", head + upgrade + b"\r\n{}")
                 assert parse_frames(answer.partition(b"\r\n\r\n")[2]) == [b"done\n"]
 
@@ -346,7 +450,9 @@ def test_a_command_is_run_for_a_client_that_sends_no_more(
 
 
 @LOOPS
-def test_half_a_request_is_no_request(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_half_a_request_is_no_request(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             before = list(node.swarm().state.objects())
@@ -367,7 +473,10 @@ def test_a_follower_that_sends_no_more_and_then_leaves_is_let_go(
             id = await run_service(node)
             before = len(asyncio.all_tasks())
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-            writer.write(b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id.encode())
+            writer.write(
+                b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+                % id.encode()
+            )
             writer.write_eof()
             await asyncio.wait_for(reader.readuntil(b"listening\n"), 20)
             assert len(asyncio.all_tasks()) > before
@@ -388,26 +497,38 @@ def test_many_may_wait_to_be_accepted(tmp_path: Path) -> None:
             room = min(500, int(Path("/proc/sys/net/core/somaxconn").read_text()))
             with ExitStack() as clients:
                 for _ in range(room):
-                    client = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+                    client = clients.enter_context(
+                        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    )
                     client.connect(str(tmp_path / "s"))
 
     asyncio.run(check())
 
 
 @LOOPS
-def test_a_raw_client_may_close_its_half_and_read_on(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_a_raw_client_may_close_its_half_and_read_on(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
             id = await run_service(node)
-            _, made, _ = await ask("POST", f"/containers/{id}/exec", b'{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}')
+            _, made, _ = await ask(
+                "POST",
+                f"/containers/{id}/exec",
+                b'{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}',
+            )
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
             body = b"{}"
             writer.write(
-                b"POST /v1.45/exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-                b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s" % (made["Id"].encode(), len(body), body)
+                b"POST /v1.45/exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Type:"
+                b" application/json\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUpgrade:"
+                b" tcp\r\n\r\n%s" % (made["Id"].encode(), len(body), body)
             )
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n")
+            assert head.startswith(
+                b"HTTP/1.1 101 UPGRADED\r\nContent-Type:"
+                b" application/vnd.docker.multiplexed-stream\r\n"
+            )
             writer.write(b"at once\n")
             writer.write_eof()
             output = await asyncio.wait_for(reader.read(), 20)
@@ -431,14 +552,25 @@ def test_a_client_that_does_not_read_holds_up_nobody_else(tmp_path: Path) -> Non
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
             id = await run_service(node)
-            _, made, _ = await ask("POST", f"/containers/{id}/exec", b'{"Cmd":["cat","/dev/zero"],"AttachStdout":true}')
-            with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as unfinished:
+            _, made, _ = await ask(
+                "POST", f"/containers/{id}/exec", b'{"Cmd":["cat","/dev/zero"],"AttachStdout":true}'
+            )
+            with (
+                socket.socket(socket.AF_UNIX) as stuck,
+                socket.socket(socket.AF_UNIX) as unfinished,
+            ):
                 for client, request in (
                     (
                         stuck,
                         b"POST /exec/%s/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{}",
                     ),
-                    (unfinished, b"POST /containers/%s/exec HTTP/1.1\r\nHost: d\r\nContent-Length: 99\r\n\r\n{"),
+                    (
+                        unfinished,
+                        (
+                            b"POST /containers/%s/exec HTTP/1.1\r\nHost: d\r\nContent-Length:"
+                            b" 99\r\n\r\n{"
+                        ),
+                    ),
                 ):
                     client.connect(str(tmp_path / "s"))
                     client.sendall(request % made["Id"].encode())
@@ -454,7 +586,10 @@ def test_a_follower_that_leaves_is_let_go(tmp_path: Path) -> None:
             id = await run_service(node)
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
             before = len(asyncio.all_tasks())
-            writer.write(b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n" % id.encode())
+            writer.write(
+                b"GET /containers/%s/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n"
+                % id.encode()
+            )
             await reader.readuntil(b"listening\n")
             assert len(asyncio.all_tasks()) > before
             writer.close()
@@ -477,8 +612,10 @@ def test_a_network_that_hides_a_route_of_a_host_is_made_with_a_warning(tmp_path:
             status, created, _ = await ask("POST", "/networks/create", json.dumps(body).encode())
             assert (status, created["Warning"]) == (
                 201,
-                "subnet 10.99.1.0/24 overlaps routes of node1 (10.99.0.0/16): "
-                "containers on this network cannot reach what is there",
+                (
+                    "subnet 10.99.1.0/24 overlaps routes of node1 (10.99.0.0/16): "
+                    "containers on this network cannot reach what is there"
+                ),
             )
 
     asyncio.run(check())

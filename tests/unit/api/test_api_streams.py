@@ -1,4 +1,5 @@
-"""Answers that fail after they have begun: they end in their own form, and no HTTP response stands in the middle of them."""
+"""Answers that fail after they have begun: they end in their own form, and no HTTP response stands
+in the middle of them."""
 
 import asyncio
 import errno
@@ -78,17 +79,24 @@ def breaking(*items: Any, failure: Exception) -> Callable[..., AsyncIterator[Any
     return function
 
 
-async def exchange(path: Path, target: str, body: bytes = b"", upgrade: bool = True) -> tuple[str, bytes]:
+async def exchange(
+    path: Path, target: str, body: bytes = b"", upgrade: bool = True
+) -> tuple[str, bytes]:
     """(head, all that follows until the connection is closed) of a POST."""
     reader, writer = await asyncio.open_unix_connection(str(path))
     headers = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else ""
-    writer.write(f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
+    writer.write(
+        f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode()
+        + body
+    )
     async with asyncio.timeout(20):
         head = await reader.readuntil(b"\r\n\r\n")
         if b"101 UPGRADED" in head:
             rest = await reader.read()
         else:
-            rest = await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            rest = await reader.readexactly(
+                int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            )
     writer.close()
     return head.decode(), rest
 
@@ -108,7 +116,9 @@ def frames(data: bytes) -> list[tuple[int, str]]:
 
 async def make_exec(node: FakeNode, ask: Get, tty: bool = False) -> str:
     id = await run_service(node)
-    body = json.dumps({"Cmd": ["cat"], "Tty": tty, "AttachStdout": True, "AttachStderr": True}).encode()
+    body = json.dumps(
+        {"Cmd": ["cat"], "Tty": tty, "AttachStdout": True, "AttachStderr": True}
+    ).encode()
     _, made, _ = await ask("POST", f"/containers/{id}/exec", body)
     return str(made["Id"])
 
@@ -119,14 +129,18 @@ def started(node: FakeNode) -> Any:
 
 @LOOPS
 @pytest.mark.parametrize("tty", [False, True])
-def test_a_command_that_cannot_be_started_says_so_on_its_output(tmp_path: Path, run: Run, tty: bool) -> None:
+def test_a_command_that_cannot_be_started_says_so_on_its_output(
+    tmp_path: Path, run: Run, tty: bool
+) -> None:
     """As Docker, whose clients then ask for the exit code."""
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
             id = await make_exec(node, ask, tty)
             started(node).start = raising(FULL)
-            head, rest = await exchange(tmp_path / "s", f"/exec/{id}/start", json.dumps({"Tty": tty}).encode())
+            head, rest = await exchange(
+                tmp_path / "s", f"/exec/{id}/start", json.dumps({"Tty": tty}).encode()
+            )
             assert head.startswith("HTTP/1.1 101 UPGRADED")
             text = f"{FULL}\r\n"
             assert (rest.decode() == text) if tty else (frames(rest) == [(STDOUT, text)])
@@ -136,8 +150,11 @@ def test_a_command_that_cannot_be_started_says_so_on_its_output(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("tty", "asked"), [(True, False), (False, True)])
-def test_frames_are_as_the_start_asks_and_not_as_the_command_was_made(tmp_path: Path, tty: bool, asked: bool) -> None:
-    """dockerode's examples say `Tty` when they create the command, and `hijack` when they start it."""
+def test_frames_are_as_the_start_asks_and_not_as_the_command_was_made(
+    tmp_path: Path, tty: bool, asked: bool
+) -> None:
+    """dockerode's examples say `Tty` when they create the command, and `hijack` when they start
+    it."""
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
@@ -167,7 +184,8 @@ def test_what_nobody_foresaw_in_starting_a_command_is_said_in_a_frame(tmp_path: 
 
 
 def test_a_client_is_answered_before_its_command_is_started(tmp_path: Path) -> None:
-    """docker-py reads the answer through a buffer and the rest past it, so what came with the answer is lost to it."""
+    """docker-py reads the answer through a buffer and the rest past it, so what came with the
+    answer is lost to it."""
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
@@ -180,7 +198,9 @@ def test_a_client_is_answered_before_its_command_is_started(tmp_path: Path) -> N
 
             started(node).start = start
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-            writer.write(f"POST /exec/{id}/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+            writer.write(
+                f"POST /exec/{id}/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+            )
             async with asyncio.timeout(20):
                 await reader.readuntil(b"\r\n\r\n")
                 answered.set()
@@ -193,13 +213,17 @@ def test_a_client_is_answered_before_its_command_is_started(tmp_path: Path) -> N
 @LOOPS
 @FAILURES
 @pytest.mark.parametrize("tty", [False, True])
-def test_a_commands_output_that_fails_ends_in_a_frame(tmp_path: Path, run: Run, failure: Exception, tty: bool) -> None:
+def test_a_commands_output_that_fails_ends_in_a_frame(
+    tmp_path: Path, run: Run, failure: Exception, tty: bool
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
             id = await make_exec(node, ask, tty)
             broken = Broken(failure)
             started(node).start = returning(broken)
-            head, rest = await exchange(tmp_path / "s", f"/exec/{id}/start", json.dumps({"Tty": tty}).encode())
+            head, rest = await exchange(
+                tmp_path / "s", f"/exec/{id}/start", json.dumps({"Tty": tty}).encode()
+            )
             assert head.startswith("HTTP/1.1 101 UPGRADED")
             if tty:
                 assert rest.startswith(b"out\nerr\n" + words(failure).encode())
@@ -216,19 +240,25 @@ def test_a_commands_output_that_fails_ends_in_a_frame(tmp_path: Path, run: Run, 
 
 @LOOPS
 @FAILURES
-def test_an_attachment_that_fails_ends_in_a_frame(tmp_path: Path, run: Run, failure: Exception) -> None:
+def test_an_attachment_that_fails_ends_in_a_frame(
+    tmp_path: Path, run: Run, failure: Exception
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             id = await run_service(node)
             broken = Broken(failure)
             node.containers.attach = returning(broken)
-            _, rest = await exchange(tmp_path / "s", f"/containers/{id}/attach?stream=1&stdout=1&stderr=1")
+            _, rest = await exchange(
+                tmp_path / "s", f"/containers/{id}/attach?stream=1&stdout=1&stderr=1"
+            )
             *output, (stream, text) = frames(rest)
             assert output == [(STDOUT, "out\n"), (STDERR, "err\n")]
             assert stream == ERROR
             assert text.startswith(words(failure))
             node.containers.logs = breaking(LogLine(1, 0, b"before\n"), failure=failure)
-            _, rest = await exchange(tmp_path / "s", f"/containers/{id}/attach?stream=1&logs=1&stdout=1")
+            _, rest = await exchange(
+                tmp_path / "s", f"/containers/{id}/attach?stream=1&logs=1&stdout=1"
+            )
             *output, (stream, text) = frames(rest)
             assert (output, stream) == ([(STDOUT, "before\n")], ERROR)
             assert broken.closed
@@ -239,7 +269,9 @@ def test_an_attachment_that_fails_ends_in_a_frame(tmp_path: Path, run: Run, fail
 async def ask_whole(path: Path, method: str, url: str) -> bytes:
     """The body; raises if the answer breaks off."""
     async with (
-        aiohttp.ClientSession("http://docker", connector=aiohttp.UnixConnector(str(path))) as session,
+        aiohttp.ClientSession(
+            "http://docker", connector=aiohttp.UnixConnector(str(path))
+        ) as session,
         session.request(method, url, timeout=aiohttp.ClientTimeout(20)) as response,
     ):
         assert response.status == 200
@@ -248,13 +280,17 @@ async def ask_whole(path: Path, method: str, url: str) -> bytes:
 
 @LOOPS
 @FAILURES
-def test_logs_that_cannot_be_read_on_end_in_a_frame(tmp_path: Path, run: Run, failure: Exception) -> None:
+def test_logs_that_cannot_be_read_on_end_in_a_frame(
+    tmp_path: Path, run: Run, failure: Exception
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             id = await run_service(node)
             node.containers.logs = breaking(LogLine(1, 0, b"before\n"), failure=failure)
-            body = await ask_whole(tmp_path / "s", "GET", f"/containers/{id}/logs?follow=1&stdout=1")
-            (first, (stream, text)) = frames(body)
+            body = await ask_whole(
+                tmp_path / "s", "GET", f"/containers/{id}/logs?follow=1&stdout=1"
+            )
+            first, (stream, text) = frames(body)
             assert first == (STDOUT, "before\n")
             assert stream == ERROR
             assert text.startswith(f"Error grabbing logs: {words(failure)}")
@@ -264,10 +300,14 @@ def test_logs_that_cannot_be_read_on_end_in_a_frame(tmp_path: Path, run: Run, fa
 
 @FAILURES
 @pytest.mark.parametrize("tty", [False, True])
-def test_a_services_logs_that_cannot_be_read_on_end_in_their_form(tmp_path: Path, failure: Exception, tty: bool) -> None:
+def test_a_services_logs_that_cannot_be_read_on_end_in_their_form(
+    tmp_path: Path, failure: Exception, tty: bool
+) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
-            spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, tty=tty)))
+            spec = ServiceSpec(
+                name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, tty=tty))
+            )
             id = await node.swarm().create_service(spec)
             node.swarm().logs = breaking(failure=failure)
             body = await ask_whole(tmp_path / "s", "GET", f"/services/{id}/logs?follow=1&stdout=1")
@@ -318,7 +358,9 @@ def test_events_that_fail_break_off(tmp_path: Path, run: Run, failure: Exception
 
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
-            await node.swarm().create_service(ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE))))
+            await node.swarm().create_service(
+                ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE)))
+            )
             event = await anext(node.events(since=1))
             node.events = breaking(event, failure=failure)
             with pytest.raises(aiohttp.ClientError):
@@ -344,7 +386,9 @@ def test_a_client_that_leaves_while_its_command_is_started_ends_the_start(tmp_pa
 
             started(node).start = start
             _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-            writer.write(f"POST /exec/{id}/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+            writer.write(
+                f"POST /exec/{id}/start HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+            )
             async with asyncio.timeout(20):
                 await begun.wait()
                 writer.close()

@@ -1,4 +1,5 @@
-"""docs/compatibility.md against what is so: its routes, the fields that are refused, the versions of the API."""
+"""docs/compatibility.md against what is so: its routes, the fields that are refused, the versions
+of the API."""
 
 import re
 from pathlib import Path
@@ -10,7 +11,11 @@ from weft.api.routes import ROUTES
 from weft.api.unsupported import empty, missing, refuse
 
 PAGE = (Path(__file__).parents[3] / "docs" / "compatibility.md").read_text()
-KINDS = {refuse("").__qualname__: "refused", empty([]).__qualname__: "empty", missing("").__qualname__: "not found"}
+KINDS = {
+    refuse("").__qualname__: "refused",
+    empty([]).__qualname__: "empty",
+    missing("").__qualname__: "not found",
+}
 
 
 def kind(handler: Handler) -> str:
@@ -23,11 +28,17 @@ def test_the_page_lists_every_route_as_it_is_answered() -> None:
         is_so.setdefault(path.replace("{id:.+}", "{id}"), []).append(f"{method} {kind(handler)}")
     listed = re.findall(r"^\| `(/[^`]*)` \| (.*) \|$", PAGE.partition("## Routes")[2], re.MULTILINE)
     assert {path: answers.split(", ") for path, answers in listed} == is_so
-    assert set(KINDS.values()) < {answer.partition(" ")[2] for answers in is_so.values() for answer in answers}
+    assert set(KINDS.values()) < {
+        answer.partition(" ")[2] for answers in is_so.values() for answer in answers
+    }
 
 
 def test_the_page_names_every_field_that_is_refused() -> None:
-    named = set(re.findall(r"`(\w+)`", PAGE.partition("## Fields that are refused")[2].partition("## Routes")[0]))
+    named = set(
+        re.findall(
+            r"`(\w+)`", PAGE.partition("## Fields that are refused")[2].partition("## Routes")[0]
+        )
+    )
     lacking = {field for wire in wires() for field in wire.lacks}
     assert lacking
     assert lacking <= named

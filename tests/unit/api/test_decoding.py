@@ -29,7 +29,9 @@ def wires() -> list[type[Wire]]:
     return Wire.__subclasses__()
 
 
-def numbers(type_: inspect.Type, path: str) -> Iterator[tuple[str, inspect.IntType | inspect.FloatType]]:
+def numbers(
+    type_: inspect.Type, path: str
+) -> Iterator[tuple[str, inspect.IntType | inspect.FloatType]]:
     """The numbers in a type, but for those of a struct in it, which is looked at itself."""
     if isinstance(type_, inspect.IntType | inspect.FloatType):
         yield path, type_
@@ -53,8 +55,12 @@ def test_every_number_of_a_request_has_both_ends() -> None:
         for field in shape.fields:
             for path, number in numbers(field.type, f"{wire.__name__}.{field.name}"):
                 found += 1
-                assert number.ge is not None, f"{path} has no least value: use Count, Signed or Short"
-                assert number.le is not None, f"{path} has no greatest value: use Count, Signed or Short"
+                assert number.ge is not None, (
+                    f"{path} has no least value: use Count, Signed or Short"
+                )
+                assert number.le is not None, (
+                    f"{path} has no greatest value: use Count, Signed or Short"
+                )
                 assert -(2**63) <= number.ge <= number.le < 2**63, path
     assert found > 20
 
@@ -62,7 +68,11 @@ def test_every_number_of_a_request_has_both_ends() -> None:
 @pytest.mark.parametrize(
     ("type_", "body", "text"),
     [
-        (KeysWire, b'{"Every": 1000000000000000000000000000000}', "$.Every`: 1000000000000000000000000000000"),
+        (
+            KeysWire,
+            b'{"Every": 1000000000000000000000000000000}',
+            "$.Every`: 1000000000000000000000000000000",
+        ),
         (KeysWire, b'{"Every": 9223372036854775808}', "$.Every`: 9223372036854775808"),
         (KeysWire, b'{"Every": -1}', "$.Every`: -1"),
         (KeysWire, b'{"Every": 1e400}', "$.Every`: inf"),
@@ -71,10 +81,17 @@ def test_every_number_of_a_request_has_both_ends() -> None:
         (KeysWire, b'{"every": true}', "$.Every`: True"),
         (KeysWire, b'{"Every": NaN}', "invalid character"),
         (KeysWire, b'{"Every": 1' + b"0" * 5000 + b"}", "out of range"),
-        (ServiceWire, b'{"UpdateConfig": {"MaxFailureRatio": 1e400}}', "$.UpdateConfig.MaxFailureRatio`: inf"),
         (
             ServiceWire,
-            b'{"TaskTemplate": {"ContainerSpec": {"Ulimits": [{"Name": "a"}, {"Name": "a", "Hard": 18446744073709551616}]}}}',
+            b'{"UpdateConfig": {"MaxFailureRatio": 1e400}}',
+            "$.UpdateConfig.MaxFailureRatio`: inf",
+        ),
+        (
+            ServiceWire,
+            (
+                b'{"TaskTemplate": {"ContainerSpec": {"Ulimits": [{"Name": "a"}, {"Name": "a",'
+                b' "Hard": 18446744073709551616}]}}}'
+            ),
             "$.TaskTemplate.ContainerSpec.Ulimits[1].Hard`: 18446744073709551616",
         ),
         (
@@ -89,7 +106,9 @@ def test_every_number_of_a_request_has_both_ends() -> None:
         (ServiceWire, b'{"Name": "\\ud800"}', "invalid JSON"),
     ],
 )
-def test_what_is_out_of_range_is_named_with_its_value(type_: type[Any], body: bytes, text: str) -> None:
+def test_what_is_out_of_range_is_named_with_its_value(
+    type_: type[Any], body: bytes, text: str
+) -> None:
     with pytest.raises(InvalidArgument) as raised:
         decode(body, type_)
     assert text in str(raised.value)
@@ -108,8 +127,18 @@ def test_more_values_than_anybody_needs_are_refused() -> None:
     ):
         with pytest.raises(InvalidArgument, match=f"more than {MAX_VALUES} values"):
             decode(msgspec.json.encode(fields), ServiceWire)
-    ports = [{"Protocol": "tcp", "TargetPort": i, "PublishedPort": i, "PublishMode": "ingress"} for i in range(1, 10_000)]
-    assert len(decode(msgspec.json.encode({"EndpointSpec": {"Ports": ports}}), ServiceWire).endpoint_spec.ports) == 9_999
+    ports = [
+        {"Protocol": "tcp", "TargetPort": i, "PublishedPort": i, "PublishMode": "ingress"}
+        for i in range(1, 10_000)
+    ]
+    assert (
+        len(
+            decode(
+                msgspec.json.encode({"EndpointSpec": {"Ports": ports}}), ServiceWire
+            ).endpoint_spec.ports
+        )
+        == 9_999
+    )
 
 
 def test_what_has_no_place_says_something_however_deep_it_is() -> None:
@@ -140,7 +169,8 @@ def structs(wire: type[Wire], path: str = "") -> Iterator[tuple[str, type[Wire]]
 
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "request-fields.json").read_text())
-"""Fields of the requests' bodies in version 1.55 of the API, as its specification and Docker's Go types name them."""
+"""Fields of the requests' bodies in version 1.55 of the API, as its specification and Docker's Go
+types name them."""
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -157,9 +187,17 @@ def test_each_field_of_the_api_is_taken_or_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("type_", "sent", "read"),
     [
-        (ServiceWire, {"Name": "a", "version": 7, "rollback": "previous", "authconfig": {"key": "x"}}, ServiceWire(name="a")),
+        (
+            ServiceWire,
+            {"Name": "a", "version": 7, "rollback": "previous", "authconfig": {"key": "x"}},
+            ServiceWire(name="a"),
+        ),
         (NodeWire, {"Role": "worker", "version": 7, "id": "x"}, NodeWire(role="worker")),
-        (SpecWire, {"version": 7, "rotateWorkerToken": True, "Labels": {"a": "b"}}, SpecWire(labels={"a": "b"})),
+        (
+            SpecWire,
+            {"version": 7, "rotateWorkerToken": True, "Labels": {"a": "b"}},
+            SpecWire(labels={"a": "b"}),
+        ),
         (
             ExecStartWire,
             {"hijack": True, "stdin": True, "abortSignal": {"aborted": False}, "Tty": True},
@@ -169,7 +207,9 @@ def test_each_field_of_the_api_is_taken_or_refused(name: str) -> None:
         (NetworkWire, {"Name": "n", "Nonsense": [1]}, NetworkWire(name="n")),
     ],
 )
-def test_a_field_that_the_api_does_not_have_is_ignored(type_: type[Any], sent: dict[str, Any], read: Any) -> None:
+def test_a_field_that_the_api_does_not_have_is_ignored(
+    type_: type[Any], sent: dict[str, Any], read: Any
+) -> None:
     assert decode(msgspec.json.encode(sent), type_) == read
 
 

@@ -29,9 +29,13 @@ def run(path: Path, check: Callable[[Count], Awaitable[None]]) -> None:
     async def scene() -> None:
         async with serving(path) as (node, ask):
             container = ContainerSpec(
-                image=IMAGE, labels={"ctrlab": "2"}, mounts=(Mount(type="bind", source="/a", target="/b"),)
+                image=IMAGE,
+                labels={"ctrlab": "2"},
+                mounts=(Mount(type="bind", source="/a", target="/b"),),
             )
-            spec = ServiceSpec(name="web", labels={"svclab": "1"}, replicas=2, task=TaskSpec(container=container))
+            spec = ServiceSpec(
+                name="web", labels={"svclab": "1"}, replicas=2, task=TaskSpec(container=container)
+            )
             await node.swarm().create_service(spec)
             own = node.swarm().state.nodes[NodeId(str(node.membership.node))]
             description = NodeDescription(hostname=own.hostname, engine_labels={"disk": "fast"})
@@ -74,10 +78,24 @@ def test_tasks(tmp_path: Path, wanted: dict[str, list[str]], found: Any) -> None
 def test_every_state_of_a_task_may_be_asked_for(tmp_path: Path) -> None:
     async def check(count: Count) -> None:
         for state in (
-            "new", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running",
-            "complete", "shutdown", "failed", "rejected", "remove", "orphaned",
-        ):  # fmt: skip
-            assert await count("/tasks", {"desired-state": [state]}) == (2 if state == "running" else 0)
+            "new",
+            "pending",
+            "assigned",
+            "accepted",
+            "preparing",
+            "ready",
+            "starting",
+            "running",
+            "complete",
+            "shutdown",
+            "failed",
+            "rejected",
+            "remove",
+            "orphaned",
+        ):
+            assert await count("/tasks", {"desired-state": [state]}) == (
+                2 if state == "running" else 0
+            )
 
     run(tmp_path / "s", check)
 
@@ -127,19 +145,47 @@ def test_of_an_image_only_the_names_that_were_asked_for_are_shown(tmp_path: Path
         async with serving(tmp_path / "s") as (_, ask):
             for tag in ("bb:1", "bb:2"):
                 repo, _, version = tag.partition(":")
-                assert (await ask("POST", f"/images/{IMAGE}/tag?repo={repo}&tag={version}"))[0] == 201
-            for pattern, names in (("bb:1", ["bb:1"]), ("*:2", ["bb:2"]), ("bb", ["bb:1", "bb:2"]), ("none", None)):
-                _, found, _ = await ask("GET", f"/images/json?filters={quote(json.dumps({'reference': [pattern]}))}")
+                assert (await ask("POST", f"/images/{IMAGE}/tag?repo={repo}&tag={version}"))[
+                    0
+                ] == 201
+            for pattern, names in (
+                ("bb:1", ["bb:1"]),
+                ("*:2", ["bb:2"]),
+                ("bb", ["bb:1", "bb:2"]),
+                ("none", None),
+            ):
+                _, found, _ = await ask(
+                    "GET", f"/images/json?filters={quote(json.dumps({'reference': [pattern]}))}"
+                )
                 assert [image["RepoTags"] for image in found] == ([names] if names else [])
 
     asyncio.run(check())
 
 
 def test_events_may_be_asked_for_of_every_kind_of_object() -> None:
-    event = NodeEvent(type="network", action="connect", id="n1", time=1, attributes={"name": "net", "container": "c1"})
-    kinds = ("container", "image", "network", "service", "node", "config", "daemon", "plugin", "secret", "volume")
+    event = NodeEvent(
+        type="network",
+        action="connect",
+        id="n1",
+        time=1,
+        attributes={"name": "net", "container": "c1"},
+    )
+    kinds = (
+        "container",
+        "image",
+        "network",
+        "service",
+        "node",
+        "config",
+        "daemon",
+        "plugin",
+        "secret",
+        "volume",
+    )
     for kind in kinds:
         wanted = filters.parse(json.dumps({kind: ["n1", "c1"]}), events.FILTERS)
-        assert filters.compile_test(wanted, events.MAKERS)(event) == (kind in ("container", "network"))
+        assert filters.compile_test(wanted, events.MAKERS)(event) == (
+            kind in ("container", "network")
+        )
     with pytest.raises(InvalidArgument, match="invalid filter 'nonsense'"):
         filters.parse('{"nonsense": ["a"]}', events.FILTERS)

@@ -1,4 +1,5 @@
-"""Networks, containers and their moments: what is printed has the shape that a real swarm printed."""
+"""Networks, containers and their moments: what is printed has the shape that a real swarm
+printed."""
 
 import json
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -24,10 +25,22 @@ from weft.api.schema.network import (
 )
 from weft.api.schema.system import info_json
 from weft.errors import InvalidArgument, Unsupported, WeftError
-from weft.model.container import Confinement, Container, ContainerConfig, ContainerState, ImageConfig
+from weft.model.container import (
+    Confinement,
+    Container,
+    ContainerConfig,
+    ContainerState,
+    ImageConfig,
+)
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId
-from weft.model.local_network import LocalEndpoint, LocalNetwork, PeerView, ServiceTaskView, ServiceView
+from weft.model.local_network import (
+    LocalEndpoint,
+    LocalNetwork,
+    PeerView,
+    ServiceTaskView,
+    ServiceView,
+)
 from weft.model.network import Network, NetworkSpec, Pool, Segment
 from weft.model.service import ContainerSpec, PublishedPort
 
@@ -42,28 +55,51 @@ def recorded(name: str) -> Any:
 def local_from(seen: Any) -> LocalNetwork:
     """The network that a recorded inspection shows."""
     endpoints = tuple(
-        LocalEndpoint(key=key, name=e["Name"], endpoint_id=e["EndpointID"], address=IPv4Interface(e["IPv4Address"]))
+        LocalEndpoint(
+            key=key,
+            name=e["Name"],
+            endpoint_id=e["EndpointID"],
+            address=IPv4Interface(e["IPv4Address"]),
+        )
         for key, e in seen["Containers"].items()
     )
     services = tuple(
-        ServiceView(name, s["VIP"], tuple(s["Ports"]), tuple(
-            ServiceTaskView(t["Name"], t["EndpointID"], t["EndpointIP"], t["Info"]["Host IP"]) for t in s["Tasks"]
-        ))
+        ServiceView(
+            name,
+            s["VIP"],
+            tuple(s["Ports"]),
+            tuple(
+                ServiceTaskView(t["Name"], t["EndpointID"], t["EndpointIP"], t["Info"]["Host IP"])
+                for t in s["Tasks"]
+            ),
+        )
         for name, s in seen.get("Services", {}).items()
-    )  # fmt: skip
+    )
     return LocalNetwork(
-        id=seen["Id"], name=seen["Name"], driver=seen["Driver"], scope=seen["Scope"],
-        created_at=parse_moment(seen["Created"], "Created"), attachable=seen["Attachable"], ingress=seen["Ingress"],
-        pools=tuple((IPv4Network(c["Subnet"]), c["Gateway"]) for c in seen["IPAM"]["Config"]), options=seen["Options"],
-        endpoints=endpoints, peers=tuple(PeerView(p["Name"], p["IP"]) for p in seen["Peers"]), services=services,
-    )  # fmt: skip
+        id=seen["Id"],
+        name=seen["Name"],
+        driver=seen["Driver"],
+        scope=seen["Scope"],
+        created_at=parse_moment(seen["Created"], "Created"),
+        attachable=seen["Attachable"],
+        ingress=seen["Ingress"],
+        pools=tuple((IPv4Network(c["Subnet"]), c["Gateway"]) for c in seen["IPAM"]["Config"]),
+        options=seen["Options"],
+        endpoints=endpoints,
+        peers=tuple(PeerView(p["Name"], p["IP"]) for p in seen["Peers"]),
+        services=services,
+    )
 
 
-@pytest.mark.parametrize("name", ["network-inspect-demo-net-verbose-node1.json", "network-inspect-demo-net-node2.json"])
+@pytest.mark.parametrize(
+    "name", ["network-inspect-demo-net-verbose-node1.json", "network-inspect-demo-net-node2.json"]
+)
 def test_an_inspected_overlay_looks_as_recorded(name: str) -> None:
     want = recorded(name)
     network = local_from(want)
-    got = json.loads(encode(local_network_json(network) | residents_json(network, verbose="Services" in want)))
+    got = json.loads(
+        encode(local_network_json(network) | residents_json(network, verbose="Services" in want))
+    )
     for body in (want, got):
         for service in body.get("Services", {}).values():
             del service["LocalLBIndex"]  # the number of a load balancer that Weft does not use
@@ -89,20 +125,31 @@ def test_an_inspected_container_looks_as_recorded() -> None:
     }
     container = Container(
         config=ContainerConfig(
-            id=ContainerId(want["Id"]), name=want["Name"][1:], spec=ContainerSpec(image=want["Config"]["Image"]),
-            hostname=want["Config"]["Hostname"], labels=want["Config"]["Labels"], namespace="/run/docker/netns/861f86ec6ca2",
+            id=ContainerId(want["Id"]),
+            name=want["Name"][1:],
+            spec=ContainerSpec(image=want["Config"]["Image"]),
+            hostname=want["Config"]["Hostname"],
+            labels=want["Config"]["Labels"],
+            namespace="/run/docker/netns/861f86ec6ca2",
             sandbox_id=settings["SandboxID"],
         ),
-        image=want["Image"], args=("/usr/sbin/nginx",), state=ContainerState.RUNNING, pid=256,
-        created_at=parse_moment(want["Created"], ""), started_at=parse_moment(want["State"]["StartedAt"], ""),
+        image=want["Image"],
+        args=("/usr/sbin/nginx",),
+        state=ContainerState.RUNNING,
+        pid=256,
+        created_at=parse_moment(want["Created"], ""),
+        started_at=parse_moment(want["State"]["StartedAt"], ""),
         log_path=want["LogPath"],
         confinement=Confinement(
-            masked_paths=tuple(want["HostConfig"]["MaskedPaths"]), cgroup_namespace=True,
+            masked_paths=tuple(want["HostConfig"]["MaskedPaths"]),
+            cgroup_namespace=True,
             read_only_paths=tuple(want["HostConfig"]["ReadonlyPaths"]),
         ),
-    )  # fmt: skip
+    )
     image = ImageConfig(cmd=("/usr/sbin/nginx",), exposed_ports=((80, "tcp"),))
-    got = json.loads(encode(container_json(container, ContainerContext(image=image, networks=places))))
+    got = json.loads(
+        encode(container_json(container, ContainerContext(image=image, networks=places)))
+    )
     for place in settings["Networks"].values():
         place["GwPriority"] = 0  # younger than the recording
     assert got["NetworkSettings"] == settings
@@ -117,8 +164,12 @@ def test_an_inspected_container_looks_as_recorded() -> None:
 def test_a_network_shows_of_its_subnets_what_was_asked_for() -> None:
     subnet, other = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
     pool = Pool(subnet, None, IPv4Network("10.1.0.128/25"), {"router": IPv4Address("10.1.0.9")})
-    segments = tuple(Segment(net, net.network_address + 1, 4097 + i) for i, net in enumerate((subnet, other)))
-    network = Network(id=NetworkId("n"), spec=NetworkSpec(name="x", pools=(pool, Pool(other))), segments=segments)
+    segments = tuple(
+        Segment(net, net.network_address + 1, 4097 + i) for i, net in enumerate((subnet, other))
+    )
+    network = Network(
+        id=NetworkId("n"), spec=NetworkSpec(name="x", pools=(pool, Pool(other))), segments=segments
+    )
     first, second = network_json(network)["IPAM"]["Config"]
     assert first == {
         "Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.1", "AuxiliaryAddresses": {"router": "10.1.0.9"},
@@ -131,11 +182,18 @@ def test_a_network_shows_of_its_subnets_what_was_asked_for() -> None:
 def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:
     """As Docker, given the same service, does it."""
     config = ContainerConfig(
-        id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace="/n", sandbox_id="s",
+        id=ContainerId("c" * 64),
+        name="n",
+        spec=ContainerSpec(image="i"),
+        hostname="h",
+        namespace="/n",
+        sandbox_id="s",
         ports=(PublishedPort(80, 8083, mode="host"), PublishedPort(53, 32768, "udp", "host")),
-    )  # fmt: skip
+    )
     running = Container(config=config, image="i", args=("x",), state=ContainerState.RUNNING)
-    environment = ContainerContext(image=ImageConfig(exposed_ports=((80, "tcp"), (443, "tcp")), volumes=("/v",)))
+    environment = ContainerContext(
+        image=ImageConfig(exposed_ports=((80, "tcp"), (443, "tcp")), volumes=("/v",))
+    )
     got = container_json(running, environment)
     assert got["NetworkSettings"]["Ports"] == {
         "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8083"}], "443/tcp": None,
@@ -154,13 +212,19 @@ def test_a_container_shows_the_ports_of_its_host_that_lead_to_it() -> None:
 
 
 def test_an_inspected_container_shows_what_confines_it() -> None:
-    """And nothing else: what is shown is its own record, not what a container of today would get."""
+    """And nothing else: what is shown is its own record, not what a container of today would
+    get."""
     config = ContainerConfig(
-        id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace=None
+        id=ContainerId("c" * 64),
+        name="n",
+        spec=ContainerSpec(image="i"),
+        hostname="h",
+        namespace=None,
     )
     bare = Container(config=config, image="i", args=("x",))
     confined = msgspec.structs.replace(
-        bare, confinement=Confinement(masked_paths=("/proc/kcore",), apparmor_profile="docker-default")
+        bare,
+        confinement=Confinement(masked_paths=("/proc/kcore",), apparmor_profile="docker-default"),
     )
     got = container_json(confined, ContainerContext())
     assert got["AppArmorProfile"] == "docker-default"
@@ -181,10 +245,25 @@ def test_an_inspected_container_shows_what_confines_it() -> None:
 )  # fmt: skip
 def test_security_options_are_what_is_in_force(fields: dict[str, Any], options: list[str]) -> None:
     info = HostInfo(
-        hostname="h", engine_id="e", kernel="6.1", operating_system="o", os_version="1", architecture="x86_64",
-        cpus=1, memory=1, data_root="/d", runtime="runc 1", conmon="2", version="0", started_at=0, **fields,
-    )  # fmt: skip
-    assert info_json(info, {}, {}, 0, 0)["SecurityOptions"] == [*options, "name=overlay-encryption,profile=none"]
+        hostname="h",
+        engine_id="e",
+        kernel="6.1",
+        operating_system="o",
+        os_version="1",
+        architecture="x86_64",
+        cpus=1,
+        memory=1,
+        data_root="/d",
+        runtime="runc 1",
+        conmon="2",
+        version="0",
+        started_at=0,
+        **fields,
+    )
+    assert info_json(info, {}, {}, 0, 0)["SecurityOptions"] == [
+        *options,
+        "name=overlay-encryption,profile=none",
+    ]
 
 
 def read(**fields: Any) -> NetworkSpec:
@@ -192,12 +271,33 @@ def read(**fields: Any) -> NetworkSpec:
 
 
 def test_a_request_with_everything() -> None:
-    config = {"Subnet": "10.1.0.0/16", "Gateway": "10.1.0.9", "IPRange": "10.1.2.0/24", "AuxiliaryAddresses": {"a": "10.1.2.1"}}
+    config = {
+        "Subnet": "10.1.0.0/16",
+        "Gateway": "10.1.0.9",
+        "IPRange": "10.1.2.0/24",
+        "AuxiliaryAddresses": {"a": "10.1.2.1"},
+    }
     options = {VNIS: "5000", "com.docker.network.driver.mtu": "1400"}
-    spec = read(IPAM={"Driver": "default", "Config": [config]}, Options=options, Internal=True, Labels={"x": "y"})
-    pool = Pool(IPv4Network("10.1.0.0/16"), IPv4Address("10.1.0.9"), IPv4Network("10.1.2.0/24"), {"a": IPv4Address("10.1.2.1")})
+    spec = read(
+        IPAM={"Driver": "default", "Config": [config]},
+        Options=options,
+        Internal=True,
+        Labels={"x": "y"},
+    )
+    pool = Pool(
+        IPv4Network("10.1.0.0/16"),
+        IPv4Address("10.1.0.9"),
+        IPv4Network("10.1.2.0/24"),
+        {"a": IPv4Address("10.1.2.1")},
+    )
     assert spec == NetworkSpec(
-        name="n", labels={"x": "y"}, options=options, pools=(pool,), vnis=(5000,), mtu=1400, internal=True
+        name="n",
+        labels={"x": "y"},
+        options=options,
+        pools=(pool,),
+        vnis=(5000,),
+        mtu=1400,
+        internal=True,
     )
 
 
@@ -205,20 +305,40 @@ def test_a_request_with_everything() -> None:
     ("fields", "error", "text"),
     [
         ({"IPAM": {"Config": [{"Subnet": "10.0.0.1/24"}]}}, InvalidArgument, "has host bits set"),
-        ({"IPAM": {"Config": [{"Subnet": "nonsense"}]}}, InvalidArgument, "IPAM.Config[0].Subnet: 'nonsense'"),
+        (
+            {"IPAM": {"Config": [{"Subnet": "nonsense"}]}},
+            InvalidArgument,
+            "IPAM.Config[0].Subnet: 'nonsense'",
+        ),
         ({"IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, Unsupported, "IPv6 subnet"),
-        ({"IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": "x"}]}}, InvalidArgument, "IPAM.Config[0].Gateway: 'x'"),
+        (
+            {"IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": "x"}]}},
+            InvalidArgument,
+            "IPAM.Config[0].Gateway: 'x'",
+        ),
         ({"IPAM": {"Config": [{"Subnet": "10.0.0.0"}]}}, InvalidArgument, "it has no prefix"),
         ({"IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}, InvalidArgument, "needs a subnet"),
         ({"Options": {VNIS: "4097,x"}}, InvalidArgument, "4097,x"),
         ({"Options": {VNIS: str(2**24)}}, InvalidArgument, str(2**24)),
         ({"Options": {VNIS: "4097," + "9" * 5000}}, InvalidArgument, "is not a list of numbers"),
-        ({"Options": {"com.docker.network.driver.mtu": "9" * 5000}}, InvalidArgument, "as MTU: not a number"),
-        ({"Options": {"com.docker.network.driver.mtu": "1"}}, InvalidArgument, "invalid MTU value: 1"),
+        (
+            {"Options": {"com.docker.network.driver.mtu": "9" * 5000}},
+            InvalidArgument,
+            "as MTU: not a number",
+        ),
+        (
+            {"Options": {"com.docker.network.driver.mtu": "1"}},
+            InvalidArgument,
+            "invalid MTU value: 1",
+        ),
         ({"Options": {"dsr": ""}}, Unsupported, "option dsr is not supported"),
         ({"EnableIPv4": False}, InvalidArgument, "IPv4 cannot be disabled"),
         ({"ConfigOnly": True}, Unsupported, "ConfigOnly"),
-        ({"Options": {"encrypted": "false"}}, InvalidArgument, "'false' would encrypt it all the same"),
+        (
+            {"Options": {"encrypted": "false"}},
+            InvalidArgument,
+            "'false' would encrypt it all the same",
+        ),
         ({"Options": {"encrypted": "No"}}, InvalidArgument, "leave it out"),
         ({"Labels": {"a": 1}}, InvalidArgument, "$.Labels"),
     ],
@@ -243,7 +363,9 @@ def test_moments_survive_their_text(moment: int) -> None:
     assert parse_moment(rfc3339(moment), "since") // 10**9 == seconds
 
 
-@pytest.mark.parametrize("text", ["yesterday", "1.x", "--1", "99999-01-01T00:00:00Z", "1" * 400 + "x"])
+@pytest.mark.parametrize(
+    "text", ["yesterday", "1.x", "--1", "99999-01-01T00:00:00Z", "1" * 400 + "x"]
+)
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_moment(text, "since")

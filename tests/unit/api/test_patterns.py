@@ -12,14 +12,33 @@ from weft.api.patterns import MAX_LENGTH, glob, regular_expression
 from weft.errors import InvalidArgument
 
 ATOMS = st.sampled_from(
-    ["a", "b", "-", ".", "\\.", "[ab]", "[^a]", "[a-c-]", "\\d", "\\w", "\\W", "\\-", "^", "$", "(?:a|)", "()"]
+    [
+        "a",
+        "b",
+        "-",
+        ".",
+        "\\.",
+        "[ab]",
+        "[^a]",
+        "[a-c-]",
+        "\\d",
+        "\\w",
+        "\\W",
+        "\\-",
+        "^",
+        "$",
+        "(?:a|)",
+        "()",
+    ]
 )
 PATTERNS = st.recursive(
     ATOMS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map("".join),
         st.lists(inner, min_size=1, max_size=3).map(lambda parts: f"({'|'.join(parts)})"),
-        st.tuples(inner, st.sampled_from(["*", "+", "?", "*?", "{2}", "{0,2}", "{1,}"])).map(lambda x: f"(?:{x[0]}){x[1]}"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "*?", "{2}", "{0,2}", "{1,}"])).map(
+            lambda x: f"(?:{x[0]}){x[1]}"
+        ),
     ),
     max_leaves=8,
 )
@@ -30,7 +49,9 @@ TEXTS = st.text("ab-.1", max_size=7)
 def test_a_regular_expression_matches_what_res_matches(pattern: str, text: str) -> None:
     ours = regular_expression(pattern)
     assert ours is not None
-    assert ours.matches(text) == (re.search(pattern.replace("$", "\\Z"), text, re.ASCII) is not None)
+    assert ours.matches(text) == (
+        re.search(pattern.replace("$", "\\Z"), text, re.ASCII) is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +111,10 @@ def test_what_is_no_glob_is_refused(pattern: str) -> None:
         reference_test(pattern)
 
 
-@pytest.mark.parametrize("pattern", ["a" * (MAX_LENGTH + 1), "(a{1000}){1000}", "((a{0,30}){0,30}){0,30}", "(((a?){9}){9}){9}"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["a" * (MAX_LENGTH + 1), "(a{1000}){1000}", "((a{0,30}){0,30}){0,30}", "(((a?){9}){9}){9}"],
+)
 def test_what_is_too_long_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidArgument, match="invalid pattern: it"):
         regular_expression(pattern)

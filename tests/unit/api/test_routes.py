@@ -4,11 +4,20 @@ import pytest
 
 from weft.api.routes import ROUTES, is_shared
 
-OF_THE_SWARM = {f"weft.api.{name}" for name in ("keys", "networks", "nodes", "service_logs", "services", "swarm", "tasks")}
+OF_THE_SWARM = {
+    f"weft.api.{name}"
+    for name in ("keys", "networks", "nodes", "service_logs", "services", "swarm", "tasks")
+}
 
 
-@pytest.mark.parametrize(("method", "path", "handler"), ROUTES, ids=lambda value: str(value) if isinstance(value, str) else "")
-def test_what_is_about_the_swarms_state_waits_for_it_and_nothing_else_does(method, path, handler) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("method", "path", "handler"),
+    ROUTES,
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_what_is_about_the_swarms_state_waits_for_it_and_nothing_else_does(
+    method, path, handler
+) -> None:  # type: ignore[no-untyped-def]
     assert is_shared(path) == (handler.__module__ in OF_THE_SWARM)
 
 

@@ -1,4 +1,5 @@
-"""Service specs: JSON -> model -> JSON, against what a real swarm printed and for any spec at all."""
+"""Service specs: JSON -> model -> JSON, against what a real swarm printed and for any spec at
+all."""
 
 import json
 from operator import attrgetter
@@ -54,7 +55,9 @@ def test_a_recorded_spec_comes_back_as_it_was() -> None:
 
 
 def test_what_is_absent_gets_the_defaults() -> None:
-    spec = read({"Name": "web", "TaskTemplate": IMAGE, "Labels": None, "Mode": None, "UpdateConfig": None})
+    spec = read(
+        {"Name": "web", "TaskTemplate": IMAGE, "Labels": None, "Mode": None, "UpdateConfig": None}
+    )
     assert spec == ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox")))
 
 
@@ -64,7 +67,13 @@ MAP = st.dictionaries(WORD, WORD, max_size=3)
 NANOSECONDS = st.integers(0, 10**15)
 PORT = st.integers(1, 65535)
 MOUNTS = st.one_of(
-    st.builds(Mount, type=st.just("bind"), source=WORD.map("/{}".format), target=WORD, read_only=st.booleans()),
+    st.builds(
+        Mount,
+        type=st.just("bind"),
+        source=WORD.map("/{}".format),
+        target=WORD,
+        read_only=st.booleans(),
+    ),
     st.builds(Mount, type=st.just("tmpfs"), target=WORD, tmpfs_size=st.integers(0, 2**40)),
 )
 CONTAINERS = st.builds(
@@ -74,7 +83,10 @@ CONTAINERS = st.builds(
     cap_add=WORDS, cap_drop=WORDS, sysctls=MAP, init=st.sampled_from([None, False]),
     ulimits=st.lists(st.builds(Ulimit, WORD, NANOSECONDS, NANOSECONDS), max_size=2).map(tuple),
 )  # fmt: skip
-RESOURCES = {"nano_cpus": st.just(0) | st.integers(10**6, 10**12), "memory": st.just(0) | st.integers(2**22, 2**50)}
+RESOURCES = {
+    "nano_cpus": st.just(0) | st.integers(10**6, 10**12),
+    "memory": st.just(0) | st.integers(2**22, 2**50),
+}
 UPDATES = {
     "parallelism": st.integers(0, 100), "delay": NANOSECONDS, "monitor": st.integers(1, 10**12),
     "max_failure_ratio": st.sampled_from([0.0, 0.25, 1.0]), "order": st.sampled_from(["stop-first", "start-first"]),
@@ -119,7 +131,9 @@ def test_any_spec_survives_its_json(spec: ServiceSpec) -> None:
 
 
 def test_the_network_of_the_host_survives_its_json() -> None:
-    spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox"), host_network=True))
+    spec = ServiceSpec(
+        name="web", task=TaskSpec(container=ContainerSpec(image="busybox"), host_network=True)
+    )
     assert read(spec_json(spec)) == spec
 
 
@@ -146,42 +160,78 @@ def test_the_network_of_the_host_survives_its_json() -> None:
         (IMAGE, {"EndpointSpec": {"Ports": [{"TargetPort": 70000}]}}, InvalidArgument, "TargetPort"),
     ],
 )  # fmt: skip
-def test_bad_specs_are_refused_by_name(task: Any, rest: Any, error: type[Exception], text: str) -> None:
+def test_bad_specs_are_refused_by_name(
+    task: Any, rest: Any, error: type[Exception], text: str
+) -> None:
     with pytest.raises(error) as raised:
         read({"Name": "web", "TaskTemplate": task, **rest})
     assert text in str(raised.value)
 
 
 def test_unsupported_fields_that_say_nothing_are_fine() -> None:
-    container = {"Image": "a", "Privileges": {"CredentialSpec": None, "SELinuxContext": {"Disable": False}}, "Secrets": []}
-    spec = read({"Name": "web", "TaskTemplate": {"ContainerSpec": container, "PluginSpec": {}}, "Networks": []})
+    container = {
+        "Image": "a",
+        "Privileges": {"CredentialSpec": None, "SELinuxContext": {"Disable": False}},
+        "Secrets": [],
+    }
+    spec = read(
+        {
+            "Name": "web",
+            "TaskTemplate": {"ContainerSpec": container, "PluginSpec": {}},
+            "Networks": [],
+        }
+    )
     assert spec.task.container == ContainerSpec(image="a")
 
 
 def test_a_mount_says_nothing_by_its_consistency_or_empty_options() -> None:
-    mount = {"Type": "BIND", "Source": "/a", "Target": "/b", "Consistency": "cached", "BindOptions": {}, "VolumeOptions": None}
-    spec = read({"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a", "Mounts": [mount]}}})
+    mount = {
+        "Type": "BIND",
+        "Source": "/a",
+        "Target": "/b",
+        "Consistency": "cached",
+        "BindOptions": {},
+        "VolumeOptions": None,
+    }
+    spec = read(
+        {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a", "Mounts": [mount]}}}
+    )
     assert spec.task.container.mounts == (Mount(type="bind", source="/a", target="/b"),)
 
 
 def test_field_names_are_read_in_any_case_but_keys_of_maps_are_not() -> None:
     spec = read(
-        {"name": "web", "tasktemplate": IMAGE, "Mode": {"replicated": {"REPLICAS": 4}}, "Labels": {"Name": "x", "name": "y"}}
+        {
+            "name": "web",
+            "tasktemplate": IMAGE,
+            "Mode": {"replicated": {"REPLICAS": 4}},
+            "Labels": {"Name": "x", "name": "y"},
+        }
     )
     assert (spec.name, spec.replicas, spec.labels) == ("web", 4, {"Name": "x", "name": "y"})
 
 
-@pytest.mark.parametrize("body", [b"{", b"[1,", b'{"Name": "a"} x', b"\xff", b"[" * 100_000, b'{"Name": "\xff"}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[1,", b'{"Name": "a"} x', b"\xff", b"[" * 100_000, b'{"Name": "\xff"}']
+)
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidArgument, match="invalid JSON"):
         decode(body, ServiceWire)
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
 )
 def test_no_json_makes_the_decoder_fail_otherwise(value: Any) -> None:
-    for body in (value, {"Name": value}, {"TaskTemplate": value}, {"Name": "a", "TaskTemplate": {"ContainerSpec": value}}):
+    for body in (
+        value,
+        {"Name": value},
+        {"TaskTemplate": value},
+        {"Name": "a", "TaskTemplate": {"ContainerSpec": value}},
+    ):
         try:
             read(body)
         except (InvalidArgument, NotFound):

@@ -1,4 +1,5 @@
-"""Requests to begin and to join a swarm: addresses have one form behind the border, whatever the user wrote."""
+"""Requests to begin and to join a swarm: addresses have one form behind the border, whatever the
+user wrote."""
 
 import json
 from ipaddress import IPv4Network
@@ -17,7 +18,9 @@ def init(**fields: Any) -> Any:
 
 
 def join(**fields: Any) -> Any:
-    return join_from(decode(json.dumps({"JoinToken": "t", "RemoteAddrs": ["a"]} | fields).encode(), JoinWire))
+    return join_from(
+        decode(json.dumps({"JoinToken": "t", "RemoteAddrs": ["a"]} | fields).encode(), JoinWire)
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,16 @@ def test_addresses_to_listen_at(text: str, address: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["no/sense", "10.0.0.1:", "10.0.0.1:x", "10.0.0.1:0", "10.0.0.1:65536", "1:2:3", "a b:2377", "10.0.0.1:" + "9" * 5000],
+    [
+        "no/sense",
+        "10.0.0.1:",
+        "10.0.0.1:x",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "1:2:3",
+        "a b:2377",
+        "10.0.0.1:" + "9" * 5000,
+    ],
 )
 def test_what_nobody_can_listen_at_is_refused(text: str) -> None:
     for read in (init, join):
@@ -50,7 +62,9 @@ def test_managers_to_join() -> None:
 
 
 def test_what_a_new_swarm_may_be() -> None:
-    validate(init(DefaultAddrPool=["10.0.0.0/8", "172.16.0.0/12"], SubnetSize=29, DataPathPort=1024))
+    validate(
+        init(DefaultAddrPool=["10.0.0.0/8", "172.16.0.0/12"], SubnetSize=29, DataPathPort=1024)
+    )
     assert init(DefaultAddrPool=["10.0.0.0/8"]).default_pool == (IPv4Network("10.0.0.0/8"),)
     for fields, text in (
         ({"SubnetSize": 30}, "subnet size 30 is longer than 29 bits"),
@@ -60,7 +74,10 @@ def test_what_a_new_swarm_may_be() -> None:
         ({"DefaultAddrPool": ["224.0.0.0/8"]}, "is not a range for hosts"),
         ({"DefaultAddrPool": ["10.0.0.0/8", "10.1.0.0/16"]}, "overlaps with"),
         ({"Spec": {"Dispatcher": {"HeartbeatPeriod": 1}}}, "HeartbeatPeriod: 1 ns"),
-        ({"Spec": {"CAConfig": {"NodeCertExpiry": 1}}}, "minimum certificate expiry time must be 1h0m0s"),
+        (
+            {"Spec": {"CAConfig": {"NodeCertExpiry": 1}}},
+            "minimum certificate expiry time must be 1h0m0s",
+        ),
         ({"DataPathPort": 1023}, "data path port 1023"),
         ({"DataPathPort": 49152}, "data path port 49152"),
     ):

@@ -1,4 +1,5 @@
-"""What a request gets that names an older version of the API: as Docker's version history has it, from one table."""
+"""What a request gets that names an older version of the API: as Docker's version history has it,
+from one table."""
 
 import asyncio
 import json
@@ -18,7 +19,9 @@ from weft.api.schema.network import NetworkWire
 from weft.api.schema.service_wire import ServiceWire
 from weft.api.schema.swarm import InitWire
 
-WIRES = {wire.__name__: wire for wire in (ServiceWire, InitWire, NetworkWire, ExecWire, ExecStartWire)}
+WIRES = {
+    wire.__name__: wire for wire in (ServiceWire, InitWire, NetworkWire, ExecWire, ExecStartWire)
+}
 ALL = [f"1.{minor}" for minor in range(24, 52)]
 
 
@@ -44,9 +47,15 @@ def field(path: str) -> tuple[bytes, Any]:
 
 @pytest.mark.parametrize(
     ("wire", "path", "since"),
-    [(wire, path, since) for wire, fields in versions.FIELDS.items() for path, since in fields.items()],
+    [
+        (wire, path, since)
+        for wire, fields in versions.FIELDS.items()
+        for path, since in fields.items()
+    ],
 )
-def test_a_field_is_read_from_its_version_on_and_dropped_before(wire: str, path: str, since: versions.Version) -> None:
+def test_a_field_is_read_from_its_version_on_and_dropped_before(
+    wire: str, path: str, since: versions.Version
+) -> None:
     body, _ = field(path)
     before = decode(body, WIRES[wire], later=versions.later_fields(wire, (since[0], since[1] - 1)))
     assert before == decode(_without(path), WIRES[wire])
@@ -81,9 +90,19 @@ def test_every_version_from_the_oldest_to_the_newest_works(tmp_path: Path) -> No
             container = await run_service(node)
             for version in ALL:
                 for path in (
-                    "/_ping", "/info", "/version", "/services", "/tasks", "/nodes", "/networks", "/swarm", "/images/json",
-                    f"/images/{IMAGE}/json", "/containers/json", f"/containers/{container}/json",
-                ):  # fmt: skip
+                    "/_ping",
+                    "/info",
+                    "/version",
+                    "/services",
+                    "/tasks",
+                    "/nodes",
+                    "/networks",
+                    "/swarm",
+                    "/images/json",
+                    f"/images/{IMAGE}/json",
+                    "/containers/json",
+                    f"/containers/{container}/json",
+                ):
                     status, _, headers = await ask("GET", f"/v{version}{path}")
                     assert (status, headers["Api-Version"]) == (200, "1.51"), f"{version} {path}"
             assert (await ask("GET", "/v1.23/info"))[0] == 400
@@ -103,26 +122,42 @@ def test_answers_have_what_their_version_has(tmp_path: Path) -> None:
 
             for version in ALL:
                 number = versions.version_number(version)
-                info, image = await get(version, "/info"), await get(version, f"/images/{IMAGE}/json")
+                info, image = (
+                    await get(version, "/info"),
+                    await get(version, f"/images/{IMAGE}/json"),
+                )
                 (summary, *_) = await get(version, "/images/json")
                 assert ("BridgeNfIptables" in info) == (number < (1, 50))
                 assert ("Expected" in info["RuncCommit"]) == (number < (1, 49))
                 assert ("FirewallBackend" in info) == (number >= (1, 49))
-                assert ("AllowNondistributableArtifactsCIDRs" in info["RegistryConfig"]) == (number < (1, 47))
-                assert any("=" in option for option in info["SecurityOptions"]) == (number >= (1, 25))
+                assert ("AllowNondistributableArtifactsCIDRs" in info["RegistryConfig"]) == (
+                    number < (1, 47)
+                )
+                assert any("=" in option for option in info["SecurityOptions"]) == (
+                    number >= (1, 25)
+                )
                 assert ("AttachStdin" in image["Config"]) == (number < (1, 50))
                 assert ("VirtualSize" in image) == ("VirtualSize" in summary) == (number < (1, 44))
                 assert summary["Containers"] == (1 if number >= (1, 51) else -1)
-                networks = (await get(version, f"/containers/{container}/json"))["NetworkSettings"]["Networks"]
+                networks = (await get(version, f"/containers/{container}/json"))["NetworkSettings"][
+                    "Networks"
+                ]
                 for place in networks.values():
                     assert (short in (place["Aliases"] or ())) == (number < (1, 45))
-            old, new = await get("1.40", "/services?status=true"), await get("1.41", "/services?status=true")
+            old, new = (
+                await get("1.40", "/services?status=true"),
+                await get("1.41", "/services?status=true"),
+            )
             assert "ServiceStatus" not in old[0]
             assert "ServiceStatus" in new[0]
             for version, expected in (("1.41", "raw-stream"), ("1.42", "multiplexed-stream")):
-                _, _, headers = await ask("GET", f"/v{version}/containers/{container}/logs?stdout=1")
+                _, _, headers = await ask(
+                    "GET", f"/v{version}/containers/{container}/logs?stdout=1"
+                )
                 assert headers["Content-Type"].endswith(expected)
-            assert (await ask("POST", f"/v1.41/containers/{container}/stop?signal=SIGINT"))[0] == 204
+            assert (await ask("POST", f"/v1.41/containers/{container}/stop?signal=SIGINT"))[
+                0
+            ] == 204
 
     asyncio.run(check())
 
@@ -156,10 +191,20 @@ def test_an_image_is_had_for_its_own_platform_only(tmp_path: Path, query: str, s
 def test_a_service_of_an_old_client_has_only_what_that_client_can_say(tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (_, ask):
-            container = {"Image": IMAGE, "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}], "Sysctls": {"a": "b"}}
-            for version, has in (("1.24", []), ("1.40", ["Sysctls"]), ("1.41", ["Sysctls", "Ulimits"])):
+            container = {
+                "Image": IMAGE,
+                "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}],
+                "Sysctls": {"a": "b"},
+            }
+            for version, has in (
+                ("1.24", []),
+                ("1.40", ["Sysctls"]),
+                ("1.41", ["Sysctls", "Ulimits"]),
+            ):
                 body = {"Name": f"s{version[2:]}", "TaskTemplate": {"ContainerSpec": container}}
-                status, made, _ = await ask("POST", f"/v{version}/services/create", json.dumps(body).encode())
+                status, made, _ = await ask(
+                    "POST", f"/v{version}/services/create", json.dumps(body).encode()
+                )
                 assert status == 201
                 _, service, _ = await ask("GET", f"/services/{made['ID']}")
                 spec = service["Spec"]["TaskTemplate"]["ContainerSpec"]

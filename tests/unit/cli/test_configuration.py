@@ -18,11 +18,32 @@ from weft.errors import InvalidArgument
 def pems(tmp_path: Path) -> dict[str, object]:
     """A certificate that is its own CA, and its key."""
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=x",
-         "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            "/CN=x",
+            "-keyout",
+            tmp_path / "key.pem",
+            "-out",
+            tmp_path / "cert.pem",
+        ],
+        check=True,
+        capture_output=True,
+    )
     certificate = str(tmp_path / "cert.pem")
-    return {"tlsverify": True, "tlscacert": certificate, "tlscert": certificate, "tlskey": str(tmp_path / "key.pem")}
+    return {
+        "tlsverify": True,
+        "tlscacert": certificate,
+        "tlscert": certificate,
+        "tlskey": str(tmp_path / "key.pem"),
+    }
 
 
 def write(directory: Path, text: str) -> Path:
@@ -44,7 +65,9 @@ def test_hosts_labels_and_files(pems: dict[str, object]) -> None:
 @pytest.mark.parametrize("key", ["tlscacert", "tlscert", "tlskey"])
 def test_tcp_needs_every_file(pems: dict[str, object], key: str) -> None:
     del pems[key]
-    with pytest.raises(InvalidArgument, match=f"cannot serve tcp://0.0.0.0:2376 with tlsverify: {key} not set"):
+    with pytest.raises(
+        InvalidArgument, match=f"cannot serve tcp://0.0.0.0:2376 with tlsverify: {key} not set"
+    ):
         make_options({**pems, "hosts": ["tcp://0.0.0.0:2376"]})
 
 
@@ -53,7 +76,9 @@ def test_tcp_needs_tlsverify(pems: dict[str, object]) -> None:
         make_options({**pems, "hosts": ["tcp://0.0.0.0:2376"], "tlsverify": False})
 
 
-@pytest.mark.parametrize("host", ["http://x:1", "tcp://x:0", "tcp://x:99999", "tcp://x:y", "2376", "unix://relative"])
+@pytest.mark.parametrize(
+    "host", ["http://x:1", "tcp://x:0", "tcp://x:99999", "tcp://x:y", "2376", "unix://relative"]
+)
 def test_hosts_that_are_none(pems: dict[str, object], host: str) -> None:
     with pytest.raises(InvalidArgument):
         make_options({**pems, "hosts": [host]})
@@ -82,7 +107,9 @@ def test_files_of_the_wrong_kind(tmp_path: Path, text: str, words: str) -> None:
 
 def test_check_config_reads_the_certificates(tmp_path: Path, pems: dict[str, object]) -> None:
     lines = [f'{key} = "{value}"' for key, value in pems.items() if isinstance(value, str)]
-    path = write(tmp_path, "\n".join(["tlsverify = true", 'hosts = ["tcp://127.0.0.1:2376"]', *lines]))
+    path = write(
+        tmp_path, "\n".join(["tlsverify = true", 'hosts = ["tcp://127.0.0.1:2376"]', *lines])
+    )
     arguments = ["--check-config", "--config", str(path)]
     assert CliRunner().invoke(command, arguments).output == "configuration OK\n"
     given = CliRunner().invoke(command, [*arguments, "--tlskey", str(tmp_path / "none.pem")])
@@ -92,7 +119,11 @@ def test_check_config_reads_the_certificates(tmp_path: Path, pems: dict[str, obj
 
 @pytest.fixture
 def store_files(pems: dict[str, object]) -> dict[str, object]:
-    return {"store-cacert": pems["tlscacert"], "store-cert": pems["tlscert"], "store-key": pems["tlskey"]}
+    return {
+        "store-cacert": pems["tlscacert"],
+        "store-cert": pems["tlscert"],
+        "store-key": pems["tlskey"],
+    }
 
 
 def test_a_store_elsewhere(store_files: dict[str, object]) -> None:
@@ -110,9 +141,13 @@ def test_this_host_itself_may_be_asked_without_tls() -> None:
     assert (store.files, store.context(), store.prefix) == (None, None, "/weft/")
 
 
-@pytest.mark.parametrize("url", ["etcd://192.0.2.21:2379", "etcd://127.0.0.1,192.0.2.21", "etcd://localhost.example"])
+@pytest.mark.parametrize(
+    "url", ["etcd://192.0.2.21:2379", "etcd://127.0.0.1,192.0.2.21", "etcd://localhost.example"]
+)
 def test_nobody_else_is_asked_without_tls(url: str) -> None:
-    with pytest.raises(InvalidArgument, match="needs mutual TLS, and store-cacert, store-cert, store-key not set"):
+    with pytest.raises(
+        InvalidArgument, match="needs mutual TLS, and store-cacert, store-cert, store-key not set"
+    ):
         make_options({"store": url})
 
 
@@ -134,8 +169,24 @@ def test_a_store_needs_every_file(store_files: dict[str, object], key: str) -> N
         ({"store": "etcd://127.0.0.1", "store-prefix": "weft"}, "begin and end with a slash"),
         ({"store-prefix": "/other/"}, "store is not set"),
         ({"store-key": "/x"}, "cannot use store-key: store is not set"),
-        ({"store": "etcd://192.0.2.1", "store-cacert": "x", "store-cert": "/x", "store-key": "/x"}, "must be an absolute path"),
-        ({"store": "etcd://192.0.2.1", "store-cacert": "/x", "store-cert": "/x", "store-key": "/x"}, "cannot read /x"),
+        (
+            {
+                "store": "etcd://192.0.2.1",
+                "store-cacert": "x",
+                "store-cert": "/x",
+                "store-key": "/x",
+            },
+            "must be an absolute path",
+        ),
+        (
+            {
+                "store": "etcd://192.0.2.1",
+                "store-cacert": "/x",
+                "store-cert": "/x",
+                "store-key": "/x",
+            },
+            "cannot read /x",
+        ),
     ],
 )
 def test_stores_that_are_none(given: dict[str, object], words: str) -> None:
@@ -143,7 +194,9 @@ def test_stores_that_are_none(given: dict[str, object], words: str) -> None:
         make_options(given)
 
 
-def test_check_config_reads_the_store_s_files(tmp_path: Path, store_files: dict[str, object]) -> None:
+def test_check_config_reads_the_store_s_files(
+    tmp_path: Path, store_files: dict[str, object]
+) -> None:
     lines = [f'{key} = "{value}"' for key, value in store_files.items()]
     path = write(tmp_path, "\n".join(['store = "etcd://192.0.2.21"', *lines]))
     arguments = ["--check-config", "--config", str(path)]
@@ -171,8 +224,12 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("key", ["tlscacert", "tlscert", "tlskey", "store-cacert", "store-cert", "store-key"])
-def test_a_damaged_file_is_named(pems: dict[str, object], store_files: dict[str, object], key: str, how: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["tlscacert", "tlscert", "tlskey", "store-cacert", "store-cert", "store-key"]
+)
+def test_a_damaged_file_is_named(
+    pems: dict[str, object], store_files: dict[str, object], key: str, how: str
+) -> None:
     given = {**pems, **store_files, "hosts": ["tcp://0.0.0.0:2376"]}
     path = Path(str(given[key]))
     damage(path, how)

@@ -1,4 +1,5 @@
-"""The allocator: what is handed out, what is refused and in which words, and what becomes free again."""
+"""The allocator: what is handed out, what is refused and in which words, and what becomes free
+again."""
 
 from ipaddress import IPv4Address, IPv4Network
 
@@ -11,12 +12,23 @@ from weft.errors import Conflict, Exhausted
 from weft.model.addresses import FIRST_VNI, LAST_VNI
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
-from weft.model.service import ContainerSpec, EndpointSpec, NetworkAttachmentSpec, PublishedPort, ServiceSpec, TaskSpec
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    NetworkAttachmentSpec,
+    PublishedPort,
+    ServiceSpec,
+    TaskSpec,
+)
 from weft.model.task import TaskState
 
 
 def spec(
-    name: str, *networks: NetworkId, replicas: int = 1, mode: str = "vip", publish: tuple[PublishedPort, ...] = ()
+    name: str,
+    *networks: NetworkId,
+    replicas: int = 1,
+    mode: str = "vip",
+    publish: tuple[PublishedPort, ...] = (),
 ) -> ServiceSpec:
     attachments = tuple(NetworkAttachmentSpec(network) for network in networks)
     endpoint = EndpointSpec(mode, publish)  # type: ignore[arg-type]
@@ -40,10 +52,20 @@ def test_a_fresh_swarm_gets_the_numbers_that_an_operator_knows() -> None:
     room.settle()
     ingress = room.state.ingress
     assert ingress is not None
-    assert [(str(s.subnet), str(s.gateway), s.vni) for s in ingress.segments] == [("10.0.0.0/24", "10.0.0.1", 4096)]
-    assert [(str(s.subnet), s.vni) for s in room.state.networks[network].segments] == [("10.0.1.0/24", 4097)]
-    assert [str(a.address) for a in room.state.nodes["node1"].attachments] == ["10.0.0.2/24", "10.0.1.5/24"]
-    assert [str(a.address) for a in room.state.services[service].endpoint.addresses] == ["10.0.0.3/24", "10.0.1.2/24"]
+    assert [(str(s.subnet), str(s.gateway), s.vni) for s in ingress.segments] == [
+        ("10.0.0.0/24", "10.0.0.1", 4096)
+    ]
+    assert [(str(s.subnet), s.vni) for s in room.state.networks[network].segments] == [
+        ("10.0.1.0/24", 4097)
+    ]
+    assert [str(a.address) for a in room.state.nodes["node1"].attachments] == [
+        "10.0.0.2/24",
+        "10.0.1.5/24",
+    ]
+    assert [str(a.address) for a in room.state.services[service].endpoint.addresses] == [
+        "10.0.0.3/24",
+        "10.0.1.2/24",
+    ]
     tasks = [[str(a.address) for a in task.attachments] for task in room.running(service)]
     assert tasks == [["10.0.0.4/24", "10.0.1.3/24"], ["10.0.0.5/24", "10.0.1.4/24"]]
 
@@ -64,20 +86,30 @@ def test_an_address_given_back_rests_until_the_search_comes_round() -> None:
 
 def test_a_small_network_is_used_to_the_last_address_and_says_so_in_the_task() -> None:
     room = ControlRoom(nodes=1)
-    small = NetworkSpec(name="small", pools=(pool("10.9.0.0/29", reserved={"router": IPv4Address("10.9.0.6")}),))
+    small = NetworkSpec(
+        name="small", pools=(pool("10.9.0.0/29", reserved={"router": IPv4Address("10.9.0.6")}),)
+    )
     network = room.network(small)
     service = room.service(spec("web", network, replicas=6, mode="dnsrr"))
     room.run("orchestrator")
     room.run("allocator")
     waiting = [t for t in room.state.tasks_of(service).values() if t.state == TaskState.NEW]
-    taken = sorted(str(t.attachments[0].address.ip) for t in room.state.tasks_of(service).values() if t.attachments)
+    taken = sorted(
+        str(t.attachments[0].address.ip)
+        for t in room.state.tasks_of(service).values()
+        if t.attachments
+    )
     assert taken == ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5"]
-    assert {t.status.err for t in waiting} == {"no available addresses on network small (10.9.0.0/29)"}
+    assert {t.status.err for t in waiting} == {
+        "no available addresses on network small (10.9.0.0/29)"
+    }
     assert {t.status.message for t in waiting} == {"pending task scheduling"}
     assert room.decide("allocator").changes == ()
     room.put(
         msgspec.structs.replace(
-            room.state.services[service], spec=spec("web", network, replicas=0, mode="dnsrr"), spec_version=0
+            room.state.services[service],
+            spec=spec("web", network, replicas=0, mode="dnsrr"),
+            spec_version=0,
         )
     )
     room.settle()
@@ -86,7 +118,12 @@ def test_a_small_network_is_used_to_the_last_address_and_says_so_in_the_task() -
 
 def test_several_pools_are_segments_with_a_vni_each_and_are_used_in_turn() -> None:
     room = ControlRoom(nodes=1)
-    pools = (pool("10.9.0.0/29"), pool("10.9.1.0/24", gateway=IPv4Address("10.9.1.254"), ip_range=IPv4Network("10.9.1.64/26")))
+    pools = (
+        pool("10.9.0.0/29"),
+        pool(
+            "10.9.1.0/24", gateway=IPv4Address("10.9.1.254"), ip_range=IPv4Network("10.9.1.64/26")
+        ),
+    )
     network = room.network(NetworkSpec(name="net", pools=pools, vnis=(5000, 5001)))
     service = room.service(spec("web", network, replicas=7, mode="dnsrr"))
     room.settle()
@@ -102,10 +139,17 @@ def test_overlaps_are_refused_and_automatic_subnets_avoid_networks_and_routes() 
     room.network(NetworkSpec(name="wide", pools=(pool("10.0.1.0/24"), pool("10.1.0.0/16"))))
     room.network(NetworkSpec(name="narrow", pools=(pool("10.1.0.0/24"),)))
     automatic = room.network(NetworkSpec(name="automatic"))
-    room.commit(allocator.reconcile(room.state, room.now, [IPv4Network("0.0.0.0/0"), IPv4Network("10.0.2.0/23")]).changes)
+    room.commit(
+        allocator.reconcile(
+            room.state, room.now, [IPv4Network("0.0.0.0/0"), IPv4Network("10.0.2.0/23")]
+        ).changes
+    )
     narrow = room.state.named("network", "narrow")
     assert narrow is not None
-    assert narrow.error == "cannot create network narrow: subnet 10.1.0.0/24 overlaps network wide (10.1.0.0/16)"  # type: ignore[union-attr]
+    assert (
+        narrow.error
+        == "cannot create network narrow: subnet 10.1.0.0/24 overlaps network wide (10.1.0.0/16)"
+    )  # type: ignore[union-attr]
     assert str(room.state.networks[automatic].segments[0].subnet) == "10.0.4.0/24"
     asked = [IPv4Network("10.2.0.0/24")]
     assert subnets.overlapping(room.state, asked) is None
@@ -116,7 +160,8 @@ def test_overlaps_are_refused_and_automatic_subnets_avoid_networks_and_routes() 
 
 @pytest.mark.parametrize("subnet", ["172.18.0.0/16", "172.18.77.0/24", "172.16.0.0/12"])
 def test_no_network_has_addresses_of_the_hosts_gateway_bridge(subnet: str) -> None:
-    """Every container has an interface there too. Whether the hosts have joined yet does not matter."""
+    """Every container has an interface there too. Whether the hosts have joined yet does not
+    matter."""
     room = ControlRoom()
     cause = subnets.overlapping(room.state, [IPv4Network(subnet)], "x")
     expected = f"subnet {subnet} overlaps docker_gwbridge of the hosts (172.18.0.0/16)"
@@ -181,13 +226,18 @@ def test_a_published_port_has_one_owner() -> None:
 
 
 def test_a_service_that_does_without_virtual_addresses_gives_up_those_it_had_at_once() -> None:
-    """Also while tasks of the earlier version are on the network: names lead to the tasks themselves now."""
+    """Also while tasks of the earlier version are on the network: names lead to the tasks
+    themselves now."""
     room = ControlRoom(nodes=1)
     network = room.network(NetworkSpec(name="net"))
     id = room.service(spec("web", network))
     room.settle()
     assert [address.network for address in room.state.services[id].endpoint.addresses] == [network]
-    room.put(msgspec.structs.replace(room.state.services[id], spec=spec("web", network, mode="dnsrr"), spec_version=0))
+    room.put(
+        msgspec.structs.replace(
+            room.state.services[id], spec=spec("web", network, mode="dnsrr"), spec_version=0
+        )
+    )
     room.run("allocator")
     assert len(room.running(id)) == 1
     assert room.state.services[id].endpoint.addresses == ()
@@ -204,7 +254,10 @@ def test_host_mode_ports_may_be_shared_but_not_with_the_mesh() -> None:
         ports.conflict(room.state, None, mesh)
         == f"port '8080' is already in use by service 'x' ({id}) as a host-published port"
     )
-    assert ports.conflict(room.state, None, EndpointSpec("vip", (PublishedPort(80, 8080, "udp"),))) is None
+    assert (
+        ports.conflict(room.state, None, EndpointSpec("vip", (PublishedPort(80, 8080, "udp"),)))
+        is None
+    )
 
 
 def test_dynamic_ports_are_next_fit_and_stay_on_update() -> None:
@@ -228,7 +281,10 @@ def test_a_service_that_publishes_without_an_ingress_network_says_so() -> None:
     room.remove(room.state.ingress)
     id = room.service(spec("x", publish=(PublishedPort(80, 8080),)))
     room.settle()
-    assert room.state.services[id].error == "service needs ingress network, but no ingress network is present"
+    assert (
+        room.state.services[id].error
+        == "service needs ingress network, but no ingress network is present"
+    )
 
 
 def test_a_node_has_a_leg_on_a_network_while_a_task_is_there() -> None:
@@ -265,6 +321,9 @@ def test_the_search_comes_round_past_addresses_that_are_still_held() -> None:
     for number in range(8):
         id = room.service(spec(f"short{number}", network, mode="dnsrr"))
         room.settle()
-        assert room.running(id)[0].attachments[0].address not in {held, room.state.nodes["node1"].attachments[1].address}  # type: ignore[index]
+        assert room.running(id)[0].attachments[0].address not in {
+            held,
+            room.state.nodes["node1"].attachments[1].address,
+        }  # type: ignore[index]
         room.remove(room.state.services[id])
         room.settle()

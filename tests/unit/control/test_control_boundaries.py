@@ -1,5 +1,5 @@
-"""The first and the last of what is handed out, and the moment at which something counts no more: pools, ranges and windows, to the
-number."""
+"""The first and the last of what is handed out, and the moment at which something counts no more:
+pools, ranges and windows, to the number."""
 
 from ipaddress import IPv4Address, IPv4Network
 
@@ -48,7 +48,9 @@ def test_vnis_from_the_first_to_the_last(cursor: int, taken: tuple[int, ...], ch
     assert vnis.choose(cursor, taken) == chosen
 
 
-def test_the_vni_before_the_cursor_is_the_last_that_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vni_before_the_cursor_is_the_last_that_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     last = FIRST_VNI + 3
     monkeypatch.setattr(vnis, "LAST_VNI", last)
     every = set(range(FIRST_VNI, last + 1))
@@ -62,15 +64,21 @@ def test_the_vni_before_the_cursor_is_the_last_that_is_looked_at(monkeypatch: py
 def publisher(id: str, *published: int) -> Service:
     """One port, left open; it has been given these."""
     endpoint = EndpointSpec(ports=(PublishedPort(target=80),))
-    spec = ServiceSpec(name=id, task=TaskSpec(container=ContainerSpec(image="app")), endpoint=endpoint)
+    spec = ServiceSpec(
+        name=id, task=TaskSpec(container=ContainerSpec(image="app")), endpoint=endpoint
+    )
     ports = tuple(PublishedPort(target=80, published=number) for number in published)
     return Service(id=ServiceId(id), spec=spec, endpoint=Endpoint(ports=ports))
 
 
 @pytest.mark.parametrize("cursor", [0, FIRST_DYNAMIC, 31000, LAST_DYNAMIC, LAST_DYNAMIC + 1, 65535])
 @pytest.mark.parametrize("free", [FIRST_DYNAMIC, 30999, 31000, LAST_DYNAMIC])
-def test_the_only_port_that_is_left_is_found_and_the_one_after_it_is_not(cursor: int, free: int) -> None:
-    others = publisher("others", *(number for number in range(FIRST_DYNAMIC, LAST_DYNAMIC + 1) if number != free))
+def test_the_only_port_that_is_left_is_found_and_the_one_after_it_is_not(
+    cursor: int, free: int
+) -> None:
+    others = publisher(
+        "others", *(number for number in range(FIRST_DYNAMIC, LAST_DYNAMIC + 1) if number != free)
+    )
     ports = Ports([others], cursor)
     [given] = ports.take(publisher("first"))
     assert given.published == free
@@ -80,22 +88,32 @@ def test_the_only_port_that_is_left_is_found_and_the_one_after_it_is_not(cursor:
 
 def test_a_port_is_kept_on_update_if_it_is_one_that_could_have_been_chosen() -> None:
     for number in (FIRST_DYNAMIC, LAST_DYNAMIC):
-        assert [port.published for port in Ports([], 31000).take(publisher("web", number))] == [number]
+        assert [port.published for port in Ports([], 31000).take(publisher("web", number))] == [
+            number
+        ]
     for number in (FIRST_DYNAMIC - 1, LAST_DYNAMIC + 1):
-        assert [port.published for port in Ports([], 31000).take(publisher("web", number))] == [31000]
+        assert [port.published for port in Ports([], 31000).take(publisher("web", number))] == [
+            31000
+        ]
 
 
 SUBNETS = st.builds(
-    lambda length, host: IPv4Network((0x0A000000 + host, length), strict=False), st.integers(24, 32), st.integers(0, 511)
+    lambda length, host: IPv4Network((0x0A000000 + host, length), strict=False),
+    st.integers(24, 32),
+    st.integers(0, 511),
 )
 
 
 @given(st.integers(25, 30), st.lists(SUBNETS, max_size=6))
 @example(26, [IPv4Network("10.0.0.0/32"), IPv4Network("10.0.0.127/32")])
-def test_the_subnet_chosen_is_the_lowest_that_overlaps_nothing(size: int, taken: list[IPv4Network]) -> None:
+def test_the_subnet_chosen_is_the_lowest_that_overlaps_nothing(
+    size: int, taken: list[IPv4Network]
+) -> None:
     """By looking at all of them."""
     pools = [IPv4Network("10.0.0.0/25"), IPv4Network("10.0.1.0/26")]
-    every = [net for pool in pools if size >= pool.prefixlen for net in pool.subnets(new_prefix=size)]
+    every = [
+        net for pool in pools if size >= pool.prefixlen for net in pool.subnets(new_prefix=size)
+    ]
     free = [net for net in every if not any(net.overlaps(other) for other in taken)]
     if free:
         assert subnets.choose(pools, size, taken) == free[0]
@@ -114,29 +132,45 @@ def test_the_subnet_chosen_is_the_lowest_that_overlaps_nothing(size: int, taken:
 def test_a_network_is_used_from_its_first_address_to_its_last_and_not_beyond(
     subnet: str, range: str | None, usable: str
 ) -> None:
-    """Of 10.9.0.x, less the gateway x=1 and the node's own. The network's address and its broadcast address are nobody's."""
+    """Of 10.9.0.x, less the gateway x=1 and the node's own. The network's address and its broadcast
+    address are nobody's."""
     room = ControlRoom(nodes=1)
-    pool = Pool(IPv4Network(subnet), ip_range=IPv4Network(range) if range else None, gateway=IPv4Address("10.9.0.1"))
+    pool = Pool(
+        IPv4Network(subnet),
+        ip_range=IPv4Network(range) if range else None,
+        gateway=IPv4Address("10.9.0.1"),
+    )
     network = room.network(NetworkSpec(name="net", pools=(pool,)))
-    task = TaskSpec(container=ContainerSpec(image="app"), networks=(NetworkAttachmentSpec(network),))
+    task = TaskSpec(
+        container=ContainerSpec(image="app"), networks=(NetworkAttachmentSpec(network),)
+    )
     room.service(ServiceSpec(name="web", replicas=16, task=task, endpoint=EndpointSpec("dnsrr")))
     room.settle()
     held = [a.address.ip for task in room.state.tasks.values() for a in task.attachments]
-    held += [a.address.ip for node in room.state.nodes.values() for a in node.attachments if a.network == network]
+    held += [
+        a.address.ip
+        for node in room.state.nodes.values()
+        for a in node.attachments
+        if a.network == network
+    ]
     assert sorted(int(address) & 0xFF for address in held) == [int(x) for x in usable.split()]
 
 
 @pytest.mark.parametrize("cursor", range(8))
 @pytest.mark.parametrize("free", range(2, 7))
-def test_the_only_address_that_is_left_is_found_wherever_the_search_begins(cursor: int, free: int) -> None:
+def test_the_only_address_that_is_left_is_found_wherever_the_search_begins(
+    cursor: int, free: int
+) -> None:
     """Also the one that was given last."""
     subnet = IPv4Network("10.9.0.0/29")
     reserved = {str(number): subnet[number] for number in range(2, 7) if number != free}
     id = NetworkId("net")
     network = Network(
-        id=id, spec=NetworkSpec(name="net", pools=(Pool(subnet, reserved=reserved),)),
-        segments=(Segment(subnet, subnet[1], FIRST_VNI),), cursor=int(subnet[cursor]),
-    )  # fmt: skip
+        id=id,
+        spec=NetworkSpec(name="net", pools=(Pool(subnet, reserved=reserved),)),
+        segments=(Segment(subnet, subnet[1], FIRST_VNI),),
+        cursor=int(subnet[cursor]),
+    )
     book = Book(ClusterState([network], 1), {id: network})
     assert book.take([id])[id].ip == subnet[free]
     assert book.cursors == {id: int(subnet[free])}
@@ -148,16 +182,22 @@ def test_the_only_address_that_is_left_is_found_wherever_the_search_begins(curso
 def test_the_search_begins_behind_the_address_that_was_given_last(cursor: int, given: int) -> None:
     subnet, id = IPv4Network("10.9.0.0/28"), NetworkId("net")
     network = Network(
-        id=id, spec=NetworkSpec(name="net", pools=(Pool(subnet, ip_range=IPv4Network("10.9.0.4/30")),)),
-        segments=(Segment(subnet, subnet[1], FIRST_VNI),), cursor=int(subnet[cursor]),
-    )  # fmt: skip
+        id=id,
+        spec=NetworkSpec(name="net", pools=(Pool(subnet, ip_range=IPv4Network("10.9.0.4/30")),)),
+        segments=(Segment(subnet, subnet[1], FIRST_VNI),),
+        cursor=int(subnet[cursor]),
+    )
     assert Book(ClusterState([network], 1), {id: network}).take([id])[id].ip == subnet[given]
 
 
 def test_with_the_gateway_at_the_end_the_first_address_is_somebodys() -> None:
     subnet, id = IPv4Network("10.9.0.0/29"), NetworkId("net")
     segment = Segment(subnet, subnet[6], FIRST_VNI)
-    network = Network(id=id, spec=NetworkSpec(name="net", pools=(Pool(subnet, gateway=subnet[6]),)), segments=(segment,))
+    network = Network(
+        id=id,
+        spec=NetworkSpec(name="net", pools=(Pool(subnet, gateway=subnet[6]),)),
+        segments=(segment,),
+    )
     book = Book(ClusterState([network], 1), {id: network})
     assert [book.take([id])[id].ip for _ in range(5)] == list(subnet)[1:6]
 
@@ -171,7 +211,13 @@ NOW = 1_000_000 * SECOND
 def drafted(*created: int, policy: RestartPolicy) -> tuple[Draft, list[Task]]:
     """A slot with tasks that were made so many seconds ago, all over."""
     room = ControlRoom()
-    id = room.service(ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a"), restart=policy)))
+    id = room.service(
+        ServiceSpec(
+            name="web",
+            replicas=1,
+            task=TaskSpec(container=ContainerSpec(image="a"), restart=policy),
+        )
+    )
     service = room.state.services[id]
     tasks = [
         Task(
@@ -191,9 +237,14 @@ def drafted(*created: int, policy: RestartPolicy) -> tuple[Draft, list[Task]]:
         ((90, 60, 30), 2, 60, True), ((90, 59, 30), 2, 60, False), ((30,), 1, 60, True), ((90, 80, 70, 65), 1, 60, True),
     ],
 )  # fmt: skip
-def test_so_many_restarts_are_allowed_within_the_window(created: tuple[int, ...], most: int, window: int, may: bool) -> None:
-    """The first task of a slot is no restart; one made as long ago as the window is outside of it."""
-    draft, tasks = drafted(*created, policy=RestartPolicy(max_attempts=most, window=window * SECOND))
+def test_so_many_restarts_are_allowed_within_the_window(
+    created: tuple[int, ...], most: int, window: int, may: bool
+) -> None:
+    """The first task of a slot is no restart; one made as long ago as the window is outside of
+    it."""
+    draft, tasks = drafted(
+        *created, policy=RestartPolicy(max_attempts=most, window=window * SECOND)
+    )
     assert may_restart(draft, tasks, tasks[-1]) is may
 
 
@@ -203,23 +254,31 @@ def test_a_replacement_waits_for_its_predecessor_to_stop_and_not_a_moment_longer
 ) -> None:
     """`left`: nanoseconds of the timeout."""
     room = ControlRoom(2)
-    id = room.service(ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a"))))
+    id = room.service(
+        ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a")))
+    )
     room.settle()
     [old] = room.running(id)
     room.set_node(old.node or "", availability="drain")
     room.run("orchestrator")
     [new] = [task for task in room.state.tasks_of(id).values() if task.id != old.id]
     assert new.desired == TaskState.READY
-    draft = Draft(room.state, id, new.meta.created_at + OLD_TASK_TIMEOUT - left, lambda: TaskId("x"))
+    draft = Draft(
+        room.state, id, new.meta.created_at + OLD_TASK_TIMEOUT - left, lambda: TaskId("x")
+    )
     promote(draft)
     assert (draft.tasks[new.id].desired == TaskState.RUNNING) is runs
 
 
 @pytest.mark.parametrize(("left", "is_over"), [(1, False), (0, True)])
-def test_tasks_of_a_node_that_has_been_down_for_a_day_are_orphaned(left: int, is_over: bool) -> None:
+def test_tasks_of_a_node_that_has_been_down_for_a_day_are_orphaned(
+    left: int, is_over: bool
+) -> None:
     """`left`: nanoseconds of the day. The loop that asks to be woken then must find it over."""
     room = ControlRoom(1)
-    id = room.service(ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a"))))
+    id = room.service(
+        ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a")))
+    )
     room.settle()
     [task] = room.running(id)
     room.set_node("node1", NodeState.DOWN)

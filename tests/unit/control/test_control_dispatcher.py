@@ -1,4 +1,5 @@
-"""The dispatcher: what each node is told, that views kept up to date equal views made afresh, and that differences add up."""
+"""The dispatcher: what each node is told, that views kept up to date equal views made afresh, and
+that differences add up."""
 
 import msgspec
 
@@ -26,7 +27,9 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 NODE1 = NodeId("node1")
 
 
-def spec(network: NetworkId, replicas: int = 1, name: str = "web", publish: int = 0, mode: str = "vip") -> ServiceSpec:
+def spec(
+    network: NetworkId, replicas: int = 1, name: str = "web", publish: int = 0, mode: str = "vip"
+) -> ServiceSpec:
     container = ContainerSpec(image="app", hostname="shop")
     task = TaskSpec(container=container, networks=(NetworkAttachmentSpec(network, ("alias",)),))
     ports = (PublishedPort(80, publish),) if publish else ()
@@ -61,14 +64,25 @@ def test_records_of_a_network() -> None:
     room.settle()
     task = room.running(service)[0]
     container = ContainerStatus("0123456789abcdef")  # type: ignore[arg-type]
-    room.put(msgspec.structs.replace(task, status=msgspec.structs.replace(task.status, container=container)))
+    room.put(
+        msgspec.structs.replace(
+            task, status=msgspec.structs.replace(task.status, container=container)
+        )
+    )
     views = views_of(room)
     record = views[network].endpoints[task.id]
     assert (record.name, record.aliases, record.serving, str(record.vtep)) == (
-        task.name, ("0123456789ab", "shop"), True, "192.0.2.1",
-    )  # fmt: skip
+        task.name,
+        ("0123456789ab", "shop"),
+        True,
+        "192.0.2.1",
+    )
     virtual = views[network].services[service]
-    assert (str(virtual.virtual_address), virtual.aliases, virtual.ports) == ("10.0.1.2", ("alias",), ())
+    assert (str(virtual.virtual_address), virtual.aliases, virtual.ports) == (
+        "10.0.1.2",
+        ("alias",),
+        (),
+    )
     assert room.state.ingress is not None
     mesh = views[room.state.ingress.id].services[service]
     assert (mesh.virtual_address, [p.published for p in mesh.ports]) == (None, [8080])
@@ -111,7 +125,10 @@ def test_a_task_told_to_stop_serves_no_longer_but_stays_until_it_is_over() -> No
 
 def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the_next() -> None:
     room = ControlRoom(nodes=3)
-    first, second = room.network(NetworkSpec(name="first")), room.network(NetworkSpec(name="second"))
+    first, second = (
+        room.network(NetworkSpec(name="first")),
+        room.network(NetworkSpec(name="second")),
+    )
     views: dict[NetworkId, NetworkView] = {}
     told: dict[NodeId, Assignment] = {}
 
@@ -142,9 +159,17 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
     settle()
     node = room.state.nodes[NODE1]
     assert node.data_path_address is not None
-    room.put(msgspec.structs.replace(node, data_path_address=node.data_path_address + 100, underlay_mtu=1400))
+    room.put(
+        msgspec.structs.replace(
+            node, data_path_address=node.data_path_address + 100, underlay_mtu=1400
+        )
+    )
     follow()
-    room.put(msgspec.structs.replace(room.state.services[one], spec=spec(second, 3, "one"), spec_version=0))
+    room.put(
+        msgspec.structs.replace(
+            room.state.services[one], spec=spec(second, 3, "one"), spec_version=0
+        )
+    )
     settle()
     room.now += 10**10
     settle()
@@ -158,7 +183,8 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
 
 
 def test_what_a_task_was_started_with_is_known_until_it_is_gone() -> None:
-    """An update, halfway through, that publishes another target and leaves one network for another."""
+    """An update, halfway through, that publishes another target and leaves one network for
+    another."""
     room = ControlRoom(nodes=1)
     old, new = room.network(NetworkSpec(name="old")), room.network(NetworkSpec(name="new"))
     service = room.service(spec(old, 2, publish=8080))
@@ -168,7 +194,9 @@ def test_what_a_task_was_started_with_is_known_until_it_is_gone() -> None:
     wanted = spec(new, 2)
     task = msgspec.structs.replace(wanted.task, networks=(NetworkAttachmentSpec(new, ("other",)),))
     ports = EndpointSpec("vip", (PublishedPort(81, 8080), PublishedPort(82, 9090)))
-    wanted = msgspec.structs.replace(wanted, task=task, endpoint=ports, update=UpdateConfig(delay=3600 * SECOND))
+    wanted = msgspec.structs.replace(
+        wanted, task=task, endpoint=ports, update=UpdateConfig(delay=3600 * SECOND)
+    )
     room.put(msgspec.structs.replace(room.state.services[service], spec=wanted, spec_version=0))
     room.settle(patience=600 * SECOND)
     kept, replaced = sorted(room.running(service), key=lambda t: t.spec_version)
@@ -176,7 +204,9 @@ def test_what_a_task_was_started_with_is_known_until_it_is_gone() -> None:
     mesh, left, entered = (views[id].services[service] for id in (ingress, old, new))
     assert mesh.ports == replaced.ports == ports.ports
     assert mesh.former == {kept.spec_version: kept.ports}
-    assert {e.version for e in views[ingress].endpoints.values() if e.task == kept.id} == {kept.spec_version}
+    assert {e.version for e in views[ingress].endpoints.values() if e.task == kept.id} == {
+        kept.spec_version
+    }
     assert (left.virtual_address, left.aliases) == (address, ("alias",))
     assert entered.aliases == ("other",)
     room.now += 3600 * SECOND
@@ -193,7 +223,9 @@ def test_an_alias_that_an_update_takes_away_is_known_while_a_task_has_it() -> No
     service = room.service(spec(network, 2))
     room.settle()
     wanted = spec(network, 2)
-    task = msgspec.structs.replace(wanted.task, networks=(NetworkAttachmentSpec(network, ("other",)),))
+    task = msgspec.structs.replace(
+        wanted.task, networks=(NetworkAttachmentSpec(network, ("other",)),)
+    )
     wanted = msgspec.structs.replace(wanted, task=task, update=UpdateConfig(delay=3600 * SECOND))
     room.put(msgspec.structs.replace(room.state.services[service], spec=wanted, spec_version=0))
     room.settle(patience=600 * SECOND)

@@ -20,11 +20,16 @@ from weft.model.state import Put
 from weft.model.task import TaskState
 
 
-def service(name: str, network: NetworkId | None = None, node: str = "", replicas: int = 1) -> ServiceSpec:
+def service(
+    name: str, network: NetworkId | None = None, node: str = "", replicas: int = 1
+) -> ServiceSpec:
     networks = (NetworkAttachmentSpec(network),) if network else ()
     placement = Placement(constraints=(f"node.hostname=={node}",)) if node else Placement()
     task = TaskSpec(
-        container=ContainerSpec(image="app"), networks=networks, placement=placement, restart=RestartPolicy(delay=0)
+        container=ContainerSpec(image="app"),
+        networks=networks,
+        placement=placement,
+        restart=RestartPolicy(delay=0),
     )
     return ServiceSpec(name=name, replicas=replicas, task=task, endpoint=EndpointSpec("dnsrr"))
 
@@ -43,12 +48,18 @@ def test_a_leg_that_found_no_address_gets_one_that_another_node_gives_back() -> 
     lacking = ({"node1", "node2"} - legs(room, full)).pop()
     victim = next(t for t in room.state.tasks.values() if t.node != lacking)
     spec = room.state.services[victim.service].spec
-    room.put(msgspec.structs.replace(room.state.services[victim.service], spec=msgspec.structs.replace(spec, replicas=1)))
+    room.put(
+        msgspec.structs.replace(
+            room.state.services[victim.service], spec=msgspec.structs.replace(spec, replicas=1)
+        )
+    )
     room.settle()
     assert legs(room, full) == {"node1", "node2"}
 
 
-def test_nodes_give_up_their_legs_on_an_ingress_network_that_is_removed_and_get_others_on_the_next() -> None:
+def test_nodes_give_up_their_legs_on_an_ingress_network_that_is_removed_and_get_others_on_the_next() -> (
+    None
+):
     room = ControlRoom(nodes=2)
     room.settle()
     first = room.state.ingress
@@ -65,14 +76,19 @@ def test_nodes_give_up_their_legs_on_an_ingress_network_that_is_removed_and_get_
 def test_what_lost_its_race_is_decided_again_although_nothing_has_happened() -> None:
     room = ControlRoom(nodes=1)
     full = room.network(NetworkSpec(name="full", pools=(Pool(IPv4Network("10.1.0.0/29")),)))
-    holder = room.service(msgspec.structs.replace(service("holder", full, replicas=0), endpoint=EndpointSpec("vip")))
+    holder = room.service(
+        msgspec.structs.replace(service("holder", full, replicas=0), endpoint=EndpointSpec("vip"))
+    )
     room.settle()
     room.service(service("here", full, replicas=4))
     room.settle()
     assert not legs(room, full), "a gateway, a virtual address, four tasks: no address is left"
     room.remove(room.state.services[holder])
     lost = room.decide("allocator")
-    assert [change.object.id for change in lost.changes if isinstance(change, Put)] == [full, "node1"]
+    assert [change.object.id for change in lost.changes if isinstance(change, Put)] == [
+        full,
+        "node1",
+    ]
     assert room.decide("allocator").changes == lost.changes
 
 

@@ -1,4 +1,5 @@
-"""Keys of encrypted networks: when they are made, renewed and thrown away, and who is given them."""
+"""Keys of encrypted networks: when they are made, renewed and thrown away, and who is given
+them."""
 
 import itertools
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -24,7 +25,9 @@ from weft.model.task import Attachment, Task, TaskState, TaskStatus
 HOUR = 3600 * SECOND
 SECRETS = itertools.count(1)
 SEGMENT = Segment(IPv4Network("10.0.1.0/24"), IPv4Address("10.0.1.1"), 4097)
-NETWORK = Network(id=NetworkId("n"), spec=NetworkSpec(name="secret", encrypted=True), segments=(SEGMENT,))
+NETWORK = Network(
+    id=NetworkId("n"), spec=NetworkSpec(name="secret", encrypted=True), segments=(SEGMENT,)
+)
 
 
 def new_secret(length: int) -> bytes:
@@ -80,7 +83,9 @@ def test_rotation_on_demand_waits_until_the_newest_is_known() -> None:
     state = swarm(NETWORK)
     run(state, 0)
     assert state.cluster is not None
-    with pytest.raises(FailedPrecondition, match="cannot rotate keys: the last rotation was 3 s ago"):
+    with pytest.raises(
+        FailedPrecondition, match="cannot rotate keys: the last rotation was 3 s ago"
+    ):
         keys.rotation(state.cluster, 3 * SECOND, new_secret)
     state.apply([keys.rotation(state.cluster, 20 * SECOND, new_secret)], 20 * SECOND)
     assert [key.tag for key in state.cluster.data_keys] == [1, 2]
@@ -107,10 +112,15 @@ def test_rotation_without_keys_is_refused() -> None:
 
 def test_only_nodes_with_a_task_on_an_encrypted_network_get_keys() -> None:
     task = Task(
-        id=TaskId("t"), service=ServiceId("s"), service_name="s", slot=1, spec=TaskSpec(container=ContainerSpec(image="i")),
-        node=NodeId("a"), attachments=(Attachment(NETWORK.id, IPv4Interface("10.0.1.5/24")),),
+        id=TaskId("t"),
+        service=ServiceId("s"),
+        service_name="s",
+        slot=1,
+        spec=TaskSpec(container=ContainerSpec(image="i")),
+        node=NodeId("a"),
+        attachments=(Attachment(NETWORK.id, IPv4Interface("10.0.1.5/24")),),
         status=TaskStatus(TaskState.RUNNING),
-    )  # fmt: skip
+    )
     state = swarm(NETWORK, Node(id=NodeId("a")), Node(id=NodeId("b")), task)
     run(state, 0)
     assert state.cluster is not None

@@ -57,7 +57,9 @@ def large_service(room: ControlRoom, state: TaskState, **spec: object) -> Servic
     status = TaskStatus(state, room.now)
     tasks = room.state.tasks_of(id).values()
     assert len(tasks) == MANY
-    room.commit([Put(msgspec.structs.replace(task, node=NodeId("node1"), status=status)) for task in tasks])
+    room.commit(
+        [Put(msgspec.structs.replace(task, node=NodeId("node1"), status=status)) for task in tasks]
+    )
     assert not decisions(room)
     return id
 
@@ -70,13 +72,17 @@ def test_of_more_replicas_than_a_swarm_has_room_for_a_few_thousand_wait() -> Non
     assert len(room.state.tasks_of(id)) == MOST_WAITING
     first = list(room.state.tasks_of(id).values())[:1000]
     running = TaskStatus(TaskState.RUNNING, room.now)
-    room.commit([Put(msgspec.structs.replace(task, node=NodeId("node1"), status=running)) for task in first])
+    room.commit(
+        [Put(msgspec.structs.replace(task, node=NodeId("node1"), status=running)) for task in first]
+    )
     decisions(room)
     tasks = room.state.tasks_of(id).values()
     assert len(tasks) == MOST_WAITING + 1000
     assert sorted(task.slot for task in tasks) == list(range(1, MOST_WAITING + 1001))
     service = room.state.services[id]
-    room.put(msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=30)))
+    room.put(
+        msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=30))
+    )
     decisions(room)
     meant = [task for task in room.state.tasks_of(id).values() if task.is_live]
     assert len(meant) == 30
@@ -90,7 +96,9 @@ def test_many_services_are_decided_on_in_parts_and_the_rest_is_asked_for_at_once
         room.service(ServiceSpec(name=f"web{number}", task=TASK, replicas=each))
     first = room.decide("orchestrator")
     assert first.wake_at == room.now
-    assert [len(changes) for changes in decisions(room)] == [MOST_CHANGES] * 3 + [10 * each - 3 * MOST_CHANGES]
+    assert [len(changes) for changes in decisions(room)] == [MOST_CHANGES] * 3 + [
+        10 * each - 3 * MOST_CHANGES
+    ]
     assert len(room.state.tasks) == 10 * each
     assert room.decide("orchestrator").wake_at is None
 
@@ -102,7 +110,12 @@ def test_the_tasks_of_a_large_service_that_is_removed_are_told_to_go_in_parts() 
     assert len(decisions(room)) >= 3
     assert {task.desired for task in room.state.tasks_of(id).values()} == {TaskState.REMOVE}
     over = TaskStatus(TaskState.SHUTDOWN, room.now)
-    room.commit([Put(msgspec.structs.replace(task, status=over)) for task in room.state.tasks_of(id).values()])
+    room.commit(
+        [
+            Put(msgspec.structs.replace(task, status=over))
+            for task in room.state.tasks_of(id).values()
+        ]
+    )
     assert len(decisions(room)) >= 3
     assert not room.state.tasks_of(id)
 
@@ -111,16 +124,25 @@ def test_a_large_service_without_replicas_is_emptied_in_parts() -> None:
     room = ControlRoom(1)
     id = large_service(room, TaskState.RUNNING)
     service = room.state.services[id]
-    room.put(msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=0)))
+    room.put(
+        msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, replicas=0))
+    )
     assert len(decisions(room)) >= 3
     over = TaskStatus(TaskState.SHUTDOWN, room.now)
-    room.commit([Put(msgspec.structs.replace(task, status=over)) for task in room.state.tasks_of(id).values()])
+    room.commit(
+        [
+            Put(msgspec.structs.replace(task, status=over))
+            for task in room.state.tasks_of(id).values()
+        ]
+    )
     assert len(decisions(room)) >= 3
     assert not room.state.tasks_of(id)
 
 
 @pytest.mark.parametrize("order", ["stop-first", "start-first"])
-def test_a_large_service_is_updated_in_parts_and_each_old_task_goes_with_its_new_one(order: str) -> None:
+def test_a_large_service_is_updated_in_parts_and_each_old_task_goes_with_its_new_one(
+    order: str,
+) -> None:
     room = ControlRoom(1)
     id = large_service(room, TaskState.RUNNING, update=UpdateConfig(parallelism=0, order=order))
     new = msgspec.structs.replace(TASK, container=ContainerSpec(image="new"))
@@ -133,7 +155,9 @@ def test_a_large_service_is_updated_in_parts_and_each_old_task_goes_with_its_new
         parts += 1
         tasks = room.state.tasks_of(id).values()
         made = {task.slot for task in tasks if task.id not in old}
-        told = {task.slot for task in tasks if task.id in old and task.desired == TaskState.SHUTDOWN}
+        told = {
+            task.slot for task in tasks if task.id in old and task.desired == TaskState.SHUTDOWN
+        }
         assert told == (made if order == "stop-first" else set())
     assert parts >= (5 if order == "stop-first" else 3)
     assert len(made) == MANY

@@ -1,5 +1,6 @@
-"""Anything may happen to a swarm, in any order, and the loops may run at any time and lose any race: nothing is ever held twice,
-the indexes stay true, and left alone the swarm becomes what its specifications say.
+"""Anything may happen to a swarm, in any order, and the loops may run at any time and lose any
+race: nothing is ever held twice, the indexes stay true, and left alone the swarm becomes what its
+specifications say.
 """
 
 from collections import Counter
@@ -64,21 +65,39 @@ class Swarm(RuleBasedStateMachine):
     @precondition(lambda self: len(self.room.state.networks) > 1)
     @rule(data=st.data())
     def remove_network(self, data: st.DataObject) -> None:
-        network = data.draw(st.sampled_from([n for n in self.room.state.networks.values() if not n.spec.ingress]))
+        network = data.draw(
+            st.sampled_from([n for n in self.room.state.networks.values() if not n.spec.ingress])
+        )
         used = {a.target for s in self.room.state.services.values() for a in s.spec.task.networks}
-        used |= {a.network for t in self.room.state.tasks.values() if not t.state.is_terminal for a in t.attachments}
-        used |= {a.target for t in self.room.state.tasks.values() if not t.state.is_terminal for a in t.spec.networks}
+        used |= {
+            a.network
+            for t in self.room.state.tasks.values()
+            if not t.state.is_terminal
+            for a in t.attachments
+        }
+        used |= {
+            a.target
+            for t in self.room.state.tasks.values()
+            if not t.state.is_terminal
+            for a in t.spec.networks
+        }
         if network.id not in used:
             self.room.remove(network)
 
     def draw_spec(self, data: st.DataObject, name: str, is_global: bool) -> ServiceSpec:
         networks = [id for id, n in self.room.state.networks.items() if not n.spec.ingress]
         chosen: list[NetworkId] = (
-            data.draw(st.lists(st.sampled_from(networks), min_size=1, max_size=2, unique=True)) if networks else []
+            data.draw(st.lists(st.sampled_from(networks), min_size=1, max_size=2, unique=True))
+            if networks
+            else []
         )
-        ports = data.draw(st.lists(st.sampled_from([0, 8080, 8081, 30000]), max_size=2, unique=True))
+        ports = data.draw(
+            st.lists(st.sampled_from([0, 8080, 8081, 30000]), max_size=2, unique=True)
+        )
         modes = st.sampled_from(["ingress", "host"])
-        published = tuple(PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports))
+        published = tuple(
+            PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports)
+        )
         has_mesh = any(port.mode == "ingress" for port in published)
         return ServiceSpec(
             name=name,
@@ -86,14 +105,18 @@ class Swarm(RuleBasedStateMachine):
             task=TaskSpec(
                 container=ContainerSpec(image=data.draw(st.sampled_from(["one", "two"]))),
                 networks=tuple(NetworkAttachmentSpec(id) for id in chosen),
-                restart=RestartPolicy(data.draw(st.sampled_from(["any", "any", "on-failure", "none"]))),
+                restart=RestartPolicy(
+                    data.draw(st.sampled_from(["any", "any", "on-failure", "none"]))
+                ),
             ),
             update=UpdateConfig(
                 parallelism=data.draw(st.integers(0, 2)),
                 order=data.draw(st.sampled_from(["stop-first", "start-first"])),
                 failure_action=data.draw(st.sampled_from(["pause", "continue", "rollback"])),
             ),
-            endpoint=EndpointSpec("vip" if has_mesh or data.draw(st.booleans()) else "dnsrr", published),
+            endpoint=EndpointSpec(
+                "vip" if has_mesh or data.draw(st.booleans()) else "dnsrr", published
+            ),
         )
 
     @rule(data=st.data(), is_global=st.booleans())
@@ -105,14 +128,18 @@ class Swarm(RuleBasedStateMachine):
     @rule(data=st.data())
     def update_service(self, data: st.DataObject) -> None:
         service = self.room.state.services[self.draw_service(data)]
-        self.room.put(with_spec(service, self.draw_spec(data, service.name, service.spec.is_global)))
+        self.room.put(
+            with_spec(service, self.draw_spec(data, service.name, service.spec.is_global))
+        )
 
     @precondition(lambda self: self.room.state.services)
     @rule(data=st.data())
     def roll_back(self, data: st.DataObject) -> None:
         service = self.room.state.services[self.draw_service(data)]
         known = self.room.state.networks
-        if service.previous_spec and all(a.target in known for a in service.previous_spec.task.networks):
+        if service.previous_spec and all(
+            a.target in known for a in service.previous_spec.task.networks
+        ):
             self.room.put(rolled_back(service, self.room.now))
 
     @precondition(lambda self: self.room.state.services)
@@ -131,14 +158,22 @@ class Swarm(RuleBasedStateMachine):
             self.room.join(f"node{number}")
 
     @precondition(lambda self: self.room.state.nodes)
-    @rule(data=st.data(), state=st.sampled_from(NodeState), availability=st.sampled_from(["active", "pause", "drain"]))
+    @rule(
+        data=st.data(),
+        state=st.sampled_from(NodeState),
+        availability=st.sampled_from(["active", "pause", "drain"]),
+    )
     def change_node(self, data: st.DataObject, state: NodeState, availability: str) -> None:
-        self.room.set_node(data.draw(st.sampled_from(list(self.room.state.nodes))), state, availability)  # type: ignore[arg-type]
+        self.room.set_node(
+            data.draw(st.sampled_from(list(self.room.state.nodes))), state, availability
+        )  # type: ignore[arg-type]
 
     @precondition(lambda self: self.room.state.nodes)
     @rule(data=st.data())
     def remove_node(self, data: st.DataObject) -> None:
-        self.room.remove(self.room.state.nodes[data.draw(st.sampled_from(list(self.room.state.nodes)))])
+        self.room.remove(
+            self.room.state.nodes[data.draw(st.sampled_from(list(self.room.state.nodes)))]
+        )
 
     @rule(steps=st.integers(1, 6))
     def agents_report(self, steps: int) -> None:
@@ -146,7 +181,11 @@ class Swarm(RuleBasedStateMachine):
 
     @rule(data=st.data(), state=st.sampled_from(ENDED))
     def a_task_ends(self, data: st.DataObject, state: TaskState) -> None:
-        live = [t for t in self.room.state.tasks.values() if TaskState.ASSIGNED <= t.state <= TaskState.RUNNING]
+        live = [
+            t
+            for t in self.room.state.tasks.values()
+            if TaskState.ASSIGNED <= t.state <= TaskState.RUNNING
+        ]
         if live:
             self.room.report(data.draw(st.sampled_from(live)), state)
 
@@ -193,8 +232,15 @@ class Swarm(RuleBasedStateMachine):
         assert gateways.isdisjoint(held)
         segments = [s for n in state.networks.values() for s in n.segments]
         assert len({s.vni for s in segments}) == len(segments)
-        assert not any(a.subnet.overlaps(b.subnet) for i, a in enumerate(segments) for b in segments[:i])
-        ports = [(p.protocol, p.published) for s in state.services.values() for p in s.endpoint.ports if p.mode == "ingress"]
+        assert not any(
+            a.subnet.overlaps(b.subnet) for i, a in enumerate(segments) for b in segments[:i]
+        )
+        ports = [
+            (p.protocol, p.published)
+            for s in state.services.values()
+            for p in s.endpoint.ports
+            if p.mode == "ingress"
+        ]
         assert len(set(ports)) == len(ports)
         assert 0 not in {port for _, port in ports}
 
@@ -225,7 +271,12 @@ class Swarm(RuleBasedStateMachine):
             new = assignment_for(state, node, self.views, same)
             assert new == assignment_for(state, node, network_views(state))
             change = difference(known, new, memo)
-            assert known is None or who.everybody or node in who.tasks | who.networks or change.is_empty
+            assert (
+                known is None
+                or who.everybody
+                or node in who.tasks | who.networks
+                or change.is_empty
+            )
             assert (known or Assignment(node=node)).after(change) == new
             self.told[node] = new
 
@@ -252,11 +303,15 @@ class Swarm(RuleBasedStateMachine):
     def _converged(self, id: ServiceId) -> None:
         state = self.room.state
         service = state.services[id]
-        waiting = [t for t in state.tasks_of(id).values() if t.is_live and t.state < TaskState.ASSIGNED]
+        waiting = [
+            t for t in state.tasks_of(id).values() if t.is_live and t.state < TaskState.ASSIGNED
+        ]
         assert all(task.status.err for task in waiting)
         if service.error or service.spec.task.restart.condition != "any":
             return
-        running = [t for t in self.room.running(id) if t.spec.container == service.spec.task.container]
+        running = [
+            t for t in self.room.running(id) if t.spec.container == service.spec.task.container
+        ]
         stuck = service.update_status is not None and "paused" in service.update_status.state
         wanted = len(state.nodes) if service.spec.replicas is None else service.spec.replicas
         assert stuck or waiting or len(running) == wanted
@@ -274,5 +329,8 @@ def _addresses(state: ClusterState) -> Iterable[tuple[NetworkId, object]]:
 
 TestSwarm = Swarm.TestCase
 TestSwarm.settings = settings(
-    max_examples=400, stateful_step_count=40, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=400,
+    stateful_step_count=40,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
 )

@@ -25,9 +25,18 @@ from weft.model.service import (
 from weft.model.task import TaskState
 
 
-def spec(image: str = "one", replicas: int | None = 3, restart: RestartPolicy | None = None, **more: object) -> ServiceSpec:
+def spec(
+    image: str = "one",
+    replicas: int | None = 3,
+    restart: RestartPolicy | None = None,
+    **more: object,
+) -> ServiceSpec:
     placement = more.pop("placement", Placement())
-    task = TaskSpec(container=ContainerSpec(image=image), restart=restart or RestartPolicy(), placement=placement)  # type: ignore[arg-type]
+    task = TaskSpec(
+        container=ContainerSpec(image=image),
+        restart=restart or RestartPolicy(),
+        placement=placement,
+    )  # type: ignore[arg-type]
     return ServiceSpec(name="web", replicas=replicas, task=task, **more)  # type: ignore[arg-type]
 
 
@@ -95,8 +104,11 @@ def test_a_task_that_ended_is_replaced_after_the_delay_and_keeps_its_record() ->
     assert decision.wake_at == started + 5 * SECOND
     old, new = sorted(room.state.tasks_of(id).values(), key=lambda t: t.id)
     assert (old.desired, new.desired, new.slot, new.restart_at) == (
-        TaskState.SHUTDOWN, TaskState.READY, 1, started + 5 * SECOND,
-    )  # fmt: skip
+        TaskState.SHUTDOWN,
+        TaskState.READY,
+        1,
+        started + 5 * SECOND,
+    )
     room.settle()
     assert room.now == started + 5 * SECOND
     assert [task.id for task in room.running(id)] == [new.id]
@@ -134,7 +146,10 @@ def test_tasks_of_a_node_that_goes_down_run_elsewhere_at_once() -> None:
     room.set_node("node1", NodeState.DOWN)
     room.settle()
     assert room.now == at
-    assert sorted(task.node or "" for task in room.running(id)) in (["node2", "node2", "node3"], ["node2", "node3", "node3"])
+    assert sorted(task.node or "" for task in room.running(id)) in (
+        ["node2", "node2", "node3"],
+        ["node2", "node3", "node3"],
+    )
     lost = next(task for task in room.state.tasks_on("node1").values())  # type: ignore[arg-type]
     assert (lost.desired, lost.state) == (TaskState.SHUTDOWN, TaskState.RUNNING)
     room.settle(patience=25 * 3600 * SECOND)
@@ -153,7 +168,9 @@ def test_a_drained_node_is_left_one_task_stopping_before_the_next_runs() -> None
     room, id = room_with(spec(replicas=3, update=UpdateConfig(order="start-first")))
     room.set_node("node1", availability="drain")
     room.run("orchestrator")
-    assert [t.desired for t in room.state.tasks_of(id).values() if t.state == TaskState.NEW] == [TaskState.READY]
+    assert [t.desired for t in room.state.tasks_of(id).values() if t.state == TaskState.NEW] == [
+        TaskState.READY
+    ]
     room.settle()
     assert {task.node for task in room.running(id)} == {"node2", "node3"}
     room.set_node("node1", availability="active")
@@ -171,7 +188,10 @@ def test_tasks_leave_a_node_that_no_longer_meets_their_constraints() -> None:
     room.put(msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, labels={})))
     room.run("orchestrator")
     left = next(iter(room.state.tasks_on(node.id).values()))
-    assert (left.desired, left.status.err) == (TaskState.SHUTDOWN, "assigned node no longer meets constraints")
+    assert (left.desired, left.status.err) == (
+        TaskState.SHUTDOWN,
+        "assigned node no longer meets constraints",
+    )
     room.settle()
     assert [task.node for task in room.running(id)] == ["node2", "node2"]
 
@@ -185,7 +205,10 @@ def test_a_global_service_is_on_every_node_that_may_have_it() -> None:
     room.set_node("node2", availability="pause")
     room.set_node("node3", NodeState.DOWN)
     room.settle()
-    assert {t.node for t in room.running(id) if t.desired == TaskState.RUNNING} == {"node2", "node4"}
+    assert {t.node for t in room.running(id) if t.desired == TaskState.RUNNING} == {
+        "node2",
+        "node4",
+    }
     for name in ("node1", "node3"):
         room.set_node(name, NodeState.READY, "active")
     room.settle()
@@ -198,7 +221,9 @@ def test_a_global_service_is_on_every_node_that_may_have_it() -> None:
 
 @pytest.mark.parametrize("order", ["stop-first", "start-first"])
 @pytest.mark.parametrize(("parallelism", "least"), [(1, 3), (2, 2), (0, 0)])
-def test_an_update_replaces_so_many_slots_at_a_time(order: str, parallelism: int, least: int) -> None:
+def test_an_update_replaces_so_many_slots_at_a_time(
+    order: str, parallelism: int, least: int
+) -> None:
     config = UpdateConfig(parallelism=parallelism, delay=2 * SECOND, order=order)  # type: ignore[arg-type]
     room, id = room_with(spec(replicas=4, update=config))
     change(room, id, spec("two", replicas=4, update=config))
@@ -219,7 +244,11 @@ def test_an_update_replaces_so_many_slots_at_a_time(order: str, parallelism: int
     assert room.now - started == (rounds - 1) * 2 * SECOND + 5 * SECOND
     status = room.state.services[id].update_status
     assert status is not None
-    assert (status.message, status.started_at, status.completed_at) == ("update completed", started, room.now)
+    assert (status.message, status.started_at, status.completed_at) == (
+        "update completed",
+        started,
+        room.now,
+    )
 
 
 def test_an_update_to_something_that_fails_pauses() -> None:
@@ -230,7 +259,9 @@ def test_an_update_to_something_that_fails_pauses() -> None:
     status = room.state.services[id].update_status
     assert status is not None
     failed = next(t for t in room.state.tasks_of(id).values() if t.state == TaskState.FAILED)
-    assert status.message == f"update paused due to failure or early termination of task {failed.id}"
+    assert (
+        status.message == f"update paused due to failure or early termination of task {failed.id}"
+    )
     assert images(room, id) == ["one", "one"]
     change(room, id, spec("two", replicas=3))
     room.settle()
@@ -268,7 +299,9 @@ def test_failures_may_be_tolerated(ratio: float, action: str) -> None:
     room, id = room_with(spec(replicas=3))
     change(room, id, spec("two", replicas=3, update=config))
     room.until(lambda: "two" in images(room, id))
-    room.report(next(t for t in room.running(id) if t.spec.container.image == "two"), TaskState.FAILED)
+    room.report(
+        next(t for t in room.running(id) if t.spec.container.image == "two"), TaskState.FAILED
+    )
     room.settle()
     assert images(room, id) == ["two"] * 3
     assert update_state(room, id) == UpdateState.COMPLETED
@@ -279,7 +312,10 @@ def test_a_late_failure_does_not_stop_a_slow_update() -> None:
     room, id = room_with(spec(replicas=3, update=config))
     change(room, id, spec("two", replicas=3, update=config))
     room.until(lambda: images(room, id).count("two") == 2)
-    first = min((t for t in room.running(id) if t.spec.container.image == "two"), key=lambda t: t.meta.created_at)
+    first = min(
+        (t for t in room.running(id) if t.spec.container.image == "two"),
+        key=lambda t: t.meta.created_at,
+    )
     room.now += 10 * SECOND
     room.report(first, TaskState.FAILED)
     room.settle(patience=600 * SECOND)
@@ -287,7 +323,9 @@ def test_a_late_failure_does_not_stop_a_slow_update() -> None:
 
 
 @pytest.mark.parametrize(("lasted", "state"), [(20, UpdateState.UPDATING), (2, UpdateState.PAUSED)])
-def test_of_an_update_that_cannot_end_only_early_failures_count(lasted: int, state: UpdateState) -> None:
+def test_of_an_update_that_cannot_end_only_early_failures_count(
+    lasted: int, state: UpdateState
+) -> None:
     """All slots at once, and one of them finds no node: no slot follows another."""
     config = UpdateConfig(parallelism=0, monitor=3 * SECOND)
     room, id = room_with(spec(replicas=2, update=config), nodes=2)
@@ -303,7 +341,9 @@ def test_of_an_update_that_cannot_end_only_early_failures_count(lasted: int, sta
 def test_a_task_that_never_ran_has_failed_however_late() -> None:
     room, id = room_with(spec(replicas=1))
     change(room, id, spec("two", replicas=1))
-    room.until(lambda: any(t.spec.container.image == "two" for t in room.state.tasks_of(id).values()))
+    room.until(
+        lambda: any(t.spec.container.image == "two" for t in room.state.tasks_of(id).values())
+    )
     new = next(t for t in room.state.tasks_of(id).values() if t.spec.container.image == "two")
     room.now += 600 * SECOND
     room.report(new, TaskState.REJECTED)
@@ -356,8 +396,16 @@ def test_what_makes_a_task_out_of_date() -> None:
     assert dirty(task=msgspec.structs.replace(task.spec, force_update=1))
     assert dirty(endpoint=EndpointSpec(ports=(PublishedPort(81),)))
     assert dirty(endpoint=EndpointSpec())
-    assert not dirty(task=msgspec.structs.replace(task.spec, placement=Placement(constraints=("node.role==worker",))))
-    assert dirty(task=msgspec.structs.replace(task.spec, placement=Placement(constraints=("node.role==manager",))))
+    assert not dirty(
+        task=msgspec.structs.replace(
+            task.spec, placement=Placement(constraints=("node.role==worker",))
+        )
+    )
+    assert dirty(
+        task=msgspec.structs.replace(
+            task.spec, placement=Placement(constraints=("node.role==manager",))
+        )
+    )
 
 
 def test_what_cannot_be_made_ready_is_tried_again_once_in_each_delay() -> None:
@@ -371,7 +419,9 @@ def test_what_cannot_be_made_ready_is_tried_again_once_in_each_delay() -> None:
             room.report(task, TaskState.REJECTED)
             rejected += 1
         if not waiting and not any(decision.changes for decision in decisions):
-            room.now = min(decision.wake_at for decision in decisions if decision.wake_at is not None)
+            room.now = min(
+                decision.wake_at for decision in decisions if decision.wake_at is not None
+            )
     assert rejected == 5, "at once, and after each of four delays"
 
 

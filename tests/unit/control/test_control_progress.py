@@ -1,4 +1,5 @@
-"""What clients are told of a service's progress: it ends when the control loops have nothing left to do."""
+"""What clients are told of a service's progress: it ends when the control loops have nothing left
+to do."""
 
 import msgspec
 import pytest
@@ -37,8 +38,12 @@ def counted(room: ControlRoom, id: ServiceId) -> Progress:
 
 
 CHANGES = {
-    "a constraint that holds already": {"task": msgspec.structs.replace(TASK, placement=Placement(("node.role==worker",)))},
-    "a constraint that moves tasks": {"task": msgspec.structs.replace(TASK, placement=Placement(("node.hostname==node2",)))},
+    "a constraint that holds already": {
+        "task": msgspec.structs.replace(TASK, placement=Placement(("node.role==worker",)))
+    },
+    "a constraint that moves tasks": {
+        "task": msgspec.structs.replace(TASK, placement=Placement(("node.hostname==node2",)))
+    },
     "the same again by force": {"task": msgspec.structs.replace(TASK, force_update=1)},
     "another image": {"task": msgspec.structs.replace(TASK, container=ContainerSpec(image="two"))},
     "a label of the service": {"labels": {"colour": "blue"}},
@@ -49,10 +54,15 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("before", [SPEC, msgspec.structs.replace(SPEC, replicas=None)], ids=["replicated", "global"])
+@pytest.mark.parametrize(
+    "before", [SPEC, msgspec.structs.replace(SPEC, replicas=None)], ids=["replicated", "global"]
+)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_when_an_update_has_ended_all_that_should_run_is_up_to_date(before: ServiceSpec, change: dict[str, object]) -> None:
-    """The docker command waits until as many tasks run as are desired, of those that the filter `_up-to-date` lets through."""
+def test_when_an_update_has_ended_all_that_should_run_is_up_to_date(
+    before: ServiceSpec, change: dict[str, object]
+) -> None:
+    """The docker command waits until as many tasks run as are desired, of those that the filter
+    `_up-to-date` lets through."""
     room, id = room_with(before)
     if before.is_global:
         change = {key: value for key, value in change.items() if key != "replicas"}
@@ -66,7 +76,12 @@ def test_when_an_update_has_ended_all_that_should_run_is_up_to_date(before: Serv
 def test_a_global_service_is_updated_around_a_node_that_is_down() -> None:
     room, id = room_with(msgspec.structs.replace(SPEC, replicas=None))
     room.set_node("node2", NodeState.DOWN)
-    room.put(with_spec(room.state.services[id], msgspec.structs.replace(SPEC, replicas=None, **CHANGES["another image"])))  # type: ignore[arg-type]
+    room.put(
+        with_spec(
+            room.state.services[id],
+            msgspec.structs.replace(SPEC, replicas=None, **CHANGES["another image"]),
+        )
+    )  # type: ignore[arg-type]
     room.settle()
     assert {task.node for task in room.running(id)} == {"node1", "node3"}
     assert counted(room, id) == Progress(running=2, desired=2, completed=0)
@@ -74,9 +89,12 @@ def test_a_global_service_is_updated_around_a_node_that_is_down() -> None:
 
 
 def test_an_old_task_that_turns_out_to_be_right_goes_when_the_new_one_runs() -> None:
-    """Start-first, and the old task's port was chosen only after the new one was made: it is the one that is asked for now."""
+    """Start-first, and the old task's port was chosen only after the new one was made: it is the
+    one that is asked for now."""
     update = UpdateConfig(parallelism=0, order="start-first")
-    before = msgspec.structs.replace(SPEC, replicas=1, update=update, endpoint=EndpointSpec(ports=(PublishedPort(80),)))
+    before = msgspec.structs.replace(
+        SPEC, replicas=1, update=update, endpoint=EndpointSpec(ports=(PublishedPort(80),))
+    )
     room = ControlRoom(3)
     id = room.service(before)
     room.run("orchestrator")

@@ -29,7 +29,11 @@ def state_of(*nodes: tuple[RootCa, RootCa] | None, rotating: bool = True) -> Clu
     way = RootRotation(NEW, "new by old")
     tokens = JoinTokens("worker", "manager")
     cluster = Cluster(
-        id=ClusterId("c"), root_ca=OLD, rotation=way if rotating else None, join_tokens=tokens, cross_signed="old by older"
+        id=ClusterId("c"),
+        root_ca=OLD,
+        rotation=way if rotating else None,
+        join_tokens=tokens,
+        cross_signed="old by older",
     )
     known = [
         Node(
@@ -73,7 +77,11 @@ def test_it_ends_when_all_have_shown_the_new_one() -> None:
     for token in (after.join_tokens.worker, after.join_tokens.manager):
         assert parse_token(token).recognises(NEW.certificate)
     same = msgspec.structs.replace(
-        state.cluster, root_ca=after.root_ca, rotation=None, cross_signed=after.cross_signed, join_tokens=after.join_tokens
+        state.cluster,
+        root_ca=after.root_ca,
+        rotation=None,
+        cross_signed=after.cross_signed,
+        join_tokens=after.join_tokens,
     )
     assert after == same, "nothing else changes"
 

@@ -27,7 +27,11 @@ CPU = 1_000_000_000
 
 
 def spec(
-    replicas: int | None = 3, placement: Placement | None = None, memory: int = 0, host_port: int = 0, name: str = "web"
+    replicas: int | None = 3,
+    placement: Placement | None = None,
+    memory: int = 0,
+    host_port: int = 0,
+    name: str = "web",
 ) -> ServiceSpec:
     ports = (PublishedPort(80, host_port, mode="host"),) if host_port else ()
     task = TaskSpec(
@@ -44,7 +48,9 @@ def spread_of(room: ControlRoom, service: str) -> list[int]:
 
 
 def errors_of(room: ControlRoom, service: str) -> set[str]:
-    return {t.status.err for t in room.state.tasks_of(service).values() if t.state == TaskState.PENDING}  # type: ignore[arg-type]
+    return {
+        t.status.err for t in room.state.tasks_of(service).values() if t.state == TaskState.PENDING
+    }  # type: ignore[arg-type]
 
 
 def test_a_batch_spreads_evenly() -> None:
@@ -61,10 +67,16 @@ def test_two_specs_of_a_service_that_wait_together_share_its_limit_on_a_node() -
     for loop in ("orchestrator", "allocator"):
         room.run(loop)  # type: ignore[arg-type]
     (old,) = room.state.tasks_of(id).values()
-    room.put(msgspec.structs.replace(
-        old, id=TaskId("new"), slot=2, spec_version=old.spec_version + 1, meta=Meta(),
-        spec=msgspec.structs.replace(old.spec, force_update=1),
-    ))  # fmt: skip
+    room.put(
+        msgspec.structs.replace(
+            old,
+            id=TaskId("new"),
+            slot=2,
+            spec_version=old.spec_version + 1,
+            meta=Meta(),
+            spec=msgspec.structs.replace(old.spec, force_update=1),
+        )
+    )
     room.run("scheduler")
     states = sorted(task.state for task in room.state.tasks_of(id).values())
     assert states == [TaskState.PENDING, TaskState.ASSIGNED]
@@ -83,10 +95,16 @@ def test_tasks_that_wait_together_each_go_where_their_own_ports_are_free() -> No
     tasks = sorted(room.state.tasks_of(id).values(), key=lambda task: task.slot)
     room.put(msgspec.structs.replace(tasks[-1], ports=(PublishedPort(80, 8080, mode="host"),)))
     room.run("scheduler")
-    assert [room.state.tasks[task.id].node for task in tasks] == ["node1", "node2", "node2"], "or: node1 again"
+    assert [room.state.tasks[task.id].node for task in tasks] == [
+        "node1",
+        "node2",
+        "node2",
+    ], "or: node1 again"
 
 
-def with_ports(*ports: PublishedPort, replicas: int | None = 2, host_network: bool = False) -> ServiceSpec:
+def with_ports(
+    *ports: PublishedPort, replicas: int | None = 2, host_network: bool = False
+) -> ServiceSpec:
     made = spec(replicas)
     task = msgspec.structs.replace(made.task, host_network=host_network)
     return msgspec.structs.replace(made, task=task, endpoint=EndpointSpec(ports=ports))
@@ -97,15 +115,30 @@ def test_a_port_in_host_mode_that_is_left_open_is_chosen_of_what_is_free_on_the_
     cluster = room.state.cluster
     assert cluster is not None
     room.put(msgspec.structs.replace(cluster, data_path_port=32769))
-    web = room.service(with_ports(PublishedPort(80, mode="host"), PublishedPort(53, protocol="udp", mode="host")))
+    web = room.service(
+        with_ports(PublishedPort(80, mode="host"), PublishedPort(53, protocol="udp", mode="host"))
+    )
     room.settle()
-    given = [[(p.published, p.protocol, p.target) for p in task.ports] for task in room.running(web)]
-    assert given == [[(32768, "tcp", 80), (32768, "udp", 53)], [(32769, "tcp", 80), (32770, "udp", 53)]]
+    given = [
+        [(p.published, p.protocol, p.target) for p in task.ports] for task in room.running(web)
+    ]
+    assert given == [
+        [(32768, "tcp", 80), (32768, "udp", 53)],
+        [(32769, "tcp", 80), (32770, "udp", 53)],
+    ]
     service = room.state.services[web]
-    assert not any(is_dirty(service, task, None) for task in room.running(web)), "they are as the service asks for"
+    assert not any(is_dirty(service, task, None) for task in room.running(web)), (
+        "they are as the service asks for"
+    )
     changed = msgspec.structs.replace(service, spec_version=service.spec_version + 1)
-    assert not any(is_dirty(changed, task, None) for task in room.running(web)), "also after another update"
-    other = room.service(msgspec.structs.replace(with_ports(PublishedPort(81, mode="host"), replicas=None), name="other"))
+    assert not any(is_dirty(changed, task, None) for task in room.running(web)), (
+        "also after another update"
+    )
+    other = room.service(
+        msgspec.structs.replace(
+            with_ports(PublishedPort(81, mode="host"), replicas=None), name="other"
+        )
+    )
     room.settle()
     assert [task.ports[0].published for task in room.running(other)] == [32770]
 
@@ -133,13 +166,21 @@ def test_the_emptier_node_comes_first() -> None:
     [
         (spec(3, memory=5 * GIB), 2, "no suitable node (insufficient resources on 2 nodes)"),
         (spec(3, host_port=8080), 2, "no suitable node (host-mode port already in use on 2 nodes)"),
-        (spec(5, Placement(max_replicas=2)), 4, "no suitable node (max replicas per node limit exceed)"),
+        (
+            spec(5, Placement(max_replicas=2)),
+            4,
+            "no suitable node (max replicas per node limit exceed)",
+        ),
         (
             spec(1, Placement(constraints=("node.role==manager",))),
             0,
             "no suitable node (scheduling constraints not satisfied on 2 nodes)",
         ),
-        (spec(1, Placement(platforms=(("arm64", "linux"),))), 0, "no suitable node (unsupported platform on 2 nodes)"),
+        (
+            spec(1, Placement(platforms=(("arm64", "linux"),))),
+            0,
+            "no suitable node (unsupported platform on 2 nodes)",
+        ),
         (spec(3, Placement(platforms=(("amd64", "linux"),))), 3, None),
     ],
 )
@@ -164,7 +205,11 @@ def test_as_many_run_as_their_reservations_have_room_for(reserved: Resources, ru
     """On a node of 4 processors and 8 GiB, to the last of both."""
     room = ControlRoom(nodes=1)
     wanted = spec(9)
-    id = room.service(msgspec.structs.replace(wanted, task=msgspec.structs.replace(wanted.task, reservations=reserved)))
+    id = room.service(
+        msgspec.structs.replace(
+            wanted, task=msgspec.structs.replace(wanted.task, reservations=reserved)
+        )
+    )
     room.settle()
     assert len(room.running(id)) == running
     unreserved = room.service(spec(1, name="unreserved"))
@@ -178,7 +223,8 @@ def test_clauses_are_joined_most_first() -> None:
     service = room.service(spec(1, Placement(constraints=("node.hostname == elsewhere",))))
     room.settle()
     assert errors_of(room, service) == {
-        "no suitable node (scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks)"
+        "no suitable node (scheduling constraints not satisfied on 2 nodes; 1 node not available"
+        " for new tasks)"
     }
 
 
@@ -198,7 +244,9 @@ def test_tasks_of_a_global_service_wait_for_their_own_node() -> None:
     room.settle()
     service = room.service(spec(None, host_port=80, name="everywhere"))
     room.settle()
-    assert errors_of(room, service) == {"no suitable node (host-mode port already in use on 1 node)"}
+    assert errors_of(room, service) == {
+        "no suitable node (host-mode port already in use on 1 node)"
+    }
     room.remove(room.state.named("service", "web"))  # type: ignore[arg-type]
     room.settle()
     assert spread_of(room, service) == [1, 1]

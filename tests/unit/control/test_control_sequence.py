@@ -1,4 +1,5 @@
-"""Which requests come too late: those that have not seen what they replace. What else has changed since does not count."""
+"""Which requests come too late: those that have not seen what they replace. What else has changed
+since does not count."""
 
 import msgspec
 import pytest
@@ -10,11 +11,21 @@ from weft.errors import OutOfSequence
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Meta
 from weft.model.node import Node, NodeSpec
-from weft.model.service import ContainerSpec, EndpointSpec, PublishedPort, ServiceSpec, TaskSpec, UpdateConfig, UpdateState
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    PublishedPort,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+    UpdateState,
+)
 
 
 def spec(image: str, **more: object) -> ServiceSpec:
-    return ServiceSpec(name="web", replicas=2, task=TaskSpec(container=ContainerSpec(image=image)), **more)  # type: ignore[arg-type]
+    return ServiceSpec(
+        name="web", replicas=2, task=TaskSpec(container=ContainerSpec(image=image)), **more
+    )  # type: ignore[arg-type]
 
 
 def update(room: ControlRoom, id: ServiceId, version: int, wanted: ServiceSpec) -> None:
@@ -54,7 +65,12 @@ def test_what_the_swarm_rolled_back_itself_has_to_be_seen() -> None:
     room.failing.add("bad")
     id = room.service(spec("one"))
     room.settle()
-    update(room, id, room.state.services[id].meta.version, spec("bad", update=UpdateConfig(failure_action="rollback")))
+    update(
+        room,
+        id,
+        room.state.services[id].meta.version,
+        spec("bad", update=UpdateConfig(failure_action="rollback")),
+    )
     read = room.state.services[id].meta.version
     room.settle()
     status = room.state.services[id].update_status
@@ -76,7 +92,10 @@ def test_the_cluster_may_have_handed_out_a_port_since() -> None:
     assert changed.next_port != cluster.next_port
     check_sequence(changed, cluster.meta.version)
     with pytest.raises(OutOfSequence):
-        check_sequence(msgspec.structs.replace(changed, spec_follows=cluster.meta.version), cluster.meta.version)
+        check_sequence(
+            msgspec.structs.replace(changed, spec_follows=cluster.meta.version),
+            cluster.meta.version,
+        )
 
 
 def test_a_node_may_have_said_something_since() -> None:

@@ -41,23 +41,44 @@ def task(**fields: object) -> dict[str, object]:
         ({"name": ""}, "meta: name must be provided"),
         ({"name": "a" * 64}, "name must be 63 characters or fewer"),
         ({"name": "a.b"}, "name must be valid as a DNS name component"),
-        ({"name": "paymentgatewayintegration" * 2 + ".eu-west"}, "name must be valid as a DNS name component"),
+        (
+            {"name": "paymentgatewayintegration" * 2 + ".eu-west"},
+            "name must be valid as a DNS name component",
+        ),
         ({"name": "-a"}, "name must be valid as a DNS name component"),
         ({"name": "a_"}, "name must be valid as a DNS name component"),
         ({"replicas": -1}, "Number of replicas must be non-negative: -1"),
         ({"replicas": 10**7}, "Number of replicas must be at most 1000000: 10000000"),
-        (task(container=ContainerSpec(image="")), "ContainerSpec: image reference must be provided"),
-        (task(container=ContainerSpec(image="A B")), 'ContainerSpec: "A B" is not a valid repository/tag'),
-        (task(container=ContainerSpec(image="a" * 256)), 'ContainerSpec: "' + "a" * 256 + '" is not a valid repository/tag'),
+        (
+            task(container=ContainerSpec(image="")),
+            "ContainerSpec: image reference must be provided",
+        ),
+        (
+            task(container=ContainerSpec(image="A B")),
+            'ContainerSpec: "A B" is not a valid repository/tag',
+        ),
+        (
+            task(container=ContainerSpec(image="a" * 256)),
+            'ContainerSpec: "' + "a" * 256 + '" is not a valid repository/tag',
+        ),
         (task(limits=Resources(nano_cpus=10)), "invalid cpu value 1e-08: Must be at least 0.001"),
-        (task(reservations=Resources(memory=1024)), "invalid memory value 1024: Must be at least 4MiB"),
+        (
+            task(reservations=Resources(memory=1024)),
+            "invalid memory value 1024: Must be at least 4MiB",
+        ),
         (task(restart=RestartPolicy(delay=-1)), "TaskSpec: restart-delay cannot be negative"),
-        (task(placement=Placement(constraints=("x",))), "constraint expected one operator from ==, !="),
+        (
+            task(placement=Placement(constraints=("x",))),
+            "constraint expected one operator from ==, !=",
+        ),
         (
             task(placement=Placement(constraints=("node.id==" + "a" * 1100,))),
             f"constraint 'node.id=={'a' * 191}… (1109 characters)' is longer than 1024 characters",
         ),
-        (task(networks=(NetworkAttachmentSpec(NetworkId("n")),) * 2), "TaskSpec: a network is attached more than once"),
+        (
+            task(networks=(NetworkAttachmentSpec(NetworkId("n")),) * 2),
+            "TaskSpec: a network is attached more than once",
+        ),
         ({"update": UpdateConfig(monitor=-1)}, "TaskSpec: update-monitor cannot be negative"),
         (
             {"rollback": UpdateConfig(max_failure_ratio=2)},
@@ -89,13 +110,18 @@ def test_services(fields: dict[str, object], text: str) -> None:
 
 def with_container(**fields: object) -> ServiceSpec:
     container = msgspec.structs.replace(GOOD.task.container, **fields)
-    return msgspec.structs.replace(GOOD, task=msgspec.structs.replace(GOOD.task, container=container), labels={"a": "b"})
+    return msgspec.structs.replace(
+        GOOD, task=msgspec.structs.replace(GOOD.task, container=container), labels={"a": "b"}
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"env": ("A={{.Node.Nonsense}}",)}, "expanding env failed: cannot expand template '{{.Node.Nonsense}}'"),
+        (
+            {"env": ("A={{.Node.Nonsense}}",)},
+            "expanding env failed: cannot expand template '{{.Node.Nonsense}}'",
+        ),
         ({"env": ("A={{.Task.Slot",)}, "unclosed action"),
         ({"hostname": "{{if}}"}, "expanding hostname failed"),
         (
@@ -103,7 +129,12 @@ def with_container(**fields: object) -> ServiceSpec:
             "ContainerSpec: duplicate mount point: /x",
         ),
         (
-            {"mounts": (Mount(type="tmpfs", target="/{{.Task.Slot}}"), Mount(type="tmpfs", target="/1"))},
+            {
+                "mounts": (
+                    Mount(type="tmpfs", target="/{{.Task.Slot}}"),
+                    Mount(type="tmpfs", target="/1"),
+                )
+            },
             "ContainerSpec: duplicate mount point: /1",
         ),
     ],
@@ -117,9 +148,15 @@ def test_a_container_that_no_task_could_have(fields: dict[str, object], text: st
 @pytest.mark.parametrize(
     ("port", "text"),
     [
-        (PublishedPort(80, 8000), "port 8000 published with ingress mode can't be used with the network host"),
+        (
+            PublishedPort(80, 8000),
+            "port 8000 published with ingress mode can't be used with the network host",
+        ),
         (PublishedPort(80), "port 80 published with ingress mode"),
-        (PublishedPort(80, 8000, mode="host"), "target port 80 can't be published as 8000 on the network host"),
+        (
+            PublishedPort(80, 8000, mode="host"),
+            "target port 80 can't be published as 8000 on the network host",
+        ),
         (PublishedPort(80, 80, mode="host"), ""),
         (PublishedPort(80, mode="host"), ""),
     ],
@@ -136,11 +173,18 @@ def test_ports_on_the_hosts_network(port: PublishedPort, text: str) -> None:
 
 
 def test_templates_that_are_good_pass() -> None:
-    validate_service(with_container(env=("A={{.Service.Labels.a}}", "{{=1"), hostname='{{if eq .Task.Slot "1"}}a{{end}}'))
+    validate_service(
+        with_container(
+            env=("A={{.Service.Labels.a}}", "{{=1"), hostname='{{if eq .Task.Slot "1"}}a{{end}}'
+        )
+    )
 
 
 def test_a_good_service_passes() -> None:
-    endpoint = EndpointSpec("vip", (PublishedPort(80, 80), PublishedPort(80, 80, "udp"), PublishedPort(1), PublishedPort(2)))
+    endpoint = EndpointSpec(
+        "vip",
+        (PublishedPort(80, 80), PublishedPort(80, 80, "udp"), PublishedPort(1), PublishedPort(2)),
+    )
     validate_service(msgspec.structs.replace(GOOD, endpoint=endpoint, replicas=None))
 
 
@@ -154,22 +198,51 @@ def pools(*pools: Pool) -> NetworkSpec:
         (NetworkSpec(name=""), "meta: name must be provided"),
         (NetworkSpec(name="a/b"), "name must be valid as a DNS name component"),
         (NetworkSpec(name="a" * 64), "name must be 63 characters or fewer"),
-        (pools(Pool(IPv4Network("10.0.0.0/30"))), "subnet 10.0.0.0/30: the prefix must be 1 to 29 bits long"),
-        (pools(Pool(IPv4Network("0.0.0.0/0"))), "subnet 0.0.0.0/0: the prefix must be 1 to 29 bits long"),
+        (
+            pools(Pool(IPv4Network("10.0.0.0/30"))),
+            "subnet 10.0.0.0/30: the prefix must be 1 to 29 bits long",
+        ),
+        (
+            pools(Pool(IPv4Network("0.0.0.0/0"))),
+            "subnet 0.0.0.0/0: the prefix must be 1 to 29 bits long",
+        ),
         (pools(Pool(IPv4Network("224.0.0.0/24"))), "subnet 224.0.0.0/24 is not a range for hosts"),
-        (pools(Pool(SUBNET, IPv4Address("10.2.0.1"))), "gateway 10.2.0.1 is not a host address of subnet 10.1.0.0/24"),
-        (pools(Pool(SUBNET, IPv4Address("10.1.0.255"))), "gateway 10.1.0.255 is not a host address of subnet 10.1.0.0/24"),
-        (pools(Pool(SUBNET, reserved={"a": IPv4Address("10.1.0.0")})), "aux-address a 10.1.0.0 is not a host address of"),
+        (
+            pools(Pool(SUBNET, IPv4Address("10.2.0.1"))),
+            "gateway 10.2.0.1 is not a host address of subnet 10.1.0.0/24",
+        ),
+        (
+            pools(Pool(SUBNET, IPv4Address("10.1.0.255"))),
+            "gateway 10.1.0.255 is not a host address of subnet 10.1.0.0/24",
+        ),
+        (
+            pools(Pool(SUBNET, reserved={"a": IPv4Address("10.1.0.0")})),
+            "aux-address a 10.1.0.0 is not a host address of",
+        ),
         (
             pools(Pool(SUBNET, IPv4Address("10.1.0.9"), reserved={"a": IPv4Address("10.1.0.9")})),
             "an address of subnet 10.1.0.0/24 is reserved twice",
         ),
         (pools(Pool(SUBNET, None, IPv4Network("10.1.0.0/16"))), "ip-range 10.1.0.0/16 is not in"),
-        (pools(Pool(SUBNET), Pool(IPv4Network("10.1.0.0/25"))), "subnet 10.1.0.0/25 overlaps 10.1.0.0/24"),
-        (pools(*(Pool(IPv4Network(f"10.1.{number}.0/24")) for number in range(65))), "65 subnets are more than 64"),
-        (NetworkSpec(name="x", pools=(Pool(SUBNET), Pool(IPv4Network("10.2.0.0/24"))), vnis=(1,)), "insufficient vnis(1)"),
+        (
+            pools(Pool(SUBNET), Pool(IPv4Network("10.1.0.0/25"))),
+            "subnet 10.1.0.0/25 overlaps 10.1.0.0/24",
+        ),
+        (
+            pools(*(Pool(IPv4Network(f"10.1.{number}.0/24")) for number in range(65))),
+            "65 subnets are more than 64",
+        ),
+        (
+            NetworkSpec(
+                name="x", pools=(Pool(SUBNET), Pool(IPv4Network("10.2.0.0/24"))), vnis=(1,)
+            ),
+            "insufficient vnis(1)",
+        ),
         (NetworkSpec(name="x", vnis=(5000, 5000)), "a VNI is given twice"),
-        (NetworkSpec(name="x", ingress=True, attachable=True), "ingress network cannot be attachable"),
+        (
+            NetworkSpec(name="x", ingress=True, attachable=True),
+            "ingress network cannot be attachable",
+        ),
     ],
 )
 def test_networks(spec: NetworkSpec, text: str) -> None:

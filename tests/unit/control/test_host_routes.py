@@ -1,4 +1,5 @@
-"""Hosts' routes are kept clear where that can be had, and no host can refuse networks to the others."""
+"""Hosts' routes are kept clear where that can be had, and no host can refuse networks to the
+others."""
 
 from ipaddress import IPv4Network
 
@@ -57,7 +58,8 @@ def test_an_automatic_subnet_is_none_that_a_host_has_a_route_to(room: ControlRoo
 
 @pytest.mark.parametrize("claim", [("10.0.0.0/8",), EVERYTHING, EVERY_SUBNET, EVERY_SUBNET * 5])
 def test_who_claims_everything_gets_nothing(room: ControlRoom, claim: tuple[str, ...]) -> None:
-    """A host whose VPN takes all private addresses, or one that lies; what the others say still counts."""
+    """A host whose VPN takes all private addresses, or one that lies; what the others say still
+    counts."""
     reports(room, "node1", "10.0.1.0/24")
     reports(room, "node2", *claim)
     assert automatic(room) == "10.0.2.0/24"

@@ -1,4 +1,5 @@
-"""What the swarm itself listens on is published by nobody: asked for, chosen, or kept from before."""
+"""What the swarm itself listens on is published by nobody: asked for, chosen, or kept from
+before."""
 
 from itertools import count
 
@@ -74,10 +75,14 @@ def test_none_is_published_at_first_or_later(
 
 
 @pytest.mark.parametrize(("number", "protocol"), OWN)
-def test_no_program_on_the_hosts_network_takes_one(room: ControlRoom, number: int, protocol: str) -> None:
+def test_no_program_on_the_hosts_network_takes_one(
+    room: ControlRoom, number: int, protocol: str
+) -> None:
     for published in (0, number):
         wanted = spec(PublishedPort(number, published, protocol, "host"))  # type: ignore[arg-type]
-        wanted = msgspec.structs.replace(wanted, task=msgspec.structs.replace(wanted.task, host_network=True))
+        wanted = msgspec.structs.replace(
+            wanted, task=msgspec.structs.replace(wanted.task, host_network=True)
+        )
         with pytest.raises(InvalidArgument, match=f"^cannot publish port {number}/{protocol}: "):
             services.creation(room.state, ServiceId("web"), wanted, API)
 

@@ -1,4 +1,5 @@
-"""The follower of the role, in virtual time: failed steps come again, damage waits for a person, a removed etcd member is left."""
+"""The follower of the role, in virtual time: failed steps come again, damage waits for a person, a
+removed etcd member is left."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -45,7 +46,9 @@ class Scripted:
 
 
 def follow(
-    facts: RoleFacts, story: Callable[[Scripted, RoleFollower], Coroutine[Any, Any, None]], *failures: WeftError
+    facts: RoleFacts,
+    story: Callable[[Scripted, RoleFollower], Coroutine[Any, Any, None]],
+    *failures: WeftError,
 ) -> Scripted:
     async def main() -> Scripted:
         parts = Scripted(facts, *failures)

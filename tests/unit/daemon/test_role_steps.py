@@ -1,4 +1,5 @@
-"""From every state of a node its steps lead to what its certificate says, and nothing is lost on the way."""
+"""From every state of a node its steps lead to what its certificate says, and nothing is lost on
+the way."""
 
 from dataclasses import replace
 
@@ -44,7 +45,10 @@ def worker(**fields: object) -> RoleFacts:
         (manager(store="alone", running="alone"), Step.NOTHING),
         (manager(store="alone", running="alone", others_wanted=True), Step.MOVE),
         (manager(store="shared", running="shared", others_wanted=True), Step.NOTHING),
-        (manager(store="external", running="external", others_wanted=True, external=True), Step.NOTHING),
+        (
+            manager(store="external", running="external", others_wanted=True, external=True),
+            Step.NOTHING,
+        ),
         (manager(store="shared", running="shared", removed=True), Step.LEAVE),
         (manager(store="shared", removed=True), Step.LEAVE),
         (manager(store="shared", damaged=True), Step.NOTHING),
@@ -98,4 +102,6 @@ def test_a_state_is_left_only_by_a_worker_or_by_who_was_removed(now: RoleFacts) 
 @given(facts)
 def test_damage_stops_a_manager_and_never_a_worker(now: RoleFacts) -> None:
     damaged = next_step(replace(now, damaged=True))
-    assert damaged is (next_step(replace(now, damaged=False)) if now.role == "worker" else Step.NOTHING)
+    assert damaged is (
+        next_step(replace(now, damaged=False)) if now.role == "worker" else Step.NOTHING
+    )

@@ -55,7 +55,9 @@ def test_an_answer_that_does_not_fit_is_cut_at_a_record_and_says_so(message, lim
 def test_dnslib_reads_what_we_write(message):
     parsed = dnslib.DNSRecord.parse(encode(message))
     assert parsed.header.id == message.id
-    assert [(str(q.qname).rstrip("."), q.qtype) for q in parsed.questions] == [(q.name, q.type) for q in message.questions]
+    assert [(str(q.qname).rstrip("."), q.qtype) for q in parsed.questions] == [
+        (q.name, q.type) for q in message.questions
+    ]
     for theirs, ours in zip(parsed.rr, message.answers, strict=True):
         assert str(theirs.rname).rstrip(".") == ours.name
         if isinstance(ours.data, IPv4Address | IPv6Address):
@@ -67,8 +69,12 @@ def test_dnslib_reads_what_we_write(message):
 def test_we_read_what_dnslib_writes_compression_included():
     record = dnslib.DNSRecord.question("web.demo-net", "A").reply()
     for i in range(3):
-        record.add_answer(dnslib.RR("web.demo-net", dnslib.QTYPE.A, rdata=dnslib.A(f"10.0.1.{i}"), ttl=600))
-    record.add_answer(dnslib.RR("demo-net", dnslib.QTYPE.PTR, rdata=dnslib.PTR("web.demo-net"), ttl=1))
+        record.add_answer(
+            dnslib.RR("web.demo-net", dnslib.QTYPE.A, rdata=dnslib.A(f"10.0.1.{i}"), ttl=600)
+        )
+    record.add_answer(
+        dnslib.RR("demo-net", dnslib.QTYPE.PTR, rdata=dnslib.PTR("web.demo-net"), ttl=1)
+    )
     record.add_ar(dnslib.EDNS0(udp_len=1232))
     message = decode(bytes(record.pack()))
     assert [str(r.data) for r in message.answers[:3]] == ["10.0.1.0", "10.0.1.1", "10.0.1.2"]

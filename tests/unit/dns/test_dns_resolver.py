@@ -28,9 +28,17 @@ NODE = "n" * 25
 
 def endpoint(network, task, host, serving=True, aliases=(), service="s-web"):
     return EndpointRecord(
-        id=task, network=network, address=IPv4Interface(f"{host}/24"), node=NODE, vtep=IPv4Address("192.0.2.1"), task=task,
-        name=f"web.1.{task}", service=service, aliases=aliases, serving=serving,
-    )  # fmt: skip
+        id=task,
+        network=network,
+        address=IPv4Interface(f"{host}/24"),
+        node=NODE,
+        vtep=IPv4Address("192.0.2.1"),
+        task=task,
+        name=f"web.1.{task}",
+        service=service,
+        aliases=aliases,
+        serving=serving,
+    )
 
 
 def view(id, name, subnet, endpoints, services, **options):
@@ -46,28 +54,60 @@ def assignment(dns_options=(), internal=False, endpoints=None):
         endpoint("net", "t3", "10.0.1.5", serving=False),
     ]
     balancer = EndpointRecord(
-        id=f"lb-{NODE}", network="net", address=IPv4Interface("10.0.1.9/24"), node=NODE, vtep=IPv4Address("192.0.2.1")
+        id=f"lb-{NODE}",
+        network="net",
+        address=IPv4Interface("10.0.1.9/24"),
+        node=NODE,
+        vtep=IPv4Address("192.0.2.1"),
     )
     net = view(
-        "net", "demo-net", "10.0.1.0/24", [*tasks, balancer],
+        "net",
+        "demo-net",
+        "10.0.1.0/24",
+        [*tasks, balancer],
         [
-            ServiceRecord(id="s-web", network="net", name="Web", virtual_address=IPv4Address("10.0.1.2"), aliases=("site",)),
+            ServiceRecord(
+                id="s-web",
+                network="net",
+                name="Web",
+                virtual_address=IPv4Address("10.0.1.2"),
+                aliases=("site",),
+            ),
             ServiceRecord(id="s-rr", network="net", name="rr"),
-        ], internal=internal,
-    )  # fmt: skip
+        ],
+        internal=internal,
+    )
     ingress = view(
-        "ing", "ingress", "10.0.0.0/24", [endpoint("ing", "t1", "10.0.0.5")],
+        "ing",
+        "ingress",
+        "10.0.0.0/24",
+        [endpoint("ing", "t1", "10.0.0.5")],
         [
-            ServiceRecord(id="s-web", network="ing", name="web", virtual_address=IPv4Address("10.0.0.4")),
-            ServiceRecord(id="s-x", network="ing", name="only-ingress", virtual_address=IPv4Address("10.0.0.8")),
-        ], ingress=True,
-    )  # fmt: skip
-    attachments = (Attachment("ing", IPv4Interface("10.0.0.5/24")), Attachment("net", IPv4Interface("10.0.1.3/24")))
+            ServiceRecord(
+                id="s-web", network="ing", name="web", virtual_address=IPv4Address("10.0.0.4")
+            ),
+            ServiceRecord(
+                id="s-x",
+                network="ing",
+                name="only-ingress",
+                virtual_address=IPv4Address("10.0.0.8"),
+            ),
+        ],
+        ingress=True,
+    )
+    attachments = (
+        Attachment("ing", IPv4Interface("10.0.0.5/24")),
+        Attachment("net", IPv4Interface("10.0.1.3/24")),
+    )
     task = TaskAssignment(
-        id="t1", service="s-web", service_name="web", slot=1, node=NODE,
+        id="t1",
+        service="s-web",
+        service_name="web",
+        slot=1,
+        node=NODE,
         spec=TaskSpec(container=ContainerSpec(image="i", dns_options=dns_options)),
         attachments=attachments[1:] if internal else attachments,
-    )  # fmt: skip
+    )
     return Assignment(node=NODE, tasks={"t1": task}, networks={"net": net, "ing": ingress})
 
 
@@ -121,13 +161,22 @@ def test_a_known_name_has_nothing_of_another_family_but_exists(type):
 def test_addresses_come_in_changing_order():
     zone, query = zone_of(assignment()), dnslib.DNSRecord.question("tasks.web").pack()
     rng = random.Random(7)
-    orders = {tuple(str(r.rdata) for r in dnslib.DNSRecord.parse(answer(query, zone, rng)).rr) for _ in range(50)}
+    orders = {
+        tuple(str(r.rdata) for r in dnslib.DNSRecord.parse(answer(query, zone, rng)).rr)
+        for _ in range(50)
+    }
     assert len(orders) == 2
 
 
 def test_reverse():
     assert str(ask("3.1.0.10.in-addr.arpa", "PTR").rr[0].rdata) == "web.1.t1.demo-net."
-    for unknown in ("5.0.0.10.in-addr.arpa", "9.9.9.9.in-addr.arpa", "x.in-addr.arpa", "1.in-addr.arpa", "in-addr.arpa"):
+    for unknown in (
+        "5.0.0.10.in-addr.arpa",
+        "9.9.9.9.in-addr.arpa",
+        "x.in-addr.arpa",
+        "1.in-addr.arpa",
+        "in-addr.arpa",
+    ):
         assert isinstance(ask(unknown, "PTR"), Forward)
 
 
@@ -158,7 +207,9 @@ def test_with_ndots_a_single_label_that_is_not_known_exists_without_addresses():
 
 
 def many(n):
-    return assignment(endpoints=[endpoint("net", f"t{i}", f"10.0.1.{i}") for i in range(10, 10 + n)])
+    return assignment(
+        endpoints=[endpoint("net", f"t{i}", f"10.0.1.{i}") for i in range(10, 10 + n)]
+    )
 
 
 def test_an_answer_is_cut_for_udp_and_whole_for_tcp():

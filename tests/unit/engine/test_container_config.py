@@ -26,12 +26,23 @@ def config(spec=None, host_network=False, networks=True):
     [id] = swarm.service("demo", swarm.ingress, net, other, on=[1])
     assignment = swarm.assignment(1)
     task = assignment.tasks[id]
-    task_spec = msgspec.structs.replace(task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network)
+    task_spec = msgspec.structs.replace(
+        task.spec, container=spec or ContainerSpec(image="i"), host_network=host_network
+    )
     attachments = task.attachments if networks and not host_network else ()
     task = msgspec.structs.replace(task, spec=task_spec, attachments=attachments)
-    sandbox = Sandbox(id="861f86ec6ca2" + "0" * 52, workload=id, container=ID, gateway=IPv4Interface("172.18.0.3/16"))
+    sandbox = Sandbox(
+        id="861f86ec6ca2" + "0" * 52,
+        workload=id,
+        container=ID,
+        gateway=IPv4Interface("172.18.0.3/16"),
+    )
     made = container_config(
-        filled_workload(task, NODE), ID, None if host_network else sandbox, assignment, Host(NODE.hostname, RESOLVER)
+        filled_workload(task, NODE),
+        ID,
+        None if host_network else sandbox,
+        assignment,
+        Host(NODE.hostname, RESOLVER),
     )
     return task, made
 
@@ -43,14 +54,18 @@ def test_a_container_on_no_network_finds_itself_by_its_name():
 
 @pytest.mark.parametrize(("host_network", "address"), [(False, "172.18.0.1"), (True, "127.0.0.1")])
 def test_the_hosts_gateway_may_be_named_in_place_of_an_address(host_network, address):
-    _, made = config(ContainerSpec(image="i", hosts=("host-gateway db", "192.0.2.1 other")), host_network)
+    _, made = config(
+        ContainerSpec(image="i", hosts=("host-gateway db", "192.0.2.1 other")), host_network
+    )
     assert f"{address}\tdb\n192.0.2.1\tother\n" in made.hosts
 
 
 def test_a_dot_stands_for_no_domain():
     spec = ContainerSpec(image="i", dns_search=("ex.com", "."))
     assert "search ex.com\n" in resolv_conf(spec, RESOLVER, own=True)
-    assert "search" not in resolv_conf(msgspec.structs.replace(spec, dns_search=(".",)), RESOLVER, own=True)
+    assert "search" not in resolv_conf(
+        msgspec.structs.replace(spec, dns_search=(".",)), RESOLVER, own=True
+    )
 
 
 def test_names_and_labels():
@@ -80,9 +95,17 @@ def test_hosts_names_the_own_address_on_each_network_that_is_not_ingress():
 def test_resolv_conf():
     _, made = config()
     assert made.resolv_conf == "nameserver 127.0.0.11\nsearch example.org\noptions edns0 ndots:0\n"
-    spec = ContainerSpec(image="i", dns_servers=("192.0.2.1",), dns_search=("a.b",), dns_options=("ndots:2",))
-    assert resolv_conf(spec, RESOLVER, own=True) == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2\n"
-    assert resolv_conf(spec, RESOLVER, own=False) == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:2\n"
+    spec = ContainerSpec(
+        image="i", dns_servers=("192.0.2.1",), dns_search=("a.b",), dns_options=("ndots:2",)
+    )
+    assert (
+        resolv_conf(spec, RESOLVER, own=True)
+        == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2\n"
+    )
+    assert (
+        resolv_conf(spec, RESOLVER, own=False)
+        == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:2\n"
+    )
 
 
 def test_on_the_hosts_network_it_is_the_host():
@@ -93,9 +116,11 @@ def test_on_the_hosts_network_it_is_the_host():
 
 def test_templates():
     spec = ContainerSpec(
-        image="i", hostname="{{.Service.Name}}-{{.Task.Slot}}", env=("WHERE={{ .Node.Hostname }}", "PLAIN=$x"),
+        image="i",
+        hostname="{{.Service.Name}}-{{.Task.Slot}}",
+        env=("WHERE={{ .Node.Hostname }}", "PLAIN=$x"),
         mounts=(Mount(type="bind", source="/srv/{{.Task.ID}}", target="/data"),),
-    )  # fmt: skip
+    )
     task, made = config(spec)
     assert made.hostname == "demo-1"
     assert made.spec.env == ("WHERE=node1", "PLAIN=$x")
@@ -103,7 +128,8 @@ def test_templates():
 
 
 @pytest.mark.parametrize(
-    "text", ["{{.Node.Hostnam}}", "{{env `X`}}", "{{.Service.Labels.x}}", "{{.Node.ID", "{{{{.Node.ID}}"]
+    "text",
+    ["{{.Node.Hostnam}}", "{{env `X`}}", "{{.Service.Labels.x}}", "{{.Node.ID", "{{{{.Node.ID}}"],
 )
 def test_a_template_that_is_none_is_refused(text):
     with pytest.raises(InvalidArgument, match="cannot expand template"):

@@ -1,4 +1,5 @@
-"""What a node is without a swarm: networks that every host has, containers and images, and the events of both."""
+"""What a node is without a swarm: networks that every host has, containers and images, and the
+events of both."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +26,10 @@ def engine() -> Engine:
     images.registry.add("web:1")
     network = NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody))
     origin = Origin(clock=lambda: 7, entropy=bytes)
-    return Engine("host1", EngineAdapters(runtime=FakeRuntime(images), images=images, network=network, origin=origin))
+    return Engine(
+        "host1",
+        EngineAdapters(runtime=FakeRuntime(images), images=images, network=network, origin=origin),
+    )
 
 
 def happened(made: Engine) -> list[tuple[str, str, str]]:
@@ -35,8 +39,14 @@ def happened(made: Engine) -> list[tuple[str, str, str]]:
 def test_the_networks_that_every_host_has_are_the_same_in_a_swarm() -> None:
     made = engine()
     alone = made.local_networks()
-    assert [(n.name, n.driver) for n in alone] == [("bridge", "bridge"), ("host", "host"), ("none", "null")]
-    assert [(str(subnet), gateway) for subnet, gateway in alone[0].pools] == [("172.17.0.0/16", "172.17.0.1")]
+    assert [(n.name, n.driver) for n in alone] == [
+        ("bridge", "bridge"),
+        ("host", "host"),
+        ("none", "null"),
+    ]
+    assert [(str(subnet), gateway) for subnet, gateway in alone[0].pools] == [
+        ("172.17.0.0/16", "172.17.0.1")
+    ]
     for node in (1, 2):
         within = Networking(made, Swarm(2).facts(node)).local_networks()
         assert [n.name for n in within] == ["bridge", "docker_gwbridge", "host", "none"]
@@ -46,14 +56,24 @@ def test_the_networks_that_every_host_has_are_the_same_in_a_swarm() -> None:
 def test_what_happens_to_a_container_is_told() -> None:
     async def main() -> None:
         made = engine()
-        await made.create(ContainerConfig(id=ID, name="one", spec=ContainerSpec(image="demo"), hostname="h", namespace=None))
+        await made.create(
+            ContainerConfig(
+                id=ID, name="one", spec=ContainerSpec(image="demo"), hostname="h", namespace=None
+            )
+        )
         await made.start(ID)
         [container] = made.containers.values()
         await made.kill(container, "SIGUSR1")
         await made.stop(container)
         await made.remove(ID)
         await made.remove(ID)
-        assert [action for _, action, _ in happened(made)] == ["create", "start", "kill", "die", "destroy"]
+        assert [action for _, action, _ in happened(made)] == [
+            "create",
+            "start",
+            "kill",
+            "die",
+            "destroy",
+        ]
         assert made.events.past[2].attributes["signal"] == "10"
         assert not made.containers
 

@@ -1,4 +1,5 @@
-"""When encrypted networks may be up: with no engine, with one that fails, with the kernel's before its policies are in force."""
+"""When encrypted networks may be up: with no engine, with one that fails, with the kernel's before
+its policies are in force."""
 
 import asyncio
 from collections.abc import Callable
@@ -76,7 +77,9 @@ def test_without_an_engine_a_task_is_told_what_is_missing() -> None:
     @running
     async def scene(rig: Rig, engine: None) -> None:
         rig.desire()
-        with pytest.raises(OperationFailed, match="cannot join encrypted network secret: no TAP here"):
+        with pytest.raises(
+            OperationFailed, match="cannot join encrypted network secret: no TAP here"
+        ):
             await rig.encryption.ready("secret")
 
     asyncio.run(scene(None))

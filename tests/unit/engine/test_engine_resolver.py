@@ -66,7 +66,8 @@ def refusing(query):
 
 
 def lying(query):
-    """First an answer with another id, then one to another question, then noise; then the real one."""
+    """First an answer with another id, then one to another question, then noise; then the real
+    one."""
     other_id, other_question = query.reply(), dnslib.DNSRecord.question("evil.example").reply()
     other_id.header.id = query.header.id ^ 1
     other_question.header.id = query.header.id
@@ -79,7 +80,13 @@ async def resolver(servers=(), port=53, forwards=True, forwarder=None):
     udp, tcp = bound(socket.SOCK_DGRAM), bound(socket.SOCK_STREAM)
     tcp.listen()
     addresses = udp.getsockname(), tcp.getsockname()
-    made = SandboxResolver(udp, tcp, lambda: from_zone, lambda: NameServers(servers), forwarder or Forwarder(open_here, port))
+    made = SandboxResolver(
+        udp,
+        tcp,
+        lambda: from_zone,
+        lambda: NameServers(servers),
+        forwarder or Forwarder(open_here, port),
+    )
     await made.open()
     try:
         yield addresses
@@ -91,7 +98,9 @@ async def resolver(servers=(), port=53, forwards=True, forwarder=None):
 @contextlib.asynccontextmanager
 async def upstream(replies, address=LOOPBACK, port=0):
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(lambda: Upstream(replies), local_addr=(address, port))
+    transport, protocol = await loop.create_datagram_endpoint(
+        lambda: Upstream(replies), local_addr=(address, port)
+    )
     try:
         yield protocol, transport.get_extra_info("sockname")[1]
     finally:
@@ -158,7 +167,10 @@ def test_a_server_that_refuses_is_passed_over():
 )
 def test_without_a_good_answer(servers, forwards, expected):
     async def main():
-        async with upstream(refusing) as (server, port), resolver(servers, port, forwards) as (udp, _):
+        async with (
+            upstream(refusing) as (server, port),
+            resolver(servers, port, forwards) as (udp, _),
+        ):
             assert first(await ask_udp(udp, "example.org")) == expected
             assert server.asked == (1 if expected == "REFUSED" else 0)
 
@@ -189,7 +201,10 @@ def test_too_many_questions_at_once_are_refused(monkeypatch):
 def test_noise_is_answered_or_dropped_and_the_server_lives_on():
     async def main():
         async with resolver() as (udp, _):
-            assert first(await ask_udp(udp, "", raw=b"\x01\x02\x01\x00\x00\x01" + b"\xff" * 20)) == "FORMERR"
+            assert (
+                first(await ask_udp(udp, "", raw=b"\x01\x02\x01\x00\x00\x01" + b"\xff" * 20))
+                == "FORMERR"
+            )
             assert first(await ask_udp(udp, "example.org")) == "SERVFAIL"
 
     asyncio.run(main())
@@ -199,7 +214,10 @@ def test_several_questions_over_one_tcp_connection_and_a_limit_of_connections():
     async def main():
         async with resolver() as (_, tcp):
             streams = await asyncio.open_connection(*tcp)
-            assert [first(r) for r in await ask_tcp(streams, "a.example", "b.example")] == ["SERVFAIL", "SERVFAIL"]
+            assert [first(r) for r in await ask_tcp(streams, "a.example", "b.example")] == [
+                "SERVFAIL",
+                "SERVFAIL",
+            ]
             others = [await asyncio.open_connection(*tcp) for _ in range(MAX_CONNECTIONS - 1)]
             for other in others:
                 await ask_tcp(other, "a.example")

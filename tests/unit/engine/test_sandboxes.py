@@ -35,7 +35,10 @@ def test_no_gateway_address_twice_and_none_left_unused(prefix, actions):
             assert address not in held
             assert address in facts.gateway.network
             assert address not in (facts.gateway.ip, facts.ingress_gateway.ip)
-            assert address not in (facts.gateway.network.network_address, facts.gateway.network.broadcast_address)
+            assert address not in (
+                facts.gateway.network.network_address,
+                facts.gateway.network.broadcast_address,
+            )
             held.append(address)
             cursor = int(address)
         elif held:

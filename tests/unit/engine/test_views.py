@@ -17,8 +17,12 @@ def scene():
     for sandbox, workload in residents:
         name = workload.name
         config = ContainerConfig(
-            id=sandbox.container, name=name, spec=ContainerSpec(image="i"), hostname="h", namespace="/x"
-        )  # fmt: skip
+            id=sandbox.container,
+            name=name,
+            spec=ContainerSpec(image="i"),
+            hostname="h",
+            namespace="/x",
+        )
         containers[sandbox.container] = Container(config=config, image="i", args=())
     return swarm, swarm.assignment(1), residents, swarm.facts(1), containers
 
@@ -31,12 +35,18 @@ def test_the_networks_of_a_node():
     ]  # fmt: skip
     assert len({n.id for n in networks.values()}) == 3
     assert [n.id for n in connected_networks(*view)] == [n.id for n in networks.values()]
-    assert [(str(s), g) for s, g in networks["docker_gwbridge"].pools] == [("172.18.0.0/16", "172.18.0.1")]
+    assert [(str(s), g) for s, g in networks["docker_gwbridge"].pools] == [
+        ("172.18.0.0/16", "172.18.0.1")
+    ]
 
 
 def test_an_overlay_with_its_containers_and_its_load_balancer():
     _swarm, assignment, residents, facts, containers = scene()
-    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "demo-net")
+    network = next(
+        n
+        for n in connected_networks(assignment, residents, facts, containers)
+        if n.name == "demo-net"
+    )
     task = residents[0].workload
     assert [(e.key, e.name) for e in network.endpoints] == [
         (residents[0].sandbox.container, task.name),
@@ -52,7 +62,11 @@ def test_an_overlay_with_its_containers_and_its_load_balancer():
 
 def test_the_ingress_network():
     _, assignment, residents, facts, containers = scene()
-    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "ingress")
+    network = next(
+        n
+        for n in connected_networks(assignment, residents, facts, containers)
+        if n.name == "ingress"
+    )
     assert [(e.key, e.name) for e in network.endpoints][1] == ("ingress-sbox", "ingress-endpoint")
     assert network.ingress
     assert network.services[0].ports == ("Target: 80, Publish: 8080",)
@@ -67,20 +81,29 @@ def test_a_container_on_its_networks():
         ("ingress", task.attachments[0].address), ("demo-net", task.attachments[1].address),
     ]  # fmt: skip
     gateway = container_gateway(id, assignment, residents, facts)
-    assert (gateway.name, gateway.address) == (f"gateway_{residents[0].sandbox.key}", residents[0].sandbox.gateway)
+    assert (gateway.name, gateway.address) == (
+        f"gateway_{residents[0].sandbox.key}",
+        residents[0].sandbox.gateway,
+    )
     assert container_networks("unknown", assignment, residents, facts, containers) == {}
     assert container_gateway("unknown", assignment, residents, facts) is None
 
 
 def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
     _, assignment, residents, facts, containers = scene()
-    network = next(n for n in connected_networks(assignment, residents, facts, containers) if n.name == "docker_gwbridge")
+    network = next(
+        n
+        for n in connected_networks(assignment, residents, facts, containers)
+        if n.name == "docker_gwbridge"
+    )
     assert [(e.key, e.name, str(e.address)) for e in network.endpoints] == [
         (residents[0].sandbox.container, f"gateway_{residents[0].sandbox.key}", "172.18.0.3/16"),
         ("ingress-sbox", "gateway_ingress-sbox", "172.18.0.2/16"),
     ]
     internal = {
-        id: msgspec.structs.replace(v, definition=msgspec.structs.replace(v.definition, internal=True))
+        id: msgspec.structs.replace(
+            v, definition=msgspec.structs.replace(v.definition, internal=True)
+        )
         for id, v in assignment.networks.items()
     }
     sealed = msgspec.structs.replace(assignment, networks=internal)

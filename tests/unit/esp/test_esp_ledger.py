@@ -1,4 +1,5 @@
-"""The ledger of sequence numbers: under any order of starts, crashes and failures no number is used twice under one key."""
+"""The ledger of sequence numbers: under any order of starts, crashes and failures no number is used
+twice under one key."""
 
 import shutil
 import stat
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 
 from weft.errors import OperationFailed
 from weft.esp import sequence
-from weft.esp.sequence import BLOCK, END, FIRST, NONE_LEFT, Block, Numbers, Reservations, fingerprint
+from weft.esp.sequence import (
+    BLOCK,
+    END,
+    FIRST,
+    NONE_LEFT,
+    Block,
+    Numbers,
+    Reservations,
+    fingerprint,
+)
 from weft.linux.esp.ledger import Ledger
 from weft.model.encryption import Association
 
@@ -99,7 +109,10 @@ def test_first_block_and_the_next(tmp_path):
     assert ledger.reserve((a,)) == (Block(FIRST + BLOCK, FIRST + 2 * BLOCK),)
     ledger.close()
     again = Ledger(tmp_path)
-    assert again.reserve((a, b)) == (Block(1 + 2 * BLOCK, 1 + 3 * BLOCK), Block(1 + BLOCK, 1 + 2 * BLOCK))
+    assert again.reserve((a, b)) == (
+        Block(1 + 2 * BLOCK, 1 + 3 * BLOCK),
+        Block(1 + BLOCK, 1 + 2 * BLOCK),
+    )
     again.close()
     assert stat.S_IMODE((tmp_path / "esp-ledger").stat().st_mode) == 0o600
 
@@ -123,7 +136,9 @@ def test_numbers_of_a_key_end():
 
 
 def test_half_a_day_of_starts_fits():
-    assert 12 * 3600 / (END / BLOCK) < 64, "seconds between two starts, of which the slowest are 64 apart"
+    assert 12 * 3600 / (END / BLOCK) < 64, (
+        "seconds between two starts, of which the slowest are 64 apart"
+    )
 
 
 def test_keys_are_not_in_the_file(tmp_path):
@@ -133,7 +148,9 @@ def test_keys_are_not_in_the_file(tmp_path):
     assert bytes([7]) * 4 not in (tmp_path / "esp-ledger").read_bytes()
 
 
-@pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:-1], lambda d: d[:20] + bytes([d[20] ^ 1]) + d[21:]])
+@pytest.mark.parametrize(
+    "damage", [lambda d: b"", lambda d: d[:-1], lambda d: d[:20] + bytes([d[20] ^ 1]) + d[21:]]
+)
 def test_damaged_ledger_is_refused(tmp_path, damage):
     ledger = Ledger(tmp_path)
     ledger.reserve((association(),))

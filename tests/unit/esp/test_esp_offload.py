@@ -1,7 +1,9 @@
-"""The C helper's segmentation and joining of TCP: bytes that come out are those that went in, with right headers and checksums.
+"""The C helper's segmentation and joining of TCP: bytes that come out are those that went in, with
+right headers and checksums.
 
-Whole frames are cut by the sealer, opened by the Python implementation, and read by scapy; then they go through the opener's loop
-over a pair of sockets, which joins them, and what it gives to the device is cut again here.
+Whole frames are cut by the sealer, opened by the Python implementation, and read by scapy; then
+they go through the opener's loop over a pair of sockets, which joins them, and what it gives to the
+device is cut again here.
 """
 
 import os
@@ -31,25 +33,42 @@ pytestmark = pytest.mark.skipif(not PATH.exists(), reason="the C helper is not b
 
 A, B = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 PORT, VNI = 4789, 4097
-ASSOCIATION = Association(spi=0xC0FFEE, source=A, destination=B, key=bytes(range(20)), icv_bits=64, tag=1)
+ASSOCIATION = Association(
+    spi=0xC0FFEE, source=A, destination=B, key=bytes(range(20)), icv_bits=64, tag=1
+)
 NEEDS_CHECKSUM, TCP_IN_TUNNEL = 1, 0x21
 ETHERNET, INNER_IP = 14, 14 + 20 + 8 + 8 + 14
 fuzz = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 def offload_header(flags=0, kind=0, size=0, start=0, field=0, inner=INNER_IP):
-    packed = struct.pack("=BBHHHHH8xHH", flags, kind, 0, size, start, field, 0, ETHERNET + 20, inner)
+    packed = struct.pack(
+        "=BBHHHHH8xHH", flags, kind, 0, size, start, field, 0, ETHERNET + 20, inner
+    )
     assert len(packed) == OFFLOAD_HEADER
     return packed
 
 
 def overlay(inner):
     outer = IP(src=str(A), dst=str(B)) / UDP(sport=50000, dport=PORT, chksum=0)
-    return bytes(outer / VXLAN(vni=VNI, flags=8) / Ether(src="02:42:0a:00:00:01", dst="02:42:0a:00:00:02") / inner)
+    return bytes(
+        outer
+        / VXLAN(vni=VNI, flags=8)
+        / Ether(src="02:42:0a:00:00:01", dst="02:42:0a:00:00:02")
+        / inner
+    )
 
 
 def segment(sequence, payload, **fields):
-    values = {"sport": 1000, "dport": 2000, "flags": "A", "ack": 77, "window": 500, "options": [("NOP", None)] * 12, **fields}
+    values = {
+        "sport": 1000,
+        "dport": 2000,
+        "flags": "A",
+        "ack": 77,
+        "window": 500,
+        "options": [("NOP", None)] * 12,
+        **fields,
+    }
     return IP(src="10.0.0.1", dst="10.0.0.2", id=9) / TCP(seq=sequence, **values) / Raw(payload)
 
 
@@ -78,20 +97,31 @@ def checksums_are_right(ip):
     return (ip.chksum, ip[TCP].chksum, ip.len) == (again.chksum, again[TCP].chksum, again.len)
 
 
-@given(payload=st.binary(min_size=1, max_size=9000), size=st.integers(1, 1400), first=st.integers(0, 2**32 - 1))
+@given(
+    payload=st.binary(min_size=1, max_size=9000),
+    size=st.integers(1, 1400),
+    first=st.integers(0, 2**32 - 1),
+)
 @fuzz
 def test_segments_carry_the_whole(payload, size, first):
     whole = overlay(segment(first, payload, flags="PAFC"))
     header = offload_header(NEEDS_CHECKSUM, TCP_IN_TUNNEL, size, INNER_IP + 20, 16)
-    whole = whole[:26] + b"\x12\x34" + whole[28:]  # a checksum of the outer UDP header that fits no segment
+    whole = (
+        whole[:26] + b"\x12\x34" + whole[28:]
+    )  # a checksum of the outer UDP header that fits no segment
     packets = opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + whole))
     inner = [inner_of(packet) for packet in packets]
     assert all(IP(packet)[UDP].chksum == 0 for packet in packets)
     assert b"".join(bytes(ip[TCP].payload) for ip in inner) == payload
-    assert [ip[TCP].seq for ip in inner] == [(first + at) % 2**32 for at in range(0, len(payload), size)]
+    assert [ip[TCP].seq for ip in inner] == [
+        (first + at) % 2**32 for at in range(0, len(payload), size)
+    ]
     assert [ip.id for ip in inner] == [(9 + k) % 2**16 for k in range(len(inner))]
     # Push and FIN belong to the end, CWR (RFC 3168 section 6.1.2) to the beginning.
-    flags = [set("A") | set("PF" if k == len(inner) - 1 else "") | set("" if k else "C") for k in range(len(inner))]
+    flags = [
+        set("A") | set("PF" if k == len(inner) - 1 else "") | set("" if k else "C")
+        for k in range(len(inner))
+    ]
     assert [set(str(ip[TCP].flags)) for ip in inner] == flags
     assert all(checksums_are_right(ip) for ip in inner[:20])
     assert all(IP(packet)[UDP].len == len(packet) - 20 for packet in packets)
@@ -102,7 +132,9 @@ def test_segments_carry_the_whole(payload, size, first):
 def test_checksum_that_was_left_to_us(payload):
     inner = segment(5, payload)
     right = bytes(inner)
-    pseudo = struct.pack("!4s4sBBH", bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]), 0, 6, len(right) - 20)
+    pseudo = struct.pack(
+        "!4s4sBBH", bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]), 0, 6, len(right) - 20
+    )
     total = sum(struct.unpack("!6H", pseudo))
     partial = (total & 0xFFFF) + (total >> 16)
     frame = overlay(Raw(right[:36] + struct.pack("!H", partial) + right[38:]))
@@ -128,7 +160,11 @@ def test_no_frame_is_too_strange(flags, kind, size, start, field, inner, payload
         frame[at % len(frame)] = value
     header = offload_header(flags, kind, size, start, field, inner)
     assert (
-        None not in opened(sealer().seal_frame((header + frame)[: max(len(frame) - cut, 0) + OFFLOAD_HEADER])[:300]) or changed
+        None
+        not in opened(
+            sealer().seal_frame((header + frame)[: max(len(frame) - cut, 0) + OFFLOAD_HEADER])[:300]
+        )
+        or changed
     )
 
 
@@ -176,8 +212,23 @@ def stream(draw):
     at, made = draw(st.sampled_from([1, 2**32 - 2000])), []
     for _ in range(draw(st.integers(1, 20))):
         length = draw(st.sampled_from([1000, 1000, 1000, 400, 0]))
-        fields = draw(st.sampled_from([{}, {}, {}, {"flags": "PA"}, {"flags": "FA"}, {"window": 9}, {"sport": 5}, {"ack": 78}]))
-        made.append((at % 2**32, bytes([len(made) + 1]) * length, fields, draw(st.integers(0, 9)) == 0))
+        fields = draw(
+            st.sampled_from(
+                [
+                    {},
+                    {},
+                    {},
+                    {"flags": "PA"},
+                    {"flags": "FA"},
+                    {"window": 9},
+                    {"sport": 5},
+                    {"ack": 78},
+                ]
+            )
+        )
+        made.append(
+            (at % 2**32, bytes([len(made) + 1]) * length, fields, draw(st.integers(0, 9)) == 0)
+        )
         at += draw(st.sampled_from([length, length, length, length + 10]))
     return made
 
@@ -195,7 +246,10 @@ def cut_again(frame):
         return [(inner[TCP].seq, payload)]
     assert (flags, kind, start, field) == (NEEDS_CHECKSUM, TCP_IN_TUNNEL, INNER_IP + 20, 16)
     assert len(payload) > size > 0
-    return [((inner[TCP].seq + at) % 2**32, payload[at : at + size]) for at in range(0, len(payload), size)]
+    return [
+        ((inner[TCP].seq + at) % 2**32, payload[at : at + size])
+        for at in range(0, len(payload), size)
+    ]
 
 
 @given(stream())
@@ -215,7 +269,8 @@ def test_joined_segments_are_the_same(segments):
 
 
 def checksum_of_headers_is_right(frame):
-    """Of the inner IP header; TCP's is left to the kernel, and hides none that was wrong: those are not joined."""
+    """Of the inner IP header; TCP's is left to the kernel, and hides none that was wrong: those are
+    not joined."""
     inner = inner_of(frame[OFFLOAD_HEADER + ETHERNET :])
     again = inner.copy()
     del again.chksum

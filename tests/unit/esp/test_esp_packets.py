@@ -1,4 +1,5 @@
-"""ESP packets of both implementations against each other, scapy and tshark; and what becomes of packets that are not right."""
+"""ESP packets of both implementations against each other, scapy and tshark; and what becomes of
+packets that are not right."""
 
 import os
 import shutil
@@ -55,7 +56,11 @@ class Sends:
     def __init__(self, implementation, *associations, block=MANY, header=0):
         self.header = header
         self.python = implementation == "python"
-        self.sealer = Sealer(A, PORT) if self.python else helper.HelperSealer(A, PORT, header, -1, helper.load(PATH))
+        self.sealer = (
+            Sealer(A, PORT)
+            if self.python
+            else helper.HelperSealer(A, PORT, header, -1, helper.load(PATH))
+        )
         self.sealer.set_vnis({vni: icv for icv, vni in VNIS.items()})
         for each in associations or (association(),):
             self.sealer.add(each, block)
@@ -72,7 +77,11 @@ class Sends:
 
 
 def opener(implementation, *associations):
-    made = Opener(B, PORT) if implementation == "python" else helper.HelperOpener(B, PORT, 0, MAC, helper.load(PATH))
+    made = (
+        Opener(B, PORT)
+        if implementation == "python"
+        else helper.HelperOpener(B, PORT, 0, MAC, helper.load(PATH))
+    )
     made.set_vnis({vni: icv for icv, vni in VNIS.items()})
     for each in associations or (association(),):
         made.add(each)
@@ -85,7 +94,10 @@ def drops(half):
 
 def overlay_packet(size=100, icv=64, vni=None, port=PORT, source=A, destination=B):
     inner = (
-        Ether(src="02:42:0a:00:00:01", dst="02:42:0a:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2") / UDP() / Raw(bytes(size))
+        Ether(src="02:42:0a:00:00:01", dst="02:42:0a:00:00:02")
+        / IP(src="10.0.0.1", dst="10.0.0.2")
+        / UDP()
+        / Raw(bytes(size))
     )
     outer = IP(src=str(source), dst=str(destination), ttl=64, id=7) / UDP(sport=50000, dport=port)
     return bytes(outer / VXLAN(vni=VNIS[icv] if vni is None else vni, flags=8) / inner)
@@ -111,7 +123,9 @@ def recomputed(ip):
 
 def scapy_association(made):
     """Its AES-GCM knows the full ICV only."""
-    return SecurityAssociation(ESP, spi=made.spi, crypt_algo="AES-GCM", crypt_key=made.key, auth_algo="NULL")
+    return SecurityAssociation(
+        ESP, spi=made.spi, crypt_algo="AES-GCM", crypt_key=made.key, auth_algo="NULL"
+    )
 
 
 @each_implementation
@@ -147,7 +161,9 @@ def test_openssl_opens_ours_with_a_short_icv(implementation, bits, size):
 @fuzz
 def test_ours_opens_scapys(implementation, bits, icv, size, sequence):
     made, packet = association(bits, icv), overlay_packet(size, icv)
-    sealed = scapy_association(made).encrypt(IP(packet), seq_num=sequence, iv=struct.pack("!Q", sequence * 77))
+    sealed = scapy_association(made).encrypt(
+        IP(packet), seq_num=sequence, iv=struct.pack("!Q", sequence * 77)
+    )
     # A short ICV is the first octets of the full one (NIST SP 800-38D section 5.2.1.2).
     same(opener(implementation, made).open(bytes(sealed)[: -8 if icv == 64 else None]), packet)
 
@@ -158,14 +174,21 @@ def test_ours_opens_scapys(implementation, bits, icv, size, sequence):
 def test_tshark_opens_ours(implementation, icv, tmp_path):
     made = association(icv=icv)
     send = Sends(implementation, made)
-    wrpcap(str(tmp_path / "esp.pcap"), [IP(on_wire(send(overlay_packet(size, icv)))) for size in (0, 1, 2, 3, 1400)])
-    name = {64: "AES-GCM with 8 octet ICV [RFC4106]", 128: "AES-GCM with 16 octet ICV [RFC4106]"}[icv]
+    wrpcap(
+        str(tmp_path / "esp.pcap"),
+        [IP(on_wire(send(overlay_packet(size, icv)))) for size in (0, 1, 2, 3, 1400)],
+    )
+    name = {64: "AES-GCM with 8 octet ICV [RFC4106]", 128: "AES-GCM with 16 octet ICV [RFC4106]"}[
+        icv
+    ]
     row = f'"IPv4","{A}","{B}","{made.spi:#010x}","{name}","0x{made.key.hex()}","NULL",""'
     command = ["tshark", "-r", tmp_path / "esp.pcap", "-o", "esp.enable_encryption_decode:TRUE", "-o", f"uat:esp_sa:{row}",
                "-T", "fields", "-e", "vxlan.vni", "-e", "udp.length", "-e", "esp.icv_good"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [row[:2] for row in rows] == [[str(VNIS[icv]), f"{38 + size + 20},{size + 8}"] for size in (0, 1, 2, 3, 1400)]
+    assert [row[:2] for row in rows] == [
+        [str(VNIS[icv]), f"{38 + size + 20},{size + 8}"] for size in (0, 1, 2, 3, 1400)
+    ]
 
 
 @each_implementation
@@ -267,7 +290,9 @@ def test_what_a_peer_may_not_send(implementation, inside, reason):
 
 
 @each_implementation
-@pytest.mark.parametrize("trailer", [b"\x00\x04", b"\x02\x01\x02\x11", b"\x01\x02\x00\x02\x11", b"\xff\x11"])
+@pytest.mark.parametrize(
+    "trailer", [b"\x00\x04", b"\x02\x01\x02\x11", b"\x01\x02\x00\x02\x11", b"\xff\x11"]
+)
 def test_wrong_padding_and_next_header(implementation, trailer):
     made, text = association(icv=128), overlay_packet(icv=128)[20:] + trailer
     text = bytes(-len(text) % 4) + text
@@ -285,7 +310,10 @@ def test_wrong_padding_and_next_header(implementation, trailer):
 @each_implementation
 def test_numbers_end(implementation):
     send = Sends(implementation, block=Block(END - 2, END))
-    assert [struct.unpack_from("!I", send(overlay_packet()), 4)[0] for _ in range(2)] == [END - 2, END - 1]
+    assert [struct.unpack_from("!I", send(overlay_packet()), 4)[0] for _ in range(2)] == [
+        END - 2,
+        END - 1,
+    ]
     assert send(overlay_packet()) is None
     assert send.drops() == {"exhausted": 1}
 
@@ -323,7 +351,9 @@ def test_replay_window_is_a_set(numbers):
 
 
 @each_implementation
-@given(start=st.integers(1, 70 * 64), steps=st.lists(st.integers(-WINDOW - 2, WINDOW + 2), max_size=40))
+@given(
+    start=st.integers(1, 70 * 64), steps=st.lists(st.integers(-WINDOW - 2, WINDOW + 2), max_size=40)
+)
 @fuzz
 def test_replay_window_of_openers(implementation, start, steps):
     made = association()
@@ -344,7 +374,9 @@ def test_window_is_whole_wherever_it_begins(implementation):
     for start in range(1, 130):
         receive = opener(implementation)
         numbers = (start, start + WINDOW - 1, start, start + 1, start + WINDOW, start)
-        found = [receive.open(on_wire(cipher.seal(number, inside))) is not None for number in numbers]
+        found = [
+            receive.open(on_wire(cipher.seal(number, inside))) is not None for number in numbers
+        ]
         assert found == [True, True, False, True, True, False]
 
 

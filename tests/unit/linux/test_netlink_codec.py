@@ -1,4 +1,5 @@
-"""The netlink codec against pyroute2's, in both directions, and its attributes against their own definition."""
+"""The netlink codec against pyroute2's, in both directions, and its attributes against their own
+definition."""
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -68,19 +69,27 @@ def test_any_bytes_decode_to_something(data):
     assert all(len(found.body) <= len(data) for found in message.decode(data))
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda b: b + bytes(-len(b) % 4)), min_size=1, max_size=5))
+@given(
+    st.lists(st.binary(max_size=40).map(lambda b: b + bytes(-len(b) % 4)), min_size=1, max_size=5)
+)
 def test_requests_are_numbered_and_the_last_asks_for_an_answer(bodies):
     data = message.encode([Request(20, message.NLM_F_CREATE, body) for body in bodies], sequence=5)
     found = list(message.decode(data))
-    assert [(m.type, m.sequence, m.body) for m in found] == [(20, 5 + i, body) for i, body in enumerate(bodies)]
-    assert [bool(m.flags & message.NLM_F_ACK) for m in found] == [False] * (len(bodies) - 1) + [True]
+    assert [(m.type, m.sequence, m.body) for m in found] == [
+        (20, 5 + i, body) for i, body in enumerate(bodies)
+    ]
+    assert [bool(m.flags & message.NLM_F_ACK) for m in found] == [False] * (len(bodies) - 1) + [
+        True
+    ]
 
 
 @pytest.mark.parametrize("capped", [True, False])
 def test_an_error_carries_the_kernels_explanation(capped):
     echoed = message.HEADER.pack(24, 16, 5, 1, 0) + (b"" if capped else b"12345678")
     body = (-17).to_bytes(4, "little", signed=True) + echoed + attributes.text(1, "Name not unique")
-    error = message.decode_error(Message(message.NLMSG_ERROR, 0x200 | (0x100 if capped else 0), 1, body))
+    error = message.decode_error(
+        Message(message.NLMSG_ERROR, 0x200 | (0x100 if capped else 0), 1, body)
+    )
     assert error is not None
     assert (error.errno, error.strerror) == (17, "File exists (Name not unique)")
 
@@ -105,14 +114,24 @@ def test_neighbour(device, ip, mac):
 @given(INDEXES, ADDRESSES, MACS)
 def test_forwarding(device, vtep, mac):
     theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, vtep))
-    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (7, device, 0x80, 2)
+    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (
+        7,
+        device,
+        0x80,
+        2,
+    )
     assert (theirs.get_attr("NDA_DST"), theirs.get_attr("NDA_LLADDR")) == (str(vtep), mac)
 
 
 @given(INDEXES, MACS)
 def test_forwarding_by_a_bridges_port(device, mac):
     theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, None))
-    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (7, device, 0x40, 4)
+    assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (
+        7,
+        device,
+        0x40,
+        4,
+    )
     assert (theirs.get_attr("NDA_DST"), theirs.get_attr("NDA_LLADDR")) == (None, mac)
 
 
@@ -138,7 +157,9 @@ def test_route(device, wanted):
     request = route.add_route(device, wanted)
     theirs = oracle(rtmsg, request)
     assert theirs["dst_len"] == wanted.destination.prefixlen
-    assert theirs.get_attr("RTA_DST") == (str(wanted.destination.network_address) if wanted.destination.prefixlen else None)
+    assert theirs.get_attr("RTA_DST") == (
+        str(wanted.destination.network_address) if wanted.destination.prefixlen else None
+    )
     assert theirs.get_attr("RTA_GATEWAY") == (str(wanted.via) if wanted.via else None)
     assert theirs.get_attr("RTA_PREFSRC") == (str(wanted.source) if wanted.source else None)
     assert (theirs.get_attr("RTA_OIF"), theirs.get_attr("RTA_TABLE")) == (device, wanted.table)
@@ -151,7 +172,10 @@ def test_route(device, wanted):
 def test_rule(wanted):
     request = rule.add_rule(wanted)
     theirs = oracle(fibmsg, request)
-    assert (theirs.get_attr("FRA_PRIORITY"), theirs.get_attr("FRA_TABLE")) == (wanted.priority, wanted.table)
+    assert (theirs.get_attr("FRA_PRIORITY"), theirs.get_attr("FRA_TABLE")) == (
+        wanted.priority,
+        wanted.table,
+    )
     assert theirs.get_attr("FRA_FWMASK") == (wanted.mask or None)
     assert theirs.get_attr("FRA_IIFNAME") == wanted.input_device
     assert theirs.get_attr("FRA_IP_PROTO") == wanted.protocol
@@ -172,21 +196,35 @@ def test_a_rule_that_selects_by_what_we_do_not_know_is_left_out():
 # --- links
 
 
-@given(NAMES, st.integers(68, 65535), MACS, st.integers(0, 2**24 - 1), ADDRESSES, st.integers(1, 65535))
+@given(
+    NAMES, st.integers(68, 65535), MACS, st.integers(0, 2**24 - 1), ADDRESSES, st.integers(1, 65535)
+)
 def test_vxlan(name, mtu, mac, vni, local, port):
     wanted = Link(name=name, kind=Vxlan(vni=vni, local=local, port=port), mtu=mtu, mac=mac)
     request = link.add_vxlan(wanted, wanted.kind, 9)
     theirs = oracle(ifinfmsg, request)
     info = theirs.get_attr("IFLA_LINKINFO")
     data = info.get_attr("IFLA_INFO_DATA")
-    assert (theirs.get_attr("IFLA_IFNAME"), theirs.get_attr("IFLA_MTU"), theirs.get_attr("IFLA_ADDRESS")) == (name, mtu, mac)
+    assert (
+        theirs.get_attr("IFLA_IFNAME"),
+        theirs.get_attr("IFLA_MTU"),
+        theirs.get_attr("IFLA_ADDRESS"),
+    ) == (name, mtu, mac)
     assert (theirs.get_attr("IFLA_NET_NS_FD"), info.get_attr("IFLA_INFO_KIND")) == (9, "vxlan")
     assert (data.get_attr("IFLA_VXLAN_ID"), data.get_attr("IFLA_VXLAN_LOCAL")) == (vni, str(local))
     assert data.get_attr("IFLA_VXLAN_PORT") == port
-    flags = [data.get_attr(f"IFLA_VXLAN_{flag}") for flag in ("LEARNING", "PROXY", "L2MISS", "L3MISS")]
+    flags = [
+        data.get_attr(f"IFLA_VXLAN_{flag}") for flag in ("LEARNING", "PROXY", "L2MISS", "L3MISS")
+    ]
     assert flags == [0, 1, 1, 1]
     ours = link.decode_link(request.body)
-    assert (ours.name, ours.mtu, ours.mac, ours.kind, ours.vxlan) == (name, mtu, mac, "vxlan", wanted.kind)
+    assert (ours.name, ours.mtu, ours.mac, ours.kind, ours.vxlan) == (
+        name,
+        mtu,
+        mac,
+        "vxlan",
+        wanted.kind,
+    )
 
 
 @given(NAMES, NAMES, MACS)
@@ -195,7 +233,11 @@ def test_veth(name, peer, mac):
     info = oracle(ifinfmsg, link.add_veth(*ends, 11)).get_attr("IFLA_LINKINFO")
     other = info.get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
     assert info.get_attr("IFLA_INFO_KIND") == "veth"
-    assert (other.get_attr("IFLA_IFNAME"), other.get_attr("IFLA_MTU"), other.get_attr("IFLA_NET_NS_FD")) == (peer, 1400, 11)
+    assert (
+        other.get_attr("IFLA_IFNAME"),
+        other.get_attr("IFLA_MTU"),
+        other.get_attr("IFLA_NET_NS_FD"),
+    ) == (peer, 1400, 11)
     assert other.get_attr("IFLA_ADDRESS") is None
 
 
@@ -214,7 +256,13 @@ def test_set_link(up, flags, change):
 def test_what_pyroute2_writes_of_a_bridge_port_we_read():
     theirs = ifinfmsg()
     theirs["index"], theirs["flags"] = 12, 1
-    port = {"attrs": [("IFLA_BRPORT_ISOLATED", 1), ("IFLA_BRPORT_LEARNING", 0), ("IFLA_BRPORT_UNICAST_FLOOD", 1)]}
+    port = {
+        "attrs": [
+            ("IFLA_BRPORT_ISOLATED", 1),
+            ("IFLA_BRPORT_LEARNING", 0),
+            ("IFLA_BRPORT_UNICAST_FLOOD", 1),
+        ]
+    }
     theirs["attrs"] = [
         ("IFLA_IFNAME", "veth1"),
         ("IFLA_MTU", 1450),
@@ -222,13 +270,21 @@ def test_what_pyroute2_writes_of_a_bridge_port_we_read():
         ("IFLA_ADDRESS", "02:42:0a:00:00:05"),
         (
             "IFLA_LINKINFO",
-            {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", port)]},
+            {
+                "attrs": [
+                    ("IFLA_INFO_KIND", "veth"),
+                    ("IFLA_INFO_SLAVE_KIND", "bridge"),
+                    ("IFLA_INFO_SLAVE_DATA", port),
+                ]
+            },
         ),
     ]
     theirs.encode()
     ours = link.decode_link(bytes(theirs.data[16:]))
     settings = BridgePort(isolated=True, learning=False, flood=True)
-    assert ours == link.LinkInfo(12, "veth1", True, 1450, "02:42:0a:00:00:05", "veth", 5, settings, None)
+    assert ours == link.LinkInfo(
+        12, "veth1", True, 1450, "02:42:0a:00:00:05", "veth", 5, settings, None
+    )
 
 
 def test_generation_and_table_name_of_nf_tables():
@@ -241,7 +297,11 @@ def test_generation_and_table_name_of_nf_tables():
 def test_addresses_are_read_as_pyroute2_writes_them():
     theirs = ifaddrmsg()
     theirs["family"], theirs["prefixlen"], theirs["index"] = 2, 24, 4
-    theirs["attrs"] = [("IFA_ADDRESS", "10.0.0.5"), ("IFA_LOCAL", "10.0.0.5"), ("IFA_LABEL", "eth0")]
+    theirs["attrs"] = [
+        ("IFA_ADDRESS", "10.0.0.5"),
+        ("IFA_LOCAL", "10.0.0.5"),
+        ("IFA_LABEL", "eth0"),
+    ]
     theirs.encode()
     ours = address.decode_address(bytes(theirs.data[16:]))
     assert ours == (4, IPv4Interface("10.0.0.5/24"), "eth0")

@@ -1,4 +1,5 @@
-"""Kernel parameters, and what it means when a kernel has none of a kind. The tree is a directory of files, like the real one."""
+"""Kernel parameters, and what it means when a kernel has none of a kind. The tree is a directory of
+files, like the real one."""
 
 from pathlib import Path
 

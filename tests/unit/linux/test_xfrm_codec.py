@@ -42,8 +42,12 @@ POLICIES = st.builds(
 A, B = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 KEY = bytes(range(20))
 STATE = State(0x1234, A, B, 0xD0C4E3, KEY, 64)
-POLICY = Policy(xfrm.OUT, IPv4Network(A), IPv4Network(B), 4789, 30, 0xD0C4E4, Template(0xD0C4E4, 0x1234, A, B))
-needs_strace = pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace and root")
+POLICY = Policy(
+    xfrm.OUT, IPv4Network(A), IPv4Network(B), 4789, 30, 0xD0C4E4, Template(0xD0C4E4, 0x1234, A, B)
+)
+needs_strace = pytest.mark.skipif(
+    not shutil.which("strace") or os.geteuid() != 0, reason="needs strace and root"
+)
 
 
 @given(STATES)
@@ -65,8 +69,21 @@ def test_keys_are_not_printed() -> None:
 
 
 def sent_by(words: str) -> bytes:
-    """The body of the request that `ip xfrm` makes, whatever becomes of it in a namespace that ends with it."""
-    command = ["unshare", "--net", "strace", "-xx", "-s", "9999", "-e", "trace=sendmsg", "ip", "xfrm", *words.split()]
+    """The body of the request that `ip xfrm` makes, whatever becomes of it in a namespace that ends
+    with it."""
+    command = [
+        "unshare",
+        "--net",
+        "strace",
+        "-xx",
+        "-s",
+        "9999",
+        "-e",
+        "trace=sendmsg",
+        "ip",
+        "xfrm",
+        *words.split(),
+    ]
     told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     found = re.search(r'nlmsg_pid=0}, "([^"]*)"', told)
     assert found, told
@@ -81,8 +98,8 @@ def parts(body: bytes, fixed: int) -> tuple[bytes, dict[int, bytes]]:
 @pytest.mark.parametrize(("key", "icv"), [(KEY, 64), (KEY + bytes(16), 128)])
 def test_iproute2_sends_the_same_state(key: bytes, icv: Literal[64, 128]) -> None:
     theirs = sent_by(
-        "state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x1234 reqid 0xd0c4e3 mode transport replay-oseq 0x77 "
-        f"aead {xfrm.AEAD} 0x{key.hex()} {icv}"
+        "state add src 10.0.0.1 dst 10.0.0.2 proto esp spi 0x1234 reqid 0xd0c4e3 mode transport"
+        f" replay-oseq 0x77 aead {xfrm.AEAD} 0x{key.hex()} {icv}"
     )
     ours = xfrm.add_state(STATE._replace(key=key, icv_bits=icv, sent=0x77))
     assert parts(ours.body, 224) == parts(theirs, 224)

@@ -1,4 +1,5 @@
-"""Whether a swarm can do without a manager: those that are left must be able to agree, which takes more than half of them."""
+"""Whether a swarm can do without a manager: those that are left must be able to agree, which takes
+more than half of them."""
 
 import pytest
 
@@ -11,12 +12,19 @@ from weft.model.meta import Meta
 from weft.model.node import Node, NodeSpec, Role
 from weft.model.state import Change, ClusterState, Put
 
-LOSS = "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a loss of quorum"
-LAST = "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
+LOSS = (
+    "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would"
+    " result in a loss of quorum"
+)
+LAST = (
+    "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
+)
 
 
 def manager(name: str, address: str = "10.0.0.1:2377", role: Role = "manager") -> Node:
-    return Node(id=NodeId(name), meta=Meta(version=1), spec=NodeSpec(role=role), manager_address=address)
+    return Node(
+        id=NodeId(name), meta=Meta(version=1), spec=NodeSpec(role=role), manager_address=address
+    )
 
 
 def demoted(nodes: list[Node], name: str, present: str) -> list[Change]:
@@ -34,8 +42,14 @@ def demoted(nodes: list[Node], name: str, present: str) -> list[Change]:
         ("abcd", "a", "bcd"), ("abcde", "e", "abcd"), ("abcde", "e", "abc"), ("abcdefg", "g", "abcd"),
     ],
 )  # fmt: skip
-def test_a_manager_is_demoted_while_more_than_half_of_the_others_are_there(managers: str, demotes: str, present: str) -> None:
-    [after] = [c.object for c in demoted([manager(m) for m in managers], demotes, present) if isinstance(c, Put)]
+def test_a_manager_is_demoted_while_more_than_half_of_the_others_are_there(
+    managers: str, demotes: str, present: str
+) -> None:
+    [after] = [
+        c.object
+        for c in demoted([manager(m) for m in managers], demotes, present)
+        if isinstance(c, Put)
+    ]
     assert isinstance(after, Node)
     assert (after.id, after.spec.role) == (demotes, "worker")
 
@@ -47,8 +61,11 @@ def test_a_manager_is_demoted_while_more_than_half_of_the_others_are_there(manag
         ("abcde", "e", "ab"), ("abcdefg", "g", "abcg"),
     ],
 )  # fmt: skip
-def test_a_demotion_that_would_lose_the_quorum_is_refused(managers: str, demotes: str, present: str) -> None:
-    """Also where the one to be demoted is there and would make a majority with the others: it is the others who must go on."""
+def test_a_demotion_that_would_lose_the_quorum_is_refused(
+    managers: str, demotes: str, present: str
+) -> None:
+    """Also where the one to be demoted is there and would make a majority with the others: it is
+    the others who must go on."""
     with pytest.raises(FailedPrecondition) as refused:
         demoted([manager(m) for m in managers], demotes, present)
     assert str(refused.value) == LOSS

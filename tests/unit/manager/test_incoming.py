@@ -59,7 +59,9 @@ GOOD = (
 
 
 def description(**fields):  # type: ignore[no-untyped-def]
-    return msgspec.structs.replace(HELLO, description=msgspec.structs.replace(HELLO.description, **fields))
+    return msgspec.structs.replace(
+        HELLO, description=msgspec.structs.replace(HELLO.description, **fields)
+    )
 
 
 def hello(**fields):  # type: ignore[no-untyped-def]
@@ -70,7 +72,9 @@ def update(id: str = "t1", **fields):  # type: ignore[no-untyped-def]
     return StatusUpdate(1, ((TaskId(id), msgspec.structs.replace(STATUS, **fields)),))
 
 
-def lines(*, count: int = 1, task: str = "t1", stream: int = 1, at: int = 1, data: bytes = b"x\n") -> LogLines:
+def lines(
+    *, count: int = 1, task: str = "t1", stream: int = 1, at: int = 1, data: bytes = b"x\n"
+) -> LogLines:
     return LogLines(((TaskId(task), LogLine(stream, at, data)),) * count)
 
 
@@ -156,10 +160,14 @@ def test_texts_of_errors_are_cut_and_not_refused() -> None:
     [(_, status)] = checked(update(err=long, message=long)).statuses
     assert (len(status.err), len(status.message)) == (MAX_TEXT, MAX_TEXT)
     assert status.err.endswith("ö…")
-    [(_, ended)] = checked(hello(ended=((TaskId("t"), TaskStatus(TaskState.FAILED, err=long)),))).ended
+    [(_, ended)] = checked(
+        hello(ended=((TaskId("t"), TaskStatus(TaskState.FAILED, err=long)),))
+    ).ended
     assert len(ended.err) == MAX_TEXT
     assert len(checked(Goodbye(long)).reason) == incoming.MAX_REASON
-    assert [len(error) for error in checked(LogsEnd((long,) * 5000)).errors] == [incoming.MAX_REASON] * 1000
+    assert [len(error) for error in checked(LogsEnd((long,) * 5000)).errors] == [
+        incoming.MAX_REASON
+    ] * 1000
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.66", ""])
@@ -185,7 +193,9 @@ LINES = st.builds(LogLine, NUMBERS, NUMBERS, st.binary())
 
 
 @given(
-    HELLOS | st.builds(StatusUpdate, NUMBERS, REPORTS) | st.builds(LogLines, st.lists(st.tuples(st.text(), LINES)).map(tuple))
+    HELLOS
+    | st.builds(StatusUpdate, NUMBERS, REPORTS)
+    | st.builds(LogLines, st.lists(st.tuples(st.text(), LINES)).map(tuple))
 )
 def test_whatever_is_said_is_taken_or_refused(message: object) -> None:
     with contextlib.suppress(InvalidArgument):
@@ -199,18 +209,34 @@ ADDRESS = IPv4Address("10.0.0.5")
 
 
 def owners(
-    state: NodeState, came_from: str, source: str, connected: tuple[str, ...] = ("old",), says: IPv4Address = ADDRESS
+    state: NodeState,
+    came_from: str,
+    source: str,
+    connected: tuple[str, ...] = ("old",),
+    says: IPv4Address = ADDRESS,
 ) -> list[NodeId]:
-    """Of node `new`, which comes from `source`, where node `old` came from `came_from` and said `says`."""
-    old = Node(id=NodeId("old"), data_path_address=says, status=NodeStatus(state, address=came_from))
+    """Of node `new`, which comes from `source`, where node `old` came from `came_from` and said
+    `says`."""
+    old = Node(
+        id=NodeId("old"), data_path_address=says, status=NodeStatus(state, address=came_from)
+    )
     new = Node(id=NodeId("new"), data_path_address=ADDRESS)
-    return address_owners(ClusterState([old, new]), new.id, ADDRESS, [NodeId(id) for id in connected], source)
+    return address_owners(
+        ClusterState([old, new]), new.id, ADDRESS, [NodeId(id) for id in connected], source
+    )
 
 
 @pytest.mark.parametrize("state", [NodeState.READY, NodeState.DISCONNECTED])
 def test_nobody_gets_the_packets_of_a_node_that_is_up(state: NodeState) -> None:
-    for came_from, source in (("10.0.0.5", "10.0.0.6"), ("192.168.1.5", "10.0.0.6"), ("10.0.0.5", "10.0.0.5")):
-        with pytest.raises(InvalidArgument, match="cannot open session: data path address 10.0.0.5 is that of node old"):
+    for came_from, source in (
+        ("10.0.0.5", "10.0.0.6"),
+        ("192.168.1.5", "10.0.0.6"),
+        ("10.0.0.5", "10.0.0.5"),
+    ):
+        with pytest.raises(
+            InvalidArgument,
+            match="cannot open session: data path address 10.0.0.5 is that of node old",
+        ):
             owners(state, came_from, source)
 
 

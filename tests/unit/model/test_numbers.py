@@ -5,12 +5,17 @@ import pytest
 from weft.model.numbers import decimal
 
 
-@pytest.mark.parametrize(("text", "number"), [("0", 0), ("007", 7), ("65535", 65535), (str(2**63 - 1), 2**63 - 1)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("007", 7), ("65535", 65535), (str(2**63 - 1), 2**63 - 1)]
+)
 def test_numbers(text: str, number: int) -> None:
     assert decimal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", " 1", "1 ", "-1", "+1", "1.0", "1e5", "0x1", "1_000", "²", "٣", str(2**63), "9" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    ["", " 1", "1 ", "-1", "+1", "1.0", "1e5", "0x1", "1_000", "²", "٣", str(2**63), "9" * 5000],
+)
 def test_what_is_no_number(text: str) -> None:
     assert decimal(text) is None
 

@@ -10,7 +10,9 @@ from weft.model.task_templates import expanded, task_values
 from weft.model.template import DEEPEST, MOST_TEMPLATES, Template
 
 LABELS = {"com.docker.stack.namespace": "shop", "tier": "web"}
-VALUES = task_values(("s1", "web", LABELS), ("n1", "host", "linux", "x86_64"), ("t1", "web.1.t1", "1"))
+VALUES = task_values(
+    ("s1", "web", LABELS), ("n1", "host", "linux", "x86_64"), ("t1", "web.1.t1", "1")
+)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,11 @@ def test_what_cannot_be_filled_in(text: str, cause: str) -> None:
 
 @given(st.text(st.sampled_from('{}().$|:=,"`\\-/* \nABabif1')), st.text(max_size=20))
 def test_any_text_is_filled_in_or_refused(inside: str, environment: str) -> None:
-    for text in (inside, f"{environment}{{{{{inside}}}}}{environment}", f"{{{{if {inside}}}}}x{{{{end}}}}"):
+    for text in (
+        inside,
+        f"{environment}{{{{{inside}}}}}{environment}",
+        f"{{{{if {inside}}}}}x{{{{end}}}}",
+    ):
         try:
             Template(text).expand(VALUES)
         except InvalidArgument:
@@ -128,10 +134,13 @@ def test_any_text_is_filled_in_or_refused(inside: str, environment: str) -> None
 
 def test_what_of_a_container_is_a_template() -> None:
     container = ContainerSpec(
-        image="a", hostname="{{.Task.Slot}}", dir="{{.X}}", args=("{{.X}}",),
+        image="a",
+        hostname="{{.Task.Slot}}",
+        dir="{{.X}}",
+        args=("{{.X}}",),
         env=("{{.X}}={{.Task.ID}}", "NAME={{.Service.Name}}", "ALONE"),
         mounts=(Mount(type="bind", source="/{{.Node.ID}}", target="/{{.Task.Slot}}"),),
-    )  # fmt: skip
+    )
     filled = expanded(container, VALUES)
     assert filled.env == ("{{.X}}=t1", "NAME=web", "ALONE")
     assert (filled.hostname, filled.dir, filled.args) == ("1", "{{.X}}", ("{{.X}}",))
@@ -144,7 +153,9 @@ def test_a_failure_says_where_it_is() -> None:
         ("hostname", ContainerSpec(image="a", hostname="{{.X}}")),
         ("mounts", ContainerSpec(image="a", mounts=(Mount(type="tmpfs", target="{{.X}}"),))),
     ):
-        with pytest.raises(InvalidArgument, match=f"^expanding {what} failed: cannot expand template '{{{{.X}}}}'"):
+        with pytest.raises(
+            InvalidArgument, match=f"^expanding {what} failed: cannot expand template '{{{{.X}}}}'"
+        ):
             expanded(container, VALUES)
     many = ContainerSpec(image="a", env=("A={{1}}",) * (MOST_TEMPLATES + 1))
     with pytest.raises(InvalidArgument, match="1001 are more than 1000"):

@@ -1,4 +1,5 @@
-"""Swarms drawn at random, as one node is told of them, and kernels that are brought to what the plan makes of that."""
+"""Swarms drawn at random, as one node is told of them, and kernels that are brought to what the
+plan makes of that."""
 
 import asyncio
 import itertools
@@ -18,20 +19,30 @@ from weft.network.render.table import text
 from weft.network.trace.nft import parse
 
 NODES = 3
-SUBNETS = ["10.10.0.0/24", "10.11.0.0/24", "10.12.0.0/24", "10.13.0.0/24", "10.14.0.0/24", "10.15.0.0/24"]
+SUBNETS = [
+    "10.10.0.0/24",
+    "10.11.0.0/24",
+    "10.12.0.0/24",
+    "10.13.0.0/24",
+    "10.14.0.0/24",
+    "10.15.0.0/24",
+]
 KEYS = (DataKey(tag=1, secret=b"k" * 16),)
 
 
 @st.composite
 def swarms(draw):
-    """Up to three networks of one or two segments, up to four services with tasks anywhere, of which some do not serve."""
+    """Up to three networks of one or two segments, up to four services with tasks anywhere, of
+    which some do not serve."""
     swarm = Swarm(NODES)
     pools = draw(st.permutations(SUBNETS))
     networks = []
     for i in range(draw(st.integers(0, 3))):
         subnets = pools[2 * i : 2 * i + draw(st.integers(1, 2))]
         flags = {"internal": draw(st.booleans()), "encrypted": draw(st.booleans())}
-        networks.append(swarm.network(f"net{i}", *subnets, mtu=draw(st.sampled_from([None, 1400])), **flags))
+        networks.append(
+            swarm.network(f"net{i}", *subnets, mtu=draw(st.sampled_from([None, 1400])), **flags)
+        )
     published = itertools.count(8000)
     for i in range(draw(st.integers(0, 4))):
         attached = draw(st.lists(st.sampled_from(networks), unique=True)) if networks else []
@@ -43,9 +54,13 @@ def swarms(draw):
             for _ in range(draw(st.integers(0, 2)))
         ]  # fmt: skip
         on = draw(st.lists(st.integers(1, NODES), max_size=4))
-        for task in swarm.service(f"web{i}", *attached, ports=ports, on=on, virtual=draw(st.booleans())):
+        for task in swarm.service(
+            f"web{i}", *attached, ports=ports, on=on, virtual=draw(st.booleans())
+        ):
             swarm.set_serving(task, draw(st.booleans()))
-            desired = draw(st.sampled_from([TaskState.READY, TaskState.RUNNING, TaskState.SHUTDOWN]))
+            desired = draw(
+                st.sampled_from([TaskState.READY, TaskState.RUNNING, TaskState.SHUTDOWN])
+            )
             swarm.tasks[task] = msgspec.structs.replace(swarm.tasks[task], desired=desired)
     return swarm
 
@@ -54,35 +69,59 @@ def swarms(draw):
 def inputs(draw, node=None):
     """What `plan` takes: overlays, facts, residents."""
     swarm, node = draw(swarms()), node or draw(st.integers(1, NODES))
-    return told(swarm, node, draw(st.sampled_from([None, "kernel", "userspace"])), draw(st.sampled_from([(), KEYS])))
+    return told(
+        swarm,
+        node,
+        draw(st.sampled_from([None, "kernel", "userspace"])),
+        draw(st.sampled_from([(), KEYS])),
+    )
 
 
 def told(swarm, node, engine=None, keys=()):
     assignment = msgspec.structs.replace(swarm.assignment(node), keys=keys)
-    return assignment, msgspec.structs.replace(swarm.facts(node), esp_engine=engine), swarm.residents(node)
+    return (
+        assignment,
+        msgspec.structs.replace(swarm.facts(node), esp_engine=engine),
+        swarm.residents(node),
+    )
 
 
 @st.composite
 def histories(draw):
-    """One node at two moments of one swarm: tasks went, stopped serving, and came, and services published something else."""
+    """One node at two moments of one swarm: tasks went, stopped serving, and came, and services
+    published something else."""
     swarm, node = draw(swarms()), draw(st.integers(1, NODES))
     before = told(swarm, node)
-    for task in draw(st.lists(st.sampled_from(sorted(swarm.tasks)), unique=True)) if swarm.tasks else ():
+    for task in (
+        draw(st.lists(st.sampled_from(sorted(swarm.tasks)), unique=True)) if swarm.tasks else ()
+    ):
         if draw(st.booleans()):
             swarm.remove(task)
         else:
             swarm.set_serving(task, draw(st.booleans()))
     published = sorted(swarm.services[swarm.ingress])
     for service in draw(st.lists(st.sampled_from(published), unique=True)) if published else ():
-        name, ports = swarm.services[swarm.ingress][service].name, [PublishedPort(target=80, published=7000)]
-        swarm.publish_anew(name, draw(st.sampled_from([ports, []])), on=draw(st.lists(st.integers(1, NODES), max_size=2)))
+        name, ports = (
+            swarm.services[swarm.ingress][service].name,
+            [PublishedPort(target=80, published=7000)],
+        )
+        swarm.publish_anew(
+            name,
+            draw(st.sampled_from([ports, []])),
+            on=draw(st.lists(st.integers(1, NODES), max_size=2)),
+        )
     extra = draw(st.lists(st.sampled_from(sorted(swarm.definitions)), unique=True, max_size=2))
-    swarm.service("late", *(n for n in extra if n != swarm.ingress), on=draw(st.lists(st.integers(1, NODES), max_size=2)))
+    swarm.service(
+        "late",
+        *(n for n in extra if n != swarm.ingress),
+        on=draw(st.lists(st.integers(1, NODES), max_size=2)),
+    )
     return before, told(swarm, node)
 
 
 def bring(kernel, desired, actual=None):
-    """Apply the difference; gives the operations. `actual`: what is taken for the kernel's state; None: what it is."""
+    """Apply the difference; gives the operations. `actual`: what is taken for the kernel's state;
+    None: what it is."""
 
     async def run():
         operations = diff(actual or await kernel.read(desired), desired)
@@ -107,25 +146,35 @@ def planned(input):
 
 
 def differences(kernel, desired):
-    """Where the kernel is not exactly what was desired, found without `diff`: by comparing the values field by field."""
+    """Where the kernel is not exactly what was desired, found without `diff`: by comparing the
+    values field by field."""
     state = kernel.state()
     found = []
     if state.namespaces.keys() != desired.namespaces.keys():
-        found.append(f"namespaces {sorted(state.namespaces)} instead of {sorted(desired.namespaces)}")
+        found.append(
+            f"namespaces {sorted(state.namespaces)} instead of {sorted(desired.namespaces)}"
+        )
     for name in state.namespaces.keys() & desired.namespaces.keys():
         have, want = state[name], desired[name]
         for field in ("neighbours", "forwarding", "routes", "rules"):
             if getattr(have, field) != getattr(want, field):
-                found.append(f"{name} {field}: {getattr(have, field)} instead of {getattr(want, field)}")
+                found.append(
+                    f"{name} {field}: {getattr(have, field)} instead of {getattr(want, field)}"
+                )
         if kernel.spaces[name].damaged:
             found.append(f"{name} tables {kernel.spaces[name].damaged} are not what they were")
         rulesets = {key: kernel.spaces[name].ruleset(key) for key in have.tables}
         if rulesets != {key: parse(text(table)) for key, table in want.tables.items()}:
             found.append(f"{name} tables: {rulesets} instead of {want.tables}")
-        links = {n: link if link.mac else msgspec.structs.replace(link, mac=_mac(have, n)) for n, link in want.links.items()}
+        links = {
+            n: link if link.mac else msgspec.structs.replace(link, mac=_mac(have, n))
+            for n, link in want.links.items()
+        }
         if _without_sockets(have.links) != _without_sockets(links):
             found.append(f"{name} links: {have.links} instead of {links}")
-        wrong = {key: value for key, value in want.sysctls.items() if have.sysctls.get(key, "0") != value}
+        wrong = {
+            key: value for key, value in want.sysctls.items() if have.sysctls.get(key, "0") != value
+        }
         if wrong:
             found.append(f"{name} sysctls: {wrong}")
     return found
@@ -134,9 +183,11 @@ def differences(kernel, desired):
 def _without_sockets(links):
     """Where a tunnel's socket is does not count: the kernel does not tell it."""
     return {
-        name: msgspec.structs.replace(link, kind=msgspec.structs.replace(link.kind, socket=HOST))
-        if isinstance(link.kind, Vxlan)
-        else link
+        name: (
+            msgspec.structs.replace(link, kind=msgspec.structs.replace(link.kind, socket=HOST))
+            if isinstance(link.kind, Vxlan)
+            else link
+        )
         for name, link in links.items()
     }
 

@@ -1,4 +1,5 @@
-"""What is sealed with which keys, and that nothing of an encrypted network can leave its host otherwise."""
+"""What is sealed with which keys, and that nothing of an encrypted network can leave its host
+otherwise."""
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Literal
@@ -38,11 +39,17 @@ def view(number: int, encrypted: bool, icv: Literal[64, 128] = 64) -> NetworkVie
     segment = Segment(subnet, subnet[1], 4096 + number)
     endpoints = [
         EndpointRecord(
-            id=load_balancer_id(node), network=id, node=node, vtep=vtep, address=IPv4Interface(f"{subnet[2 + k]}/24")
+            id=load_balancer_id(node),
+            network=id,
+            node=node,
+            vtep=vtep,
+            address=IPv4Interface(f"{subnet[2 + k]}/24"),
         )
         for k, (node, vtep) in enumerate(NODES.items())
     ]
-    definition = NetworkDefinition(id=id, name=f"net{number}", segments=(segment,), encrypted=encrypted, icv_bits=icv)
+    definition = NetworkDefinition(
+        id=id, name=f"net{number}", segments=(segment,), encrypted=encrypted, icv_bits=icv
+    )
     return NetworkView(definition, {e.id: e for e in endpoints}, {})
 
 
@@ -50,20 +57,31 @@ def assigned(node: NodeId, *views: NetworkView, keys: tuple[DataKey, ...] = KEYS
     """With one task, which is on all the networks."""
     subnets = [v.definition.segments[0].subnet for v in views]
     attachments = tuple(
-        Attachment(v.definition.id, IPv4Interface(f"{subnet[9]}/24")) for v, subnet in zip(views, subnets, strict=True)
+        Attachment(v.definition.id, IPv4Interface(f"{subnet[9]}/24"))
+        for v, subnet in zip(views, subnets, strict=True)
     )
     task = TaskAssignment(
-        id=TASK, service=ServiceId("s"), service_name="s", slot=1, node=node, attachments=attachments,
+        id=TASK,
+        service=ServiceId("s"),
+        service_name="s",
+        slot=1,
+        node=node,
+        attachments=attachments,
         spec=TaskSpec(container=ContainerSpec(image="i")),
-    )  # fmt: skip
-    return Assignment(node=node, networks={v.definition.id: v for v in views}, keys=keys, tasks={TASK: task})
+    )
+    return Assignment(
+        node=node, networks={v.definition.id: v for v in views}, keys=keys, tasks={TASK: task}
+    )
 
 
 def planned(assignment: Assignment, facts: NodeFacts) -> KernelState:
     sandbox = Sandbox(
-        id="f" * 64, workload=WorkloadId(TASK), container=ContainerId("c"), gateway=IPv4Interface("172.18.0.3/16"),
+        id="f" * 64,
+        workload=WorkloadId(TASK),
+        container=ContainerId("c"),
+        gateway=IPv4Interface("172.18.0.3/16"),
         ports=dict.fromkeys(assignment.networks, 1),
-    )  # fmt: skip
+    )
     return plan(assignment, facts, residents(assignment.tasks, [sandbox]))
 
 
@@ -73,7 +91,12 @@ def facts(node: NodeId, engine: Engine | None = "userspace") -> NodeFacts:
 
 def external_etcd(state: KernelState) -> list[ForwardingEntry]:
     """What goes to other hosts."""
-    return [entry for space in state.namespaces.values() for entry in space.forwarding if entry.vtep is not None]
+    return [
+        entry
+        for space in state.namespaces.values()
+        for entry in space.forwarding
+        if entry.vtep is not None
+    ]
 
 
 def vxlan_devices(state: KernelState) -> dict[int, Vxlan]:
@@ -96,7 +119,10 @@ def protections(*views: NetworkView) -> dict[NodeId, Protection]:
 )
 def test_keys_are_derived_as_ever(icv: IcvBits, spi: int, key: str) -> None:
     """Two versions of Weft on two hosts must understand each other."""
-    ends = (End(IPv4Address("192.0.2.1"), NodeId("node-a")), End(IPv4Address("192.0.2.2"), NodeId("node-b")))
+    ends = (
+        End(IPv4Address("192.0.2.1"), NodeId("node-a")),
+        End(IPv4Address("192.0.2.2"), NodeId("node-b")),
+    )
     derived = association(DataKey(tag=7, secret=bytes(range(16))), *ends, icv)
     assert (derived.spi, derived.key.hex()) == (spi, key)
 
@@ -113,7 +139,9 @@ def test_both_ends_agree_on_every_association() -> None:
 
 
 def test_no_two_senders_share_a_key_or_an_spi() -> None:
-    every = [a for own in protections(view(1, True), view(2, True, 128)).values() for a in own.inbound]
+    every = [
+        a for own in protections(view(1, True), view(2, True, 128)).values() for a in own.inbound
+    ]
     assert len({a.key for a in every}) == len({a.spi for a in every}) == len(every) == 2 * 3 * 6
 
 
@@ -146,7 +174,10 @@ def test_the_userspace_engine_is_alone_with_the_sockets() -> None:
 
 
 def test_the_kernel_engine_is_told_which_datagrams_may_be_clear() -> None:
-    state = planned(assigned(NodeId("a"), view(1, False), view(2, True), view(3, True, 128)), facts(NodeId("a"), "kernel"))
+    state = planned(
+        assigned(NodeId("a"), view(1, False), view(2, True), view(3, True, 128)),
+        facts(NodeId("a"), "kernel"),
+    )
     body = state[HOST].tables["ip", GUARD_TABLE].body
     clear = [line for line in body.splitlines() if f"{CLEAR_MARK:#x}" in line]
     assert len(clear) == 2
@@ -155,7 +186,9 @@ def test_the_kernel_engine_is_told_which_datagrams_may_be_clear() -> None:
 
 
 @pytest.mark.parametrize(("keys", "engine"), [((), "userspace"), ((), "kernel"), (KEYS, None)])
-def test_without_keys_or_engine_nothing_leaves_the_host(keys: tuple[DataKey, ...], engine: Engine | None) -> None:
+def test_without_keys_or_engine_nothing_leaves_the_host(
+    keys: tuple[DataKey, ...], engine: Engine | None
+) -> None:
     assignment = assigned(NodeId("a"), view(1, True), keys=keys)
     state = planned(assignment, facts(NodeId("a"), engine))
     assert vxlan_devices(state) == {}
@@ -175,7 +208,9 @@ def test_a_network_with_one_endpoint_has_no_socket_on_the_underlay() -> None:
     """A forged clear datagram finds nobody who listens for its VNI."""
     alone = view(1, True)
     own = {id: e for id, e in alone.endpoints.items() if e.node == "a"}
-    state = planned(assigned(NodeId("a"), NetworkView(alone.definition, own, {})), facts(NodeId("a")))
+    state = planned(
+        assigned(NodeId("a"), NetworkView(alone.definition, own, {})), facts(NodeId("a"))
+    )
     assert vxlan_devices(state)[4097].socket == ESP_SANDBOX
     assert not external_etcd(state)
 

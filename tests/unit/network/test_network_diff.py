@@ -1,4 +1,5 @@
-"""From any state to any other: the operations lead there, in an order that a kernel takes, and no further."""
+"""From any state to any other: the operations lead there, in an order that a kernel takes, and no
+further."""
 
 import asyncio
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.network.conftest import bring, differences, histories, inputs, kernel_in, planned, read
+from tests.unit.network.conftest import (
+    bring,
+    differences,
+    histories,
+    inputs,
+    kernel_in,
+    planned,
+    read,
+)
 from weft.errors import OperationFailed
 from weft.linux.fake import FakeKernel
 from weft.model.addresses import mac_for
@@ -32,7 +41,9 @@ from weft.network.kernel_state import (
 
 EMPTY = KernelState({HOST: Namespace(name=HOST)})
 NINE = IPv4Network("9.0.0.0/8")
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @few
@@ -47,8 +58,9 @@ def test_from_nothing(input):
 @few
 @given(inputs(), inputs())
 def test_from_any_state_to_any_other(first, second):
-    """Swarms that have nothing to do with each other but their names: addresses, MACs, kinds and peers all differ. The ends of
-    a veth are only known to whoever made it, so what was desired before stands for what is."""
+    """Swarms that have nothing to do with each other but their names: addresses, MACs, kinds and
+    peers all differ. The ends of a veth are only known to whoever made it, so what was desired
+    before stands for what is."""
     before, after = planned(first), planned(second)
     kernel = kernel_in(before)
     bring(kernel, after, before)
@@ -90,7 +102,9 @@ def test_every_operation_prints_as_one_command(first, second):
         words = str(operation).split("\n")[0].split()
         assert words[0] in ("ip", "bridge", "nft", "sysctl")
         assert "None" not in words
-        assert len(str(operation).splitlines()) == 1 or isinstance(operation, op.ReplaceTable | op.ChangeTable)
+        assert len(str(operation).splitlines()) == 1 or isinstance(
+            operation, op.ReplaceTable | op.ChangeTable
+        )
 
 
 @few
@@ -112,8 +126,16 @@ def vandalism(state):
         found += [op.RemoveLink(name, link) for link in space.links]
         found += [op.SetLink(namespace=name, name=link, up=False) for link in space.links]
         found += [op.SetLink(namespace=name, name=link, mtu=1280) for link in space.links]
-        found += [op.SetLink(namespace=name, name=n, master="") for n, link in space.links.items() if link.master]
-        found += [op.RemoveAddress(name, link.name, a) for link in space.links.values() for a in link.addresses]
+        found += [
+            op.SetLink(namespace=name, name=n, master="")
+            for n, link in space.links.items()
+            if link.master
+        ]
+        found += [
+            op.RemoveAddress(name, link.name, a)
+            for link in space.links.values()
+            for a in link.addresses
+        ]
         found += [op.RemoveNeighbour(name, entry) for entry in space.neighbours]
         found += [op.RemoveForwarding(name, entry) for entry in space.forwarding]
         found += [op.RemoveRoute(name, route) for route in space.routes]
@@ -125,7 +147,8 @@ def vandalism(state):
 @given(st.integers(0, 400), st.booleans())
 @settings(max_examples=25)
 def test_a_failed_operation_is_made_good_in_the_next_round(position, twice):
-    """Whatever fails, the operations that do not need it are done, and the next comparison finds the rest."""
+    """Whatever fails, the operations that do not need it are done, and the next comparison finds
+    the rest."""
     desired = planned_example()
     operations = diff(EMPTY, desired)
     victim = operations[position % len(operations)]
@@ -143,14 +166,26 @@ AT_PORT = ForwardingEntry("veth1", "02:42:0a:00:00:05")
 
 
 def planned_example():
-    from_bridge = cable(("1-net", "veth1", "br0"), ("box", "eth0"), 1450, "02:42:0a:00:00:05", IPv4Interface("10.0.0.5/24"))
-    tunnel = Link(name="vxlan0", kind=Vxlan(4096, IPv4Address("192.0.2.1"), 4789), mtu=1450, master="br0")
-    bridge = Link(name="br0", kind=Bridge(), mtu=1450, addresses=frozenset({IPv4Interface("10.0.0.1/24")}))
+    from_bridge = cable(
+        ("1-net", "veth1", "br0"),
+        ("box", "eth0"),
+        1450,
+        "02:42:0a:00:00:05",
+        IPv4Interface("10.0.0.5/24"),
+    )
+    tunnel = Link(
+        name="vxlan0", kind=Vxlan(4096, IPv4Address("192.0.2.1"), 4789), mtu=1450, master="br0"
+    )
+    bridge = Link(
+        name="br0", kind=Bridge(), mtu=1450, addresses=frozenset({IPv4Interface("10.0.0.1/24")})
+    )
     peers = Namespace(
         name="1-net",
         links={link.name: link for link in (bridge, tunnel)},
         neighbours=frozenset({Neighbour("vxlan0", IPv4Address("10.0.0.9"), "02:42:0a:00:00:09")}),
-        forwarding=frozenset({ForwardingEntry("vxlan0", "02:42:0a:00:00:09", IPv4Address("192.0.2.2"))}),
+        forwarding=frozenset(
+            {ForwardingEntry("vxlan0", "02:42:0a:00:00:09", IPv4Address("192.0.2.2"))}
+        ),
         tables={("ip", "weft"): Table("ip", "weft", "")},
     )
     return merge([Namespace(name=HOST), peers, *from_bridge])
@@ -164,11 +199,20 @@ def test_the_order_that_a_kernel_wants():
         "ip netns add 1-net",
         "ip netns add box",
         "ip -n 1-net link add br0 mtu 1450 type bridge",
-        "ip link add vxlan0 mtu 1450 netns 1-net type vxlan id 4096 local 192.0.2.1 dstport 4789 nolearning proxy l2miss l3miss",
-        "ip -n 1-net link add veth1 mtu 1450 type veth peer name eth0 netns box mtu 1450 address 02:42:0a:00:00:05",
+        (
+            "ip link add vxlan0 mtu 1450 netns 1-net type vxlan id 4096 local 192.0.2.1 dstport"
+            " 4789 nolearning proxy l2miss l3miss"
+        ),
+        (
+            "ip -n 1-net link add veth1 mtu 1450 type veth peer name eth0 netns box mtu 1450"
+            " address 02:42:0a:00:00:05"
+        ),
         "ip -n 1-net link set vxlan0 master br0",
         "ip -n 1-net link set veth1 master br0",
-        "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off locked on",
+        (
+            "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off"
+            " locked on"
+        ),
         "ip -n 1-net address add 10.0.0.1/24 dev br0",
         "ip -n box address add 10.0.0.5/24 dev eth0",
         "ip -n 1-net link set br0 up",
@@ -178,7 +222,10 @@ def test_the_order_that_a_kernel_wants():
         "ip -n 1-net neighbour replace 10.0.0.9 lladdr 02:42:0a:00:00:09 dev vxlan0 nud permanent",
         "bridge -n 1-net fdb replace 02:42:0a:00:00:05 dev veth1 master static",
         "bridge -n 1-net fdb replace 02:42:0a:00:00:09 dev vxlan0 dst 192.0.2.2 self permanent",
-        "ip netns exec 1-net nft -f - <<END\nadd table ip weft\ndelete table ip weft\ntable ip weft {\n\n}\nEND",
+        (
+            "ip netns exec 1-net nft -f - <<END\nadd table ip weft\ndelete table ip weft\ntable ip"
+            " weft {\n\n}\nEND"
+        ),
     ]
 
 
@@ -189,7 +236,10 @@ def test_a_sandbox_that_goes_takes_nothing_else_along():
     forwarding = frozenset(entry for entry in net.forwarding if entry.device != "veth1")
     bridge = msgspec.structs.replace(net, links=links, forwarding=forwarding)
     fewer = KernelState({HOST: desired[HOST], "1-net": bridge})
-    assert [str(o) for o in diff(desired, fewer)] == ["ip -n 1-net link delete veth1", "ip netns delete box"]
+    assert [str(o) for o in diff(desired, fewer)] == [
+        "ip -n 1-net link delete veth1",
+        "ip netns delete box",
+    ]
 
 
 def test_a_task_that_moves_to_another_host_costs_one_entry():
@@ -208,7 +258,9 @@ def peers(number, changed=()):
     addresses = [IPv4Address("10.0.0.0") + i for i in range(2, number + 2)]
     desired = planned_example()
     entries = frozenset(
-        ForwardingEntry("vxlan0", mac_for(a), IPv4Address("192.0.2.3" if i in changed else "192.0.2.2"))
+        ForwardingEntry(
+            "vxlan0", mac_for(a), IPv4Address("192.0.2.3" if i in changed else "192.0.2.2")
+        )
         for i, a in enumerate(addresses)
     )
     neighbours = frozenset(Neighbour("vxlan0", a, mac_for(a)) for a in addresses)
@@ -232,7 +284,9 @@ def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it():
     kernel = kernel_in(desired)
     kernel.damage(op.RemoveLink("1-net", "vxlan0"))
     dummy = Link(name="vxlan0", kind=Veth("box", "other"), mtu=1450)
-    kernel.damage(op.AddLink("1-net", dummy, Link(name="other", kind=Veth("1-net", "vxlan0"), mtu=1450)))
+    kernel.damage(
+        op.AddLink("1-net", dummy, Link(name="other", kind=Veth("1-net", "vxlan0"), mtu=1450))
+    )
     bring(kernel, desired)
     assert differences(kernel, desired) == []
 
@@ -243,17 +297,23 @@ def renumbered(address, mac):
     entry = Neighbour("eth0", IPv4Address("169.254.1.1"), "02:43:00:00:00:00")
     bridge = Link(name="br0", kind=Bridge(), mtu=1450)
     net = Namespace(name="1-net", links={"br0": bridge})
-    return merge([Namespace(name=HOST), net, *ends, Namespace(name="box", neighbours=frozenset({entry}))])
+    return merge(
+        [Namespace(name=HOST), net, *ends, Namespace(name="box", neighbours=frozenset({entry}))]
+    )
 
 
 @pytest.mark.parametrize("hosts", [(5, 6), (5, 5)], ids=["another address", "the same address"])
 @pytest.mark.parametrize(
-    "macs", [("02:00:00:00:00:01",) * 2, ("02:00:00:00:00:01", "02:00:00:00:00:02")], ids=["MAC", "another MAC"]
+    "macs",
+    [("02:00:00:00:00:01",) * 2, ("02:00:00:00:00:01", "02:00:00:00:00:02")],
+    ids=["MAC", "another MAC"],
 )
 def test_neighbours_survive_a_new_address(hosts, macs):
-    """The kernel drops permanent neighbours with the old MAC (`neigh_changeaddr`), and with the last address
-    (`inetdev_destroy`). No container changes its address while it lives."""
-    before, after = (renumbered(IPv4Interface(f"10.0.0.{i}/24"), mac) for i, mac in zip(hosts, macs, strict=True))
+    """The kernel drops permanent neighbours with the old MAC (`neigh_changeaddr`), and with the
+    last address (`inetdev_destroy`). No container changes its address while it lives."""
+    before, after = (
+        renumbered(IPv4Interface(f"10.0.0.{i}/24"), mac) for i, mac in zip(hosts, macs, strict=True)
+    )
     kernel = kernel_in(before)
     bring(kernel, after)
     assert differences(kernel, after) == []
@@ -277,16 +337,33 @@ def test_the_fake_kernel_wakes_who_waits():
 @pytest.mark.parametrize(
     ("operation", "cause"),
     [
-        (op.AddLink("nowhere", Link(name="br0", kind=Bridge(), mtu=1500)), "no network namespace nowhere"),
+        (
+            op.AddLink("nowhere", Link(name="br0", kind=Bridge(), mtu=1500)),
+            "no network namespace nowhere",
+        ),
         (op.SetLink(namespace="box", name="eth0", master="br9"), "no device br9"),
         (op.SetLink(namespace="box", name="eth0", port=BridgePort()), "Operation not supported"),
         (op.AddAddress("box", "eth9", IPv4Interface("10.0.0.5/24")), "no device eth9"),
-        (op.AddForwarding("box", ForwardingEntry("eth9", "02:42:0a:00:00:09", IPv4Address(1))), "no device eth9"),
-        (op.AddRoute("box", Route(destination=NINE, device="eth0", via=IPv4Address("9.0.0.1"))), "Nexthop has invalid gateway"),
-        (op.AddRoute("box", Route(destination=NINE, device="eth0", source=IPv4Address("9.0.0.1"))), "Invalid prefsrc address"),
+        (
+            op.AddForwarding("box", ForwardingEntry("eth9", "02:42:0a:00:00:09", IPv4Address(1))),
+            "no device eth9",
+        ),
+        (
+            op.AddRoute("box", Route(destination=NINE, device="eth0", via=IPv4Address("9.0.0.1"))),
+            "Nexthop has invalid gateway",
+        ),
+        (
+            op.AddRoute(
+                "box", Route(destination=NINE, device="eth0", source=IPv4Address("9.0.0.1"))
+            ),
+            "Invalid prefsrc address",
+        ),
         (op.SetSysctl("box", "net.ipv4.conf.eth9.rp_filter", "0"), "No such file or directory"),
         (op.AddLink("1-net", Link(name="veth1", kind=Bridge(), mtu=1500)), "File exists"),
-        (op.AddLink("box", Link(name="v", kind=Vxlan(4096, IPv4Address(1), 4789), mtu=1)), "VNI already exists"),
+        (
+            op.AddLink("box", Link(name="v", kind=Vxlan(4096, IPv4Address(1), 4789), mtu=1)),
+            "VNI already exists",
+        ),
     ],
 )
 def test_the_fake_kernel_refuses_what_a_kernel_refuses(operation, cause):
@@ -302,6 +379,11 @@ def test_what_is_already_so_counts_as_done():
     kernel = kernel_in(desired)
     asyncio.run(kernel.apply([o for o in diff(EMPTY, desired) if not isinstance(o, op.SetLink)]))
     assert differences(kernel, desired) == []
-    gone = [op.RemoveNamespace("x"), op.RemoveLink("x", "y"), op.RemoveLink("box", "y"), op.RemoveTable("box", "ip", "z")]
+    gone = [
+        op.RemoveNamespace("x"),
+        op.RemoveLink("x", "y"),
+        op.RemoveLink("box", "y"),
+        op.RemoveTable("box", "ip", "z"),
+    ]
     asyncio.run(kernel.apply(gone))
     assert differences(kernel, desired) == []

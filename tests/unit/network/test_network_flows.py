@@ -1,4 +1,5 @@
-"""Which flows are cut: those to tasks that no longer serve, where their choice is remembered, and no others."""
+"""Which flows are cut: those to tasks that no longer serve, where their choice is remembered, and
+no others."""
 
 from ipaddress import IPv4Address
 
@@ -14,15 +15,20 @@ from weft.network.own_ports import without_own_ports
 from weft.network.plan import plan
 from weft.network.sandbox import needs_gateway
 
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @pytest.fixture
 def swarm():
-    """`web` in the mesh and on a network, on the second and the third host; `app` calls it from the first."""
+    """`web` in the mesh and on a network, on the second and the third host; `app` calls it from the
+    first."""
     made = Swarm(3)
     net = made.network("mynet", "10.10.10.0/24")
-    made.service("web", net, ports=[PublishedPort(target=53, published=9001, protocol="udp")], on=[2, 3])
+    made.service(
+        "web", net, ports=[PublishedPort(target=53, published=9001, protocol="udp")], on=[2, 3]
+    )
     made.service("app", net, on=[1])
     return made
 
@@ -70,7 +76,8 @@ def test_nothing_to_cut_when_tasks_come(swarm):
 
 
 def test_a_port_that_begins_to_be_published(swarm):
-    """Flows to it that are older end at the host; a service without a task is enough, it refuses."""
+    """Flows to it that are older end at the host; a service without a task is enough, it
+    refuses."""
     ports = [
         PublishedPort(target=53, published=9002, protocol="udp"),
         PublishedPort(target=80, published=9003),
@@ -81,7 +88,9 @@ def test_a_port_that_begins_to_be_published(swarm):
     host = {(HOST, Asked("tcp", 9004))}
     assert after(swarm, lambda: swarm.service("direct", ports=ports[2:], on=[1])) == host
     [web, _] = tasks(swarm, "web")
-    assert not {s for _, s in after(swarm, lambda: swarm.set_serving(web, False)) if isinstance(s, Asked)}
+    assert not {
+        s for _, s in after(swarm, lambda: swarm.set_serving(web, False)) if isinstance(s, Asked)
+    }
 
 
 def test_a_host_mode_port_whose_container_is_replaced(swarm):
@@ -102,7 +111,9 @@ def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(s
     assert after(swarm, lambda: swarm.service("mesh", ports=ports)) == set()
 
 
-def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_and_not_the_meshs(swarm):
+def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_and_not_the_meshs(
+    swarm,
+):
     def port(number, mode="host", protocol="tcp"):
         return PublishedPort(target=80, published=number, protocol=protocol, mode=mode)
 
@@ -133,7 +144,8 @@ def test_only_addresses_that_stopped_serving(moments):
     before, now = (plan(*moment) for moment in moments)
     cut = stale_flows(before, now)
     serving = [
-        {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving} for told, _, _ in moments
+        {e.address.ip for v in told.networks.values() for e in v.endpoints.values() if e.serving}
+        for told, _, _ in moments
     ]
     published = [published_directly(told, residents) for told, _, residents in moments]
     had, has = ({*some, *more} for some, more in zip(serving, published, strict=True))

@@ -1,4 +1,5 @@
-"""What a plan always is: the same for equal input, ours by name, unique on every wire, and text that an interpreter understands."""
+"""What a plan always is: the same for equal input, ours by name, unique on every wire, and text
+that an interpreter understands."""
 
 from collections import Counter
 
@@ -21,7 +22,9 @@ from weft.network.plan import plan
 from weft.network.render.table import text
 from weft.network.trace.nft import parse
 
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 LONGEST_NAME = 15
 """IFNAMSIZ less the closing zero."""
 
@@ -37,7 +40,9 @@ def test_order_of_the_input_does_not_matter(input, random):
         return dict(items)
 
     views = {
-        id: msgspec.structs.replace(view, endpoints=shuffled(view.endpoints), services=shuffled(view.services))
+        id: msgspec.structs.replace(
+            view, endpoints=shuffled(view.endpoints), services=shuffled(view.services)
+        )
         for id, view in shuffled(overlays.networks).items()
     }
     other = msgspec.structs.replace(overlays, networks=views)
@@ -62,7 +67,9 @@ def test_everything_in_the_hosts_namespace_is_ours(input):
 def test_names_fit_and_refer_to_what_is_there(input):
     state = planned(input)
     for space in state.namespaces.values():
-        assert all(name == link.name and len(name) <= LONGEST_NAME for name, link in space.links.items())
+        assert all(
+            name == link.name and len(name) <= LONGEST_NAME for name, link in space.links.items()
+        )
         for link in space.links.values():
             assert link.master is None or link.master in space.links
             if isinstance(link.kind, Veth):
@@ -78,7 +85,8 @@ def test_names_fit_and_refer_to_what_is_there(input):
 @few
 @given(swarms(), st.sampled_from([None, "kernel", "userspace"]))
 def test_no_two_nodes_give_one_network_the_same_mac(swarm, engine):
-    """A frame's MAC says where it goes: on each overlay every MAC is behind one host only, and that is what the others believe."""
+    """A frame's MAC says where it goes: on each overlay every MAC is behind one host only, and that
+    is what the others believe."""
     states = {i: plan(*told(swarm, i, engine, KEYS)) for i in (1, 2, 3)}
     for network in swarm.definitions:
         name = f"1-{network[:10]}"
@@ -101,7 +109,11 @@ def macs_behind(state, name):
     if name not in state.namespaces:
         return []
     links = state[name].links.values()
-    ends = [state[k.peer_namespace].links[k.peer].mac for link in links if isinstance(k := link.kind, Veth)]
+    ends = [
+        state[k.peer_namespace].links[k.peer].mac
+        for link in links
+        if isinstance(k := link.kind, Veth)
+    ]
     return [mac for mac in (*ends, *(link.mac for link in links)) if mac is not None]
 
 
@@ -110,13 +122,18 @@ def macs_behind(state, name):
 def test_no_address_twice_in_one_namespace(input):
     for space in planned(input).namespaces.values():
         held = Counter(a.ip for link in space.links.values() for a in link.addresses)
-        gateways = {a.ip for n, link in space.links.items() if n.startswith("br") for a in link.addresses}
+        gateways = {
+            a.ip for n, link in space.links.items() if n.startswith("br") for a in link.addresses
+        }
         assert all(count == 1 or ip in gateways for ip, count in held.items())
 
 
 def encrypted_and_published():
     swarm = Swarm(2)
-    networks = swarm.network("plain", "10.10.0.0/24"), swarm.network("secret", "10.11.0.0/24", encrypted=True)
+    networks = (
+        swarm.network("plain", "10.10.0.0/24"),
+        swarm.network("secret", "10.11.0.0/24", encrypted=True),
+    )
     swarm.service("web", *networks, ports=[PublishedPort(target=80, published=8080)], on=[1, 2])
     return told(swarm, 1, "userspace", KEYS)
 
@@ -125,21 +142,30 @@ def encrypted_and_published():
 @given(inputs())
 @example(encrypted_and_published())
 def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input):
-    """Overlays carry IPv4: what is sent with other addresses meets none of our rules. On the host only the links that have
-    an address can speak at all, the others are ports of a bridge. In a container the value is a default, which a service
-    may change."""
+    """Overlays carry IPv4: what is sent with other addresses meets none of our rules. On the host
+    only the links that have an address can speak at all, the others are ports of a bridge. In a
+    container the value is a default, which a service may change."""
     state = planned(input)
     boxes = {resident.sandbox.key for resident in input[2]}
-    off = {name for name, space in state.namespaces.items() if space.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1"}
+    off = {
+        name
+        for name, space in state.namespaces.items()
+        if space.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1"
+    }
     assert off == state.namespaces.keys() - {HOST}
     assert all(state[name].sysctls["net.ipv6.conf.all.disable_ipv6"] == "1" for name in off - boxes)
-    speaking = {name for name, link in state[HOST].links.items() if link.addresses or link.master is None}
+    speaking = {
+        name for name, link in state[HOST].links.items() if link.addresses or link.master is None
+    }
     assert {f"net.ipv6.conf.{name}.disable_ipv6" for name in speaking} <= state[HOST].sysctls.keys()
     assert {state[HOST].sysctls[f"net.ipv6.conf.{name}.disable_ipv6"] for name in speaking} <= {"1"}
 
     told = set()
     for operation in diff(KernelState({HOST: Namespace(name=HOST)}), state):
-        if isinstance(operation, SetSysctl) and operation.key == "net.ipv6.conf.default.disable_ipv6":
+        if (
+            isinstance(operation, SetSysctl)
+            and operation.key == "net.ipv6.conf.default.disable_ipv6"
+        ):
             told.add(operation.namespace)
         if isinstance(operation, AddLink):
             kind = operation.link.kind
@@ -153,7 +179,12 @@ def test_every_table_is_text_that_the_interpreter_knows(input):
     for space in planned(input).namespaces.values():
         for table in space.tables.values():
             rules = parse(text(table))
-            verdicts = [v.split() for m in rules.elements.values() for v in m.values() if v.startswith(("goto ", "jump "))]
+            verdicts = [
+                v.split()
+                for m in rules.elements.values()
+                for v in m.values()
+                if v.startswith(("goto ", "jump "))
+            ]
             assert {target for _, target in verdicts} <= rules.chains.keys()
             assert text(table).isascii()
 
@@ -176,7 +207,9 @@ def test_hosts_and_containers_are_one_element_each():
     """Of what looks at who sends: the rules are the same for any number of them."""
     small, large = Swarm(2), Swarm(9)
     for swarm in (small, large):
-        swarm.service("web", swarm.network("mynet", "10.10.10.0/24"), on=[1] * (len(swarm.nodes) - 1))
+        swarm.service(
+            "web", swarm.network("mynet", "10.10.10.0/24"), on=[1] * (len(swarm.nodes) - 1)
+        )
     plans = [plan(*told(swarm, 1)) for swarm in (small, large)]
     for space, family, name, elements in (
         (HOST, "ip", "weft-underlay", ("hosts",)),
@@ -213,10 +246,16 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
     port = PublishedPort(target=80, published=9090, mode="host")
     old, new = swarm.service("web", ports=[port], on=[1, 1])
     for leaving, staying in ((old, new), (new, old)):
-        swarm.tasks[leaving] = msgspec.structs.replace(swarm.tasks[leaving], desired=TaskState.SHUTDOWN)
-        swarm.tasks[staying] = msgspec.structs.replace(swarm.tasks[staying], desired=TaskState.RUNNING)
+        swarm.tasks[leaving] = msgspec.structs.replace(
+            swarm.tasks[leaving], desired=TaskState.SHUTDOWN
+        )
+        swarm.tasks[staying] = msgspec.structs.replace(
+            swarm.tasks[staying], desired=TaskState.RUNNING
+        )
         table = plan(*told(swarm, 1))[HOST].tables["ip", "weft"]
-        assert table.sets["gateway-ports"].elements == {("tcp", 9090): (swarm.sandbox(staying).gateway.ip, 80)}
+        assert table.sets["gateway-ports"].elements == {
+            ("tcp", 9090): (swarm.sandbox(staying).gateway.ip, 80)
+        }
 
 
 # --- to be read: all that a small node's kernel is told
@@ -228,7 +267,9 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
         (None, 0, 1500, 1450), (None, 1400, 1500, 1350), (None, 1500, 1400, 1350), (1300, 1400, 1500, 1250), (9000, 1400, 1500, 8950),
     ],
 )  # fmt: skip
-def test_a_networks_mtu_is_that_of_the_narrowest_host_unless_the_user_says_another(asked, agreed, own, inside):
+def test_a_networks_mtu_is_that_of_the_narrowest_host_unless_the_user_says_another(
+    asked, agreed, own, inside
+):
     definition = NetworkDefinition(id="n", name="n", segments=(), mtu=asked, underlay_mtu=agreed)
     facts = msgspec.structs.replace(Swarm(1).facts(1), underlay_mtu=own)
     assert mtu_of(definition, facts) == inside
@@ -240,26 +281,49 @@ def test_a_node_with_one_container_of_one_plain_network():
     [_, mine] = swarm.service("web", net, on=[2, 1], virtual=False)
     box = swarm.sandbox(mine).key
     operations = diff(plan(*told(Swarm(2), 1)), plan(*told(swarm, 1)))
-    lines = [str(o).replace(box, "BOX").replace(box[:10], "BOX") for o in operations if not str(o).endswith("END")]
+    lines = [
+        str(o).replace(box, "BOX").replace(box[:10], "BOX")
+        for o in operations
+        if not str(o).endswith("END")
+    ]
     assert [line for line in lines if "sysctl" not in line] == [
         "ip netns add 1-mynet00000",
         "ip netns add lb_mynet0000",
         "ip netns add BOX",
         "ip -n 1-mynet00000 link add br0 mtu 1450 address 02:44:0a:0a:0a:02 type bridge",
-        "ip link add vxlan0 mtu 1450 netns 1-mynet00000 type vxlan id 4097 local 10.59.72.11 dstport 4789 "
-        "nolearning proxy l2miss l3miss",
-        "ip link add wgw-BOX mtu 1500 type veth peer name eth1 netns BOX mtu 1500 address 02:42:ac:12:00:03",
-        "ip -n 1-mynet00000 link add veth0 mtu 1450 type veth peer name eth0 netns lb_mynet0000 mtu 1450 "
-        "address 02:42:0a:0a:0a:02",
-        "ip -n 1-mynet00000 link add veth1 mtu 1450 type veth peer name eth0 netns BOX mtu 1450 address 02:42:0a:0a:0a:05",
+        (
+            "ip link add vxlan0 mtu 1450 netns 1-mynet00000 type vxlan id 4097 local 10.59.72.11"
+            " dstport 4789 nolearning proxy l2miss l3miss"
+        ),
+        (
+            "ip link add wgw-BOX mtu 1500 type veth peer name eth1 netns BOX mtu 1500 address"
+            " 02:42:ac:12:00:03"
+        ),
+        (
+            "ip -n 1-mynet00000 link add veth0 mtu 1450 type veth peer name eth0 netns lb_mynet0000"
+            " mtu 1450 address 02:42:0a:0a:0a:02"
+        ),
+        (
+            "ip -n 1-mynet00000 link add veth1 mtu 1450 type veth peer name eth0 netns BOX mtu 1450"
+            " address 02:42:0a:0a:0a:05"
+        ),
         "ip link set wgw-BOX master docker_gwbridge",
         "ip link set wgw-BOX type bridge_slave isolated on learning off flood off locked on",
         "ip -n 1-mynet00000 link set vxlan0 master br0",
-        "ip -n 1-mynet00000 link set vxlan0 type bridge_slave isolated off learning off flood on locked off",
+        (
+            "ip -n 1-mynet00000 link set vxlan0 type bridge_slave isolated off learning off flood"
+            " on locked off"
+        ),
         "ip -n 1-mynet00000 link set veth0 master br0",
-        "ip -n 1-mynet00000 link set veth0 type bridge_slave isolated off learning off flood off locked on",
+        (
+            "ip -n 1-mynet00000 link set veth0 type bridge_slave isolated off learning off flood"
+            " off locked on"
+        ),
         "ip -n 1-mynet00000 link set veth1 master br0",
-        "ip -n 1-mynet00000 link set veth1 type bridge_slave isolated off learning off flood off locked on",
+        (
+            "ip -n 1-mynet00000 link set veth1 type bridge_slave isolated off learning off flood"
+            " off locked on"
+        ),
         "ip -n 1-mynet00000 address add 10.10.10.1/24 dev br0",
         "ip -n lb_mynet0000 address add 10.10.10.2/24 dev eth0",
         "ip -n BOX address add 10.10.10.5/24 dev eth0",
@@ -272,13 +336,28 @@ def test_a_node_with_one_container_of_one_plain_network():
         "ip -n lb_mynet0000 link set eth0 up",
         "ip -n BOX link set eth0 up",
         "ip -n BOX link set eth1 up",
-        "ip neighbour replace 172.18.0.3 lladdr 02:42:ac:12:00:03 dev docker_gwbridge nud permanent",
+        (
+            "ip neighbour replace 172.18.0.3 lladdr 02:42:ac:12:00:03 dev docker_gwbridge nud"
+            " permanent"
+        ),
         "bridge fdb replace 02:42:ac:12:00:03 dev wgw-BOX master static",
-        "ip -n 1-mynet00000 neighbour replace 10.10.10.3 lladdr 02:42:0a:0a:0a:03 dev vxlan0 nud permanent",
-        "ip -n 1-mynet00000 neighbour replace 10.10.10.4 lladdr 02:42:0a:0a:0a:04 dev vxlan0 nud permanent",
+        (
+            "ip -n 1-mynet00000 neighbour replace 10.10.10.3 lladdr 02:42:0a:0a:0a:03 dev vxlan0"
+            " nud permanent"
+        ),
+        (
+            "ip -n 1-mynet00000 neighbour replace 10.10.10.4 lladdr 02:42:0a:0a:0a:04 dev vxlan0"
+            " nud permanent"
+        ),
         "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:02 dev veth0 master static",
         "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:05 dev veth1 master static",
-        "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:03 dev vxlan0 dst 10.59.72.12 self permanent",
-        "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:04 dev vxlan0 dst 10.59.72.12 self permanent",
+        (
+            "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:03 dev vxlan0 dst 10.59.72.12 self"
+            " permanent"
+        ),
+        (
+            "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:04 dev vxlan0 dst 10.59.72.12 self"
+            " permanent"
+        ),
         "ip -n BOX route replace default via 172.18.0.1 dev eth1",
     ]

@@ -1,4 +1,5 @@
-"""What in the host's own namespace is taken for ours, and so compared and removed: that, and nothing that looks like it."""
+"""What in the host's own namespace is taken for ours, and so compared and removed: that, and
+nothing that looks like it."""
 
 import pytest
 
@@ -16,7 +17,15 @@ from weft.network.ownership import (
     owns_table,
 )
 
-NEIGHBOURS = (0, 1, REQUEST_MARK - 1, REQUEST_MARK + 1, REQUEST_MARK | ANSWER_MARK << 4, ESP_MARK, CLEAR_MARK)
+NEIGHBOURS = (
+    0,
+    1,
+    REQUEST_MARK - 1,
+    REQUEST_MARK + 1,
+    REQUEST_MARK | ANSWER_MARK << 4,
+    ESP_MARK,
+    CLEAR_MARK,
+)
 """Marks that somebody else may use: none, bits that ours have, and our own for other things."""
 
 
@@ -35,7 +44,15 @@ def test_a_rule_of_another_priority_is_somebody_elses_whatever_it_marks(priority
 
 def test_links_tables_and_routing_tables_are_ours_by_their_whole_names() -> None:
     assert all(map(owns_link, ("docker_gwbridge", "ing0", "wgw-0123456789")))
-    assert not [name for name in ("docker0", "docker_gwbridge0", "ing00", "ing1", "wgw", "xwgw-1", "eth0") if owns_link(name)]
+    assert not [
+        name
+        for name in ("docker0", "docker_gwbridge0", "ing00", "ing1", "wgw", "xwgw-1", "eth0")
+        if owns_link(name)
+    ]
     assert all(map(owns_table, ("weft", "weft-guard", "weft-underlay")))
-    assert not [name for name in ("wefts", "weft_guard", "my-weft", "wef", "filter") if owns_table(name)]
-    assert [owns_routing_table(table) for table in (MESH_TABLE - 1, MESH_TABLE, MESH_TABLE + 1)] == [False, True, False]
+    assert not [
+        name for name in ("wefts", "weft_guard", "my-weft", "wef", "filter") if owns_table(name)
+    ]
+    assert [
+        owns_routing_table(table) for table in (MESH_TABLE - 1, MESH_TABLE, MESH_TABLE + 1)
+    ] == [False, True, False]

@@ -1,4 +1,5 @@
-"""A planner that remembers: what it says is what one that does not would say, and what did not change is the same object."""
+"""A planner that remembers: what it says is what one that does not would say, and what did not
+change is the same object."""
 
 import msgspec
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,8 @@ PEER = AddForwarding | AddNeighbour | RemoveForwarding | RemoveNeighbour
 
 
 def in_any_order(state):
-    """The state without what depends on a service's past: the order of its tasks, and the size of its ring."""
+    """The state without what depends on a service's past: the order of its tasks, and the size of
+    its ring."""
 
     def plain(table):
         services = {
@@ -161,9 +163,12 @@ def test_a_host_that_comes_is_an_element_of_what_knows_hosts():
     swarm = node.swarm
     balancer = next(e for e in swarm.endpoints[swarm.ingress].values() if e.task is None)
     external_etcd = msgspec.structs.replace(
-        balancer, id="lb-more", node="more", vtep=swarm.facts(3).data_path_address + 1,
+        balancer,
+        id="lb-more",
+        node="more",
+        vtep=swarm.facts(3).data_path_address + 1,
         address=swarm.address(swarm.ingress),
-    )  # fmt: skip
+    )
     swarm.endpoints[swarm.ingress]["lb-more"] = external_etcd
     operations = diff(before, node.state())
     tables = {

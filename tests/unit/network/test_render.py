@@ -57,7 +57,9 @@ def published(services):
     """The table of a host on which they are published."""
     swarm = Swarm(1)
     view, facts = swarm.assignment(1).networks[swarm.ingress], swarm.facts(1)
-    parts = [p for p in mesh(view.definition, view.load_balancer(facts.node), facts) if p.name == HOST]
+    parts = [
+        p for p in mesh(view.definition, view.load_balancer(facts.node), facts) if p.name == HOST
+    ]
     [made] = serving(union(HOST, parts), services).tables.values()
     return made
 
@@ -221,8 +223,8 @@ def test_sets_without_a_service_are_text():
         body, sets={"legs": ElementSet(LEGS, {("02:43:00:00:00:01",): (0x1000001,)})}
     ).values()
     assert text(made) == (
-        "  map legs {\n    type ether_addr : mark;\n    elements = { 02:43:00:00:00:01 : 0x01000001 }\n  }\n"
-        + body
+        "  map legs {\n    type ether_addr : mark;\n    elements = { 02:43:00:00:00:01 : 0x01000001"
+        " }\n  }\n" + body
     )
 
 

@@ -1,4 +1,5 @@
-"""What is read from certificates, and chains over several roots, with the openssl command as the oracle."""
+"""What is read from certificates, and chains over several roots, with the openssl command as the
+oracle."""
 
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -45,25 +46,40 @@ def root_of(seed: int) -> RootCa:
 
 
 def leaf(root: RootCa, role: Role = "worker", lifetime: int = 90 * DAY, now: int = NOW) -> str:
-    return authority.issue(root, authority.request(key_of(99)), NodeId("n1"), role, ClusterId("c1"), now, lifetime, 2)
+    return authority.issue(
+        root, authority.request(key_of(99)), NodeId("n1"), role, ClusterId("c1"), now, lifetime, 2
+    )
 
 
 def selfmade(
-    name: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, days: int = 1000, identifier: bytes | None = None,
-    constraints: x509.BasicConstraints | None = AUTHORITY, signer: ec.EllipticCurvePrivateKey | None = None,
-) -> RootCa:  # fmt: skip
+    name: str,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    days: int = 1000,
+    identifier: bytes | None = None,
+    constraints: x509.BasicConstraints | None = AUTHORITY,
+    signer: ec.EllipticCurvePrivateKey | None = None,
+) -> RootCa:
     """A root as an operator may make one."""
     begin = datetime.fromtimestamp(NOW // SECOND, UTC) - timedelta(days=1)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).serial_number(77).public_key(key.public_key())
-        .not_valid_before(begin).not_valid_after(begin + timedelta(days=days))
-    )  # fmt: skip
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .serial_number(77)
+        .public_key(key.public_key())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=days))
+    )
     if constraints is not None:
         builder = builder.add_extension(constraints, critical=True)
     if identifier is not None:
         builder = builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
-    pem = builder.sign(signer or key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    pem = (
+        builder.sign(signer or key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode()
+    )
     return RootCa(pem, authority.private_pem(key))
 
 
@@ -72,7 +88,14 @@ def openssl_verifies(directory: Path, root: str, chain: str, at: int = NOW) -> b
     texts = {"root": root, "leaf": own + "-----END CERTIFICATE-----\n", "chain": behind}
     for name, text in texts.items():
         (directory / name).write_text(text)
-    argv = ["openssl", "verify", "-attime", str(at // SECOND + 60), "-CAfile", str(directory / "root")]
+    argv = [
+        "openssl",
+        "verify",
+        "-attime",
+        str(at // SECOND + 60),
+        "-CAfile",
+        str(directory / "root"),
+    ]
     argv += ["-untrusted", str(directory / "chain")] if behind else []
     return subprocess.run([*argv, str(directory / "leaf")], capture_output=True).returncode == 0
 
@@ -93,9 +116,13 @@ def both(directory: Path, root: str, chain: str, now: int = NOW) -> bool:
 
 
 def test_the_way_from_root_to_root(tmp_path: Path) -> None:
-    """Whoever trusts any of the roots can follow the chain to what the newest one signs, and nobody else."""
+    """Whoever trusts any of the roots can follow the chain to what the newest one signs, and nobody
+    else."""
     first, second, third, stranger = (root_of(seed) for seed in (1, 2, 3, 4))
-    to_second, to_third = authority.cross_sign(first, second, NOW, 10), authority.cross_sign(second, third, NOW, 11)
+    to_second, to_third = (
+        authority.cross_sign(first, second, NOW, 10),
+        authority.cross_sign(second, third, NOW, 11),
+    )
     chain = leaf(third) + to_third + to_second
     assert all(both(tmp_path, root.certificate, chain) for root in (first, second, third))
     assert not both(tmp_path, stranger.certificate, chain)
@@ -136,8 +163,16 @@ def test_what_cannot_be_the_root_of_a_swarm() -> None:
         (selfmade("ours", small).certificate, authority.private_pem(small), "2048"),
         (selfmade("ours", key, days=300).certificate, good.key, "expires too soon"),
         (selfmade("ours", key, constraints=None).certificate, good.key, "not one of an authority"),
-        (selfmade("ours", key, constraints=x509.BasicConstraints(False, None)).certificate, good.key, "may not sign"),
-        (selfmade("ours", key, constraints=x509.BasicConstraints(True, 0)).certificate, good.key, "may not sign"),
+        (
+            selfmade("ours", key, constraints=x509.BasicConstraints(False, None)).certificate,
+            good.key,
+            "may not sign",
+        ),
+        (
+            selfmade("ours", key, constraints=x509.BasicConstraints(True, 0)).certificate,
+            good.key,
+            "may not sign",
+        ),
         (selfmade("ours", key, signer=other).certificate, good.key, "not self-signed"),
     ):
         with pytest.raises(InvalidArgument, match=why):
@@ -148,12 +183,25 @@ def test_who_signs_and_what_goes_behind() -> None:
     first, second, third = (root_of(seed) for seed in (1, 2, 3))
     cluster = Cluster(id=ClusterId("c1"), root_ca=first, join_tokens=JoinTokens("w", "m"))
     assert authority.signer(cluster) == (first, "")
-    settled = Cluster(id=ClusterId("c1"), root_ca=second, join_tokens=JoinTokens("w", "m"), cross_signed="second by first;")
-    assert authority.signer(settled) == (second, "second by first;"), "somebody may have missed the end of the rotation"
+    settled = Cluster(
+        id=ClusterId("c1"),
+        root_ca=second,
+        join_tokens=JoinTokens("w", "m"),
+        cross_signed="second by first;",
+    )
+    assert authority.signer(settled) == (second, "second by first;"), (
+        "somebody may have missed the end of the rotation"
+    )
     rotation = RootRotation(third, "third by second;")
-    assert authority.signer(Cluster(
-        id=ClusterId("c1"), root_ca=second, join_tokens=JoinTokens("w", "m"), rotation=rotation, cross_signed="second by first;"
-    )) == (third, "third by second;second by first;")  # fmt: skip
+    assert authority.signer(
+        Cluster(
+            id=ClusterId("c1"),
+            root_ca=second,
+            join_tokens=JoinTokens("w", "m"),
+            rotation=rotation,
+            cross_signed="second by first;",
+        )
+    ) == (third, "third by second;second by first;")
 
 
 def test_time_counts(tmp_path: Path) -> None:
@@ -175,19 +223,25 @@ def test_digests_and_names(tmp_path: Path) -> None:
     (tmp_path / "root").write_text(root.certificate)
     shown = subprocess.run(
         ["openssl", "x509", "-in", str(tmp_path / "root"), "-noout", "-fingerprint", "-sha256"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert shown.strip().partition("=")[2].replace(":", "").lower() == fingerprint(root.certificate)
     same_key = authority.root(key_of(1), NOW + DAY, 8)
     assert fingerprint(same_key.certificate) != fingerprint(root.certificate)
     assert signer_id(same_key.certificate) == signer_id(root.certificate) == issuer_id(leaf(root))
-    der = x509.load_pem_x509_certificate(leaf(root).encode()).public_bytes(serialization.Encoding.DER)
+    der = x509.load_pem_x509_certificate(leaf(root).encode()).public_bytes(
+        serialization.Encoding.DER
+    )
     assert issuer_id(der) == issuer_id(leaf(root))
     assert holder(der) == Holder(NodeId("n1"), "worker", ClusterId("c1"), "2", NOW + 90 * DAY)
     assert holder(leaf(root, "manager")).role == "manager"
     assert has_key(leaf(root), authority.private_pem(key_of(99)))
     assert not has_key(leaf(root), root.key)
-    assert public_key_digest(authority.request(key_of(1))) == public_key_digest(authority.request(key_of(1)))
+    assert public_key_digest(authority.request(key_of(1))) == public_key_digest(
+        authority.request(key_of(1))
+    )
     assert subject_and_key(root.certificate)[1] == key_of(1).public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -26,7 +26,9 @@ ROOT = authority.root(new_key(), NOW, 1)
 
 
 def node_certificate(role: str = "worker") -> str:
-    return authority.issue(ROOT, authority.request(new_key()), NodeId("n1"), role, ClusterId("c1"), NOW, 90 * DAY, 2)
+    return authority.issue(
+        ROOT, authority.request(new_key()), NodeId("n1"), role, ClusterId("c1"), NOW, 90 * DAY, 2
+    )
 
 
 @given(st.binary(min_size=16, max_size=16))
@@ -38,16 +40,24 @@ def test_a_token_recognises_its_root_only(secret: bytes) -> None:
     assert not token.recognises(ROOT.certificate + " ")
 
 
-@pytest.mark.parametrize("text", ["", "SWMTKN-1-a-b", "SWMTKN-2-" + "0" * 50 + "-" + "0" * 25, "x" * 100])
+@pytest.mark.parametrize(
+    "text", ["", "SWMTKN-1-a-b", "SWMTKN-2-" + "0" * 50 + "-" + "0" * 25, "x" * 100]
+)
 def test_what_is_no_token_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(InvalidArgument, match="^invalid join token$"):
         tokens.parse_token(text)
 
 
 def test_the_secret_decides_the_role() -> None:
-    worker, manager, forged = (tokens.make_token(ROOT.certificate, bytes([i]) * 16) for i in range(3))
+    worker, manager, forged = (
+        tokens.make_token(ROOT.certificate, bytes([i]) * 16) for i in range(3)
+    )
     both = JoinTokens(worker, manager)
-    assert [tokens.role_of(t, both) for t in (worker, manager, forged)] == ["worker", "manager", None]
+    assert [tokens.role_of(t, both) for t in (worker, manager, forged)] == [
+        "worker",
+        "manager",
+        None,
+    ]
 
 
 def test_secrets_are_not_printed() -> None:
@@ -60,13 +70,32 @@ def test_secrets_are_not_printed() -> None:
 def test_openssl_accepts_the_chain_and_reads_the_names(tmp_path: Path) -> None:
     (tmp_path / "root.pem").write_text(ROOT.certificate)
     (tmp_path / "node.pem").write_text(node_certificate("manager"))
-    verify = ["openssl", "verify", "-attime", str(NOW // SECOND + 60), "-x509_strict", "-CAfile", str(tmp_path / "root.pem")]
+    verify = [
+        "openssl",
+        "verify",
+        "-attime",
+        str(NOW // SECOND + 60),
+        "-x509_strict",
+        "-CAfile",
+        str(tmp_path / "root.pem"),
+    ]
     done = subprocess.run([*verify, str(tmp_path / "node.pem")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = subprocess.run(
-        ["openssl", "x509", "-in", str(tmp_path / "node.pem"), "-noout", "-subject", "-ext", "subjectAltName"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [
+            "openssl",
+            "x509",
+            "-in",
+            str(tmp_path / "node.pem"),
+            "-noout",
+            "-subject",
+            "-ext",
+            "subjectAltName",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "O = c1, OU = swarm-manager, CN = n1" in shown
     assert "DNS:n1, DNS:swarm-manager" in shown
 
@@ -74,19 +103,41 @@ def test_openssl_accepts_the_chain_and_reads_the_names(tmp_path: Path) -> None:
 def test_a_node_cannot_issue(tmp_path: Path) -> None:
     """A certificate signed by a node's key does not verify against the root."""
     key = new_key()
-    node = authority.issue(ROOT, authority.request(key), NodeId("n1"), "worker", ClusterId("c1"), NOW, 90 * DAY, 2)
+    node = authority.issue(
+        ROOT, authority.request(key), NodeId("n1"), "worker", ClusterId("c1"), NOW, 90 * DAY, 2
+    )
     forged_root = authority.RootCa(node, authority.private_pem(key))
-    forged = authority.issue(forged_root, authority.request(new_key()), NodeId("n2"), "manager", ClusterId("c1"), NOW, DAY, 3)
+    forged = authority.issue(
+        forged_root,
+        authority.request(new_key()),
+        NodeId("n2"),
+        "manager",
+        ClusterId("c1"),
+        NOW,
+        DAY,
+        3,
+    )
     for name, text in (("root", ROOT.certificate), ("node", node), ("forged", forged)):
         (tmp_path / name).write_text(text)
-    argv = ["openssl", "verify", "-attime", str(NOW // SECOND + 60), "-CAfile", str(tmp_path / "root")]
+    argv = [
+        "openssl",
+        "verify",
+        "-attime",
+        str(NOW // SECOND + 60),
+        "-CAfile",
+        str(tmp_path / "root"),
+    ]
     done = subprocess.run(
-        [*argv, "-untrusted", str(tmp_path / "node"), str(tmp_path / "forged")], capture_output=True, text=True
+        [*argv, "-untrusted", str(tmp_path / "node"), str(tmp_path / "forged")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("csr", ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"])
+@pytest.mark.parametrize(
+    "csr", ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"]
+)
 def test_a_malformed_request_is_refused(csr: str) -> None:
     with pytest.raises(InvalidArgument, match="cannot issue certificate"):
         authority.issue(ROOT, csr, NodeId("n"), "worker", ClusterId("c"), NOW, DAY, 1)

@@ -103,8 +103,9 @@ def test_a_profile_that_cannot_be_loaded_is_an_error_with_the_parsers_words(tmp_
     )
     with pytest.raises(OperationFailed) as caught:
         profile(apparmor)
-    assert str(caught.value) == (
-        "AppArmor enabled on system but the docker-default profile could not be loaded:"
+    assert (
+        str(caught.value)
+        == "AppArmor enabled on system but the docker-default profile could not be loaded:"
         " apparmor_parser: Syntax error at line 3"
     )
     assert apparmor.in_use

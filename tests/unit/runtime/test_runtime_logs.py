@@ -18,7 +18,15 @@ def written(line: LogLine) -> bytes:
     moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     flag = b"F" if line.data.endswith(b"\n") else b"P"
     stream = b"stdout" if line.stream == 1 else b"stderr"
-    return f"{moment}.{nanoseconds:09}+00:00 ".encode() + stream + b" " + flag + b" " + line.data.removesuffix(b"\n") + b"\n"
+    return (
+        f"{moment}.{nanoseconds:09}+00:00 ".encode()
+        + stream
+        + b" "
+        + flag
+        + b" "
+        + line.data.removesuffix(b"\n")
+        + b"\n"
+    )
 
 
 def read(path: Path, query: LogQuery, ended: asyncio.Event | None = None) -> list[LogLine]:
@@ -34,7 +42,9 @@ LINES = st.builds(
     LogLine,
     st.sampled_from([1, 2]),
     st.integers(0, 4 * 10**18),
-    st.tuples(st.binary().map(lambda data: data.replace(b"\n", b"")), st.sampled_from([b"", b"\n"])).map(b"".join),
+    st.tuples(
+        st.binary().map(lambda data: data.replace(b"\n", b"")), st.sampled_from([b"", b"\n"])
+    ).map(b"".join),
 )
 
 
@@ -73,26 +83,44 @@ def in_lines(pieces: list[LogLine]) -> list[list[LogLine]]:
     return lines
 
 
-@given(st.lists(LINES, max_size=20), st.none() | st.integers(0, 5), st.integers(0, 4 * 10**18), st.integers(0, 4 * 10**18))
+@given(
+    st.lists(LINES, max_size=20),
+    st.none() | st.integers(0, 5),
+    st.integers(0, 4 * 10**18),
+    st.integers(0, 4 * 10**18),
+)
 def test_a_query_takes_a_span_of_time_and_the_last_lines(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[LogLine], tail: int | None, since: int, until: int
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[LogLine],
+    tail: int | None,
+    since: int,
+    until: int,
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "log"
     path.write_bytes(b"".join(map(written, lines)))
-    wanted = [line for line in lines if line.timestamp >= since and (not until or line.timestamp <= until)]
+    wanted = [
+        line for line in lines if line.timestamp >= since and (not until or line.timestamp <= until)
+    ]
     whole = in_lines(wanted)
-    shown = {id(piece) for line in whole[max(0, len(whole) - tail) :] for piece in line} if tail is not None else set()
+    shown = (
+        {id(piece) for line in whole[max(0, len(whole) - tail) :] for piece in line}
+        if tail is not None
+        else set()
+    )
     expected = [line for line in wanted if tail is None or id(line) in shown]
     assert read(path, LogQuery(since=since, until=until, tail=tail)) == expected
 
 
 def long_log(path: Path) -> list[LogLine]:
-    """Ten times what is read at once, with lines of many sizes; those on stdout are in pieces, with lines on stderr between them."""
+    """Ten times what is read at once, with lines of many sizes; those on stdout are in pieces, with
+    lines on stderr between them."""
 
     def line(number: int) -> LogLine:
         is_error = number % 7 == 0
         end = b"\n" if is_error or number % 5 else b""
-        return LogLine(2 if is_error else 1, number, b"%d " % number + b"x" * (number * 37 % 400) + end)
+        return LogLine(
+            2 if is_error else 1, number, b"%d " % number + b"x" * (number * 37 % 400) + end
+        )
 
     lines = [line(number) for number in range(1, 4000)]
     path.write_bytes(b"".join(map(written, lines)))
@@ -109,7 +137,9 @@ def test_the_last_lines_of_a_long_log_are_found_from_its_end(tmp_path: Path, tai
     assert read(path, LogQuery(tail=tail)) == [line for line in lines if id(line) in shown]
 
 
-@pytest.mark.parametrize("query", [LogQuery(tail=1, since=1), LogQuery(since=4000), LogQuery(tail=2000)], ids=repr)
+@pytest.mark.parametrize(
+    "query", [LogQuery(tail=1, since=1), LogQuery(since=4000), LogQuery(tail=2000)], ids=repr
+)
 def test_a_long_log_stops_nobody_else(tmp_path: Path, query: LogQuery) -> None:
     """Also while nothing is found that is wanted."""
     path = tmp_path / "log"

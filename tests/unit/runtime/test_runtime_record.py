@@ -17,20 +17,34 @@ from weft.runtime.record import RECORDS, Directory, Record
 
 def record() -> Record:
     config = ContainerConfig(
-        id=ContainerId("c" * 64), name="one", hostname="one", namespace=None, spec=ContainerSpec(image="demo"),
-        limits=Resources(), hosts="", resolv_conf="",
-    )  # fmt: skip
-    return Record(container=Container(config=config, image="demo", args=("true",), env=(), created_at=1), stop_signal="SIGTERM")
+        id=ContainerId("c" * 64),
+        name="one",
+        hostname="one",
+        namespace=None,
+        spec=ContainerSpec(image="demo"),
+        limits=Resources(),
+        hosts="",
+        resolv_conf="",
+    )
+    return Record(
+        container=Container(config=config, image="demo", args=("true",), env=(), created_at=1),
+        stop_signal="SIGTERM",
+    )
 
 
 @pytest.mark.usefixtures("any_umask")
-def test_the_container_can_read_what_is_meant_for_it_and_users_of_the_host_nothing(tmp_path: Path) -> None:
+def test_the_container_can_read_what_is_meant_for_it_and_users_of_the_host_nothing(
+    tmp_path: Path,
+) -> None:
     directory = Directory(tmp_path / "containers" / ("c" * 64))
     directory.make()
     directory.write(record())
     names = ("hosts", "hostname", "resolv.conf", "config.json")
     directory.write_files(dict.fromkeys(names, b"x"))
-    found = {path.name: f"{stat.S_IMODE(path.stat().st_mode):o}" for path in (directory.path, *directory.path.iterdir())}
+    found = {
+        path.name: f"{stat.S_IMODE(path.stat().st_mode):o}"
+        for path in (directory.path, *directory.path.iterdir())
+    }
     assert found == {
         "c" * 64: "700", "upper": "755", "work": "700", "merged": "700",
         "weft.json": "600", "weft.json.copy": "600", "config.json": "600",
@@ -38,7 +52,9 @@ def test_the_container_can_read_what_is_meant_for_it_and_users_of_the_host_nothi
     }  # fmt: skip
 
 
-def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = Directory(tmp_path / "one")
     directory.make()
     directory.write(record())
@@ -47,7 +63,9 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OperationFailed, match=r"cannot write .*/one/weft.json.copy: No space left on device"):
+    with pytest.raises(
+        OperationFailed, match=r"cannot write .*/one/weft.json.copy: No space left on device"
+    ):
         directory.write(record())
     assert directory.read() == record()
 
@@ -62,7 +80,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("how", [*DAMAGES, "absent"])
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_there_as_long_as_one_of_its_files_is(tmp_path: Path, name: str, how: str) -> None:
+def test_a_record_is_there_as_long_as_one_of_its_files_is(
+    tmp_path: Path, name: str, how: str
+) -> None:
     directory = Directory(tmp_path / "one")
     directory.make()
     directory.write(record())
@@ -77,7 +97,9 @@ def test_a_record_is_there_as_long_as_one_of_its_files_is(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_record_that_nobody_can_read_is_none_of_a_container_half_made(tmp_path: Path, how: str) -> None:
+def test_a_record_that_nobody_can_read_is_none_of_a_container_half_made(
+    tmp_path: Path, how: str
+) -> None:
     directory = Directory(tmp_path / "one")
     directory.make()
     assert directory.read() is None

@@ -1,4 +1,5 @@
-"""From a container's configuration to the OCI runtime's document: what Docker's defaults and the user's wishes make of it."""
+"""From a container's configuration to the OCI runtime's document: what Docker's defaults and the
+user's wishes make of it."""
 
 import resource
 from pathlib import Path
@@ -18,22 +19,36 @@ from weft.runtime.spec import capability_set, command_line, container_document, 
 from weft.runtime.users import User
 
 IMAGE = Image(
-    id="sha256:" + "a" * 64, config=ImageConfig(entrypoint=("/entry",), cmd=("one", "two"), env=("A=image", "B=image"))
+    id="sha256:" + "a" * 64,
+    config=ImageConfig(entrypoint=("/entry",), cmd=("one", "two"), env=("A=image", "B=image")),
 )
 
 
 def document(
-    namespace: str | None = "/run/netns/x", limits: Resources | None = None, confinement: Confinement | None = None,
-    seccomp: dict[str, Any] | None = None, **spec: Any,
-) -> dict[str, Any]:  # fmt: skip
+    namespace: str | None = "/run/netns/x",
+    limits: Resources | None = None,
+    confinement: Confinement | None = None,
+    seccomp: dict[str, Any] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     config = ContainerConfig(
-        id=ContainerId("c" * 64), name="name", spec=ContainerSpec(image="image", **spec), hostname="box", namespace=namespace,
+        id=ContainerId("c" * 64),
+        name="name",
+        spec=ContainerSpec(image="image", **spec),
+        hostname="box",
+        namespace=namespace,
         limits=limits or Resources(),
-    )  # fmt: skip
-    container = Container(
-        config=config, image=IMAGE.id, args=("/entry",), env=("A=b",), confinement=confinement or Confinement()
     )
-    decoded: dict[str, Any] = msgspec.json.decode(container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp))
+    container = Container(
+        config=config,
+        image=IMAGE.id,
+        args=("/entry",),
+        env=("A=b",),
+        confinement=confinement or Confinement(),
+    )
+    decoded: dict[str, Any] = msgspec.json.decode(
+        container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp)
+    )
     return decoded
 
 
@@ -60,7 +75,11 @@ def test_an_image_without_a_command_needs_one() -> None:
 def test_the_environment_has_each_name_once_and_the_users_value() -> None:
     env = environment(IMAGE, ContainerSpec(image="image", env=("B=user", "C=user", "A")))
     assert env[0] == "B=user"
-    assert set(env) == {"B=user", "C=user", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    assert set(env) == {
+        "B=user",
+        "C=user",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,7 +92,9 @@ def test_the_environment_has_each_name_once_and_the_users_value() -> None:
         (("ALL",), ("SYS_ADMIN",), "CAP_BPF", "CAP_SYS_ADMIN"),
     ],
 )
-def test_capabilities_are_added_and_dropped(add: tuple[str, ...], drop: tuple[str, ...], has: str, lacks: str) -> None:
+def test_capabilities_are_added_and_dropped(
+    add: tuple[str, ...], drop: tuple[str, ...], has: str, lacks: str
+) -> None:
     found = capability_set(add, drop)
     assert has in found
     assert lacks not in found
@@ -81,7 +102,8 @@ def test_capabilities_are_added_and_dropped(add: tuple[str, ...], drop: tuple[st
 
 
 def test_all_capabilities_are_those_that_can_be_had_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root of a virtual machine or of a container may lack some: to ask for more makes the container fail."""
+    """Root of a virtual machine or of a container may lack some: to ask for more makes the
+    container fail."""
     monkeypatch.setattr("weft.runtime.spec.all_capabilities", lambda: ("CAP_CHOWN", "CAP_BPF"))
     assert capability_set(("ALL",), ()) == ("CAP_CHOWN", "CAP_BPF")
     assert capability_set(("ALL", "SYS_ADMIN"), ("CHOWN",)) == ("CAP_BPF", "CAP_SYS_ADMIN")
@@ -99,12 +121,16 @@ def test_unknown_capabilities_signals_and_limits_are_refused() -> None:
 def test_a_limit_above_what_this_host_may_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.runtime.spec.all_capabilities", tuple)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with pytest.raises(InvalidArgument, match=f"nofile=5:{hard + 1}: this host's hard limit is {hard}"):
+    with pytest.raises(
+        InvalidArgument, match=f"nofile=5:{hard + 1}: this host's hard limit is {hard}"
+    ):
         document(ulimits=(Ulimit("nofile", 5, hard + 1),))
 
 
 def test_limits_become_cgroup_values() -> None:
-    resources = document(limits=Resources(memory=64 << 20, nano_cpus=1_500_000_000, pids=7))["linux"]["resources"]
+    resources = document(limits=Resources(memory=64 << 20, nano_cpus=1_500_000_000, pids=7))[
+        "linux"
+    ]["resources"]
     assert resources["memory"]["limit"] == 64 << 20
     assert resources["cpu"] == {"quota": 150_000, "period": 100_000}
     assert resources["pids"]["limit"] == 7
@@ -112,10 +138,19 @@ def test_limits_become_cgroup_values() -> None:
 
 def test_namespaces_are_its_own_but_for_the_network() -> None:
     kinds = {entry["type"]: entry.get("path") for entry in document()["linux"]["namespaces"]}
-    assert kinds == {"pid": None, "mount": None, "ipc": None, "uts": None, "network": "/run/netns/x"}
-    assert "network" not in {entry["type"] for entry in document(namespace=None)["linux"]["namespaces"]}
+    assert kinds == {
+        "pid": None,
+        "mount": None,
+        "ipc": None,
+        "uts": None,
+        "network": "/run/netns/x",
+    }
+    assert "network" not in {
+        entry["type"] for entry in document(namespace=None)["linux"]["namespaces"]
+    }
     assert "cgroup" in {
-        entry["type"] for entry in document(confinement=Confinement(cgroup_namespace=True))["linux"]["namespaces"]
+        entry["type"]
+        for entry in document(confinement=Confinement(cgroup_namespace=True))["linux"]["namespaces"]
     }
 
 
@@ -132,21 +167,36 @@ def test_each_setting_of_a_containers_network_has_one_owner() -> None:
 
 
 def test_network_sysctls_are_for_a_network_namespace_of_its_own() -> None:
-    assert document(sysctls={"net.ipv4.ip_forward": "1"})["linux"]["sysctl"]["net.ipv4.ip_forward"] == "1"
+    assert (
+        document(sysctls={"net.ipv4.ip_forward": "1"})["linux"]["sysctl"]["net.ipv4.ip_forward"]
+        == "1"
+    )
     with pytest.raises(InvalidArgument, match=r"net\.ipv4\.ip_forward"):
         document(namespace=None, sysctls={"net.ipv4.ip_forward": "1"})
 
 
 def test_a_user_who_is_not_root_holds_no_capabilities() -> None:
-    config = ContainerConfig(id=ContainerId("c" * 64), name="n", spec=ContainerSpec(image="i"), hostname="h", namespace=None)
+    config = ContainerConfig(
+        id=ContainerId("c" * 64),
+        name="n",
+        spec=ContainerSpec(image="i"),
+        hostname="h",
+        namespace=None,
+    )
     container = Container(config=config, image=IMAGE.id, args=("x",))
-    process = msgspec.json.decode(container_document(container, IMAGE, User(5, 6), Path("/d"), None))["process"]
+    process = msgspec.json.decode(
+        container_document(container, IMAGE, User(5, 6), Path("/d"), None)
+    )["process"]
     assert process["capabilities"]["effective"] == []
     assert "CAP_CHOWN" in process["capabilities"]["bounding"]
 
 
 def test_a_container_is_confined_as_its_record_says() -> None:
-    confinement = Confinement(masked_paths=("/proc/kcore",), read_only_paths=("/proc/sys",), apparmor_profile="docker-default")
+    confinement = Confinement(
+        masked_paths=("/proc/kcore",),
+        read_only_paths=("/proc/sys",),
+        apparmor_profile="docker-default",
+    )
     found = document(confinement=confinement, seccomp={"defaultAction": "SCMP_ACT_ERRNO"})
     assert found["linux"]["maskedPaths"] == ["/proc/kcore"]
     assert found["linux"]["readonlyPaths"] == ["/proc/sys"]
@@ -161,7 +211,8 @@ def test_without_apparmor_and_seccomp_the_runtime_is_told_of_neither() -> None:
 
 
 def test_programs_may_gain_privileges_as_in_the_original() -> None:
-    """sudo, su and ping of an image are set-user-id programs; `--security-opt no-new-privileges` is not the default."""
+    """sudo, su and ping of an image are set-user-id programs; `--security-opt no-new-privileges` is
+    not the default."""
     assert document()["process"]["noNewPrivileges"] is False
 
 
@@ -175,7 +226,9 @@ def test_programs_may_gain_privileges_as_in_the_original() -> None:
          "cannot pull a/b:2: pinging: dial tcp 1.2.3.4:443: connection refused"),
     ],
 )  # fmt: skip
-def test_a_registrys_errors_are_told_in_the_originals_words(words: str, kind: type[Exception], expected: str) -> None:
+def test_a_registrys_errors_are_told_in_the_originals_words(
+    words: str, kind: type[Exception], expected: str
+) -> None:
     error = translate_error(words, "a/b", "2")
     assert type(error) is kind
     assert str(error).startswith(expected)

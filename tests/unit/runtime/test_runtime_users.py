@@ -1,4 +1,5 @@
-"""Users by the tables of a container's root, as Docker finds them; and tables that a container makes to harm."""
+"""Users by the tables of a container's root, as Docker finds them; and tables that a container
+makes to harm."""
 
 import os
 from pathlib import Path
@@ -59,7 +60,9 @@ TABLES = Accounts(Table(PASSWD), Table(GROUP))
         ("2147483647", (), User(2**31 - 1, 0, (0,))),
     ],
 )
-def test_users_and_groups_are_those_of_the_container(user: str, groups: tuple[str, ...], expected: User) -> None:
+def test_users_and_groups_are_those_of_the_container(
+    user: str, groups: tuple[str, ...], expected: User
+) -> None:
     assert find_user(TABLES, user, groups) == expected
 
 
@@ -68,7 +71,11 @@ def test_users_and_groups_are_those_of_the_container(user: str, groups: tuple[st
     [
         ("who", (), "unable to find user who: no matching entries in passwd file"),
         ("broken", (), "unable to find user broken: no matching entries in passwd file"),
-        ("nobody-knows", (), "unable to find user nobody-knows: no matching entries in passwd file"),
+        (
+            "nobody-knows",
+            (),
+            "unable to find user nobody-knows: no matching entries in passwd file",
+        ),
         ("no-group", (), "unable to find user no-group: no matching entries in passwd file"),
         ("fake", (), "unable to find user fake: no matching entries in passwd file"),
         ("# app", (), "unable to find user # app: no matching entries in passwd file"),
@@ -84,7 +91,9 @@ def test_users_and_groups_are_those_of_the_container(user: str, groups: tuple[st
         ("web:far", (), "uids and gids must be in range 0-2147483647"),
     ],
 )
-def test_others_are_refused_in_the_originals_words(user: str, groups: tuple[str, ...], words: str) -> None:
+def test_others_are_refused_in_the_originals_words(
+    user: str, groups: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
         find_user(TABLES, user, groups)
     assert str(caught.value) == words
@@ -136,7 +145,9 @@ def test_a_table_that_cannot_be_read_is_named_by_whoever_needs_it(root: Path) ->
     assert find_user(accounts, "web:7") == User(33, 7, (7,))
     with pytest.raises(InvalidArgument) as caught:
         find_user(accounts, "web:www")
-    words = "unable to find group www: cannot read /etc/group: it is a directory, not a regular file"
+    words = (
+        "unable to find group www: cannot read /etc/group: it is a directory, not a regular file"
+    )
     assert str(caught.value) == words
 
 
@@ -144,7 +155,9 @@ def test_a_table_without_end_is_not_read(root: Path) -> None:
     os.truncate(root / "etc" / "passwd", 1 << 40)
     accounts = read_accounts(root)
     assert find_user(accounts, "") == User(0, 0, (0,))
-    with pytest.raises(InvalidArgument, match="unable to find user web: cannot read /etc/passwd: it is larger than"):
+    with pytest.raises(
+        InvalidArgument, match="unable to find user web: cannot read /etc/passwd: it is larger than"
+    ):
         find_user(accounts, "web")
 
 
@@ -152,5 +165,8 @@ def test_a_container_whose_tables_are_fifos_is_refused(root: Path) -> None:
     """The OCI runtime would wait there for ever."""
     (root / "etc" / "passwd").unlink()
     os.mkfifo(root / "etc" / "passwd")
-    with pytest.raises(InvalidArgument, match="cannot read /etc/passwd of the container: it is a FIFO, not a regular file"):
+    with pytest.raises(
+        InvalidArgument,
+        match="cannot read /etc/passwd of the container: it is a FIFO, not a regular file",
+    ):
         read_accounts(root)

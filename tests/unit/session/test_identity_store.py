@@ -1,4 +1,5 @@
-"""Who a node is, on its disk: nobody yet, somebody, or somebody who cannot tell any more, which is not the same as nobody."""
+"""Who a node is, on its disk: nobody yet, somebody, or somebody who cannot tell any more, which is
+not the same as nobody."""
 
 from pathlib import Path
 
@@ -14,10 +15,14 @@ def test_a_node_without_files_is_part_of_no_swarm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "cause"), [(None, "it is missing"), (b"{}", "missing required field"), (b"x", "malformed")]
+    ("content", "cause"),
+    [(None, "it is missing"), (b"{}", "missing required field"), (b"x", "malformed")],
 )
-def test_a_node_that_has_run_tasks_and_lost_its_membership_says_so(tmp_path: Path, content: bytes | None, cause: str) -> None:
-    """Taken for a new host it would join again beside itself, with containers that nobody removes."""
+def test_a_node_that_has_run_tasks_and_lost_its_membership_says_so(
+    tmp_path: Path, content: bytes | None, cause: str
+) -> None:
+    """Taken for a new host it would join again beside itself, with containers that nobody
+    removes."""
     (tmp_path / AGENT).mkdir()
     if content is not None:
         (tmp_path / "member.json").write_bytes(content)

@@ -14,7 +14,9 @@ NAMES = ("m1", "m2", "m3")
 Managers = dict[str, EtcdLeadership]
 
 
-def run(main: Callable[[FakeEtcd, Managers], Awaitable[None]], names: Sequence[str] = NAMES) -> None:
+def run(
+    main: Callable[[FakeEtcd, Managers], Awaitable[None]], names: Sequence[str] = NAMES
+) -> None:
     async def body() -> None:
         etcd = FakeEtcd(names)
         async with AsyncExitStack() as stack:
@@ -23,7 +25,10 @@ def run(main: Callable[[FakeEtcd, Managers], Awaitable[None]], names: Sequence[s
                 managers[name] = EtcdLeadership(etcd.client(name), NodeId(name))
                 stack.push_async_callback(managers[name].close)
                 await until(managers, lambda: managers["m1"].leadership_status.leader == "m1")
-            await until(managers, lambda: all(m.leadership_status.present == set(names) for m in managers.values()))
+            await until(
+                managers,
+                lambda: all(m.leadership_status.present == set(names) for m in managers.values()),
+            )
             await main(etcd, managers)
 
     virtual_time.run(body())
@@ -45,7 +50,9 @@ def leaders(managers: Managers) -> set[str | None]:
 def test_one_leads_and_all_know_it() -> None:
     async def main(etcd: FakeEtcd, managers: Managers) -> None:
         for manager in managers.values():
-            assert manager.leadership_status == LeadershipStatus(NodeId("m1"), frozenset(map(NodeId, NAMES)))
+            assert manager.leadership_status == LeadershipStatus(
+                NodeId("m1"), frozenset(map(NodeId, NAMES))
+            )
 
     run(main)
 
@@ -61,7 +68,11 @@ def test_who_resigns_stays_out_and_may_come_back() -> None:
         await until(managers, lambda: leaders(managers) == {third}, 1.0)
         await asyncio.sleep(STAY_OUT)
         await managers[third].resign()
-        await until(managers, lambda: len(leaders(managers)) == 1 and not leaders(managers) & {None, third}, 1.0)
+        await until(
+            managers,
+            lambda: len(leaders(managers)) == 1 and not leaders(managers) & {None, third},
+            1.0,
+        )
 
     run(main)
 
@@ -90,9 +101,18 @@ def test_when_the_leaders_member_goes_another_leads_soon_after_etcds_own_electio
         took = await until(others, lambda: leaders(others) <= {"m2", "m3"})
         assert took < ELECTION + 1.0
         assert managers["m1"].leadership_status.leader in (None, "m1")
-        await until(managers, lambda: managers["m1"].leadership_status == LeadershipStatus(None, frozenset({NodeId("m1")})), LEASE)
+        await until(
+            managers,
+            lambda: (
+                managers["m1"].leadership_status
+                == LeadershipStatus(None, frozenset({NodeId("m1")}))
+            ),
+            LEASE,
+        )
         etcd.start("m1")
-        await until(managers, lambda: leaders(managers) == leaders(others) and None not in leaders(managers))
+        await until(
+            managers, lambda: leaders(managers) == leaders(others) and None not in leaders(managers)
+        )
         await until(managers, lambda: managers["m1"].leadership_status.present == set(NAMES))
 
     run(main)
@@ -108,7 +128,10 @@ def test_without_a_majority_nobody_leads_and_with_it_somebody_does_again() -> No
         etcd.heal("m2")
         etcd.heal("m3")
         await until(managers, lambda: len(leaders(managers)) == 1 and None not in leaders(managers))
-        await until(managers, lambda: all(m.leadership_status.present == set(NAMES) for m in managers.values()))
+        await until(
+            managers,
+            lambda: all(m.leadership_status.present == set(NAMES) for m in managers.values()),
+        )
 
     run(main)
 

@@ -1,5 +1,5 @@
-"""Schemas of the store on an etcd in memory, and the move from a store of one's own: older and newer managers, and what
-was interrupted in the middle."""
+"""Schemas of the store on an etcd in memory, and the move from a store of one's own: older and
+newer managers, and what was interrupted in the middle."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,14 +29,19 @@ def test_an_older_store_is_upgraded_and_an_older_manager_is_stopped() -> None:
         new = await world.store(schema=NEXT)
         assert [each.cursor for each in new.state.networks.values()] == [each.cursor for each in sorted(
             new.state.networks.values(), key=lambda each: each.id)]  # fmt: skip
-        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {
+            f"id-n{n}": n for n in range(250)
+        }
         assert new.state.services[ServiceId("id-s")].spec_version == spec_version
         await new.commit([Put(network("new"))])
         with pytest.raises(OperationFailed):
             await old.commit([Put(network("old"))])
         assert not old.is_healthy
         assert (await world.store("m3", schema=NEXT)).state.tables == new.state.tables
-        with pytest.raises(OperationFailed, match=r"cannot open store /weft/: its schema 2 is newer than 1, the newest"):
+        with pytest.raises(
+            OperationFailed,
+            match=r"cannot open store /weft/: its schema 2 is newer than 1, the newest",
+        ):
             await world.store("m3")
 
     run(main)
@@ -49,7 +54,12 @@ class Dying(FakeClient):
         super().__init__(etcd, etcd.member("m1"))
         self.left = left
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Any:
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Any:
         if not self.left:
             raise Unavailable("killed")
         self.left -= 1
@@ -75,14 +85,18 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(left: int) -> N
     async def main(world: World) -> None:
         await grow_old(world)
         try:
-            await (await EtcdStore.open(Dying(world.etcd, left), virtual_time.clock, schema=NEXT)).close()
+            await (
+                await EtcdStore.open(Dying(world.etcd, left), virtual_time.clock, schema=NEXT)
+            ).close()
         except Unavailable:
             assert left < 4
         if left:
             with pytest.raises(OperationFailed, match="newer than 1"):
                 await world.store()
         new = await world.store(schema=NEXT)
-        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {
+            f"id-n{n}": n for n in range(250)
+        }
 
     run(main)
 
@@ -95,7 +109,9 @@ async def embedded() -> ClusterState:
     for n in range(90):
         await store.commit([Put(network(f"n{n}")), Put(service(f"s{n}")), Put(task(f"t{n}", n))])
         await asyncio.sleep(1)
-    await store.commit([Put(msgspec.structs.replace(store.state.tasks[TaskId("t7")], node=NodeId("n")))])
+    await store.commit(
+        [Put(msgspec.structs.replace(store.state.tasks[TaskId("t7")], node=NodeId("n")))]
+    )
     return store.state
 
 

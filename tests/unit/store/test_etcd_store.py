@@ -1,4 +1,5 @@
-"""`EtcdStore` on an etcd in memory, in virtual time: what a store promises, and what is left of that when etcd fails."""
+"""`EtcdStore` on an etcd in memory, in virtual time: what a store promises, and what is left of
+that when etcd fails."""
 
 import asyncio
 import random
@@ -10,7 +11,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import virtual_time
-from tests.support.etcd_world import NAMES, NEXT, Deaf, World, contents, grow_old, network, run, service, task, until
+from tests.support.etcd_world import (
+    NAMES,
+    NEXT,
+    Deaf,
+    World,
+    contents,
+    grow_old,
+    network,
+    run,
+    service,
+    task,
+    until,
+)
 from tests.support.slot_writers import SlotWriters
 from weft.errors import Conflict, Damaged, OperationFailed, OutOfSequence, Unavailable
 from weft.manager.transaction import transact
@@ -29,14 +42,20 @@ from weft.store.kept import Kept
 
 
 def test_of_many_that_write_at_once_none_is_refused() -> None:
-    """As hosts that join together, through several managers; each commit is of what nobody else writes."""
+    """As hosts that join together, through several managers; each commit is of what nobody else
+    writes."""
 
     async def main(world: World) -> None:
         stores = [await world.store(name) for name in NAMES]
         names = [f"n{number}" for number in range(60)]
-        await asyncio.gather(*(
-            transact(stores[number % len(stores)], lambda state, name=name: [Put(network(name))]) for number, name in enumerate(names)
-        ))  # fmt: skip
+        await asyncio.gather(
+            *(
+                transact(
+                    stores[number % len(stores)], lambda state, name=name: [Put(network(name))]
+                )
+                for number, name in enumerate(names)
+            )
+        )
         await until(lambda: all(len(store.state.networks) == len(names) for store in stores))
 
     run(main)
@@ -73,7 +92,12 @@ def test_what_is_stale_or_taken_is_refused_and_nothing_of_the_commit_happens() -
             await store.commit([Put(network("b")), Put(network("a", "other"))])
         assert contents(store) == before
         revision = store.state.revision
-        assert await store.commit([Check("network", "id-a", store.state.networks[NetworkId("id-a")].meta.version)]) == revision
+        assert (
+            await store.commit(
+                [Check("network", "id-a", store.state.networks[NetworkId("id-a")].meta.version)]
+            )
+            == revision
+        )
         assert await store.commit([]) == revision
 
     run(main)
@@ -133,10 +157,16 @@ def test_two_managers_cannot_give_one_name_twice_even_if_neither_looks_at_more()
 def test_commits_of_one_process_exclude_each_other_unless_they_are_independent() -> None:
     async def main(world: World) -> None:
         store = await world.store()
-        results = await asyncio.gather(*(store.commit([Put(task(f"t{n}"))]) for n in range(4)), return_exceptions=True)
-        assert [type(result) for result in results if not isinstance(result, int)] == [OutOfSequence] * 3
+        results = await asyncio.gather(
+            *(store.commit([Put(task(f"t{n}"))]) for n in range(4)), return_exceptions=True
+        )
+        assert [type(result) for result in results if not isinstance(result, int)] == [
+            OutOfSequence
+        ] * 3
         assert len(store.state.tasks) == 1
-        await asyncio.gather(*(store.commit([Put(task(f"i{n}"))], independent=True) for n in range(4)))
+        await asyncio.gather(
+            *(store.commit([Put(task(f"i{n}"))], independent=True) for n in range(4))
+        )
         assert len(store.state.tasks) == 5
 
     run(main)
@@ -210,7 +240,12 @@ def test_a_subscriber_gets_what_others_commit_in_order_and_once() -> None:
         await until(lambda: there.state.revision == here.state.revision)
         assert [event.object.id for event in await tasks.next()] == ["t1", "t2"]
         seen = [(e.object.id, e.before is None, e.after is None) for e in everything.take()]
-        assert seen == [("id-a", True, False), ("t1", True, False), ("id-a", False, True), ("t2", True, False)]
+        assert seen == [
+            ("id-a", True, False),
+            ("t1", True, False),
+            ("id-a", False, True),
+            ("t2", True, False),
+        ]
 
     run(main)
 
@@ -227,7 +262,9 @@ def test_after_a_break_the_watch_goes_on_and_after_a_compaction_the_difference_c
         assert [event.object.id for event in events.take()] == ["id-d"]
         world.etcd.stop("m2")
         a, b = (here.state.networks[NetworkId(f"id-{name}")] for name in "ab")
-        await here.commit([Put(msgspec.structs.replace(a, cursor=1)), Remove("network", "id-b", b.meta.version)])
+        await here.commit(
+            [Put(msgspec.structs.replace(a, cursor=1)), Remove("network", "id-b", b.meta.version)]
+        )
         await here.commit([Put(network("e"))])
         assert not there.is_healthy
         world.etcd.compact()
@@ -319,13 +356,27 @@ def test_what_was_kept_may_be_of_long_ago_or_of_a_history_that_was_given_up() ->
     run(main)
 
 
-def test_a_store_that_answers_with_another_swarm_than_was_kept_is_not_taken_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_answers_with_another_swarm_than_was_kept_is_not_taken_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main(world: World) -> None:
         store = await world.store("m1")
         await store.commit(
-            [Put(Cluster(id=ClusterId("other"), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager="")))]
+            [
+                Put(
+                    Cluster(
+                        id=ClusterId("other"),
+                        root_ca=RootCa("", ""),
+                        join_tokens=JoinTokens(worker="", manager=""),
+                    )
+                )
+            ]
         )
-        own = Cluster(id=ClusterId("own"), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager=""))
+        own = Cluster(
+            id=ClusterId("own"),
+            root_ca=RootCa("", ""),
+            join_tokens=JoinTokens(worker="", manager=""),
+        )
         late = world.show("m1", Kept(1, (own,)), cluster=own.id)
         await until(lambda: "store.failed" in caplog.text)
         assert "it has the state of swarm other" in caplog.text
@@ -403,7 +454,9 @@ def test_an_upgrade_waits_for_a_majority_and_is_then_made() -> None:
         world.etcd.start("m2")
         await asyncio.sleep(2 * ELECTION)
         new = await world.store("m1", schema=NEXT)
-        assert {each.id: each.cursor for each in new.state.networks.values()} == {f"id-n{n}": n for n in range(250)}
+        assert {each.id: each.cursor for each in new.state.networks.values()} == {
+            f"id-n{n}": n for n in range(250)
+        }
 
     run(main)
 

@@ -60,7 +60,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_what_was_damaged_is_not_shown(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_damaged_is_not_shown(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         store, file = await filled("a"), KeptState(tmp_path / "kept")
         file.write(store.state.revision, list(store.state.objects()))
@@ -83,7 +85,9 @@ class Disk(KeptState):
             raise OSError(errno.ENOSPC, "No space left on device")
         self.written.append(revision)
 
-    async def in_thread(self, write: Callable[..., None], revision: int, objects: Sequence[Object]) -> None:
+    async def in_thread(
+        self, write: Callable[..., None], revision: int, objects: Sequence[Object]
+    ) -> None:
         await asyncio.sleep(self.takes)
         write(revision, objects)
 
@@ -114,7 +118,9 @@ def test_it_is_written_when_something_has_changed_and_not_each_time() -> None:
         assert disk.written == quiet
         await store.commit([Put(network("last"))])
         await keeper.close()
-        assert disk.written == [*quiet, store.state.revision], "what changed since is there at the end"
+        assert disk.written == [*quiet, store.state.revision], (
+            "what changed since is there at the end"
+        )
 
     play(scene)
 

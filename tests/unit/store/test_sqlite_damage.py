@@ -34,7 +34,9 @@ SWARM = ClusterId("swarm")
 
 
 def swarm(id: str = SWARM) -> Cluster:
-    return Cluster(id=ClusterId(id), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager=""))
+    return Cluster(
+        id=ClusterId(id), root_ca=RootCa("", ""), join_tokens=JoinTokens(worker="", manager="")
+    )
 
 
 async def make(path: Path, *objects: Object) -> None:
@@ -85,14 +87,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda path: path.unlink(), "it is missing"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "it is no database"),
-    "garbage": (lambda path: path.write_bytes(random.Random(1).randbytes(8192)), "it is no database"),
+    "garbage": (
+        lambda path: path.write_bytes(random.Random(1).randbytes(8192)),
+        "it is no database",
+    ),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "malformed"),
     "one page": (lambda path: path.write_bytes(path.read_bytes()[:4096]), "malformed"),
     "a page of zeros": (no_page, "."),
-    "another program's": (lambda path: damage(path, "DROP TABLE meta"), "it has the state of no swarm"),
+    "another program's": (
+        lambda path: damage(path, "DROP TABLE meta"),
+        "it has the state of no swarm",
+    ),
     "no schema": (lambda path: damage(path, "DELETE FROM meta"), "it does not say its schema"),
-    "newer": (lambda path: damage(path, "UPDATE meta SET value = 9 WHERE key = 'schema'"), "newer than 1"),
-    "older": (lambda path: damage(path, "UPDATE meta SET value = 0 WHERE key = 'schema'"), "too old"),
+    "newer": (
+        lambda path: damage(path, "UPDATE meta SET value = 9 WHERE key = 'schema'"),
+        "newer than 1",
+    ),
+    "older": (
+        lambda path: damage(path, "UPDATE meta SET value = 0 WHERE key = 'schema'"),
+        "too old",
+    ),
     "no swarm": (no_swarm, "it has the state of no swarm"),
     "another swarm": (other_swarm, "it has the state of swarm other"),
     "a directory": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
@@ -100,8 +114,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-@pytest.mark.parametrize("leftover", [b"", bytes(4152), b"x" * 4152], ids=["alone", "log of zeros", "log of garbage"])
-def test_a_file_that_has_not_the_swarms_state_is_left_as_it_is(tmp_path: Path, name: str, leftover: bytes) -> None:
+@pytest.mark.parametrize(
+    "leftover", [b"", bytes(4152), b"x" * 4152], ids=["alone", "log of zeros", "log of garbage"]
+)
+def test_a_file_that_has_not_the_swarms_state_is_left_as_it_is(
+    tmp_path: Path, name: str, leftover: bytes
+) -> None:
     do, cause = DAMAGES[name]
     path = tmp_path / "db"
     asyncio.run(make(path, swarm(), *(task(f"t{number}") for number in range(50))))

@@ -1,4 +1,5 @@
-"""Both engines: commits are all or nothing, in order, and seen by those who subscribed; SQLite also remembers."""
+"""Both engines: commits are all or nothing, in order, and seen by those who subscribed; SQLite also
+remembers."""
 
 import asyncio
 import os
@@ -50,7 +51,13 @@ def service(name: str) -> Service:
 
 
 def task(id: str, service_id: str = "s", state: TaskState = TaskState.NEW) -> Task:
-    return Task(id=TaskId(id), service=ServiceId(service_id), service_name="web", spec=SPEC, status=TaskStatus(state))
+    return Task(
+        id=TaskId(id),
+        service=ServiceId(service_id),
+        service_name="web",
+        spec=SPEC,
+        status=TaskStatus(state),
+    )
 
 
 def contents(state: ClusterState) -> tuple[int, list[Object]]:
@@ -59,7 +66,11 @@ def contents(state: ClusterState) -> tuple[int, list[Object]]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    engine: Engine = MemoryStore(Ticks()) if request.param == "memory" else SqliteStore.open(tmp_path / "db", Ticks())
+    engine: Engine = (
+        MemoryStore(Ticks())
+        if request.param == "memory"
+        else SqliteStore.open(tmp_path / "db", Ticks())
+    )
     yield engine
     asyncio.run(engine.close())
 
@@ -84,7 +95,12 @@ def test_a_stale_version_is_refused_and_nothing_of_the_commit_happens(store: Eng
         with pytest.raises(OutOfSequence):
             await store.commit([Put(network("b")), Check("network", "id-a", 9)])
         with pytest.raises(Conflict):
-            await store.commit([Put(network("b")), Put(msgspec.structs.replace(network("a"), id=NetworkId("other")))])
+            await store.commit(
+                [
+                    Put(network("b")),
+                    Put(msgspec.structs.replace(network("a"), id=NetworkId("other"))),
+                ]
+            )
         assert contents(store.state) == before
 
     asyncio.run(main())
@@ -151,7 +167,9 @@ def test_a_closed_subscription_says_so_to_its_reader(store: Engine) -> None:
 names = st.sampled_from("abcde")
 steps = st.lists(
     st.lists(
-        st.tuples(st.sampled_from(["network", "service", "task", "remove"]), names, st.integers(0, 3)),
+        st.tuples(
+            st.sampled_from(["network", "service", "task", "remove"]), names, st.integers(0, 3)
+        ),
         min_size=1,
         max_size=4,
     ),
@@ -160,7 +178,8 @@ steps = st.lists(
 
 
 def change_for(state: ClusterState, verb: str, name: str, number: int) -> Change | None:
-    """An update of the named object, or its creation; `remove` takes whichever kind the number says."""
+    """An update of the named object, or its creation; `remove` takes whichever kind the number
+    says."""
     kind = verb if verb != "remove" else ("network", "service", "task", "task")[number]
     id = name if kind == "task" else f"id-{name}"
     current = state.tables[kind].get(id)  # type: ignore[index]
@@ -177,14 +196,18 @@ def change_for(state: ClusterState, verb: str, name: str, number: int) -> Change
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-def test_reopening_gives_the_same_state_in_the_same_order(steps: list[list[tuple[str, str, int]]], tmp_path_factory) -> None:
+def test_reopening_gives_the_same_state_in_the_same_order(
+    steps: list[list[tuple[str, str, int]]], tmp_path_factory
+) -> None:
     path = tmp_path_factory.mktemp("store") / "db"
 
     async def main() -> None:
         sqlite, memory = SqliteStore.open(path, Ticks()), MemoryStore(Ticks())
         for step in steps:
             wanted = [change_for(sqlite.state, *each) for each in step]
-            unique = {(c.object.id if isinstance(c, Put) else c.id): c for c in wanted if c is not None}
+            unique = {
+                (c.object.id if isinstance(c, Put) else c.id): c for c in wanted if c is not None
+            }
             await sqlite.commit(list(unique.values()))
             await memory.commit(list(unique.values()))
         before = contents(sqlite.state)
@@ -203,29 +226,43 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
     database.close()
-    with pytest.raises(OperationFailed, match=r"cannot open store .*: its schema 99 is newer than 1"):
+    with pytest.raises(
+        OperationFailed, match=r"cannot open store .*: its schema 99 is newer than 1"
+    ):
         SqliteStore.open(path, Ticks())
 
 
 def rename(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     """A step from a version that had another name for a network's `cursor`."""
-    return {"cursor" if (kind, key) == ("network", "pointer") else key: value for key, value in fields.items()}
+    return {
+        "cursor" if (kind, key) == ("network", "pointer") else key: value
+        for key, value in fields.items()
+    }
 
 
 def test_an_older_store_is_upgraded_once_and_for_good(tmp_path: Path) -> None:
     path, newer = (
         tmp_path / "db",
-        Schema(3, {1: rename, 2: lambda kind, fields: {**fields, "cursor": fields.get("cursor", 0) + 1}}),
+        Schema(
+            3,
+            {1: rename, 2: lambda kind, fields: {**fields, "cursor": fields.get("cursor", 0) + 1}},
+        ),
     )
 
     async def main() -> None:
         store = SqliteStore.open(path, Ticks())
-        await store.commit([Put(msgspec.structs.replace(network("a"), cursor=7)), Put(network("b"))])
+        await store.commit(
+            [Put(msgspec.structs.replace(network("a"), cursor=7)), Put(network("b"))]
+        )
         await store.close()
         with sqlite3.connect(path) as database:
-            value = msgspec.msgpack.decode(database.execute("SELECT value FROM object WHERE id = 'id-a'").fetchone()[0])
+            value = msgspec.msgpack.decode(
+                database.execute("SELECT value FROM object WHERE id = 'id-a'").fetchone()[0]
+            )
             value["pointer"] = value.pop("cursor")
-            database.execute("UPDATE object SET value = ? WHERE id = 'id-a'", (msgspec.msgpack.encode(value),))
+            database.execute(
+                "UPDATE object SET value = ? WHERE id = 'id-a'", (msgspec.msgpack.encode(value),)
+            )
         database.close()
         for _ in range(2):
             upgraded = SqliteStore.open(path, Ticks(), newer)
@@ -238,7 +275,9 @@ def test_an_older_store_is_upgraded_once_and_for_good(tmp_path: Path) -> None:
     asyncio.run(main())
     with pytest.raises(OperationFailed, match="its schema 3 is newer than 1"):
         SqliteStore.open(path, Ticks())
-    with pytest.raises(OperationFailed, match="its schema 3 is too old: nothing here upgrades schema 4"):
+    with pytest.raises(
+        OperationFailed, match="its schema 3 is too old: nothing here upgrades schema 4"
+    ):
         SqliteStore.open(path, Ticks(), Schema(5, {3: rename}))
 
 
@@ -303,7 +342,9 @@ def test_a_full_disk_changes_nothing_and_passes(tmp_path: Path) -> None:
         database: sqlite3.Connection = store._database
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")
-        large = msgspec.structs.replace(network("big"), spec=NetworkSpec(name="big", labels={"x": "y" * 100_000}))
+        large = msgspec.structs.replace(
+            network("big"), spec=NetworkSpec(name="big", labels={"x": "y" * 100_000})
+        )
         with pytest.raises(OperationFailed, match="cannot commit: database or disk is full"):
             await store.commit([Put(task("t2")), Put(large)])
         assert contents(store.state) == before
@@ -326,7 +367,9 @@ def test_an_error_in_the_middle_of_a_transaction_takes_all_of_it_back(tmp_path: 
         before = contents(store.state)
         store._database.set_authorizer(
             lambda action, table, *_: (
-                sqlite3.SQLITE_DENY if (action, table) == (sqlite3.SQLITE_UPDATE, "meta") else sqlite3.SQLITE_OK
+                sqlite3.SQLITE_DENY
+                if (action, table) == (sqlite3.SQLITE_UPDATE, "meta")
+                else sqlite3.SQLITE_OK
             )
         )
         with pytest.raises(OperationFailed, match="cannot commit: not authorized"):
@@ -366,7 +409,9 @@ def test_a_killed_process_loses_no_acknowledged_commit_and_halves_none(tmp_path:
         while acknowledged < 50:
             acknowledged = int(writer.stdout.readline())
         os.kill(writer.pid, signal.SIGKILL)
-        acknowledged = max([acknowledged, *(int(line) for line in writer.stdout if line.endswith("\n"))])
+        acknowledged = max(
+            [acknowledged, *(int(line) for line in writer.stdout if line.endswith("\n"))]
+        )
     store = SqliteStore.open(tmp_path / "db", Ticks())
     written = len(store.state.tasks)
     assert written in (acknowledged, acknowledged + 1)

@@ -67,7 +67,11 @@ def test_one_member_has_a_few_and_does_not_count_as_a_stranger() -> None:
 
 @given(st.integers(0, 2**32), st.integers(1, 300))
 def test_there_are_never_more_than_the_limits(seed: int, steps: int) -> None:
-    rng, here, gone = random.Random(seed), Crowd[int](LIMITS, lambda source: source < "c"), set[int]()
+    rng, here, gone = (
+        random.Random(seed),
+        Crowd[int](LIMITS, lambda source: source < "c"),
+        set[int](),
+    )
     sources = dict[int, str]()
     members = dict[int, str]()
     for one in range(steps):

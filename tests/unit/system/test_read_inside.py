@@ -91,11 +91,29 @@ def test_a_magic_link_of_a_mounted_proc_is_not_followed(root: Path) -> None:
     (root / "proc").mkdir()
     (root / "etc" / "other").symlink_to(f"/proc/{os.getpid()}/root{root.parent}/secret")
     script = 'mount -t proc proc $1/proc; shift; exec "$@"'
-    program = "import sys; from weft.system.trees import read_file_inside; print(read_file_inside(*sys.argv[1:3], 9))"
+    program = (
+        "import sys; from weft.system.trees import read_file_inside;"
+        " print(read_file_inside(*sys.argv[1:3], 9))"
+    )
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", root, sys.executable, "-c", program, root, "/etc/other"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            root,
+            sys.executable,
+            "-c",
+            program,
+            root,
+            "/etc/other",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "OSError: [Errno 40] Too many levels of symbolic links" in done.stderr
     assert done.stdout == ""
 
@@ -109,7 +127,11 @@ def test_links_are_followed_as_the_trees_own_programs_would(root: Path) -> None:
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "..", ".", "d"]), min_size=1).map("/".join)
 
 
-@given(links=st.dictionaries(st.sampled_from("abc"), WORDS, max_size=3), absolute=st.booleans(), path=WORDS)
+@given(
+    links=st.dictionaries(st.sampled_from("abc"), WORDS, max_size=3),
+    absolute=st.booleans(),
+    path=WORDS,
+)
 def test_no_path_leads_out_of_the_root(
     tmp_path_factory: pytest.TempPathFactory, links: dict[str, str], absolute: bool, path: str
 ) -> None:
@@ -154,7 +176,10 @@ def exchanged(one: Path, other: Path) -> Iterator[None]:
 
     def exchange() -> None:
         while not stop.is_set():
-            assert _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), RENAME_EXCHANGE) == 0
+            assert (
+                _libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), RENAME_EXCHANGE)
+                == 0
+            )
 
     thread = threading.Thread(target=exchange)
     thread.start()

@@ -34,7 +34,9 @@ def test_every_way_ends_in_the_root(root: int, path: str) -> None:
         assert file.read() == "inside"
 
 
-@pytest.mark.parametrize("path", ["round", "process/etc", "outside/name\0/../../../outside/name", "absent", "x" * 5000])
+@pytest.mark.parametrize(
+    "path", ["round", "process/etc", "outside/name\0/../../../outside/name", "absent", "x" * 5000]
+)
 def test_what_has_no_end_in_the_root_is_an_error(root: int, path: str) -> None:
     with pytest.raises(OSError):
         open_inside(root, path.encode(), os.O_RDONLY)

@@ -1,4 +1,5 @@
-"""What all codecs share: the base of requests, how answers are encoded, and how Go writes moments and durations."""
+"""What all codecs share: the base of requests, how answers are encoded, and how Go writes moments
+and durations."""
 
 import time
 from datetime import UTC, datetime
@@ -16,10 +17,12 @@ T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""Numbers of requests are Go's: each has a type with both ends, since Python's and msgspec's own have none."""
+"""Numbers of requests are Go's: each has a type with both ends, since Python's and msgspec's own
+have none."""
 Short = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
 FEW = msgspec.Meta(max_length=256)
-"""Of a list whose items are looked at one by one on the event loop, and of which nobody needs more."""
+"""Of a list whose items are looked at one by one on the event loop, and of which nobody needs
+more."""
 LAST_MOMENT: Nanoseconds = 2**63 - 1
 """In the year 2262: what Go, and all that Weft keeps, can say in nanoseconds."""
 
@@ -30,11 +33,13 @@ ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Base of the structs that requests are decoded into: fields are named as in the JSON, in Pascal case."""
+    """Base of the structs that requests are decoded into: fields are named as in the JSON, in
+    Pascal case."""
 
     lacks: ClassVar[tuple[str, ...]] = ()
-    """Fields that the Docker API has here and Weft does not: refused if they say something. A field that is in neither list is
-    ignored, as Go's decoder ignores it: clients send more than the API has (dockerode repeats the query in the body)."""
+    """Fields that the Docker API has here and Weft does not: refused if they say something. A field
+    that is in neither list is ignored, as Go's decoder ignores it: clients send more than the API
+    has (dockerode repeats the query in the body)."""
 
 
 def encode(value: Any) -> bytes:
@@ -52,8 +57,9 @@ def omit_empty(fields: Json) -> Json:
 
 
 def rfc3339(moment: Nanoseconds) -> str:
-    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0. What lies outside of what can be said, in
-    a node's or an image's own words, is shown as the end that it lies beyond."""
+    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0. What lies
+    outside of what can be said, in a node's or an image's own words, is shown as the end that it
+    lies beyond."""
     moment = min(max(moment, 0), LAST_MOMENT)
     if not moment:
         return ZERO_TIME
@@ -75,7 +81,8 @@ def _to_the_second(seconds: int) -> str:
 
 
 def parse_moment(text: str, field: str) -> Nanoseconds:
-    """`1700000000`, `1700000000.000000123` or RFC 3339; 0 for an empty text or 0. Raises `InvalidArgument`."""
+    """`1700000000`, `1700000000.000000123` or RFC 3339; 0 for an empty text or 0. Raises
+    `InvalidArgument`."""
     if not text:
         return 0
     try:
@@ -117,7 +124,12 @@ def human_duration(duration: Nanoseconds) -> str:
         return "1 second" if int(seconds) == 1 else f"{int(seconds)} seconds"
     if minutes < 60:
         return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    for unit, size, below in (("hours", 1, 48), ("days", 24, 24 * 14), ("weeks", 24 * 7, 24 * 60), ("months", 720, 24 * 730)):
+    for unit, size, below in (
+        ("hours", 1, 48),
+        ("days", 24, 24 * 14),
+        ("weeks", 24 * 7, 24 * 60),
+        ("months", 720, 24 * 730),
+    ):
         if hours < below:
             return "About an hour" if hours == 1 else f"{hours // size} {unit}"
     return f"{hours // 8760} years"

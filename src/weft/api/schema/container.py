@@ -1,7 +1,8 @@
 """Containers and commands in them: requests, and their JSON in lists and when inspected.
 
-A container's own values come from the runtime, its networks from the agent; `ContainerContext` brings both together. Fields of the
-original that have no counterpart here are printed with the value that they have in a container of a service.
+A container's own values come from the runtime, its networks from the agent; `ContainerContext`
+brings both together. Fields of the original that have no counterpart here are printed with the
+value that they have in a container of a service.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,13 +64,17 @@ def status_text(container: Container, now: Nanoseconds) -> str:
         case ContainerState.RUNNING:
             return f"Up {human_duration(now - container.started_at)}"
         case ContainerState.EXITED:
-            return f"Exited ({container.exit_code}) {human_duration(now - container.finished_at)} ago"
+            return (
+                f"Exited ({container.exit_code}) {human_duration(now - container.finished_at)} ago"
+            )
         case ContainerState.DEAD:
             return "Dead"
     return "Created"
 
 
-def container_summary_json(container: Container, environment: ContainerContext, now: Nanoseconds) -> Json:
+def container_summary_json(
+    container: Container, environment: ContainerContext, now: Nanoseconds
+) -> Json:
     config = container.config
     return {
         "Id": container.id,
@@ -78,7 +83,9 @@ def container_summary_json(container: Container, environment: ContainerContext, 
         "ImageID": container.image,
         "Command": " ".join(container.args),
         "Created": container.created_at // SECOND,
-        "Ports": port_list(container, environment.image) if container.state == ContainerState.RUNNING else [],
+        "Ports": port_list(container, environment.image)
+        if container.state == ContainerState.RUNNING
+        else [],
         "Labels": config.labels,
         "State": str(container.state),
         "Status": status_text(container, now),
@@ -157,7 +164,11 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
         "Entrypoint": list(spec.command or image.entrypoint) or None,
         "OnBuild": None,
         "Labels": config.labels,
-        **({"StopSignal": spec.stop_signal or image.stop_signal} if spec.stop_signal or image.stop_signal else {}),
+        **(
+            {"StopSignal": spec.stop_signal or image.stop_signal}
+            if spec.stop_signal or image.stop_signal
+            else {}
+        ),
     }
 
 
@@ -209,7 +220,9 @@ def _host_config_json(container: Container) -> Json:
         "Memory": limits.memory,
         "NanoCpus": limits.nano_cpus,
         "PidsLimit": limits.pids or None,
-        "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
+        "Ulimits": [
+            {"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits
+        ],
         "Sysctls": spec.sysctls or None,
         "MaskedPaths": list(confinement.masked_paths),
         "ReadonlyPaths": list(confinement.read_only_paths),
@@ -220,7 +233,9 @@ def _host_config_json(container: Container) -> Json:
 def _exposed(container: Container, image: ImageConfig) -> list[str]:
     """`80/tcp` of what the image exposes and of what is published."""
     published = ((port.target, port.protocol) for port in container.config.ports)
-    return list(dict.fromkeys(f"{port}/{protocol}" for port, protocol in (*image.exposed_ports, *published)))
+    return list(
+        dict.fromkeys(f"{port}/{protocol}" for port, protocol in (*image.exposed_ports, *published))
+    )
 
 
 def _bindings(container: Container, addresses: Sequence[str]) -> Json:
@@ -233,11 +248,20 @@ def _bindings(container: Container, addresses: Sequence[str]) -> Json:
 
 def port_list(container: Container, image: ImageConfig) -> list[Json]:
     published = [
-        {"IP": "0.0.0.0", "PrivatePort": port.target, "PublicPort": port.published, "Type": port.protocol}
+        {
+            "IP": "0.0.0.0",
+            "PrivatePort": port.target,
+            "PublicPort": port.published,
+            "Type": port.protocol,
+        }
         for port in container.config.ports
     ]
     targets = {(port.target, port.protocol) for port in container.config.ports}
-    others = [{"PrivatePort": n, "Type": protocol} for n, protocol in image.exposed_ports if (n, protocol) not in targets]
+    others = [
+        {"PrivatePort": n, "Type": protocol}
+        for n, protocol in image.exposed_ports
+        if (n, protocol) not in targets
+    ]
     return published + others
 
 
@@ -288,7 +312,9 @@ def _network_settings_json(container: Container, environment: ContainerContext) 
 
 
 def _networks_json(container: Container, environment: ContainerContext) -> Json:
-    return {name: _attachment_json(container, *place) for name, place in environment.networks.items()}
+    return {
+        name: _attachment_json(container, *place) for name, place in environment.networks.items()
+    }
 
 
 def _attachment_json(container: Container, network: LocalNetwork, endpoint: LocalEndpoint) -> Json:
@@ -308,7 +334,9 @@ def _attachment_json(container: Container, network: LocalNetwork, endpoint: Loca
         "GlobalIPv6PrefixLen": 0,
         "DriverOpts": None,
         "GwPriority": 0,
-        "DNSNames": list(dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))),
+        "DNSNames": list(
+            dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))
+        ),
     }
 
 

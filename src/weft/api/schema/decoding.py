@@ -1,17 +1,19 @@
-"""Strict decoding of requests: what one says with a field of the Docker API is either understood or refused by name (invariant 9
-of the design).
+"""Strict decoding of requests: what one says with a field of the Docker API is either understood or
+refused by name (invariant 9 of the design).
 
 `decode`
 
 1. parses the JSON;
-2. walks it once beside the wire struct that it is to become: drops every `null`, which Go's encoder writes for an absent list
-   or map, takes field names in any case, as Go's decoder does and docker-py counts on, and notes the first field that the API has
-   and the struct lacks, unless its value is zero or empty: that says nothing, and clients built on Go's structs send many of
-   those. A field that the API does not have at all is dropped, as Go's decoder drops it;
-3. converts it, so that a wrong type or a number out of range is an error that names its path and its value.
+2. walks it once beside the wire struct that it is to become: drops every `null`, which Go's encoder
+   writes for an absent list or map, takes field names in any case, as Go's decoder does and
+   docker-py counts on, and notes the first field that the API has and the struct lacks, unless its
+   value is zero or empty: that says nothing, and clients built on Go's structs send many of those.
+   A field that the API does not have at all is dropped, as Go's decoder drops it;
+3. converts it, so that a wrong type or a number out of range is an error that names its path and
+   its value.
 
-The walk looks only at what a struct has, and at each item once; more than `MAX_VALUES` are refused. So the time is bounded, and
-`decode` may run in a thread beside the event loop.
+The walk looks only at what a struct has, and at each item once; more than `MAX_VALUES` are refused.
+So the time is bounded, and `decode` may run in a thread beside the event loop.
 """
 
 import re
@@ -36,9 +38,10 @@ NOTHING: frozenset[str] = frozenset()
 
 
 def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[str] = NOTHING) -> T:
-    """A `type_` from a request's body. `empty`: no body at all means one with every field absent. `later`: paths of fields that
-    the version of the request does not have yet, so that they are dropped; `[]` in them stands for any item.
-    Raises `InvalidArgument` for what is not JSON or of the wrong type, `Unsupported` for one of the API's fields that Weft lacks."""
+    """A `type_` from a request's body. `empty`: no body at all means one with every field absent.
+    `later`: paths of fields that the version of the request does not have yet, so that they are
+    dropped; `[]` in them stands for any item. Raises `InvalidArgument` for what is not JSON or of
+    the wrong type, `Unsupported` for one of the API's fields that Weft lacks."""
     if not body.strip():
         if not empty:
             raise InvalidArgument("invalid JSON: got EOF while reading request body")
@@ -84,7 +87,10 @@ def _shape(type_: Any) -> _Shape | None:
             return _Shape(items=_shape(get_args(candidate)[0]))
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             fields = msgspec.structs.fields(candidate)
-            known = {field.encode_name.lower(): (field.encode_name, _shape(field.type)) for field in fields}
+            known = {
+                field.encode_name.lower(): (field.encode_name, _shape(field.type))
+                for field in fields
+            }
             lacks = candidate.lacks if issubclass(candidate, Wire) else ()
             return _Shape(known, {name.lower(): name for name in lacks})
     return None
@@ -105,7 +111,11 @@ class _Walk:
             raise InvalidArgument(f"invalid JSON: it has more than {MAX_VALUES} values")
         if isinstance(raw, list):
             return self._list(raw, shape, path)
-        return self._map(raw, shape, path) if shape.fields is None else self._struct(raw, shape.fields, shape.lacks, path)
+        return (
+            self._map(raw, shape, path)
+            if shape.fields is None
+            else self._struct(raw, shape.fields, shape.lacks, path)
+        )
 
     def _list(self, raw: list[Any], shape: _Shape, path: str) -> list[Any]:
         if shape.items is None:
@@ -115,11 +125,19 @@ class _Walk:
     def _map(self, raw: dict[str, Any], shape: _Shape, path: str) -> dict[str, Any]:
         if shape.items is None:
             return {key: item for key, item in raw.items() if item is not None}
-        return {key: self.value(item, shape.items, f"{path}.{key}") for key, item in raw.items() if item is not None}
+        return {
+            key: self.value(item, shape.items, f"{path}.{key}")
+            for key, item in raw.items()
+            if item is not None
+        }
 
     def _struct(
-        self, raw: dict[str, Any], fields: Mapping[str, tuple[str, _Shape | None]], lacks: Mapping[str, str], path: str
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        raw: dict[str, Any],
+        fields: Mapping[str, tuple[str, _Shape | None]],
+        lacks: Mapping[str, str],
+        path: str,
+    ) -> dict[str, Any]:
         read = {}
         for key, item in raw.items():
             name, shape = fields.get(key.lower(), (lacks.get(key.lower(), ""), None))
@@ -146,7 +164,8 @@ def is_zero(value: Any) -> bool:
 
 
 def _value_at(raw: Any, message: str) -> str:
-    """`: <value>` of the place that a message of msgspec names; nothing if it names none, or one in a map."""
+    """`: <value>` of the place that a message of msgspec names; nothing if it names none, or one in
+    a map."""
     path = _PATH.search(message)
     if path is None or "..." in path[1]:
         return ""

@@ -1,4 +1,5 @@
-"""The keys of encrypted networks as JSON: which there are and how old, how long each lives, and how long new ones are."""
+"""The keys of encrypted networks as JSON: which there are and how old, how long each lives, and how
+long new ones are."""
 
 from typing import Literal, cast
 
@@ -23,9 +24,13 @@ def spec_from(wire: KeysWire, spec: ClusterSpec) -> ClusterSpec:
     if wire.bits not in (0, 128, 256):
         raise InvalidArgument(f"cannot update keys: Bits: {wire.bits} is neither 128 nor 256")
     if wire.every and wire.every < SHORTEST_PERIOD:
-        raise InvalidArgument(f"cannot update keys: Every: {wire.every} ns is shorter than {SHORTEST_PERIOD} ns")
+        raise InvalidArgument(
+            f"cannot update keys: Every: {wire.every} ns is shorter than {SHORTEST_PERIOD} ns"
+        )
     bits = cast(Literal[128, 256], wire.bits or spec.key_bits)
-    return msgspec.structs.replace(spec, key_rotation=wire.every or spec.key_rotation, key_bits=bits)
+    return msgspec.structs.replace(
+        spec, key_rotation=wire.every or spec.key_rotation, key_bits=bits
+    )
 
 
 def keys_json(cluster: Cluster) -> dict[str, object]:
@@ -34,7 +39,12 @@ def keys_json(cluster: Cluster) -> dict[str, object]:
         "Every": cluster.spec.key_rotation,
         "Bits": cluster.spec.key_bits,
         "Keys": [
-            {"Tag": key.tag, "CreatedAt": rfc3339(key.created_at), "Bits": 8 * len(key.secret), "Sending": key == sending}
+            {
+                "Tag": key.tag,
+                "CreatedAt": rfc3339(key.created_at),
+                "Bits": 8 * len(key.secret),
+                "Sending": key == sending,
+            }
             for key in cluster.data_keys
         ],
     }

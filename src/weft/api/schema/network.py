@@ -1,7 +1,9 @@
-"""Networks: the request that creates one, and its JSON as the swarm (`network_json`) or this node (`local_network_json`) has it.
+"""Networks: the request that creates one, and its JSON as the swarm (`network_json`) or this node
+(`local_network_json`) has it.
 
-The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed here and nowhere else. Refused
-here is only what cannot be read or has no place in the model; whether a spec makes sense is `control.validate`'s to say.
+The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed
+here and nowhere else. Refused here is only what cannot be read or has no place in the model;
+whether a spec makes sense is `control.validate`'s to say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +25,8 @@ VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 MTU = "com.docker.network.driver.mtu"
 ENCRYPTED = "encrypted"
 NO = ("false", "0", "no", "off", "f", "n")
-"""Docker looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever writes one of these means
-the contrary; any other value is taken as Docker takes it."""
+"""Docker looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever
+writes one of these means the contrary; any other value is taken as Docker takes it."""
 ICV = "com.weft.network.esp.icv"
 """Bits of the integrity check value of each sealed packet: ours, Docker has 64 always."""
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
@@ -35,7 +37,9 @@ class PoolWire(Wire, frozen=True):
     subnet: str = ""
     ip_range: str = field(name="IPRange", default="")
     gateway: str = ""
-    auxiliary: Annotated[dict[str, str], FEW] = field(name="AuxiliaryAddresses", default_factory=dict)
+    auxiliary: Annotated[dict[str, str], FEW] = field(
+        name="AuxiliaryAddresses", default_factory=dict
+    )
 
 
 class IpamWire(Wire, frozen=True):
@@ -70,14 +74,17 @@ class NetworkWire(Wire, frozen=True):
 
 
 def spec_from(wire: NetworkWire) -> NetworkSpec:
-    """Raises `InvalidArgument`, `Forbidden` or `Unsupported` that names the network, the field and the value."""
+    """Raises `InvalidArgument`, `Forbidden` or `Unsupported` that names the network, the field and
+    the value."""
     _refuse_unsupported(wire)
     return NetworkSpec(
         name=wire.name,
         labels=wire.labels,
         driver="overlay",
         options=wire.options,
-        pools=tuple(_pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config)),
+        pools=tuple(
+            _pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config)
+        ),
         vnis=_vnis(wire),
         mtu=_mtu(wire.options),
         internal=wire.internal,
@@ -98,7 +105,9 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
         "IPv6 (EnableIPv6)": wire.enable_ipv6,
         f"scope {wire.scope}": wire.scope not in ("", "swarm"),
         "a configuration-only network (ConfigOnly)": wire.config_only,
-        f"the configuration of another network (ConfigFrom: {wire.config_from.network})": bool(wire.config_from.network),
+        f"the configuration of another network (ConfigFrom: {wire.config_from.network})": bool(
+            wire.config_from.network
+        ),
         f"IPAM driver {wire.ipam.driver}": wire.ipam.driver not in ("", "default"),
         f"IPAM options ({', '.join(wire.ipam.options)})": bool(wire.ipam.options),
     }
@@ -107,7 +116,9 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
             raise Unsupported(f"cannot create network {wire.name}: {what} is not supported by Weft")
     for option in wire.options:
         if option not in (VNIS, MTU, ENCRYPTED, ICV):
-            raise Unsupported(f"cannot create network {wire.name}: option {option} is not supported by Weft")
+            raise Unsupported(
+                f"cannot create network {wire.name}: option {option} is not supported by Weft"
+            )
     _check_encryption(wire)
 
 
@@ -115,15 +126,22 @@ def _check_encryption(wire: NetworkWire) -> None:
     encrypted, icv = wire.options.get(ENCRYPTED), wire.options.get(ICV)
     if encrypted is not None and encrypted.lower() in NO:
         raise InvalidArgument(
-            f"cannot create network {wire.name}: option {ENCRYPTED}: {encrypted!r} would encrypt it all the same, since "
-            "the option counts whatever its value is: leave it out"
+            f"cannot create network {wire.name}: option {ENCRYPTED}: {encrypted!r} would encrypt it"
+            " all the same, since the option counts whatever its value is: leave it out"
         )
     if wire.ingress and encrypted is not None:
-        raise Unsupported(f"cannot create network {wire.name}: an encrypted ingress network is not supported by Weft")
+        raise Unsupported(
+            f"cannot create network {wire.name}: an encrypted ingress network is not supported by"
+            " Weft"
+        )
     if icv is not None and encrypted is None:
-        raise InvalidArgument(f"cannot create network {wire.name}: option {ICV} needs option {ENCRYPTED}")
+        raise InvalidArgument(
+            f"cannot create network {wire.name}: option {ICV} needs option {ENCRYPTED}"
+        )
     if icv is not None and icv not in ICV_BITS:
-        raise InvalidArgument(f"cannot create network {wire.name}: option {ICV}: {icv!r} is neither 64 nor 128")
+        raise InvalidArgument(
+            f"cannot create network {wire.name}: option {ICV}: {icv!r} is neither 64 nor 128"
+        )
 
 
 def _pool_from(wire: PoolWire, path: str) -> Pool:
@@ -134,9 +152,14 @@ def _pool_from(wire: PoolWire, path: str) -> Pool:
     subnet = parse_address(wire.subnet, IPv4Network, f"{path}.Subnet")
     if "/" not in wire.subnet:
         raise InvalidArgument(f"invalid {path}.Subnet: {wire.subnet}: it has no prefix")
-    ip_range = parse_address(wire.ip_range, IPv4Network, f"{path}.IPRange") if wire.ip_range else None
+    ip_range = (
+        parse_address(wire.ip_range, IPv4Network, f"{path}.IPRange") if wire.ip_range else None
+    )
     gateway = _address(wire.gateway, f"{path}.Gateway") if wire.gateway else None
-    reserved = {name: _address(text, f"{path}.AuxiliaryAddresses.{name}") for name, text in wire.auxiliary.items()}
+    reserved = {
+        name: _address(text, f"{path}.AuxiliaryAddresses.{name}")
+        for name, text in wire.auxiliary.items()
+    }
     return Pool(subnet, gateway, ip_range, reserved)
 
 
@@ -151,7 +174,9 @@ def _vnis(wire: NetworkWire) -> tuple[int, ...]:
         return ()
     vnis = [decimal(number.strip(), LAST_VNI) for number in text.split(",")]
     if None in vnis:
-        raise InvalidArgument(f"invalid option {VNIS}: {clip(text)!r} is not a list of numbers up to {LAST_VNI}")
+        raise InvalidArgument(
+            f"invalid option {VNIS}: {clip(text)!r} is not a list of numbers up to {LAST_VNI}"
+        )
     return tuple(vni for vni in vnis if vni is not None)
 
 
@@ -175,10 +200,16 @@ def network_json(network: Network) -> Json:
     spec = network.spec
     if network.segments:
         asked = {pool.subnet: pool for pool in spec.pools}
-        config = [_pool_json(asked.get(s.subnet) or Pool(s.subnet), s.gateway) for s in network.segments]
+        config = [
+            _pool_json(asked.get(s.subnet) or Pool(s.subnet), s.gateway) for s in network.segments
+        ]
     else:
         config = [_pool_json(pool, pool.gateway) for pool in spec.pools]
-    vnis = {VNIS: ",".join(str(segment.vni) for segment in network.segments)} if network.segments else {}
+    vnis = (
+        {VNIS: ",".join(str(segment.vni) for segment in network.segments)}
+        if network.segments
+        else {}
+    )
     body = _frame(network.id, network.name, network.meta.created_at, "swarm", spec.driver, config)
     body |= {"Internal": spec.internal, "Attachable": spec.attachable, "Ingress": spec.ingress}
     return body | _tail(spec.options | vnis, spec.labels) | {"Containers": None}
@@ -197,7 +228,9 @@ def attached_network_json(network: Network) -> Json:
     vnis = ",".join(str(segment.vni) for segment in network.segments)
     ranges = {pool.subnet: str(pool.ip_range) for pool in spec.pools if pool.ip_range is not None}
     config = [
-        {"Subnet": str(s.subnet)} | omit_empty({"Range": ranges.get(s.subnet)}) | {"Gateway": str(s.gateway)}
+        {"Subnet": str(s.subnet)}
+        | omit_empty({"Range": ranges.get(s.subnet)})
+        | {"Gateway": str(s.gateway)}
         for s in network.segments
     ]
     return {
@@ -221,19 +254,33 @@ def attached_network_json(network: Network) -> Json:
 
 def local_network_json(network: LocalNetwork) -> Json:
     """As this node knows it, without who is on it."""
-    config: list[Json] = [{"Subnet": str(subnet)} | omit_empty({"Gateway": gateway}) for subnet, gateway in network.pools]
-    body = _frame(network.id, network.name, network.created_at, network.scope, network.driver, config)
-    body |= {"Internal": network.internal, "Attachable": network.attachable, "Ingress": network.ingress}
+    config: list[Json] = [
+        {"Subnet": str(subnet)} | omit_empty({"Gateway": gateway})
+        for subnet, gateway in network.pools
+    ]
+    body = _frame(
+        network.id, network.name, network.created_at, network.scope, network.driver, config
+    )
+    body |= {
+        "Internal": network.internal,
+        "Attachable": network.attachable,
+        "Ingress": network.ingress,
+    }
     return body | _tail(dict(network.options), dict(network.labels))
 
 
 def residents_json(network: LocalNetwork, verbose: bool) -> Json:
-    """Who is on it on this node, and of an overlay which hosts it spans; `verbose`: and which services."""
-    body: Json = {"Containers": {endpoint.key: endpoint_json(endpoint) for endpoint in network.endpoints}}
+    """Who is on it on this node, and of an overlay which hosts it spans; `verbose`: and which
+    services."""
+    body: Json = {
+        "Containers": {endpoint.key: endpoint_json(endpoint) for endpoint in network.endpoints}
+    }
     if network.peers:
         body["Peers"] = [{"Name": peer.name, "IP": peer.address} for peer in network.peers]
     if verbose and network.scope == "swarm":
-        body["Services"] = {service.name: _service_view_json(service) for service in network.services}
+        body["Services"] = {
+            service.name: _service_view_json(service) for service in network.services
+        }
     return body
 
 
@@ -249,13 +296,25 @@ def endpoint_json(endpoint: LocalEndpoint) -> Json:
 
 def _service_view_json(service: ServiceView) -> Json:
     tasks = [
-        {"Name": task.name, "EndpointID": task.endpoint_id, "EndpointIP": task.address, "Info": {"Host IP": task.host}}
+        {
+            "Name": task.name,
+            "EndpointID": task.endpoint_id,
+            "EndpointIP": task.address,
+            "Info": {"Host IP": task.host},
+        }
         for task in service.tasks
     ]
-    return {"VIP": service.virtual_address, "Ports": list(service.ports), "LocalLBIndex": 0, "Tasks": tasks}
+    return {
+        "VIP": service.virtual_address,
+        "Ports": list(service.ports),
+        "LocalLBIndex": 0,
+        "Tasks": tasks,
+    }
 
 
-def _frame(id: str, name: str, created: int, scope: str, driver: str, config: Sequence[Json]) -> Json:
+def _frame(
+    id: str, name: str, created: int, scope: str, driver: str, config: Sequence[Json]
+) -> Json:
     return {
         "Name": name,
         "Id": id,

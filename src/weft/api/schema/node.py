@@ -36,22 +36,35 @@ def node_json(node: Node, leadership_status: LeadershipStatus, roots: Roots) -> 
         "CreatedAt": rfc3339(node.meta.created_at),
         "UpdatedAt": rfc3339(node.meta.updated_at),
         "Spec": omit_empty({"Name": node.spec.name})
-        | {"Labels": node.spec.labels, "Role": node.spec.role, "Availability": node.spec.availability},
+        | {
+            "Labels": node.spec.labels,
+            "Role": node.spec.role,
+            "Availability": node.spec.availability,
+        },
         "Description": {
             "Hostname": description.hostname,
             "Platform": {"Architecture": description.architecture, "OS": description.os},
-            "Resources": omit_empty({"NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory}),
+            "Resources": omit_empty(
+                {"NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory}
+            ),
             "Engine": {
                 "EngineVersion": description.engine_version,
                 **omit_empty({"Labels": description.engine_labels}),
-                "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")],
+                "Plugins": [
+                    {"Type": "Network", "Name": name}
+                    for name in ("bridge", "host", "null", "overlay")
+                ],
             },
             "TLSInfo": node_tls(node.certificate, roots),
         },
-        "Status": {"State": str(node.status.state)} | omit_empty({"Message": node.status.message, "Addr": node.status.address}),
+        "Status": {"State": str(node.status.state)}
+        | omit_empty({"Message": node.status.message, "Addr": node.status.address}),
     }
     if node.manager_address:
         reachability = "reachable" if node.id in leadership_status.present else "unreachable"
         leading = {"Leader": True} if node.id == leadership_status.leader else {}
-        body["ManagerStatus"] = leading | {"Reachability": reachability, "Addr": node.manager_address}
+        body["ManagerStatus"] = leading | {
+            "Reachability": reachability,
+            "Addr": node.manager_address,
+        }
     return body

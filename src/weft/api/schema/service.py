@@ -1,8 +1,9 @@
 """Services: the JSON of a service spec, its task template, and of a service.
 
-Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by id alone. What is absent
-gets Docker's defaults, and encoding prints them, so that decoding what was encoded gives the same spec. Refused here is
-only what the model has no place for; whether a spec makes sense is `control.validate`'s to say.
+Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by
+id alone. What is absent gets Docker's defaults, and encoding prints them, so that decoding what was
+encoded gives the same spec. Refused here is only what the model has no place for; whether a spec
+makes sense is `control.validate`'s to say.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,8 @@ from weft.model.service import (
 )
 
 Resolver = Callable[[str], NetworkId | None]
-"""A network's name or id as the user wrote it -> its id; None: the host's own network. Raises `NotFound`."""
+"""A network's name or id as the user wrote it -> its id; None: the host's own network. Raises
+`NotFound`."""
 
 HOST = "host"
 MOUNT_TYPES = ("bind", "tmpfs", "")
@@ -55,7 +57,8 @@ MOUNT_TYPES = ("bind", "tmpfs", "")
 
 
 def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
-    """Raises `InvalidArgument` or `Unsupported` with the field and the value, or what `resolve` raises."""
+    """Raises `InvalidArgument` or `Unsupported` with the field and the value, or what `resolve`
+    raises."""
     return ServiceSpec(
         name=wire.name,
         labels=wire.labels,
@@ -83,12 +86,23 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
     if wire.container_spec is None:
         raise InvalidArgument("TaskTemplate: missing container spec")
     targets = [(resolve(network.target), network.aliases) for network in networks]
-    attached = tuple(NetworkAttachmentSpec(target, aliases) for target, aliases in targets if target is not None)
+    attached = tuple(
+        NetworkAttachmentSpec(target, aliases) for target, aliases in targets if target is not None
+    )
     if len(attached) < len(targets) and attached:
-        raise InvalidArgument("TaskTemplate.Networks: the network host cannot be combined with other networks")
+        raise InvalidArgument(
+            "TaskTemplate.Networks: the network host cannot be combined with other networks"
+        )
     if wire.log_driver.name not in ("", "json-file", "none"):
-        raise Unsupported(f"TaskTemplate.LogDriver.Name: the log driver {wire.log_driver.name} is not supported by Weft")
-    restart, limits, reservations = wire.restart_policy, wire.resources.limits, wire.resources.reservations
+        raise Unsupported(
+            f"TaskTemplate.LogDriver.Name: the log driver {wire.log_driver.name} is not supported"
+            " by Weft"
+        )
+    restart, limits, reservations = (
+        wire.restart_policy,
+        wire.resources.limits,
+        wire.resources.reservations,
+    )
     return TaskSpec(
         container=_container_from(wire.container_spec),
         limits=Resources(limits.nano_cpus, limits.memory, limits.pids),
@@ -109,7 +123,10 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
 
 def _container_from(wire: ContainerWire) -> ContainerSpec:
     if wire.init:
-        raise Unsupported("TaskTemplate.ContainerSpec.Init: an init process in the container is not supported by Weft")
+        raise Unsupported(
+            "TaskTemplate.ContainerSpec.Init: an init process in the container is not supported by"
+            " Weft"
+        )
     grace = wire.stop_grace_period
     return ContainerSpec(
         image=wire.image,
@@ -125,7 +142,10 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         tty=wire.tty,
         open_stdin=wire.open_stdin,
         read_only=wire.read_only,
-        mounts=tuple(_mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]") for i, mount in enumerate(wire.mounts)),
+        mounts=tuple(
+            _mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]")
+            for i, mount in enumerate(wire.mounts)
+        ),
         stop_grace_period=10 * SECOND if grace is None else grace,
         hosts=wire.hosts,
         dns_servers=wire.dns.nameservers,
@@ -156,7 +176,9 @@ def _mount_from(wire: MountWire, path: str) -> Mount:
         size = wire.tmpfs_options.size_bytes if wire.tmpfs_options else 0
         return Mount(type="tmpfs", target=wire.target, read_only=wire.read_only, tmpfs_size=size)
     if not wire.source.startswith("/"):
-        raise InvalidArgument(f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}")
+        raise InvalidArgument(
+            f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}"
+        )
     return Mount(type="bind", source=wire.source, target=wire.target, read_only=wire.read_only)
 
 
@@ -188,7 +210,11 @@ def _endpoint_from(wire: EndpointWire) -> EndpointSpec:
 
 def _port_from(wire: PortWire) -> PublishedPort:
     return PublishedPort(
-        wire.target_port, wire.published_port, wire.protocol or "tcp", wire.publish_mode or "ingress", wire.name
+        wire.target_port,
+        wire.published_port,
+        wire.protocol or "tcp",
+        wire.publish_mode or "ingress",
+        wire.name,
     )
 
 
@@ -216,7 +242,9 @@ def spec_json(spec: ServiceSpec) -> Json:
         "Name": spec.name,
         "Labels": spec.labels,
         "TaskTemplate": task_template_json(spec.task),
-        "Mode": {"Global": {}} if spec.replicas is None else {"Replicated": {"Replicas": spec.replicas}},
+        "Mode": (
+            {"Global": {}} if spec.replicas is None else {"Replicated": {"Replicas": spec.replicas}}
+        ),
         "UpdateConfig": _update_json(spec.update),
         "RollbackConfig": _update_json(spec.rollback),
         "EndpointSpec": _endpoint_json(spec.endpoint),
@@ -224,14 +252,23 @@ def spec_json(spec: ServiceSpec) -> Json:
 
 
 def task_template_json(task: TaskSpec) -> Json:
-    restart = {"Condition": task.restart.condition, "Delay": task.restart.delay, "MaxAttempts": task.restart.max_attempts}
+    restart = {
+        "Condition": task.restart.condition,
+        "Delay": task.restart.delay,
+        "MaxAttempts": task.restart.max_attempts,
+    }
     body: Json = {
         "ContainerSpec": _container_json(task.container),
-        "Resources": {"Limits": _limits_json(task.limits), "Reservations": _limits_json(task.reservations)},
+        "Resources": {
+            "Limits": _limits_json(task.limits),
+            "Reservations": _limits_json(task.reservations),
+        },
         "RestartPolicy": restart | omit_empty({"Window": task.restart.window}),
         "Placement": _placement_json(task.placement),
     }
-    networks: list[Json] = [{"Target": str(n.target)} | omit_empty({"Aliases": n.aliases}) for n in task.networks]
+    networks: list[Json] = [
+        {"Target": str(n.target)} | omit_empty({"Aliases": n.aliases}) for n in task.networks
+    ]
     if task.host_network:
         networks = [{"Target": HOST}]
     body |= omit_empty({"Networks": networks})
@@ -252,18 +289,26 @@ def _container_json(spec: ContainerSpec) -> Json:
         "Hosts": spec.hosts, "Sysctls": spec.sysctls, "CapabilityAdd": spec.cap_add, "CapabilityDrop": spec.cap_drop,
         "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
     }  # fmt: skip
-    always: Json = {"StopGracePeriod": spec.stop_grace_period, "DNSConfig": omit_empty(dns), "Isolation": "default"}
+    always: Json = {
+        "StopGracePeriod": spec.stop_grace_period,
+        "DNSConfig": omit_empty(dns),
+        "Isolation": "default",
+    }
     init = {} if spec.init is None else {"Init": spec.init}
     return omit_empty(named) | init | always | omit_empty(rest)
 
 
 def _mount_json(mount: Mount) -> Json:
-    body = {"Type": mount.type} | omit_empty({"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only})
+    body = {"Type": mount.type} | omit_empty(
+        {"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
+    )
     return body | ({"TmpfsOptions": {"SizeBytes": mount.tmpfs_size}} if mount.tmpfs_size else {})
 
 
 def _limits_json(limits: Resources) -> Json:
-    return omit_empty({"NanoCPUs": limits.nano_cpus, "MemoryBytes": limits.memory, "Pids": limits.pids})
+    return omit_empty(
+        {"NanoCPUs": limits.nano_cpus, "MemoryBytes": limits.memory, "Pids": limits.pids}
+    )
 
 
 def _placement_json(placement: Placement) -> Json:
@@ -271,7 +316,10 @@ def _placement_json(placement: Placement) -> Json:
         "Constraints": placement.constraints,
         "Preferences": [{"Spread": {"SpreadDescriptor": label}} for label in placement.spread],
         "MaxReplicas": placement.max_replicas,
-        "Platforms": [omit_empty({"Architecture": architecture, "OS": os}) for architecture, os in placement.platforms],
+        "Platforms": [
+            omit_empty({"Architecture": architecture, "OS": os})
+            for architecture, os in placement.platforms
+        ],
     }
     return omit_empty(fields)
 
@@ -282,13 +330,17 @@ def _update_json(update: UpdateConfig) -> Json:
         **omit_empty({"Delay": update.delay}),
         "FailureAction": update.failure_action,
         "Monitor": update.monitor,
-        "MaxFailureRatio": int(ratio) if (ratio := update.max_failure_ratio).is_integer() else ratio,
+        "MaxFailureRatio": (
+            int(ratio) if (ratio := update.max_failure_ratio).is_integer() else ratio
+        ),
         "Order": update.order,
     }
 
 
 def _endpoint_json(endpoint: EndpointSpec) -> Json:
-    return {"Mode": endpoint.mode} | omit_empty({"Ports": [port_json(port) for port in endpoint.ports]})
+    return {"Mode": endpoint.mode} | omit_empty(
+        {"Ports": [port_json(port) for port in endpoint.ports]}
+    )
 
 
 def port_json(port: PublishedPort) -> Json:
@@ -299,9 +351,14 @@ def port_json(port: PublishedPort) -> Json:
 
 
 def _endpoint_state_json(endpoint: Endpoint) -> Json:
-    addresses = [{"NetworkID": virtual.network, "Addr": str(virtual.address)} for virtual in endpoint.addresses]
+    addresses = [
+        {"NetworkID": virtual.network, "Addr": str(virtual.address)}
+        for virtual in endpoint.addresses
+    ]
     ports = [port_json(port) for port in endpoint.ports]
-    return {"Spec": _endpoint_json(endpoint.spec)} | omit_empty({"Ports": ports, "VirtualIPs": addresses})
+    return {"Spec": _endpoint_json(endpoint.spec)} | omit_empty(
+        {"Ports": ports, "VirtualIPs": addresses}
+    )
 
 
 def _update_status_json(status: UpdateStatus) -> Json:

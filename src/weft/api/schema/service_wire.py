@@ -1,4 +1,5 @@
-"""The fields of a service spec that Weft understands, as the JSON has them, and those that it lacks and `decoding.decode` refuses.
+"""The fields of a service spec that Weft understands, as the JSON has them, and those that it lacks
+and `decoding.decode` refuses.
 
 Only types, ranges and what an absent field reads as; what it then means is in `schema/service.py`.
 """
@@ -45,7 +46,13 @@ class DnsWire(Wire, frozen=True):
 
 
 class ContainerWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = ("Healthcheck", "Secrets", "Configs", "Privileges", "OomScoreAdj")
+    lacks: ClassVar[tuple[str, ...]] = (
+        "Healthcheck",
+        "Secrets",
+        "Configs",
+        "Privileges",
+        "OomScoreAdj",
+    )
 
     image: str = ""
     labels: dict[str, str] = field(default_factory=dict)

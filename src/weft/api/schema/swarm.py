@@ -1,7 +1,8 @@
 """The swarm: requests to begin, join and change one, and its JSON.
 
-Raft's settings are shown with Docker's values because clients send back what they were shown. Where there is a Raft log, with
-several managers, it is etcd's and so are its settings: any other value is refused.
+Raft's settings are shown with Docker's values because clients send back what they were shown. Where
+there is a Raft log, with several managers, it is etcd's and so are its settings: any other value is
+refused.
 """
 
 import re
@@ -95,8 +96,13 @@ def init_from(wire: InitWire) -> InitRequest:
     if wire.auto_lock_managers:
         raise Unsupported("AutoLockManagers is not supported by Weft")
     if root_from(wire.spec.ca) is not None:
-        raise Unsupported("CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA afterwards")
-    pools = tuple(parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool)
+        raise Unsupported(
+            "CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA"
+            " afterwards"
+        )
+    pools = tuple(
+        parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool
+    )
     return InitRequest(
         force_new_cluster=wire.force_new_cluster,
         listen_address=_listen_address(wire.listen_addr),
@@ -129,14 +135,19 @@ def _listen_address(text: str) -> str:
     """`host:port`; what is absent is Docker's. The host may be the name of an interface."""
     host, port = _host_and_port(text)
     if port is None or len(host) > MAX_HOST or (host and not _NAME.fullmatch(host)):
-        raise InvalidArgument(f"invalid ListenAddr: {clip(text)!r} is not an address or interface (with optional port number)")
+        raise InvalidArgument(
+            f"invalid ListenAddr: {clip(text)!r} is not an address or interface (with optional port"
+            " number)"
+        )
     return f"{host or '0.0.0.0'}:{port}"
 
 
 def _remote_address(text: str) -> str:
     host, port = _host_and_port(text)
     if port is None or len(host) > MAX_HOST or not _HOST.fullmatch(host):
-        raise InvalidArgument(f"invalid RemoteAddrs: {clip(text)!r} is not a host (with optional port number)")
+        raise InvalidArgument(
+            f"invalid RemoteAddrs: {clip(text)!r} is not a host (with optional port number)"
+        )
     return f"{host}:{port}"
 
 
@@ -157,9 +168,14 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
         raise Unsupported("EncryptionConfig.AutoLockManagers is not supported by Weft")
     for name, value in wire.raft.items():
         if value and RAFT.get(name) != value:
-            raise Unsupported(f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are its settings")
+            raise Unsupported(
+                f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are"
+                " its settings"
+            )
     if wire.ca.external:
-        raise Unsupported("CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key")
+        raise Unsupported(
+            "CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key"
+        )
     history = wire.orchestration.history
     return replace(
         current,
@@ -174,9 +190,13 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
 def root_from(wire: CaWire) -> RootCa | None:
     """A root that the user brings. Raises `InvalidArgument` for half of one."""
     if wire.key and not wire.certificate:
-        raise InvalidArgument("if a signing CA key is provided, the signing CA cert must also be provided")
+        raise InvalidArgument(
+            "if a signing CA key is provided, the signing CA cert must also be provided"
+        )
     if wire.certificate and not wire.key:
-        raise InvalidArgument("if a signing CA cert is provided, its key must be too: external CAs are not supported")
+        raise InvalidArgument(
+            "if a signing CA cert is provided, its key must be too: external CAs are not supported"
+        )
     return RootCa(wire.certificate, wire.key) if wire.certificate else None
 
 
@@ -197,7 +217,10 @@ def cluster_info_json(cluster: Cluster) -> Json:
             "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history},
             "Raft": RAFT,
             "Dispatcher": {"HeartbeatPeriod": spec.heartbeat},
-            "CAConfig": {"NodeCertExpiry": spec.certificate_expiry} | omit_empty({"ForceRotate": spec.force_rotate}),
+            "CAConfig": (
+                {"NodeCertExpiry": spec.certificate_expiry}
+                | omit_empty({"ForceRotate": spec.force_rotate})
+            ),
             "TaskDefaults": {},
             "EncryptionConfig": {"AutoLockManagers": False},
         },

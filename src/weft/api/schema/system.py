@@ -65,7 +65,9 @@ def _component(name: str, text: str) -> Json:
     return {"Name": first if rest else name, "Version": rest or first, "Details": {"GitCommit": ""}}
 
 
-def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: int, now: int) -> Json:
+def info_json(
+    info: HostInfo, swarm: Json, containers: dict[str, int], images: int, now: int
+) -> Json:
     """`containers`: how many are running, exited, ..., by state."""
     running = containers.get("running", 0)
     total = sum(containers.values())
@@ -126,7 +128,8 @@ def info_json(info: HostInfo, swarm: Json, containers: dict[str, int], images: i
 
 
 def _security_options(info: HostInfo) -> list[str]:
-    """What containers are confined by; `docker info` prints them. SELinux labels and user namespaces are not used."""
+    """What containers are confined by; `docker info` prints them. SELinux labels and user
+    namespaces are not used."""
     return [
         *(["name=apparmor"] if info.apparmor else []),
         *(["name=seccomp,profile=builtin"] if info.seccomp else []),
@@ -135,7 +138,9 @@ def _security_options(info: HostInfo) -> list[str]:
     ]
 
 
-def membership_json(membership: Membership, cluster: Cluster | None, nodes: int, managers: Sequence[str]) -> Json:
+def membership_json(
+    membership: Membership, cluster: Cluster | None, nodes: int, managers: Sequence[str]
+) -> Json:
     """`managers`: the swarm's, on a manager; a worker says which it knows."""
     remotes = [{"NodeID": id, "Addr": address} for id, address in membership.managers]
     body: Json = {
@@ -150,7 +155,7 @@ def membership_json(membership: Membership, cluster: Cluster | None, nodes: int,
         body |= {"Nodes": nodes, "Managers": len(managers), "Cluster": cluster_info_json(cluster)}
         if len(managers) == 2:
             body["Warnings"] = [
-                "WARNING: Running Swarm in a two-manager configuration. This configuration provides no fault tolerance, "
-                "and poses a high risk to lose control over the cluster."
+                "WARNING: Running Swarm in a two-manager configuration. This configuration provides"
+                " no fault tolerance, and poses a high risk to lose control over the cluster."
             ]
     return body

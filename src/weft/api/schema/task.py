@@ -14,7 +14,8 @@ from weft.model.task import Task, TaskStatus
 
 
 class TaskRows:
-    """The JSON of many tasks of one moment: what several have in common, a spec and a network, is encoded once."""
+    """The JSON of many tasks of one moment: what several have in common, a spec and a network, is
+    encoded once."""
 
     def __init__(self, networks: Mapping[NetworkId, Network]) -> None:
         self._networks = networks
@@ -32,13 +33,18 @@ class TaskRows:
     def _network(self, id: NetworkId) -> msgspec.Raw:
         found = self._encoded_networks.get(id)
         if found is None:
-            found = self._encoded_networks[id] = msgspec.Raw(encode_item(attached_network_json(self._networks[id])))
+            found = self._encoded_networks[id] = msgspec.Raw(
+                encode_item(attached_network_json(self._networks[id]))
+            )
         return found
 
     def _spec(self, spec: TaskSpec) -> msgspec.Raw:
         found = self._encoded_specs.get(id(spec))
         if found is None:
-            found = self._encoded_specs[id(spec)] = (spec, msgspec.Raw(encode_item(task_template_json(spec))))
+            found = self._encoded_specs[id(spec)] = (
+                spec,
+                msgspec.Raw(encode_item(task_template_json(spec))),
+            )
         return found[1]
 
 
@@ -63,5 +69,9 @@ def _status_json(status: TaskStatus) -> Json:
     body |= omit_empty({"Message": status.message, "Err": status.err})
     if status.container is not None:
         container = status.container
-        body["ContainerStatus"] = {"ContainerID": container.id, "PID": container.pid, "ExitCode": container.exit_code}
+        body["ContainerStatus"] = {
+            "ContainerID": container.id,
+            "PID": container.pid,
+            "ExitCode": container.exit_code,
+        }
     return body | {"PortStatus": omit_empty({"Ports": [port_json(port) for port in status.ports]})}

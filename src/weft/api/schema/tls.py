@@ -1,4 +1,5 @@
-"""Who vouches for whom, as `TLSInfo`: of the swarm what is meant to be, of a node what its last session showed.
+"""Who vouches for whom, as `TLSInfo`: of the swarm what is meant to be, of a node what its last
+session showed.
 
 `docker swarm ca --rotate` compares the two, field by field, until they are the same for every node.
 """
@@ -25,14 +26,17 @@ class Roots(NamedTuple):
 def roots_of(cluster: Cluster) -> Roots:
     known = [cluster.root_ca.certificate, signer(cluster)[0].certificate]
     try:
-        return Roots({fingerprint(pem): pem for pem in known}, {signer_id(pem): _issuer(pem) for pem in known})
+        return Roots(
+            {fingerprint(pem): pem for pem in known},
+            {signer_id(pem): _issuer(pem) for pem in known},
+        )
     except InvalidArgument:
         return Roots({}, {})
 
 
 def swarm_tls(cluster: Cluster) -> Json:
-    """The root to be trusted and, as base64 of DER, the name and key of who signs: of the new root while one is on its way in.
-    Empty where there is no certificate."""
+    """The root to be trusted and, as base64 of DER, the name and key of who signs: of the new root
+    while one is on its way in. Empty where there is no certificate."""
     try:
         return {"TrustRoot": cluster.root_ca.certificate} | _issuer(signer(cluster)[0].certificate)
     except InvalidArgument:
@@ -41,9 +45,14 @@ def swarm_tls(cluster: Cluster) -> Json:
 
 def node_tls(certificate: CertificateInfo, roots: Roots) -> Json:
     """Without what nobody knows any more: a root that was replaced."""
-    return omit_empty({"TrustRoot": roots.trusted.get(certificate.trusted, "")}) | roots.issuers.get(certificate.issuer, {})
+    return omit_empty(
+        {"TrustRoot": roots.trusted.get(certificate.trusted, "")}
+    ) | roots.issuers.get(certificate.issuer, {})
 
 
 def _issuer(pem: str) -> Json:
     subject, key = subject_and_key(pem)
-    return {"CertIssuerSubject": base64.b64encode(subject).decode(), "CertIssuerPublicKey": base64.b64encode(key).decode()}
+    return {
+        "CertIssuerSubject": base64.b64encode(subject).decode(),
+        "CertIssuerPublicKey": base64.b64encode(key).decode(),
+    }

@@ -1,8 +1,9 @@
 """Addresses on networks, next-fit: `Book` hands them out during one pass of the allocator.
 
-Free is an address that no task that is not over, no service and no node holds in the state (`ClusterState.usage`), that is not
-a gateway, reserved, the network's or the broadcast address, and that was not handed out in this pass. What is given up in a pass
-is free in the next. The cursor (`Network.cursor`) makes an address rest as long as possible before it is used again.
+Free is an address that no task that is not over, no service and no node holds in the state
+(`ClusterState.usage`), that is not a gateway, reserved, the network's or the broadcast address, and
+that was not handed out in this pass. What is given up in a pass is free in the next. The cursor
+(`Network.cursor`) makes an address rest as long as possible before it is used again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,8 @@ from weft.model.state import ClusterState
 
 class Book:
     def __init__(self, state: ClusterState, networks: dict[NetworkId, Network]) -> None:
-        """`networks` as they will be committed: those of the state, with the segments of this pass."""
+        """`networks` as they will be committed: those of the state, with the segments of this
+        pass."""
         self._state = state
         self._networks = networks
         self._given: dict[NetworkId, set[int]] = {}
@@ -29,8 +31,8 @@ class Book:
         return self.claim(self.find(ids))
 
     def find(self, ids: Iterable[NetworkId]) -> dict[NetworkId, IPv4Interface]:
-        """The next free address of each network, with its segment's mask, still to be claimed. Raises `NotFound`,
-        `OperationFailed` (a network has no subnet) or `Exhausted`."""
+        """The next free address of each network, with its segment's mask, still to be claimed.
+        Raises `NotFound`, `OperationFailed` (a network has no subnet) or `Exhausted`."""
         return {id: self._next(id) for id in ids}
 
     def claim(self, found: dict[NetworkId, IPv4Interface]) -> dict[NetworkId, IPv4Interface]:
@@ -40,7 +42,8 @@ class Book:
         return found
 
     def has(self, id: NetworkId) -> bool:
-        """Is the network there and allocated? Its segments never change, so every address it gave is still one of it."""
+        """Is the network there and allocated? Its segments never change, so every address it gave
+        is still one of it."""
         network = self._networks.get(id)
         return network is not None and bool(network.segments)
 
@@ -49,7 +52,9 @@ class Book:
         if network is None:
             raise NotFound(f"network {id} not found")
         if not network.segments:
-            raise OperationFailed(f"network {network.name} has no subnet: {network.error or 'not allocated yet'}")
+            raise OperationFailed(
+                f"network {network.name} has no subnet: {network.error or 'not allocated yet'}"
+            )
         if id not in self._full:
             for address, segment in _candidates(network, self.cursors.get(id, network.cursor)):
                 if self._is_free(network, address):
@@ -59,12 +64,17 @@ class Book:
         raise Exhausted(f"no available addresses on network {network.name} ({subnets})")
 
     def _is_free(self, network: Network, address: int) -> bool:
-        return address not in self._state.usage.addresses(network.id) and address not in self._given.get(network.id, ())
+        return address not in self._state.usage.addresses(
+            network.id
+        ) and address not in self._given.get(network.id, ())
 
 
 def _candidates(network: Network, cursor: int) -> Iterator[tuple[int, Segment]]:
-    """Every address that may be handed out: from behind the cursor to the end of its segment, the other segments, round to it."""
-    spans = [(*_span(network, position), segment) for position, segment in enumerate(network.segments)]
+    """Every address that may be handed out: from behind the cursor to the end of its segment, the
+    other segments, round to it."""
+    spans = [
+        (*_span(network, position), segment) for position, segment in enumerate(network.segments)
+    ]
     blocked = {int(segment.gateway) for segment in network.segments}
     blocked |= {int(address) for pool in network.spec.pools for address in pool.reserved.values()}
     at = next((i for i, (first, last, _) in enumerate(spans) if first <= cursor <= last), None)
@@ -72,9 +82,16 @@ def _candidates(network: Network, cursor: int) -> Iterator[tuple[int, Segment]]:
         rounds = spans
     else:
         first, last, segment = spans[at]
-        rounds = [(cursor + 1, last, segment), *spans[at + 1 :], *spans[:at], (first, cursor, segment)]
+        rounds = [
+            (cursor + 1, last, segment),
+            *spans[at + 1 :],
+            *spans[:at],
+            (first, cursor, segment),
+        ]
     for first, last, segment in rounds:
-        yield from ((address, segment) for address in range(first, last + 1) if address not in blocked)
+        yield from (
+            (address, segment) for address in range(first, last + 1) if address not in blocked
+        )
 
 
 def _span(network: Network, position: int) -> tuple[int, int]:

@@ -1,11 +1,13 @@
-"""The allocator: gives networks their segments, nodes and services their addresses, services their ports, tasks their attachments.
+"""The allocator: gives networks their segments, nodes and services their addresses, services their
+ports, tasks their attachments.
 
-One pass goes through all that lacks something, in the order in which one needs the other: networks (ingress first), nodes,
-services, tasks. What is free follows from the state each time. An object that cannot be served says why (`Network.error`,
-`Service.error`, `Task.status.err`) and is tried again in the next pass; the others are served all the same. A pass that is told
-what happened since the last one leaves out the nodes and services that nothing happened to. Whoever hands out
-an address writes the network (its cursor), whoever hands out a port or a VNI writes the cluster: two allocators that see the
-same state cannot both commit.
+One pass goes through all that lacks something, in the order in which one needs the other: networks
+(ingress first), nodes, services, tasks. What is free follows from the state each time. An object
+that cannot be served says why (`Network.error`, `Service.error`, `Task.status.err`) and is tried
+again in the next pass; the others are served all the same. A pass that is told what happened since
+the last one leaves out the nodes and services that nothing happened to. Whoever hands out an
+address writes the network (its cursor), whoever hands out a port or a VNI writes the cluster: two
+allocators that see the same state cannot both commit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,12 +36,16 @@ NO_INGRESS = "service needs ingress network, but no ingress network is present"
 
 
 def reconcile(
-    state: ClusterState, now: Nanoseconds, host_routes: Sequence[IPv4Network] = (), events: Iterable[Event] | None = None,
+    state: ClusterState,
+    now: Nanoseconds,
+    host_routes: Sequence[IPv4Network] = (),
+    events: Iterable[Event] | None = None,
     own_ports: OwnPorts = NO_PORTS,
-) -> Decision:  # fmt: skip
-    """`host_routes`: of this host; like those that the others report, the automatic choice of a subnet keeps away from them.
-    `events`: since the last decision, which left nothing unserved; None: look at everything. `own_ports`: of this host; they and
-    the swarm's are not given to services that leave the choice open."""
+) -> Decision:
+    """`host_routes`: of this host; like those that the others report, the automatic choice of a
+    subnet keeps away from them. `events`: since the last decision, which left nothing unserved;
+    None: look at everything. `own_ports`: of this host; they and the swarm's are not given to
+    services that leave the choice open."""
     if state.cluster is None:
         return Decision()
     turn = _Pass(state, state.cluster, now, host_routes, own_ports)
@@ -47,7 +53,9 @@ def reconcile(
     return Decision(tuple(changes), unserved=turn.unserved)
 
 
-def _concerned(state: ClusterState, events: Iterable[Event] | None) -> tuple[Iterable[Node], Iterable[Service]]:
+def _concerned(
+    state: ClusterState, events: Iterable[Event] | None
+) -> tuple[Iterable[Node], Iterable[Service]]:
     """The nodes and services that may lack something, or have something too much."""
     if events is None:
         return state.nodes.values(), state.services.values()
@@ -62,7 +70,11 @@ def _concerned(state: ClusterState, events: Iterable[Event] | None) -> tuple[Ite
         elif isinstance(obj, Service):
             services[obj.id] = None
         elif isinstance(obj, Task):
-            nodes |= {task.node: None for task in (event.before, event.after) if isinstance(task, Task) and task.node}
+            nodes |= {
+                task.node: None
+                for task in (event.before, event.after)
+                if isinstance(task, Task) and task.node
+            }
             if event.after is None or obj.state.is_terminal:
                 services[obj.service] = None
     return _present(state.nodes, nodes), _present(state.services, services)
@@ -71,7 +83,11 @@ def _concerned(state: ClusterState, events: Iterable[Event] | None) -> tuple[Ite
 def _is_another(event: Event) -> bool:
     """In more than the cursor."""
     before, after = event.before, event.after
-    return not (isinstance(before, Network) and isinstance(after, Network) and before.segments == after.segments)
+    return not (
+        isinstance(before, Network)
+        and isinstance(after, Network)
+        and before.segments == after.segments
+    )
 
 
 def _present(table: Mapping[K, T], ids: Iterable[K]) -> list[T]:
@@ -79,12 +95,17 @@ def _present(table: Mapping[K, T], ids: Iterable[K]) -> list[T]:
 
 
 class _Pass:
-    """One pass over a state. The objects to be written are collected, so that each is written once."""
+    """One pass over a state. The objects to be written are collected, so that each is written
+    once."""
 
     def __init__(
-        self, state: ClusterState, cluster: Cluster, now: Nanoseconds, own_routes: Sequence[IPv4Network],
+        self,
+        state: ClusterState,
+        cluster: Cluster,
+        now: Nanoseconds,
+        own_routes: Sequence[IPv4Network],
         own_ports: OwnPorts,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.state, self.now, self.routes, self.own_ports = state, now, own_routes, own_ports
         self.unserved = False
         self.cluster = cluster
@@ -121,18 +142,22 @@ class _Pass:
             yield obj
 
     def _numbers(self) -> list[Change]:
-        """The cluster and the networks: written last of all, when it is known what was handed out."""
+        """The cluster and the networks: written last of all, when it is known what was handed
+        out."""
         for id, cursor in self.book.cursors.items():
             self.networks[id] = msgspec.structs.replace(self.networks[id], cursor=cursor)
         next_port = self.ports.cursor if self.ports else self.cluster.next_port
         cluster = msgspec.structs.replace(self.cluster, next_port=next_port)
         changed: list[Change] = [Put(cluster)] if self.claimed or cluster != self.cluster else []
-        return changed + [Put(n) for n in self.networks.values() if n is not self.state.networks.get(n.id)]
+        return changed + [
+            Put(n) for n in self.networks.values() if n is not self.state.networks.get(n.id)
+        ]
 
     # --- networks
 
     def _network(self, network: Network) -> Network:
-        """The network with its segments or with the reason why it has none; itself if nothing is new."""
+        """The network with its segments or with the reason why it has none; itself if nothing is
+        new."""
         try:
             segments, error = self._segments(network), ""
         except (Conflict, Exhausted) as cause:
@@ -146,7 +171,9 @@ class _Pass:
         others = [n for n in self.networks.values() if n.id != network.id]
         pools = network.spec.pools or (self._automatic_pool(others),)
         allocated = (n for n in others if n.segments)
-        cause = subnets.first_overlap([pool.subnet for pool in pools], list(subnets.held(allocated)))
+        cause = subnets.first_overlap(
+            [pool.subnet for pool in pools], list(subnets.held(allocated))
+        )
         if cause:
             raise Conflict(f"cannot create network {network.name}: {cause}")
         taken = {segment.vni for n in others for segment in n.segments}
@@ -166,16 +193,22 @@ class _Pass:
     def _automatic_pool(self, others: Sequence[Network]) -> Pool:
         taken = [subnet for _, subnet in (subnets.GATEWAY, *subnets.held(others))]
         avoided = list(routes.claimed(self.state, self.routes))
-        return Pool(subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken, avoided))
+        return Pool(
+            subnets.choose(self.cluster.default_pool, self.cluster.subnet_size, taken, avoided)
+        )
 
     # --- nodes
 
     def _node(self, node: Node) -> None:
-        """One load-balancer address on ingress and on each network that a task here is on; a leg that finds no address is
-        tried again in the next pass."""
+        """One load-balancer address on ingress and on each network that a task here is on; a leg
+        that finds no address is tried again in the next pass."""
         ingress = (self.ingress,) if self.ingress else ()
         wanted = dict.fromkeys((*ingress, *self.state.usage.networks(node.id)))
-        attachments = {a.network: a for a in node.attachments if a.network in wanted and self.book.has(a.network)}
+        attachments = {
+            a.network: a
+            for a in node.attachments
+            if a.network in wanted and self.book.has(a.network)
+        }
         for id in wanted:
             if id not in attachments and id in self.networks:
                 try:
@@ -183,12 +216,15 @@ class _Pass:
                 except WeftError:
                     self.unserved = True
         if tuple(attachments.values()) != node.attachments:
-            self.changes.append(Put(msgspec.structs.replace(node, attachments=tuple(attachments.values()))))
+            self.changes.append(
+                Put(msgspec.structs.replace(node, attachments=tuple(attachments.values())))
+            )
 
     # --- services
 
     def _virtual_networks(self, service: Service) -> tuple[NetworkId, ...]:
-        """The networks on which the service has a virtual address, ingress first. Raises `Conflict`."""
+        """The networks on which the service has a virtual address, ingress first. Raises
+        `Conflict`."""
         endpoint, task = service.spec.endpoint, service.spec.task
         wanted = []
         if any(p.mode == "ingress" for p in endpoint.ports):
@@ -200,10 +236,14 @@ class _Pass:
         return tuple(dict.fromkeys(wanted)) if endpoint.mode == "vip" else ()
 
     def _networks_held(self, service: Service) -> tuple[NetworkId, ...]:
-        """The same, and those that the service has left while tasks of an earlier version are still on them: they are called by
-        its virtual address there. Raises `Conflict`."""
+        """The same, and those that the service has left while tasks of an earlier version are still
+        on them: they are called by its virtual address there. Raises `Conflict`."""
         wanted = self._virtual_networks(service)
-        left = [a.network for a in service.endpoint.addresses if a.network not in wanted and self.book.has(a.network)]
+        left = [
+            a.network
+            for a in service.endpoint.addresses
+            if a.network not in wanted and self.book.has(a.network)
+        ]
         if not left or service.spec.endpoint.mode != "vip":
             return wanted
         tasks = [t for t in self.state.tasks_of(service.id).values() if not t.state.is_terminal]
@@ -216,7 +256,9 @@ class _Pass:
             return False
         held = tuple(a.network for a in endpoint.addresses)
         try:
-            return held == self._networks_held(service) and all(self.book.has(a.network) for a in endpoint.addresses)
+            return held == self._networks_held(service) and all(
+                self.book.has(a.network) for a in endpoint.addresses
+            )
         except Conflict:
             return False
 
@@ -237,7 +279,11 @@ class _Pass:
         found = self.book.find(id for id in networks if id not in kept)
         ports = self._ports(service)
         new = self.book.claim(found)
-        return Endpoint(service.spec.endpoint, ports, tuple(kept.get(id) or VirtualAddress(id, new[id]) for id in networks))
+        return Endpoint(
+            service.spec.endpoint,
+            ports,
+            tuple(kept.get(id) or VirtualAddress(id, new[id]) for id in networks),
+        )
 
     def _ports(self, service: Service) -> tuple[PublishedPort, ...]:
         if not service.spec.endpoint.ports:
@@ -266,18 +312,24 @@ class _Pass:
             self.changes.append(Put(allocated))
 
     def _attached(self, task: Task, service: Service) -> Task:
-        ports = service.endpoint.ports if answers(task.ports, service.endpoint.ports) else task.ports
+        ports = (
+            service.endpoint.ports if answers(task.ports, service.endpoint.ports) else task.ports
+        )
         wanted = {} if task.spec.host_network else {a.target: a.aliases for a in task.spec.networks}
         if any(p.mode == "ingress" for p in ports):
             if self.ingress is None:
                 raise Conflict(NO_INGRESS)
             wanted = {self.ingress: (), **wanted}
         addresses = self.book.take(wanted)
-        attachments = tuple(Attachment(id, address, wanted[id]) for id, address in addresses.items())
+        attachments = tuple(
+            Attachment(id, address, wanted[id]) for id, address in addresses.items()
+        )
         status = TaskStatus(TaskState.PENDING, self.now, PENDING_MESSAGE)
         return msgspec.structs.replace(task, ports=ports, attachments=attachments, status=status)
 
     def _refused(self, task: Task, cause: str) -> Task:
         if task.status.err == cause:
             return task
-        return msgspec.structs.replace(task, status=TaskStatus(task.state, self.now, PENDING_MESSAGE, cause))
+        return msgspec.structs.replace(
+            task, status=TaskStatus(task.state, self.now, PENDING_MESSAGE, cause)
+        )

@@ -1,7 +1,8 @@
 """Published ports of the routing mesh: one owner each per protocol in the whole cluster.
 
-A port asked for is had or refused; a port left open (0) is the next free one of 30000-32767, and stays the same while the service
-keeps it. Ports in host mode belong to a node: the scheduler sees to them.
+A port asked for is had or refused; a port left open (0) is the next free one of 30000-32767, and
+stays the same while the service keeps it. Ports in host mode belong to a node: the scheduler sees
+to them.
 
 The swarm's own ports are nobody's: a manager whose port led to a task could not be reached by any
 node. What single hosts listen on beside them they keep to themselves (`network/own_ports.py`).
@@ -29,9 +30,11 @@ NO_PORTS: OwnPorts = MappingProxyType({})
 _HOW = {"ingress": "an ingress port", "host": "a host-published port"}
 
 
-def conflict(state: ClusterState, service_id: ServiceId | None, endpoint_spec: EndpointSpec) -> str | None:
-    """Why the endpoint cannot be had for the service (None: a new one), in Docker Swarm's words, or None. Several services may
-    ask for the same port in host mode."""
+def conflict(
+    state: ClusterState, service_id: ServiceId | None, endpoint_spec: EndpointSpec
+) -> str | None:
+    """Why the endpoint cannot be had for the service (None: a new one), in Docker Swarm's words, or
+    None. Several services may ask for the same port in host mode."""
     wanted = {(p.protocol, p.published): p.mode for p in endpoint_spec.ports if p.published}
     if not wanted:
         return None
@@ -75,12 +78,18 @@ def reserved(
 
 
 def _taken(port: Port, service: Service, mode: str) -> str:
-    return f"port '{port}' is already in use by service '{service.name}' ({service.id}) as {_HOW[mode]}"
+    return (
+        f"port '{port}' is already in use by service '{service.name}' ({service.id}) as"
+        f" {_HOW[mode]}"
+    )
 
 
 def answers(asked: Sequence[PublishedPort], given: Sequence[PublishedPort]) -> bool:
-    """Are the given ports those asked for, where a port left open is answered by any number, or by none yet?"""
-    return len(asked) == len(given) and all(_answers(a, g) for a, g in zip(asked, given, strict=True))
+    """Are the given ports those asked for, where a port left open is answered by any number, or by
+    none yet?"""
+    return len(asked) == len(given) and all(
+        _answers(a, g) for a, g in zip(asked, given, strict=True)
+    )
 
 
 def _answers(asked: PublishedPort, given: PublishedPort) -> bool:
@@ -88,7 +97,8 @@ def _answers(asked: PublishedPort, given: PublishedPort) -> bool:
 
 
 class Ports:
-    """The mesh's ports during one pass of the allocator. What is given up in a pass is free in the next."""
+    """The mesh's ports during one pass of the allocator. What is given up in a pass is free in the
+    next."""
 
     def __init__(
         self, services: Iterable[Service], cursor: Port, nobodys: Collection[PortKey] = ()
@@ -98,24 +108,32 @@ class Ports:
         self._owners: dict[PortKey, Service] = {}
         self.cursor = cursor
         for service in services:
-            self._owners.update({(p.protocol, p.published): service for p in _mesh(service.endpoint.ports)})
+            self._owners.update(
+                {(p.protocol, p.published): service for p in _mesh(service.endpoint.ports)}
+            )
 
     def take(self, service: Service) -> tuple[PublishedPort, ...]:
-        """The ports of the service's spec with every port of the mesh filled in. Raises `Conflict` or `Exhausted`, and has
-        taken none then."""
+        """The ports of the service's spec with every port of the mesh filled in. Raises `Conflict`
+        or `Exhausted`, and has taken none then."""
         cursor, taken = self.cursor, dict[PortKey, Service]()
         try:
-            ports = tuple(self._filled(service, port, taken) for port in service.spec.endpoint.ports)
+            ports = tuple(
+                self._filled(service, port, taken) for port in service.spec.endpoint.ports
+            )
         except WeftError:
             self.cursor = cursor
             raise
         self._owners.update(taken)
         return ports
 
-    def _filled(self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]) -> PublishedPort:
+    def _filled(
+        self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]
+    ) -> PublishedPort:
         if port.mode == "host":
             return port
-        port = msgspec.structs.replace(port, published=port.published or self._dynamic(service, port, taken))
+        port = msgspec.structs.replace(
+            port, published=port.published or self._dynamic(service, port, taken)
+        )
         self._claim(service, port, taken)
         return port
 
@@ -126,12 +144,19 @@ class Ports:
             raise Conflict(_taken(port.published, owner, "ingress"))
         taken[key] = service
 
-    def _dynamic(self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]) -> Port:
+    def _dynamic(
+        self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]
+    ) -> Port:
         asked = {(p.protocol, p.published) for p in service.spec.endpoint.ports}
         for old in _mesh(service.endpoint.ports):
             same = (old.target, old.protocol) == (port.target, port.protocol)
             key = (old.protocol, old.published)
-            if same and FIRST_DYNAMIC <= old.published <= LAST_DYNAMIC and key not in taken and key not in asked:
+            if (
+                same
+                and FIRST_DYNAMIC <= old.published <= LAST_DYNAMIC
+                and key not in taken
+                and key not in asked
+            ):
                 return old.published
         for number in self._from_cursor():
             key = (port.protocol, number)
@@ -139,7 +164,9 @@ class Ports:
             if not used and key not in self._nobodys:
                 self.cursor = number + 1
                 return number
-        raise Exhausted(f"no {port.protocol} port is left between {FIRST_DYNAMIC} and {LAST_DYNAMIC}")
+        raise Exhausted(
+            f"no {port.protocol} port is left between {FIRST_DYNAMIC} and {LAST_DYNAMIC}"
+        )
 
     def _from_cursor(self) -> Iterator[Port]:
         start = self.cursor if FIRST_DYNAMIC <= self.cursor <= LAST_DYNAMIC else FIRST_DYNAMIC

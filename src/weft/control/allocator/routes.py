@@ -1,11 +1,11 @@
 """Hosts' routes: what no overlay is laid over if it can be helped.
 
-In a container an overlay goes before the way out, so a subnet that a host has a route to elsewhere is
-hidden from the containers of an overlay with the same addresses. It breaks nothing else. So routes
-are a wish and never an obstacle: an automatic choice keeps away from them while there is something
-left, from narrow ones longest (`subnets.choose`); a subnet that a user chose is had, and a warning
-names the hosts. One host whose route covers the whole pool (a VPN), or a worker that lies, can refuse
-networks to nobody.
+In a container an overlay goes before the way out, so a subnet that a host has a route to elsewhere
+is hidden from the containers of an overlay with the same addresses. It breaks nothing else. So
+routes are a wish and never an obstacle: an automatic choice keeps away from them while there is
+something left, from narrow ones longest (`subnets.choose`); a subnet that a user chose is had, and
+a warning names the hosts. One host whose route covers the whole pool (a VPN), or a worker that
+lies, can refuse networks to nobody.
 
     agent      worth_telling     at most `MOST_ROUTES` of a host
     manager    claimed           by hosts that are not down, and by this one
@@ -36,7 +36,8 @@ def worth_telling(routes: Iterable[IPv4Network]) -> tuple[str, ...]:
 
 
 def claimed(state: ClusterState, own: Sequence[IPv4Network] = ()) -> set[IPv4Network]:
-    """By hosts that are not down, and by this one (`own`). What is no IPv4 subnet concerns no overlay."""
+    """By hosts that are not down, and by this one (`own`). What is no IPv4 subnet concerns no
+    overlay."""
     return {route for route in (*_told(state).values(), *own) if route.prefixlen}
 
 

@@ -1,10 +1,11 @@
-"""Which subnets a network gets: the ones asked for, or the first of the cluster's pool that overlaps nothing.
+"""Which subnets a network gets: the ones asked for, or the first of the cluster's pool that
+overlaps nothing.
 
-In use is what any network of the state has or has asked for, and docker_gwbridge's usual subnet: every
-container has an interface there too, and would take an address of the one network for its own on the
-other. A host whose bridge has another subnet, because its routes take the usual one, does not run tasks
-of a network that overlaps it (`network/sandbox.py`). The choice also keeps away from what the hosts
-route elsewhere, as long as there is something else (`routes.py`).
+In use is what any network of the state has or has asked for, and docker_gwbridge's usual subnet:
+every container has an interface there too, and would take an address of the one network for its own
+on the other. A host whose bridge has another subnet, because its routes take the usual one, does
+not run tasks of a network that overlaps it (`network/sandbox.py`). The choice also keeps away from
+what the hosts route elsewhere, as long as there is something else (`routes.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,25 +23,27 @@ Named = tuple[str, IPv4Network]
 GATEWAY: Named = (f"{GATEWAY_BRIDGE} of the hosts", GATEWAY_INTERFACE.network)
 
 
-def overlapping(
-    state: ClusterState, subnets: Sequence[IPv4Network], name: str = ""
-) -> str | None:
-    """Why the subnets cannot be had for a new network, or None: `subnet 10.1.0.0/24 overlaps network Y (10.1.0.0/16)`, with
-    `cannot create network <name>: ` before it if a name is given."""
+def overlapping(state: ClusterState, subnets: Sequence[IPv4Network], name: str = "") -> str | None:
+    """Why the subnets cannot be had for a new network, or None: `subnet 10.1.0.0/24 overlaps
+    network Y (10.1.0.0/16)`, with `cannot create network <name>: ` before it if a name is given."""
     cause = first_overlap(subnets, [GATEWAY, *held(state.networks.values())])
     return f"cannot create network {name}: {cause}" if cause and name else cause
 
 
 def first_overlap(subnets: Sequence[IPv4Network], taken: Sequence[Named]) -> str | None:
     for position, subnet in enumerate(subnets):
-        for owner, other in (*taken, *(("the same network", earlier) for earlier in subnets[:position])):
+        for owner, other in (
+            *taken,
+            *(("the same network", earlier) for earlier in subnets[:position]),
+        ):
             if subnet.overlaps(other):
                 return f"subnet {subnet} overlaps {owner} ({other})"
     return None
 
 
 def held(networks: Iterable[Network]) -> Iterator[Named]:
-    """Subnets that networks have, or will have as soon as the allocator comes to them. One that is in error has none."""
+    """Subnets that networks have, or will have as soon as the allocator comes to them. One that is
+    in error has none."""
     for network in networks:
         if network.segments:
             yield from ((f"network {network.name}", segment.subnet) for segment in network.segments)
@@ -49,10 +52,13 @@ def held(networks: Iterable[Network]) -> Iterator[Named]:
 
 
 def choose(
-    pools: Sequence[IPv4Network], size: int, taken: Iterable[IPv4Network], avoided: Sequence[IPv4Network] = ()
-) -> IPv4Network:  # fmt: skip
-    """The lowest subnet of `size` bits in the pools that overlaps none of `taken`, nor of `avoided` if that
-    can be had; else wide ones of these are given up first. Raises `Exhausted`."""
+    pools: Sequence[IPv4Network],
+    size: int,
+    taken: Iterable[IPv4Network],
+    avoided: Sequence[IPv4Network] = (),
+) -> IPv4Network:
+    """The lowest subnet of `size` bits in the pools that overlaps none of `taken`, nor of `avoided`
+    if that can be had; else wide ones of these are given up first. Raises `Exhausted`."""
     spans = [(int(net.network_address), int(net.broadcast_address)) for net in taken]
     lengths = sorted({net.prefixlen for net in avoided})
     for shortest in (*lengths, NONE_AVOIDED):
@@ -64,7 +70,9 @@ def choose(
     raise Exhausted(f"no subnet of size /{size} is left in {', '.join(map(str, pools))}")
 
 
-def _lowest(pools: Sequence[IPv4Network], size: int, spans: Sequence[tuple[int, int]]) -> IPv4Network | None:
+def _lowest(
+    pools: Sequence[IPv4Network], size: int, spans: Sequence[tuple[int, int]]
+) -> IPv4Network | None:
     """`spans`: first and last address of what is in use, in order."""
     step = 1 << (32 - size)
     for pool in pools:

@@ -1,6 +1,8 @@
-"""Which VXLAN network identifier a segment gets: the one asked for, or the next free one behind the last handed out.
+"""Which VXLAN network identifier a segment gets: the one asked for, or the next free one behind the
+last handed out.
 
-Next-fit, because a VNI that is used again at once would let a packet still on its way into another network.
+Next-fit, because a VNI that is used again at once would let a packet still on its way into another
+network.
 """
 
 from collections.abc import Collection

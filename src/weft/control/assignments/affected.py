@@ -1,4 +1,5 @@
-"""Whom a batch of changes concerns: the nodes whose own tasks are others than before, and those on a network that looks different.
+"""Whom a batch of changes concerns: the nodes whose own tasks are others than before, and those on
+a network that looks different.
 
 It may name too many, never too few: a node that is named and sees no difference is sent nothing.
 """
@@ -24,7 +25,9 @@ class Concerned(msgspec.Struct, frozen=True):
     """Nodes that are on a network of which they must know something else than before."""
 
 
-def concerned(state: ClusterState, events: Iterable[Event], before: Views, after: Views) -> Concerned:
+def concerned(
+    state: ClusterState, events: Iterable[Event], before: Views, after: Views
+) -> Concerned:
     """`before` and `after`: the views at the state without and with the events."""
     changed = [id for id, view in after.items() if before.get(id) is not view]
     everybody = (
@@ -35,7 +38,12 @@ def concerned(state: ClusterState, events: Iterable[Event], before: Views, after
     return Concerned(
         everybody,
         frozenset(node for event in events for node in _nodes(event)),
-        frozenset(task.node for id in changed for task in state.tasks_attached(id).values() if task.node is not None),
+        frozenset(
+            task.node
+            for id in changed
+            for task in state.tasks_attached(id).values()
+            if task.node is not None
+        ),
     )
 
 
@@ -58,5 +66,11 @@ def _nodes(event: Event) -> Iterable[NodeId]:
 
 def _reads_the_same(before: Task, after: Task) -> bool:
     """To its node: nothing has changed but its status, and it is still to be run."""
-    same_end = (is_dispatched(before), before.state.is_terminal) == (is_dispatched(after), after.state.is_terminal)
-    return same_end and msgspec.structs.replace(before.observed(after.status), meta=after.meta) == after
+    same_end = (is_dispatched(before), before.state.is_terminal) == (
+        is_dispatched(after),
+        after.state.is_terminal,
+    )
+    return (
+        same_end
+        and msgspec.structs.replace(before.observed(after.status), meta=after.meta) == after
+    )

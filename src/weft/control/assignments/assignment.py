@@ -14,16 +14,24 @@ from weft.model.task import Task, TaskState
 
 
 def assignment_for(
-    state: ClusterState, node_id: NodeId, views: Views, tasks: dict[TaskId, TaskAssignment] | None = None
-) -> Assignment:  # fmt: skip
-    """What the node must run. `views` are those of `network_views` at this very state; `tasks` those of an earlier assignment, if
-    no task of the node has changed since: most assignments are made because something happened on a network elsewhere."""
+    state: ClusterState,
+    node_id: NodeId,
+    views: Views,
+    tasks: dict[TaskId, TaskAssignment] | None = None,
+) -> Assignment:
+    """What the node must run. `views` are those of `network_views` at this very state; `tasks`
+    those of an earlier assignment, if no task of the node has changed since: most assignments are
+    made because something happened on a network elsewhere."""
     cluster = state.cluster
     if tasks is None:
         found = state.tasks_on(node_id).values()
         tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if is_dispatched(task)}
-    networks = {network: views[network] for network in _networks_of(state, node_id) if network in views}
-    needs_keys = cluster is not None and any(view.definition.encrypted for view in networks.values())
+    networks = {
+        network: views[network] for network in _networks_of(state, node_id) if network in views
+    }
+    needs_keys = cluster is not None and any(
+        view.definition.encrypted for view in networks.values()
+    )
     return Assignment(
         node=node_id,
         revision=state.revision,
@@ -35,13 +43,21 @@ def assignment_for(
 
 
 def is_dispatched(task: Task) -> bool:
-    """Must its node know of it? Of one that is over too: its agent keeps its container and log for as long as its record is kept."""
-    return task.state >= TaskState.ASSIGNED and not (task.state.is_terminal and task.desired >= TaskState.REMOVE)
+    """Must its node know of it? Of one that is over too: its agent keeps its container and log for
+    as long as its record is kept."""
+    return task.state >= TaskState.ASSIGNED and not (
+        task.state.is_terminal and task.desired >= TaskState.REMOVE
+    )
 
 
 def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
-    """Ingress, because every node answers for the published ports; then those of the node's tasks."""
+    """Ingress, because every node answers for the published ports; then those of the node's
+    tasks."""
     ingress = state.ingress
     if ingress is not None:
         yield ingress.id
-    yield from (network for network in state.usage.networks(node_id) if ingress is None or network != ingress.id)
+    yield from (
+        network
+        for network in state.usage.networks(node_id)
+        if ingress is None or network != ingress.id
+    )

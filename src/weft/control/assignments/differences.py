@@ -20,7 +20,8 @@ V = TypeVar("V")
 
 
 class ViewDifference(msgspec.Struct, frozen=True):
-    """From one view of a network to another; the views are kept so that their identities stay theirs while this is remembered."""
+    """From one view of a network to another; the views are kept so that their identities stay
+    theirs while this is remembered."""
 
     old: NetworkView
     new: NetworkView
@@ -35,21 +36,25 @@ _Pair = tuple[int, int]
 
 
 class Memo:
-    """What was compared in a round: a thousand nodes on a network compare its views once, and those to which nothing else has
-    happened have one change between them, which is encoded once."""
+    """What was compared in a round: a thousand nodes on a network compare its views once, and those
+    to which nothing else has happened have one change between them, which is encoded once."""
 
     def __init__(self) -> None:
         self.views: dict[_Pair, ViewDifference] = {}
         self.changes: dict[tuple[_Pair, ...], AssignmentChange] = {}
 
 
-def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None) -> AssignmentChange:
+def difference(
+    old: Assignment | None, new: Assignment, memo: Memo | None = None
+) -> AssignmentChange:
     """The change with which `old.after(change) == new`; from nothing, a full one."""
     memo = memo if memo is not None else Memo()
     if old is None or not _differ_in_views_alone(old, new):
         return _change(old, new, memo)
     pairs = tuple(
-        (_identity(known), _identity(view)) for id, view in new.networks.items() if (known := old.networks[id]) is not view
+        (_identity(known), _identity(view))
+        for id, view in new.networks.items()
+        if (known := old.networks[id]) is not view
     )
     change = memo.changes.get(pairs)
     if change is None:
@@ -58,7 +63,9 @@ def difference(old: Assignment | None, new: Assignment, memo: Memo | None = None
 
 
 def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
-    same = old.tasks is new.tasks and old.keys == new.keys and old.data_path_port == new.data_path_port
+    same = (
+        old.tasks is new.tasks and old.keys == new.keys and old.data_path_port == new.data_path_port
+    )
     return same and old.networks.keys() == new.networks.keys()
 
 
@@ -75,7 +82,11 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
         tasks=tasks,
         removed_tasks=removed_tasks,
         views=tuple(CompressedView(view) for id, view in new.networks.items() if id not in known),
-        networks=tuple(v.definition for id, v in new.networks.items() if id in known and known[id].definition != v.definition),
+        networks=tuple(
+            v.definition
+            for id, v in new.networks.items()
+            if id in known and known[id].definition != v.definition
+        ),
         removed_networks=tuple(known.keys() - new.networks.keys()),
         endpoints=tuple(record for view in views for record in view.endpoints),
         removed_endpoints=tuple(key for view in views for key in view.removed_endpoints),
@@ -104,15 +115,22 @@ def _view_difference(old: NetworkView, new: NetworkView) -> ViewDifference:
     endpoints, removed_endpoints = _table_difference(old.endpoints, new.endpoints)
     services, removed_services = _table_difference(old.services, new.services)
     return ViewDifference(
-        old, new,
-        endpoints, tuple((network, key) for key in removed_endpoints),
-        services, tuple((network, key) for key in removed_services),
-    )  # fmt: skip
+        old,
+        new,
+        endpoints,
+        tuple((network, key) for key in removed_endpoints),
+        services,
+        tuple((network, key) for key in removed_services),
+    )
 
 
 def _table_difference(old: dict[K, V], new: dict[K, V]) -> tuple[tuple[V, ...], tuple[K, ...]]:
     """(records new or changed, keys gone)"""
     if old is new:
         return (), ()
-    changed = tuple(record for key, record in new.items() if (known := old.get(key)) is not record and known != record)
+    changed = tuple(
+        record
+        for key, record in new.items()
+        if (known := old.get(key)) is not record and known != record
+    )
     return changed, tuple(old.keys() - new.keys())

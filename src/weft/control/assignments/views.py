@@ -1,9 +1,9 @@
 """Networks as the nodes on them see them.
 
-What is known of a network is the same for every node on it, so a view is computed once and shared by
-identity. A manager keeps the views and brings them up to date with the events of a commit: that costs
-a copy of two tables per network touched and one record per object touched, however many nodes are
-listening. A view that nothing happened to stays the same object, which `differences.difference`
+What is known of a network is the same for every node on it, so a view is computed once and shared
+by identity. A manager keeps the views and brings them up to date with the events of a commit: that
+costs a copy of two tables per network touched and one record per object touched, however many nodes
+are listening. A view that nothing happened to stays the same object, which `differences.difference`
 recognises without looking inside.
 
     views   = network_views(state)                  once, at the start
@@ -47,20 +47,25 @@ class _Touched(msgspec.Struct):
 def network_views(
     state: ClusterState, previous: Views | None = None, events: Iterable[Event] = ()
 ) -> dict[NetworkId, NetworkView]:
-    """The views of all allocated networks. With `previous`, the views at some earlier state, and all `events` since then,
-    only what they touch is computed; every other view is the previous object."""
+    """The views of all allocated networks. With `previous`, the views at some earlier state, and
+    all `events` since then, only what they touch is computed; every other view is the previous
+    object."""
     previous = previous or {}
     touched = _touched(state, previous, events)
     is_new = any(id not in previous for id in state.networks)
     mtu = _smallest_mtu(state) if is_new or any(t.definition for t in touched.values()) else 0
     return {
-        network.id: _view_now(state, network, mtu, previous.get(network.id), touched.get(network.id))
+        network.id: _view_now(
+            state, network, mtu, previous.get(network.id), touched.get(network.id)
+        )
         for network in state.networks.values()
         if network.segments
     }
 
 
-def _touched(state: ClusterState, previous: Views, events: Iterable[Event]) -> dict[NetworkId, _Touched]:
+def _touched(
+    state: ClusterState, previous: Views, events: Iterable[Event]
+) -> dict[NetworkId, _Touched]:
     touched: defaultdict[NetworkId, _Touched] = defaultdict(_Touched)
     for event in events:
         for obj in (event.before, event.after):
@@ -85,7 +90,8 @@ def _touched(state: ClusterState, previous: Views, events: Iterable[Event]) -> d
 
 
 def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: Task) -> None:
-    """What its service is known by may follow from a task that was made for another version of it."""
+    """What its service is known by may follow from a task that was made for another version of
+    it."""
     service = state.services.get(task.service)
     is_of_another = service is not None and task.spec_version != service.spec_version
     for attachment in task.attachments:
@@ -95,10 +101,11 @@ def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: T
 
 
 def _moved(event: Event) -> bool:
-    """A node came, went, has another data path address, or does not answer: the endpoints behind it have another VTEP or serve no
-    longer."""
+    """A node came, went, has another data path address, or does not answer: the endpoints behind it
+    have another VTEP or serve no longer."""
     before, after = (
-        (obj.data_path_address, _is_lost(obj)) if isinstance(obj, Node) else None for obj in (event.before, event.after)
+        (obj.data_path_address, _is_lost(obj)) if isinstance(obj, Node) else None
+        for obj in (event.before, event.after)
     )
     return before != after
 
@@ -109,22 +116,35 @@ def _has_another_mtu(event: Event) -> bool:
 
 
 def _smallest_mtu(state: ClusterState) -> int:
-    """Of all hosts that have said theirs, down or not: it does not change with their health. 0: none has."""
+    """Of all hosts that have said theirs, down or not: it does not change with their health. 0:
+    none has."""
     told = [node.underlay_mtu for node in state.nodes.values() if node.underlay_mtu]
     return max(min(told), MIN_UNDERLAY_MTU) if told else 0
 
 
 def _view_now(
-    state: ClusterState, network: Network, mtu: int, old: NetworkView | None, touched: _Touched | None
+    state: ClusterState,
+    network: Network,
+    mtu: int,
+    old: NetworkView | None,
+    touched: _Touched | None,
 ) -> NetworkView:
-    """The old view itself if nothing that shows in it has changed. `mtu`: the hosts' smallest, if it is needed."""
+    """The old view itself if nothing that shows in it has changed. `mtu`: the hosts' smallest, if
+    it is needed."""
     if old is None:
-        old, touched = NetworkView(_definition(network, mtu), {}, {}), _everything_on(state, network)
+        old, touched = (
+            NetworkView(_definition(network, mtu), {}, {}),
+            _everything_on(state, network),
+        )
     if touched is None:
         return old
     definition = _definition(network, mtu) if touched.definition else old.definition
-    endpoints = _patched(old.endpoints, {id: _endpoint(state, network.id, id) for id in touched.endpoints})
-    services = _patched(old.services, {id: _service_record(state, network.id, id) for id in touched.services})
+    endpoints = _patched(
+        old.endpoints, {id: _endpoint(state, network.id, id) for id in touched.endpoints}
+    )
+    services = _patched(
+        old.services, {id: _service_record(state, network.id, id) for id in touched.services}
+    )
     if definition == old.definition and endpoints is old.endpoints and services is old.services:
         return old
     return NetworkView(definition, endpoints, services)
@@ -134,7 +154,9 @@ def _everything_on(state: ClusterState, network: Network) -> _Touched:
     legs = map(load_balancer_id, state.nodes_attached(network.id))
     tasks = state.tasks_attached(network.id)
     services = state.services if network.spec.ingress else state.services_attached(network.id)
-    return _Touched(endpoints={*tasks, *legs}, services={*services, *(task.service for task in tasks.values())})
+    return _Touched(
+        endpoints={*tasks, *legs}, services={*services, *(task.service for task in tasks.values())}
+    )
 
 
 K = TypeVar("K")
@@ -142,7 +164,8 @@ V = TypeVar("V")
 
 
 def _patched(table: dict[K, V], records: Mapping[K, V | None]) -> dict[K, V]:
-    """The table with the records put in, None taken out; the same object if that makes no difference."""
+    """The table with the records put in, None taken out; the same object if that makes no
+    difference."""
     changed = {key: record for key, record in records.items() if table.get(key) != record}
     if not changed:
         return table
@@ -161,9 +184,16 @@ def _patched(table: dict[K, V], records: Mapping[K, V | None]) -> dict[K, V]:
 def _definition(network: Network, underlay_mtu: int) -> NetworkDefinition:
     spec = network.spec
     return NetworkDefinition(
-        id=network.id, name=spec.name, segments=network.segments, mtu=spec.mtu, underlay_mtu=underlay_mtu,
-        internal=spec.internal, ingress=spec.ingress, encrypted=spec.encrypted, icv_bits=spec.icv_bits,
-    )  # fmt: skip
+        id=network.id,
+        name=spec.name,
+        segments=network.segments,
+        mtu=spec.mtu,
+        underlay_mtu=underlay_mtu,
+        internal=spec.internal,
+        ingress=spec.ingress,
+        encrypted=spec.encrypted,
+        icv_bits=spec.icv_bits,
+    )
 
 
 def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecord | None:
@@ -173,8 +203,8 @@ def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecor
 
 
 def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> EndpointRecord | None:
-    """From the time a task has a node and an address until it is over; it serves while it runs and is meant to, on a host
-    that answers."""
+    """From the time a task has a node and an address until it is over; it serves while it runs and
+    is meant to, on a host that answers."""
     task = state.tasks.get(id)
     if task is None or task.node is None or task.state.is_terminal:
         return None
@@ -183,11 +213,20 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
     if attachment is None or node is None or node.data_path_address is None:
         return None
     return EndpointRecord(
-        id=task.id, network=network, address=attachment.address, node=node.id, vtep=node.data_path_address,
-        task=task.id, name=task.name, service=task.service, aliases=_aliases(task),
-        serving=task.state == TaskState.RUNNING and task.desired == TaskState.RUNNING and not _is_lost(node),
+        id=task.id,
+        network=network,
+        address=attachment.address,
+        node=node.id,
+        vtep=node.data_path_address,
+        task=task.id,
+        name=task.name,
+        service=task.service,
+        aliases=_aliases(task),
+        serving=task.state == TaskState.RUNNING
+        and task.desired == TaskState.RUNNING
+        and not _is_lost(node),
         version=task.spec_version,
-    )  # fmt: skip
+    )
 
 
 def _is_lost(node: Node) -> bool:
@@ -201,7 +240,11 @@ def _node_endpoint(state: ClusterState, network: NetworkId, id: NodeId) -> Endpo
     if node is None or attachment is None or node.data_path_address is None:
         return None
     return EndpointRecord(
-        id=load_balancer_id(id), network=network, address=attachment.address, node=id, vtep=node.data_path_address
+        id=load_balancer_id(id),
+        network=network,
+        address=attachment.address,
+        node=id,
+        vtep=node.data_path_address,
     )
 
 
@@ -216,7 +259,9 @@ def _aliases(task: Task) -> tuple[str, ...]:
     return short + ((hostname,) if hostname and "{{" not in hostname else ())
 
 
-def _networks_of_service(state: ClusterState, previous: Views, service: Service) -> Iterator[NetworkId]:
+def _networks_of_service(
+    state: ClusterState, previous: Views, service: Service
+) -> Iterator[NetworkId]:
     """Those of its spec, and those that it was known on because of tasks that are still there."""
     yield from (attachment.target for attachment in service.spec.task.networks)
     yield from (id for id, view in previous.items() if service.id in view.services)
@@ -225,8 +270,9 @@ def _networks_of_service(state: ClusterState, previous: Views, service: Service)
 
 
 def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> ServiceRecord | None:
-    """On ingress the service's ports, elsewhere its address and names: as its spec has them now, and as those of its tasks have
-    them that were started with an earlier one, until they are gone."""
+    """On ingress the service's ports, elsewhere its address and names: as its spec has them now,
+    and as those of its tasks have them that were started with an earlier one, until they are
+    gone."""
     service = state.services.get(id)
     if service is None:
         return None
@@ -234,23 +280,35 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
     if state.ingress is not None and network == state.ingress.id:
         ports = _mesh(service.endpoint.ports)
         by_version = {task.spec_version: task.ports for task, _ in earlier}
-        former = {version: had for version, all_ in by_version.items() if (had := _mesh(all_)) != ports}
-        record = ServiceRecord(id=id, network=network, name=service.name, ports=ports, former=former)
+        former = {
+            version: had for version, all_ in by_version.items() if (had := _mesh(all_)) != ports
+        }
+        record = ServiceRecord(
+            id=id, network=network, name=service.name, ports=ports, former=former
+        )
         return record if ports or former else None
     wanted = next((a for a in service.spec.task.networks if a.target == network), None)
     if wanted is None and not earlier:
         return None
     address = next((a.address.ip for a in service.endpoint.addresses if a.network == network), None)
     aliases = wanted.aliases if wanted else ()
-    kept = sorted({alias for _, attachment in earlier for alias in attachment.aliases}.difference(aliases))
-    return ServiceRecord(id=id, network=network, name=service.name, virtual_address=address, aliases=(*aliases, *kept))
+    kept = sorted(
+        {alias for _, attachment in earlier for alias in attachment.aliases}.difference(aliases)
+    )
+    return ServiceRecord(
+        id=id,
+        network=network,
+        name=service.name,
+        virtual_address=address,
+        aliases=(*aliases, *kept),
+    )
 
 
 def _earlier_tasks(
     state: ClusterState, service: Service, network: NetworkId
 ) -> list[tuple[Task, Attachment]]:
-    """Of each other version of the service one task on the network that is not over: all of a version were started with the same,
-    and there may be ten thousand."""
+    """Of each other version of the service one task on the network that is not over: all of a
+    version were started with the same, and there may be ten thousand."""
     found: dict[int, tuple[Task, Attachment]] = {}
     for task in state.tasks_of(service.id).values():
         version = task.spec_version

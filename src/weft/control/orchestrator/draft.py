@@ -1,5 +1,5 @@
-"""One service and its tasks while the orchestrator works on them: each step sees what the steps before it decided, and each
-object is written once, however many steps touched it.
+"""One service and its tasks while the orchestrator works on them: each step sees what the steps
+before it decided, and each object is written once, however many steps touched it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,9 @@ Slot = int | NodeId
 
 
 class Draft:
-    def __init__(self, state: ClusterState, id: ServiceId, now: Nanoseconds, new_id: Callable[[], TaskId]) -> None:
+    def __init__(
+        self, state: ClusterState, id: ServiceId, now: Nanoseconds, new_id: Callable[[], TaskId]
+    ) -> None:
         self.state = state
         self.now = now
         self.tasks: dict[TaskId, Task] = dict(state.tasks_of(id))
@@ -65,11 +67,19 @@ class Draft:
         """A new task of the service as it is now."""
         service = self.service
         task = Task(
-            id=self._new_id(), service=service.id, service_name=service.name, service_labels=service.spec.labels,
-            slot=0 if isinstance(slot, str) else slot, node=slot if isinstance(slot, str) else None,
-            spec=service.spec.task, spec_version=service.spec_version, ports=service.spec.endpoint.ports,
-            desired=desired, restart_at=restart_at, status=TaskStatus(TaskState.NEW, self.now, "created"),
-        )  # fmt: skip
+            id=self._new_id(),
+            service=service.id,
+            service_name=service.name,
+            service_labels=service.spec.labels,
+            slot=0 if isinstance(slot, str) else slot,
+            node=slot if isinstance(slot, str) else None,
+            spec=service.spec.task,
+            spec_version=service.spec_version,
+            ports=service.spec.endpoint.ports,
+            desired=desired,
+            restart_at=restart_at,
+            status=TaskStatus(TaskState.NEW, self.now, "created"),
+        )
         self.put(task)
         return task
 
@@ -77,7 +87,8 @@ class Draft:
         return self._nodes.get(task.node) if task.node is not None else None
 
     def slots(self) -> Mapping[Slot, list[Task]]:
-        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer. As the draft is now."""
+        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer.
+        As the draft is now."""
         if self._slots is None:
             self._slots = self._by_slot()
         return self._slots
@@ -97,8 +108,9 @@ class Draft:
         self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
 
     def parts(self) -> Iterable[Sequence[Change]]:
-        """What changes, in parts of which each may be committed without those after it: the service, then slot by slot. A slot's old
-        task goes with its new one; what is left out is decided anew in the next run."""
+        """What changes, in parts of which each may be committed without those after it: the
+        service, then slot by slot. A slot's old task goes with its new one; what is left out is
+        decided anew in the next run."""
         if self._service is not None and self._service != self._original:
             yield (Put(self._service),)
         slots: dict[Slot, list[Change]] = {}

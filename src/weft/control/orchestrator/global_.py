@@ -1,5 +1,6 @@
-"""Global services: one task on each node that is up, not drained and meets the constraints. A paused node keeps its task and
-gets no new one. Where an earlier task still has to stop (a node that was down and came back), the new one waits for it.
+"""Global services: one task on each node that is up, not drained and meets the constraints. A
+paused node keeps its task and gets no new one. Where an earlier task still has to stop (a node that
+was down and came back), the new one waits for it.
 """
 
 from weft.control.orchestrator import nodes

@@ -1,7 +1,8 @@
 """What becomes of tasks when their node goes down, is drained, no longer fits, or is gone.
 
-A task that has to leave is told to shut down; the restart supervisor makes its replacement. A task is over only when its agent
-says so, or when nobody can say so any longer: its node was removed, or has been down for a day. It holds its addresses till then.
+A task that has to leave is told to shut down; the restart supervisor makes its replacement. A task
+is over only when its agent says so, or when nobody can say so any longer: its node was removed, or
+has been down for a day. It holds its addresses till then.
 """
 
 import msgspec
@@ -35,7 +36,9 @@ def orphan_lost(draft: Draft) -> None:
 
 
 def _orphaned(task: Task, now: Nanoseconds, cause: str) -> Task:
-    return msgspec.structs.replace(task, status=TaskStatus(TaskState.ORPHANED, now, "orphaned", cause, task.status.container))
+    return msgspec.structs.replace(
+        task, status=TaskStatus(TaskState.ORPHANED, now, "orphaned", cause, task.status.container)
+    )
 
 
 def must_leave(draft: Draft, task: Task) -> bool:
@@ -58,7 +61,8 @@ def is_closed(spec: TaskSpec, node: Node) -> bool:
 
 
 def is_open(spec: TaskSpec, node: Node) -> bool:
-    """Does the node take a new task of a global service? One that is paused keeps the task that it has, and takes none."""
+    """Does the node take a new task of a global service? One that is paused keeps the task that it
+    has, and takes none."""
     return node.spec.availability == "active" and not is_closed(spec, node)
 
 

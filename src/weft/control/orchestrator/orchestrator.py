@@ -1,4 +1,5 @@
-"""The orchestrator: takes each service with its tasks through the steps below, in this order, and collects what they change.
+"""The orchestrator: takes each service with its tasks through the steps below, in this order, and
+collects what they change.
 
     nodes        tasks of which nobody will hear again are over
     restart      tasks that ended, or have to leave their node, are replaced
@@ -7,8 +8,9 @@
     restart      replacements whose time has come may run
     reaper       records that nobody needs are removed; of services that are gone, everything
 
-A service is a world of its own, so a manager that knows what events came in asks for the services they touch (`touched`) and
-those whose time has come (`Plan.wakes`), and spends nothing on the others.
+A service is a world of its own, so a manager that knows what events came in asks for the services
+they touch (`touched`) and those whose time has come (`Plan.wakes`), and spends nothing on the
+others.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,7 +42,12 @@ def reconcile(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId
     return Decision(tuple(found.changes), min(found.wakes.values(), default=None))
 
 
-def plan(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId], services: Iterable[ServiceId]) -> Plan:
+def plan(
+    state: ClusterState,
+    now: Nanoseconds,
+    new_id: Callable[[], TaskId],
+    services: Iterable[ServiceId],
+) -> Plan:
     found, is_full = Plan(), False
     for id in services:
         if is_full:
@@ -93,13 +100,17 @@ def touched(state: ClusterState, events: Iterable[Event]) -> set[ServiceId] | No
             return None
         elif isinstance(obj, Node) and _node_changed(event):
             services.update(task.service for task in state.tasks_on(NodeId(obj.id)).values())
-            services.update(service.id for service in state.services.values() if service.spec.is_global)
+            services.update(
+                service.id for service in state.services.values() if service.spec.is_global
+            )
     return services
 
 
 def _history_changed(event: Event) -> bool:
     before, after = event.before, event.after
-    return not (isinstance(before, Cluster) and isinstance(after, Cluster) and before.spec == after.spec)
+    return not (
+        isinstance(before, Cluster) and isinstance(after, Cluster) and before.spec == after.spec
+    )
 
 
 def _node_changed(event: Event) -> bool:
@@ -107,4 +118,8 @@ def _node_changed(event: Event) -> bool:
     before, after = event.before, event.after
     if not (isinstance(before, Node) and isinstance(after, Node)):
         return True
-    return (before.spec, before.description, before.status) != (after.spec, after.description, after.status)
+    return (before.spec, before.description, before.status) != (
+        after.spec,
+        after.description,
+        after.status,
+    )

@@ -27,9 +27,15 @@ def progress(state: ClusterState, service: Service) -> Progress:
         reached = task.status.state
         if task.desired <= TaskState.RUNNING:
             wanted += 1
-            running += reached == TaskState.RUNNING and _is_there(nodes.get(task.node)) if task.node is not None else 0
+            running += (
+                reached == TaskState.RUNNING and _is_there(nodes.get(task.node))
+                if task.node is not None
+                else 0
+            )
         completed += reached == TaskState.COMPLETE
-    return Progress(running, wanted if service.spec.replicas is None else service.spec.replicas, completed)
+    return Progress(
+        running, wanted if service.spec.replicas is None else service.spec.replicas, completed
+    )
 
 
 def _is_there(node: Node | None) -> bool:

@@ -1,7 +1,9 @@
-"""The reaper: removes the records of tasks that nobody needs any longer, and the tasks of services that are gone.
+"""The reaper: removes the records of tasks that nobody needs any longer, and the tasks of services
+that are gone.
 
-Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included (as in Docker Swarm), but
-always enough to count restarts, and always the newest: it may be what fills the slot.
+Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included
+(as in Docker Swarm), but always enough to count restarts, and always the newest: it may be what
+fills the slot.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 PREDECESSOR = 2
-"""During an update: a slot is known to be updated by the record of the task that was there before."""
+"""During an update: a slot is known to be updated by the record of the task that was there
+before."""
 
 
 def reap(draft: Draft) -> None:
@@ -45,12 +48,16 @@ def _limit(draft: Draft) -> int:
     cluster = draft.state.cluster
     limit = cluster.spec.task_history if cluster else 0
     attempts = draft.service.spec.task.restart.max_attempts
-    return max(limit, attempts + 1 if attempts else 0, PREDECESSOR if is_updating(draft.service) else 0)
+    return max(
+        limit, attempts + 1 if attempts else 0, PREDECESSOR if is_updating(draft.service) else 0
+    )
 
 
 def remove_all(draft: Draft) -> None:
     """Of a service that is gone: tasks are told to go, and go when they have stopped."""
-    due = (task for task in draft.tasks.values() if _is_over(task) or task.desired < TaskState.REMOVE)
+    due = (
+        task for task in draft.tasks.values() if _is_over(task) or task.desired < TaskState.REMOVE
+    )
     for task in list(islice(due, MOST_CHANGES + 1)):  # one too many asks for another run
         if _is_over(task):
             draft.remove(task)

@@ -1,5 +1,6 @@
-"""Replicated services: as many filled slots as replicas. New slots get the lowest free numbers; the slots that go are those
-without a running task, then those on the nodes that have most tasks of the service.
+"""Replicated services: as many filled slots as replicas. New slots get the lowest free numbers; the
+slots that go are those without a running task, then those on the nodes that have most tasks of the
+service.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 MOST_WAITING = 5000
-"""Tasks of one service that wait for a node, or for their containers. More are made as these run: a swarm that has no room for
-three hundred thousand need not have them written down, nor whoever meant thirty wait until they are gone."""
+"""Tasks of one service that wait for a node, or for their containers. More are made as these run: a
+swarm that has no room for three hundred thousand need not have them written down, nor whoever meant
+thirty wait until they are gone."""
 
 
 def scale(draft: Draft) -> None:
@@ -33,13 +35,23 @@ def scale(draft: Draft) -> None:
 
 def _waiting(slots: Mapping[Slot, list[Task]]) -> int:
     """Tasks that are to run and do not yet."""
-    return sum(task.is_live and task.state < TaskState.RUNNING for tasks in slots.values() for task in tasks)
+    return sum(
+        task.is_live and task.state < TaskState.RUNNING
+        for tasks in slots.values()
+        for task in tasks
+    )
 
 
 def _by_worth(slots: Mapping[Slot, list[Task]]) -> list[Slot]:
-    """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): each counts as the n-th of its node."""
-    current = {number: next((t for t in reversed(tasks) if t.is_live), tasks[-1]) for number, tasks in slots.items()}
-    ordered = sorted(current, key=lambda number: (current[number].state != TaskState.RUNNING, number))
+    """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): each counts as the
+    n-th of its node."""
+    current = {
+        number: next((t for t in reversed(tasks) if t.is_live), tasks[-1])
+        for number, tasks in slots.items()
+    }
+    ordered = sorted(
+        current, key=lambda number: (current[number].state != TaskState.RUNNING, number)
+    )
     copies: dict[NodeId | None, int] = {}
     worth: dict[Slot, tuple[bool, int]] = {}
     for number in ordered:

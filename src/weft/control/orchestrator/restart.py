@@ -1,8 +1,10 @@
-"""The restart supervisor: replaces tasks that ended, or that have to leave their node, as their restart policy says.
+"""The restart supervisor: replaces tasks that ended, or that have to leave their node, as their
+restart policy says.
 
-The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired READY and made ready; when the
-delay is over (`restart_at`) and the old one has stopped, `promote` lets it run. If it cannot be made ready the one after it waits for
-the same moment. How often a slot was restarted is read from the records of its tasks, of which the reaper keeps enough.
+The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired
+READY and made ready; when the delay is over (`restart_at`) and the old one has stopped, `promote`
+lets it run. If it cannot be made ready the one after it waits for the same moment. How often a slot
+was restarted is read from the records of its tasks, of which the reaper keeps enough.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,8 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.task import Task, TaskState
 
 OLD_TASK_TIMEOUT: Nanoseconds = 60 * SECOND
-"""How long a replacement waits for its predecessor to stop (swarmkit orchestrator/restart, defaultOldTaskTimeout)."""
+"""How long a replacement waits for its predecessor to stop (swarmkit orchestrator/restart,
+defaultOldTaskTimeout)."""
 
 
 def supervise(draft: Draft) -> None:
@@ -35,15 +38,27 @@ def supervise(draft: Draft) -> None:
 
 
 def _is_awaited(draft: Draft, task: Task) -> bool:
-    """It ended before its time to run had come, as one does that cannot be made ready: the next one waits until then."""
-    return task.state.is_terminal and task.desired <= TaskState.RUNNING and draft.now < task.restart_at
+    """It ended before its time to run had come, as one does that cannot be made ready: the next one
+    waits until then."""
+    return (
+        task.state.is_terminal and task.desired <= TaskState.RUNNING and draft.now < task.restart_at
+    )
 
 
 def _stop(draft: Draft, task: Task, leaving: bool) -> None:
     stopped = draft.desire(task, TaskState.SHUTDOWN)
     node = draft.node_of(task)
-    if leaving and node is not None and not nodes.is_unavailable(node) and not task.state.is_terminal:
-        draft.put(msgspec.structs.replace(stopped, status=msgspec.structs.replace(task.status, err=nodes.CONSTRAINTS_BROKEN)))
+    if (
+        leaving
+        and node is not None
+        and not nodes.is_unavailable(node)
+        and not task.state.is_terminal
+    ):
+        draft.put(
+            msgspec.structs.replace(
+                stopped, status=msgspec.structs.replace(task.status, err=nodes.CONSTRAINTS_BROKEN)
+            )
+        )
 
 
 def _replace(draft: Draft, task: Task, leaving: bool, slot: list[TaskId]) -> None:
@@ -52,7 +67,9 @@ def _replace(draft: Draft, task: Task, leaving: bool, slot: list[TaskId]) -> Non
     if any(t.is_live for t in others) or not may_restart(draft, others, task):
         return
     node = draft.node_of(task)
-    if draft.service.spec.is_global and (nodes.is_unavailable(node) or not _fits_service(draft, task)):
+    if draft.service.spec.is_global and (
+        nodes.is_unavailable(node) or not _fits_service(draft, task)
+    ):
         return
     delay = 0 if leaving or nodes.is_unavailable(node) else task.spec.restart.delay
     slot.append(draft.create(slot_of(task), TaskState.READY, draft.now + delay).id)
@@ -64,9 +81,12 @@ def _fits_service(draft: Draft, task: Task) -> bool:
 
 
 def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
-    """Does the policy of `task` allow another one in its place? `slot`: all tasks there are records of."""
+    """Does the policy of `task` allow another one in its place? `slot`: all tasks there are records
+    of."""
     policy = task.spec.restart
-    if policy.condition == "none" or (policy.condition == "on-failure" and task.state == TaskState.COMPLETE):
+    if policy.condition == "none" or (
+        policy.condition == "on-failure" and task.state == TaskState.COMPLETE
+    ):
         return False
     if not policy.max_attempts:
         return True
@@ -77,13 +97,18 @@ def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
 
 
 def is_filled(draft: Draft, slot: Sequence[Task]) -> bool:
-    """Has the slot a task that runs, or will, or that ended and is not to be restarted? `slot` is oldest first."""
-    return any(t.is_live or _is_awaited(draft, t) for t in slot) or (bool(slot) and not may_restart(draft, slot, slot[-1]))
+    """Has the slot a task that runs, or will, or that ended and is not to be restarted? `slot` is
+    oldest first."""
+    return any(t.is_live or _is_awaited(draft, t) for t in slot) or (
+        bool(slot) and not may_restart(draft, slot, slot[-1])
+    )
 
 
 def promote(draft: Draft) -> None:
     """Lets replacements run whose time has come."""
-    waiting = [t for t in draft.tasks.values() if t.desired == TaskState.READY and not t.state.is_terminal]
+    waiting = [
+        t for t in draft.tasks.values() if t.desired == TaskState.READY and not t.state.is_terminal
+    ]
     slots = draft.slots() if waiting else {}
     for task in waiting:
         start = task.restart_at
@@ -96,8 +121,13 @@ def promote(draft: Draft) -> None:
 
 
 def _is_stopping(draft: Draft, task: Task) -> bool:
-    """Told to stop, and its agent can still say that it has. One that no agent knows of has nothing to stop."""
-    if task.desired <= TaskState.RUNNING or task.state.is_terminal or task.state < TaskState.ASSIGNED:
+    """Told to stop, and its agent can still say that it has. One that no agent knows of has nothing
+    to stop."""
+    if (
+        task.desired <= TaskState.RUNNING
+        or task.state.is_terminal
+        or task.state < TaskState.ASSIGNED
+    ):
         return False
     node = draft.node_of(task)
     return node is not None and not nodes.is_down(node)

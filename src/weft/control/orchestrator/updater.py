@@ -1,11 +1,13 @@
-"""Rolling update and rollback: replaces tasks that are out of date, a few slots at a time, and watches whether that goes well.
+"""Rolling update and rollback: replaces tasks that are out of date, a few slots at a time, and
+watches whether that goes well.
 
-Nothing is remembered between passes; all follows from the records of the tasks. *Updated* is a slot with a task of the service's
-present version beside one of an older version; the oldest such task is the one that the updater made, later ones are restarts.
-It is *in flight* until that task, or a restart of it, has run or ended for `delay`; at most `parallelism` slots are in flight.
+Nothing is remembered between passes; all follows from the records of the tasks. *Updated* is a slot
+with a task of the service's present version beside one of an older version; the oldest such task is
+the one that the updater made, later ones are restarts. It is *in flight* until that task, or a
+restart of it, has run or ended for `delay`; at most `parallelism` slots are in flight.
 
-A task that ends within `monitor` of its start, or that never ran, is a failure; all later ends are late (swarmkit
-manager/orchestrator/update/updater.go).
+A task that ends within `monitor` of its start, or that never ran, is a failure; all later ends are
+late (swarmkit manager/orchestrator/update/updater.go).
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,11 @@ from weft.model.meta import Nanoseconds
 from weft.model.service import Service, ServiceSpec, UpdateConfig, UpdateState, UpdateStatus
 from weft.model.task import Task, TaskState
 
-_ROLLING_BACK = (UpdateState.ROLLBACK_STARTED, UpdateState.ROLLBACK_PAUSED, UpdateState.ROLLBACK_COMPLETED)
+_ROLLING_BACK = (
+    UpdateState.ROLLBACK_STARTED,
+    UpdateState.ROLLBACK_PAUSED,
+    UpdateState.ROLLBACK_COMPLETED,
+)
 _PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 _ACTIVE = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState.ORPHANED)
@@ -31,14 +37,23 @@ _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState
 
 
 def with_spec(service: Service, spec: ServiceSpec) -> Service:
-    """The service as a user's update leaves it. A new update begins, whatever became of the last one."""
+    """The service as a user's update leaves it. A new update begins, whatever became of the last
+    one."""
     return msgspec.structs.replace(
-        service, spec=spec, spec_follows=service.meta.version, spec_version=0, previous_spec=service.spec, update_status=None
+        service,
+        spec=spec,
+        spec_follows=service.meta.version,
+        spec_version=0,
+        previous_spec=service.spec,
+        update_status=None,
     )
 
 
-def rolled_back(service: Service, now: Nanoseconds, message: str = "manually requested rollback") -> Service:
-    """The service with its previous spec, and that with the present one. Raises `FailedPrecondition` if there is none."""
+def rolled_back(
+    service: Service, now: Nanoseconds, message: str = "manually requested rollback"
+) -> Service:
+    """The service with its previous spec, and that with the present one. Raises
+    `FailedPrecondition` if there is none."""
     if service.previous_spec is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec")
     status = UpdateStatus(UpdateState.ROLLBACK_STARTED, started_at=now, message=message)
@@ -67,7 +82,12 @@ def update(draft: Draft) -> None:
         return
     flying = {slot for slot in updated if not _has_landed(draft, slots[slot], config.delay)}
     due = [slot for slot in dirty if slot not in flying]
-    due.sort(key=lambda slot: (any(t.state == TaskState.RUNNING for t in slots[slot]), str(slot).zfill(10)))
+    due.sort(
+        key=lambda slot: (
+            any(t.state == TaskState.RUNNING for t in slots[slot]),
+            str(slot).zfill(10),
+        )
+    )
     room = max(config.parallelism - len(flying), 0) if config.parallelism else len(due)
     for slot in due[:room]:
         _replace(draft, slot, slots[slot], config)
@@ -86,7 +106,11 @@ def _is_current(draft: Draft) -> bool:
 
 def _config(service: Service) -> UpdateConfig:
     status = service.update_status
-    return service.spec.rollback if status is not None and status.state in _ROLLING_BACK else service.spec.update
+    return (
+        service.spec.rollback
+        if status is not None and status.state in _ROLLING_BACK
+        else service.spec.update
+    )
 
 
 def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
@@ -119,7 +143,11 @@ def _updated(draft: Draft, slots: dict[Slot, list[Task]]) -> dict[Slot, Task]:
 
 
 def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool:
-    ran = [t for t in tasks if t.spec_version == draft.service.spec_version and t.state >= TaskState.RUNNING]
+    ran = [
+        t
+        for t in tasks
+        if t.spec_version == draft.service.spec_version and t.state >= TaskState.RUNNING
+    ]
     if not ran:
         return False
     since = min(task.status.timestamp for task in ran) + delay
@@ -129,8 +157,8 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
 
 
 def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
-    """Start-first: the new task runs, so the others may go; also an old one that a further update has
-    made right again, which nobody would miss otherwise."""
+    """Start-first: the new task runs, so the others may go; also an old one that a further update
+    has made right again, which nobody would miss otherwise."""
     live = [task for task in tasks if task.is_live]
     if len(live) < 2:
         return
@@ -159,22 +187,34 @@ def _replace(draft: Draft, slot: Slot, tasks: Sequence[Task], config: UpdateConf
 
 
 def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
-    """Start-first: the new task failed beside the old one; another is tried after the restart delay."""
-    ended = [t for t in tasks if t.spec_version == draft.service.spec_version and t.state.is_terminal]
+    """Start-first: the new task failed beside the old one; another is tried after the restart
+    delay."""
+    ended = [
+        t for t in tasks if t.spec_version == draft.service.spec_version and t.state.is_terminal
+    ]
     return ended[-1].status.timestamp + ended[-1].spec.restart.delay if ended else 0
 
 
 # --- how it goes
 
 
-def _handle_failures(draft: Draft, config: UpdateConfig, updated: dict[Slot, Task], total: int) -> bool:
+def _handle_failures(
+    draft: Draft, config: UpdateConfig, updated: dict[Slot, Task], total: int
+) -> bool:
     """Pauses or rolls back if too many tasks failed; True if the update goes no further."""
     failed = [task for task in updated.values() if _has_failed(task, config)]
-    if config.failure_action == "continue" or not failed or len(failed) / total <= config.max_failure_ratio:
+    if (
+        config.failure_action == "continue"
+        or not failed
+        or len(failed) / total <= config.max_failure_ratio
+    ):
         return False
     cause = f"due to failure or early termination of task {failed[-1].id}"
     service = draft.service
-    if service.update_status is not None and service.update_status.state == UpdateState.ROLLBACK_STARTED:
+    if (
+        service.update_status is not None
+        and service.update_status.state == UpdateState.ROLLBACK_STARTED
+    ):
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
     elif config.failure_action == "rollback" and service.previous_spec is not None:
         back = rolled_back(service, draft.now, f"update rolled back {cause}")

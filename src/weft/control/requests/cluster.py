@@ -1,4 +1,5 @@
-"""The swarm's own settings, its join tokens, and the beginning of a new root (`control/rotation.py` is the end)."""
+"""The swarm's own settings, its join tokens, and the beginning of a new root (`control/rotation.py`
+is the end)."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -23,7 +24,11 @@ class TokensAndRoots(Protocol):
     def make_token(self, root_certificate: str, secret: bytes) -> str: ...
 
     def rotation(
-        self, current: RootCa, brought: RootCa | None, now: Nanoseconds, entropy: Callable[[int], bytes]
+        self,
+        current: RootCa,
+        brought: RootCa | None,
+        now: Nanoseconds,
+        entropy: Callable[[int], bytes],
     ) -> RootRotation: ...
 
 
@@ -34,16 +39,26 @@ class Tools(NamedTuple):
 
 
 def update(
-    state: ClusterState, version: int, spec: ClusterSpec, rotate_worker: bool, rotate_manager: bool, root: RootCa | None,
+    state: ClusterState,
+    version: int,
+    spec: ClusterSpec,
+    rotate_worker: bool,
+    rotate_manager: bool,
+    root: RootCa | None,
     tools: Tools,
-) -> list[Change]:  # fmt: skip
-    """A rotated token is worthless at once; who has joined with it stays. `root`: to be the new one."""
+) -> list[Change]:
+    """A rotated token is worthless at once; who has joined with it stays. `root`: to be the new
+    one."""
     cluster = cluster_of(state)
     check_sequence(cluster, version)
     validate(spec)
 
     def token(old: str, rotate: bool) -> str:
-        return tools.authority.make_token(cluster.root_ca.certificate, tools.entropy(SECRET_BYTES)) if rotate else old
+        return (
+            tools.authority.make_token(cluster.root_ca.certificate, tools.entropy(SECRET_BYTES))
+            if rotate
+            else old
+        )
 
     tokens = msgspec.structs.replace(
         cluster.join_tokens,
@@ -54,12 +69,18 @@ def update(
     if root is not None or spec.force_rotate != cluster.spec.force_rotate:
         rotation = _rotation(cluster, root, tools)
     follows = cluster.meta.version
-    return [Put(msgspec.structs.replace(cluster, spec=spec, spec_follows=follows, join_tokens=tokens, rotation=rotation))]
+    return [
+        Put(
+            msgspec.structs.replace(
+                cluster, spec=spec, spec_follows=follows, join_tokens=tokens, rotation=rotation
+            )
+        )
+    ]
 
 
 def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotation | None:
-    """In place of one that runs: nodes that have a certificate of its root get one of this one's. To bring the present root
-    ends it."""
+    """In place of one that runs: nodes that have a certificate of its root get one of this one's.
+    To bring the present root ends it."""
     rotation = tools.authority.rotation(cluster.root_ca, root, tools.now, tools.entropy)
     if root is None:
         return rotation
@@ -74,6 +95,10 @@ def validate(spec: ClusterSpec) -> None:
     if spec.name != "default":
         raise InvalidArgument(f'swarm spec must be named "default", not "{spec.name}"')
     if spec.heartbeat < SHORTEST_HEARTBEAT:
-        raise InvalidArgument(f"invalid HeartbeatPeriod: {spec.heartbeat} ns: the minimum is {SHORTEST_HEARTBEAT} ns")
+        raise InvalidArgument(
+            f"invalid HeartbeatPeriod: {spec.heartbeat} ns: the minimum is {SHORTEST_HEARTBEAT} ns"
+        )
     if spec.certificate_expiry < SHORTEST_CERTIFICATE:
-        raise InvalidArgument("invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s")
+        raise InvalidArgument(
+            "invalid CAConfig.NodeCertExpiry: minimum certificate expiry time must be 1h0m0s"
+        )

@@ -1,4 +1,5 @@
-"""Networks of the swarm as users ask for them: created for the allocator to serve, removed once nothing needs them."""
+"""Networks of the swarm as users ask for them: created for the allocator to serve, removed once
+nothing needs them."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network
@@ -33,18 +34,22 @@ def creation(state: ClusterState, id: NetworkId, spec: NetworkSpec) -> list[Chan
 def _validate(spec: NetworkSpec) -> None:
     validate_network(spec)
     if spec.driver != "overlay":
-        raise InvalidArgument(f"cannot create network {spec.name}: driver {spec.driver} has no swarm scope")
+        raise InvalidArgument(
+            f"cannot create network {spec.name}: driver {spec.driver} has no swarm scope"
+        )
 
 
 def removal(state: ClusterState, id: NetworkId) -> list[Change]:
-    """A task of a service that is gone is not in the way: it is about to be told to stop, and whoever removes a stack removes its
-    networks with the same breath."""
+    """A task of a service that is gone is not in the way: it is about to be told to stop, and
+    whoever removes a stack removes its networks with the same breath."""
     network = state.networks.get(id)
     if network is None:
         raise NotFound(f"network {id} not found")
     for service in state.services.values():
         if network.spec.ingress and needs_ingress(service):
-            raise FailedPrecondition(f"ingress network cannot be removed because service {service.id} depends on it")
+            raise FailedPrecondition(
+                f"ingress network cannot be removed because service {service.id} depends on it"
+            )
         if any(attached.target == id for attached in service.spec.task.networks):
             raise FailedPrecondition(f"network {id} is in use by service {service.id}")
     for task in state.tasks_attached(id).values():

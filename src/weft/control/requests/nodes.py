@@ -1,5 +1,5 @@
-"""Nodes as users ask for them: changed, promoted and demoted, removed; and the ways by which one stops being a manager."""
-
+"""Nodes as users ask for them: changed, promoted and demoted, removed; and the ways by which one
+stops being a manager."""
 
 import msgspec
 
@@ -13,10 +13,16 @@ from weft.model.state import Change, ClusterState, Put, Remove, cluster_of
 
 
 def update(
-    state: ClusterState, id: NodeId, version: int, spec: NodeSpec, leadership_status: LeadershipStatus, obstacle: str = ""
+    state: ClusterState,
+    id: NodeId,
+    version: int,
+    spec: NodeSpec,
+    leadership_status: LeadershipStatus,
+    obstacle: str = "",
 ) -> list[Change]:
-    """A new role is a wish: the node gets its certificate and its part of the store, or loses them, in the next seconds. `version`: of
-    the node as the user has read it. What has changed since then may be all but the spec: a node's status changes when it likes."""
+    """A new role is a wish: the node gets its certificate and its part of the store, or loses them,
+    in the next seconds. `version`: of the node as the user has read it. What has changed since then
+    may be all but the spec: a node's status changes when it likes."""
     node = _get(state, id)
     check_sequence(node, version)
     if spec.role == "worker" and node.spec.role == "manager":
@@ -35,7 +41,8 @@ def removal(state: ClusterState, id: NodeId, force: bool) -> list[Change]:
     node = _get(state, id)
     if node.role == "manager" or node.spec.role == "manager":
         raise FailedPrecondition(
-            f"node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+            f"node {id} is a cluster manager and is a member of the raft cluster. It must be"
+            " demoted to worker before removal"
         )
     if node.status.state is not NodeState.DOWN and not force:
         raise FailedPrecondition(f"node {id} is not down and can't be removed")
@@ -65,19 +72,25 @@ def _check_demotion(state: ClusterState, node: Node, present: frozenset[NodeId])
     others = serving_beside(state, node.id)
     if not others:
         raise FailedPrecondition(
-            "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
-        )  # fmt: skip
+            "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of"
+            " the swarm"
+        )
     reachable = sum(other.id in present for other in others)
     if 2 * reachable <= len(others):
         raise FailedPrecondition(
-            "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a loss of quorum"
+            "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this"
+            " would result in a loss of quorum"
         )
 
 
 def arrival(state: ClusterState, id: NodeId, address: str) -> list[Change]:
     """The node serves as a manager at `address` (`host:port`)."""
     node = _get(state, id)
-    return [] if node.manager_address == address else [Put(msgspec.structs.replace(node, manager_address=address))]
+    return (
+        []
+        if node.manager_address == address
+        else [Put(msgspec.structs.replace(node, manager_address=address))]
+    )
 
 
 def departure(state: ClusterState, id: NodeId) -> list[Change]:
@@ -90,7 +103,11 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
 
 def forced_beginning(state: ClusterState, own: NodeId) -> list[Change]:
     """Nobody but the node `own` is a manager any more."""
-    others = [node for node in state.nodes.values() if node.id != own and "manager" in (node.role, node.spec.role)]
+    others = [
+        node
+        for node in state.nodes.values()
+        if node.id != own and "manager" in (node.role, node.spec.role)
+    ]
     cluster = revocation.revoked(cluster_of(state), others)
     anew = Put(msgspec.structs.replace(cluster, epoch=cluster.epoch + 1))
     return [anew, *(Put(revocation.without(_resigned(node))) for node in others)]
@@ -102,9 +119,12 @@ def resignation(state: ClusterState, id: NodeId) -> list[Change]:
 
 
 def disowning(state: ClusterState, id: NodeId) -> list[Change]:
-    """Before the manager takes its part out of the store: nobody believes its certificates any more."""
+    """Before the manager takes its part out of the store: nobody believes its certificates any
+    more."""
     node = state.nodes.get(id)
-    return revocation.revoking(state, node) if node is not None and node.manager_certificates else []
+    return (
+        revocation.revoking(state, node) if node is not None and node.manager_certificates else []
+    )
 
 
 def _resigned(node: Node) -> Node:

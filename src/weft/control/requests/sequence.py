@@ -1,8 +1,8 @@
 """Whether a request to change an object has seen what it replaces.
 
-A request names the version that it has read. Docker Swarm compares it with the object's, so that a request fails as well when
-only the status has changed, or what the allocator gave: an update right after another nearly always. Here it has to have seen
-the spec that it replaces, and nothing more.
+A request names the version that it has read. Docker Swarm compares it with the object's, so that a
+request fails as well when only the status has changed, or what the allocator gave: an update right
+after another nearly always. Here it has to have seen the spec that it replaces, and nothing more.
 """
 
 from weft.errors import OutOfSequence

@@ -1,4 +1,5 @@
-"""Services as users ask for them: checked against all that crosses objects, then written. What follows is the control loops'."""
+"""Services as users ask for them: checked against all that crosses objects, then written. What
+follows is the control loops'."""
 
 import msgspec
 
@@ -13,17 +14,26 @@ from weft.model.service import EndpointSpec, Service, ServiceSpec
 from weft.model.state import Change, ClusterState, Put, Remove
 
 
-def creation(state: ClusterState, id: ServiceId, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS) -> list[Change]:
+def creation(
+    state: ClusterState, id: ServiceId, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS
+) -> list[Change]:
     """`own_ports`: of this host, here and below."""
     _check(state, None, spec, own_ports)
     if state.named("service", spec.name) is not None:
         raise Conflict(
-            f"rpc error: code = AlreadyExists desc = name conflicts with an existing object: service {spec.name} already exists"
+            "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
+            f" service {spec.name} already exists"
         )
     return [Put(Service(id=id, spec=spec))]
 
 
-def update(state: ClusterState, id: ServiceId, version: int, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS) -> list[Change]:
+def update(
+    state: ClusterState,
+    id: ServiceId,
+    version: int,
+    spec: ServiceSpec,
+    own_ports: OwnPorts = NO_PORTS,
+) -> list[Change]:
     service = _at(state, id, version)
     if spec.name != service.spec.name:
         raise Unsupported("renaming services is not supported")
@@ -34,7 +44,11 @@ def update(state: ClusterState, id: ServiceId, version: int, spec: ServiceSpec, 
 
 
 def rollback(
-    state: ClusterState, id: ServiceId, version: int, now: Nanoseconds, own_ports: OwnPorts = NO_PORTS
+    state: ClusterState,
+    id: ServiceId,
+    version: int,
+    now: Nanoseconds,
+    own_ports: OwnPorts = NO_PORTS,
 ) -> list[Change]:
     service = _at(state, id, version)
     restored = rolled_back(service, now)
@@ -60,7 +74,9 @@ def _at(state: ClusterState, id: ServiceId, version: int) -> Service:
     return service
 
 
-def _check(state: ClusterState, service: Service | None, spec: ServiceSpec, own_ports: OwnPorts) -> None:
+def _check(
+    state: ClusterState, service: Service | None, spec: ServiceSpec, own_ports: OwnPorts
+) -> None:
     """`service`: None for one that is to be created."""
     validate_service(spec)
     for attached in spec.task.networks:
@@ -68,7 +84,9 @@ def _check(state: ClusterState, service: Service | None, spec: ServiceSpec, own_
         if network is None:
             raise NotFound(f"network {attached.target} not found")
         if network.spec.ingress:
-            raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{network.name}"')
+            raise InvalidArgument(
+                f'Service cannot be explicitly attached to the ingress network "{network.name}"'
+            )
     if any(port.mode == "ingress" for port in spec.endpoint.ports) and state.ingress is None:
         raise FailedPrecondition("service needs ingress network, but no ingress network is present")
     endpoint = _claimed(spec)
@@ -84,5 +102,7 @@ def _claimed(spec: ServiceSpec) -> EndpointSpec:
     """With the port that a program takes of its host's own network."""
     if not spec.task.host_network:
         return spec.endpoint
-    ports = tuple(msgspec.structs.replace(port, published=port.target) for port in spec.endpoint.ports)
+    ports = tuple(
+        msgspec.structs.replace(port, published=port.target) for port in spec.endpoint.ports
+    )
     return msgspec.structs.replace(spec.endpoint, ports=ports)

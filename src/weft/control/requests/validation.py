@@ -1,8 +1,10 @@
-"""What a specification must be, before anything is done with it; the texts are Docker Swarm's (swarmkit manager/controlapi).
+"""What a specification must be, before anything is done with it; the texts are Docker Swarm's
+(swarmkit manager/controlapi).
 
-The only place that says so. It says what can be said of the specification alone; what depends on other objects (names, ports,
-subnets taken) is checked where the state is at hand: `allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's
-unique names. All takes linear time: names and expressions are bounded, and no pattern can be read in two ways.
+The only place that says so. It says what can be said of the specification alone; what depends on
+other objects (names, ports, subnets taken) is checked where the state is at hand:
+`allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's unique names. All takes
+linear time: names and expressions are bounded, and no pattern can be read in two ways.
 """
 
 import re
@@ -11,12 +13,20 @@ from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument
 from weft.model import references
 from weft.model.network import NetworkSpec, Pool
-from weft.model.service import ContainerSpec, EndpointSpec, Resources, ServiceSpec, TaskSpec, UpdateConfig
+from weft.model.service import (
+    ContainerSpec,
+    EndpointSpec,
+    Resources,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
 from weft.model.task_templates import expanded, task_values
 
 MAX_NAME = 63
 MAX_REPLICAS = 1_000_000
-"""A manager keeps 350 bytes of each task, and makes them all, placed or not: more is a slip of the hand."""
+"""A manager keeps 350 bytes of each task, and makes them all, placed or not: more is a slip of the
+hand."""
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY = 4 * 1024 * 1024
 LONGEST_PREFIX = 29
@@ -26,7 +36,8 @@ MAX_POOLS = 64
 PREDEFINED = ("bridge", "host", "none", "default")
 """Names of networks that every host has, or that stand for one of them."""
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_]+[a-zA-Z0-9]+)*")
-"""Docker Swarm's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters in 2**n ways."""
+"""Docker Swarm's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters
+in 2**n ways."""
 
 
 def validate_service(spec: ServiceSpec) -> None:
@@ -41,7 +52,9 @@ def validate_service(spec: ServiceSpec) -> None:
     _validate_update(spec.update)
     _validate_update(spec.rollback)
     if spec.rollback.failure_action == "rollback":
-        raise InvalidArgument("RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback")
+        raise InvalidArgument(
+            "RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback"
+        )
     _validate_endpoint(spec.endpoint)
     if spec.task.host_network:
         _validate_on_host(spec.endpoint)
@@ -53,12 +66,18 @@ def validate_network(spec: NetworkSpec) -> None:
     if spec.name in PREDEFINED:
         raise Forbidden(f"{spec.name} is a pre-defined network and cannot be created")
     if len(spec.pools) > MAX_POOLS:
-        raise InvalidArgument(f"cannot create network {spec.name}: {len(spec.pools)} subnets are more than {MAX_POOLS}")
+        raise InvalidArgument(
+            f"cannot create network {spec.name}: {len(spec.pools)} subnets are more than"
+            f" {MAX_POOLS}"
+        )
     for position, pool in enumerate(spec.pools):
         _validate_pool(spec.name, pool)
         for other in spec.pools[:position]:
             if pool.subnet.overlaps(other.subnet):
-                raise InvalidArgument(f"cannot create network {spec.name}: subnet {pool.subnet} overlaps {other.subnet}")
+                raise InvalidArgument(
+                    f"cannot create network {spec.name}: subnet {pool.subnet} overlaps"
+                    f" {other.subnet}"
+                )
     if spec.vnis and len(spec.vnis) < max(1, len(spec.pools)):
         raise InvalidArgument(f"insufficient vnis({len(spec.vnis)}) passed to overlay")
     if len(set(spec.vnis)) < len(spec.vnis):
@@ -82,7 +101,9 @@ def _validate_task(task: TaskSpec) -> None:
     try:
         references.parse(task.container.image)
     except InvalidArgument:
-        raise InvalidArgument(f'ContainerSpec: "{task.container.image}" is not a valid repository/tag') from None
+        raise InvalidArgument(
+            f'ContainerSpec: "{task.container.image}" is not a valid repository/tag'
+        ) from None
     _validate_resources(task.limits)
     _validate_resources(task.reservations)
     for name, value in (("delay", task.restart.delay), ("window", task.restart.window)):
@@ -97,7 +118,9 @@ def _validate_task(task: TaskSpec) -> None:
 def _validate_container(spec: ServiceSpec) -> None:
     """As it will be for some task: what that one's templates become is not known yet."""
     values = task_values(
-        ("serviceid", spec.name, spec.labels), ("nodeid", "hostname", "os", "arch"), ("taskid", "taskname", "1")
+        ("serviceid", spec.name, spec.labels),
+        ("nodeid", "hostname", "os", "arch"),
+        ("taskid", "taskname", "1"),
     )
     _validate_mounts(expanded(spec.task.container, values))
 
@@ -112,7 +135,10 @@ def _validate_mounts(container: ContainerSpec) -> None:
 
 def _validate_resources(resources: Resources) -> None:
     if resources.nano_cpus and resources.nano_cpus < MIN_NANO_CPUS:
-        raise InvalidArgument(f"invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least {MIN_NANO_CPUS / 1e9:g}")
+        raise InvalidArgument(
+            f"invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least"
+            f" {MIN_NANO_CPUS / 1e9:g}"
+        )
     if resources.memory and resources.memory < MIN_MEMORY:
         raise InvalidArgument(f"invalid memory value {resources.memory}: Must be at least 4MiB")
 
@@ -122,7 +148,9 @@ def _validate_update(config: UpdateConfig) -> None:
         if value < 0:
             raise InvalidArgument(f"TaskSpec: update-{name} cannot be negative")
     if not 0 <= config.max_failure_ratio <= 1:
-        raise InvalidArgument("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")
+        raise InvalidArgument(
+            "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"
+        )
 
 
 def _validate_endpoint(endpoint: EndpointSpec) -> None:
@@ -131,7 +159,9 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
         if not port.target:
             raise InvalidArgument("EndpointSpec.Ports: TargetPort must be between 1 and 65535")
         if endpoint.mode == "dnsrr" and port.mode == "ingress":
-            raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
+            raise InvalidArgument(
+                "EndpointSpec: port published with ingress mode can't be used with dnsrr mode"
+            )
         key = (port.protocol, port.published)
         if port.published and key in seen:
             raise InvalidArgument("EndpointSpec: duplicate published ports provided")
@@ -139,25 +169,28 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
 
 
 def _validate_on_host(endpoint: EndpointSpec) -> None:
-    """On the host's own network nothing leads from one port to another. Docker Swarm accepts it, and the tasks fail, or nothing
-    answers."""
+    """On the host's own network nothing leads from one port to another. Docker Swarm accepts it,
+    and the tasks fail, or nothing answers."""
     for port in endpoint.ports:
         if port.mode == "ingress":
             raise InvalidArgument(
-                f"EndpointSpec.Ports: port {port.published or port.target} published with ingress mode can't be used with the "
-                "network host: publish it with mode=host, or not at all, since the program listens on the host itself"
+                f"EndpointSpec.Ports: port {port.published or port.target} published with ingress"
+                " mode can't be used with the network host: publish it with mode=host, or not at"
+                " all, since the program listens on the host itself"
             )
         if port.published not in (0, port.target):
             raise InvalidArgument(
-                f"EndpointSpec.Ports: target port {port.target} can't be published as {port.published} on the network host: "
-                "the program listens on the host itself"
+                f"EndpointSpec.Ports: target port {port.target} can't be published as"
+                f" {port.published} on the network host: the program listens on the host itself"
             )
 
 
 def _validate_pool(name: str, pool: Pool) -> None:
     refused, subnet = f"cannot create network {name}", pool.subnet
     if not 1 <= subnet.prefixlen <= LONGEST_PREFIX:
-        raise InvalidArgument(f"{refused}: subnet {subnet}: the prefix must be 1 to {LONGEST_PREFIX} bits long")
+        raise InvalidArgument(
+            f"{refused}: subnet {subnet}: the prefix must be 1 to {LONGEST_PREFIX} bits long"
+        )
     if subnet.is_multicast or subnet.is_loopback:
         raise InvalidArgument(f"{refused}: subnet {subnet} is not a range for hosts")
     if pool.ip_range is not None and not pool.ip_range.subnet_of(subnet):
@@ -166,6 +199,8 @@ def _validate_pool(name: str, pool: Pool) -> None:
     named = gateway | {f"aux-address {label}": address for label, address in pool.reserved.items()}
     for what, address in named.items():
         if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
-            raise InvalidArgument(f"{refused}: {what} {address} is not a host address of subnet {subnet}")
+            raise InvalidArgument(
+                f"{refused}: {what} {address} is not a host address of subnet {subnet}"
+            )
     if len(set(named.values())) < len(named):
         raise InvalidArgument(f"{refused}: an address of subnet {subnet} is reserved twice")

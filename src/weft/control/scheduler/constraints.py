@@ -1,7 +1,8 @@
-"""Placement constraints: `node.role == manager`, `node.labels.zone != east`. Parsed once, matched against many nodes.
+"""Placement constraints: `node.role == manager`, `node.labels.zone != east`. Parsed once, matched
+against many nodes.
 
-Names and values are compared without regard to case, the names of labels exactly, as in Docker Swarm. A key that means nothing
-is no error: no node satisfies it.
+Names and values are compared without regard to case, the names of labels exactly, as in Docker
+Swarm. A key that means nothing is no error: no node satisfies it.
 """
 
 import re
@@ -20,7 +21,9 @@ MAX_EXPRESSION = 1024
 _KEY = re.compile(r"[a-z_][a-z0-9\-_.]+", re.IGNORECASE)
 _VALUE = re.compile(r"[a-z0-9:\-_\s.*()?+\[\]\\^$|/]+", re.IGNORECASE)
 
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"amd64": "x86_64", "arm64": "aarch64", "386": "i386", "i686": "i386"})
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"amd64": "x86_64", "arm64": "aarch64", "386": "i386", "i686": "i386"}
+)
 """Names that image makers use, and those that `uname` gives."""
 
 
@@ -45,7 +48,9 @@ class Constraint(msgspec.Struct, frozen=True):
         if lowered == "node.ip":
             return self._compare_address(node.status.address)
         if lowered == "node.platform.arch":
-            return self._compare(architecture(node.description.architecture), architecture(self.value))
+            return self._compare(
+                architecture(node.description.architecture), architecture(self.value)
+            )
         attribute = _ATTRIBUTES.get(lowered)
         return attribute is not None and self._compare(attribute(node), self.value)
 
@@ -73,7 +78,8 @@ _LABELS: Mapping[str, Callable[[Node], Mapping[str, str]]] = MappingProxyType({
 
 
 def label(node: Node, key: str) -> str:
-    """The value of a label named as in a constraint (`node.labels.zone`); empty if the node has none."""
+    """The value of a label named as in a constraint (`node.labels.zone`); empty if the node has
+    none."""
     for prefix, labels in _LABELS.items():
         if key.lower().startswith(prefix):
             return labels(node).get(key[len(prefix) :], "")
@@ -87,7 +93,9 @@ def parse(expressions: Iterable[str]) -> tuple[Constraint, ...]:
 
 def _parse(expression: str) -> Constraint:
     if len(expression) > MAX_EXPRESSION:
-        raise InvalidArgument(f"constraint {clip(expression)!r} is longer than {MAX_EXPRESSION} characters")
+        raise InvalidArgument(
+            f"constraint {clip(expression)!r} is longer than {MAX_EXPRESSION} characters"
+        )
     for operator in OPERATORS:
         key, found, value = expression.partition(operator)
         if found:

@@ -1,7 +1,8 @@
-"""Why a node may not have a task: one filter per reason, in the order in which they are asked. Each explains itself.
+"""Why a node may not have a task: one filter per reason, in the order in which they are asked. Each
+explains itself.
 
-A filter answers for a `Requirements` (what the task needs, looked at once per group of equal tasks) and a `Place` (a node with what is
-taken of it, this pass included). The texts are Docker Swarm's.
+A filter answers for a `Requirements` (what the task needs, looked at once per group of equal tasks)
+and a `Place` (a node with what is taken of it, this pass included). The texts are Docker Swarm's.
 """
 
 from collections import Counter
@@ -19,7 +20,8 @@ from weft.model.task import Task
 from weft.model.usage import HostPort, NodeLoad, host_ports
 
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32768, 60999
-"""net.ipv4.ip_local_port_range of Linux, from which Docker Swarm takes a port for the host mode, too."""
+"""net.ipv4.ip_local_port_range of Linux, from which Docker Swarm takes a port for the host mode,
+too."""
 
 
 class Requirements(msgspec.Struct, frozen=True, dict=True):
@@ -40,9 +42,13 @@ class Requirements(msgspec.Struct, frozen=True, dict=True):
             constraints, broken = parse(placement.constraints), False
         except InvalidArgument:
             constraints, broken = (), True
-        platforms = tuple((architecture(arch) if arch else "", os.lower()) for arch, os in placement.platforms)
+        platforms = tuple(
+            (architecture(arch) if arch else "", os.lower()) for arch, os in placement.platforms
+        )
         ports = tuple(host_ports(task))
-        return cls(task.spec.reservations, constraints, broken, platforms, ports, placement.max_replicas)
+        return cls(
+            task.spec.reservations, constraints, broken, platforms, ports, placement.max_replicas
+        )
 
     @cached_property
     def filters(self) -> tuple["Filter", ...]:
@@ -78,7 +84,9 @@ class Place(msgspec.Struct):
     def free_port(self, protocol: Protocol) -> Port:
         """Of those that Linux gives to whoever does not mind; 0 if there is none."""
         numbers = range(FIRST_EPHEMERAL, LAST_EPHEMERAL + 1)
-        free = ((protocol, n) not in self.ports and (protocol, n) not in self.reserved for n in numbers)
+        free = (
+            (protocol, n) not in self.ports and (protocol, n) not in self.reserved for n in numbers
+        )
         return next((number for number, is_free in zip(numbers, free, strict=True) if is_free), 0)
 
 
@@ -130,16 +138,42 @@ def _is_below_limit(requirements: Requirements, _: Place, replicas: int) -> bool
 
 
 FILTERS = (
-    Filter(lambda requirements: True, _is_ready, "1 node not available for new tasks", "{} nodes not available for new tasks"),
-    Filter(_reserves, _has_room, "insufficient resources on 1 node", "insufficient resources on {} nodes"),
     Filter(
-        lambda requirements: requirements.constraints or requirements.is_impossible, _meets_constraints,
-        "scheduling constraints not satisfied on 1 node", "scheduling constraints not satisfied on {} nodes",
+        lambda needs: True,
+        _is_ready,
+        "1 node not available for new tasks",
+        "{} nodes not available for new tasks",
     ),
-    Filter(lambda requirements: requirements.platforms, _runs_platform, "unsupported platform on 1 node", "unsupported platform on {} nodes"),
-    Filter(lambda requirements: requirements.ports, _has_ports, "host-mode port already in use on 1 node", "host-mode port already in use on {} nodes"),
-    Filter(lambda requirements: requirements.max_replicas, _is_below_limit, *["max replicas per node limit exceed"] * 2),
-)  # fmt: skip
+    Filter(
+        _reserves,
+        _has_room,
+        "insufficient resources on 1 node",
+        "insufficient resources on {} nodes",
+    ),
+    Filter(
+        lambda needs: needs.constraints or needs.is_impossible,
+        _meets_constraints,
+        "scheduling constraints not satisfied on 1 node",
+        "scheduling constraints not satisfied on {} nodes",
+    ),
+    Filter(
+        lambda needs: needs.platforms,
+        _runs_platform,
+        "unsupported platform on 1 node",
+        "unsupported platform on {} nodes",
+    ),
+    Filter(
+        lambda needs: needs.ports,
+        _has_ports,
+        "host-mode port already in use on 1 node",
+        "host-mode port already in use on {} nodes",
+    ),
+    Filter(
+        lambda needs: needs.max_replicas,
+        _is_below_limit,
+        *["max replicas per node limit exceed"] * 2,
+    ),
+)
 
 
 def obstacle(requirements: Requirements, place: Place, replicas: int) -> Filter | None:
@@ -151,7 +185,8 @@ def obstacle(requirements: Requirements, place: Place, replicas: int) -> Filter 
 
 
 def explanation(obstacles: Iterable[Filter]) -> str:
-    """Why no node was found: one clause per filter with the number of nodes it kept away, most first."""
+    """Why no node was found: one clause per filter with the number of nodes it kept away, most
+    first."""
     counted = Counter(FILTERS.index(f) for f in obstacles)
     ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
     clauses = "; ".join(FILTERS[index].explain(nodes) for index, nodes in ranked)

@@ -1,6 +1,7 @@
-"""Which of the nodes that may have a task gets it: the one with the fewest recent failures of the service, then the fewest of
-its tasks, then the fewest tasks, then the lowest id. With spread preferences the branch of the label tree with the fewest tasks
-of the service comes first, level by level.
+"""Which of the nodes that may have a task gets it: the one with the fewest recent failures of the
+service, then the fewest of its tasks, then the fewest tasks, then the lowest id. With spread
+preferences the branch of the label tree with the fewest tasks of the service comes first, level by
+level.
 
 `Ranking` is a tree with a heap in each leaf, so that placing n tasks on m nodes costs m + n log m.
 """
@@ -17,8 +18,9 @@ from weft.model.meta import SECOND, Nanoseconds
 
 MANY_FAILURES = 4
 FAILURE_WINDOW: Nanoseconds = 300 * SECOND
-"""A node on which a service failed so often within five minutes is left to the end. Swarmkit (scheduler/nodeinfo.go) counts to five
-in memory; here the records of tasks are counted, of which a slot keeps four beside the new one by default."""
+"""A node on which a service failed so often within five minutes is left to the end. Swarmkit
+(scheduler/nodeinfo.go) counts to five in memory; here the records of tasks are counted, of which a
+slot keeps four beside the new one by default."""
 
 Rank = tuple[int, int, int, NodeId]
 
@@ -66,8 +68,9 @@ class Ranking:
         return self._histories.setdefault(place.node.id, History())
 
     def pick(self, may: Callable[[Place], bool]) -> Place | None:
-        """The best place that may have the next task; it stays for more. One that may not is dropped for good: what is taken
-        in a pass is not given back. None: no place is left. The caller counts the task in `history` and in the place."""
+        """The best place that may have the next task; it stays for more. One that may not is
+        dropped for good: what is taken in a pass is not given back. None: no place is left. The
+        caller counts the task in `history` and in the place."""
         while not self._root.is_empty:
             branch = self._root
             while branch.branches:

@@ -1,8 +1,9 @@
 """The scheduler: gives each pending task a node, or the reason why none can have it.
 
-Tasks of one service with one specification are placed as a group: the nodes are filtered once, then each task goes to the best
-place and is counted there before the next is placed, so a batch spreads as evenly as single tasks would. A task that has its
-node already (a global service's) is only checked. Only pending tasks are written.
+Tasks of one service with one specification are placed as a group: the nodes are filtered once, then
+each task goes to the best place and is counted there before the next is placed, so a batch spreads
+as evenly as single tasks would. A task that has its node already (a global service's) is only
+checked. Only pending tasks are written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,13 +24,20 @@ ASSIGNED_MESSAGE = "scheduler assigned task to node"
 
 
 def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
-    pending = [task for task in state.tasks_in(TaskState.PENDING).values() if task.desired <= TaskState.RUNNING]
+    pending = [
+        task
+        for task in state.tasks_in(TaskState.PENDING).values()
+        if task.desired <= TaskState.RUNNING
+    ]
     if not pending:
         return Decision()
     swarms = swarm_ports(state)
-    places = {node.id: Place.of(node, state.usage.load(node.id), swarms) for node in state.nodes.values()}
+    places = {
+        node.id: Place.of(node, state.usage.load(node.id), swarms) for node in state.nodes.values()
+    }
     of_services: dict[ServiceId, dict[NodeId, History]] = {}
-    """Of a whole service: groups of it with different specifications share the limit of replicas on a node."""
+    """Of a whole service: groups of it with different specifications share the limit of replicas on
+    a node."""
     changes: list[Change] = []
     for group in _groups(pending):
         service = group[0].service
@@ -43,7 +51,8 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
 
 
 def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Tasks of one service that ask for the same, in order of slot. Specifications of a version are most often one object."""
+    """Tasks of one service that ask for the same, in order of slot. Specifications of a version are
+    most often one object."""
     groups: list[tuple[ServiceId, TaskSpec, tuple[PublishedPort, ...], list[Task]]] = []
     latest: dict[tuple[ServiceId, int], list[int]] = {}
     for task in sorted(tasks, key=lambda t: (t.slot, t.id)):
@@ -72,7 +81,10 @@ def _histories(state: ClusterState, service: ServiceId, now: Nanoseconds) -> dic
 
 
 def _preassigned(
-    tasks: Sequence[Task], places: dict[NodeId, Place], histories: dict[NodeId, History], now: Nanoseconds
+    tasks: Sequence[Task],
+    places: dict[NodeId, Place],
+    histories: dict[NodeId, History],
+    now: Nanoseconds,
 ) -> Iterable[Change]:
     for task in tasks:
         place = places.get(task.node) if task.node is not None else None
@@ -89,7 +101,10 @@ def _preassigned(
 
 
 def _placed(
-    tasks: Sequence[Task], places: dict[NodeId, Place], histories: dict[NodeId, History], now: Nanoseconds
+    tasks: Sequence[Task],
+    places: dict[NodeId, Place],
+    histories: dict[NodeId, History],
+    now: Nanoseconds,
 ) -> Iterable[Change]:
     if not tasks:
         return
@@ -128,9 +143,9 @@ def _assigned(task: Task, place: Place, now: Nanoseconds) -> Put:
 
 
 def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
-    """A port of its node for one in host mode that was left open. (In Docker Swarm the node chooses. Here it is known before the
-    task begins, and no other task of the node is given the same.) On the host's own network it can only be the one that the
-    program listens on."""
+    """A port of its node for one in host mode that was left open. (In Docker Swarm the node
+    chooses. Here it is known before the task begins, and no other task of the node is given the
+    same.) On the host's own network it can only be the one that the program listens on."""
     if port.mode != "host" or port.published:
         return port
     number = port.target if task.spec.host_network else place.free_port(port.protocol)
@@ -140,4 +155,8 @@ def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
 
 def _unplaced(task: Task, reason: str, now: Nanoseconds) -> Iterable[Change]:
     if task.status.err != reason:
-        yield Put(msgspec.structs.replace(task, status=msgspec.structs.replace(task.status, timestamp=now, err=reason)))
+        yield Put(
+            msgspec.structs.replace(
+                task, status=msgspec.structs.replace(task.status, timestamp=now, err=reason)
+            )
+        )

@@ -1,7 +1,8 @@
 """The demo image, zaggash/demo-webapp:latest, as an archive for `docker load`.
 
-It is put together from programs of this machine's Debian packages and the libraries they need, without a container engine:
-nginx as process 1, busybox for a shell and its tools, getent, ping. The same packages give the same bytes.
+It is put together from programs of this machine's Debian packages and the libraries they need,
+without a container engine: nginx as process 1, busybox for a shell and its tools, getent, ping. The
+same packages give the same bytes.
 """
 
 import hashlib
@@ -19,19 +20,38 @@ from weft.system.files import make_missing, replace_file
 
 TAG = "zaggash/demo-webapp:latest"
 SOURCES = Path(__file__).parent
-PACKAGES = {"nginx": "nginx", "busybox": "busybox-static", "getent": "libc-bin", "ping": "iputils-ping"}
+PACKAGES = {
+    "nginx": "nginx",
+    "busybox": "busybox-static",
+    "getent": "libc-bin",
+    "ping": "iputils-ping",
+}
 NAME_SERVICE = ("libnss_files.so.2", "libnss_dns.so.2")
-"""What getent loads at run time. Newer libraries have them built in; the files are then absent or empty."""
+"""What getent loads at run time. Newer libraries have them built in; the files are then absent or
+empty."""
 EPOCH = 1_700_000_000
 """Time stamp of everything in the image."""
 TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    "etc/nsswitch.conf": (
+        "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
+    ),
     "etc/protocols": "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n",
     "etc/services": "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\n",
 }
-DIRECTORIES = ("dev", "proc", "sys", "root", "run", "srv/www", "tmp", "var/log", "var/lib/nginx", "var/log/nginx")
+DIRECTORIES = (
+    "dev",
+    "proc",
+    "sys",
+    "root",
+    "run",
+    "srv/www",
+    "tmp",
+    "var/log",
+    "var/lib/nginx",
+    "var/log/nginx",
+)
 CONFIG = {
     "Cmd": ["/usr/sbin/nginx"],
     "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
@@ -55,7 +75,8 @@ def is_current(output: Path) -> bool:
 
 
 def build(output: Path) -> None:
-    """Writes the archive. Raises `FailedPrecondition` if a program is not installed, `OperationFailed` if it cannot be written."""
+    """Writes the archive. Raises `FailedPrecondition` if a program is not installed,
+    `OperationFailed` if it cannot be written."""
     programs = find_programs()
     content = archive(layer(image_files(programs), applets(programs["busybox"])))
     try:
@@ -72,7 +93,9 @@ def find_programs() -> dict[str, Path]:
 def find_program(name: str) -> Path:
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
-        raise FailedPrecondition(f"cannot build {TAG}: {name} is not installed: apt-get install {PACKAGES[name]}")
+        raise FailedPrecondition(
+            f"cannot build {TAG}: {name} is not installed: apt-get install {PACKAGES[name]}"
+        )
     return Path(found).resolve()
 
 
@@ -92,19 +115,27 @@ def image_files(programs: dict[str, Path]) -> dict[str, Path]:
 
 def shared_libraries(program: Path) -> list[Path]:
     """By the names under which the dynamic loader looks for them; none for a static program."""
-    output = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(
+        ["ldd", str(program)], capture_output=True, text=True, check=False
+    ).stdout
     return [Path(path) for path in re.findall(r"\s(/\S+) \(0x", output)]
 
 
 def applets(busybox: Path) -> list[str]:
-    names = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True).stdout.split()
+    names = subprocess.run(
+        [str(busybox), "--list"], capture_output=True, text=True, check=True
+    ).stdout.split()
     return [name for name in names if name not in ("busybox", "ping", "init")]
 
 
 def layer(files: dict[str, Path], links: list[str]) -> bytes:
     """The one layer: a tar whose bytes depend on nothing but the content."""
-    content = {path: file.read_bytes() for path, file in files.items()} | {path: text.encode() for path, text in TEXTS.items()}
-    directories = {str(parent) for path in content for parent in Path(path).parents} | set(DIRECTORIES)
+    content = {path: file.read_bytes() for path, file in files.items()} | {
+        path: text.encode() for path, text in TEXTS.items()
+    }
+    directories = {str(parent) for path in content for parent in Path(path).parents} | set(
+        DIRECTORIES
+    )
     directories |= {str(parent) for path in DIRECTORIES for parent in Path(path).parents}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -134,7 +165,11 @@ def archive(layer: bytes) -> bytes:
     document = json.dumps(config, sort_keys=True).encode()
     name = f"{hashlib.sha256(document).hexdigest()}.json"
     manifest = [{"Config": name, "RepoTags": [TAG], "Layers": [f"{digest}/layer.tar"]}]
-    blobs = {"manifest.json": json.dumps(manifest).encode(), name: document, f"{digest}/layer.tar": layer}
+    blobs = {
+        "manifest.json": json.dumps(manifest).encode(),
+        name: document,
+        f"{digest}/layer.tar": layer,
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, content in blobs.items():

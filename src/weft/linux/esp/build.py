@@ -1,7 +1,8 @@
-"""Builds the optional C helper beside its source: `python -m weft.linux.esp.build`. Without it the engine works in Python.
+"""Builds the optional C helper beside its source: `python -m weft.linux.esp.build`. Without it the
+engine works in Python.
 
-Needs a C compiler and the runtime library of OpenSSL 3, no headers of it. Also run by packaging/hatch_build.py, as a file, when a
-wheel is made; so it imports nothing of ours.
+Needs a C compiler and the runtime library of OpenSSL 3, no headers of it. Also run by
+packaging/hatch_build.py, as a file, when a wheel is made; so it imports nothing of ours.
 """
 
 import os
@@ -12,11 +13,21 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("esp.c")
 LIBRARY = Path(__file__).with_name("esp.so")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-fstack-protector-strong", "-Wl,-z,relro,-z,now")
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-Wall",
+    "-Wextra",
+    "-fstack-protector-strong",
+    "-Wl,-z,relro,-z,now",
+)
 
 
 def build(source: Path = SOURCE, library: Path = LIBRARY, extra: tuple[str, ...] = ()) -> str:
-    """Makes the library unless it is newer than its source. What hinders it, or the empty string."""
+    """Makes the library unless it is newer than its source. What hinders it, or the empty
+    string."""
     if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
         return ""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")

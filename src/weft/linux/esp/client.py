@@ -1,9 +1,11 @@
-"""`UserspaceEngine`: the engine beside the daemon, as `linux.base.EspEngine`. Starts it, or finds the one that a former daemon left.
+"""`UserspaceEngine`: the engine beside the daemon, as `linux.base.EspEngine`. Starts it, or finds
+the one that a former daemon left.
 
     apply ──> handle.find or handle.start ──> Apply
     engine ends ──> watcher: start again, Apply the last protection again (the engine keeps no keys on disk, so nobody else could)
 
-An engine that keeps ending is started ever more slowly: each start takes a block of sequence numbers from each key.
+An engine that keeps ending is started ever more slowly: each start takes a block of sequence
+numbers from each key.
 """
 
 import asyncio
@@ -22,19 +24,25 @@ from weft.model.encryption import Protection
 log = logging.getLogger(__name__)
 
 _SLOWEST = 64.0
-"""Seconds between two starts of an engine that keeps ending: less than a thousand blocks in the twelve hours of a key."""
+"""Seconds between two starts of an engine that keeps ending: less than a thousand blocks in the
+twelve hours of a key."""
 
 
 class UserspaceEngine:
     name: Literal["userspace"] = "userspace"
 
     def __init__(
-        self, run_dir: Path, state_dir: Path, device: str = "esp0", *, implementation: Implementation = "auto",
+        self,
+        run_dir: Path,
+        state_dir: Path,
+        device: str = "esp0",
+        *,
+        implementation: Implementation = "auto",
         namespace: Path | None = None,
-    ) -> None:  # fmt: skip
-        """`namespace`: where the device is, which others make then; without one the engine makes it here. `run_dir` is
-        for the control socket and the log, `state_dir` for the ledger, which must outlive a reboot. Nothing
-        happens before `apply`."""
+    ) -> None:
+        """`namespace`: where the device is, which others make then; without one the engine makes it
+        here. `run_dir` is for the control socket and the log, `state_dir` for the ledger, which
+        must outlive a reboot. Nothing happens before `apply`."""
         self._socket, self._log, self._state = run_dir / "esp.sock", run_dir / "esp.log", state_dir
         self._device, self._implementation, self._namespace = device, implementation, namespace
         self._wanted: Protection | None = None
@@ -43,7 +51,8 @@ class UserspaceEngine:
         self._turn = asyncio.Lock()
 
     async def apply(self, protection: Protection | None) -> None:
-        """As `EspEngine.apply`. What could not be done is tried again after the engine's next start, or by the next call."""
+        """As `EspEngine.apply`. What could not be done is tried again after the engine's next
+        start, or by the next call."""
         async with self._turn:
             self._wanted = protection
             if protection is None:
@@ -56,7 +65,11 @@ class UserspaceEngine:
         async with self._turn:
             try:
                 handle = await self._find()
-                return (await handle.ask(Ask())).counters if handle is not None else dict.fromkeys(COUNTERS, 0)
+                return (
+                    (await handle.ask(Ask())).counters
+                    if handle is not None
+                    else dict.fromkeys(COUNTERS, 0)
+                )
             except OperationFailed:
                 return dict.fromkeys(COUNTERS, 0)
 
@@ -87,7 +100,12 @@ class UserspaceEngine:
     async def _put_in_force(self, protection: Protection) -> None:
         handle = await self._find()
         if handle is None:
-            arguments = (str(self._state), self._device, self._implementation, str(self._namespace or ""))
+            arguments = (
+                str(self._state),
+                self._device,
+                self._implementation,
+                str(self._namespace or ""),
+            )
             handle = self._handle = await start(self._socket, self._log, *arguments)
             log.info("esp.engine_started pid=%d device=%s", handle.pid, self._device)
         if self._watcher is None or self._watcher.done():
@@ -114,7 +132,8 @@ class UserspaceEngine:
             tap.remove(self._device)
 
     async def _watch(self) -> None:
-        """Keeps an engine alive until cancelled. One that lived for a while is started again at once."""
+        """Keeps an engine alive until cancelled. One that lived for a while is started again at
+        once."""
         loop, pause = asyncio.get_running_loop(), 0.0
         while True:
             since = loop.time()

@@ -1,6 +1,8 @@
-"""Words between the daemon and the engine, over a UNIX socket that only root can reach: a length of four octets, MessagePack.
+"""Words between the daemon and the engine, over a UNIX socket that only root can reach: a length of
+four octets, MessagePack.
 
-The daemon asks, the engine answers each request once. Keys pass here and nowhere else: neither side logs or stores a message.
+The daemon asks, the engine answers each request once. Keys pass here and nowhere else: neither side
+logs or stores a message.
 """
 
 import asyncio
@@ -60,13 +62,19 @@ async def receive(reader: asyncio.StreamReader, type_: Any) -> Any:
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > _MAX:
-            raise OperationFailed(f"cannot read a message of the ESP engine: its length is {length}")
+            raise OperationFailed(
+                f"cannot read a message of the ESP engine: its length is {length}"
+            )
         return decode(await reader.readexactly(length), type_)
     except (OSError, EOFError, msgspec.DecodeError) as error:
-        raise OperationFailed(f"cannot read a message of the ESP engine: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot read a message of the ESP engine: {cause_of(error)}"
+        ) from error
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
     """Process and user at the other end."""
-    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    pid, uid, _ = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
     return int(pid), int(uid)

@@ -1,7 +1,9 @@
-"""What packets pass through in the engine: the device, the raw socket, and a sealer and an opener on threads of their own.
+"""What packets pass through in the engine: the device, the raw socket, and a sealer and an opener
+on threads of their own.
 
-With the C helper each direction has a thread, without it both share one. Made for one local address and one VXLAN port; an engine
-whose host gets another makes another. Threads and descriptors here, decisions in `weft/esp/`, keys wherever the packets are.
+With the C helper each direction has a thread, without it both share one. Made for one local address
+and one VXLAN port; an engine whose host gets another makes another. Threads and descriptors here,
+decisions in `weft/esp/`, keys wherever the packets are.
 """
 
 import os
@@ -23,14 +25,16 @@ from weft.model.encryption import Association, IcvBits
 
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 16 << 20
-"""Octets. Packets to dead peers wait for their neighbour entry in here; those to others must still have room."""
+"""Octets. Packets to dead peers wait for their neighbour entry in here; those to others must still
+have room."""
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
 _STACK = 1 << 20
 """Locked in memory, so not the usual eight."""
 
 
 class Change(NamedTuple):
-    """From one set of associations to the next. What is in neither stays as it is, numbers and windows with it."""
+    """From one set of associations to the next. What is in neither stays as it is, numbers and
+    windows with it."""
 
     vnis: Mapping[Vni, IcvBits]
     outbound_gone: Iterable[Association]
@@ -41,10 +45,17 @@ class Change(NamedTuple):
 
 class Datapath:
     def __init__(
-        self, local: IPv4Address, port: Port, tap: Tap, with_helper: bool, low: int, broken: Callable[[], None]
+        self,
+        local: IPv4Address,
+        port: Port,
+        tap: Tap,
+        with_helper: bool,
+        low: int,
+        broken: Callable[[], None],
     ) -> None:
-        """The tap is closed with it, or if it cannot be made. `low`: an eventfd, written when an association goes short of
-        numbers. `broken`: called from a thread when packets no longer pass. Raises `OperationFailed`."""
+        """The tap is closed with it, or if it cannot be made. `low`: an eventfd, written when an
+        association goes short of numbers. `broken`: called from a thread when packets no longer
+        pass. Raises `OperationFailed`."""
         threading.stack_size(_STACK)
         self._tap = tap
         try:
@@ -59,7 +70,9 @@ class Datapath:
         else:
             self._start_python(local, port, low, broken)
 
-    def _start_helper(self, local: IPv4Address, port: Port, low: int, broken: Callable[[], None]) -> None:
+    def _start_helper(
+        self, local: IPv4Address, port: Port, low: int, broken: Callable[[], None]
+    ) -> None:
         tap, raw = self._tap.fd, self._raw.fileno()
         sealer = self._sealer = HelperSealer(local, port, self._tap.header, low)
         opener = self._opener = HelperOpener(local, port, self._tap.header, MAC)
@@ -68,9 +81,13 @@ class Datapath:
         self._seals.start()
         self._opens.start()
 
-    def _start_python(self, local: IPv4Address, port: Port, low: int, broken: Callable[[], None]) -> None:
+    def _start_python(
+        self, local: IPv4Address, port: Port, low: int, broken: Callable[[], None]
+    ) -> None:
         sealer, opener = self._sealer, self._opener = Sealer(local, port), Opener(local, port)
-        self._seals = self._opens = Pump("esp", PythonTurn(sealer, opener, self._tap.fd, self._raw, low), broken)
+        self._seals = self._opens = Pump(
+            "esp", PythonTurn(sealer, opener, self._tap.fd, self._raw, low), broken
+        )
         self._seals.start()
 
     def set_mtu(self, mtu: int) -> None:
@@ -101,7 +118,11 @@ class Datapath:
         return self._seals.do(self._sealer.low)
 
     def extend(self, blocks: Mapping[Association, Block]) -> None:
-        self._seals.do(lambda: [self._sealer.extend(association, block) for association, block in blocks.items()])
+        self._seals.do(
+            lambda: [
+                self._sealer.extend(association, block) for association, block in blocks.items()
+            ]
+        )
 
     def counters(self) -> dict[str, int]:
         sealed, opened = self._sealer.counters(), self._opener.counters()
@@ -131,17 +152,22 @@ def _raw_socket(local: IPv4Address) -> socket.socket:
         raw.bind((str(local), 0))
     except OSError as error:
         raw.close()
-        raise OperationFailed(f"cannot bind a raw socket for ESP to {local}: {cause_of(error)}") from error
+        raise OperationFailed(
+            f"cannot bind a raw socket for ESP to {local}: {cause_of(error)}"
+        ) from error
     return raw
 
 
 def what_is_missing() -> list[str]:
-    """A sentence for everything that keeps this host from running the engine, found by trying it."""
+    """A sentence for everything that keeps this host from running the engine, found by trying
+    it."""
     missing = []
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        missing.append(f"cannot use TAP devices (CONFIG_TUN): cannot open /dev/net/tun: {cause_of(error)}")
+        missing.append(
+            f"cannot use TAP devices (CONFIG_TUN): cannot open /dev/net/tun: {cause_of(error)}"
+        )
     try:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL).close()
     except OSError as error:

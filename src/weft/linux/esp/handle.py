@@ -1,7 +1,8 @@
 """The engine's process as the daemon sees it: find it or start it, ask it, see it end, end it.
 
-It is known by who answers at the control socket, and held by a pidfd from then on: no signal ever goes to a process that merely
-got its number. Started ones live in a session of their own, so nothing that ends the daemon ends them.
+It is known by who answers at the control socket, and held by a pidfd from then on: no signal ever
+goes to a process that merely got its number. Started ones live in a session of their own, so
+nothing that ends the daemon ends them.
 """
 
 import asyncio
@@ -15,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import OperationFailed, cause_of
-from weft.linux.esp.control import PROTOCOL_VERSION, Ask, Refused, Reply, Request, Status, peer, receive, send
+from weft.linux.esp.control import (
+    PROTOCOL_VERSION,
+    Ask,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    peer,
+    receive,
+    send,
+)
 from weft.linux.esp.process import READY_FD
 
 _START = 15.0
@@ -27,7 +38,9 @@ _FIRST_FREE = 16
 
 
 class EngineHandle:
-    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Raises `ProcessLookupError`."""
         self._reader, self._writer = reader, writer
         self._turn = asyncio.Lock()
@@ -38,7 +51,9 @@ class EngineHandle:
 
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        with suppress(ChildProcessError):  # of an earlier daemon's engine somebody else is the parent
+        with suppress(
+            ChildProcessError
+        ):  # of an earlier daemon's engine somebody else is the parent
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self.ended.set()
 
@@ -51,7 +66,9 @@ class EngineHandle:
                     reply: Reply = await receive(self._reader, Reply)
             except TimeoutError:
                 self.kill()  # the answer might come later and be taken for that of another question
-                raise OperationFailed(f"cannot reach the ESP engine: no answer in {_ANSWER:g} s") from None
+                raise OperationFailed(
+                    f"cannot reach the ESP engine: no answer in {_ANSWER:g} s"
+                ) from None
             except OSError as error:
                 raise OperationFailed(f"cannot reach the ESP engine: {error}") from error
         if isinstance(reply, Refused):
@@ -81,7 +98,8 @@ class EngineHandle:
 
 
 async def find(socket: Path) -> EngineHandle | None:
-    """The engine that an earlier daemon started. One of another version is ended. None: there is none."""
+    """The engine that an earlier daemon started. One of another version is ended. None: there is
+    none."""
     try:
         reader, writer = await asyncio.open_unix_connection(socket)
     except OSError:
@@ -146,7 +164,9 @@ def _spawn(log: Path, ready: int, arguments: list[str]) -> int:
     ]
     argv = [sys.executable, "-P", "-m", "weft.linux.esp.process", *arguments]
     try:
-        return os.posix_spawn(sys.executable, argv, dict(os.environ), file_actions=actions, setsid=True)
+        return os.posix_spawn(
+            sys.executable, argv, dict(os.environ), file_actions=actions, setsid=True
+        )
     except OSError as error:
         raise OperationFailed(f"cannot start the ESP engine: {cause_of(error)}") from error
     finally:

@@ -1,7 +1,8 @@
-"""The C helper by ctypes: `Sealer` and `Opener` as in `weft/esp/gateway.py`, each with a loop that never comes back to Python.
+"""The C helper by ctypes: `Sealer` and `Opener` as in `weft/esp/gateway.py`, each with a loop that
+never comes back to Python.
 
-ctypes releases the interpreter's lock during a call, so both loops run at once. What the C side keeps of an association (keys,
-numbers, window) is in its own memory, wiped when it goes.
+ctypes releases the interpreter's lock during a call, so both loops run at once. What the C side
+keeps of an association (keys, numbers, window) is in its own memory, wiped when it goes.
 """
 
 import ctypes
@@ -22,7 +23,13 @@ from weft.model.encryption import Association, IcvBits
 
 _LARGEST = 65535
 _ROOM = 1 << 20
-_pointer, _u32, _u64, _unsigned, _int = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint, ctypes.c_int
+_pointer, _u32, _u64, _unsigned, _int = (
+    ctypes.c_void_p,
+    ctypes.c_uint32,
+    ctypes.c_uint64,
+    ctypes.c_uint,
+    ctypes.c_int,
+)
 _bytes, _size = ctypes.c_char_p, ctypes.c_size_t
 _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "esp_sealer_new": (_pointer, _u32, ctypes.c_uint16, _unsigned, _int),
@@ -85,7 +92,9 @@ class _Half:
     def set_vnis(self, vnis: Mapping[Vni, IcvBits]) -> None:
         array = ctypes.c_uint32 * len(vnis)
         numbers = sorted(vnis)
-        if self._call("set_vnis", array(*numbers), array(*(vnis[n] // 8 for n in numbers)), len(numbers)):
+        if self._call(
+            "set_vnis", array(*numbers), array(*(vnis[n] // 8 for n in numbers)), len(numbers)
+        ):
             raise OperationFailed(f"cannot set {len(vnis)} encrypted VNIs: out of memory")
 
     def counters(self) -> dict[str, int]:
@@ -104,28 +113,53 @@ class _Half:
 
 
 class HelperSealer(_Half):
-    def __init__(self, local: IPv4Address, port: Port, header: int, low: int, library: ctypes.CDLL | None = None) -> None:
-        """`header`: octets of offload header before a frame, 24 or 0. `low`: an eventfd, written when numbers go short."""
+    def __init__(
+        self,
+        local: IPv4Address,
+        port: Port,
+        header: int,
+        low: int,
+        library: ctypes.CDLL | None = None,
+    ) -> None:
+        """`header`: octets of offload header before a frame, 24 or 0. `low`: an eventfd, written
+        when numbers go short."""
         library = library or load()
-        super().__init__(library, "sealer", library.esp_sealer_new(_number(local), port, header, low))
+        super().__init__(
+            library, "sealer", library.esp_sealer_new(_number(local), port, header, low)
+        )
         self._associations: dict[tuple[IPv4Address, IcvBits], Association] = {}
         self._header = header
 
     def add(self, association: Association, block: Block) -> None:
         peer, key = _number(association.destination), association.key
-        if self._call("add", peer, association.spi, association.icv_bits // 8, key, len(key), block.next, block.end):
+        if self._call(
+            "add",
+            peer,
+            association.spi,
+            association.icv_bits // 8,
+            key,
+            len(key),
+            block.next,
+            block.end,
+        ):
             raise OperationFailed(f"cannot add {association}: libcrypto refused it")
         self._associations[association.destination, association.icv_bits] = association
 
     def remove(self, association: Association) -> None:
-        self._call("remove", _number(association.destination), association.spi, association.icv_bits // 8)
+        self._call(
+            "remove", _number(association.destination), association.spi, association.icv_bits // 8
+        )
         del self._associations[association.destination, association.icv_bits]
 
     def extend(self, association: Association, block: Block) -> None:
         self._call("extend", _number(association.destination), association.icv_bits // 8, *block)
 
     def low(self) -> list[Association]:
-        return [a for (peer, icv), a in self._associations.items() if self._call("is_low", _number(peer), icv // 8)]
+        return [
+            a
+            for (peer, icv), a in self._associations.items()
+            if self._call("is_low", _number(peer), icv // 8)
+        ]
 
     def seal_frame(self, frame: bytes) -> list[bytes]:
         """ESP packets of one frame of the device: for tests."""
@@ -140,17 +174,35 @@ class HelperSealer(_Half):
 
 
 class HelperOpener(_Half):
-    def __init__(self, local: IPv4Address, port: Port, header: int, mac: bytes, library: ctypes.CDLL | None = None) -> None:
+    def __init__(
+        self,
+        local: IPv4Address,
+        port: Port,
+        header: int,
+        mac: bytes,
+        library: ctypes.CDLL | None = None,
+    ) -> None:
         library = library or load()
-        super().__init__(library, "opener", library.esp_opener_new(_number(local), port, header, mac))
+        super().__init__(
+            library, "opener", library.esp_opener_new(_number(local), port, header, mac)
+        )
 
     def add(self, association: Association) -> None:
         key = association.key
-        if self._call("add", _number(association.source), association.spi, association.icv_bits // 8, key, len(key)):
+        if self._call(
+            "add",
+            _number(association.source),
+            association.spi,
+            association.icv_bits // 8,
+            key,
+            len(key),
+        ):
             raise OperationFailed(f"cannot add {association}: libcrypto refused it")
 
     def remove(self, association: Association) -> None:
-        self._call("remove", _number(association.source), association.spi, association.icv_bits // 8)
+        self._call(
+            "remove", _number(association.source), association.spi, association.icv_bits // 8
+        )
 
     def open(self, packet: bytes) -> bytes | None:
         """For tests."""

@@ -1,8 +1,9 @@
-"""The ledger of sequence numbers on disk: a file, root only, that is replaced as a whole and synced before a block is used.
+"""The ledger of sequence numbers on disk: a file, root only, that is replaced as a whole and synced
+before a block is used.
 
-A file that is missing or cannot be read is not treated as an empty one: numbers might repeat. Then nothing is
-sent until new keys are made and the directory is taken away. A lock beside it keeps a second engine out for as
-long as the first one lives, and says whether there was a ledger before.
+A file that is missing or cannot be read is not treated as an empty one: numbers might repeat. Then
+nothing is sent until new keys are made and the directory is taken away. A lock beside it keeps a
+second engine out for as long as the first one lives, and says whether there was a ledger before.
 """
 
 import fcntl
@@ -27,10 +28,14 @@ class Ledger:
         self._path = directory / "esp-ledger"
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(directory / "esp-ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(
+                directory / "esp-ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise OperationFailed(f"cannot lock sequence ledger {self._path}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot lock sequence ledger {self._path}: {cause_of(error)}"
+            ) from error
         try:
             self._begin()
             self._reservations = self._read()
@@ -39,14 +44,17 @@ class Ledger:
             raise
 
     def reserve(self, associations: tuple[Association, ...]) -> tuple[Block, ...]:
-        """A block of numbers for each, safe on disk. Raises `OperationFailed`; then none is reserved."""
+        """A block of numbers for each, safe on disk. Raises `OperationFailed`; then none is
+        reserved."""
         if not associations:
             return ()
         reservations, blocks = self._reservations.reserve(associations)
         try:
             self._write(reservations)
         except OSError as error:
-            raise OperationFailed(f"cannot write sequence ledger {self._path}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot write sequence ledger {self._path}: {cause_of(error)}"
+            ) from error
         self._reservations = reservations
         return blocks
 
@@ -63,7 +71,9 @@ class Ledger:
             os.pwrite(self._lock, b"there is a ledger\n", 0)
             os.fsync(self._lock)
         except OSError as error:
-            raise OperationFailed(f"cannot write sequence ledger {self._path}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot write sequence ledger {self._path}: {cause_of(error)}"
+            ) from error
 
     def _read(self) -> Reservations:
         try:
@@ -71,7 +81,9 @@ class Ledger:
         except FileNotFoundError:
             raise OperationFailed(self._lost("it is missing")) from None
         except OSError as error:
-            raise OperationFailed(f"cannot read sequence ledger {self._path}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot read sequence ledger {self._path}: {cause_of(error)}"
+            ) from error
         digest, body = data[:_DIGEST], data[_DIGEST:]
         try:
             if digest != _digest(body):

@@ -1,11 +1,13 @@
-"""The engine's own process: `python -m weft.linux.esp.process SOCKET STATE DEVICE IMPLEMENTATION NAMESPACE`, started by
-`handle.py`.
+"""The engine's own process: `python -m weft.linux.esp.process SOCKET STATE DEVICE IMPLEMENTATION
+NAMESPACE`, started by `handle.py`.
 
-It outlives the daemon and is told by whichever daemon there is what to protect. It makes the difference between that and what it
-does, so associations that go on keep their numbers and windows. It holds keys in memory only: no dump, no swap, and no word of
-them in its arguments, its environment or its log. When it ends by accident the device stays behind, dead, and nothing passes.
+It outlives the daemon and is told by whichever daemon there is what to protect. It makes the
+difference between that and what it does, so associations that go on keep their numbers and windows.
+It holds keys in memory only: no dump, no swap, and no word of them in its arguments, its
+environment or its log. When it ends by accident the device stays behind, dead, and nothing passes.
 
-Threads of `datapath.py` move packets; this one talks to the daemon, and writes the ledger ahead of the numbers that are used.
+Threads of `datapath.py` move packets; this one talks to the daemon, and writes the ledger ahead of
+the numbers that are used.
 """
 
 import asyncio
@@ -63,7 +65,9 @@ class Engine:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._with_helper = settings.implementation == "helper" or (settings.implementation == "auto" and helper.is_available())
+        self._with_helper = settings.implementation == "helper" or (
+            settings.implementation == "auto" and helper.is_available()
+        )
         self._datapath: Datapath | None = None
         self._protection: Protection | None = None
         self._counted = dict.fromkeys(COUNTERS, 0)
@@ -74,7 +78,11 @@ class Engine:
     def apply(self, wanted: Protection) -> None:
         """Raises `OperationFailed`; then what was in force still is."""
         old = self._protection
-        if old is None or self._datapath is None or (old.local, old.port) != (wanted.local, wanted.port):
+        if (
+            old is None
+            or self._datapath is None
+            or (old.local, old.port) != (wanted.local, wanted.port)
+        ):
             old = Protection(local=wanted.local, port=wanted.port, vnis={}, outbound=(), inbound=())
         had_out, had_in = set(old.outbound), set(old.inbound)
         new = tuple(a for a in dict.fromkeys(wanted.outbound) if a not in had_out)
@@ -91,7 +99,10 @@ class Engine:
         datapath.change(change)
         self._protection = wanted
         log.info(
-            "esp.applied peers=%d vnis=%d outbound=%s", len({a.destination for a in wanted.outbound}), len(wanted.vnis), new
+            "esp.applied peers=%d vnis=%d outbound=%s",
+            len({a.destination for a in wanted.outbound}),
+            len(wanted.vnis),
+            new,
         )
 
     def _datapath_for(self, wanted: Protection) -> Datapath:
@@ -99,8 +110,12 @@ class Engine:
             if (self._protection.local, self._protection.port) == (wanted.local, wanted.port):
                 return self._datapath
             self._close_datapath()
-        device = tap.Tap(self._settings.device, offload=self._with_helper, namespace=self._settings.namespace)
-        self._datapath = Datapath(wanted.local, wanted.port, device, self._with_helper, self._low, _die)
+        device = tap.Tap(
+            self._settings.device, offload=self._with_helper, namespace=self._settings.namespace
+        )
+        self._datapath = Datapath(
+            wanted.local, wanted.port, device, self._with_helper, self._low, _die
+        )
         return self._datapath
 
     def _close_datapath(self) -> None:
@@ -129,7 +144,9 @@ class Engine:
         return {name: before + now.get(name, 0) for name, before in self._counted.items()}
 
     def status(self) -> Status:
-        return Status(PROTOCOL_VERSION, "helper" if self._with_helper else "python", self._counters())
+        return Status(
+            PROTOCOL_VERSION, "helper" if self._with_helper else "python", self._counters()
+        )
 
     def stop(self) -> None:
         self._close_datapath()
@@ -184,7 +201,9 @@ def _guard_memory() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    ledger = Ledger(settings.state)  # the lock is held from here on: no other engine of this host lives
+    ledger = Ledger(
+        settings.state
+    )  # the lock is held from here on: no other engine of this host lives
     server = Server(Engine(settings, ledger))
     settings.socket.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(server.talk, settings.socket)
@@ -209,7 +228,13 @@ def main(argv: list[str]) -> int:
     _guard_memory()
     try:
         where = Path(namespace) if namespace else None
-        asyncio.run(serve(Settings(Path(path), Path(state), device, cast(Implementation, implementation), where)))
+        asyncio.run(
+            serve(
+                Settings(
+                    Path(path), Path(state), device, cast(Implementation, implementation), where
+                )
+            )
+        )
     except (OperationFailed, OSError) as error:
         log.error("esp.cannot_start cause=%s", error)
         _report(str(error))

@@ -1,6 +1,8 @@
-"""A thread that moves packets, and the only one that may touch what it moves them with: others hand it functions to run.
+"""A thread that moves packets, and the only one that may touch what it moves them with: others hand
+it functions to run.
 
-So the packet path has no locks. A turn works until its wake-up descriptor is readable; between two turns come the functions.
+So the packet path has no locks. A turn works until its wake-up descriptor is readable; between two
+turns come the functions.
 """
 
 import logging
@@ -29,7 +31,8 @@ _LARGEST = 65535
 
 class Pump(threading.Thread):
     def __init__(self, name: str, turn: Callable[[int], None], broken: Callable[[], None]) -> None:
-        """`turn` is given the wake-up descriptor; if it raises, `broken` is called and the thread ends."""
+        """`turn` is given the wake-up descriptor; if it raises, `broken` is called and the thread
+        ends."""
         super().__init__(name=name, daemon=True)
         self._turn, self._broken = turn, broken
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -52,7 +55,8 @@ class Pump(threading.Thread):
                 self._jobs.get_nowait()()
 
     def do(self, function: Callable[[], T]) -> T:
-        """The function's result, run between two turns. Blocks for as long as a turn takes to end."""
+        """The function's result, run between two turns. Blocks for as long as a turn takes to
+        end."""
         future: Future[T] = Future()
 
         def job() -> None:
@@ -74,10 +78,14 @@ class Pump(threading.Thread):
 
 
 class PythonTurn:
-    """Both directions in Python, on one thread: two would only wait for each other's interpreter lock."""
+    """Both directions in Python, on one thread: two would only wait for each other's interpreter
+    lock."""
 
-    def __init__(self, sealer: Sealer, opener: Opener, tap: int, raw: socket.socket, low: int) -> None:
-        """`tap` without offload header. `low`: an eventfd, written when some association goes short of numbers."""
+    def __init__(
+        self, sealer: Sealer, opener: Opener, tap: int, raw: socket.socket, low: int
+    ) -> None:
+        """`tap` without offload header. `low`: an eventfd, written when some association goes short
+        of numbers."""
         self._sealer, self._opener = sealer, opener
         self._tap, self._raw, self._low = tap, raw, low
         self._ethernet = MAC + MAC + ETHERTYPE_IPV4
@@ -101,7 +109,9 @@ class PythonTurn:
                 frame = os.read(self._tap, ETHERNET + _LARGEST)
             except BlockingIOError:
                 break
-            sealed = self._sealer.seal(frame[ETHERNET:] if frame[12:ETHERNET] == ETHERTYPE_IPV4 else b"")
+            sealed = self._sealer.seal(
+                frame[ETHERNET:] if frame[12:ETHERNET] == ETHERTYPE_IPV4 else b""
+            )
             if sealed is not None:
                 self._send(sealed)
         if self._sealer.asks:
@@ -109,7 +119,8 @@ class PythonTurn:
             os.eventfd_write(self._low, 1)
 
     def _send(self, sealed: Sealed) -> None:
-        """A packet that the kernel does not take at once is lost, as on any wire: nothing waits for a peer."""
+        """A packet that the kernel does not take at once is lost, as on any wire: nothing waits for
+        a peer."""
         try:
             self._raw.sendto(sealed.packet, (str(sealed.destination), 0))
         except OSError:

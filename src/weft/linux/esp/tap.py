@@ -1,9 +1,11 @@
-"""The engine's network device: a TAP that vxlan traffic is routed into, and opened datagrams come out of.
+"""The engine's network device: a TAP that vxlan traffic is routed into, and opened datagrams come
+out of.
 
-It is persistent: when the engine dies the device and the routes through it stay, and packets go nowhere. Where the kernel can, it
-gives and takes TCP segments by the bundle (UDP tunnel offload, Linux 6.17); for that a TUN will not do, as the kernel wants an
-Ethernet header on tunnel packets. ioctls by `include/uapi/linux/if_tun.h`, `sockios.h`. Works in the caller's
-network namespace, or with a device that is in another one.
+It is persistent: when the engine dies the device and the routes through it stay, and packets go
+nowhere. Where the kernel can, it gives and takes TCP segments by the bundle (UDP tunnel offload,
+Linux 6.17); for that a TUN will not do, as the kernel wants an Ethernet header on tunnel packets.
+ioctls by `include/uapi/linux/if_tun.h`, `sockios.h`. Works in the caller's network namespace, or
+with a device that is in another one.
 """
 
 import fcntl
@@ -38,17 +40,22 @@ _ARPHRD_ETHER = 1
 
 class Tap:
     def __init__(self, device: str, offload: bool, namespace: Path | None = None) -> None:
-        """Makes the device, or takes over the one that a dead engine left. `offload`: wanted, if the kernel has it.
-        With a `namespace` the device in there is used, and left as it is: others made it. Raises `OperationFailed`."""
+        """Makes the device, or takes over the one that a dead engine left. `offload`: wanted, if
+        the kernel has it. With a `namespace` the device in there is used, and left as it is: others
+        made it. Raises `OperationFailed`."""
         self._device = device
         self._is_mine = namespace is None
         try:
             if namespace is not None:
-                self.fd, self.header = netns.run_in(namespace, lambda: _open_existing(device, offload))
+                self.fd, self.header = netns.run_in(
+                    namespace, lambda: _open_existing(device, offload)
+                )
                 return
             self.fd, self.header = _open(device, offload)
         except OSError as error:
-            raise OperationFailed(f"cannot open device {device} of {DEVICE_FILE}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot open device {device} of {DEVICE_FILE}: {cause_of(error)}"
+            ) from error
         try:
             _configure(device)
             fcntl.ioctl(self.fd, TUNSETPERSIST, 1)
@@ -62,9 +69,13 @@ class Tap:
             return
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
             try:
-                fcntl.ioctl(channel, _SIOCSIFMTU, struct.pack("=16si20x", self._device.encode(), mtu))
+                fcntl.ioctl(
+                    channel, _SIOCSIFMTU, struct.pack("=16si20x", self._device.encode(), mtu)
+                )
             except OSError as error:
-                raise OperationFailed(f"cannot set MTU of device {self._device} to {mtu}: {cause_of(error)}") from error
+                raise OperationFailed(
+                    f"cannot set MTU of device {self._device} to {mtu}: {cause_of(error)}"
+                ) from error
 
     def close(self) -> None:
         """The device stays."""
@@ -114,12 +125,15 @@ def _attach(device: str, flags: int) -> int:
 
 
 def _configure(device: str) -> None:
-    # Loose, not off: the larger one of `all` and the device counts, so 0 would not help on a host whose `all` is 1 or 2. And
-    # loose needs an address on the device (fib_validate_source); of the loopback's kind, nobody takes it for one of the host.
+    # Loose, not off: the larger one of `all` and the device counts, so 0 would not help on a host
+    # whose `all` is 1 or 2. And loose needs an address on the device (fib_validate_source); of the
+    # loopback's kind, nobody takes it for one of the host.
     sysctl.write(f"net.ipv4.conf.{device}.rp_filter", "2")
     netlink = NetlinkSocket()
     try:
-        for error in netlink.execute([add_address(socket.if_nametoindex(device), ADDRESS)]).values():
+        for error in netlink.execute(
+            [add_address(socket.if_nametoindex(device), ADDRESS)]
+        ).values():
             raise error
     finally:
         netlink.close()
@@ -127,7 +141,11 @@ def _configure(device: str) -> None:
         sysctl.write(f"net.ipv6.conf.{device}.disable_ipv6", "1")
     name = device.encode()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-        (flags,) = struct.unpack_from("=H", fcntl.ioctl(channel, _SIOCGIFFLAGS, struct.pack("=16sH22x", name, 0)), 16)
+        (flags,) = struct.unpack_from(
+            "=H", fcntl.ioctl(channel, _SIOCGIFFLAGS, struct.pack("=16sH22x", name, 0)), 16
+        )
         # Never down on the way: the routes through a device that a dead engine left would go.
         fcntl.ioctl(channel, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", name, _ARPHRD_ETHER, MAC))
-        fcntl.ioctl(channel, _SIOCSIFFLAGS, struct.pack("=16sH22x", name, flags | _IFF_UP | _IFF_NOARP))
+        fcntl.ioctl(
+            channel, _SIOCSIFFLAGS, struct.pack("=16sH22x", name, flags | _IFF_UP | _IFF_NOARP)
+        )

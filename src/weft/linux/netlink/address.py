@@ -1,4 +1,5 @@
-"""rtnetlink addresses (IPv4) of interfaces: requests, and what a dump says. Pure functions. `include/uapi/linux/if_addr.h`."""
+"""rtnetlink addresses (IPv4) of interfaces: requests, and what a dump says. Pure functions.
+`include/uapi/linux/if_addr.h`."""
 
 import socket
 import struct
@@ -41,7 +42,9 @@ def decode_address(body: bytes) -> AddressInfo:
     _, prefix, _, _, device = _HEADER.unpack_from(body)
     found = decode(body, _HEADER.size)
     local = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, bytes(4))
-    return AddressInfo(device, IPv4Interface((IPv4Address(local), prefix)), to_text(found.get(_IFA_LABEL, b"")))
+    return AddressInfo(
+        device, IPv4Interface((IPv4Address(local), prefix)), to_text(found.get(_IFA_LABEL, b""))
+    )
 
 
 def _body(device: int, address: IPv4Interface) -> bytes:

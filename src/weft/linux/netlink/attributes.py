@@ -1,7 +1,8 @@
 """Netlink attributes: bytes to values and back. Pure functions.
 
-An attribute is a 16-bit length (header included, padding not), a 16-bit type, the payload, and padding to four bytes
-(`include/uapi/linux/netlink.h`). The two highest bits of the type are flags: nested, and network byte order.
+An attribute is a 16-bit length (header included, padding not), a 16-bit type, the payload, and
+padding to four bytes (`include/uapi/linux/netlink.h`). The two highest bits of the type are flags:
+nested, and network byte order.
 """
 
 import struct
@@ -52,7 +53,8 @@ def mac_bytes(value: str) -> bytes:
 
 
 def decode(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Payloads by type. The last of several of one type wins; what follows a malformed header is ignored, as the kernel does."""
+    """Payloads by type. The last of several of one type wins; what follows a malformed header is
+    ignored, as the kernel does."""
     found = {}
     end = len(data)
     while offset + 4 <= end:

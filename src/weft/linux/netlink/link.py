@@ -1,8 +1,10 @@
-"""rtnetlink links: requests that make, change and remove interfaces, and what a dump of them says. Pure functions.
+"""rtnetlink links: requests that make, change and remove interfaces, and what a dump of them says.
+Pure functions.
 
-A veth is made with its other end in one request; that end may be in another namespace. A VXLAN device is made with a request
-from the host's namespace that names the namespace it shall be in: its UDP socket stays where the request came from.
-Numbers: `include/uapi/linux/if_link.h`, `rtnetlink.h`.
+A veth is made with its other end in one request; that end may be in another namespace. A VXLAN
+device is made with a request from the host's namespace that names the namespace it shall be in: its
+UDP socket stays where the request came from. Numbers: `include/uapi/linux/if_link.h`,
+`rtnetlink.h`.
 """
 
 import struct
@@ -34,10 +36,26 @@ IFF_NOARP = 0x80
 LOOPBACK_INDEX = 1
 """In every namespace."""
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 1, 3, 4, 10, 18, 28, 29
+(
+    _IFLA_ADDRESS,
+    _IFLA_IFNAME,
+    _IFLA_MTU,
+    _IFLA_MASTER,
+    _IFLA_LINKINFO,
+    _IFLA_NET_NS_FD,
+    _IFLA_EXT_MASK,
+) = 1, 3, 4, 10, 18, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
-_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY, _VXLAN_L2MISS, _VXLAN_L3MISS, _VXLAN_PORT = 1, 4, 7, 11, 13, 14, 15
+(
+    _VXLAN_ID,
+    _VXLAN_LOCAL,
+    _VXLAN_LEARNING,
+    _VXLAN_PROXY,
+    _VXLAN_L2MISS,
+    _VXLAN_L3MISS,
+    _VXLAN_PORT,
+) = 1, 4, 7, 11, 13, 14, 15
 _BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39}
 """IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
@@ -64,8 +82,16 @@ class LinkInfo(NamedTuple):
 
 def add_veth(link: Link, peer: Link, peer_namespace: int) -> Request:
     """`peer_namespace`: a descriptor of the namespace that the other end shall be in."""
-    other = _header() + _name_mtu_mac(peer) + attribute(_IFLA_NET_NS_FD, struct.pack("=i", peer_namespace))
-    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other)))
+    other = (
+        _header()
+        + _name_mtu_mac(peer)
+        + attribute(_IFLA_NET_NS_FD, struct.pack("=i", peer_namespace))
+    )
+    info = nested(
+        _IFLA_LINKINFO,
+        text(_IFLA_INFO_KIND, "veth"),
+        nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other)),
+    )
     return _create(_name_mtu_mac(link) + info)
 
 
@@ -74,7 +100,8 @@ def add_bridge(link: Link) -> Request:
 
 
 def add_vxlan(link: Link, kind: Vxlan, namespace: int) -> Request:
-    """To be sent in the host's namespace. `namespace`: a descriptor of the one that the device shall be in."""
+    """To be sent in the host's namespace. `namespace`: a descriptor of the one that the device
+    shall be in."""
     data = nested(
         _IFLA_INFO_DATA,
         u32(_VXLAN_ID, kind.vni),
@@ -86,11 +113,15 @@ def add_vxlan(link: Link, kind: Vxlan, namespace: int) -> Request:
         u8(_VXLAN_L3MISS, 1),
     )
     target = attribute(_IFLA_NET_NS_FD, struct.pack("=i", namespace))
-    return _create(_name_mtu_mac(link) + target + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vxlan"), data))
+    return _create(
+        _name_mtu_mac(link) + target + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vxlan"), data)
+    )
 
 
 def set_no_arp(name: str) -> Request:
-    return Request(RTM_NEWLINK, 0, _header(flags=IFF_NOARP, change=IFF_NOARP) + text(_IFLA_IFNAME, name))
+    return Request(
+        RTM_NEWLINK, 0, _header(flags=IFF_NOARP, change=IFF_NOARP) + text(_IFLA_IFNAME, name)
+    )
 
 
 def remove_link(name: str) -> Request:
@@ -98,10 +129,16 @@ def remove_link(name: str) -> Request:
 
 
 def set_link(
-    name: str, mtu: int | None = None, mac_address: MacAddress | None = None, master: int | None = None, up: bool | None = None
+    name: str,
+    mtu: int | None = None,
+    mac_address: MacAddress | None = None,
+    master: int | None = None,
+    up: bool | None = None,
 ) -> Request:
     """Change what is not None. `master` is an index; 0 takes the link out of its bridge."""
-    body = _header(flags=IFF_UP if up else 0, change=0 if up is None else IFF_UP) + text(_IFLA_IFNAME, name)
+    body = _header(flags=IFF_UP if up else 0, change=0 if up is None else IFF_UP) + text(
+        _IFLA_IFNAME, name
+    )
     body += u32(_IFLA_MTU, mtu) if mtu is not None else b""
     body += mac(_IFLA_ADDRESS, mac_address) if mac_address is not None else b""
     body += u32(_IFLA_MASTER, master) if master is not None else b""
@@ -110,7 +147,9 @@ def set_link(
 
 def set_port(name: str, port: BridgePort) -> Request:
     """For a link that is a bridge's port already."""
-    settings = nested(_IFLA_INFO_SLAVE_DATA, *(u8(key, getattr(port, name)) for name, key in _BRPORT.items()))
+    settings = nested(
+        _IFLA_INFO_SLAVE_DATA, *(u8(key, getattr(port, name)) for name, key in _BRPORT.items())
+    )
     info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), settings)
     return Request(RTM_NEWLINK, 0, _header() + text(_IFLA_IFNAME, name) + info)
 
@@ -120,7 +159,9 @@ def loopback_up() -> Request:
 
 
 def get_link(name: str) -> Request:
-    return Request(RTM_GETLINK, 0, _header() + text(_IFLA_IFNAME, name) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS))
+    return Request(
+        RTM_GETLINK, 0, _header() + text(_IFLA_IFNAME, name) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+    )
 
 
 def dump_links() -> tuple[int, bytes]:
@@ -136,7 +177,9 @@ def decode_link(body: bytes) -> LinkInfo:
     port = BridgePort()
     if to_text(info.get(_IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
         settings = decode(info.get(_IFLA_INFO_SLAVE_DATA, b""))
-        port = BridgePort(**{name: any(settings[key]) for name, key in _BRPORT.items() if key in settings})
+        port = BridgePort(
+            **{name: any(settings[key]) for name, key in _BRPORT.items() if key in settings}
+        )
     return LinkInfo(
         device=index,
         name=to_text(found.get(_IFLA_IFNAME, b"")),

@@ -1,7 +1,8 @@
 """Netlink messages: header, flags, errors. Pure functions and values.
 
-A request is a type, flags and a body; the socket numbers them when it sends them. The kernel answers with replies, and with an
-error message per failed request (`man 7 netlink`; `NLMSGERR_ATTR_*` for the extended acknowledgement).
+A request is a type, flags and a body; the socket numbers them when it sends them. The kernel
+answers with replies, and with an error message per failed request (`man 7 netlink`;
+`NLMSGERR_ATTR_*` for the extended acknowledgement).
 """
 
 import os
@@ -46,12 +47,14 @@ class Message(NamedTuple):
 
 
 class NetlinkError(OSError):
-    """The kernel refused a request. `errno` as usual, `strerror` with the kernel's own explanation where it gave one."""
+    """The kernel refused a request. `errno` as usual, `strerror` with the kernel's own explanation
+    where it gave one."""
 
 
 def encode(requests: Sequence[Request], sequence: int) -> bytes:
-    """One datagram of all requests, numbered from `sequence`. The last asks for an acknowledgement: the kernel answers in
-    order, and reports errors without being asked, so when the last is acknowledged all others are done."""
+    """One datagram of all requests, numbered from `sequence`. The last asks for an acknowledgement:
+    the kernel answers in order, and reports errors without being asked, so when the last is
+    acknowledged all others are done."""
     last = len(requests) - 1
     parts = []
     for i, request in enumerate(requests):
@@ -66,20 +69,23 @@ def encode_one(request: Request, sequence: int, acknowledged: bool = False) -> b
 
 
 TRANSACTION = 1 << 30
-"""The number of a transaction's beginning: far from those of other requests, and the same for all, so that what stands between the
-beginning and the end can be sent by many sockets."""
+"""The number of a transaction's beginning: far from those of other requests, and the same for all,
+so that what stands between the beginning and the end can be sent by many sockets."""
 
 
 def encode_transaction(body: Sequence[Request]) -> bytes:
-    """That part, numbered from the beginning on. The kernel acknowledges the last when all is done, or undone."""
+    """That part, numbered from the beginning on. The kernel acknowledges the last when all is done,
+    or undone."""
     last = TRANSACTION + len(body)
     return b"".join(
-        encode_one(request, number, number == last) for number, request in enumerate(body, TRANSACTION + 1)
+        encode_one(request, number, number == last)
+        for number, request in enumerate(body, TRANSACTION + 1)
     )
 
 
 def decode(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Bodies are padded to four bytes by the senders of ours, so nothing is padded here."""
+    """The messages of one datagram. Bodies are padded to four bytes by the senders of ours, so
+    nothing is padded here."""
     offset = 0
     end = len(data)
     while offset + 16 <= end:

@@ -1,8 +1,9 @@
-"""rtnetlink neighbours and forwarding entries: requests, and what dumps say. Pure functions. `include/uapi/linux/neighbour.h`.
+"""rtnetlink neighbours and forwarding entries: requests, and what dumps say. Pure functions.
+`include/uapi/linux/neighbour.h`.
 
-Both are RTM_*NEIGH messages: family AF_INET says which MAC an address has, family AF_BRIDGE with NTF_SELF where a VXLAN device
-sends the frames for a MAC, with NTF_MASTER by which of its ports a bridge does. There may be tens of thousands, so encoding is written
-for speed.
+Both are RTM_*NEIGH messages: family AF_INET says which MAC an address has, family AF_BRIDGE with
+NTF_SELF where a VXLAN device sends the frames for a MAC, with NTF_MASTER by which of its ports a
+bridge does. There may be tens of thousands, so encoding is written for speed.
 """
 
 import struct
@@ -17,7 +18,8 @@ from weft.model.addresses import MacAddress
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_INET, AF_BRIDGE = 2, 7
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
-"""An entry of a bridge is static if it says NUD_NOARP; NUD_PERMANENT is the MAC of a port itself."""
+"""An entry of a bridge is static if it says NUD_NOARP; NUD_PERMANENT is the MAC of a port
+itself."""
 _NTF_SELF, _NTF_MASTER = 2, 4
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _HEADER = struct.Struct("=BxxxiHBB")
@@ -89,11 +91,23 @@ def decode_neighbour(body: bytes) -> NeighbourInfo:
 
 def _body(family: int, device: int, flags: int, destination: IPv4Address, mac: MacAddress) -> bytes:
     return _WHOLE.pack(
-        family, device, NUD_PERMANENT, flags, 0, 8, _NDA_DST, destination.packed, 10, _NDA_LLADDR, mac_bytes(mac)
+        family,
+        device,
+        NUD_PERMANENT,
+        flags,
+        0,
+        8,
+        _NDA_DST,
+        destination.packed,
+        10,
+        _NDA_LLADDR,
+        mac_bytes(mac),
     )
 
 
 def _forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> bytes:
     if vtep is not None:
         return _body(AF_BRIDGE, device, _NTF_SELF, vtep, mac)
-    return _AT_PORT.pack(AF_BRIDGE, device, NUD_NOARP, _NTF_MASTER, 0, 10, _NDA_LLADDR, mac_bytes(mac))
+    return _AT_PORT.pack(
+        AF_BRIDGE, device, NUD_NOARP, _NTF_MASTER, 0, 10, _NDA_LLADDR, mac_bytes(mac)
+    )

@@ -1,13 +1,13 @@
-"""Changes of an nftables table as nf_tables messages: elements, and the one rule of a service's chain.
-Pure functions.
+"""Changes of an nftables table as nf_tables messages: elements, and the one rule of a service's
+chain. Pure functions.
 
 What nft itself would send for the text of `network/render`: the tests compare the tables that come
 of both. All else is written as text, whole tables (`weft.linux.nft`): there nft is the compiler.
 Here it would take a hundred times as long as the kernel's own part, because it first reads what the
 table has.
 
-Numbers: `include/uapi/linux/netfilter/nf_tables.h`. Those in attributes are big-endian. A field of an
-element that has several is padded to four bytes.
+Numbers: `include/uapi/linux/netfilter/nf_tables.h`. Those in attributes are big-endian. A field of
+an element that has several is padded to four bytes.
 """
 
 import struct
@@ -234,11 +234,13 @@ def _translation(turn: Turn) -> bytes:
 def _expression(name: str, *attributes: tuple[int, int | str | bytes]) -> bytes:
     """Numbers are big-endian, octets are attributes themselves."""
     encoded = (
-        _nested(kind, value) if isinstance(value, bytes)
-        else text(kind, value) if isinstance(value, str)
+        _nested(kind, value)
+        if isinstance(value, bytes)
+        else text(kind, value)
+        if isinstance(value, str)
         else attribute(kind, struct.pack("!I", value))
         for kind, value in attributes
-    )  # fmt: skip
+    )
     return _nested(_ITEM, text(1, name), _nested(2, *encoded))
 
 

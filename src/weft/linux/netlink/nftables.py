@@ -1,6 +1,8 @@
-"""The few nf_tables messages needed to see cheaply whether rules changed, and whose: generation, names of tables, notifications.
+"""The few nf_tables messages needed to see cheaply whether rules changed, and whose: generation,
+names of tables, notifications.
 
-Rules themselves are written as text through `weft.linux.nft`. Numbers: `include/uapi/linux/netfilter/nf_tables.h`.
+Rules themselves are written as text through `weft.linux.nft`. Numbers:
+`include/uapi/linux/netfilter/nf_tables.h`.
 """
 
 import struct
@@ -40,8 +42,11 @@ def decode_generation(body: bytes) -> int:
 
 
 def begin(generation: int) -> Request:
-    """Of a transaction that is to happen in this generation, or not at all: then the kernel says ERESTART."""
-    return Request(_BATCH_BEGIN, 0, _BATCH + attribute(_BATCH_GENERATION, struct.pack("!I", generation)))
+    """Of a transaction that is to happen in this generation, or not at all: then the kernel says
+    ERESTART."""
+    return Request(
+        _BATCH_BEGIN, 0, _BATCH + attribute(_BATCH_GENERATION, struct.pack("!I", generation))
+    )
 
 
 def end() -> Request:

@@ -1,4 +1,5 @@
-"""rtnetlink routes (IPv4, unicast, one next hop): requests, and what a dump says. Pure functions. `rtnetlink.h`."""
+"""rtnetlink routes (IPv4, unicast, one next hop): requests, and what a dump says. Pure functions.
+`rtnetlink.h`."""
 
 import socket
 import struct
@@ -12,7 +13,8 @@ from weft.network.kernel_state import Route
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 PROTOCOL_KERNEL = 2
 PROTOCOL_WEFT = 0x57
-"""Says who made the route, in the host's namespace the only way to know. Not taken in iproute2's rt_protos."""
+"""Says who made the route, in the host's namespace the only way to know. Not taken in iproute2's
+rt_protos."""
 _RTN_UNICAST = 1
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _RTNH_F_ONLINK = 4
@@ -35,12 +37,21 @@ class RouteInfo(NamedTuple):
 
     def route(self, device: str) -> Route:
         return Route(
-            destination=self.destination, device=device, via=self.via, source=self.source, table=self.table, onlink=self.onlink
+            destination=self.destination,
+            device=device,
+            via=self.via,
+            source=self.source,
+            table=self.table,
+            onlink=self.onlink,
         )
 
 
 def add_route(device: int, route: Route) -> Request:
-    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _body(device, route, PROTOCOL_WEFT, _scope(route)))
+    return Request(
+        RTM_NEWROUTE,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        _body(device, route, PROTOCOL_WEFT, _scope(route)),
+    )
 
 
 def remove_route(device: int, route: Route) -> Request:

@@ -1,4 +1,5 @@
-"""rtnetlink policy routing rules (IPv4) that look up a table: requests, and what a dump says. Pure. `fib_rules.h`."""
+"""rtnetlink policy routing rules (IPv4) that look up a table: requests, and what a dump says. Pure.
+`fib_rules.h`."""
 
 import socket
 import struct
@@ -9,7 +10,15 @@ from weft.network.kernel_state import Rule
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 _FR_ACT_TO_TBL = 1
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FLOW, _FRA_SUPPRESS_PREFIXLEN = 1, 2, 3, 6, 10, 11, 14
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_FLOW, _FRA_SUPPRESS_PREFIXLEN = (
+    1,
+    2,
+    3,
+    6,
+    10,
+    11,
+    14,
+)
 _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME, _FRA_PAD, _FRA_L3MDEV, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_SPORT_RANGE = (
     15, 16, 17, 18, 19, 21, 22, 23,
 )  # fmt: skip
@@ -42,10 +51,13 @@ def dump_rules() -> tuple[int, bytes]:
 
 
 def decode_rule(body: bytes) -> Rule | None:
-    """None: one of the three built-in rules, or one with selectors or an action that a `Rule` cannot express."""
+    """None: one of the three built-in rules, or one with selectors or an action that a `Rule`
+    cannot express."""
     _, _, _, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
     found = decode(body, _HEADER.size)
-    foreign = action != _FR_ACT_TO_TBL or tos or flags & _FIB_RULE_INVERT or not found.keys() <= _KNOWN
+    foreign = (
+        action != _FR_ACT_TO_TBL or tos or flags & _FIB_RULE_INVERT or not found.keys() <= _KNOWN
+    )
     if foreign or to_u32(found.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff" * 4)) != _NO_SUPPRESSION:
         return None
     first, last = _PORTS.unpack(found.get(_FRA_SPORT_RANGE, bytes(4)))
@@ -64,7 +76,9 @@ def decode_rule(body: bytes) -> Rule | None:
 
 
 def _is_built_in(rule: Rule) -> bool:
-    selects = rule.mask or rule.input_device or rule.protocol is not None or rule.source_port is not None
+    selects = (
+        rule.mask or rule.input_device or rule.protocol is not None or rule.source_port is not None
+    )
     return not selects and (rule.priority, rule.table) in _BUILT_IN
 
 

@@ -1,7 +1,9 @@
-"""A netlink socket: sends requests, hundreds at a time, and gathers what the kernel answers. Blocking, but never for long.
+"""A netlink socket: sends requests, hundreds at a time, and gathers what the kernel answers.
+Blocking, but never for long.
 
-The kernel works through a datagram of requests while `send` runs, so that answers are there when it returns. A socket belongs
-to the namespace of the thread that opened it, for ever, whoever uses it (`weft.linux.netns` opens them).
+The kernel works through a datagram of requests while `send` runs, so that answers are there when it
+returns. A socket belongs to the namespace of the thread that opened it, for ever, whoever uses it
+(`weft.linux.netns` opens them).
 """
 
 import socket
@@ -35,21 +37,27 @@ _NETLINK_GET_STRICT_CHK = 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 BUFFER = 4 << 20
-"""Limits of both buffers, bytes. Room for the errors of a whole batch, for the notifications of some thousand changes, and for a
-transaction of some thousand elements, which is one datagram."""
+"""Limits of both buffers, bytes. Room for the errors of a whole batch, for the notifications of
+some thousand changes, and for a transaction of some thousand elements, which is one datagram."""
 _CHUNK = 256
-"""Requests per datagram: beyond that nothing is gained (measured), and a datagram may not pass the send buffer of 208 KiB."""
+"""Requests per datagram: beyond that nothing is gained (measured), and a datagram may not pass the
+send buffer of 208 KiB."""
 _DUMP_ATTEMPTS = 5
 
 
 class NetlinkSocket:
     """Requests and answers. Not for two threads at once."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    def __init__(
+        self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True
+    ) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
+        )
         self._sequence = 1
         self.port = 0
-        """By which the kernel knows the socket; it says so when it tells others what the socket has changed."""
+        """By which the kernel knows the socket; it says so when it tells others what the socket has
+        changed."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
@@ -73,11 +81,13 @@ class NetlinkSocket:
         self._socket.close()
 
     def receive(self) -> bytes:
-        """One datagram. Raises BlockingIOError on a non-blocking socket that has none, OSError(ENOBUFS) if some were lost."""
+        """One datagram. Raises BlockingIOError on a non-blocking socket that has none,
+        OSError(ENOBUFS) if some were lost."""
         return self._socket.recv(1 << 17)
 
     def execute(self, requests: Sequence[Request]) -> dict[int, NetlinkError]:
-        """Carry out all requests in order. Gives the errors by position in `requests`; what is not there succeeded."""
+        """Carry out all requests in order. Gives the errors by position in `requests`; what is not
+        there succeeded."""
         errors: dict[int, NetlinkError] = {}
         for start in range(0, len(requests), _CHUNK):
             chunk = requests[start : start + _CHUNK]
@@ -88,8 +98,8 @@ class NetlinkSocket:
         return errors
 
     def transact(self, begin: Request, body: bytes, count: int, end: Request) -> None:
-        """Carry out a transaction: all of it or nothing. `body`: so many requests, of `encode_transaction`. Raises NetlinkError
-        with the kernel's first objection."""
+        """Carry out a transaction: all of it or nothing. `body`: so many requests, of
+        `encode_transaction`. Raises NetlinkError with the kernel's first objection."""
         last = TRANSACTION + count
         self._socket.send(encode_one(begin, TRANSACTION) + body + encode_one(end, last + 1))
         objection: NetlinkError | None = None
@@ -115,7 +125,8 @@ class NetlinkSocket:
         return reply
 
     def dump(self, type_: int, body: bytes) -> list[bytes]:
-        """The bodies of all objects. A dump that was interrupted by a change is taken again. Raises NetlinkError."""
+        """The bodies of all objects. A dump that was interrupted by a change is taken again. Raises
+        NetlinkError."""
         for _ in range(_DUMP_ATTEMPTS):
             found, consistent = self._dump_once(Request(type_, NLM_F_DUMP, body))
             if consistent:

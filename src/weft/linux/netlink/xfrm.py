@@ -1,8 +1,10 @@
-"""XFRM, the kernel's IPsec: security associations ("states") and policies as requests, and what dumps say. Pure functions.
+"""XFRM, the kernel's IPsec: security associations ("states") and policies as requests, and what
+dumps say. Pure functions.
 
-Only what Weft uses: IPv4, ESP in transport mode, AES-GCM as in RFC 4106, policies for UDP to a port. The structures are those of
-`include/uapi/linux/xfrm.h`; addresses have 16 bytes there, of which IPv4 takes the first four. A state is known by destination,
-SPI and protocol, a policy by selector, direction and mark.
+Only what Weft uses: IPv4, ESP in transport mode, AES-GCM as in RFC 4106, policies for UDP to a
+port. The structures are those of `include/uapi/linux/xfrm.h`; addresses have 16 bytes there, of
+which IPv4 takes the first four. A state is known by destination, SPI and protocol, a policy by
+selector, direction and mark.
 """
 
 import socket
@@ -15,20 +17,37 @@ from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request
 from weft.model.addresses import Port
 from weft.model.encryption import IcvBits, Spi
 
-NEWSA, DELSA, GETSA, NEWPOLICY, DELPOLICY, GETPOLICY, UPDPOLICY, UPDSA = 16, 17, 18, 19, 20, 21, 25, 26
+NEWSA, DELSA, GETSA, NEWPOLICY, DELPOLICY, GETPOLICY, UPDPOLICY, UPDSA = (
+    16,
+    17,
+    18,
+    19,
+    20,
+    21,
+    25,
+    26,
+)
 IN: Literal[0] = 0
 OUT: Literal[1] = 1
 AEAD = "rfc4106(gcm(aes))"
 """AES-GCM for ESP, as the kernel's crypto calls it; 4 bytes of salt follow the key."""
 REPLAY_WINDOW = 2048
-"""Packets. The classic window ends at 32; a larger one comes in the structure made for extended sequence numbers, which the
-kernel takes without them as well, up to 4096 (`verify_replay`, `xfrm_init_replay`)."""
+"""Packets. The classic window ends at 32; a larger one comes in the structure made for extended
+sequence numbers, which the kernel takes without them as well, up to 4096 (`verify_replay`,
+`xfrm_init_replay`)."""
 
-_XFRMA_TMPL, _XFRMA_REPLAY_VAL, _XFRMA_ALG_AEAD, _XFRMA_MARK, _XFRMA_REPLAY_ESN_VAL = 5, 10, 18, 21, 23
+_XFRMA_TMPL, _XFRMA_REPLAY_VAL, _XFRMA_ALG_AEAD, _XFRMA_MARK, _XFRMA_REPLAY_ESN_VAL = (
+    5,
+    10,
+    18,
+    21,
+    23,
+)
 _UNLIMITED = 2**64 - 1
 _ALL = 0xFFFFFFFF
 _SELECTOR = struct.Struct("=4s12x4s12xHHHHHBBB3xiI")
-"""Destination, source, their ports with masks, family, prefix lengths, protocol, interface, user."""
+"""Destination, source, their ports with masks, family, prefix lengths, protocol, interface,
+user."""
 _ID = struct.Struct("=4s12x4sB3x")
 """Destination, SPI, protocol."""
 _SOURCE = struct.Struct("=4s12x")
@@ -70,11 +89,15 @@ class State(NamedTuple):
     """So many packets, then the kernel throws the state away."""
 
     def __repr__(self) -> str:
-        return f"State({self.spi:#x} {self.source} -> {self.destination} reqid={self.reqid:#x} icv={self.icv_bits})"
+        return (
+            f"State({self.spi:#x} {self.source} -> {self.destination} reqid={self.reqid:#x}"
+            f" icv={self.icv_bits})"
+        )
 
 
 class StateInfo(NamedTuple):
-    """A state as the kernel tells it. `state.key` is all zeros where the kernel keeps keys to itself (lockdown)."""
+    """A state as the kernel tells it. `state.key` is all zeros where the kernel keeps keys to
+    itself (lockdown)."""
 
     state: State
     packets: int
@@ -117,7 +140,13 @@ def limit_state(state: State) -> Request:
 
 
 def remove_state(spi: Spi, destination: IPv4Address) -> Request:
-    body = struct.pack("=4s12x4sHBx", destination.packed, spi.to_bytes(4, "big"), socket.AF_INET, socket.IPPROTO_ESP)
+    body = struct.pack(
+        "=4s12x4sHBx",
+        destination.packed,
+        spi.to_bytes(4, "big"),
+        socket.AF_INET,
+        socket.IPPROTO_ESP,
+    )
     return Request(DELSA, 0, body)
 
 
@@ -134,7 +163,11 @@ def decode_state(body: bytes) -> StateInfo | None:
     _, reqid, family, _, window, _ = _STATE.unpack_from(body, 204)
     found = decode(body, _STATE_SIZE)
     algorithm = found.get(_XFRMA_ALG_AEAD, b"")
-    if family != socket.AF_INET or protocol != socket.IPPROTO_ESP or to_text(algorithm[:64]) != AEAD:
+    if (
+        family != socket.AF_INET
+        or protocol != socket.IPPROTO_ESP
+        or to_text(algorithm[:64]) != AEAD
+    ):
         return None
     _, key_bits, icv_bits = _ALGORITHM.unpack_from(algorithm)
     sent = 0
@@ -166,7 +199,9 @@ def set_policy(policy: Policy) -> Request:
 
 
 def remove_policy(policy: Policy) -> Request:
-    return Request(DELPOLICY, 0, _selector(policy) + struct.pack("=IB3x", 0, policy.direction) + _mark(policy))
+    return Request(
+        DELPOLICY, 0, _selector(policy) + struct.pack("=IB3x", 0, policy.direction) + _mark(policy)
+    )
 
 
 def dump_policies() -> tuple[int, bytes]:
@@ -174,15 +209,40 @@ def dump_policies() -> tuple[int, bytes]:
 
 
 def decode_policy(body: bytes) -> Policy | None:
-    """None: one that we would not make. Mark and template tell whether we did (`weft.linux.xfrm`)."""
+    """None: one that we would not make. Mark and template tell whether we did
+    (`weft.linux.xfrm`)."""
     selector = _SELECTOR.unpack_from(body)
-    destination, source, port, port_mask, _, source_port_mask, family, to_length, from_length, protocol, _, _ = selector
+    (
+        destination,
+        source,
+        port,
+        port_mask,
+        _,
+        source_port_mask,
+        family,
+        to_length,
+        from_length,
+        protocol,
+        _,
+        _,
+    ) = selector
     priority, _, direction, action, _, _ = _POLICY.unpack_from(body, 152)
     found = decode(body, _POLICY_SIZE)
     templates = found.get(_XFRMA_TMPL, b"")
     mark, mask = struct.unpack("=II", found.get(_XFRMA_MARK, bytes(8)))
-    plain = family == socket.AF_INET and protocol == socket.IPPROTO_UDP and port_mask == 0xFFFF and not source_port_mask
-    if not plain or direction not in (IN, OUT) or action or mask not in (0, _ALL) or len(templates) > _TEMPLATE.size:
+    plain = (
+        family == socket.AF_INET
+        and protocol == socket.IPPROTO_UDP
+        and port_mask == 0xFFFF
+        and not source_port_mask
+    )
+    if (
+        not plain
+        or direction not in (IN, OUT)
+        or action
+        or mask not in (0, _ALL)
+        or len(templates) > _TEMPLATE.size
+    ):
         return None
     return Policy(
         direction=direction,
@@ -197,10 +257,19 @@ def decode_policy(body: bytes) -> Policy | None:
 
 def _state_body(state: State) -> bytes:
     identity = _ID.pack(state.destination.packed, state.spi.to_bytes(4, "big"), socket.IPPROTO_ESP)
-    body = bytes(_SELECTOR.size) + identity + _SOURCE.pack(state.source.packed) + _limits(state.packet_limit)
-    body += bytes(_USED.size + _STATISTICS.size) + _STATE.pack(0, state.reqid, socket.AF_INET, 0, 0, 0)
+    body = (
+        bytes(_SELECTOR.size)
+        + identity
+        + _SOURCE.pack(state.source.packed)
+        + _limits(state.packet_limit)
+    )
+    body += bytes(_USED.size + _STATISTICS.size) + _STATE.pack(
+        0, state.reqid, socket.AF_INET, 0, 0, 0
+    )
     name = AEAD.encode()
-    body += attribute(_XFRMA_ALG_AEAD, _ALGORITHM.pack(name, len(state.key) * 8, state.icv_bits) + state.key)
+    body += attribute(
+        _XFRMA_ALG_AEAD, _ALGORITHM.pack(name, len(state.key) * 8, state.icv_bits) + state.key
+    )
     if state.window:
         words = -(-state.window // 32)
         large = _REPLAY_LARGE.pack(words, state.sent, 0, 0, 0, state.window)
@@ -209,28 +278,56 @@ def _state_body(state: State) -> bytes:
 
 
 def _limits(packets: int | None) -> bytes:
-    return _LIMITS.pack(_UNLIMITED, _UNLIMITED, _UNLIMITED, _UNLIMITED if packets is None else packets, 0, 0, 0, 0)
+    return _LIMITS.pack(
+        _UNLIMITED, _UNLIMITED, _UNLIMITED, _UNLIMITED if packets is None else packets, 0, 0, 0, 0
+    )
 
 
 def _selector(policy: Policy) -> bytes:
     to, from_ = policy.destination, policy.source
     return _SELECTOR.pack(
-        to.network_address.packed, from_.network_address.packed, socket.htons(policy.port), 0xFFFF, 0, 0,
-        socket.AF_INET, to.prefixlen, from_.prefixlen, socket.IPPROTO_UDP, 0, 0,
-    )  # fmt: skip
+        to.network_address.packed,
+        from_.network_address.packed,
+        socket.htons(policy.port),
+        0xFFFF,
+        0,
+        0,
+        socket.AF_INET,
+        to.prefixlen,
+        from_.prefixlen,
+        socket.IPPROTO_UDP,
+        0,
+        0,
+    )
 
 
 def _template(template: Template) -> bytes:
     return _TEMPLATE.pack(
-        template.destination.packed, template.spi.to_bytes(4, "big"), socket.IPPROTO_ESP, socket.AF_INET,
-        template.source.packed, template.reqid, 0, 0, 0, _ALL, _ALL, _ALL,
-    )  # fmt: skip
+        template.destination.packed,
+        template.spi.to_bytes(4, "big"),
+        socket.IPPROTO_ESP,
+        socket.AF_INET,
+        template.source.packed,
+        template.reqid,
+        0,
+        0,
+        0,
+        _ALL,
+        _ALL,
+        _ALL,
+    )
 
 
 def _decode_template(data: bytes) -> Template:
     destination, spi, _, _, source, reqid, *_ = _TEMPLATE.unpack_from(data)
-    return Template(reqid, int.from_bytes(spi, "big"), IPv4Address(source), IPv4Address(destination))
+    return Template(
+        reqid, int.from_bytes(spi, "big"), IPv4Address(source), IPv4Address(destination)
+    )
 
 
 def _mark(policy: Policy) -> bytes:
-    return b"" if policy.mark is None else attribute(_XFRMA_MARK, struct.pack("=II", policy.mark, _ALL))
+    return (
+        b""
+        if policy.mark is None
+        else attribute(_XFRMA_MARK, struct.pack("=II", policy.mark, _ALL))
+    )

@@ -44,14 +44,15 @@ Changes = tuple[Change, ...]
 
 
 class Comparison:
-    """Tables compared pair by pair. Many tables of a node share what they hold: each pair of that is
-    looked at once. To be used while the tables live."""
+    """Tables compared pair by pair. Many tables of a node share what they hold: each pair of that
+    is looked at once. To be used while the tables live."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], Changes] = {}
 
     def changes(self, old: Table, new: Table) -> Changes | None:
-        """What leads from one to the other; nothing if they are equal. None: it has to be written."""
+        """What leads from one to the other; nothing if they are equal. None: it has to be
+        written."""
         if (old.body, old.start) != (new.body, new.start) or not _same_types(old.sets, new.sets):
             return None
         pairs = [] if old.sets is new.sets else list(_differing(old.sets, new.sets))

@@ -9,9 +9,10 @@ service's tasks. The slot is counted by the rule, thus for each service and in e
 from the others. The hook's last rule goes to slot 0, which is taken as long as there is a backend:
 for a packet that others have overtaken, so that it found only empty slots.
 
-A packet that is on its way while elements change finds one of them: if the ring has just got another
-size, behind some slots that are empty now. Before Linux 6.17 (commit b2f742c846ca) a look-up could miss
-an element that one transaction removes and adds again; the next of the look-ups finds it. Decision 20.
+A packet that is on its way while elements change finds one of them: if the ring has just got
+another size, behind some slots that are empty now. Before Linux 6.17 (commit b2f742c846ca) a
+look-up could miss an element that one transaction removes and adds again; the next of the look-ups
+finds it. Decision 20.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

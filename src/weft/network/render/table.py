@@ -10,8 +10,8 @@ _VERDICT: tuple[Field, ...] = ("verdict",)
 
 
 def text(table: Table) -> str:
-    """Sets, the services' chains, the maps that lead to them, and the fixed part. The same for equal
-    tables."""
+    """Sets, the services' chains, the maps that lead to them, and the fixed part. The same for
+    equal tables."""
     content = elements(table)
     sets = {name: _declared(name, kind.type, content[name]) for name, kind in table.sets.items()}
     leading = [name for name, kind in table.sets.items() if kind.type.value == _VERDICT]

@@ -1,9 +1,12 @@
-"""Connection tracking and address translation of one namespace, as much as DNAT, SNAT and their answers need.
+"""Connection tracking and address translation of one namespace, as much as DNAT, SNAT and their
+answers need.
 
-A connection has two tuples: how its first packet looked, and how an answer to it looks. Translation means that the second is not
-the reverse of the first. A zone keeps equal originals apart; answers are always looked up in zone 0 (`ct original zone`).
+A connection has two tuples: how its first packet looked, and how an answer to it looks. Translation
+means that the second is not the reverse of the first. A zone keeps equal originals apart; answers
+are always looked up in zone 0 (`ct original zone`).
 
-Every first packet begins a connection: there are no TCP flags, no timeouts, and no ICMP errors here.
+Every first packet begins a connection: there are no TCP flags, no timeouts, and no ICMP errors
+here.
 """
 
 from ipaddress import IPv4Address
@@ -23,10 +26,15 @@ class Packet(NamedTuple):
     destination_port: int
 
     def __str__(self) -> str:
-        return f"{self.protocol} {self.source}:{self.source_port} > {self.destination}:{self.destination_port}"
+        return (
+            f"{self.protocol} {self.source}:{self.source_port} >"
+            f" {self.destination}:{self.destination_port}"
+        )
 
     def reversed(self) -> "Packet":
-        return Packet(self.protocol, self.destination, self.destination_port, self.source, self.source_port)
+        return Packet(
+            self.protocol, self.destination, self.destination_port, self.source, self.source_port
+        )
 
 
 class Connection:
@@ -41,12 +49,17 @@ class Connection:
 
     @property
     def is_dnat(self) -> bool:
-        return (self.reply.source, self.reply.source_port) != (self.original.destination, self.original.destination_port)
+        return (self.reply.source, self.reply.source_port) != (
+            self.original.destination,
+            self.original.destination_port,
+        )
 
     def send_to(self, address: IPv4Address, port: int | None) -> None:
         """DNAT. None: the port stays."""
         reply = self.reply
-        self.reply = reply._replace(source=address, source_port=reply.source_port if port is None else port)
+        self.reply = reply._replace(
+            source=address, source_port=reply.source_port if port is None else port
+        )
 
     def send_from(self, address: IPv4Address) -> None:
         """SNAT."""
@@ -75,7 +88,8 @@ class Connections:
         self._known: dict[tuple[int, Packet], Tracked] = {}
 
     def find(self, packet: Packet, zone: int = 0) -> Tracked:
-        """The connection that the packet belongs to, or a new one, which is not remembered before `confirm`."""
+        """The connection that the packet belongs to, or a new one, which is not remembered before
+        `confirm`."""
         known = self._known.get((zone, packet)) or self._known.get((0, packet))
         if known is None:
             return Tracked(Connection(packet, zone), False)
@@ -90,7 +104,8 @@ class Connections:
             spare += 1
 
     def confirm(self, connection: Connection) -> bool:
-        """The first packet got through. False: another connection has that answer, and the packet is lost."""
+        """The first packet got through. False: another connection has that answer, and the packet
+        is lost."""
         if self._taken(connection):
             return False
         self._known[connection.zone, connection.original] = Tracked(connection, False)
@@ -102,11 +117,15 @@ class Connections:
         self._known = {k: t for k, t in self._known.items() if t.connection.reply.source != address}
 
     def forget_untranslated(self, protocol: str, port: int) -> None:
-        """Of those to the port. `conntrack -D -p <protocol> --orig-port-dst <port>`, but for what is translated."""
+        """Of those to the port. `conntrack -D -p <protocol> --orig-port-dst <port>`, but for what
+        is translated."""
 
         def stays(tracked: Tracked) -> bool:
             asked, reply = tracked.connection.original, tracked.connection.reply
-            return (asked.protocol, asked.destination_port) != (protocol, port) or reply != asked.reversed()
+            return (asked.protocol, asked.destination_port) != (
+                protocol,
+                port,
+            ) or reply != asked.reversed()
 
         self._known = {key: tracked for key, tracked in self._known.items() if stays(tracked)}
 

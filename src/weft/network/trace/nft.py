@@ -1,8 +1,10 @@
-"""An interpreter of nftables text: of exactly the statements that the plan writes, and of nothing else.
+"""An interpreter of nftables text: of exactly the statements that the plan writes, and of nothing
+else.
 
-A statement that is not in `STATEMENTS` is an error, so that a change in the plan's rules is noticed by the packets' tests. Each
-either looks (and lets the rule go on or end), or does something to the packet in flight, or gives a verdict. The order in which
-chains are called is the caller's affair (fake_stack.py).
+A statement that is not in `STATEMENTS` is an error, so that a change in the plan's rules is noticed
+by the packets' tests. Each either looks (and lets the rule go on or end), or does something to the
+packet in flight, or gives a verdict. The order in which chains are called is the caller's affair
+(fake_stack.py).
 """
 
 import functools
@@ -12,7 +14,14 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from weft.network.kernel_state import Table
-from weft.network.render.changes import AddElements, Change, Changes, RemoveChain, RemoveElements, SetTurn
+from weft.network.render.changes import (
+    AddElements,
+    Change,
+    Changes,
+    RemoveChain,
+    RemoveElements,
+    SetTurn,
+)
 from weft.network.render.table import element
 from weft.network.trace.conntrack import Packet, Tracked
 
@@ -40,9 +49,11 @@ class Ruleset(NamedTuple):
         return [chain for chain in self.chains.values() if chain.hook == hook]
 
     def after(self, table: Table, changes: Changes) -> "Ruleset":
-        """As the kernel does it: all or nothing. Raises KeyError for what is not there, ValueError for what is there already
-        or is needed by something else."""
-        changed = Ruleset(dict(self.chains), {name: dict(content) for name, content in self.elements.items()})
+        """As the kernel does it: all or nothing. Raises KeyError for what is not there, ValueError
+        for what is there already or is needed by something else."""
+        changed = Ruleset(
+            dict(self.chains), {name: dict(content) for name, content in self.elements.items()}
+        )
         for change in changes:
             changed._change(change, table.start)
         return changed
@@ -52,7 +63,11 @@ class Ruleset(NamedTuple):
             case SetTurn(turn):
                 self.chains[turn.chain] = Chain(turn.chain, (turn.rule(start),))
             case RemoveChain(name):
-                if any(value == f"jump {name}" for content in self.elements.values() for value in content.values()):
+                if any(
+                    value == f"jump {name}"
+                    for content in self.elements.values()
+                    for value in content.values()
+                ):
                     raise ValueError(f"chain {name} is in use")
                 del self.chains[name]
             case RemoveElements(name, type_, keys):
@@ -71,7 +86,9 @@ class Ruleset(NamedTuple):
 class Flight:
     """A packet on its way through one namespace: what rules see of it, and what they can change."""
 
-    def __init__(self, packet: Packet, is_local: Callable[[IPv4Address], bool], counters: dict[str, int]) -> None:
+    def __init__(
+        self, packet: Packet, is_local: Callable[[IPv4Address], bool], counters: dict[str, int]
+    ) -> None:
         self.packet = packet
         self.is_local = is_local
         self.counters = counters
@@ -161,7 +178,10 @@ def _walk(rules: Ruleset, chain: Chain, flight: Flight) -> Verdict | None:
 def _run_rule(rules: Ruleset, rule: str, flight: Flight) -> None:
     position = 0
     while position < len(rule):
-        found = next((hit for pattern, act in STATEMENTS if (hit := _match(pattern, rule, position, act))), None)
+        found = next(
+            (hit for pattern, act in STATEMENTS if (hit := _match(pattern, rule, position, act))),
+            None,
+        )
         if found is None:
             raise ValueError(f"no such statement: {rule[position:]!r}")
         match, act = found
@@ -173,7 +193,9 @@ def _run_rule(rules: Ruleset, rule: str, flight: Flight) -> None:
 Act = Callable[[re.Match[str], Flight, Ruleset], bool]
 
 
-def _match(pattern: re.Pattern[str], rule: str, position: int, act: Act) -> tuple[re.Match[str], Act] | None:
+def _match(
+    pattern: re.Pattern[str], rule: str, position: int, act: Act
+) -> tuple[re.Match[str], Act] | None:
     match = pattern.match(rule, position)
     return (match, act) if match else None
 
@@ -260,7 +282,8 @@ def _send_to(target: str | None) -> bool:
 
 
 def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
-    """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the count goes on also where the slot is empty."""
+    """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the count goes on also
+    where the slot is empty."""
     field, size, offset, mask, slots = m.groups()
     if field != "ip daddr" and f.packet.protocol != field.split()[0]:
         return False

@@ -1,7 +1,8 @@
-"""What Weft uses of etcd: `Kv`. `client.py` is the real one, `store/etcd/fake.py` one in memory that behaves like it.
+"""What Weft uses of etcd: `Kv`. `client.py` is the real one, `store/etcd/fake.py` one in memory
+that behaves like it.
 
-Keys are text, values bytes. A revision counts the transactions that wrote something; a key has the revision that created it and
-the one that wrote it last, both 0 while it does not exist.
+Keys are text, values bytes. A revision counts the transactions that wrote something; a key has the
+revision that created it and the one that wrote it last, both 0 while it does not exist.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -12,12 +13,13 @@ import msgspec
 from weft.errors import OperationFailed
 
 NO_MAJORITY = (
-    "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. "
-    "Make sure more than half of the managers are online."
+    "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few"
+    " managers are online. Make sure more than half of the managers are online."
 )
 """Docker Swarm's text, of `Unavailable`."""
 FULL = (
-    "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is compacted and defragmented"
+    "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is"
+    " compacted and defragmented"
 )
 """Of `OperationFailed`."""
 FIRST_KEY = "\0"
@@ -121,21 +123,36 @@ class MemberStatus(msgspec.Struct, frozen=True):
 
 
 class Kv(Protocol):
-    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`). What was asked for may then
-    have happened, or happen yet. Other refusals are `OperationFailed`, `NotFound`, `FailedPrecondition`."""
+    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`).
+    What was asked for may then have happened, or happen yet. Other refusals are `OperationFailed`,
+    `NotFound`, `FailedPrecondition`."""
 
-    async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
-        """One key, or all from `key` to before `end`. Without a `revision` the newest that a majority knows; `serializable`:
-        what the member itself knows, without a majority as well. Raises `Compacted`."""
+    async def range(
+        self,
+        key: str,
+        end: str = "",
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        serializable: bool = False,
+    ) -> Range:
+        """One key, or all from `key` to before `end`. Without a `revision` the newest that a
+        majority knows; `serializable`: what the member itself knows, without a majority as well.
+        Raises `Compacted`."""
         ...
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         """Atomic. No key may be written twice in it."""
         ...
 
     def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        """Changes from `revision` on. The first batch is empty: it says that the watch stands. Close it (`aclosing`). Raises
-        `Compacted`."""
+        """Changes from `revision` on. The first batch is empty: it says that the watch stands.
+        Close it (`aclosing`). Raises `Compacted`."""
         ...
 
     async def grant(self, ttl: int) -> int:
@@ -153,12 +170,13 @@ class Kv(Protocol):
     async def members(self) -> tuple[Member, ...]: ...
 
     async def add_learner(self, peer_url: str) -> Member:
-        """A member that does not vote. Raises `FailedPrecondition` while there is another such member, or if too few of the
-        present ones are up."""
+        """A member that does not vote. Raises `FailedPrecondition` while there is another such
+        member, or if too few of the present ones are up."""
         ...
 
     async def promote(self, member: int) -> None:
-        """Gives it its vote. Raises `FailedPrecondition` while it has not caught up or if it votes already, `NotFound`."""
+        """Gives it its vote. Raises `FailedPrecondition` while it has not caught up or if it votes
+        already, `NotFound`."""
         ...
 
     async def remove_member(self, member: int) -> None:
@@ -168,7 +186,8 @@ class Kv(Protocol):
     async def status(self) -> MemberStatus: ...
 
     async def alarms(self) -> frozenset[int]:
-        """Members that have raised the alarm NOSPACE: no write is taken while there is one, but for deletions."""
+        """Members that have raised the alarm NOSPACE: no write is taken while there is one, but for
+        deletions."""
         ...
 
     async def disarm(self, member: int) -> None: ...

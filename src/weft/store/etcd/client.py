@@ -1,8 +1,9 @@
-"""`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody else runs, at https endpoints.
+"""`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody
+else runs, at https endpoints.
 
-With several endpoints one is used until it does not answer; then the next one. A call is repeated only if there was no connection:
-nobody knows whether one that was sent was carried out. The header `hasleader` makes a member without a leader refuse at once instead of
-waiting for one.
+With several endpoints one is used until it does not answer; then the next one. A call is repeated
+only if there was no connection: nobody knows whether one that was sent was carried out. The header
+`hasleader` makes a member without a leader refuse at once instead of waiting for one.
 """
 
 import asyncio
@@ -16,9 +17,28 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from weft.errors import Conflict, FailedPrecondition, NotFound, OperationFailed, Unavailable, WeftError, cause_of
+from weft.errors import (
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    OperationFailed,
+    Unavailable,
+    WeftError,
+    cause_of,
+)
 from weft.store.etcd import wire
-from weft.store.etcd.base import FULL, NO_MAJORITY, Answer, Batch, Compacted, Compare, Member, MemberStatus, Operation, Range
+from weft.store.etcd.base import (
+    FULL,
+    NO_MAJORITY,
+    Answer,
+    Batch,
+    Compacted,
+    Compare,
+    Member,
+    MemberStatus,
+    Operation,
+    Range,
+)
 
 CONNECT = 3.0
 CALL = 6.0
@@ -34,16 +54,24 @@ _RATE = 1e6
 _LARGEST = 64 << 20
 """Bytes of a call. etcd would refuse it as well, having read it."""
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
-_BY_CODE: Mapping[int, type[WeftError]] = {4: Unavailable, 5: NotFound, 6: Conflict, 9: FailedPrecondition, 14: Unavailable}
+_BY_CODE: Mapping[int, type[WeftError]] = {
+    4: Unavailable,
+    5: NotFound,
+    6: Conflict,
+    9: FailedPrecondition,
+    14: Unavailable,
+}
 """gRPC codes; the rest are `OperationFailed`."""
 _NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
-"""Refusals that are no outage. The first: a change of members while one is down, or up for less than five seconds."""
+"""Refusals that are no outage. The first: a change of members while one is down, or up for less
+than five seconds."""
 _LIMITS: Mapping[str, str] = {
     "too many operations": "--max-txn-ops",
     "request is too large": "--max-request-bytes",
     "larger than max": "--max-request-bytes",
 }
-"""etcd's options behind its refusals of what is too large; the last one is gRPC's, and goes by the same option."""
+"""etcd's options behind its refusals of what is too large; the last one is gRPC's, and goes by the
+same option."""
 
 T = TypeVar("T")
 
@@ -63,42 +91,72 @@ class GatewayClient:
 
     @classmethod
     def remote(cls, endpoints: Sequence[str], context: ssl.SSLContext | None) -> "GatewayClient":
-        """`endpoints` are `host:port`. `context` has the client's certificate; None speaks plain HTTP."""
+        """`endpoints` are `host:port`. `context` has the client's certificate; None speaks plain
+        HTTP."""
         connector = aiohttp.TCPConnector(limit=0, ssl=context if context is not None else True)
-        return cls(_session(connector), [f"{'https' if context else 'http'}://{each}" for each in endpoints])
+        return cls(
+            _session(connector),
+            [f"{'https' if context else 'http'}://{each}" for each in endpoints],
+        )
 
     def first_answer(self) -> Coroutine[Any, Any, None]:
-        """Waits for one of a member that does not answer yet. Until then every call is refused at once, as without a majority: what was
-        sent to its socket would wait there, and be carried out when nobody thinks of it any more."""
+        """Waits for one of a member that does not answer yet. Until then every call is refused at
+        once, as without a majority: what was sent to its socket would wait there, and be carried
+        out when nobody thinks of it any more."""
         self._is_silent = True
         return self._hear()
 
     async def _hear(self) -> None:
         while self._is_silent:
             try:
-                async with self._http.post(f"{self._endpoints[0]}/v3/maintenance/status", data=b"{}", timeout=_ENDLESS):
+                async with self._http.post(
+                    f"{self._endpoints[0]}/v3/maintenance/status", data=b"{}", timeout=_ENDLESS
+                ):
                     self._is_silent = False
             except _FAILURES:
                 await asyncio.sleep(CONNECT)
 
-    async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
-        asked = wire.key_range(key, end) | {"limit": str(limit), "revision": str(revision), "serializable": serializable}
+    async def range(
+        self,
+        key: str,
+        end: str = "",
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        serializable: bool = False,
+    ) -> Range:
+        asked = wire.key_range(key, end) | {
+            "limit": str(limit),
+            "revision": str(revision),
+            "serializable": serializable,
+        }
         headers = {} if serializable else _NEEDS_LEADER
         answer = await self._call("kv/range", asked, wire.RangeResponse, headers)
         return Range(answer.header.revision, answer.pairs(), answer.more)
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         asked = {
             "compare": wire.compares(compares),
             "success": wire.operations(then),
             "failure": wire.operations(otherwise),
         }
         answer = await self._call("kv/txn", asked, wire.TxnResponse, _NEEDS_LEADER)
-        reads = tuple(each.response_range.pairs() for each in answer.responses if each.response_range is not None)
+        reads = tuple(
+            each.response_range.pairs()
+            for each in answer.responses
+            if each.response_range is not None
+        )
         return Answer(answer.succeeded, answer.header.revision, reads)
 
     async def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        asked = wire.encode({"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}})
+        asked = wire.encode(
+            {"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}}
+        )
         try:
             async with await self._post("watch", asked, timeout=_ENDLESS) as response:
                 async for line in _lines(response.content):
@@ -112,7 +170,9 @@ class GatewayClient:
         return (await self._call("lease/grant", {"TTL": str(ttl)}, wire.Lease, _NEEDS_LEADER)).ID
 
     async def keep_alive(self, lease: int) -> int:
-        answer = await self._call("lease/keepalive", {"ID": str(lease)}, wire.Streamed, _NEEDS_LEADER)
+        answer = await self._call(
+            "lease/keepalive", {"ID": str(lease)}, wire.Streamed, _NEEDS_LEADER
+        )
         if answer.error is not None:
             raise _refusal(answer.error)
         left = _decode(bytes(answer.result), wire.Lease).TTL
@@ -125,11 +185,16 @@ class GatewayClient:
             await self._call("lease/revoke", {"ID": str(lease)}, wire.Done, _NEEDS_LEADER)
 
     async def members(self) -> tuple[Member, ...]:
-        return tuple(each.member() for each in (await self._call("cluster/member/list", {}, wire.MemberList)).members)
+        return tuple(
+            each.member()
+            for each in (await self._call("cluster/member/list", {}, wire.MemberList)).members
+        )
 
     async def add_learner(self, peer_url: str) -> Member:
         asked = {"peerURLs": [peer_url], "isLearner": True}
-        return (await self._call("cluster/member/add", asked, wire.MemberAdded, _NEEDS_LEADER)).member.member()
+        return (
+            await self._call("cluster/member/add", asked, wire.MemberAdded, _NEEDS_LEADER)
+        ).member.member()
 
     async def promote(self, member: int) -> None:
         await self._call("cluster/member/promote", {"ID": str(member)}, wire.Done, _NEEDS_LEADER)
@@ -141,8 +206,14 @@ class GatewayClient:
         it = await self._call("maintenance/status", {}, wire.StatusResponse)
         is_full = any(NO_SPACE in error for error in it.errors)
         return MemberStatus(
-            it.header.member_id, it.leader, it.header.revision, it.dbSize, it.isLearner, it.dbSizeInUse, is_full
-        )  # fmt: skip
+            it.header.member_id,
+            it.leader,
+            it.header.revision,
+            it.dbSize,
+            it.isLearner,
+            it.dbSizeInUse,
+            is_full,
+        )
 
     async def alarms(self) -> frozenset[int]:
         found = await self._call("maintenance/alarm", {"action": "GET"}, wire.Alarms)
@@ -163,11 +234,18 @@ class GatewayClient:
         await self._http.close()
 
     async def _call(
-        self, path: str, asked: Any, type_: type[T], headers: Mapping[str, str] | None = None, patience: float = CALL
+        self,
+        path: str,
+        asked: Any,
+        type_: type[T],
+        headers: Mapping[str, str] | None = None,
+        patience: float = CALL,
     ) -> T:
         body = wire.encode(asked)
         if len(body) > _LARGEST:
-            raise OperationFailed(f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most")
+            raise OperationFailed(
+                f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most"
+            )
         timeout = aiohttp.ClientTimeout(total=patience + len(body) / _RATE, connect=CONNECT)
         try:
             async with await self._post(path, body, headers=headers, timeout=timeout) as response:
@@ -193,8 +271,13 @@ class GatewayClient:
             raise Unavailable(NO_MAJORITY)
         for _ in self._endpoints[1:]:
             try:
-                return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):  # so nothing was sent
+                return await self._http.post(
+                    f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how
+                )
+            except (
+                aiohttp.ClientConnectorError,
+                aiohttp.ConnectionTimeoutError,
+            ):  # so nothing was sent
                 self._turn()
         return await self._http.post(f"{self._endpoints[0]}/v3/{path}", data=_sendable(body), **how)
 
@@ -224,7 +307,9 @@ def _batch(line: bytes) -> Batch:
         raise _refusal(streamed.error)
     response = _decode(bytes(streamed.result), wire.WatchResponse)
     if response.compact_revision:
-        raise Compacted(f"cannot watch the store: revisions before {response.compact_revision} are gone")
+        raise Compacted(
+            f"cannot watch the store: revisions before {response.compact_revision} are gone"
+        )
     if response.canceled:
         raise Unavailable(f"cannot watch the store: {response.cancel_reason}")
     return Batch(tuple(event.changed() for event in response.events))
@@ -242,7 +327,9 @@ def _refusal(said: wire.Refusal) -> WeftError:
         return Unavailable("cannot read the store: this member of it is behind another one")
     for phrase, option in _LIMITS.items():
         if phrase in text:
-            return OperationFailed(f"cannot write so much to etcd at once: raise its {option}: {text}")
+            return OperationFailed(
+                f"cannot write so much to etcd at once: raise its {option}: {text}"
+            )
     kind = _BY_CODE.get(code, OperationFailed)
     return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(text)
 

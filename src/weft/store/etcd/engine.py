@@ -1,18 +1,21 @@
-"""The store of several managers: etcd has the truth, each manager all of it in memory, kept up by a watch.
+"""The store of several managers: etcd has the truth, each manager all of it in memory, kept up by a
+watch.
 
     1. check    versions and names, against the state in memory
     2. send     one transaction: compares of every version, of the names, of the schema and, unless independent, of the guard
     3. wait     until the watch has brought what it wrote. Only the watch changes the state, so every manager sees the same
                 commits in the same order, its own as well
 
-The compares are of what the caller saw: all up to the sending is without an await. Of two commits of this process on one state that are
-not independent the second to arrive fails, as would another manager's.
+The compares are of what the caller saw: all up to the sending is without an await. Of two commits
+of this process on one state that are not independent the second to arrive fails, as would another
+manager's.
 
-A store that does not answer when it is opened may be shown as it was kept (`store/kept.py`). Nothing can be
-committed then, and what was kept is forgotten as soon as the store itself was read.
+A store that does not answer when it is opened may be shown as it was kept (`store/kept.py`).
+Nothing can be committed then, and what was kept is forgotten as soon as the store itself was read.
 
-If the answer is lost nobody can tell whether the transaction was carried out, and it is not repeated: that might undo what somebody
-else did between the two. A commit that is under way goes on when its caller is cancelled.
+If the answer is lost nobody can tell whether the transaction was carried out, and it is not
+repeated: that might undo what somebody else did between the two. A commit that is under way goes on
+when its caller is cancelled.
 """
 
 import asyncio
@@ -41,7 +44,8 @@ _CHECK = 2.0
 _SILENCE = 4.0
 """Without any sign of a majority for so long there is none."""
 _IN_FLIGHT = 64
-"""Transactions at once; each has a connection. The others wait here, where it does not count as etcd's time."""
+"""Transactions at once; each has a connection. The others wait here, where it does not count as
+etcd's time."""
 _CATCH_UP = 5.0
 """What was committed is seen within that, or the watch is taken for broken."""
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -64,9 +68,15 @@ class EtcdStore:
     """`store.base.Store`."""
 
     def __init__(
-        self, kv: Kv, clock: Clock, keys: Keys, schema: Schema, loaded: Loaded,
-        cluster: ClusterId | None = None, is_kept: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        kv: Kv,
+        clock: Clock,
+        keys: Keys,
+        schema: Schema,
+        loaded: Loaded,
+        cluster: ClusterId | None = None,
+        is_kept: bool = False,
+    ) -> None:
         self._kv, self._clock, self._keys, self._schema = kv, clock, keys, schema
         self._cluster = cluster
         self._is_kept = is_kept
@@ -92,13 +102,17 @@ class EtcdStore:
 
     @classmethod
     async def open(
-        cls, kv: Kv, clock: Clock, prefix: str = PREFIX, schema: Schema = CURRENT,
+        cls,
+        kv: Kv,
+        clock: Clock,
+        prefix: str = PREFIX,
+        schema: Schema = CURRENT,
         cluster: ClusterId | None = None,
-    ) -> "EtcdStore":  # fmt: skip
+    ) -> "EtcdStore":
         """Loads everything, and upgrades an older store. Without a majority it gives what the own
-        member knows. The store owns `kv` from then on. `cluster`: the swarm whose state must be in it.
-        Raises `NotFound` if there is no store, `Damaged` if it is not that swarm's, `OperationFailed`
-        as `SqliteStore.open` does, `Unavailable`."""
+        member knows. The store owns `kv` from then on. `cluster`: the swarm whose state must be in
+        it. Raises `NotFound` if there is no store, `Damaged` if it is not that swarm's,
+        `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
         keys = Keys(prefix)
         try:
             loaded = await load(kv, keys, schema)
@@ -114,11 +128,16 @@ class EtcdStore:
 
     @classmethod
     def show(
-        cls, kv: Kv, clock: Clock, kept: Kept, cluster: ClusterId | None = None, prefix: str = PREFIX,
+        cls,
+        kv: Kv,
+        clock: Clock,
+        kept: Kept,
+        cluster: ClusterId | None = None,
+        prefix: str = PREFIX,
         schema: Schema = CURRENT,
-    ) -> "EtcdStore":  # fmt: skip
-        """What was kept, until the store answers. It owns `kv` from then on. Raises `Damaged` if what
-        was kept is not the swarm's."""
+    ) -> "EtcdStore":
+        """What was kept, until the store answers. It owns `kv` from then on. Raises `Damaged` if
+        what was kept is not the swarm's."""
         _check(kept.objects, cluster)
         loaded = Loaded(0, kept.revision, 0, 0, 0, kept.objects)
         return cls(kv, clock, Keys(prefix), schema, loaded, cluster, is_kept=True)
@@ -141,7 +160,10 @@ class EtcdStore:
         if not changes:
             return self._state.revision
         wanted = transaction(self._keys, self._state, changes, self._base, self._clock())
-        compares, writes = [*wanted.compares, Compare(self._keys.schema, self._schema_written)], [*wanted.writes]
+        compares, writes = (
+            [*wanted.compares, Compare(self._keys.schema, self._schema_written)],
+            [*wanted.writes],
+        )
         if writes and not independent:
             compares.append(Compare(self._keys.guard, self._guard))
             writes.append(Write(self._keys.guard))
@@ -172,7 +194,9 @@ class EtcdStore:
     async def _carry_out(self, wanted: Transaction, changes: Sequence[Change]) -> int:
         keys = self._keys
         async with self._turns:
-            answer = await self._kv.txn(wanted.compares, wanted.writes, [Read(keys.last), Read(keys.schema)])
+            answer = await self._kv.txn(
+                wanted.compares, wanted.writes, [Read(keys.last), Read(keys.schema)]
+            )
         self._sign = self._now()
         if answer.succeeded:
             if not wanted.writes:
@@ -182,12 +206,15 @@ class EtcdStore:
         last, schema = answer.reads
         await self._reach(last[0].mod_revision if last else 0)
         if schema and schema[0].mod_revision != self._schema_written:
-            raise OperationFailed("cannot commit: a newer version of this program has taken over the store")
+            raise OperationFailed(
+                "cannot commit: a newer version of this program has taken over the store"
+            )
         self._state.check(changes)  # what is the matter: a name, or a version
         raise OutOfSequence("update out of sequence")
 
     async def _reach(self, revision: int) -> None:
-        """Until the state is that new. Raises `Unavailable` if it does not get there: the commit is nevertheless made."""
+        """Until the state is that new. Raises `Unavailable` if it does not get there: the commit is
+        nevertheless made."""
         if self._seen >= revision:
             return
         reached = asyncio.get_running_loop().create_future()
@@ -209,7 +236,9 @@ class EtcdStore:
                 await self._load_anew()
                 continue
             try:
-                async with aclosing(self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)) as batches:
+                async with aclosing(
+                    self._kv.watch(self._keys.prefix, after(self._keys.prefix), self._seen + 1)
+                ) as batches:
                     async for batch in batches:
                         self._watching, attempt = True, 0
                         self._heard.set()
@@ -255,8 +284,8 @@ class EtcdStore:
         self._wake()
 
     async def _load_anew(self) -> None:
-        """History was thrown away before the watch had it, or nothing was read yet: whoever subscribed
-        gets the difference."""
+        """History was thrown away before the watch had it, or nothing was read yet: whoever
+        subscribed gets the difference."""
         try:
             loaded = await load(self._kv, self._keys, self._schema)
             _check(loaded.objects, self._cluster)
@@ -272,7 +301,9 @@ class EtcdStore:
         await asyncio.sleep(_PAUSES[-1])
 
     def _take_over(self, loaded: Loaded) -> None:
-        present: set[tuple[Kind, str]] = {(kind, id) for kind, table in self._state.tables.items() for id in table}
+        present: set[tuple[Kind, str]] = {
+            (kind, id) for kind, table in self._state.tables.items() for id in table
+        }
         there: set[tuple[Kind, str]] = {(kind_of(obj), obj.id) for obj in loaded.objects}
         gone = present - there
         if self._is_kept:
@@ -286,8 +317,8 @@ class EtcdStore:
         self._wake()
 
     def _mistaken(self, loaded: Loaded) -> Iterator[tuple[Kind, str]]:
-        """Objects that were kept of a history which was given up since, as when a backup was restored:
-        they differ from those of the same version that are there."""
+        """Objects that were kept of a history which was given up since, as when a backup was
+        restored: they differ from those of the same version that are there."""
         for obj in loaded.objects:
             kind = kind_of(obj)
             kept = self._state.tables[kind].get(obj.id)
@@ -321,8 +352,8 @@ class EtcdStore:
         self._has_majority = False
 
     async def _confirm(self) -> None:
-        """That there is a majority, and that this store has seen what it knows. A watch that should have brought it by now is
-        begun anew."""
+        """That there is a majority, and that this store has seen what it knows. A watch that should
+        have brought it by now is begun anew."""
         try:
             async with asyncio.timeout(_CHECK):
                 found = await self._kv.range(self._keys.last)

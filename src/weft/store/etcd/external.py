@@ -1,8 +1,9 @@
-"""An etcd that somebody else runs, in place of members beside the managers: where it is, and how a swarm's state is begun, opened and
-erased there.
+"""An etcd that somebody else runs, in place of members beside the managers: where it is, and how a
+swarm's state is begun, opened and erased there.
 
-Managers come and go without a change of its members, and a majority of them is not needed: that is etcd's affair. Whoever can read the
-prefix has the swarm's keys, so without mutual TLS only this host itself may be asked.
+Managers come and go without a change of its members, and a majority of them is not needed: that is
+etcd's affair. Whoever can read the prefix has the swarm's keys, so without mutual TLS only this
+host itself may be asked.
 """
 
 import logging
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 LEAST_OPERATIONS = 10_000
 LEAST_BYTES = 16 << 20
-"""What one transaction must be able to hold: the tasks of a large service that lose their hosts at once."""
+"""What one transaction must be able to hold: the tasks of a large service that lose their hosts at
+once."""
 FLAGS = "--max-txn-ops=100000 --max-request-bytes=67108864"
 """What our own members are started with."""
 
@@ -46,7 +48,11 @@ class ExternalEtcd:
 
     def context(self) -> ssl.SSLContext | None:
         """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
-        return load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.files, "store-") if self.files is not None else None
+        return (
+            load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.files, "store-")
+            if self.files is not None
+            else None
+        )
 
     def client(self) -> GatewayClient:
         return GatewayClient.remote(self.endpoints, self.context())
@@ -56,7 +62,9 @@ class ExternalEtcd:
         kv = self.client()
         try:
             await self._check_limits(kv)
-            with suppress(FailedPrecondition):  # there is a store; it may be what an attempt like this one left
+            with suppress(
+                FailedPrecondition
+            ):  # there is a store; it may be what an attempt like this one left
                 await migrate.copy(ClusterState(), kv, self.prefix)
             store = await EtcdStore.open(kv, clock, self.prefix)
         except BaseException:
@@ -66,13 +74,13 @@ class ExternalEtcd:
             return store
         await store.close()
         raise FailedPrecondition(
-            f"cannot create swarm: there is one at {self} already; join it, or use another store-prefix, or erase that one: "
-            f"etcdctl del --prefix {self.prefix}"
+            f"cannot create swarm: there is one at {self} already; join it, or use another"
+            f" store-prefix, or erase that one: etcdctl del --prefix {self.prefix}"
         )
 
     async def open(
         self, clock: Callable[[], Nanoseconds], cluster: ClusterId, kept: Kept | None = None
-    ) -> EtcdStore:  # fmt: skip
+    ) -> EtcdStore:
         """The swarm's; `kept` is shown if etcd does not answer. Raises `FailedPrecondition` if the
         swarm's state is not there."""
         kv = self.client()

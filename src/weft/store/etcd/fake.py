@@ -1,14 +1,18 @@
-"""etcd in memory and in the event loop's time: what the store needs of it, and what can go wrong with it.
+"""etcd in memory and in the event loop's time: what the store needs of it, and what can go wrong
+with it.
 
-There is one history, because agreement is etcd's affair; a member sees it up to where it was cut off. A call goes to one member,
-takes that member's latency, half of it before the transaction and half of it after, and needs a leader in that member's reach.
-`FakeEtcd.client(name)` is a `store.etcd.base.Kv`.
+There is one history, because agreement is etcd's affair; a member sees it up to where it was cut
+off. A call goes to one member, takes that member's latency, half of it before the transaction and
+half of it after, and needs a leader in that member's reach. `FakeEtcd.client(name)` is a
+`store.etcd.base.Kv`.
 
-    stop, start    a member is down: its clients reach nobody. With its leader gone there is none until the election. One that was
-                   started answers nothing until there is a majority; until then there is what its manager `kept`
+    stop, start    a member is down: its clients reach nobody. With its leader gone there is none
+                   until the election. One that was started answers nothing until there is a
+                   majority; until then there is what its manager `kept`
     cut, heal      it is up, but not in touch with the others: it answers what needs no majority
     slow           its calls take that long
-    lose_answers   transactions are carried out, at once or later, but the client is told `Unavailable`
+    lose_answers   transactions are carried out, at once or later, but the client is told
+                   `Unavailable`
     break_watches  their connections end
     compact        history is thrown away
     fill           a member's database is full, until it is defragmented
@@ -51,13 +55,15 @@ class FakeMember:
         self.is_up, self.is_connected = bool(name), True
         self.is_full = False
         self.answers = bool(name)
-        """It was in touch with a majority since it was started: not before that does it answer anything."""
+        """It was in touch with a majority since it was started: not before that does it answer
+        anything."""
         self.latency = LATENCY
         self.seen = 1
         self.connections = 0
         """Raised to end all watches that began before."""
         self.lost: list[float | None] = []
-        """Of the next transactions: carried out at once (None) or after so many seconds, and not answered."""
+        """Of the next transactions: carried out at once (None) or after so many seconds, and not
+        answered."""
         self.news = asyncio.Event()
 
     @property
@@ -74,7 +80,9 @@ class FakeEtcd:
         """A cluster of these members, all up. Make it inside the running event loop."""
         self._ids = count(1)
         self.keyspace = Keyspace()
-        self.roster = [FakeMember(next(self._ids), name, f"https://{name}:2380", False) for name in names]
+        self.roster = [
+            FakeMember(next(self._ids), name, f"https://{name}:2380", False) for name in names
+        ]
         self.leader: FakeMember | None = self.roster[0]
         self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
         """Of each its seconds, and its end."""
@@ -95,7 +103,11 @@ class FakeEtcd:
 
     def start(self, name: str, peer_url: str = "") -> None:
         """Also of a new member, by the peer URL that it was added with."""
-        member = next(each for each in self.roster if each.name == name or (not each.name and each.peer_url == peer_url))
+        member = next(
+            each
+            for each in self.roster
+            if each.name == name or (not each.name and each.peer_url == peer_url)
+        )
         member.name, member.is_up, member.answers = name, True, False
         self._regroup()
 
@@ -126,11 +138,16 @@ class FakeEtcd:
     def kept(self, name: str) -> Kept:
         """What the manager beside the member would have kept of it."""
         keys, seen = Keys(), self.member(name).seen
-        found = {pair.key: pair for pair in self.keyspace.range(keys.prefix, after(keys.prefix), seen)}
+        found = {
+            pair.key: pair for pair in self.keyspace.range(keys.prefix, after(keys.prefix), seen)
+        }
         base = int(found[keys.base].value)
         pairs = [pair for key, pair in found.items() if key.startswith(keys.objects)]
         pairs.sort(key=lambda pair: pair.create_revision)
-        objects = [from_value(*keys.parse(pair.key), pair.value, base + pair.mod_revision) for pair in pairs]
+        objects = [
+            from_value(*keys.parse(pair.key), pair.value, base + pair.mod_revision)
+            for pair in pairs
+        ]
         return Kept(base + found[keys.last].mod_revision, tuple(objects))
 
     # --- agreement
@@ -138,7 +155,12 @@ class FakeEtcd:
     def has_leader(self, member: FakeMember) -> bool:
         return self.leader is not None and member.in_touch
 
-    def commit(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+    def commit(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         for each in chain(then, otherwise):
             if isinstance(each, Write) and each.lease and each.lease not in self.leases:
                 raise NotFound("etcdserver: requested lease not found")
@@ -163,13 +185,18 @@ class FakeEtcd:
             raise NotFound(f"lease {lease} not found")
         ttl, timer = self.leases[lease]
         timer.cancel()
-        self.leases[lease] = ttl, asyncio.get_running_loop().call_later(ttl + more, self._expire, lease)
+        self.leases[lease] = (
+            ttl,
+            asyncio.get_running_loop().call_later(ttl + more, self._expire, lease),
+        )
         return ttl
 
     def revoke(self, lease: int) -> None:
         if lease in self.leases:
             self.leases.pop(lease)[1].cancel()
-            keys = [pair.key for pair in self.keyspace.range("\0", "\U0010ffff") if pair.lease == lease]
+            keys = [
+                pair.key for pair in self.keyspace.range("\0", "\U0010ffff") if pair.lease == lease
+            ]
             self.commit([], [Delete(key) for key in keys])
 
     def _expire(self, lease: int) -> None:
@@ -179,7 +206,11 @@ class FakeEtcd:
 
     def _spread(self) -> None:
         for member in self.roster:
-            if member.in_touch and self.leader is not None and (member.seen < self.keyspace.revision or not member.answers):
+            if (
+                member.in_touch
+                and self.leader is not None
+                and (member.seen < self.keyspace.revision or not member.answers)
+            ):
                 member.seen, member.answers = self.keyspace.revision, True
                 member.tell()
 
@@ -194,7 +225,9 @@ class FakeEtcd:
         self._spread()
 
     def _elect(self, group: Sequence[FakeMember]) -> None:
-        if self.leader is None and group == [each for each in self.roster if each.in_touch and not each.is_learner]:
+        if self.leader is None and group == [
+            each for each in self.roster if each.in_touch and not each.is_learner
+        ]:
             self.leader = group[0]
             for lease in self.leases:
                 self.keep_alive(lease, 1.0)
@@ -207,7 +240,15 @@ class FakeClient:
     def __init__(self, etcd: FakeEtcd, member: FakeMember) -> None:
         self._etcd, self._member = etcd, member
 
-    async def range(self, key: str, end: str = "", *, limit: int = 0, revision: int = 0, serializable: bool = False) -> Range:
+    async def range(
+        self,
+        key: str,
+        end: str = "",
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        serializable: bool = False,
+    ) -> Range:
         await self._reach(needs_leader=not serializable)
         keyspace, seen = self._etcd.keyspace, self._member.seen
         if revision > seen:
@@ -218,7 +259,12 @@ class FakeClient:
         await self._answer()
         return Range(seen, found[: limit or None], bool(limit) and len(found) > limit)
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation] = ()) -> Answer:
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         if all(isinstance(each, Read) for each in chain(then, otherwise)) and not compares:
             raise OperationFailed("an empty transaction here is a mistake")
         await self._reach()
@@ -227,7 +273,9 @@ class FakeClient:
             if late is None:
                 self._etcd.commit(compares, then, otherwise)
             else:
-                asyncio.get_running_loop().call_later(late, self._etcd.commit, compares, then, otherwise)
+                asyncio.get_running_loop().call_later(
+                    late, self._etcd.commit, compares, then, otherwise
+                )
             await self._answer()
             raise Unavailable(NO_MAJORITY)
         answer = self._etcd.commit(compares, then, otherwise)
@@ -240,7 +288,9 @@ class FakeClient:
         is_new = True
         while True:
             if revision < keyspace.compacted:
-                raise Compacted(f"cannot watch the store: revisions before {keyspace.compacted} are gone")
+                raise Compacted(
+                    f"cannot watch the store: revisions before {keyspace.compacted} are gone"
+                )
             if is_new:
                 is_new = False
                 yield Batch(())
@@ -281,7 +331,10 @@ class FakeClient:
 
     async def members(self) -> tuple[Member, ...]:
         await self._reach(needs_leader=False)
-        return tuple(Member(each.id, each.name, (each.peer_url,), each.is_learner) for each in self._etcd.roster)
+        return tuple(
+            Member(each.id, each.name, (each.peer_url,), each.is_learner)
+            for each in self._etcd.roster
+        )
 
     async def add_learner(self, peer_url: str) -> Member:
         await self._reach()
@@ -300,7 +353,9 @@ class FakeClient:
         if not chosen.is_learner:
             raise FailedPrecondition("etcdserver: can only promote a learner member")
         if not chosen.in_touch or chosen.seen < self._etcd.keyspace.revision:
-            raise FailedPrecondition("etcdserver: can only promote a learner member which is in sync with leader")
+            raise FailedPrecondition(
+                "etcdserver: can only promote a learner member which is in sync with leader"
+            )
         chosen.is_learner = False
         self._etcd._regroup()
         await self._answer()
@@ -310,7 +365,9 @@ class FakeClient:
         chosen = self._find(member)
         left = [each for each in self._etcd.roster if each is not chosen and not each.is_learner]
         if 2 * sum(each.in_touch for each in left) <= len(left):
-            raise FailedPrecondition("etcdserver: re-configuration failed due to not enough started members")
+            raise FailedPrecondition(
+                "etcdserver: re-configuration failed due to not enough started members"
+            )
         self._etcd.roster.remove(chosen)
         chosen.is_up = False
         chosen.connections += 1
@@ -320,10 +377,17 @@ class FakeClient:
 
     async def status(self) -> MemberStatus:
         await self._reach(needs_leader=False)
-        leader = self._etcd.leader.id if self._etcd.leader is not None and self._member.in_touch else 0
+        leader = (
+            self._etcd.leader.id if self._etcd.leader is not None and self._member.in_touch else 0
+        )
         return MemberStatus(
-            self._member.id, leader, self._member.seen, 0, self._member.is_learner, is_full=bool(self._etcd.alarms)
-        )  # fmt: skip
+            self._member.id,
+            leader,
+            self._member.seen,
+            0,
+            self._member.is_learner,
+            is_full=bool(self._etcd.alarms),
+        )
 
     async def alarms(self) -> frozenset[int]:
         await self._reach()

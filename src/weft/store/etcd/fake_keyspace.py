@@ -33,22 +33,35 @@ class Keyspace:
         return next((pair for written, pair in reversed(versions) if written <= revision), None)
 
     def range(self, key: str, end: str, revision: int = 0) -> tuple[KeyValue, ...]:
-        keys = self._keys[bisect_left(self._keys, key) : bisect_left(self._keys, end)] if end else [key]
+        keys = (
+            self._keys[bisect_left(self._keys, key) : bisect_left(self._keys, end)]
+            if end
+            else [key]
+        )
         return tuple(pair for each in keys if (pair := self.get(each, revision)) is not None)
 
-    def txn(self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]) -> Answer:
-        succeeded = all((found.mod_revision if (found := self.get(c.key)) else 0) == c.mod_revision for c in compares)
+    def txn(
+        self, compares: Sequence[Compare], then: Sequence[Operation], otherwise: Sequence[Operation]
+    ) -> Answer:
+        succeeded = all(
+            (found.mod_revision if (found := self.get(c.key)) else 0) == c.mod_revision
+            for c in compares
+        )
         operations = then if succeeded else otherwise
         written = [each.key for each in operations if isinstance(each, Write)]
         deleted = [each for each in operations if isinstance(each, Delete)]
-        if len(set(written)) < len(written) or any(_covers(each, key) for each in deleted for key in written):
+        if len(set(written)) < len(written) or any(
+            _covers(each, key) for each in deleted for key in written
+        ):
             raise OperationFailed("etcdserver: duplicate key given in txn request")
         revision, changes, reads = self.revision + 1, list[Changed](), list[tuple[KeyValue, ...]]()
         for each in operations:
             if isinstance(each, Write):
                 changes.append(self._write(each, revision))
             elif isinstance(each, Delete):
-                changes += [self._delete(pair.key, revision) for pair in self.range(each.key, each.end)]
+                changes += [
+                    self._delete(pair.key, revision) for pair in self.range(each.key, each.end)
+                ]
             else:
                 reads.append(self.range(each.key, each.end))
         if changes:

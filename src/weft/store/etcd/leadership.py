@@ -3,10 +3,12 @@
     managers/<node>   the id of the manager's etcd member, 0 if it has none; while its lease lives
     leader            a node id; the first to create it leads, while its lease lives
 
-A lease is kept alive four times in its time. A leader that could not do so for that long stops leading by itself, before etcd gives
-the key to another one. When etcd has a new leader of its own it prolongs every lease, so a host that took both leaders with
-it would be waited for twice. Hence the other rule: when the member of etcd that led was the leading manager's own, and now another
-one leads, the key is taken over at once. Should that manager be alive, two lead for a moment, which the store allows for.
+A lease is kept alive four times in its time. A leader that could not do so for that long stops
+leading by itself, before etcd gives the key to another one. When etcd has a new leader of its own
+it prolongs every lease, so a host that took both leaders with it would be waited for twice. Hence
+the other rule: when the member of etcd that led was the leading manager's own, and now another one
+leads, the key is taken over at once. Should that manager be alive, two lead for a moment, which the
+store allows for.
 """
 
 import asyncio
@@ -36,9 +38,16 @@ STAY_OUT = 5.0
 class EtcdLeadership:
     """`store.base.Leadership`. Made inside the running event loop; does not own `kv`."""
 
-    def __init__(self, kv: Kv, node: NodeId, prefix: str = PREFIX, *, beside_member: bool = True) -> None:
+    def __init__(
+        self, kv: Kv, node: NodeId, prefix: str = PREFIX, *, beside_member: bool = True
+    ) -> None:
         """`beside_member`: `kv` is the member of etcd that goes with this manager's host."""
-        self._kv, self._node, self._keys, self._beside_member = kv, node, Keys(prefix), beside_member
+        self._kv, self._node, self._keys, self._beside_member = (
+            kv,
+            node,
+            Keys(prefix),
+            beside_member,
+        )
         self._leader: KeyValue | None = None
         self._present: dict[str, str] = {}
         self._lease = 0
@@ -69,7 +78,9 @@ class EtcdLeadership:
         if self._leads_here():
             with suppress(WeftError, TimeoutError):
                 async with asyncio.timeout(_ANSWER):
-                    await self._kv.txn([Compare(self._keys.leader, self._held)], [Delete(self._keys.leader)])
+                    await self._kv.txn(
+                        [Compare(self._keys.leader, self._held)], [Delete(self._keys.leader)]
+                    )
 
     async def close(self) -> None:
         """Gives up what it has, so that nobody waits for it."""
@@ -105,7 +116,9 @@ class EtcdLeadership:
             async with asyncio.timeout(_ANSWER):
                 lease = await self._kv.grant(LEASE)
                 member = (await self._kv.status()).member if self._beside_member else 0
-                await self._kv.txn([], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, lease)])
+                await self._kv.txn(
+                    [], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, lease)]
+                )
                 self._lease = lease
         await self._live_on()
 
@@ -128,7 +141,9 @@ class EtcdLeadership:
             self._deadline = asyncio.get_running_loop().call_at(begun + LEASE, self._expire)
             leader = (await self._kv.status()).leader if self._beside_member else 0
         if leader not in (0, self._raft_leader):
-            if self._leader is not None and self._present.get(self._leader.value.decode()) == str(self._raft_leader):
+            if self._leader is not None and self._present.get(self._leader.value.decode()) == str(
+                self._raft_leader
+            ):
                 self._suspect = self._leader.mod_revision
             self._raft_leader = leader
 
@@ -147,7 +162,9 @@ class EtcdLeadership:
             answer = await self._kv.txn([Compare(self._keys.leader, seen)], [own])
         if answer.succeeded:
             self._held = answer.revision
-            self._leader = KeyValue(self._keys.leader, self._node.encode(), answer.revision, answer.revision)
+            self._leader = KeyValue(
+                self._keys.leader, self._node.encode(), answer.revision, answer.revision
+            )
             log.info("leadership.taken node=%s", self._node)
 
     def _vacant(self) -> bool:
@@ -155,7 +172,9 @@ class EtcdLeadership:
             return True
         leader = self._leader.value.decode()
         if leader == self._node:
-            return not self._leads_here()  # an earlier process of this manager, whose lease still lives
+            return (
+                not self._leads_here()
+            )  # an earlier process of this manager, whose lease still lives
         return self._leader.mod_revision == self._suspect
 
     def _leads_here(self) -> bool:
@@ -189,7 +208,9 @@ class EtcdLeadership:
                 self._leader = None
                 self._nudge.set()
             elif self._leader is None or change.mod_revision > self._leader.mod_revision:
-                self._leader = KeyValue(change.key, change.value, change.create_revision, change.mod_revision)
+                self._leader = KeyValue(
+                    change.key, change.value, change.create_revision, change.mod_revision
+                )
         elif change.key.startswith(self._keys.managers):
             node = change.key.removeprefix(self._keys.managers)
             if change.value is None:
@@ -203,9 +224,15 @@ class EtcdLeadership:
             leader = NodeId(self._leader.value.decode()) if self._leader else None
             if leader == self._node and not self._leads_here():
                 leader = None
-            leadership_status = LeadershipStatus(leader, frozenset(NodeId(node) for node in self._present))
+            leadership_status = LeadershipStatus(
+                leader, frozenset(NodeId(node) for node in self._present)
+            )
         if leadership_status != self._leadership_status:
-            log.info("leadership.changed leader=%s present=%s", leadership_status.leader, ",".join(sorted(leadership_status.present)))
+            log.info(
+                "leadership.changed leader=%s present=%s",
+                leadership_status.leader,
+                ",".join(sorted(leadership_status.present)),
+            )
             self._leadership_status = leadership_status
             self._changed.set()
             self._changed = asyncio.Event()

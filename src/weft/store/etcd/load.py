@@ -1,6 +1,8 @@
-"""The whole of a store at one revision, in pages; and the upgrade of one that an older version of this program wrote.
+"""The whole of a store at one revision, in pages; and the upgrade of one that an older version of
+this program wrote.
 
-Loading asks the own member alone: without a majority what it knows can be read as well. What it did not know yet comes with the watch.
+Loading asks the own member alone: without a majority what it knows can be read as well. What it did
+not know yet comes with the watch.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +18,8 @@ from weft.store.schema import Schema
 PAGE = 2000
 """Objects in one answer."""
 _UPGRADED_AT_ONCE = 100
-"""Objects in one transaction: less than the 128 operations that an etcd with default settings allows."""
+"""Objects in one transaction: less than the 128 operations that an etcd with default settings
+allows."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -32,8 +35,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 async def load(kv: Kv, keys: Keys, schema: Schema) -> Loaded:
-    """Raises `NotFound` if there is no store, `OperationFailed` for one of a newer version or with a damaged object,
-    `Unavailable`."""
+    """Raises `NotFound` if there is no store, `OperationFailed` for one of a newer version or with
+    a damaged object, `Unavailable`."""
     while True:
         found = await kv.range(keys.schema, serializable=True)
         if not found.pairs:  # a new member may not have it yet
@@ -53,14 +56,19 @@ async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
     async def one(key: str) -> KeyValue | None:
         return next(iter((await kv.range(key, revision=revision, serializable=True)).pairs), None)
 
-    base, last, guard, schema = [await one(key) for key in (keys.base, keys.last, keys.guard, keys.schema)]
+    base, last, guard, schema = [
+        await one(key) for key in (keys.base, keys.last, keys.guard, keys.schema)
+    ]
     offset = int(base.value) if base else 0
     ordered = []
     async for pair in _pairs(kv, keys, revision):
         obj = from_value(*keys.parse(pair.key), pair.value, offset + pair.mod_revision)
         ordered.append((pair.create_revision, obj.meta.created_at, pair.key, obj))
     ordered.sort(key=lambda each: each[:3])
-    written = {key: pair.mod_revision if pair else 0 for key, pair in (("last", last), ("guard", guard), ("schema", schema))}
+    written = {
+        key: pair.mod_revision if pair else 0
+        for key, pair in (("last", last), ("guard", guard), ("schema", schema))
+    }
     return Loaded(revision, offset, **written, objects=tuple(each[3] for each in ordered))
 
 
@@ -68,7 +76,9 @@ async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIt
     """All objects, in order of keys. `revision` 0: each page the newest."""
     start, more = keys.objects, True
     while more:
-        found: Range = await kv.range(start, after(keys.objects), limit=page, revision=revision, serializable=revision > 0)
+        found: Range = await kv.range(
+            start, after(keys.objects), limit=page, revision=revision, serializable=revision > 0
+        )
         for pair in found.pairs:
             yield pair
             start = pair.key + "\0"
@@ -76,11 +86,15 @@ async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIt
 
 
 async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
-    """First the schema key says that an upgrade is on its way, which stops all commits of the older version: each compares
-    that key. Then the objects; then the key again. Whoever finds it half done does it again."""
+    """First the schema key says that an upgrade is on its way, which stops all commits of the older
+    version: each compares that key. Then the objects; then the key again. Whoever finds it half
+    done does it again."""
     version = _parse(found.value, schema)
     mark = b"%d>%d" % (version, schema.version)
-    marked = Compare(keys.schema, await _write(kv, Compare(keys.schema, found.mod_revision), [Write(keys.schema, mark)]))
+    marked = Compare(
+        keys.schema,
+        await _write(kv, Compare(keys.schema, found.mod_revision), [Write(keys.schema, mark)]),
+    )
     base = next((int(pair.value) for pair in (await kv.range(keys.base)).pairs), 0)
     writes = list[Write]()
     async for pair in _pairs(kv, keys, 0, _UPGRADED_AT_ONCE):
@@ -92,7 +106,9 @@ async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
         if len(writes) == _UPGRADED_AT_ONCE:
             await _write(kv, marked, writes)
             writes.clear()
-    await _write(kv, marked, [*writes, Write(keys.schema, b"%d" % schema.version), Write(keys.last)])
+    await _write(
+        kv, marked, [*writes, Write(keys.schema, b"%d" % schema.version), Write(keys.last)]
+    )
 
 
 async def _write(kv: Kv, compare: Compare, writes: Sequence[Write]) -> int:

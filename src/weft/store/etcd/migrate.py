@@ -1,7 +1,8 @@
 """A swarm's move from the embedded store of its one manager to etcd.
 
-The copy becomes a store with its last transaction, the one that writes the schema key. One that was interrupted before is no store:
-the next one wipes what it finds. The revisions go on above those of the store it came from.
+The copy becomes a store with its last transaction, the one that writes the schema key. One that was
+interrupted before is no store: the next one wipes what it finds. The revisions go on above those of
+the store it came from.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,11 +23,16 @@ _OBJECTS_AT_ONCE = 60
 
 
 async def copy(state: ClusterState, kv: Kv, prefix: str = PREFIX, schema: Schema = CURRENT) -> None:
-    """All objects, with their times. An empty state makes an empty store. Raises `FailedPrecondition` if there is a store already,
-    `Unavailable`, after which it is to be done again."""
+    """All objects, with their times. An empty state makes an empty store. Raises
+    `FailedPrecondition` if there is a store already, `Unavailable`, after which it is to be done
+    again."""
     keys = Keys(prefix)
     unfinished = Compare(keys.schema, 0)
-    leftovers = [Delete(keys.objects, after(keys.objects)), Delete(keys.names, after(keys.names)), Delete(keys.guard)]
+    leftovers = [
+        Delete(keys.objects, after(keys.objects)),
+        Delete(keys.names, after(keys.names)),
+        Delete(keys.guard),
+    ]
     await _write(kv, unfinished, [*leftovers, Write(keys.base, b"%d" % state.revision)])
     objects = iter(sorted(state.objects(), key=lambda obj: obj.meta.created_at))
     while batch := list(islice(objects, _OBJECTS_AT_ONCE)):

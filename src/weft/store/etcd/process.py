@@ -1,18 +1,21 @@
-"""A member of etcd beside a manager: a process of its own session, which outlives the daemon and is found again by the next one.
+"""A member of etcd beside a manager: a process of its own session, which outlives the daemon and is
+found again by the next one.
 
     <data root>/swarm/etcd/      what it knows; only its owner can read it
     <run dir>/etcd/              localhost:2379   the socket that its JSON gateway listens at
                                  member.json      which process it is
                                  log, log.old     what it says, bounded
 
-Who can open the socket has the whole swarm in his hands, keys included: there are no passwords behind it, so the directory is the
-owner's alone. Members speak to each other by mutual TLS with the nodes' certificates, and only to managers; not to those whose
-certificate is in the list of `<data root>/swarm/revoked.crl` (`refuse`). etcd reads that list, the certificate and the key anew for
-each connection, but the root only when it starts (`restart`). It does not look at connections again once they stand, nor does it
-look at the list when it is itself the one that connects.
+Who can open the socket has the whole swarm in his hands, keys included: there are no passwords
+behind it, so the directory is the owner's alone. Members speak to each other by mutual TLS with the
+nodes' certificates, and only to managers; not to those whose certificate is in the list of `<data
+root>/swarm/revoked.crl` (`refuse`). etcd reads that list, the certificate and the key anew for each
+connection, but the root only when it starts (`restart`). It does not look at connections again once
+they stand, nor does it look at the list when it is itself the one that connects.
 
-One that ends is started again, after pauses that grow while it does not stay up: a disk that is full ends it each time. One that the
-others have removed ends by itself with exit code 0, and would do so each time: it is left alone then (`removed`).
+One that ends is started again, after pauses that grow while it does not stay up: a disk that is
+full ends it each time. One that the others have removed ends by itself with exit code 0, and would
+do so each time: it is left alone then (`removed`).
 """
 
 import asyncio
@@ -41,7 +44,8 @@ from weft.system.process import Process, ProcessId, spawn
 log = logging.getLogger(__name__)
 
 SOCKET = "localhost:2379"
-"""etcd 3.4 makes of `unix://localhost:2379` a socket of that name in its working directory; it takes no paths."""
+"""etcd 3.4 makes of `unix://localhost:2379` a socket of that name in its working directory; it
+takes no paths."""
 _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STAYED_UP = 60.0
 """Seconds after which the pauses begin anew."""
@@ -129,14 +133,16 @@ class EtcdMember:
         return self._process is not None and not self._process.has_ended
 
     async def start(self, peers: Sequence[tuple[str, str]] = ()) -> None:
-        """The process that an earlier daemon left, or a new one; from then on it is kept running. `peers` are `MemberGrant.peers`,
-        for the first start of a member that joins others. Without them and without data it founds a cluster. Raises
-        `OperationFailed`."""
+        """The process that an earlier daemon left, or a new one; from then on it is kept running.
+        `peers` are `MemberGrant.peers`, for the first start of a member that joins others. Without
+        them and without data it founds a cluster. Raises `OperationFailed`."""
         self._prepare()
         self._peers = peers
         self._process = self._find()
         if self._process is not None and not self._is_as_now(self._process):
-            log.info("etcd.outdated pid=%d cause=it was started with other flags", self._process.pid)
+            log.info(
+                "etcd.outdated pid=%d cause=it was started with other flags", self._process.pid
+            )
             self._process.close()
             await self._end()
             self._process = None
@@ -147,11 +153,13 @@ class EtcdMember:
         self._supervisor = asyncio.create_task(self._supervise(self._process))
 
     async def start_alone(self) -> None:
-        """`start`, as the only member, with all that it knows: the others are lost for good. Raises `OperationFailed`, `Unavailable`.
+        """`start`, as the only member, with all that it knows: the others are lost for good. Raises
+        `OperationFailed`, `Unavailable`.
 
-        etcd discards the end of its log that it does not know to be committed. It may have applied some of that: a commit is on disk
-        only with the next entry. So members to come must get its state, not its log: it is started again once there is a snapshot,
-        and has no older log then."""
+        etcd discards the end of its log that it does not know to be committed. It may have applied
+        some of that: a commit is on disk only with the next entry. So members to come must get its
+        state, not its log: it is started again once there is a snapshot, and has no older log
+        then."""
         self._prepare()
         await self._end()
         self._process = self._spawn("--force-new-cluster", "--snapshot-count=1")
@@ -163,8 +171,8 @@ class EtcdMember:
         await self.start()
 
     async def ready(self, seconds: float = 30.0) -> None:
-        """Until it answers: after an election, or when it has heard of the others. Raises `MemberRemoved`, `OperationFailed` with its
-        own reason if it ends instead, `Unavailable`."""
+        """Until it answers: after an election, or when it has heard of the others. Raises
+        `MemberRemoved`, `OperationFailed` with its own reason if it ends instead, `Unavailable`."""
         client = self.client()
         try:
             async with asyncio.timeout(seconds):
@@ -178,7 +186,9 @@ class EtcdMember:
                         raise MemberEnded(f"cannot start etcd: it ended: {self.last_words()}")
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise Unavailable(f"cannot start etcd: no answer in {seconds:g} s; see {self.settings.log}") from None
+            raise Unavailable(
+                f"cannot start etcd: no answer in {seconds:g} s; see {self.settings.log}"
+            ) from None
         finally:
             await client.close()
 
@@ -188,14 +198,16 @@ class EtcdMember:
                 while not any(self.settings.data.glob("member/snap/*.snap")):
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise OperationFailed(f"cannot start etcd: it makes no snapshot; see {self.settings.log}") from None
+            raise OperationFailed(
+                f"cannot start etcd: it makes no snapshot; see {self.settings.log}"
+            ) from None
 
     def client(self) -> GatewayClient:
         return GatewayClient.local(self.settings.socket)
 
     def refuse(self, serials: Iterable[str]) -> bool:
-        """Whoever shows one of these certificates is refused from now on, and nobody else is; whether
-        that is news. Connections that stand already go on. Raises `OperationFailed`."""
+        """Whoever shows one of these certificates is refused from now on, and nobody else is;
+        whether that is news. Connections that stand already go on. Raises `OperationFailed`."""
         wanted, path = frozenset(serials), self.settings.revoked
         if self._refused() == wanted:
             return False
@@ -260,7 +272,9 @@ class EtcdMember:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory.chmod(0o700)  # it may have been there
         except OSError as error:
-            raise OperationFailed(f"cannot start etcd: {error.filename}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot start etcd: {error.filename}: {cause_of(error)}"
+            ) from error
 
     def _is_as_now(self, process: Process) -> bool:
         """Whether it was started with the flags that another one would be started with."""
@@ -275,7 +289,8 @@ class EtcdMember:
         return f"--peer-crl-file={self.settings.revoked}"
 
     def _find(self) -> Process | None:
-        """The one of the record; or, if a daemon was killed before it could write that, the one that has the socket."""
+        """The one of the record; or, if a daemon was killed before it could write that, the one
+        that has the socket."""
         process = self._recorded()
         if process is None and (process := self._listening()) is not None:
             self._write_record(process)
@@ -297,7 +312,9 @@ class EtcdMember:
             connection.settimeout(_CONNECT)
             try:
                 connection.connect(str(self.settings.socket))
-                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                credentials = connection.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+                )
                 process = Process(_CREDENTIALS.unpack(credentials)[0])
             except OSError:
                 return None
@@ -308,20 +325,33 @@ class EtcdMember:
 
     def _spawn(self, *flags: str) -> Process:
         if shutil.which("etcd") is None:
-            raise OperationFailed("cannot run etcd: not found in $PATH; install the package etcd-server")
+            raise OperationFailed(
+                "cannot run etcd: not found in $PATH; install the package etcd-server"
+            )
         self._bound_log()
         if self._refused() is None:  # without a list that can be read it refuses everybody
             with suppress(OperationFailed):  # a damaged key, a full disk: etcd says that itself
                 self.refuse(())
-        self.settings.socket.unlink(missing_ok=True)  # of one that was killed; etcd takes it for somebody else's
+        self.settings.socket.unlink(
+            missing_ok=True
+        )  # of one that was killed; etcd takes it for somebody else's
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             output = os.open(self.settings.log, mode, 0o600)
         except OSError as error:
-            raise OperationFailed(f"cannot run etcd: {self.settings.log}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot run etcd: {self.settings.log}: {cause_of(error)}"
+            ) from error
         environment = {"PATH": os.environ.get("PATH", os.defpath)}  # it takes flags from ETCD_…
         try:
-            argv = ["env", f"--chdir={self.settings.run}", "etcd", *_FLAGS, *self._own_flags(), *flags]
+            argv = [
+                "env",
+                f"--chdir={self.settings.run}",
+                "etcd",
+                *_FLAGS,
+                *self._own_flags(),
+                *flags,
+            ]
             process = spawn(argv, {1: output, 2: output}, environment)
         finally:
             os.close(output)
@@ -339,7 +369,8 @@ class EtcdMember:
             f"--listen-peer-urls=https://{own.listen or own.address}:{own.peer_port}",
             f"--initial-advertise-peer-urls={own.peer_url}",
             f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",
-            f"--initial-cluster-token={secrets.token_hex(16)}",  # ids are made of it: members of an earlier cluster are strangers
+            # ids are made of it: members of an earlier cluster are strangers
+            f"--initial-cluster-token={secrets.token_hex(16)}",
             f"--initial-cluster-state={'existing' if self._peers else 'new'}",
             f"--peer-cert-file={swarm / 'node.crt'}",
             f"--peer-key-file={swarm / 'node.key'}",
@@ -348,13 +379,18 @@ class EtcdMember:
         ]
 
     def _write_record(self, process: Process) -> None:
-        """Without a record the next daemon would start a second one, which could not open the data: so this one must not live."""
+        """Without a record the next daemon would start a second one, which could not open the data:
+        so this one must not live."""
         try:
-            replace_file(self.settings.record, msgspec.json.encode(ProcessId.of(process.pid)), durable=False)
+            replace_file(
+                self.settings.record, msgspec.json.encode(ProcessId.of(process.pid)), durable=False
+            )
         except OSError as error:
             process.kill_and_reap()
             process.close()
-            raise OperationFailed(f"cannot run etcd: {self.settings.record}: {cause_of(error)}") from error
+            raise OperationFailed(
+                f"cannot run etcd: {self.settings.record}: {cause_of(error)}"
+            ) from error
 
     async def _end(self) -> None:
         process = self._find()
@@ -384,7 +420,9 @@ class EtcdMember:
                     log.warning("etcd.removed pid=%d", process.pid)
                     self.removed.set()
                     return
-                log.error("etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words())
+                log.error(
+                    "etcd.ended pid=%d code=%d cause=%s", process.pid, code, self.last_words()
+                )
             failures = 0 if loop.time() - began > _STAYED_UP else failures
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
@@ -415,7 +453,10 @@ class EtcdMember:
 def _cause(lines: Sequence[str]) -> str:
     """The last of its messages that says what is wrong, else its last one."""
     said = [_message(line) for line in lines]
-    return next((text for is_bad, text in reversed(said) if is_bad), said[-1][1] if said else "it said nothing")
+    return next(
+        (text for is_bad, text in reversed(said) if is_bad),
+        said[-1][1] if said else "it said nothing",
+    )
 
 
 def _message(line: str) -> tuple[bool, str]:

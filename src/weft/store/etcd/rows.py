@@ -1,12 +1,16 @@
-"""Where the objects are in etcd, and what a commit is there: compares and writes, made from the state without waiting for anything.
+"""Where the objects are in etcd, and what a commit is there: compares and writes, made from the
+state without waiting for anything.
 
-    object/<kind>/<id>   MessagePack of `model/codec.py`. Its version is `base` + the revision that wrote the key, so the one
-                         in the value is 0; a service whose `spec_version` is 0 there means this very revision
-    name/<kind>/<name>   the id of the network or service of that name: two of them cannot both create it
+    object/<kind>/<id>   MessagePack of `model/codec.py`. Its version is `base` + the revision that
+                         wrote the key, so the one in the value is 0; a service whose `spec_version`
+                         is 0 there means this very revision
+    name/<kind>/<name>   the id of the network or service of that name: two of them cannot both
+                         create it
     last                 written by every commit: how new a state must be to be the newest
     guard                compared and written by every commit that is not independent
     base                 the last revision of the store that this one was copied from
-    schema               version of the values; `<old>><new>` while they are being upgraded. What has none is no store
+    schema               version of the values; `<old>><new>` while they are being upgraded. What
+                         has none is no store
 
 All of it under one prefix. `leader` and `managers/` beside it are those of `leadership.py`.
 """
@@ -105,11 +109,14 @@ def from_value(kind: Kind, id: str, value: bytes, revision: int) -> Object:
 
 
 def settled(kind: Kind, pair: KeyValue, base: int) -> bytes:
-    """The value as it must be when it is written again without a change: a service keeps the `spec_version` that it has."""
+    """The value as it must be when it is written again without a change: a service keeps the
+    `spec_version` that it has."""
     if kind != "service":
         return pair.value
     fields = msgspec.msgpack.decode(pair.value)
-    return msgspec.msgpack.encode({**fields, "spec_version": fields.get("spec_version", 0) or base + pair.mod_revision})
+    return msgspec.msgpack.encode(
+        {**fields, "spec_version": fields.get("spec_version", 0) or base + pair.mod_revision}
+    )
 
 
 class Transaction(msgspec.Struct, frozen=True):
@@ -117,9 +124,11 @@ class Transaction(msgspec.Struct, frozen=True):
     writes: tuple[Operation, ...]
 
 
-def transaction(keys: Keys, state: ClusterState, changes: Sequence[Change], base: int, now: Nanoseconds) -> Transaction:
-    """Of changes that `state.check` has let pass. The writes are in order of keys: so those who watch and those who load see
-    the objects of one commit in the same order."""
+def transaction(
+    keys: Keys, state: ClusterState, changes: Sequence[Change], base: int, now: Nanoseconds
+) -> Transaction:
+    """Of changes that `state.check` has let pass. The writes are in order of keys: so those who
+    watch and those who load see the objects of one commit in the same order."""
     compares = [_compare(keys, change, base) for change in changes]
     writes: dict[str, Operation] = {}
     for change in changes:
@@ -127,7 +136,9 @@ def transaction(keys: Keys, state: ClusterState, changes: Sequence[Change], base
             continue
         kind, id, _ = compared(change)
         key = keys.object(kind, id)
-        writes[key] = Write(key, to_value(change.object, now)) if isinstance(change, Put) else Delete(key)
+        writes[key] = (
+            Write(key, to_value(change.object, now)) if isinstance(change, Put) else Delete(key)
+        )
     if writes:
         taken, freed = _names(state, changes)
         for kind, name in freed.keys() - taken.keys():

@@ -1,11 +1,13 @@
 """What is to be done when the database of a member of etcd has reached its quota.
 
-etcd raises an alarm then, NOSPACE, and takes no write until somebody has made room and disarmed it. Compaction throws history away,
-which frees pages in every member's file; to be defragmented makes a file smaller, which is what counts. A manager reaches the member
-beside it only, so each does that for its own, and those that raised the alarm one after the other: a member answers nothing meanwhile.
+etcd raises an alarm then, NOSPACE, and takes no write until somebody has made room and disarmed it.
+Compaction throws history away, which frees pages in every member's file; to be defragmented makes a
+file smaller, which is what counts. A manager reaches the member beside it only, so each does that
+for its own, and those that raised the alarm one after the other: a member answers nothing
+meanwhile.
 
-The alarm of a member that is down, or whose manager is, is disarmed by the others after a while. If its database is still full it
-raises it again.
+The alarm of a member that is down, or whose manager is, is disarmed by the others after a while. If
+its database is still full it raises it again.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""etcd's gRPC messages as its JSON gateway writes them: bytes in base64, 64-bit numbers as text, what is zero left out.
+"""etcd's gRPC messages as its JSON gateway writes them: bytes in base64, 64-bit numbers as text,
+what is zero left out.
 
 The names are those of etcd's `rpc.proto`. Nothing outside `client.py` sees these.
 """
@@ -24,7 +25,9 @@ class Pair(msgspec.Struct):
     lease: int = 0
 
     def pair(self) -> base.KeyValue:
-        return base.KeyValue(self.key.decode(), self.value, self.create_revision, self.mod_revision, self.lease)
+        return base.KeyValue(
+            self.key.decode(), self.value, self.create_revision, self.mod_revision, self.lease
+        )
 
 
 class RangeResponse(msgspec.Struct):
@@ -52,7 +55,9 @@ class WatchEvent(msgspec.Struct):
 
     def changed(self) -> base.Changed:
         kv, deleted = self.kv, self.type == "DELETE"
-        return base.Changed(kv.key.decode(), None if deleted else kv.value, kv.create_revision, kv.mod_revision)
+        return base.Changed(
+            kv.key.decode(), None if deleted else kv.value, kv.create_revision, kv.mod_revision
+        )
 
 
 class WatchResponse(msgspec.Struct):
@@ -139,7 +144,11 @@ def operations(wanted: Sequence[base.Operation]) -> list[dict[str, Any]]:
 
 def _operation(wanted: base.Operation) -> dict[str, Any]:
     if isinstance(wanted, base.Write):
-        put = {"key": wanted.key.encode(), "value": wanted.value, **({"lease": str(wanted.lease)} if wanted.lease else {})}
+        put = {
+            "key": wanted.key.encode(),
+            "value": wanted.value,
+            **({"lease": str(wanted.lease)} if wanted.lease else {}),
+        }
         return {"request_put": put}
     verb = "request_delete_range" if isinstance(wanted, base.Delete) else "request_range"
     return {verb: key_range(wanted.key, wanted.end)}
