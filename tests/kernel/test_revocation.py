@@ -265,7 +265,7 @@ def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(
             for host in (first, second):
                 member, adapters, relay = (
                     host.up.member,
-                    host.up.agent.adapters,
+                    host.up.agent._adapters.managers,
                     host.manager._logs._relay,
                 )
                 host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))

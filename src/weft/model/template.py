@@ -197,15 +197,15 @@ class _Parser:
             )
         self._end = []
 
-    def _whole(self, environment: tuple[str, ...]) -> Pipeline:
-        pipeline = self._pipeline(environment)
+    def _whole(self, enclosing: tuple[str, ...]) -> Pipeline:
+        pipeline = self._pipeline(enclosing)
         if self._tokens:
             raise TemplateFailure(f"unexpected {clip(self._tokens[0].text)!r}")
         return pipeline
 
-    def _pipeline(self, environment: tuple[str, ...] = ()) -> Pipeline:
+    def _pipeline(self, enclosing: tuple[str, ...] = ()) -> Pipeline:
         self._deeper()
-        variables = self._variables(2 if environment else 1)
+        variables = self._variables(2 if enclosing else 1)
         commands = [self._command(False)]
         while self._tokens and self._tokens[0].text == "|" and self._tokens[0].kind == "sign":
             self._take()

@@ -119,7 +119,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     request = f"meta mark set {REQUEST_MARK:#x}"
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
     choice = f"meta mark & {MARK_MASK:#x} == {REQUEST_MARK:#x} goto mesh-choice"
-    external_etcd = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
+    from_inside = f"ip saddr {{ {LOOPBACK}, {facts.gateway.network} }}"
     return "\n".join(
         (
             refusal("mesh-refuse", "port-unreachable"),
@@ -156,7 +156,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
                 "nat",
                 "postrouting",
                 nft.SRCNAT,
-                f"oifname {leg} {external_etcd} snat ip to {facts.data_path_address}",
+                f"oifname {leg} {from_inside} snat ip to {facts.data_path_address}",
             ),
         )
     )
