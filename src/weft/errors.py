@@ -1,5 +1,5 @@
-"""What can go wrong, by kind. A leaf of the tree says what the caller may do about it;
-`api/errors.py` maps kinds to status.
+"""The kinds of errors. A kind says what the caller may do about the error; `api/errors.py` maps
+kinds to HTTP status.
 
     WeftError
     ├─ InvalidArgument     the request is wrong and will be wrong again                       400
@@ -9,10 +9,10 @@
     ├─ OutOfSequence       somebody else changed the object first: read it again              500 (as Docker Swarm)
     ├─ FailedPrecondition  right request, wrong moment                                        400
     ├─ Forbidden           this node or certificate may not do that                           403
-    ├─ Unavailable         not part of a swarm, no manager in reach, no majority              503
+    ├─ Unavailable         not part of a swarm, no manager in reach, no quorum                503
     ├─ Exhausted           no address, VNI or port left                                       500
     └─ OperationFailed     the kernel, the runtime or the disk refused                        500
-        └─ Damaged         a file of this host is not what it was left as: somebody must look 500
+        └─ Damaged         a file of this host is missing or damaged: an operator must act    500
 
 Messages read `cannot <verb> <object>: <cause>` with the field and the value, except where Docker
 Swarm's text is fixed.
@@ -23,8 +23,8 @@ SHOWN = 200
 
 
 def clip(text: str, most: int = SHOWN) -> str:
-    """As much of a text that others wrote as a message or a log may hold: the beginning, and how
-    long it is."""
+    """The part of a text from outside that a message or log may contain: its beginning, and its
+    length if it was cut."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
@@ -69,24 +69,23 @@ class Exhausted(WeftError):
 
 
 class OperationFailed(WeftError):
-    """An operation on the outside world failed. Foreign exceptions are translated into this at the
-    adapter."""
+    """An operation on the outside world failed. Adapters translate foreign exceptions into this."""
 
 
 class Damaged(OperationFailed):
-    """What this host keeps on its disk is missing, cannot be read, or is somebody else's. It was
-    left as it is, and to try again is of no use. The message names the file and says what to do."""
+    """A file of this host is missing, unreadable, or not this node's. The daemon left it as it is;
+    trying again does not help. The message names the file and says what to do."""
 
 
 def cause_of(error: BaseException) -> str:
-    """Why something failed, for the `<cause>` of a message; never empty. For an operating system
-    error that is the system's own text, without number and path, if there is any:
-    `socket.if_nametoindex` and others raise an `OSError` that has neither number nor text."""
+    """The reason of a failure, for the `<cause>` of a message; never empty. For an operating system
+    error this is the system's text without number and path, if there is one:
+    `socket.if_nametoindex` and others raise an `OSError` with neither number nor text."""
     words = error.strerror if isinstance(error, OSError) else None
     return str(words or error) or type(error).__name__
 
 
 def described(error: Exception) -> str:
-    """An error as a status or a log line tells it: what was raised on purpose in its own words, all
-    else as the mistake in this program that it is."""
+    """An error's text for a status or a log line. An error raised on purpose has its own words; any
+    other is reported as an internal error of this program."""
     return str(error) if isinstance(error, WeftError) else f"internal error: {error!r}"

@@ -1,9 +1,9 @@
-"""Keys of the encrypted networks: made when the first such network is, renewed by period or on
-demand, thrown away with the last.
+"""Data keys of the encrypted networks: made for the first such network, renewed by period or on
+demand, discarded with the last.
 
-A new key is only known at first; it is used for sending when the next one comes, and accepted once
-more after that (`model/encryption.py`). So whoever has had a session with a manager within the last
-period can talk to everybody.
+Nodes accept the newest key but do not send with it yet. They send with it after the next rotation,
+and still accept it after one more (`model/encryption.py`). So nodes that had a session with a
+manager within the last period can all talk to each other.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,15 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.state import ClusterState, Decision, Put
 
 SHORTEST_PERIOD: Nanoseconds = 10 * SECOND
-"""Between two keys: every node must have got the newest one before it is used."""
+"""Shortest time between two keys: every node must have received the newest key before any uses
+it."""
 _TAGS = 2**32
 
 
 def reconcile(
     state: ClusterState, now: Nanoseconds, new_secret: Callable[[int], bytes]
 ) -> Decision:
-    """`new_secret(n)` gives n random bytes."""
+    """`new_secret(n)` returns n random bytes."""
     cluster = state.cluster
     if cluster is None:
         return Decision()
@@ -39,8 +40,8 @@ def reconcile(
 
 
 def rotation(cluster: Cluster, now: Nanoseconds, new_secret: Callable[[int], bytes]) -> Put:
-    """A rotation on demand. Raises `FailedPrecondition` if there is no key, or the newest may not
-    be known everywhere yet."""
+    """A rotation on demand. Raises `FailedPrecondition` if there is no key, or if some nodes may
+    not know the newest key yet."""
     if not cluster.data_keys:
         raise FailedPrecondition("cannot rotate keys: there is no encrypted network")
     age = now - cluster.data_keys[-1].created_at

@@ -1,11 +1,11 @@
-"""Certificates of managers that are managers no more. A certificate is good for months, and the key
-to it may have been copied.
+"""Revocation of former managers' certificates. A certificate is valid for months, and its key may
+have been copied.
 
-    issued    its serial is in the node before anybody has the certificate; a node on its way out is
-              given none
-    revoked   with the commit by which the node is to be a manager no more
-    refused   by every manager's session listener at once; by its part of the store once
-              `manager/members.py` has seen to that
+    issued    the node's record has the serial before anybody has the certificate; a manager that is
+              being demoted is issued none
+    revoked   by the commit after which the node is no longer to be a manager
+    refused   by every manager's session listener at once; by the manager's etcd member once
+              `manager/members.py` has arranged that
     expired   forgotten
 
 Functions of the state; `now` in nanoseconds since 1970.
@@ -23,10 +23,11 @@ from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Put, cluster_of
 
 MOST = 256
-"""Certificates of one manager that have not expired. It is given two or three of them in their
-time, and one at each change of the root; the limit keeps a hostile one from filling the store."""
+"""Most unexpired certificates of one manager. A manager is issued two or three in their lifetime,
+and one at each change of the root; the limit keeps a hostile manager from filling the store."""
 LAG = 24 * 3600 * SECOND
-"""How far the clocks of two hosts may be apart, at most: for so long an expired one is refused."""
+"""Largest clock difference between two hosts: an expired certificate is still refused for that
+long."""
 
 Certificates = tuple[ManagerCertificate, ...]
 
@@ -34,7 +35,7 @@ Certificates = tuple[ManagerCertificate, ...]
 def issued(
     state: ClusterState, node: Node, certificate: ManagerCertificate, now: Nanoseconds
 ) -> list[Change]:
-    """To be committed before the node, which may be new, is given this certificate. Raises
+    """Changes to commit before the node, which may be new, is given this certificate. Raises
     `FailedPrecondition`."""
     if node.spec.role != "manager":
         cause = "it is to be a worker and is a manager still"
@@ -54,9 +55,9 @@ def issued(
 def shown(
     state: ClusterState, node: Node, certificate: ManagerCertificate | None
 ) -> tuple[Node, list[Change]]:
-    """The node, which has opened a session with this certificate, and what else is to be committed.
-    `certificate`: None if it is a worker's. A certificate that nobody knows was issued after the
-    backup that this state was restored from."""
+    """The node, which has opened a session with this certificate, and further changes to commit.
+    `certificate`: None for a worker's. A certificate that the state does not know was issued after
+    the backup from which the state was restored."""
     cluster = cluster_of(state)
     if certificate is None or _is_known(cluster, node, certificate.serial):
         return node, []
@@ -67,7 +68,8 @@ def shown(
 
 
 def revoked(cluster: Cluster, nodes: Iterable[Node]) -> Cluster:
-    """With all certificates of a manager that these nodes have. The nodes lose them: `without`."""
+    """The cluster with all manager certificates of these nodes revoked. `without` takes them off
+    the nodes."""
     certificates = [certificate for node in nodes for certificate in node.manager_certificates]
     return _with(cluster, certificates) if certificates else cluster
 
@@ -77,7 +79,7 @@ def without(node: Node) -> Node:
 
 
 def revoking(state: ClusterState, node: Node) -> list[Change]:
-    """The node as given, but for its certificates of a manager, which are revoked."""
+    """Changes that write the node as given, and revoke its manager certificates."""
     before = cluster_of(state)
     after = revoked(before, [node])
     return [Put(without(node)), *([Put(after)] if after != before else [])]
@@ -88,9 +90,9 @@ def is_revoked(cluster: Cluster, serial: str) -> bool:
 
 
 def check_session(state: ClusterState, node: Node, serial: str) -> None:
-    """`serial`: of the certificate that the node shows. A demoted one has nothing but a revoked
-    certificate to ask for another one with. Once it has shown that one, the former are of no use to
-    anybody. Raises `Forbidden`."""
+    """`serial`: of the certificate that the node shows. A demoted node has only its revoked
+    certificate to ask for a new one with. Once the node has shown the new certificate, earlier
+    revoked ones are refused. Raises `Forbidden`."""
     cluster, last = cluster_of(state), node.certificate.serial
     if last and is_revoked(cluster, serial) and not is_revoked(cluster, last):
         raise Forbidden(f"the certificate {serial} of node {node.id} was revoked")

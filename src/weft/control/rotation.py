@@ -1,9 +1,9 @@
-"""The end of a root's rotation: when every node has shown a certificate of the new root, that one
-takes the old one's place.
+"""The end of a root rotation: when every node has shown a certificate of the new root, the new root
+replaces the old one.
 
-Join tokens hold a digest of the root, so both are made anew. A node that is down holds the rotation
-up until it is back or removed: it could not find back otherwise. For the same reason every node
-must have taken over the root before, so that none is ever two behind.
+Join tokens contain a digest of the root, so both are made anew. A node that is down delays the end
+until it is back or removed; otherwise it could not rejoin. For the same reason every node must
+already trust the root that is being replaced, so that no node is ever two roots behind.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from weft.pki.tokens import SECRET_BYTES, make_token
 
 
 def reconcile(state: ClusterState, now: Nanoseconds, entropy: Callable[[int], bytes]) -> Decision:
-    """`entropy(n)` gives n random bytes."""
+    """`entropy(n)` returns n random bytes."""
     cluster = state.cluster
     if cluster is None or cluster.rotation is None:
         return Decision()

@@ -1,1 +1,1 @@
-"""The whole: how the parts of one host's daemon are put together, and its role in the swarm."""
+"""Puts the parts of one host's daemon together, and follows the node's role in the swarm."""

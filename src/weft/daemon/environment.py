@@ -1,5 +1,4 @@
-"""What a member of a swarm needs of the node around it, which was there before and will be
-afterwards."""
+"""The node around a member of a swarm. It exists before the membership and after it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from weft.store.etcd.external import ExternalEtcd
 
 @dataclass(frozen=True, kw_only=True)
 class HostAdapters:
-    """What a member asks of its host."""
+    """Functions of the host that a member uses."""
 
     description: Callable[[], NodeDescription]
     routes: Callable[[], Sequence[IPv4Network]] = tuple
@@ -28,15 +27,15 @@ class HostAdapters:
     connector: Callable[[CredentialSource, Callable[[], Sequence[str]], IsRevoked], Connect] = (
         Connector
     )
-    """How sessions are opened, with the present credentials, with one of the managers at these
-    addresses."""
+    """Makes the function that opens a session with one of the managers at these addresses, with the
+    present credentials."""
     open_echo: Callable[[], Echo] | None = None
-    """How another host is asked whether it is there; None where it cannot be."""
+    """Opens a socket that asks another host whether it answers; None where this is not possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeEnvironment:
-    """What a member needs of the node around it."""
+    """The parts of the node that a member uses."""
 
     data: Path
     """`<data root>/swarm`."""
@@ -45,6 +44,6 @@ class NodeEnvironment:
     host: HostAdapters
     facts: Callable[[NodeId, IPv4Address], NodeFacts]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
-    """What this host listens on, in or out of a swarm."""
+    """Ports on which this host listens, in or out of a swarm."""
     external_etcd: ExternalEtcd | None = None
-    """Where the swarm's state is to be if not on the managers' hosts."""
+    """Set if the swarm's state is to be in an external etcd and not on the managers' hosts."""

@@ -1,5 +1,5 @@
-"""What this host is: for `docker info`, `docker version` and the node's description in the swarm.
-Read once at start."""
+"""Facts about this host for `docker info`, `docker version` and the node's description in the
+swarm. They are read once at start."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ from weft.system.files import replace_file
 log = logging.getLogger(__name__)
 
 PROGRAMS = ("conmon", "runc", "skopeo")
-"""What the daemon cannot do without, beside the kernel."""
+"""Programs that the daemon requires."""
 
 _ENGINE_ID = re.compile(r"[0-9a-f]{36}")
 CGROUP_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
@@ -99,8 +99,8 @@ def _first_line(*argv: str) -> str:
 
 
 def _engine_id(data_root: Path) -> str:
-    """Made on the first start, kept in the data root. One that was damaged is made anew: nothing
-    hangs on it."""
+    """An id made on the first start and kept in the data root. A damaged id is replaced: nothing
+    depends on it."""
     path = data_root / "engine-id"
     try:
         found = path.read_bytes().decode(errors="replace")
@@ -120,7 +120,7 @@ def _engine_id(data_root: Path) -> str:
 
 
 def resolver(path: Path = Path("/etc/resolv.conf")) -> HostResolver:
-    """What resolv.conf(5) says now; nothing if it is not there."""
+    """The present contents of resolv.conf(5); empty if the file is missing."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:

@@ -1,9 +1,8 @@
-"""Whether the swarm goes on without this manager: `docker swarm init --force-new-cluster`, at
-another one that was cut off.
+"""Detects that the swarm goes on without this manager, after `docker swarm init
+--force-new-cluster` at another manager that was cut off.
 
-Its store then refuses the certificates of those it left behind. They may have a majority among
-themselves, and nothing that they would hear from it; so each of them asks the managers that take no
-part.
+That manager's store then refuses the certificates of those left behind. These may have a quorum
+among themselves, and hear nothing from it. So each of them asks the absent managers.
 """
 
 import asyncio
@@ -15,18 +14,17 @@ from weft.errors import WeftError
 log = logging.getLogger(__name__)
 
 LOOK = 3.0
-"""Seconds from one question to the next."""
+"""Seconds between two rounds of questions."""
 
 Ask = Callable[[str], Awaitable[int]]
-"""The epoch of the cluster that a manager at `host:port` is of; raises `WeftError` if it does not
-say."""
+"""Returns the cluster's epoch as the manager at `host:port` knows it; raises `WeftError` if the
+manager does not answer."""
 
 
 async def later_epoch(
     own: Callable[[], int], absent: Callable[[], Collection[str]], ask: Ask
 ) -> int:
-    """Waits until one of the managers that take no part says that it is of a later epoch, and
-    returns that."""
+    """Waits until one of the absent managers reports a later epoch, and returns that epoch."""
     while True:
         await asyncio.sleep(LOOK)
         for manager in absent():

@@ -1,4 +1,4 @@
-"""What a manager needs of the node that it runs on, and where its files are there."""
+"""The node on which a manager runs, as the manager needs it, and paths of the manager's files."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ class ManagerHost:
     data: Path
     """`<data root>/swarm`."""
     run: Path
-    """`<run directory>`: the store's socket, and what a reboot may take."""
+    """`<run directory>`: the etcd member's socket, and files that a reboot may remove."""
     routes: Callable[[], Sequence[IPv4Network]]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
-    """What the host listens on beside the swarm's ports."""
+    """Ports on which the host listens besides the swarm's ports."""
     external_etcd: ExternalEtcd | None = None
-    """Where managers have their store if not on their own hosts."""
+    """Set if managers have their store in an external etcd and not on their own hosts."""
 
     @property
     def database(self) -> Path:
@@ -38,7 +38,7 @@ class ManagerHost:
 
     @property
     def kept(self) -> KeptState:
-        """What this manager knew last of a store that is not its own."""
+        """The last state that this manager knew of a shared or external store."""
         return KeptState(self.data / "last-state")
 
     @property
@@ -61,8 +61,8 @@ class ManagerHost:
 
     @property
     def own_door(self) -> str:
-        """Where this host's own agent reaches its manager. It need not reach the advertised
-        address, which may be a router's."""
+        """The address at which this host's own agent reaches its manager. The advertised address
+        may be a router's, which the host need not reach."""
         own = self.member()
         address, _, port = own.listen_address.rpartition(":")
         if not IPv4Address(address).is_unspecified:
@@ -75,11 +75,11 @@ class ManagerHost:
 
     @property
     def has_part(self) -> bool:
-        """Of the shared store; it may be of no use any more."""
+        """Whether this host has an etcd member's data, which may be obsolete."""
         return self.settings.data.exists()
 
     def etcd(self) -> EtcdMember:
-        """This host's part of the shared store. Raises `OperationFailed`."""
+        """This host's etcd member. Raises `OperationFailed` if etcd is not installed."""
         if shutil.which("etcd") is None:
             raise OperationFailed(f"cannot be one of several managers: {NO_ETCD}")
         return EtcdMember(self.settings)

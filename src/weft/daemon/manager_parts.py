@@ -1,5 +1,5 @@
-"""The steps of a node's role (`role_steps.py`) on a real host: opens the manager, moves its store,
-leaves it."""
+"""The steps of a node's role (`role_steps.py`) on a real host: opening the manager, moving its
+store, leaving it."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
-    """What the node remembers on its disk."""
+    """The node's records on its disk."""
 
     def keep_store(self, store: StoreKind) -> None:
         """Raises `OperationFailed`."""
@@ -29,17 +29,17 @@ class Memory(Protocol):
     def know_epoch(self, epoch: int) -> None: ...
 
     def other_managers(self) -> list[str]:
-        """`host:port` of each."""
+        """`host:port` of each other manager."""
         ...
 
 
 class HostParts:
-    """`membership.ManagerParts`. `running` is the manager of this host, if there is one."""
+    """`membership.ManagerParts`. `running`: the manager of this host, if there is one."""
 
     def __init__(
         self, host: ManagerHost, memory: Memory, opened: Callable[[RunningManager], None]
     ) -> None:
-        """`opened`: is told of each manager that runs from now on."""
+        """`opened`: called with each manager that begins to run."""
         self.running: RunningManager | None = None
         self._host = host
         self._memory = memory
@@ -67,7 +67,7 @@ class HostParts:
         return "external" if self._host.external_etcd is not None else "shared"
 
     async def runs(self) -> None:
-        """Waits until there is a manager that runs."""
+        """Waits until a manager runs."""
         await self._runs.wait()
 
     @property
@@ -97,13 +97,13 @@ class HostParts:
                 await self._leave()
 
     async def found(self, store: Store) -> None:
-        """As the swarm's first manager, with the store that it has made, which is closed if this
-        raises."""
+        """Opens the swarm's first manager, with the store that it has created. The store is closed
+        if this raises."""
         self.begin(await managers.found(self._host, store))
 
     async def go_on_alone(self) -> None:
-        """This manager goes on as the only one, with what its part of the store knows. Raises
-        `FailedPrecondition` for one that has no such part."""
+        """Makes this manager the only one, with the state that its store has. Raises
+        `FailedPrecondition` if this node has no part of the swarm's state."""
         store = self._host.member().store
         if self.running is not None and store in ("alone", "external"):
             await self.running.manager.go_on_alone()
@@ -135,18 +135,18 @@ class HostParts:
         log.info("manager.opened alone=%s", running.is_alone)
 
     async def stop(self) -> None:
-        """The state stays where it is."""
+        """Closes the manager; the state stays where it is."""
         running, self.running = self.running, None
         self._runs.clear()
         if running is not None:
             await running.close()
 
     async def _move(self) -> None:
-        """From a store of its own to one that can be shared. Until the copy is whole, the old one
-        holds."""
+        """Moves from the manager's own store to one that can be shared. The old store holds until
+        the copy is complete."""
         running = self.running
         assert running is not None
-        self._host.etcd()  # raises if there is none on this host, before anything has happened
+        self._host.etcd()  # raises before any change if etcd is not installed
         try:
             await managers.move_store(self._host, running)
             self._memory.keep_store("shared")
@@ -155,7 +155,7 @@ class HostParts:
             await self.stop()
 
     async def _leave(self) -> None:
-        """What the disk says first: a part that is left over does no harm."""
+        """Writes the member's record first, since etcd data that is left over does no harm."""
         if self.running is not None and self.running.later_epoch is not None:
             self._memory.know_epoch(self.running.later_epoch)
         await self.stop()

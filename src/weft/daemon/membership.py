@@ -1,8 +1,8 @@
 """Follows the role that a node's certificate names: takes one step after the other
-(`role_steps.py`) until there is nothing to do, then waits until something changes. A step that
-fails is tried again.
+(`role_steps.py`) until there is nothing to do, then waits for a change. A failed step is tried
+again.
 
-What a step does on a host is behind `ManagerParts`; the daemon's are in `manager_parts.py`.
+`ManagerParts` does the steps on a host; the daemon's implementation is in `manager_parts.py`.
 """
 
 import asyncio
@@ -18,49 +18,50 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 RETRY = 1.0
-"""Seconds after a step that failed."""
+"""Seconds before a failed step is tried again."""
 
 
 class ManagerParts(Protocol):
-    """What a host has for being a manager."""
+    """The parts with which a host can be a manager."""
 
     @property
     def facts(self) -> RoleFacts: ...
 
     async def take(self, step: Step) -> None:
-        """Safe to be called again, whatever the last call came to. Raises `Damaged` where to try
-        again is of no use, `MemberRemoved` if this host's etcd member was taken out, else another
-        `WeftError`."""
+        """Takes a step. Safe to call again, whatever the result of the last call. Raises `Damaged`
+        if trying again does not help, `MemberRemoved` if this host's etcd member was removed, else
+        another `WeftError`."""
         ...
 
     async def changed(self) -> None:
-        """Waits until the facts may be others, the role apart. Raises what ended a manager that
-        should not end."""
+        """Waits until facts other than the role may have changed. If a manager ended unexpectedly,
+        raises the error that ended it."""
         ...
 
 
 class RoleFollower:
-    """`obstacle`: why the node is not yet what it is to be; empty if it is. `damage`: the same, if
-    only a person can mend it."""
+    """`obstacle`: why the node does not have its role yet; empty if it has. `damage`: the same, if
+    only an operator can repair it."""
 
     def __init__(self, parts: ManagerParts, trouble: str = "") -> None:
-        """`trouble`: a damage that lasts for as long as this object."""
+        """`trouble`: a damage that lasts as long as this object."""
         self._parts = parts
         self._trouble = self.damage = self.obstacle = trouble
         self._removed = False
         self._role_changed = asyncio.Event()
 
     def role_changed(self) -> None:
-        """The certificate may name another role now."""
+        """To be called when the certificate may name another role."""
         self._role_changed.set()
 
     def give_up(self, damage: Damaged) -> None:
-        """A manager stays as it is then. To become a worker is still possible."""
+        """A damaged manager stays as it is; the node can still become a worker."""
         log.error("role.damaged cause=%s", damage)
         self.obstacle = self.damage = str(damage)
 
     async def run(self) -> None:
-        """Until cancelled, or until a manager ends that should not; raises what ended it."""
+        """Runs until cancelled, or until a manager ends unexpectedly; then raises the error that
+        ended it."""
         while True:
             self._role_changed.clear()
             found = self._parts.facts
@@ -75,10 +76,10 @@ class RoleFollower:
             elif not await self._take(step, facts) or self._parts.facts == found:
                 await asyncio.sleep(
                     RETRY
-                )  # also after a step that changed nothing: files that cannot be removed
+                )  # also if the step changed nothing, as when files cannot be removed
 
     async def _take(self, step: Step, facts: RoleFacts) -> bool:
-        """Whether it succeeded."""
+        """Takes the step; returns whether it succeeded."""
         try:
             await self._parts.take(step)
             self._removed = self._removed and step is not Step.LEAVE

@@ -1,7 +1,8 @@
 """The composition root: the only file that chooses real adapters. One `WeftNode` is one host's
 daemon.
 
-run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the last daemon, if any ─▶ API socket ─▶ until a signal
+    run(options) ─▶ checks ─▶ runtime, images, kernel ─▶ swarm of the last daemon, if any
+                 ─▶ API socket ─▶ until a signal
 """
 
 import asyncio
@@ -66,9 +67,9 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 _UMASK = 0o022
-"""Whatever the service manager has set. Directories that the OCI runtime makes in a container, for
-its mounts and its working directory, get their modes by it, and a container's users must be able to
-pass. What is only for root has a mode of its own."""
+"""Set whatever umask the service manager has set. Directories that the OCI runtime makes in a
+container, for its mounts and its working directory, get their modes by it, and a container's users
+must be able to enter them. Files that are only for root have explicit modes."""
 
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -114,18 +115,18 @@ class DaemonOptions:
     log_level: str = "info"
     log_format: logs.Format = "text"
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Of the engine: constraints on `engine.labels.*` look at them."""
+    """Labels of the engine: constraints on `engine.labels.*` refer to them."""
     sockets: tuple[Path, ...] = ()
-    """Beside `socket`."""
+    """Sockets besides `socket`."""
     tcp: tuple[TcpHost, ...] = ()
     tls: TlsFiles | None = None
-    """What `tcp` is served with; there is no API on TCP without it."""
+    """Keys and certificates for `tcp`; without them there is no API on TCP."""
     store: ExternalEtcd | None = None
-    """An etcd that somebody else runs."""
+    """The external etcd, if any."""
 
 
 class WeftNode:
-    """`api.backend.Node` for this host. `open` makes one."""
+    """`api.backend.Node` for this host. `open` starts it."""
 
     def __init__(self, options: DaemonOptions, info: HostInfo) -> None:
         self._options = options
@@ -148,7 +149,7 @@ class WeftNode:
         self.images = self.engine.images
         self._member: SwarmNode | None = None
         self._damage = ""
-        """Why nobody knows of which swarm this node is a member."""
+        """Why the node cannot tell of which swarm it is a member."""
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._environment = NodeEnvironment(
@@ -174,7 +175,7 @@ class WeftNode:
             log.error("swarm.damaged cause=%s", error)
 
     async def close(self) -> None:
-        """Containers, networks and traffic go on."""
+        """Closes the daemon; containers, networks and traffic go on."""
         if self._member is not None:
             await self._member.close()
         await self.containers.close()
@@ -183,7 +184,7 @@ class WeftNode:
             await self._esp.close()
 
     async def failed(self) -> None:
-        """Waits for as long as all is well; raises what ended a part that should not end."""
+        """Waits as long as all parts run; raises the error that ended a part unexpectedly."""
         while True:
             member = self._member
             if member is not None:
@@ -271,7 +272,7 @@ class WeftNode:
 
     @property
     def _networking(self) -> Networking | None:
-        """Containers are connected while the node is in a swarm."""
+        """Containers are connected only while the node is in a swarm."""
         return self._member.agent.networking if self._member is not None else None
 
     def local_networks(self) -> Sequence[LocalNetwork]:
@@ -289,7 +290,8 @@ class WeftNode:
         return self._networking.container_gateway(id) if self._networking is not None else None
 
     def _facts(self, node: NodeId, data_path: IPv4Address) -> NodeFacts:
-        """The MTU is read afresh at each start: the operator may have changed it."""
+        """Facts of the node. The MTU is read at each start, since the operator may have changed
+        it."""
         return NodeFacts(
             node=node,
             data_path_address=data_path,
@@ -324,8 +326,8 @@ class WeftNode:
 
 
 def run(options: DaemonOptions) -> int:
-    """Runs the daemon until SIGTERM or SIGINT. The exit status: 1 if it could not start or
-    something broke."""
+    """Runs the daemon until SIGTERM or SIGINT. Returns the exit status: 1 if it could not start or
+    a part failed."""
     os.umask(_UMASK)
     logs.start(options.log_level, options.log_format)
     try:
@@ -370,7 +372,7 @@ async def _serve(api: ApiServer, options: DaemonOptions) -> None:
 
 
 def _what_leaving_means(manager: Swarm | None) -> str:
-    """To a manager that leaves without having been demoted."""
+    """The warning to a manager that leaves without having been demoted."""
     if manager is None:
         return "Doing so may lose the consensus of your cluster. " + ONLY_WAY
     managers = [node.id for node in manager.state.nodes.values() if node.manager_address]
@@ -383,12 +385,12 @@ def _what_leaving_means(manager: Swarm | None) -> str:
 
 
 def _make_directories(options: DaemonOptions) -> None:
-    """No user of this host but root has anything to look for below the data root, where images and
+    """Creates the directories. Only root has access below the data root, where images and
     containers are."""
     for path, make, mode in (
         (options.data_root, make_directory, 0o710),
         (options.run_dir, make_directory, 0o711),
-        (options.netns_dir, make_missing, 0o755),  # may be another engine's, too
+        (options.netns_dir, make_missing, 0o755),  # another engine may use it, too
     ):
         try:
             make(path, mode)
@@ -397,7 +399,8 @@ def _make_directories(options: DaemonOptions) -> None:
 
 
 def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
-    """By trying the kernel, not by its version: (engine, "") or (None, what is missing)."""
+    """Chooses by trying the kernel, not by its version: (engine, "") or (None, the missing
+    features)."""
     why_not = xfrm.why_not()
     if why_not is None:
         return KernelEngine(options.data_root / "esp"), ""
@@ -412,8 +415,8 @@ def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
 
 
 def _own_ports(options: DaemonOptions) -> OwnPorts:
-    """What this daemon needs beside the swarm's ports, and what for. The managers' etcd may be on
-    any host, this one included."""
+    """Ports that this daemon needs besides the swarm's ports, with their purpose. An external etcd
+    may be on any host, this one included."""
     found: dict[PortKey, str] = {}
     for endpoint in options.store.endpoints if options.store else ():
         found["tcp", int(endpoint.rpartition(":")[2])] = f"the swarm's state is at {options.store}"
@@ -423,7 +426,8 @@ def _own_ports(options: DaemonOptions) -> OwnPorts:
 
 
 def _gateway() -> IPv4Interface:
-    """docker_gwbridge's own address: of the first local pool that no route of the host overlaps."""
+    """The address for docker_gwbridge: in the first local pool that no route of the host
+    overlaps."""
     taken = host.routes()
     for second in (GATEWAY_INTERFACE.network.network_address.packed[1], *range(19, 32)):
         candidate = IPv4Interface(f"172.{second}.0.1/16")
@@ -441,10 +445,10 @@ async def _open_resolver(
 
 
 async def _flush_flows(namespace: Path | None, flows: frozenset[Stale]) -> None:
-    """None: the host's own namespace."""
+    """`namespace`: None for the host's own."""
 
     def flush() -> None:
-        # To look costs the kernel 9 ms however few flows there are.
+        # Looking costs the kernel 9 ms however few flows there are.
         if sysctl.read("net.netfilter.nf_conntrack_count") != "0":
             conntrack.delete_stuck(*flows)
 

@@ -1,9 +1,9 @@
-"""What is done about a membership whose files are damaged: mended where the host has all that it
-takes, else left as it is until somebody decides.
+"""Recovery of a membership whose files are damaged. The host repairs what it can; the rest stays as
+it is until an operator decides.
 
-    mended   the node's credentials
-    forget   everything, because a user has said so
-    undo     what a swarm's beginning has left that failed
+    mended   repairs the node's credentials
+    forget   removes everything, because a user has said so
+    undo     removes the remains of a failed creation of a swarm
 """
 
 import logging
@@ -27,8 +27,8 @@ REJOIN = (
 async def mended(
     identity: IdentityStore, member: Member, credentials: Credentials, trouble: str
 ) -> tuple[Credentials, str]:
-    """Credentials, and why they are of no use. The swarm's only manager, which has the key of its
-    CA, issues itself others."""
+    """Credentials, and why they are unusable, if they are. The swarm's only manager, which has the
+    key of the CA, issues itself new ones."""
     advice = REJOIN
     if (member.role, member.store) == ("manager", "alone"):
         try:
@@ -45,15 +45,15 @@ async def mended(
 
 
 async def forget(data: Path, run: Path) -> None:
-    """Takes away what is left of a membership that cannot be read: `<data root>/swarm`, and a
-    member of etcd that runs. Containers stay; the networks of what was the swarm's go when the node
-    is a member of another one."""
+    """Removes the rest of an unreadable membership: `<data root>/swarm`, and an etcd member that
+    runs. Containers stay; the networks of the former swarm are removed when the node is a member of
+    another one."""
     await EtcdMember(MemberSettings(name="", address="", swarm=data, run=run / "etcd")).wipe()
     IdentityStore(data).erase()
 
 
 async def undo(identity: IdentityStore, store: ExternalEtcd | None) -> None:
-    """`store`: it has a swarm, and this node made it."""
+    """`store`: the external etcd, if this node has created a swarm in it."""
     identity.erase()
     if store is not None:
         await erase(store)

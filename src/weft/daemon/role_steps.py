@@ -1,20 +1,19 @@
-"""The next step towards what a node's certificate says that it is. Pure: one value in, one step
+"""The next step towards the role in a node's certificate. A pure function: one value in, one step
 out.
 
     certificate   state is kept   manager runs            next step
     ------------  --------------  ----------------------  --------------------------------------------------
-    worker        anywhere        or something is left    LEAVE     close it, forget the state
+    worker        anywhere        or something is left    LEAVE     close it, erase the state
     worker        nowhere         no, nothing is left     NOTHING
-    manager       -               with a removed part     LEAVE     its part of the store is of no use any more
+    manager       -               its member was removed  LEAVE     its etcd member is of no use
     manager       alone           no                      OPEN_ALONE
     manager       alone           yes, others are wanted  MOVE      copy the state to a store that can be shared
-    manager       nowhere         no                      JOIN      be given a part of the managers' store
+    manager       nowhere         no                      JOIN      get an etcd member
     manager       shared          no                      OPEN_SHARED
     manager       external        no                      OPEN_EXTERNAL
     manager       -               yes                     NOTHING
 
-A node whose files are damaged goes on as it is for as long as it is to be a manager: somebody has
-to decide.
+A node with damaged files takes no step as long as it is to be a manager: an operator has to decide.
 """
 
 from dataclasses import dataclass
@@ -38,23 +37,23 @@ class Step(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class RoleFacts:
-    """All that the next step depends on."""
+    """All facts on which the next step depends."""
 
     role: Role
-    """By the certificate."""
+    """The role in the certificate."""
     store: StoreKind
-    """Where this node keeps the swarm's state, as its disk says."""
+    """The store of the swarm's state, as recorded on this node's disk."""
     external: bool = False
-    """The daemon is configured with an external etcd."""
+    """Whether the daemon is configured with an external etcd."""
     running: StoreKind = "none"
     """The store of the manager that runs on this host."""
     removed: bool = False
-    """The other managers have taken this host's etcd member out, or the swarm has gone on without
-    it."""
+    """Whether the other managers have removed this host's etcd member, or the swarm has gone on
+    without this manager."""
     others_wanted: bool = False
-    """Another node is to be a manager."""
+    """Whether another node is to be a manager."""
     leftovers: bool = False
-    """There are files of a store on the disk."""
+    """Whether there are files of a store on the disk."""
     damaged: bool = False
 
 

@@ -1,15 +1,13 @@
-"""What a node runs for as long as it is a manager: a store, its place among the managers, the
-control loops, and the listener for sessions.
+"""A manager as a node runs it: a store, leadership, the control loops, and the session listener.
 
     open_alone     with the embedded store; this manager leads
-    open_shared    with this host's part of the store that all managers share (`store_part.py`); one
-                   of them leads
-    open_external  with a store in an etcd that somebody else runs; there are no parts to be given
-                   or taken
-    move_store     from the first to the second, when another node is to be a manager: everything is
-                   copied, and the embedded store goes only when the copy is whole
+    open_shared    with this host's etcd member of the store that all managers share
+                   (`store_part.py`); one of the managers leads
+    open_external  with a store in an external etcd; managers have no etcd members
+    move_store     from the embedded to the shared store, when another node is to be a manager:
+                   copies everything; the embedded store goes only when the copy is complete
 
-Wiring only. The store and what belongs to it are opened here and closed with the manager; the etcd
+Wiring only. This file opens the store and its parts and closes them with the manager; the etcd
 process goes on.
 """
 
@@ -61,7 +59,7 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 VALIDITY_CHECK = 60.0
-"""Seconds between two looks at the sole manager's own certificate."""
+"""Seconds between two checks of the sole manager's own certificate."""
 EXTERNAL = (
     "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set"
     " store in its configuration"
@@ -77,11 +75,11 @@ REJOIN = (
 )
 ARRIVE_PAUSE = 1.0
 ANSWER_PATIENCE = 3.0
-"""Seconds for a member of etcd that was started to find a majority, for which it needs an election
-or two."""
+"""Seconds for a newly started etcd member to find a quorum, for which it needs an election or
+two."""
 PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
-"""A host whose session has ended is asked so often within that time. On a network between hosts an
-answer takes milliseconds; new connections wait for a SYN that was lost for a second."""
+"""A host whose session has ended is asked this often within this time. On a network between hosts
+an answer takes milliseconds; a new connection waits one second after a lost SYN."""
 
 
 class RunningManager:
@@ -105,13 +103,13 @@ class RunningManager:
         self._closing.push_async_callback(ended, task)
 
     async def close(self) -> None:
-        """The state stays as it is, and can still be read through `manager`."""
+        """Closes the manager. The state stays, and can still be read through `manager`."""
         await self._closing.aclose()
 
     async def resign(self, peer_url: str) -> bool:
-        """Takes this host's part of the shared store out of it, if those that are left can do
-        without: else they would wait for it for ever. An external store is left to the other
-        managers; whether there are none, and it is to be erased."""
+        """Removes this host's etcd member, if the others can go on without it; if it stayed, they
+        would wait for it for ever. An external store is left to the other managers. Returns True if
+        there are none, and the store is to be erased."""
         try:
             if self._external_etcd is not None:
                 return await self.manager.resign()
@@ -126,42 +124,42 @@ class RunningManager:
         return False
 
     async def _disown(self) -> None:
-        """If this fails, they are revoked when the others demote this manager."""
+        """If this fails, the others revoke the certificates when they demote this manager."""
         try:
             await self.manager.disown()
         except WeftError as cause:
             log.warning("manager.not_disowned cause=%s", cause)
 
     async def take_root(self, own: NodeId) -> None:
-        """The store's process reads the root that it trusts only when it starts. Managers learn of
-        a new one at the same moment and start it again one after the other, so that there is always
-        a majority; until then the old root vouches for the new."""
+        """Restarts etcd with a new root, as the etcd process reads its trusted root only at start.
+        Managers learn of the root at the same time and restart one after the other, so that there
+        is always a quorum. Until then the old root vouches for the new one."""
         if self._etcd is not None:
             await restart_in_turn(self._etcd, self.store.state, own, "new root certificate")
 
     @property
     def lost_its_part(self) -> bool:
-        """The other managers have taken this host's part out of the shared store, or the swarm goes
-        on without them."""
+        """Whether the other managers have removed this host's etcd member, or the swarm goes on
+        without this manager."""
         return self._etcd is not None and (
             self._etcd.removed.is_set() or self.later_epoch is not None
         )
 
     @property
     def later_epoch(self) -> int | None:
-        """Of the cluster, which was begun anew without this manager."""
+        """Epoch of the cluster begun anew without this manager, or None."""
         return self._asking.result() if self._asking is not None and self._asking.done() else None
 
     async def part_lost(self) -> None:
-        """Until `lost_its_part`."""
+        """Waits until `lost_its_part`."""
         if self._etcd is None or self._asking is None:
             await asyncio.get_running_loop().create_future()
         else:
             await first(self._etcd.removed.wait(), asyncio.wait((self._asking,)))
 
     def ask_others(self, own: Callable[[], int], credential_source: CredentialSource) -> None:
-        """For as long as this manager runs: whether the swarm goes on without it. `own`: the epoch
-        that this node knows."""
+        """Asks, as long as this manager runs, whether the swarm goes on without it. `own`: the
+        epoch that this node knows."""
         cluster = self.manager.cluster.id
         ask = EpochClient(credential_source, cluster, partial(is_revoked, self.store))
         self._asking = asyncio.create_task(
@@ -171,11 +169,11 @@ class RunningManager:
 
     @property
     def has_company(self) -> bool:
-        """There is to be another manager."""
+        """Whether another node is to be a manager."""
         return sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) > 1
 
     async def company(self) -> None:
-        """Of a manager that is alone: waits until another node is to be a manager."""
+        """Waits until another node is to be a manager. Only for a manager that is alone."""
         kinds: tuple[Kind, ...] = ("node",)
         changes = self.store.subscribe(kinds)
         try:
@@ -186,7 +184,7 @@ class RunningManager:
 
 
 async def open_alone(host: ManagerHost, store: Store | None = None) -> RunningManager:
-    """`store`: the embedded one, if it is open already; as in `found`."""
+    """`store`: the embedded store, if it is open already, as in `found`."""
     if store is None:
         store = _embedded(host.data, host.member().cluster)
     obstacle = "" if shutil.which("etcd") else NO_ETCD
@@ -208,8 +206,8 @@ def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
 
 
 async def reissued(data: Path, member: Member) -> Credentials:
-    """New credentials of the swarm's only manager, which has lost its own. Raises `Damaged` if the
-    swarm's state is lost as well."""
+    """New credentials for the swarm's only manager after it has lost its own. Raises `Damaged` if
+    the swarm's state is lost as well."""
     store = _embedded(data, member.cluster)
     try:
         return await certificates.reissued(
@@ -220,7 +218,7 @@ async def reissued(data: Path, member: Member) -> Credentials:
 
 
 async def _renew(host: ManagerHost, store: Store) -> None:
-    """The certificate, if it should have been renewed by now."""
+    """Renews the certificate if it is due."""
     own, credential_source = host.member(), host.credential_source
     renewed = await certificates.self_issued(
         store,
@@ -236,8 +234,8 @@ async def _renew(host: ManagerHost, store: Store) -> None:
 
 
 async def _stay_valid(host: ManagerHost, store: Store) -> None:
-    """Until cancelled. The agent asks in time, unless the clock was set or the host has slept; and
-    nobody can be asked with a certificate that has expired."""
+    """Renews the certificate until cancelled. The agent does so in time, unless the clock was set
+    or the host slept; an expired certificate cannot be used to ask for a new one."""
     while True:
         await asyncio.sleep(VALIDITY_CHECK)
         try:
@@ -247,17 +245,17 @@ async def _stay_valid(host: ManagerHost, store: Store) -> None:
 
 
 async def found(host: ManagerHost, store: Store) -> RunningManager:
-    """Of a swarm's first manager, with the store that it has made; it belongs to the manager from
-    here on. All or nothing."""
+    """Opens a swarm's first manager with the store that it has created, which from now on belongs
+    to the manager. All or nothing."""
     if host.external_etcd is not None:
         return await open_external(host, host.external_etcd, store)
     return await open_alone(host, store)
 
 
 async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> RunningManager:
-    """With this host's part of the shared store, which it has already. All or nothing.
-    `alone_from_now_on`: the other parts are lost; this one is made the whole, with all that it
-    knows, and the other managers are managers no more."""
+    """Opens a manager with this host's existing etcd member. All or nothing. `alone_from_now_on`:
+    the other members are lost; this member becomes the only one, with all that it knows, and the
+    other managers are managers no longer."""
     async with AsyncExitStack() as opened:
         etcd = host.etcd()
         if not etcd.has_data:
@@ -286,8 +284,8 @@ async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> 
 async def _shared(
     host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack
 ) -> EtcdStore:
-    """What this host's part of the store has. Once it was started it needs a majority to say so:
-    until then what was kept is shown. It may have one a moment later, which does no harm."""
+    """The store as this host's etcd member has it. A started member needs a quorum to answer; until
+    then the store shows the state that was kept. A quorum found a moment later does no harm."""
     cluster, data = host.member().cluster, etcd.settings.data
     try:
         try:
@@ -316,7 +314,7 @@ async def _shared(
 async def open_external(
     host: ManagerHost, where: ExternalEtcd, store: Store | None = None
 ) -> RunningManager:
-    """`store`: that one, if it is open already; as in `found`."""
+    """`store`: the external store, if it is open already, as in `found`."""
     own = host.member()
     if store is None:
         store = await where.open(time.time_ns, own.cluster, host.kept.read(own.cluster))
@@ -336,10 +334,9 @@ async def open_external(
 
 
 async def move_store(host: ManagerHost, running: RunningManager) -> None:
-    """Copies the state of a manager that is alone into a new shared store, of which this host has
-    the first part. The manager is closed; whoever called says on disk that there is a new store,
-    and only then removes the old one (`forget_database`). If this raises, the old store is as it
-    was."""
+    """Copies the state of a manager that is alone into a new shared store, with this host's etcd
+    member as the first. The manager is closed. The caller records the new store on disk, and only
+    then removes the old one (`forget_database`). If this raises, the old store is unchanged."""
     etcd = host.etcd()
     try:
         await etcd.wipe()
@@ -362,7 +359,7 @@ async def move_store(host: ManagerHost, running: RunningManager) -> None:
 
 
 def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
-    """The state in which this node has its part of the store."""
+    """The state in which this node has an etcd member."""
     objects = [
         msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj
         for obj in state.objects()
@@ -380,8 +377,7 @@ async def _take(
     no_members: str = ALONE,
     refuse: Refuse = no_door,
 ) -> RunningManager:
-    """`opened`: what is to be closed with the manager; it belongs to the manager if this
-    returns."""
+    """`opened`: resources to close with the manager; they belong to the manager if this returns."""
     member = host.member()
     relay = ManagerRelay(host.credential_source, partial(is_revoked, store))
     manager = Manager(
@@ -409,18 +405,18 @@ async def _take(
     await server.start(member.listen_address)
     opened.push_async_callback(server.close)
     await manager.start()
-    opened.push_async_callback(manager.close)  # first, so that agents hear that it stops
+    opened.push_async_callback(manager.close)  # closed first: agents hear that it stops
     return RunningManager(manager, store, kv, opened.pop_all())
 
 
 def is_revoked(store: Store, serial: str) -> bool:
-    """A certificate, as far as this manager knows."""
+    """Whether a certificate was revoked, as far as this manager knows."""
     return revocation.is_revoked(cluster_of(store.state), serial)
 
 
 async def _arrive(host: ManagerHost, running: RunningManager) -> None:
-    """Others learn of this manager once the store says so; without a majority that takes until
-    there is one again."""
+    """Announces this manager to the others in the store; without a quorum, tries until there is one
+    again."""
     while True:
         try:
             await running.manager.arrive(host.manager_address)

@@ -1,5 +1,5 @@
-"""This host's part of the store that several managers share: how it is got, given up, and closed to
-certificates that were revoked."""
+"""This host's etcd member of the store that several managers share: how the host gets it, gives it
+up, and closes it to revoked certificates."""
 
 import asyncio
 import logging
@@ -21,15 +21,14 @@ from weft.system.supervision import ended
 log = logging.getLogger(__name__)
 
 RESTART_PAUSE = 5.0
-"""Seconds between the members' restarts for a new root: several times what one takes."""
+"""Seconds between the members' restarts for a new root: several times the duration of a restart."""
 VOTE_PAUSE = 0.2
-"""Seconds between two attempts to be given a vote: catching up takes as long as the state is
-large."""
+"""Seconds between two attempts to get a vote; the time to catch up grows with the state."""
 
 
 async def join_store(host: ManagerHost, managers: MemberClient) -> None:
-    """Until this host's part of the store votes. Safe to be called again, whatever the last call
-    came to."""
+    """Returns when this host's etcd member votes. Safe to call again, whatever the result of the
+    last call."""
     etcd = host.etcd()
     try:
         request = MemberRequest(
@@ -51,8 +50,8 @@ async def join_store(host: ManagerHost, managers: MemberClient) -> None:
 
 
 async def leave_store(host: ManagerHost) -> None:
-    """This host's part of the shared store is of no use any more. Also where etcd is not installed
-    any more."""
+    """Wipes this host's etcd member, which is of no use any more. Also works if etcd is no longer
+    installed."""
     etcd = EtcdMember(host.settings)
     try:
         await etcd.wipe()
@@ -66,7 +65,7 @@ def forget_database(host: ManagerHost) -> None:
 
 
 class Door:
-    """The way into this host's part of the store: closed to those whose certificate was revoked."""
+    """The access to this host's etcd member: closed to revoked certificates."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class Door:
         etcd: EtcdMember,
         end: Callable[[IPv4Address, int], int] = connections.end_accepted,
     ) -> None:
-        """`end`: all connections to an address and port."""
+        """`end`: ends all connections to an address and port."""
         self._host = host
         self._etcd = etcd
         self._end = end
@@ -82,9 +81,9 @@ class Door:
         self._restarting: asyncio.Task[None] | None = None
 
     async def refuse(self, certificates: Sequence[ManagerCertificate], state: ClusterState) -> None:
-        """`manager.members.Refuse`. All connections are ended: etcd does not say whose they are,
-        and who may come back does so within a fraction of an election. Where the kernel cannot end
-        them etcd is started again, in turn."""
+        """`manager.members.Refuse`. All connections are ended, since etcd does not say whose they
+        are; allowed peers reconnect within a fraction of an election. If the kernel cannot end
+        connections, etcd is restarted in turn."""
         is_new = self._etcd.refuse(certificate.serial for certificate in certificates)
         # The last daemon may have been killed after it had written the list.
         is_first = bool(certificates) and not self._was_seen_to
@@ -108,7 +107,8 @@ class Door:
 
 
 async def restart_in_turn(etcd: EtcdMember, state: ClusterState, own: NodeId, cause: str) -> None:
-    """What all managers do at one time: one after the other, so that there is always a majority."""
+    """Restarts etcd when all managers do so at the same time: one after the other, so that there is
+    always a quorum."""
     managers = sorted(node.id for node in state.nodes.values() if node.store_peer)
     await asyncio.sleep(RESTART_PAUSE * (1 + managers.index(own)) if own in managers else 0)
     await etcd.restart()

@@ -1,8 +1,8 @@
-"""A node's part in a swarm while it lasts: its agent, its certificate, and a manager while the
-certificate says so.
+"""A node's membership in a swarm while it lasts: its agent, its certificate, and a manager while
+the certificate says so.
 
     found, enter, resume   the three ways in      leave   the way out
-    the certificate names the role, and `membership.py` follows it, with the steps of
+    the certificate names the role, and `membership.py` follows it with the steps of
     `manager_parts.py`
 
 Wiring only. `close` stops everything and leaves containers, networks and files as they are, so that
@@ -58,8 +58,8 @@ log = logging.getLogger(__name__)
 
 JOIN_PATIENCE = 20.0
 RESUME_PATIENCE = 5.0
-"""Seconds that joining, and starting, wait for the manager to run; it is opened in the background
-then."""
+"""Seconds that joining and resuming wait for the manager to run; after that the manager is opened
+in the background."""
 STILL_JOINING = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the"
     ' background. Use the "docker info" command to see the current swarm status of your node.'
@@ -78,8 +78,8 @@ class SwarmNode:
         credentials: Credentials,
         trouble: str = "",
     ) -> None:
-        """`trouble`: why the credentials are of no use. The agent goes on with what it has then,
-        and the node is as it was last."""
+        """`trouble`: why the credentials are unusable, if they are. The agent then goes on with
+        what it has, and the node keeps its last role."""
         self._environment = environment
         self._identity = identity
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
@@ -96,7 +96,7 @@ class SwarmNode:
         self._role = RoleFollower(self._parts, trouble)
         self._root = credentials.root
         self._is_kept = True
-        """`member` is on the disk as it is here."""
+        """Whether the disk has the present `member`."""
         self._running: list[asyncio.Task[None]] = []
         role = holder(credentials.certificate).role if not trouble else member.role
         self.member = msgspec.structs.replace(member, role=role)
@@ -149,7 +149,7 @@ class SwarmNode:
         advertise: IPv4Address,
         data_path: IPv4Address,
     ) -> "SwarmNode":
-        """A new swarm with this node as its manager. All or nothing."""
+        """Creates a new swarm with this node as its manager. All or nothing."""
         port = request.listen_address.rpartition(":")[2]
         founder = Founder(
             description=environment.host.description(),
@@ -202,7 +202,7 @@ class SwarmNode:
         advertise: IPv4Address,
         data_path: IPv4Address,
     ) -> "SwarmNode":
-        """Joins an existing swarm. The node's manager may not run yet when this returns."""
+        """Joins an existing swarm. A new manager may not run yet when this returns."""
 
         def ask(csr: str) -> AdmissionRequest:
             hostname = environment.host.description().hostname
@@ -233,7 +233,7 @@ class SwarmNode:
 
     @classmethod
     async def resume(cls, environment: NodeEnvironment) -> "SwarmNode | None":
-        """The swarm that the last daemon on this data root was part of."""
+        """Resumes the membership of the last daemon on this data root; None if there was none."""
         identity = IdentityStore(environment.data)
         found = identity.load()
         if found is None:
@@ -248,7 +248,7 @@ class SwarmNode:
             and swarm.is_manager
             and (environment.data / DATABASE).exists()
         ):
-            swarm._save(store="alone")  # written before there was a choice
+            swarm._save(store="alone")  # from before other stores existed
         swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone" and not trouble:
             try:
@@ -264,7 +264,7 @@ class SwarmNode:
 
     @property
     def is_manager(self) -> bool:
-        """By its certificate. Its manager may not run yet, or still."""
+        """Whether the certificate says so. The manager may not run yet, or may still run."""
         return self.member.role == "manager"
 
     @property
@@ -285,8 +285,8 @@ class SwarmNode:
         )
 
     async def settled(self, seconds: float) -> bool:
-        """Waits for so long until the manager of a node that is to be one runs. A worker needs
-        none."""
+        """Waits up to `seconds` for the manager of a node that is to be one; returns whether it
+        runs. A worker needs none."""
         if not self.is_manager:
             return True
         with contextlib.suppress(TimeoutError):
@@ -295,8 +295,8 @@ class SwarmNode:
         return self._parts.is_running
 
     async def failed(self) -> None:
-        """Waits for as long as all is well, or until its parts were stopped on purpose; raises what
-        ended a part that should not end."""
+        """Waits as long as all parts run, or until they were stopped on purpose; raises the error
+        that ended a part unexpectedly."""
         while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -314,7 +314,7 @@ class SwarmNode:
             self._start("role", self._role.run())
 
     async def leave(self) -> None:
-        """Out of the swarm: containers, networks and files of this membership are removed."""
+        """Leaves the swarm: removes containers, networks and files of this membership."""
         await self._stop_running()
         try:
             await self.agent.leave()
@@ -350,7 +350,7 @@ class SwarmNode:
     # --- the role
 
     def _take_role(self, credentials: Credentials, role: Role) -> None:
-        """There are new credentials; the role may be the old one."""
+        """Takes new credentials; the role may be unchanged."""
         if role != self.member.role:
             log.info("role.changed role=%s", role)
             self._keep(role=role)
@@ -363,7 +363,7 @@ class SwarmNode:
         raise Unavailable(self._role.damage)
 
     def _check_store(self) -> None:
-        """Raises `FailedPrecondition` if the daemon was started with another store than this
+        """Raises `FailedPrecondition` if the daemon is configured with another store than this
         manager's."""
         configured = self._environment.external_etcd
         if self.member.store == "external" and configured is None:
@@ -396,7 +396,8 @@ class SwarmNode:
         self._identity.save_member(self.member)
 
     def _keep(self, **fields: Any) -> None:
-        """As `_save`, for what managers say: it counts also while the disk refuses to write it."""
+        """Like `_save`, for facts that managers report: they take effect even if the disk cannot be
+        written."""
         try:
             self._save(**fields)
             self._is_kept = True
@@ -405,8 +406,8 @@ class SwarmNode:
             log.error("member.not_kept cause=%s", error)
 
     def _manager_addresses(self) -> list[str]:
-        """Every node begins with another one, so that their sessions are spread over the
-        managers."""
+        """The managers' addresses. Each node starts at another one, so that sessions are spread
+        over the managers."""
         own = self.member.node
         addresses = [
             self._host.own_door if node == own else address
@@ -416,7 +417,7 @@ class SwarmNode:
         return addresses[first:] + addresses[:first]
 
     def _is_revoked(self, serial: str) -> bool:
-        """A certificate; only managers know."""
+        """Whether a certificate was revoked; only managers know."""
         running = self._parts.running
         return running is not None and is_revoked(running.store, serial)
 
@@ -428,7 +429,8 @@ class SwarmNode:
             self._keep(managers=managers)
 
     def _check_epoch(self, epoch: int) -> None:
-        """Raises `SessionClosed` for that of a manager which the swarm has gone on without."""
+        """Raises `SessionClosed` if the epoch is that of a manager without which the swarm has gone
+        on."""
         if epoch < self.member.epoch:
             raise SessionClosed(
                 f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is"
@@ -437,13 +439,14 @@ class SwarmNode:
         self.know_epoch(epoch)
 
     def know_epoch(self, epoch: int) -> None:
-        """This node's agent has no more to do with managers of an earlier one."""
+        """Records a later epoch; the node's agent then ignores managers of an earlier one."""
         if epoch > self.member.epoch:
             self._keep(epoch=epoch)
 
 
 def _own_ports(environment: NodeEnvironment, member: Member) -> frozenset[PortKey]:
-    """Also of a worker, which may become a manager: its rules are there before it listens."""
+    """Ports of this host, also for a worker: it may become a manager, and its rules are there
+    before it listens."""
     session = decimal(member.listen_address.rpartition(":")[2]) or SESSION_PORT
     return frozenset({*environment.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
 

@@ -1,6 +1,6 @@
-"""Ring 1: the values of the domain. Frozen, valid from birth, free of side effects.
+"""Ring 1: the values of the domain. They are frozen, always valid, and without side effects.
 
 Objects in the store (`Cluster`, `Node`, `Network`, `Service`, `Task`) have three kinds of fields,
-and one writer for each kind: the *spec* is the user's, the *desired state* is the manager's control
-loops', the *status* is the agent's.
+each with one writer: users write the *spec*, the manager's control loops the *desired state*, the
+agent the *status*.
 """

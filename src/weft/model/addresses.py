@@ -1,5 +1,4 @@
-"""Addresses and numbers of the data path: VNI, port, MAC, and the rules that derive one from
-another."""
+"""Addresses and numbers of the data path (VNI, port, MAC), and how one is derived from another."""
 
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
@@ -15,7 +14,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Protocol = Literal["tcp", "udp", "sctp"]
 
 PortKey = tuple[Protocol, Port]
-"""What a host has once."""
+"""A protocol and a port, unique on a host."""
 
 MacAddress = Annotated[str, Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
@@ -24,8 +23,8 @@ LAST_VNI = 2**24 - 1
 
 DEFAULT_UNDERLAY_MTU = 1500
 MIN_UNDERLAY_MTU = 576
-"""Every IPv4 host takes datagrams of this size (RFC 791 section 3.1). A host that says less is not
-believed: all would follow it."""
+"""Every IPv4 host accepts datagrams of this size (RFC 791 section 3.1). A smaller MTU that a host
+reports is not used, since all hosts would have to use it."""
 VXLAN_OVERHEAD = 50
 """Outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
 ESP_OVERHEAD = 26
@@ -33,15 +32,15 @@ ESP_OVERHEAD = 26
 
 
 def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
-    """The MAC of an endpoint: 02:42 and the four octets of its address, so that both can be read
-    from either."""
+    """The MAC of an endpoint: 02:42 and the four octets of its address, so that each can be read
+    from the other."""
     return prefix + "".join(f":{octet:02x}" for octet in address.packed)
 
 
 def overlay_mtu(underlay_mtu: int, encrypted: bool = False, icv_bits: int = 64) -> int:
-    """MTU of an overlay on an underlay: 1500 gives 1450, and encrypted 1424, or 1416 with an ICV of
-    128 bits: a full-size packet is sealed into one packet of the underlay. Rounded down to a
-    multiple of four, which ESP pads to."""
+    """MTU of an overlay, such that a full-size packet fits into one underlay packet. 1500 gives
+    1450, encrypted 1424, or 1416 with an ICV of 128 bits. Encrypted MTUs are rounded down to a
+    multiple of four, to which ESP pads."""
     mtu = underlay_mtu - VXLAN_OVERHEAD
     if encrypted:
         mtu -= ESP_OVERHEAD + (icv_bits - 64) // 8

@@ -1,9 +1,10 @@
-"""What one node must run, and all it may know: the value in which `control` and `network` meet.
+"""The assignment of one node: all that it must run and may know. `control` makes it, `network` uses
+it.
 
-The manager computes it from its store (`control/assignments/`) and sends the first one whole, then
-differences. The agent keeps the last one on disk, so that a node without a manager still knows its
-networks. A node is told of a network only while a task of its own is on it; of the ingress network
-always, because every node answers for the published ports.
+The manager computes an assignment from its store (`control/assignments/`), sends the first one
+whole, then differences. The agent keeps the last assignment on disk, so that a node without a
+manager still knows its networks. A node is told about a network only while one of its tasks is on
+it. It always knows the ingress network, because every node answers for the published ports.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from weft.model.task import Attachment, Task, TaskState
 
 
 class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """A task without its status: that is the agent's to say."""
+    """A task without its status, which the agent reports."""
 
     id: TaskId
     service: ServiceId
@@ -39,8 +40,8 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
 
     @classmethod
     def of(cls, task: Task, node: NodeId) -> "TaskAssignment":
-        """One that is over has given its addresses back and runs no more, whatever was wanted of
-        it."""
+        """An ended task has no addresses any more and does not run again, whatever its desired
+        state."""
         is_over = task.state.is_terminal
         return cls(
             id=task.id,
@@ -65,9 +66,9 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     name: str
     segments: tuple[Segment, ...]
     mtu: int | None = None
-    """Asked for by the user; None: from the underlay."""
+    """The MTU that the user asked for; None: derived from the underlay."""
     underlay_mtu: int = 0
-    """The smallest of all hosts' underlays, so that they agree; 0: unknown."""
+    """The smallest underlay MTU of all hosts, so that they agree; 0: unknown."""
     internal: bool = False
     ingress: bool = False
     encrypted: bool = False
@@ -75,8 +76,8 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """One address on one network and the host behind which it is: a task's, or a node's load
-    balancer's (`task` is None)."""
+    """One address on one network and the host behind it. The address is a task's, or that of a
+    node's load balancer (`task` is None)."""
 
     id: str
     """The task's id, or `lb-<node id>`."""
@@ -89,12 +90,12 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     """The task's name."""
     service: ServiceId | None = None
     aliases: tuple[str, ...] = ()
-    """Further names of this one task: its container's short id, its hostname."""
+    """Further names of this task: its container's short id and its hostname."""
     serving: bool = False
-    """Running and meant to: gets new connections. An endpoint that does not serve keeps its
-    established ones."""
+    """Whether the task runs and is meant to: then the endpoint gets new connections. Otherwise it
+    keeps established ones."""
     version: int = 0
-    """`Task.spec_version`: which of the service's specs the task was started with. See
+    """`Task.spec_version`: the version of the service's spec with which the task was started. See
     `ServiceRecord.former`."""
 
     @property
@@ -103,24 +104,24 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """A service as seen on one network. Its backends are the serving endpoints of the network that
-    name it."""
+    """A service as seen on one network. Its backends are the network's serving endpoints whose
+    `service` is its id."""
 
     id: ServiceId
     network: NetworkId
     name: str
     virtual_address: IPv4Address | None = None
-    """None: `dnsrr`, the name resolves to the tasks."""
+    """None: `dnsrr`, the name resolves to the tasks' addresses."""
     aliases: tuple[str, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
-    """Ports published in the mesh; on the ingress network only."""
+    """Ports published in the routing mesh; only on the ingress network."""
     former: dict[int, tuple[PublishedPort, ...]] = {}
-    """Those of tasks that were started with others, by the task's version. Once for all tasks of a
-    version: a service may have ten thousand ports."""
+    """Ports of tasks that were started with other ports, by the task's version. They are stored
+    once per version, not per task: a service may have ten thousand ports."""
 
 
 class NetworkView(msgspec.Struct, frozen=True, dict=True):
-    """All that a node on the network knows of it; the same value for every node."""
+    """All that a node on the network knows of the network; the same value for every node."""
 
     definition: NetworkDefinition
     endpoints: dict[str, EndpointRecord]
@@ -132,13 +133,14 @@ class NetworkView(msgspec.Struct, frozen=True, dict=True):
         return sorted(found, key=lambda e: e.address)
 
     def load_balancer(self, node: NodeId) -> EndpointRecord | None:
-        """The node's own leg on the network; None until the manager has an address for it."""
+        """The endpoint of the node's load balancer; None until the manager has an address for
+        it."""
         return self.endpoints.get(load_balancer_id(node))
 
     @cached_property
     def compressed(self) -> bytes:
-        """As it goes to every node that did not know it: made once. Names and ids repeat, so it is
-        a fraction of the size."""
+        """The encoding for nodes that did not know the network, computed once. Names and ids
+        repeat, so compression saves most of the size."""
         return codec.compressed(self)
 
 
@@ -156,17 +158,17 @@ def load_balancer_id(node: NodeId) -> str:
 
 
 class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, dict=True):
-    """The way from one assignment to the next. `full`: from the empty one."""
+    """The difference from one assignment to the next; with `full`, from the empty one."""
 
     revision: int
     full: bool = False
     data_path_port: Port = VXLAN_PORT
     keys: tuple[DataKey, ...] | None = None
-    """None: as before."""
+    """None: unchanged."""
     tasks: tuple[TaskAssignment, ...] = ()
     removed_tasks: tuple[TaskId, ...] = ()
     views: tuple[CompressedView, ...] = ()
-    """Networks that the node did not know. What follows is about those that it did."""
+    """Networks that the node did not know. The fields below are about networks that it did know."""
     networks: tuple[NetworkDefinition, ...] = ()
     removed_networks: tuple[NetworkId, ...] = ()
     endpoints: tuple[EndpointRecord, ...] = ()
@@ -196,28 +198,29 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
     @cached_property
     def encoded(self) -> msgspec.Raw:
-        """As it goes over the wire, to every node for which the change is the same."""
+        """The encoding on the wire, for every node with the same change."""
         return msgspec.Raw(codec.encode(self))
 
 
 class Overlays(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node is told of the networks that it shares with other nodes; as it is here, without a
-    swarm."""
+    """The node's knowledge of the networks that it shares with other nodes. The defaults are those
+    of a node without a swarm."""
 
     data_path_port: Port = VXLAN_PORT
     keys: tuple[DataKey, ...] = ()
-    """Of encrypted networks, oldest first; none unless a task of this node is on one."""
+    """Keys of encrypted networks, oldest first; none unless a task of this node is on such a
+    network."""
     networks: dict[NetworkId, NetworkView] = msgspec.field(default_factory=dict)
 
 
 class Assignment(Overlays, frozen=True, kw_only=True):
     node: NodeId
     revision: int = 0
-    """Of the manager's store when this was computed."""
+    """Revision of the manager's store from which this was computed."""
     tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
 
     def after(self, change: AssignmentChange) -> "Assignment":
-        """The next assignment; this one is left as it is."""
+        """The next assignment; this one does not change."""
         tasks = {} if change.full else without(self.tasks, change.removed_tasks)
         tasks |= {task.id: task for task in change.tasks}
         views = {} if change.full else without(self.networks, change.removed_networks)
@@ -241,13 +244,13 @@ class Assignment(Overlays, frozen=True, kw_only=True):
 
 
 def changed_networks(change: AssignmentChange) -> set[NetworkId]:
-    """The networks of which the change touches endpoints or services."""
+    """The networks whose endpoints or services the change affects."""
     put = {e.network for e in change.endpoints} | {s.network for s in change.services}
     return put | {network for network, _ in (*change.removed_endpoints, *change.removed_services)}
 
 
 def without(table: Mapping[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
-    """A copy of the table less the keys."""
+    """A copy of the table without the keys."""
     copy = dict(table)
     for key in keys:
         copy.pop(key, None)

@@ -1,8 +1,8 @@
-"""Certificates as the swarm's state knows them: what has to be refused before it expires.
+"""Manager certificates in the swarm's state: those that may have to be refused before they expire.
 
-A node's `manager_certificates` are written by the manager that issues one, or sees one that it does
-not know; they go over to the cluster's `revoked` with the commit by which the node is to be a
-manager no more.
+The manager that issues a certificate, or sees an unknown one, writes it to the node's
+`manager_certificates`. The commit after which the node is no longer to be a manager moves them to
+the cluster's `revoked`.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ from weft.model.meta import Nanoseconds
 
 
 class ManagerCertificate(msgspec.Struct, frozen=True):
-    """One that says that its holder is a manager."""
+    """A certificate that says that its holder is a manager."""
 
     serial: str
     """Hexadecimal, without leading zeros."""

@@ -1,4 +1,4 @@
-"""The swarm itself: one object. spec: the user's; secrets and cursors: the manager's."""
+"""The swarm itself: one object. Users write the spec; managers write secrets and cursors."""
 
 from ipaddress import IPv4Network
 from typing import Literal
@@ -14,9 +14,9 @@ from weft.model.meta import SECOND, Meta, Nanoseconds
 DEFAULT_POOL = (IPv4Network("10.0.0.0/8"),)
 VXLAN_PORT = 4789
 SESSION_PORT = 2377
-"""Where managers listen for nodes, unless told otherwise."""
+"""Default port on which managers listen for nodes."""
 PEER_PORT = 2380
-"""Where the members of the managers' store listen for each other."""
+"""Port on which etcd members of managers listen for each other."""
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -27,11 +27,11 @@ class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     heartbeat: Nanoseconds = 5 * SECOND
     certificate_expiry: Nanoseconds = 90 * 24 * 3600 * SECOND
     key_rotation: Nanoseconds = 12 * 3600 * SECOND
-    """Life of a key of the encrypted networks as the newest one."""
+    """How long a key of the encrypted networks is the newest one."""
     key_bits: Literal[128, 256] = 128
-    """Of AES on encrypted networks, from the next key on."""
+    """Length of the AES keys of encrypted networks, from the next key on."""
     force_rotate: int = 0
-    """Raised by one, it asks for a new root of the certificate authority."""
+    """A higher number asks for a new root of the certificate authority."""
 
 
 class RootCa(msgspec.Struct, frozen=True):
@@ -45,9 +45,9 @@ class RootCa(msgspec.Struct, frozen=True):
 
 
 class RootRotation(msgspec.Struct, frozen=True):
-    """A new root on its way in. Until every node has a certificate that it signed, the old one is
-    what nodes trust; with the cross-signed certificate in their chain, new certificates are good
-    under either."""
+    """A new root that is being introduced. Nodes trust the old root until every node has a
+    certificate signed by the new one. The cross-signed certificate in their chain makes new
+    certificates valid under both roots."""
 
     root_ca: RootCa
     cross_signed: str
@@ -69,33 +69,33 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ClusterId
     spec: ClusterSpec = ClusterSpec()
     spec_follows: int = 0
-    """The cluster's version before its spec was changed last: whoever has read a later one has seen
-    that spec."""
+    """The cluster's version before the last change of its spec: a reader of a later version has
+    seen that spec."""
     default_pool: tuple[IPv4Network, ...] = DEFAULT_POOL
     subnet_size: int = 24
     data_path_port: Port = VXLAN_PORT
     root_ca: RootCa
     rotation: RootRotation | None = None
     cross_signed: str = ""
-    """PEM: the root's name and key, signed by the root before it; empty for the first. Managers
-    show it for nodes that were away when the root changed."""
+    """PEM: the root's name and key, signed by the previous root; empty for the first root. Managers
+    present it for nodes that were away when the root changed."""
     join_tokens: JoinTokens
     next_vni: int = FIRST_VNI
     """Where the search for a free VNI begins (next-fit)."""
     next_port: int = 30000
     """Where the search for a free dynamic port begins."""
     data_keys: tuple[DataKey, ...] = ()
-    """Of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such network.
-    Secret."""
+    """Keys of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such
+    network. Secret."""
     next_key_tag: int = 1
     revoked: tuple[ManagerCertificate, ...] = ()
-    """Of nodes that are managers no more, until they expire: no manager believes them."""
+    """Unexpired certificates of former managers: no manager accepts them."""
     revocations: int = 0
-    """How often there were more of them."""
+    """How often `revoked` has grown."""
     epoch: int = 0
-    """How often it was begun anew from one manager, the others being lost (`--force-new-cluster`).
-    Should they come back, with a state and even a majority of their own, whoever has seen a later
-    epoch has nothing to do with them."""
+    """How often the cluster was begun anew from one manager after the others were lost
+    (`--force-new-cluster`). If they come back, with a state and even a quorum of their own, a node
+    that has seen a later epoch ignores them."""
     meta: Meta = Meta()
 
     @property

@@ -1,12 +1,11 @@
-"""Values to bytes and back, for the store, the disk and the wire: MessagePack, with addresses as
-text.
+"""Encodes values for the store, the disk and the wire: MessagePack, with addresses as text.
 
 Decoding validates: a field of the wrong type or out of range raises `msgspec.ValidationError` with
-its path.
+the field's path.
 
-Addresses are most of what an assignment consists of, and `ipaddress` takes 4 us to read one and 3
-us to write one (an assignment of 6,000 endpoints: 60 ms). So they are written by hand here, and
-what was read lately is remembered.
+An assignment consists mostly of addresses, and `ipaddress` takes 4 us to parse one and 3 us to
+format one (an assignment of 6,000 endpoints: 60 ms). So addresses are formatted by hand here, and
+recently parsed ones are cached.
 """
 
 import zlib
@@ -18,16 +17,16 @@ import msgspec
 
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
 _REMEMBERED = 1 << 16
-"""Addresses; about 20 MB if all were used. An agent's assignment has a few thousand."""
+"""Addresses in the cache; about 20 MB if full. An agent's assignment has a few thousand."""
 
 
 class Compressed:
-    """A value that goes over the wire compressed. A subclass says the `type` of `value`. Two are
-    equal if their values are."""
+    """A value that is sent compressed. A subclass gives the `type` of `value`. Two are equal if
+    their values are."""
 
     type: ClassVar[Any]
     LARGEST = 256 << 20
-    """Bytes that one may have when it is read."""
+    """Most bytes of the decompressed value."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -43,7 +42,7 @@ class Compressed:
 
     @classmethod
     def read(cls, data: bytes) -> "Compressed":
-        """Raises `ValueError`, or `msgspec.DecodeError`."""
+        """Raises `ValueError` or `msgspec.DecodeError`."""
         inflater = zlib.decompressobj()
         try:
             plain = inflater.decompress(data, cls.LARGEST)
@@ -105,6 +104,6 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview, type_: Any) -> Any:
-    """A `type_` (a struct, or a union of tagged ones). Raises `msgspec.DecodeError` if `data` is
-    not one."""
+    """A `type_` (a struct, or a union of tagged structs). Raises `msgspec.DecodeError` if `data`
+    does not encode one."""
     return _decoder(type_).decode(data)

@@ -1,4 +1,4 @@
-"""A container and an image on one node, as the runtime keeps them and the API shows them."""
+"""Containers and images on one node, as the runtime keeps them and the API shows them."""
 
 import re
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from weft.model.service import ContainerSpec, Mount, PublishedPort, Resources
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 END_NOT_SEEN = "its end was not seen: the host or its conmon was stopped"
-"""The error of a container that did not end by itself."""
+"""The error of a container whose end the runtime did not see."""
 
 
 class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The part of the OCI image configuration that says how to run it."""
+    """The part of the OCI image configuration that says how to run the image."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -35,8 +35,8 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 def unmet(image: ImageConfig, mounts: Sequence[Mount]) -> list[str]:
-    """What an image asks for and no container of it gets: nothing runs its health check, and where
-    it wants a volume its data goes with the container, unless the service mounts something
+    """Warnings about features of the image that Weft does not have: health checks are not run, and
+    data in the image's volumes is removed with the container, unless the service mounts something
     there."""
     mounted = {mount.target.rstrip("/") for mount in mounts}
     volumes = [volume for volume in image.volumes if volume.rstrip("/") not in mounted]
@@ -75,7 +75,7 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Digests of the unpacked layers (diff ids), bottom first."""
 
     def __post_init__(self) -> None:
-        """Digests become names of directories. Raises `ValueError`."""
+        """Raises `ValueError` for a malformed digest, since digests become directory names."""
         for digest in (self.id, *self.layers):
             if not is_digest(digest):
                 raise ValueError(f"not a digest: {digest[:100]!r}")
@@ -86,7 +86,7 @@ def is_digest(text: str) -> bool:
 
 
 class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is needed to make a container; nothing is looked up elsewhere but the image."""
+    """All that is needed to create a container; only the image is looked up elsewhere."""
 
     id: ContainerId
     name: str
@@ -94,7 +94,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: Resources = Resources()
     hostname: str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """The spec's and those of the swarm."""
+    """The spec's labels and the swarm's."""
     namespace: str | None
     """Path of the network namespace to run in; None for the host's."""
     sandbox_id: str = ""
@@ -104,21 +104,21 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Content of /etc/resolv.conf."""
     log_driver: str = "json-file"
     ports: tuple[PublishedPort, ...] = ()
-    """Of this host, that lead to it."""
+    """Ports of this host that lead to the container."""
 
 
 class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a container is kept in by, beside its namespaces and capabilities. The runtime says it
-    when the container is made."""
+    """The confinement of a container besides namespaces and capabilities. The runtime sets it when
+    the container is created."""
 
     masked_paths: tuple[str, ...] = ()
-    """Files and directories of the kernel's that are empty in the container."""
+    """Kernel files and directories that are empty in the container."""
     read_only_paths: tuple[str, ...] = ()
     apparmor_profile: str = ""
     """Empty where the host has no AppArmor."""
     cgroup_namespace: bool = False
-    """It sees its own control groups only. Where control groups are of version 1 it sees the
-    host's, as in Docker Swarm."""
+    """Whether the container sees only its own control groups. On a host with cgroup version 1 the
+    container sees the host's, as in Docker Swarm."""
 
 
 class ContainerState(StrEnum):
@@ -129,13 +129,13 @@ class ContainerState(StrEnum):
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
-    """A container on this node. Ring 3 makes new values of it as the container lives."""
+    """A container on this node. Ring 3 replaces the value as the container lives."""
 
     config: ContainerConfig
     image: str
-    """Id of the image it was made from."""
+    """Id of the image from which the container was created."""
     args: tuple[str, ...]
-    """The whole command line, image and spec combined."""
+    """The whole command line, combined from image and spec."""
     env: tuple[str, ...] = ()
     confinement: Confinement = Confinement()
     state: ContainerState = ContainerState.CREATED
@@ -155,7 +155,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def was_lost(self) -> bool:
-        """It ended with its host."""
+        """The container ended with its host or conmon."""
         return self.state is ContainerState.EXITED and self.error == END_NOT_SEEN
 
     @property
@@ -168,11 +168,11 @@ class LogLine(msgspec.Struct, frozen=True):
     """1 stdout, 2 stderr."""
     timestamp: Nanoseconds
     data: bytes
-    """With its newline, unless the container ended in the middle of a line."""
+    """Includes the newline, unless the container ended in the middle of a line."""
 
 
 class NodeEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something for `docker events`."""
+    """One event for `docker events`."""
 
     type: str
     """container, image, network, service, node."""

@@ -1,9 +1,9 @@
-"""Keys of encrypted networks, and what is protected with them: the value that
-`network/encryption.py` computes and an engine applies.
+"""Keys of encrypted networks, and the traffic that they protect: the value that
+`network/encryption.py` computes and an ESP engine applies.
 
-The managers make the keys and rotate them; a node has them only while a task of its own is on an
-encrypted network. Of three keys the middle one is used for sending: it was known everywhere one
-rotation before, and is still accepted one rotation after.
+Managers make and rotate the keys. A node has them only while one of its tasks is on an encrypted
+network. With three keys, the middle one is for sending: every node has known it since the previous
+rotation, and still accepts it after the next one.
 """
 
 from ipaddress import IPv4Address
@@ -25,8 +25,8 @@ class DataKey(msgspec.Struct, frozen=True):
     tag: int
     """Grows by one with each key; 32 bits."""
     secret: bytes
-    """16 or 32 bytes. Never used as it is: each pair of hosts and direction has a key derived from
-    it."""
+    """16 or 32 bytes. Not used directly: a separate key is derived from it for each pair of hosts
+    and direction."""
     created_at: Nanoseconds = 0
 
     def __repr__(self) -> str:
@@ -34,8 +34,8 @@ class DataKey(msgspec.Struct, frozen=True):
 
 
 def sending_key(keys: tuple[DataKey, ...]) -> DataKey | None:
-    """Of keys in order of their tags: the newest but one, which every node has had for a whole
-    rotation; the only one if alone."""
+    """The newest key but one, which every node has had for a whole rotation, or the only one.
+    `keys`: in order of their tags."""
     if not keys:
         return None
     return keys[-2] if len(keys) > 1 else keys[-1]
@@ -51,7 +51,7 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
     """16 or 32 bytes for AES, then 4 bytes of salt (RFC 4106 section 8.1)."""
     icv_bits: IcvBits = 64
     tag: int
-    """Of the `DataKey` it was derived from."""
+    """Tag of the `DataKey` from which the key was derived."""
 
     def __repr__(self) -> str:
         return (
@@ -61,16 +61,16 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one host protects. Traffic of `vnis` leaves only through `outbound` and is accepted
-    only through `inbound`."""
+    """All traffic that one host protects. Packets of `vnis` leave only through `outbound` and are
+    accepted only through `inbound`."""
 
     local: IPv4Address
     port: Port
-    """Of VXLAN."""
+    """UDP port of VXLAN."""
     mtu: int = 1500
-    """Of the underlay."""
+    """MTU of the underlay."""
     vnis: dict[Vni, IcvBits]
     outbound: tuple[Association, ...]
-    """One for each peer and length of ICV: under the sending key."""
+    """One for each peer and ICV length, under the sending key."""
     inbound: tuple[Association, ...]
-    """Under every key known."""
+    """Associations under every known key."""

@@ -1,4 +1,4 @@
-"""What the daemon knows of the host that it runs on."""
+"""The host on which the daemon runs."""
 
 import msgspec
 
@@ -21,12 +21,12 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     started_at: int
     cgroup_version: str = "2"
-    """`1` also where both are mounted: the controllers are where the first is."""
+    """`1` also where both versions are mounted, since the controllers are in version 1 then."""
     esp_engine: str = ""
-    """What seals encrypted networks: `kernel`, `userspace` or nothing."""
+    """The engine that encrypts: `kernel`, `userspace` or empty."""
     apparmor: bool = False
     seccomp: bool = False
-    """Containers are confined by it."""
+    """Whether seccomp confines containers."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """The engine's."""
+    """Labels of the engine."""
     warnings: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Identifiers. Swarm objects have 25 characters of base 36, containers and sandboxes 64 of
-hexadecimal, as in Docker Swarm.
+"""Identifiers. Ids of swarm objects have 25 base-36 digits, ids of containers and sandboxes 64
+hexadecimal digits, as in Docker Swarm.
 
-The randomness is an argument: 17 bytes for a swarm id, 32 for a container id.
+Randomness is an argument: 17 bytes for a swarm id, 32 for a container id.
 """
 
 from typing import NewType
@@ -12,7 +12,7 @@ NetworkId = NewType("NetworkId", str)
 ServiceId = NewType("ServiceId", str)
 TaskId = NewType("TaskId", str)
 WorkloadId = NewType("WorkloadId", str)
-"""A task's id is its workload's."""
+"""A task's workload has the task's id."""
 ContainerId = NewType("ContainerId", str)
 
 SWARM_ID_BYTES = 17
@@ -22,8 +22,8 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def base36(number: int, width: int) -> str:
-    """`number` in base 36, left-padded with zeros to `width`; its least significant `width` digits
-    if it is longer."""
+    """`number` in base 36, left-padded with zeros to `width`; only the least significant `width`
+    digits if it is longer."""
     digits = []
     for _ in range(width):
         number, digit = divmod(number, 36)

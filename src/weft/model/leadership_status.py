@@ -1,4 +1,4 @@
-"""Which managers are there, as far as one of them can tell."""
+"""Leader and present managers, as far as one manager can tell."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ from weft.model.ids import NodeId
 
 
 class LeadershipStatus(msgspec.Struct, frozen=True):
-    """Which managers are there, and which one of them leads."""
+    """The leader and the managers that are present."""
 
     leader: NodeId | None = None
-    """None while none is known."""
+    """None while no leader is known."""
     present: frozenset[NodeId] = frozenset()
-    """Managers that have been heard of within the last few seconds, as far as this one can tell."""
+    """Managers that were heard of within the last few seconds, as far as this one can tell."""

@@ -1,5 +1,5 @@
-"""Networks as one node has them, overlays included of which it has a part: what `docker network
-inspect` shows there."""
+"""Networks of one node, including its part of overlays: what `docker network inspect` shows
+there."""
 
 from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network
@@ -9,7 +9,7 @@ import msgspec
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's (or load balancer's) place on a network of this node."""
+    """A container or load balancer on a network of this node."""
 
     key: str
     """The container's id; `lb-<network>` or `ingress-sbox` for a load balancer."""
@@ -44,8 +44,8 @@ class ServiceView(msgspec.Struct, frozen=True):
 
 
 class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as this node has it: `bridge`, `host`, `none`, `docker_gwbridge`, and the overlays
-    that it is on."""
+    """A network of this node: `bridge`, `host`, `none`, `docker_gwbridge`, or an overlay that the
+    node is on."""
 
     id: str
     name: str

@@ -1,5 +1,4 @@
-"""What somebody wants to read of the logs of a service or a task, and a line of one as the swarm
-knows it."""
+"""A request for the logs of a service or a task, and a log line as the swarm passes it on."""
 
 import msgspec
 
@@ -9,19 +8,19 @@ from weft.model.meta import Nanoseconds
 
 
 class LogsWanted(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Of one service or of one task."""
+    """For one service or one task."""
 
     service: ServiceId | None = None
     task: TaskId | None = None
     stdout: bool = True
     stderr: bool = True
     follow: bool = False
-    """Also what comes, and what tasks write that begin later."""
+    """Also send later lines, including those of tasks that start later."""
     since: Nanoseconds = 0
     until: Nanoseconds = 0
-    """0: no limit; as for `since`."""
+    """0: no limit, also for `since`."""
     tail: int | None = None
-    """So many last lines of each task, of both streams together; None for all."""
+    """Number of last lines of each task, both streams together; None for all."""
 
     def concerns(self, service: str, task: str) -> bool:
         return service == self.service if self.service is not None else task == self.task
@@ -31,18 +30,18 @@ class LogsWanted(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 Seen = dict[TaskId, tuple[Nanoseconds, int]]
-"""Of the last line that is known of a task: its moment, and how many lines of that moment are. What
-was read at once has one moment."""
+"""For each task the timestamp of its last known line, and the number of known lines with that
+timestamp. Lines that were read at once share a timestamp."""
 
 
 def note(seen: Seen, task: TaskId, line: LogLine) -> None:
-    """The line is known now."""
+    """Records that the line is known."""
     last, known = seen.get(task, (0, 0))
     seen[task] = (line.timestamp, known + 1 if line.timestamp == last else 1)
 
 
 class TaskLog(msgspec.Struct, frozen=True):
-    """A line, and whose it is."""
+    """A log line with its task, service and node."""
 
     node: NodeId
     service: ServiceId

@@ -1,5 +1,4 @@
-"""This node's part in a swarm: what is asked for when it begins or joins one, and what it is
-then."""
+"""This node's membership in a swarm: requests to create or join one, and the result."""
 
 from ipaddress import IPv4Network
 from typing import Literal
@@ -14,13 +13,13 @@ LocalSwarmState = Literal["inactive", "pending", "active", "error", "locked"]
 
 class InitRequest(msgspec.Struct, frozen=True, kw_only=True):
     force_new_cluster: bool = False
-    """Of a node that is a manager already: it goes on as the only one."""
+    """For a node that is a manager already: the node goes on as the only manager."""
     listen_address: str = "0.0.0.0:2377"
     advertise_address: str = ""
     data_path_address: str = ""
     data_path_port: int = 0
     availability: Literal["active", "pause", "drain"] = "active"
-    """Of the node that begins it."""
+    """Availability of the node that creates the swarm."""
     default_pool: tuple[IPv4Network, ...] = ()
     subnet_size: int = 0
     spec: ClusterSpec = ClusterSpec()
@@ -35,18 +34,18 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     availability: Literal["active", "pause", "drain"] = "active"
 
     def __repr__(self) -> str:
-        """Without the token, which is a secret."""
+        """Leaves out the token, which is a secret."""
         return f"JoinRequest({', '.join(self.remote_addresses)})"
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's part in a swarm."""
+    """This node's membership in a swarm."""
 
     state: LocalSwarmState = "inactive"
     node: NodeId | None = None
     address: str = ""
-    """The address it advertises."""
+    """The address that the node advertises."""
     is_manager: bool = False
     error: str = ""
     managers: tuple[tuple[NodeId, str], ...] = ()
-    """Managers that it knows: (id, host:port)."""
+    """Managers that the node knows: (id, host:port)."""

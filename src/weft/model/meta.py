@@ -1,9 +1,9 @@
-"""What every object in the store carries beside its content. Only the store writes it."""
+"""Metadata of every object in the store. Only the store writes it."""
 
 import msgspec
 
 Nanoseconds = int
-"""A moment, in nanoseconds since 1970-01-01 UTC; or a duration. 0 means "never" or "not set"."""
+"""A time in nanoseconds since 1970-01-01 UTC, or a duration. 0 means "never" or "not set"."""
 
 SECOND: Nanoseconds = 1_000_000_000
 

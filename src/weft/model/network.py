@@ -1,4 +1,4 @@
-"""A network of the swarm. spec: the user's; segments and cursor: the allocator's."""
+"""A network of the swarm. Users write the spec; the allocator writes segments and cursor."""
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -16,9 +16,9 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
     subnet: IPv4Network
     gateway: IPv4Address | None = None
     ip_range: IPv4Network | None = None
-    """Addresses are taken from this part of the subnet only."""
+    """The only part of the subnet from which addresses are given out."""
     reserved: dict[str, IPv4Address] = msgspec.field(default_factory=dict)
-    """`--aux-address`: never handed out."""
+    """`--aux-address`: addresses that are never given out."""
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -26,24 +26,25 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     driver: str = "overlay"
     options: dict[str, str] = msgspec.field(default_factory=dict)
-    """Driver options as given; what they mean is in the fields below, parsed at the border."""
+    """Driver options as given; the fields below hold their parsed values."""
     pools: tuple[Pool, ...] = ()
     """Empty: one subnet from the cluster's default pool."""
     vnis: tuple[Vni, ...] = ()
-    """Asked for by `com.docker.network.driver.overlay.vxlanid_list`; empty: choose."""
+    """VNIs asked for by `com.docker.network.driver.overlay.vxlanid_list`; empty: the allocator
+    chooses."""
     mtu: int | None = None
-    """Asked for by `com.docker.network.driver.mtu`; None: from the underlay."""
+    """MTU asked for by `com.docker.network.driver.mtu`; None: derived from the underlay."""
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
     encrypted: bool = False
     icv_bits: IcvBits = 64
-    """Length of the integrity check value of each sealed packet, if encrypted."""
+    """Length of the integrity check value of each encrypted packet."""
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """One layer-2 segment: a subnet with its VNI. Segment i of a network is `br<i>` and
-    `vxlan<i>`."""
+    """One layer-2 segment: a subnet with its VNI. The devices of segment i of a network are `br<i>`
+    and `vxlan<i>`."""
 
     subnet: IPv4Network
     gateway: IPv4Address
@@ -58,12 +59,12 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: NetworkId
     spec: NetworkSpec
     segments: tuple[Segment, ...] = ()
-    """Empty until the allocator has been here."""
+    """Empty until the allocator has served the network."""
     cursor: int = 0
-    """The address handed out last, as an integer: the search for the next begins behind it
+    """The address given out last, as an integer; the search for the next one begins behind it
     (next-fit)."""
     error: str = ""
-    """Why the allocator could not give it a subnet or a VNI."""
+    """Why the allocator could not give the network a subnet or a VNI."""
     meta: Meta = Meta()
 
     @property

@@ -1,6 +1,6 @@
-"""A host of the swarm. spec: the user's; description, status, certificate and routes: from its
-session; attachments: the allocator's; manager_address: its own when it begins to serve as a
-manager, the leader's when that is over."""
+"""A host of the swarm. Users write the spec, the node's session description, status, certificate
+and routes, and the allocator the attachments. A node sets its own manager_address when it begins to
+serve as a manager; the leader clears it afterwards."""
 
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -45,59 +45,62 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     state: NodeState = NodeState.UNKNOWN
     message: str = ""
     address: str = ""
-    """The address that its session came from."""
+    """The address from which the node's session came."""
     manager: NodeId | None = None
-    """Whom its session is with; that manager alone says when the node is down."""
+    """The manager with which the node has its session; only that manager says when the node is
+    down."""
     since: Nanoseconds = 0
 
 
 class CertificateInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What its last session showed."""
+    """The certificate that the node's last session showed."""
 
     issuer: str = ""
-    """Who signed the node's certificate: `pki.certificate.signer_id` of a root."""
+    """`pki.certificate.signer_id` of the root that signed the node's certificate."""
     trusted: str = ""
     """`pki.certificate.fingerprint` of the root that the node trusts."""
     serial: str = ""
-    """Of the node's certificate."""
+    """Serial number of the node's certificate."""
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: NodeId
     spec: NodeSpec = NodeSpec()
     spec_follows: int = 0
-    """The node's version before its spec was changed last: whoever has read a later one has seen
+    """The node's version before the last change of its spec: a reader of a later version has seen
     that spec."""
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     certificate: CertificateInfo = CertificateInfo()
     joined_with: str = ""
-    """Digest of the public key that it joined with. Who asks to join with that key again is this
-    node."""
+    """Digest of the public key with which the node joined. A join request with the same key is from
+    this node."""
     data_path_address: IPv4Address | None = None
-    """Where VXLAN to this node is sent (its VTEP); set when it joins."""
+    """The address to which VXLAN for this node is sent (its VTEP); set when the node joins."""
     manager_address: str = ""
-    """`host:port` of its manager session listener; empty on workers."""
+    """`host:port` on which the manager listens for sessions; empty on workers."""
     store_peer: str = ""
-    """`https://host:port` where its part of the store listens for the other managers'; empty where
-    there is none."""
+    """`https://host:port` on which the node's etcd member listens for other members; empty if it
+    has none."""
     manager_certificates: tuple[ManagerCertificate, ...] = ()
-    """All that it was given as a manager and that have not expired. See `model/certificate.py`."""
+    """All unexpired certificates that were issued to the node as a manager. See
+    `model/certificate.py`."""
     refuses: int = 0
-    """`Cluster.revocations` as of which its part of the store refuses connections; of managers."""
+    """The value of `Cluster.revocations` up to which the manager's etcd member refuses revoked
+    certificates."""
     routes: tuple[str, ...] = ()
-    """Subnets that the host said it has routes to, when it last connected: its word, see
-    `control/allocator/routes.py`."""
+    """Subnets to which the host reported routes when it last connected. The report is not verified:
+    see `control/allocator/routes.py`."""
     underlay_mtu: int = 0
-    """Of the interface with its data path address, when it last connected; 0: unknown."""
+    """MTU of the interface with the data path address, when the node last connected; 0: unknown."""
     attachments: tuple[Attachment, ...] = ()
-    """One load-balancer address on ingress and on each network that a task here is on."""
+    """One load-balancer address on ingress and on each network that a task of the node is on."""
     meta: Meta = Meta()
 
     @property
     def role(self) -> Role:
-        """What it is in effect. A manager that was demoted remains one until its part of the store
-        has been taken from it."""
+        """The role in effect. A demoted manager remains one until its etcd member has been
+        removed."""
         return "manager" if self.manager_address or self.store_peer else self.spec.role
 
     @property

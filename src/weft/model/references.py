@@ -1,14 +1,14 @@
-"""Image references: `name`, `name:tag`, `name@digest`, in the short form people type and the full
-form registries use."""
+"""Image references: `name`, `name:tag`, `name@digest`, in the short form that users type and the
+full form of registries."""
 
 import re
 
 from weft.errors import InvalidArgument, clip
 
 MAX_NAME = 255
-"""As in Docker Swarm (distribution/reference)."""
+"""Docker Swarm's limit (distribution/reference)."""
 MAX_REFERENCE = MAX_NAME + 1 + 128 + 1 + 71
-"""With the longest tag and a digest."""
+"""Includes the longest tag and a digest."""
 
 _PATTERN = re.compile(
     r"(?P<name>(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
@@ -17,8 +17,8 @@ _PATTERN = re.compile(
 
 
 def parse(reference: str) -> tuple[str, str, str]:
-    """(familiar name, tag, digest) of a reference; tag `latest` if neither tag nor digest is given,
-    else possibly empty. Raises `InvalidArgument`."""
+    """(familiar name, tag, digest) of a reference. The tag is `latest` if neither is given; else
+    either may be empty. Raises `InvalidArgument`."""
     match = _PATTERN.fullmatch(reference) if len(reference) <= MAX_REFERENCE else None
     if not match:
         raise InvalidArgument(f"invalid reference format: {clip(reference)!r}")
@@ -29,12 +29,12 @@ def parse(reference: str) -> tuple[str, str, str]:
 
 
 def familiar(name: str) -> str:
-    """Without `docker.io/` and `library/`."""
+    """The name without `docker.io/` and `library/`."""
     return name.removeprefix("index.docker.io/").removeprefix("docker.io/").removeprefix("library/")
 
 
 def qualified(name: str) -> str:
-    """With the registry's host: `busybox` is `docker.io/library/busybox`."""
+    """The name with the registry's host: `busybox` is `docker.io/library/busybox`."""
     first, slash, _ = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return name

@@ -1,5 +1,5 @@
-"""A service and the template of its tasks. spec: the user's; endpoint: the allocator's; update
-status: the updater's."""
+"""A service and the template of its tasks. Users write the spec, the allocator the endpoint, the
+updater the update status."""
 
 from enum import StrEnum
 from ipaddress import IPv4Interface
@@ -28,7 +28,7 @@ class Ulimit(msgspec.Struct, frozen=True):
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What to run. Empty values mean "as the image says"."""
+    """The container to run. Empty values mean "as the image says"."""
 
     image: str
     command: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     sysctls: dict[str, str] = msgspec.field(default_factory=dict)
     ulimits: tuple[Ulimit, ...] = ()
     init: bool | None = None
-    """Kept to be shown; True is refused at the border."""
+    """Kept only to be shown; the API refuses True."""
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,23 +73,23 @@ class RestartPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     max_attempts: int = 0
     """0: without limit."""
     window: Nanoseconds = 0
-    """Attempts are counted within this span; 0: for ever."""
+    """Span within which attempts are counted; 0: all attempts."""
 
 
 class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     constraints: tuple[str, ...] = ()
-    """`node.role == manager`, as the user wrote them."""
+    """`node.role == manager`, as the user wrote it."""
     spread: tuple[str, ...] = ()
     """Labels to spread over, outermost first: `node.labels.zone`."""
     max_replicas: int = 0
-    """Per node; 0: without limit."""
+    """Limit per node; 0: no limit."""
     platforms: tuple[tuple[str, str], ...] = ()
-    """(architecture, os) that the image runs on; an empty string fits any."""
+    """(architecture, os) on which the image runs; an empty string matches any."""
 
 
 class NetworkAttachmentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     target: NetworkId
-    """Resolved from the name at the border."""
+    """Network id; the API resolves names."""
     aliases: tuple[str, ...] = ()
 
 
@@ -101,7 +101,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     placement: Placement = Placement()
     networks: tuple[NetworkAttachmentSpec, ...] = ()
     host_network: bool = False
-    """Attached to the predefined network `host`: no sandbox of its own."""
+    """Whether the tasks use the predefined network `host`; then they have no sandbox."""
     log_driver: str = "json-file"
     force_update: int = 0
 
@@ -109,7 +109,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     target: Port
     published: Port = 0
-    """0 in a spec: the allocator chooses from 30000-32767."""
+    """0 in a spec: the allocator chooses a port from 30000-32767."""
     protocol: Protocol = "tcp"
     mode: Literal["ingress", "host"] = "ingress"
     name: str = ""
@@ -122,7 +122,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class UpdateConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     parallelism: int = 1
-    """0: all at once."""
+    """0: all slots at once."""
     delay: Nanoseconds = 0
     failure_action: Literal["pause", "continue", "rollback"] = "pause"
     monitor: Nanoseconds = 5 * SECOND
@@ -148,17 +148,17 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 class VirtualAddress(msgspec.Struct, frozen=True, gc=False):
     network: NetworkId
     address: IPv4Interface
-    """With the subnet's mask, as the API shows it."""
+    """Includes the subnet's mask, as the API shows it."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the allocator gave a service."""
+    """The allocator's result for a service."""
 
     spec: EndpointSpec = EndpointSpec()
-    """The spec that this answers; the service is allocated when it equals the service's own and
-    nothing is missing."""
+    """The endpoint spec that this fulfils. The service is allocated if this equals the service's
+    own endpoint spec and nothing is missing."""
     ports: tuple[PublishedPort, ...] = ()
-    """With every published port filled in."""
+    """Published ports, all with numbers."""
     addresses: tuple[VirtualAddress, ...] = ()
 
 
@@ -182,11 +182,11 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ServiceId
     spec: ServiceSpec
     spec_version: int = 0
-    """The store's version of the last write that changed the spec; written as 0, the store fills it
-    in. See `Task.spec_version`."""
+    """The store's revision at the last change of the spec. Writers set 0; the store fills it in.
+    See `Task.spec_version`."""
     spec_follows: int = 0
-    """The service's version before its spec was changed last: whoever has read a later one has seen
-    that spec."""
+    """The service's version before the last change of its spec: a reader of a later version has
+    seen that spec."""
     previous_spec: ServiceSpec | None = None
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None

@@ -1,8 +1,8 @@
-"""The whole state of a swarm in memory, with the indexes the control loops need, and the changes
-that lead from one to the next.
+"""The whole state of a swarm in memory, with the indexes that the control loops need, and the
+changes that lead from one state to the next.
 
-Everybody reads a `ClusterState`; only a store changes one, and only through `apply`, which checks
-every version before it touches anything. The logic of ring 2 reads it and returns `Change`s.
+Any part may read a `ClusterState`; only a store changes one, and only through `apply`, which checks
+every version before it changes anything. Ring 2 reads the state and returns `Change`s.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,19 +70,19 @@ Change = Put | Remove | Check
 
 
 MOST_CHANGES = 2000
-"""That one decision should hold: it is committed in one transaction, and stores limit those. What
-is left is decided in the next run, which follows at once."""
+"""Most changes in one decision, as each decision is one transaction and stores limit those. The
+next run, which follows at once, decides the rest."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a control loop wants: changes to commit together, and when to look again although
+    """The result of a control loop: changes to commit together, and when to run again although
     nothing has changed."""
 
     changes: tuple[Change, ...] = ()
     wake_at: Nanoseconds | None = None
     unserved: bool = False
-    """Something was refused and says why: any change may help it, so everything is to be looked at
-    next time."""
+    """Whether an object was refused and records the reason. Any change may help it, so the next run
+    looks at everything."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +151,7 @@ class ClusterState:
         return self._by_service.get(service, {})
 
     def tasks_on(self, node: NodeId | None) -> Mapping[TaskId, Task]:
-        """Tasks assigned to a node; with None those that have no node yet."""
+        """Tasks assigned to a node; with None, tasks without a node."""
         return self._by_node.get(node, {})
 
     def tasks_attached(self, network: NetworkId) -> Mapping[TaskId, Task]:
@@ -177,7 +177,7 @@ class ClusterState:
                 yield from tasks.values()
 
     def nodes_with_tasks(self) -> list[NodeId]:
-        """Every node id that a task names, of nodes that are gone as well."""
+        """Every node id that a task names, including nodes that are gone."""
         return [node for node in self._by_node if node is not None]
 
     def objects(self) -> Iterator[Object]:
@@ -187,8 +187,8 @@ class ClusterState:
     # --- writing, by stores only
 
     def check(self, changes: Sequence[Change]) -> None:
-        """Raises OutOfSequence if a version is no longer the one that was read, Conflict if a name
-        is taken."""
+        """Raises OutOfSequence if an object's version is no longer the one that was read, Conflict
+        if a name is taken."""
         taken: dict[tuple[Kind, str], str] = {}
         freed = {c.id for c in changes if isinstance(c, Remove)}
         for change in changes:
@@ -204,7 +204,7 @@ class ClusterState:
                 taken[key] = id
 
     def apply(self, changes: Sequence[Change], now: Nanoseconds) -> list[Event]:
-        """All or nothing: check, then take over. Every object written gets the next revision as its
+        """Checks all changes, then applies all. Every object written gets the next revision as its
         version."""
         self.check(changes)
         self.revision += 1
@@ -228,8 +228,8 @@ class ClusterState:
     def adopt(
         self, revision: int, put: Iterable[Object], removed: Iterable[tuple[Kind, str]] = ()
     ) -> list[Event]:
-        """What was checked, stamped and committed elsewhere; what is there already in that version
-        is no event."""
+        """Takes over objects checked, stamped and committed elsewhere. An object that is present in
+        the same version causes no event."""
         self.revision = revision
         events = []
         for kind, id in removed:
@@ -266,8 +266,8 @@ class ClusterState:
             self._by_state.setdefault(obj.state, {})[obj.id] = obj
 
     def _delete(self, obj: Object) -> None:
-        """Out of the indexes; the place in its table stays, so that an update keeps the order of
-        creation."""
+        """Removes the object from the indexes. Its place in the table stays, so that an update
+        keeps the order of creation."""
         kind = kind_of(obj)
         self.usage.count(obj, -1)
         if kind in UNIQUE_NAMES and self._names.get((kind, obj.name)) == obj.id:
@@ -283,7 +283,7 @@ class ClusterState:
 
 
 def compared(change: Change) -> tuple[Kind, str, int]:
-    """Which object a change is about, and the version it must have."""
+    """The object that a change is about, and the version that it must have."""
     if isinstance(change, Put):
         return kind_of(change.object), change.object.id, change.object.meta.version
     return change.kind, change.id, change.version
@@ -299,7 +299,7 @@ def stamped(obj: Object, revision: int, now: Nanoseconds) -> Object:
 
 
 def _networks_of(obj: Object) -> Iterator[NetworkId]:
-    """What the object is on, or is to be on."""
+    """The networks that the object is on, or is to be on."""
     if isinstance(obj, Task | Node):
         yield from (attachment.network for attachment in obj.attachments)
     elif isinstance(obj, Service):
@@ -319,7 +319,7 @@ def _drop(index: dict[K, dict[Id, T]], key: K, id: Id) -> None:
 
 
 def cluster_of(state: ClusterState) -> Cluster:
-    """Raises `Unavailable` if there is none yet."""
+    """Raises `Unavailable` if the state has no cluster yet."""
     if state.cluster is None:
         raise Unavailable("This node is not part of a swarm")
     return state.cluster

@@ -1,8 +1,9 @@
-"""A task: one container of a service, for all of its life. It runs once; a restart is another task
-in the same slot.
+"""A task: one container of a service, for all of its life. A task runs once; a restart is another
+task in the same slot.
 
-Spec, slot and desired state are the orchestrator's, node the scheduler's, attachments the
-allocator's, status the agent's (from ASSIGNED on; before that the loop that moves the task).
+The orchestrator writes spec, slot and desired state, the scheduler the node, the allocator the
+attachments. The agent writes the status from ASSIGNED on; before that, the loop that moves the
+task.
 """
 
 from enum import IntEnum
@@ -20,7 +21,8 @@ MAX_TEXT = 2048
 
 
 class TaskState(IntEnum):
-    """Observed state only grows. The numbers leave room between states and are Docker Swarm's."""
+    """The observed state only increases. The numbers leave gaps between states and are Docker
+    Swarm's."""
 
     NEW = 0
     PENDING = 64
@@ -39,7 +41,7 @@ class TaskState(IntEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """The container is gone, or never was: nothing is held any longer."""
+        """The container is gone or never existed; the task holds nothing any longer."""
         return self > TaskState.RUNNING
 
 
@@ -48,7 +50,7 @@ class Attachment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     network: NetworkId
     address: IPv4Interface
-    """With the segment's mask."""
+    """Includes the segment's mask."""
     aliases: tuple[str, ...] = ()
 
 
@@ -63,13 +65,14 @@ class TaskStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     timestamp: Nanoseconds = 0
     message: str = ""
     err: str = ""
-    """What keeps the task from running; `docker service ps` shows it."""
+    """Why the task does not run; `docker service ps` shows it."""
     container: ContainerStatus | None = None
     ports: tuple[PublishedPort, ...] = ()
-    """Host-mode ports as the node really published them."""
+    """Host-mode ports as the node actually published them."""
 
     def cut(self) -> "TaskStatus":
-        """With texts of at most `MAX_TEXT` characters: they are kept, and shown to everybody."""
+        """The status with texts cut to `MAX_TEXT` characters, since they are stored and shown to
+        every user."""
         if len(self.message) <= MAX_TEXT and len(self.err) <= MAX_TEXT:
             return self
         message, err = cut(self.message, MAX_TEXT), cut(self.err, MAX_TEXT)
@@ -81,26 +84,26 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     service: ServiceId
     service_name: str
     service_labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """As the service had them when the task was made: templates may name them."""
+    """The service's labels when the task was created; templates may refer to them."""
     slot: int = 0
     """From 1; 0 for a global service's task."""
     spec: TaskSpec
     spec_version: int = 0
-    """`Service.spec_version` when the task was made: a task whose number differs may be out of
-    date."""
+    """`Service.spec_version` when the task was created. If the service's has changed, the task may
+    be out of date."""
     ports: tuple[PublishedPort, ...] = ()
-    """The service's ports when the task was made."""
+    """The service's ports when the task was created."""
     node: NodeId | None = None
     attachments: tuple[Attachment, ...] = ()
-    """Ingress first if the service publishes in the mesh, then the networks in the order of the
-    spec."""
+    """Ingress first if the service publishes in the routing mesh, then the spec's networks in
+    order."""
     desired: TaskState = TaskState.RUNNING
     status: TaskStatus = TaskStatus(TaskState.NEW)
     started_at: Nanoseconds = 0
-    """When its node says that it began to run; 0 for one that never did, or that was over before
-    its node could say so."""
+    """When the task began to run, as its node reports; 0 if it never ran, or ended before its node
+    could report."""
     restart_at: Nanoseconds = 0
-    """A replacement waits in desired READY until this moment, then the orchestrator sets
+    """A replacement has the desired state READY until this time; then the orchestrator sets
     RUNNING."""
     meta: Meta = Meta()
 
@@ -114,11 +117,11 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
         return self.status.state
 
     def observed(self, status: TaskStatus) -> "Task":
-        """With what its node says of it."""
+        """The task with the status that its node reports."""
         began = status.timestamp if status.state is TaskState.RUNNING else 0
         return msgspec.structs.replace(self, status=status, started_at=self.started_at or began)
 
     @property
     def is_live(self) -> bool:
-        """Meant to run and not over."""
+        """Whether the task is meant to run and has not ended."""
         return self.desired <= TaskState.RUNNING and not self.state.is_terminal

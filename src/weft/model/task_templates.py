@@ -1,4 +1,4 @@
-"""What of a container's configuration is a template, and what the templates of a task may name."""
+"""The parts of a container's configuration that are templates, and the values that they may use."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -11,8 +11,8 @@ from weft.model.template import MOST_TEMPLATES, Scope, Template
 
 
 def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
-    """With the values of environment variables, the hostname and the mounts' sources and targets
-    filled in. Raises `InvalidArgument` with Docker Swarm's words for which of them."""
+    """Expands values of environment variables, the hostname, and sources and targets of mounts.
+    Raises `InvalidArgument` with Docker Swarm's words for the failing part."""
     number = sum("{{" in text for text in _templates(container))
     if number > MOST_TEMPLATES:
         raise InvalidArgument(f"cannot expand templates: {number} are more than {MOST_TEMPLATES}")
@@ -52,8 +52,8 @@ def task_values(
     node: tuple[str, str, str, str],
     task: tuple[str, str, str],
 ) -> Scope:
-    """What templates may name. `service`: id, name, labels; `node`: id, hostname, operating system,
-    architecture; `task`: id, name, slot."""
+    """The values that templates may use. `service`: id, name, labels; `node`: id, hostname,
+    operating system, architecture; `task`: id, name, slot."""
     platform = MappingProxyType({"Architecture": node[3], "OS": node[2]})
     return MappingProxyType({
         "Service": MappingProxyType({"ID": service[0], "Name": service[1], "Labels": dict(service[2])}),

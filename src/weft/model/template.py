@@ -1,14 +1,14 @@
-"""Templates in a service's specification, which are filled in for each of its tasks: the language
-of Go's text/template.
+"""Templates in a service's specification, expanded for each of its tasks: the language of Go's
+text/template.
 
     {{.Task.Slot}}   {{index .Service.Labels "com.docker.stack.namespace"}}   {{if eq .Task.Slot "1"}}first{{else}}other{{end}}
 
-`Template(text)` reads one and raises for what is none; `expand(values)` fills it in. There are:
-text, `{{-` and `-}}`, comments, pipelines, parentheses, variables, `if`, `with`, `range` (of a
-map), `else`, `end`, and the functions of `FUNCTIONS`. There are not: `define`, `template`, `block`,
-`break`, `continue`, `call`, `html`, `js`, `urlquery`, which are refused by name.
+`Template(text)` parses a template and raises for a malformed one; `expand(values)` expands it.
+Supported are text, `{{-` and `-}}`, comments, pipelines, parentheses, variables, `if`, `with`,
+`range` (of a map), `else`, `end`, and the functions of `FUNCTIONS`. Not supported, and refused by
+name, are `define`, `template`, `block`, `break`, `continue`, `call`, `html`, `js`, `urlquery`.
 
-Both take bounded time and room: users of a swarm write templates, and managers read them.
+Time and memory of both are bounded, since users of a swarm write templates and managers parse them.
 
 Source: the documentation of Go's text/template, and of `docker service create`, "Create services
 using templates".
@@ -26,17 +26,17 @@ from weft.errors import InvalidArgument, clip
 from weft.model.template_functions import FUNCTIONS, TemplateFailure, is_true, shown
 
 MOST_STEPS = 10_000
-"""Of one expansion: values looked up and functions called."""
+"""Most steps of one expansion: values looked up and functions called."""
 MOST_TEXT = 128 * 1024
-"""Characters that come out: the kernel takes no longer string of a new program (MAX_ARG_STRLEN in
-linux/binfmts.h)."""
+"""Most characters of a result: the kernel takes no longer string for a new program (MAX_ARG_STRLEN
+in linux/binfmts.h)."""
 MOST_TOKENS = 10_000
-"""Of one template."""
+"""Most tokens of one template."""
 MOST_TEMPLATES = 1000
-"""Of one specification: each takes tens of microseconds to read, and a request has room for
-200,000."""
+"""Most templates in one specification: parsing one takes tens of microseconds, and a request has
+room for 200,000."""
 DEEPEST = 64
-"""Parentheses and blocks within each other."""
+"""Deepest nesting of parentheses and blocks."""
 
 Scope = Mapping[str, Any]
 _ABSENT = ("define", "template", "block", "break", "continue", "call", "html", "js", "urlquery")
@@ -79,14 +79,14 @@ class Literal(msgspec.Struct, frozen=True):
 
 
 class Path(msgspec.Struct, frozen=True):
-    """Fields, one after the other, of a variable, of the dot (`""`) or of what a pipeline gives."""
+    """Successive fields of a variable, of the dot (`""`) or of a pipeline's result."""
 
     start: "str | Pipeline"
     fields: tuple[str, ...]
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A function with its arguments; without a function the only argument is the value."""
+    """A function with its arguments; without a function, the only argument is the value."""
 
     function: str
     arguments: "tuple[Literal | Path | Command, ...]"
@@ -98,7 +98,7 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class Block(msgspec.Struct, frozen=True):
-    """`if`, `with` or `range`, and what is written when there is nothing."""
+    """`if`, `with` or `range`, and the alternative for an empty value."""
 
     kind: str
     pipeline: Pipeline
@@ -111,7 +111,7 @@ Node = str | Pipeline | Block
 
 class Template:
     def __init__(self, text: str) -> None:
-        """Raises `InvalidArgument` for a text that is no template."""
+        """Raises `InvalidArgument` for a malformed template."""
         self._text = text
         try:
             self._nodes = _Parser(text).nodes() if "{{" in text else (text,)
@@ -119,8 +119,8 @@ class Template:
             self._fail(error)
 
     def expand(self, values: Scope) -> str:
-        """Raises `InvalidArgument` for fields and keys that `values` does not have, and for what a
-        function cannot do."""
+        """Raises `InvalidArgument` for fields and keys that `values` does not have, and for
+        operations that a function cannot do."""
         try:
             return _Expansion(values).run(self._nodes)
         except TemplateFailure as error:
@@ -148,7 +148,7 @@ class _Parser:
         return found
 
     def _body(self) -> tuple[Node, ...]:
-        """Up to the next `else` or `end`, or to the end of the text."""
+        """Parses up to the next `else` or `end`, or to the end of the text."""
         self._end = []
         nodes: list[Node] = []
         for piece in self._pieces:
@@ -285,7 +285,7 @@ class _Parser:
 
 
 def _pieces(text: str) -> Iterator[str | list[Token]]:
-    """Plain text, and the tokens of each action; comments are neither."""
+    """Plain text, and the tokens of each action; comments are left out."""
     position, trim = 0, False
     while position < len(text):
         start = text.find("{{", position)
@@ -421,7 +421,7 @@ class _Expansion:
         return function(*(self._value(argument, dot) for argument in command.arguments), *piped)
 
     def _first(self, command: Command, dot: Any, piped: tuple[Any, ...]) -> Any:
-        """`and` and `or` look no further than they have to."""
+        """`and` and `or` evaluate no more arguments than necessary."""
         value: Any = None
         for argument in (*command.arguments, *map(Literal, piped)):
             value = self._value(argument, dot)

@@ -1,8 +1,8 @@
-"""The functions of templates, as Go's text/template has them and Docker Swarm adds `join`, and how
-values are written.
+"""The functions of templates, as in Go's text/template with Docker Swarm's `join`, and the printed
+form of values.
 
-Values are texts, numbers, truth values, nothing, maps (`dict`) and structures (other mappings:
-their fields are fixed).
+Values are strings, numbers, booleans, None, maps (`dict`) and structures (other mappings; their
+fields are fixed).
 """
 
 import re
@@ -13,7 +13,7 @@ from weft.errors import clip
 
 
 class TemplateFailure(Exception):
-    """Why a text is no template, or cannot be filled in."""
+    """The text is no valid template, or cannot be expanded."""
 
 
 _VERB = re.compile(r"%([-+# 0]*)(\d{0,3})(\.\d{0,3})?([a-zA-Z%])")
@@ -32,7 +32,7 @@ _VERBS = {
 
 
 def shown(value: Any) -> str:
-    """As Go prints it with %v."""
+    """The value as Go prints it with %v."""
     if value is None:
         return "<no value>"
     if isinstance(value, bool):
@@ -45,12 +45,12 @@ def shown(value: Any) -> str:
 
 
 def is_true(value: Any) -> bool:
-    """Structures always are."""
+    """Whether a condition holds; structures are true."""
     return True if isinstance(value, Mapping) and not isinstance(value, dict) else bool(value)
 
 
 def _print(*values: Any) -> str:
-    """Spaces stand between two values of which neither is a text."""
+    """Separates two values with a space if neither is a string."""
     written = ""
     for number, value in enumerate(values):
         spaced = number and not isinstance(value, str) and not isinstance(values[number - 1], str)
@@ -100,7 +100,7 @@ def _len(value: Any = None) -> int:
 
 
 def _index(value: Any = None, *keys: Any) -> Any:
-    """Of a map: the empty text for a key that it does not have."""
+    """For a map: an empty string if the key is missing."""
     for key in keys:
         if isinstance(value, dict) and isinstance(key, str):
             value = value.get(key, "")
@@ -186,5 +186,5 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "printf": _printf,
     "join": _join,
 }
-"""By name. `and` and `or` are the expansion's own, since they do not look at all of their
-arguments."""
+"""Functions by name. The expansion implements `and` and `or` itself, since they do not evaluate all
+of their arguments."""

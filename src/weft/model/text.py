@@ -1,6 +1,6 @@
-"""Texts that others wrote, made fit to be kept and shown."""
+"""Limits text from outside, so that it can be stored and shown."""
 
 
 def cut(text: str, most: int) -> str:
-    """The text with at most so many characters; an ellipsis says that there were more."""
+    """At most `most` characters of the text; an ellipsis marks that it was longer."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,9 +1,9 @@
-"""What is held by whom, kept up to date by `ClusterState` with every change: addresses per network,
-networks and room per node.
+"""Index of holdings: addresses per network; networks and resources per node. `ClusterState` updates
+it with every change.
 
-An index, not a ledger: everything in it follows from the objects that are in the state, so nothing
-can leak and nothing has to be given back. A task holds its addresses until its observed state is
-terminal, a service and a node as long as they exist.
+It is not a ledger: everything in it follows from the objects in the state, so nothing can leak and
+nothing has to be given back. A task holds its addresses until its observed state is terminal, a
+service and a node as long as they exist.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,16 +23,16 @@ _NOTHING: Mapping[object, int] = MappingProxyType({})
 
 
 class NodeLoad(msgspec.Struct):
-    """What the tasks of one node take of it. Only `Usage` changes one."""
+    """Resources that the tasks of one node use. Only `Usage` changes one."""
 
     tasks: int = 0
     """Tasks that are meant to run there."""
     nano_cpus: int = 0
-    """Reserved by tasks that are assigned and not over; so are the next two."""
+    """Reserved by tasks that are assigned and not over, like the next two fields."""
     memory: int = 0
     """Bytes."""
     host_ports: dict[HostPort, int] = msgspec.field(default_factory=dict)
-    """How many tasks hold the port: one, unless something went wrong."""
+    """Number of tasks that hold the port: one, unless something went wrong."""
 
 
 class Usage:
@@ -42,19 +42,19 @@ class Usage:
         self._loads: dict[NodeId, NodeLoad] = {}
 
     def addresses(self, network: NetworkId) -> Mapping[int, int]:
-        """Addresses held on a network, as integers, and by how many: 1, unless something went
-        wrong."""
+        """Addresses held on a network, as integers, and the number of holders: 1, unless something
+        went wrong."""
         return self._addresses.get(network, _NOTHING)  # type: ignore[arg-type]
 
     def networks(self, node: NodeId) -> Mapping[NetworkId, int]:
-        """Networks that tasks on the node which are not over are on, and how many tasks."""
+        """Networks of the node's tasks that are not over, with the number of these tasks."""
         return self._networks.get(node, _NOTHING)  # type: ignore[arg-type]
 
     def load(self, node: NodeId) -> NodeLoad:
         return self._loads.get(node) or NodeLoad()
 
     def count(self, obj: object, sign: int) -> None:
-        """Add (`sign` 1) or take away (-1) what an object holds."""
+        """Adds (`sign` 1) or subtracts (-1) what an object holds."""
         if isinstance(obj, Task):
             self._count_task(obj, sign)
         elif isinstance(obj, Service):
@@ -95,8 +95,8 @@ class Usage:
 
 
 def host_ports(task: Task) -> list[HostPort]:
-    """The ports of the host that a task needs for itself. On the host's network that is the one
-    that its program listens on."""
+    """The host's ports that a task needs for itself. On the host's own network, these are the ports
+    on which its program listens."""
     own = task.spec.host_network
     found = (
         (p.protocol, p.published or (p.target if own else 0))

@@ -1,9 +1,9 @@
-"""What a node runs one container for, and the sandbox that it gave to it: what plans, names and the
-container are made of.
+"""A workload, for which a node runs one container, and its sandbox. Network plans, names and the
+container are derived from these.
 
-A workload is a task's (`agent/workloads.py` makes it of one). Nothing in it says so: what is made
-of workloads works for whatever wants a container. It is made once and then the same object, by
-which plans know that nothing has changed.
+A workload is made from a task (`agent/workloads.py`), but does not depend on tasks: anything else
+that needs a container can be a workload. The same object is reused, so plans recognise by identity
+that nothing has changed.
 """
 
 from typing import NamedTuple
@@ -18,22 +18,22 @@ from weft.model.task import Attachment
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     id: WorkloadId
-    """Its endpoints have the same on each of its networks."""
+    """Also the id of the workload's endpoints on each of its networks."""
     name: str
-    """Of the container."""
+    """Name of the container."""
     spec: ContainerSpec
     labels: dict[str, str] = {}
-    """Of the container."""
+    """Labels of the container."""
     limits: Resources = Resources()
     log_driver: str = "json-file"
     attachments: tuple[Attachment, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
-    """In host mode: to be sent to the container by this host; in the mesh: what it answers for
-    other hosts."""
+    """In host mode, ports that this host forwards to the container; in the mesh, ports that it
+    answers for other hosts."""
     host_network: bool = False
-    """It needs no sandbox."""
+    """Whether the workload needs no sandbox."""
     is_leaving: bool = False
-    """Where two workloads want one port of the host, the one that is not has it."""
+    """If two workloads need one port of the host, the one that is not leaving gets it."""
 
 
 class Resident(NamedTuple):

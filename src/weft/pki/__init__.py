@@ -1,2 +1,2 @@
-"""Ring 2: certificates and join tokens. Keys, serial numbers and the time are arguments; nothing is
-kept and nothing is logged."""
+"""Ring 2: certificates and join tokens. Keys, serial numbers and the time are arguments; this
+package stores nothing and logs nothing."""

@@ -1,13 +1,13 @@
 """The swarm's certificate authority: a self-signed root, and one certificate for each node.
 
-A node's certificate says who it is (CN: node id), of which swarm (O: cluster id) and what it may do
-(OU: `swarm-manager` or `swarm-worker`); both ends of every session check all three. The OU is also
-an alternative name, so that an ordinary TLS client that asks for the host `swarm-manager` accepts
-managers only. A manager's is good for its address as well: that is what the members of the store
-ask for. ECDSA on P-256, back-dated an hour for clocks that differ.
+A node's certificate names the node (CN: node id), its swarm (O: cluster id) and its role (OU:
+`swarm-manager` or `swarm-worker`). Both ends of every session check all three. The OU is also an
+alternative name, so that an ordinary TLS client that asks for the host `swarm-manager` accepts only
+managers. A manager's certificate is also valid for its address, which etcd members check. Weft's
+keys are ECDSA on P-256; certificates are back-dated by an hour for clocks that differ.
 
-A new root is cross-signed by the one before it: whoever trusts the old one can follow that to
-whatever the new one signs. So nodes may change over one by one, and none of them has to trust two
+A new root is cross-signed by the previous root. So a node that trusts the old root can verify
+certificates that the new one signed. Nodes may change over one by one, and no node has to trust two
 roots.
 """
 
@@ -29,22 +29,22 @@ from weft.model.node import Role
 from weft.pki.certificate import BACKDATE, UNITS, key_identifier, load, moment
 
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-"""Ours are of the first kind; a root that the operator brings may have the other."""
+"""Weft makes keys of the first kind; a root that the operator brings may have the second."""
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
 SHORTEST_ROOT = timedelta(days=365)
-"""What a root that is brought must have left to live; Docker Swarm's."""
+"""Shortest remaining lifetime of a root that the operator brings; Docker Swarm's limit."""
 SHORTEST_RSA = 2048
 KEY_BYTES = 48
-"""Random bytes for a key: enough that taking them modulo the order of P-256 favours none (FIPS
-186-5, A.2.1)."""
+"""Random bytes for a key: enough to make the bias of reduction modulo the order of P-256 negligible
+(FIPS 186-5, A.2.1)."""
 SERIAL_BYTES = 16
-"""Of a certificate: X.509 allows 20 (RFC 5280 section 4.1.2.2)."""
+"""Length of a certificate's serial number; X.509 allows 20 (RFC 5280 section 4.1.2.2)."""
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def make_key(entropy: Callable[[int], bytes]) -> ec.EllipticCurvePrivateKey:
-    """A key on P-256 out of random bytes."""
+    """A key on P-256 from random bytes."""
     number = int.from_bytes(entropy(KEY_BYTES), "big") % (_ORDER - 1) + 1
     return ec.derive_private_key(number, ec.SECP256R1())
 
@@ -68,7 +68,8 @@ def root(key: ec.EllipticCurvePrivateKey, now: Nanoseconds, serial: int) -> Root
 
 
 def request(key: ec.EllipticCurvePrivateKey) -> str:
-    """A certificate request (PEM) for `key`. The authority decides on the names, so it has none."""
+    """A certificate request (PEM) for `key`. It contains no names, since the authority decides on
+    them."""
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
@@ -89,8 +90,8 @@ def issue(
     serial: int,
     addresses: Sequence[IPv4Address] = (),
 ) -> str:
-    """A node's certificate (PEM) for the key in the request, good for these addresses too. Raises
-    `InvalidArgument` if the request is not one."""
+    """A node's certificate (PEM) for the key in the request, also valid for these addresses. Raises
+    `InvalidArgument` for a malformed request."""
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         public_key = csr.public_key()
@@ -127,8 +128,8 @@ def issue(
 
 
 def cross_sign(old: RootCa, new: RootCa, now: Nanoseconds, serial: int) -> str:
-    """A certificate (PEM) with the new root's name and key, signed by the old root, and valid for
-    as long as both are."""
+    """A certificate (PEM) with the new root's name and key, signed by the old root, valid until the
+    first of them expires."""
     signer, subject = load(old.certificate), load(new.certificate)
     end = min(signer.not_valid_after_utc, subject.not_valid_after_utc)
     certificate = (
@@ -144,7 +145,7 @@ def cross_sign(old: RootCa, new: RootCa, now: Nanoseconds, serial: int) -> str:
 
 
 def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
-    """A root that the operator made. Raises `InvalidArgument` if it cannot be the root of a
+    """A root that the operator brings. Raises `InvalidArgument` if it cannot be the root of a
     swarm."""
     try:
         loaded = x509.load_pem_x509_certificates(certificate.encode())
@@ -183,8 +184,8 @@ def brought(certificate: str, key: str, now: Nanoseconds) -> RootCa:
 
 
 def signer(cluster: Cluster) -> tuple[RootCa, str]:
-    """Who signs now, and what goes behind a new certificate (PEM), so that those who trust the root
-    before this one can follow it."""
+    """The root that signs now, and the certificates (PEM) to append to a new certificate, so that
+    nodes that trust an earlier root can verify it."""
     if cluster.rotation is None:
         return cluster.root_ca, cluster.cross_signed
     return cluster.rotation.root_ca, cluster.rotation.cross_signed + cluster.cross_signed

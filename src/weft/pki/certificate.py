@@ -1,9 +1,8 @@
-"""What a certificate says, and whether to believe it. Reads PEM, and DER where TLS gives that; the
-time is an argument.
+"""Reads and verifies certificates: PEM, or DER where TLS provides that. The time is an argument.
 
-Two digests, because a root may be made anew for the same key. `fingerprint` is of a root
-certificate as a whole: what a node trusts. `signer_id` is of its name and key, which is all that a
-certificate says about who signed it (`issuer_id`).
+There are two digests of a root, because a root may be made anew for the same key. `fingerprint`
+covers the whole certificate: nodes trust a root by its fingerprint. `signer_id` covers only name
+and key, since a certificate says no more about its signer (`issuer_id`).
 """
 
 import hashlib
@@ -22,18 +21,18 @@ from weft.model.node import Role
 
 UNITS: dict[Role, str] = {"manager": "swarm-manager", "worker": "swarm-worker"}
 BACKDATE = timedelta(hours=1)
-"""How far a certificate begins before it was issued, for clocks that differ."""
+"""How long before its issue a certificate becomes valid, for clocks that differ."""
 LONGEST_CHAIN = 8
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who a node's certificate was made out to, and which one it is."""
+    """The holder of a node's certificate, and the certificate's serial and end."""
 
     node: NodeId
     role: Role
     cluster: ClusterId
     serial: str
-    """Of the certificate, in hexadecimal."""
+    """The certificate's serial number, in hexadecimal."""
     expires: Nanoseconds
 
 
@@ -43,13 +42,13 @@ def fingerprint(root: str) -> str:
 
 
 def signer_id(root: str) -> str:
-    """Digest of the name and key that this root (PEM) signs with."""
+    """Digest of the root's (PEM) name and key."""
     certificate = load(root)
     return _digest(certificate.subject, key_identifier(certificate))
 
 
 def issuer_id(certificate: str | bytes) -> str:
-    """The `signer_id` of whoever signed it; empty if the certificate does not say."""
+    """The `signer_id` of the certificate's signer; empty if the certificate does not name it."""
     loaded = load(certificate)
     try:
         identifier = loaded.extensions.get_extension_for_class(
@@ -61,7 +60,7 @@ def issuer_id(certificate: str | bytes) -> str:
 
 
 def key_identifier(certificate: x509.Certificate) -> bytes:
-    """As the certificate says; else as RFC 5280 section 4.2.1.2 (1) makes one."""
+    """The certificate's, or else the identifier of RFC 5280 section 4.2.1.2 (1)."""
     try:
         return certificate.extensions.get_extension_for_class(
             x509.SubjectKeyIdentifier
@@ -71,7 +70,7 @@ def key_identifier(certificate: x509.Certificate) -> bytes:
 
 
 def holder(certificate: str | bytes) -> Holder:
-    """Raises `InvalidArgument` if it is not a node's."""
+    """The holder. Raises `InvalidArgument` if the certificate is not a node's."""
     loaded = load(certificate)
     names = {attribute.oid: str(attribute.value) for attribute in loaded.subject}
     unit = names.get(NameOID.ORGANIZATIONAL_UNIT_NAME)
@@ -86,12 +85,12 @@ def holder(certificate: str | bytes) -> Holder:
 
 
 def serial_text(serial: int) -> str:
-    """As certificates are known in the state."""
+    """The serial number in the form that the swarm's state uses."""
     return f"{serial:x}"
 
 
 def subject_and_key(certificate: str) -> tuple[bytes, bytes]:
-    """(DER of the subject, DER of the public key): what `docker info` shows of the root as
+    """(DER of the subject, DER of the public key) of the root, which `docker info` shows as
     `TLSInfo`."""
     loaded = load(certificate)
     public = loaded.public_key().public_bytes(
@@ -101,7 +100,8 @@ def subject_and_key(certificate: str) -> tuple[bytes, bytes]:
 
 
 def public_key_digest(request: str) -> str:
-    """Of the key in a certificate request (PEM). Raises `InvalidArgument` if it is not one."""
+    """Digest of the key in a certificate request (PEM). Raises `InvalidArgument` for a malformed
+    request."""
     try:
         key = x509.load_pem_x509_csr(request.encode()).public_key()
     except ValueError as error:
@@ -113,15 +113,15 @@ def public_key_digest(request: str) -> str:
 
 
 def has_key(certificate: str, key: str) -> bool:
-    """Whether the certificate (PEM; of a chain the first) is for this private key (PEM)."""
+    """Whether the certificate (PEM; the first of a chain) is for this private key (PEM)."""
     private = serialization.load_pem_private_key(key.encode(), None)
     return load(certificate).public_key() == private.public_key()
 
 
 def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
-    """When that part of its life, from being issued to its end, is over. Nodes that were started
-    together must not ask for new certificates together: the caller draws `fraction`, from 0.5 to
-    0.8 as in Docker Swarm."""
+    """When `fraction` of the lifetime since the issue is over. The caller draws `fraction` from 0.5
+    to 0.8 as in Docker Swarm, so that nodes started together do not ask for new certificates
+    together."""
     loaded = load(certificate)
     issued = loaded.not_valid_before_utc + BACKDATE
     due = issued + (loaded.not_valid_after_utc - issued) * fraction
@@ -129,9 +129,9 @@ def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
 
 
 def verify(chain: str, root: str, now: Nanoseconds) -> None:
-    """Follows the chain (PEM: the node's certificate, then whatever leads to the root) to the root
-    (PEM). Raises `InvalidArgument` if it does not lead there or something on the way is not valid
-    at this moment."""
+    """Follows the chain (PEM: the node's certificate, then those that lead to the root) to the root
+    (PEM). Raises `InvalidArgument` if it does not lead there, or if a certificate on the way is not
+    valid at this time."""
     anchor = load(root)
     certificate, *others = _load_all(chain)
     for _ in range(LONGEST_CHAIN):
@@ -150,7 +150,7 @@ def verify(chain: str, root: str, now: Nanoseconds) -> None:
 
 
 def load(certificate: str | bytes) -> x509.Certificate:
-    """PEM text or DER bytes. Raises `InvalidArgument`."""
+    """The certificate from PEM text or DER bytes. Raises `InvalidArgument`."""
     try:
         if isinstance(certificate, bytes):
             return x509.load_der_x509_certificate(certificate)

@@ -1,7 +1,8 @@
-"""The certificates that a member of etcd refuses, as a revocation list (CRL, RFC 5280 section 5).
+"""The certificates that an etcd member refuses, as a revocation list (CRL, RFC 5280 section 5).
 
-etcd 3.4 reads it at each handshake, compares serial numbers and looks at nothing else in it: not at
-who signed it, nor until when it is good. So each node signs its own, which only root can write.
+etcd 3.4 reads the list at each handshake and only compares serial numbers. It checks neither the
+list's signature nor its validity period. So each node signs its own list, which only root can
+write.
 """
 
 from collections.abc import Iterable
@@ -19,8 +20,9 @@ LIFETIME = timedelta(days=365)
 
 
 def revocation_list(serials: Iterable[str], certificate: str, key: str, now: Nanoseconds) -> bytes:
-    """PEM, signed with the node's key (PEM) in the name of its certificate (PEM). Serials as in
-    `model.certificate`. Raises `InvalidArgument` if the key or the certificate is damaged."""
+    """The list (PEM), signed with the node's key (PEM) in the name of its certificate (PEM).
+    Serials as in `model.certificate`. Raises `InvalidArgument` if the key or the certificate is
+    damaged."""
     try:
         private = serialization.load_pem_private_key(key.encode(), None)
     except (ValueError, TypeError) as error:
@@ -46,7 +48,7 @@ def revocation_list(serials: Iterable[str], certificate: str, key: str, now: Nan
 
 
 def revoked_serials(crl: bytes) -> frozenset[str]:
-    """Of a list in PEM. Raises `InvalidArgument` if it is none."""
+    """Serials in a revocation list (PEM). Raises `InvalidArgument` for a malformed list."""
     try:
         return frozenset(serial_text(entry.serial_number) for entry in x509.load_pem_x509_crl(crl))
     except ValueError as error:

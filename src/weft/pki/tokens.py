@@ -1,8 +1,8 @@
 """Join tokens: `SWMTKN-1-<digest of the root certificate>-<secret>`, as in Docker Swarm.
 
-The digest lets a host that knows nothing but the token recognise the swarm's root certificate,
-before it sends the secret to anybody. The secret says which role the host may have; it is compared
-in constant time.
+The digest lets a host that has only the token recognise the swarm's root certificate before it
+sends the secret. The secret determines the role that the host may have; secrets are compared in
+constant time.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class JoinToken(msgspec.Struct, frozen=True):
         return "JoinToken(…)"
 
     def recognises(self, root_certificate: str) -> bool:
-        """Whether this PEM certificate is the root that the token was made for."""
+        """Whether this PEM certificate is the root for which the token was made."""
         return hmac.compare_digest(self.digest, root_digest(root_certificate))
 
 
@@ -38,7 +38,7 @@ def root_digest(root_certificate: str) -> str:
 
 
 def make_token(root_certificate: str, secret: bytes) -> str:
-    """`secret` is `SECRET_BYTES` random bytes."""
+    """`secret`: `SECRET_BYTES` random bytes."""
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"a join token needs {SECRET_BYTES} random bytes, got {len(secret)}")
     return f"SWMTKN-1-{root_digest(root_certificate)}-{base36(int.from_bytes(secret, 'big'), 25)}"
@@ -53,7 +53,7 @@ def parse_token(text: str) -> JoinToken:
 
 
 def role_of(token: str, tokens: JoinTokens) -> Role | None:
-    """The role that the token grants; None if it is not one of these."""
+    """The role that the token grants; None if it is none of these tokens."""
     is_worker = hmac.compare_digest(token.encode(), tokens.worker.encode())
     is_manager = hmac.compare_digest(token.encode(), tokens.manager.encode())
     if is_manager:

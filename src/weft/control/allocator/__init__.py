@@ -1,1 +1,1 @@
-"""Subnets, VNIs, addresses and published ports, each held once."""
+"""Gives out subnets, VNIs, addresses and published ports; each has one holder."""

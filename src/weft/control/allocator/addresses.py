@@ -1,9 +1,10 @@
-"""Addresses on networks, next-fit: `Book` hands them out during one pass of the allocator.
+"""Addresses on networks, next-fit: `Book` gives them out during one pass of the allocator.
 
-Free is an address that no task that is not over, no service and no node holds in the state
-(`ClusterState.usage`), that is not a gateway, reserved, the network's or the broadcast address, and
-that was not handed out in this pass. What is given up in a pass is free in the next. The cursor
-(`Network.cursor`) makes an address rest as long as possible before it is used again.
+An address is free unless it is held, excluded, or given out earlier in this pass. In the state,
+services, nodes and tasks that are not over hold addresses (`ClusterState.usage`). Gateways,
+reserved addresses and the network and broadcast address are excluded. An address given up in a pass
+is free in the next. The cursor (`Network.cursor`) delays the reuse of an address as long as
+possible.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,22 +18,21 @@ from weft.model.state import ClusterState
 
 class Book:
     def __init__(self, state: ClusterState, networks: dict[NetworkId, Network]) -> None:
-        """`networks` as they will be committed: those of the state, with the segments of this
-        pass."""
+        """`networks`: as they will be committed, with the segments of this pass."""
         self._state = state
         self._networks = networks
         self._given: dict[NetworkId, set[int]] = {}
         self._full: set[NetworkId] = set()
         self.cursors: dict[NetworkId, int] = {}
-        """Of the networks that gave an address in this pass."""
+        """Last address given out in this pass, by network."""
 
     def take(self, ids: Iterable[NetworkId]) -> dict[NetworkId, IPv4Interface]:
-        """An address on each of the networks, or none at all: `claim(find(ids))`."""
+        """One address on each of the networks, or none at all: `claim(find(ids))`."""
         return self.claim(self.find(ids))
 
     def find(self, ids: Iterable[NetworkId]) -> dict[NetworkId, IPv4Interface]:
-        """The next free address of each network, with its segment's mask, still to be claimed.
-        Raises `NotFound`, `OperationFailed` (a network has no subnet) or `Exhausted`."""
+        """The next free address of each network, with its segment's mask, not claimed yet. Raises
+        `NotFound`, `OperationFailed` (a network has no subnet) or `Exhausted`."""
         return {id: self._next(id) for id in ids}
 
     def claim(self, found: dict[NetworkId, IPv4Interface]) -> dict[NetworkId, IPv4Interface]:
@@ -42,8 +42,8 @@ class Book:
         return found
 
     def has(self, id: NetworkId) -> bool:
-        """Is the network there and allocated? Its segments never change, so every address it gave
-        is still one of it."""
+        """Whether the network exists and is allocated. Its segments never change, so every address
+        that it gave out still belongs to it."""
         network = self._networks.get(id)
         return network is not None and bool(network.segments)
 
@@ -70,8 +70,8 @@ class Book:
 
 
 def _candidates(network: Network, cursor: int) -> Iterator[tuple[int, Segment]]:
-    """Every address that may be handed out: from behind the cursor to the end of its segment, the
-    other segments, round to it."""
+    """Every address that may be given out: from behind the cursor to the end of its segment, the
+    other segments, then the rest up to the cursor."""
     spans = [
         (*_span(network, position), segment) for position, segment in enumerate(network.segments)
     ]
@@ -95,7 +95,7 @@ def _candidates(network: Network, cursor: int) -> Iterator[tuple[int, Segment]]:
 
 
 def _span(network: Network, position: int) -> tuple[int, int]:
-    """First and last host address of a segment, within its pool's range if one was asked for."""
+    """First and last host address of a segment, within its pool's `ip_range` if there is one."""
     subnet = network.segments[position].subnet
     first, last = int(subnet.network_address) + 1, int(subnet.broadcast_address) - 1
     pool: Pool | None = network.spec.pools[position] if position < len(network.spec.pools) else None

@@ -1,13 +1,13 @@
 """The allocator: gives networks their segments, nodes and services their addresses, services their
-ports, tasks their attachments.
+ports, and tasks their attachments.
 
-One pass goes through all that lacks something, in the order in which one needs the other: networks
-(ingress first), nodes, services, tasks. What is free follows from the state each time. An object
-that cannot be served says why (`Network.error`, `Service.error`, `Task.status.err`) and is tried
-again in the next pass; the others are served all the same. A pass that is told what happened since
-the last one leaves out the nodes and services that nothing happened to. Whoever hands out an
-address writes the network (its cursor), whoever hands out a port or a VNI writes the cluster: two
-allocators that see the same state cannot both commit.
+One pass serves everything that lacks something, in order of dependency: networks (ingress first),
+nodes, services, tasks. Each pass derives from the state what is free. An object that cannot be
+served records the reason (`Network.error`, `Service.error`, `Task.status.err`) and is tried again
+in the next pass; the others are served all the same. A pass that knows the events since the last
+one skips nodes and services without events. Giving out an address also writes the network (its
+cursor), giving out a port or VNI also writes the cluster: so two allocators that see the same state
+cannot both commit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,10 +42,10 @@ def reconcile(
     events: Iterable[Event] | None = None,
     own_ports: OwnPorts = NO_PORTS,
 ) -> Decision:
-    """`host_routes`: of this host; like those that the others report, the automatic choice of a
-    subnet keeps away from them. `events`: since the last decision, which left nothing unserved;
-    None: look at everything. `own_ports`: of this host; they and the swarm's are not given to
-    services that leave the choice open."""
+    """`host_routes`: of this host; like the routes that other hosts report, the automatic choice of
+    a subnet avoids them. `events`: since the last decision, which left nothing unserved; None: look
+    at everything. `own_ports`: of this host; services that leave the port open are given neither
+    these nor the swarm's own ports."""
     if state.cluster is None:
         return Decision()
     turn = _Pass(state, state.cluster, now, host_routes, own_ports)
@@ -56,7 +56,7 @@ def reconcile(
 def _concerned(
     state: ClusterState, events: Iterable[Event] | None
 ) -> tuple[Iterable[Node], Iterable[Service]]:
-    """The nodes and services that may lack something, or have something too much."""
+    """The nodes and services that may lack something or hold too much."""
     if events is None:
         return state.nodes.values(), state.services.values()
     nodes: dict[NodeId, None] = {}
@@ -81,7 +81,7 @@ def _concerned(
 
 
 def _is_another(event: Event) -> bool:
-    """In more than the cursor."""
+    """Whether more than the cursor has changed."""
     before, after = event.before, event.after
     return not (
         isinstance(before, Network)
@@ -95,8 +95,7 @@ def _present(table: Mapping[K, T], ids: Iterable[K]) -> list[T]:
 
 
 class _Pass:
-    """One pass over a state. The objects to be written are collected, so that each is written
-    once."""
+    """One pass over a state. It collects the objects to write, so that each is written once."""
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class _Pass:
         self.book = Book(state, self.networks)
         self.ports: Ports | None = None
         self.claimed = False
-        """A port or a VNI was handed out."""
+        """Whether a port or a VNI was given out."""
 
     def run(self, nodes: Iterable[Node], services: Iterable[Service]) -> list[Change]:
         for network in sorted(self.networks.values(), key=lambda n: not n.spec.ingress):
@@ -134,7 +133,8 @@ class _Pass:
         return [*self._numbers(), *self.changes]
 
     def _until_full(self, objects: Iterable[T]) -> Iterator[T]:
-        """What comes later needs what comes before, so a pass may end anywhere."""
+        """Ends when the decision is full. Only later objects need earlier ones, so a pass may end
+        anywhere."""
         for obj in objects:
             if len(self.changes) >= MOST_CHANGES:
                 self.unserved = True
@@ -142,8 +142,8 @@ class _Pass:
             yield obj
 
     def _numbers(self) -> list[Change]:
-        """The cluster and the networks: written last of all, when it is known what was handed
-        out."""
+        """Writes of the cluster and the networks, made last, when all that was given out is
+        known."""
         for id, cursor in self.book.cursors.items():
             self.networks[id] = msgspec.structs.replace(self.networks[id], cursor=cursor)
         next_port = self.ports.cursor if self.ports else self.cluster.next_port
@@ -156,8 +156,8 @@ class _Pass:
     # --- networks
 
     def _network(self, network: Network) -> Network:
-        """The network with its segments or with the reason why it has none; itself if nothing is
-        new."""
+        """The network with its segments, or with the reason why it has none; the same object if
+        nothing is new."""
         try:
             segments, error = self._segments(network), ""
         except (Conflict, Exhausted) as cause:
@@ -200,8 +200,8 @@ class _Pass:
     # --- nodes
 
     def _node(self, node: Node) -> None:
-        """One load-balancer address on ingress and on each network that a task here is on; a leg
-        that finds no address is tried again in the next pass."""
+        """Gives the node a load-balancer address on ingress and on each network that one of its
+        tasks is on. If a network has no free address, the next pass tries again."""
         ingress = (self.ingress,) if self.ingress else ()
         wanted = dict.fromkeys((*ingress, *self.state.usage.networks(node.id)))
         attachments = {
@@ -236,8 +236,8 @@ class _Pass:
         return tuple(dict.fromkeys(wanted)) if endpoint.mode == "vip" else ()
 
     def _networks_held(self, service: Service) -> tuple[NetworkId, ...]:
-        """The same, and those that the service has left while tasks of an earlier version are still
-        on them: they are called by its virtual address there. Raises `Conflict`."""
+        """The same, and the networks that the service has left while tasks of an earlier version
+        are still on them: they use its virtual address there. Raises `Conflict`."""
         wanted = self._virtual_networks(service)
         left = [
             a.network
@@ -298,7 +298,8 @@ class _Pass:
     # --- tasks
 
     def _task(self, task: Task) -> None:
-        """NEW to PENDING with all that it needs, or NEW still with the reason."""
+        """Moves the task from NEW to PENDING with all that it needs, or leaves it NEW with the
+        reason."""
         service = self.changed_services.get(task.service) or self.services.get(task.service)
         if service is None:
             return

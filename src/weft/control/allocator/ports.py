@@ -1,11 +1,11 @@
-"""Published ports of the routing mesh: one owner each per protocol in the whole cluster.
+"""Published ports of the routing mesh: in the whole cluster, each port and protocol has one owner.
 
-A port asked for is had or refused; a port left open (0) is the next free one of 30000-32767, and
-stays the same while the service keeps it. Ports in host mode belong to a node: the scheduler sees
-to them.
+A service gets the port it asks for, or is refused. For an open port (0) it gets the next free one
+of 30000-32767, which stays the same while the service keeps it. Ports in host mode belong to a
+node: the scheduler handles them.
 
-The swarm's own ports are nobody's: a manager whose port led to a task could not be reached by any
-node. What single hosts listen on beside them they keep to themselves (`network/own_ports.py`).
+No service may publish the swarm's own ports: if a manager's port led to a task, no node could reach
+the manager. Each host keeps further ports that it listens on to itself (`network/own_ports.py`).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ FIRST_DYNAMIC = 30000
 LAST_DYNAMIC = 32767
 
 OwnPorts = Mapping[PortKey, str]
-"""What nobody may publish, and what it is for: `managers listen there for nodes`."""
+"""Ports that no service may publish, and their purpose: `managers listen there for nodes`."""
 NO_PORTS: OwnPorts = MappingProxyType({})
 _HOW = {"ingress": "an ingress port", "host": "a host-published port"}
 
@@ -33,8 +33,8 @@ _HOW = {"ingress": "an ingress port", "host": "a host-published port"}
 def conflict(
     state: ClusterState, service_id: ServiceId | None, endpoint_spec: EndpointSpec
 ) -> str | None:
-    """Why the endpoint cannot be had for the service (None: a new one), in Docker Swarm's words, or
-    None. Several services may ask for the same port in host mode."""
+    """Why the service (None: a new one) cannot have the endpoint, in Docker Swarm's words, or None.
+    Several services may ask for the same port in host mode."""
     wanted = {(p.protocol, p.published): p.mode for p in endpoint_spec.ports if p.published}
     if not wanted:
         return None
@@ -49,8 +49,9 @@ def conflict(
 
 
 def swarm_ports(state: ClusterState) -> dict[PortKey, str]:
-    """What the swarm's hosts listen on for each other, as far as all of it is known: by managers'
-    addresses, never by what a worker says. The usual ones too: any node may become a manager."""
+    """Ports on which the swarm's hosts listen for each other, as far as the whole swarm knows them:
+    from managers' addresses, never from workers' reports. Default ports are included, as any node
+    may become a manager."""
     sessions, members = "managers listen there for nodes", "managers listen there for each other"
     found: dict[PortKey, str] = {("tcp", SESSION_PORT): sessions, ("tcp", PEER_PORT): members}
     for node in state.nodes.values():
@@ -66,8 +67,8 @@ def swarm_ports(state: ClusterState) -> dict[PortKey, str]:
 def reserved(
     state: ClusterState, service: Service | None, endpoint: EndpointSpec, own: OwnPorts
 ) -> str | None:
-    """Why the endpoint of the service (None: a new one) cannot be published, or None. `own`: of the
-    manager that is asked. What the service has already it may keep."""
+    """Why the endpoint of the service (None: a new one) cannot be published, or None. `own`: ports
+    of the manager that is asked. A service may keep ports that it already has."""
     kept = {(p.protocol, p.published) for p in service.spec.endpoint.ports} if service else set()
     nobodys = {**own, **swarm_ports(state)}
     for port in endpoint.ports:
@@ -85,8 +86,8 @@ def _taken(port: Port, service: Service, mode: str) -> str:
 
 
 def answers(asked: Sequence[PublishedPort], given: Sequence[PublishedPort]) -> bool:
-    """Are the given ports those asked for, where a port left open is answered by any number, or by
-    none yet?"""
+    """Whether the given ports are those asked for. For a port left open, any number is right, and
+    so is none yet."""
     return len(asked) == len(given) and all(
         _answers(a, g) for a, g in zip(asked, given, strict=True)
     )
@@ -97,13 +98,13 @@ def _answers(asked: PublishedPort, given: PublishedPort) -> bool:
 
 
 class Ports:
-    """The mesh's ports during one pass of the allocator. What is given up in a pass is free in the
-    next."""
+    """The ports of the routing mesh during one pass of the allocator. A port given up in a pass is
+    free in the next."""
 
     def __init__(
         self, services: Iterable[Service], cursor: Port, nobodys: Collection[PortKey] = ()
     ) -> None:
-        """`nobodys`: not to be chosen."""
+        """`nobodys`: ports that must not be chosen."""
         self._nobodys = nobodys
         self._owners: dict[PortKey, Service] = {}
         self.cursor = cursor
@@ -113,8 +114,8 @@ class Ports:
             )
 
     def take(self, service: Service) -> tuple[PublishedPort, ...]:
-        """The ports of the service's spec with every port of the mesh filled in. Raises `Conflict`
-        or `Exhausted`, and has taken none then."""
+        """The ports of the service's spec with a number for every port of the mesh. Raises
+        `Conflict` or `Exhausted`; then no port is taken."""
         cursor, taken = self.cursor, dict[PortKey, Service]()
         try:
             ports = tuple(

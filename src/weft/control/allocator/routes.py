@@ -1,14 +1,14 @@
-"""Hosts' routes: what no overlay is laid over if it can be helped.
+"""Routes of hosts, which overlay subnets should not overlap if that can be avoided.
 
-In a container an overlay goes before the way out, so a subnet that a host has a route to elsewhere
-is hidden from the containers of an overlay with the same addresses. It breaks nothing else. So
-routes are a wish and never an obstacle: an automatic choice keeps away from them while there is
-something left, from narrow ones longest (`subnets.choose`); a subnet that a user chose is had, and
-a warning names the hosts. One host whose route covers the whole pool (a VPN), or a worker that
-lies, can refuse networks to nobody.
+In a container, the routes to its overlays take precedence over the default route. So a subnet that
+a host has a route to is hidden from the containers of an overlay with the same addresses; nothing
+else breaks. Routes are therefore a preference, never an obstacle. An automatic choice avoids them
+while other subnets are left, and gives up wide routes first (`subnets.choose`). A subnet that a
+user chose is granted, with a warning that names the hosts. So a host whose route covers the whole
+pool (a VPN), or a worker that lies, cannot block any network.
 
     agent      worth_telling     at most `MOST_ROUTES` of a host
-    manager    claimed           by hosts that are not down, and by this one
+    manager    claimed           by hosts that are not down, and by this host
                hidden            what a network hides, in words
 """
 
@@ -21,30 +21,31 @@ from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState
 
 MOST_ROUTES = 256
-"""Of one host; of more the widest private ones, in which overlays are. A manager reads no more."""
+"""Most routes of one host. If it has more, the widest private ones count, since overlays are
+private. A manager reads no more."""
 MOST_NAMED = 3
-"""Hosts in one warning."""
+"""Most hosts named in one warning."""
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 """RFC 1918."""
 
 
 def worth_telling(routes: Iterable[IPv4Network]) -> tuple[str, ...]:
-    """The default route leads everywhere and claims nothing."""
+    """The routes to report to the manager. The default route is left out: it leads everywhere."""
     claims = {route for route in routes if route.prefixlen}
     chosen = heapq.nsmallest(MOST_ROUTES, claims, key=_rank)
     return tuple(map(str, sorted(chosen)))
 
 
 def claimed(state: ClusterState, own: Sequence[IPv4Network] = ()) -> set[IPv4Network]:
-    """By hosts that are not down, and by this one (`own`). What is no IPv4 subnet concerns no
-    overlay."""
+    """Routes of hosts that are not down, and of this host (`own`). Texts that are no IPv4 subnet
+    are skipped."""
     return {route for route in (*_told(state).values(), *own) if route.prefixlen}
 
 
 def hidden(
     state: ClusterState, segments: Sequence[Segment], own: Sequence[IPv4Network] = ()
 ) -> Iterator[str]:
-    """A sentence for each subnet that overlaps routes of hosts. `own`: of this one."""
+    """One sentence for each subnet that overlaps routes of hosts. `own`: routes of this host."""
     told = _told(state)
     for subnet in (segment.subnet for segment in segments):
         over = {text: route for text, route in told.items() if _overlap(subnet, route)}
@@ -60,7 +61,7 @@ def hidden(
 
 
 def _told(state: ClusterState) -> dict[str, IPv4Network]:
-    """Each subnet once: a thousand hosts of one network tell the same."""
+    """Each reported subnet once: a thousand hosts of one network report the same."""
     texts = {text for node in _counting(state) for text in node.routes[:MOST_ROUTES]}
     return {text: route for text in sorted(texts) for route in _subnet(text)}
 

@@ -1,11 +1,12 @@
-"""Which subnets a network gets: the ones asked for, or the first of the cluster's pool that
-overlaps nothing.
+"""The subnets of a network: those asked for, or the first in the cluster's pool that overlaps
+nothing.
 
-In use is what any network of the state has or has asked for, and docker_gwbridge's usual subnet:
-every container has an interface there too, and would take an address of the one network for its own
-on the other. A host whose bridge has another subnet, because its routes take the usual one, does
-not run tasks of a network that overlaps it (`network/sandbox.py`). The choice also keeps away from
-what the hosts route elsewhere, as long as there is something else (`routes.py`).
+The subnets in use are those that any network of the state has or has asked for, and the default
+subnet of docker_gwbridge. Every container has an interface on docker_gwbridge too, and would
+mistake an address on one network for its own on the other. A host whose bridge has another subnet,
+because its routes take the default one, does not run tasks of a network that overlaps that subnet
+(`network/sandbox.py`). The choice also avoids the hosts' routes as long as another subnet is left
+(`routes.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,15 +18,15 @@ from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE
 from weft.model.state import ClusterState
 
 NONE_AVOIDED = 33
-"""Bits: no subnet is so narrow."""
+"""Bits; no subnet has so long a prefix."""
 Named = tuple[str, IPv4Network]
-"""Who has a subnet, as an error names it, and the subnet."""
+"""The owner of a subnet, as an error names it, and the subnet."""
 GATEWAY: Named = (f"{GATEWAY_BRIDGE} of the hosts", GATEWAY_INTERFACE.network)
 
 
 def overlapping(state: ClusterState, subnets: Sequence[IPv4Network], name: str = "") -> str | None:
-    """Why the subnets cannot be had for a new network, or None: `subnet 10.1.0.0/24 overlaps
-    network Y (10.1.0.0/16)`, with `cannot create network <name>: ` before it if a name is given."""
+    """Why a new network cannot have the subnets, or None: `subnet 10.1.0.0/24 overlaps network Y
+    (10.1.0.0/16)`, with `cannot create network <name>: ` before it if a name is given."""
     cause = first_overlap(subnets, [GATEWAY, *held(state.networks.values())])
     return f"cannot create network {name}: {cause}" if cause and name else cause
 
@@ -42,8 +43,8 @@ def first_overlap(subnets: Sequence[IPv4Network], taken: Sequence[Named]) -> str
 
 
 def held(networks: Iterable[Network]) -> Iterator[Named]:
-    """Subnets that networks have, or will have as soon as the allocator comes to them. One that is
-    in error has none."""
+    """Subnets that networks have, or will have after the allocator's next pass. A network in error
+    has none."""
     for network in networks:
         if network.segments:
             yield from ((f"network {network.name}", segment.subnet) for segment in network.segments)
@@ -57,8 +58,9 @@ def choose(
     taken: Iterable[IPv4Network],
     avoided: Sequence[IPv4Network] = (),
 ) -> IPv4Network:
-    """The lowest subnet of `size` bits in the pools that overlaps none of `taken`, nor of `avoided`
-    if that can be had; else wide ones of these are given up first. Raises `Exhausted`."""
+    """The lowest subnet of prefix length `size` in the pools that overlaps none of `taken`.
+    `avoided` is respected if possible; otherwise its widest subnets are given up first. Raises
+    `Exhausted`."""
     spans = [(int(net.network_address), int(net.broadcast_address)) for net in taken]
     lengths = sorted({net.prefixlen for net in avoided})
     for shortest in (*lengths, NONE_AVOIDED):
@@ -73,7 +75,7 @@ def choose(
 def _lowest(
     pools: Sequence[IPv4Network], size: int, spans: Sequence[tuple[int, int]]
 ) -> IPv4Network | None:
-    """`spans`: first and last address of what is in use, in order."""
+    """`spans`: first and last address of each subnet in use, in order."""
     step = 1 << (32 - size)
     for pool in pools:
         start, end = int(pool.network_address), int(pool.broadcast_address)
@@ -86,7 +88,8 @@ def _lowest(
 
 
 def gateway(pool: Pool) -> IPv4Address:
-    """The one asked for, else the first host address that is not reserved."""
+    """The gateway asked for, else the first host address that is not reserved. Raises
+    `Exhausted`."""
     if pool.gateway is not None:
         return pool.gateway
     reserved = set(pool.reserved.values())

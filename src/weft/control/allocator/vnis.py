@@ -1,8 +1,8 @@
-"""Which VXLAN network identifier a segment gets: the one asked for, or the next free one behind the
-last handed out.
+"""The VXLAN network identifier (VNI) of a segment: the one asked for, or the next free one behind
+the last one given out.
 
-Next-fit, because a VNI that is used again at once would let a packet still on its way into another
-network.
+The search is next-fit: with a VNI that is reused at once, packets still in flight would reach
+another network.
 """
 
 from collections.abc import Collection
@@ -12,14 +12,14 @@ from weft.model.addresses import FIRST_VNI, LAST_VNI, Vni
 
 
 def request(vni: Vni, pool: object, taken: Collection[Vni]) -> Vni:
-    """Raises `Conflict` with Docker Swarm's text."""
+    """The VNI asked for. Raises `Conflict` with Docker Swarm's text."""
     if vni in taken:
         raise Conflict(f"could not assign vxlan id {vni} to pool {pool}: it is in use")
     return vni
 
 
 def choose(cursor: int, taken: Collection[Vni]) -> Vni:
-    """The first free VNI from `cursor` on, round the end to `FIRST_VNI`. Raises `Exhausted`."""
+    """The first free VNI from `cursor` on, wrapping around to `FIRST_VNI`. Raises `Exhausted`."""
     start = cursor if FIRST_VNI <= cursor <= LAST_VNI else FIRST_VNI
     for first, last in ((start, LAST_VNI), (FIRST_VNI, start - 1)):
         for vni in range(first, last + 1):

@@ -1,2 +1,2 @@
-"""From the store's state to what one node is to run (`assignment.py`), with the networks it is on
-(`views.py`), and what has changed between two such assignments (`differences.py`)."""
+"""From the store's state to the tasks of one node (`assignment.py`) and the networks they are on
+(`views.py`); and the difference between two such assignments (`differences.py`)."""

@@ -1,7 +1,7 @@
-"""Whom a batch of changes concerns: the nodes whose own tasks are others than before, and those on
-a network that looks different.
+"""The nodes that a batch of changes affects: nodes whose own tasks have changed, and nodes on a
+network whose view has changed.
 
-It may name too many, never too few: a node that is named and sees no difference is sent nothing.
+The result may contain too many nodes, never too few: a node without a difference is sent nothing.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ from weft.model.task import Task
 class Concerned(msgspec.Struct, frozen=True):
     everybody: bool
     tasks: frozenset[NodeId]
-    """Nodes that are to run something else than before, or are gone."""
+    """Nodes whose tasks have changed, or that are gone."""
     networks: frozenset[NodeId]
-    """Nodes that are on a network of which they must know something else than before."""
+    """Nodes with a task on a network whose view has changed."""
 
 
 def concerned(
     state: ClusterState, events: Iterable[Event], before: Views, after: Views
 ) -> Concerned:
-    """`before` and `after`: the views at the state without and with the events."""
+    """`before` and `after`: the views without and with the events."""
     changed = [id for id, view in after.items() if before.get(id) is not view]
     everybody = (
         (state.ingress is not None and state.ingress.id in changed)
@@ -65,7 +65,8 @@ def _nodes(event: Event) -> Iterable[NodeId]:
 
 
 def _reads_the_same(before: Task, after: Task) -> bool:
-    """To its node: nothing has changed but its status, and it is still to be run."""
+    """Whether the task's node sees no difference: only the status has changed, and the task is
+    still to be run."""
     same_end = (is_dispatched(before), before.state.is_terminal) == (
         is_dispatched(after),
         after.state.is_terminal,

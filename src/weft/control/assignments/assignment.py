@@ -1,4 +1,4 @@
-"""What one node must run: its tasks, and the views of the networks that they are on."""
+"""The assignment of one node: its tasks, and the views of the networks that they are on."""
 
 from collections.abc import Iterator
 
@@ -19,9 +19,9 @@ def assignment_for(
     views: Views,
     tasks: dict[TaskId, TaskAssignment] | None = None,
 ) -> Assignment:
-    """What the node must run. `views` are those of `network_views` at this very state; `tasks`
-    those of an earlier assignment, if no task of the node has changed since: most assignments are
-    made because something happened on a network elsewhere."""
+    """The assignment of the node. `views`: those of `network_views` at this very state. `tasks`:
+    those of an earlier assignment, if no task of the node has changed since; most assignments are
+    made because of an event on a network elsewhere."""
     cluster = state.cluster
     if tasks is None:
         found = state.tasks_on(node_id).values()
@@ -43,15 +43,15 @@ def assignment_for(
 
 
 def is_dispatched(task: Task) -> bool:
-    """Must its node know of it? Of one that is over too: its agent keeps its container and log for
-    as long as its record is kept."""
+    """Whether the task's node must know the task. Ended tasks are included: the agent keeps their
+    container and log as long as their record is kept."""
     return task.state >= TaskState.ASSIGNED and not (
         task.state.is_terminal and task.desired >= TaskState.REMOVE
     )
 
 
 def _networks_of(state: ClusterState, node_id: NodeId) -> Iterator[NetworkId]:
-    """Ingress, because every node answers for the published ports; then those of the node's
+    """Ingress, because every node answers for the published ports; then the networks of the node's
     tasks."""
     ingress = state.ingress
     if ingress is not None:

@@ -1,4 +1,4 @@
-"""From one assignment to the next: what has to be sent."""
+"""The difference between two assignments: what the manager has to send."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -20,8 +20,8 @@ V = TypeVar("V")
 
 
 class ViewDifference(msgspec.Struct, frozen=True):
-    """From one view of a network to another; the views are kept so that their identities stay
-    theirs while this is remembered."""
+    """The difference between two views of a network. It holds the views, so that their identities
+    are not reused while it is remembered."""
 
     old: NetworkView
     new: NetworkView
@@ -36,8 +36,8 @@ _Pair = tuple[int, int]
 
 
 class Memo:
-    """What was compared in a round: a thousand nodes on a network compare its views once, and those
-    to which nothing else has happened have one change between them, which is encoded once."""
+    """Comparisons remembered during one round. A thousand nodes on a network compare its views
+    once. Nodes for which nothing else has changed share one change, which is encoded once."""
 
     def __init__(self) -> None:
         self.views: dict[_Pair, ViewDifference] = {}
@@ -47,7 +47,7 @@ class Memo:
 def difference(
     old: Assignment | None, new: Assignment, memo: Memo | None = None
 ) -> AssignmentChange:
-    """The change with which `old.after(change) == new`; from nothing, a full one."""
+    """The change with which `old.after(change) == new`; a full change if `old` is None."""
     memo = memo if memo is not None else Memo()
     if old is None or not _differ_in_views_alone(old, new):
         return _change(old, new, memo)
@@ -125,7 +125,7 @@ def _view_difference(old: NetworkView, new: NetworkView) -> ViewDifference:
 
 
 def _table_difference(old: dict[K, V], new: dict[K, V]) -> tuple[tuple[V, ...], tuple[K, ...]]:
-    """(records new or changed, keys gone)"""
+    """(new or changed records, removed keys)"""
     if old is new:
         return (), ()
     changed = tuple(

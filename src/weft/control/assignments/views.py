@@ -1,10 +1,10 @@
 """Networks as the nodes on them see them.
 
-What is known of a network is the same for every node on it, so a view is computed once and shared
-by identity. A manager keeps the views and brings them up to date with the events of a commit: that
-costs a copy of two tables per network touched and one record per object touched, however many nodes
-are listening. A view that nothing happened to stays the same object, which `differences.difference`
-recognises without looking inside.
+All nodes on a network know the same about it, so a view is computed once and shared by identity. A
+manager keeps the views and updates them with the events of each commit. That costs a copy of two
+tables per affected network and one record per affected object, however many nodes are listening. An
+unaffected view stays the same object, which `differences.difference` recognises without looking
+inside.
 
     views   = network_views(state)                  once, at the start
     views   = network_views(state, views, events)   after each commit
@@ -37,7 +37,7 @@ _LOAD_BALANCER = load_balancer_id(NodeId(""))
 
 
 class _Touched(msgspec.Struct):
-    """What of a network's view a batch of events may have changed."""
+    """The parts of a network's view that a batch of events may have changed."""
 
     definition: bool = False
     endpoints: set[str] = msgspec.field(default_factory=set)
@@ -47,9 +47,9 @@ class _Touched(msgspec.Struct):
 def network_views(
     state: ClusterState, previous: Views | None = None, events: Iterable[Event] = ()
 ) -> dict[NetworkId, NetworkView]:
-    """The views of all allocated networks. With `previous`, the views at some earlier state, and
-    all `events` since then, only what they touch is computed; every other view is the previous
-    object."""
+    """The views of all allocated networks. `previous`: the views at an earlier state, with all
+    `events` since then; only views that the events affect are computed, all others are the previous
+    objects."""
     previous = previous or {}
     touched = _touched(state, previous, events)
     is_new = any(id not in previous for id in state.networks)
@@ -90,8 +90,8 @@ def _touched(
 
 
 def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: Task) -> None:
-    """What its service is known by may follow from a task that was made for another version of
-    it."""
+    """Also touches the service of a task made for another version: its record may contain the
+    task's ports and aliases."""
     service = state.services.get(task.service)
     is_of_another = service is not None and task.spec_version != service.spec_version
     for attachment in task.attachments:
@@ -101,8 +101,8 @@ def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: T
 
 
 def _moved(event: Event) -> bool:
-    """A node came, went, has another data path address, or does not answer: the endpoints behind it
-    have another VTEP or serve no longer."""
+    """Whether a node came, went, has another data path address, or stopped or resumed answering:
+    then its endpoints have another VTEP or another `serving`."""
     before, after = (
         (obj.data_path_address, _is_lost(obj)) if isinstance(obj, Node) else None
         for obj in (event.before, event.after)
@@ -116,8 +116,8 @@ def _has_another_mtu(event: Event) -> bool:
 
 
 def _smallest_mtu(state: ClusterState) -> int:
-    """Of all hosts that have said theirs, down or not: it does not change with their health. 0:
-    none has."""
+    """The smallest MTU that any host, down or not, has reported: it does not change with their
+    health. 0: none has."""
     told = [node.underlay_mtu for node in state.nodes.values() if node.underlay_mtu]
     return max(min(told), MIN_UNDERLAY_MTU) if told else 0
 
@@ -129,8 +129,8 @@ def _view_now(
     old: NetworkView | None,
     touched: _Touched | None,
 ) -> NetworkView:
-    """The old view itself if nothing that shows in it has changed. `mtu`: the hosts' smallest, if
-    it is needed."""
+    """The view now; the old object if nothing in it has changed. `mtu`: the hosts' smallest, if it
+    is needed."""
     if old is None:
         old, touched = (
             NetworkView(_definition(network, mtu), {}, {}),
@@ -164,8 +164,7 @@ V = TypeVar("V")
 
 
 def _patched(table: dict[K, V], records: Mapping[K, V | None]) -> dict[K, V]:
-    """The table with the records put in, None taken out; the same object if that makes no
-    difference."""
+    """The table with the records put in (None: removed); the same object if nothing changes."""
     changed = {key: record for key, record in records.items() if table.get(key) != record}
     if not changed:
         return table
@@ -203,8 +202,8 @@ def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecor
 
 
 def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> EndpointRecord | None:
-    """From the time a task has a node and an address until it is over; it serves while it runs and
-    is meant to, on a host that answers."""
+    """The task's endpoint, from when the task has a node and an address until it ends. It serves
+    while the task runs, is meant to, and its host answers."""
     task = state.tasks.get(id)
     if task is None or task.node is None or task.state.is_terminal:
         return None
@@ -230,7 +229,7 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
 
 
 def _is_lost(node: Node) -> bool:
-    """Its host does not answer, but its tasks are not given up yet."""
+    """The node's host does not answer, but its tasks are not given up yet."""
     return node.status.state is NodeState.DISCONNECTED
 
 
@@ -253,7 +252,7 @@ def _attachment(attachments: tuple[Attachment, ...], network: NetworkId) -> Atta
 
 
 def _aliases(task: Task) -> tuple[str, ...]:
-    """Its container's short id, once known, and its hostname, if that is a plain one."""
+    """The container's short id, once known, and the hostname, if it is not a template."""
     container, hostname = task.status.container, task.spec.container.hostname
     short = (container.id[:SHORT_ID],) if container and container.id else ()
     return short + ((hostname,) if hostname and "{{" not in hostname else ())
@@ -262,7 +261,7 @@ def _aliases(task: Task) -> tuple[str, ...]:
 def _networks_of_service(
     state: ClusterState, previous: Views, service: Service
 ) -> Iterator[NetworkId]:
-    """Those of its spec, and those that it was known on because of tasks that are still there."""
+    """The spec's networks, those where remaining tasks keep the service known, and ingress."""
     yield from (attachment.target for attachment in service.spec.task.networks)
     yield from (id for id, view in previous.items() if service.id in view.services)
     if state.ingress is not None:
@@ -270,9 +269,9 @@ def _networks_of_service(
 
 
 def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> ServiceRecord | None:
-    """On ingress the service's ports, elsewhere its address and names: as its spec has them now,
-    and as those of its tasks have them that were started with an earlier one, until they are
-    gone."""
+    """On ingress the service's ports, elsewhere its address and names. Besides those of the present
+    spec, the record has those of tasks that were started under an earlier spec, until these tasks
+    are gone."""
     service = state.services.get(id)
     if service is None:
         return None
@@ -307,8 +306,8 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
 def _earlier_tasks(
     state: ClusterState, service: Service, network: NetworkId
 ) -> list[tuple[Task, Attachment]]:
-    """Of each other version of the service one task on the network that is not over: all of a
-    version were started with the same, and there may be ten thousand."""
+    """One unfinished task on the network for each other version of the service. All of a version
+    were started with the same ports and aliases, and there may be ten thousand."""
     found: dict[int, tuple[Task, Attachment]] = {}
     for task in state.tasks_of(service.id).values():
         version = task.spec_version

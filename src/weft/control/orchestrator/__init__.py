@@ -1,1 +1,1 @@
-"""How many tasks, of which version, meant to run or to stop."""
+"""Decides how many tasks there are, of which version, and which run or stop."""

@@ -1,6 +1,6 @@
-"""Is a task out of date? The updater replaces those that are; the API's filter `_up-to-date` leaves
-them out. One question, asked here by both: a client that waits for an update to end must mean by
-that what the updater means."""
+"""Whether a task is out of date. The updater replaces such tasks; the API's filter `_up-to-date`
+leaves them out. Both ask here, so that a client that waits for an update to end and the updater
+mean the same."""
 
 import msgspec
 
@@ -13,9 +13,9 @@ from weft.model.task import Task
 
 
 def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
-    """`node`: the task's, or None if it has none (or it is gone). Made from this version of the
-    service: clean. Otherwise what they say is compared; a task whose placement alone differs may
-    stay if its node fits the new one."""
+    """`node`: the task's node, or None if the task has none or the node is gone. A task of the
+    service's present version is clean. Otherwise ports and specs are compared; a task that differs
+    only in its placement is clean if its node fits the new placement."""
     if task.spec_version == service.spec_version:
         return False
     if not _same_ports(service, task):
@@ -28,8 +28,7 @@ def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
 
 
 def is_up_to_date(state: ClusterState, task: Task) -> bool:
-    """Whether the updater would leave the task alone. No task of a service that is gone is up to
-    date."""
+    """Whether the updater would leave the task alone. False for a task whose service is gone."""
     service = state.services.get(task.service)
     return service is not None and not is_dirty(
         service, task, state.nodes.get(task.node) if task.node else None

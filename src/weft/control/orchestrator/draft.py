@@ -1,5 +1,5 @@
-"""One service and its tasks while the orchestrator works on them: each step sees what the steps
-before it decided, and each object is written once, however many steps touched it.
+"""A working copy of one service and its tasks: each step of the orchestrator sees what earlier
+steps decided, and each object is written once, however many steps changed it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Task, TaskState, TaskStatus
 
 Slot = int | NodeId
-"""What a task is one of: the slot of a replicated service, the node of a global one."""
+"""The place that a task fills: a slot of a replicated service, or a node of a global one."""
 
 
 class Draft:
@@ -24,7 +24,7 @@ class Draft:
         self.state = state
         self.now = now
         self.tasks: dict[TaskId, Task] = dict(state.tasks_of(id))
-        """As they will be."""
+        """The tasks as they will be."""
         self.wake_at: Nanoseconds | None = None
         self._nodes = state.nodes
         self._slots: dict[Slot, list[Task]] | None = None
@@ -35,7 +35,7 @@ class Draft:
 
     @property
     def service(self) -> Service:
-        """Only for a service that exists."""
+        """The service. Raises `LookupError` if it is gone."""
         if self._service is None:
             raise LookupError("the service is gone")
         return self._service
@@ -52,7 +52,7 @@ class Draft:
         self._slots = None
 
     def desire(self, task: Task, desired: TaskState) -> Task:
-        """Only onward: a task that was told to stop never runs again."""
+        """Never lowers the desired state: a task told to stop never runs again."""
         if desired > task.desired:
             task = msgspec.structs.replace(task, desired=desired)
         if self.tasks[task.id] is not task:
@@ -87,8 +87,8 @@ class Draft:
         return self._nodes.get(task.node) if task.node is not None else None
 
     def slots(self) -> Mapping[Slot, list[Task]]:
-        """Tasks by slot, oldest first. Those that are to be removed belong to no slot any longer.
-        As the draft is now."""
+        """The draft's present tasks by slot, oldest first, without the tasks that are to be
+        removed."""
         if self._slots is None:
             self._slots = self._by_slot()
         return self._slots
@@ -104,13 +104,13 @@ class Draft:
         return slots
 
     def wake(self, at: Nanoseconds) -> None:
-        """Look again at that time at the latest."""
+        """Asks for another run at that time at the latest."""
         self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
 
     def parts(self) -> Iterable[Sequence[Change]]:
-        """What changes, in parts of which each may be committed without those after it: the
-        service, then slot by slot. A slot's old task goes with its new one; what is left out is
-        decided anew in the next run."""
+        """The changes in parts: the service, then one part per slot. A part may be committed
+        without the parts after it, since the next run decides those anew. A slot's old and new task
+        are in the same part."""
         if self._service is not None and self._service != self._original:
             yield (Put(self._service),)
         slots: dict[Slot, list[Change]] = {}
@@ -129,5 +129,5 @@ def slot_of(task: Task) -> Slot:
 
 
 def age(task: Task) -> tuple[bool, Nanoseconds, TaskId]:
-    """Sorts the oldest first; a task not stored yet is the newest."""
+    """Sort key: oldest first; a task that is not stored yet is newest."""
     return task.meta.version == 0, task.meta.created_at, task.id

@@ -1,6 +1,6 @@
 """Global services: one task on each node that is up, not drained and meets the constraints. A
-paused node keeps its task and gets no new one. Where an earlier task still has to stop (a node that
-was down and came back), the new one waits for it.
+paused node keeps its task and gets no new one. A new task waits while an earlier task on the node
+still has to stop (on a node that was down and came back).
 """
 
 from weft.control.orchestrator import nodes

@@ -1,8 +1,8 @@
-"""What becomes of tasks when their node goes down, is drained, no longer fits, or is gone.
+"""Decides about tasks whose node goes down, is drained, no longer fits, or is gone.
 
-A task that has to leave is told to shut down; the restart supervisor makes its replacement. A task
-is over only when its agent says so, or when nobody can say so any longer: its node was removed, or
-has been down for a day. It holds its addresses till then.
+A task that has to leave its node is told to shut down; the restart supervisor creates its
+replacement. A task ends only when its agent says so, or when no agent can any longer: the node was
+removed, or has been down for a day. Until then the task holds its addresses.
 """
 
 import msgspec
@@ -20,7 +20,7 @@ CONSTRAINTS_BROKEN = "assigned node no longer meets constraints"
 
 
 def orphan_lost(draft: Draft) -> None:
-    """Ends the tasks of which nobody will ever hear again."""
+    """Ends the tasks that no agent will ever report on again."""
     for task in list(draft.tasks.values()):
         if task.node is None or task.state.is_terminal:
             continue
@@ -42,7 +42,7 @@ def _orphaned(task: Task, now: Nanoseconds, cause: str) -> Task:
 
 
 def must_leave(draft: Draft, task: Task) -> bool:
-    """May the task no longer run where it is, although it does or soon will?"""
+    """Whether the task has to leave its node."""
     node = draft.node_of(task)
     return node is not None and (is_unavailable(node) or not fits(task.spec, node))
 
@@ -56,18 +56,18 @@ def is_unavailable(node: Node | None) -> bool:
 
 
 def is_closed(spec: TaskSpec, node: Node) -> bool:
-    """Has the node to give up the task of a global service?"""
+    """Whether the node must give up the task of a global service."""
     return is_unavailable(node) or not fits(spec, node)
 
 
 def is_open(spec: TaskSpec, node: Node) -> bool:
-    """Does the node take a new task of a global service? One that is paused keeps the task that it
-    has, and takes none."""
+    """Whether the node takes a new task of a global service. A paused node keeps its task and takes
+    no new one."""
     return node.spec.availability == "active" and not is_closed(spec, node)
 
 
 def fits(spec: TaskSpec, node: Node) -> bool:
-    """Does the node satisfy the constraints?"""
+    """Whether the node satisfies the constraints."""
     if not spec.placement.constraints:
         return True
     try:

@@ -1,16 +1,15 @@
-"""The orchestrator: takes each service with its tasks through the steps below, in this order, and
-collects what they change.
+"""The orchestrator: takes each service with its tasks through these steps, in this order, and
+collects the changes.
 
-    nodes        tasks of which nobody will hear again are over
-    restart      tasks that ended, or have to leave their node, are replaced
-    replicated   as many slots as replicas          global_   one task per eligible node
-    updater      tasks out of date are replaced, a few at a time
-    restart      replacements whose time has come may run
-    reaper       records that nobody needs are removed; of services that are gone, everything
+    nodes        ends tasks that no agent will report on again
+    restart      replaces tasks that ended or have to leave their node
+    replicated   fills one slot per replica         global_   one task per eligible node
+    updater      replaces tasks that are out of date, a few at a time
+    restart      lets replacements run whose time has come
+    reaper       removes records that nobody needs, and all tasks of services that are gone
 
-A service is a world of its own, so a manager that knows what events came in asks for the services
-they touch (`touched`) and those whose time has come (`Plan.wakes`), and spends nothing on the
-others.
+Services do not depend on each other. So a manager that knows which events came in plans only the
+services that the events concern (`touched`) and those whose time has come (`Plan.wakes`).
 """
 
 from collections.abc import Callable, Iterable
@@ -29,15 +28,16 @@ from weft.model.task import Task
 
 
 class Plan(msgspec.Struct):
-    """What was found for some services."""
+    """The outcome for some services."""
 
     changes: list[Change] = msgspec.field(default_factory=list)
     wakes: dict[ServiceId, Nanoseconds] = msgspec.field(default_factory=dict)
-    """When to look at a service again although nothing has changed; now, if it was not its turn."""
+    """When to plan a service again although nothing has changed; `now` if the plan had no room for
+    it."""
 
 
 def reconcile(state: ClusterState, now: Nanoseconds, new_id: Callable[[], TaskId]) -> Decision:
-    """About all services."""
+    """Plans all services."""
     found = plan(state, now, new_id, every_service(state))
     return Decision(tuple(found.changes), min(found.wakes.values(), default=None))
 
@@ -68,7 +68,7 @@ def plan(
 
 
 def every_service(state: ClusterState) -> list[ServiceId]:
-    """Also those that are gone and have tasks left."""
+    """All services, also those that are gone and still have tasks."""
     return list(dict.fromkeys((*state.services, *(task.service for task in state.orphans()))))
 
 
@@ -114,7 +114,7 @@ def _history_changed(event: Event) -> bool:
 
 
 def _node_changed(event: Event) -> bool:
-    """In anything but its addresses."""
+    """Whether anything but the node's addresses has changed."""
     before, after = event.before, event.after
     if not (isinstance(before, Node) and isinstance(after, Node)):
         return True

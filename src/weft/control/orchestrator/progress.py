@@ -1,4 +1,4 @@
-"""How far is a service? What `docker service ls` shows of it, and what its clients wait for."""
+"""How far a service has come: what `docker service ls` shows and its clients wait for."""
 
 import msgspec
 
@@ -12,15 +12,15 @@ class Progress(msgspec.Struct, frozen=True):
     """Tasks of one service."""
 
     running: int
-    """That run on a node which is there."""
+    """Tasks meant to run that run on a node which is not down."""
     desired: int
-    """That are meant to run."""
+    """Tasks that are meant to run."""
     completed: int
-    """That ended by themselves and well."""
+    """Tasks that ended successfully by themselves."""
 
 
 def progress(state: ClusterState, service: Service) -> Progress:
-    """A global service desires as many as it has tasks that are meant to run."""
+    """For a global service, `desired` is the number of its tasks that are meant to run."""
     running = wanted = completed = 0
     nodes = state.nodes
     for task in state.tasks_of(service.id).values():
@@ -39,5 +39,5 @@ def progress(state: ClusterState, service: Service) -> Progress:
 
 
 def _is_there(node: Node | None) -> bool:
-    """A node that is down does not say what runs on it."""
+    """A node that is down does not report what runs on it."""
     return node is not None and node.status.state != NodeState.DOWN

@@ -1,9 +1,9 @@
-"""The reaper: removes the records of tasks that nobody needs any longer, and the tasks of services
-that are gone.
+"""The reaper: removes task records that nobody needs any longer, and the tasks of services that are
+gone.
 
-Of each slot as many records are kept as `ClusterSpec.task_history` says, the current task included
-(as in Docker Swarm), but always enough to count restarts, and always the newest: it may be what
-fills the slot.
+`ClusterSpec.task_history` says how many records to keep per slot, the current task included (as in
+Docker Swarm). The reaper keeps more where restarts must be counted, and always keeps the newest:
+that task may fill the slot.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,7 @@ from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 PREDECESSOR = 2
-"""During an update: a slot is known to be updated by the record of the task that was there
-before."""
+"""Records kept during an update: the record of the previous task shows that a slot was updated."""
 
 
 def reap(draft: Draft) -> None:
@@ -31,7 +30,7 @@ def reap(draft: Draft) -> None:
 
 
 def _never_ran(task: Task) -> bool:
-    """No agent has heard of it."""
+    """No agent has ever heard of the task."""
     return task.state < TaskState.ASSIGNED
 
 
@@ -54,11 +53,11 @@ def _limit(draft: Draft) -> int:
 
 
 def remove_all(draft: Draft) -> None:
-    """Of a service that is gone: tasks are told to go, and go when they have stopped."""
+    """For a service that is gone: tells tasks to stop, and removes each one that has stopped."""
     due = (
         task for task in draft.tasks.values() if _is_over(task) or task.desired < TaskState.REMOVE
     )
-    for task in list(islice(due, MOST_CHANGES + 1)):  # one too many asks for another run
+    for task in list(islice(due, MOST_CHANGES + 1)):  # one too many, so that another run follows
         if _is_over(task):
             draft.remove(task)
         else:

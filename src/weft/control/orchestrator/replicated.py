@@ -1,6 +1,6 @@
-"""Replicated services: as many filled slots as replicas. New slots get the lowest free numbers; the
-slots that go are those without a running task, then those on the nodes that have most tasks of the
-service.
+"""Replicated services: as many filled slots as replicas. New slots get the lowest free numbers.
+Scaling down removes slots without a running task first, then slots on the nodes that have most
+tasks of the service.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 MOST_WAITING = 5000
-"""Tasks of one service that wait for a node, or for their containers. More are made as these run: a
-swarm that has no room for three hundred thousand need not have them written down, nor whoever meant
-thirty wait until they are gone."""
+"""Most tasks of one service that wait for a node or for their containers. More tasks are created as
+these run. So a swarm without room for three hundred thousand tasks need not store them, and a user
+who meant thirty need not wait until they are gone."""
 
 
 def scale(draft: Draft) -> None:
@@ -34,7 +34,7 @@ def scale(draft: Draft) -> None:
 
 
 def _waiting(slots: Mapping[Slot, list[Task]]) -> int:
-    """Tasks that are to run and do not yet."""
+    """Number of tasks that are meant to run and do not run yet."""
     return sum(
         task.is_live and task.state < TaskState.RUNNING
         for tasks in slots.values()
@@ -43,8 +43,8 @@ def _waiting(slots: Mapping[Slot, list[Task]]) -> int:
 
 
 def _by_worth(slots: Mapping[Slot, list[Task]]) -> list[Slot]:
-    """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): each counts as the
-    n-th of its node."""
+    """The slots, those to keep first (swarmkit orchestrator/replicated/slot.go): a slot is the n-th
+    on its node, and low n come first."""
     current = {
         number: next((t for t in reversed(tasks) if t.is_live), tasks[-1])
         for number, tasks in slots.items()

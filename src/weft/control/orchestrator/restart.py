@@ -1,10 +1,11 @@
-"""The restart supervisor: replaces tasks that ended, or that have to leave their node, as their
-restart policy says.
+"""The restart supervisor: replaces tasks that ended or have to leave their node, as their restart
+policy says.
 
-The old task keeps its record and is desired SHUTDOWN. The new one, in the same slot, is desired
-READY and made ready; when the delay is over (`restart_at`) and the old one has stopped, `promote`
-lets it run. If it cannot be made ready the one after it waits for the same moment. How often a slot
-was restarted is read from the records of its tasks, of which the reaper keeps enough.
+The old task keeps its record and gets the desired state SHUTDOWN. The new task, in the same slot,
+gets READY: the agent prepares it. When the delay is over (`restart_at`) and the old task has
+stopped, `promote` lets the new one run. If the new task cannot be prepared, its successor waits for
+the same moment. The number of restarts follows from the slot's task records; the reaper keeps
+enough of them.
 """
 
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ def supervise(draft: Draft) -> None:
 
 
 def _is_awaited(draft: Draft, task: Task) -> bool:
-    """It ended before its time to run had come, as one does that cannot be made ready: the next one
-    waits until then."""
+    """The task ended before its time to run had come, for instance because it could not be
+    prepared: its replacement waits until then."""
     return (
         task.state.is_terminal and task.desired <= TaskState.RUNNING and draft.now < task.restart_at
     )
@@ -62,7 +63,7 @@ def _stop(draft: Draft, task: Task, leaving: bool) -> None:
 
 
 def _replace(draft: Draft, task: Task, leaving: bool, slot: list[TaskId]) -> None:
-    """`slot`: its tasks; a new one is added."""
+    """`slot`: its task ids; a new task's is added."""
     others = [t for id in slot if (t := draft.tasks[id]).desired < TaskState.REMOVE]
     if any(t.is_live for t in others) or not may_restart(draft, others, task):
         return
@@ -81,8 +82,7 @@ def _fits_service(draft: Draft, task: Task) -> bool:
 
 
 def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
-    """Does the policy of `task` allow another one in its place? `slot`: all tasks there are records
-    of."""
+    """Whether the policy of `task` allows a replacement. `slot`: all recorded tasks of the slot."""
     policy = task.spec.restart
     if policy.condition == "none" or (
         policy.condition == "on-failure" and task.state == TaskState.COMPLETE
@@ -97,7 +97,7 @@ def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
 
 
 def is_filled(draft: Draft, slot: Sequence[Task]) -> bool:
-    """Has the slot a task that runs, or will, or that ended and is not to be restarted? `slot` is
+    """Whether the slot has a task that runs, will run, or ended and is not to be restarted. `slot`:
     oldest first."""
     return any(t.is_live or _is_awaited(draft, t) for t in slot) or (
         bool(slot) and not may_restart(draft, slot, slot[-1])
@@ -121,8 +121,8 @@ def promote(draft: Draft) -> None:
 
 
 def _is_stopping(draft: Draft, task: Task) -> bool:
-    """Told to stop, and its agent can still say that it has. One that no agent knows of has nothing
-    to stop."""
+    """Whether the task was told to stop and its agent can still report the end. A task that no
+    agent knows has nothing to stop."""
     if (
         task.desired <= TaskState.RUNNING
         or task.state.is_terminal

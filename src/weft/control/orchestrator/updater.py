@@ -1,13 +1,14 @@
 """Rolling update and rollback: replaces tasks that are out of date, a few slots at a time, and
-watches whether that goes well.
+watches for failures.
 
-Nothing is remembered between passes; all follows from the records of the tasks. *Updated* is a slot
-with a task of the service's present version beside one of an older version; the oldest such task is
-the one that the updater made, later ones are restarts. It is *in flight* until that task, or a
-restart of it, has run or ended for `delay`; at most `parallelism` slots are in flight.
+Nothing is remembered between passes; everything follows from the task records. A slot is *updated*
+if it has tasks both of the service's present version and of an older one. Its oldest task of the
+present version was made by the updater, later ones are restarts. An updated slot is *in flight*
+until that task, or a restart of it, has run or has been over for `delay`; at most `parallelism`
+slots are in flight.
 
-A task that ends within `monitor` of its start, or that never ran, is a failure; all later ends are
-late (swarmkit manager/orchestrator/update/updater.go).
+A task that ends within `monitor` of its start, or never ran, is a failure. Later ends are not
+(swarmkit manager/orchestrator/update/updater.go).
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState
 
 
 def with_spec(service: Service, spec: ServiceSpec) -> Service:
-    """The service as a user's update leaves it. A new update begins, whatever became of the last
+    """The service after a user's update. A new update begins, whatever the state of the last
     one."""
     return msgspec.structs.replace(
         service,
@@ -52,8 +53,8 @@ def with_spec(service: Service, spec: ServiceSpec) -> Service:
 def rolled_back(
     service: Service, now: Nanoseconds, message: str = "manually requested rollback"
 ) -> Service:
-    """The service with its previous spec, and that with the present one. Raises
-    `FailedPrecondition` if there is none."""
+    """The service with its present and previous spec exchanged. Raises `FailedPrecondition` if
+    there is no previous spec."""
     if service.previous_spec is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec")
     status = UpdateStatus(UpdateState.ROLLBACK_STARTED, started_at=now, message=message)
@@ -114,7 +115,7 @@ def _config(service: Service) -> UpdateConfig:
 
 
 def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
-    """Out of date, and its node, if it is bound to one, takes new tasks."""
+    """Whether the slot is out of date and its node, for a global service, takes new tasks."""
     if isinstance(slot, str):
         node = draft.state.nodes.get(slot)
         if node is None or not nodes.is_open(draft.service.spec.task, node):
@@ -123,7 +124,7 @@ def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
 
 
 def _current(tasks: Sequence[Task]) -> Sequence[Task]:
-    """The tasks that make the slot filled."""
+    """The tasks that fill the slot."""
     return [task for task in tasks if task.is_live] or tasks[-1:]
 
 
@@ -157,8 +158,8 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
 
 
 def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
-    """Start-first: the new task runs, so the others may go; also an old one that a further update
-    has made right again, which nobody would miss otherwise."""
+    """Start-first: once the new task runs, the others are stopped. This includes an old task that a
+    further update has made up to date again; no other step would stop it."""
     live = [task for task in tasks if task.is_live]
     if len(live) < 2:
         return
@@ -187,8 +188,8 @@ def _replace(draft: Draft, slot: Slot, tasks: Sequence[Task], config: UpdateConf
 
 
 def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
-    """Start-first: the new task failed beside the old one; another is tried after the restart
-    delay."""
+    """Start-first: if the new task failed beside the old one, the updater tries another after the
+    restart delay."""
     ended = [
         t for t in tasks if t.spec_version == draft.service.spec_version and t.state.is_terminal
     ]
@@ -201,7 +202,7 @@ def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
 def _handle_failures(
     draft: Draft, config: UpdateConfig, updated: dict[Slot, Task], total: int
 ) -> bool:
-    """Pauses or rolls back if too many tasks failed; True if the update goes no further."""
+    """Pauses or rolls back if too many tasks failed; True if the update does not go on."""
     failed = [task for task in updated.values() if _has_failed(task, config)]
     if (
         config.failure_action == "continue"

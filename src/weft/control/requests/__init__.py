@@ -1,2 +1,2 @@
-"""What the API asks for: functions from the state to changes. The only validation, and the only
-messages."""
+"""Requests of the API, as functions from the state to changes. All validation and its messages are
+here."""

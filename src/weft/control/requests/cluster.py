@@ -1,5 +1,5 @@
-"""The swarm's own settings, its join tokens, and the beginning of a new root (`control/rotation.py`
-is the end)."""
+"""The swarm's own settings, its join tokens, and the start of a root rotation
+(`control/rotation.py` ends it)."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -15,11 +15,11 @@ from weft.pki.tokens import SECRET_BYTES
 
 SHORTEST_CERTIFICATE = 3600 * SECOND
 SHORTEST_HEARTBEAT = SECOND // 10
-"""Every node sends as many, and every manager answers them."""
+"""Every node sends a heartbeat this often, and managers answer each one."""
 
 
 class TokensAndRoots(Protocol):
-    """Of a certificate authority, what these decisions need."""
+    """The part of a certificate authority that these decisions need."""
 
     def make_token(self, root_certificate: str, secret: bytes) -> str: ...
 
@@ -47,8 +47,8 @@ def update(
     root: RootCa | None,
     tools: Tools,
 ) -> list[Change]:
-    """A rotated token is worthless at once; who has joined with it stays. `root`: to be the new
-    one."""
+    """A rotated token becomes invalid at once; nodes that joined with it stay. `root`: the new
+    root, if the user brings one."""
     cluster = cluster_of(state)
     check_sequence(cluster, version)
     validate(spec)
@@ -79,8 +79,8 @@ def update(
 
 
 def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotation | None:
-    """In place of one that runs: nodes that have a certificate of its root get one of this one's.
-    To bring the present root ends it."""
+    """Replaces a rotation under way: nodes with a certificate of its root get one of the new root.
+    Bringing the present root ends the rotation."""
     rotation = tools.authority.rotation(cluster.root_ca, root, tools.now, tools.entropy)
     if root is None:
         return rotation

@@ -1,5 +1,5 @@
-"""Networks of the swarm as users ask for them: created for the allocator to serve, removed once
-nothing needs them."""
+"""Requests about networks of the swarm: creation (the allocator then serves the network), and
+removal once nothing needs it."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network
@@ -15,7 +15,7 @@ from weft.model.state import Change, ClusterState, Put, Remove
 
 
 def warnings(state: ClusterState, network: Network, own_routes: Sequence[IPv4Network]) -> list[str]:
-    """See `api.backend.Swarm.network_warnings`. `own_routes`: of this host."""
+    """See `api.backend.Swarm.network_warnings`. `own_routes`: routes of this host."""
     return list(routes.hidden(state, network.segments, own_routes))
 
 
@@ -40,8 +40,8 @@ def _validate(spec: NetworkSpec) -> None:
 
 
 def removal(state: ClusterState, id: NetworkId) -> list[Change]:
-    """A task of a service that is gone is not in the way: it is about to be told to stop, and
-    whoever removes a stack removes its networks with the same breath."""
+    """Tasks of a removed service do not prevent the removal: they are about to be told to stop, and
+    `docker stack rm` removes services and networks together."""
     network = state.networks.get(id)
     if network is None:
         raise NotFound(f"network {id} not found")

@@ -1,5 +1,5 @@
-"""Nodes as users ask for them: changed, promoted and demoted, removed; and the ways by which one
-stops being a manager."""
+"""Requests about nodes: update, promotion, demotion and removal; also the other ways in which a
+node stops being a manager."""
 
 import msgspec
 
@@ -20,9 +20,9 @@ def update(
     leadership_status: LeadershipStatus,
     obstacle: str = "",
 ) -> list[Change]:
-    """A new role is a wish: the node gets its certificate and its part of the store, or loses them,
-    in the next seconds. `version`: of the node as the user has read it. What has changed since then
-    may be all but the spec: a node's status changes when it likes."""
+    """A new role is only requested here: in the next seconds the node gets a manager's certificate
+    and an etcd member, or loses them. `version`: of the node as the user has read it. Anything but
+    the spec may have changed since then, as a node's status changes at any time."""
     node = _get(state, id)
     check_sequence(node, version)
     if spec.role == "worker" and node.spec.role == "manager":
@@ -58,17 +58,17 @@ def _get(state: ClusterState, id: NodeId) -> Node:
 
 
 def managers(state: ClusterState) -> list[Node]:
-    """Those that are, or are to be."""
+    """The nodes that are, or are to become, managers."""
     return [node for node in state.nodes.values() if node.spec.role == "manager"]
 
 
 def serving_beside(state: ClusterState, id: NodeId) -> list[Node]:
-    """The managers that serve and are to go on, but for this one."""
+    """The managers other than this one that serve and are to remain managers."""
     return [node for node in managers(state) if node.id != id and node.manager_address]
 
 
 def _check_demotion(state: ClusterState, node: Node, present: frozenset[NodeId]) -> None:
-    """Raises `FailedPrecondition` if the others could not go on without it."""
+    """Raises `FailedPrecondition` if the other managers could not go on without this one."""
     others = serving_beside(state, node.id)
     if not others:
         raise FailedPrecondition(
@@ -94,7 +94,7 @@ def arrival(state: ClusterState, id: NodeId, address: str) -> list[Change]:
 
 
 def departure(state: ClusterState, id: NodeId) -> list[Change]:
-    """It does no more."""
+    """The node no longer serves as a manager."""
     node = state.nodes.get(id)
     if node is None or not (node.manager_address or node.store_peer):
         return []
@@ -102,7 +102,7 @@ def departure(state: ClusterState, id: NodeId) -> list[Change]:
 
 
 def forced_beginning(state: ClusterState, own: NodeId) -> list[Change]:
-    """Nobody but the node `own` is a manager any more."""
+    """From now on, only the node `own` is a manager."""
     others = [
         node
         for node in state.nodes.values()
@@ -114,13 +114,12 @@ def forced_beginning(state: ClusterState, own: NodeId) -> list[Change]:
 
 
 def resignation(state: ClusterState, id: NodeId) -> list[Change]:
-    """A demotion that nobody has to carry out."""
+    """A demotion that no manager has to carry out."""
     return revocation.revoking(state, _resigned(_get(state, id)))
 
 
 def disowning(state: ClusterState, id: NodeId) -> list[Change]:
-    """Before the manager takes its part out of the store: nobody believes its certificates any
-    more."""
+    """Revokes the manager's certificates before its etcd member is removed."""
     node = state.nodes.get(id)
     return (
         revocation.revoking(state, node) if node is not None and node.manager_certificates else []

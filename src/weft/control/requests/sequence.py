@@ -1,8 +1,8 @@
 """Whether a request to change an object has seen what it replaces.
 
-A request names the version that it has read. Docker Swarm compares it with the object's, so that a
-request fails as well when only the status has changed, or what the allocator gave: an update right
-after another nearly always. Here it has to have seen the spec that it replaces, and nothing more.
+A request names the version that it has read. Docker Swarm requires the object's present version, so
+a request also fails if only the status or the allocation has changed, as it nearly always has right
+after another update. Weft only requires that the request has seen the spec that it replaces.
 """
 
 from weft.errors import OutOfSequence
@@ -12,6 +12,6 @@ from weft.model.service import Service
 
 
 def check_sequence(current: Node | Service | Cluster, version: int) -> None:
-    """Raises `OutOfSequence` unless whoever read `version` has seen the present spec."""
+    """Raises `OutOfSequence` unless a reader of `version` has seen the present spec."""
     if not current.spec_follows < version <= current.meta.version:
         raise OutOfSequence("update out of sequence")

@@ -1,5 +1,5 @@
-"""Services as users ask for them: checked against all that crosses objects, then written. What
-follows is the control loops'."""
+"""Requests about services: checked against the other objects, then written. The control loops do
+the rest."""
 
 import msgspec
 
@@ -17,7 +17,7 @@ from weft.model.state import Change, ClusterState, Put, Remove
 def creation(
     state: ClusterState, id: ServiceId, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS
 ) -> list[Change]:
-    """`own_ports`: of this host, here and below."""
+    """`own_ports`: ports of this host, here and below."""
     _check(state, None, spec, own_ports)
     if state.named("service", spec.name) is not None:
         raise Conflict(
@@ -77,7 +77,7 @@ def _at(state: ClusterState, id: ServiceId, version: int) -> Service:
 def _check(
     state: ClusterState, service: Service | None, spec: ServiceSpec, own_ports: OwnPorts
 ) -> None:
-    """`service`: None for one that is to be created."""
+    """`service`: None for a service to be created."""
     validate_service(spec)
     for attached in spec.task.networks:
         network = state.networks.get(attached.target)
@@ -99,7 +99,7 @@ def _check(
 
 
 def _claimed(spec: ServiceSpec) -> EndpointSpec:
-    """With the port that a program takes of its host's own network."""
+    """The endpoint spec; on the host's own network, a port is published as its target."""
     if not spec.task.host_network:
         return spec.endpoint
     ports = tuple(

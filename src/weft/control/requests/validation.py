@@ -1,10 +1,10 @@
-"""What a specification must be, before anything is done with it; the texts are Docker Swarm's
-(swarmkit manager/controlapi).
+"""Checks of a specification before anything is done with it; the texts are Docker Swarm's (swarmkit
+manager/controlapi).
 
-The only place that says so. It says what can be said of the specification alone; what depends on
-other objects (names, ports, subnets taken) is checked where the state is at hand:
-`allocator.ports.conflict`, `allocator.subnets.overlapping`, the store's unique names. All takes
-linear time: names and expressions are bounded, and no pattern can be read in two ways.
+Only this module checks the specification by itself. Checks that depend on other objects (names,
+ports and subnets in use) are where the state is available: `allocator.ports.conflict`,
+`allocator.subnets.overlapping`, the store's unique names. All checks take linear time: names and
+expressions are bounded, and no pattern is ambiguous.
 """
 
 import re
@@ -25,19 +25,19 @@ from weft.model.task_templates import expanded, task_values
 
 MAX_NAME = 63
 MAX_REPLICAS = 1_000_000
-"""A manager keeps 350 bytes of each task, and makes them all, placed or not: more is a slip of the
-hand."""
+"""A manager keeps 350 bytes per task, and creates all tasks, placed or not; a larger number is a
+typo."""
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY = 4 * 1024 * 1024
 LONGEST_PREFIX = 29
-"""A subnet needs room for the gateway, a load balancer per node and a task."""
+"""A subnet needs room for the gateway, one load balancer per node, and a task."""
 MAX_POOLS = 64
-"""Subnets of one network: each is compared with all that others have."""
+"""Most subnets of one network: each is compared with all subnets of other networks."""
 PREDEFINED = ("bridge", "host", "none", "default")
-"""Names of networks that every host has, or that stand for one of them."""
+"""Network names that every host has, or that stand for such a network."""
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[-_]+[a-zA-Z0-9]+)*")
-"""Docker Swarm's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` has the same words, but reads one of n letters
-in 2**n ways."""
+"""Docker Swarm's `[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*` accepts the same names, but can match n
+letters in 2**n ways."""
 
 
 def validate_service(spec: ServiceSpec) -> None:
@@ -61,7 +61,7 @@ def validate_service(spec: ServiceSpec) -> None:
 
 
 def validate_network(spec: NetworkSpec) -> None:
-    """Raises `InvalidArgument`, or `Forbidden` for a name that is not free to give."""
+    """Raises `InvalidArgument`, or `Forbidden` for a reserved name."""
     _validate_name(spec.name)
     if spec.name in PREDEFINED:
         raise Forbidden(f"{spec.name} is a pre-defined network and cannot be created")
@@ -116,7 +116,7 @@ def _validate_task(task: TaskSpec) -> None:
 
 
 def _validate_container(spec: ServiceSpec) -> None:
-    """As it will be for some task: what that one's templates become is not known yet."""
+    """Checks the container of a sample task: the real values of its templates are not known yet."""
     values = task_values(
         ("serviceid", spec.name, spec.labels),
         ("nodeid", "hostname", "os", "arch"),
@@ -169,8 +169,8 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
 
 
 def _validate_on_host(endpoint: EndpointSpec) -> None:
-    """On the host's own network nothing leads from one port to another. Docker Swarm accepts it,
-    and the tasks fail, or nothing answers."""
+    """On the host's own network, nothing forwards one port to another. Docker Swarm accepts such
+    ports, and then the tasks fail or nothing answers."""
     for port in endpoint.ports:
         if port.mode == "ingress":
             raise InvalidArgument(

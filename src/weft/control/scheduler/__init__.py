@@ -1,1 +1,1 @@
-"""Which node a task runs on, or the reason why none."""
+"""Decides which node a task runs on, or why none can."""

@@ -1,8 +1,8 @@
-"""Placement constraints: `node.role == manager`, `node.labels.zone != east`. Parsed once, matched
-against many nodes.
+"""Placement constraints: `node.role == manager`, `node.labels.zone != east`. An expression is
+parsed once and matched against many nodes.
 
-Names and values are compared without regard to case, the names of labels exactly, as in Docker
-Swarm. A key that means nothing is no error: no node satisfies it.
+Keys and values are compared without regard to case, label names exactly, as in Docker Swarm. An
+unknown key is no error: no node satisfies it.
 """
 
 import re
@@ -17,14 +17,14 @@ from weft.model.node import Node
 
 OPERATORS = ("==", "!=")
 MAX_EXPRESSION = 1024
-"""Characters. The longest label of a node that fits is far from it."""
+"""Characters; far more than any label of a real node needs."""
 _KEY = re.compile(r"[a-z_][a-z0-9\-_.]+", re.IGNORECASE)
 _VALUE = re.compile(r"[a-z0-9:\-_\s.*()?+\[\]\\^$|/]+", re.IGNORECASE)
 
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {"amd64": "x86_64", "arm64": "aarch64", "386": "i386", "i686": "i386"}
 )
-"""Names that image makers use, and those that `uname` gives."""
+"""Architecture names that image makers use, and those that `uname` gives."""
 
 
 def architecture(name: str) -> str:
@@ -34,7 +34,7 @@ def architecture(name: str) -> str:
 class Constraint(msgspec.Struct, frozen=True):
     key: str
     equal: bool
-    """`==`; False: `!=`."""
+    """True for `==`, False for `!=`."""
     value: str
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Constraint(msgspec.Struct, frozen=True):
         return (actual.lower() == value.lower()) == self.equal
 
     def _compare_address(self, actual: str) -> bool:
-        """With an address or a subnet. What is neither is on no node."""
+        """Compares with an address or a subnet. No node satisfies a value that is neither."""
         try:
             return (IPv4Address(actual) in IPv4Network(self.value, strict=False)) == self.equal
         except ValueError:
@@ -78,8 +78,8 @@ _LABELS: Mapping[str, Callable[[Node], Mapping[str, str]]] = MappingProxyType({
 
 
 def label(node: Node, key: str) -> str:
-    """The value of a label named as in a constraint (`node.labels.zone`); empty if the node has
-    none."""
+    """The value of a label named as in a constraint (`node.labels.zone`); empty if the node has no
+    such label."""
     for prefix, labels in _LABELS.items():
         if key.lower().startswith(prefix):
             return labels(node).get(key[len(prefix) :], "")

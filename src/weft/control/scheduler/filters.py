@@ -1,8 +1,8 @@
-"""Why a node may not have a task: one filter per reason, in the order in which they are asked. Each
-explains itself.
+"""Why a node cannot take a task: one filter per reason, in the order in which they are tried. Each
+filter explains itself.
 
-A filter answers for a `Requirements` (what the task needs, looked at once per group of equal tasks)
-and a `Place` (a node with what is taken of it, this pass included). The texts are Docker Swarm's.
+A filter compares `Requirements` (what the task needs, computed once per group of equal tasks) with
+a `Place` (a node and what is taken of it, this pass included). The texts are Docker Swarm's.
 """
 
 from collections import Counter
@@ -20,17 +20,17 @@ from weft.model.task import Task
 from weft.model.usage import HostPort, NodeLoad, host_ports
 
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32768, 60999
-"""net.ipv4.ip_local_port_range of Linux, from which Docker Swarm takes a port for the host mode,
-too."""
+"""net.ipv4.ip_local_port_range of Linux; Docker Swarm also takes host-mode ports from this
+range."""
 
 
 class Requirements(msgspec.Struct, frozen=True, dict=True):
-    """What a task needs of its node."""
+    """The requirements of a task on its node."""
 
     reservations: Resources
     constraints: tuple[Constraint, ...]
     is_impossible: bool
-    """A constraint that cannot be read: no node satisfies it."""
+    """A constraint cannot be parsed, so no node satisfies it."""
     platforms: tuple[tuple[str, str], ...]
     ports: tuple[HostPort, ...]
     max_replicas: int
@@ -52,7 +52,7 @@ class Requirements(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def filters(self) -> tuple["Filter", ...]:
-        """Those that can keep it from a node at all: most tasks go anywhere."""
+        """The filters that could refuse a node at all; most tasks can run on any node."""
         return tuple(f for f in FILTERS if f.concerns(self))
 
 
@@ -65,7 +65,7 @@ class Place(msgspec.Struct):
     memory: int
     ports: Collection[HostPort]
     reserved: Collection[HostPort] = ()
-    """The swarm's own, never chosen for a task."""
+    """The swarm's own ports, never chosen for a task."""
 
     @classmethod
     def of(cls, node: Node, load: NodeLoad, reserved: Collection[HostPort] = ()) -> "Place":
@@ -82,7 +82,7 @@ class Place(msgspec.Struct):
             self.ports = {*self.ports, *ports}
 
     def free_port(self, protocol: Protocol) -> Port:
-        """Of those that Linux gives to whoever does not mind; 0 if there is none."""
+        """A free port in the range that Linux uses for automatic choices; 0 if there is none."""
         numbers = range(FIRST_EPHEMERAL, LAST_EPHEMERAL + 1)
         free = (
             (protocol, n) not in self.ports and (protocol, n) not in self.reserved for n in numbers
@@ -91,15 +91,15 @@ class Place(msgspec.Struct):
 
 
 Test = Callable[[Requirements, Place, int], bool]
-"""(wish, place, tasks of the same service there) -> may it run there?"""
+"""(requirements, place, tasks of the same service there) -> may the task run there?"""
 
 
 class Filter(msgspec.Struct, frozen=True):
     concerns: Callable[[Requirements], object]
-    """Is there anything in the wish that a node could fail?"""
+    """Truthy if the requirements contain anything that this filter checks."""
     passes: Test
     one: str
-    """Said when it kept one node away; `many` has the number of nodes filled in."""
+    """The text if the filter refused one node; in `many` the number of nodes is filled in."""
     many: str
 
     def explain(self, nodes: int) -> str:
@@ -177,7 +177,7 @@ FILTERS = (
 
 
 def obstacle(requirements: Requirements, place: Place, replicas: int) -> Filter | None:
-    """The first filter that keeps the task from the node; None: it may go there."""
+    """The first filter that refuses the node; None: the task may run there."""
     for filter in requirements.filters:
         if not filter.passes(requirements, place, replicas):
             return filter
@@ -185,7 +185,7 @@ def obstacle(requirements: Requirements, place: Place, replicas: int) -> Filter 
 
 
 def explanation(obstacles: Iterable[Filter]) -> str:
-    """Why no node was found: one clause per filter with the number of nodes it kept away, most
+    """Why no node was found: one clause per filter with the number of nodes that it refused, most
     first."""
     counted = Counter(FILTERS.index(f) for f in obstacles)
     ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))

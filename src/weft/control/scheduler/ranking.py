@@ -1,7 +1,6 @@
-"""Which of the nodes that may have a task gets it: the one with the fewest recent failures of the
-service, then the fewest of its tasks, then the fewest tasks, then the lowest id. With spread
-preferences the branch of the label tree with the fewest tasks of the service comes first, level by
-level.
+"""Ranks the nodes that can take a task: fewest recent failures of the service first, then fewest
+tasks of the service, then fewest tasks, then lowest id. With spread preferences, the branch of the
+label tree with the fewest tasks of the service comes first, level by level.
 
 `Ranking` is a tree with a heap in each leaf, so that placing n tasks on m nodes costs m + n log m.
 """
@@ -18,19 +17,19 @@ from weft.model.meta import SECOND, Nanoseconds
 
 MANY_FAILURES = 4
 FAILURE_WINDOW: Nanoseconds = 300 * SECOND
-"""A node on which a service failed so often within five minutes is left to the end. Swarmkit
-(scheduler/nodeinfo.go) counts to five in memory; here the records of tasks are counted, of which a
-slot keeps four beside the new one by default."""
+"""A node on which a service failed this often within five minutes is tried last. Swarmkit
+(scheduler/nodeinfo.go) counts to five in memory. Weft counts task records; by default a slot keeps
+four beside the new one."""
 
 Rank = tuple[int, int, int, NodeId]
 
 
 class History(msgspec.Struct):
-    """What a service has on a node."""
+    """The tasks and failures of one service on one node."""
 
     tasks: int = 0
     failures: int = 0
-    """Within the window."""
+    """Failures within the window."""
 
 
 _NOTHING = History()
@@ -38,7 +37,7 @@ _NOTHING = History()
 
 class _Branch(msgspec.Struct):
     tasks: int = 0
-    """Of the service, on all nodes below."""
+    """Tasks of the service on all nodes below this branch."""
     branches: dict[str, "_Branch"] = msgspec.field(default_factory=dict)
     heap: list[tuple[Rank, Place]] = msgspec.field(default_factory=list)
 
@@ -60,17 +59,17 @@ class Ranking:
         heapq.heappush(branches[-1].heap, (self._rank(place), place))
 
     def tasks(self, place: Place) -> int:
-        """Of the service, there."""
+        """The number of tasks of the service there."""
         return self._histories.get(place.node.id, _NOTHING).tasks
 
     def history(self, place: Place) -> History:
-        """To be counted in."""
+        """The history there, to count in."""
         return self._histories.setdefault(place.node.id, History())
 
     def pick(self, may: Callable[[Place], bool]) -> Place | None:
-        """The best place that may have the next task; it stays for more. One that may not is
-        dropped for good: what is taken in a pass is not given back. None: no place is left. The
-        caller counts the task in `history` and in the place."""
+        """The best place that can take the next task; None if none is left. The caller counts the
+        task in `history` and in the place, then calls `put_back`. Places that cannot take it are
+        dropped for good: nothing is given back within a pass."""
         while not self._root.is_empty:
             branch = self._root
             while branch.branches:
@@ -82,7 +81,7 @@ class Ranking:
         return None
 
     def put_back(self, place: Place) -> None:
-        """After a task was counted there."""
+        """Puts the place back after a task was counted there."""
         branches = self._path(place)
         for branch in branches:
             branch.tasks += 1

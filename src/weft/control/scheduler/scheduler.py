@@ -1,9 +1,9 @@
-"""The scheduler: gives each pending task a node, or the reason why none can have it.
+"""The scheduler: gives each pending task a node, or the reason why no node can take it.
 
-Tasks of one service with one specification are placed as a group: the nodes are filtered once, then
-each task goes to the best place and is counted there before the next is placed, so a batch spreads
-as evenly as single tasks would. A task that has its node already (a global service's) is only
-checked. Only pending tasks are written.
+Tasks of one service with one specification are placed as a group. The nodes are filtered once; then
+each task goes to the best place and is counted there before the next task is placed. So a batch
+spreads as evenly as single tasks would. A task that already has a node (of a global service) is
+only checked. Only pending tasks are written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,8 +36,8 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
         node.id: Place.of(node, state.usage.load(node.id), swarms) for node in state.nodes.values()
     }
     of_services: dict[ServiceId, dict[NodeId, History]] = {}
-    """Of a whole service: groups of it with different specifications share the limit of replicas on
-    a node."""
+    """By service: groups of one service with different specifications share the limit of replicas
+    per node."""
     changes: list[Change] = []
     for group in _groups(pending):
         service = group[0].service
@@ -51,8 +51,8 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
 
 
 def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Tasks of one service that ask for the same, in order of slot. Specifications of a version are
-    most often one object."""
+    """Groups of tasks of one service with equal requirements, in order of slot. Tasks of one
+    version mostly share one spec object."""
     groups: list[tuple[ServiceId, TaskSpec, tuple[PublishedPort, ...], list[Task]]] = []
     latest: dict[tuple[ServiceId, int], list[int]] = {}
     for task in sorted(tasks, key=lambda t: (t.slot, t.id)):
@@ -143,9 +143,10 @@ def _assigned(task: Task, place: Place, now: Nanoseconds) -> Put:
 
 
 def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
-    """A port of its node for one in host mode that was left open. (In Docker Swarm the node
-    chooses. Here it is known before the task begins, and no other task of the node is given the
-    same.) On the host's own network it can only be the one that the program listens on."""
+    """The port, with a number if it is a host-mode port left open. (In Docker Swarm the node
+    chooses the number. Here it is known before the task starts, and no other task of the node gets
+    the same.) On the host's own network, the number can only be the port on which the program
+    listens."""
     if port.mode != "host" or port.published:
         return port
     number = port.target if task.spec.host_network else place.free_port(port.protocol)
