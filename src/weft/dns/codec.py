@@ -1,11 +1,11 @@
-"""DNS messages to bytes and back (RFC 1035 section 4, RFC 6891 for EDNS0).
+"""Decodes and encodes DNS messages (RFC 1035 section 4, RFC 6891 for EDNS0).
 
-Decoding takes bytes from anybody, so every offset is checked and a compression pointer must point
-backwards: a message cannot make the reader loop, nor read what is not there. All that can be wrong
-with a message raises `MalformedMessage`. Names are text without the final dot, in the case they
-came in; a dot or backslash inside a label is written with a backslash, as in RFC 1035 section 5.1.
-Encoding compresses names and cuts the answer off at a record's border when it does not fit (TC
-set). Not here: any decision.
+Decoding takes bytes from any sender, so it checks every offset, and a compression pointer must
+point backwards: no message can make the reader loop, or read beyond the message. Every defect of a
+message raises `MalformedMessage`. Names are text without the final dot, in the case they came in; a
+dot or backslash inside a label is written with a backslash, as in RFC 1035 section 5.1. Encoding
+compresses names. An answer that does not fit ends after the last record that fits (TC set). This
+module decides nothing.
 """
 
 import struct
@@ -18,12 +18,12 @@ from weft.errors import InvalidArgument
 A, PTR, MX, AAAA, OPT, ANY = 1, 12, 15, 28, 41, 255
 """Record types."""
 IN = 1
-"""The only class that has names here."""
+"""The only class for which names exist here."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 """Response codes."""
 
 MAX_UDP = 512
-"""Bytes of a UDP answer for a client that says nothing of EDNS0 (RFC 1035 section 4.2.1)."""
+"""Bytes of a UDP answer for a client that does not announce EDNS0 (RFC 1035 section 4.2.1)."""
 MAX_TCP = 65535
 MAX_NAME = 255
 MAX_LABEL = 63
@@ -53,7 +53,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 RecordData = IPv4Address | IPv6Address | str | bytes
-"""Of an A, AAAA, PTR record; the bytes as they are for any other type."""
+"""The data of an A, AAAA or PTR record; the raw bytes for any other type."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     questions: tuple[Question, ...] = ()
     answers: tuple[Record, ...] = ()
     udp_size: int | None = None
-    """What EDNS0 says the sender can take; None: it did not speak of it."""
+    """The UDP size that the sender announces by EDNS0, in bytes; None if there is no EDNS0."""
 
 
 # --- bytes to values
@@ -163,8 +163,8 @@ def _name_until(data: bytes, start: int, end: int) -> str:
 
 
 def read_name(data: bytes, offset: int) -> tuple[str, int]:
-    """(name, offset behind it). A pointer must point before the place it stands at, so following
-    them comes to an end."""
+    """(name, offset behind it). A pointer must point before its own place, so a chain of pointers
+    ends."""
     labels: list[str] = []
     limit, behind, length = offset, 0, 1
     while True:
@@ -204,7 +204,7 @@ def _label(raw: bytes) -> str:
 
 def encode(message: Message, limit: int = MAX_TCP) -> bytes:
     """At most `limit` bytes: answers that do not fit are left out and TC is set. Raises
-    `InvalidArgument` for a name that is none."""
+    `InvalidArgument` for an invalid name."""
     tail = (
         b"" if message.udp_size is None else b"\0" + _RECORD_TAIL.pack(OPT, message.udp_size, 0, 0)
     )
@@ -253,8 +253,8 @@ def _write_record(out: bytearray, record: Record, known: dict[str, int]) -> None
 
 
 def write_name(out: bytearray, name: str, known: dict[str, int]) -> None:
-    """Appends a name, with a pointer to the longest tail of it that `known` has, and adds its own
-    tails to `known`."""
+    """Appends a name, with a pointer to its longest tail in `known`, and adds its own tails to
+    `known`."""
     length = 1
     rest = name.rstrip(".") if not name.endswith("\\.") else name
     while rest:

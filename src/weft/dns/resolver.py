@@ -1,12 +1,13 @@
-"""From a question to its answer: here, by somebody else, or not at all.
+"""Answers a DNS question of a container: from the names known here, from another server, or not at
+all.
 
-What a container sends to 127.0.0.11 comes here as bytes and leaves as bytes, as `Forward` (ask the
-host's servers), or as None (say nothing: it was an answer, or too short to answer to). Nothing that
-a container sends raises.
+A query to 127.0.0.11 comes here as bytes. The result is the answer in bytes, `Forward` (ask the
+host's servers), or None (send nothing: the message was an answer, or too short to answer). No
+message from a container raises.
 
-A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600; for
-AAAA and MX with nothing, but not "no such name", or the client would believe that there is no A
-record either. Everything else is forwarded.
+A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600.
+AAAA and MX queries for that name get an empty answer, not "no such name": otherwise the client
+would believe that there is no A record either. All other queries are forwarded.
 """
 
 from ipaddress import AddressValueError, IPv4Address
@@ -20,20 +21,20 @@ from weft.dns.zone import Zone
 from weft.errors import InvalidArgument
 
 TTL = 600
-"""Seconds; Docker Swarm's."""
+"""Seconds, as in Docker Swarm."""
 REVERSE = ".in-addr.arpa"
 
 Transport = Literal["udp", "tcp"]
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """Nobody here knows: ask another server with these bytes."""
+    """The name is not known here: ask another server with these bytes."""
 
     query: bytes
 
 
 class Shuffler(Protocol):
-    """`random.Random`, as far as it is needed."""
+    """The part of `random.Random` that is needed."""
 
     def shuffle(self, x: list[IPv4Address], /) -> None: ...
 
@@ -59,8 +60,8 @@ def answer(
 
 
 def failure(query: bytes, rcode: int) -> bytes:
-    """The answer "no" to a query of at least a header's length, whatever else is in it; with its
-    question if it has one."""
+    """The error answer to a query of at least a header's length, whatever else the query holds. The
+    answer has the query's question, if there is one."""
     id = int.from_bytes(query[:2], "big")
     recursion = bool(query[2] & 0x01)
     opcode = query[2] >> 3 & 0xF
@@ -72,7 +73,7 @@ def failure(query: bytes, rcode: int) -> bytes:
 
 
 def _records(question: Question, zone: Zone, rng: Shuffler) -> list[Record] | None:
-    """What is known here; None: nothing, not even that the name exists."""
+    """The records known here; None if nothing is known here, not even that the name exists."""
     if question.class_ != codec.IN:
         return None
     if question.type == codec.PTR:
@@ -81,8 +82,8 @@ def _records(question: Question, zone: Zone, rng: Shuffler) -> list[Record] | No
         return None
     addresses = zone.addresses(question.name)
     if addresses is None:
-        # The client is to go on with its search list: with ndots a name without a dot is no whole
-        # name (D.9.2).
+        # The client is to go on with its search list: with ndots, a name without a dot is not a
+        # complete name (D.9.2).
         single = zone.ndots > 0 and "." not in question.name and question.type != codec.MX
         return [] if single and question.name else None
     if question.type != codec.A:

@@ -1,16 +1,15 @@
-"""The names that one container may ask for, made from what its node was told of the container's
+"""The names that one container may ask for, made from the manager's description of the container's
 networks.
 
-On each network a task answers to its own name and to its aliases (short id of the container,
-hostname); `tasks.<service>` and `tasks.<alias>` are the addresses of the tasks that serve;
-`<service>` and its aliases are the virtual address, or the addresses of the serving tasks if it has
-none. A service's names exist as long as the service is known on the network, with or without tasks.
-A name is looked up in the networks of the container in the order of its attachments; the first that
-knows it answers. `<name>.<network>` looks in that one only.
+On each network a task has its own name and its aliases (short id of the container, hostname).
+`tasks.<service>` and `tasks.<alias>` give the addresses of the serving tasks. `<service>` and its
+aliases give the virtual address, or the addresses of the serving tasks if there is no virtual
+address. A service's names exist as long as the service is known on the network, with or without
+tasks. A name is looked up in the container's networks in the order of its attachments; the first
+network that knows the name answers. `<name>.<network>` is looked up in that network only.
 
-The ingress network has no names, as it has none in Docker Swarm (libnetwork, "routing only"):
-containers cannot reach each other there, and a name of another stack would stand before one of the
-world outside.
+The ingress network has no names, as in Docker Swarm (libnetwork, "routing only"): containers cannot
+reach each other there, and a name of another stack would hide a name of the outside world.
 
 A `NetworkNames` is the same for all containers of a network: make it once per `NetworkView`.
 """
@@ -27,19 +26,19 @@ from weft.model.workload import Workload
 
 Addresses = tuple[IPv4Address, ...]
 MAX_NDOTS = 15
-"""resolv.conf(5): a larger number counts as this."""
+"""resolv.conf(5): a larger number counts as this one."""
 
 
 class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
     """The names of one network, in lower case."""
 
     network: str
-    """Its name."""
+    """The network's name."""
     internal: bool
     addresses: Mapping[str, Addresses]
-    """An empty tuple: the name exists and nobody serves it."""
+    """An empty tuple: the name exists, but no task serves it."""
     pointers: Mapping[IPv4Address, str]
-    """The task's name."""
+    """The task's name, by address."""
 
     @classmethod
     def of(cls, view: NetworkView) -> "NetworkNames":
@@ -54,18 +53,19 @@ class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Zone(msgspec.Struct, frozen=True, kw_only=True):
-    """What one container sees."""
+    """The names that one container sees."""
 
     networks: tuple[NetworkNames, ...]
     """In the order in which they are searched."""
     forwards: bool = True
-    """False for a container on internal networks only: it may not reach anybody outside, not by the
-    host's name servers either. Those that its user named are asked from where it is."""
+    """False for a container on internal networks only: it must not reach the outside, not even
+    through the host's name servers. Name servers that the user named are asked from the container's
+    namespace."""
     ndots: int = 0
-    """As the user set it; the resolver in the container has 0 if he did not."""
+    """As the user set it; without a setting, the resolver in the container has 0."""
 
     def addresses(self, name: str) -> Addresses | None:
-        """None: nobody here knows that name."""
+        """None if no network here knows the name."""
         name = name.lower()
         for network in self.networks:
             found = network.addresses.get(name)
@@ -91,8 +91,8 @@ def zone_for(
     workload: Workload | None,
     names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of,
 ) -> Zone:
-    """The zone of a workload's container; an empty one if there is none. `names_of` may be a cache
-    of `NetworkNames.of`."""
+    """The zone of a workload's container; an empty zone without a workload. `names_of` may be a
+    cache of `NetworkNames.of`."""
     if workload is None:
         return Zone(networks=(), forwards=False)
     spec = workload.spec
@@ -107,8 +107,8 @@ def zone_for(
 
 
 class NameCache:
-    """`NetworkNames.of`, computed once for each view. A view is compared by identity: a new
-    assignment keeps those that are as they were."""
+    """`NetworkNames.of`, computed once for each view. Views are compared by identity: a new
+    assignment keeps the objects of unchanged views."""
 
     def __init__(self) -> None:
         self._cache: dict[NetworkId, tuple[NetworkView, NetworkNames]] = {}
@@ -139,7 +139,7 @@ def _service_names(view: NetworkView, tasks: list[EndpointRecord]) -> dict[str, 
         backends = tuple(sorted(serving.get(service.id, ())))
         shown = backends if service.virtual_address is None else (service.virtual_address,)
         for name in {service.name.lower(), *(alias.lower() for alias in service.aliases)}:
-            # An alias may belong to several services: it is all of them.
+            # An alias may belong to several services: it gives the addresses of all of them.
             names[name] = (*names.get(name, ()), *shown)
             names[f"tasks.{name}"] = (*names.get(f"tasks.{name}", ()), *backends)
     return names

@@ -1,13 +1,14 @@
-"""What a host does with packets: a VXLAN datagram leaves sealed, or not at all; an ESP packet comes
-in opened, or not at all.
+"""Encrypts and decrypts a host's packets: a VXLAN datagram leaves encrypted, or not at all; an ESP
+packet comes in decrypted, or not at all.
 
-    Sealer   IPv4 packet from the device -> outer headers, VNI, association, number -> where to, ESP
-             packet
-    Opener   IPv4 packet of protocol 50  -> SPI and source, replay window, ICV, VNI -> IPv4 packet for the device
+    Sealer   IPv4 packet from the device -> outer headers, VNI, association, number -> destination,
+             ESP packet
+    Opener   IPv4 packet of protocol 50  -> SPI and source, replay window, ICV, VNI -> IPv4 packet
+             for the device
 
-Every packet that is dropped is counted by its reason, in the order of the checks; what passed is
-counted by who sends or delivers it. `linux/esp/esp.c` does the same in C, with TCP segmentation;
-the tests hold the two together.
+Every dropped packet is counted by its reason, in the order of the checks. The code that sends or
+delivers a packet counts it as passed. `linux/esp/esp.c` does the same in C, with TCP segmentation;
+the tests keep both equal.
 """
 
 import struct
@@ -26,11 +27,11 @@ COUNTERS = (
     "lost",
 )  # fmt: skip
 """`exhausted`: all numbers of the key are used. `unreserved`: the ledger gave no further numbers.
-`lost`: the kernel refused it."""
+`lost`: the kernel refused the packet."""
 
 _IP, _UDP, _VXLAN = 20, 8, 8
 _LARGEST = 65535 - _IP - 16 - 32
-"""Octets of a datagram that is still an IP packet when sealed."""
+"""Octets of the largest datagram that is still an IP packet when encrypted."""
 _FRAGMENT = 0x3FFF
 _VNI_VALID = 0x08
 """RFC 7348 section 5: the I flag."""
@@ -43,7 +44,7 @@ _u32 = struct.Struct("!I")
 class Sealed(NamedTuple):
     destination: IPv4Address
     packet: bytes
-    """From the ESP header on."""
+    """The packet from the ESP header on."""
 
 
 class _Gateway:
@@ -60,7 +61,8 @@ class _Gateway:
         self._vnis = dict(vnis)
 
     def _demanded_icv(self, datagram: bytes, at: int) -> int | None:
-        """Bits of ICV that the VNI of the datagram at `at` demands; None if it is none of ours."""
+        """The ICV bits that the VNI of the datagram at `at` demands; None if that VNI is not
+        ours."""
         if (
             _u16.unpack_from(datagram, at + 2)[0] != self._port
             or not datagram[at + _UDP] & _VNI_VALID
@@ -77,14 +79,14 @@ class _Outbound:
 
 
 class Sealer(_Gateway):
-    """Has one association for each peer and length of ICV."""
+    """The encrypting side: one association for each peer and length of ICV."""
 
     def __init__(self, local: IPv4Address, port: Port) -> None:
         super().__init__(local, port)
         self._associations: dict[tuple[bytes, int], _Outbound] = {}
         self.asks = False
-        """Some association came half way through its block; whoever provides a further one takes
-        this back."""
+        """Some association is half way through its block; the provider of a further block resets
+        this."""
 
     def add(self, association: Association, block: Block) -> None:
         self._associations[association.destination.packed, association.icv_bits] = _Outbound(
@@ -100,7 +102,7 @@ class Sealer(_Gateway):
         )
 
     def low(self) -> list[Association]:
-        """Those that need a further block soon."""
+        """The associations that need a further block soon."""
         return [
             outbound.association
             for outbound in self._associations.values()
@@ -108,7 +110,7 @@ class Sealer(_Gateway):
         ]
 
     def seal(self, packet: bytes) -> Sealed | None:
-        """An IPv4 packet as it left the stack. None: it was dropped and counted."""
+        """Encrypts an IPv4 packet that left the stack. None: the packet was dropped and counted."""
         reason, outbound, datagram = self._judge(packet)
         if outbound is None:
             self.counts[reason] += 1
@@ -147,7 +149,7 @@ class _Inbound:
 
 
 class Opener(_Gateway):
-    """Has any number of associations, found by SPI and source."""
+    """The decrypting side: any number of associations, found by SPI and source."""
 
     def __init__(self, local: IPv4Address, port: Port) -> None:
         super().__init__(local, port)
@@ -160,8 +162,8 @@ class Opener(_Gateway):
         del self._associations[association.spi, association.source.packed]
 
     def open(self, packet: bytes) -> bytes | None:
-        """An IPv4 packet with its header, as a raw socket gives it; gives the packet that was
-        inside, as if it had come in clear. None: it was dropped and counted."""
+        """Takes an IPv4 packet with its header, as a raw socket gives it. Returns the inner packet,
+        as if it had come in clear. None: the packet was dropped and counted."""
         header = (packet[0] & 15) * 4 if packet else 0
         if header < _IP or packet[0] >> 4 != 4 or len(packet) < header + 8:
             return self._drop("malformed")
@@ -193,8 +195,8 @@ class Opener(_Gateway):
         return self._restore(packet, datagram)
 
     def _restore(self, packet: bytes, datagram: bytes) -> bytes:
-        """The IP header anew; TOS (with its congestion marks) and TTL are those that the packet
-        came with."""
+        """Makes a new IP header; TOS (with its congestion marks) and TTL are those of the received
+        packet."""
         fields = [
             0x45,
             packet[1],

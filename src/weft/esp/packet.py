@@ -1,10 +1,10 @@
-"""One ESP packet (RFC 4303 section 2) with AES-GCM (RFC 4106): a UDP datagram to bytes and back.
-Knows no state.
+"""One ESP packet (RFC 4303 section 2) with AES-GCM (RFC 4106): turns a UDP datagram into bytes and
+back, without any state.
 
     SPI 4 | sequence 4 | IV 8 | datagram | padding 0-3 | its length 1 | next header 1 | ICV 8 or 16
 
-The IV is the sequence number in 64 bits, so a nonce repeats only if a number does (`sequence.py`
-sees to it that none does). What is in a packet is judged only after its ICV was right.
+The IV is the sequence number in 64 bits, so a nonce repeats only if a sequence number does
+(`sequence.py` prevents that). The content of a packet is checked only after its ICV was right.
 """
 
 import hmac
@@ -22,12 +22,12 @@ HEADER = 16
 _FULL_ICV = 16
 _SALT = 4
 _TRAILERS = tuple(bytes(range(1, n + 1)) + bytes((n, UDP)) for n in range(4))
-"""By length of the padding: 1, 2, 3… (RFC 4303 section 2.4), its length, next header."""
+"""By length of the padding: padding 1, 2, 3… (RFC 4303 section 2.4), its length, next header."""
 _pack_header = struct.Struct("!IIQ").pack
 
 
 class Malformed(Exception):
-    """Not a packet that this association's sender makes."""
+    """The packet is not one that this association's sender makes."""
 
 
 class Forged(Exception):
@@ -35,7 +35,7 @@ class Forged(Exception):
 
 
 class Cipher:
-    """The key of an association."""
+    """Encrypts and decrypts with the key of one association."""
 
     def __init__(self, association: Association) -> None:
         self._spi = association.spi
@@ -75,9 +75,9 @@ class Cipher:
             raise Forged from None
 
     def _open_short(self, nonce: bytes, header: bytes, packet: bytes) -> bytes:
-        """AESGCM opens full tags only, and the general `Cipher` takes six times as long. But GCM's
-        encryption is its own inverse (a key stream), and sealing the result again gives the full
-        tag, whose first octets must be the packet's."""
+        """AESGCM takes full tags only, and the general `Cipher` takes six times as long. But GCM's
+        encryption is its own inverse (a key stream). Encrypting the result again gives the full
+        tag, which must begin with the packet's tag."""
         sealed = packet[HEADER : -self._icv]
         text = self._gcm.encrypt(nonce, sealed, None)[:-_FULL_ICV]
         tag = self._gcm.encrypt(nonce, text, header)[-_FULL_ICV:]

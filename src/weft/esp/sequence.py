@@ -2,10 +2,10 @@
 dies.
 
 Numbers are taken from blocks. A block is reserved, and the reservation is on disk, before its first
-number is used; who starts anew reserves behind all blocks that were ever reserved for that key and
-forgets what was left of the last. `Reservations` is what is on disk (linux/esp/ledger.py writes
-it), `Numbers` what an association takes from. Numbers are of 32 bits (RFC 4303 section 2.2, without
-extended ones); behind the last there is none: a new key must come.
+number is used. A process that starts anew reserves a block behind all blocks ever reserved for that
+key, and forgets the rest of the last one. `Reservations` is the content of the file on disk
+(linux/esp/ledger.py writes it); an association takes its numbers from `Numbers`. Numbers have 32
+bits (RFC 4303 section 2.2, without extended ones). After the last number there must be a new key.
 """
 
 import hashlib
@@ -18,25 +18,25 @@ from weft.model.encryption import Association
 FIRST = 1
 END = 2**32
 BLOCK = 2**22
-"""Numbers in a block. A start every 42 s for the twelve hours of a key takes them all; a block
-lasts half a minute at 1.5 Gbit/s."""
+"""Numbers in a block. A restart every 42 s during a key's twelve hours would use all its numbers; a
+block lasts half a minute at 1.5 Gbit/s."""
 KEYS_REMEMBERED = 2**14
-"""Keys whose reservations are kept. Those least recently used go: their keys were replaced long
-ago."""
+"""Keys whose reservations are kept. The least recently used ones are dropped: those keys were
+replaced long ago."""
 
 
 class Block(NamedTuple):
     next: int
     """The first number not yet taken."""
     end: int
-    """The first number that is not of it."""
+    """The first number behind the block."""
 
 
 NONE_LEFT = Block(END, END)
 
 
 def fingerprint(association: Association) -> bytes:
-    """Names a key in the ledger without telling it; a different key begins anew."""
+    """Identifies a key in the ledger without revealing it; a different key begins anew."""
     return hashlib.sha256(b"weft esp ledger" + association.key).digest()[:16]
 
 
@@ -47,8 +47,8 @@ class Reservations(msgspec.Struct, frozen=True):
     def reserve(
         self, associations: tuple[Association, ...]
     ) -> "tuple[Reservations, tuple[Block, ...]]":
-        """A block for each, `NONE_LEFT` where its key has no more. The blocks may be used once the
-        new reservations are safe."""
+        """A block for each association; `NONE_LEFT` if its key has no more numbers. The blocks may
+        be used once the new reservations are on disk."""
         ends, blocks = dict(self.ends), []
         for association in associations:
             name = fingerprint(association)
@@ -60,17 +60,18 @@ class Reservations(msgspec.Struct, frozen=True):
 
 
 class Numbers:
-    """Of one outbound association: the block in use and, reserved in time, the one after it."""
+    """The numbers of one outbound association: the block in use and the next one, which is reserved
+    in time."""
 
     def __init__(self, block: Block) -> None:
         self._next, self._end = block
         self._spare: Block | None = None
         self.low = (self._next + self._end) // 2
-        """When this number is taken it is time to reserve the next block."""
+        """When this number is taken, it is time to reserve the next block."""
 
     @property
     def is_low(self) -> bool:
-        """Half way through the block, there is no other, and more can be had."""
+        """The block is half used, there is no other, and more can be reserved."""
         return self._next >= self.low and self._end < END and self._spare is None
 
     @property
@@ -82,7 +83,7 @@ class Numbers:
         self._spare = block
 
     def take(self) -> int:
-        """The next number; 0: none is reserved, or none is left."""
+        """The next number. 0: no number is reserved, or none is left."""
         if self._next == self._end and self._spare is not None:
             self._next, self._end = self._spare
             self.low = (self._next + self._end) // 2

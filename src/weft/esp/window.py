@@ -1,8 +1,8 @@
-"""The replay window of an inbound association (RFC 4303 section 3.4.3): which sequence numbers may
-still come.
+"""The replay window of an inbound association (RFC 4303 section 3.4.3): the sequence numbers that
+may still come.
 
-A number is asked for before a packet is opened and marked only after its ICV was right: a forged
-packet moves nothing.
+A number is checked before a packet is decrypted, and marked only after the packet's ICV was right:
+a forged packet changes nothing.
 """
 
 WINDOW = 4096
@@ -16,17 +16,17 @@ class ReplayWindow:
         self.top = 0
         """The highest number marked."""
         self._seen = 0
-        """Bit n: top - n was marked."""
+        """Bit n: number top - n was marked."""
 
     def is_fresh(self, sequence: int) -> bool:
-        """Whether a packet of that number may be opened. 0 is never sent."""
+        """Whether a packet with this number may be decrypted. 0 is never sent."""
         if sequence > self.top:
             return True
         age = self.top - sequence
         return sequence > 0 and age < WINDOW and not self._seen >> age & 1
 
     def mark(self, sequence: int) -> None:
-        """A fresh number came with a right ICV."""
+        """Marks a fresh number whose packet had a right ICV."""
         ahead = sequence - self.top
         if ahead > 0:
             self._seen = (self._seen << ahead | 1) & _MASK if ahead < WINDOW else 1

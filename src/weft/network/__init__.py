@@ -1,2 +1,2 @@
-"""Ring 2: what one node's kernel should look like. Values in, values out; the files follow a
+"""Ring 2: the desired network state of one node's kernel. Values in, values out; the files follow a
 packet's path, hop by hop."""

@@ -1,15 +1,15 @@
-"""From an actual kernel state to the desired one: an ordered list of operations, which print as ip,
-bridge and nft commands.
+"""Compares an actual kernel state with the desired one. The result is an ordered list of
+operations, which print as ip, bridge and nft commands.
 
-Order: what is no longer wanted goes first (rules before routes before links before namespaces, so
-that nothing dangles), then namespaces, links, their settings, addresses, up, and what hangs on
-links that are up; tables last. Entries that the kernel can replace in place (routes, neighbours,
-forwarding entries, tables) are not removed first: no packet meets the gap.
+Order: removals first (rules before routes before links before namespaces, so that nothing dangles),
+then namespaces, links, their settings, addresses, "up", and the entries on links that are up;
+tables last. Entries that the kernel can replace in place (routes, neighbours, forwarding entries,
+tables) are not removed first, so that no packet meets a gap.
 
-A link whose kind differs is made anew, and with it all that the kernel drops together with a link.
-Fields that are None in the desired state do not count. Nothing here looks at the kernel, and equal
-states give no operations. What is the very same object in both is not looked at: a planner gives
-again what did not change.
+A link of a different kind is made anew, with everything that the kernel drops together with a link.
+Fields that are None in the desired state are not compared. This module never reads the kernel, and
+equal states give no operations. An object that is the same in both states is skipped: a planner
+returns the same object for unchanged parts.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -41,8 +41,8 @@ Place = tuple[str, str]
 
 
 def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
-    """Operations that lead from `actual` to `desired`, to be applied in order. An absent host
-    namespace is an empty one."""
+    """Operations that lead from `actual` to `desired`, to be applied in order. A missing host
+    namespace counts as an empty one."""
     old = {HOST: Namespace(name=HOST), **actual.namespaces}
     new = {HOST: Namespace(name=HOST), **desired.namespaces}
     gone = [name for name in old if name not in new]
@@ -83,7 +83,7 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
 
 
 def _differ_in_tables_only(have: Namespace, want: Namespace) -> bool:
-    """At a glance: the other parts are the very same objects."""
+    """A fast check by identity: the other parts are the same objects."""
     return (
         have.links is want.links
         and have.neighbours is want.neighbours
@@ -95,23 +95,24 @@ def _differ_in_tables_only(have: Namespace, want: Namespace) -> bool:
 
 
 class _Links:
-    """Which links are to be made, and which of the old ones go."""
+    """The links to make, and the old links to remove."""
 
     def __init__(self, old: Mapping[str, Namespace], new: Mapping[str, Namespace]) -> None:
         self.new = new
         self.made: set[Place] = set()
-        """To be made: nothing of an old link of that name counts."""
+        """Links to make: nothing of an old link of that name counts."""
         self.doomed: list[Place] = []
-        """To be removed because it is made anew."""
+        """Links to remove because they are made anew."""
         for space, namespace in new.items():
             before = old.get(space)
             if before is None or before.links is not namespace.links:
                 self._compare(old, namespace)
         self.spaces = {space for space, _ in self.made}
-        """Where any is to be made."""
+        """Namespaces in which links are made."""
 
     def _compare(self, old: Mapping[str, Namespace], namespace: Namespace) -> None:
-        """A link that differs at one end only is found from there: both ends name each other."""
+        """A veth that differs only at its far end is found from there: both ends name each
+        other."""
         for name, link in namespace.links.items():
             ends = [(namespace.name, name), *_far_end(link)]
             found = [_link(old, place) for place in ends]
@@ -127,7 +128,7 @@ class _Links:
                 self.made.update(ends)
 
     def creation(self) -> Iterable[Operation]:
-        """Bridges first, for people who read it; then tunnels; then each veth once."""
+        """Bridges first, for human readers; then tunnels and taps; then each veth once."""
         wanted = [
             (place, link)
             for place in self._in_order()
@@ -156,7 +157,8 @@ class _Links:
                 )
 
     def kept(self, have: Namespace, want: Namespace, device: str) -> bool:
-        """Whether the device is there before and after, so that what hangs on it stays."""
+        """Whether the device exists before and after, so that its entries stay. True also for a
+        device that is not ours."""
         ours = device in have.links or device in want.links
         return not ours or (
             device in have.links and device in want.links and (want.name, device) not in self.made
@@ -176,9 +178,9 @@ def _far_end(link: Link) -> list[Place]:
 
 
 def _alike(have: Link | None, want: Link | None) -> bool:
-    """Whether the link can stay, with other settings at most. A veth's peer is compared where both
-    sides know it; a tunnel's socket where it is known to be in another namespace than the host's,
-    with which the tunnel would go."""
+    """Whether the link can stay, with other settings at most. A veth's peer is compared if both
+    states know the peer. A tunnel's socket is compared if it is known to be outside the host's
+    namespace: the tunnel would go with that other namespace."""
     if have is None or want is None or type(have.kind) is not type(want.kind):
         return False
     if isinstance(have.kind, Veth) and isinstance(want.kind, Veth):
@@ -192,12 +194,12 @@ def _alike(have: Link | None, want: Link | None) -> bool:
     return have.kind == want.kind
 
 
-# --- what goes
+# --- removals
 
 
 def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """Entries that nothing replaces, on links that stay: what hangs on the others goes with
-    them."""
+    """Removes entries that nothing replaces, on links that stay. Entries on other links go with the
+    link."""
     name = want.name
     yield from (op.RemoveRule(name, rule) for rule in _ordered(have.rules - want.rules))
     for route in _unreplaced(have.routes, want.routes, lambda r: (r.destination, r.table)):
@@ -236,8 +238,8 @@ def _unwanted_links(have: Namespace, want: Namespace, links: _Links) -> Iterable
 
 
 def _take_down(have: Namespace) -> Iterable[Operation]:
-    """The kernel takes a namespace apart some time later. A VNI has to be free at once, so tunnels
-    are removed first."""
+    """The kernel destroys a namespace with some delay. A VNI must be free at once, so tunnels are
+    removed first."""
     yield from (
         op.RemoveLink(have.name, link.name)
         for link in have.links.values()
@@ -246,11 +248,11 @@ def _take_down(have: Namespace) -> Iterable[Operation]:
     yield op.RemoveNamespace(have.name)
 
 
-# --- what comes
+# --- additions
 
 
 def _general_sysctls(have: Namespace, want: Namespace) -> Iterable[Operation]:
-    """Before any link is made: a new link takes over the namespace's defaults."""
+    """Set before any link is made: a new link takes over the namespace's defaults."""
     for key, value in want.sysctls.items():
         if device_of(key) is None and have.sysctls.get(key) != value:
             yield op.SetSysctl(want.name, key, value)
@@ -266,7 +268,7 @@ def _device_sysctls(have: Namespace, want: Namespace, links: _Links) -> Iterable
 
 
 def device_of(key: str) -> str | None:
-    """The interface that a sysctl is about: `net.ipv4.conf.<device>.<name>`."""
+    """The interface of a sysctl `net.ipv4.conf.<device>.<name>` (or `neigh`), else None."""
     words = key.split(".")
     return (
         words[3]
@@ -310,9 +312,9 @@ def _up(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
 
 
 def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """With a link's MAC or its last address its permanent neighbours went too (`neigh_changeaddr`,
-    `inetdev_destroy`), and what its bridge knew of a port with the port
-    (`br_fdb_delete_by_port`)."""
+    """The kernel drops a link's permanent neighbours with its MAC or its last address
+    (`neigh_changeaddr`, `inetdev_destroy`). When a port leaves its bridge, the kernel drops the
+    bridge's entries for that port (`br_fdb_delete_by_port`). Both are added again."""
     name = want.name
     kept = ((d, have.links[d], link) for d, link in want.links.items() if links.kept(have, want, d))
     shaken = {
@@ -333,7 +335,7 @@ def _entries(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operat
 
 
 def _changes_bridge(have: Namespace, want: Namespace, links: _Links, name: str) -> bool:
-    """Of a link that stays."""
+    """Whether a link that stays moves to another bridge, or to a bridge that is made anew."""
     old, link = have.links.get(name), want.links.get(name)
     master = link.master if link is not None else None
     return (old.master if old else None) != master or (
@@ -346,8 +348,8 @@ def _changes_mac(old: Link, new: Link) -> bool:
 
 
 def _routes(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """Specific ones first: a default route's gateway may be reached by another. Where an address
-    went, its routes went too."""
+    """Specific routes first: a default route's gateway may be reached by another route. The kernel
+    drops a removed address's routes, so they are added again."""
     name = want.name
     shaken = {
         d
@@ -363,8 +365,8 @@ def _routes(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operati
 def _tables(
     have: Namespace, want: Namespace, links: _Links, comparison: Comparison
 ) -> Iterable[Operation]:
-    """A netdev chain goes with its device, so that family is loaded again whenever a link is
-    made."""
+    """A netdev chain goes with its device, so the tables of that family are loaded again whenever a
+    link is made."""
     remade = any((want.name, name) in links.made for name in want.links)
     for key, table in want.tables.items():
         old = have.tables.get(key)
@@ -394,7 +396,7 @@ def _ordered(entries: Iterable[S]) -> list[S]:
 
 
 def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
-    """Numbers and strings only: addresses compare slowly, and there are ten thousand of them."""
+    """Numbers and strings only: comparing addresses is slow, and there are ten thousand of them."""
     if isinstance(entry, Neighbour):
         return entry.device, int(entry.address)
     if isinstance(entry, ForwardingEntry):

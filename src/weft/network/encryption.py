@@ -1,20 +1,22 @@
-"""Which traffic is sealed, and with which keys. Encrypted means encrypted or down.
+"""Which traffic is encrypted, and with which keys. An encrypted network's traffic is encrypted or
+not sent.
 
     previous hop   overlay.py: a VXLAN datagram for another host
-    this hop       an ESP engine (linux/esp or linux/xfrm) seals it: RFC 4303 transport mode,
+    this hop       an ESP engine (linux/esp or linux/xfrm) encrypts it: RFC 4303 transport mode,
                    AES-GCM as in RFC 4106
-    next hop       the wire; on the other host the engine opens it and gives it to the VXLAN device
+    next hop       the wire; the other host's engine decrypts it and gives it to the VXLAN device
 
-That nothing passes the engine by is a matter of construction, not of rules that somebody may flush:
+No packet can bypass the engine. This holds by construction, not by rules that an operator may
+flush:
 
-* userspace engine: the VXLAN devices of encrypted networks have their socket in a namespace of its
-  own, `esp_sbox`, whose only interface is the engine's. What is sent there can only go to the
-  engine, and what the wire brings in clear never gets there.
-* kernel engine: the policies demand ESP of every VXLAN datagram but those that nftables marks as
-  belonging to a plain network. Without the marks more is sealed than need be, and clear datagrams
-  are refused; never the other way round.
+* Userspace engine: the VXLAN devices of encrypted networks have their sockets in a separate
+  namespace, `esp_sbox`. Its only interface is the engine's. Datagrams sent there can only go to the
+  engine, and clear datagrams from the wire never get there.
+* Kernel engine: the policies demand ESP of every VXLAN datagram except those that nftables marks as
+  belonging to a plain network. Without the marks, more is encrypted than necessary, and clear
+  datagrams are refused; never the other way round.
 
-Without an engine or without keys an encrypted network has no VXLAN device: it works between the
+Without an engine or without keys, an encrypted network has no VXLAN device: it works between the
 containers of one host only.
 """
 
@@ -52,8 +54,8 @@ _FNV_PRIME = 0x01000193
 def socket_namespace(
     definition: NetworkDefinition, facts: NodeFacts, keys: tuple[DataKey, ...]
 ) -> str | None:
-    """Where the sockets of the network's VXLAN devices are; None: its frames may not leave this
-    host."""
+    """The namespace of the sockets of the network's VXLAN devices. None: the network's frames must
+    not leave this host."""
     if not definition.encrypted:
         return HOST
     if not keys or facts.esp_engine is None:
@@ -62,7 +64,7 @@ def socket_namespace(
 
 
 def protection(overlays: Overlays, facts: NodeFacts) -> Protection | None:
-    """What this host's engine is to do; None if no network here is encrypted, or there is no
+    """The work of this host's ESP engine; None if no network here is encrypted, or there is no
     key."""
     sender = sending_key(overlays.keys)
     encrypted = [view for view in overlays.networks.values() if view.definition.encrypted]
@@ -97,9 +99,9 @@ class End(NamedTuple):
 
 
 def association(key: DataKey, source: End, destination: End, icv_bits: IcvBits) -> Association:
-    """Both ends derive the same. The key is of this direction between these nodes alone, so that no
-    two senders ever share a nonce, whatever their sequence numbers; and a host that lost its disk
-    and joined again is another node."""
+    """Both ends derive the same association. Its key is for one direction between two nodes, so
+    that no two senders ever share a nonce, whatever their sequence numbers. A host that lost its
+    disk and joined again is another node."""
     addresses = source.address.packed + destination.address.packed
     context = (
         addresses
@@ -123,7 +125,8 @@ def _derived(secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def isolation(overlays: Overlays, facts: NodeFacts) -> Iterator[Namespace]:
-    """What keeps sealed and clear apart, for the engine that this host has."""
+    """The namespace or marks that keep encrypted and clear datagrams apart, for this host's
+    engine."""
     encrypted = any(view.definition.encrypted for view in overlays.networks.values())
     if facts.esp_engine is None or sending_key(overlays.keys) is None or not encrypted:
         return
@@ -131,8 +134,8 @@ def isolation(overlays: Overlays, facts: NodeFacts) -> Iterator[Namespace]:
 
 
 def _sandbox(facts: NodeFacts) -> Namespace:
-    """The userspace engine's namespace. VXLAN believes to be on the underlay: it has this host's
-    address, and every other host is behind the one interface there is."""
+    """The userspace engine's namespace. To VXLAN it looks like the underlay: it has this host's
+    address, and every other host is behind its only interface."""
     device = ESP_DEVICE
     own = IPv4Interface(f"{facts.data_path_address}/32")
     return Namespace(
@@ -152,7 +155,8 @@ def _sandbox(facts: NodeFacts) -> Namespace:
 
 
 def _marks(overlays: Overlays, facts: NodeFacts) -> Namespace:
-    """By which the kernel engine's policies know plain datagrams, and those with the longer ICV."""
+    """The marks that tell the kernel engine's policies which datagrams are plain, and which have
+    the longer ICV."""
     definitions = [view.definition for view in overlays.networks.values()]
     plain = _vnis(d for d in definitions if not d.encrypted)
     longer = _vnis(d for d in definitions if d.encrypted and d.icv_bits == 128)
@@ -190,7 +194,7 @@ def _vnis(definitions: Iterable[NetworkDefinition]) -> list[Vni]:
 
 
 def _spi(context: bytes) -> int:
-    """FNV-1a of 32 bits, as Docker Swarm derives it, moved out of the reserved range."""
+    """FNV-1a of 32 bits, as in Docker Swarm, moved out of the reserved range."""
     value = _FNV_OFFSET
     for octet in context:
         value = (value ^ octet) * _FNV_PRIME & 0xFFFFFFFF

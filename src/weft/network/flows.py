@@ -1,18 +1,21 @@
 """Which flows the kernel must forget when its rules change.
 
-A flow is translated as its first packet was, for as long as it is remembered, and one that keeps
-talking is remembered for ever. Two kinds lead nowhere, or to the wrong place, from then on:
+As long as conntrack remembers a flow, it translates all packets as it did the first, and traffic
+keeps the flow remembered. After a change of the rules, two kinds of flows lead nowhere, or to the
+wrong place:
 
-* those to a backend that gets no new ones: a task in the mesh or behind a virtual address that
-  stops serving, a container that had a host-mode port. The next datagram is to choose anew;
-  otherwise the flow would be lost, or find whoever gets the address next.
-* those to a port that was not published when they began: their datagrams end at the host itself.
+* Flows to a backend that gets no new ones: a task in the mesh or behind a virtual address that
+  stops serving, or a container that had a host-mode port. Once such a flow is forgotten, its next
+  datagram gets a new backend; otherwise the datagram would be lost, or reach the next owner of the
+  address.
+* Flows to a port that was not published when they began: their datagrams end at the host itself.
 
-Of UDP all such flows are forgotten; of TCP those that nobody has answered yet, as when a task's
-host has lost its power: the SYN is sent again. A connection that stands ends with its task.
+All such UDP flows are forgotten. Such TCP flows are forgotten only while they are unanswered, as
+when a task's host has lost its power: the client sends the SYN again. An established connection
+ends with its task.
 
-What the rules were and what they are is compared, namespace by namespace: every host remembers
-flows to published ports, each container those to virtual addresses.
+The rules before and after are compared namespace by namespace: every host remembers flows to
+published ports, each container remembers flows to virtual addresses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,13 +31,13 @@ from weft.network.service_table import Published, Services
 
 
 class Answered(NamedTuple):
-    """Flows whose answers come from the address, or would."""
+    """Flows whose replies come from the address, or would come from there."""
 
     address: IPv4Address
 
 
 class Asked(NamedTuple):
-    """Flows to the port, at whatever address, that are not translated."""
+    """Untranslated flows to the port, at whatever address."""
 
     protocol: Protocol
     port: Port
@@ -42,15 +45,15 @@ class Asked(NamedTuple):
 
 Stale = Answered | Asked
 Place = tuple[str, Stale]
-"""A namespace, and flows there."""
+"""A namespace, and flows in it."""
 _HostPorts = Mapping[Entry, Entry]
 _NO_SERVICES: Services = MappingProxyType({})
 _NO_PORTS: _HostPorts = MappingProxyType({})
 
 
 def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
-    """The flows that are to be forgotten once the rules have changed so. A namespace that has gone
-    took its flows along."""
+    """The flows to forget once the rules have changed from `before` to `after`. A namespace that is
+    gone took its flows along."""
     found: set[Place] = set()
     known: dict[tuple[int, int], frozenset[Answered]] = {}
     for name, now in after.namespaces.items():
@@ -70,7 +73,7 @@ def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
 
 
 def _ways(namespace: Namespace) -> tuple[Services, _HostPorts]:
-    """Where new flows are sent: by the services and by the host-mode ports."""
+    """The targets of new flows: the services and the host-mode ports."""
     table = namespace.tables.get(("ip", TABLE))
     if table is None:
         return _NO_SERVICES, _NO_PORTS
@@ -85,7 +88,8 @@ def _of_host_ports(old: _HostPorts, new: _HostPorts) -> Iterator[Stale]:
 
 
 def _left(old: Services, new: Services) -> set[IPv4Address]:
-    """Backends that get no new flows any longer. Most services are the very same."""
+    """The addresses of backends that get no new flows any longer. Most services are the same
+    objects."""
     changed = [
         service for destination, service in old.items() if new.get(destination) is not service
     ]

@@ -1,8 +1,8 @@
-"""How the hops' contributions become one state.
+"""Merges the hops' contributions into one state.
 
 Each hop gives fragments: `Namespace` values that hold only what that hop adds. A namespace that
 several hops add to (the host's, an overlay's bridge) is the union of its fragments; a table that
-several hops write to is their texts, one after the other.
+several hops write to consists of their texts, one after the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +39,8 @@ def table(
 
 
 def serving(namespace: Namespace, services: Services) -> Namespace:
-    """The namespace with these services in its table, whose hooks and sets are there."""
+    """The namespace with these services in its table, which must have the hooks and sets
+    already."""
     key = ("ip", TABLE)
     table = msgspec.structs.replace(namespace.tables[key], services=services)
     return msgspec.structs.replace(namespace, tables={**namespace.tables, key: table})
@@ -59,10 +60,10 @@ def cable(
     """A veth from a bridge to an interface. `bridge`: namespace, port, bridge; `end`: namespace,
     interface.
 
-    The bridge is told by which port the MAC is, and learns nothing: neither that an address is
-    still where it was a task's before, which it would believe for five minutes, nor that a
-    container is another one because it says so. Frames with another sender do not enter. The host's
-    own bridge also keeps its containers apart."""
+    The bridge is told which port the MAC is behind, and learns nothing. A learning bridge would
+    believe for five minutes that an address is still where an earlier task had it, and would
+    believe a container that claims to be another one. Frames with another sender do not enter. The
+    host's own bridge also isolates its containers from each other."""
     (space, port, master), (far_space, far) = bridge, end
     settings = BridgePort(isolated=space == HOST, learning=False, flood=False, locked=True)
     here = Link(name=port, kind=Veth(far_space, far), mtu=mtu, master=master, port=settings)
@@ -86,7 +87,7 @@ def grouped(fragments: Iterable[Namespace]) -> dict[str, list[Namespace]]:
 
 
 def union(name: str, parts: Sequence[Namespace]) -> Namespace:
-    """What only one part has is the same object, so that it is compared at a glance."""
+    """A part that only one fragment has stays the same object, so that comparing it is fast."""
     tables: dict[tuple[str, str], Table] = {}
     for part in parts:
         for key, new in part.tables.items():
@@ -116,7 +117,7 @@ def _all_of(parts: Sequence[frozenset[V]]) -> frozenset[V]:
 
 
 def _joined(one: Table, other: Table) -> Table:
-    """One of the two at most is to have services, and says where they start."""
+    """At most one of the two tables is meant for services; its `start` is kept."""
     return Table(
         family=one.family,
         name=one.name,

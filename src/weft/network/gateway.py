@@ -5,18 +5,19 @@
     this hop       docker_gwbridge, then the host's routing; masqueraded
     next hop       the outside
 
-Every host has the same bridge address and subnet: they mean something on this host only, so nothing
-may leave with them. Containers cannot talk to each other here: their ports are isolated, and what
-comes back over the bridge's own address is dropped. What the host does not publish cannot be
-reached from outside either.
+Every host has the same bridge address and subnet. They are valid on one host only, so no packet may
+leave with them. Containers cannot talk to each other here: their ports are isolated, and packets
+that come back by the bridge's own address are dropped. A port that the host does not publish cannot
+be reached from outside either.
 
-A container leaves with its own MAC (its port is locked) and its own address, and gets what is for
-them: the bridge is told of both and learns nothing.
-What it sends to 127.0.0.0/8 is dropped. `route_localnet` would let it in; without that a process of
-the host could not reach a host-mode port by 127.0.0.1. Answers to those are for this host's address
-until their translation is undone, so the guard, which comes before that, does not meet them.
+A container sends only with its own MAC (its port is locked) and its own address, and gets only
+packets for these: the bridge is told of both and learns nothing. A container's packets to
+127.0.0.0/8 are dropped. `route_localnet` would let them in, but without `route_localnet` a process
+of the host could not reach a host-mode port by 127.0.0.1. Replies to such a process are for this
+host's address until their translation is undone. The guard comes before that, so it does not drop
+them.
 
-Limit: where `net.bridge.bridge-nf-call-iptables` is 1, which is the host's affair, a container
+Limit: if `net.bridge.bridge-nf-call-iptables` is 1, which is a setting of the host, a container
 cannot reach a host-mode port of its own host by the host's address: the bridge translates and
 forwards the frame itself, and the ports are isolated.
 """
@@ -52,7 +53,7 @@ PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
 
 
 def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespace]:
-    """The bridge and its rules. `residents`: those that have a port on it."""
+    """The bridge and its rules. `residents`: those with a port on the bridge."""
     device = Link(
         name=GATEWAY_BRIDGE,
         kind=Bridge(),
@@ -75,8 +76,8 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
 def port(
     facts: NodeFacts, sandbox: str, namespace: str, interface: str, address: IPv4Interface
 ) -> Iterator[Namespace]:
-    """A sandbox's way to the bridge, with its default route. `sandbox`: its id; `interface`: its
-    name in `namespace`."""
+    """A sandbox's link to the bridge, with its default route. `sandbox`: its id; `interface`: the
+    interface's name in `namespace`."""
     outlet, mac = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE), mac_for(address.ip)
     yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac, address)
     yield Namespace(name=HOST, neighbours=frozenset({Neighbour(GATEWAY_BRIDGE, address.ip, mac)}))
@@ -87,7 +88,7 @@ def port(
 
 
 def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementSet]:
-    """Who may send from the bridge, and where each host-mode port leads."""
+    """The permitted senders on the bridge, and the target of each host-mode port."""
     own = sorted({facts.ingress_gateway.ip, *(sandbox.gateway.ip for sandbox, _ in residents)})
     senders: dict[Entry, Entry] = {(mac_for(address), address): () for address in own}
     return {
@@ -97,7 +98,7 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
 
 
 def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
-    """Who is to stay goes before who is on its way out."""
+    """If two residents publish one port, a resident that stays precedes one that is leaving."""
     found: dict[Entry, Entry] = {}
     for sandbox, workload in sorted(
         residents, key=lambda r: (r.workload.is_leaving, r.workload.id)
@@ -109,7 +110,8 @@ def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
 
 
 def _guard() -> str:
-    """Of what comes by the bridge. Before connection tracking: what is dropped leaves no trace."""
+    """The guard for packets from the bridge. It runs before connection tracking, so that dropped
+    packets leave no trace."""
     return "\n".join(
         (
             nft.chain(

@@ -1,32 +1,32 @@
-"""The routing mesh on the host that a client asks: a published port, on any address of any host, is
-sent to a serving task.
+"""The routing mesh on the host that a client contacts: sends traffic for a published port, on any
+address of any host, to a serving task.
 
     previous hop   a client, a process of this host, or a container by way of docker_gwbridge
     this hop       mark, DNAT straight to <task>:<target port>, out of `ing0`, the host's own leg on
                    the ingress bridge
     next hop       overlay.py (br0 in the ingress network's namespace); the way back is reply.py
 
-The client's address is kept. `ing0` has no address: its MAC tells the container's side by which
-host a request came. A mark selects routing table MESH_TABLE, in which alone the ingress subnet
-exists, so a client may live in that subnet too. A port of which no task serves is refused at once.
-The rules' measurements: decision 21.
+The client's address is kept. `ing0` has no address: its MAC tells the container by which host a
+request came. A mark selects routing table MESH_TABLE. Only that table has the ingress subnet, so a
+client may live in the same subnet. A port without a serving task is refused at once. Measurements
+of the rules: decision 21.
 
-What each odd piece is for:
-* rules 899 and 901: answers from `ing0` carry a mark of their own. 899 forwards them by normal
-  routing; the reverse path check does not match `iif ing0`, falls to 901 and finds the ingress
-  subnet behind `ing0`, so any rp_filter setting works.
-* new connections from `ing0` are dropped: containers could use it as a way out, and an answer whose
-  connection was forgotten would leave with the container's own address. So is what is not tracked,
-  as VXLAN is not, and what is for 127.0.0.0/8: answers are for this host's address until their
-  translation is undone.
-* a packet that came by a wire is not for 127.0.0.0/8, even if these addresses are local: it must
-  not reach a task by one either, or be answered from one.
-* only what was marked is translated: a packet that met the port in one hook and not in the other
+Why each unusual rule exists:
+* Rules 899 and 901: replies from `ing0` carry a mark of their own. Rule 899 forwards them by normal
+  routing. The reverse path check does not match `iif ing0`, falls through to 901 and finds the
+  ingress subnet behind `ing0`, so any rp_filter setting works.
+* New connections from `ing0` are dropped: containers could use `ing0` as a way out, and a reply
+  whose connection was forgotten would leave with the container's own address. Untracked packets,
+  such as VXLAN, are dropped too. So are packets for 127.0.0.0/8: a reply is for this host's address
+  until its translation is undone.
+* A packet from a wire must not be for 127.0.0.0/8, even if these addresses are local: the packet
+  must not reach a task by such an address, nor be answered from one.
+* Only marked packets are translated: a packet that met the port in one hook and not in the other
   would go nowhere.
-* ICMP errors: `related` to a mesh connection, they go where its packets go (path MTU discovery in
-  both directions).
-* 127.0.0.0/8 and the gateway subnet are not unique between hosts: they become this host's address
-  before they leave.
+* ICMP errors `related` to a mesh connection go where its packets go (path MTU discovery in both
+  directions).
+* Addresses in 127.0.0.0/8 and in the gateway subnet are not unique between hosts. Packets with such
+  a source get this host's address before they leave.
 """
 
 from collections.abc import Iterator
@@ -60,8 +60,8 @@ LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 def mesh(
     definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts
 ) -> Iterator[Namespace]:
-    """The host's part of the mesh, but for the services (`fragments.serving`). `own`: the address
-    that the manager has given this host on the ingress network."""
+    """The host's part of the mesh; `fragments.serving` adds the services. `own`: the address that
+    the manager gave to this host on the ingress network."""
     segment = segment_of(definition, own.address.ip)
     if segment is None:
         return
@@ -163,7 +163,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
 
 
 def _marking(local: str) -> tuple[str, str]:
-    """Of requests. `local`: that they are for this host."""
+    """Rules that mark requests. `local`: the match for packets to this host."""
     return (
         f"meta l4proto . th dport @mesh-unserved {local} ct state new goto mesh-refuse",
         f"meta l4proto . th dport @mesh-published {local} meta mark set {REQUEST_MARK:#x}",

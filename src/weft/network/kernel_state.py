@@ -1,12 +1,12 @@
 """The network part of a kernel as a value: namespaces with their links, neighbours, forwarding
 entries, routes, rules, tables.
 
-`plan` makes the desired one, `linux` reads the actual one, `diff` compares them. Both sides build
-values that compare equal when nothing needs doing: a field that the plan does not care about is
-None in the desired state and ignored by the comparison.
+`plan` makes the desired state, `linux` reads the actual one, `diff` compares them. Both values are
+equal when nothing needs doing: a field that the plan leaves open is None in the desired state, and
+the comparison ignores it.
 
-In our own namespaces everything is ours. In the host's, only what `network/ownership.py` names; the
-reader leaves the rest out.
+In our own namespaces everything is ours. In the host's namespace only the objects named in
+`network/ownership.py` are ours; the reader leaves the others out.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ Field = Literal["ipv4_addr", "inet_proto", "inet_service", "ether_addr", "mark",
 
 
 class Veth(msgspec.Struct, frozen=True, tag=True):
-    """One end of a pair. Making it makes the other end too; a link is declared at both ends, and
-    made once."""
+    """One end of a veth pair. Making one end also makes the other; a link is declared at both ends,
+    and made once."""
 
     peer_namespace: str | None = None
-    """None in an actual state: the kernel does not tell it cheaply, and nobody needs it."""
+    """None in an actual state: reading it from the kernel is expensive, and nothing needs it."""
     peer: str | None = None
 
 
@@ -41,32 +41,32 @@ class Bridge(msgspec.Struct, frozen=True, tag=True):
 
 
 class Vxlan(msgspec.Struct, frozen=True, tag=True):
-    """Always nolearning, proxy, l2miss, l3miss."""
+    """A VXLAN device, always with nolearning, proxy, l2miss and l3miss."""
 
     vni: Vni
     local: IPv4Address
     port: Port
     socket: str = HOST
-    """The namespace that it is made from, in which its UDP socket stays. The kernel does not tell
-    it: it does not count in a comparison, and an actual state says HOST."""
+    """The namespace in which the device is made and its UDP socket stays. The kernel does not
+    report it: an actual state says HOST, and the comparison then ignores the field."""
 
 
 class Tap(msgspec.Struct, frozen=True, tag=True):
-    """An Ethernet interface whose other end is a process, and stays when the process goes. It never
-    asks for MACs (NOARP)."""
+    """An Ethernet interface whose other end is a process. The interface stays when the process
+    ends. It never resolves addresses by ARP (NOARP)."""
 
 
 class BridgePort(msgspec.Struct, frozen=True):
-    """How a bridge treats a port; as it stands, one that has just become one."""
+    """How a bridge treats a port. The defaults are those of a port that was just added."""
 
     isolated: bool = False
-    """It may talk to the bridge, but to no other isolated port."""
+    """The port may talk to the bridge, but to no other isolated port."""
     learning: bool = True
-    """The bridge believes that the senders of its frames are behind it."""
+    """The bridge learns from a frame that the frame's sender is behind this port."""
     flood: bool = True
-    """Frames for MACs that the bridge does not know leave by it."""
+    """The bridge sends frames for unknown MACs out of this port."""
     locked: bool = False
-    """Only senders come in by it of which the bridge was told that they are behind it."""
+    """Frames enter by this port only if the bridge was told that their sender is behind it."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +74,12 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     kind: Veth | Bridge | Vxlan | Tap
     mtu: int
     mac: MacAddress | None = None
-    """None: whatever the kernel chose."""
+    """None: the kernel chooses."""
     master: str | None = None
     addresses: frozenset[IPv4Interface] = frozenset()
     up: bool = True
     port: BridgePort = BridgePort()
-    """Of a link with a master."""
+    """The settings as a bridge port, for a link with a master."""
 
 
 class Neighbour(msgspec.Struct, frozen=True):
@@ -91,8 +91,8 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 class ForwardingEntry(msgspec.Struct, frozen=True):
-    """Where frames for `mac` go. A permanent FDB entry of a VXLAN device: to the host `vtep`.
-    Without one a static FDB entry of a bridge: out of its port `device`."""
+    """The path of frames for `mac`. With `vtep`: a permanent FDB entry of a VXLAN device, to the
+    host `vtep`. Without `vtep`: a static FDB entry of a bridge, out of its port `device`."""
 
     device: str
     mac: MacAddress
@@ -106,7 +106,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     source: IPv4Address | None = None
     table: int = MAIN_TABLE
     onlink: bool = False
-    """The gateway is taken to be on the link, whatever the addresses say."""
+    """The gateway counts as on the link, whatever the addresses say."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,19 +123,19 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Value = IPv4Address | str | int
-"""Of one field of an element: a protocol, a MAC and a verdict are text, a port, a mark and a slot
+"""One field of an element. A protocol, a MAC and a verdict are text; a port, a mark and a slot are
 numbers."""
 Entry = tuple[Value, ...]
 
 
 class SetType(msgspec.Struct, frozen=True):
-    """What the elements of an nftables set are made of, as nft names it; those of a map have a
-    value."""
+    """The types of the elements of an nftables set, in nft's names. Only the elements of a map have
+    a value."""
 
     key: tuple[Field, ...]
     value: tuple[Field, ...] = ()
     typeof: str = ""
-    """The same by examples, where a field has no name of its own: `slot`."""
+    """The same type by examples, if a field has no type name of its own: `slot`."""
 
 
 class ElementSet(msgspec.Struct, frozen=True):
@@ -143,40 +143,42 @@ class ElementSet(msgspec.Struct, frozen=True):
 
     type: SetType
     elements: Mapping[Entry, Entry] = {}
-    """Values by key; of a set that is no map they are empty."""
+    """Values by key; empty values for a set that is not a map."""
 
 
 class Table(msgspec.Struct, frozen=True):
-    """An nftables table: a fixed part as text, and what changes as values. If only these differ,
-    elements are changed; else the table is written anew, in one transaction. In an actual state: as
-    it was applied last if that is what the kernel still has, else empty."""
+    """An nftables table: a fixed part as text, and a changing part as values. If only the values
+    differ, elements are changed; otherwise the table is written anew, in one transaction. In an
+    actual state: the table as it was last applied, if the kernel still has it so, else an empty
+    table."""
 
     family: str
     name: str
     body: str = ""
-    """The fixed part of what stands between the table's braces: chains with hooks, and what they go
-    to."""
+    """The fixed part of the text between the table's braces: chains with hooks, and the chains that
+    these go to."""
     sets: Mapping[str, ElementSet] = {}
-    """By name; with what they hold beside what the services are."""
+    """Sets by name, with the elements that do not come from `services`."""
     services: Services = {}
     start: int = 0
-    """Where this table's rings of services begin: callers that make few connections each must not
-    all begin with one task."""
+    """Where this table's rings of services begin: callers with few connections each must not all
+    begin with the same task."""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     links: Mapping[str, Link] = msgspec.field(default_factory=dict)
     neighbours: frozenset[Neighbour] = frozenset()
-    """Permanent ones only."""
+    """Permanent entries only."""
     forwarding: frozenset[ForwardingEntry] = frozenset()
-    """Of VXLAN devices permanent ones with a remote host only, of bridges static ones."""
+    """For VXLAN devices only permanent entries with a remote host, for bridges static entries."""
     routes: frozenset[Route] = frozenset()
-    """Without those that the kernel makes of addresses."""
+    """Without the routes that the kernel makes for addresses."""
     rules: frozenset[Rule] = frozenset()
-    """Without the three that every namespace has."""
+    """Without the three rules that every namespace has."""
     sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """`net.ipv4.ip_forward`: `1`. In an actual state: those that were asked for."""
+    """For example `net.ipv4.ip_forward`: `1`. An actual state has only the keys that were asked
+    for."""
     tables: Mapping[tuple[str, str], Table] = msgspec.field(default_factory=dict)
     """By (family, name)."""
 

@@ -2,16 +2,16 @@
 
     previous hop   a process in a container sends to the virtual address
     this hop       the container's own output hook: DNAT to a serving task's address, ports
-                   untouched
+                   unchanged
     next hop       overlay.py: an ordinary packet from container to container, with the caller's
                    address
 
-There is no balancer on the way, so nothing is masqueraded and no hop is added. All protocols are
+There is no balancer on the path, so nothing is masqueraded and no hop is added. All protocols are
 translated: ping works too. The network's load-balancer namespace (`lb_<id9>`, `ingress_sbox` for
-the ingress network) holds the virtual addresses on its eth0, where people look for them and where
-ARP for them is answered, and the same table. A virtual address is local there, so its own packets
-would leave with it as their source, and the answer get lost on another host: they take the
-balancer's.
+the ingress network) holds the virtual addresses on its eth0: people look for them there, and ARP
+for them is answered there. Except on ingress, that namespace has the same table. A virtual address
+is local in that namespace, so its own packets would have the virtual address as their source, and
+the reply would get lost on another host. SNAT gives these packets the balancer's own address.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ from weft.network.render.services import VIRTUAL_SETS, virtual_choice
 from weft.network.service_table import Services
 
 BALANCER_PORT = "veth0"
-"""Of the bridge, towards the network's load-balancer namespace."""
+"""The bridge's port towards the network's load-balancer namespace."""
 
 
 def balancer(
@@ -37,8 +37,8 @@ def balancer(
     addresses: Iterable[IPv4Address],
     facts: NodeFacts,
 ) -> Iterator[Namespace]:
-    """The network's load-balancer namespace on this host. `own`: the address that the manager has
-    given it; `addresses`: the services' virtual ones."""
+    """The network's load-balancer namespace on this host. `own`: the address that the manager gave
+    to it; `addresses`: the virtual addresses of the services."""
     segment = segment_of(definition, own.address.ip)
     if segment is None:
         return
@@ -59,13 +59,14 @@ def balancer(
 
 
 def addresses(services: Services) -> list[IPv4Address]:
-    """The virtual ones, ascending."""
+    """The virtual addresses, ascending."""
     return [destination for destination in services if isinstance(destination, IPv4Address)]
 
 
 def choice(space: str, caller: IPv4Address) -> Namespace:
-    """The translation of virtual addresses for one caller, in its own namespace, but for the
-    services (`fragments.serving`). A service without a task is refused at once."""
+    """The translation of virtual addresses for one caller, in its own namespace;
+    `fragments.serving` adds the services. Connections to a service without a task are refused at
+    once."""
     return Namespace(name=space, tables=table(_HOOKS, sets=VIRTUAL_SETS, start=int(caller)))
 
 

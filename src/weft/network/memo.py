@@ -1,7 +1,7 @@
-"""What was made of values before is not made again while they are the very same objects.
+"""Reuses a result as long as its inputs are the same objects.
 
-Values are frozen, so the same object says that nothing has changed, and comparing two of them takes
-no time. What a round does not ask for is forgotten after it.
+Values are frozen, so the same object means that nothing has changed, and an identity check costs
+nothing. A result that a round does not ask for is forgotten after that round.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -26,7 +26,7 @@ class Memo:
         self._now: dict[Hashable, _Kept] = {}
 
     def keep(self, key: Hashable, inputs: tuple[object, ...], make: Callable[[], T]) -> T:
-        """The result of `make`, which depends on the inputs alone. `key`: what it is."""
+        """The result of `make`, which depends on the inputs alone. `key` names the result."""
         kept = self._now.get(key) or self._before.get(key)
         if kept is None or not kept.is_made_of(inputs):
             kept = _Kept(inputs, make())
@@ -35,7 +35,7 @@ class Memo:
         return result
 
     def follow(self, key: Hashable, inputs: tuple[object, ...], make: Callable[[T | None], T]) -> T:
-        """The same for what is made from what it was before; None: it was not there."""
+        """Like `keep`, but `make` gets the previous result; None if there is none."""
         kept = self._now.get(key) or self._before.get(key)
         if kept is None or not kept.is_made_of(inputs):
             kept = _Kept(inputs, make(kept.result if kept else None))
@@ -44,11 +44,12 @@ class Memo:
         return result
 
     def turn(self) -> None:
-        """A round has ended."""
+        """Ends a round."""
         self._before, self._now = self._now, {}
 
 
 def exchanged(old: Mapping[K, T], new: Mapping[K, T]) -> tuple[list[T], list[T]]:
-    """What is gone, and what came: all but the very same objects, of which there are thousands."""
+    """The values that are gone, and those that came. Values that are the same object in both are
+    left out; there are thousands of these."""
     gone = [each for key, each in old.items() if new.get(key) is not each]
     return gone, [each for key, each in new.items() if old.get(key) is not each]

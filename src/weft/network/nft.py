@@ -1,11 +1,12 @@
-"""Text of nftables tables: sets, maps and chains, in a form that nft 1.0.6 and later accept and
-that is the same for equal input.
+"""Writes nftables text: sets, maps and chains, in a form that nft 1.0.6 and later accept. Equal
+input gives equal text.
 
-Traps of nft 1.0.6 that the rest of the package has to know: an empty `elements = { }` is an error;
+Traps of nft 1.0.6 that the rest of the package must avoid: an empty `elements = { }` is an error;
 `priority dstnat` is refused in the output hook (its number is -100); a rule must end its line
 before a closing brace; `dnat ip to a:p` needs a match on the layer-4 protocol in the same rule; a
-number is no part of a key (`ip daddr . 0`), but `numgen inc mod 1` is; and a map whose values have
-a port is of the type of one protocol's port, or the second table that names it is refused.
+number cannot be part of a key (`ip daddr . 0`), but `numgen inc mod 1` can; and a map whose values
+have a port must have the type of one protocol's port, or nft refuses the second table that names
+it.
 """
 
 import re
@@ -20,7 +21,7 @@ FILTER = 0
 
 
 def chain(name: str, *rules: str) -> str:
-    """A chain that others jump to."""
+    """A chain that other chains jump to."""
     return _block(f"chain {name}", rules)
 
 
@@ -37,8 +38,8 @@ def base_chain(
 
 
 def elements(head: str, header: str, content: list[str]) -> str:
-    """A set or map with its elements. `head`: its kind and name; `header`: of what type they
-    are."""
+    """A set or map with its elements. `head`: its kind and name; `header`: the type of its
+    elements."""
     lines = [f"{header};"]
     if content:
         lines.append(f"elements = {{ {', '.join(content)} }}")
@@ -46,20 +47,20 @@ def elements(head: str, header: str, content: list[str]) -> str:
 
 
 class Object(NamedTuple):
-    """Of a table."""
+    """An object of a table."""
 
     kind: str
     """`chain`, `set` or `map`."""
     name: str
     type: str
-    """Of a set's or map's elements, as it is written."""
+    """The type of a set's or map's elements, as written."""
 
 
 _OBJECT = re.compile(r"^[ \t]*(chain|set|map) (\S+) \{\s*(?:type(?:of)? ([^;\n]+))?", re.MULTILINE)
 
 
 def objects(text: str) -> frozenset[Object]:
-    """What is in a table; `text` as it is written here or as nft lists it."""
+    """The objects in a table; `text`: as written here or as nft lists it."""
     found = _OBJECT.findall(text)
     return frozenset(
         Object(kind, name, "" if kind == "chain" else type_.strip()) for kind, name, type_ in found

@@ -1,8 +1,8 @@
-"""One step from one kernel state to another. Each prints as the command a person would type.
+"""One step from one kernel state to another. Each operation prints as the command that a person
+would type.
 
-Applying an operation twice is an error only where the kernel says so (EEXIST, ENOENT); the adapter
-takes "already so" and "already gone" for success, because the state may have moved between reading
-and applying.
+The kernel may refuse to apply an operation twice (EEXIST, ENOENT). The adapter takes "already so"
+and "already gone" for success, because the state may have changed between reading and applying.
 """
 
 from ipaddress import IPv4Interface
@@ -44,8 +44,8 @@ class RemoveNamespace(msgspec.Struct, frozen=True):
 
 
 class AddLink(msgspec.Struct, frozen=True):
-    """Make a link, down and bare but for its MTU and MAC. A veth is made with its peer, whose own
-    settings are `peer`."""
+    """Makes a link, down and bare except for its MTU and MAC. A veth is made with its peer, whose
+    settings are in `peer`."""
 
     namespace: str
     link: Link
@@ -86,14 +86,14 @@ class RemoveLink(msgspec.Struct, frozen=True):
 
 
 class SetLink(msgspec.Struct, frozen=True, kw_only=True):
-    """Change what is not None."""
+    """Changes the fields that are not None."""
 
     namespace: str
     name: str
     mtu: int | None = None
     mac: MacAddress | None = None
     master: str | None = None
-    """An empty string takes it out of its bridge."""
+    """An empty string takes the link out of its bridge."""
     port: BridgePort | None = None
     up: bool | None = None
 
@@ -225,8 +225,8 @@ class SetSysctl(msgspec.Struct, frozen=True):
 
 
 class ReplaceTable(msgspec.Struct, frozen=True):
-    """Whole, in one transaction: no packet meets half a table. (The adapter keeps what stays, see
-    `linux.nft`.)"""
+    """Replaces a whole table in one transaction: no packet meets half a table. (The adapter keeps
+    unchanged parts, see `linux.nft`.)"""
 
     namespace: str
     table: Table
@@ -238,12 +238,12 @@ class ReplaceTable(msgspec.Struct, frozen=True):
 
 
 class ChangeTable(msgspec.Struct, frozen=True):
-    """Some of its elements, in one transaction. Where they are not as they should be before, the
-    adapter writes all of it."""
+    """Changes some of a table's elements, in one transaction. If the kernel's elements are not as
+    expected, the adapter writes the whole table."""
 
     namespace: str
     table: Table
-    """As it is to be then."""
+    """The table after the change."""
     changes: Changes
 
     def __str__(self) -> str:

@@ -1,16 +1,17 @@
 """A network's bridge and its tunnel: namespace `1-<id10>` with br<i> and vxlan<i> per segment, and
-who is behind which host.
+the host of each endpoint.
 
     previous hop   ingress.py, loadbalancer.py, sandbox.py: a frame enters br0 by its veth
     this hop       br0 -> vxlan0, whose neighbour and forwarding entries name the host of each
                    address
     next hop       encryption.py, then the wire; on the other host vxlan0 -> br0 -> sandbox.py
 
-Nothing is learned: br0 knows a port for each MAC of this host, and gives all others to vxlan0,
-which knows a host for each and drops what is for nobody. It answers ARP itself from its permanent
-neighbours (`proxy`), so broadcast and multicast between hosts do not exist. The VXLAN device of a
-plain network is made in the host's namespace and moved, so that its socket, and thus the underlay's
-routing, stays there; that of an encrypted one wherever encryption.py says.
+Nothing is learned: br0 knows a port for each MAC of this host, and gives frames for all other MACs
+to vxlan0. vxlan0 knows a host for each of these MACs and drops frames for unknown ones. It answers
+ARP itself from its permanent neighbours (`proxy`), so broadcast and multicast between hosts do not
+exist. The VXLAN device of a plain network is made in the host's namespace and moved: its socket
+stays there, and uses the underlay's routing. encryption.py chooses the namespace for an encrypted
+network.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,11 +38,11 @@ from weft.network.memo import exchanged
 from weft.network.ownership import overlay_namespace
 
 LEG_PREFIX = "02:43"
-"""MAC of a host's own leg on the ingress network: this and the address of its load balancer. The
-leg itself has no address."""
+"""MAC of a host's own leg on the ingress network: this prefix and the address of its load balancer.
+The leg itself has no address."""
 BRIDGE_PREFIX = "02:44"
-"""MAC of an overlay's bridges on one host: must not change with the ports, nor be the same on two
-hosts."""
+"""MAC of an overlay's bridges on one host: this prefix and the address of the host's load balancer.
+The MAC must not change with the ports, nor be the same on two hosts."""
 
 QUIET = {
     "net.bridge.bridge-nf-call-arptables": "0",
@@ -50,14 +51,14 @@ QUIET = {
     "net.ipv6.conf.all.disable_ipv6": "1",
     "net.ipv6.conf.default.disable_ipv6": "1",
 }
-"""Frames pass the bridge without netfilter; no router solicitations. Keys that the kernel lacks
-mean the same."""
+"""Frames pass the bridge without netfilter; there are no router solicitations. A key that the
+kernel lacks has the same effect."""
 
 
 def mtu_of(definition: NetworkDefinition, facts: NodeFacts) -> int:
-    """MTU inside the network: the same on all hosts, or what one sends would not fit through
-    another's interfaces, without a word to the sender. The option that a user sets stands for the
-    underlay's MTU, as in Docker Swarm."""
+    """MTU inside the network. It is the same on all hosts; otherwise frames of one host would not
+    fit through the interfaces of another, and the sender would not be told. A user's MTU option
+    stands for the underlay's MTU, as in Docker Swarm."""
     agreed = min(definition.underlay_mtu or facts.underlay_mtu, facts.underlay_mtu)
     return overlay_mtu(definition.mtu or agreed, definition.encrypted, definition.icv_bits)
 
@@ -76,8 +77,8 @@ def wire(
     keys: tuple[DataKey, ...],
     port: Port,
 ) -> Iterator[Namespace]:
-    """The network's namespace on this host. `own`: the host's load balancer there; `port`:
-    VXLAN's."""
+    """The network's namespace on this host. `own`: the host's load balancer on the network; `port`:
+    VXLAN's UDP port."""
     mtu = mtu_of(definition, facts)
     socket = socket_namespace(definition, facts, keys)
     devices: list[Link] = []
@@ -102,24 +103,24 @@ def wire(
     )
 
 
-# --- who is behind which host
+# --- which endpoint is behind which host
 
 Entries = tuple[frozenset[Neighbour], frozenset[ForwardingEntry]]
 Endpoints = Mapping[str, EndpointRecord]
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """Of one network."""
+    """The entries of one network for endpoints behind other hosts."""
 
     part: Namespace
     origin: tuple[NetworkDefinition, NodeFacts]
     endpoints: Endpoints
-    """What it was made of, with the origin."""
+    """`part` was made from these endpoints and from `origin`."""
 
 
 def peers(view: NetworkView, facts: NodeFacts, before: Peers | None = None) -> Peers:
-    """Entries for what is behind other hosts. `before`: what this was until now; of what it was
-    made of only the endpoints are looked at that are not the very same."""
+    """Entries for endpoints behind other hosts. `before`: the previous result; only endpoints that
+    are not the same objects as before are looked at."""
     definition, endpoints = view.definition, view.endpoints
     origin, name = (definition, facts), overlay_namespace(definition.id)
     if before is None or before.origin != origin:
@@ -150,7 +151,7 @@ def peers(view: NetworkView, facts: NodeFacts, before: Peers | None = None) -> P
 def _entries(
     endpoints: Iterable[EndpointRecord], definition: NetworkDefinition, facts: NodeFacts
 ) -> Entries:
-    """`endpoints`: all or none of those with one address."""
+    """`endpoints`: for each address, all endpoints with that address or none."""
     neighbours, forwarding = [], []
     single = len(definition.segments) == 1
     for endpoint in _remote(endpoints, facts):
@@ -168,8 +169,8 @@ def _entries(
 
 
 def _remote(endpoints: Iterable[EndpointRecord], facts: NodeFacts) -> list[EndpointRecord]:
-    """One endpoint per address that is behind another host; of two with one address the one that
-    serves."""
+    """One endpoint for each address behind another host; of two with the same address, the serving
+    one."""
     chosen: dict[IPv4Address, EndpointRecord] = {}
     for endpoint in endpoints:
         if endpoint.node == facts.node:

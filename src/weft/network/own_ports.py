@@ -1,10 +1,10 @@
-"""The host's own ports come before published ones: what the daemon listens on is never sent to a
-task.
+"""The host's own ports take precedence over published ones: packets to a port that the daemon
+listens on are never sent to a task.
 
-A manager that could not be reached because its port was published would cut off every node, and
-with them whoever could take the port back. The API refuses such ports
-(`control/allocator/ports.py`), but what a host listens on is its own affair: another may have
-published the number before this one came. A task published there is reached by other hosts.
+If a published port made a manager unreachable, every node would be cut off, and so would every user
+who could withdraw the port. The API refuses such ports (`control/allocator/ports.py`), but each
+host has its own listening ports: the number may have been published before this host joined. Other
+hosts still publish the port.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from weft.network.service_table import Services
 
 
 def without_own_ports(residents: Sequence[Resident], own: frozenset[PortKey]) -> list[Resident]:
-    """The residents as if none had published them here; the same objects in them of those that have
-    not."""
+    """The residents without the host-mode ports that are the host's own. Workloads without such
+    ports stay the same objects."""
     return [Resident(sandbox, _workload(workload, own)) for sandbox, workload in residents]
 
 
@@ -30,14 +30,15 @@ def own_ports(overlays: Overlays, facts: NodeFacts) -> frozenset[PortKey]:
 
 
 def published(services: Services, own: frozenset[PortKey]) -> Services:
-    """What the mesh publishes on this host; the same object if none of these is the host's own."""
+    """The services that the mesh publishes on this host; the same object if no service has one of
+    the host's own ports."""
     if own.isdisjoint(services):
         return services
     return {destination: s for destination, s in services.items() if destination not in own}
 
 
 def _workload(workload: Workload, own: frozenset[PortKey]) -> Workload:
-    """What it publishes in the mesh stays: other hosts send it there."""
+    """Ports published in the mesh stay: other hosts send their traffic to the workload."""
     ports = tuple(
         p for p in workload.ports if p.mode == "ingress" or (p.protocol, p.published) not in own
     )

@@ -1,7 +1,7 @@
-"""What is ours in the host's own namespace, by name and number: it can be listed, compared and
-removed, and nothing else.
+"""The objects of ours in the host's own namespace, by name and number: exactly these can be listed,
+compared and removed.
 
-All other namespaces that we use we made ourselves; everything in them is ours.
+We made all other namespaces that we use; everything in them is ours.
 """
 
 from weft.model.sandbox import GATEWAY_BRIDGE
@@ -9,7 +9,7 @@ from weft.model.sandbox import GATEWAY_BRIDGE
 INGRESS_LEG = "ing0"
 """The host's own leg on the ingress network's bridge."""
 GATEWAY_PORT_PREFIX = "wgw-"
-"""Ports of docker_gwbridge: this and the first ten digits of the sandbox's id."""
+"""Ports of docker_gwbridge: this prefix and the first ten digits of the sandbox's id."""
 INGRESS_SANDBOX = "ingress_sbox"
 
 MESH_TABLE = 5917
@@ -17,22 +17,22 @@ MESH_TABLE = 5917
 MESH_PRIORITIES = range(899, 902)
 """Policy routing rules of the mesh."""
 REQUEST_MARK = 0x20000
-"""Of packets that the mesh sends to a task."""
+"""Mark of packets that the mesh sends to a task."""
 ANSWER_MARK = 0x30000
-"""Of packets that come back from one."""
+"""Mark of packets that come back from a task."""
 
 ESP_SANDBOX = "esp_sbox"
-"""Namespace in which the VXLAN sockets of encrypted networks are, with the userspace ESP engine's
-interface and no other."""
+"""Namespace of the VXLAN sockets of encrypted networks. Its only interface is that of the userspace
+ESP engine."""
 ESP_DEVICE = "esp0"
-"""The engine's interface in it."""
+"""The ESP engine's interface in `esp_sbox`."""
 ESP_MAC = "02:00:00:00:05:e5"
-"""Of that interface. Any will do: nobody else is on that link."""
+"""MAC of the ESP engine's interface. Any MAC will do: nothing else is on that link."""
 ESP_MARK = 0x00D0C4E3
-"""Of the kernel's ESP policies with an ICV of 64 bits; with 128 bits it is one more. Docker Swarm's
-number."""
+"""Mark for the kernel's ESP policies with an ICV of 64 bits; the mark for 128 bits is one more. The
+number is Docker Swarm's."""
 CLEAR_MARK = ESP_MARK + 2
-"""Of VXLAN datagrams that belong to a plain network, where the kernel seals the others."""
+"""Mark of VXLAN datagrams of plain networks, where the kernel encrypts all others."""
 GUARD_TABLE = "weft-guard"
 UNDERLAY_TABLE = "weft-underlay"
 
@@ -49,7 +49,7 @@ def owns_routing_table(table: int) -> bool:
 
 
 def owns_rule(priority: int, table: int, mark: int) -> bool:
-    """Both numbers and the mark must be ours: somebody else may use the priority."""
+    """The priority and the mark must both be ours: other software may use the priority."""
     return priority in MESH_PRIORITIES and mark in (REQUEST_MARK, ANSWER_MARK)
 
 
@@ -62,7 +62,8 @@ def overlay_namespace(network: str) -> str:
 
 
 def balancer_namespace(network: str) -> str:
-    """Of an overlay; the ingress network's is `INGRESS_SANDBOX`."""
+    """The load-balancer namespace of an overlay; that of the ingress network is
+    `INGRESS_SANDBOX`."""
     return f"lb_{network[:9]}"
 
 

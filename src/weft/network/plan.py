@@ -1,15 +1,15 @@
-"""The whole desired state of a node's kernel, from what it is told of its networks and what it
-knows of itself.
+"""Plans the whole desired state of a node's kernel, from the manager's view of its networks and the
+node's own facts.
 
-The packet's hops contribute in the order in which it meets them; `fragments` puts them together.
-Equal input gives an equal state, but for the order in which a service's tasks take turns. A sandbox
-that is no resident's is left out, and so goes away; and with the last sandbox on it a network,
-without waiting for the manager to say so.
+The hops contribute fragments in the order in which a packet meets them; `fragments` puts these
+together. Equal input gives an equal state, except for the order in which a service's tasks take
+turns. A sandbox without a resident is left out, and so removed. A network goes with the last
+sandbox on it, without waiting for the manager.
 
-A planner plans again only what depends on something that changed (`memo`): each contribution names
-what it is made of. What is long, and changes with every task, is derived from what it was: services
-(`service_table`) and peers (`overlay`). A namespace of which nothing changed is the same object as
-before, at which `diff` does not look.
+A planner plans again only the parts whose inputs have changed (`memo`): each contribution names its
+inputs. Parts that are long and change with every task are derived from their previous value:
+services (`service_table`) and peers (`overlay`). An unchanged namespace is the same object as
+before, and `diff` skips it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,12 +48,12 @@ Parts = tuple[Namespace, ...]
 
 
 def plan(overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> KernelState:
-    """All of it, from nothing."""
+    """Plans everything from nothing."""
     return Planner().plan(overlays, facts, residents)
 
 
 class Planner:
-    """Of one node. What it remembers can be lost."""
+    """The planner of one node. Its memory can be lost without harm."""
 
     def __init__(self) -> None:
         self._memo = Memo()
@@ -89,10 +89,10 @@ class _Round:
         self._tables = {id: self._table(view) for id, view in self._views.items()}
         self._outlooks = {id: self._outlook(view) for id, view in self._views.items()}
         self._services: dict[str, Services] = {}
-        """By namespace."""
+        """Services by namespace."""
 
     def state(self) -> KernelState:
-        """Each namespace is the union of what the hops have for it, with its services."""
+        """Each namespace is the union of the hops' fragments for it, with its services."""
         return KernelState(
             {name: self._whole(name, parts) for name, parts in grouped(self._parts()).items()}
         )
@@ -125,7 +125,7 @@ class _Round:
         inputs: Iterable[object],
         make: Callable[[], Iterable[Namespace]],
     ) -> Parts:
-        """What a hop contributes, one part for each namespace. It depends on the inputs, and on the
+        """The fragments of one hop, one for each namespace. They depend on the inputs and on the
         node's facts."""
 
         def made() -> Parts:
@@ -243,7 +243,7 @@ class _Round:
             self._services[place.key] = self._together(called)
 
     def _together(self, called: Sequence[Mapping[Destination, Service]]) -> Services:
-        """Containers on the same networks share it."""
+        """The services of all the networks. Containers on the same networks share one object."""
         if len(called) == 1:
             return called[0]
         key = ("called", *map(id, called))

@@ -1,5 +1,5 @@
-"""The mesh inside a container: a request is let in, and its answer goes back by the host that it
-came by.
+"""The mesh inside a container: lets a request in, and sends the reply back by the host that the
+request came by.
 
     previous hop   overlay.py: a frame from some host's leg `ing0`, by br0 and veth<n> to the
                    container's eth0
@@ -7,28 +7,28 @@ came by.
                    leg's MAC
     next hop       overlay.py again, towards that leg; then ingress.py undoes its DNAT
 
-The client's address is in the packet, so the container cannot tell from it where to answer: the MAC
-can. Cost does not grow with the number of hosts: one rule, one route, one dummy neighbour, and one
-look into a map (decision 21). The mark is made of the leg's address, so that it means the same host
-for as long as a connection lives.
+The request has the client's address, which does not tell the container which host to reply by: the
+MAC does. The cost does not grow with the number of hosts: one rule, one route, one dummy neighbour,
+and one map look-up (decision 21). The mark is made of the leg's address, so that it means the same
+host for as long as a connection lives.
 
-What each odd piece is for:
-* `tcp_fwmark_accept`: a TCP socket answers with its request's mark; others get theirs from the
-  connection (`ct mark`).
-* `fwmark_reflect`: so do resets and ICMP errors, which have no socket.
-* conntrack zone by source MAC, and the empty nat chain at input: one client address and port may
-  come by two hosts at once; the second connection's port is changed, which needs some nat chain to
-  exist: the resolver's would do.
-* rules on UDP source ports: a server bound to 0.0.0.0 answers from the address of the route that
-  the client's address selects; the rule's table gives it the ingress address. Its routes on the
-  link are those of the main table.
-* mesh-nat-gateway: so a request for such a port that comes by the gateway, to one that is published
-  in host mode too, is given to the ingress address: the answer leaves from there, and its
-  connection knows it.
-* mesh-nat-post: a connection of the container's own from such a port leaves by the gateway with the
-  ingress address otherwise.
-* mesh-guard: other containers of the ingress network cannot get in, nor can a host by another way
-  than its leg.
+Why each unusual piece exists:
+* `tcp_fwmark_accept`: a TCP socket replies with its request's mark; other protocols get the mark
+  from the connection (`ct mark`).
+* `fwmark_reflect`: resets and ICMP errors, which have no socket, also carry the request's mark.
+* conntrack zone by source MAC, and the empty nat chain at input: the same client address and port
+  may come by two hosts at once. The second connection's port is changed, which needs some nat chain
+  to exist: the resolver's would do.
+* rules on UDP source ports: a server bound to 0.0.0.0 replies from the address of the route that
+  the client's address selects; the rule's table selects the ingress address. Its on-link routes are
+  those of the main table.
+* mesh-nat-gateway: a request for such a UDP port may come by the gateway, if the port is published
+  in host mode too. DNAT sends it to the ingress address, so that the reply leaves from there and
+  belongs to the same connection.
+* mesh-nat-post: without it, a connection that the container itself opens from such a port would
+  leave by the gateway with the ingress address.
+* mesh-guard: other containers of the ingress network cannot get in, nor can a host except by its
+  leg.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ from weft.network.kernel_state import ElementSet, Namespace, Neighbour, Route, R
 from weft.network.overlay import LEG_PREFIX
 
 DUMMY_HOP = IPv4Address("169.254.1.1")
-"""Nobody's address; its MAC is replaced on the way out."""
+"""An address that no host has; its MAC is replaced on the way out."""
 DUMMY_MAC = "02:43:00:00:00:00"
 MARK_BASE, MARK_MASK = 0x0100_0000, 0xFF00_0000
 ANSWER_TABLE, SOURCE_TABLE = 100, 110
@@ -77,7 +77,7 @@ def leg_endpoints(view: NetworkView) -> list[EndpointRecord]:
 
 
 def legs(endpoints: Iterable[EndpointRecord]) -> Legs:
-    """The same for all containers."""
+    """The legs as maps in both directions, the same for all containers."""
     pairs = [
         (mac_for(leg.address.ip, LEG_PREFIX), leg_mark(leg))
         for leg in sorted(endpoints, key=lambda e: e.address)
@@ -94,9 +94,9 @@ def answers(
     gateway: tuple[Interface, IPv4Address],
     legs: Legs,
 ) -> Iterator[Namespace]:
-    """`sandbox`: its namespace; `entry`: its interface on the ingress network; `others`: its other
-    overlays; `gateway`: its interface on docker_gwbridge and the bridge's address; `legs`: the load
-    balancers of all hosts."""
+    """`sandbox`: the container's namespace; `entry`: its interface on the ingress network;
+    `others`: its interfaces on other overlays; `gateway`: its interface on docker_gwbridge and the
+    bridge's address; `legs`: the load balancers of all hosts."""
     yield _routing(sandbox, entry)
     ports = sorted({(p.protocol, p.target) for p in workload.ports if p.mode == "ingress"})
     targets = ElementSet(TARGETS, dict.fromkeys(ports, ()))
@@ -119,7 +119,8 @@ def answers(
 
 
 def leg_mark(leg: EndpointRecord) -> int:
-    """Stays the same while the host has its address, whoever else comes or goes."""
+    """The leg's mark. It stays the same while the host has its address, whatever other hosts come
+    or go."""
     return MARK_BASE | int(leg.address.ip) & ~MARK_MASK
 
 

@@ -3,11 +3,12 @@
     previous hop   overlay.py: a frame leaves br<i> by veth<n>
     this hop       the container's eth<k>: ingress first, then its overlays in the order of the
                    service, last docker_gwbridge
-    next hop       the process; its answers go by reply.py, its own requests by loadbalancer.py or
+    next hop       the process; its replies go by reply.py, its own requests by loadbalancer.py or
                    gateway.py
 
-The default route is docker_gwbridge's; a container whose networks are all internal has neither. The
-resolver's address 127.0.0.11:53 is sent to the port on which the agent listens inside the sandbox.
+The default route leads to docker_gwbridge. A container whose networks are all internal has neither
+that route nor that interface. DNAT leads from the resolver's address, 127.0.0.11:53, to the port on
+which the agent listens inside the sandbox.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,20 +31,20 @@ from weft.network.ownership import overlay_namespace
 from weft.network.reply import Interface, Legs
 
 SYSCTLS = {"net.ipv6.conf.default.disable_ipv6": "1"}
-"""As Docker Swarm sets it; a service may ask for another value. What programs may do in the
-namespace (low ports, ping) is set by the runtime, together with what the service asks for."""
+"""As in Docker Swarm; a service may ask for another value. The runtime sets the sysctls that let
+programs use low ports and ping, and those that the service asks for."""
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """A network as a container sees it, but for its services."""
+    """A network as a container sees it, without its services."""
 
     definition: NetworkDefinition
     legs: Legs | None
-    """Of the ingress network."""
+    """The legs on the ingress network; None for any other network."""
 
 
 def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView]) -> bool:
-    """Unless all its networks are internal."""
+    """True unless all networks of the workload are internal."""
     known = [networks[a.network].definition for a in workload.attachments if a.network in networks]
     return not known or not all(definition.internal for definition in known)
 
@@ -51,9 +52,9 @@ def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView])
 def hides_gateway(
     workload: Workload, networks: Mapping[NetworkId, NetworkView], facts: NodeFacts
 ) -> str | None:
-    """Why the container cannot be connected to its networks here, or None. If one has addresses of
-    docker_gwbridge's subnet, the container would take its gateway address for that of another
-    container, and answer itself."""
+    """Why the container cannot be connected to its networks here, or None. If a network's subnet
+    overlaps docker_gwbridge's, the container would take its own gateway address for another
+    container's, and answer itself."""
     if not needs_gateway(workload, networks):
         return None
     gateway = facts.gateway.network
@@ -73,9 +74,9 @@ def connect(
     facts: NodeFacts,
     has_gateway: bool,
 ) -> Iterator[Namespace]:
-    """All of one container's network, but for the services of its networks (`fragments.serving`),
-    which it calls by their virtual addresses; not those of ingress. An attachment to a network that
-    the node is not told of is left out."""
+    """All of one container's network, without the services, which `fragments.serving` adds. The
+    container calls the services of its networks, except ingress, by virtual address. An attachment
+    to a network that the node is not told of is left out."""
     wanted = workload.spec.sysctls
     yield Namespace(
         name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()}

@@ -1,16 +1,17 @@
 """Which backends new connections go to: by virtual address, and by port published in the mesh.
 
-A service's backends stand on a ring of slots, whose number is a power of two. The kernel counts new
-connections around the ring and skips empty slots, so that each backend gets its turn exactly, and
-one backend more or less is one slot: `render/services.py` has the rules. Backend number i has the
-slot whose number is i with its bits reversed, which keeps the empty slots apart from each other;
-the ring grows and shrinks so that among TRIES slots in a row one is taken.
+A service's backends stand on a ring of slots; the number of slots is a power of two. The kernel
+counts new connections around the ring and skips empty slots, so that each backend gets its turn
+exactly, and one backend more or less changes one slot (`render/services.py` has the rules). Backend
+number i has the slot whose number is i with its bits reversed, which keeps the empty slots apart
+from each other. The ring grows and shrinks so that among TRIES slots in a row at least one is
+taken.
 
-A task is reached by the ports that it was started with until it is gone, whatever its service has
-come to publish meanwhile: during a rolling update one port may lead to two targets.
+Until a task is gone, it is reached by the ports that it was started with, whatever its service
+publishes meanwhile: during a rolling update one port may lead to two targets.
 
-A table is made from the one before it: backends keep their numbers, what is gone is replaced by the
-newest or by the last one, and what did not change is the same object. Equal networks may therefore
+A table is made from the previous one: backends keep their numbers, the newest or the last backend
+replaces a removed one, and unchanged services are the same objects. Equal networks may therefore
 have tables that differ in the order of backends, and in nothing else.
 """
 
@@ -28,37 +29,37 @@ from weft.model.service import PublishedPort
 from weft.network.memo import exchanged
 
 TRIES = 8
-"""Slots that a new connection may find empty, one after the other, and one more."""
+"""The number of slots that a new connection tries in a row; all but the last may be empty."""
 
 
 class Published(NamedTuple):
-    """A port of every host."""
+    """A port that every host publishes."""
 
     protocol: Protocol
     port: Port
 
 
 Destination = IPv4Address | Published
-"""What a caller asks for: a virtual address, or a port published in the mesh."""
+"""The destination of a caller's packets: a virtual address, or a port published in the mesh."""
 
 
 class Backend(msgspec.Struct, frozen=True, order=True):
-    """Where a new connection goes."""
+    """A target of new connections."""
 
     address: IPv4Address
     port: Port | None = None
-    """None: the port that was asked for."""
+    """None: the port that the caller asked for."""
     weight: int = 1
-    """Turns on each round."""
+    """Turns in each round."""
 
 
 class Service(msgspec.Struct, frozen=True):
     id: ServiceId
     name: str
     backends: tuple[Backend, ...] = ()
-    """By number, each as often as its weight. None: new connections are refused."""
+    """By number, each as often as its weight. Empty: new connections are refused."""
     size: int = 0
-    """Slots of the ring."""
+    """The number of slots of the ring."""
 
     def slots(self) -> Iterator[tuple[int, Backend]]:
         bits = self.size.bit_length() - 1
@@ -73,23 +74,23 @@ Owners = Mapping[Destination, ServiceId]
 
 
 class ServiceTable(msgspec.Struct, frozen=True):
-    """Of one network."""
+    """The services of one network."""
 
     virtual: Services = {}
     """By virtual address, ascending."""
     published: Services = {}
     """By protocol and port, ascending."""
     owners: tuple[Owners, Owners] = ({}, {})
-    """Of both."""
+    """The owners of `virtual` and of `published`."""
     view: NetworkView | None = None
-    """What it was made of."""
+    """The view that the table was made from."""
 
 
 EMPTY = ServiceTable()
 
 
 def service_table(view: NetworkView, before: ServiceTable = EMPTY) -> ServiceTable:
-    """`before`: the network's table until now; it is given back if nothing has changed."""
+    """`before`: the network's previous table, which is returned if nothing has changed."""
     records, endpoints = view.services, view.endpoints
     old = before.view or NetworkView(view.definition, {}, {})
     gone, come = exchanged(old.endpoints, endpoints)
@@ -120,8 +121,8 @@ def _virtual_addresses(records: Mapping[ServiceId, ServiceRecord]) -> Owners:
 
 
 def _published_ports(records: Mapping[ServiceId, ServiceRecord]) -> Owners:
-    """Of two services with one port the one has it that is to have it, rather than one whose older
-    tasks still do; else the one whose id comes first."""
+    """If two services have the same port, a service that publishes the port now precedes one whose
+    older tasks still have it; then the lower id decides."""
     found: dict[Published, ServiceId] = {}
     ordered = [records[id] for id in sorted(records)]
     current = ((record.id, record.ports) for record in ordered)
@@ -141,7 +142,7 @@ def _targets(ports: Iterable[PublishedPort]) -> dict[Published, Port]:
 
 
 def _new_owners(owners: tuple[Owners, Owners], before: ServiceTable) -> set[ServiceId]:
-    """Services that have got a destination from another one."""
+    """Services that have taken a destination over from another service."""
     known = {**before.virtual, **before.published}
     return {
         id
@@ -152,7 +153,8 @@ def _new_owners(owners: tuple[Owners, Owners], before: ServiceTable) -> set[Serv
 
 
 class _Backends:
-    """Of one service: its tasks that serve, each with the ports that it was started with."""
+    """The backends of one service: its serving tasks, each with the ports that it was started
+    with."""
 
     def __init__(self, record: ServiceRecord, serving: Sequence[EndpointRecord]) -> None:
         self.record, self._serving = record, serving
@@ -169,7 +171,7 @@ class _Backends:
 
 
 def _services(owners: Owners, changes: Mapping[ServiceId, _Backends], before: Services) -> Services:
-    """`changes`: of the services that may have changed."""
+    """`changes`: the services that may have changed."""
     found: dict[Destination, Service] = {}
     for destination, id in owners.items():
         old, changed = before.get(destination), changes.get(id)
@@ -187,7 +189,7 @@ def _services(owners: Owners, changes: Mapping[ServiceId, _Backends], before: Se
 def balanced(
     record: ServiceRecord, backends: Sequence[Backend], before: Service | None = None
 ) -> Service:
-    """`backends`: all different. `before`: what was at the destination until now."""
+    """`backends`: all different. `before`: the previous service at the destination."""
     wanted = [backend for backend in backends for _ in range(backend.weight)]
     numbered = _numbered(wanted, before.backends if before else ())
     return Service(
@@ -196,7 +198,7 @@ def balanced(
 
 
 def _numbered(wanted: Sequence[Backend], before: Sequence[Backend]) -> tuple[Backend, ...]:
-    """What is wanted, as far as possible with the numbers of before."""
+    """The wanted backends, which keep their previous numbers as far as possible."""
     missing = Counter(wanted)
     numbered: list[Backend | None] = []
     for backend in before:
@@ -217,8 +219,8 @@ def _numbered(wanted: Sequence[Backend], before: Sequence[Backend]) -> tuple[Bac
 
 
 def _size(count: int, before: int) -> int:
-    """A ring is kept as long as it has room, and as one in TRIES slots, or more, is taken: then
-    `before / TRIES` numbers are used at least, and the slots of these are TRIES apart."""
+    """A ring keeps its size as long as it has room and at least one in TRIES slots is taken: then
+    at least `before / TRIES` numbers are used, and their slots are TRIES apart."""
     if count == 0:
         return 0
     if count <= before <= count_in_use(count) * TRIES:
@@ -227,7 +229,8 @@ def _size(count: int, before: int) -> int:
 
 
 def count_in_use(count: int) -> int:
-    """The largest power of two that is not above the count: so many stand at equal distances."""
+    """The largest power of two that is not above the count: so many backends stand at equal
+    distances."""
     return 1 << (count.bit_length() - 1)
 
 

@@ -1,16 +1,17 @@
-"""Who a container may say it is on an overlay: itself. Its addresses are what others know it by.
+"""The source guard of an overlay: a container may send only from its own addresses, by which others
+know it.
 
     previous hop   sandbox.py: a frame leaves the container by eth<k>
-    this hop       its port on br<i>: its MAC and its address, of IP and of ARP
+    this hop       its port on br<i>: are the sender's MAC and address its own, in IP and in ARP?
     next hop       overlay.py: br<i> gives the frame to another container or to vxlan<i>
 
-The port is locked, so the frame's MAC is the container's (`fragments.cable`). With it the sender's
-address must be one of the container's, in IP packets and in ARP alike: nobody takes an address from
-its owner by saying to neighbours that it is elsewhere. What is neither IPv4 nor ARP stops here; so
-do frames with a VLAN's tag, in which the rest would not be looked at. Each host looks after its own
-containers. Frames of other hosts, and of this host's balancer and leg, which have other senders,
-are let through. Any of the container's addresses will do, because a process may be bound to the one
-of another network. One look-up for a frame, one element for each address.
+The port is locked, so the frame's MAC is the container's (`fragments.cable`). The sender's address,
+in IP packets and in ARP, must be an address of the container with that MAC: no container can take
+an address from its owner by telling neighbours that the address has moved. Frames that are neither
+IPv4 nor ARP are dropped; so are frames with a VLAN tag, whose content would not be checked. Each
+host guards its own containers. Frames from other hosts, and from this host's balancer and leg, have
+other senders and are let through. Any address of the container is accepted, because a process may
+be bound to the address of another network. A frame costs one look-up, an address one element.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from weft.network.ownership import overlay_namespace
 
 
 def guard(definition: NetworkDefinition, workloads: Sequence[Workload]) -> Namespace:
-    """Of one network's bridges. `workloads`: of this host."""
+    """The guard of one network's bridges. `workloads`: those on this host."""
     tunnels = (f"vxlan{i}" for i in range(len(definition.segments)))
     trusted = ", ".join(f'"{port}"' for port in (*tunnels, BALANCER_PORT, LEG_PORT))
     body = nft.base_chain(

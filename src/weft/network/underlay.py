@@ -1,20 +1,22 @@
-"""What hosts send each other on the underlay: VXLAN and ESP. Theirs is let in, nobody else's.
+"""Rules for VXLAN and ESP between hosts on the underlay: packets of the swarm's hosts come in,
+VXLAN from strangers does not.
 
     previous hop   the wire, from another host's overlay.py or encryption.py
-    this hop       the host's first hook: by whom is it, and for which network?
+    this hop       the host's first hook: which host sent the packet, and for which network?
     next hop       the VXLAN device's socket, or the ESP engine
 
-A VXLAN datagram is not signed: whoever brings one to a host's socket puts a frame into any plain
-network. So a datagram for a network of ours is taken from known hosts only, and only at this host's
-data path address. A container's would leave with its host's address, which is known: so containers
-send neither VXLAN nor ESP to a host of the swarm, their own included. What others use the same port
-for is left alone: a VXLAN of the host's own with another number, a container's to somewhere else.
+A VXLAN datagram is not signed: a sender that reaches a host's socket can put a frame into any plain
+network. So a host takes datagrams for its networks from known hosts only, and only at its own data
+path address. A container's datagram would leave with its host's address, which is known. So
+containers may send neither VXLAN nor ESP to a host of the swarm, their own included. Other uses of
+the same port are left alone: a VXLAN of the host's own with another VNI, a container's VXLAN to
+somewhere else.
 
-One look-up for a datagram, however many hosts there are; one element for each host that shares a
-network with this one. Somebody who can forge the addresses of the underlay gets past this: a plain
-network is as private as the underlay, an encrypted one is not in need of it.
-Both are without connection tracking: a quarter more new connections per second (decision 21).
-Only those from or to this host's address: what it forwards may need tracking for its NAT.
+A datagram costs one look-up, however many hosts there are; each host that shares a network with
+this one costs one element. An attacker who can forge underlay addresses gets past these rules: a
+plain network is as private as the underlay, and an encrypted network does not need the rules. VXLAN
+and ESP bypass connection tracking, which gives a quarter more new connections per second (decision
+21). Only packets from or to this host's address do so: forwarded ones may need tracking for NAT.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,8 +36,8 @@ HOSTS = SetType(("ipv4_addr",))
 def datagrams(
     definitions: Sequence[NetworkDefinition], hosts: ElementSet, facts: NodeFacts, port: Port
 ) -> Namespace:
-    """`definitions`: of the networks that are on this host; `hosts`: with which it shares them.
-    `port`: VXLAN's."""
+    """`definitions`: the networks on this host; `hosts`: the hosts that share one of them; `port`:
+    VXLAN's UDP port."""
     own = facts.data_path_address
     containers = f'iifname {{ "{GATEWAY_BRIDGE}", "{INGRESS_LEG}" }} goto from-containers'
     body = "\n".join(
@@ -71,24 +73,24 @@ def datagrams(
 
 
 def vni_in(vnis: Sequence[int]) -> str:
-    """The VNI is the three octets behind the first four of the VXLAN header: bits 96 to 119 from
-    the UDP header (RFC 7348). `vnis`: at least one."""
+    """A match on the VNI: the three octets behind the first four of the VXLAN header, bits 96 to
+    119 from the UDP header (RFC 7348). `vnis`: at least one."""
     return f"@th,96,24 {{ {', '.join(map(str, vnis))} }}"
 
 
 Places = frozenset[tuple[NodeId, int]]
-"""Nodes, and their addresses as numbers."""
+"""Nodes, each with its address as a number."""
 
 
 def places(view: NetworkView, before: Places | None = None) -> Places:
-    """Of all hosts on a network. `before`: what this was until now; it is given back if nothing has
+    """The hosts on a network. `before`: the previous result, which is returned if nothing has
     changed."""
     found = frozenset((endpoint.node, int(endpoint.vtep)) for endpoint in view.endpoints.values())
     return before if before == found else found
 
 
 def hosts(places: Iterable[Places], facts: NodeFacts) -> ElementSet:
-    """Those with which this one shares a network."""
+    """The hosts that share a network with this one."""
     others = {number for some in places for node, number in some if node != facts.node}
     return ElementSet(HOSTS, {(IPv4Address(number),): () for number in sorted(others)})
 

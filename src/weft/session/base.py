@@ -1,5 +1,5 @@
-"""Sessions and admission as the manager and the agent see them; `session/server.py` and
-`session/client.py` are the real ones."""
+"""Interfaces of sessions and admission, for the manager and the agent; `session/server.py` and
+`session/client.py` implement them."""
 
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -15,19 +15,19 @@ from weft.session.messages import FromAgent, FromManager, FromPublisher, Publish
 
 
 class SessionClosed(Unavailable):
-    """The other side is gone; the message says why if that is known."""
+    """The other side is gone; the message says why if the reason is known."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who is at the other end, from its certificate."""
+    """The node at the other end, from its certificate."""
 
     node: NodeId
     role: Role
     cluster: ClusterId
     issuer: str = ""
-    """Who signed the certificate: `pki.certificate.signer_id` of a root."""
+    """The signer of the certificate: `pki.certificate.signer_id` of a root."""
     serial: str = ""
-    """Of the certificate, as `model.certificate` has it."""
+    """The certificate's serial number, as in `model.certificate`."""
     expires: Nanoseconds = 0
 
 
@@ -36,7 +36,7 @@ class ManagerSession(Protocol):
 
     peer: Identity
     address: str
-    """IP address that the session came from."""
+    """IP address of the session's other end."""
 
     async def send(self, message: FromManager) -> None:
         """Waits while the other side is slow. Raises `SessionClosed`."""
@@ -50,10 +50,10 @@ class ManagerSession(Protocol):
 
 
 class AgentSession(Protocol):
-    """The agent's end."""
+    """The agent's end of a session."""
 
     address: str
-    """Of the manager's host, or its name."""
+    """IP address or name of the manager's host."""
 
     async def send(self, message: FromAgent) -> None: ...
 
@@ -63,11 +63,11 @@ class AgentSession(Protocol):
 
 
 class Connect(Protocol):
-    """How an agent gets a session: tries the managers it knows, one after the other, once each."""
+    """Opens an agent's session: tries the known managers one after the other, once each."""
 
     async def __call__(self) -> AgentSession:
-        """Raises `Unavailable` if none answers, `Forbidden` if this node is no longer part of the
-        swarm."""
+        """Raises `Unavailable` if no manager answers, `Forbidden` if this node is no longer part of
+        the swarm."""
         ...
 
 
@@ -77,46 +77,46 @@ class LogSource(Protocol):
     peer: Identity
 
     async def receive(self) -> FromPublisher:
-        """The agent waits for as long as nobody does this. Raises `SessionClosed`."""
+        """The agent waits while nobody calls this. Raises `SessionClosed`."""
         ...
 
 
 class LogSink(Protocol):
-    """The agent's end."""
+    """The agent's end of a connection on which it publishes logs."""
 
     async def send(self, message: FromPublisher) -> None:
         """Waits while the manager is slow. Raises `SessionClosed`."""
         ...
 
     async def closed(self) -> None:
-        """Returns when the manager wants no more."""
+        """Returns when the manager wants no more logs."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Publish(Protocol):
-    """How an agent gets a connection on which it publishes logs."""
+    """Opens a connection on which an agent publishes logs."""
 
     async def __call__(self, manager: str, subscription: str, /) -> LogSink:
-        """To the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is no such
-        subscription for this node."""
+        """Connects to the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is
+        no such subscription for this node."""
         ...
 
 
 class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """From one manager to another: tell a node that has its session with you."""
+    """One manager asks another to pass `publish` on to a node that has its session there."""
 
     node: NodeId
     publish: PublishLogs
 
 
 class Relay(Protocol):
-    """How a manager asks another one."""
+    """Sends a request from one manager to another."""
 
     async def __call__(self, manager: str, request: LogRequest, /) -> None:
-        """At `host:port`. Raises what `Manager.pass_on` does, and `Unavailable` if it does not
-        answer."""
+        """Asks the manager at `host:port`. Raises the errors of `Manager.pass_on`, and
+        `Unavailable` if the manager does not answer."""
         ...
 
 
@@ -128,7 +128,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     data_path_address: IPv4Address
     availability: Availability = "active"
     advertise_address: str = ""
-    """A manager's certificate is made out to it as well."""
+    """A manager's certificate is made out to this address as well."""
 
     def __repr__(self) -> str:
         """Without the token, which is a secret."""
@@ -146,82 +146,84 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """From a node with a manager's certificate, which wants a part of the store."""
+    """From a node with a manager's certificate that is to run an etcd member."""
 
     peer_url: str
-    """`https://address:port` where its store will listen for the other managers'."""
+    """`https://address:port` where the node's etcd member will listen for the other members."""
     manager_address: str
     """`host:port` of its session listener."""
     epoch: int = 0
-    """The latest of the cluster that it was told of."""
+    """The latest epoch of the cluster that the node was told of."""
 
 
 class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[tuple[str, str], ...]
     """(node id, peer URL) of all members, the new one included."""
     revoked: tuple[ManagerCertificate, ...] = ()
-    """To be refused by the new member from its first moment on."""
+    """Certificates that the new member must refuse from its first moment on."""
 
 
 class Manager(Protocol):
-    """What the session listener needs of the manager behind it."""
+    """The manager behind the session listener, as far as the listener needs it."""
 
     async def admit(self, request: AdmissionRequest, source: str, /) -> Admitted:
-        """A new node; `source` is the IP address that asks. Raises `InvalidArgument` for a request
-        that makes no sense, `Forbidden` for a token that is not the cluster's."""
+        """Admits a new node; `source` is the IP address of the request. Raises `InvalidArgument`
+        for a request that makes no sense, `Forbidden` for a token that is not the cluster's."""
         ...
 
     def knows(self, address: str) -> bool:
-        """Whether it is a node's IP address: connections from there are served before those of
-        strangers."""
+        """Whether the address is a node's IP address: connections from nodes are served before
+        those of strangers."""
         ...
 
     @property
     def is_serving(self) -> bool:
-        """Whether it can begin sessions now. An agent goes to another manager else."""
+        """Whether this manager can begin sessions now. If it cannot, an agent goes to another
+        manager."""
         ...
 
     @property
     def epoch(self) -> int:
-        """Of the cluster, as this manager knows it."""
+        """The cluster's epoch, as this manager knows it."""
         ...
 
     async def serve(self, session: ManagerSession) -> None:
-        """For as long as the session lasts. Raises `Forbidden` for a node that was removed."""
+        """Serves the session as long as it lasts. Raises `Forbidden` for a node that was
+        removed."""
         ...
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        """Makes the node a member of the store that does not vote yet. Safe to call again. Raises
+        """Adds the node's etcd member, without a vote yet (a learner). Safe to call again. Raises
         `Forbidden` for a node that is not to be a manager, `FailedPrecondition` while another
-        member is being taken in, and for one that knows a later epoch."""
+        member is being added, and for a node that knows a later epoch."""
         ...
 
     async def admit_vote(self, peer: Identity) -> None:
-        """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while it has
-        not caught up."""
+        """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while the
+        member has not caught up."""
         ...
 
     async def pass_on(self, peer: Identity, request: LogRequest) -> None:
         """Tells a node that has its session here to publish logs. Raises `Forbidden` if `peer` is
-        not a manager, `FailedPrecondition` if there is no such session, or the node cannot."""
+        not a manager, `FailedPrecondition` if the node has no session here or cannot publish
+        logs."""
         ...
 
     async def take_logs(self, source: LogSource, subscription: str) -> None:
-        """Returns when no more is wanted of them. Raises `Forbidden` unless there is such a
-        subscription that waits for the peer."""
+        """Reads logs until no more are wanted. Raises `Forbidden` unless the subscription exists
+        and waits for the peer."""
         ...
 
 
 class Echo(Protocol):
-    """Asks kernels of other hosts whether they are there. Nothing waits in here: neither call
-    blocks."""
+    """Probes the kernels of other hosts. Neither call blocks."""
 
     def ask(self, address: IPv4Address) -> bool:
-        """False if this host could not even send the question."""
+        """Sends a probe. False if this host could not even send it."""
         ...
 
     def answered(self) -> set[IPv4Address]:
-        """Who has answered since the last call."""
+        """The addresses that have answered since the last call."""
         ...
 
     def close(self) -> None: ...

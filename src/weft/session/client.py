@@ -1,9 +1,9 @@
-"""A node's side of port 2377: joining a swarm with a token, holding a session with a manager,
-becoming a manager.
+"""A node's side of port 2377: joins a swarm with a token, holds a session with a manager, becomes a
+manager.
 
-Joining trusts nobody before it must: the root certificate is fetched without verification, compared
-with the digest in the token, and only then the secret is sent, over a connection that this root
-vouches for.
+Joining trusts no host before it must. The client fetches the root certificate without verification
+and compares it with the digest in the token. Only then does it send the secret, over a connection
+that this root vouches for.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds until another manager is asked for a session: one that is stopped takes connections and
-says nothing."""
+"""Seconds until the next manager is asked for a session: a manager that is stopped accepts
+connections and says nothing."""
 CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=1.5)
-"""A SYN that was lost is sent again after a second. A host that is off does not answer that
+"""A lost SYN is sent again after a second. A host that is off does not answer the second one
 either."""
 ELECTION = 3.0
-"""Seconds that managers without a leader are given to find one."""
+"""Seconds that managers without a leader get to elect one."""
 MAX_ANSWER = 1 << 20
-"""Bytes. A root certificate comes from somebody who has not proved anything yet."""
+"""Bytes. A root certificate comes from a host that has not proved anything yet."""
 ERRORS: Mapping[int, type[WeftError]] = {
     400: InvalidArgument,
     403: Forbidden,
@@ -59,10 +59,10 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 async def join(
     addresses: Sequence[str], ask: Callable[[str], AdmissionRequest], token: str
 ) -> tuple[Admitted, Credentials]:
-    """Joins through the first manager that answers. `ask` makes the request from a certificate
-    request (PEM).
+    """Joins through the first manager that answers. `ask` makes the admission request from a
+    certificate request (PEM).
 
-    Raises `InvalidArgument` for a token that is not one, `Forbidden` for one that is refused or
+    Raises `InvalidArgument` for an invalid token, `Forbidden` for a token that is refused or was
     made for another swarm, `Unavailable` if no manager answers."""
     expected = parse_token(token)
     key = new_key()
@@ -98,8 +98,8 @@ async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitt
 
 
 async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
-    """To whoever proves to be a manager there. Raises what `server.answering` says it was, and
-    `FAILURES`."""
+    """Sends a request to a host that proves to be a manager. Raises the error that the status
+    stands for (see `server._answering`), and `FAILURES`."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
         url = f"https://{address}{path}"
         async with http.post(
@@ -129,9 +129,9 @@ def _decoded(address: str, body: bytes, type_: Any) -> Any:
 
 
 class MemberClient:
-    """A manager to be, asking the managers there are (`session.base.Manager.enlist` and
-    `admit_vote`). One that cannot be reached, or cannot answer now, is passed over. Which
-    certificates were revoked it does not know yet."""
+    """Asks the present managers to make this node one of them (`session.base.Manager.enlist` and
+    `admit_vote`). Skips a manager that cannot be reached, or cannot answer now. The client does not
+    know yet which certificates were revoked."""
 
     def __init__(
         self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]
@@ -160,8 +160,8 @@ class MemberClient:
 async def open_socket(
     manager: str, path: str, context: ssl.SSLContext, largest: int
 ) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
-    """A WebSocket at a manager, and what is to be closed after it. `largest`: bytes of a message
-    that may come. Raises `FAILURES`."""
+    """A WebSocket to a manager, and the HTTP session to close after it. `largest`: bytes of the
+    largest message to receive. Raises `FAILURES`."""
     connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
     http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
     try:
@@ -195,8 +195,8 @@ class EpochClient:
         )
 
     async def __call__(self, manager: str) -> int:
-        """Raises `Unavailable` if none answers at `host:port`, or one whose certificate was
-        revoked; `Forbidden` if it is not one of this cluster."""
+        """Raises `Unavailable` if no manager answers at `host:port`, or if its certificate was
+        revoked; `Forbidden` if the manager is not of this cluster."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 http, socket = await open_socket(
@@ -215,12 +215,14 @@ class EpochClient:
 
 
 class Connector:
-    """`session.base.Connect`: sessions with whichever manager answers first, in the order known.
+    """`session.base.Connect`: opens a session with the first manager that answers, in the order
+    known.
 
-    Those with which there has been a session are asked after the others, the one of the last
-    session last: it may answer and yet be unable to serve, or have stopped. That one is not asked
-    at all while others say that they have no leader yet: if it led them and is gone, they have one
-    before it is known that it does not answer."""
+    Managers that already had a session with this node are asked after the others, the last
+    session's manager last: it may answer without being able to serve, or have stopped. That manager
+    is not asked at all while others say that they have no leader yet. If that manager was their
+    leader and is gone, the others elect a new one sooner than this node would notice the
+    silence."""
 
     def __init__(
         self,
@@ -233,9 +235,9 @@ class Connector:
         )
         self._managers = managers
         self._had: list[str] = []
-        """Those with which there has been a session, the last one last."""
+        """Managers with which there has been a session, the latest last."""
         self._since: float | None = None
-        """When the first attempt after the last session was."""
+        """Time of the first attempt after the last session."""
 
     async def __call__(self) -> "ClientSession":
         now = asyncio.get_running_loop().time()
@@ -267,7 +269,7 @@ class Connector:
 
 
 class ClientSession:
-    """`cluster.base.AgentSession` over a WebSocket."""
+    """`session.base.AgentSession` over a WebSocket."""
 
     def __init__(
         self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str

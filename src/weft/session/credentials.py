@@ -1,13 +1,14 @@
-"""The node's own certificate: asked for anew in time, or when a manager says so, and taken over
-only if it is what it should be.
+"""Renews the node's own certificate: requests a new one in time, or when a manager says so, and
+takes it over only after checking it.
 
-Due at a random point between 50 and 80 % of its life, as in Docker Swarm; where the managers were
-away then, it is asked for as soon as there is a session. The key is new each time and never leaves
-the node. Whoever has a session has proved to be a manager under the root that is trusted now, and
-so may name another one; it is believed once the node's own certificate is good under it.
+The renewal is due at a random point between 50 and 80 % of the certificate's life, as in Docker
+Swarm. If no manager could be reached then, the node asks as soon as there is a session. The key is
+new each time and never leaves the node. A manager with a session has proved itself under the root
+that is trusted now, so it may name another root. The node trusts the new root once its own
+certificate is valid under it.
 
-A session shows the certificate that it began with. So it ends when there is a new one, and the next
-one begins at once.
+A session shows the certificate that it began with. So the session ends when there is a new
+certificate, and the next session begins at once.
 """
 
 import asyncio
@@ -29,13 +30,13 @@ from weft.session.messages import CertificateRequest, IssuedCertificate, Renew, 
 log = logging.getLogger(__name__)
 
 EXPIRED = "Swarm certificates have expired. To replace them, leave the swarm and join again."
-"""Docker Swarm's words: a certificate is asked for with one that is still good."""
+"""Docker Swarm's words. A node needs a valid certificate to ask for the next one."""
 EARLIEST, LATEST = 0.5, 0.8
-"""Of a certificate's life; Docker Swarm's."""
+"""Parts of a certificate's life, as in Docker Swarm."""
 RETRY = 30 * SECOND
-"""After a request that was not answered with a certificate."""
+"""The wait after a request that was not answered with a certificate."""
 LONGEST_WAIT = 600 * SECOND
-"""Between two looks at the clock, which may be set meanwhile."""
+"""The longest time between two looks at the clock, which may be set meanwhile."""
 
 
 class Renewal:
@@ -47,8 +48,8 @@ class Renewal:
         entropy: Callable[[int], bytes],
         changed: Callable[[Credentials, Role], None],
     ) -> None:
-        """`address`: that the node advertises. `changed` is told of each new certificate and its
-        role."""
+        """`address`: the address that the node advertises. `changed` is called with each new
+        certificate and its role."""
         self._credential_source = credential_source
         self._address = address
         self._clock = clock
@@ -57,8 +58,8 @@ class Renewal:
         self._shown = credential_source.credentials
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._offered = ""
-        """A root (PEM) that a manager named, and under which the certificate that there is now is
-        no good."""
+        """A root (PEM) that a manager named, but under which the present certificate is not
+        valid."""
         self._asked = False
         self._due = self._draw()
         self._news = asyncio.Event()
@@ -69,15 +70,16 @@ class Renewal:
 
     @property
     def expired(self) -> bool:
-        """The node's certificate is over, by this host's clock."""
+        """Whether the node's certificate has expired, by this host's clock."""
         return self._clock() >= holder(self._credential_source.credentials.certificate).expires
 
     def begin(self) -> None:
-        """Before a connection is made: what it shows is what there is now."""
+        """Called before a connection is made, because the connection shows the present
+        credentials."""
         self._shown = self._credential_source.credentials
 
     async def run(self, send: Callable[[CertificateRequest], Awaitable[None]]) -> None:
-        """For as long as the session that `send` belongs to has the newest credentials."""
+        """Runs as long as the session that `send` belongs to has the newest credentials."""
         last_request: Nanoseconds | None = None
         while self._credential_source.credentials is self._shown:
             now = self._clock()
@@ -110,7 +112,7 @@ class Renewal:
         self._news.set()
 
     def take(self, chain: str) -> None:
-        """A certificate, in answer to a request."""
+        """Takes a certificate that answers a request."""
         held, key = self._credential_source.credentials, self._key
         if key is None:
             log.warning("certificate.refused cause=nobody asked for one")
@@ -126,7 +128,7 @@ class Renewal:
         self._tell()
 
     def trust(self, root: str) -> None:
-        """Another root, in place of the one trusted until now."""
+        """Trusts another root in place of the present one."""
         held = self._credential_source.credentials
         try:
             verify(held.certificate, root, self._clock())
@@ -156,9 +158,9 @@ class Renewal:
 def accepted(
     held: Credentials, chain: str, key: str, roots: Sequence[str], now: Nanoseconds
 ) -> Credentials:
-    """The new credentials, with the first of the roots (one at least) that vouches for the
-    certificate. Raises `InvalidArgument` if none does, or if it is another node's or another key's.
-    The role may be another one: that is for the managers to say."""
+    """The new credentials, with the first of the roots (at least one) under which the certificate
+    is valid. Raises `InvalidArgument` if there is no such root, or if the certificate is for
+    another node or another key. The role may differ: the managers decide about the role."""
     before, after = holder(held.certificate), holder(chain)
     if (after.node, after.cluster) != (before.node, before.cluster):
         raise InvalidArgument(

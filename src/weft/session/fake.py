@@ -1,8 +1,8 @@
 """Both ends of a session in one process: a `ManagerSession` and an `AgentSession` joined by two
 queues.
 
-Every message goes through the codec, as on the wire, so that what cannot be sent fails here as
-well. The queues are short: a side that does not read makes the other one wait, as TCP does.
+Every message goes through the codec, as on the wire, so that a message that cannot be sent fails
+here as well. The queues are short: a side that does not read makes the other one wait, as TCP does.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ WINDOW = 4
 
 
 class Closing:
-    """What both ends know of the end of their session."""
+    """The end of a session, as both ends know it."""
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()
@@ -46,7 +46,7 @@ class _End:
         await self._unless_closed(self._outgoing.put(codec.encode(message)))
 
     async def receive(self) -> Any:
-        """What was sent before the end is still received."""
+        """Messages sent before the end are still received."""
         if not self._incoming.empty():
             return codec.decode(self._incoming.get_nowait(), self._type)
         return codec.decode(await self._unless_closed(self._incoming.get()), self._type)

@@ -13,7 +13,7 @@ WINDOW = 2
 
 
 class MemoryLogs:
-    """`cluster.base.LogSource` and `LogSink`. `passable` is awaited for each message on its way."""
+    """`session.base.LogSource` and `LogSink`. `passable` is awaited for each message on its way."""
 
     def __init__(self, peer: Identity, passable: Callable[[], Awaitable[None]]) -> None:
         self.peer = peer

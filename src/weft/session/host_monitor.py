@@ -1,18 +1,18 @@
-"""Does the kernel of each host still answer? Asked a few times a second, so that a host without
-power or cable is missed at once.
+"""The host monitor: probes the kernel of each host a few times a second, so that a host without
+power or cable is noticed at once.
 
-A manager watches the hosts of its sessions, an agent that of its manager. What is asked is the
-kernel: a daemon that is busy, stopped or restarting is not missed, and no daemon does anything to
-answer.
+A manager monitors the hosts of its sessions, an agent the host of its manager. The kernel answers
+the probes: a daemon that is busy, stopped or restarting is not noticed, and no daemon does anything
+to answer.
 
-    every PERIOD    a question to each host (ICMP echo); has the last one been answered?
-    it has not      three more within CONFIRM, by all ways there are; one answer is enough
-    none            it is gone
+    every PERIOD    a probe to each host (ICMP echo); was the last one answered?
+    no answer       three more within CONFIRM, to all addresses of the host; one answer is enough
+    still none      the host is gone
 
-Not judged is who has not answered TRUST questions in a row before: a host behind a filter, a
-network that loses packets. And nobody is judged by who stood still meanwhile. Whoever is told that
-a host is gone is told also whether any other host answered at that time: if none did, it is most
-likely the one who asks who is cut off.
+A host that has not answered TRUST probes in a row before is not judged: it may be behind a filter,
+or on a network that loses packets. A process that stood still meanwhile judges no host. A report
+that a host is gone also says whether any other host answered at that time: if none did, most likely
+the reporting host itself is cut off.
 """
 
 import asyncio
@@ -25,33 +25,33 @@ from weft.session.base import Echo
 from weft.system.supervision import contained
 
 PERIOD = 0.2
-"""Seconds between two questions to a host."""
+"""Seconds between two probes of a host."""
 MOST = 2500
-"""Questions per second; of more hosts than that allows, each is asked less often. One costs some 15
-µs of processor time."""
+"""Probes per second; with more hosts than that allows, each host is probed less often. A probe
+costs some 15 µs of processor time."""
 TOGETHER = 100
-"""Hosts asked in one go: the answers wait in the socket until the next one."""
+"""Hosts probed in one go: the answers wait in the socket until the next one."""
 CONFIRM, ATTEMPTS = 0.3, 3
-"""Seconds, and the questions in them. Between hosts an answer takes milliseconds; a SYN that was
-lost is sent again after a second."""
+"""Seconds, and the probes in them. Between hosts an answer takes milliseconds; a lost SYN is sent
+again after a second."""
 WITNESSES = 3
 TRUST = 5
 STALL = 1.0
-"""Seconds. A doubt that took so long was that of a process that stood still: it may not have taken
+"""Seconds. If the probes of a doubt took so long, this process stood still and may not have read
 the answers."""
 
 Hosts = Mapping[str, Sequence[IPv4Address]]
-"""Where each host answers, by any name for it. The first address is asked all the time, the others
-when it does not answer."""
+"""The addresses of each host, by any name for the host. The first address is probed all the time,
+the others when the first does not answer."""
 
 
 class _Host:
-    """What is known of one."""
+    """The monitor's record of one host."""
 
     def __init__(self) -> None:
         self.asked: float | None = None
         self.streak = 0
-        """Questions in a row that were answered."""
+        """Probes in a row that were answered."""
 
 
 class HostMonitor:
@@ -61,21 +61,21 @@ class HostMonitor:
         hosts: Callable[[], Hosts],
         gone: Callable[[Collection[str], bool], None],
     ) -> None:
-        """`hosts` is looked at each time round. `gone` is called with those that have just stopped
-        answering, and whether somebody else does, or nobody else is asked."""
+        """`hosts` is called in each round. `gone` is called with the hosts that have just stopped
+        answering, and with True if another host answers or no other host is probed."""
         self._open_echo = open_echo
         self._hosts = hosts
         self._gone = gone
         self._known: dict[str, _Host] = {}
         self._heard: dict[IPv4Address, float] = {}
-        """When an answer was taken last, by the loop's clock."""
+        """Time of the last answer from each address, by the loop's clock."""
 
     def answers(self, name: str) -> bool:
-        """Whether it answered the last question but one, at least."""
+        """Whether the host answered the last probe but one, at least."""
         return name in self._known and self._known[name].streak > 0
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         with closing(self._open_echo()) as echo:
             async with asyncio.TaskGroup() as group:
                 while True:
@@ -106,7 +106,7 @@ class HostMonitor:
         self._heard.update(dict.fromkeys(echo.answered(), _now()))
 
     def _ask(self, echo: Echo, host: _Host, address: IPv4Address) -> bool:
-        """Whether it is quiet although it used to answer."""
+        """Probes the host. True if it is silent although it used to answer."""
         now, quiet = _now(), False
         if host.asked is not None:
             if self._heard_since(host.asked, (address,)):
@@ -138,8 +138,8 @@ class HostMonitor:
             self._gone(silent, len(hosts) == 1 or self._heard_since(begun + CONFIRM / 2, witnesses))
 
     def _heard_since(self, moment: float, addresses: Sequence[IPv4Address]) -> bool:
-        """What was taken at that very moment was asked for before it: the loop's clock stands still
-        between two of its rounds."""
+        """An answer read at that very moment belongs to an earlier probe: the loop's clock stands
+        still between two of the loop's rounds."""
         return any(self._heard.get(address, -1.0) > moment for address in addresses)
 
 

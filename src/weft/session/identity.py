@@ -1,16 +1,16 @@
-"""What a member of a swarm keeps on disk: who it is, its certificate and key, and the managers it
+"""The files of a swarm's member: its identity, its certificate and key, and the managers that it
 knows.
 
 `<data root>/swarm/` is readable by root only. `member.json` is written last: a directory without it
-is a join that did not finish.
+is left from a join that did not finish.
 
-    credentials -> credentials.x7f2/     replaced as one: no certificate is ever beside another
-                                         one's key
-    node.crt -> credentials/node.crt     the certificate, and behind it what leads to the root (PEM)
+    credentials -> credentials.x7f2/     replaced as one: no certificate is ever beside the key of
+                                         another one
+    node.crt -> credentials/node.crt     the certificate, and behind it the chain to the root (PEM)
     node.key -> credentials/node.key
     root.crt -> credentials/root.crt
 
-The store of a manager reads them by the names on the left.
+A manager's etcd member reads the files by the names on the left.
 """
 
 import os
@@ -35,7 +35,7 @@ from weft.system.files import replace_file, sync_directory
 CERTIFICATE, KEY, ROOT = "node.crt", "node.key", "root.crt"
 CURRENT = "credentials"
 AGENT = "agent"
-"""Where the node's agent keeps what it knows: only a member has it."""
+"""The directory of the agent's state: only a member of a swarm has one."""
 LOST = (
     "cannot read the membership of this node, {path}: {cause}. Nothing was changed in {directory}."
     " Stop the daemon and restore the file, or give this membership up: docker swarm leave --force"
@@ -46,7 +46,7 @@ class Credentials(msgspec.Struct, frozen=True):
     """PEM texts. The key is secret."""
 
     certificate: str
-    """The node's own; behind it those that lead to the root, if the root did not sign it."""
+    """The node's own certificate; behind it the chain to the root, if the root did not sign it."""
     key: str
     root: str
 
@@ -65,10 +65,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port)."""
     store: Literal["none", "alone", "shared", "external"] = "none"
-    """Where this node keeps the swarm's state: not at all, in a database of its own, in its part of
-    the managers' store, in an etcd that somebody else runs."""
+    """Where this node keeps the swarm's state: nowhere, in a database of its own, in its etcd
+    member, in an external etcd."""
     epoch: int = 0
-    """The latest of the cluster that a manager has named."""
+    """The latest epoch of the cluster that a manager has named."""
 
 
 class IdentityStore:
@@ -78,8 +78,8 @@ class IdentityStore:
         self.directory = directory
 
     def load(self) -> tuple[Member, Credentials] | None:
-        """None if this node is not part of a swarm. Raises `Damaged` if it was and cannot tell of
-        which. The credentials may be of no use: `trouble`."""
+        """None if this node is not part of a swarm. Raises `Damaged` if it was part of one but
+        cannot tell which. The credentials may be unusable: see `trouble`."""
         path = self.directory / "member.json"
         try:
             content = path.read_bytes()
@@ -95,13 +95,13 @@ class IdentityStore:
             member = msgspec.json.decode(content, type=Member, dec_hook=codec.decode_hook)
         except (msgspec.DecodeError, ValueError) as error:
             raise Damaged(LOST.format(path=path, cause=error, directory=self.directory)) from error
-        # Before there was a directory for them, they were files here.
+        # Earlier versions had no directory for the credentials: the files were here.
         place = self.directory / CURRENT if (self.directory / CURRENT).exists() else self.directory
         return member, Credentials(*(_text(place / name) for name in (CERTIFICATE, KEY, ROOT)))
 
     def trouble(self, member: Member, credentials: Credentials) -> str:
-        """Which of the files is of no use and why; empty if all can be used. Whether managers
-        accept what is in them, only they can say."""
+        """Which file is unusable and why; empty if all files are usable. Only the managers can say
+        whether they accept the content."""
         try:
             name = CERTIFICATE
             who = holder(credentials.certificate)
@@ -132,7 +132,7 @@ class IdentityStore:
             ) from error
 
     def save_credentials(self, credentials: Credentials) -> None:
-        """All or nothing, on the disk when it returns."""
+        """All or nothing. The files are on the disk when this returns."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(dir=self.directory, prefix=f"{CURRENT}."))
@@ -160,7 +160,7 @@ class IdentityStore:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _link(self, name: str, target: str) -> None:
-        """Takes the place of what has the name."""
+        """The link replaces whatever has the name."""
         path, temporary = self.directory / name, self.directory / f".{name}.new"
         if not (path.is_symlink() and os.readlink(path) == target):
             temporary.unlink(missing_ok=True)
@@ -169,7 +169,7 @@ class IdentityStore:
 
 
 def _text(path: Path) -> str:
-    """Empty if there is none: it is found to be of no use then."""
+    """Empty if the file cannot be read: `trouble` then finds it unusable."""
     try:
         return path.read_bytes().decode(errors="replace")
     except OSError:
@@ -177,8 +177,8 @@ def _text(path: Path) -> str:
 
 
 class CredentialSource:
-    """The credentials of this node as they are now. Whoever opens a connection takes the newest;
-    who must act on new ones subscribes."""
+    """The credentials of this node as they are now. Code that opens a connection takes the newest;
+    code that must act on new ones subscribes."""
 
     def __init__(self, credentials: Credentials, save: Callable[[Credentials], None]) -> None:
         """`save`: `IdentityStore.save_credentials`."""
@@ -191,14 +191,14 @@ class CredentialSource:
         return self._credentials
 
     def replace(self, credentials: Credentials) -> None:
-        """On disk first. Raises `OperationFailed`, and nothing has changed then."""
+        """Saves to disk first. Raises `OperationFailed`, and then nothing has changed."""
         self._save(credentials)
         self._credentials = credentials
         for listener in tuple(self._listeners):
             listener(credentials)
 
     def subscribe(self, listener: Callable[[Credentials], None]) -> Callable[[], None]:
-        """`listener` is called with each new ones, until what this returns is called."""
+        """Calls `listener` with all new credentials, until the returned function is called."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

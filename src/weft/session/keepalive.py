@@ -1,21 +1,22 @@
-"""A connection to a host that is gone ends within seconds. Both kernels see to that: nothing runs
-in either daemon for it, and one that is stopped is not taken for dead, since its kernel answers.
+"""TCP keepalive: a connection to a host that is gone ends within seconds. Both kernels see to that:
+no daemon runs anything for it, and a stopped daemon is not taken for dead, since its kernel
+answers.
 
-A host that loses its power says goodbye to nobody. Without this its sessions would seem to live
-until their silence is noticed. There is no limit for what was sent and not acknowledged
-(TCP_USER_TIMEOUT): it would also end a session whose other side is too busy to read for a few
-seconds.
+A host that loses its power closes no connection. Without keepalive its sessions would seem to live
+until their silence is noticed. There is no limit for unacknowledged data (TCP_USER_TIMEOUT): such a
+limit would also end a session whose other side is too busy to read for a few seconds.
 """
 
 import socket
 from typing import Any
 
 IDLE, INTERVAL, PROBES = 1, 1, 2
-"""Seconds of silence until the first question, and between two; how many are in vain."""
+"""Seconds of silence until the first probe, seconds between two probes, and unanswered probes until
+the end."""
 
 
 def watch(connection: socket.socket) -> None:
-    """A listening socket hands it on to the connections that it accepts."""
+    """Accepted connections inherit this from a listening socket."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         (socket.TCP_KEEPIDLE, IDLE),
@@ -26,7 +27,8 @@ def watch(connection: socket.socket) -> None:
 
 
 def watched_socket(address: Any) -> socket.socket:
-    """For `aiohttp.TCPConnector(socket_factory=…)`: `address` is of `socket.getaddrinfo`."""
+    """For `aiohttp.TCPConnector(socket_factory=…)`: `address` is an entry of
+    `socket.getaddrinfo`."""
     family, kind, protocol, *_ = address
     connection = socket.socket(family, kind, protocol)
     watch(connection)

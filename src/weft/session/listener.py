@@ -1,13 +1,14 @@
 """The TLS listener for sessions, which strangers cannot exhaust.
 
-Anybody may connect to a manager, and most of what a connection costs is spent before it has said
-who it is. `system/doorway.py` says who may begin, and who must go when there are too many. Here TLS
-is agreed on; who shows a node's certificate counts as that node from then on, all others as
-strangers until they have come to something: a session has had its first message, or a request was
-answered. None may take longer than `DoorLimits.proof`. What they send is read as `pace.py` says.
+Anybody may connect to a manager, and most of a connection's cost arises before the client has
+identified itself. `system/doorway.py` decides which connections may begin, and which must go when
+there are too many. The listener agrees on TLS. A client that shows a node's certificate counts as
+that node from then on. All others count as strangers until they have proved themselves: a session
+has had its first message, or a request was answered. No client may take longer than
+`DoorLimits.proof`. `pace.py` limits how fast their data is read.
 
-The certificate is that of the moment: each connection is served with the newest context. The
-listening socket stays open meanwhile, so nobody is turned away while certificates change.
+Each connection is served with the newest TLS context, so the certificate is always the current one.
+The listening socket stays open meanwhile, so no client is turned away while certificates change.
 """
 
 import asyncio
@@ -43,10 +44,10 @@ LIMITS = Limits()
 
 
 class InPieces:
-    """A TLS transport to which large messages are written in pieces. The buffer that OpenSSL
-    encrypts into grows to the size of what is written at once, and keeps that for as long as the
-    connection lives: half a megabyte for each of a thousand agents. Reading is paused below TLS,
-    where pieces are small as well."""
+    """A TLS transport that writes large messages in pieces. The buffer that OpenSSL encrypts into
+    grows to the size of the largest write, and keeps that size for as long as the connection lives:
+    half a megabyte for each of a thousand agents. Reading is paused below TLS, where pieces are
+    small as well."""
 
     def __init__(self, transport: asyncio.Transport, guest: Guest, paced: Paced) -> None:
         self._transport = transport
@@ -60,7 +61,7 @@ class InPieces:
         self.paced.resume_reading()
 
     def close(self) -> None:
-        """The other side's end of TLS is still to be read."""
+        """Resumes reading, because the other side's end of TLS is still to be read."""
         self.paced.resume_reading()
         self._transport.close()
 
@@ -74,8 +75,8 @@ class InPieces:
 
 
 class Connection(asyncio.Protocol):
-    """One that has said something: what arrives goes to the protocol behind it, and its end is
-    noticed."""
+    """A connection that has sent something: passes data on to the protocol behind it, and notices
+    the end."""
 
     def __init__(
         self, guest: Guest, behind: asyncio.Protocol, door: Doorway, accounts: Accounts
@@ -85,16 +86,16 @@ class Connection(asyncio.Protocol):
         self._door = door
         self._accounts = accounts
         self._socket: socket.socket | None = guest.adopted(self._abort)
-        """Until it belongs to a transport."""
+        """The socket, until a transport takes it over."""
         self._serving: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
-        """Once TLS is agreed on."""
+        """Set once TLS is agreed on."""
         self._early: list[bytes] = []
-        """What came with the last message of the handshake."""
+        """Data that came with the last message of the handshake."""
         self._is_lost = False
 
     def serve(self, context: Callable[[], ssl.SSLContext]) -> "asyncio.Task[None]":
-        """Agrees on TLS; the task ends when that is done, well or badly."""
+        """Agrees on TLS; the task ends when the handshake has succeeded or failed."""
         self._serving = asyncio.create_task(self._handshake(context))
         return self._serving
 
@@ -177,7 +178,7 @@ class Listener:
 
     @property
     def unproven(self) -> int:
-        """Connections that have not come to anything yet."""
+        """The number of connections that have not proved themselves yet."""
         return self._door.waiting
 
     def start(self, listen: str) -> None:
@@ -196,19 +197,19 @@ class Listener:
         self._door.start(listening)
 
     async def close(self) -> None:
-        """Accepts no more and ends the connections that have not proved themselves; the others are
-        the protocol's."""
+        """Accepts no more connections, and ends those that have not proved themselves; the others
+        belong to the protocol."""
         self._door.close()
         if self._handshakes:
             await asyncio.wait(self._handshakes)
 
     def proved(self, transport: asyncio.BaseTransport | None) -> None:
-        """The connection with this transport has come to something."""
+        """The connection with this transport has proved itself."""
         if isinstance(transport, InPieces):
             transport.guest.leave()
 
     def charge(self, transport: asyncio.BaseTransport | None, seconds: float) -> None:
-        """What the connection with this transport has cost beside reading: seconds of the
+        """Charges the connection with this transport for work other than reading, in seconds of the
         processor."""
         if isinstance(transport, InPieces):
             transport.paced.charge(seconds)
@@ -222,7 +223,7 @@ class Listener:
 
 
 def _common_name(certificate: Any) -> str:
-    """Of a certificate that TLS has verified, as `SSLSocket.getpeercert` gives it: a node's id.
-    Empty if there is none."""
+    """The node's id from a certificate that TLS has verified, as `SSLSocket.getpeercert` gives it.
+    Empty if there is no certificate."""
     subject = certificate.get("subject", ()) if certificate else ()
     return next((text for part in subject for key, text in part if key == "commonName"), "")

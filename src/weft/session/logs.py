@@ -1,10 +1,10 @@
-"""Logs on their way to the manager that was asked for them: how it reaches an agent through another
-manager, and the connection on which that agent publishes.
+"""Brings logs to the manager that asked for them: a request to an agent by way of another manager,
+and the connection on which that agent publishes.
 
     ManagerRelay   a manager asks the one that has the agent's session
     LogConnector   the agent opens its connection; the manager's end of it is `server.ServerLogs`
 
-TCP alone says how fast lines come: neither end holds more than a few messages.
+TCP alone limits how fast lines come: neither end holds more than a few messages.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from weft.session.identity import CredentialSource
 from weft.session.messages import FromPublisher
 
 RELAY_TIMEOUT = 5.0
-"""Seconds that another manager may take: it only passes on a message."""
+"""Seconds that another manager may take to pass on a message."""
 LARGEST_ANSWER = 4 << 20
-"""Bytes, though a manager has nothing to say here."""
+"""Bytes, although a manager has nothing to send here."""
 
 
 class ManagerRelay:
@@ -74,7 +74,7 @@ class LogConnector:
 
 
 class ClientLogs:
-    """`cluster.base.LogSink` over a WebSocket."""
+    """`session.base.LogSink` over a WebSocket."""
 
     def __init__(
         self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse

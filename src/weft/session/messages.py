@@ -1,9 +1,9 @@
-"""What goes over a session, as tagged MessagePack. First the agent's `Hello`, then the manager's
-`Welcome`, then both as they like.
+"""The messages of a session, as tagged MessagePack. The agent's `Hello` comes first, then the
+manager's `Welcome`, then any messages from both.
 
-A message of a kind that the other side does not know ends the session: a new kind is only sent to
-those that said they know it. Beside the session an agent may open connections on which it publishes
-logs: `LogLines` until `LogsEnd`.
+A message of a kind that the other side does not know ends the session, so a new kind is only sent
+to a peer that said it knows the kind. Beside the session an agent may open connections on which it
+publishes logs: `LogLines` until `LogsEnd`.
 """
 
 import msgspec
@@ -19,17 +19,17 @@ from weft.model.task import TaskStatus
 MAX_FROM_MANAGER = 64 << 20
 """Bytes. An assignment with 100,000 endpoints has about 10 MB."""
 MAX_FROM_AGENT = 4 << 20
-"""Bytes. What a manager must be ready to hold for each of a thousand agents: one report of
+"""Bytes that a manager must be ready to hold for each of a thousand agents: one report of
 `MAX_STATUSES`, of 2 kB each."""
 MAX_REPORT = 2 << 20
-"""Bytes of texts in one report: an agent sends fewer statuses if those are long."""
+"""Bytes of texts in one report: an agent sends fewer statuses if their texts are long."""
 MAX_STATUSES = 2_000
-"""In one `StatusUpdate`. Docker Swarm's limit is 10,000, in no particular size."""
+"""Statuses in one `StatusUpdate`. Docker Swarm's limit is 10,000, of any size."""
 MAX_ROUTES = 1000
-"""In a `Hello`."""
+"""Routes in a `Hello`."""
 MAX_LOG_LINES = 256 << 10
-"""Bytes of one `LogLines`. Publishers stay far below: it is what a manager must be ready to hold
-for each of them."""
+"""Bytes of one `LogLines`. Publishers stay far below: a manager must be ready to hold this much for
+each of them."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -42,16 +42,16 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Subnets that this host has routes to, docker_gwbridge's first, so that no overlay is laid
     over them; at most `MAX_ROUTES`."""
     underlay_mtu: int = 0
-    """Of the interface with the data path address; 0: it does not say."""
+    """MTU of the interface with the data path address; 0: the agent does not say."""
     trusted: str = ""
-    """`pki.certificate.fingerprint` of the root certificate that it trusts."""
+    """`pki.certificate.fingerprint` of the root certificate that the agent trusts."""
     epoch: int = 0
-    """The latest of the cluster that it was told of."""
+    """The latest epoch of the cluster that the node was told of."""
     ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
-    """Tasks that are over, at most `MAX_STATUSES`: a host that has rebooted is not asked for what
-    it lost when it is ready again."""
+    """Tasks that are over, at most `MAX_STATUSES`. A rebooted host reports lost tasks here, so that
+    the manager does not expect them when the node is ready again."""
     publishes_logs: bool = False
-    """It knows `PublishLogs`."""
+    """The agent knows `PublishLogs`."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -60,19 +60,19 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     managers: tuple[tuple[NodeId, str], ...]
     """(id, host:port), to be kept on disk for reconnecting."""
     epoch: int = 0
-    """Of the cluster. If the agent knows a later one, this is a manager that the swarm has gone on
-    without."""
+    """The cluster's epoch. If the agent knows a later epoch, the swarm has gone on without this
+    manager."""
 
 
 class Epoch(msgspec.Struct, frozen=True, tag=True):
-    """From a manager to another one, which is not among its own any more or never was."""
+    """From a manager to another one that is not, or no longer, one of its peers."""
 
     epoch: int
-    """Of the cluster."""
+    """The cluster's epoch."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """From the agent, and back from the manager: a host that lost its power closes no
+    """From the agent, and back from the manager: a host that loses its power closes no
     connection."""
 
 
@@ -84,7 +84,7 @@ class StatusUpdate(msgspec.Struct, frozen=True, tag=True):
 
 
 class StatusAccepted(msgspec.Struct, frozen=True, tag=True):
-    """From the manager: committed."""
+    """From the manager: the statuses are committed."""
 
     number: int
 
@@ -96,7 +96,7 @@ class AssignmentUpdate(msgspec.Struct, frozen=True, tag=True):
 
 
 class Managers(msgspec.Struct, frozen=True, tag=True):
-    """From the manager: others than its `Welcome` said."""
+    """From the manager: the managers are no longer those of its `Welcome`."""
 
     managers: tuple[tuple[NodeId, str], ...]
 
@@ -114,8 +114,8 @@ class CertificateRequest(msgspec.Struct, frozen=True, tag=True):
     csr: str
     """PEM; only its public key is used."""
     address: str = ""
-    """The address that it advertises. A manager's certificate is good for it, so that other
-    managers' stores can verify it."""
+    """The address that the node advertises. A manager's certificate is valid for that address, so
+    that other managers' etcd members can verify it."""
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True, tag=True):
@@ -140,7 +140,7 @@ class PublishLogs(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """`host:port`"""
     wanted: LogsWanted
     seen: tuple[tuple[TaskId, tuple[Nanoseconds, int]], ...] = ()
-    """`model.logs.Seen` of what came before: only what follows is wanted."""
+    """`model.logs.Seen` of the lines received before: only later lines are wanted."""
 
 
 class LogLines(msgspec.Struct, frozen=True, tag=True):
@@ -150,14 +150,14 @@ class LogLines(msgspec.Struct, frozen=True, tag=True):
 
 
 class LogsEnd(msgspec.Struct, frozen=True, tag=True):
-    """From the publisher, at the end of what was wanted."""
+    """From the publisher, after the last of the wanted lines."""
 
     errors: tuple[str, ...] = ()
-    """What could not be read."""
+    """Logs that could not be read, and why."""
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag=True):
-    """From either side: why it ends the session."""
+    """From either side: the reason for ending the session."""
 
     reason: str
 

@@ -1,19 +1,19 @@
-"""What each side of a connection may cost: what arrives is charged with the processor time that it
-took, and who is in debt is not read from until the debt is paid.
+"""Limits the processor time that each client may cost: received data is charged to an account with
+the time that it took, and a connection in debt is not read from until the debt is paid.
 
-    socket ─▶ Paced ─▶ TLS ─▶ Connection (`listener.py`) ─▶ WebSocket frames ─▶ decoded message (`server.py`)
-              reads a piece; `charge` for what that took                         `charge` again
+    socket ─▶ Paced ─▶ TLS ─▶ Connection (listener.py) ─▶ WebSocket ─▶ decoded message (server.py)
+              reads a piece; `charge` for its cost                     `charge` again
 
-Bytes would be the wrong measure. On one machine a byte of a large frame cost 1 ns, one of an empty
-frame 30, one that is alone in its TLS record 100, and there may be dearer ones. So the time is
-measured, whatever it went into. A piece is small, since all of it passes before anybody else's
-turn.
+Bytes would be the wrong measure. On one machine a byte cost 1 ns in a large frame, 30 ns in an
+empty frame and 100 ns alone in its TLS record, and there may be dearer ones. So time is measured,
+whatever it went into. A piece is small, because the whole piece is processed before another
+connection's turn.
 
-All connections of a member pay from one account, and so do those of strangers from one address. The
-strangers from addresses that are not known to be nodes' share one more.
+All connections of a member pay from one account, and so do those of strangers from one address.
+Strangers at addresses that are not known as nodes' share one more account.
 
-Below TLS stands `Paced` because TLS would take in and decrypt a quarter of a megabyte at a time.
-The socket is read only if both the protocol behind TLS wants more and no debt is left.
+`Paced` stands below TLS, because TLS would take in and decrypt a quarter of a megabyte at a time.
+The socket is read only if the protocol behind TLS wants more and no debt is left.
 """
 
 import asyncio
@@ -31,35 +31,36 @@ from weft.system.rate import TokenBucket, TokenBuckets
 log = logging.getLogger(__name__)
 
 PIECE = 32 << 10
-"""Bytes that are read at a time: two TLS records of the largest size."""
+"""Bytes of one read: two TLS records of the largest size."""
 READ = 20e-6
-"""Seconds of the processor for what cannot be measured here: a read, or a message after it was
-decoded."""
+"""Seconds of the processor for work that cannot be measured here: a read, or a message after
+decoding."""
 SHORTEST = 0.01
-"""Seconds: more arrives meanwhile, and a pause costs something as well."""
+"""Seconds of the shortest pause: more data arrives meanwhile, and a pause costs something as
+well."""
 ACCOUNTS = 8192
 """Names and addresses whose debts are remembered."""
 
 Charge = Callable[[float], float]
-"""Takes seconds of the processor; gives the seconds until they are earned."""
+"""Takes seconds of the processor; returns the seconds until they are earned."""
 
 
 class Share(msgspec.Struct, frozen=True):
     rate: float
-    """Of one processor, in the long run: seconds a second."""
+    """Share of one processor, in the long run: seconds a second."""
     burst: float
-    """Seconds that may be used at once after a quiet time."""
+    """Seconds of the processor that may be used at once after a quiet time."""
 
 
 class PaceLimits(msgspec.Struct, frozen=True):
     member: Share = Share(0.15, 0.5)
-    """One node, with its session and all the logs that it publishes here. Logs of some 60 MB/s take
-    as much."""
+    """One node, with its session and all the logs that it publishes here. Logs of about 60 MB/s
+    need as much."""
     source: Share = Share(0.2, 2.0)
-    """Strangers at one address, and nodes before they have shown their certificates: a handshake
-    takes some milliseconds, so this is more than `DoorLimits.rate` of them."""
+    """Strangers at one address, and nodes that have not shown their certificates yet. A handshake
+    takes some milliseconds, so this share is enough for more than `DoorLimits.rate` of them."""
     strangers: Share = Share(0.4, 2.0)
-    """All at addresses that are not known to be nodes'."""
+    """All strangers at addresses that are not known as nodes'."""
 
 
 class Accounts:
@@ -80,7 +81,7 @@ class Accounts:
         )
 
     def stranger(self, source: str) -> Charge:
-        """At that IP address."""
+        """The account of strangers at that IP address."""
         is_known = self._known(source)
 
         def charge(seconds: float) -> float:
@@ -105,29 +106,30 @@ class Paced(asyncio.BufferedProtocol):
     def __init__(self, charge: Charge, spent: Callable[[], float] = time.thread_time) -> None:
         """`spent`: the processor time that this thread has used, in seconds."""
         self.account = charge
-        """May be replaced: it shows only later whose it is."""
+        """May be replaced: only the handshake shows whose connection this is."""
         self._spent = spent
         self._transport: asyncio.Transport | None = None
-        """None once it is lost, too."""
+        """None again once the transport is lost."""
         self._tls: asyncio.BufferedProtocol | None = None
         self._early: bytearray | None = bytearray()
-        """What came before TLS was ready for it."""
+        """Data that came before TLS was ready for it."""
         self._buffer = bytearray()
-        """For what comes early."""
+        """The buffer for early data."""
         self._is_held = False
-        """The protocol behind TLS wants no more for now."""
+        """The protocol behind TLS wants no more data for now."""
         self._debt: asyncio.TimerHandle | None = None
         self._turn: asyncio.Handle | None = None
-        """Others have theirs first: where there is more to read, uvloop would go on with it."""
+        """Other connections have their turn first: while there is more to read, uvloop would go on
+        with this one."""
         self.pauses = 0
         """How often reading was paused for a debt."""
 
     async def start_tls(
         self, protocol: asyncio.Protocol, context: ssl.SSLContext, patience: float
     ) -> asyncio.Transport:
-        """Agrees on TLS within `patience` seconds, for `protocol`, which may be called before this
-        returns but for its `connection_made`. Raises `OSError`; the connection is aborted then, and
-        if this is cancelled."""
+        """Agrees on TLS for `protocol` within `patience` seconds. `protocol` may be called before
+        this returns, except for its `connection_made`. Raises `OSError`. After an error, or if this
+        is cancelled, the connection is aborted."""
         loop, transport = asyncio.get_running_loop(), self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the other side is gone")
@@ -158,10 +160,10 @@ class Paced(asyncio.BufferedProtocol):
             memoryview(self._tls.get_buffer(len(early)))[: len(early)] = early
             self._pass_on(len(early))
 
-    # --- what it costs
+    # --- charging
 
     def charge(self, seconds: float) -> None:
-        """Seconds of the processor. Nothing is read until they are earned."""
+        """Charges seconds of the processor. Nothing is read until they are earned."""
         owed = self.account(seconds)
         if owed > 0 and self._transport is not None:
             if self._debt is None:

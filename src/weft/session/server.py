@@ -1,17 +1,17 @@
-"""The manager's listener on port 2377: a place to learn the root certificate, one to join, one for
-sessions, one for logs, and what is for managers.
+"""The manager's listener on port 2377: for the root certificate, for joining, for sessions, for
+logs, and for other managers.
 
-GET  /v1/root          the root certificate, for anybody: the joining host compares it with its token's digest
-POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside is what authenticates it
+GET  /v1/root          the root certificate, for anybody; a host compares it with its token's digest
+POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside authenticates the host
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
 GET  /v1/epoch         a WebSocket, for holders of a certificate of this cluster: one `Epoch`
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
-POST /v1/members/vote  the same
-POST /v1/logs          `LogRequest`, from another manager: to a node that has its session here
+POST /v1/members/vote  gives the member its vote; for holders of a manager's certificate
+POST /v1/logs          `LogRequest` from another manager, for a node that has its session here
 GET  /v1/logs/{id}     a WebSocket, for a node that was told to publish logs for this subscription
 
-TLS always, and a certificate is believed only as far as TLS has verified it. Whether its holder is
-still part of the swarm is for the manager behind this to say.
+All connections use TLS, and a certificate is believed only as far as TLS has verified it. The
+manager behind the listener says whether the certificate's holder is still part of the swarm.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST = 64 << 10
 """Bytes: a certificate request and a few words."""
 REQUEST_TIMEOUT = 20.0
-"""Seconds, as Docker Swarm's for joining."""
+"""Seconds, as in Docker Swarm for joining."""
 SESSION_CLOSE_TIMEOUT = 2.0
 
 
@@ -83,7 +83,7 @@ class SessionServer:
 
     @property
     def unproven(self) -> int:
-        """Connections of which nobody knows yet who it is."""
+        """Connections whose client has not proved itself yet."""
         return self._listener.unproven if self._listener is not None else 0
 
     async def start(self, listen: str) -> None:
@@ -164,9 +164,9 @@ class SessionServer:
         return source.socket
 
     async def _epoch(self, request: web.Request) -> web.StreamResponse:
-        """Over a WebSocket, so that who asks can look at the certificate before believing it. Those
-        that ask were left behind, and so their own certificates are revoked: an epoch is all that
-        they get."""
+        """Uses a WebSocket, so that the asking manager can look at the certificate before it
+        believes the answer. A manager that asks was left behind, so its own certificate is revoked:
+        an epoch is all that it gets."""
         try:
             tls.identity(_peer_certificate(request), self._cluster)
         except Forbidden as error:
@@ -215,22 +215,22 @@ class SessionServer:
 
 
 async def _last_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """A connection that is no WebSocket has one request: a stranger would make thousands of them on
-    one."""
+    """A connection that is no WebSocket serves one request: a stranger would make thousands of
+    requests on one connection."""
     response.force_close()
 
 
 def _socket(largest: int) -> web.WebSocketResponse:
-    """`largest`: bytes of a message. Nobody sends pings: they would be answered without being
-    counted."""
+    """`largest`: bytes of a message. No peer sends pings: answers to pings would not be counted."""
     return web.WebSocketResponse(
         max_msg_size=largest, compress=False, timeout=SESSION_CLOSE_TIMEOUT, autoping=False
     )
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):
-    """What aiohttp says of requests that it cannot read, which is a traceback for each, in one line
-    and once in a while; and of handlers that failed, which are mistakes here."""
+    """Limits aiohttp's log. A request that aiohttp cannot read is logged in one line, once in a
+    while, instead of with a traceback. A handler that failed is a mistake here, and is logged in
+    full."""
 
     def __init__(self, logger: logging.Logger, limit: LogLimit) -> None:
         super().__init__(logger)
@@ -247,8 +247,8 @@ class HttpLog(logging.LoggerAdapter[logging.Logger]):
 def _answering(
     limit: LogLimit, handler: Handler
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """What is asked and answered in one go, with errors as statuses (`client.ERRORS` is the way
-    back). `limit`: for refusals."""
+    """Wraps a handler with one question and one answer; errors become statuses (`client.ERRORS` is
+    the way back). `limit`: for the log of refusals."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -279,7 +279,7 @@ def _answering(
 
 
 class Messages:
-    """What comes on the WebSocket of a request, at the expense of the one who sends it."""
+    """Reads the messages of a request's WebSocket, at the expense of their sender."""
 
     def __init__(self, listener: Listener, request: web.Request, kind: Any) -> None:
         """`kind`: the union of the messages."""
@@ -288,7 +288,7 @@ class Messages:
         self._kind = kind
 
     def proved(self) -> None:
-        """The connection has come to something."""
+        """The connection has proved itself."""
         self._listener.proved(self._request.transport)
 
     async def next(self, socket: web.WebSocketResponse) -> Any:
@@ -300,7 +300,7 @@ class Messages:
 
 
 class ServerSession:
-    """`cluster.base.ManagerSession` over a WebSocket."""
+    """`session.base.ManagerSession` over a WebSocket."""
 
     def __init__(
         self,
@@ -320,8 +320,8 @@ class ServerSession:
         self._has_proved = False
 
     async def send(self, message: FromManager) -> None:
-        """An agent that does not read is cut off: what it was sent would stay in memory for as long
-        as it likes."""
+        """Cuts off an agent that does not read: otherwise its messages would stay in memory for as
+        long as the agent likes."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._socket.send_bytes(encoded(message))
@@ -350,8 +350,7 @@ class ServerSession:
 
 
 class ServerLogs:
-    """`cluster.base.LogSource` over a WebSocket, which is accepted when the first message is asked
-    for."""
+    """`session.base.LogSource` over a WebSocket, which is accepted by the first `receive`."""
 
     def __init__(self, request: web.Request, peer: Identity, messages: Messages) -> None:
         self.peer = peer
@@ -378,8 +377,8 @@ def encoded(message: FromManager) -> bytes:
 
 
 def decode_frame(frame: Any, type_: Any) -> Any:
-    """A message of the union `type_` from a WebSocket frame. Raises `SessionClosed` for everything
-    else."""
+    """Decodes a message of the union `type_` from a WebSocket frame. Raises `SessionClosed` for
+    everything else."""
     if frame.type is not WSMsgType.BINARY:
         raise SessionClosed(
             f"session closed by the other side: {frame.extra or frame.type.name.lower()}"
@@ -391,7 +390,7 @@ def decode_frame(frame: Any, type_: Any) -> Any:
 
 
 def _peer_certificate(request: web.Request) -> bytes | None:
-    """DER, as TLS has verified it."""
+    """In DER, as TLS has verified it."""
     tunnel = request.transport.get_extra_info("ssl_object") if request.transport else None
     certificate: bytes | None = tunnel.getpeercert(binary_form=True) if tunnel is not None else None
     return certificate

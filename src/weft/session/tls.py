@@ -1,4 +1,4 @@
-"""TLS contexts for sessions between nodes, and who is at the other end of one. TLS 1.3 only: both
+"""TLS contexts for sessions between nodes, and the identity of the other end. TLS 1.3 only: both
 ends are ours.
 
 OpenSSL reads a certificate and key from files only; the key goes through a file in memory (memfd)
@@ -17,20 +17,20 @@ from weft.session.base import Identity
 from weft.session.identity import Credentials, CredentialSource
 
 MANAGER_NAME = UNITS["manager"]
-"""The host name that clients ask for: only a manager's certificate has it."""
+"""The host name that clients verify: only a manager's certificate has it."""
 
 IsRevoked = Callable[[str], bool]
-"""Of a serial number, as `model.certificate` has it."""
+"""Whether the certificate with a serial number, as in `model.certificate`, was revoked."""
 
 
 def none_known(_: str) -> bool:
-    """To those that do not know which certificates were revoked."""
+    """For clients that do not know which certificates were revoked."""
     return False
 
 
 class Contexts:
-    """Contexts of one kind for the newest credentials, made anew when those change. Connections
-    that exist keep theirs."""
+    """Contexts of one kind for the newest credentials, made anew when the credentials change.
+    Existing connections keep their context."""
 
     def __init__(
         self, credential_source: CredentialSource, make: Callable[[Credentials], ssl.SSLContext]
@@ -48,9 +48,9 @@ class Contexts:
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
-    """Asks for a client's certificate, takes none for an answer (joining), refuses one of another
-    root. No session is resumed: a certificate is verified each time, against the root of that
-    moment."""
+    """Asks for a client's certificate, accepts a client without one (joining), refuses a
+    certificate of another root. No session is resumed: each certificate is verified anew, against
+    the current root."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -70,15 +70,16 @@ def client_context(root: str, credentials: Credentials | None = None) -> ssl.SSL
 
 
 def node_context(credentials: Credentials, is_revoked: IsRevoked = none_known) -> ssl.SSLContext:
-    """For a client that is a node. A handshake with a server whose certificate was revoked fails,
-    before anything is sent."""
+    """For a node as client. If the server's certificate was revoked, the handshake fails before
+    anything is sent."""
     context = client_context(credentials.root, credentials)
     context.sslobject_class = _refusing(is_revoked)
     return context
 
 
 def _refusing(is_revoked: IsRevoked) -> type[ssl.SSLObject]:
-    """OpenSSL's own lists must be signed by the root, and complete for every root."""
+    """Checks for revocation in place of OpenSSL's own lists, which must be signed by the root, and
+    complete for every root."""
 
     class Refusing(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -93,7 +94,7 @@ def _refusing(is_revoked: IsRevoked) -> type[ssl.SSLObject]:
 
 
 def unverified_context() -> ssl.SSLContext:
-    """For fetching the root certificate only, which is then compared with the join token's
+    """Only for fetching the root certificate, which is then compared with the join token's
     digest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -103,8 +104,8 @@ def unverified_context() -> ssl.SSLContext:
 
 
 def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
-    """From a certificate (DER) that TLS has verified. Raises `Forbidden` if there is none or it is
-    not of this cluster."""
+    """The identity from a certificate (DER) that TLS has verified. Raises `Forbidden` if there is
+    no certificate or it is not of this cluster."""
     if not certificate:
         raise Forbidden("cannot open session: no client certificate")
     try:

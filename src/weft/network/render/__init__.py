@@ -1,1 +1,1 @@
-"""From tables as values to nft's text, and to the changes that lead from one to another."""
+"""Renders tables as nft's text, and the changes that lead from one table to another."""

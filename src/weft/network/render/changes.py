@@ -1,8 +1,8 @@
-"""From one table to another with the same fixed part: element by element, and rule by rule of the
-services' chains.
+"""Changes from one table to another with the same fixed part: element by element, and rule by rule
+of the services' chains.
 
-The order is one in which the kernel takes them within a transaction: chains before what leads to
-them, what goes before what comes under the same key, and chains that go last of all.
+The kernel needs this order within a transaction: chains before the elements that lead to them,
+removed elements before added ones with the same key, and removed chains last.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from weft.network.service_table import Destination, Service, Services
 
 
 class SetTurn(msgspec.Struct, frozen=True):
-    """The chain is made, or its rule replaced."""
+    """Makes the chain, or replaces its rule."""
 
     turn: Turn
 
@@ -36,7 +36,7 @@ class AddElements(msgspec.Struct, frozen=True):
     set: str
     type: SetType
     elements: tuple[tuple[Entry, Entry], ...]
-    """Keys, none of which is there, with their values."""
+    """Keys that the set does not have yet, with their values."""
 
 
 Change = SetTurn | RemoveChain | RemoveElements | AddElements
@@ -44,15 +44,15 @@ Changes = tuple[Change, ...]
 
 
 class Comparison:
-    """Tables compared pair by pair. Many tables of a node share what they hold: each pair of that
-    is looked at once. To be used while the tables live."""
+    """Compares tables pair by pair. Many tables of a node share their content: each pair of
+    contents is compared once. A comparison may be used only while the tables live."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], Changes] = {}
 
     def changes(self, old: Table, new: Table) -> Changes | None:
-        """What leads from one to the other; nothing if they are equal. None: it has to be
-        written."""
+        """The changes that lead from `old` to `new`; empty if they are equal. None: the whole table
+        must be written."""
         if (old.body, old.start) != (new.body, new.start) or not _same_types(old.sets, new.sets):
             return None
         pairs = [] if old.sets is new.sets else list(_differing(old.sets, new.sets))
@@ -71,7 +71,7 @@ class Comparison:
 def _differing(
     old: Mapping[str, ElementSet], new: Mapping[str, ElementSet]
 ) -> Iterator[tuple[str, ElementSet, ElementSet]]:
-    """Sets that are not the very same."""
+    """Sets that are not the same object."""
     return ((name, old[name], kind) for name, kind in new.items() if old[name] is not kind)
 
 
@@ -136,7 +136,7 @@ def _content(destination: Destination, service: Service | None) -> dict[str, dic
 
 
 def commands(table: Table, changes: Changes) -> Iterator[str]:
-    """As a person would type them; one transaction."""
+    """The changes as a person would type them; one transaction."""
     head = f"{table.family} {table.name}"
     for change in changes:
         match change:

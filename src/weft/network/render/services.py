@@ -2,17 +2,17 @@
 
     a hook             8 times: look the destination up, and jump to its service's chain
     <service's chain>  dnat ip to <destination> . <next slot> map @slots
-    the hook again     the slot was empty, so the chain came to its end: once more, with another
+    the hook again     the slot was empty, so the chain came to its end: try the next slot
 
-Only the slots' elements and, where a ring gets another size, one rule of one chain change with a
-service's tasks. The slot is counted by the rule, thus for each service and in each namespace apart
-from the others. The hook's last rule goes to slot 0, which is taken as long as there is a backend:
-for a packet that others have overtaken, so that it found only empty slots.
+When a service's tasks change, only the slots' elements change, and one rule of one chain if the
+ring gets another size. That rule counts the slots, so each service has its own count in each
+namespace. The hook's last rule uses slot 0, which is taken as long as there is a backend. It serves
+a packet that found only empty slots because other packets advanced the count meanwhile.
 
-A packet that is on its way while elements change finds one of them: if the ring has just got
-another size, behind some slots that are empty now. Before Linux 6.17 (commit b2f742c846ca) a
-look-up could miss an element that one transaction removes and adds again; the next of the look-ups
-finds it. Decision 20.
+A packet in flight while elements change finds one of them. If the ring has just changed its size,
+the packet may first meet slots that are empty now. Before Linux 6.17 (commit b2f742c846ca) a
+look-up could miss an element that one transaction removes and adds again; the next look-up finds
+it. Decision 20.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,14 +46,14 @@ VIRTUAL_SETS = _empty({
     "vip-services": SetType(_ADDRESS, _VERDICT),
     "vip-slots": SetType(("ipv4_addr", "slot"), _ADDRESS, "ip daddr . numgen inc mod 2 : ip daddr"),
 })  # fmt: skip
-"""What a table with virtual addresses has, empty."""
+"""The sets of a table with virtual addresses, empty."""
 PUBLISHED_SETS = _empty({
     "mesh-published": SetType(_PORT),
     "mesh-unserved": SetType(_PORT),
     "mesh-services": SetType(_PORT, _VERDICT),
     **{f"mesh-slots-{protocol}": _slots(protocol) for protocol in PROTOCOLS},
 })  # fmt: skip
-"""What a table with published ports has, empty. The slots' type names a field of the protocol's
+"""The sets of a table with published ports, empty. The slots' type names a field of the protocol's
 header, so each protocol has a map of its own."""
 
 
@@ -64,21 +64,22 @@ def virtual_choice() -> list[str]:
 
 
 def published_choice() -> list[str]:
-    """Rules that translate published ports, for a chain that sees nothing else."""
+    """Rules that translate published ports, for a chain that sees no other packets."""
     last = (f"dnat ip to {p} dport . numgen inc mod 1 map @mesh-slots-{p}" for p in PROTOCOLS)
     return [*["meta l4proto . th dport vmap @mesh-services"] * TRIES, *last]
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """A service's chain: it sends a new connection to the backend at the next slot, if any."""
+    """A service's chain: sends a new connection to the backend at the next slot, if the slot has
+    one."""
 
     chain: str
     protocol: Protocol | None
-    """Of a published port; None: a virtual address."""
+    """The protocol of a published port; None for a virtual address."""
     size: int
-    """Slots of the ring."""
+    """The number of slots of the ring."""
     service: str
-    """Name, as a comment."""
+    """The service's name, written as a comment."""
 
     @property
     def slots(self) -> str:
@@ -92,13 +93,13 @@ class Turn(msgspec.Struct, frozen=True):
         return f'dnat ip to {destination} . {turn} map @{self.slots} comment "{self.service}"'
 
     def offset(self, start: int) -> tuple[int, int]:
-        """What is added to the count, and which bits of that are the slot's number."""
+        """The offset that is added to the count, and the mask that makes the sum a slot number."""
         mask = self.size - 1
         return start & mask, mask
 
 
 def turn(destination: Destination, service: Service) -> Turn | None:
-    """None: it has no backend."""
+    """None if the service has no backend."""
     if not service.backends:
         return None
     protocol = None if isinstance(destination, IPv4Address) else destination.protocol

@@ -1,4 +1,4 @@
-"""A table as nft reads it: what stands between its braces."""
+"""A table as nft reads it: the text between its braces."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,8 @@ _VERDICT: tuple[Field, ...] = ("verdict",)
 
 
 def text(table: Table) -> str:
-    """Sets, the services' chains, the maps that lead to them, and the fixed part. The same for
-    equal tables."""
+    """Sets, the services' chains, the maps that lead to these chains, and the fixed part. Equal
+    tables give equal text."""
     content = elements(table)
     sets = {name: _declared(name, kind.type, content[name]) for name, kind in table.sets.items()}
     leading = [name for name, kind in table.sets.items() if kind.type.value == _VERDICT]
@@ -27,7 +27,7 @@ def text(table: Table) -> str:
 
 
 def elements(table: Table) -> dict[str, dict[Entry, Entry]]:
-    """All that its sets hold, by name."""
+    """All elements of the table's sets, by the set's name."""
     content = {name: dict(kind.elements) for name, kind in table.sets.items()}
     for item in table.services.items():
         for name, key, value in services.entries(*item):
@@ -57,7 +57,7 @@ def _declared(name: str, type_: SetType, content: Mapping[Entry, Entry]) -> str:
 
 
 def header(type_: SetType) -> str:
-    """The line that says of what type a set's elements are."""
+    """The line that gives the type of a set's elements."""
     if type_.typeof:
         return f"typeof {type_.typeof}"
     value = f" : {' . '.join(type_.value)}" if type_.value else ""

@@ -1,2 +1,2 @@
-"""One packet's way through the state of kernels, planned or real: the rules are interpreted, hop by
+"""Traces one packet through kernel states, planned or real, by interpreting the rules hop by
 hop."""

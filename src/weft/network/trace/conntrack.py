@@ -1,11 +1,11 @@
-"""Connection tracking and address translation of one namespace, as much as DNAT, SNAT and their
-answers need.
+"""Connection tracking and address translation of one namespace, as far as DNAT, SNAT and replies
+need them.
 
-A connection has two tuples: how its first packet looked, and how an answer to it looks. Translation
-means that the second is not the reverse of the first. A zone keeps equal originals apart; answers
-are always looked up in zone 0 (`ct original zone`).
+A connection has two tuples: `original` describes its first packet, `reply` the answer to that
+packet. After translation, `reply` is not the reverse of `original`. A zone keeps connections with
+equal original tuples apart; replies are always looked up in zone 0 (`ct original zone`).
 
-Every first packet begins a connection: there are no TCP flags, no timeouts, and no ICMP errors
+The first packet of any kind begins a connection: TCP flags, timeouts and ICMP errors do not exist
 here.
 """
 
@@ -13,11 +13,11 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 FIRST_SPARE_PORT = 50000
-"""Where a source port comes from that another connection does not have."""
+"""The first source port to try when two connections would have the same reply tuple."""
 
 
 class Packet(NamedTuple):
-    """What the headers say, and what tells connections apart. Ports are 0 for ICMP."""
+    """The header fields that tell connections apart. Ports are 0 for ICMP."""
 
     protocol: str
     source: IPv4Address
@@ -45,7 +45,8 @@ class Connection:
         self.mark = 0
         self.answered = False
         self.translated: set[str] = set()
-        """`source` and `destination` once the chains have been asked, whatever they said."""
+        """Holds `source` or `destination` once the chains for that address have run, whatever their
+        verdict."""
 
     @property
     def is_dnat(self) -> bool:
@@ -55,7 +56,7 @@ class Connection:
         )
 
     def send_to(self, address: IPv4Address, port: int | None) -> None:
-        """DNAT. None: the port stays."""
+        """DNAT. If `port` is None, the port stays."""
         reply = self.reply
         self.reply = reply._replace(
             source=address, source_port=reply.source_port if port is None else port
@@ -78,7 +79,7 @@ class Tracked(NamedTuple):
 
     @property
     def wire(self) -> Packet:
-        """How the packet looks once it has been translated."""
+        """The packet after translation."""
         connection = self.connection
         return (connection.original if self.is_reply else connection.reply).reversed()
 
@@ -88,8 +89,8 @@ class Connections:
         self._known: dict[tuple[int, Packet], Tracked] = {}
 
     def find(self, packet: Packet, zone: int = 0) -> Tracked:
-        """The connection that the packet belongs to, or a new one, which is not remembered before
-        `confirm`."""
+        """The connection that the packet belongs to, or a new one. Only `confirm` stores a new
+        one."""
         known = self._known.get((zone, packet)) or self._known.get((0, packet))
         if known is None:
             return Tracked(Connection(packet, zone), False)
@@ -97,15 +98,16 @@ class Connections:
         return known
 
     def make_unique(self, connection: Connection) -> None:
-        """Two connections may not have one answer: the later one gets another source port."""
+        """Two connections must not have the same reply tuple: the later one gets another source
+        port."""
         spare = FIRST_SPARE_PORT
         while self._taken(connection):
             connection.reply = connection.reply._replace(destination_port=spare)
             spare += 1
 
     def confirm(self, connection: Connection) -> bool:
-        """The first packet got through. False: another connection has that answer, and the packet
-        is lost."""
+        """Stores a connection whose first packet got through. False if another connection has the
+        same reply tuple: the packet is lost."""
         if self._taken(connection):
             return False
         self._known[connection.zone, connection.original] = Tracked(connection, False)
@@ -117,8 +119,8 @@ class Connections:
         self._known = {k: t for k, t in self._known.items() if t.connection.reply.source != address}
 
     def forget_untranslated(self, protocol: str, port: int) -> None:
-        """Of those to the port. `conntrack -D -p <protocol> --orig-port-dst <port>`, but for what
-        is translated."""
+        """Forgets untranslated connections to the port. This is `conntrack -D -p <protocol>
+        --orig-port-dst <port>`, restricted to untranslated ones."""
 
         def stays(tracked: Tracked) -> bool:
             asked, reply = tracked.connection.original, tracked.connection.reply

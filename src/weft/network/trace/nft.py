@@ -1,10 +1,9 @@
-"""An interpreter of nftables text: of exactly the statements that the plan writes, and of nothing
-else.
+"""An interpreter of nftables text. The interpreter knows exactly the statements that the plan
+writes.
 
-A statement that is not in `STATEMENTS` is an error, so that a change in the plan's rules is noticed
-by the packets' tests. Each either looks (and lets the rule go on or end), or does something to the
-packet in flight, or gives a verdict. The order in which chains are called is the caller's affair
-(fake_stack.py).
+A statement that is not in `STATEMENTS` is an error, so that the packet tests notice a change in the
+plan's rules. Each statement either matches (and lets the rule go on or end), or changes the packet
+in flight, or gives a verdict. The caller (fake_stack.py) decides the order of the chains.
 """
 
 import functools
@@ -40,7 +39,7 @@ class Chain(NamedTuple):
 
 
 class Ruleset(NamedTuple):
-    """A table's text. Sets are maps whose values are empty."""
+    """A parsed table. Sets are maps with empty values."""
 
     chains: dict[str, Chain]
     elements: dict[str, dict[str, str]]
@@ -49,8 +48,8 @@ class Ruleset(NamedTuple):
         return [chain for chain in self.chains.values() if chain.hook == hook]
 
     def after(self, table: Table, changes: Changes) -> "Ruleset":
-        """As the kernel does it: all or nothing. Raises KeyError for what is not there, ValueError
-        for what is there already or is needed by something else."""
+        """Applies the changes as the kernel does, all or nothing. Raises KeyError if an object is
+        missing, ValueError if an object exists already or is in use."""
         changed = Ruleset(
             dict(self.chains), {name: dict(content) for name, content in self.elements.items()}
         )
@@ -84,7 +83,7 @@ class Ruleset(NamedTuple):
 
 
 class Flight:
-    """A packet on its way through one namespace: what rules see of it, and what they can change."""
+    """A packet on its way through one namespace: the fields that rules can read and change."""
 
     def __init__(
         self, packet: Packet, is_local: Callable[[IPv4Address], bool], counters: dict[str, int]
@@ -92,9 +91,9 @@ class Flight:
         self.packet = packet
         self.is_local = is_local
         self.counters = counters
-        """Of `numgen inc`, by chain and rule."""
+        """The counters of `numgen inc`, by chain and rule."""
         self.chain = ""
-        """In which it is."""
+        """The chain that the packet is in."""
         self.mark = 0
         self.zone = 0
         self.tracked: Tracked | None = None
@@ -104,7 +103,7 @@ class Flight:
         self.ether_source = ""
         self.ether_destination = ""
         self.vni: int | None = None
-        """Of a VXLAN datagram."""
+        """The VNI of a VXLAN datagram."""
 
     @property
     def state(self) -> str:
@@ -120,7 +119,7 @@ class Verdict(NamedTuple):
 
     word: str
     chain: str
-    """The last one, in which it was given."""
+    """The chain that gave the verdict."""
 
 
 class Stop(Exception):
@@ -129,7 +128,7 @@ class Stop(Exception):
 
 @functools.lru_cache(256)
 def parse(body: str) -> Ruleset:
-    """Raises ValueError for what is not understood."""
+    """Raises ValueError for text that the interpreter does not know."""
     chains: dict[str, Chain] = {}
     elements: dict[str, dict[str, str]] = {}
     rest = BLOCK.sub("", body + "\n").strip()
@@ -155,12 +154,12 @@ def _chain(name: str, lines: list[str]) -> Chain:
 
 
 def run(rules: Ruleset, chain: Chain, flight: Flight) -> Verdict:
-    """Raises ValueError for a statement that is not understood."""
+    """Raises ValueError for a statement that the interpreter does not know."""
     return _walk(rules, chain, flight) or Verdict("accept", chain.name)
 
 
 def _walk(rules: Ruleset, chain: Chain, flight: Flight) -> Verdict | None:
-    """None: the chain came to its end."""
+    """None if the chain ends without a verdict."""
     for rule in chain.rules:
         flight.chain = chain.name
         try:
@@ -200,7 +199,7 @@ def _match(
     return (match, act) if match else None
 
 
-# --- what statements look at
+# --- matches
 
 
 def _service(f: Flight, _: object = None) -> str:
@@ -234,7 +233,7 @@ def _masked(value: int, m: re.Match[str]) -> bool:
     return value & int(m[1], 16) == int(m[2], 16)
 
 
-# --- what statements do
+# --- actions
 
 
 def _jump_by(key: str, m: re.Match[str], r: Ruleset) -> bool:
@@ -275,15 +274,16 @@ def _no_track(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
 
 
 def _send_to(target: str | None) -> bool:
-    """A backend, `address` or `address . port`; None: the map has none."""
+    """DNAT to a backend, `address` or `address . port`. None: the map has no backend for the
+    key."""
     if target is None:
         return False
     raise Stop(f"dnat {target.replace(' . ', ':')}")
 
 
 def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
-    """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the count goes on also
-    where the slot is empty."""
+    """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the counter advances
+    even if the slot is empty."""
     field, size, offset, mask, slots = m.groups()
     if field != "ip daddr" and f.packet.protocol != field.split()[0]:
         return False
@@ -338,4 +338,4 @@ STATEMENTS = (
     _statement(r"(?:masquerade|accept|drop|reject with tcp reset|reject with icmp type \S+|goto \S+|jump \S+)", _stop),
     _statement(r"notrack", _no_track),
 )  # fmt: skip
-"""Pattern and meaning, tried in this order."""
+"""Patterns and their meanings, tried in this order."""
