@@ -1,2 +1,2 @@
-"""The swarm's worker: makes the engine run what the manager assigned, and tells the manager what
-became of it."""
+"""The agent of a node: makes the engine run what a manager assigned, and reports the results to the
+manager."""

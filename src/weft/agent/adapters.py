@@ -1,8 +1,7 @@
-"""The outside world of an agent, by what it is for: what `swarm_node.py` chooses for a real node
-and the tests for a simulated one.
+"""The adapters of an agent, grouped by purpose: `swarm_node.py` chooses them for a real node, the
+tests for a simulated one.
 
-What a node is without a swarm is not in here: see `engine/adapters.py`.
-"""
+The adapters that a node needs without a swarm are in `engine/adapters.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from weft.session.base import Connect, Echo, LogSink, Publish
 from weft.session.identity import Credentials, CredentialSource
 
 ManagersChanged = Callable[[tuple[tuple[NodeId, str], ...]], None]
-"""Given id and `host:port` of each."""
+"""Called with the id and `host:port` of each manager."""
 
 
 def _nobody(managers: tuple[tuple[NodeId, str], ...]) -> None:
-    """Nobody wants to know."""
+    """Ignores the managers."""
 
 
 def _any_epoch(epoch: int) -> None:
-    """Every one will do."""
+    """Accepts every epoch."""
 
 
 def _first_epoch() -> int:
@@ -31,7 +30,7 @@ def _first_epoch() -> int:
 
 
 def _nothing(credentials: Credentials, role: Role) -> None:
-    """Nobody wants to know."""
+    """Ignores the new credentials."""
 
 
 async def _nowhere(manager: str, subscription: str) -> LogSink:
@@ -42,20 +41,20 @@ async def _nowhere(manager: str, subscription: str) -> LogSink:
 
 @dataclass(frozen=True, kw_only=True)
 class ManagerAdapters:
-    """How managers are reached, and which of them."""
+    """How the agent reaches managers, and which managers."""
 
     connect: Connect
     changed: ManagersChanged = _nobody
-    """The managers named by the last one reached, to be kept for reconnecting."""
+    """Called with the managers that the last manager named, to be kept for reconnecting."""
     publish: Publish = _nowhere
-    """Connections for logs."""
+    """Opens connections for logs."""
     open_echo: Callable[[], Echo] | None = None
-    """How the manager's host is asked whether it is there; None where it cannot be."""
+    """How the manager's host is monitored; None where it cannot be."""
     epoch: Callable[[], int] = _first_epoch
-    """The latest of the cluster that is known here."""
+    """Gives the latest epoch of the cluster that this node knows."""
     check_epoch: Callable[[int], None] = _any_epoch
-    """Of a manager that welcomes this node, to be kept if it is a later one. Raises `SessionClosed`
-    if it is an earlier one."""
+    """Called with the epoch of a manager that welcomes this node: keeps a later one, and raises
+    `SessionClosed` for an earlier one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +63,9 @@ class CertificateAdapters:
 
     credential_source: CredentialSource
     advertise_address: str
-    """Where managers find this node."""
+    """The address at which managers reach this node."""
     changed: Callable[[Credentials, Role], None] = _nothing
-    """There is a new certificate, or another root; the role is the certificate's."""
+    """Called for a new certificate or another root; the role is the certificate's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +76,4 @@ class Adapters:
     routes: Callable[[], tuple[str, ...]] = tuple
     """Subnets that this host has routes to."""
     certificate: CertificateAdapters | None = None
-    """None where sessions do without."""
+    """None where sessions use no certificates."""

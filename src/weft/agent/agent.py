@@ -1,10 +1,10 @@
-"""The agent of a node: takes assignments, keeps one worker per task, and has the engine run what
-they say.
+"""The agent of a node: takes assignments, keeps one worker per task, and makes the engine carry the
+assignments out.
 
-It starts from the last assignment on disk, before any manager is reached, and comes to the same
-state whether it was just made, restarted, or killed in the middle of anything. All decisions are
-elsewhere: `task_steps`, `network.plan`, `dns`; here they are put together. Everything runs in one
-task group; state changes only in synchronous functions.
+The agent starts from the last assignment on disk, before it has reached any manager. The agent
+comes to the same state whether it was just created, restarted, or killed at any point. The
+decisions are made elsewhere (`task_steps`, `network.plan`, `dns`) and put together here. Everything
+runs in one task group; state changes only in synchronous functions.
 
     assignments (uplink) ─▶ take over ─▶ records, workers (tasks) ─▶ engine: containers
                                     └──▶ workloads ─▶ engine: networking
@@ -46,7 +46,7 @@ class Agent:
     def __init__(
         self, node: NodeId, data: Path, facts: NodeFacts, engine: Engine, adapters: Adapters
     ) -> None:
-        """`data`: a directory of its own, made when needed."""
+        """`data`: a directory for the agent alone, created when needed."""
         self.node = node
         self.facts = facts
         self.engine = engine
@@ -70,7 +70,7 @@ class Agent:
         self._running: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until cancelled, or closed. Containers and network stay as they are."""
+        """Runs until cancelled or closed. Containers and network stay as they are."""
         self._running = asyncio.current_task()
         try:
             async with asyncio.TaskGroup() as group:
@@ -95,9 +95,8 @@ class Agent:
             await asyncio.wait((running,))
 
     async def leave(self) -> None:
-        """The node is no longer part of the swarm, and `run` has ended: removes containers,
-        networks and files of the swarm, as much as can be; then raises what could not be
-        removed."""
+        """Removes containers, networks and files of the swarm, as far as possible, then raises what
+        could not be removed. Call this when the node has left the swarm and `run` has ended."""
         errors: list[Exception] = []
         for container in self._swarm_containers():
             try:
@@ -115,8 +114,9 @@ class Agent:
     # --- assignments
 
     def _change(self, change: AssignmentChange) -> None:
-        """From a manager. On disk first: a container of a task that is not in the file would be
-        taken for a stranger's. So what cannot be written there is not begun; all else is done."""
+        """Takes over a change from a manager. The assignment is written to disk first: a container
+        of a task that is not in the file would be taken for a stranger's. So new tasks are not
+        begun if that fails; all else is done."""
         assignment = self.assignment.after(change)
         try:
             self.disk.keep(assignment)
@@ -157,7 +157,7 @@ class Agent:
             self._answer_again()
 
     def _try_to_accept(self, task: TaskAssignment, found: Container | None) -> None:
-        """One task that cannot be accepted is reported, and holds back no other."""
+        """Accepts a task. A task that cannot be accepted is reported, and holds back no other."""
         try:
             self._accept(task, found)
         except Exception as error:
@@ -169,7 +169,7 @@ class Agent:
             )
 
     def _accept(self, task: TaskAssignment, found: Container | None) -> None:
-        """A task that is new here; or one whose container is here although the record of it was
+        """Accepts a task that is new here, or whose container is here although its record was
         lost."""
         container = found.id if found is not None else ContainerId(self.engine.new_id())
         status = TaskStatus(TaskState.ACCEPTED, self.engine.now(), "accepted")
@@ -199,7 +199,7 @@ class Agent:
         del self._workers[task]
         self.connections.forget(task)
         if task in self.assignment.tasks:
-            # Assigned again in the moment in which it was forgotten.
+            # The task was assigned again while its worker ended.
             self._try_to_accept(self.assignment.tasks[task], None)
             if self.records.get(task) is not None:
                 self._attend(task, changed=False)
@@ -207,7 +207,7 @@ class Agent:
     def _statuses(self) -> dict[TaskId, TaskStatus]:
         return {task: record.status for task, record in self.records.all.items()}
 
-    # --- what a worker asks for
+    # --- calls from workers
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self.uplink.report(task, status)
@@ -244,8 +244,7 @@ class Agent:
         self._group.create_task(contained(f"removal of container {container.id[:12]}", removal))
 
     async def _remove_stranger(self, container: Container) -> None:
-        """A container of a task that the manager does not speak of, and this node has no record
-        of."""
+        """Removes a container whose task is neither assigned nor on record."""
         log.info("container.unknown_task container=%s", container.id)
         try:
             await self.engine.remove(container.id)

@@ -1,5 +1,5 @@
-"""The tasks that are connected to their networks: each gets a sandbox, and the engine is told of
-all of them."""
+"""Connects tasks to their networks: gives each task a sandbox, and tells the engine of all of
+them."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,10 @@ from weft.model.task import TaskState
 from weft.model.workload import Resident
 
 ATTACHMENT_TIMEOUT = 30.0
-"""Seconds that a task waits for its networks and the node's addresses on them; Docker Swarm's."""
+"""Seconds that a task waits for its networks and the node's addresses on them, as in Docker
+Swarm."""
 UNLIST_TIMEOUT = 2.0
-"""Seconds that a task's stop signal waits for this node's rules to leave the task out."""
+"""Seconds that a task's stop signal waits for this node's rules to exclude the task."""
 
 
 class Connections:
@@ -34,7 +35,7 @@ class Connections:
 
     @property
     def sandboxes(self) -> tuple[Sandbox, ...]:
-        """Those that are in use."""
+        """The sandboxes in use."""
         held = ((task, record.sandbox) for task, record in self._records.all.items())
         return tuple(
             sandbox for task, sandbox in held if sandbox is not None and task not in self._releasing
@@ -55,7 +56,7 @@ class Connections:
         return task in self._connected or (assigned is not None and assigned.spec.host_network)
 
     async def connect(self, task: TaskAssignment) -> None:
-        """Gives the task its sandbox and returns when it works. Raises `Exhausted` or
+        """Gives the task its sandbox and returns when the sandbox works. Raises `Exhausted` or
         `OperationFailed`."""
         await self._networks_known(task)
         self._networking.check(self._workloads.of(task))
@@ -66,11 +67,12 @@ class Connections:
         self._connected.add(task.id)
 
     def give(self, task: TaskAssignment, id: str) -> Sandbox:
-        """A sandbox of that id, on record. Raises `Exhausted`."""
+        """Gives the task a sandbox with that id, and records it. Raises `Exhausted`."""
         return self._records.give(self._workloads.of(task), self._networking.facts, id)
 
     async def release(self, task: TaskId) -> None:
-        """Returns when the kernel has nothing more of its sandbox."""
+        """Releases the task's sandbox. Returns when nothing of the sandbox is left in the
+        kernel."""
         sandbox = self._records.all[task].sandbox
         if sandbox is None:
             return
@@ -80,20 +82,20 @@ class Connections:
         await self._networking.release(sandbox)
 
     def forget(self, task: TaskId) -> None:
-        """There is no record of it any more."""
+        """Forgets a task that has no record any more."""
         self._connected.discard(task)
         self._releasing.discard(task)
 
     async def unlisted(self) -> None:
-        """Returns when this node's own rules send new connections only where the assignment says,
-        or do not get there soon."""
+        """Waits until this node's own rules send new connections only to the backends in the
+        assignment, or until `UNLIST_TIMEOUT` has passed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNLIST_TIMEOUT):
                 await self._networking.loop.settled()
 
     def running(self) -> Iterator[tuple[TaskId, Sandbox]]:
-        """Sandboxes of containers that were running before this daemon; other tasks are connected
-        on their way up."""
+        """Sandboxes of containers that were running before this daemon started; other tasks are
+        connected as they start."""
         for task, record in self._records.all.items():
             if record.sandbox is not None and record.status.state == TaskState.RUNNING:
                 yield task, record.sandbox
@@ -112,8 +114,9 @@ class Connections:
             ) from None
 
     def _are_known(self, task: TaskAssignment) -> bool:
-        """An address of the node's own it needs on the ingress network only, for answers to come
-        back by; a task on another network works without a load balancer beside it."""
+        """Whether the task's networks are known. The node needs an address of its own only on the
+        ingress network, as the way back for answers; a task on another network works without a load
+        balancer on this node."""
         views = [self._assignment.networks.get(a.network) for a in task.attachments]
         node = self._assignment.node
         return all(

@@ -1,16 +1,14 @@
-"""What an agent leaves on the disk of its node, in a directory that only root can enter, and what
-it does not.
+"""The files of an agent on its node's disk, in a directory that only root can enter.
 
-    assignment.msgpack   `Kept`: what is to run, and what the node was told of its networks. With it
-                         a daemon that starts while no manager is in reach goes on where the last
-                         one stopped. The keys of encrypted networks are part of it: without them
-                         those networks would end with the daemon.
+    assignment.msgpack   `Kept`: what is to run, and what the node was told about its networks. With
+                         this file, a daemon that starts while no manager is in reach goes on where
+                         the last one stopped. The keys of encrypted networks are part of it:
+                         without the keys those networks would end with the daemon.
     tasks.msgpack        `RecordBook`: what the node itself gave to its tasks, and the status last
                          reported (`records.py`)
 
-Whatever else an agent is told stays in memory. `Kept` says field by field what is written: what an
-assignment has beside these fields cannot get there by being added to the assignment.
-"""
+Everything else that an agent is told stays in memory. `Kept` lists the fields that are written: a
+field that is added to the assignment does not reach the disk by that."""
 
 from pathlib import Path
 
@@ -26,8 +24,8 @@ from weft.system.value_file import ValueFile
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of an assignment that may lie on a disk. Its fields have the names that they have
-    there."""
+    """The part of an assignment that may be on a disk. The fields have the names that they have in
+    `Assignment`."""
 
     node: NodeId
     revision: int = 0
@@ -39,19 +37,20 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 class Disk:
     def __init__(self, directory: Path) -> None:
-        """`directory`: of its own, made when needed."""
+        """`directory`: for the agent alone, created when needed."""
         self._assignment = ValueFile(directory / "assignment.msgpack", Kept, durable=True)
         self.records = ValueFile(directory / "tasks.msgpack", RecordBook)
 
     def assignment(self) -> Assignment | None:
-        """The last one that was kept, as far as it was."""
+        """The last assignment that was kept, with the fields of `Kept`; None if there is none."""
         kept = self._assignment.read()
         if kept is None:
             return None
         return Assignment(**{name: getattr(kept, name) for name in Kept.__struct_fields__})
 
     def keep(self, assignment: Assignment) -> None:
-        """Raises `OperationFailed`; what was kept before is still there then."""
+        """Writes the assignment. Raises `OperationFailed`, and then the former one is still
+        kept."""
         self._assignment.write(
             Kept(**{name: getattr(assignment, name) for name in Kept.__struct_fields__})
         )

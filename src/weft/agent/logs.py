@@ -1,12 +1,12 @@
-"""Publishes the logs of tasks on this host to the manager that was asked for them, on a connection
-of its own.
+"""Publishes the logs of tasks on this host to the manager that asks for them, on a connection of
+its own.
 
     PublishLogs (uplink) ─▶ LogPublisher ─▶ a connection to the manager ─▶ LogLines … LogsEnd
-                                  └──────▶ TaskLogs: the containers with the labels of the service or task, and the runtime's reader
+                                  └──────▶ TaskLogs: the containers with the labels of the service
+                                           or task, and the runtime's reader
 
-A manager that reads slowly makes the sender wait, the sender the readers. When the manager closes
-the connection all of it ends.
-"""
+A manager that reads slowly makes the sender wait, and the sender makes the readers wait. When the
+manager closes the connection, all of it ends."""
 
 import asyncio
 import logging
@@ -28,19 +28,19 @@ from weft.system.bounded_queue import BoundedQueue
 log = logging.getLogger(__name__)
 
 MOST = 64
-"""Connections at a time. Who asks for more of one host is not answered."""
+"""Connections at a time. Requests beyond that are not answered."""
 UNSENT = 64 << 10
-"""Bytes of lines that wait for the connection, and so of one message."""
+"""Bytes of lines that wait for the connection, and so the limit of one message."""
 OVERHEAD = 64
-"""Bytes that a line takes beside its text."""
+"""Bytes that a line takes in memory beside its text."""
 MAX_LINE = 16 << 10
-"""Bytes. Docker Swarm cuts longer lines, too."""
+"""Bytes. Docker Swarm cuts longer lines too."""
 
 Told = tuple[TaskId, LogLine]
 
 
 class Logged(Protocol):
-    """What is needed of a `runtime.base.Runtime`."""
+    """The part of `runtime.base.Runtime` that is needed here."""
 
     def containers(self) -> list[Container]: ...
 
@@ -56,7 +56,7 @@ class Logged(Protocol):
 
 
 class Listen(Protocol):
-    """`EventLog.listen`."""
+    """See `EventLog.listen`."""
 
     def __call__(
         self, since: Nanoseconds = 0, until: Nanoseconds = 0
@@ -73,7 +73,7 @@ class LogPublisher:
         self._connect = connect
         self._asked: asyncio.Queue[PublishLogs] = asyncio.Queue()
         self._count = 0
-        """Of those that are not over, the asked ones included."""
+        """The number of unfinished requests, waiting ones included."""
 
     def ask(self, message: PublishLogs) -> None:
         if self._count >= MOST:
@@ -85,7 +85,7 @@ class LogPublisher:
         self._asked.put_nowait(message)
 
     async def run(self) -> None:
-        """Until cancelled. Connections outlive the session over which they were asked for."""
+        """Runs until cancelled. A connection outlives the session on which it was asked for."""
         async with asyncio.TaskGroup() as group:
             while True:
                 group.create_task(self._publish(await self._asked.get()))
@@ -119,8 +119,8 @@ class LogPublisher:
 
 
 async def _carry(logs: "TaskLogs", sink: LogSink) -> None:
-    """Until the manager closes the connection. What was sent last arrives only if it is left to the
-    manager to do so."""
+    """Runs until the manager closes the connection. Only the manager may close it first, or the
+    last messages could be lost."""
     tasks = [asyncio.create_task(work) for work in (sink.closed(), logs.run(), _send(logs, sink))]
     try:
         waiting = set(tasks)
@@ -144,7 +144,7 @@ async def _send(logs: "TaskLogs", sink: LogSink) -> None:
 
 
 class TaskLogs:
-    """The lines of this host's tasks. `seen`: those that are not wanted again."""
+    """The lines of this host's tasks. `seen`: lines that are not wanted again."""
 
     def __init__(
         self,
@@ -162,14 +162,14 @@ class TaskLogs:
         self._reading: set[ContainerId] = set()
         self._lines: BoundedQueue[Told] = BoundedQueue(UNSENT)
         self.errors: list[str] = []
-        """What could not be read."""
+        """Why some logs could not be read."""
 
     async def next(self) -> list[Told]:
-        """Some; none at the end."""
+        """The next lines; an empty list at the end."""
         return await self._lines.take()
 
     async def run(self) -> None:
-        """Until all is read and taken; to follow, until cancelled."""
+        """Runs until all is read and taken; with `follow`, until cancelled."""
         try:
             if self._wanted.follow:
                 async with asyncio.TaskGroup() as group:
@@ -181,8 +181,8 @@ class TaskLogs:
             self._lines.close()
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
-        """A listener that is too far behind is cut off (`EventLog`), and looks at everything
-        again."""
+        """Reads the present containers, and others as they start. A listener that is too far behind
+        is cut off (`EventLog`); then all containers are examined again."""
         while True:
             begun = self._clock()
             self._attend(group, self._containers(), self._wanted.tail)
@@ -204,8 +204,8 @@ class TaskLogs:
         self._reading.discard(id)
 
     def _containers(self) -> list[Container]:
-        """Those that it is about and that have begun. Nobody but the agent makes containers with
-        these labels."""
+        """The wanted containers that were started. Only the agent creates containers with these
+        labels."""
         return [
             c
             for c in self._runtime.containers()
@@ -234,14 +234,14 @@ class TaskLogs:
                     note(self._seen, task, line)
                     await self._lines.give((task, line), len(line.data) + OVERHEAD)
         except NotFound:
-            """It was removed meanwhile."""
+            """The container was removed meanwhile."""
         except WeftError as error:
             self.errors.append(f"task {task}: {error}")
 
     async def _whole_lines(
         self, id: ContainerId, since: Nanoseconds, tail: int | None
     ) -> AsyncGenerator[LogLine, None]:
-        """Of the streams that are wanted."""
+        """Yields the whole lines of the wanted streams."""
         wanted, pieces = self._wanted, Pieces()
         reader = self._runtime.logs(
             id, follow=wanted.follow, since=max(wanted.since, since), until=wanted.until, tail=tail
@@ -256,12 +256,12 @@ class TaskLogs:
 
 
 class Pieces:
-    """Lines that were written piece by piece, put together: each is shown with its task's name
-    before it, and two streams of many tasks are mixed. Those that are too long are cut."""
+    """Joins lines that were written in pieces, because each line is shown with its task's name
+    before it, and the streams of many tasks are mixed. Long lines are cut."""
 
     def __init__(self) -> None:
         self._begun: dict[int, LogLine] = {}
-        """By stream."""
+        """Unfinished lines by stream."""
 
     def add(self, piece: LogLine) -> LogLine | None:
         begun = self._begun.pop(piece.stream, None)
@@ -276,7 +276,7 @@ class Pieces:
         return None
 
     def rest(self) -> list[LogLine]:
-        """The last lines, which nobody ended."""
+        """The last lines, which had no newline, with one added."""
         return [
             LogLine(line.stream, line.timestamp, line.data + b"\n") for line in self._begun.values()
         ]

@@ -1,9 +1,8 @@
-"""After the host has rebooted: what becomes of tasks whose containers were over when the agent
-began (`RebootVerdict`).
+"""Decides what becomes of tasks whose containers had ended when the agent began, as after a reboot
+of the host (`RebootVerdict`).
 
-A manager that is reached within `ALONE` seconds puts others in their place, and hears of the ends
-first. Where none is, the containers are started again.
-"""
+A manager that is reached within `ALONE` seconds hears of the ends first, and replaces the tasks.
+Without a manager the containers are started again."""
 
 import asyncio
 import contextlib
@@ -20,15 +19,15 @@ from weft.model.task import TaskState
 log = logging.getLogger(__name__)
 
 ALONE = 5.0
-"""Seconds until a host that has rebooted does without a manager. After that its tasks are as they
-were, but may have been given up."""
+"""Seconds until a rebooted host goes on without a manager. After that its tasks are as they were,
+but the swarm may have given them up."""
 SETTLE = 1.0
-"""Seconds that a manager is let wait for the ends that are yet to be noticed."""
+"""Seconds that the first message to a manager waits for ends that are yet to be noticed."""
 
 
 class Reboot:
     def __init__(self, engine: Engine, records: Records, wake: Callable[[TaskId], None]) -> None:
-        """`wake` is called for each task of which it is decided whether it starts again."""
+        """`wake` is called for each task once its restart is decided."""
         self._engine = engine
         self._records = records
         self._wake = wake
@@ -37,7 +36,8 @@ class Reboot:
         self._reported = asyncio.Event()
 
     def look(self) -> None:
-        """Before any container is started."""
+        """Notes the tasks whose containers have ended. Call this before any container is
+        started."""
         running = {
             c.id for c in self._engine.containers.values() if c.state is ContainerState.RUNNING
         }
@@ -59,7 +59,8 @@ class Reboot:
             self._decide(RebootVerdict.REVIVED)
 
     async def reached(self) -> None:
-        """A manager is there. Returns when the ends are known."""
+        """A manager was reached. Returns when the ends are known, at the latest after `SETTLE`
+        seconds."""
         if self._verdict is RebootVerdict.OPEN:
             self._decide(RebootVerdict.OVER)
         with contextlib.suppress(TimeoutError):

@@ -1,11 +1,10 @@
-"""What the agent has given to its tasks: a container id, a sandbox, and the status last reported.
-Kept on disk.
+"""The records of the agent's tasks: a container id, a sandbox, and the status last reported. Kept
+on disk.
 
-A task's record is written before anything in it is used, and the sandbox is taken out of it only
-when the kernel has forgotten the namespace: whatever instant the daemon is killed at, the next one
-finds every container and every address that is held. Choosing is done by `engine/sandboxes.py`;
-`Records` only remembers, and writes many changes at once.
-"""
+A task's record is written before anything in it is used. The sandbox is removed from the record
+only when the kernel has forgotten the namespace. So whenever a daemon is killed, the next one finds
+every container and every address that is held. `engine/sandboxes.py` chooses the values; `Records`
+only remembers, and writes many changes at once."""
 
 import asyncio
 from collections.abc import Mapping
@@ -28,11 +27,11 @@ class TaskRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Chosen once; the container may not exist yet, or no longer."""
     status: TaskStatus
     sandbox: Sandbox | None = None
-    """None before it was given one, on the host's network, and after it was released."""
+    """None before the task got a sandbox, on the host's network, and after the release."""
 
 
 class RecordBook(msgspec.Struct, frozen=True):
-    """What is in the file."""
+    """The content of the file."""
 
     records: dict[TaskId, TaskRecord]
     cursor: int = 0
@@ -55,7 +54,7 @@ class Records:
         return self._records.get(task)
 
     def put(self, task: TaskId, record: TaskRecord) -> None:
-        """Remembered at once; on disk when `saved` returns, or soon."""
+        """Remembers a record at once. The record is on disk when `saved` returns, or soon."""
         self._records[task] = record
         self._schedule()
 
@@ -100,7 +99,7 @@ class Records:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """A write that nobody waits for may fail unseen: whoever needs it on disk asks `saved`, and the
-    next change writes again."""
+    """Ignores the error of a write that nobody awaits: callers that need the write await `saved`,
+    and the next change writes again."""
     if not task.cancelled():
         task.exception()

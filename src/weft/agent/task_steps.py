@@ -1,13 +1,13 @@
-"""The life of a task on its node, as a table in code: from what is, to the next thing to do. Pure.
+"""The life of a task on its node, as a table in code: from the present state to the next step.
+Pure.
 
-Each step leads to a state from which the next one can be seen again, so a daemon that was killed
-goes on where the last one stopped: a container that exists is not made again, one that runs is not
-started again.
+Each step leads to a state from which the next one can be derived. So a daemon goes on where a
+killed one stopped: an existing container is not created again, a running one is not started again.
 
     ACCEPTED, PREPARING   image, sandbox, container; then READY
-    READY                 waits until it is meant to run
-    STARTING, RUNNING     start; watch; the end of the process is the end of the task (of the host:
-                          see `RebootVerdict`)
+    READY                 waits until the task is meant to run
+    STARTING, RUNNING     start; watch; the end of the process is the end of the task (for the end
+                          of the host, see `RebootVerdict`)
     meant to end          stop (and remove, if the task is to be removed), give back the sandbox,
                           only then report the end
     ended                 the container stays for `docker ps -a` until the task is to be removed or
@@ -26,10 +26,10 @@ from weft.model.task import TaskState
 
 class Step(Enum):
     WAIT = auto()
-    """For the manager to change its mind."""
+    """Wait until the manager wants something else."""
     PULL = auto()
     CONNECT = auto()
-    """Give it a sandbox, with its networks in the kernel and its names answered."""
+    """Give the task a sandbox, with its networks in the kernel and its DNS queries answered."""
     CREATE = auto()
     REPORT_PREPARING = auto()
     REPORT_READY = auto()
@@ -37,37 +37,37 @@ class Step(Enum):
     START = auto()
     REPORT_RUNNING = auto()
     WATCH = auto()
-    """Until the container ends or the manager changes its mind."""
+    """Wait until the container ends or the manager wants something else."""
     STOP = auto()
     DELETE = auto()
-    """The container and its log."""
+    """Remove the container and its log."""
     FINISH = auto()
     """Give back the sandbox and report the end."""
     FORGET = auto()
 
 
 class RebootVerdict(Enum):
-    """What becomes of a task whose container ended because the whole host did."""
+    """The decision about a task whose container ended because the whole host did."""
 
     OPEN = auto()
-    """It is not known yet whether a manager is in reach."""
+    """The node does not know yet whether a manager is in reach."""
     OVER = auto()
-    """It has failed; the manager puts another in its place."""
+    """The task has failed; the manager replaces it."""
     REVIVED = auto()
-    """There is nobody who could: its container is started again."""
+    """No manager can replace the task: its container is started again."""
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     state: TaskState
-    """As last reported."""
+    """The state last reported."""
     desired: TaskState
     assigned: bool = True
-    """False: the manager no longer speaks of it."""
+    """False: the task is no longer in the assignment."""
     container: ContainerState | None = None
     image: bool = False
     """The image is here."""
     connected: bool = False
-    """It has its sandbox, or needs none."""
+    """The task has its sandbox, or needs none."""
     verdict: RebootVerdict = RebootVerdict.OVER
 
 
@@ -123,7 +123,7 @@ def _after_the_end(task: TaskView) -> Step:
 
 
 def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str, str]:
-    """How a task ended whose container is over: (state, message or "" to keep the last one,
+    """How a task with an ended container ended: (state, message or "" to keep the last one,
     error)."""
     if task.desired > TaskState.RUNNING or not task.assigned:
         return TaskState.SHUTDOWN, "shutdown", ""
@@ -136,13 +136,13 @@ def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str
 
 
 def failed_before(state: TaskState) -> TaskState:
-    """What a task becomes that could not go on: it never ran, or it did."""
+    """The final state of a task that could not go on: REJECTED if it never ran, else FAILED."""
     return TaskState.REJECTED if state < TaskState.STARTING else TaskState.FAILED
 
 
 def expired(containers: Mapping[ContainerId, tuple[str, int]], keep: int = 5) -> list[ContainerId]:
-    """Of ended containers (id: (name, moment of its end)) those to remove: all but the last `keep`
-    of each slot. A container's slot is its name less the task's id."""
+    """Which of these ended containers (id: (name, time of the end)) to remove: all but the last
+    `keep` of each slot. A container's slot is its name without the task's id."""
     slots: dict[str, list[tuple[int, ContainerId]]] = {}
     for id, (name, ended) in containers.items():
         slots.setdefault(name.rpartition(".")[0], []).append((ended, id))

@@ -1,11 +1,11 @@
-"""Carries out the steps of one task. `task_steps.next_step` decides, `TaskWorker` does; what a step
-did is on disk and in the runtime, not in here, so a worker that is cancelled anywhere can be
-replaced by a new one.
+"""Carries out the steps of one task. `task_steps.next_step` decides, `TaskWorker` acts. The results
+of a step are on disk and in the runtime, not in here, so a new worker can replace one that was
+cancelled at any point.
 
-Errors: what keeps a task from running ends it, with the cause in its status. What keeps it from
-ending is tried again until it works. A task's end is reported only when its container is over and
-its sandbox is out of the kernel: from then on the manager may give its addresses to somebody else.
-"""
+Errors: a failure that keeps a task from running ends the task, with the cause in its status. A step
+that keeps a task from ending is tried again until it works. A task's end is reported only when its
+container has ended and its sandbox is out of the kernel: from then on the manager may give the
+task's addresses to another task."""
 
 import asyncio
 import logging
@@ -30,20 +30,21 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 log = logging.getLogger(__name__)
 
 DRAIN = 0.3
-"""Seconds between "no new connections, please", which the manager tells every node together with
-telling us to stop, and which this node has carried out, and the stop signal. Docker Swarm waits 2 s
-for its gossip to spread; a session is faster, and scaling down is part of what users wait for."""
+"""Seconds between the removal of a task from this node's rules and its stop signal. The manager
+tells every node at once to send the task no new connections, and this node to stop it as well.
+Docker Swarm waits 2 s for its gossip to spread; a session is faster, and users wait for a service
+to scale down."""
 RETRY = 1.0
-"""Seconds before what keeps a task from ending is tried again."""
+"""Seconds before a step that keeps a task from ending is tried again."""
 RELEASE_TIMEOUT = 10.0
-"""Seconds that a task's end waits for the kernel to forget its sandbox; after that it is reported
-all the same."""
+"""Seconds that a task's end waits for the kernel to forget its sandbox; after that the end is
+reported all the same."""
 
 T = TypeVar("T")
 
 
 class Host(Protocol):
-    """What a worker needs of the agent that it works for."""
+    """The agent, as far as a worker needs it."""
 
     engine: Engine
     records: Records
@@ -63,7 +64,7 @@ class Host(Protocol):
     def verdict(self, container: Container | None) -> RebootVerdict: ...
 
     async def prune(self) -> None:
-        """Removes ended containers of which there are too many."""
+        """Removes ended containers, except the newest of each slot."""
         ...
 
 
@@ -74,11 +75,11 @@ class TaskWorker:
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
-        """What is wanted of the task has changed."""
+        """The assignment of the task, or the reboot verdict, has changed."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Until the manager no longer speaks of the task and nothing of it is left."""
+        """Runs until the task is no longer assigned and nothing of it is left."""
         while True:
             self._changed.clear()
             step = next_step(self._view())
@@ -160,7 +161,8 @@ class TaskWorker:
         await self._host.engine.remove(self._record.container)
 
     async def _finish(self, state: TaskState, message: str, err: str) -> None:
-        """The container is over. Its sandbox first, then the disk, then the word to the manager."""
+        """Ends a task whose container has ended: releases the sandbox, writes the record, and then
+        reports."""
         container = self._container()
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT):
@@ -177,7 +179,8 @@ class TaskWorker:
         await self._host.prune()
 
     async def _give_up(self, cause: str) -> None:
-        """The task cannot go on: nothing of it may stay but its status."""
+        """Ends a task that cannot go on: removes its container unless that has ended, and its
+        sandbox."""
         state = failed_before(self._record.status.state)
         while True:
             try:
@@ -189,7 +192,7 @@ class TaskWorker:
                 log.warning("task.cleanup_failed task=%s cause=%r", self._task, error)
                 await asyncio.sleep(RETRY)
 
-    # --- what is
+    # --- present state
 
     @property
     def _record(self) -> TaskRecord:
@@ -219,8 +222,8 @@ class TaskWorker:
         )
 
     def _log(self, status: TaskStatus) -> None:
-        """With the ids that the docker command shows. A task that is no longer assigned has no
-        service."""
+        """Logs a status with the ids that the docker command shows. A task that is no longer
+        assigned has no service."""
         assigned = self._host.assignment.tasks.get(self._task)
         values = (self._task, assigned.service if assigned else "", status.state.name.lower())
         container = status.container.id[:12] if status.container else ""
@@ -231,10 +234,10 @@ class TaskWorker:
             status.err,
         )
 
-    # --- telling
+    # --- reports
 
     def _unmet(self) -> str:
-        """What the task runs without, though its image asks for it; its user is to see that."""
+        """The requests of the image that the task runs without, for the user to see."""
         container = self._container()
         if container is None:
             return ""
@@ -269,8 +272,8 @@ class TaskWorker:
         )
 
     async def _unless_changed(self, action: Coroutine[Any, Any, T]) -> T | None:
-        """The action's result; None, with the action cancelled, if meanwhile something else is
-        wanted of the task."""
+        """The action's result; None, with the action cancelled, if the worker is woken
+        meanwhile."""
         doing = asyncio.ensure_future(action)
         changed = asyncio.ensure_future(self._changed.wait())
         try:

@@ -1,13 +1,12 @@
 """The session with a manager: kept up for as long as the agent lives, with any of the managers.
 
-Down come assignments, up go statuses. Of each task only the newest status matters: one update is on
-its way at a time, and what happens meanwhile goes with the next. An update is repeated until the
-manager says that it is committed; a new session begins with the statuses of all tasks, because the
-manager that accepted the last ones may not be the one that answers now.
+Assignments come down, statuses go up. Only the newest status of each task matters: one update is
+under way at a time, and later statuses go with the next. An update is repeated until the manager
+says that it is committed. A new session begins with the statuses of all tasks, because another
+manager may have accepted the last ones.
 
-A manager whose host is gone says no goodbye. Its kernel is asked all the time (`host_monitor.py`),
-so that the agent soon hears from another manager whom to send no connections to.
-"""
+A manager whose host is gone says no goodbye. The agent asks the kernel of that host all the time
+(`host_monitor.py`), and so soon learns from another manager where to send no connections."""
 
 import asyncio
 import contextlib
@@ -50,29 +49,29 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 8.0
-"""Seconds before the next attempt; Docker Swarm's."""
+"""Seconds before the next attempt, as in Docker Swarm."""
 BATCH = 0.005
 """Seconds that a first status waits for others."""
 WELCOME_TIMEOUT = 10.0
 """Seconds from the agent's hello to the manager's answer."""
 SILENT_PERIODS = 2
-"""Heartbeats. Less than the manager's patience with the node: there must be time to find another
+"""Heartbeats. Less than the manager's patience with the node: the agent needs time to find another
 manager."""
 ROUTES_PERIOD = 30.0
-"""Seconds between two looks at the host's routes."""
+"""Seconds between two checks of the host's routes."""
 MOST_BUSY = 0.005
-"""Share of the time that looking may take."""
+"""Largest share of time that these checks may take."""
 ACCEPT_TIMEOUT = 5.0
 """Seconds after which an update that was not accepted is sent again."""
 
 
 class ManagerGone(SessionClosed):
-    """Its host does not answer: there is nobody to say goodbye to."""
+    """The manager's host does not answer, so a goodbye would reach nobody."""
 
 
 class NotApplied(SessionClosed):
-    """What the manager said of the assignment cannot be taken over. The next session begins with
-    all of it."""
+    """A change of the assignment cannot be applied. The next session begins with the whole
+    assignment."""
 
 
 async def _no_preparation() -> None: ...
@@ -88,9 +87,9 @@ class Uplink:
         reached: Callable[[], Awaitable[None]] = _no_preparation,
         publish: Callable[[PublishLogs], None] | None = None,
     ) -> None:
-        """`statuses`: those of all tasks; `apply` takes over a change of the assignment; `reached`
-        is awaited before the first word to a manager; `publish` begins to publish logs, if this
-        agent can."""
+        """`statuses` gives those of all tasks; `apply` takes over a change of the assignment;
+        `reached` is awaited before the first message to a manager; `publish` begins to publish
+        logs, if this agent can."""
         self._adapters, self._managers = adapters, adapters.managers
         self._node = facts.node
         self._facts = facts
@@ -119,17 +118,17 @@ class Uplink:
         self._was_expired = False
         self._closing: set[asyncio.Task[None]] = set()
         self.refused = False
-        """The cluster says that this node is no longer part of it."""
+        """A manager says that this node is no longer part of the cluster."""
 
     @property
     def trusted(self) -> str:
-        """Fingerprint of the root certificate that this node trusts; empty where sessions do
-        without."""
+        """Fingerprint of the root certificate that this node trusts; empty where sessions use no
+        certificates."""
         return self._renewal.trusted if self._renewal is not None else ""
 
     @property
     def expired(self) -> bool:
-        """There is no session, and there will be none: the node's certificate has expired."""
+        """There is no session and can be none: the node's certificate has expired."""
         return not self.connected and self._renewal is not None and self._renewal.expired
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
@@ -137,7 +136,7 @@ class Uplink:
         self._some.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         backoff = FIRST_BACKOFF
         while True:
             if self._renewal is not None:
@@ -162,14 +161,15 @@ class Uplink:
             backoff = min(backoff * 2, LAST_BACKOFF)
 
     def _tell_expiry(self) -> None:
-        """Once, until it is good again: it was replaced, or the clock was wrong."""
+        """Logs an expired certificate, once until there is a valid one: it may be replaced, or the
+        clock may have been wrong."""
         before, self._was_expired = self._was_expired, self.expired
         if self._was_expired and not before:
             log.error("certificate.expired node=%s cause=%s", self._node, EXPIRED)
 
     async def _serve(self, session: AgentSession) -> bool:
-        """For as long as the session lasts; gives whether it was one. A manager that cannot serve
-        says goodbye at once."""
+        """Runs a session until its end. True if the manager welcomed this node and every assignment
+        could be applied. A manager that cannot serve says goodbye at once."""
         adapters, managers, welcomed, gone = self._adapters, self._managers, False, False
         farewell = "agent ends the session"
         try:
@@ -210,7 +210,7 @@ class Uplink:
         return welcomed
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
-        """The newest."""
+        """The newest statuses of ended tasks, as many as fit into one message."""
         found = [
             (task, status) for task, status in self._statuses().items() if status.state.is_terminal
         ]
@@ -235,8 +235,8 @@ class Uplink:
         await first(*speakers)
 
     async def _listen(self, session: AgentSession, silence: float) -> None:
-        """A manager answers heartbeats; one that says nothing for so many seconds is gone, or has
-        been stopped."""
+        """Receives messages. A manager answers heartbeats: after `silence` seconds without a
+        message, it is gone or suspended."""
         while True:
             message = await _received(session, silence)
             try:
@@ -268,10 +268,10 @@ class Uplink:
     async def _send_heartbeats(
         self, session: AgentSession, period: float, routes: tuple[str, ...]
     ) -> None:
-        """Twice as often as the manager asks, so that one may be late.
+        """Sends heartbeats twice as often as the manager asks, so that one may be late.
 
-        Managers learn of the host's routes when a session begins: once there are others than these,
-        another one begins. A host with a million routes is not kept busy by looking at them."""
+        Managers learn the host's routes when a session begins: when the routes change, this session
+        ends. The pauses between checks grow with their cost, for hosts with a million routes."""
         loop = asyncio.get_running_loop()
         look = loop.time() + ROUTES_PERIOD
         while True:
@@ -310,7 +310,8 @@ class Uplink:
 
 
 def report(statuses: Iterable[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId, TaskStatus], ...]:
-    """As many of them, from the first on, as go into one message; one at least, if there is one."""
+    """The first of these statuses, as many as fit into one message; at least one, if there is
+    one."""
     said: list[tuple[TaskId, TaskStatus]] = []
     size = 0
     for task, whole in itertools.islice(statuses, MAX_STATUSES):
@@ -323,7 +324,7 @@ def report(statuses: Iterable[tuple[TaskId, TaskStatus]]) -> tuple[tuple[TaskId,
 
 
 async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> None:
-    """Raises `ManagerGone`."""
+    """Raises `ManagerGone` when the manager's host no longer answers."""
     gone = asyncio.Event()
     host_monitor = HostMonitor(open_echo, lambda: {"manager": (manager,)}, lambda *_: gone.set())
     await first(lasting("host monitor", host_monitor.run), gone.wait())
@@ -331,7 +332,7 @@ async def _until_gone(open_echo: Callable[[], Echo], manager: IPv4Address) -> No
 
 
 def _address(text: str) -> IPv4Address | None:
-    """None for a name."""
+    """The address in `text`; None for a name."""
     with contextlib.suppress(AddressValueError):
         return IPv4Address(text)
     return None

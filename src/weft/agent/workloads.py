@@ -1,8 +1,7 @@
-"""From a task to the workload that the engine runs for it: names, labels, templates.
+"""Turns a task into the workload that the engine runs for it: names, labels, templates.
 
-What a user can write as a template (environment, hostname, sources and targets of mounts) is filled
-in here: `model/template.py`.
-"""
+Users can write templates for the environment, the hostname, and the sources and targets of mounts.
+This file fills them in with `model/template.py`."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,7 +23,7 @@ Tasks = Mapping[TaskId, TaskAssignment]
 
 
 def workload(task: TaskAssignment) -> Workload:
-    """The templates in it are as the user wrote them."""
+    """The task's workload, with templates as the user wrote them."""
     spec = task.spec.container
     return Workload(
         id=WorkloadId(task.id),
@@ -41,7 +40,8 @@ def workload(task: TaskAssignment) -> Workload:
 
 
 def filled_workload(task: TaskAssignment, node: NodeDescription) -> Workload:
-    """Without templates. Raises `InvalidArgument` for one that is none."""
+    """The task's workload, with templates filled in. Raises `InvalidArgument` for an invalid
+    template."""
     return msgspec.structs.replace(workload(task), spec=fill_templates(task, node))
 
 
@@ -50,14 +50,15 @@ def residents(tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
 
 
 class Workloads:
-    """The same task gives the very same workload, by which a plan knows that nothing has
-    changed."""
+    """Makes workloads. The same task gives the very same workload object, which shows a plan that
+    nothing has changed."""
 
     def __init__(self) -> None:
         self._known: dict[TaskId, tuple[TaskAssignment, Workload]] = {}
 
     def residents(self, tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
-        """Of the tasks that are assigned and have a sandbox. What others were is forgotten."""
+        """The residents for all tasks that are assigned and have a sandbox. Forgets the workloads
+        of other tasks."""
         self._known = {id: known for id, known in self._known.items() if id in tasks}
         found = ((sandbox, tasks.get(TaskId(sandbox.workload))) for sandbox in sandboxes)
         return [Resident(sandbox, self.of(task)) for sandbox, task in found if task is not None]
@@ -81,8 +82,8 @@ def swarm_labels(task: TaskAssignment) -> dict[str, str]:
 
 
 def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
-    """The task's container with what stands for the braces. Raises `InvalidArgument` for a template
-    that is none."""
+    """The task's container with the values of its templates. Raises `InvalidArgument` for an
+    invalid template."""
     values = task_values(
         service=(task.service, task.service_name, task.service_labels),
         node=(task.node, node.hostname, node.os, node.architecture),

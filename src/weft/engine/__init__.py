@@ -1,2 +1,2 @@
-"""What a node is without a swarm: its sandboxes and their network, names, images, containers and
-events."""
+"""The engine: what a node is without a swarm. Sandboxes and their network, names, images,
+containers and events."""

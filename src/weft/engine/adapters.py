@@ -1,5 +1,5 @@
-"""The outside world of the engine, by what it is for: what `node.py` chooses for a real host and
-the tests for a simulated one."""
+"""The adapters of the engine, grouped by purpose: `node.py` chooses them for a real host, the tests
+for a simulated one."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ NAMESPACES = Path("/run/docker/netns")
 
 
 class HostResolver(msgspec.Struct, frozen=True):
-    """What the host's own /etc/resolv.conf says."""
+    """The content of the host's own /etc/resolv.conf."""
 
     servers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
@@ -29,64 +29,64 @@ class HostResolver(msgspec.Struct, frozen=True):
 OpenSocket = Callable[
     [Path | None, socket.AddressFamily, socket.SocketKind], Awaitable[socket.socket]
 ]
-"""(namespace file, family, kind) -> a socket in that namespace, or in the host's own (None),
-non-blocking. Raises `OperationFailed`."""
+"""(namespace file, family, kind) -> a non-blocking socket in that namespace, or in the host's own
+(None). Raises `OperationFailed`."""
 OpenResolver = Callable[[Path, IPv4Address, Port], Awaitable[tuple[socket.socket, socket.socket]]]
 """(namespace file, address, port) -> the bound UDP socket and the listening TCP socket, both inside
 that namespace and non-blocking. Raises `OperationFailed`."""
 
 FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
-"""Forgets these flows, as far as they could find another way (`linux/conntrack.py`), in the
-namespace of that name (`kernel_state.HOST` is the host's); a namespace that is gone is fine. Raises
-`OperationFailed`."""
+"""Makes the kernel forget these flows, as far as they could take another path
+(`linux/conntrack.py`), in the namespace of that name (`kernel_state.HOST` is the host's). A missing
+namespace is no error. Raises `OperationFailed`."""
 
 
 async def _open_here(
     inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind
 ) -> socket.socket:
-    """Where there is one namespace."""
+    """Opens a socket where there is only one namespace."""
     made = socket.socket(family, kind)
     made.setblocking(False)
     return made
 
 
 async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
-    """Nothing is remembered."""
+    """Does nothing: no flows are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Time and chance."""
+    """Time and randomness."""
 
     clock: Callable[[], Nanoseconds]
     """Now, in nanoseconds since 1970."""
     entropy: Callable[[int], bytes]
-    """That many random bytes."""
+    """Gives that many random bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NameAdapters:
-    """What answers for names in sandboxes."""
+    """The adapters that resolve names in sandboxes."""
 
     open_resolver: OpenResolver
     open_socket: OpenSocket = _open_here
     host_resolver: Callable[[], HostResolver] = HostResolver
-    """Read each time: DHCP may change it."""
+    """Called for each use: DHCP may change the host's servers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkAdapters:
-    """What connects sandboxes."""
+    """The adapters that connect sandboxes."""
 
     kernel: Kernel
     names: NameAdapters
     flush_flows: FlushFlows = _no_flows
     esp: EspEngine | None = None
-    """What seals encrypted networks."""
+    """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"
-    """What is missing, if there is none."""
+    """The reason, if there is no ESP engine."""
     namespaces: Path = NAMESPACES
-    """Where namespaces are as files."""
+    """The directory of the namespace files."""
 
 
 @dataclass(frozen=True, kw_only=True)

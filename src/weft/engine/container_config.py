@@ -1,4 +1,5 @@
-"""From a workload to the container that runs it: names, /etc/hosts and /etc/resolv.conf. Pure."""
+"""Turns a workload into the container that runs it: names, /etc/hosts and /etc/resolv.conf.
+Pure."""
 
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,8 +18,8 @@ SHORT_ID = 12
 """Digits of a container's id that make its short id, and its hostname if the user gave none."""
 
 HOST_GATEWAY = "host-gateway"
-"""In place of an address: the host as its containers see it, docker_gwbridge's own address; of a
-container on the host's network that is the host itself."""
+"""Stands for the host's address as its containers see it: docker_gwbridge's own address or, for a
+container on the host's network, the loopback address."""
 LOOPBACK = IPv4Address("127.0.0.1")
 
 _HOSTS_HEAD = """\
@@ -32,7 +33,7 @@ ff02::2\tip6-allrouters
 
 
 class Host(msgspec.Struct, frozen=True):
-    """Of this host, what goes into its containers."""
+    """The values that this host's containers inherit from the host."""
 
     hostname: str
     resolver: HostResolver = HostResolver()
@@ -46,8 +47,8 @@ def container_config(
     overlays: Overlays,
     host: Host,
 ) -> ContainerConfig:
-    """The container of a workload. Without a sandbox it runs on the host's network, with the host's
-    name and name servers."""
+    """The container of a workload. Without a sandbox the container runs on the host's network, with
+    the host's name and name servers."""
     spec = workload.spec
     hostname = spec.hostname or (host.hostname if workload.host_network else container[:SHORT_ID])
     return ContainerConfig(
@@ -73,9 +74,9 @@ def container_config(
 def hosts_file(
     workload: Workload, hostname: str, overlays: Overlays, sandbox: Sandbox | None
 ) -> str:
-    """The well-known names, what the user added, and the container's own addresses: one on each of
-    its networks but ingress, unless it has no other; without any, its address on the gateway
-    bridge, since programs look themselves up when they start."""
+    """The content of /etc/hosts: the well-known names, the user's entries, and the container's own
+    addresses, since programs look themselves up when they start: one on each network, but ingress
+    only if it is the only one; without networks, the address on the gateway bridge."""
     bridge = LOOPBACK if sandbox is None else sandbox.gateway.network.network_address + 1
     lines = []
     for line in filter(str.strip, workload.spec.hosts):
@@ -91,8 +92,8 @@ def hosts_file(
 
 
 def resolv_conf(spec: ContainerSpec, host: HostResolver, own: bool) -> str:
-    """With `own` this node answers, in the container; else the servers that the user or the host
-    named."""
+    """The content of /etc/resolv.conf. With `own`, this node's name server in the sandbox answers;
+    otherwise the servers that the user or the host named."""
     servers = (str(RESOLVER_ADDRESS),) if own else spec.dns_servers or host.servers
     search = spec.dns_search or host.search
     options = spec.dns_options or host.options

@@ -1,11 +1,10 @@
-"""Keeps the ESP engine at what the overlays demand, and says whether encrypted networks may be up.
+"""Keeps the ESP engine in step with the overlays, and says whether encrypted networks may be up.
 
-With the userspace engine they may always: their VXLAN sockets are in a namespace that only the
-engine leads out of. With the kernel's they may once its policies are in force: until then, and
-whenever that fails, the network loop is given overlays without keys, of which the plan makes
-networks that do not leave this host. New keys, new peers, and peers that go are a matter between
-this loop and the engine; no packet waits for it but those that could not be sealed anyway.
-"""
+With the userspace engine they always may: their VXLAN sockets are in a namespace whose only way out
+is the engine. With the kernel's engine they may once its policies are in force. Until then, and
+whenever the engine fails, the network loop gets overlays without keys, and plans networks that do
+not leave this host. New keys, new peers and departing peers concern only this loop and the engine.
+They delay only packets that could not be encrypted anyway."""
 
 import asyncio
 import logging
@@ -31,8 +30,8 @@ class Encryption:
     def __init__(
         self, engine: EspEngine | None, why_not: str, facts: NodeFacts, changed: Callable[[], None]
     ) -> None:
-        """`why_not`: what is missing, if there is no engine. `changed` is called when `desire`
-        would give another."""
+        """`why_not`: the reason, if there is no engine. `changed` is called when `desire` would
+        give another result."""
         self._engine = engine
         self._why_not = why_not
         self._facts = facts
@@ -46,9 +45,9 @@ class Encryption:
         """Set, and replaced, after each try."""
 
     def desire(self, overlays: Overlays) -> Overlays | None:
-        """The overlays that the network may be planned from: the same, or without keys; None: wait
-        for `changed`. A daemon that was started again must not take the network down only because
-        it does not know yet what is in force."""
+        """The overlays to plan the network from: the same, or without keys; None: wait for
+        `changed`. A restarted daemon must not take the network down only because it does not know
+        yet which policies are in force."""
         self._wanted = protection(overlays, self._facts)
         if self._wanted != self._applied or self._is_first:
             self._wake.set()
@@ -59,8 +58,8 @@ class Encryption:
         return overlays if self._applied is not None else msgspec.structs.replace(overlays, keys=())
 
     async def ready(self, network: str) -> None:
-        """Returns when the engine protects what is wanted now. Raises `OperationFailed` if there is
-        none or it fails."""
+        """Returns when the engine protects the present overlays. Raises `OperationFailed` if there
+        is no engine or the engine fails."""
         if self._engine is None:
             raise OperationFailed(f"cannot join encrypted network {network}: {self._why_not}")
         try:
@@ -72,7 +71,7 @@ class Encryption:
             raise OperationFailed(f"cannot join encrypted network {network}: {cause}") from None
 
     async def run(self) -> None:
-        """Until cancelled. The engine goes on."""
+        """Runs until cancelled. The engine goes on."""
         retry = FIRST_RETRY
         while self._engine is not None:
             await self._wake.wait()
@@ -85,8 +84,7 @@ class Encryption:
                 self._wake.set()
 
     async def teardown(self) -> None:
-        """Nothing is protected any longer; to be called when no encrypted network is left, and
-        `run` has ended."""
+        """Ends all protection. Call this when no encrypted network is left, and `run` has ended."""
         if self._engine is not None:
             await self._engine.apply(None)
 

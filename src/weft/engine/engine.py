@@ -1,8 +1,7 @@
-"""What a node is without a swarm: its containers, its images, and what happened to them.
+"""The engine: what a node is without a swarm. Its containers, its images, and events about them.
 
-It lives as long as the daemon. Who wants containers connected makes a `Networking`
-(`networking.py`) with it: a member of a swarm does so, for as long as it is one.
-"""
+The engine lives as long as the daemon. A part that wants containers connected makes a `Networking`
+(`networking.py`) with the engine: a member of a swarm does so, for as long as it is one."""
 
 from collections.abc import Mapping
 from signal import Signals
@@ -21,7 +20,7 @@ from weft.model.meta import Nanoseconds
 
 class Engine:
     def __init__(self, id: str, adapters: EngineAdapters) -> None:
-        """`id`: of the host, as `docker info` shows it."""
+        """`id`: the host's, as `docker info` shows it."""
         self.id = id
         self.adapters = adapters
         self.runtime = adapters.runtime
@@ -32,18 +31,18 @@ class Engine:
         return self.adapters.origin.clock()
 
     def new_id(self) -> str:
-        """For a container or a sandbox."""
+        """A new id for a container or a sandbox."""
         return hex_id(self.adapters.origin.entropy(CONTAINER_ID_BYTES))
 
     def host(self, hostname: str) -> Host:
         network = self.adapters.network
         return Host(hostname, network.names.host_resolver(), network.namespaces)
 
-    # --- containers. What happens to them is an event.
+    # --- containers. Each change is an event.
 
     @property
     def containers(self) -> Mapping[ContainerId, Container]:
-        """All of this node, those of other people included."""
+        """All containers on this node, those of other owners included."""
         return {c.id: c for c in self.runtime.containers()}
 
     def container(self, id: ContainerId) -> Container | None:
@@ -59,15 +58,15 @@ class Engine:
         self.events.container("start", await self.runtime.start(id))
 
     async def wait(self, id: ContainerId) -> Container:
-        """Its end, which who waits has to tell by `died`: nobody may, for example when the daemon
-        ends."""
+        """Waits until a container has ended. The caller must then call `died`; without a caller, as
+        when the daemon ends, there is no event."""
         return await self.runtime.wait(id)
 
     async def stop(self, container: Container) -> None:
         self.died(await self.runtime.stop(container.id, container.stop_grace_period))
 
     async def kill(self, container: Container, name: str) -> None:
-        """`name`: of the signal."""
+        """`name`: the signal's name."""
         await self.runtime.kill(container.id, name)
         self.events.container("kill", container, signal=str(int(Signals[name])))
 
@@ -75,7 +74,7 @@ class Engine:
         self.events.container("die", container, exitCode=str(container.exit_code))
 
     async def remove(self, id: ContainerId) -> None:
-        """And its log; fine if it is not there."""
+        """Removes a container and its log; a missing container is no error."""
         container = self.container(id)
         await self.runtime.remove(id)
         if container is not None:
@@ -86,12 +85,12 @@ class Engine:
     def has_image(self, reference: str) -> bool:
         try:
             self.images.find(reference)
-        except WeftError:  # also of a reference that makes no sense: the pull will say so
+        except WeftError:  # also for an invalid reference: the pull will report it
             return False
         return True
 
     # --- networks
 
     def local_networks(self) -> list[LocalNetwork]:
-        """Those that every host has. They are the same in a swarm and after it."""
+        """The networks that every host has. They are the same in a swarm and after it."""
         return views.predefined_networks(self.id)

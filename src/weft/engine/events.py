@@ -1,5 +1,5 @@
-"""What happened on this node, for `docker events`: the last ones are remembered, new ones go to all
-who listen."""
+"""The events on this node, for `docker events`: the last ones are remembered, new ones go to all
+listeners."""
 
 import asyncio
 from collections import deque
@@ -9,10 +9,10 @@ from weft.model.container import Container, NodeEvent
 from weft.model.meta import SECOND, Nanoseconds
 
 REMEMBERED = 256
-"""Docker's number."""
+"""As in Docker."""
 UNREAD = 4096
-"""Events that a listener may be behind; one that is further behind is cut off, so that it cannot
-fill the memory."""
+"""Events that a listener may be behind. A listener that is further behind is cut off, so that it
+cannot fill the memory."""
 
 
 class EventLog:
@@ -40,7 +40,7 @@ class EventLog:
         )
 
     def container(self, action: str, container: Container, **more: str) -> None:
-        """`create`, `start`, `die` (with exitCode), `destroy`."""
+        """`action`: `create`, `start`, `kill` (with signal), `die` (with exitCode), `destroy`."""
         config = container.config
         attributes = {**config.labels, "image": config.spec.image, "name": config.name, **more}
         self.record("container", action, config.id, attributes)
@@ -48,8 +48,8 @@ class EventLog:
     async def listen(
         self, since: Nanoseconds = 0, until: Nanoseconds = 0
     ) -> AsyncIterator[NodeEvent]:
-        """Past ones from `since` on (0: none), then new ones as they happen, until `until` (0: for
-        ever)."""
+        """Yields past events from `since` on (0: none), then new ones as they happen, until `until`
+        (0: for ever)."""
         queue: asyncio.Queue[NodeEvent | None] = asyncio.Queue()
         self._listeners.add(queue)
         try:

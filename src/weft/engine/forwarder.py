@@ -1,13 +1,12 @@
 """Asks other name servers on behalf of the containers.
 
-The host's servers are asked from the host's own namespace, where they are the host's: one may be on
-the host's loopback, or have an address that an overlay has too. The servers that a container's user
-named are asked from the container's: they may be services of the swarm, on an internal network, or
-a program beside it. Docker Engine makes the same difference (`libnetwork/resolver.go`,
-`HostLoopback`). One socket per question, so that each has a source port of its own (RFC 5452); an
-answer counts only if it has the question's id, comes from the server that was asked, and repeats
-the question.
-"""
+The host's name servers are asked from the host's namespace, where their addresses are valid: a
+server may be on the host's loopback, or have an address that an overlay uses too. Name servers that
+a container's user named are asked from the container's namespace: they may be services of the
+swarm, on an internal network, or a program beside the container. Docker Engine makes the same
+difference (`libnetwork/resolver.go`, `HostLoopback`). Each question has its own socket, and so its
+own source port (RFC 5452). An answer counts only if it has the question's id, comes from the server
+that was asked, and repeats the question."""
 
 import asyncio
 import ipaddress
@@ -27,14 +26,14 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 1024
 MAX_SERVERS = 3
 TIMEOUT = 4.0
-"""Seconds per server. These three are Docker's (libnetwork resolver.go)."""
+"""Seconds per server. These three limits are Docker's (libnetwork resolver.go)."""
 DNS_PORT = 53
 
 
 class NameServers(NamedTuple):
     addresses: tuple[str, ...]
     inside: Path | None = None
-    """File of the namespace from which they are asked; None: the host's own."""
+    """File of the namespace to ask them from; None: the host's own."""
 
 
 class Forwarder:
@@ -48,7 +47,7 @@ class Forwarder:
         return self._in_flight >= MAX_IN_FLIGHT
 
     async def ask(self, query: bytes, servers: NameServers, transport: Transport) -> bytes:
-        """The first good answer; SERVFAIL if no server has one, or there is none."""
+        """The first good answer; otherwise the last refusal, or SERVFAIL if no server answered."""
         self._in_flight += 1
         refusal = failure(query, codec.SERVFAIL)
         try:
@@ -100,7 +99,8 @@ class Forwarder:
     async def _connected(
         self, server: str, inside: Path | None, kind: socket.SocketKind
     ) -> socket.socket:
-        """A socket stays in the namespace that it was made in, wherever it is used from."""
+        """A connected socket. A socket stays in the namespace that it was made in, wherever it is
+        used."""
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         made = await self._open_socket(inside, family, kind)
         try:
@@ -119,7 +119,7 @@ class _Exchange(asyncio.DatagramProtocol):
         self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A promise of `create_datagram_endpoint`; the classes do not say so, neither asyncio's own
+        # `create_datagram_endpoint` promises this; the classes do not say so, neither asyncio's own
         # before 3.12 nor uvloop's.
         cast(asyncio.DatagramTransport, transport).sendto(self._query)
 
@@ -133,9 +133,9 @@ class _Exchange(asyncio.DatagramProtocol):
 
 
 def answers(reply: bytes, query: bytes) -> bool:
-    """Whether it is an answer to this very question (RFC 5452 section 9.1). The question is
-    compared as bytes without regard to case; a reply without any question is taken if it says that
-    something went wrong."""
+    """Whether `reply` answers this very question (RFC 5452 section 9.1). The question is compared
+    as bytes without regard to case. A reply without any question is accepted if it reports an
+    error."""
     if len(reply) < codec.HEADER.size or reply[:2] != query[:2] or not reply[2] & 0x80:
         return False
     if reply[4:6] == b"\0\0":
@@ -147,7 +147,8 @@ def answers(reply: bytes, query: bytes) -> bool:
 
 
 def _may_be_asked(server: str) -> bool:
-    """It is an address, and not the one at which the container's own question came in."""
+    """The server is an IP address, and not the one at which the container's own question came
+    in."""
     try:
         return ipaddress.ip_address(server.partition("%")[0]) != RESOLVER_ADDRESS
     except ValueError:

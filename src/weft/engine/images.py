@@ -1,9 +1,7 @@
-"""Images, and events of what happens to them, as `docker events` tells it: pull, load, tag, untag,
-delete.
+"""Images, with events of their changes, as in `docker events`: pull, load, tag, untag, delete.
 
-An event is about the image's id, but of a pull about what was asked for; its attributes are the
-image's labels and a name.
-"""
+An event is about the image's id; the event of a pull is about the reference that was asked for. Its
+attributes are the image's labels and a name."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -14,11 +12,11 @@ from weft.model.container import Image
 from weft.runtime.base import Images
 
 UNTAGGED, DELETED = "Untagged", "Deleted"
-"""What `Images.remove` says of a name, and of an id."""
+"""The words of `Images.remove` for a name, and for an id."""
 
 
 class RecordedImages:
-    """`runtime.base.Images` on top of another."""
+    """A `runtime.base.Images` on top of another one, which adds the events."""
 
     def __init__(self, images: Images, events: EventLog) -> None:
         self._images = images
@@ -36,7 +34,7 @@ class RecordedImages:
         try:
             async for line in lines:
                 yield line
-        finally:  # who is not told any more has nothing fetched any more
+        finally:  # a caller that stops reading stops the pull
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()
         asked = name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")

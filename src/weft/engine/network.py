@@ -1,19 +1,19 @@
-"""The loop that makes the kernel's network what the overlays and the residents demand, and keeps it
-so.
+"""The network loop: makes the kernel's network what the overlays and the residents demand, and
+keeps it so.
 
-Whenever these or the kernel change: plan, compare, apply. What the kernel has is read once and
-remembered; after that only namespaces in which something happened are read again, our own changes
-among them, which verifies them. Whatever others do to our namespaces is repaired that way, and
-every `AUDIT` seconds all is read anew, for changes that nobody announced.
+Whenever these or the kernel change, the loop plans, compares and applies. It reads the kernel's
+state once and remembers it. After that it reads only namespaces in which something happened, its
+own changes included, which verifies them. This repairs changes by others to our namespaces. Every
+`AUDIT` seconds the loop reads everything anew, for changes that were not announced.
 
-An operation that fails does not hold up the others: what is left after a failed batch is tried one
-by one, so that the cause is known for each, told to the tasks that need it (`ready` raises it), and
-tried again with growing pauses.
+An operation that fails does not hold up the others. After a failed batch, the remaining operations
+are tried one by one, so that the cause of each failure is known. The loop tells the cause to the
+tasks that need the operation (`ready` raises it), and tries again with growing pauses.
 
-Where new flows are no longer sent to a task, or begin to be, the kernel forgets the flows that can
-choose anew (`network.flows`), once the rules there say so; beside the rounds, because the kernel
-looks through all its flows for that (9 ms where it has room for a quarter million).
-"""
+When new flows are no longer sent to a task, or begin to be, the kernel must forget the flows that
+can choose anew (`network.flows`), once the rules there say so. This happens beside the rounds,
+because the kernel looks through all its flows for that (9 ms where it has room for a quarter
+million)."""
 
 import asyncio
 import contextlib
@@ -47,16 +47,16 @@ from weft.system.supervision import lasting
 log = logging.getLogger(__name__)
 
 COALESCE = 0.015
-"""Seconds that a round waits for more changes: a burst of tasks becomes one."""
+"""Seconds that a round waits for more changes: a burst of tasks becomes one round."""
 PATIENCE = 0.04
-"""Seconds that a round waits in addition while no task waits for it: each task that begins to serve
-changes the rules of all sandboxes on its networks. Well below the time that a task is given between
-the last new connection and its stop signal."""
+"""Seconds that a round waits in addition while no task waits for the round: each task that begins
+to serve changes the rules of all sandboxes on its networks. This is well below the time between a
+task's last new connection and its stop signal."""
 AUDIT = 10.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 MAX_SINGLE = 200
-"""Operations left after a failure that are tried one by one; more of them are tried in one batch
-once more."""
+"""Operations that are tried one by one after a failure; if more are left, they are tried in one
+batch once more."""
 
 Plan = Callable[[Overlays, NodeFacts, Sequence[Resident]], KernelState]
 Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
@@ -68,12 +68,12 @@ SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
 
 class Failure(msgspec.Struct, frozen=True):
     operation: Operation | None
-    """None: it could not even be planned or read."""
+    """None: planning or reading failed."""
     cause: str
 
     def concerns(self, sandbox: Sandbox) -> bool:
-        """Whether the sandbox cannot do without it. What another sandbox hangs on a bridge that
-        they share does not concern it."""
+        """Whether the sandbox needs this operation. The ports of other sandboxes on a shared bridge
+        do not concern the sandbox."""
         if self.operation is None or _is_hosts_table(self.operation):
             return True
         places = _links_of(self.operation)
@@ -83,7 +83,7 @@ class Failure(msgspec.Struct, frozen=True):
         return self.operation.namespace in (sandbox.key, *overlays)
 
     def keeps(self, sandbox: Sandbox) -> bool:
-        """Whether something of the sandbox, which is to go, may still be there."""
+        """Whether a part of the sandbox, which is to go, may still be there."""
         match self.operation:
             case None:
                 return True
@@ -95,14 +95,14 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def _is_hosts_table(operation: Operation) -> bool:
-    """Without these rules a container would reach what listens on the host's loopback, and speak in
-    the name of others: none may start where they cannot be had."""
+    """Whether the operation sets the host's rules. Without them a container could reach what
+    listens on the host's loopback, and forge the addresses of others: none may start then."""
     return isinstance(operation, ReplaceTable | ChangeTable) and operation.namespace == HOST
 
 
 def _links_of(operation: Operation) -> list[tuple[str, str]]:
-    """Namespace and name of the links that are made, changed or removed, or of which a bridge is
-    told."""
+    """(namespace, name) of the links that the operation makes, changes or removes, or that a new
+    forwarding entry points to."""
     match operation:
         case AddLink(namespace=space, link=link):
             return [(space, link.name), *_far_end(link.kind)]
@@ -163,24 +163,25 @@ class NetworkLoop:
         """Read all namespaces in the next round."""
         self._wake = asyncio.Event()
         self._wanted = self._known = self._done = 0
-        """Generations of what is desired: of the last, of what this loop was given of it, and of
-        what the last round dealt with."""
+        """Generations of the desired state: the last one, the last one that this loop was given,
+        and the one that the last round dealt with."""
         self._round = asyncio.Event()
         self._hurry = asyncio.Event()
         """Somebody waits for the next round."""
         self._retry = FIRST_RETRY
         self.failures: tuple[Failure, ...] = ()
-        """Of the last round."""
+        """The failures of the last round."""
         self._first: tuple[Overlays, tuple[Resident, ...]] | None = None
-        """What was desired first."""
+        """The first desired state."""
         self._planned: KernelState | None = None
-        """By the last round."""
+        """The plan of the last round."""
         self._stale: set[Place] = set()
-        """Flows to be forgotten."""
+        """Flows that the kernel is to forget."""
         self._some_stale = asyncio.Event()
 
     def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
-        """What the kernel is to look like from now on. Until the first call nothing is touched."""
+        """Sets what the kernel is to look like from now on. Before the first call nothing is
+        touched."""
         self._overlays, self._residents = overlays, tuple(residents)
         self._first = self._first or (overlays, self._residents)
         self._wanted += 1
@@ -188,19 +189,20 @@ class NetworkLoop:
         self._wake.set()
 
     def postpone(self) -> None:
-        """Something else is desired, but may not be done yet: who waits for it now waits for the
-        next `desire`."""
+        """Announces a desired state that may not be applied yet: callers that wait for it wait for
+        the next `desire`."""
         self._wanted += 1
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(lasting("watch of the kernel", self._watch))
             group.create_task(lasting("convergence", self._converge_for_ever))
             group.create_task(lasting("stale flows", self._forget_flows))
 
     async def settled(self) -> None:
-        """Returns when all that was desired before the call has been dealt with, well or badly."""
+        """Returns when the loop has dealt with all that was desired before the call, successfully
+        or not."""
         wanted = self._wanted
         while self._done < wanted:
             self._hurry.set()
@@ -215,14 +217,14 @@ class NetworkLoop:
                 raise OperationFailed(failure.cause)
 
     async def gone(self, sandbox: Sandbox) -> None:
-        """Returns when the kernel has nothing more of a sandbox that is no longer desired."""
+        """Returns when nothing of a sandbox that is no longer desired is left in the kernel."""
         await self.settled()
         while any(failure.keeps(sandbox) for failure in self.failures):
             await self._round.wait()
 
     async def teardown(self) -> None:
-        """Removes everything of ours; not while `run` runs. As much as possible: then raises what
-        could not be removed."""
+        """Removes everything of ours, as far as possible; then raises what could not be removed.
+        Never call this while `run` runs."""
         self._actual = dict((await self._kernel.read(NOTHING)).namespaces)
         failures = await self._carry_out(NOTHING)
         if failures:
@@ -256,8 +258,8 @@ class NetworkLoop:
                 await self._converge(self._overlays, self._residents)
 
     async def _pause(self, until_audit: float) -> None:
-        """Until somebody wakes the loop, an audit is due, or a failed operation is to be tried
-        again."""
+        """Waits until somebody wakes the loop, an audit is due, or a failed operation is to be
+        tried again."""
         seconds = min(until_audit, self._retry) if self.failures else until_audit
         try:
             async with asyncio.timeout(max(seconds, 0)):
@@ -283,7 +285,7 @@ class NetworkLoop:
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
         except Exception as error:
-            # A mistake in one network must not end the agent of a node: it is told, and tried
+            # A mistake in one network must not end the agent of a node: it is reported, and tried
             # again.
             log.exception("network.round_failed")
             self.failures = (Failure(None, f"cannot set up the network: {error}"),)
@@ -297,8 +299,8 @@ class NetworkLoop:
         self._round = asyncio.Event()
 
     def _plan_first(self) -> KernelState:
-        """What a new daemon finds: the rules of what was desired first, or older ones, so that
-        every published port may be new."""
+        """The plan that a new daemon finds in force: the rules of the first desired state, or older
+        ones. So every published port may be new."""
         first = NOTHING
         if self._first is not None:
             overlays, residents = self._first
@@ -312,7 +314,7 @@ class NetworkLoop:
             self._some_stale.clear()
             if any(failure.operation is None for failure in self.failures):
                 continue
-            # Where the rules could not be changed a flow would only find the same way again: later.
+            # Where the rules could not be changed, a flow would take the same path: done later.
             failed = {
                 f.operation.namespace
                 for f in self.failures
@@ -344,7 +346,7 @@ class NetworkLoop:
         self._actual.update(found.namespaces)
 
     async def _carry_out(self, desired: KernelState) -> list[Failure]:
-        """Leads from the actual state to the desired one; gives what could not be done."""
+        """Changes the actual state to the desired one; gives the operations that failed."""
         operations = self._diff(KernelState(self._actual), desired)
         if not operations:
             self._actual = dict(desired.namespaces)
@@ -362,8 +364,8 @@ class NetworkLoop:
     async def _retry_singly(
         self, desired: KernelState, tried: Sequence[Operation]
     ) -> list[Failure]:
-        """What can be done is done by now: what is left is tried once more, so that the cause is
-        known for each."""
+        """Tries the operations that are left once more, so that each failure has its cause. All
+        that can be done is done by now."""
         left = await self._left_of(desired, tried)
         if len(left) > MAX_SINGLE:
             with contextlib.suppress(OperationFailed):
@@ -384,7 +386,7 @@ class NetworkLoop:
     async def _left_of(
         self, desired: KernelState, tried: Sequence[Operation]
     ) -> Sequence[Operation]:
-        """Only where something was tried is read again: one thing that never succeeds must not make
-        every change expensive."""
+        """The operations that are left. Only namespaces where something was tried are read again:
+        one operation that never succeeds must not make every change expensive."""
         await self._read_again(desired, _touched(tried))
         return self._diff(KernelState(self._actual), desired)

@@ -1,12 +1,12 @@
-"""Sandboxes connected: the kernel's network, encryption and names, of the residents that somebody
-wants here.
+"""Connects sandboxes: gives the desired residents their network in the kernel, encryption and
+names.
 
-    desire ─▶ encryption: may it be up? ─▶ network loop ─▶ kernel
-    connect ─▶ the engine protects it, the kernel has it ─▶ its names are answered
+    desire  ─▶ encryption: may networks be up? ─▶ network loop ─▶ kernel
+    connect ─▶ the ESP engine protects the networks, the kernel has the sandbox ─▶ names are
+               answered
 
-Who desires says all of it each time. Until the first time nothing is touched, and the end of `run`
-leaves everything as it is.
-"""
+Each `desire` gives the whole desired state. Before the first one nothing is touched, and the end of
+`run` leaves everything as it is."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ class Networking:
         self._residents: dict[WorkloadId, Resident] = {}
 
     async def run(self) -> None:
-        """Until cancelled. The network stays as it is; names are no longer answered."""
+        """Runs until cancelled. The network stays as it is; names are no longer answered."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(lasting("network", self.loop.run))
@@ -64,8 +64,8 @@ class Networking:
             self._resolvers.close_all()
 
     async def teardown(self) -> None:
-        """Removes everything of ours; not while `run` runs. As much as possible: then raises what
-        could not be removed."""
+        """Removes everything of ours, as far as possible; then raises what could not be removed.
+        Never call this while `run` runs."""
         errors: list[Exception] = []
         try:
             await self.loop.teardown()
@@ -79,13 +79,13 @@ class Networking:
             raise ExceptionGroup("cannot remove the network", errors)
 
     def new_id(self) -> str:
-        """For a sandbox."""
+        """A new id for a sandbox."""
         return self._engine.new_id()
 
-    # --- what is wanted
+    # --- the desired state
 
     def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
-        """From now on."""
+        """Sets the desired state from now on."""
         self._overlays, self._residents = overlays, {r.workload.id: r for r in residents}
         self._desire()
 
@@ -96,7 +96,7 @@ class Networking:
             raise OperationFailed(cause)
 
     async def connect(self, sandbox: Sandbox) -> None:
-        """Returns when it works for the sandbox, which must have been desired. Raises
+        """Returns when network and names work for the sandbox, which must have been desired. Raises
         `OperationFailed`."""
         for network in sandbox.ports:
             view = self._overlays.networks.get(network)
@@ -106,15 +106,15 @@ class Networking:
         self._tell("connect", sandbox)
 
     async def release(self, sandbox: Sandbox) -> None:
-        """Returns when the kernel has nothing more of the sandbox, which must be no longer
-        desired."""
+        """Returns when nothing of the sandbox, which must be no longer desired, is left in the
+        kernel."""
         self._resolvers.close(sandbox)
         await self.loop.gone(sandbox)
         self._tell("disconnect", sandbox)
 
     async def answer_again(self, sandbox: Sandbox) -> None:
-        """For a container that was running before this daemon. Tries until it works, or the sandbox
-        is no longer desired."""
+        """Answers names again, for a container that was running before this daemon started. Tries
+        until that works, or the sandbox is no longer desired."""
         while self._is_resident(sandbox):
             try:
                 await self._answer(sandbox)

@@ -1,4 +1,4 @@
-"""Fetching images: however many tasks wait for one, it is fetched once."""
+"""Pulls images: however many tasks wait for an image, it is pulled once."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ class Pulls:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def pull(self, reference: str) -> None:
-        """Returns when the image is here; joins a pull that is under way. A caller that is
-        cancelled leaves it running for the others. Raises `NotFound` or `OperationFailed`."""
+        """Returns when the image is here; joins a pull that is under way. Cancelling one caller
+        leaves the pull running for the others. Raises `NotFound` or `OperationFailed`."""
         task = self._running.get(reference)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._pull(reference))
@@ -35,6 +35,6 @@ class Pulls:
     def _done(self, reference: str, task: asyncio.Task[None]) -> None:
         self._running.pop(reference, None)
         if not task.cancelled():
-            # Those who wait have it from the shield; without any the error must not be reported as
+            # Callers get the error through the shield; without callers it must not be reported as
             # never retrieved.
             task.exception()

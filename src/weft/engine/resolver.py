@@ -1,11 +1,10 @@
-"""The name service of the containers: per sandbox a UDP and a TCP socket at 127.0.0.11 inside it,
-all served by the event loop.
+"""The name service of the containers: in each sandbox a UDP and a TCP socket at 127.0.0.11, all
+served by the event loop.
 
-The sockets are made inside the namespace by an adapter and belong to this process, so no thread and
-no process per container is needed. `dns.resolver.answer` decides; what it says to forward goes out
-to the servers that the user or the host named, one after the other (`forwarder.py`). Limits, as
-Docker's: three servers, 4 s each, 1,024 questions on their way.
-"""
+An adapter makes the sockets inside the namespace, and they belong to this process, so no container
+needs a thread or a process. `dns.resolver.answer` decides. Forwarded questions go to the servers
+that the user or the host named, one after the other (`forwarder.py`). The limits are Docker's:
+three servers, 4 s each, 1,024 questions under way."""
 
 import asyncio
 import logging
@@ -29,7 +28,7 @@ BATCH = 64
 MAX_CONNECTIONS = 32
 """TCP connections of one container at a time."""
 IDLE = 10.0
-"""Seconds that a TCP connection may say nothing."""
+"""Seconds that a TCP connection may be silent."""
 
 Address = tuple[str, int]
 
@@ -98,7 +97,7 @@ class SandboxResolver:
         try:
             self._udp.sendto(reply, client)
         except OSError as error:
-            # Like any name server: the client asks again.
+            # As with any name server, the client asks again.
             log.debug("resolver.send_failed cause=%s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -165,7 +164,8 @@ class Resolvers:
         return sandbox.id in self._open
 
     async def open(self, sandbox: Sandbox) -> None:
-        """Begins to answer in a sandbox; fine if that is so already. Raises `OperationFailed`."""
+        """Begins to answer in a sandbox; does nothing if it already answers there. Raises
+        `OperationFailed`."""
         if sandbox.id in self._open:
             return
         sockets = await self._open_sockets(

@@ -1,5 +1,5 @@
-"""What a new sandbox is given: an address on docker_gwbridge, and a port on the bridge of each of
-its networks. Pure."""
+"""Chooses what a new sandbox gets: an address on docker_gwbridge, and a port on the bridge of each
+of its networks. Pure."""
 
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Interface
@@ -18,7 +18,7 @@ def new_sandbox(
     held: Collection[Sandbox],
     cursor: int = 0,
 ) -> Sandbox:
-    """`held`: all that are on this node. `cursor`: the address given last, as an integer; the
+    """`held`: all sandboxes on this node. `cursor`: the address given last, as an integer; the
     search begins behind it. Raises `Exhausted`."""
     gateway = choose_gateway(facts, {s.gateway.ip for s in held}, cursor)
     return Sandbox(
@@ -31,9 +31,9 @@ def new_sandbox(
 
 
 def choose_gateway(facts: NodeFacts, held: Collection[IPv4Address], cursor: int) -> IPv4Interface:
-    """The next free address of docker_gwbridge behind the cursor, around the end of the subnet;
-    never the bridge's own nor `ingress_sbox`'s. Next-fit, so that an address given back is not at
-    once somebody else's. Raises `Exhausted`."""
+    """The next free address of docker_gwbridge behind the cursor, wrapping at the end of the
+    subnet; never the bridge's own nor `ingress_sbox`'s. Next-fit, so that a released address is not
+    given away again at once. Raises `Exhausted`."""
     network = facts.gateway.network
     first, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
     taken = {*map(int, held), int(facts.gateway.ip), int(facts.ingress_gateway.ip)}
@@ -50,7 +50,7 @@ def choose_gateway(facts: NodeFacts, held: Collection[IPv4Address], cursor: int)
 
 
 def choose_ports(workload: Workload, held: Iterable[Sandbox]) -> dict[NetworkId, int]:
-    """For each network of the workload the lowest number of a veth that no other sandbox has there;
+    """For each network of the workload, the lowest veth number that no other sandbox has there;
     from 1."""
     used: dict[str, set[int]] = {}
     for sandbox in held:

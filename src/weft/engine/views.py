@@ -1,9 +1,8 @@
-"""What the API shows of this node's networks: the predefined ones, docker_gwbridge, and the
-overlays that it has a part of. Pure.
+"""This node's networks as the API shows them: the predefined ones, docker_gwbridge, and the
+overlays that reach this node. Pure.
 
-Ids of local networks and of endpoints are digests of what they name, so they are the same after a
-restart, and an endpoint has the same id on whatever node it is shown.
-"""
+Ids of local networks and of endpoints are digests of what they name. So they are the same after a
+restart, and an endpoint has the same id on every node that shows it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,7 @@ def digest(*words: str) -> str:
 def connected_networks(
     overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> list[LocalNetwork]:
-    """Those that containers are connected by, by name."""
+    """The networks that connect containers, sorted by name."""
     here = [r for r in residents if r.sandbox.container in containers]
     networks = [gateway_network(overlays, here, facts)]
     networks += [overlay(view, here, facts, containers) for view in overlays.networks.values()]
@@ -68,8 +67,8 @@ def container_networks(
     facts: NodeFacts,
     containers: Containers,
 ) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
-    """By name, in the order of the workload's attachments; without docker_gwbridge. Empty for a
-    container without a sandbox."""
+    """A container's networks by name, in the order of the workload's attachments; without
+    docker_gwbridge. Empty for a container without a sandbox."""
     workload = next((workload for sandbox, workload in residents if sandbox.container == id), None)
     found: dict[str, tuple[LocalNetwork, LocalEndpoint]] = {}
     for attachment in () if workload is None else workload.attachments:
@@ -85,13 +84,13 @@ def container_networks(
 def container_gateway(
     id: ContainerId, overlays: Overlays, residents: Sequence[Resident], facts: NodeFacts
 ) -> LocalEndpoint | None:
-    """The container's place on docker_gwbridge; None if it has none."""
+    """The container's endpoint on docker_gwbridge; None if it has none."""
     network = gateway_network(overlays, [r for r in residents if r.sandbox.container == id], facts)
     return next((e for e in network.endpoints if e.key == id), None)
 
 
 def predefined_networks(engine: str) -> list[LocalNetwork]:
-    """What every host has, by name."""
+    """The networks that every host has, sorted by name."""
     return [
         predefined(engine, "bridge", "bridge"),
         predefined(engine, "host", "host"),
@@ -165,7 +164,7 @@ def overlay(
 
 
 def peers(view: NetworkView) -> tuple[PeerView, ...]:
-    """The nodes that have a part of the network, by address."""
+    """The nodes that have a part of the network, sorted by address."""
     found = {(e.vtep, e.node) for e in view.endpoints.values()}
     return tuple(PeerView(digest(node)[:PEER_NAME], str(vtep)) for vtep, node in sorted(found))
 

@@ -1,5 +1,5 @@
-"""Hosts that join: admitted with a token; and where the nodes are, so that they are served before
-strangers."""
+"""Admits hosts that join with a token, and caches the addresses of the nodes, which are served
+before strangers."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,13 +16,12 @@ from weft.session.base import AdmissionRequest, Admitted
 from weft.store.base import Store
 
 FRESH = 1.0
-"""Seconds for which the addresses of the nodes are remembered: a crowd of strangers asks for
-each."""
+"""Seconds for which the nodes' addresses are cached: each connection of a stranger asks for
+them."""
 
 
 class Addresses:
-    """IP addresses of the nodes: those that their sessions came from, and those of their data
-    paths."""
+    """IP addresses of the nodes: the sources of their sessions, and their data path addresses."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -30,7 +29,7 @@ class Addresses:
         self._until = 0.0
 
     def current(self) -> frozenset[str]:
-        """At most `FRESH` seconds old."""
+        """The addresses, at most `FRESH` seconds old."""
         now = asyncio.get_running_loop().time()
         if now >= self._until:
             nodes = self._store.state.nodes.values()
@@ -49,10 +48,10 @@ async def admit(
     entropy: Callable[[int], bytes],
     obstacle: str = "",
 ) -> Admitted:
-    """See `cluster.base.Manager.admit`. A request that comes twice, because the answer was lost or
-    because somebody has seen it, makes one node: its certificate is of no use to anybody but who
-    has the key. The certificate is made before the node is written, so that a request which cannot
-    be served leaves nothing behind."""
+    """See `session.base.Manager.admit`. A request that arrives twice, because the answer was lost
+    or because somebody replays the request, makes one node: its certificate is useless without the
+    private key. The certificate is made before the node is written, so a request that fails leaves
+    nothing behind."""
     role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
     if role is None:
         raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")

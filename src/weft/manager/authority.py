@@ -1,4 +1,4 @@
-"""What the manager needs of the certificate authority, and the real one."""
+"""The manager's port to the certificate authority, and its adapter."""
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
@@ -24,12 +24,12 @@ class Authority(Protocol):
         serial: int,
         addresses: Sequence[IPv4Address] = (),
     ) -> str:
-        """A node's certificate (PEM), good for the addresses too. Raises `InvalidArgument` for a
-        request that is not one."""
+        """A node's certificate (PEM), also valid for `addresses`. Raises `InvalidArgument` if `csr`
+        is not a certificate request."""
         ...
 
     def key_digest(self, csr: str) -> str:
-        """Of the public key in a certificate request. Raises `InvalidArgument`."""
+        """The digest of the public key in a certificate request. Raises `InvalidArgument`."""
         ...
 
     def rotation(
@@ -39,8 +39,8 @@ class Authority(Protocol):
         now: Nanoseconds,
         entropy: Callable[[int], bytes],
     ) -> RootRotation:
-        """The way from the current root to a new one, or to the one that was brought. Raises
-        `InvalidArgument` if that one cannot be the root of a swarm."""
+        """The rotation from the current root to `brought`, or to a new root if that is None. Raises
+        `InvalidArgument` if `brought` cannot be the root of a swarm."""
         ...
 
     def signer_id(self, root_certificate: str) -> str:
@@ -54,8 +54,8 @@ class Authority(Protocol):
         ...
 
     def role_of(self, token: str, valid: JoinTokens) -> Role | None:
-        """The role that the token grants, compared in constant time; None if it is not one of
-        these."""
+        """The role that the token grants; None if the token is not in `valid`. The comparison takes
+        constant time."""
         ...
 
 

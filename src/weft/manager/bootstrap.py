@@ -30,7 +30,7 @@ class Founder(msgspec.Struct, frozen=True, kw_only=True):
     description: NodeDescription
     data_path_address: IPv4Address
     manager_address: str
-    """`host:port` where the others reach its session listener."""
+    """`host:port` of its session listener, as other hosts reach it."""
 
 
 async def create_swarm(
@@ -41,8 +41,8 @@ async def create_swarm(
     authority: Authority,
     entropy: Callable[[int], bytes],
 ) -> tuple[Cluster, Node]:
-    """Both as stored. Raises `InvalidArgument` for a request that makes no sense, `Unavailable` if
-    the store has a swarm."""
+    """The cluster and the founder's node, as stored. Raises `InvalidArgument` for a request that
+    makes no sense, `Unavailable` if the store already has a swarm."""
     validate(request)
     if store.state.cluster is not None:
         raise Unavailable(
@@ -77,7 +77,8 @@ async def create_swarm(
 
 
 def validate(request: InitRequest) -> None:
-    """The only place that says what a new swarm may be."""
+    """Checks a request; only this function knows the limits of a new swarm. Raises
+    `InvalidArgument`."""
     cluster.validate(request.spec)
     if request.data_path_port and request.data_path_port not in DATA_PATH_PORTS:
         raise InvalidArgument(

@@ -1,9 +1,7 @@
-"""Certificates of the nodes that have a session: new ones when they ask, and a word when theirs is
-no longer right.
+"""Issues certificates to nodes that have a session, and tells a node when to renew its certificate.
 
-What a certificate says comes from the store, never from the request: of that only the key is used,
-and for a manager the address.
-"""
+The content of a certificate comes from the store. A request contributes only its public key and,
+for a manager, the address."""
 
 from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address
@@ -30,7 +28,8 @@ from weft.store.base import Store
 
 
 class Standard(msgspec.Struct, frozen=True):
-    """What is right in this version of the cluster."""
+    """The values that every node's credentials must match, for one version of the cluster
+    object."""
 
     version: int
     issuer: str
@@ -54,9 +53,9 @@ class Certificates:
     async def answer(
         self, store: Store, node: NodeId, request: CertificateRequest
     ) -> IssuedCertificate:
-        """Raises `Forbidden` for a node that is not part of the swarm, `InvalidArgument` for a
-        request that is not one, `FailedPrecondition` for a manager that may have no other
-        certificate, and what `Store.commit` does."""
+        """Issues a certificate. Raises `Forbidden` for a node that is not part of the swarm,
+        `InvalidArgument` for an invalid request, `FailedPrecondition` for a manager that may have
+        no further certificate, and what `Store.commit` raises."""
         chain = ""
 
         def decide(state: ClusterState) -> list[Change]:
@@ -70,8 +69,9 @@ class Certificates:
     def issue(
         self, state: ClusterState, node: Node, csr: str, address: str
     ) -> tuple[str, list[Change]]:
-        """The chain (PEM) for a node, which may be new, in the role that it has now; and what is to
-        be committed before anybody gets it, the node among it: nothing for a worker's."""
+        """The chain (PEM) for a node, which may be new, in its present role; and the changes to
+        commit before anybody gets the chain, the node among them. A worker's certificate needs no
+        changes."""
         cluster, now = cluster_of(state), self._clock()
         root, behind = signer(cluster)
         serial, lifetime = make_serial(self._entropy), cluster.spec.certificate_expiry
@@ -90,9 +90,9 @@ class Certificates:
     def due(
         self, state: ClusterState, node: NodeId, peer: Identity, trusted: str
     ) -> Renew | Trust | None:
-        """What a node must be told that has shown this certificate and said which root it trusts
-        (empty: it did not say). Never both at once: it says hello again with a new certificate, and
-        then comes the rest."""
+        """The message due to a node that has shown this certificate and named the root that it
+        trusts (empty: it named none). A node never gets both messages at once: after a renewal it
+        says hello again with the new certificate, and then gets the other."""
         cluster, known_as = state.cluster, state.nodes.get(node)
         if cluster is None or known_as is None:
             return None
@@ -108,7 +108,7 @@ class Certificates:
         return None
 
     def _standard_of(self, cluster: Cluster) -> Standard:
-        """Digests take longer than to compare them for a thousand sessions."""
+        """Cached: computing digests takes longer than comparing them for a thousand sessions."""
         if self._standard is None or self._standard.version != cluster.meta.version:
             root, signs = cluster.root_ca.certificate, signer(cluster)[0].certificate
             self._standard = Standard(
@@ -128,9 +128,8 @@ async def self_issued(
     now: Nanoseconds,
     entropy: Callable[[int], bytes],
 ) -> Credentials | None:
-    """New credentials of the swarm's only manager, which alone has the root's key, if its own
-    should have been renewed by now: nobody can be asked for a certificate with one that has
-    expired."""
+    """New credentials for the swarm's only manager, which alone has the root's key; None while its
+    certificate is not due for renewal. An expired certificate could be renewed nowhere."""
     if now < renewal_due(held.certificate, LATEST):
         return None
     key = make_key(entropy)
@@ -147,7 +146,7 @@ async def reissued(
     now: Nanoseconds,
     entropy: Callable[[int], bytes],
 ) -> Credentials:
-    """Credentials of the swarm's only manager, whoever it was before."""
+    """Credentials for the swarm's only manager, whichever node that was before."""
     key = make_key(entropy)
     certificates = Certificates(PkiAuthority(), lambda: now, entropy)
     issued = await certificates.answer(store, node, CertificateRequest(request(key), str(address)))
@@ -155,13 +154,13 @@ async def reissued(
 
 
 def shown(peer: Identity, trusted: str) -> CertificateInfo:
-    """What is kept of a session's certificate on the node."""
+    """The part of a session's certificate that is stored with the node."""
     return CertificateInfo(peer.issuer, trusted, peer.serial)
 
 
 def known(state: ClusterState, id: NodeId) -> Node:
-    """Raises `Forbidden` for a node that was removed, or never was here: its certificate is of no
-    use any more."""
+    """The node. Raises `Forbidden` if it was removed or never existed: its certificate is worthless
+    then."""
     node = state.nodes.get(id)
     if node is None:
         raise Forbidden(f"node {id} is not part of the swarm")
@@ -169,8 +168,8 @@ def known(state: ClusterState, id: NodeId) -> Node:
 
 
 def known_peer(state: ClusterState, peer: Identity) -> Node:
-    """The node that this certificate was made out to. Raises `Forbidden` if it is not part of the
-    swarm, or if the certificate was revoked and the node has shown a later one."""
+    """The node that this certificate was issued to. Raises `Forbidden` if the node is not part of
+    the swarm, or if the certificate was revoked and the node has shown a later one."""
     node = known(state, peer.node)
     if peer.role == "manager":
         revocation.check_session(state, node, peer.serial)
@@ -178,8 +177,9 @@ def known_peer(state: ClusterState, peer: Identity) -> Node:
 
 
 def known_manager(state: ClusterState, peer: Identity) -> Node:
-    """Who asks for what is the managers'. The certificate says so, and the store must say so still:
-    it is good for months after a manager was demoted or removed. Raises `Forbidden`."""
+    """The node of a peer that asks for something reserved to managers. The certificate must name a
+    manager, and so must the store: a certificate outlives a demotion by months. Raises
+    `Forbidden`."""
     node = known(state, peer.node)
     if peer.role != "manager" or node.spec.role != "manager":
         raise Forbidden(f"node {peer.node} is not a manager")

@@ -1,15 +1,13 @@
-"""What was committed, in the log: one line for each change that somebody may look for, with the ids
-that the docker command shows.
+"""Logs each commit: one line for each change that users may search for, with the ids that the
+docker command shows.
 
-So one request can be followed by `service=`, and one task by `task=`, from the manager that took it
-to the node that runs it:
+So `service=` finds the course of one request and `task=` that of one task, from the manager that
+took the request to the node that runs the task:
 
     service.created → task.created → task.allocated → task.placed → (at its node) task.accepted …
     container.started → task.running
 
-`describe` is asked before the commit, when the objects are still there as they were, and `write`
-after it.
-"""
+`describe` is called before the commit, while the old objects still exist, and `write` after it."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +29,7 @@ class Line(NamedTuple):
 
 
 def describe(state: ClusterState, changes: Sequence[Change]) -> list[Line]:
-    """Nothing while the log does not want it."""
+    """Empty while the logger drops messages of level INFO."""
     if not log.isEnabledFor(logging.INFO):
         return []
     return [line for change in changes for line in _described(state, change)]
@@ -128,8 +126,7 @@ def _task(old: Object | None, new: Object) -> Iterator[Line]:
 
 
 def _status(before: Task | None, new: Task) -> Iterator[Line]:
-    """Steps on the way are in the log of the node that takes them. What keeps a task waiting stands
-    in the log once."""
+    """The node logs the steps before RUNNING. A cause that keeps a task waiting is logged once."""
     old, state = before.status if before else None, new.state
     if state >= TaskState.RUNNING and (old is None or old.state != state):
         values = (new.id, new.service, new.node, state.name.lower(), new.status.err)
@@ -141,7 +138,8 @@ def _status(before: Task | None, new: Task) -> Iterator[Line]:
 
 
 def _cluster(old: Object | None, new: Object) -> Iterator[Line]:
-    """What has changed is not said: tokens, keys and the authority's key are among it."""
+    """The line omits what changed: the cluster object holds tokens, keys and the authority's
+    key."""
     assert isinstance(new, Cluster)
     yield Line(
         "cluster.updated cluster=%s" if old is not None else "cluster.created cluster=%s", (new.id,)

@@ -1,4 +1,5 @@
-"""Serves the agents: who is connected, what each must know, and since when nobody has heard of it.
+"""Serves the agents: keeps their sessions, sends each node its assignment, and notes when each node
+was last heard.
 
     Hello            the node is READY, with its description and addresses      (committed)
     Welcome          how often to send heartbeats, which managers there are
@@ -6,15 +7,14 @@
     StatusUpdate     to `statuses.py`, which commits and answers
     anything         the node is alive (`liveness.py`)
 
-Any manager serves any agent, from its own copy of the state. Before it serves one it makes sure
-that the copy is as new as the store, or an agent that comes from a manager that was ahead would be
-taken back in time. A manager without a majority serves nobody: its agents find another one, or wait
-with what they have.
+Any manager serves any agent, from its own copy of the state. Before a manager serves an agent, it
+makes sure that the copy is as new as the store. Otherwise the copy could be older than what the
+agent got from its last manager. A manager without quorum serves nobody: its agents find another
+manager, or keep what they have.
 
-One task watches the store. When it has been quiet for a moment, the views of the networks are
-brought up to date once for all nodes, and each node that may see a difference is offered its new
-assignment; its own task sends it (`session.py`).
-"""
+One task watches the store. When the store has been quiet for a moment, this task updates the views
+of the networks once for all nodes, and offers a new assignment to each node that may see a
+difference. Each session has its own task, which sends the assignment (`session.py`)."""
 
 import asyncio
 import contextlib
@@ -61,22 +61,22 @@ HELLO_TIMEOUT = 10.0
 """Seconds from the connection to the agent's first message."""
 QUIET = 0.02
 MOST_WAIT = 0.1
-"""Seconds: changes are sent when none has come for the first of these, or when the oldest has
-waited for the second."""
+"""Seconds. Changes are sent when none has come for `QUIET`, or when the oldest has waited for
+`MOST_WAIT`."""
 CLOSE_TIMEOUT = 2.0
 FIRST_AT_ONCE = 32
-"""Agents that are sent their first assignment, which is large, at a time: when all of a thousand
-come at once, after a manager has gone, they are heard first and told then, and what is told waits
-in no buffer."""
+"""Agents that get their first assignment, which is large, at the same time. When a manager is lost
+and a thousand agents come at once, all are heard first and served in turn, so no assignments pile
+up in buffers."""
 
 SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN = 1.0, 30.0, 10_000
-"""Sessions that one node may begin in a second, and after a quiet time: each costs a commit and a
-whole assignment. Of how many nodes that is remembered."""
+"""Sessions that one node may begin per second, and after a quiet time: each costs a commit and a
+whole assignment. `SESSIONS_KNOWN`: nodes for which this is remembered."""
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
 WITHOUT_MAJORITY = 3.0
-"""Seconds that sessions last without one. The managers' election of a leader takes two, and is no
-reason to send all agents away."""
+"""Seconds that sessions last without quorum. The election of a leader takes two, and is no reason
+to send all agents away."""
 
 
 class Superseded(Unavailable):
@@ -107,13 +107,13 @@ class Dispatcher:
         self._gathered: list[Event] = []
         self._turns = asyncio.Semaphore(FIRST_AT_ONCE)
         self._begun = TokenBuckets(SESSIONS_RATE, SESSIONS_BURST, SESSIONS_KNOWN)
-        """Sessions of each node."""
+        """Limits how often each node begins a session."""
         self._new: set[NodeId] = set()
-        """With a session that was not yet offered anything."""
+        """Nodes with a session that was not yet offered an assignment."""
         self._managers: Managers | None = None
-        """Told to all who have a session."""
+        """The managers that all sessions were last told of."""
         self._views: Views | None = None
-        """None: not computed yet, or not to be trusted."""
+        """None: not computed yet, or discarded after an error."""
 
     def close(self) -> None:
         """Ends every session."""
@@ -123,9 +123,9 @@ class Dispatcher:
     # --- sessions
 
     async def serve(self, session: ManagerSession) -> None:
-        """For as long as the session lasts. Raises `SessionClosed` when the agent is gone,
-        `Forbidden` for a node that is not part of the swarm or has been removed from it,
-        `FailedPrecondition` for one that the swarm has gone on with."""
+        """Serves a session until it ends. Raises `SessionClosed` when the agent is gone,
+        `Forbidden` for a node that is not part of the swarm or was removed from it,
+        `FailedPrecondition` for a node that knows a later epoch than this manager."""
         node, now = session.peer.node, asyncio.get_running_loop().time()
         if not self._begun.allows(node, now):
             raise Unavailable(f"cannot open session: node {node} opens sessions too often")
@@ -172,15 +172,14 @@ class Dispatcher:
             log.info("session.closed node=%s", node)
 
     def tell(self, node: NodeId, logs: PublishLogs) -> None:
-        """`manager.logs.Tell`."""
+        """See `manager.logs.Tell`."""
         link = self._links.get(node)
         if link is None:
             raise FailedPrecondition(f"node {node} has no session with this manager")
         link.ask(logs)
 
     def _register(self, link: AgentLink) -> None:
-        """The node's newer session takes the place of the older one, whose end nobody may have
-        noticed."""
+        """A newer session of a node replaces the older one, whose end may have gone unnoticed."""
         old = self._links.get(link.node)
         if old is not None:
             old.end(Superseded(f"superseded by a newer session of node {link.node}"))
@@ -194,8 +193,8 @@ class Dispatcher:
         return await self._certificates.answer(self._store, node, request)
 
     def _heard(self, link: AgentLink) -> None:
-        """A node that speaks although it was found DOWN says hello again first: others may have got
-        its tasks."""
+        """Notes that a node is alive. A node that speaks without being READY must say hello again
+        first: while it was DOWN, other nodes may have got its tasks."""
         state, id = self._store.state, link.node
         self._liveness.heard(id, cluster_of(state).spec, self._clock())
         node = state.nodes.get(id)
@@ -209,7 +208,8 @@ class Dispatcher:
     # --- changes
 
     async def watch_health(self) -> None:
-        """Until cancelled: ends the sessions of a manager that cannot tell any more what holds."""
+        """Runs until cancelled. Ends all sessions when this manager has been without quorum for
+        `WITHOUT_MAJORITY` seconds."""
         unhealthy = 0.0
         while True:
             unhealthy = 0.0 if self._store.is_healthy else unhealthy + HEALTH_PERIOD
@@ -219,7 +219,7 @@ class Dispatcher:
             await asyncio.sleep(HEALTH_PERIOD)
 
     async def run(self) -> None:
-        """Until cancelled. What goes wrong is logged and tried again from the beginning."""
+        """Runs until cancelled. Logs each failure, and begins again with a full computation."""
         while True:
             try:
                 if self._views is not None:
@@ -230,7 +230,7 @@ class Dispatcher:
                 await asyncio.sleep(RETRY)
 
     async def _gather(self) -> None:
-        """Waits for changes, and then until there are no more of them for a moment."""
+        """Waits for changes, and then until no more come for a moment."""
         self._gathered += await self._changes.next()
         clock = asyncio.get_running_loop().time
         end = clock() + MOST_WAIT
@@ -242,8 +242,8 @@ class Dispatcher:
                 return
 
     def _publish(self) -> None:
-        """Offers the state as it is now to all nodes that may see a difference. Without an await:
-        events, views and state belong together."""
+        """Offers the present state to all nodes that may see a difference. There is no await in
+        here: events, views and state must belong together."""
         state = self._store.state
         events = [*self._gathered, *self._changes.take()]
         self._gathered = []
@@ -275,8 +275,8 @@ class Dispatcher:
         self._views = views
 
     def _notice(self, state: ClusterState, nodes: Iterable[str]) -> None:
-        """Tells agents what is no longer as when their sessions began: these nodes of their
-        certificates, all of the managers."""
+        """Tells agents what has changed since their sessions began: `nodes` about their
+        certificates, all agents about the managers."""
         for id in nodes:
             link = self._links.get(NodeId(id))
             if link is None:
@@ -327,10 +327,10 @@ def ready(
     now: Nanoseconds,
     connected: Collection[NodeId] = (),
 ) -> list[Change]:
-    """The node as it says hello to the manager `own`, and its tasks that are over. `connected`:
-    nodes with a session there. Raises `Forbidden` if it is not part of the swarm or its certificate
-    was revoked, `InvalidArgument` if its address is another's; another node that is not to be
-    believed any more is down."""
+    """The changes when a node says hello to the manager `own`: the node itself, and its tasks that
+    have ended. `connected`: nodes with a session with `own`. Raises `Forbidden` if the node is not
+    part of the swarm or its certificate was revoked, `InvalidArgument` if its address belongs to
+    another node. If that other node is no longer believed, it becomes DOWN instead."""
     peer = session.peer
     node = known_peer(state, peer)
     is_manager = peer.role == "manager" and peer.serial

@@ -1,9 +1,8 @@
-"""What `docker events` shows of the swarm: creation, change and removal of services, networks and
+"""The swarm's part of `docker events`: creation, change and removal of services, networks and
 nodes.
 
-What a control loop writes into an object for itself (an address, a cursor) is no event; what a user
-could see in a list is.
-"""
+A value that a control loop writes for itself (an address, a cursor) makes no event. A change that a
+user could see in a list does."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
@@ -20,7 +19,7 @@ KINDS: tuple[Literal["network", "node", "service"], ...] = ("network", "node", "
 
 
 async def node_events(store: Store, clock: Callable[[], Nanoseconds]) -> AsyncIterator[NodeEvent]:
-    """New ones as they are committed, without end."""
+    """Yields events as they are committed, without end."""
     subscription = store.subscribe(KINDS)
     try:
         while True:
@@ -33,8 +32,8 @@ async def node_events(store: Store, clock: Callable[[], Nanoseconds]) -> AsyncIt
 
 
 def node_event(event: Event, now: Nanoseconds) -> NodeEvent | None:
-    """None for a change that nobody sees. `now` is the time of a removal; all else carries its
-    own."""
+    """None for a change that users cannot see. `now` is the time of a removal; all other events
+    carry their own."""
     if event.kind not in KINDS:
         return None
     attributes = {"name": _name(event)}
@@ -58,8 +57,8 @@ def _name(event: Event) -> str:
 
 
 def _changed(event: Event) -> dict[str, str] | None:
-    """The attributes of an update (`replicas.new`, `state.old`…), as the original names them; None
-    if nothing visible changed."""
+    """The attributes of an update (`replicas.new`, `state.old`…), as Docker names them; None if
+    nothing visible changed."""
     before, after = event.before, event.after
     if isinstance(before, Service) and isinstance(after, Service):
         attributes = _pair("replicas", before.spec.replicas, after.spec.replicas)
@@ -77,7 +76,7 @@ def _changed(event: Event) -> dict[str, str] | None:
 
 
 def _pair(name: str, old: object, new: object) -> dict[str, str]:
-    """`<name>.new` and `<name>.old` if they differ; a side that is not there is left out."""
+    """`<name>.new` and `<name>.old` if they differ; a value of None is left out."""
     if old == new:
         return {}
     return {

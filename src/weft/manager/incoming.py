@@ -1,14 +1,13 @@
-"""What nodes say, checked on arrival: every message from a node passes here before anything is done
-with it, and so does every request at the manager's port.
+"""Checks the messages of nodes: every message from a node, and every request at the manager's port,
+passes here before anything is done with it.
 
-The certificate proves who speaks, not that it speaks sense: a host that was broken into keeps its
-certificate. What is kept is shown to all users and sent to all nodes, so each field has a range.
-Only the message is looked at here; what depends on the state is said where that is at hand
-(`address_owners` below; tasks of other nodes: `statuses.merged`).
+A certificate proves who speaks, not that the message makes sense: a host that was broken into keeps
+its certificate. Stored values are shown to all users and sent to all nodes, so each field has a
+range. This file checks a message by itself. Checks against the state are made where the state is at
+hand (`address_owners` below; tasks of other nodes: `statuses.merged`).
 
-Most ranges are far from what an honest node says, and one beyond them is refused with an error that
-names the field. Texts of errors are an exception: they are cut, since honest ones can be long.
-"""
+Most ranges are far wider than an honest node needs. A value beyond its range is refused with an
+error that names the field. Error texts are cut instead, since honest ones can be long."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -38,34 +37,35 @@ from weft.session.messages import (
 )
 
 INT64 = 2**63 - 1
+"""The limit of Docker's API: with a larger number no client can read the whole list."""
 MAX_MTU = 1 << 16
-"""Loopback's."""
-"""What Docker's API can carry: a larger number and no client can read the whole list."""
+"""The MTU of a loopback interface."""
 MAX_HOSTNAME = 255
 MAX_WORD = 128
 """Characters of an id, a version, a platform, a fingerprint."""
 MAX_LABELS, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS_TOGETHER = 256, 256, 4096, 65536
-"""How many engine labels; characters of a key, of a value, and of all."""
+"""Number of engine labels; characters of a key, of a value, and of all labels together."""
 MAX_NANO_CPUS, MAX_MEMORY = 10**6 * 10**9, 2**60
 """A million processors and an exbibyte."""
 MAX_CSR = 16 << 10
 MAX_TOKEN = 256
 MAX_REASON = 1000
-"""Characters that are kept of a goodbye, and of an error with a log."""
+"""Characters kept of the reason of a goodbye, and of an error that ends a log."""
 MAX_PORTS = 1000
-"""Of one task."""
+"""Ports of one task."""
 MAX_LINES, MAX_LINE = 4096, 64 << 10
-"""Lines in one message, and bytes of one: publishers cut at 16 KiB and send 64 KiB at a time."""
+"""Lines in one message, and bytes of one line. Publishers cut lines at 16 KiB and send 64 KiB at a
+time."""
 MAX_LOG_ERRORS = 1000
 EARLIER_EPOCH = (
     "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has"
     " begun epoch {epoch} without it"
 )
 REPORTED = frozenset(s for s in TaskState if TaskState.ASSIGNED < s <= TaskState.REJECTED)
-"""The states that are a node's to say."""
+"""The task states that a node may report."""
 OPEN = "cannot open session"
 REFUSED = {"Hello": OPEN, "AdmissionRequest": "cannot join swarm"}
-"""What an error begins with, by kind of message."""
+"""The beginning of an error text, by kind of message."""
 _ID = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
@@ -73,14 +73,14 @@ M = TypeVar("M")
 
 
 def check_epoch(cluster: Cluster, known: int) -> None:
-    """`known`: the latest of the cluster that a node was told of. Raises `FailedPrecondition`."""
+    """`known`: the latest epoch that the node was told of. Raises `FailedPrecondition`."""
     if known > cluster.epoch:
         raise FailedPrecondition(EARLIER_EPOCH.format(epoch=known, own=cluster.epoch))
 
 
 def checked(message: M, source: str = "") -> M:
-    """The message, its texts cut where that is all that is wrong. `source`: the IP address that it
-    came from, if it tells of an address. Raises `InvalidArgument`, which names the field."""
+    """The message, with long error and status texts cut. `source`: the IP address that the message
+    came from, if the message names an address. Raises `InvalidArgument`, naming the field."""
     try:
         return cast(M, _checked(message, source))
     except InvalidArgument as cause:
@@ -122,9 +122,9 @@ def _checked(message: object, source: str) -> object:
 
 
 def data_path_address(address: IPv4Address, source: str) -> IPv4Address:
-    """The address, if VXLAN can be sent there. Raises `InvalidArgument`. One of the loopback
-    network is good only between daemons of one host; a link-local one is as good as any, as it is
-    in Docker Swarm, which refuses none but 0.0.0.0."""
+    """The address, if VXLAN packets can be sent there. Raises `InvalidArgument`. A loopback address
+    works only between daemons on one host. A link-local address is accepted, as in Docker Swarm,
+    which refuses only 0.0.0.0."""
     if address in _THIS_NETWORK or address.is_multicast or address.is_reserved:
         raise InvalidArgument(f"data path address {address} is not the address of a host")
     if address.is_loopback and source and not _is_loopback(source):
@@ -139,13 +139,14 @@ def address_owners(
     connected: Iterable[NodeId],
     source: str,
 ) -> list[NodeId]:
-    """Nodes that seem to be up and have said that the address is theirs, as `node` says now. Raises
-    `InvalidArgument` if they are to be believed. `source`: the address that the session of `node`
-    comes from; `connected`: nodes with a session with this manager.
+    """Nodes that seem to be up and have claimed the data path address that `node` claims now.
+    Raises `InvalidArgument` if they are to be believed. `source`: the address that the session of
+    `node` comes from; `connected`: nodes with a session with this manager.
 
-    Nobody else can have a session from an address, so who comes from it is believed: the host may
-    have left the swarm and joined it again, and is another node now. One whose session comes from
-    elsewhere, by a network of its own, has nothing to show, and must not get another's packets."""
+    A claim is believed if the session comes from the claimed address, because no other host can
+    have a session from there. The host may have left the swarm and joined again as another node. A
+    node whose session comes from elsewhere, over a network of its own, has no proof, and must not
+    get another node's packets."""
     others = [
         other
         for other in state.nodes.values()
@@ -242,7 +243,7 @@ def _lines(message: LogLines, lines: Sequence[object]) -> None:
 
 
 def hostname(field: str, text: str) -> None:
-    """What the kernel of a host may be called, without what a terminal would not print as it is."""
+    """Checks a host name: printable characters without white space."""
     _printable(field, text, MAX_HOSTNAME)
     if any(character.isspace() for character in text):
         raise InvalidArgument(f"{field} {text!r} contains white space")

@@ -1,5 +1,5 @@
-"""The control functions that look only at what something happened to, in their loops: what they
-keep from one run to the next."""
+"""Control functions that look only at objects with events, and what they keep from one run to the
+next."""
 
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
@@ -13,8 +13,8 @@ from weft.model.state import ClusterState, Decision, Event
 
 
 class Allocation:
-    """The allocator. While there is something that it could not serve, it looks at everything:
-    whatever happens may help."""
+    """The allocator. While something is left unserved, the allocator looks at everything: any event
+    may help."""
 
     def __init__(self, host_routes: Sequence[IPv4Network], own_ports: OwnPorts = NO_PORTS) -> None:
         self._host_routes = host_routes
@@ -27,13 +27,13 @@ class Allocation:
         everything = self._everything or events is None
         news = None if everything else events
         decision = allocator.reconcile(state, now, self._host_routes, news, self._own_ports)
-        # What it decided may not be committed.
+        # The commit of these changes may fail.
         self._everything = decision.unserved or (everything and bool(decision.changes))
         return decision
 
 
 class Orchestration:
-    """The orchestrator: services that something happened to, or whose time has come."""
+    """The orchestrator, for services that have events or whose wake-up time has come."""
 
     def __init__(self, new_id: Callable[[], TaskId]) -> None:
         self._new_id = new_id
@@ -50,6 +50,6 @@ class Orchestration:
             self._wakes.pop(id, None)
         self._wakes |= plan.wakes
         if plan.changes:
-            # They may not be committed.
+            # The commit of these changes may fail.
             self._wakes |= dict.fromkeys(due, now)
         return Decision(tuple(plan.changes), min(self._wakes.values(), default=None))

@@ -1,16 +1,15 @@
-"""Which nodes are alive: a node that has not been heard of for three heartbeats is DOWN.
+"""Decides which nodes are alive: a node that was silent for three heartbeats is DOWN.
 
-A session that ends proves nothing: the daemon may be restarting, and its containers run on. Only
-silence counts, and only the manager that a node's session is with can tell silence: it says when
-the node is down. Nodes whose manager is itself gone are the leader's, which gives them the same
-time again to come to another manager. At start a manager has heard of nobody, so everyone gets
-twice the time to come back; the same goes for a node that has just been admitted.
+The end of a session proves nothing: the daemon may be restarting while its containers run on. Only
+silence counts. The manager that has a node's session measures that silence and marks the node DOWN.
+If this manager is lost, the leader takes over its nodes and gives them the same time again to reach
+another manager. A manager that has just started has heard nobody, so every node gets twice the time
+to come back. A node that was just admitted gets the full time as well.
 
-A manager that was itself silent, because it was stopped or had no majority, heard nobody for that
-reason: the time begins anew. And while many nodes are silent and others are coming back, one at
-least in every heartbeat, those have most likely only to wait for their turn, as when a thousand of
-them have lost their manager at once: they get more time, but not for ever.
-"""
+A manager that was stopped, or had no quorum, heard nobody for that reason: the time begins anew.
+When a thousand nodes lose their manager at once, they come back in a queue. While many nodes are
+silent and at least one comes back in every heartbeat, the silent ones are most likely in that
+queue: they get more time, but not for ever."""
 
 import msgspec
 
@@ -22,14 +21,14 @@ from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState, Decision, Put
 
 GRACE_PERIODS = 3
-"""Heartbeats that may be missed, as in Docker Swarm."""
+"""Heartbeats that a node may miss, as in Docker Swarm."""
 START_FACTOR = 2
 STALLED = 2
-"""Heartbeats between two looks."""
+"""Heartbeats. A longer pause between two runs means that this manager was stopped."""
 MANY = 10
-"""Silent nodes."""
+"""Silent nodes that count as many."""
 MOST_GRACES = 4
-"""After which they are down in any case."""
+"""Grace times after which a silent node is DOWN in any case."""
 
 
 def grace(spec: ClusterSpec) -> Nanoseconds:
@@ -37,8 +36,8 @@ def grace(spec: ClusterSpec) -> Nanoseconds:
 
 
 class Liveness:
-    """A control function of the manager `own` with one thing of its own: until when each node is
-    believed alive."""
+    """A control function of the manager `own`. It remembers until when each node is believed to be
+    alive."""
 
     def __init__(self, own: NodeId) -> None:
         self._own = own
@@ -48,7 +47,7 @@ class Liveness:
         self._arrived: Nanoseconds | None = None
 
     def arrived(self, node: NodeId, spec: ClusterSpec, now: Nanoseconds) -> None:
-        """It has opened a session."""
+        """The node has opened a session."""
         self._arrived = now
         self.heard(node, spec, now)
 
@@ -56,15 +55,15 @@ class Liveness:
         self._deadlines[node] = now + grace(spec)
 
     def forget(self) -> None:
-        """Nobody could have been heard until now."""
+        """Forgets all deadlines: until now no node could have been heard."""
         self._deadlines, self._last = {}, None
 
     def reconcile(
         self, state: ClusterState, now: Nanoseconds, leadership_status: LeadershipStatus
     ) -> Decision:
-        """Nodes whose time is over become DOWN. Asks to be called at least once in a heartbeat:
-        that a manager has gone is no change of the state, and a longer pause tells that this one
-        was stopped."""
+        """Marks nodes DOWN whose time is over. Asks to be run at least once per heartbeat: the loss
+        of a manager is no change of the state, and a longer pause shows that this manager was
+        stopped."""
         cluster = state.cluster
         if cluster is None:
             return Decision()

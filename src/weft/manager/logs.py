@@ -1,15 +1,12 @@
-"""Logs of services and tasks: subscriptions, each for one who reads, and the nodes that publish for
-them.
+"""Logs of services and tasks: a subscription for each reader, and the nodes that publish for it.
 
-    read       a subscription begins: each node that has tasks of what is wanted is asked to
-               publish, through the manager that has its session
-    take       a node that was asked has opened its connection; it ends when its certificate is of
-               no more use
-    end        without `follow` all nodes have come to the end, or it is said which did not; with it
-               what is read is gone, or nobody reads any more
+    read       a subscription begins: each node that has wanted tasks is asked to publish, through
+               the manager that has the node's session
+    take       a node that was asked has connected, until its certificate is no longer accepted
+    end        without `follow`: all nodes have sent all, or the reader is told which have not. With
+               `follow`: the service or task is gone, or the reader is
 
-Nothing of this is in the store. Lines wait in the agents until they are read: see decision 16.
-"""
+The store holds nothing of this. Lines wait in the agents until they are read: see decision 16."""
 
 import asyncio
 import logging
@@ -35,35 +32,37 @@ from weft.system.rate import TokenBucket
 log = logging.getLogger(__name__)
 
 WINDOW = 16
-"""Nodes that are asked, or without `follow` publish, at a time for one subscription."""
+"""Nodes that one subscription asks at a time or, without `follow`, that publish for it at a
+time."""
 ARRIVAL = 10.0
-"""Seconds that a node that was asked has to open its connection."""
+"""Seconds that a node has to connect after it was asked."""
 ATTEMPTS, PAUSE = 4, 0.5
-"""How often, and how many seconds apart, a node that is ready is asked: its session may be moving
-from one manager to another."""
+"""How often, and how many seconds apart, a ready node is asked: its session may be moving from one
+manager to another."""
 RETRY = 1.0
-"""Seconds until a node that is followed is asked again."""
+"""Seconds until a followed node is asked again."""
 CHECK = 5.0
-"""Seconds of silence after which a publisher's node is looked at."""
+"""Seconds of silence after which a publisher's node is checked."""
 UNREAD = 256 << 10
-"""Bytes of lines that wait for the reader."""
+"""Bytes of lines that may wait for the reader."""
 OVERHEAD = 200
-"""Bytes that a line takes beside its text."""
+"""Bytes that a line takes in memory beside its text."""
 LINES_RATE, LINES_BURST = 20_000.0, 20_000.0
-"""Lines that are taken of one publisher in a second, and at once."""
+"""Lines that are accepted from one publisher per second, and in a burst."""
 SYNC_COST = 1000
-"""Lines that a message counts for if it speaks of tasks which this manager does not know there."""
+"""Lines that a message counts in addition if it names tasks which this manager does not know
+there."""
 MOST_SAID = 1000
-"""Characters of what a node says of its errors."""
+"""Characters shown of a node's errors."""
 
 INCOMPLETE = (
     "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 )
-"""Docker Swarm's."""
+"""Docker Swarm's text."""
 
 Tell = Callable[[NodeId, PublishLogs], None]
-"""To a node with a session with this manager. Raises `FailedPrecondition` if it has none,
-`InvalidArgument` if it cannot publish."""
+"""Asks a node with a session here. Raises `FailedPrecondition` if it has none, `InvalidArgument` if
+it cannot publish."""
 Summon = Callable[[NodeId, PublishLogs], Awaitable[None]]
 
 
@@ -73,7 +72,7 @@ async def no_relay(manager: str, request: LogRequest) -> None:
 
 
 class LogBroker:
-    """`new_id`: something that nobody can guess, each time another."""
+    """`new_id` gives an unguessable id, a new one each time."""
 
     def __init__(
         self,
@@ -92,11 +91,12 @@ class LogBroker:
         self._new_id = new_id
         self._live: dict[str, Subscription] = {}
         self._publishers: dict[NodeId, dict[Arrival, Identity]] = {}
-        """Whose connections stand."""
+        """Present connections, with the identities shown."""
         self._running: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
-        """Until cancelled: ends the connections of publishers that would be refused by now."""
+        """Runs until cancelled. Ends the connections of publishers whose certificates are no longer
+        accepted."""
         kinds: tuple[Kind, ...] = ("cluster", "node")
         changes = self._store.subscribe(kinds)
         try:
@@ -118,12 +118,12 @@ class LogBroker:
                 arrival.refuse(cause)
 
     def close(self) -> None:
-        """Ends all that is being read."""
+        """Ends all subscriptions."""
         for running in self._running:
             running.cancel()
 
     async def read(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
-        """Raises `Unavailable` at the end if something is missing."""
+        """Yields the lines. Raises `Unavailable` at the end if something is missing."""
         id = self._new_id()
         subscription = self._live[id] = Subscription(
             id, wanted, self._store, self._clock, self._summon, self._address()
@@ -155,7 +155,7 @@ class LogBroker:
             log.info("logs.end subscription=%s missing=%d", id, len(subscription.reasons))
 
     async def take(self, source: LogSource, id: str) -> None:
-        """See `cluster.base.Manager.take_logs`."""
+        """See `session.base.Manager.take_logs`."""
         peer = source.peer
         known_peer(self._store.state, peer)
         subscription = self._live.get(id)
@@ -171,12 +171,12 @@ class LogBroker:
                 del self._publishers[peer.node]
 
     def _address(self) -> str:
-        """Where agents find this manager."""
+        """`host:port` at which agents reach this manager; empty if unknown."""
         node = self._store.state.nodes.get(self._own)
         return node.manager_address if node is not None else ""
 
     async def _summon(self, id: NodeId, publish: PublishLogs) -> None:
-        """Raises `Unavailable` if the node cannot be asked."""
+        """Asks a node to publish. Raises `Unavailable` if that fails."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(PAUSE)
@@ -201,22 +201,22 @@ class LogBroker:
 
 
 class Arrival:
-    """A node that was asked."""
+    """The connection that is expected from a node."""
 
     def __init__(self) -> None:
         self.source: asyncio.Future[LogSource] = asyncio.get_running_loop().create_future()
         self.over = asyncio.Event()
-        """Its connection is of no more use."""
+        """Set when the connection is no longer needed."""
         self.refused: asyncio.Future[Forbidden] = asyncio.get_running_loop().create_future()
 
     def refuse(self, cause: Forbidden) -> None:
-        """Nothing more is taken of it."""
+        """Accepts nothing more from the node."""
         if not self.refused.done():
             self.refused.set_result(cause)
 
 
 class Subscription:
-    """`manager`: where nodes are to publish."""
+    """`manager`: the address that nodes are to publish to."""
 
     def __init__(
         self,
@@ -238,10 +238,10 @@ class Subscription:
         self._seen: Seen = {}
         self.lines: BoundedQueue[TaskLog] = BoundedQueue(UNREAD)
         self.reasons: list[str] = []
-        """Why something is missing."""
+        """Why parts of the log are missing."""
 
     async def run(self) -> None:
-        """Until everything was read and handed over."""
+        """Runs until everything was read and handed over."""
         if self._wanted.follow:
             await self._follow_until()
             return
@@ -253,17 +253,18 @@ class Subscription:
                 group.create_task(self._read_once(node))
 
     def arrived(self, source: LogSource) -> Arrival | None:
-        """None unless this node is waited for: once each time that it was asked."""
+        """None unless this node is expected: each request allows one connection."""
         arrival = self._awaited.pop(source.peer.node, None)
         if arrival is None or arrival.source.done():
             return None
         arrival.source.set_result(source)
         return arrival
 
-    # --- whom to ask
+    # --- nodes to ask
 
     def _tasks(self) -> Iterable[Task]:
-        """Those of a service that have not begun say nothing yet."""
+        """The wanted tasks. Without `follow`, tasks of a service that are not RUNNING yet are left
+        out."""
         state, wanted = self._store.state, self._wanted
         if wanted.service is not None:
             tasks = state.tasks_of(wanted.service).values()
@@ -275,7 +276,7 @@ class Subscription:
         )
 
     def _nodes(self) -> dict[NodeId, None]:
-        """In the order of their tasks."""
+        """The nodes of the wanted tasks, in the order of the tasks."""
         return {task.node: None for task in self._tasks() if task.node is not None}
 
     def _is_gone(self) -> bool:
@@ -303,12 +304,12 @@ class Subscription:
             async with asyncio.timeout(left):
                 await self._follow()
         except* TimeoutError:
-            """That was wanted."""
+            """The time `until` has come."""
         except* Unavailable as causes:
             self.reasons.append(str(causes.exceptions[0]))
 
     async def _follow(self) -> None:
-        """Until what is read is gone, and all of its tasks."""
+        """Runs until the service or task is gone, and all its tasks."""
         kinds: tuple[Kind, ...] = ("service", "task")
         changes = self._store.subscribe(kinds)
         reading: dict[NodeId, asyncio.Task[None]] = {}
@@ -343,7 +344,7 @@ class Subscription:
             await asyncio.sleep(RETRY)
 
     async def _publication(self, node: NodeId) -> None:
-        """One connection of a node, from asking for it to its end. Raises `WeftError`: what is
+        """One connection of a node, from the request to its end. Raises `WeftError`: what is
         missing."""
         arrival = Arrival()
         async with AsyncExitStack() as places:
@@ -386,8 +387,8 @@ class Subscription:
             raise Unavailable(f"node {node}: {'; '.join(message.errors)[:MOST_SAID]}")
 
     async def _next(self, id: NodeId, source: LogSource, arrival: Arrival) -> FromPublisher:
-        """A daemon that is stopped keeps its connection and says nothing: it ends when the node is
-        found to be down."""
+        """The next message. A suspended daemon keeps its connection silent, so the connection ends
+        when the node is no longer READY."""
         receiving = asyncio.ensure_future(source.receive())
         waits = receiving, arrival.refused
         try:
@@ -407,8 +408,8 @@ class Subscription:
             receiving.cancel()
 
     async def _hand_over(self, node: NodeId, lines: Sequence[tuple[TaskId, LogLine]]) -> int:
-        """What the node may speak of. This manager's copy of the state may be older than the task.
-        Gives what that counts for, in lines."""
+        """Hands over the lines of wanted tasks on this node. For an unknown task the state is
+        synchronized first: it may be older than the task. Gives the message's cost, in lines."""
         cost = 1 + len(lines)
         tasks = {task for task, _ in lines}
         if not all(self._is_on(node, task) for task in tasks):
@@ -426,6 +427,6 @@ class Subscription:
         return cost
 
     def _is_on(self, node: NodeId, id: TaskId) -> bool:
-        """It is one of those that are wanted, and on that node."""
+        """The task is wanted, and is assigned to that node."""
         task = self._store.state.tasks.get(id)
         return task is not None and task.node == node and self._wanted.concerns(task.service, id)

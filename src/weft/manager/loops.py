@@ -1,12 +1,11 @@
-"""The loop around a control function: run it when something changed or when it asked to be run,
-commit what it decides.
+"""Runs a control function when something changed or when the function asked to be run, and commits
+what it decides.
 
-The function sees the whole state and is called until it has nothing more to change. It is told what
-happened since its last decision was committed, only so that it may leave out what nothing happened
-to; at the start, and after anything went wrong, it is told nothing and has to look at everything. A
-short pause after the first event gathers those that come with it. Nothing that goes wrong ends a
-loop: it is logged, and the function is called again after a growing pause.
-"""
+The function sees the whole state, and is called until it has nothing more to change. It also gets
+the events since its last decision was committed, only so that it can skip objects without events.
+At the start and after a failure it gets no events, and must look at everything. A short pause after
+the first event gathers the events that follow. No failure ends a loop: the loop logs the failure
+and calls the function again after a growing pause."""
 
 import asyncio
 import logging
@@ -29,18 +28,18 @@ FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
 """Seconds."""
 MAX_ROUNDS = 100
-"""Runs in a row that each changed something. If nobody else did meanwhile, they will never end; if
-somebody did, as when a cluster is being filled, it is time for a breath: two loops that never agree
+"""Runs in a row that each changed something. Without other writers the runs will never end. With
+other writers, as when a cluster is being filled, the loop only pauses: two loops that never agree
 look the same."""
 BREATH = 0.02
 LONG = 0.02
-"""Seconds. After a round that took longer, as one about thousands of tasks does, the loop waits as
-long again: an answer of the API takes several turns of the event loop, and each of them would take
-as long as a round of every control loop."""
+"""Seconds. After a longer round, as for thousands of tasks, the loop waits for as long as the round
+took. Otherwise an API request, whose answer takes several turns of the event loop, would wait in
+each turn for a round of every control loop."""
 
 
 def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconcile:
-    """For a function that always looks at everything."""
+    """Adapts a function that always looks at everything."""
     return lambda state, now, events: reconcile(state, now)
 
 
@@ -61,7 +60,7 @@ class ControlLoop:
         self._events: list[Event] | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         backoff = FIRST_BACKOFF
         while True:
             try:
@@ -74,12 +73,12 @@ class ControlLoop:
                 backoff = min(2 * backoff, MAX_BACKOFF)
 
     def close(self) -> None:
-        """To be called when `run` has been, or is about to be, cancelled."""
+        """Ends the subscription. Call this when `run` was, or is about to be, cancelled."""
         self._changes.close()
 
     async def settle(self) -> Nanoseconds | None:
-        """Runs the function until it changes nothing; gives when it wants to be run again although
-        nothing has changed."""
+        """Runs the function until it changes nothing. Gives the time at which the function asks to
+        be run again although nothing has changed."""
         first, own = self._store.state.revision, 0
         for _ in range(MAX_ROUNDS):
             begun = self._clock()
@@ -98,8 +97,8 @@ class ControlLoop:
         decision = Decision()
 
         def decide(state: ClusterState) -> Sequence[Change]:
-            """Events are kept until what they led to is committed: a lost race decides on them
-            again."""
+            """Keeps events until the decision on them is committed: after a lost race the function
+            decides on them again."""
             nonlocal decision
             news = self._changes.take()
             if self._events is not None:
@@ -112,7 +111,7 @@ class ControlLoop:
         return decision
 
     async def _wait(self, wake_at: Nanoseconds | None) -> None:
-        """Until something changed that the last run has not seen, or until `wake_at`."""
+        """Waits for a change that the last run has not seen, or until `wake_at`."""
         delay = None if wake_at is None else max(0.0, (wake_at - self._clock()) / SECOND)
         try:
             async with asyncio.timeout(delay):

@@ -1,13 +1,12 @@
-"""A manager: what one process needs to run a swarm from a store that has one (`bootstrap.py` makes
-the first state).
+"""A manager: all that one process needs to run a swarm whose state is in the store (`bootstrap.py`
+makes the first state).
 
     api/      ──▶ Swarm operations (services.py, networks.py, nodes.py, cluster.py) ──▶ store
     store     ──▶ control loops: orchestrator, allocator, scheduler, liveness       ──▶ store
     store     ──▶ dispatcher ──▶ sessions of the agents ──▶ statuses                ──▶ store
 
-The parts know the store and not each other. `Manager` is what the API sees (`api.backend.Swarm`)
-and what the session listener sees (`cluster.base.Manager`).
-"""
+The parts know the store and not each other. The API sees `Manager` as `api.backend.Swarm`, the
+session listener sees it as `session.base.Manager`."""
 
 import asyncio
 import logging
@@ -62,11 +61,12 @@ from weft.system.waiting import first
 log = logging.getLogger(__name__)
 
 LEAD_RETRY = 1.0
-"""Seconds until a leader whose store does not answer tries again to begin."""
+"""Seconds until a new leader whose store does not answer tries again."""
 
 
 _HEARTBEATS: tuple[Kind, ...] = ("cluster",)
-"""What liveness is to be told of at once: their period. For nodes it looks by itself."""
+"""Changes that start a liveness run at once: the heartbeat period. Liveness checks nodes
+periodically."""
 
 
 class Manager:
@@ -79,7 +79,8 @@ class Manager:
         host: HostSettings | None = None,
         kv: Kv | None = None,
     ) -> None:
-        """`own`: this manager's node. `kv`: what is behind a store that several managers share."""
+        """`own`: this manager's node. `kv`: the etcd client behind a store that several managers
+        share."""
         self._own = own
         self._store = store
         self._leadership = leadership
@@ -101,7 +102,7 @@ class Manager:
     # --- life
 
     async def run(self) -> None:
-        """Until cancelled. A part that fails is begun again, beside the others."""
+        """Runs until cancelled. A part that fails is restarted, while the others go on."""
         liveness = self._loop("liveness", _HEARTBEATS, whole(self._find_silent))
         parts = {
             "statuses": self._statuses.run,
@@ -121,8 +122,8 @@ class Manager:
             liveness.close()
 
     async def _lead(self) -> None:
-        """The control loops, whenever this manager leads. Each time they are new and look at
-        everything: what the last leader did and saw, they find in the state."""
+        """Runs the control loops whenever this manager leads. New loops begin each time and look at
+        everything: all that the last leader did and saw is in the state."""
         seen = self._leadership.leadership_status
         while True:
             if seen.leader != self._own:
@@ -172,11 +173,11 @@ class Manager:
         return ControlLoop(name, self._store, self._ports.clock, kinds, reconcile)
 
     async def start(self) -> None:
-        """Runs it in the background until `close`."""
+        """Runs the manager in the background until `close`."""
         self._running = asyncio.create_task(self.run(), name="manager")
 
     async def close(self) -> None:
-        """Ends the sessions and all tasks. The store stays open: it is the caller's."""
+        """Ends the sessions and all tasks. The store stays open: the caller owns it."""
         if self._running is not None:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
@@ -186,7 +187,7 @@ class Manager:
         self._dispatcher.close()
 
     async def failed(self) -> None:
-        """Waits for as long as it runs; raises what ended it. Only waits: cancelling this does not
+        """Waits while the manager runs, and raises what ended it. Cancelling this call does not
         stop the manager."""
         if self._running is not None:
             await asyncio.wait((self._running,))
@@ -216,7 +217,7 @@ class Manager:
             return Decision(wake_at=now + spec.heartbeat)
         return self._liveness.reconcile(state, now, self._leadership.leadership_status)
 
-    # --- agents (cluster.base.Manager)
+    # --- agents (session.base.Manager)
 
     async def admit(self, request: AdmissionRequest, source: str = "") -> Admitted:
         checked(request, source)
@@ -255,11 +256,11 @@ class Manager:
         await self._logs.take(source, subscription)
 
     async def go_on_alone(self) -> None:
-        """The other managers are lost, and with them their parts of the store."""
+        """Makes this node the only manager: the others are lost, with their etcd members."""
         await transact(self._store, lambda state: nodes.forced_beginning(state, self._own))
 
     async def resign(self) -> bool:
-        """This manager is one no more. Whether it was the last, which stays what it is."""
+        """Stops being a manager. True if this is the last manager: then nothing changes."""
         await self._store.sync()
         others = nodes.serving_beside(self._store.state, self._own)
         if others:
@@ -267,7 +268,7 @@ class Manager:
         return not others
 
     async def disown(self) -> None:
-        """Nobody is to believe the certificates of this manager any more."""
+        """Revokes all certificates of this manager."""
         await self._write(lambda state: nodes.disowning(state, self._own))
 
     async def arrive(self, address: str) -> None:
@@ -298,7 +299,7 @@ class Manager:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """`host:port` of the other managers that take no part now."""
+        """`host:port` of the other managers that are not present now."""
         present = {self._own, *self.leadership_status.present}
         return tuple(
             address for id, address in manager_addresses(self._store.state) if id not in present
@@ -382,7 +383,7 @@ class Manager:
         await self._write(lambda state: nodes.removal(state, id, force))
 
     async def _write(self, decide: Callable[[ClusterState], Sequence[Change]]) -> None:
-        """What a user asks for is judged by all that was committed before, also through other
+        """Commits a user's request, decided on all that was committed before, also through other
         managers."""
         await self._store.sync()
         await transact(self._store, decide)

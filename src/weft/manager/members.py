@@ -1,16 +1,16 @@
-"""The managers' parts of the store: who is given one, and from whom it is taken again.
+"""Adds etcd members for new managers, and removes the members of former managers.
 
-    a node that is to be a manager   enlist: a member that listens and does not vote ─▶ admit_vote, when it has caught up
-    a manager that is to be a worker its certificates are revoked: every manager has its own member
-                                     refuse them, and says so in its node. Then the leader removes
-                                     the member, and says so in the node: only from then on is the
-                                     node a worker in effect, and gets a worker's certificate
+    worker to manager   enlist: adds a learner, which has no vote ─▶ admit_vote, when the learner
+                        has caught up
+    manager to worker   The node's certificates are revoked. Every manager makes its own etcd member
+                        refuse them, and notes that in its own node. Then the leader removes the
+                        former manager's etcd member, and notes that in the node: only from then on
+                        is the node a worker in effect, and gets a worker's certificate
 
-The leader does not wait for a manager that is out of reach: that one refuses the certificates as
-soon as it sees the others again. A store on one manager, or in an etcd that somebody else runs, has
-no members of ours (`None` for its `Kv`). A member is known by the URL at which it listens for the
-others: it has no name before it was started.
-"""
+The leader does not wait for a manager that is out of reach: that manager refuses the certificates
+as soon as it sees the others again. A store on one manager, or in an external etcd, has no members
+of ours: its `Kv` is `None`. A member is known by the URL at which it listens for the others: it has
+no name before its first start."""
 
 import asyncio
 import logging
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 RETRY = 1.0
 DOOR_PATIENCE = 10.0
-"""Seconds for the managers in reach to refuse what was revoked; the member is removed then all the
-same."""
+"""Seconds for the managers in reach to refuse the revoked certificates. After that the leader
+removes the etcd member all the same."""
 DOOR_LOOK = 0.5
-"""Seconds between two looks at who is in reach."""
+"""Seconds between two checks whether they do."""
 ALONE = (
     "cannot take in a manager: the swarm's state is still kept by one manager alone; try again in a"
     " moment"
@@ -48,16 +48,16 @@ ALONE = (
 
 
 Refuse = Callable[[Sequence[ManagerCertificate], ClusterState], Awaitable[None]]
-"""Has this manager's part of the store refuse these certificates, and no others; no connection that
-was made with one of them is left when it returns. Raises `OperationFailed`."""
+"""Makes this manager's etcd member refuse these certificates, and no others. When this returns, no
+connection made with one of them is left. Raises `OperationFailed`."""
 
 
 async def no_door(_: Sequence[ManagerCertificate], __: ClusterState) -> None:
-    """Of a store that has no members of ours."""
+    """The `Refuse` of a store that has no members of ours."""
 
 
 class Membership:
-    """`own`: the node of this manager. `no_members`: what to say where there is no `kv`."""
+    """`own`: the node of this manager. `no_members`: the error text where there is no `kv`."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Membership:
         self._refuse = refuse
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
-        """See `cluster.base.Manager`."""
+        """See `session.base.Manager`."""
         await self._store.sync()
         known_manager(self._store.state, peer)
         check_epoch(cluster_of(self._store.state), request.epoch)
@@ -95,7 +95,7 @@ class Membership:
         return MemberGrant(peers=peers, revoked=cluster_of(self._store.state).revoked)
 
     async def admit_vote(self, peer: Identity) -> None:
-        """See `cluster.base.Manager`."""
+        """See `session.base.Manager`."""
         await self._store.sync()
         node = known_manager(self._store.state, peer)
         kv = self._required()
@@ -108,7 +108,8 @@ class Membership:
         raise FailedPrecondition(f"node {node.id} has no part of the store")
 
     async def keep_door(self) -> None:
-        """Until cancelled, on every manager: its part of the store refuses what is revoked."""
+        """Runs until cancelled, on every manager: makes its etcd member refuse revoked
+        certificates."""
         if self._kv is None:
             return
         kinds: tuple[Kind, ...] = ("cluster",)
@@ -124,7 +125,7 @@ class Membership:
                         log.info("member.refuses certificates=%d", len(refused))
                     said = partial(_refusing, own=self._own, revocations=cluster.revocations)
                     await transact(self._store, said, independent=True)
-                except Unavailable:  # without a majority nobody is removed
+                except Unavailable:  # without quorum no member is removed
                     await asyncio.sleep(RETRY)
                 except WeftError as error:
                     log.warning("member.door_open cause=%s", error)
@@ -135,8 +136,8 @@ class Membership:
             changes.close()
 
     async def run(self) -> None:
-        """Until cancelled, on the leader: takes its part of the store from whoever is no manager
-        any more."""
+        """Runs until cancelled, on the leader: removes the etcd members of nodes that are no longer
+        managers."""
         kinds: tuple[Kind, ...] = ("node",)
         changes = self._store.subscribe(kinds)
         settled: object = None
@@ -156,8 +157,8 @@ class Membership:
             changes.close()
 
     async def _settle(self) -> None:
-        """The members first, then the state: a node is written before its member is added, so that
-        no newcomer is unknown here."""
+        """Reads the members first, then the state. A node is written before its member is added, so
+        each member read here has its node in the state."""
         found = await self._kv.members() if self._kv is not None else ()
         await self._store.sync()
         nodes = self._store.state.nodes
@@ -176,8 +177,8 @@ class Membership:
             await transact(self._store, partial(departure, id=id), independent=True)
 
     async def _until_refused(self) -> None:
-        """By all managers in reach that go on. Not for ever: one that is stuck must not keep a
-        member in that is to go."""
+        """Waits until all remaining managers in reach refuse the revoked certificates. The wait is
+        limited: a manager that hangs must not keep a departing member in."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DOOR_PATIENCE):
                 while _open_doors(self._store.state, self._leadership.leadership_status.present):
@@ -193,7 +194,7 @@ class Membership:
 
 
 def _roles(state: ClusterState) -> frozenset[tuple[NodeId, str, str]]:
-    """All that says who is to have a part of the store."""
+    """All that decides which nodes are to have an etcd member."""
     return frozenset(
         (n.id, n.spec.role, n.store_peer)
         for n in state.nodes.values()
@@ -206,7 +207,7 @@ def _is_leaving(node: Node | None) -> bool:
 
 
 def _open_doors(state: ClusterState, present: Collection[NodeId]) -> set[NodeId]:
-    """Managers in reach whose part of the store does not refuse all yet that was revoked."""
+    """Managers in reach whose etcd member does not yet refuse all revoked certificates."""
     wanted = cluster_of(state).revocations
     staying = (node for node in state.nodes.values() if node.store_peer and not _is_leaving(node))
     return {node.id for node in staying if node.id in present and node.refuses < wanted}

@@ -1,4 +1,4 @@
-"""Networks are created once the allocator has served them: the request waits for its answer."""
+"""Creates networks. A request waits for its answer until the allocator has served the network."""
 
 import asyncio
 from typing import NoReturn
@@ -13,7 +13,7 @@ from weft.store.base import Store, Subscription
 
 KINDS_AWAITED: tuple[Kind, ...] = ("network",)
 ALLOCATION_TIMEOUT = 20.0
-"""Seconds; Docker Swarm's time for a request to the cluster."""
+"""Seconds; Docker Swarm's timeout for a request to the cluster."""
 
 
 async def create(store: Store, id: NetworkId, spec: NetworkSpec) -> Network:

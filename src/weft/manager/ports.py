@@ -1,4 +1,4 @@
-"""What a manager is given by its host: ways to reach the outside, and what is set there."""
+"""The values that a host gives its manager: ports to the outside, and the host's settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,27 +16,27 @@ from weft.session.base import Echo, Relay
 @dataclass(frozen=True, kw_only=True)
 class ManagerPorts:
     clock: Callable[[], Nanoseconds]
-    """Since 1970."""
+    """The time since 1970."""
     entropy: Callable[[int], bytes]
-    """So many random bytes."""
+    """Gives that many random bytes."""
     authority: Authority
     probe: Probe = any_host_answers
-    """Whether a host answers whose session has ended."""
+    """Tells whether a host answers after its session has ended."""
     open_echo: Callable[[], Echo] | None = None
-    """How all hosts are asked again and again; None where they cannot be."""
+    """How the host monitor asks hosts; None where it cannot."""
     relay: Relay = no_relay
-    """How the manager asks other managers."""
+    """How the manager sends requests to other managers."""
     refuse: Refuse = no_door
-    """How certificates are refused by the host's etcd member."""
+    """How the host's etcd member is made to refuse certificates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
     routes: tuple[IPv4Network, ...] = ()
-    """Subnets that this host has routes to; those of the others come with their sessions."""
+    """Subnets that this host has routes to; other hosts report theirs in their sessions."""
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
-    """What this host listens on beside the swarm's ports."""
+    """Ports that this host listens on beside the swarm's."""
     obstacle: str = ""
     """Why there can be no other manager beside this one; empty if there can."""
     no_members: str = ALONE
-    """What a node is told that wants a part of the store where there are none."""
+    """The error for a node that asks for an etcd member where there are none."""

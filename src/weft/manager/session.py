@@ -1,12 +1,11 @@
-"""One agent's session, from the manager's side: a task that receives, a task that sends, and
-nothing that grows in between.
+"""One agent's session on the manager's side: one task receives, one task sends, and nothing grows
+without bound between them.
 
-What is to be sent is not queued but noted: answers to status reports by number, the newest notice
-of each kind, the last request for a certificate, and the newest assignment. When the other side has
-taken the last message, the difference is computed between the assignment that it has and the newest
-one, so that an agent which reads slowly skips what it missed. An agent that reports without reading
-the answers is cut off.
-"""
+The sender has no queue of messages, but notes of what is due: the numbers of accepted status
+reports, the newest notice of each kind, the last request for a certificate, and the newest
+assignment. When the agent has taken the last message, the sender computes the difference between
+the assignment that the agent has and the newest one, so an agent that reads slowly skips those
+between. An agent that reports without reading the answers is cut off."""
 
 import asyncio
 import logging
@@ -41,15 +40,16 @@ from weft.system.rate import TokenBucket
 log = logging.getLogger(__name__)
 
 MAX_UNANSWERED = 256
-"""Status reports whose answer the agent has not taken."""
+"""Status reports whose answers the agent may leave unread."""
 RATE, BURST = 50.0, 200.0
-"""Tokens a second, and after a quiet time: a message costs one. An agent sends a heartbeat in some
-seconds and waits for the answer to each report; what one sends faster waits in its own buffers."""
+"""Tokens per second, and after a quiet time; a message costs one. An agent sends a heartbeat every
+few seconds and waits for the answer to each report. Messages that an agent sends faster wait in its
+own buffers."""
 STATUSES_PER_TOKEN = 20
 CERTIFICATE = 25.0
-"""Tokens for a certificate, which costs a signature."""
+"""Tokens that a certificate costs, because it needs a signature."""
 MAX_ASKED = 64
-"""Requests for logs that the agent has not taken."""
+"""Requests for logs that the agent may leave unread."""
 
 
 Notice = Renew | Trust | Managers
@@ -76,8 +76,8 @@ class AgentLink:
         turns: asyncio.Semaphore,
     ) -> None:
         """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises
-        `WeftError` for a request that is refused. `turns` is how many agents may be sent their
-        first assignment at a time."""
+        `WeftError` for a request that is refused. `turns` limits how many agents get their first
+        assignment at a time."""
         self._session = session
         self.trusted = trusted
         self._statuses = statuses
@@ -97,7 +97,7 @@ class AgentLink:
         self._unanswered = 0
         self._bucket = TokenBucket(RATE, BURST)
         self._beat = False
-        """The agent's last heartbeat is to be answered."""
+        """The agent's last heartbeat has no answer yet."""
         self._accepted: deque[int] = deque()
         self._work = asyncio.Event()
         self._work.set()
@@ -113,27 +113,27 @@ class AgentLink:
 
     @property
     def newest(self) -> Assignment | None:
-        """What the agent has, or will get next."""
+        """The assignment that the agent has, or will get next."""
         return self._newest
 
     def offer(self, assignment: Assignment, memo: Memo) -> None:
-        """To be sent in place of all that were not yet sent. `memo` is shared by the nodes that are
-        offered one together."""
+        """Sends this assignment in place of all that were not sent yet. `memo` is shared by the
+        nodes that are offered assignments together."""
         self._newest, self._memo = assignment, memo
         self._offered.set()
         self._work.set()
 
     def notice(self, notice: Notice) -> None:
-        """To be sent, unless it was the last of its kind. One that was not yet sent is forgotten
-        for a newer one."""
+        """Sends a notice, unless the last one of its kind was equal. A newer notice replaces one
+        that was not sent yet."""
         kind = type(notice)
         if self._noticed.get(kind) != notice:
             self._notices[kind] = self._noticed[kind] = notice
             self._work.set()
 
     def ask(self, logs: PublishLogs) -> None:
-        """Raises `InvalidArgument` if the agent does not know how, `FailedPrecondition` if it does
-        not read."""
+        """Asks the agent to publish logs. Raises `InvalidArgument` if the agent is too old for
+        that, `FailedPrecondition` if the agent does not read."""
         if not self.publishes_logs:
             raise InvalidArgument(f"node {self.node} cannot publish logs: its daemon is too old")
         if len(self._asked) >= MAX_ASKED:
@@ -147,8 +147,8 @@ class AgentLink:
             self._end.set_result(cause)
 
     async def run(self, welcome: Welcome, silence: Nanoseconds) -> None:
-        """Until the session ends: always raises, `SessionClosed` unless somebody asked for another
-        end. An agent that says nothing for `silence` is gone."""
+        """Runs until the session ends, and always raises: `SessionClosed`, or the cause given to
+        `end`. An agent that says nothing for `silence` is gone."""
         if self._notices.get(Managers) == Managers(welcome.managers):
             del self._notices[Managers]
         try:
@@ -225,8 +225,8 @@ class AgentLink:
                 await self._send_assignment(self._newest)
 
     async def _send_first(self) -> None:
-        """When it is this agent's turn, which may take longer than an agent waits for an answer:
-        the others are given meanwhile."""
+        """Sends the first assignment when it is this agent's turn. That may take longer than an
+        agent waits for an answer, so other messages are sent meanwhile."""
         await self._offered.wait()
         async with self._turns:
             assert self._newest is not None

@@ -1,10 +1,9 @@
-"""What agents report of their tasks, committed for all nodes together.
+"""Commits what agents report about their tasks, for all nodes together.
 
-Reports that come within a few milliseconds share one commit. A report counts only from the node
-that the task is assigned to, and an observed state only grows: what is late, repeated or about
-somebody else's task is accepted and changes nothing, so that an agent which repeats itself until it
-is answered comes to an end.
-"""
+Reports that arrive within a few milliseconds share one commit. Only the node that a task is
+assigned to can report on the task, and an observed state only advances. A report that is late,
+repeated or about another node's task is accepted and changes nothing, so an agent that repeats a
+report until it is answered comes to an end."""
 
 import asyncio
 import logging
@@ -49,9 +48,9 @@ class StatusWriter:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Until cancelled. Reports wait while the store refuses to write, and are accepted when it
-        does again. If together they cannot even be decided on, one of them is to blame: that one is
-        dropped."""
+        """Runs until cancelled. While the store refuses to write, reports wait; they are accepted
+        when it writes again. If the reports cannot even be decided on together, one of them is to
+        blame: each is committed by itself, and that one is dropped."""
         while True:
             await self._arrived.wait()
             await asyncio.sleep(WINDOW)
@@ -88,7 +87,7 @@ def merged(state: ClusterState, reports: Iterable[Report]) -> list[Change]:
 
 
 def _is_news(old: TaskStatus, new: TaskStatus) -> bool:
-    """A higher state; or more about the same one, unless it is an ended one."""
+    """True for a higher state, or for other details of the same state unless the task has ended."""
     if new.state == old.state:
         return not old.state.is_terminal and new != old
     return new.state > old.state

@@ -1,22 +1,20 @@
-"""Which hosts are gone, so that new connections are not sent there: told by the kernel of the host
-itself, which is asked.
+"""Finds hosts that are gone, by asking their kernels, so that no new connections are sent there.
 
-A session that ended may be a daemon that is restarting, or a host that is gone: the host is asked
-at once. One that loses its power or its cable without a word is found by `host_monitor.py`, which
-asks the hosts of all sessions all the time, and those of the other managers, whose own sessions are
+When a session ends, its daemon may be restarting or its host may be gone: the manager probes the
+host at once. `host_monitor.py` finds hosts that lose power or their cable while a session lasts: it
+constantly asks the hosts of all sessions, and the hosts of the other managers, which have sessions
 with themselves.
 
-Containers and their traffic outlive a daemon, so the end of a session says nothing of the tasks,
-and silence takes three heartbeats to become the verdict DOWN (`liveness.py`). But when the kernel
-of the host does not answer either, new connections should not be sent there meanwhile: its node
-becomes DISCONNECTED. That takes no task away from it and restarts nothing; its endpoints do not
-serve until its next session, which makes it READY again.
+Containers and their traffic outlive a daemon, so the end of a session says nothing about the tasks,
+and a silent node becomes DOWN only after three heartbeats (`liveness.py`). But if the kernel of the
+host does not answer either, new connections should not be sent there meanwhile: the node becomes
+DISCONNECTED. That moves and restarts no task. The node's endpoints do not serve until its next
+session makes it READY again.
 
-It is asked over the ingress network, which is the way the connections would take and passes every
-firewall that they pass, and on its own address; one answer is enough. A manager that nobody answers
-any more suspects nobody: it is cut off itself. Who is suspected and answers again while its session
-lasts is READY at once.
-"""
+A host is probed at its address on the ingress network, because new connections would take that path
+and pass the same firewalls, and at its own address; one answer is enough. A manager that gets no
+answer from any host suspects nobody: it is cut off itself. A suspect host that answers again while
+its session lasts is READY at once."""
 
 import asyncio
 import logging
@@ -40,30 +38,31 @@ from weft.system.supervision import contained, lasting
 log = logging.getLogger(__name__)
 
 PAUSE = 0.2
-"""Seconds from one answer to the next question."""
+"""Seconds from an answer to the next probe."""
 COMMIT = 0.4
-"""Seconds until a verdict that was not committed is committed again."""
+"""Seconds until a verdict that was not committed is tried again."""
 WITNESSES = 4
-"""Hosts that are asked at least, where there are as many: who is the only one to be asked cannot
-tell a cut host from being cut."""
+"""Hosts that are asked at least, if there are as many. By asking a single host, a manager could not
+tell whether that host or the manager itself is cut off."""
 
 Probe = Callable[[Sequence[IPv4Address]], Awaitable[bool]]
-"""Whether the host that has these addresses answers on any of them; takes a few tenths of a second
-to say no."""
+"""Tells whether the host with these addresses answers on any of them. A False takes a few tenths of
+a second."""
 
 
 async def any_host_answers(addresses: Sequence[IPv4Address]) -> bool:
-    """The `Probe` of a manager that cannot ask: nobody is suspected."""
+    """The `Probe` of a manager that cannot ask: it suspects nobody."""
     return True
 
 
 class _Loss:
-    """The end of a node's last session here. Each is an object of its own: a node may lose many."""
+    """The end of a node's last session here. Losses are compared by identity: a node may lose many
+    sessions."""
 
     def __init__(self, node: NodeId, status: NodeStatus) -> None:
         self.node = node
         self.status = status
-        """When the session ended."""
+        """The node's status when the session ended."""
 
 
 class Suspicion:
@@ -75,13 +74,13 @@ class Suspicion:
         probe: Probe,
         open_echo: Callable[[], Echo] | None = None,
     ) -> None:
-        """`own`: the manager's node. `open_echo`: None where nobody can be asked all the time."""
+        """`own`: the manager's node. `open_echo`: None where hosts cannot be monitored."""
         self._own = own
         self._store = store
         self._clock = clock
         self._probe = probe
         self._lost: dict[NodeId, _Loss] = {}
-        """Nodes without a session with this manager since they had one."""
+        """Nodes that have lost their session with this manager and have no new one."""
         self._news: asyncio.Queue[_Loss] = asyncio.Queue()
         self._here: set[NodeId] = set()
         """Nodes with a session with this manager."""
@@ -100,12 +99,12 @@ class Suspicion:
             self._news.put_nowait(loss)
 
     def back(self, id: NodeId) -> None:
-        """It has a session with this manager again."""
+        """The node has a session with this manager again."""
         self._here.add(id)
         self._lost.pop(id, None)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         async with asyncio.TaskGroup() as group:
             if (host_monitor := self._host_monitor) is not None:
                 group.create_task(lasting("host monitor", host_monitor.run))
@@ -120,11 +119,11 @@ class Suspicion:
     # --- sessions that ended
 
     async def _look(self, loss: _Loss) -> None:
-        """For as long as the node has no session with this manager, and nobody else has anything
-        to say about it: a host that is being shut down ends its programs first.
+        """Probes the host while its node has no session with this manager and no new status: a host
+        that shuts down ends its programs before it stops to answer.
 
-        While a probe is under way the node may begin its next session, and lose that one too, so
-        what was known before a wait is looked up again after it."""
+        During a probe the node may begin its next session, and lose that one too, so everything is
+        looked up again after a wait."""
         try:
             while self._holds(loss):
                 node = self._store.state.nodes[loss.node]
@@ -175,9 +174,9 @@ class Suspicion:
                 self._some_silent.set()
 
     async def _suspect_silent(self, host_monitor: HostMonitor) -> None:
-        """All of them together, again and again. One may have been the managers' leader: then
-        nothing is committed before there is another, and what the store was asked for before is
-        lost."""
+        """Suspects all silent hosts together, and repeats that. One of them may have been the
+        leader's: then nothing is committed before there is a new leader, and earlier requests to
+        the store are lost."""
         while True:
             self._silent = {
                 id: status
@@ -201,8 +200,8 @@ class Suspicion:
                 await asyncio.sleep(PAUSE)
 
     async def _believe(self, host_monitor: HostMonitor) -> None:
-        """Those who are suspected, have a session here nevertheless, and answer. This manager's own
-        host always does."""
+        """Restores suspect nodes that have a session here and answer. This manager's own host
+        always answers."""
         while True:
             await asyncio.sleep(PERIOD)
             for id, node in list(self._store.state.nodes.items()):
@@ -230,7 +229,8 @@ class Suspicion:
     async def _suspect(
         self, statuses: Mapping[NodeId, NodeStatus], still: Callable[[], bool] = lambda: True
     ) -> None:
-        """The nodes that have these statuses still. `still` is asked at each attempt to commit."""
+        """Suspects the nodes that still have these statuses. `still` is called at each attempt to
+        commit."""
 
         def decide(state: ClusterState) -> list[Change]:
             now = self._clock()
@@ -241,8 +241,8 @@ class Suspicion:
 
 
 def addresses(state: ClusterState, node: Node) -> tuple[IPv4Address, ...]:
-    """Where the kernel of the node answers: the address of its data path, and its leg on the
-    ingress network."""
+    """Addresses at which the kernel of the node answers: its data path address, and its address on
+    the ingress network."""
     ingress = state.ingress
     legs = (
         leg.address.ip
@@ -256,7 +256,8 @@ def addresses(state: ClusterState, node: Node) -> tuple[IPv4Address, ...]:
 def suspected(
     state: ClusterState, id: NodeId, status: NodeStatus, now: Nanoseconds
 ) -> list[Change]:
-    """`status`: of the node when it was lost; nothing, if it has had another one since."""
+    """`status`: the node's status when it was lost. No changes if the node has another status
+    now."""
     node = state.nodes.get(id)
     if node is None or node.status != status:
         return []
@@ -268,7 +269,7 @@ def suspected(
 
 
 def is_suspected(node: Node, manager: NodeId) -> bool:
-    """Its session, if it has one, is with that manager."""
+    """The node is suspect, and its session, if it has one, is with `manager`."""
     return node.status.state is NodeState.DISCONNECTED and node.status.manager == manager
 
 

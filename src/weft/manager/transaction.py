@@ -1,9 +1,8 @@
-"""Read, decide, commit, and again when somebody else was faster: how everything in a manager
-writes.
+"""Reads, decides, commits, and repeats if another commit was faster: everything in a manager writes
+this way.
 
-Who was too slow once queues up with the others of this manager that were: where a commit takes
-milliseconds, as on etcd, all of many that write at once would lose against one each time.
-"""
+A writer that has lost a race queues up with this manager's other losers. Where a commit takes
+milliseconds, as on etcd, all but one of many concurrent writers would lose each time."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,16 +12,16 @@ from weft.model.state import Change, ClusterState
 from weft.store.base import Store
 
 MAX_ATTEMPTS = 32
-"""Each lost race means that somebody else's commit succeeded; so many in a row mean a decision that
-can never be committed."""
+"""Each lost race means that another commit succeeded; this many in a row mean a decision that can
+never be committed."""
 
 
 async def transact(
     store: Store, decide: Callable[[ClusterState], Sequence[Change]], *, independent: bool = False
 ) -> int:
-    """Commits what `decide` makes of the present state and gives the revision. What `decide` raises
-    is the caller's, an `OutOfSequence` of its own included; only a commit that lost its race is
-    tried again. `independent`: see `Store.commit`."""
+    """Commits what `decide` makes of the present state, and gives the revision. Errors of `decide`
+    go to the caller, its own `OutOfSequence` included; only a commit that lost its race is tried
+    again. `independent`: see `Store.commit`."""
     revision = await _attempt(store, decide, independent)
     if revision is not None:
         return revision
@@ -37,7 +36,7 @@ async def transact(
 async def _attempt(
     store: Store, decide: Callable[[ClusterState], Sequence[Change]], independent: bool
 ) -> int | None:
-    """None: somebody else was faster."""
+    """None: another commit was faster."""
     changes = decide(store.state)
     if not changes:
         return store.state.revision

@@ -1,1 +1,1 @@
-"""Ring 3: where the state of the swarm is kept. One interface, several engines."""
+"""Ring 3: the store, which keeps the state of the swarm. One interface, several engines."""

@@ -1,9 +1,8 @@
 """The interface of a store: committed state in memory, compare-and-swap commits, and subscriptions.
 
-All who write do the same: read `state`, make `Change`s from it without awaiting anything, `commit`
-them, and on `OutOfSequence` do it again. All who read in order to act subscribe, and look at the
-whole state again when something changed.
-"""
+Every writer does the same: reads `state`, makes `Change`s from it without awaiting anything,
+commits them, and begins again on `OutOfSequence`. Every reader that acts on the state subscribes,
+and looks at the whole state again when something changed."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -15,13 +14,13 @@ from weft.model.state import Change, ClusterState, Event, Kind
 
 class Subscription(Protocol):
     async def next(self) -> list[Event]:
-        """Waits for the next events of the subscribed kinds; gives all since the last call, in
-        order of commit."""
+        """Waits for the next events of the subscribed kinds. Gives all events since the last call,
+        in order of commit."""
         ...
 
     def take(self) -> list[Event]:
-        """The same without waiting, possibly none: what makes the reader as new as `Store.state`,
-        until its next await."""
+        """As `next` without waiting, possibly none. Makes the reader as new as `Store.state`, until
+        its next await."""
         ...
 
     def close(self) -> None: ...
@@ -29,37 +28,36 @@ class Subscription(Protocol):
 
 class Store(Protocol):
     turn: asyncio.Lock
-    """Held by a writer that has lost a race, until it has committed: those of one store that lose
-    then write one after the other. Where a commit takes milliseconds, all but one of many that
-    write at once would lose each time."""
+    """A writer that has lost a race holds this lock until it has committed, so the losers on one
+    store write one after the other. Where a commit takes milliseconds, all but one of many
+    concurrent writers would lose each time."""
 
     @property
     def state(self) -> ClusterState:
-        """What is committed. Read it; never keep it across an await if the answer must hold."""
+        """The committed state. Read it; never keep it across an await if the answer must hold."""
         ...
 
     @property
     def is_healthy(self) -> bool:
-        """Whether `state` is kept up to date and commits can succeed: false while there is no
-        majority."""
+        """Whether `state` is up to date and commits can succeed: false without quorum."""
         ...
 
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
-        """All or nothing, durable on return, and in `state` by then. Gives the revision. Raises
-        `OutOfSequence`, `Conflict` (a name is taken) or `OperationFailed` (the disk), and nothing
-        has changed then; `Unavailable` if there is no majority, and then nobody can tell. Checks
-        are made before the first await.
+        """Commits all changes or none, and gives the revision. On return they are durable, and in
+        `state`. Raises `OutOfSequence`, `Conflict` (a name is taken) or `OperationFailed` (the
+        disk), and then nothing has changed; `Unavailable` without quorum, and then the outcome is
+        unknown. Checks are made before the first await.
 
-        A decision may have looked at more than the objects it writes: that a port is free, that no
-        other task has an address. Commits exclude each other for that reason: one fails with
-        `OutOfSequence` if another was made since the state that it was decided on. `independent`
-        says that nothing but the objects in `changes` was looked at: such a commit stands in
-        nobody's way."""
+        A decision may have depended on more than the objects it writes: on a port being free, on no
+        other task having an address. Therefore commits exclude each other: a commit fails with
+        `OutOfSequence` if another one was made since the state that it was decided on.
+        `independent` says that the decision depended on nothing but the objects in `changes`: such
+        a commit obstructs no other."""
         ...
 
     async def sync(self) -> None:
-        """Waits until `state` has everything that was committed, by whomever, before this call.
-        Raises `Unavailable` if there is no majority to say so."""
+        """Waits until `state` has everything that anybody committed before this call. Raises
+        `Unavailable` if no quorum can confirm that."""
         ...
 
     def subscribe(self, kinds: Collection[Kind]) -> Subscription: ...
@@ -68,18 +66,18 @@ class Store(Protocol):
 
 
 class Leadership(Protocol):
-    """What only the leader does may be done twice for a moment: the store alone keeps two of them
-    from contradicting each other."""
+    """Tells which manager leads. Two managers may lead for a moment: only the store keeps their
+    decisions from contradicting each other."""
 
     @property
     def leadership_status(self) -> LeadershipStatus: ...
 
     async def next(self, seen: LeadershipStatus) -> LeadershipStatus:
-        """Waits until `leadership_status` is not what was `seen`, and gives it."""
+        """Waits until `leadership_status` differs from `seen`, and gives it."""
         ...
 
     async def resign(self) -> None:
-        """If this manager leads, lets another one do it."""
+        """If this manager leads, lets another one lead."""
         ...
 
     async def close(self) -> None: ...

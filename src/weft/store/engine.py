@@ -1,15 +1,15 @@
-"""What the engines of the store have in common: subscriptions; and for those in one process the
-order of a commit.
+"""The common parts of the store's engines: subscriptions; and, for engines in one process, the
+steps of a commit.
 
-A commit is four steps without an await between them, so nobody ever sees half of one:
+A commit is four steps without an await between them, so no reader ever sees half of one:
 
     1. check    versions and names, against the state in memory (`ClusterState.check`)
-    2. write    the rows as they will be stored, made durable by the engine; if this fails nothing has happened
+    2. write    the rows as they will be stored, made durable by the engine; if this fails, nothing
+                has happened
     3. apply    to the state in memory
     4. notify   the subscriptions, which gather events until their reader comes
 
-Such an engine is a subclass with one method, `_write`. `store/etcd/engine.py` commits otherwise.
-"""
+Such an engine is a subclass with one method, `_write`. `store/etcd/engine.py` commits otherwise."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -22,8 +22,8 @@ Clock = Callable[[], Nanoseconds]
 
 
 class EventSubscription:
-    """The events of some kinds that one reader has not yet taken. Events are kept until then; a
-    reader that falls behind gets them in one list."""
+    """The events of some kinds that one reader has not yet taken. A reader that falls behind gets
+    them all in one list."""
 
     def __init__(
         self, kinds: Collection[Kind], forget: Callable[["EventSubscription"], None]
@@ -35,7 +35,8 @@ class EventSubscription:
         self._closed = False
 
     async def next(self) -> list[Event]:
-        """Raises `Unavailable` once it is closed. Cancelling it loses no event."""
+        """Raises `Unavailable` once the subscription is closed. Cancelling this call loses no
+        event."""
         await self._changed.wait()
         if self._closed:
             raise Unavailable("cannot wait for events: the subscription is closed")
@@ -103,8 +104,8 @@ class Engine:
         return True
 
     async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
-        """See `Store.commit`. Changes that only check give the present revision. There is one
-        process and no await: whoever decided on `state` decided on the newest, and `independent`
+        """See `Store.commit`. A commit of nothing but checks gives the present revision. In one
+        process and without an await every decision is made on the newest state, so `independent`
         makes no difference."""
         if self._closed:
             raise Unavailable("cannot commit: this manager is stopping")
@@ -122,7 +123,7 @@ class Engine:
         return revision
 
     async def sync(self) -> None:
-        """There is no other writer."""
+        """Does nothing: there is no other writer."""
 
     def subscribe(self, kinds: Collection[Kind]) -> EventSubscription:
         return self._readers.subscribe(kinds)

@@ -1,18 +1,17 @@
-"""What a manager knew last of a store that is not its own: the state, kept in a file of its own.
+"""The last known state of a store outside the daemon, kept in a file beside it.
 
-etcd answers nobody without a majority once it was started again, not even with what it has on its
-disk (etcd-io/etcd#13524), and an etcd that somebody else runs may be out of reach. A manager that
-begins then shows this, and changes nothing until it has read the store itself.
+After a restart without quorum, etcd answers nothing, not even from its own disk
+(etcd-io/etcd#13524), and an external etcd may be out of reach. A manager that starts then shows the
+kept state, and changes nothing until it has read the store.
 
     SHA-256 of the rest | MessagePack of `_Content`
 
-The file has all that the store has, the key of the swarm's CA among it: only its owner can read it,
-and it goes when the node is no manager any more. It is no backup: it may be seconds old, and
-nothing restores a store from it.
+The file has all that the store has, the key of the swarm's CA included: only its owner can read the
+file, and it is removed when the node stops being a manager. The file is no backup: it may be
+seconds old, and nothing restores a store from it.
 
-To keep it costs a bounded part of one processor. It is written whole, in a thread, when the state
-has changed and a time has passed that is many times what the last writing took.
-"""
+Keeping the state costs a bounded share of one processor: a thread writes the whole file when the
+state has changed, after a pause many times as long as the last writing took."""
 
 import asyncio
 import hashlib
@@ -37,9 +36,9 @@ log = logging.getLogger(__name__)
 PERIOD = 10.0
 """Seconds between two writings, at least."""
 SHARE = 50
-"""One part in so many of the time goes into writing, at most."""
+"""The inverse of the largest share of time that goes into writing."""
 LONGEST = 20.0
-"""Seconds between two writings, at most: a busy disk may take seconds for one."""
+"""Seconds between two writings, at most: on a busy disk one writing may take seconds."""
 InThread = Callable[
     [Callable[[int, Sequence[Object]], None], int, Sequence[Object]], Coroutine[Any, Any, None]
 ]
@@ -48,9 +47,9 @@ _DIGEST = hashlib.sha256().digest_size
 
 class Kept(msgspec.Struct, frozen=True):
     revision: int
-    """Of the state. What the store itself calls its revisions is not kept."""
+    """The revision of the state, not etcd's own revision."""
     objects: tuple[Object, ...]
-    """Of each kind in order of creation."""
+    """The objects of each kind in order of creation."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -60,15 +59,15 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class KeptState:
-    """The file."""
+    """The file with the kept state."""
 
     def __init__(self, path: Path, schema: Schema = CURRENT) -> None:
         self._path = path
         self._schema = schema
 
     def read(self, cluster: ClusterId) -> Kept | None:
-        """None if there is none of this swarm that can be used: what is in it is elsewhere as
-        well."""
+        """None if the file does not exist, is damaged, or is of another swarm or schema: the store
+        has all that is in it as well."""
         try:
             data = self._path.read_bytes()
             digest, body = data[:_DIGEST], data[_DIGEST:]
@@ -91,7 +90,7 @@ class KeptState:
         return Kept(content.revision, found)
 
     def write(self, revision: int, objects: Sequence[Object]) -> None:
-        """Raises `OSError`. Not on the event loop: it takes as long as the state is large."""
+        """Raises `OSError`. Never call this on the event loop: the time grows with the state."""
         rows = tuple((kind_of(each), encode(each)) for each in objects)
         body = encode(_Content(self._schema.version, revision, rows))
         replace_file(self._path, hashlib.sha256(body).digest() + body)
@@ -105,7 +104,7 @@ class KeptState:
 
 
 class Keeper:
-    """Keeps the state of one store until it is closed. Made inside the running event loop."""
+    """Keeps the state of one store until closed. Create it inside the running event loop."""
 
     def __init__(
         self, file: KeptState, store: Store, in_thread: InThread = asyncio.to_thread
@@ -114,13 +113,13 @@ class Keeper:
         self._store = store
         self._in_thread = in_thread
         self._written = -1
-        """Revision."""
+        """The revision in the file."""
         self._took = 0.0
         self._writing = asyncio.Lock()
         self._running = asyncio.create_task(self._run(), name="keeper")
 
     async def close(self) -> None:
-        """What has changed since the last writing is written."""
+        """Writes what has changed since the last writing."""
         self._running.cancel()
         await asyncio.wait([self._running])
         await self._write()
@@ -131,8 +130,8 @@ class Keeper:
             await asyncio.sleep(min(max(PERIOD, SHARE * self._took), LONGEST))
 
     async def _write(self) -> None:
-        """One at a time; a thread that is writing cannot be stopped, so it is waited for also when
-        this is cancelled."""
+        """Writes the state, one writing at a time. A thread that is writing cannot be stopped, so
+        this waits for the thread also when cancelled."""
         async with self._writing:
             state = self._store.state
             revision = state.revision

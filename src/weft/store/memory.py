@@ -1,4 +1,4 @@
-"""The store that forgets: everything of `SqliteStore` but the disk. For tests and simulations."""
+"""The store in memory: `SqliteStore` without the disk. For tests and simulations."""
 
 from collections.abc import Sequence
 
@@ -11,4 +11,4 @@ class MemoryStore(Engine):
         super().__init__(clock, ClusterState())
 
     def _write(self, revision: int, put: Sequence[Object], removed: Sequence[Remove]) -> None:
-        """Nothing to do: `apply` is the only copy."""
+        """Does nothing: `apply` makes the only copy."""

@@ -1,9 +1,8 @@
-"""Versions of what is in a store, and how an older one becomes the newest.
+"""Versions of a store's content, and the upgrade of an older one.
 
-A store says which version wrote it. A newer one than this program knows is refused: it would read
-it wrongly and write it worse. To change how an object is stored: raise the number in `CURRENT` and
-add what turns the former version's values into the new ones'.
-"""
+A store says which version wrote it. A version newer than this program knows is refused: the program
+would read it wrongly and damage it. To change how an object is stored, raise the number in
+`CURRENT` and add the step that turns values of the former version into new ones."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,18 +13,18 @@ from weft.errors import OperationFailed
 from weft.model.state import Kind
 
 Step = Callable[[Kind, dict[str, Any]], dict[str, Any]]
-"""From an object's fields as they were stored to those of the next version. It leaves alone what is
-of that version already: an upgrade that was interrupted begins again."""
+"""Turns an object's stored fields into those of the next version. A step must leave fields of that
+version alone: an interrupted upgrade begins again."""
 
 
 class Schema(msgspec.Struct, frozen=True):
     version: int
     steps: Mapping[int, Step]
-    """By the version that they start from."""
+    """Each step, by the version that it starts from."""
 
     def check(self, found: int) -> None:
-        """Raises `OperationFailed` if it is too new, or so old that the way up is not known any
-        more."""
+        """Raises `OperationFailed` if version `found` is too new, or so old that a step is
+        missing."""
         if found > self.version:
             raise OperationFailed(
                 f"its schema {found} is newer than {self.version}, the newest that this version"
@@ -39,7 +38,7 @@ class Schema(msgspec.Struct, frozen=True):
             )
 
     def upgrade(self, kind: Kind, value: bytes, found: int) -> bytes:
-        """An object as version `found` stored it, as this version does. Raises
+        """Turns an object as version `found` stored it into one of this version. Raises
         `msgspec.DecodeError`."""
         fields = msgspec.msgpack.decode(value)
         for version in range(found, self.version):

@@ -1,4 +1,4 @@
-"""Leadership of a manager that has no other beside it: it leads, always."""
+"""The leadership of a manager without other managers: it always leads."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ class SoleLeader:
         return self.leadership_status
 
     async def resign(self) -> None:
-        """There is nobody else."""
+        """Does nothing: no other manager could lead."""
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -1,21 +1,21 @@
-"""The store of a swarm with one manager: a SQLite file, and all of it in memory.
+"""The store of a swarm with one manager: a SQLite file, and all of its content in memory.
 
-The file is the truth at start and is only written from then on; everybody reads the state in
-memory. One table holds all objects, because nothing is ever asked of the file but "everything, in
-order of creation":
+The file is the truth at start, and is only written afterwards; all readers use the state in memory.
+One table holds all objects, because the file is only ever asked for "everything, in order of
+creation":
 
     object (seq, kind, id, version, value)   value: MessagePack of `model/codec.py`; seq: the order
                                              of creation
-    meta   (key, value)                      schema: version of this layout; revision: of the last commit
+    meta   (key, value)                      schema: version of this layout; revision: of the last
+                                             commit
 
-A commit is one SQLite transaction in WAL mode with `synchronous=FULL`: on return it survives the
-loss of power. It runs on the event loop itself. It takes about 0.15 ms, less than the way to a
-thread and back costs the other tasks, and it keeps check, write and apply in one piece: a commit
-that waits for a thread would need a lock around all three.
+A commit is one SQLite transaction in WAL mode with `synchronous=FULL`: after its return it survives
+a loss of power. The commit runs on the event loop itself. It takes about 0.15 ms, less than a
+switch to a thread and back costs the other tasks. And check, write and apply stay in one piece: a
+commit that waits for a thread would need a lock around all three.
 
 The file is locked for this process alone (`locking_mode=EXCLUSIVE`), so two daemons on one data
-root cannot both write. It holds the swarm's root key: only its owner can read it.
-"""
+root cannot both write. The file holds the swarm's root key: only its owner can read it."""
 
 import contextlib
 import os
@@ -60,13 +60,13 @@ class SqliteStore(Engine):
         schema: Schema = CURRENT,
         cluster: ClusterId | None = None,
     ) -> "SqliteStore":
-        """Makes the file if there is none, and upgrades an older one. Raises `OperationFailed` if
-        it cannot be read, is damaged, is open in another process, or was written by a newer version
-        of this program.
+        """Opens the file, creates a missing one, and upgrades an older one. Raises
+        `OperationFailed` if the file cannot be read, is damaged, is open in another process, or was
+        written by a newer version of this program.
 
-        `cluster`: the swarm whose state must be in it. If it is not nothing is made, upgraded or
-        otherwise touched. Raises `Damaged` then, without advice: the caller knows what may be
-        done."""
+        `cluster`: the swarm whose state must be in the file. If it is not, nothing is created,
+        upgraded or otherwise touched, and `Damaged` is raised, without advice: the caller knows
+        what may be done."""
         if cluster is not None:
             _examine(Path(path), schema, cluster)
         try:
@@ -101,11 +101,11 @@ class SqliteStore(Engine):
 
 
 def _examine(path: Path, schema: Schema, cluster: ClusterId) -> None:
-    """By a connection that can only read: another one, when it is closed, may write into the file
-    what a log beside it says, be that its own or not. SQLite takes a file that is empty, or begins
-    with zeros, for a new database."""
+    """Checks the file over a read-only connection. A connection that can write may, when closed,
+    copy a WAL file beside the database into it, even a foreign one. SQLite takes a file that is
+    empty, or begins with zeros, for a new database."""
     beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-shm", "-wal")]
-    made = [each for each in beside if not each.exists()]  # by SQLite, with nothing in them
+    made = [each for each in beside if not each.exists()]  # SQLite will make these, empty
     try:
         with open(path, "rb") as file:
             if (begin := file.read(len(_MAGIC))) != _MAGIC:
@@ -148,8 +148,8 @@ def _check(database: sqlite3.Connection, schema: Schema, cluster: ClusterId) -> 
 
 @contextlib.contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """A commit that fails (a full disk shows only then) leaves the transaction open: it is rolled
-    back as well."""
+    """Also rolls back after a COMMIT that fails (a full disk shows only then), because that leaves
+    the transaction open."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -176,7 +176,7 @@ def _connect(path: str | Path, schema: Schema) -> sqlite3.Connection:
 
 
 def _prepare(database: sqlite3.Connection, schema: Schema) -> None:
-    """The tables, if the file is new."""
+    """Creates the tables if the file is new."""
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
         return
     for statement in _TABLES.split(";"):

@@ -1,2 +1,2 @@
-"""The store of several managers: etcd, one member beside each of them, reached through its JSON
-gateway."""
+"""The store of several managers: etcd, with one member beside each manager, reached through its
+JSON gateway."""

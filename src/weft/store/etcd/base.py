@@ -1,9 +1,8 @@
-"""What Weft uses of etcd: `Kv`. `client.py` is the real one, `store/etcd/fake.py` one in memory
-that behaves like it.
+"""`Kv`: the port to etcd, with all that Weft uses. `client.py` is the adapter, `store/etcd/fake.py`
+a fake in memory.
 
-Keys are text, values bytes. A revision counts the transactions that wrote something; a key has the
-revision that created it and the one that wrote it last, both 0 while it does not exist.
-"""
+Keys are text, values bytes. A revision counts the transactions that wrote something. A key has the
+revision that created it and the one that wrote it last, both 0 while the key does not exist."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
@@ -16,17 +15,17 @@ NO_MAJORITY = (
     "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few"
     " managers are online. Make sure more than half of the managers are online."
 )
-"""Docker Swarm's text, of `Unavailable`."""
+"""Docker Swarm's text, for `Unavailable`."""
 FULL = (
     "cannot write to the store: etcd's database has reached its quota (alarm NOSPACE), until it is"
     " compacted and defragmented"
 )
-"""Of `OperationFailed`."""
+"""The text of an `OperationFailed`."""
 FIRST_KEY = "\0"
 
 
 class Compacted(OperationFailed):
-    """The revision asked for is history that was thrown away. Load everything anew."""
+    """The requested revision was discarded by a compaction. Load everything anew."""
 
 
 class KeyValue(msgspec.Struct, frozen=True):
@@ -39,15 +38,15 @@ class KeyValue(msgspec.Struct, frozen=True):
 
 class Range(msgspec.Struct, frozen=True):
     revision: int
-    """Of the whole store at that moment."""
+    """The revision of the whole store at that moment."""
     pairs: tuple[KeyValue, ...]
     """In order of keys."""
     more: bool = False
-    """The limit left some out."""
+    """The limit left some keys out."""
 
 
 class Compare(msgspec.Struct, frozen=True):
-    """That a key was last written at this revision; 0: that it does not exist."""
+    """Demands that a key was last written at this revision; 0: that the key does not exist."""
 
     key: str
     mod_revision: int
@@ -62,7 +61,7 @@ class Write(msgspec.Struct, frozen=True):
 class Delete(msgspec.Struct, frozen=True):
     key: str
     end: str = ""
-    """If given, all keys from `key` to before `end`."""
+    """If given, deletes all keys from `key` to before `end`."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -74,14 +73,14 @@ Operation = Write | Delete | Read
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Of a transaction."""
+    """The answer to a transaction."""
 
     succeeded: bool
     """Whether all compares held."""
     revision: int
-    """Of the store afterwards; of the transaction itself if it wrote something."""
+    """The revision of the store afterwards: of this transaction if it wrote something."""
     reads: tuple[tuple[KeyValue, ...], ...] = ()
-    """What its `Read`s gave, in their order."""
+    """The results of its `Read`s, in their order."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -93,7 +92,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Changes in order of revision. Those of one revision are never in two batches."""
+    """Changes in order of revision. The changes of one revision are never in two batches."""
 
     changes: tuple[Changed, ...]
 
@@ -101,31 +100,31 @@ class Batch(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     id: int
     name: str
-    """Empty until it was started for the first time."""
+    """Empty until the member was first started."""
     peer_urls: tuple[str, ...]
     is_learner: bool = False
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
-    """Of the member that was asked."""
+    """The status of the member that was asked."""
 
     member: int
     leader: int
-    """Member id; 0 if it knows none."""
+    """Member id; 0 if the member knows no leader."""
     revision: int
     size: int
-    """Bytes of its file."""
+    """Bytes of the member's database file."""
     is_learner: bool = False
     in_use: int = 0
     """Bytes of `size` that hold something."""
     is_full: bool = False
-    """A member, not this one necessarily, has raised the alarm NOSPACE."""
+    """Some member, not necessarily this one, has raised the alarm NOSPACE."""
 
 
 class Kv(Protocol):
-    """Every call has a timeout. All raise `Unavailable`: no answer, or no majority (`NO_MAJORITY`).
-    What was asked for may then have happened, or happen yet. Other refusals are `OperationFailed`,
-    `NotFound`, `FailedPrecondition`."""
+    """Every call has a timeout. Every call raises `Unavailable` without an answer or without quorum
+    (`NO_MAJORITY`); the operation may then have happened, or may happen later. Other refusals raise
+    `OperationFailed`, `NotFound` or `FailedPrecondition`."""
 
     async def range(
         self,
@@ -136,9 +135,9 @@ class Kv(Protocol):
         revision: int = 0,
         serializable: bool = False,
     ) -> Range:
-        """One key, or all from `key` to before `end`. Without a `revision` the newest that a
-        majority knows; `serializable`: what the member itself knows, without a majority as well.
-        Raises `Compacted`."""
+        """Reads one key, or all from `key` to before `end`; without a `revision`, the newest that a
+        quorum knows. `serializable`: reads what the asked member itself knows, which works without
+        quorum. Raises `Compacted`."""
         ...
 
     async def txn(
@@ -147,57 +146,59 @@ class Kv(Protocol):
         then: Sequence[Operation],
         otherwise: Sequence[Operation] = (),
     ) -> Answer:
-        """Atomic. No key may be written twice in it."""
+        """Carries out an atomic transaction. No key may be written twice in it."""
         ...
 
     def watch(self, key: str, end: str, revision: int) -> AsyncGenerator[Batch, None]:
-        """Changes from `revision` on. The first batch is empty: it says that the watch stands.
-        Close it (`aclosing`). Raises `Compacted`."""
+        """Yields changes from `revision` on. The first batch is empty: the watch is established.
+        Close the generator (`aclosing`). Raises `Compacted`."""
         ...
 
     async def grant(self, ttl: int) -> int:
-        """A lease of so many seconds; keys that are written with it go when it ends."""
+        """Gives a new lease of `ttl` seconds. Keys written with the lease are deleted when it
+        ends."""
         ...
 
     async def keep_alive(self, lease: int) -> int:
-        """Its whole time begins anew; gives that in seconds. Raises `NotFound` if it has ended."""
+        """Restarts the lease's time, and gives that in seconds. Raises `NotFound` if the lease has
+        ended."""
         ...
 
     async def revoke(self, lease: int) -> None:
-        """Ends it, if it has not ended."""
+        """Ends the lease, if it has not ended."""
         ...
 
     async def members(self) -> tuple[Member, ...]: ...
 
     async def add_learner(self, peer_url: str) -> Member:
-        """A member that does not vote. Raises `FailedPrecondition` while there is another such
-        member, or if too few of the present ones are up."""
+        """Adds a member without a vote. Raises `FailedPrecondition` while there is another such
+        member, or if too few of the present members are up."""
         ...
 
     async def promote(self, member: int) -> None:
-        """Gives it its vote. Raises `FailedPrecondition` while it has not caught up or if it votes
-        already, `NotFound`."""
+        """Gives a learner its vote. Raises `FailedPrecondition` while the learner has not caught up
+        or if the member votes already, `NotFound`."""
         ...
 
     async def remove_member(self, member: int) -> None:
-        """Raises `NotFound`, and `FailedPrecondition` if those left would have no majority."""
+        """Raises `NotFound`, and `FailedPrecondition` if the members left would have no quorum."""
         ...
 
     async def status(self) -> MemberStatus: ...
 
     async def alarms(self) -> frozenset[int]:
-        """Members that have raised the alarm NOSPACE: no write is taken while there is one, but for
+        """Members that have raised the alarm NOSPACE. While there is one, etcd takes no writes but
         deletions."""
         ...
 
     async def disarm(self, member: int) -> None: ...
 
     async def compact(self, revision: int) -> None:
-        """Throws away what was before that revision. Raises `Compacted` if it is gone already."""
+        """Discards the history before that revision. Raises `Compacted` if it is gone already."""
         ...
 
     async def defragment(self) -> None:
-        """Makes the member's file as small as it can be; it answers nothing meanwhile."""
+        """Makes the member's file as small as possible; the member answers nothing meanwhile."""
         ...
 
     async def close(self) -> None: ...

@@ -1,10 +1,10 @@
-"""`Kv` over etcd's JSON gateway: of our own member at its UNIX socket, or of an etcd that somebody
-else runs, at https endpoints.
+"""`Kv` over etcd's JSON gateway: of our own member, at its UNIX socket, or of an external etcd, at
+https endpoints.
 
-With several endpoints one is used until it does not answer; then the next one. A call is repeated
-only if there was no connection: nobody knows whether one that was sent was carried out. The header
-`hasleader` makes a member without a leader refuse at once instead of waiting for one.
-"""
+With several endpoints the client uses one until it does not answer, then the next. A call is
+repeated only if there was no connection: after sending, the client cannot know whether the call was
+carried out. The header `hasleader` makes a member without a leader refuse at once instead of
+waiting for one."""
 
 import asyncio
 import contextlib
@@ -42,17 +42,17 @@ from weft.store.etcd.base import (
 
 CONNECT = 3.0
 CALL = 6.0
-"""Seconds. A member that has lost its leader needs two for an election."""
+"""Seconds. After the loss of its leader, a cluster needs two for an election."""
 HOUSEKEEPING = 300.0
-"""Seconds for what goes through a member's whole database."""
+"""Seconds for calls that go through a member's whole database."""
 NO_SPACE = "NOSPACE"
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 _ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
 _IN_PARTS = 1 << 16
 _RATE = 1e6
-"""Bytes a second that a busy member takes in: a large transaction has more time."""
+"""Bytes per second that a busy member accepts: a large transaction gets more time."""
 _LARGEST = 64 << 20
-"""Bytes of a call. etcd would refuse it as well, having read it."""
+"""Bytes of a call. etcd would refuse a larger one as well, after reading it."""
 _NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 _BY_CODE: Mapping[int, type[WeftError]] = {
     4: Unavailable,
@@ -63,21 +63,21 @@ _BY_CODE: Mapping[int, type[WeftError]] = {
 }
 """gRPC codes; the rest are `OperationFailed`."""
 _NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
-"""Refusals that are no outage. The first: a change of members while one is down, or up for less
-than five seconds."""
+"""Refusals that are no outage. The first: a change of members while a member is down, or has been
+up for less than five seconds."""
 _LIMITS: Mapping[str, str] = {
     "too many operations": "--max-txn-ops",
     "request is too large": "--max-request-bytes",
     "larger than max": "--max-request-bytes",
 }
-"""etcd's options behind its refusals of what is too large; the last one is gRPC's, and goes by the
-same option."""
+"""The etcd options behind refusals of large transactions. The last text is gRPC's, and depends on
+the same option."""
 
 T = TypeVar("T")
 
 
 class GatewayClient:
-    """Made inside a running event loop."""
+    """Create it inside a running event loop."""
 
     def __init__(self, http: aiohttp.ClientSession, endpoints: Sequence[str]) -> None:
         self._http = http
@@ -100,9 +100,9 @@ class GatewayClient:
         )
 
     def first_answer(self) -> Coroutine[Any, Any, None]:
-        """Waits for one of a member that does not answer yet. Until then every call is refused at
-        once, as without a majority: what was sent to its socket would wait there, and be carried
-        out when nobody thinks of it any more."""
+        """Waits for the first answer of a member that does not answer yet. Until then every call is
+        refused at once, as without quorum: a call sent to the socket would wait there and might be
+        carried out long after its caller gave up."""
         self._is_silent = True
         return self._hear()
 
@@ -259,12 +259,12 @@ class GatewayClient:
         if response.status != 200:
             refusal = _refusal(_decode(said, wire.Refusal))
             if isinstance(refusal, Unavailable):
-                self._turn()  # another one may be on the side of the majority
+                self._turn()  # another endpoint may have a quorum
             raise refusal
         return _decode(said, type_)
 
     async def _post(self, path: str, body: bytes, **how: Any) -> aiohttp.ClientResponse:
-        """At the first endpoint that can be connected to."""
+        """Posts to the first endpoint that accepts a connection."""
         if self._http.closed:
             raise Unavailable("cannot reach the store: this manager is stopping")
         if self._is_silent:
@@ -335,7 +335,7 @@ def _refusal(said: wire.Refusal) -> WeftError:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """A line may be as long as the largest transaction."""
+    """Splits the stream into lines, each of any length: the largest transaction is one line."""
     parts: list[bytes] = []
     async for chunk in content.iter_any():
         *ended, rest = chunk.split(b"\n")

@@ -1,22 +1,22 @@
-"""The store of several managers: etcd has the truth, each manager all of it in memory, kept up by a
-watch.
+"""The store of several managers: etcd has the truth, and each manager has all of it in memory, kept
+up to date by a watch.
 
     1. check    versions and names, against the state in memory
-    2. send     one transaction: compares of every version, of the names, of the schema and, unless independent, of the guard
-    3. wait     until the watch has brought what it wrote. Only the watch changes the state, so every manager sees the same
-                commits in the same order, its own as well
+    2. send     one transaction: compares of every version, of the names, of the schema and, unless
+                independent, of the guard
+    3. wait     until the watch has brought the commit. Only the watch changes the state, so every
+                manager sees the same commits in the same order, its own included
 
-The compares are of what the caller saw: all up to the sending is without an await. Of two commits
-of this process on one state that are not independent the second to arrive fails, as would another
-manager's.
+The compares come from the state that the caller saw: there is no await before the sending. Of two
+commits of one process on one state that are not independent, the second to arrive fails, like one
+of another manager.
 
-A store that does not answer when it is opened may be shown as it was kept (`store/kept.py`).
-Nothing can be committed then, and what was kept is forgotten as soon as the store itself was read.
+A store that does not answer when opened can be shown as it was kept (`store/kept.py`). Nothing can
+be committed then, and the kept state is replaced as soon as the store itself was read.
 
-If the answer is lost nobody can tell whether the transaction was carried out, and it is not
-repeated: that might undo what somebody else did between the two. A commit that is under way goes on
-when its caller is cancelled.
-"""
+If an answer is lost, nobody can tell whether the transaction was carried out. It is not repeated: a
+repetition might undo a later commit of somebody else. A commit under way goes on when its caller is
+cancelled."""
 
 import asyncio
 import logging
@@ -40,14 +40,13 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY = 1.0
 _CHECK = 2.0
-"""A read that a majority confirms takes no longer, or the member is very busy."""
+"""Seconds. A read that a quorum confirms takes no longer, unless the member is very busy."""
 _SILENCE = 4.0
-"""Without any sign of a majority for so long there is none."""
+"""Seconds without any sign of a quorum, after which there is none."""
 _IN_FLIGHT = 64
-"""Transactions at once; each has a connection. The others wait here, where it does not count as
-etcd's time."""
+"""Transactions at once; each has a connection. The others wait here, outside of etcd's timeout."""
 _CATCH_UP = 5.0
-"""What was committed is seen within that, or the watch is taken for broken."""
+"""Seconds. The watch brings a commit within this time, or is considered broken."""
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between attempts to watch again."""
 
@@ -61,7 +60,7 @@ def _check(objects: Iterable[Object], cluster: ClusterId | None) -> None:
 
 
 class _Slow(Unavailable):
-    """There was no answer in time; nobody said that there is no majority."""
+    """There was no answer in time. The quorum may still exist."""
 
 
 class EtcdStore:
@@ -80,11 +79,11 @@ class EtcdStore:
         self._kv, self._clock, self._keys, self._schema = kv, clock, keys, schema
         self._cluster = cluster
         self._is_kept = is_kept
-        """`loaded` is what was kept; nothing was read of the store yet."""
+        """`loaded` is the kept state; nothing was read from the store yet."""
         self._base = loaded.base
         self._state = ClusterState(loaded.objects, loaded.base + loaded.last)
         self._seen = loaded.revision
-        """Revision of etcd that the watch has brought."""
+        """The etcd revision that the watch has reached."""
         self._guard, self._schema_written = loaded.guard, loaded.schema
         self._readers = Readers()
         self.turn = asyncio.Lock()
@@ -92,10 +91,10 @@ class EtcdStore:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching, self._has_majority = False, False
         self._sign = asyncio.get_running_loop().time()
-        """When there was one of a majority."""
+        """When there was the last sign of a quorum."""
         self._turns = asyncio.Semaphore(_IN_FLIGHT)
         self._heard = asyncio.Event()
-        """Set when a watch has stood for the first time."""
+        """Set when a watch was established for the first time."""
         self._fault: OperationFailed | None = None
         self._watcher = self._spawn(self._follow())
         self._spawn(self._check_majority())
@@ -109,10 +108,10 @@ class EtcdStore:
         schema: Schema = CURRENT,
         cluster: ClusterId | None = None,
     ) -> "EtcdStore":
-        """Loads everything, and upgrades an older store. Without a majority it gives what the own
-        member knows. The store owns `kv` from then on. `cluster`: the swarm whose state must be in
-        it. Raises `NotFound` if there is no store, `Damaged` if it is not that swarm's,
-        `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
+        """Loads everything, and upgrades an older store. Without quorum, the result is what the
+        local member knows. The store owns `kv` from then on. `cluster`: the swarm whose state must
+        be in the store. Raises `NotFound` if there is no store, `Damaged` if it is not that
+        swarm's, `OperationFailed` as `SqliteStore.open` does, `Unavailable`."""
         keys = Keys(prefix)
         try:
             loaded = await load(kv, keys, schema)
@@ -136,8 +135,8 @@ class EtcdStore:
         prefix: str = PREFIX,
         schema: Schema = CURRENT,
     ) -> "EtcdStore":
-        """What was kept, until the store answers. It owns `kv` from then on. Raises `Damaged` if
-        what was kept is not the swarm's."""
+        """A store that shows the kept state until etcd answers. The store owns `kv` from then on.
+        Raises `Damaged` if the kept state is not the swarm's."""
         _check(kept.objects, cluster)
         loaded = Loaded(0, kept.revision, 0, 0, 0, kept.objects)
         return cls(kv, clock, Keys(prefix), schema, loaded, cluster, is_kept=True)
@@ -180,7 +179,8 @@ class EtcdStore:
         return self._readers.subscribe(kinds)
 
     async def close(self) -> None:
-        """Wakes every reader with `Unavailable`. What was sent may be carried out yet."""
+        """Wakes every reader with `Unavailable`. Transactions that were sent may still be carried
+        out."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -209,12 +209,12 @@ class EtcdStore:
             raise OperationFailed(
                 "cannot commit: a newer version of this program has taken over the store"
             )
-        self._state.check(changes)  # what is the matter: a name, or a version
+        self._state.check(changes)  # raises the precise error: a name, or a version
         raise OutOfSequence("update out of sequence")
 
     async def _reach(self, revision: int) -> None:
-        """Until the state is that new. Raises `Unavailable` if it does not get there: the commit is
-        nevertheless made."""
+        """Waits until the state has that revision. Raises `Unavailable` if that takes too long: the
+        commit is made nevertheless."""
         if self._seen >= revision:
             return
         reached = asyncio.get_running_loop().create_future()
@@ -262,7 +262,7 @@ class EtcdStore:
             self._apply_one(revision, list(group))
 
     def _apply_one(self, revision: int, changes: Sequence[Changed]) -> None:
-        """All that one transaction wrote."""
+        """Applies all that one transaction wrote."""
         keys, version = self._keys, self._base + revision
         put, removed, is_commit = [], [], False
         for change in changes:
@@ -284,8 +284,8 @@ class EtcdStore:
         self._wake()
 
     async def _load_anew(self) -> None:
-        """History was thrown away before the watch had it, or nothing was read yet: whoever
-        subscribed gets the difference."""
+        """Loads everything, because the watch missed history that was compacted, or because nothing
+        was read yet. Subscribers get the difference."""
         try:
             loaded = await load(self._kv, self._keys, self._schema)
             _check(loaded.objects, self._cluster)
@@ -317,8 +317,8 @@ class EtcdStore:
         self._wake()
 
     def _mistaken(self, loaded: Loaded) -> Iterator[tuple[Kind, str]]:
-        """Objects that were kept of a history which was given up since, as when a backup was
-        restored: they differ from those of the same version that are there."""
+        """Kept objects of an abandoned history, as when a backup was restored: they differ from
+        loaded objects of the same version."""
         for obj in loaded.objects:
             kind = kind_of(obj)
             kept = self._state.tables[kind].get(obj.id)
@@ -331,7 +331,7 @@ class EtcdStore:
                 reached.set_result(None)
 
     def _fail(self, error: WeftError) -> None:
-        """Nothing more can be taken over from etcd: what is here stays readable, and gets old."""
+        """Stops following etcd: the state stays readable, and grows old."""
         log.error("store.failed revision=%d cause=%s", self._seen, error)
         self._fault = OperationFailed(f"cannot follow the store: {error}")
 
@@ -352,8 +352,8 @@ class EtcdStore:
         self._has_majority = False
 
     async def _confirm(self) -> None:
-        """That there is a majority, and that this store has seen what it knows. A watch that should
-        have brought it by now is begun anew."""
+        """Confirms that there is a quorum, and that this store has seen what the quorum knows.
+        Restarts a watch that should have brought it by now."""
         try:
             async with asyncio.timeout(_CHECK):
                 found = await self._kv.range(self._keys.last)

@@ -1,10 +1,9 @@
-"""An etcd that somebody else runs, in place of members beside the managers: where it is, and how a
-swarm's state is begun, opened and erased there.
+"""An external etcd, in place of etcd members beside the managers: its address, and how a swarm's
+state is created, opened and erased there.
 
-Managers come and go without a change of its members, and a majority of them is not needed: that is
-etcd's affair. Whoever can read the prefix has the swarm's keys, so without mutual TLS only this
-host itself may be asked.
-"""
+Managers come and go without a change of etcd's members, and need no quorum among themselves: quorum
+is etcd's affair. Whoever can read the prefix has the swarm's keys, so only an etcd on this host may
+be used without mutual TLS."""
 
 import logging
 import ssl
@@ -28,10 +27,10 @@ log = logging.getLogger(__name__)
 
 LEAST_OPERATIONS = 10_000
 LEAST_BYTES = 16 << 20
-"""What one transaction must be able to hold: the tasks of a large service that lose their hosts at
-once."""
+"""The least that one transaction must be able to hold: all tasks of a large service that lose their
+hosts at once."""
 FLAGS = "--max-txn-ops=100000 --max-request-bytes=67108864"
-"""What our own members are started with."""
+"""The flags that our own members are started with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +38,16 @@ class ExternalEtcd:
     endpoints: tuple[str, ...]
     """`host:port`."""
     files: TlsFiles | None = None
-    """The managers' own, by which etcd knows them. None speaks plain HTTP."""
+    """The managers' certificate and key, by which etcd knows them. None means plain HTTP."""
     prefix: str = PREFIX
-    """Of all keys; begins and ends with a slash."""
+    """The prefix of all keys; begins and ends with a slash."""
 
     def __str__(self) -> str:
         return f"etcd://{','.join(self.endpoints)}{self.prefix}"
 
     def context(self) -> ssl.SSLContext | None:
-        """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+        """The TLS context; None means plain HTTP. Raises `InvalidArgument`, naming the file, if a
+        file cannot be read or used."""
         return (
             load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.files, "store-")
             if self.files is not None
@@ -58,13 +58,11 @@ class ExternalEtcd:
         return GatewayClient.remote(self.endpoints, self.context())
 
     async def begin(self, clock: Callable[[], Nanoseconds]) -> EtcdStore:
-        """A store without a swarm. Raises `FailedPrecondition` if there is a swarm."""
+        """Creates a store without a swarm. Raises `FailedPrecondition` if there is a swarm."""
         kv = self.client()
         try:
             await self._check_limits(kv)
-            with suppress(
-                FailedPrecondition
-            ):  # there is a store; it may be what an attempt like this one left
+            with suppress(FailedPrecondition):  # there is a store, perhaps from an earlier attempt
                 await migrate.copy(ClusterState(), kv, self.prefix)
             store = await EtcdStore.open(kv, clock, self.prefix)
         except BaseException:
@@ -81,8 +79,8 @@ class ExternalEtcd:
     async def open(
         self, clock: Callable[[], Nanoseconds], cluster: ClusterId, kept: Kept | None = None
     ) -> EtcdStore:
-        """The swarm's; `kept` is shown if etcd does not answer. Raises `FailedPrecondition` if the
-        swarm's state is not there."""
+        """Opens the swarm's store; shows `kept` if etcd does not answer. Raises
+        `FailedPrecondition` if the swarm's state is not there."""
         kv = self.client()
         try:
             try:
@@ -104,7 +102,7 @@ class ExternalEtcd:
             raise FailedPrecondition(f"cannot open store {self}: {why}") from None
 
     async def erase(self) -> None:
-        """The swarm, and all that is kept with it."""
+        """Erases the swarm, and all that is kept with it."""
         kv = self.client()
         try:
             await kv.txn([], [Delete(self.prefix, after(self.prefix))])
@@ -112,7 +110,7 @@ class ExternalEtcd:
             await kv.close()
 
     async def _check_limits(self, kv: Kv) -> None:
-        """By what etcd refuses unseen; nothing is written. Raises `OperationFailed`."""
+        """Probes etcd's limits with requests that write nothing. Raises `OperationFailed`."""
         try:
             await kv.txn([Compare(self.prefix, 0)] * LEAST_OPERATIONS, [])
             await kv.range("x" * LEAST_BYTES, serializable=True)

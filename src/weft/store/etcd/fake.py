@@ -1,20 +1,19 @@
-"""etcd in memory and in the event loop's time: what the store needs of it, and what can go wrong
-with it.
+"""A fake etcd in memory and in the event loop's time, with all that the store needs of etcd and all
+that can go wrong.
 
-There is one history, because agreement is etcd's affair; a member sees it up to where it was cut
-off. A call goes to one member, takes that member's latency, half of it before the transaction and
-half of it after, and needs a leader in that member's reach. `FakeEtcd.client(name)` is a
-`store.etcd.base.Kv`.
+There is one history, because agreement is etcd's affair; a member sees the history up to the point
+where it was cut off. A call goes to one member and takes that member's latency, half of it before
+the transaction and half after. The call needs a leader in that member's reach.
+`FakeEtcd.client(name)` is a `store.etcd.base.Kv`.
 
-    stop, start    a member is down: its clients reach nobody. With its leader gone there is none
-                   until the election. One that was started answers nothing until there is a
-                   majority; until then there is what its manager `kept`
-    cut, heal      it is up, but not in touch with the others: it answers what needs no majority
-    slow           its calls take that long
-    lose_answers   transactions are carried out, at once or later, but the client is told
-                   `Unavailable`
-    break_watches  their connections end
-    compact        history is thrown away
+    stop, start    a member is down: its clients reach nothing. If it was the leader, there is none
+                   until the election. A member that was started answers nothing until there is a
+                   quorum; until then there is what its manager `kept`
+    cut, heal      a member is up, but cut off from the others: it answers what needs no quorum
+    slow           a member's calls take that long
+    lose_answers   transactions are carried out, at once or later, but the client gets `Unavailable`
+    break_watches  the connections of watches end
+    compact        history is discarded
     fill           a member's database is full, until it is defragmented
 """
 
@@ -45,7 +44,7 @@ from weft.store.etcd.rows import Keys, from_value
 from weft.store.kept import Kept
 
 ELECTION = 1.5
-"""Seconds without a leader after it was lost."""
+"""Seconds without a leader after the loss of one."""
 LATENCY = 0.001
 
 
@@ -55,15 +54,15 @@ class FakeMember:
         self.is_up, self.is_connected = bool(name), True
         self.is_full = False
         self.answers = bool(name)
-        """It was in touch with a majority since it was started: not before that does it answer
-        anything."""
+        """The member has been in touch with a quorum since its start; before that it answers
+        nothing."""
         self.latency = LATENCY
         self.seen = 1
         self.connections = 0
-        """Raised to end all watches that began before."""
+        """Incremented to end all watches that began before."""
         self.lost: list[float | None] = []
-        """Of the next transactions: carried out at once (None) or after so many seconds, and not
-        answered."""
+        """For each of the next transactions: carried out at once (None) or after that many seconds,
+        and not answered."""
         self.news = asyncio.Event()
 
     @property
@@ -77,7 +76,7 @@ class FakeMember:
 
 class FakeEtcd:
     def __init__(self, names: Sequence[str]) -> None:
-        """A cluster of these members, all up. Make it inside the running event loop."""
+        """A cluster of these members, all up. Create it inside the running event loop."""
         self._ids = count(1)
         self.keyspace = Keyspace()
         self.roster = [
@@ -85,7 +84,7 @@ class FakeEtcd:
         ]
         self.leader: FakeMember | None = self.roster[0]
         self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
-        """Of each its seconds, and its end."""
+        """By lease: its seconds, and the timer of its end."""
         self.alarms: set[int] = set()
 
     def client(self, name: str) -> "FakeClient":
@@ -102,7 +101,7 @@ class FakeEtcd:
         self._regroup()
 
     def start(self, name: str, peer_url: str = "") -> None:
-        """Also of a new member, by the peer URL that it was added with."""
+        """Starts a member, also a new one, by the peer URL that it was added with."""
         member = next(
             each
             for each in self.roster
@@ -136,7 +135,7 @@ class FakeEtcd:
         self.member(name).is_full = True
 
     def kept(self, name: str) -> Kept:
-        """What the manager beside the member would have kept of it."""
+        """The state that the manager beside the member would have kept."""
         keys, seen = Keys(), self.member(name).seen
         found = {
             pair.key: pair for pair in self.keyspace.range(keys.prefix, after(keys.prefix), seen)
@@ -200,7 +199,7 @@ class FakeEtcd:
             self.commit([], [Delete(key) for key in keys])
 
     def _expire(self, lease: int) -> None:
-        """Only a leader ends a lease; the next one gives each its whole time anew."""
+        """Only a leader ends a lease; a new leader restarts the time of each."""
         if self.leader is not None:
             self.revoke(lease)
 
@@ -408,7 +407,7 @@ class FakeClient:
         self._member.is_full = False
 
     async def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing."""
 
     def _find(self, member: int) -> FakeMember:
         for each in self._etcd.roster:

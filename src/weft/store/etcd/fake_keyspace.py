@@ -1,4 +1,4 @@
-"""The keys of a fake etcd: revisions, transactions, history and what compaction leaves of it."""
+"""The keys of a fake etcd: revisions, transactions, history and compaction."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Keyspace:
         self.log: list[tuple[int, tuple[Changed, ...]]] = []
         self._keys: list[str] = []
         self._versions: dict[str, list[tuple[int, KeyValue | None]]] = {}
-        """By key: (revision, what it was from then on)."""
+        """By key: (revision, the value from that revision on)."""
 
     def get(self, key: str, revision: int = 0) -> KeyValue | None:
         versions = self._versions.get(key, ())

@@ -1,15 +1,15 @@
-"""Which managers are there and which one leads: keys under leases, watched by all.
+"""Tells which managers are present and which one leads: keys under leases, watched by all managers.
 
-    managers/<node>   the id of the manager's etcd member, 0 if it has none; while its lease lives
-    leader            a node id; the first to create it leads, while its lease lives
+    managers/<node>   the id of the manager's etcd member, 0 without a member; exists while the
+                      manager's lease lives
+    leader            a node id; the first manager to create this key leads, while its lease lives
 
-A lease is kept alive four times in its time. A leader that could not do so for that long stops
-leading by itself, before etcd gives the key to another one. When etcd has a new leader of its own
-it prolongs every lease, so a host that took both leaders with it would be waited for twice. Hence
-the other rule: when the member of etcd that led was the leading manager's own, and now another one
-leads, the key is taken over at once. Should that manager be alive, two lead for a moment, which the
-store allows for.
-"""
+A manager renews its lease four times per lease time. A leader that could not renew its lease for a
+whole lease time stops leading by itself, before etcd gives the key to another manager. When etcd
+elects a new leader of its own, etcd prolongs every lease, so the loss of a host with both leaders
+would take twice the time. Hence a second rule: if the etcd leader was the member of the leading
+manager, and another member leads etcd now, the key is taken over at once. If that manager still
+lives, two managers lead for a moment, which the store allows for."""
 
 import asyncio
 import logging
@@ -26,22 +26,22 @@ from weft.store.etcd.rows import PREFIX, Keys
 log = logging.getLogger(__name__)
 
 LEASE = 2
-"""Seconds; etcd gives no shorter one with an election timeout of one second."""
+"""Seconds; with an election timeout of one second, etcd grants no shorter lease."""
 BEAT = 0.5
 _ANSWER = 1.0
 _PAUSE = 0.3
-"""Between attempts after a failure."""
+"""Seconds between attempts after a failure."""
 STAY_OUT = 5.0
-"""Who resigned does not run again for so long."""
+"""Seconds for which a manager that resigned does not stand for leader again."""
 
 
 class EtcdLeadership:
-    """`store.base.Leadership`. Made inside the running event loop; does not own `kv`."""
+    """`store.base.Leadership`. Create it inside the running event loop; the caller owns `kv`."""
 
     def __init__(
         self, kv: Kv, node: NodeId, prefix: str = PREFIX, *, beside_member: bool = True
     ) -> None:
-        """`beside_member`: `kv` is the member of etcd that goes with this manager's host."""
+        """`beside_member`: `kv` is the etcd member on this manager's host."""
         self._kv, self._node, self._keys, self._beside_member = (
             kv,
             node,
@@ -52,11 +52,11 @@ class EtcdLeadership:
         self._present: dict[str, str] = {}
         self._lease = 0
         self._held = 0
-        """Revision at which this process wrote the leader key."""
+        """The revision at which this process wrote the leader key."""
         self._raft_leader = 0
-        """Member of etcd that leads it."""
+        """The etcd member that leads etcd."""
         self._suspect = 0
-        """Revision of a leader key whose holder's member has led etcd and does not any more."""
+        """The revision of a leader key whose holder's member has led etcd and does not any more."""
         self._is_alive, self._out_until = False, 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._leadership_status = LeadershipStatus()
@@ -73,7 +73,7 @@ class EtcdLeadership:
         return self._leadership_status
 
     async def resign(self) -> None:
-        """Raises nothing: what cannot be given up now goes with the lease."""
+        """Raises nothing: a key that cannot be deleted now ends with the lease."""
         self._out_until = self._now() + STAY_OUT
         if self._leads_here():
             with suppress(WeftError, TimeoutError):
@@ -83,7 +83,7 @@ class EtcdLeadership:
                     )
 
     async def close(self) -> None:
-        """Gives up what it has, so that nobody waits for it."""
+        """Revokes the lease, so that nobody waits for it to end."""
         for task in self._tasks:
             task.cancel()
         if self._deadline is not None:
@@ -94,7 +94,7 @@ class EtcdLeadership:
                 async with asyncio.timeout(_ANSWER):
                     await self._kv.revoke(self._lease)
 
-    # --- being there
+    # --- presence
 
     async def _keep(self) -> None:
         while True:
@@ -111,7 +111,7 @@ class EtcdLeadership:
             await asyncio.sleep(_PAUSE)
 
     async def _register(self) -> None:
-        """With a lease that may still live, or a new one."""
+        """Registers this manager, under its present lease if there is one, else under a new one."""
         if not self._lease:
             async with asyncio.timeout(_ANSWER):
                 lease = await self._kv.grant(LEASE)
@@ -148,12 +148,12 @@ class EtcdLeadership:
             self._raft_leader = leader
 
     def _expire(self) -> None:
-        """The lease may have ended: by this clock, which began to count before etcd did."""
+        """The lease may have ended, by this clock, which began to count before etcd did."""
         self._is_alive = False
         self._publish()
 
     async def _campaign(self) -> None:
-        """Takes the leader's key if nobody has it, or has it any more."""
+        """Takes the leader key if no manager holds it rightfully."""
         if self._now() < self._out_until or not self._vacant():
             return
         seen = self._leader.mod_revision if self._leader else 0
@@ -180,7 +180,7 @@ class EtcdLeadership:
     def _leads_here(self) -> bool:
         return self._leader is not None and self._leader.mod_revision == self._held
 
-    # --- seeing the others
+    # --- the other managers
 
     async def _follow(self) -> None:
         while True:
@@ -189,7 +189,8 @@ class EtcdLeadership:
             await asyncio.sleep(_PAUSE)
 
     async def _follow_once(self) -> None:
-        """Until the watch breaks. Keys before `leader` and after `managers/` are others'."""
+        """Runs until the watch breaks. Keys before `leader` and after `managers/` belong to other
+        modules."""
         first, end = self._keys.leader, after(self._keys.managers)
         found = await self._kv.range(first, end, serializable=True)
         self._leader, self._present = None, {}

@@ -1,9 +1,8 @@
-"""The whole of a store at one revision, in pages; and the upgrade of one that an older version of
-this program wrote.
+"""Loads a whole store at one revision, in pages, and upgrades a store that an older version of this
+program wrote.
 
-Loading asks the own member alone: without a majority what it knows can be read as well. What it did
-not know yet comes with the watch.
-"""
+Loading asks only the local member, so its knowledge can be read without quorum as well. The watch
+brings what the member did not know yet."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -18,25 +17,25 @@ from weft.store.schema import Schema
 PAGE = 2000
 """Objects in one answer."""
 _UPGRADED_AT_ONCE = 100
-"""Objects in one transaction: less than the 128 operations that an etcd with default settings
+"""Objects in one transaction: fewer than the 128 operations that an etcd with default settings
 allows."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
     revision: int
-    """Of etcd. Watch from the next one on."""
+    """The etcd revision. Watch from the next one on."""
     base: int
     last: int
     guard: int
     schema: int
-    """etcd's revisions at which these keys were written last; 0: never."""
+    """The etcd revisions at which these keys were written last; 0: never."""
     objects: tuple[Object, ...]
     """In order of creation."""
 
 
 async def load(kv: Kv, keys: Keys, schema: Schema) -> Loaded:
-    """Raises `NotFound` if there is no store, `OperationFailed` for one of a newer version or with
-    a damaged object, `Unavailable`."""
+    """Raises `NotFound` if there is no store, `OperationFailed` for a store of a newer version or
+    with a damaged object, `Unavailable`."""
     while True:
         found = await kv.range(keys.schema, serializable=True)
         if not found.pairs:  # a new member may not have it yet
@@ -73,7 +72,7 @@ async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
 
 
 async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:
-    """All objects, in order of keys. `revision` 0: each page the newest."""
+    """Yields all objects, in order of keys. `revision` 0: the newest for each page."""
     start, more = keys.objects, True
     while more:
         found: Range = await kv.range(
@@ -86,9 +85,10 @@ async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIt
 
 
 async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
-    """First the schema key says that an upgrade is on its way, which stops all commits of the older
-    version: each compares that key. Then the objects; then the key again. Whoever finds it half
-    done does it again."""
+    """Upgrades the store in three steps. First a mark in the schema key announces the upgrade;
+    every commit compares that key, so the mark stops commits of the older version. Then the objects
+    are written, and then the key again. A manager that finds an unfinished upgrade begins it
+    anew."""
     version = _parse(found.value, schema)
     mark = b"%d>%d" % (version, schema.version)
     marked = Compare(
@@ -119,7 +119,7 @@ async def _write(kv: Kv, compare: Compare, writes: Sequence[Write]) -> int:
 
 
 def _parse(value: bytes, schema: Schema) -> int:
-    """The version that the objects, or some of them, are of."""
+    """The version of the objects, or of some of them."""
     try:
         versions = [int(part) for part in value.split(b">")]
     except ValueError:

@@ -1,9 +1,8 @@
-"""A swarm's move from the embedded store of its one manager to etcd.
+"""Moves a swarm from the embedded store of its one manager to etcd.
 
-The copy becomes a store with its last transaction, the one that writes the schema key. One that was
-interrupted before is no store: the next one wipes what it finds. The revisions go on above those of
-the store it came from.
-"""
+The copy becomes a store with its last transaction, which writes the schema key. An interrupted copy
+is no store: the next attempt wipes what it left. The revisions continue above those of the old
+store."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -19,13 +18,14 @@ from weft.store.etcd.rows import PREFIX, Keys
 from weft.store.schema import CURRENT, Schema
 
 _OBJECTS_AT_ONCE = 60
-"""With their names fewer than the 128 operations that an etcd with default settings allows."""
+"""Objects in one transaction: with their names fewer than the 128 operations that an etcd with
+default settings allows."""
 
 
 async def copy(state: ClusterState, kv: Kv, prefix: str = PREFIX, schema: Schema = CURRENT) -> None:
-    """All objects, with their times. An empty state makes an empty store. Raises
-    `FailedPrecondition` if there is a store already, `Unavailable`, after which it is to be done
-    again."""
+    """Copies all objects, with their times. An empty state makes an empty store. Raises
+    `FailedPrecondition` if there is a store already, `Unavailable`, after which the copy must be
+    repeated."""
     keys = Keys(prefix)
     unfinished = Compare(keys.schema, 0)
     leftovers = [

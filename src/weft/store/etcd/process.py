@@ -1,22 +1,21 @@
-"""A member of etcd beside a manager: a process of its own session, which outlives the daemon and is
-found again by the next one.
+"""The etcd member beside a manager: a process in its own session, which outlives the daemon. The
+next daemon finds it again.
 
-    <data root>/swarm/etcd/      what it knows; only its owner can read it
-    <run dir>/etcd/              localhost:2379   the socket that its JSON gateway listens at
-                                 member.json      which process it is
-                                 log, log.old     what it says, bounded
+    <data root>/swarm/etcd/      its data; only its owner can read it
+    <run dir>/etcd/              localhost:2379   the socket of its JSON gateway
+                                 member.json      the identity of the process
+                                 log, log.old     its output, bounded
 
-Who can open the socket has the whole swarm in his hands, keys included: there are no passwords
-behind it, so the directory is the owner's alone. Members speak to each other by mutual TLS with the
-nodes' certificates, and only to managers; not to those whose certificate is in the list of `<data
+Whoever can open the socket controls the whole swarm, keys included: etcd asks for no password
+there, so the directory is the owner's alone. Members speak to each other by mutual TLS with the
+nodes' certificates, and only to managers, except those whose certificate is in the list of `<data
 root>/swarm/revoked.crl` (`refuse`). etcd reads that list, the certificate and the key anew for each
-connection, but the root only when it starts (`restart`). It does not look at connections again once
-they stand, nor does it look at the list when it is itself the one that connects.
+connection, but the root only when it starts (`restart`). etcd does not check established
+connections again, and does not check the list for connections that it opens itself.
 
-One that ends is started again, after pauses that grow while it does not stay up: a disk that is
-full ends it each time. One that the others have removed ends by itself with exit code 0, and would
-do so each time: it is left alone then (`removed`).
-"""
+A member that ends is started again. The pauses grow while it does not stay up: a full disk, for
+example, ends it each time. A member that the others have removed ends by itself with exit code 0,
+and would do so each time: it is left alone then (`removed`)."""
 
 import asyncio
 import logging
@@ -44,11 +43,11 @@ from weft.system.process import Process, ProcessId, spawn
 log = logging.getLogger(__name__)
 
 SOCKET = "localhost:2379"
-"""etcd 3.4 makes of `unix://localhost:2379` a socket of that name in its working directory; it
+"""For `unix://localhost:2379` etcd 3.4 makes a socket of that name in its working directory; etcd
 takes no paths."""
 _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STAYED_UP = 60.0
-"""Seconds after which the pauses begin anew."""
+"""Seconds of running after which the pauses begin anew."""
 _PATIENCE = 10.0
 _CONNECT = 0.5
 _CREDENTIALS = struct.Struct("3i")
@@ -57,7 +56,7 @@ _LOG_LIMIT = 4 << 20
 _LOOK_AT_LOG = 10.0
 _TAIL, _WORDS = 8192, 300
 QUOTA = 2 << 30
-"""Bytes of a member's database. `space.py` is about what happens then."""
+"""Bytes of a member's database. `space.py` handles a database that reaches them."""
 _FLAGS = (
     "--heartbeat-interval=100", "--election-timeout=1000", "--pre-vote", "--strict-reconfig-check",
     "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
@@ -71,9 +70,9 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The node's id."""
     address: str
-    """IP address that the other members reach it at."""
+    """The IP address at which the other members reach this one."""
     listen: str = ""
-    """IP address that it listens at, if the other is not this host's."""
+    """The IP address to listen at, if `address` is not this host's."""
     peer_port: int = PEER_PORT
     swarm: Path
     """`<data root>/swarm`, with `node.crt`, `node.key` and `root.crt`."""
@@ -107,25 +106,25 @@ class MemberSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberRemoved(OperationFailed):
-    """The others have taken it out of the cluster: what it knows is of no use any more."""
+    """The other members have removed this member: its data is useless now."""
 
 
 class MemberEnded(OperationFailed):
-    """It has ended by itself, and says why."""
+    """The process has ended by itself; the message has its reason."""
 
 
 class EtcdMember:
     def __init__(self, settings: MemberSettings) -> None:
         self.settings = settings
         self.removed = asyncio.Event()
-        """Set when it has ended because the others have removed it."""
+        """Set when the process has ended because the other members have removed it."""
         self._process: Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._peers: Sequence[tuple[str, str]] = ()
 
     @property
     def has_data(self) -> bool:
-        """Whether it was a member before: it needs to be told nothing then."""
+        """Whether the member has data: then it needs no peers to start."""
         return (self.settings.data / "member" / "wal").exists()
 
     @property
@@ -133,9 +132,9 @@ class EtcdMember:
         return self._process is not None and not self._process.has_ended
 
     async def start(self, peers: Sequence[tuple[str, str]] = ()) -> None:
-        """The process that an earlier daemon left, or a new one; from then on it is kept running.
+        """Takes over the process of an earlier daemon or starts a new one, and keeps it running.
         `peers` are `MemberGrant.peers`, for the first start of a member that joins others. Without
-        them and without data it founds a cluster. Raises `OperationFailed`."""
+        peers and without data the member founds a cluster. Raises `OperationFailed`."""
         self._prepare()
         self._peers = peers
         self._process = self._find()
@@ -153,13 +152,13 @@ class EtcdMember:
         self._supervisor = asyncio.create_task(self._supervise(self._process))
 
     async def start_alone(self) -> None:
-        """`start`, as the only member, with all that it knows: the others are lost for good. Raises
-        `OperationFailed`, `Unavailable`.
+        """Starts as the only member, with all that this member knows: the others are lost for good.
+        Raises `OperationFailed`, `Unavailable`.
 
-        etcd discards the end of its log that it does not know to be committed. It may have applied
-        some of that: a commit is on disk only with the next entry. So members to come must get its
-        state, not its log: it is started again once there is a snapshot, and has no older log
-        then."""
+        etcd discards the end of its log that it does not know to be committed. It may already have
+        applied some of those entries: a commit reaches the disk only with the next entry. So future
+        members must get the state of this one, not its log. Therefore the member makes a snapshot
+        and is started again, and then has no older log."""
         self._prepare()
         await self._end()
         self._process = self._spawn("--force-new-cluster", "--snapshot-count=1")
@@ -171,8 +170,9 @@ class EtcdMember:
         await self.start()
 
     async def ready(self, seconds: float = 30.0) -> None:
-        """Until it answers: after an election, or when it has heard of the others. Raises
-        `MemberRemoved`, `OperationFailed` with its own reason if it ends instead, `Unavailable`."""
+        """Waits until the member answers: after an election, or after hearing from the others.
+        Raises `MemberRemoved`, `OperationFailed` with etcd's own reason if the process ends
+        instead, `Unavailable`."""
         client = self.client()
         try:
             async with asyncio.timeout(seconds):
@@ -206,8 +206,8 @@ class EtcdMember:
         return GatewayClient.local(self.settings.socket)
 
     def refuse(self, serials: Iterable[str]) -> bool:
-        """Whoever shows one of these certificates is refused from now on, and nobody else is;
-        whether that is news. Connections that stand already go on. Raises `OperationFailed`."""
+        """Makes the member refuse these certificates, and no others, from now on. Gives whether
+        that changed anything. Established connections go on. Raises `OperationFailed`."""
         wanted, path = frozenset(serials), self.settings.revoked
         if self._refused() == wanted:
             return False
@@ -220,14 +220,14 @@ class EtcdMember:
         return True
 
     def _refused(self) -> frozenset[str] | None:
-        """None if there is no list that can be read: etcd refuses everybody then."""
+        """None if there is no readable list: etcd refuses everybody then."""
         try:
             return revoked_serials(self.settings.revoked.read_bytes())
         except (OSError, InvalidArgument):
             return None
 
     async def restart(self) -> None:
-        """With the root certificate that is there now."""
+        """Restarts the member, which then uses the present root certificate."""
         await self.stop()
         await self.start(self._peers)
 
@@ -236,14 +236,14 @@ class EtcdMember:
         await self._end()
 
     async def wipe(self) -> None:
-        """Stops it and removes all that it knew."""
+        """Stops the member and removes all its data."""
         await self.stop()
         shutil.rmtree(self.settings.data, ignore_errors=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)
         self.settings.revoked.unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """Let go of it; it lives on."""
+        """Stops supervising the process, which lives on."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -253,7 +253,7 @@ class EtcdMember:
             self._process = None
 
     def last_words(self) -> str:
-        """The end of its log, for people."""
+        """The end of the member's log, for people."""
         try:
             with open(self.settings.log, "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
@@ -270,14 +270,14 @@ class EtcdMember:
         try:
             for directory in (self.settings.data, self.settings.run):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                directory.chmod(0o700)  # it may have been there
+                directory.chmod(0o700)  # for a directory that existed
         except OSError as error:
             raise OperationFailed(
                 f"cannot start etcd: {error.filename}: {cause_of(error)}"
             ) from error
 
     def _is_as_now(self, process: Process) -> bool:
-        """Whether it was started with the flags that another one would be started with."""
+        """Whether the process has the flags that a new one would be started with."""
         try:
             found = set(Path(f"/proc/{process.pid}/cmdline").read_text().split("\0"))
         except OSError:
@@ -289,8 +289,8 @@ class EtcdMember:
         return f"--peer-crl-file={self.settings.revoked}"
 
     def _find(self) -> Process | None:
-        """The one of the record; or, if a daemon was killed before it could write that, the one
-        that has the socket."""
+        """The process in the record; or, if a daemon was killed before writing the record, the
+        process that owns the socket."""
         process = self._recorded()
         if process is None and (process := self._listening()) is not None:
             self._write_record(process)
@@ -329,12 +329,12 @@ class EtcdMember:
                 "cannot run etcd: not found in $PATH; install the package etcd-server"
             )
         self._bound_log()
-        if self._refused() is None:  # without a list that can be read it refuses everybody
-            with suppress(OperationFailed):  # a damaged key, a full disk: etcd says that itself
+        if self._refused() is None:  # without a readable list etcd refuses everybody
+            with suppress(OperationFailed):  # a damaged key, a full disk: etcd will report it
                 self.refuse(())
         self.settings.socket.unlink(
             missing_ok=True
-        )  # of one that was killed; etcd takes it for somebody else's
+        )  # left by a killed process; etcd would take the socket for another's
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             output = os.open(self.settings.log, mode, 0o600)
@@ -342,7 +342,7 @@ class EtcdMember:
             raise OperationFailed(
                 f"cannot run etcd: {self.settings.log}: {cause_of(error)}"
             ) from error
-        environment = {"PATH": os.environ.get("PATH", os.defpath)}  # it takes flags from ETCD_…
+        environment = {"PATH": os.environ.get("PATH", os.defpath)}  # etcd takes flags from ETCD_…
         try:
             argv = [
                 "env",
@@ -369,7 +369,7 @@ class EtcdMember:
             f"--listen-peer-urls=https://{own.listen or own.address}:{own.peer_port}",
             f"--initial-advertise-peer-urls={own.peer_url}",
             f"--initial-cluster={','.join(f'{name}={url}' for name, url in peers)}",
-            # ids are made of it: members of an earlier cluster are strangers
+            # etcd makes ids of it: members of an earlier cluster become strangers
             f"--initial-cluster-token={secrets.token_hex(16)}",
             f"--initial-cluster-state={'existing' if self._peers else 'new'}",
             f"--peer-cert-file={swarm / 'node.crt'}",
@@ -379,8 +379,8 @@ class EtcdMember:
         ]
 
     def _write_record(self, process: Process) -> None:
-        """Without a record the next daemon would start a second one, which could not open the data:
-        so this one must not live."""
+        """Writes the record, or ends the process: without a record the next daemon would start a
+        second one, which could not open the data."""
         try:
             replace_file(
                 self.settings.record, msgspec.json.encode(ProcessId.of(process.pid)), durable=False
@@ -433,7 +433,7 @@ class EtcdMember:
                 process = self._process = None
 
     async def _watch(self, process: Process) -> int:
-        """Its exit code; and its log kept small until then."""
+        """Waits for the process and gives its exit code; keeps its log small until then."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AT_LOG):
@@ -441,7 +441,8 @@ class EtcdMember:
             self._bound_log()
 
     def _bound_log(self) -> None:
-        """It appends, so what is cut off at the beginning stays cut off."""
+        """Moves the end of a large log to `log.old`. etcd appends, so a truncated log stays
+        short."""
         with suppress(OSError):
             if self.settings.log.stat().st_size > _LOG_LIMIT:
                 with open(self.settings.log, "rb+") as file:
@@ -451,7 +452,7 @@ class EtcdMember:
 
 
 def _cause(lines: Sequence[str]) -> str:
-    """The last of its messages that says what is wrong, else its last one."""
+    """The last message about a failure, else the last message."""
     said = [_message(line) for line in lines]
     return next(
         (text for is_bad, text in reversed(said) if is_bad),
@@ -460,7 +461,7 @@ def _cause(lines: Sequence[str]) -> str:
 
 
 def _message(line: str) -> tuple[bool, str]:
-    """Whether it is about a failure, and what it says; lines that are no JSON are Go's own."""
+    """(whether the line is about a failure, its text). Lines that are not JSON are Go's own."""
     try:
         fields = msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.MsgspecError:

@@ -1,19 +1,18 @@
-"""Where the objects are in etcd, and what a commit is there: compares and writes, made from the
-state without waiting for anything.
+"""The keys of the objects in etcd, and the compares and writes of a commit, made from the state
+without an await.
 
-    object/<kind>/<id>   MessagePack of `model/codec.py`. Its version is `base` + the revision that
-                         wrote the key, so the one in the value is 0; a service whose `spec_version`
-                         is 0 there means this very revision
-    name/<kind>/<name>   the id of the network or service of that name: two of them cannot both
+    object/<kind>/<id>   MessagePack of `model/codec.py`. The object's version is `base` + the
+                         revision that wrote the key, so the version in the value is 0. If the
+                         `spec_version` of a service is 0 there, it is this revision as well
+    name/<kind>/<name>   the id of the network or service of that name: two objects cannot both
                          create it
     last                 written by every commit: how new a state must be to be the newest
     guard                compared and written by every commit that is not independent
     base                 the last revision of the store that this one was copied from
-    schema               version of the values; `<old>><new>` while they are being upgraded. What
-                         has none is no store
+    schema               the version of the values; `<old>><new>` during an upgrade. Without this
+                         key there is no store
 
-All of it under one prefix. `leader` and `managers/` beside it are those of `leadership.py`.
-"""
+All keys are under one prefix. `leader` and `managers/` beside them are those of `leadership.py`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -92,12 +91,13 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 def to_value(obj: Object, now: Nanoseconds) -> bytes:
-    """`spec_version` stays 0 if it is."""
+    """The value of an object. A `spec_version` of 0 stays 0."""
     return encode(msgspec.structs.replace(obj, meta=Meta(0, obj.meta.created_at or now, now)))
 
 
 def from_value(kind: Kind, id: str, value: bytes, revision: int) -> Object:
-    """`revision` counts from the beginning of the swarm. Raises `OperationFailed`."""
+    """The object in a value. `revision` counts from the beginning of the swarm. Raises
+    `OperationFailed`."""
     try:
         obj: Object = decode(value, TYPES[kind])
     except (msgspec.MsgspecError, ValueError) as error:
@@ -109,8 +109,7 @@ def from_value(kind: Kind, id: str, value: bytes, revision: int) -> Object:
 
 
 def settled(kind: Kind, pair: KeyValue, base: int) -> bytes:
-    """The value as it must be when it is written again without a change: a service keeps the
-    `spec_version` that it has."""
+    """The value to write again without a change: a service keeps its `spec_version`."""
     if kind != "service":
         return pair.value
     fields = msgspec.msgpack.decode(pair.value)
@@ -127,8 +126,8 @@ class Transaction(msgspec.Struct, frozen=True):
 def transaction(
     keys: Keys, state: ClusterState, changes: Sequence[Change], base: int, now: Nanoseconds
 ) -> Transaction:
-    """Of changes that `state.check` has let pass. The writes are in order of keys: so those who
-    watch and those who load see the objects of one commit in the same order."""
+    """The transaction for changes that `state.check` has accepted. The writes are in order of keys,
+    so watchers and loaders see the objects of one commit in the same order."""
     compares = [_compare(keys, change, base) for change in changes]
     writes: dict[str, Operation] = {}
     for change in changes:
@@ -161,7 +160,7 @@ Names = Mapping[tuple[Kind, str], str]
 
 
 def _names(state: ClusterState, changes: Sequence[Change]) -> tuple[Names, Names]:
-    """Names that change hands, with the object's id: those taken and those let go of."""
+    """Names that change hands, with the object's id: those taken and those released."""
     taken, freed = {}, {}
     for change in changes:
         if isinstance(change, Check):

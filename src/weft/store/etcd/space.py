@@ -1,14 +1,13 @@
-"""What is to be done when the database of a member of etcd has reached its quota.
+"""Makes room when the database of an etcd member has reached its quota.
 
-etcd raises an alarm then, NOSPACE, and takes no write until somebody has made room and disarmed it.
-Compaction throws history away, which frees pages in every member's file; to be defragmented makes a
-file smaller, which is what counts. A manager reaches the member beside it only, so each does that
-for its own, and those that raised the alarm one after the other: a member answers nothing
-meanwhile.
+etcd then raises the alarm NOSPACE, and refuses writes until somebody has made room and disarmed the
+alarm. Compaction discards history, which frees pages in every member's file; defragmentation makes
+a file smaller, and only the file's size counts. A manager reaches only the member beside it, so
+each manager relieves its own member. Members that raised the alarm are relieved one after the
+other, because a member answers nothing during defragmentation.
 
-The alarm of a member that is down, or whose manager is, is disarmed by the others after a while. If
-its database is still full it raises it again.
-"""
+If a member with an alarm, or its manager, is down, the other managers disarm that alarm after a
+while. If the member's database is still full, the member raises the alarm again."""
 
 import asyncio
 import logging
@@ -22,17 +21,17 @@ log = logging.getLogger(__name__)
 LOOK = 2.0
 """Seconds between two looks."""
 PATIENCE = 30.0
-"""Seconds for another manager to see to its own member."""
+"""Seconds that another manager has to relieve its own member."""
 
 
 async def keep_free(kv: Kv) -> None:
-    """Until cancelled. `kv`: the member beside this manager."""
+    """Runs until cancelled. `kv`: the member beside this manager."""
     waited = 0.0
     while True:
         await asyncio.sleep(LOOK)
         try:
             status = await kv.status()
-        except WeftError:  # others say so
+        except WeftError:  # other parts log that
             continue
         try:
             waited = await _see_to(kv, status, waited) if status.is_full else 0.0
@@ -41,7 +40,7 @@ async def keep_free(kv: Kv) -> None:
 
 
 async def _see_to(kv: Kv, status: MemberStatus, waited: float) -> float:
-    """`waited`, and gives: seconds that others have been waited for."""
+    """`waited` and the result: seconds spent waiting for other managers."""
     alarmed = await kv.alarms()
     if status.member == min(alarmed, default=0):
         await _relieve(kv, status)

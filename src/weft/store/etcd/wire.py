@@ -1,8 +1,7 @@
 """etcd's gRPC messages as its JSON gateway writes them: bytes in base64, 64-bit numbers as text,
-what is zero left out.
+zero values left out.
 
-The names are those of etcd's `rpc.proto`. Nothing outside `client.py` sees these.
-"""
+The names are those of etcd's `rpc.proto`. Nothing outside `client.py` sees these."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +97,7 @@ class StatusResponse(msgspec.Struct):
     dbSizeInUse: int = 0
     isLearner: bool = False
     errors: list[str] = msgspec.field(default_factory=list)
-    """Alarms among them, as text."""
+    """Includes alarms, as text."""
 
 
 class Alarm(msgspec.Struct):
@@ -111,15 +110,15 @@ class Alarms(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """An answer that says no more than that."""
+    """An answer without content."""
 
 
 class Refusal(msgspec.Struct):
     message: str = ""
     code: int = 0
-    """Of gRPC."""
+    """The gRPC code."""
     grpc_code: int = 0
-    """The same, in a stream."""
+    """The gRPC code in a stream."""
     error: str = ""
 
 
