@@ -1,2 +1,2 @@
-"""Ring 3: the Docker Engine API over HTTP. One route table, one file per resource, codecs in
-`schema/`."""
+"""Ring 3: the Docker Engine API over HTTP, with one route table, one file per resource, and codecs
+in `schema/`."""

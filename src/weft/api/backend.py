@@ -1,9 +1,9 @@
-"""What the API needs of the node behind it, and all it may see of it.
+"""The interface between the API and the node behind it.
 
 `Node` is the whole: this host's containers, images and networks, its membership of a swarm, and, on
-a manager, the swarm's state. Handlers read `swarm()` and write through its few methods, which check
-what crosses objects (names, use, versions) and allocate nothing: the control loops do that when the
-change is committed. The errors are those of `weft.errors`, with Docker's texts.
+a manager, the swarm's state. Handlers read `swarm()` and write through its few methods. These
+methods check names, use and versions across objects and allocate nothing: the control loops
+allocate after the change is committed. Errors are those of `weft.errors`, with Docker's texts.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -25,15 +25,15 @@ from weft.runtime.base import Images, Runtime
 
 
 class Swarm(Protocol):
-    """The manager's side. Versions are the `version` query argument; a stale one raises
+    """The manager's side. `version` is the query argument of that name; a stale version raises
     `OutOfSequence`."""
 
     @property
     def state(self) -> ClusterState: ...
 
     async def catch_up(self) -> None:
-        """Returns when `state` has all that was committed before the call, through whatever
-        manager. Where there is no majority to ask it stays as it is: reads go on."""
+        """Returns when `state` includes every change that any manager committed before the call.
+        Without a quorum `state` stays as it is, so that reads go on."""
         ...
 
     @property
@@ -41,12 +41,12 @@ class Swarm(Protocol):
 
     @property
     def leadership_status(self) -> LeadershipStatus:
-        """Which managers are there, and which one leads."""
+        """The managers that are present, and the one that leads."""
         ...
 
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
-        """As they come from the nodes; at the end raises `Unavailable`, with Docker's text, if some
-        are missing."""
+        """Log lines in the order in which the nodes send them. Raises `Unavailable` at the end,
+        with Docker's text, if lines are missing."""
         ...
 
     async def update_cluster(
@@ -57,23 +57,23 @@ class Swarm(Protocol):
         rotate_manager_token: bool,
         root: RootCa | None = None,
     ) -> None:
-        """Begins the rotation to a new root of the certificate authority if `force_rotate` is
-        another than it was, or to `root` if there is one."""
+        """Begins a rotation of the root certificate if `force_rotate` has changed, or a rotation to
+        `root` if it is given."""
         ...
 
     async def rotate_keys(self) -> None:
-        """Of the encrypted networks. Raises `FailedPrecondition` if there are none or the last
-        rotation was just now."""
+        """Replaces the keys of the encrypted networks. Raises `FailedPrecondition` if there are
+        none or the last rotation was a moment ago."""
         ...
 
     async def create_network(self, spec: NetworkSpec) -> Network:
-        """Returns when the allocator has given it subnets and VNIs; a network that can have none is
-        taken back and its error raised. Raises `Conflict` for a name taken or a subnet that
-        overlaps another network's."""
+        """Returns when the allocator has assigned subnets and VNIs. If the allocator cannot, the
+        network is removed again and the allocator's error is raised. Raises `Conflict` if the name
+        is taken or a subnet overlaps another network's."""
         ...
 
     def network_warnings(self, network: Network) -> Sequence[str]:
-        """What its user should know of it: sentences that name subnets and hosts, without a full
+        """Warnings for the network's user: sentences that name subnets and hosts, without a full
         stop."""
         ...
 
@@ -87,14 +87,14 @@ class Swarm(Protocol):
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:
-        """With `rollback` the previous spec is put back and `spec` ignored."""
+        """`rollback` puts the previous spec back and ignores `spec`."""
         ...
 
     async def remove_service(self, id: ServiceId) -> None: ...
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        """Raises `FailedPrecondition` for the demotion of a manager that the others cannot do
-        without."""
+        """Raises `FailedPrecondition` for a demotion of the last manager or one that costs the
+        quorum."""
         ...
 
     async def remove_node(self, id: NodeId, force: bool) -> None: ...
@@ -116,42 +116,43 @@ class Node(Protocol):
     def membership(self) -> Membership: ...
 
     def swarm(self) -> Swarm:
-        """Raises `Unavailable` with Docker's sentence if this node is no manager or not part of a
+        """Raises `Unavailable` with Docker's text if this node is no manager or not part of a
         swarm."""
         ...
 
     async def init(self, request: InitRequest) -> NodeId: ...
 
     async def join(self, request: JoinRequest) -> None:
-        """Returns when the node is part of the swarm. Raises `Unavailable` when it is already,
-        `InvalidArgument` for a token that is not one, `Forbidden` for one that is refused."""
+        """Returns when the node is part of the swarm. Raises `Unavailable` if the node is in a
+        swarm already, `InvalidArgument` for a malformed token, `Forbidden` for a refused token."""
         ...
 
     async def leave(self, force: bool) -> None: ...
 
     async def kill_container(self, container: Container, signal: str) -> None:
-        """`signal`: its name. Tells it as an event, which the runtime does not."""
+        """`signal`: the signal's name. Also emits the event, which the runtime does not."""
         ...
 
     async def remove_container(self, id: ContainerId) -> None:
-        """The same."""
+        """Also emits the event, as `kill_container`."""
         ...
 
     def local_networks(self) -> Sequence[LocalNetwork]:
-        """Overlays included of which this node has a part."""
+        """Includes the overlays that this node is part of."""
         ...
 
     def container_networks(
         self, id: ContainerId
     ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
-        """By network name, of one container; without docker_gwbridge."""
+        """One container's networks, by name, without docker_gwbridge."""
         ...
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
-        """Its place on docker_gwbridge."""
+        """The container's endpoint on docker_gwbridge."""
         ...
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
-        """Past ones from `since` on (0: none), then new ones as they happen, until `until` (0: for
-        ever). On a manager those of swarm objects too. At least the last 256 are remembered."""
+        """Past events from `since` on (0: none), then new events as they happen, until `until` (0:
+        for ever). On a manager also the events of swarm objects. At least the last 256 are
+        remembered."""
         ...

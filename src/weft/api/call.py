@@ -1,7 +1,7 @@
-"""One request as a handler sees it: the node behind the API, the path, the query, the body; and the
-answers it may give.
+"""One request as a handler sees it: the node behind the API, the path, the query and the body; and
+the answers that a handler may return.
 
-Handlers are coroutines of one argument, `Call`, and return a response or raise an error of
+Handlers are coroutines of one argument, `Call`. They return a response or raise an error of
 `weft.errors`.
 """
 
@@ -22,12 +22,12 @@ from weft.model.numbers import decimal
 
 T = TypeVar("T")
 AT_ONCE = 32 * 1024
-"""Bytes of a body that is decoded on the event loop: a longer one holds it for too long, and is
-worth a thread."""
+"""Bytes of a body that is decoded on the event loop. A longer body would block the loop for too
+long and is decoded in a thread."""
 
 
 class Call:
-    """`large`: how many long bodies may be decoded at a time."""
+    """`large`: limits the number of long bodies that are decoded at the same time."""
 
     def __init__(
         self, request: web.Request, node: Node, execs: Execs, large: asyncio.Semaphore
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def api_version(self) -> Version:
-        """That the request names, or the newest."""
+        """The version in the request's path, or the newest."""
         return version_number(self.request.match_info.get("version") or MAX_VERSION)
 
     @property
@@ -58,18 +58,18 @@ class Call:
         return "" if resource is None else resource.canonical.removeprefix("/v{version}")
 
     def query(self, name: str, default: str = "") -> str:
-        """Of a parameter that the version of the request does not have: as if it were not there."""
+        """A parameter that the request's API version does not have yet counts as absent."""
         value = self.request.query.get(name, default)
         return (
             value if not value or versions.reads(self._route, name, self.api_version) else default
         )
 
     def flag(self, name: str) -> bool:
-        """As Docker reads one: anything but "", 0, no, false and none is true."""
+        """Docker's rule: every value except "", 0, no, false and none is true."""
         return self.query(name).strip().lower() not in ("", "0", "no", "false", "none")
 
     def number(self, name: str, most: int = 2**63 - 1) -> int:
-        """Raises `InvalidArgument` for what is none, or larger than `most`."""
+        """Raises `InvalidArgument` if the value is not a number or is larger than `most`."""
         text = self.query(name)
         number = decimal(text, most)
         if number is None:
@@ -82,8 +82,8 @@ class Call:
         return filters.parse(self.query("filters"), allowed)
 
     async def body(self, type_: type[T], empty: bool = False) -> T:
-        """The body as a `type_`. `empty`: it may be missing. Raises `InvalidArgument` or
-        `Unsupported`."""
+        """Decodes the body into a `type_`. `empty`: the body may be missing. Raises
+        `InvalidArgument` or `Unsupported`."""
         body = await self.request.read()
         content_type = self.request.headers.get("Content-Type", "")
         if body and content_type and self.request.content_type != "application/json":

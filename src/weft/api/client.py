@@ -1,5 +1,5 @@
-"""A client of the Docker Engine API over a daemon's UNIX socket: what the lab, the command line and
-the benchmarks need of one."""
+"""A client of the Docker Engine API over a daemon's UNIX socket, with the requests that the lab,
+the command line and the benchmarks need."""
 
 import http.client
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from weft.errors import OperationFailed, Unavailable
 
 VERSION = "v1.41"
-"""The oldest that is served, so that the lab does not have to follow newer ones."""
+"""The oldest version that Weft serves, so that the lab does not have to follow newer ones."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -31,7 +31,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Api:
-    """Requests to one daemon. Every method raises `Unavailable` if nobody answers,
+    """Requests to one daemon. Every method raises `Unavailable` if the daemon does not answer, and
     `OperationFailed` with the answer's message."""
 
     def __init__(self, path: Path, seconds: float = 30) -> None:
@@ -47,7 +47,7 @@ class Api:
         )
 
     def has(self, path: str) -> bool:
-        """Whether there is such an object; False where the API cannot say yet."""
+        """Whether the object exists; False if the API cannot tell yet."""
         try:
             self.get(path)
         except OperationFailed:
@@ -55,7 +55,7 @@ class Api:
         return True
 
     def load_image(self, archive: Path) -> None:
-        """`docker load`. An error comes in the answer's body, after status 200."""
+        """`docker load`. Errors come in the answer's body, after status 200."""
         with archive.open("rb") as file:
             answer = self._send("POST", "/images/load?quiet=1", file, {"Content-Type": "application/x-tar",
                                 "Content-Length": str(archive.stat().st_size)})  # fmt: skip
@@ -86,8 +86,8 @@ class Api:
 def wait_until(
     condition: Callable[[], bool], what: str, seconds: float, interval: float = 0.03
 ) -> None:
-    """Asks again and again. Raises `Unavailable` that says what did not happen, and the last reason
-    why."""
+    """Tests the condition again and again. Raises `Unavailable` that names the condition and the
+    last cause."""
     deadline = time.monotonic() + seconds
     reason: Exception | None = None
     while True:

@@ -1,11 +1,12 @@
-"""The HTTP side of one connection: what aiohttp does with it, but for three things.
+"""The HTTP side of one connection. aiohttp handles it, with three exceptions:
 
-* A client may close its sending half behind its request (`nc -N`, socat, a Go client that asks
-  `docker exec` without a standard input) and read on. aiohttp closes the whole connection then, and
-  the request goes unanswered. Here what came whole is answered, and then the connection is closed.
-  A client that is gone altogether looks the same at first: that its other half is closed as well is
-  seen by a watch on the socket, so that what streams to nobody ends at once.
-* What is no HTTP is refused in the words of the API, as JSON, and in one line of the log.
+* A client may close its sending half after its request and go on reading (`nc -N`, socat, a Go
+  client that sends `docker exec` without a standard input). aiohttp then closes the whole
+  connection and leaves the request unanswered. Weft answers every request that arrived complete,
+  and closes the connection afterwards. A client that is gone altogether looks the same at first. A
+  watch on the socket notices that the other half is closed as well, so that a stream without a
+  reader ends at once.
+* Input that is not HTTP gets the API's own error, as JSON, and one line in the log.
 * Lines and headers may be longer than aiohttp's 8 kB (credentials for a registry, long filters),
   and no body is decompressed.
 """
@@ -26,7 +27,7 @@ from weft.errors import clip
 log = logging.getLogger(__name__)
 
 MAX_LINE = 64 * 1024
-"""Bytes of the first line, and of each header."""
+"""Bytes of the request line, and of each header."""
 MAX_HEADERS = 128
 
 
@@ -42,7 +43,7 @@ class HttpConnection(web.RequestHandler):
             max_headers=MAX_HEADERS,
         )
         self.input_ended = False
-        """The client sends no more."""
+        """The client has closed its sending half."""
         self._answered = 0
         self._last_body: StreamReader | None = None
         self._watch: HangUp | None = None
@@ -55,7 +56,7 @@ class HttpConnection(web.RequestHandler):
         self._request_factory = remember
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """True: the other half stays open."""
+        """True keeps the other half open."""
         self.input_ended = True
         body = self._messages[-1][1] if self._messages else self._last_body
         if self._answered == self._request_count or body is None or not body.is_eof():
@@ -74,7 +75,7 @@ class HttpConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(
             resp, web.HTTPException
-        ):  # aiohttp's own, raised before any handler of ours: a strange Expect
+        ):  # raised by aiohttp itself before any handler runs: an unknown Expect
             resp = error_response(
                 resp.status, f"cannot read the request: {clip(resp.text or resp.reason)}"
             )
@@ -91,8 +92,8 @@ class HttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What no handler saw. The connection is closed. The log shows no line of the request: it
-        may hold credentials."""
+        """Answers errors that no handler saw, and closes the connection. The log contains no line
+        of the request, which may hold credentials."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
         if status >= 500:
@@ -110,12 +111,12 @@ class HttpConnection(web.RequestHandler):
 
 
 class HangUp:
-    """Aborts a connection whose peer has closed both directions, where nobody reads any more and so
-    would not learn of it.
+    """Aborts a connection whose peer has closed both directions, when nothing reads from the
+    connection and would notice.
 
-    epoll(7) tells of EPOLLHUP without being asked; an end of input alone is EPOLLRDHUP, which it is
-    not asked for. An epoll that has something to tell is readable itself, which both event loops
-    can wait for.
+    epoll(7) always reports EPOLLHUP. The end of input alone is EPOLLRDHUP, which this epoll does
+    not ask for. An epoll descriptor with events is itself readable, and both event loops can wait
+    for that.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

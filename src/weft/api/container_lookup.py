@@ -1,4 +1,4 @@
-"""Finding a container by its id, its name (with or without the slash) or a unique prefix of its
+"""Finds a container by its id, its name (with or without the slash) or a unique prefix of its
 id."""
 
 from weft.errors import InvalidArgument, NotFound
@@ -7,8 +7,8 @@ from weft.runtime.base import Runtime
 
 
 def find_container(runtime: Runtime, reference: str) -> Container:
-    """Raises `NotFound`: `No such container: <reference>`, or `InvalidArgument` for a prefix of
-    several."""
+    """Raises `NotFound`: `No such container: <reference>`, or `InvalidArgument` for a prefix that
+    several ids have."""
     containers = {str(container.id): container for container in runtime.containers()}
     names: dict[str, list[Container]] = {}
     for container in containers.values():

@@ -1,4 +1,4 @@
-"""What containers say: their logs, and attaching to their streams."""
+"""A container's output: its logs, and `attach` to its streams."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -23,7 +23,7 @@ def _outputs(call: Call) -> frozenset[int]:
 
 
 def wanted_outputs(call: Call) -> frozenset[int]:
-    """Of logs, of which some stream must be wanted. Raises `InvalidArgument`."""
+    """The streams that a request for logs selects. Raises `InvalidArgument` if there are none."""
     outputs = _outputs(call)
     if not outputs:
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
@@ -60,7 +60,7 @@ async def logs(call: Call) -> web.StreamResponse:
 
 
 def grabbing_failed(framed: bool) -> Callable[[str], bytes]:
-    """The end of logs that cannot be read on, in Docker's words."""
+    """Docker's text for logs that end with an error."""
 
     def last_words(text: str) -> bytes:
         data = f"Error grabbing logs: {text}\n".encode()

@@ -1,5 +1,5 @@
-"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services make them;
-this API makes none."""
+"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services create
+containers; this API creates none."""
 
 import asyncio
 import signal
@@ -39,7 +39,7 @@ MAX_GRACE = 2**31 - 1
 MAX_SIDE = 2**16 - 1
 """Rows and columns of a terminal: struct winsize has 16 bits for each."""
 POLL = 0.2
-"""Seconds between looks at whether a container is gone: the runtime tells of ends, not of
+"""Seconds between checks whether a container is gone: the runtime reports ends, but not
 removals."""
 
 
@@ -140,7 +140,7 @@ def _made_since(runtime: Runtime) -> Callable[[str], filters.Test[Container]]:
 
 
 def _of_health(value: str) -> filters.Test[Container]:
-    """Nothing is checked yet, so all are `none`."""
+    """Weft does not check health yet, so every container is `none`."""
     if value not in HEALTH:
         raise InvalidArgument(f"invalid filter 'health={value}'")
     return lambda c: value == "none"
@@ -166,7 +166,7 @@ def _of_ports(call: Call, key: str, field: str) -> Callable[[str], filters.Test[
 
 
 def port_range(key: str, text: str) -> tuple[int, int, str]:
-    """`80`, `80/udp` or `8000-8010/tcp`. Raises `InvalidArgument`."""
+    """Parses `80`, `80/udp` or `8000-8010/tcp`. Raises `InvalidArgument`."""
     numbers, _, protocol = text.partition("/")
     first, dash, last = numbers.partition("-")
     ends = decimal(first, MAX_SIDE), decimal(last if dash else first, MAX_SIDE)
@@ -197,8 +197,8 @@ async def inspect(call: Call) -> web.Response:
 
 
 async def stop(call: Call) -> web.Response:
-    """304 when it does not run, as Docker. The swarm starts another in its place, as the service
-    asks for."""
+    """Answers 304 if the container does not run, as Docker. The swarm starts another container if
+    the service asks for one."""
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         return nothing(304)
@@ -211,8 +211,8 @@ async def stop(call: Call) -> web.Response:
 
 
 def _grace(call: Call, container: Container) -> Nanoseconds:
-    """What the request says in seconds, or what the container was made with. -1 means to wait for
-    ever; a day is that for a container that is asked to stop."""
+    """The request's grace period in seconds, or the container's own. -1 means for ever, which is a
+    day here: long enough for a container that was asked to stop."""
     text = call.query("t")
     if not text:
         return container.stop_grace_period
@@ -249,7 +249,7 @@ async def kill(call: Call) -> web.Response:
 
 
 def signal_name(text: str) -> str:
-    """`SIGTERM` of `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
+    """Returns `SIGTERM` for `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
     try:
         if (number := decimal(text)) is not None:
             return signal.Signals(number).name
@@ -273,7 +273,7 @@ async def remove(call: Call) -> web.Response:
 
 
 async def wait(call: Call) -> web.StreamResponse:
-    """The headers go out at once: the client counts on them before it lets the container end."""
+    """Sends the headers at once: the client waits for them before it lets the container end."""
     container = find_container(call.node.containers, call.id)
     condition = call.query("condition") or "not-running"
     if condition not in ("not-running", "next-exit", "removed"):

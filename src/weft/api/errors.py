@@ -1,5 +1,5 @@
-"""Errors to HTTP: the one table from kinds of `weft.errors` to status, and the body that clients
-show."""
+"""Errors as HTTP: the only table that maps kinds of `weft.errors` to a status, and the body that
+clients show."""
 
 import logging
 import secrets
@@ -14,7 +14,7 @@ from weft.errors import clip
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 4096
-"""Characters of a message. It may name what the client sent."""
+"""Characters of a message, which may quote the client's input."""
 
 STATUS: tuple[tuple[type[errors.WeftError], int], ...] = (
     (errors.Unsupported, 501),
@@ -28,7 +28,7 @@ STATUS: tuple[tuple[type[errors.WeftError], int], ...] = (
     (errors.Exhausted, 500),
     (errors.OperationFailed, 500),
 )
-"""The first that fits counts: a leaf stands before its parent."""
+"""The first match counts: a leaf stands before its parent."""
 
 
 def status_of(error: errors.WeftError) -> int:
@@ -36,7 +36,8 @@ def status_of(error: errors.WeftError) -> int:
 
 
 def message_of(error: errors.WeftError) -> str:
-    """Clients look for the end of this text, and Docker's has the prefix of its remote call."""
+    """Docker's text for `OutOfSequence` has the prefix of its RPC; clients match the end of the
+    text."""
     text = clip(str(error), MAX_MESSAGE)
     return (
         f"rpc error: code = Unknown desc = {text}"
@@ -56,7 +57,7 @@ def internal_error(method: str, path: str, error: BaseException | None) -> web.R
 
 
 def text_of(request: BaseRequest, error: Exception) -> str:
-    """For a client whose answer has begun, so that there is no status any more."""
+    """The text for a client whose answer has begun and can no longer get a status."""
     if isinstance(error, errors.WeftError):
         log.info(
             "api.broken_off method=%s path=%s cause=%s",
@@ -69,7 +70,7 @@ def text_of(request: BaseRequest, error: Exception) -> str:
 
 
 def _unforeseen(method: str, path: str, error: BaseException | None) -> str:
-    """The log has the traceback, the client the number to find it by."""
+    """The traceback goes to the log; the client gets the id under which the log has it."""
     id = secrets.token_hex(4)
     log.error("api.failed id=%s method=%s path=%s", id, method, clip(path), exc_info=error)
     return f"internal error {id} in {method} {clip(path)}: see the daemon's log"

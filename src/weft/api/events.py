@@ -1,5 +1,5 @@
-"""Events: past ones from `since` on, then new ones as they happen, until `until` or until the
-client goes."""
+"""Events: past events from `since` on, then new events as they happen, until `until` or until the
+client disconnects."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ OBJECTS = (
     "secret",
     "volume",
 )
-"""Kinds of objects of which events may be asked for; of the last five Weft has none to tell of."""
+"""Kinds of objects that a filter may name; Weft has no events for the last five."""
 FILTERS = ("type", "event", "label", "scope", *OBJECTS)
 
 
@@ -44,7 +44,8 @@ async def stream(call: Call) -> web.StreamResponse:
 
 
 def _of(kind: str) -> Callable[[str], filters.Test[NodeEvent]]:
-    """About this object, or naming it (as a network's connect event names its container)."""
+    """Matches events about the object and events that name it (a network's connect event names its
+    container)."""
 
     def matches(event: NodeEvent, value: str) -> bool:
         if event.type == kind:

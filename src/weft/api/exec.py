@@ -1,8 +1,8 @@
-"""Commands in running containers: create, start with streams attached, ask for the exit code,
-resize the terminal.
+"""Commands in running containers: create, start with streams attached, get the exit code, resize
+the terminal.
 
-A command that cannot be started is reported as Docker does: on its own output stream, with the exit
-code that a shell would give, because the client already waits for streams.
+A command that cannot be started is reported as in Docker: on the command's own output stream, with
+the exit code that a shell would give, because the client already waits for streams.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ async def start(call: Call) -> web.StreamResponse:
 
 
 async def _start_detached(entry: ExecEntry) -> web.Response:
-    """Its streams are let go of at once; it runs on."""
+    """Closes the command's streams at once; the command runs on."""
     try:
         attached = await entry.exec.start()
     except WeftError as error:
@@ -77,10 +77,10 @@ async def _start_detached(entry: ExecEntry) -> web.Response:
 
 
 async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> Taken:
-    """The command is started when the client has been answered, as in Docker: docker-py loses
-    output that comes with the answer. So what keeps it from starting is said in the stream. Whether
-    there are frames is this request's to say, and need not be what the command was created with:
-    dockerode's examples do not repeat `Tty`."""
+    """Starts the command after the client has its answer, as Docker does: docker-py loses output
+    that comes together with the answer. So an error of the start goes to the stream. The start
+    request decides whether output is framed, and may differ from the create request: dockerode's
+    examples do not repeat `Tty`."""
     exec, framed = entry.exec, not wire.tty
 
     async def work(connection: Connection) -> None:
@@ -99,8 +99,8 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
                 stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted
             )
             await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
-            # The client asks for the exit code as soon as the connection closes: it must be known
-            # by then.
+            # The client asks for the exit code as soon as the connection closes, so the exit
+            # code must be known before.
             await _ended_or_lost(entry, connection.lost)
         finally:
             attached.close()
@@ -117,6 +117,6 @@ async def _ended_or_lost(entry: ExecEntry, lost: asyncio.Event) -> None:
 
 
 def _exit_code(error: WeftError) -> int:
-    """127 for a command that is not there, 126 for one that cannot run."""
+    """127 for a command that does not exist, 126 for one that cannot run."""
     text = str(error).lower()
     return 127 if "not found" in text or "no such file" in text else 126

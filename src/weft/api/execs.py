@@ -1,5 +1,5 @@
-"""The commands that were begun in containers through this API: kept until their container is gone
-or many newer ones came."""
+"""The commands that this API started in containers, kept until their container is gone or many
+newer commands have ended."""
 
 from collections import OrderedDict
 
@@ -8,7 +8,7 @@ from weft.model.ids import ContainerId
 from weft.runtime.base import Exec
 
 KEPT = 1024
-"""Ended commands whose exit code can still be asked for. Docker keeps them until their container is
+"""Ended commands whose exit code remains available. Docker keeps them until their container is
 removed."""
 
 
@@ -16,10 +16,10 @@ class ExecEntry:
     def __init__(self, exec: Exec, attached: tuple[bool, bool, bool]) -> None:
         self.exec = exec
         self.attached = attached
-        """stdin, stdout, stderr"""
+        """Whether stdin, stdout and stderr are attached."""
         self.started = False
         self.failed: int | None = None
-        """The exit code of a command that could not be started: 126 or 127, as a shell's."""
+        """Exit code of a command that could not be started: 126 or 127, as in a shell."""
 
     @property
     def exit_code(self) -> int | None:

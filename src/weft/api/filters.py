@@ -1,6 +1,6 @@
 """The `filters` query argument: `{"name": {"web": true}}`, or the older `{"name": ["web"]}`.
 
-Values of one key are alternatives; keys must all match. A key that the list does not know is
+One of a key's values must match, and every key must match. A key that the list does not support is
 refused, as in Docker.
 """
 
@@ -14,16 +14,16 @@ from weft.errors import InvalidArgument
 
 T = TypeVar("T")
 MAX_VALUES = 256
-"""Of one key: every item may be compared with all of them."""
+"""Values of one key: every item may be compared with all of them."""
 Filters = Mapping[str, Sequence[str]]
 Test = Callable[[T], bool]
 Makers = Mapping[str, Callable[[str], Test[T]]]
-"""By key of a filter: from one of its values to a test of one item. What a value means is looked up
-once, not for each item."""
+"""For each key of a filter: makes a test of one item from one value. A value is interpreted once,
+not for each item."""
 
 
 def parse(text: str, allowed: Collection[str]) -> Filters:
-    """Raises `InvalidArgument` for what is not a filter and for keys not in `allowed`."""
+    """Raises `InvalidArgument` for an invalid filter and for keys that are not in `allowed`."""
     if not text:
         return {}
     try:
@@ -56,8 +56,8 @@ def _values(values: object) -> list[str]:
 
 
 def compile_test(filters: Filters, makers: Makers[T]) -> Test[T]:
-    """One test of an item: for every key one of its values must hold; of `label` all must. Raises
-    what the makers raise for a value that means nothing, also where there is no item to test."""
+    """One test of an item: for every key one value must match; for `label` all values must match.
+    Raises the makers' errors for an invalid value, even if there is no item to test."""
     tests = [
         _together(key, [makers[key](value) for value in values]) for key, values in filters.items()
     ]
@@ -65,7 +65,7 @@ def compile_test(filters: Filters, makers: Makers[T]) -> Test[T]:
 
 
 def select(items: Iterable[T], filters: Filters, makers: Makers[T]) -> list[T]:
-    """The items that pass. Long lists are for `listing.answer_list`, which does not hold the event
+    """The items that pass. For long lists use `listing.answer_list`, which does not block the event
     loop."""
     test = compile_test(filters, makers)
     return [item for item in items if test(item)]
@@ -79,14 +79,14 @@ def _together(key: str, tests: Sequence[Test[T]]) -> Test[T]:
 
 
 def among(value: str, allowed: Collection[str], key: str) -> str:
-    """The value, in any case, as one of those. Raises `InvalidArgument` if it is none of them."""
+    """The value in lower case. Raises `InvalidArgument` if it is not in `allowed`."""
     if value.lower() not in allowed:
         raise InvalidArgument(f"Invalid {key} filter: '{value}'")
     return value.lower()
 
 
 def without_empty(filters: Filters, keys: Collection[str]) -> Filters:
-    """Of these keys an empty value says nothing, as in Docker's filters of tasks and nodes."""
+    """Drops empty values of these keys, as Docker does in filters of tasks and nodes."""
     said = {
         key: [value for value in values if value or key not in keys]
         for key, values in filters.items()
@@ -95,21 +95,21 @@ def without_empty(filters: Filters, keys: Collection[str]) -> Filters:
 
 
 def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
-    """`key` or `key=value`."""
+    """`wanted` is `key` or `key=value`."""
     key, equals, value = wanted.partition("=")
     return key in labels and (not equals or labels[key] == value)
 
 
 def swarm_label_matches(labels: Mapping[str, str], wanted: str) -> bool:
-    """Of services, tasks and nodes: `key=` means any value (swarmkit manager/controlapi/common.go
+    """For services, tasks and nodes `key=` means any value (swarmkit manager/controlapi/common.go
     `filterMatchLabels`)."""
     key, _, value = wanted.partition("=")
     return key in labels and (not value or labels[key] == value)
 
 
 def name_test(pattern: str) -> Callable[[str], bool]:
-    """Names of containers and networks are matched by regular expression; one that is none matches
-    literally. Raises `InvalidArgument` for one that is too long."""
+    """Matches names of containers and networks by regular expression; an invalid expression matches
+    literally. Raises `InvalidArgument` for an expression that is too long."""
     expression = regular_expression(pattern)
     if expression is None:
         return lambda name: pattern in name
@@ -118,8 +118,8 @@ def name_test(pattern: str) -> Callable[[str], bool]:
 
 
 def reference_test(pattern: str) -> Callable[[str], bool]:
-    """References of images are matched by glob. Raises `InvalidArgument` for what is none, or too
-    long."""
+    """Matches references of images by glob. Raises `InvalidArgument` for a glob that is invalid or
+    too long."""
     compiled = glob(pattern)
     if compiled is None:
         raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern")
@@ -127,7 +127,7 @@ def reference_test(pattern: str) -> Callable[[str], bool]:
 
 
 def boolean(value: str, key: str) -> bool:
-    """Raises `InvalidArgument` for what Go does not take for a boolean."""
+    """Raises `InvalidArgument` for a text that Go does not parse as a boolean."""
     if value.lower() in ("1", "t", "true"):
         return True
     if value.lower() in ("0", "f", "false"):

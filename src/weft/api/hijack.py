@@ -1,17 +1,17 @@
-"""Taking a connection over from HTTP: after `exec` and `attach` it carries a program's own bytes,
-both ways.
+"""Takes a connection over from HTTP: after `exec` and `attach` the connection carries a program's
+own bytes in both directions.
 
 `take_over` answers 101 UPGRADED (or 200 for clients that did not ask to upgrade), and from then on
-the connection belongs to a `Connection`. Three traps decide the shape of this file:
+the connection belongs to a `Connection`. Three pitfalls determine the design:
 
-* The client closes its sending half when its standard input ends and goes on reading:
-  `eof_received` must return True, or the transport would close both.
-* The client sends nothing between its request and our answer (RFC 9110 section 7.8); what came
-  there would be lost in the parser.
-* aiohttp must still learn of the connection's end, and must write no response of its own: hence
+* The client closes its sending half when its standard input ends, and goes on reading:
+  `eof_received` must return True, because otherwise the transport closes both halves.
+* The client sends nothing between its request and the answer (RFC 9110 section 7.8); the parser
+  would lose such bytes.
+* aiohttp must learn of the connection's end, and must not write a response of its own: hence
   `Taken`.
 
-Neither direction is buffered without limit: a reader that stops stops the writer, and only it.
+Buffers are bounded in both directions: a reader that stops makes only its own writer stop.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from weft.api.connection import HttpConnection
 from weft.errors import OperationFailed
 
 HIGH_WATER = 256 * 1024
-"""Bytes of input held before the client is made to wait."""
+"""Bytes of input that are buffered before the client must wait."""
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 class Taken(web.StreamResponse):
-    """What a handler returns after it took the connection over: writes nothing."""
+    """A handler returns this after it took the connection over; it writes nothing."""
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         self.force_close()
@@ -41,7 +41,7 @@ class Taken(web.StreamResponse):
 
 
 class Connection(asyncio.Protocol):
-    """The bytes of a connection that HTTP has let go of."""
+    """The bytes of a connection that was taken over from HTTP."""
 
     def __init__(self, transport: asyncio.Transport, http: asyncio.BaseProtocol) -> None:
         self._transport = transport
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self) -> None:
-        """What was written is still sent."""
+        """Data that was already written is still sent."""
         self._transport.close()
 
     # --- what the event loop calls
@@ -107,7 +107,8 @@ class Connection(asyncio.Protocol):
 
 
 def take_over(request: web.Request, content_type: str) -> Connection:
-    """Answers, and gives the connection. The request's body must have been read."""
+    """Sends the answer and returns the connection. The request's body must have been read. Raises
+    `OperationFailed` if the client is gone."""
     transport = request.transport
     if transport is None or transport.is_closing():
         raise OperationFailed("cannot attach: the client is gone")

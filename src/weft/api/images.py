@@ -24,7 +24,7 @@ FILTERS = ("reference", "dangling", "label", "before", "since")
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """As OCI names it."""
+    """A platform in OCI's terms."""
 
     architecture: str = ""
     os: str = ""
@@ -72,18 +72,18 @@ def _makers(images: Images) -> filters.Makers[Image]:
 
 
 def _of_reference(pattern: str) -> filters.Test[Image]:
-    """By name, by name and tag; `*` stands for anything but a slash."""
+    """Matches the name, or name and tag; `*` matches everything but a slash."""
     matches = reference_test(pattern)
     return lambda image: any(_is_named(name, matches) for name in (*image.tags, *image.digests))
 
 
 def _is_named(name: str, matches: Callable[[str], bool]) -> bool:
-    """A tag, or a name with a digest."""
+    """`name` has a tag or a digest."""
     return matches(name) or matches(name.rpartition("@")[0] or name.rpartition(":")[0])
 
 
 def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
-    """An image with only those of its names that were asked for, as in Docker."""
+    """Reduces an image's names to those that the filter selects, as Docker does."""
     tests = [reference_test(pattern) for pattern in patterns]
     if not tests:
         return lambda image: image
@@ -100,8 +100,8 @@ def _name_tests(patterns: Sequence[str]) -> Callable[[Image], Image]:
 
 
 async def inspect(call: Call) -> web.Response:
-    """Docker has the field `Manifests` only where its images are containerd's: without them the
-    parameter says nothing."""
+    """Docker has the field `Manifests` only with containerd's image store; without that store the
+    parameter has no effect."""
     image = call.node.images.find(call.id)
     if call.query("platform"):
         if call.flag("manifests"):
@@ -113,8 +113,8 @@ async def inspect(call: Call) -> web.Response:
 
 
 def _check_platform(image: Image, reference: str, text: str) -> None:
-    """A host has one variant of an image. Raises `NotFound` if it is not for the platform that the
-    request names."""
+    """A host has one variant of an image. Raises `NotFound` if the image is not for the requested
+    platform."""
     try:
         wanted = msgspec.json.decode(text, type=Platform)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -150,7 +150,7 @@ async def remove(call: Call) -> web.Response:
 
 
 async def pull(call: Call) -> web.StreamResponse:
-    """Progress line by line; an error after the first line is a line as well."""
+    """Sends progress line by line; an error after the first line is a line as well."""
     refuse_credentials(call.request)
     if call.query("fromSrc"):
         raise Unsupported(
@@ -186,7 +186,7 @@ def _fetching_failed(text: str) -> bytes:
 
 
 async def load(call: Call) -> web.Response:
-    """The archive goes to the store as it comes; it is never whole in memory."""
+    """Streams the archive to the store, and never holds it whole in memory."""
     if call.query("platform"):
         raise Unsupported("choosing a platform (platform) is not supported by Weft")
     loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
@@ -198,7 +198,7 @@ async def load(call: Call) -> web.Response:
 
 
 async def distribution(call: Call) -> web.Response:
-    """The client then leaves the image's name as it is, and says so."""
+    """After this error the client keeps the image's name as it is, and tells the user."""
     raise NotFound(
         f"no digest of {call.id}: Weft asks no registry; each node resolves the name itself"
     )

@@ -1,5 +1,5 @@
-"""The keys of encrypted networks, which the Docker Engine API has nothing for: `weft keys` uses
-these routes. Never the secrets."""
+"""The keys of encrypted networks. The Docker Engine API has no routes for keys; `weft keys` uses
+these. No route shows the secrets."""
 
 from aiohttp import web
 

@@ -1,8 +1,8 @@
-"""Lists: filtered and encoded a piece at a time, so that a long one does not hold the event loop,
-and heartbeats and names with it.
+"""Lists are filtered and encoded piece by piece, so that a long list does not block the event loop,
+and with it heartbeats and name resolution.
 
-What is listed are frozen values that were there when the request came. Between two pieces the state
-may go on; the list does not.
+The items are frozen values from the moment of the request. The state may change between two pieces;
+the list does not.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from weft.api.schema.common import Json, encode_item
 T = TypeVar("T")
 
 HOLD = 0.005
-"""Seconds of the loop that one piece may take; the loop is given back then."""
+"""Seconds that one piece may occupy the event loop."""
 STRIDE = 16
-"""Items between two looks at the clock."""
+"""Items between two checks of the clock."""
 
 
 async def answer_list(

@@ -1,5 +1,5 @@
-"""Finding the one object that a name in a URL means: by its whole id, then by its exact name, then
-by a unique prefix of its id."""
+"""Finds the one object that a reference in a URL names: by its whole id, then by its exact name,
+then by a unique prefix of its id."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -26,8 +26,8 @@ def find(
     objects: Mapping[Id, T],
     name: Callable[[T], str] = attrgetter("name"),
 ) -> T:
-    """`name` gives the name of an object (a node's is its hostname).
-    Raises `NotFound`: `<kind> <reference> not found`; `InvalidArgument` if several are meant."""
+    """`name` returns the name of an object (a node's is its hostname). Raises `NotFound`:
+    `<kind> <reference> not found`; `InvalidArgument` if several objects match."""
     if (whole := objects.get(cast(Id, reference))) is not None:
         return whole
     named = [obj for obj in objects.values() if name(obj) == reference]

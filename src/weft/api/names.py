@@ -1,5 +1,5 @@
-"""Names for services that were given none: an adjective and a noun, from the words of this
-craft."""
+"""Names for services that were created without one: an adjective and a noun from the craft of
+weaving."""
 
 ADJECTIVES = (
     "amber", "bold", "brisk", "calm", "clever", "crisp", "deft", "eager", "fair", "fine", "gentle", "glad", "happy", "keen",
@@ -14,7 +14,7 @@ NOUNS = (
 
 
 def random_name(entropy: bytes) -> str:
-    """`steady_loom42`, from at least four random bytes."""
+    """Makes a name such as `steady_loom42` from at least four random bytes."""
     if len(entropy) < 4:
         raise ValueError(f"a name needs 4 random bytes, got {len(entropy)}")
     number = int.from_bytes(entropy, "big")

@@ -1,5 +1,4 @@
-"""Networks: those of the swarm, as a manager's state has them, and those of this node, as its agent
-has them."""
+"""Networks: those of the swarm, from a manager's state, and those of this node, from its agent."""
 
 import msgspec
 from aiohttp import web
@@ -28,7 +27,7 @@ BUILT_IN = (BRIDGE, "host", "none")
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A network under one roof, wherever it is known from."""
+    """A network, whether the swarm's state or this node's agent knows it."""
 
     id: str
     name: str
@@ -39,7 +38,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     swarm: Network | None = None
 
     def json(self, verbose: bool = False, residents: bool = True) -> Json:
-        """`residents`: with who is on it, as inspecting shows and listing does not."""
+        """`residents`: includes the containers on the network, which `inspect` shows and `list`
+        does not."""
         if self.swarm is not None:
             body = network_json(self.swarm)
         else:
@@ -53,8 +53,9 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def views(call: Call) -> list[View]:
-    """Those of this node, then those of the swarm. What a manager's state says of a network of the
-    swarm counts: the node's own part of one that was removed may still be there for a moment."""
+    """The networks of this node, then the networks of the swarm. On a manager only the state tells
+    which swarm networks exist: this node may still have its part of a removed network for a
+    moment."""
     mine = {network.id: network for network in call.node.local_networks()}
     swarm = _swarm_networks(call)
     found = [
@@ -87,8 +88,8 @@ def _swarm_networks(call: Call) -> list[Network] | None:
 
 
 def find_view(candidates: list[View], reference: str) -> View:
-    """By id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's two
-    texts."""
+    """Finds by id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's
+    two texts."""
     for by, found in (
         ("id", [v for v in candidates if v.id == reference]),
         ("name", [v for v in candidates if v.name == reference]),
@@ -134,7 +135,7 @@ def _makers(call: Call) -> filters.Makers[View]:
 
 
 def _used_networks(call: Call) -> set[str]:
-    """Ids of those that a container of this node is on."""
+    """Ids of the networks that this node's containers are on."""
     return {
         network.id
         for c in call.node.containers.containers()
@@ -150,8 +151,8 @@ async def inspect(call: Call) -> web.Response:
     if scope == "swarm" and call.id not in {view.name for view in candidates}:
         candidates += [view for view in views(call) if view.name in ("host", BRIDGE)]
     view = find_view(candidates, call.id)
-    # Docker's swarm has a network of its own for each of these two of the host, by which a service
-    # asks for them.
+    # Docker Swarm has a swarm network for each of these two host networks; services refer to
+    # them by it.
     return answer(
         view.json(call.flag("verbose")) | ({"Scope": "swarm"} if scope == "swarm" else {})
     )
@@ -180,7 +181,7 @@ async def create(call: Call) -> web.Response:
 
 
 def spec_refusal(wire: NetworkWire) -> None:
-    """Raises for a network of this node only: no container could join one."""
+    """Raises `Unsupported` for a network that only this node has: no container could join one."""
     driver = wire.driver or "bridge"
     raise Unsupported(
         f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver"
@@ -222,7 +223,7 @@ async def disconnect(call: Call) -> web.Response:
 
 
 async def prune(call: Call) -> web.Response:
-    """Networks of the swarm that no service and no task uses."""
+    """Removes the swarm's networks that no service and no task uses."""
     wanted = call.filters(("label", "label!", "until"))
     if "until" in wanted or "label!" in wanted:
         raise Unsupported("the filters until and label! of network prune are not supported by Weft")

@@ -18,7 +18,7 @@ FILTERS = ("name", "id", "label", "node.label", "role", "membership")
 
 
 def find_node(state: ClusterState, reference: str, own: NodeId | None) -> Node:
-    """By id, hostname or prefix; `self` is this node."""
+    """Finds by id, hostname or prefix; `self` is this node."""
     wanted = own or reference if reference == "self" else reference
     return lookup.find("node", wanted, state.nodes, name=attrgetter("hostname"))
 
@@ -40,7 +40,7 @@ def _of_role(value: str) -> filters.Test[Node]:
 
 
 def _of_membership(value: str) -> filters.Test[Node]:
-    """A node that is known is accepted: there is no waiting room."""
+    """Weft accepts every node that it knows; none is pending."""
     wanted = filters.among(value, ("accepted", "pending"), "membership")
     return lambda node: wanted == "accepted"
 

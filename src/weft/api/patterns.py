@@ -1,11 +1,10 @@
-"""Patterns that users write in filters, matched in linear time: regular expressions as Go has them,
-and globs.
+"""Patterns that users write in filters, matched in linear time: Go's regular expressions and globs.
 
-Python's `re` takes exponential time for some patterns, and holds the event loop meanwhile. Here a
-pattern becomes a program whose states are followed all at once (Thompson, 1968): a text of n
-characters takes at most n times the length of the program, which is bounded. Of Go's syntax (RE2)
-there is what has a meaning for names: literals, `.`, classes, groups, `|`, `* + ? {m,n}`, `^ $ \\A
-\\z`. No flags, no word boundaries, no names of groups.
+Python's `re` takes exponential time for some patterns and blocks the event loop meanwhile. This
+file compiles a pattern to a program and follows all states of the program at once (Thompson, 1968):
+a text of n characters takes at most n times the length of the program, which is bounded. Supported
+is the part of Go's syntax (RE2) that is useful for names: literals, `.`, classes, groups, `|`,
+`* + ? {m,n}`, `^ $ \\A \\z`. Flags, word boundaries and named groups are not supported.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,11 +17,11 @@ from weft.model.numbers import decimal
 MAX_LENGTH = 256
 """Characters of a pattern."""
 MAX_PROGRAM = 1024
-"""Steps that a pattern may become: counted repetitions multiply."""
+"""Steps of a compiled pattern: counted repetitions multiply steps."""
 MAX_COUNT = 1000
-"""As in RE2."""
+"""RE2 has the same limit."""
 MAX_DEPTH = 32
-"""Groups within each other."""
+"""Levels of nested groups."""
 
 Reads = Callable[[str], bool]
 _CLASSES: dict[str, Reads] = {
@@ -30,7 +29,7 @@ _CLASSES: dict[str, Reads] = {
     "s": lambda c: c in "\t\n\f\r ",
     "w": lambda c: c.isascii() and (c.isalnum() or c == "_"),
 }
-"""RE2's are ASCII."""
+"""RE2's classes contain only ASCII."""
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "a": "\a"}
 
 
@@ -39,7 +38,7 @@ class _Read(msgspec.Struct):
 
 
 class _Split(msgspec.Struct):
-    """Goes on at both places, relative to its own."""
+    """Continues at both places, which are relative to the step's own."""
 
     to: tuple[int, ...]
 
@@ -54,18 +53,18 @@ class _End(msgspec.Struct):
 
 _Step = _Read | _Split | _Begin | _End
 _Program = list[_Step]
-"""Places are relative, so that a part can be copied. Falling off the end is a match."""
+"""Places are relative, so that a part can be copied. The end of the program is a match."""
 
 
 class Pattern:
-    """See `regular_expression` and `glob`."""
+    """A compiled pattern, made by `regular_expression` or `glob`."""
 
     def __init__(self, program: Iterable[_Step], anchored: bool) -> None:
         self._program = list(program)
         self._anchored = anchored
 
     def matches(self, text: str) -> bool:
-        """Anywhere in the text, or all of it if the pattern is a glob."""
+        """Matches anywhere in the text; a glob must match the whole text."""
         places = self._closure({0}, True, not text)
         for index, character in enumerate(text):
             if self._is_match(places) and not self._anchored:
@@ -84,7 +83,7 @@ class Pattern:
         return isinstance(step, _Read) and step.reads(character)
 
     def _closure(self, places: set[int], begin: bool, end: bool) -> set[int]:
-        """All places that are reached without reading."""
+        """All places that can be reached without reading a character."""
         found, edge = set(places), list(places)
         while edge:
             place = edge.pop()
@@ -104,8 +103,8 @@ class Pattern:
 
 
 def regular_expression(text: str) -> Pattern | None:
-    """None for what is none, or not one of ours. Raises `InvalidArgument` for one that is too long
-    or becomes so."""
+    """None if the text is no regular expression or uses unsupported syntax. Raises
+    `InvalidArgument` if the text or its program is too long."""
     _check_length(text)
     parser = _Parser(text)
     try:
@@ -116,7 +115,7 @@ def regular_expression(text: str) -> Pattern | None:
 
 
 def glob(text: str) -> Pattern | None:
-    """As Go's `path.Match`: `*` and `?` stand for no slash. None for what is none; raises as
+    """Go's `path.Match`: `*` and `?` do not match a slash. None if the text is no glob; raises as
     `regular_expression`."""
     _check_length(text)
     parser = _Parser(text)
@@ -151,7 +150,7 @@ def _check_length(text: str) -> None:
 
 
 class _Parser:
-    """Recursive descent. Raises `ValueError` for what is not a pattern."""
+    """Recursive descent. Raises `ValueError` for an invalid pattern."""
 
     def __init__(self, text: str) -> None:
         self.rest = text
@@ -192,8 +191,8 @@ class _Parser:
         return _bounded([*_times(program, least), *tail])
 
     def _count(self) -> tuple[int, int | None]:
-        """(least, most) of what follows an item; None: no end. A `?` behind says how to look, not
-        what to find."""
+        """(least, most) of the repetition after an item; most None: no limit. A further `?` only
+        makes the match lazy, which has no effect here."""
         first = self.rest[:1]
         counts: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
         if first in counts:
@@ -262,7 +261,7 @@ class _Parser:
                 return _Read(_escaped(character))
 
     def characters(self) -> Reads:
-        """A class, behind its opening bracket."""
+        """Parses a class after its opening bracket."""
         negated = self.rest.startswith("^")
         self.rest = self.rest.removeprefix("^")
         parts: list[Reads] = []
@@ -307,7 +306,7 @@ def _escaped(character: str) -> Reads:
 
 
 def _plain(character: str) -> str:
-    """What a backslash and this stand for."""
+    """The character that a backslash and `character` stand for."""
     if character in _CONTROLS:
         return _CONTROLS[character]
     if character.isalnum() or not character.isascii():

@@ -1,4 +1,4 @@
-"""The processes of a container as `ps -ef` prints them, read from /proc: `docker top` without
+"""`docker top`: the processes of a container as `ps -ef` prints them, read from /proc without
 starting a program."""
 
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 
 TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
 PPID, TTY, UTIME, STIME, STARTED = 1, 4, 11, 12, 19
-"""Places in /proc/PID/stat behind the name, which is in parentheses and may hold anything: proc(5)
-counts from 3 there."""
+"""Indexes of fields in /proc/PID/stat after the name, which is in parentheses and may contain any
+character. proc(5) numbers the first field after the name 3."""
 
 
 def rows(pids: list[int]) -> list[list[str]]:
-    """One row per process that is still there, in the order of their numbers."""
+    """One row per process that still exists, in the order of PIDs."""
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     found = []
     for pid in sorted(pids):

@@ -1,5 +1,5 @@
-"""The `X-Registry-Auth` header: clients send it always, and an empty one says nothing. Credentials
-would be ignored: refused."""
+"""The `X-Registry-Auth` header. Clients always send it, and an empty one has no effect. Weft would
+ignore credentials and therefore refuses them."""
 
 import base64
 import binascii
@@ -13,7 +13,8 @@ HEADER = "X-Registry-Auth"
 
 
 def refuse_credentials(request: web.Request) -> None:
-    """Raises `Unsupported` if the header holds any, `InvalidArgument` if it cannot be read."""
+    """Raises `Unsupported` if the header holds credentials, `InvalidArgument` if it cannot be
+    read."""
     text = request.headers.get(HEADER, "")
     try:
         raw = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) or b"{}")

@@ -1,6 +1,6 @@
-"""The table of all requests that the API answers. Each is also found under `/v1.NN`.
+"""The table of all requests that the API answers. Each route is also available under `/v1.NN`.
 
-`{id}` is a name or an id, `{id:.+}` one that may contain slashes. The first route that fits counts.
+`{id}` is a name or an id, `{id:.+}` one that may contain slashes. The first matching route counts.
 """
 
 from collections.abc import Iterator
@@ -140,7 +140,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/configs/{id}", missing("config {} not found")),
     ("POST", "/configs/{id}/update", missing("config {} not found")),
     ("DELETE", "/configs/{id}", missing("config {} not found")),
-    # what Swarm has no command for
+    # what Docker Swarm has no command for
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),
     ("POST", "/weft/keys/update", keys.update),
@@ -158,14 +158,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 INTERRUPTIBLE: frozenset[Handler] = frozenset(
     (images.pull, images.load, containers.wait, exec.start, container_streams.attach)
 )
-"""Of the requests that are no GET, those that end when their client leaves. The others are carried
-through, so that nothing stays half done."""
+"""Requests other than GET that end when their client disconnects. All other requests that are not
+GET run to their end, so that no change stays half done."""
 
 
 VERSIONED = "/v{version:[0-9.]+}"
-"""Before a path whose request says for which version of the API it is."""
+"""Prefix of a path whose request names a version of the API."""
 SHARED = ("/networks", "/nodes", "/services", "/swarm", "/tasks", "/weft/keys")
-"""What these paths answer comes from the state that all managers share."""
+"""Answers under these paths come from the state that all managers share."""
 
 
 def is_shared(path: str) -> bool:
@@ -173,7 +173,7 @@ def is_shared(path: str) -> bool:
 
 
 def paths() -> Iterator[tuple[str, str, Handler]]:
-    """Each route, plain and versioned."""
+    """Each route, with and without the version prefix."""
     for method, path, handler in ROUTES:
         yield method, path, handler
         yield method, VERSIONED + path, handler

@@ -1,8 +1,8 @@
 """The API's server: HTTP on UNIX sockets that only root may use, and on TCP with mutual TLS.
 
-`ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`; what
-handlers raise becomes a status here and nowhere else. The server knows nothing of what the node
-does, and the node nothing of HTTP.
+`ApiServer(node)` puts the route table in front of the node. Each request becomes a `Call`. This
+file alone maps the errors that handlers raise to a status. The server knows nothing of the node's
+work, and the node nothing of HTTP.
 """
 
 import asyncio
@@ -35,23 +35,22 @@ from weft.system.tls_files import TlsFiles
 log = logging.getLogger(__name__)
 
 MAX_BODY = 3 * 2**19
-"""Bytes of a request's body, 1.5 MiB: no more than one transaction of Docker's store may have
-(swarmkit manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
+"""Bytes of a request's body, 1.5 MiB: the limit of one transaction in Docker's store (swarmkit
+manager/state/store/memory.go). Archives of images are streamed and have no limit here."""
 BACKLOG = 4096
-"""Connections that wait to be accepted; the kernel takes the smaller of this and
-net.core.somaxconn, as Go does. A client of a UNIX socket that does not wait gets EAGAIN for one
-more."""
+"""Connections that wait to be accepted; the kernel uses the smaller of this and
+net.core.somaxconn, as for Go. One more nonblocking client of a UNIX socket gets EAGAIN."""
 LARGE = 2**18
-"""Bytes of a body that leave memory behind which is worth giving back."""
+"""Bytes of a body above which the memory that its request used is released."""
 AFTERWARDS = 2.0
-"""Seconds."""
+"""Seconds from a large request to the release of memory."""
 DECODED_AT_ONCE = 2
-"""Long bodies: one of a megabyte takes ten while it is decoded, and a tenth of a second of a
-processor."""
+"""Long bodies that are decoded at the same time. To decode one megabyte takes ten megabytes of
+memory and a tenth of a second of CPU time."""
 MAX_LOGGED = 1024
 """Characters of a cause in the log."""
 GRACE = 1.0
-"""Seconds that `close` gives to requests that are being answered; streams would go on for ever."""
+"""Seconds that `close` gives to requests in progress; streams would go on for ever."""
 
 
 class ApiServer:
@@ -65,12 +64,13 @@ class ApiServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._tls: list[TlsListener] = []
         self._sockets: list[tuple[Path, int]] = []
-        """With the inode: another daemon may have put its own there."""
+        """Each path with the inode of its socket: another daemon may have put its own socket
+        there."""
 
     async def start(self, path: Path) -> None:
-        """Listens at `path`; may be called for several. A socket that nobody listens on any more is
-        replaced. Raises `Conflict` if somebody does, or if what is there is no socket;
-        `OperationFailed` if it cannot be made."""
+        """Listens at `path`; may be called for several paths. Replaces a socket without a listener.
+        Raises `Conflict` if the socket has a listener or `path` is not a socket; `OperationFailed`
+        if the socket cannot be made."""
         listening = _listen(path)
         self._sockets.append((path, path.stat().st_ino))
         server = await asyncio.get_running_loop().create_unix_server(
@@ -80,9 +80,8 @@ class ApiServer:
         log.info("api.listening path=%s version=%s", path, MAX_VERSION)
 
     async def start_tls(self, address: str, port: int, files: TlsFiles) -> int:
-        """Listens on TCP for clients with a certificate of the CA: the port. Raises
-        `InvalidArgument` for files that are of no use, `OperationFailed` if the address cannot be
-        had."""
+        """Listens on TCP for clients with a certificate of the CA, and returns the port. Raises
+        `InvalidArgument` for unusable files, `OperationFailed` if the address cannot be used."""
         listener = TlsListener(files, await self._protocols())
         bound = await listener.start(address, port)
         self._tls.append(listener)
@@ -90,7 +89,8 @@ class ApiServer:
         return bound
 
     async def close(self) -> None:
-        """Ends all requests, streams included, and removes the sockets that are still its own."""
+        """Ends all requests, streams included, and removes the sockets that still belong to this
+        server."""
         for server in self._servers:
             server.close()
         for listener in self._tls:
@@ -115,7 +115,7 @@ class ApiServer:
         self._sockets.clear()
 
     async def _protocols(self) -> Callable[[], HttpConnection]:
-        """What makes the HTTP side of a connection; the same for all sockets."""
+        """The factory for the HTTP side of a connection; the same for all sockets."""
         if self._runner is None:
             runner = web.AppRunner(
                 self._application(),
@@ -142,9 +142,9 @@ class ApiServer:
     def _bound(
         self, handler: Handler, interruptible: bool, shared: bool
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """`shared`: it is about what all managers share. What was committed through another one is
-        seen here a moment later, so it is asked for first: whoever has created something finds
-        it."""
+        """`shared`: the request concerns state that all managers share. A change that another
+        manager committed arrives here a moment later, so the handler first waits for it: a client
+        finds every object that it has created."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
@@ -162,8 +162,8 @@ class ApiServer:
             try:
                 return await asyncio.shield(task)
             finally:
-                # What it raised knows this frame, and this frame it: a body of megabytes would wait
-                # for the garbage collector.
+                # The task's exception refers to this frame, and this frame to the task: without
+                # `del` a body of megabytes would stay until the garbage collector runs.
                 del task
 
         return handle if interruptible else carry_through
@@ -171,12 +171,12 @@ class ApiServer:
     async def _catch_up(self) -> None:
         try:
             swarm = self._node.swarm()
-        except errors.Unavailable:  # not a manager: its handler says so, if it needs one
+        except errors.Unavailable:  # not a manager: the handler raises this if it needs one
             return
         await swarm.catch_up()
 
     def _release_memory(self) -> None:
-        """Soon, once for all large requests that come together."""
+        """Releases memory a little later, once for all large requests of that time."""
         if self._releasing is None or self._releasing.done():
             self._releasing = asyncio.create_task(self._release_soon())
 
@@ -196,9 +196,9 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Errors as Docker's clients expect them. A bug is logged and says only that it is one. No
-    error is answered in the middle of another answer: such a one breaks off, if it has not ended in
-    a form of its own."""
+    """Answers errors as Docker's clients expect them. A bug is logged, and the client learns only
+    that there was one. An answer that has begun is broken off instead, unless its stream has ended
+    in its own form."""
     try:
         return await handler(request)
     except ConnectionError:
@@ -212,7 +212,7 @@ async def answer_errors(request: web.Request, handler: _Next) -> web.StreamRespo
 
 
 def _has_begun(request: web.Request) -> bool:
-    """Whether its client has got anything already, or the connection is HTTP's no longer."""
+    """Whether the client has received data already, or the connection was taken over from HTTP."""
     transport = request.transport
     return (
         request.writer.output_size > 0
@@ -257,7 +257,7 @@ async def check_version(request: web.Request, handler: _Next) -> web.StreamRespo
 
 @web.middleware
 async def check_encoding(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """RFC 9110 section 8.4: 415 for a coding that is not supported. Docker ignores the header."""
+    """RFC 9110 section 8.4: 415 for an unsupported coding. Docker ignores the header."""
     coding = request.headers.get("Content-Encoding", "")
     if coding.strip().lower() not in ("", "identity"):
         return error_response(
@@ -267,8 +267,8 @@ async def check_encoding(request: web.Request, handler: _Next) -> web.StreamResp
 
 
 def _listen(path: Path) -> socket.socket:
-    """A listening socket, made beside `path` and moved there, so that no moment sees it missing or
-    open to others."""
+    """Makes a listening socket beside `path` and moves it there, so that `path` is never missing or
+    open to other users."""
     _refuse_taken(path)
     temporary = path.with_name(f".{os.getpid():x}.sock")
     listening = socket.socket(

@@ -1,8 +1,8 @@
 """Logs of services and of tasks, from all nodes.
 
-A line is `[timestamp ]<details> <text>` in a frame of its stream; the details say whose it is, and
-the docker command makes
-`name.slot.id@node    | ` of them. What is missing comes last, as an error in the stream.
+A line is `[timestamp ]<details> <text>` in a frame of its stream. The details name node, service
+and task; the docker command turns them into `name.slot.id@node    | `. Missing lines are reported
+last, as an error in the stream.
 """
 
 from contextlib import aclosing
@@ -56,7 +56,7 @@ def _wanted(
 
 
 def _tail(text: str) -> int | None:
-    """None for all. Unlike that of a container, a number that is none is refused, as in Docker."""
+    """None means all lines. Unlike for a container, an invalid number is refused, as in Docker."""
     if text in ("", "all"):
         return None
     number = decimal(text.removeprefix("-"))
@@ -68,7 +68,7 @@ def _tail(text: str) -> int | None:
 
 
 async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamResponse:
-    """Frames unless the tasks, as they are now specified, have a terminal."""
+    """Sends frames unless the current spec gives the tasks a terminal."""
     if spec.log_driver == "none":
         raise Unsupported("configured logging driver does not support reading")
     framed, stamped, detailed = (
@@ -94,7 +94,7 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
 
 @lru_cache(1024)
 def _details(node: NodeId, service: ServiceId, task: TaskId) -> bytes:
-    """Every line has them."""
+    """Cached because every line has details."""
     return DETAILS.format(node, service, task).encode()
 
 

@@ -29,7 +29,8 @@ def find_service(state: ClusterState, reference: str) -> Service:
 
 
 def network_resolver(call: Call) -> Resolver:
-    """The networks that a service may name: the swarm's but for ingress, and the host's own."""
+    """Resolves the networks that a service may name: the swarm's except ingress, and the host's
+    own."""
     candidates = views(call)
 
     def resolve(reference: str) -> NetworkId | None:

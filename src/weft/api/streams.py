@@ -1,9 +1,10 @@
 """Answers whose end is not known when they begin: a program's streams over a connection of their
-own (frames of output one way, input the other), and responses that are written as things happen.
+own (frames of output in one direction, input in the other), and responses that are written piece by
+piece.
 
-From its first byte on such an answer has a form of its own, and a failure must take that form: an
-HTTP response in the middle of it would be read as part of it. So there are two ways only to begin
-one, `carry` and `streamed`, which end it themselves, whatever happens.
+From its first byte on such an answer has a format of its own, and an error must use that format:
+the client would read an HTTP response in the middle as part of the stream. So there are only two
+ways to begin such an answer, `carry` and `streamed`, and both always end it themselves.
 
 A frame is a byte for the stream (1 stdout, 2 stderr, 3 an error of the daemon), three zeros, the
 length in four bytes, big-endian, and the data. A terminal has one stream and no frames.
@@ -36,8 +37,8 @@ async def carry(
     framed: bool,
     work: Callable[[Connection], Awaitable[None]],
 ) -> Taken:
-    """Takes the connection over for `work`, and closes it behind it. What `work` raises is the
-    stream's last frame. Raises `OperationFailed` if the client has gone before."""
+    """Takes the connection over, runs `work` on it and closes it. An error of `work` becomes the
+    stream's last frame. Raises `OperationFailed` if the client is already gone."""
     connection = take_over(request, content_type)
     try:
         await work(connection)
@@ -56,8 +57,8 @@ async def carry(
 async def streamed(
     request: web.Request, content_type: str, last_words: Callable[[str], bytes] | None
 ) -> AsyncIterator[web.StreamResponse]:
-    """A response that is written piece by piece. `last_words` makes its end of a failure's text;
-    without them it breaks off, which the client notices."""
+    """A response that is written piece by piece. `last_words` turns an error's text into the end of
+    the response; without `last_words` the connection is aborted, which the client notices."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await response.prepare(request)
     try:
@@ -74,13 +75,13 @@ async def streamed(
 
 
 def break_off(request: web.Request) -> None:
-    """The client sees that the answer is not whole."""
+    """Aborts the connection, so that the client sees that the answer is incomplete."""
     if request.transport is not None:
         request.transport.abort()
 
 
 def _first(error: Exception) -> Exception:
-    """Of a group, what failed first."""
+    """The first error of a group."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -94,7 +95,7 @@ async def join(
     outputs: frozenset[int],
     framed: bool,
 ) -> None:
-    """Carries both directions until the program's output ends or the client is gone."""
+    """Copies both directions until the program's output ends or the client is gone."""
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(_feed(connection, attached) if stdin else _discard(connection))
         watching = group.create_task(connection.lost.wait())
@@ -119,7 +120,7 @@ async def _show(
 
 
 async def _feed(connection: Connection, attached: Attached) -> None:
-    """A program that no longer reads its input is no error: its output goes on."""
+    """A program that no longer reads its input is no error: its output continues."""
     try:
         while data := await connection.read():
             await attached.write(data)
@@ -130,6 +131,6 @@ async def _feed(connection: Connection, attached: Attached) -> None:
 
 
 async def _discard(connection: Connection) -> None:
-    """Reads on, so that the client's end is seen."""
+    """Reads and drops input, so that the end of the client's connection is noticed."""
     while await connection.read():
         pass

@@ -1,4 +1,4 @@
-"""The swarm: begin one, join one, leave it, look at it, change it."""
+"""The swarm: create, join, leave, inspect and update it."""
 
 from aiohttp import web
 
@@ -51,7 +51,7 @@ async def update(call: Call) -> web.Response:
 
 
 async def unlock_key(call: Call) -> web.Response:
-    """There is none, which the client prints as such."""
+    """Weft has no unlock key, and the client says so."""
     call.swarm  # noqa: B018  refuses on a worker
     return answer({"UnlockKey": ""})
 

@@ -13,7 +13,7 @@ from weft.model.membership import Membership
 
 
 def swarm_header(membership: Membership) -> str:
-    """The docker command hides or refuses its swarm commands by this."""
+    """The docker command hides or refuses its swarm commands by this header."""
     if membership.state != "active":
         return membership.state
     return "active/manager" if membership.is_manager else "active/worker"

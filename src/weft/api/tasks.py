@@ -31,7 +31,7 @@ async def listing(call: Call) -> web.Response:
 
 
 def _candidates(state: ClusterState, wanted: filters.Filters, own: NodeId | None) -> Iterable[Task]:
-    """All that may pass, from the index that fits: a client that waits for a service asks for its
+    """All tasks that may pass, from the best index: a client that waits for a service asks for its
     tasks five times a second."""
     if services := wanted.get("service"):
         ids = dict.fromkeys(lookup_service(state, value) for value in services)
@@ -61,7 +61,7 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
         return lambda task: task.desired == wanted
 
     def of_labels(value: str) -> filters.Test[Task]:
-        """The service's, as in Docker: those of the container are not looked at."""
+        """Labels of the service, as in Docker: labels of the container do not count."""
 
         def test(task: Task) -> bool:
             service = state.services.get(task.service)

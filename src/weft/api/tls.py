@@ -3,12 +3,13 @@ socket.
 
     TCP ⇄ SSLObject and two MemoryBIOs ⇄ socket pair ⇄ aiohttp
 
-asyncio's TLS, and uvloop's, end both directions when the client ends one; `docker exec` without a
-standard input says at once that it has no more to send, and would get no answer. Here the client's
-close_notify becomes the end of one direction of the socket pair. At most a few chunks wait in each
-direction: whoever writes faster than the other reads must wait. Nothing reaches the API before the
-handshake is done, and it is done only for a client whose certificate the CA signed. How many may be
-on the way there, and who must go if there are more, is the matter of `system/doorway.py`.
+The TLS of asyncio and of uvloop closes both directions when the client closes one. `docker exec`
+without a standard input closes its sending direction at once, and would get no answer. Here the
+client's close_notify becomes the end of one direction of the socket pair. At most a few chunks wait
+in each direction: a writer that is faster than its reader must wait. The API receives no data
+before the handshake is done, and the handshake succeeds only for a client with a certificate that
+the CA signed. `system/doorway.py` limits the number of clients in the handshake, and decides which
+of them are dropped.
 """
 
 import asyncio
@@ -27,21 +28,21 @@ log = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds in which a client must have shown its certificate."""
+"""Seconds within which a client must have shown its certificate."""
 DOOR = DoorLimits(
     CrowdLimits(strangers=128, per_source=64), proof=HANDSHAKE_TIMEOUT + 5,
     rate=100, burst=300, strangers_rate=200, strangers_burst=600,
 )  # fmt: skip
 """A client of the API may open a connection for each request."""
 LINGER = 1.0
-"""Seconds for a refused client to read why. To close while it still sends would reset the
-connection and lose the alert."""
+"""Seconds for a refused client to read the alert. To close the connection while the client still
+sends would reset it, and the alert would be lost."""
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Raises `InvalidArgument`, naming the file, if one cannot be read or used."""
+    """Raises `InvalidArgument` that names the file if a file cannot be read or used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0
@@ -50,8 +51,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class TlsListener:
-    """Serves `factory`'s protocol at one TCP address. Files that were replaced count from the next
-    connection on."""
+    """Serves `factory`'s protocol at one TCP address. Replaced files take effect with the next
+    connection."""
 
     def __init__(self, files: TlsFiles, factory: Factory) -> None:
         self._files = files
@@ -62,8 +63,8 @@ class TlsListener:
         self._open: set[asyncio.Task[None]] = set()
 
     async def start(self, address: str, port: int) -> int:
-        """The port, which is another if 0 was asked for. Raises `OperationFailed` if the address
-        cannot be had."""
+        """Returns the port, which the kernel chooses for 0. Raises `OperationFailed` if the address
+        cannot be used."""
         bound: list[socket.socket] = []
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -98,8 +99,8 @@ class TlsListener:
         task.add_done_callback(lambda task: self._ended(task, connection, guest))
 
     def _ended(self, task: asyncio.Task[None], connection: socket.socket, guest: Guest) -> None:
-        """Here, not in the task: one that is cancelled before its first step runs nothing of
-        itself."""
+        """Runs as a callback and not in the task: a task that is cancelled before its first step
+        runs none of its code."""
         guest.leave()
         self._open.discard(task)
         if task.cancelled():
@@ -122,8 +123,8 @@ class TlsListener:
             writer.transport.abort() if is_broken else writer.close()
 
     def _current(self) -> ssl.SSLContext:
-        """Loaded anew if a file changed. If they do not fit together, perhaps because not all were
-        replaced yet, the last that did."""
+        """Loads the files again if one changed. If the files do not fit together, perhaps because
+        some are not replaced yet, the last valid context stays."""
         stamp = self._looked_at()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -170,11 +171,12 @@ class _Connection:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
         self.broken = False
-        """The client's stream ended without its saying so, or made no sense: there is nobody to say
-        goodbye to."""
+        """The client's stream ended without close_notify or was not valid TLS, so that no
+        close_notify can reach the client."""
 
     async def handshake(self, peer: str) -> bool:
-        """False if the client did not authenticate itself; it was told."""
+        """False if the client did not authenticate itself. A failed handshake is answered with an
+        alert."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 return await self._shake_hands()
@@ -204,7 +206,7 @@ class _Connection:
         return True
 
     async def carry(self, factory: Factory) -> None:
-        """Until the server has ended its direction, or the client is gone."""
+        """Returns when the server has closed its direction or the client is gone."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -225,8 +227,8 @@ class _Connection:
             plain_writer.transport.abort()
 
     async def _carry_in(self, plain: asyncio.StreamWriter) -> None:
-        """Until the client says that it sends no more; an end without that is no end of input but a
-        connection lost."""
+        """Returns when the client sends close_notify. The end of the stream without close_notify is
+        a lost connection, not the end of input."""
         try:
             while True:
                 try:
@@ -246,7 +248,7 @@ class _Connection:
         except (
             OSError,
             RuntimeError,
-        ) as error:  # uvloop: RuntimeError for a transport that is closed
+        ) as error:  # uvloop raises RuntimeError for a closed transport
             log.debug("api.tls.lost cause=%s", error)
         self.broken = True
         plain.transport.abort()

@@ -1,5 +1,5 @@
-"""What the Docker Engine API has and Weft has not: empty lists where one is asked for, and
-otherwise a refusal that says what."""
+"""Parts of the Docker Engine API that Weft does not have: lists are empty, and all other requests
+get an error that names the missing feature."""
 
 from aiohttp import web
 
@@ -8,7 +8,7 @@ from weft.errors import NotFound, Unsupported
 
 
 def refuse(what: str) -> Handler:
-    """501: `<what> is not supported by Weft`."""
+    """Answers 501: `<what> is not supported by Weft`."""
 
     async def handler(call: Call) -> web.StreamResponse:
         raise Unsupported(f"{what} is not supported by Weft")
@@ -24,7 +24,7 @@ def empty(value: object) -> Handler:
 
 
 def missing(text: str) -> Handler:
-    """404, with `{}` standing for the name."""
+    """Answers 404; `{}` in `text` stands for the name."""
 
     async def handler(call: Call) -> web.StreamResponse:
         raise NotFound(text.format(call.id))

@@ -1,9 +1,10 @@
-"""Versions of the Docker Engine API: what each adds, drops and says otherwise, in one place.
+"""Versions of the Docker Engine API: everything that a version adds, drops or changes, in one
+place.
 
-Weft speaks the newest. A request that names an older version is read and answered as Docker, Docker
-Engine 28.5, does it for that version: `PARAMETERS` and `FIELDS` say what of a request did not exist
-yet and is ignored; the functions below them change answers. What is not here is the same in all
-versions. Routes are: Docker answers all of them in every version.
+Weft speaks the newest version. For a request that names an older version, Weft reads and answers as
+Docker Engine 28.5 does for that version. `PARAMETERS` and `FIELDS` list the parts of requests that
+did not exist yet and are ignored; the functions below them change answers. Everything else is the
+same in all versions. Routes are, too: Docker serves all routes in every version.
 
 Source: moby 28.5.2, `docs/api/version-history.md` and where `api/server/router` compares versions.
 """
@@ -21,7 +22,8 @@ MIN_VERSION = "1.24"
 MAX_VERSION = "1.51"
 
 MULTIPLEXED: Version = (1, 42)
-"""Streams with frames have a media type of their own; before, both kinds had one."""
+"""Since this version framed streams have a media type of their own; before, both kinds shared
+one."""
 
 PARAMETERS: Mapping[str, Mapping[str, Version]] = {
     "/containers/{id}/restart": {"signal": (1, 42)},
@@ -34,7 +36,7 @@ PARAMETERS: Mapping[str, Mapping[str, Version]] = {
     "/images/{id}/json": {"manifests": (1, 48), "platform": (1, 49)},
     "/services": {"status": (1, 41)},
 }
-"""Of a query, by route: from which version on they are read."""
+"""Query parameters, by route, with the first version that reads them."""
 
 _CONTAINER = "TaskTemplate.ContainerSpec"
 FIELDS: Mapping[str, Mapping[str, Version]] = {
@@ -55,8 +57,8 @@ FIELDS: Mapping[str, Mapping[str, Version]] = {
     "ExecWire": {"ConsoleSize": (1, 42)},
     "ExecStartWire": {"ConsoleSize": (1, 42)},
 }
-"""Of a body, by what it is decoded into and by path: from which version on they are read. (Fields
-of `Privileges` and `Healthcheck` have versions too; Weft refuses these two whole.)"""
+"""Body fields, by wire struct and path, with the first version that reads them. (Fields of
+`Privileges` and `Healthcheck` have versions too; Weft refuses both as a whole.)"""
 
 
 def version_number(text: str) -> Version:
@@ -69,7 +71,7 @@ def version_number(text: str) -> Version:
 
 
 def check_served(text: str) -> None:
-    """Raises `InvalidArgument`, in Docker's words, for a version that is not served."""
+    """Raises `InvalidArgument`, with Docker's text, for a version that is not served."""
     version = version_number(text)
     if version < version_number(MIN_VERSION):
         raise InvalidArgument(
@@ -83,12 +85,12 @@ def check_served(text: str) -> None:
 
 
 def reads(route: str, parameter: str, version: Version) -> bool:
-    """Whether a query's parameter exists in this version."""
+    """Whether a query parameter exists in this version."""
     return version >= PARAMETERS.get(route, {}).get(parameter, (0, 0))
 
 
 def later_fields(wire: str, version: Version) -> frozenset[str]:
-    """Paths of the fields of a body that this version does not have yet."""
+    """Paths of the body fields that this version does not have yet."""
     return frozenset(path for path, since in FIELDS.get(wire, {}).items() if version < since)
 
 
@@ -96,8 +98,8 @@ def later_fields(wire: str, version: Version) -> frozenset[str]:
 
 
 def container_answer(body: Json, version: Version) -> Json:
-    """Up to 1.44 the aliases of a container on a network include its short id and its host name, on
-    networks that users make."""
+    """Up to 1.44 a container's aliases on a user-made network include its short id and its host
+    name."""
     if version >= (1, 45):
         return body
     settings = body["NetworkSettings"]
@@ -114,7 +116,7 @@ _NO_LONGER_IMAGES: Mapping[str, Any] = {
     "AttachStderr": False, "AttachStdin": False, "AttachStdout": False, "Domainname": "", "Hostname": "", "Image": "",
     "OpenStdin": False, "StdinOnce": False, "Tty": False,
 }  # fmt: skip
-"""What an image's configuration was said to have up to 1.49, though it is the container's."""
+"""Fields of an image's configuration up to 1.49, although they describe a container."""
 
 
 def image_answer(body: Json, version: Version) -> Json:
@@ -124,7 +126,8 @@ def image_answer(body: Json, version: Version) -> Json:
 
 
 def image_summary_answer(body: Json, version: Version) -> Json:
-    """1.43: no names for what has none; 1.44: no second size; 1.51: how many containers use it."""
+    """1.43 drops the placeholder for missing names; 1.44 drops the second size; 1.51 adds the
+    number of containers."""
     if version < (1, 43) and not body["RepoTags"] and not body["RepoDigests"]:
         body = body | {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
     if version < (1, 44):
@@ -155,5 +158,5 @@ COMMITS = ("ContainerdCommit", "RuncCommit", "InitCommit")
 
 
 def _security_name(option: str) -> str:
-    """`seccomp` of `name=seccomp,profile=builtin`: options had no more than a name once."""
+    """`seccomp` for `name=seccomp,profile=builtin`: options used to have only a name."""
     return option.partition(",")[0].removeprefix("name=")

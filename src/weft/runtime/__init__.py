@@ -1,1 +1,1 @@
-"""Ring 3: containers (conmon and runc) and images (skopeo and an OCI store of our own)."""
+"""Ring 3: containers (conmon and runc) and images (skopeo and Weft's own OCI store)."""

@@ -1,15 +1,15 @@
-"""AppArmor: containers run with the profile `docker-default` where the host has AppArmor, as
-Docker's do.
+"""AppArmor: containers run with the profile `docker-default` where the host has AppArmor, as with
+Docker.
 
-It is used where the kernel has it on, securityfs is mounted, `apparmor_parser` is installed, and
-the host is not itself a container (the rule of containerd's `apparmor.HostSupports`, which Docker
-asks). The profile allows what seccomp, capabilities and the devices' control group leave, and
-denies once more what a container must never do: mount, write to the kernel's files in /proc and
-/sys, signal or trace anything outside. Its rules are those of Docker 29's profile
-(github.com/moby/profiles, apparmor/template.go).
+Weft uses the profile where the kernel has AppArmor enabled, securityfs is mounted,
+`apparmor_parser` is installed, and the host is not itself a container (the rule of containerd's
+`apparmor.HostSupports`, which Docker uses). The profile allows what seccomp, capabilities and the
+devices' control group leave, and denies again what a container must never do: mount, write to the
+kernel's files in /proc and /sys, signal or trace a process outside. Its rules are those of Docker
+29's profile (github.com/moby/profiles, apparmor/template.go).
 
-Updates of the host's own profiles may throw it out of the kernel, so it is looked for before each
-container, and loaded again.
+Updates of the host's own profiles may remove the profile from the kernel. So Weft checks for it
+before each container and loads it again if needed.
 """
 
 import os
@@ -24,15 +24,14 @@ PROFILE = "docker-default"
 _PARSER = "apparmor_parser"
 _PARSER_DIRECTORIES = ("sbin", "usr/sbin")
 _INSIDE = "container"
-"""Set in the environment by engines of containers that run whole systems, such as
-systemd-nspawn."""
+"""Container engines for whole systems, such as systemd-nspawn, set this in the environment."""
 
 
 class AppArmor:
-    """This host's. `root`: of its file system."""
+    """AppArmor on this host. `root`: root of the host's file system."""
 
     def __init__(self, directory: Path, root: Path = Path("/")) -> None:
-        """`directory`: for the profile while it is loaded."""
+        """`directory`: holds the profile while it is loaded."""
         self._draft = directory / f"{PROFILE}.apparmor"
         self._root = root
         self._kernel = root / "sys/kernel/security/apparmor"
@@ -42,7 +41,7 @@ class AppArmor:
         self._obstacle = self._find_obstacle()
 
     def _find_obstacle(self) -> str:
-        """What keeps it from being used; empty if nothing does."""
+        """The reason why AppArmor cannot be used; empty if it can."""
         if not self._on:
             return "the kernel has it not, or off"
         if not self._kernel.is_dir():
@@ -57,7 +56,8 @@ class AppArmor:
 
     @property
     def warning(self) -> str:
-        """Where the kernel has it on and containers are yet not confined by it; else nothing."""
+        """The warning if AppArmor is enabled in the kernel but does not confine containers; else
+        empty."""
         if not (self._on and self._obstacle):
             return ""
         return (
@@ -66,8 +66,8 @@ class AppArmor:
         )
 
     async def profile(self) -> str:
-        """What a container is to run with, in the kernel by now; nothing if the host has no
-        AppArmor. Raises `OperationFailed`."""
+        """The profile for a container, loaded into the kernel; empty if the host has no AppArmor.
+        Raises `OperationFailed`."""
         if self._obstacle:
             return ""
         if not self._is_loaded():
@@ -75,7 +75,7 @@ class AppArmor:
         return PROFILE
 
     def _is_loaded(self) -> bool:
-        """A line of the kernel's list is `name (mode)`."""
+        """Each line of the kernel's list is `name (mode)`."""
         path = self._kernel / "profiles"
         try:
             return any(line.startswith(f"{PROFILE} (") for line in path.read_text().splitlines())
@@ -86,8 +86,8 @@ class AppArmor:
             ) from error
 
     async def _load(self) -> None:
-        """`-K`: nothing is kept in the parser's cache, which may be read-only. `-r`: in place of
-        one that came in between."""
+        """`-K`: do not use the parser's cache, which may be read-only. `-r`: replace a profile that
+        was loaded in between."""
         try:
             replace_file(self._draft, self._text().encode(), durable=False)
             output = await run([self._parser, "-Kr", str(self._draft)])
@@ -111,13 +111,13 @@ class AppArmor:
 
 
 _ABI, _GLOBAL, _BASE = _OPTIONAL = ("abi/3.0", "tunables/global", "abstractions/base")
-"""Files of the host's policy that the profile builds on where they are there."""
+"""Files of the host's policy that the profile includes if they exist."""
 
 
 def profile_text(daemon: str, present: list[str]) -> str:
-    """In the language of apparmor.d(5). `daemon`: the profile that the daemon itself runs in;
-    `present`: which of the host's files there are. ABI 3.0 is named because later ones take AF_UNIX
-    out of `network`."""
+    """The profile in the language of apparmor.d(5). `daemon`: the profile that confines the daemon
+    itself; `present`: the host's policy files that exist. The profile names ABI 3.0, because later
+    ABIs take AF_UNIX out of `network`."""
     head = [f"abi <{_ABI}>,"] if _ABI in present else []
     head.append(f"#include <{_GLOBAL}>" if _GLOBAL in present else "@{PROC}=/proc/")
     base = f"  #include <{_BASE}>\n" if _BASE in present else ""
@@ -170,7 +170,7 @@ profile "{name}" flags=(attach_disconnected,mediate_deleted) {{
 
 
 def _first_line(path: Path) -> str:
-    """Empty if there is none."""
+    """Empty if the file does not exist."""
     try:
         return path.read_text().partition("\n")[0]
     except OSError:

@@ -1,9 +1,7 @@
-"""Images as they travel: `docker save` archives, OCI archives, and the directory that skopeo
-writes.
+"""Image archives: `docker save` archives, OCI archives, and the directory that skopeo writes.
 
-Each is a set of named blobs of which some are JSON that say which others are an image's
-configuration and layers. All JSON is decoded strictly and all counts are bounded before anything is
-unpacked.
+Each is a set of named blobs. Some blobs are JSON and name the blobs of an image's configuration and
+layers. All JSON is decoded strictly and all counts are bounded before any layer is unpacked.
 """
 
 import os
@@ -29,15 +27,15 @@ T = TypeVar("T")
 
 _ENTRIES_MAX = 100_000
 _DOCUMENT_MAX = 4 << 20
-"""Bytes of one JSON document: as Docker's for a manifest."""
+"""Bytes of one JSON document: Docker's limit for a manifest."""
 _DOCUMENTS_MAX = 64 << 20
-"""Bytes of all JSON that an archive has read for it."""
+"""Bytes of all JSON that is read from one archive."""
 _IMAGES_MAX = 1000
 _TAGS_MAX = 1000
-"""Of one image."""
+"""Tags of one image."""
 _INDEX_DEPTH_MAX = 4
 _DESCRIPTORS_MAX = 10_000
-"""In all indexes together."""
+"""Descriptors in all indexes together."""
 _LINKS_MAX = 10
 _PLATFORMS_SHOWN = 5
 _INDEX_TYPES = (
@@ -52,7 +50,7 @@ _Reference = Annotated[str, Meta(max_length=512)]
 
 
 class _Item(msgspec.Struct, frozen=True, rename="pascal"):
-    """Of a docker archive's manifest.json."""
+    """One image in a docker archive's manifest.json."""
 
     config: _Name
     layers: Annotated[list[_Name], Meta(max_length=LAYERS_MAX)] | None = None
@@ -68,7 +66,7 @@ class _Platform(msgspec.Struct, frozen=True):
 
     @property
     def is_no_image(self) -> bool:
-        """What a builder attests of an image, kept beside it."""
+        """Whether this is a builder's attestation of an image, stored beside it."""
         return self.os == self.architecture == "unknown"
 
 
@@ -79,13 +77,13 @@ class _Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     annotations: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Digests become names of files. Raises `ValueError`."""
+        """Checks the digest, which becomes a file name. Raises `ValueError`."""
         if not is_digest(self.digest):
             raise ValueError(f"digest is none: {shown(self.digest)}")
 
 
 class _Document(msgspec.Struct, frozen=True):
-    """An index if it has `manifests`, else an image's manifest."""
+    """An index if it has `manifests`, otherwise an image's manifest."""
 
     manifests: Annotated[list[_Descriptor], Meta(max_length=_DESCRIPTORS_MAX)] | None = None
     config: _Descriptor | None = None
@@ -94,23 +92,24 @@ class _Document(msgspec.Struct, frozen=True):
 
 class Blobs(Protocol):
     def open(self, name: str) -> AbstractContextManager[Stream]:
-        """Raises `Malformed` if there is none."""
+        """Raises `Malformed` if the blob does not exist."""
         ...
 
 
 class ArchivedImage(msgspec.Struct, frozen=True):
     image: Image
-    """Without names; its size is not known yet."""
+    """The image without names and without its size, which is not known yet."""
     blobs: tuple[str, ...]
-    """Of its layers, bottom first."""
+    """The blobs of the image's layers, bottom first."""
     tags: tuple[str, ...]
-    """In familiar form."""
+    """Tags in familiar form."""
 
 
 @contextmanager
 def open_archive(path: Path, room: Room) -> Iterator[tuple[Blobs, list[ArchivedImage]]]:
-    """A tar, as `docker save` or an OCI tool writes it; compressed, it is first expanded beside
-    `path`. Raises `InvalidArgument` if it is neither, `OperationFailed`, `OSError`."""
+    """Opens a tar that `docker save` or an OCI tool wrote; a compressed tar is first expanded
+    beside `path`. Raises `InvalidArgument` if the file is no image archive, `OperationFailed`,
+    `OSError`."""
     with ExitStack() as stack:
         try:
             plain = _expanded(path, room)
@@ -130,7 +129,8 @@ def open_archive(path: Path, room: Room) -> Iterator[tuple[Blobs, list[ArchivedI
 
 
 def open_directory(path: Path, name: str) -> tuple[Blobs, ArchivedImage]:
-    """What `skopeo copy … dir:` wrote: blobs named by their digest. Raises `InvalidArgument`."""
+    """Opens the output of `skopeo copy … dir:`: blobs named by their digest. Raises
+    `InvalidArgument`."""
     blobs = _Files(path)
     documents = _Documents(blobs)
     try:
@@ -148,12 +148,12 @@ def open_directory(path: Path, name: str) -> tuple[Blobs, ArchivedImage]:
 
 
 def native_architecture() -> str:
-    """As images name it."""
+    """This machine's architecture, as images name it."""
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
 def _expanded(path: Path, room: Room) -> Path:
-    """The plain tar: blobs are read in any order, which a compressed file is not made for."""
+    """The plain tar. Blobs are read in any order, which a compressed file does not support."""
     with path.open("rb") as stream:
         source = decompressed(stream)
         if source is stream:
@@ -168,7 +168,7 @@ def _expanded(path: Path, room: Room) -> Path:
 
 
 class _Tar:
-    """The files of a tar on disk, by name. Of several with one name the last counts."""
+    """The files of a tar on disk, by name. If several have one name the last counts."""
 
     def __init__(self, file: IO[bytes], room: Room) -> None:
         self._file = file
@@ -241,7 +241,7 @@ class _Files:
 
 
 class _Documents:
-    """The JSON in an archive, all of which together is bounded."""
+    """The JSON documents of an archive, with a limit for their total size."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -257,7 +257,7 @@ class _Documents:
         return image
 
     def _raw(self, name: str, digest: str) -> bytes:
-        """`digest`: what it must be; empty if nobody says."""
+        """`digest`: the expected digest; empty if unknown."""
         parts, size = [], 0
         with self._blobs.open(name) as stream:
             while data := stream.read(CHUNK):
@@ -287,7 +287,7 @@ def _docker_images(documents: _Documents) -> list[ArchivedImage]:
 
 
 class _OciImages:
-    """Those images of index.json that are for this host."""
+    """The images of index.json that fit this host's platform."""
 
     def __init__(self, documents: _Documents) -> None:
         self._documents = documents
@@ -295,9 +295,9 @@ class _OciImages:
         self._seen = 0
         self._found: list[ArchivedImage] = []
         self._names: set[str] = set()
-        """Of those found."""
+        """Names of the images in `_found`."""
         self._foreign: dict[str, set[str]] = {}
-        """The platforms of all others, by name."""
+        """Platforms of the images that do not fit, by name."""
 
     def images(self) -> list[ArchivedImage]:
         index = self._documents.read("index.json", _Document)
@@ -357,7 +357,7 @@ def _archived(image: Image, blobs: list[str], references: list[str]) -> Archived
 
 
 def _tag(reference: str) -> str:
-    """In familiar form, with `latest` if it names no tag."""
+    """The reference in familiar form, with `latest` if it has no tag."""
     try:
         name, tag, digest = parse(reference)
     except InvalidArgument as error:

@@ -1,8 +1,8 @@
-"""What the rest of the program needs of a container runtime and of an image store.
+"""The interface of a container runtime and of an image store.
 
-Containers outlive the daemon: everything about them is on disk, and a new `Runtime` on the same
-directory finds them all. Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; image
-problems name the image.
+Containers outlive the daemon: all their state is on disk, and a new `Runtime` on the same directory
+finds them all. Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`; errors about images
+name the image.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,11 +14,11 @@ from weft.model.meta import Nanoseconds
 
 
 class Attached(Protocol):
-    """The streams of a container or of a command in it."""
+    """The streams of a container, or of a command in a container."""
 
     async def read(self) -> tuple[int, bytes]:
-        """The next output: (1 stdout or 2 stderr, bytes); (0, b"") at the end. A terminal's output
-        is all stream 1."""
+        """The next output: (1 stdout or 2 stderr, bytes); (0, b"") at the end. All output of a
+        terminal is stream 1."""
         ...
 
     async def write(self, data: bytes) -> None: ...
@@ -39,7 +39,7 @@ class Exec(Protocol):
     tty: bool
     stdin: bool
     privileged: bool
-    """With all capabilities."""
+    """Whether the command has all capabilities."""
 
     @property
     def running(self) -> bool: ...
@@ -51,7 +51,7 @@ class Exec(Protocol):
     def exit_code(self) -> int | None: ...
 
     async def start(self) -> Attached:
-        """Once. Output that comes before the first read is not lost."""
+        """May be called once. Output that comes before the first read is not lost."""
         ...
 
     async def wait(self) -> int: ...
@@ -65,24 +65,26 @@ class Runtime(Protocol):
     def get(self, id: ContainerId) -> Container: ...
 
     async def create(self, config: ContainerConfig) -> Container:
-        """Root file system mounted, container made, its first process waiting. All or nothing."""
+        """Mounts the root file system and makes the container, whose first process then waits for
+        `start`. All or nothing."""
         ...
 
     async def start(self, id: ContainerId) -> Container: ...
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
-        """The stop signal, then SIGKILL after `grace`; returns when it is over."""
+        """Sends the stop signal, and SIGKILL after `grace`; returns when the container has
+        ended."""
         ...
 
     async def kill(self, id: ContainerId, signal: str) -> None: ...
 
     async def remove(self, id: ContainerId) -> None:
-        """Kills it if it runs; removes its files and mounts. A container that is not there is
-        fine."""
+        """Kills a running container; removes its files and mounts. A container that does not exist
+        is no error."""
         ...
 
     async def wait(self, id: ContainerId) -> Container:
-        """Returns when it has ended (at once if it has)."""
+        """Returns when the container has ended, at once if it has already."""
         ...
 
     async def attach(self, id: ContainerId) -> Attached: ...
@@ -113,11 +115,11 @@ class Runtime(Protocol):
     ) -> Exec: ...
 
     async def top(self, id: ContainerId) -> list[int]:
-        """PIDs of its processes."""
+        """PIDs of the container's processes."""
         ...
 
     async def close(self) -> None:
-        """Let go; containers go on."""
+        """Releases the daemon's resources; containers go on."""
         ...
 
 
@@ -125,22 +127,22 @@ class Images(Protocol):
     def all(self) -> list[Image]: ...
 
     def find(self, reference: str) -> Image:
-        """By `name[:tag][@digest]`, by id or by a prefix of it. Raises `NotFound`: `No such image:
-        <reference>`."""
+        """Finds by `name[:tag][@digest]`, by id or by a prefix of the id. Raises `NotFound`:
+        `No such image: <reference>`."""
         ...
 
     def pull(self, reference: str) -> AsyncIterator[str]:
-        """Fetches it from its registry; gives lines of progress. Raises `NotFound` or
+        """Fetches the image from its registry; yields lines of progress. Raises `NotFound` or
         `OperationFailed`."""
         ...
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
-        """From a `docker save` or OCI archive; gives the tags (or ids) loaded."""
+        """Loads a `docker save` or OCI archive; returns the tags (or ids) of its images."""
         ...
 
     async def tag(self, reference: str, new: str) -> None: ...
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
-        """Gives what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a container
-        uses it."""
+        """Returns what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a
+        container uses the image."""
         ...

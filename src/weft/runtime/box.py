@@ -1,4 +1,4 @@
-"""One container in memory: its record, its processes, and what waits for it."""
+"""One container in memory: its record, its processes, and the events that others wait for."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ class ImageFiles(Images, Protocol):
     """An image store on this host's disk."""
 
     def layer_directories(self, image: Image) -> list[Path]:
-        """Bottom first."""
+        """Layers, bottom first."""
         ...
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
-        """`users` gives the containers made from an image id; an image that has any is not
-        removed."""
+        """`users` returns the containers that were made from an image id; an image with containers
+        is not removed."""
         ...
 
 
@@ -40,11 +40,12 @@ class Box:
         self.directory = directory
         self.record = record
         self.lock = asyncio.Lock()
-        """Held by whoever makes, starts or removes it, and while it is put away after its end."""
+        """Held to make, start or remove the container, and to release its resources after its
+        end."""
         self.ended = asyncio.Event()
         self.removed = False
         self.host_was_down = False
-        """It ended with the host, whatever conmon wrote."""
+        """The container ended with the host; conmon's exit code does not count."""
         self.conmon: Process | None = None
         self.init: Process | None = None
         self.watcher: asyncio.Task[None] | None = None
@@ -58,7 +59,7 @@ class Box:
         return self.container.state is ContainerState.RUNNING
 
     def write(self, **changes: Any) -> None:
-        """A new record; `container` is changed by fields of its own."""
+        """Writes a new record; for fields of `container` use `write_container`."""
         self.record = msgspec.structs.replace(self.record, **changes)
         self.directory.write(self.record)
 
@@ -67,7 +68,7 @@ class Box:
 
 
 def signal_number(name: str) -> int:
-    """Of `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
+    """The number for `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
     if number := decimal(name, signal.NSIG - 1):
         return number
     full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
@@ -77,7 +78,7 @@ def signal_number(name: str) -> int:
 
 
 def opened(id: ProcessId | None) -> Process | None:
-    """None if it has ended."""
+    """None if the process has ended."""
     if id is None or not id.lives:
         return None
     try:

@@ -1,9 +1,9 @@
 """A command in a running container (`docker exec`).
 
-The OCI runtime starts the process with our pipes, or a terminal whose other end it hands to us, and
-is gone; the process becomes our child (see `process.adopt_orphans`), so its exit code is ours to
-read and no helper process stays beside it. A command ends with the daemon's connection to it: after
-a restart of the daemon nobody could read its output.
+The OCI runtime starts the process with the daemon's pipes, or with a terminal whose other end it
+passes to the daemon, and exits. The process then becomes the daemon's child (see
+`process.adopt_orphans`), so the daemon reads its exit code and needs no helper process. A command
+ends with the daemon's connection to it: after a restart of the daemon nobody could read its output.
 """
 
 import array
@@ -43,8 +43,8 @@ class Command:
         stdin: bool,
         privileged: bool,
     ) -> None:
-        """`document`: `process` of the OCI runtime specification. `directory`: for the files of the
-        start."""
+        """`document`: `process` of the OCI runtime specification. `directory`: holds files during
+        the start."""
         self.id = id
         self.container = container
         self.argv: tuple[str, ...] = tuple(document["args"])
@@ -63,8 +63,8 @@ class Command:
         self._waiter: asyncio.Task[None] | None = None
 
     async def start(self) -> CommandStreams:
-        """Raises `InvalidArgument` with Docker's sentence if there is no such program or it may not
-        be run; `exit_code` is then 127 or 126."""
+        """Raises `InvalidArgument` with Docker's text if the program does not exist or may not be
+        run; `exit_code` is then 127 or 126."""
         if self._started:
             raise Conflict(f"Error: Exec command {self.id} is already running")
         self._started = True
@@ -97,7 +97,8 @@ class Command:
         return self._streams
 
     async def _give_up(self, pid_file: Path) -> None:
-        """The runtime may have started the process already, and nobody would wait for it."""
+        """Ends the process if the runtime has started it already: nothing else would wait for
+        it."""
         if self._streams is not None:
             self._streams.close()
         with suppress(OSError, ValueError):
@@ -108,8 +109,8 @@ class Command:
         self._over.set()
 
     async def _start_with_pipes(self, process: Path, pid_file: Path, log: Path) -> CommandStreams:
-        """Both ends of each pipe are open here until the runtime has passed theirs on; on failure
-        all are closed."""
+        """The daemon keeps both ends of each pipe open until the runtime has passed the command's
+        ends on; on failure it closes all ends."""
         with ExitStack() as theirs, ExitStack() as ours:
             reads: dict[int, int] = {}
             given: dict[int, int] = {}
@@ -133,7 +134,7 @@ class Command:
     async def _start_with_terminal(
         self, path: Path, process: Path, pid_file: Path, log: Path
     ) -> CommandStreams:
-        """The runtime sends the terminal's other end over a socket that we give it."""
+        """The runtime sends the terminal's other end over a socket that the daemon provides."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ExitStack() as cleanup:
             fd = opened(path.parent)
             cleanup.callback(os.close, fd)

@@ -1,8 +1,8 @@
-"""Compressed streams: gzip, bzip2, xz and zstd, told by their first bytes as Docker does.
+"""Compressed streams: gzip, bzip2, xz and zstd, recognised by their first bytes as in Docker.
 
 A stream is a sequence of members, each complete in itself: parallel compressors write many. Every
-step gives a bounded number of bytes, and a decoder's memory is bounded, so it is the reader who
-decides how much of a stream that expands without end is ever made.
+step produces a bounded number of bytes, and a decoder's memory is bounded. So the reader decides
+how much is ever produced from a stream that expands without end.
 """
 
 import bz2
@@ -21,13 +21,13 @@ else:
 
 CHUNK = 1 << 18
 _WINDOW_BITS = 27
-"""One decoder has 128 MiB of memory: `xz -9` needs 65, and zstd(1) takes no more without
+"""Limits one decoder to 128 MiB of memory: `xz -9` needs 65 MiB, and zstd(1) allows no more without
 `--long`."""
 
 
 class Source(Protocol):
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """At most `size` bytes; empty at the end."""
         ...
 
 
@@ -44,14 +44,14 @@ class _Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What follows the member, once it is at its end."""
+        """The bytes after the member, once its end is reached."""
         ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 class _Gzip:
-    """zlib's decoder with the interface of the others: input that it did not get to is kept."""
+    """zlib's decoder with the interface of the others: it keeps input that it has not processed."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
@@ -81,7 +81,7 @@ def _zstd() -> _Decoder:
 
 
 _SKIPPED = tuple(bytes((number, 0x2A, 0x4D, 0x18)) for number in range(0x50, 0x60))
-"""Frames of zstd without content (RFC 8878, 3.1.2): some writers begin with one."""
+"""First bytes of zstd frames without content (RFC 8878, 3.1.2): some writers begin with one."""
 _FORMATS: tuple[tuple[str, tuple[bytes, ...], Callable[[], _Decoder]], ...] = (
     ("gzip", (b"\x1f\x8b\x08",), _Gzip),
     ("bzip2", (b"BZh",), bz2.BZ2Decompressor),
@@ -89,13 +89,14 @@ _FORMATS: tuple[tuple[str, tuple[bytes, ...], Callable[[], _Decoder]], ...] = (
     ("zstd", (b"\x28\xb5\x2f\xfd", *_SKIPPED), _zstd),
 )
 _DAMAGED = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, ValueError, EOFError)
-"""What the decoders raise; bzip2's an `OSError`."""
+"""Errors of the decoders; bzip2's is an `OSError`."""
 _MAGIC = 6
-"""Bytes that tell all of them apart."""
+"""Bytes that distinguish all formats."""
 
 
 def decompressed(stream: Stream) -> Source:
-    """`stream`, which must be at its beginning and able to go back there, or what it expands to."""
+    """`stream` itself if it is plain, otherwise its decompressed content. `stream` must be at its
+    beginning and support `seek`."""
     beginning = stream.read(_MAGIC)
     stream.seek(0)
     for name, magic, decoder in _FORMATS:
@@ -113,7 +114,7 @@ class _Decompressed:
         self._input = b""
         self._output = b""
         self._given = 0
-        """How much of the output has been read: readers of headers take little at a time."""
+        """Bytes of the output that have been read: readers of headers take few at a time."""
 
     def read(self, size: int, /) -> bytes:
         """Raises `Malformed`."""
@@ -138,7 +139,7 @@ class _Decompressed:
         return b""
 
     def _begins_another(self) -> bool:
-        """Between members, and at the end, there may be zeros: gzip(1) and xz(1) allow padding."""
+        """Zeros are allowed between members and at the end: gzip(1) and xz(1) allow padding."""
         following = self._input.lstrip(b"\0")
         while not following:
             data = self._stream.read(CHUNK)

@@ -1,10 +1,10 @@
-"""What containers of this host are kept in by, beside namespaces and capabilities: hidden and
-read-only paths of the kernel's, the filter of system calls, the AppArmor profile. As Docker has it
-by default; this is the only place that knows these lists.
+"""The confinement of this host's containers, apart from namespaces and capabilities: hidden and
+read-only paths of the kernel, the seccomp filter, the AppArmor profile. All are Docker's defaults;
+only this file knows the lists.
 
-Source of the lists: moby 28, `oci/defaults.go`. `Confiner.confine` gives what a container that is
-made now gets; the container keeps that value, so `docker inspect` shows what is in force, also
-after an update of the daemon.
+Source of the lists: moby 28, `oci/defaults.go`. `Confiner.confine` gives the confinement for a
+container that is made now. The container keeps this value, so `docker inspect` shows the
+confinement in force even after an update of the daemon.
 """
 
 import os
@@ -23,8 +23,8 @@ MASKED_PATHS = (
     "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
     "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
 )  # fmt: skip
-"""Of a processor beside these the counters of its throttling: like /proc/interrupts they tell what
-others type (GHSA-6fw5-f8r9-fgfm)."""
+"""`masked_paths` adds each processor's throttling counters: like /proc/interrupts they reveal what
+other users type (GHSA-6fw5-f8r9-fgfm)."""
 _THROTTLING = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
 
 NO_FILTER = (
@@ -34,7 +34,7 @@ NO_FILTER = (
 
 
 def masked_paths(root: Path = Path("/")) -> tuple[str, ...]:
-    """With those of the processors that there are. `root`: of the host's file system."""
+    """Adds the paths of the processors that exist. `root`: root of the host's file system."""
     found = [f"/{path.relative_to(root)}" for path in root.glob(_THROTTLING)]
     return (*MASKED_PATHS, *sorted(found, key=_processor))
 
@@ -44,11 +44,11 @@ def _processor(path: str) -> int:
 
 
 class Confiner:
-    """This host's. What it can do is found out once, the AppArmor profile is looked for each
-    time."""
+    """The confinement on this host. The host's features are determined once, the AppArmor profile
+    is checked for each container."""
 
     def __init__(self, directory: Path, *, cgroup_namespaces: bool, root: Path = Path("/")) -> None:
-        """`directory`: for a short-lived file."""
+        """`directory`: holds a short-lived file."""
         host = os.uname()
         self._machine, self._kernel = host.machine, kernel_version(host.release)
         self._profile = load_profile() if kernel_has_filters(root) else None
@@ -62,7 +62,7 @@ class Confiner:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """For `docker info`."""
+        """Warnings for `docker info`."""
         missing = self.apparmor.warning
         return (*([] if self.filters else [NO_FILTER]), *([missing] if missing else []))
 
@@ -76,8 +76,8 @@ class Confiner:
         )
 
     def filter(self, capabilities: Collection[str]) -> dict[str, Any] | None:
-        """`linux.seccomp` for a container that may have these capabilities; None where the kernel
-        has no filters."""
+        """`linux.seccomp` for a container with these capabilities; None if the kernel has no
+        filters."""
         return (
             resolve(self._profile, capabilities, self._machine, self._kernel)
             if self._profile

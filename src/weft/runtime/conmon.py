@@ -1,21 +1,21 @@
 """Containers by conmon and an OCI runtime: `runtime.base.Runtime` for a real host.
 
-Each step of a container's life is first or last written to its record (`record.py`), so that a
-daemon that is killed between any two of them leaves something that `load` understands:
+Each step of a container's life begins or ends with a write to its record (`record.py`). So a daemon
+that is killed between two steps leaves a state that `load` understands:
 
     make     record "half made" → overlay mounted → conmon, which has runc make it → record "made"
     start    runc start → record "started"
-    end      conmon writes the exit code and ends, our pidfd tells → record "exited" → runc forgets
-             it, overlay unmounted
+    end      conmon writes the exit code and ends, the daemon's pidfd reports the end
+             → record "exited" → runc forgets the container, overlay unmounted
     remove   process killed → as at the end → files removed, the record with them
 
-A container that lost its conmon cannot be seen to end, so it is killed. Nothing is restarted here:
-that is the manager's job.
+A container whose conmon is gone is killed, because its end could not be observed. The runtime
+restarts nothing: that is the manager's job.
 
-A host that is shut down ends the programs of its containers, and they do so in good order or not:
-that says nothing of them. So ends are no longer taken note of from the moment that the daemon is
-told to stop, and what conmon wrote counts only until the next reboot, which takes the runtime's
-state with /run. (A daemon that is only restarted finds that state, and all the ends.)
+When a host shuts down, the programs in its containers end, orderly or not. Such an end says nothing
+about the program. So the runtime ignores ends from the moment that the daemon is told to stop.
+conmon's exit codes count only until the next reboot, which deletes the runtime's state in /run. (If
+only the daemon restarts, it finds that state and all the ends.)
 """
 
 import asyncio
@@ -63,9 +63,10 @@ from weft.system.process import ProcessId, adopt_orphans
 log = logging.getLogger(__name__)
 
 LOST = 255
-"""Exit code of a container whose end nobody saw: the host was rebooted or its conmon killed."""
+"""Exit code of a container whose end was not observed: the host was rebooted or conmon killed."""
 _KILL_PATIENCE = 10.0
-"""Seconds that a killed process may take to go: one in an uninterruptible wait does not."""
+"""Seconds that a killed process may take to end: a process in an uninterruptible wait takes
+longer."""
 
 
 class ConmonRuntime:
@@ -79,8 +80,8 @@ class ConmonRuntime:
         conmon: str = "conmon",
         patience: float = 60.0,
     ) -> None:
-        """`root` outlives a reboot, `run` does not. `clock`: now. `patience`: seconds for a step of
-        the OCI runtime. Call `load` before anything else."""
+        """`root` survives a reboot, `run` does not. `clock`: returns the current time. `patience`:
+        seconds for a step of the OCI runtime. Call `load` before any other method."""
         self._containers = root.resolve() / "containers"
         self._run = run.resolve()
         self._images = images
@@ -90,7 +91,7 @@ class ConmonRuntime:
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
         self.version = ""
-        """Of the OCI runtime: `runc 1.1.5`."""
+        """Version of the OCI runtime: `runc 1.1.5`."""
         self.conmon_version = ""
         images.set_users(
             lambda image: [
@@ -98,10 +99,10 @@ class ConmonRuntime:
             ]
         )
 
-    # finding what is there
+    # finding existing containers
 
     async def load(self) -> None:
-        """Finds the containers of the last daemon and clears what it left half made. Raises
+        """Finds the containers of the previous daemon and removes half made ones. Raises
         `OperationFailed` if conmon or the OCI runtime is missing."""
         for directory in (self._containers, self._run / "oci"):
             make_directory(directory, 0o700)
@@ -120,8 +121,8 @@ class ConmonRuntime:
                 unmount(point)
 
     async def _load_profile(self) -> None:
-        """Early, so that a host whose profile cannot be loaded says so before its first container
-        is refused."""
+        """Loads the profile early, so that a host that cannot load it logs an error before it
+        refuses its first container."""
         try:
             await self.confiner.confine()
         except OperationFailed as error:
@@ -242,7 +243,7 @@ class ConmonRuntime:
         self._watch(box)
 
     async def start(self, id: ContainerId) -> Container:
-        """One that has ended is made again from its own files. One that runs is fine."""
+        """Makes an ended container again from its own files. A running container is no error."""
         box = self._box(id)
         async with box.lock, self._slots:
             self._check_not_removed(box)
@@ -261,7 +262,8 @@ class ConmonRuntime:
         return box.container
 
     async def _make_again(self, box: Box) -> None:
-        """One that has ended. If it cannot be made it has ended as before, and can be removed."""
+        """Makes an ended container again. If that fails the container stays ended, and can be
+        removed."""
         await self._put_away(box)
         before, ended = box.record, box.ended
         box.ended, box.host_was_down = asyncio.Event(), False
@@ -277,7 +279,7 @@ class ConmonRuntime:
             raise
 
     def _mark_started(self, box: Box, moment: Nanoseconds) -> None:
-        """It may have ended already."""
+        """The container may have ended already."""
         if box.container.state is ContainerState.EXITED or box.record.init is None:
             box.write_container(started_at=moment)
             return
@@ -286,10 +288,10 @@ class ConmonRuntime:
         )
         box.write(started=True, container=container)
 
-    # its end
+    # the end of a container
 
     def _watch(self, box: Box) -> None:
-        """Follows the container's conmon, whoever started it."""
+        """Watches the container's conmon, even if another daemon started it."""
         box.conmon, box.init = opened(box.record.conmon), opened(box.record.init)
         box.watcher = asyncio.create_task(
             self._watch_end(box), name=f"container {box.container.id[:12]}"
@@ -330,7 +332,7 @@ class ConmonRuntime:
         )
 
     async def _put_away(self, box: Box) -> None:
-        """What a container that has ended does not need: its state in the OCI runtime, its cgroup,
+        """Releases the resources of an ended container: its state in the OCI runtime, its cgroup,
         its mount."""
         for process in (box.conmon, box.init):
             if process is not None:
@@ -356,7 +358,8 @@ class ConmonRuntime:
         return box.container
 
     async def _end(self, box: Box) -> None:
-        """SIGKILL, and wait. Raises `OperationFailed` if the kernel cannot end it."""
+        """Sends SIGKILL and waits. Raises `OperationFailed` if the kernel cannot end the
+        process."""
         if box.ended.is_set():
             return
         if box.init is not None:
@@ -385,7 +388,7 @@ class ConmonRuntime:
                 return
             await self._end(box)
             await self._put_away(box)
-            # The file system takes tens of milliseconds for what an overlay was mounted on.
+            # The file system takes tens of milliseconds to remove an overlay's directories.
             await asyncio.to_thread(box.directory.remove)
             box.removed = True
             del self._boxes[id]
@@ -396,7 +399,7 @@ class ConmonRuntime:
         await box.ended.wait()
         return box.container
 
-    # looking in
+    # streams, logs and commands
 
     async def attach(self, id: ContainerId) -> ContainerStreams:
         return ContainerStreams(self._box(id).directory.path)
@@ -471,8 +474,8 @@ class ConmonRuntime:
         return self._oci.processes(id)
 
     def look_away(self) -> None:
-        """Takes note of no end any more. The host may be being shut down; if it is not, the next
-        daemon finds what has ended."""
+        """Ignores all ends from now on. The host may be shutting down; if not, the next daemon
+        finds the containers that have ended."""
         for box in self._boxes.values():
             if box.watcher is not None:
                 box.watcher.cancel()

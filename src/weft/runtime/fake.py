@@ -1,11 +1,12 @@
-"""A container runtime and an image store in memory, with the contract of `runtime/base.py`. They
-behave: a container has states that only follow each other as real ones do, errors are those of the
-real runtime, and what is inside outlives whoever uses it, so that a second agent on the same
-`FakeRuntime` finds what the first one left.
+"""A container runtime and an image store in memory, with the contract of `runtime/base.py`. Both
+behave like the real ones: a container's states follow the same order, errors are those of the real
+runtime, and the content outlives its users, so that a second agent on the same `FakeRuntime` finds
+the containers that the first one left.
 
-No process runs. A container lives until somebody stops it or a test calls `die`, and says what a
-test makes it `say`. `latency` makes each effect take (virtual) time, and the caller can be
-cancelled before it. `fail` makes the next calls of an effect fail. `history` tells what happened.
+No process runs. A container lives until somebody stops it or a test calls `die`, and its log holds
+what a test lets it `say`. `latency` makes each effect take (virtual) time, and the caller can be
+cancelled before the effect. `fail` makes the next calls of an effect fail. `history` records the
+effects.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from weft.runtime.base import Attached, Exec
 Effect = Literal["create", "start", "stop", "remove"]
 FIRST_PID = 1000
 KILLED = 137
-"""Exit code of what SIGKILL ended."""
+"""Exit code of a process that SIGKILL ended."""
 
 
 def _no_clock() -> Nanoseconds:
@@ -42,7 +43,7 @@ def _no_clock() -> Nanoseconds:
 class FakeImages:
     def __init__(self, *references: str) -> None:
         self.registry: set[str] = set()
-        """What can be pulled."""
+        """References that can be pulled."""
         self.pulls: list[str] = []
         self.latency = 0.0
         """Seconds per pull."""
@@ -80,7 +81,7 @@ class FakeImages:
         yield "Done"
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
-        """The archive is the tag itself."""
+        """The archive's content is the tag."""
         return [self.add(b"".join([part async for part in archive]).decode()).tags[0]]
 
     async def tag(self, reference: str, new: str) -> None:
@@ -98,16 +99,17 @@ class FakeRuntime:
         self.latency = 0.0
         """Seconds per effect."""
         self.stop_latency = 0.0
-        """Seconds between the stop signal and the end; longer than its grace: it is killed."""
+        """Seconds from the stop signal to the end; a container that takes longer than its grace
+        period is killed."""
         self.history: list[tuple[str, ContainerId]] = []
-        """Each effect that took place, in order: create, start, stop, die, remove."""
+        """The effects in their order: create, start, stop, die, remove."""
         self._images = images
         self._clock = clock
         self._containers: dict[ContainerId, Container] = {}
         self._ended: dict[ContainerId, asyncio.Event] = {}
         self._said: dict[ContainerId, list[LogLine]] = {}
         self._news = asyncio.Event()
-        """Set, and replaced, when a container says something or ends."""
+        """Set and replaced when a container writes to its log or ends."""
         self._failures: dict[Effect, list[str]] = {}
         self._pids = FIRST_PID
 
@@ -118,17 +120,17 @@ class FakeRuntime:
         self._failures.setdefault(effect, []).extend([cause] * times)
 
     def die(self, id: ContainerId, exit_code: int = 0, oom_killed: bool = False) -> None:
-        """Its process ends by itself."""
+        """The container's process ends by itself."""
         self._end(id, exit_code, "die", oom_killed)
 
     def say(self, id: ContainerId, text: str, stream: int = 1) -> None:
-        """A line of its log; without its newline a piece of one."""
+        """Adds a line to the container's log; a text without a newline is a piece of a line."""
         self.get(id)
         self._said.setdefault(id, []).append(LogLine(stream, self._clock(), text.encode()))
         self._tell()
 
     def lose(self) -> None:
-        """The host loses its power: nobody sees an end."""
+        """The host loses power, so no end is observed."""
         for container in self.running():
             self._end(container.id, 255, "die")
             self._containers[container.id] = msgspec.structs.replace(
@@ -265,7 +267,7 @@ class FakeRuntime:
         return [self._require(id, ContainerState.RUNNING, "list processes of").pid]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     # ---
 
@@ -282,7 +284,7 @@ class FakeRuntime:
         return container
 
     def _check_can_start(self, id: ContainerId) -> Container:
-        """One that has ended is made again from its own files."""
+        """An ended container is made again from its own files."""
         ended = self.get(id).state is ContainerState.EXITED
         return self._require(
             id, ContainerState.EXITED if ended else ContainerState.CREATED, "start"

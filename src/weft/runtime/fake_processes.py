@@ -1,8 +1,8 @@
-"""A runtime whose containers are plain processes of this machine: no images, namespaces or root,
-but streams, logs and exit codes that are real. For tests of what stands in front of a runtime.
+"""A runtime whose containers are plain processes of this machine: without images, namespaces or
+root, but with real streams, logs and exit codes. For tests of the layers above a runtime.
 
-Containers start in `create` order, their output is kept line by line, and `attach` sees what comes
-after it. An image's command is run as it is, so tests choose ones that exist here (`sh -c …`).
+Containers start in `create` order, their output is kept line by line, and `attach` shows only later
+output. An image's command runs as it is, so tests choose commands of this machine (`sh -c …`).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from weft.model.meta import SECOND, Nanoseconds
 
 class Process:
     """A process with its streams. Output is queued, so that none is lost before the first read; a
-    full queue holds it up."""
+    full queue makes the process wait."""
 
     def __init__(
         self,
@@ -147,13 +147,13 @@ class Process:
             )
 
     def close(self) -> None:
-        """The process runs on; what it says is thrown away."""
+        """Lets the process run on and drops its output."""
         self._unheard = True
         while not self.output.empty():
             self.output.get_nowait()
 
     async def end(self) -> None:
-        """Kills what is left of it, and waits for its pumps."""
+        """Kills the rest of the process group, and waits for the pumps."""
         self.close()
         if self.process is not None and self.process.returncode is None:
             with suppress(ProcessLookupError):
@@ -170,7 +170,7 @@ class Process:
 
 
 class ProcessExec:
-    """A command, as `runtime.base.Exec`."""
+    """A command; implements `runtime.base.Exec`."""
 
     def __init__(self, id: str, container: ContainerId, process: Process, privileged: bool) -> None:
         self.id, self.container, self.process, self.privileged = id, container, process, privileged
@@ -204,7 +204,7 @@ class ProcessExec:
 
 
 class Watcher:
-    """One who is attached to a container: sees its output from now on."""
+    """A client attached to a container: receives the output from now on."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -237,7 +237,7 @@ class _Running:
 
 
 class ProcessRuntime:
-    """`runtime.base.Runtime`. `images` tells what an image runs."""
+    """`runtime.base.Runtime`. `images`: the images with their commands."""
 
     def __init__(self, images: list[Image]) -> None:
         self._images = images
@@ -336,7 +336,7 @@ class ProcessRuntime:
             signals.Signals[signal] if signal.startswith("SIG") else signals.Signals(int(signal))
         )
         pid = self._entry(id).container.pid
-        if pid:  # to kill group 0 would be to kill our own
+        if pid:  # killing group 0 would kill the caller's own group
             with suppress(ProcessLookupError):
                 os.killpg(pid, number)
 
@@ -411,7 +411,7 @@ class ProcessRuntime:
         return [self._entry(id).container.pid]
 
     async def close(self) -> None:
-        """Ends everything: these containers do not outlive the test."""
+        """Ends all processes: these containers do not outlive the test."""
         for exec in self._execs:
             await exec.process.end()
         for id in list(self._all):

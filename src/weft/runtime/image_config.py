@@ -1,5 +1,6 @@
-"""The OCI image configuration, decoded strictly: whoever made it, only what can be kept, shown and
-run becomes an `Image`. Null stands for an absent list or map, as Go's encoder writes it."""
+"""The OCI image configuration, decoded strictly: whatever tool made it, only a configuration that
+can be stored, shown and run becomes an `Image`. Null stands for an absent list or map, as Go's
+encoder writes it."""
 
 import re
 from collections.abc import Iterator
@@ -15,21 +16,21 @@ from weft.model.meta import Nanoseconds
 from weft.runtime.logs import parse_timestamp
 from weft.runtime.malformed import Malformed, shown
 
-# No patterns in these types: msgspec 0.22 (its issue 717) crashes at the interpreter's end if
-# several structs have some.
+# These types have no patterns: msgspec 0.22 (its issue 717) crashes when the interpreter exits if
+# several structs have patterns.
 
 T = TypeVar("T")
 
 LAYERS_MAX = 125
-"""As Docker: more make a chain that overlayfs might not mount."""
+"""Docker's limit: overlayfs might not mount a longer chain."""
 _LAST_MOMENT: Nanoseconds = 2**63 - 1
 _ITEMS_MAX = 10_000
 Text = Annotated[str, Meta(max_length=131_071)]
-"""As long as an argument or a variable of a process may be (MAX_ARG_STRLEN in execve(2))."""
+"""The limit of a process's argument or environment variable (MAX_ARG_STRLEN in execve(2))."""
 _Word = Annotated[str, Meta(max_length=255)]
 _Texts = Annotated[list[Text], Meta(max_length=_ITEMS_MAX)]
 _Names = Annotated[dict[Text, dict[str, Any] | None], Meta(max_length=_ITEMS_MAX)]
-"""A set, as Go's encoder writes it."""
+"""A set, in the notation of Go's encoder."""
 _PORT = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?", re.IGNORECASE | re.ASCII)
 _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -38,7 +39,7 @@ _MOMENT = re.compile(
 
 class _Run(msgspec.Struct, frozen=True, rename="pascal"):
     entrypoint: _Texts | Text | None = None
-    """Like the command, one string stands for a list of one."""
+    """One string stands for a list of one string, as in `cmd`."""
     cmd: _Texts | Text | None = None
     env: _Texts | None = None
     working_dir: Text | None = None
@@ -50,7 +51,8 @@ class _Run(msgspec.Struct, frozen=True, rename="pascal"):
     healthcheck: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """No argument, variable or name of the kernel's can have a NUL. Raises `ValueError`."""
+        """Refuses NUL, which no argument, variable or name in the kernel can contain. Raises
+        `ValueError`."""
         for field in msgspec.structs.fields(self):
             value = getattr(self, field.name)
             if field.name != "healthcheck" and any("\0" in text for text in _texts(value)):
@@ -76,7 +78,7 @@ class _Document(msgspec.Struct, frozen=True):
 
 
 def decode_document(name: str, raw: bytes, type_: type[T]) -> T:
-    """JSON as a `type_`. Raises `Malformed`, with the path of the field."""
+    """Decodes JSON into a `type_`. Raises `Malformed` with the path of the field."""
     try:
         return msgspec.json.decode(raw, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -86,7 +88,7 @@ def decode_document(name: str, raw: bytes, type_: type[T]) -> T:
 
 
 def decode_image(name: str, raw: bytes) -> Image:
-    """An image without names, its size not known yet. `name`: of the document, for messages. Raises
+    """An image without names and size. `name`: the document's name, for messages. Raises
     `Malformed`."""
     document = decode_document(name, raw, _Document)
     image = Image(
@@ -140,7 +142,7 @@ def _port(name: str, text: str) -> tuple[Port, Protocol]:
 
 
 def _moment(name: str, text: str) -> Nanoseconds:
-    """Go's zero time, and everything before 1970, counts as none."""
+    """Go's zero time and all times before 1970 count as unset."""
     try:
         if text and not _MOMENT.fullmatch(text):
             raise ValueError

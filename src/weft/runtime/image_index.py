@@ -1,11 +1,12 @@
-"""The file that says which images a host has, and its copy: `docker images` after any start.
+"""The file that lists a host's images, and its copy, so that `docker images` is complete after
+every start.
 
     <directory>/index.json            all images with their names
-    <directory>/index.json.copy       the same, read if the other cannot be
-    <directory>/index.json.damaged    what could not be read whole, for people
+    <directory>/index.json.copy       the same, read if index.json cannot be read
+    <directory>/index.json.damaged    an index that could not be read whole, for the operator
 
-Both are replaced whole and durably, the copy first. An entry that cannot be read costs its own
-image and no other; fields that this version does not know are left out.
+Both files are replaced atomically and durably, the copy first. An entry that cannot be read loses
+only its own image; fields that this version does not know are dropped.
 """
 
 import logging
@@ -34,7 +35,7 @@ class ImageIndex:
         self._damaged = directory / "index.json.damaged"
 
     def read(self) -> list[Image]:
-        """All that can be read; the rest is said in the log."""
+        """All entries that can be read; the log names the rest."""
         try:
             entries = _entries(self.path)
         except _Unreadable as error:
@@ -69,7 +70,7 @@ class ImageIndex:
         return images
 
     def _write_if_possible(self, images: Iterable[Image]) -> None:
-        """So that there are two files again. A full disk is no reason not to start."""
+        """Restores both files. A full disk must not prevent the start."""
         with suppress(OperationFailed):
             self.write(images)
 
@@ -78,7 +79,7 @@ class ImageIndex:
             replace_file(self._damaged, self.path.read_bytes())
 
     def write(self, images: Iterable[Image]) -> None:
-        """Raises `OperationFailed`; the old one is still there then."""
+        """Raises `OperationFailed`; the old index remains then."""
         content = b"[%s]" % b",\n".join(map(msgspec.json.encode, images))
         try:
             replace_file(self._copy, content)
@@ -90,7 +91,7 @@ class ImageIndex:
 
 
 def _entries(path: Path) -> list[msgspec.Raw] | None:
-    """None if there is no such file. Raises `_Unreadable`."""
+    """None if the file does not exist. Raises `_Unreadable`."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
     except FileNotFoundError:
@@ -110,7 +111,7 @@ def _images(entries: Iterable[msgspec.Raw]) -> list[Image]:
 
 
 def _name(raw: msgspec.Raw) -> str:
-    """Of an entry that is not an image: its first tag, or its id, or its beginning."""
+    """Names an entry that is no valid image: its first tag, its id, or its beginning."""
     with suppress(Exception):
         value = msgspec.json.decode(raw)
         return shown(str((value.get("tags") or [value["id"]])[0]))

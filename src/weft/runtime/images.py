@@ -1,16 +1,17 @@
 """The images of one host: `runtime.base.Images` on a directory.
 
     <root>/index.json        all images with their names (`image_index.py`)
-    <root>/layers/<digest>/  layers, unpacked; several hosts of one machine may share a directory of
-                             them (`layers.py`)
-    <root>/tmp/              archives that are being taken in
+    <root>/layers/<digest>/  layers, unpacked; several hosts on one machine may share a directory of
+                             layers (`layers.py`)
+    <root>/tmp/              archives that are being pulled or loaded
 
-An image is taken in by steps of which only the last one is seen: its blobs are fetched, its JSON is
-decoded, its layers are unpacked beside the others, and then the layers are put in their places and
-the index is written, once for all images of an archive. Whatever fails before leaves nothing.
+Only the last step of pulling or loading an image is visible. The blobs are fetched, the JSON is
+decoded, and the layers are unpacked beside the existing ones. Then the layers are moved to their
+places and the index is written, once for all images of an archive. An error before that leaves
+nothing behind.
 
-Everything that takes long is done in threads. Only what is needed to run an image is kept, so there
-is no way back to the archive that it came from.
+Threads do all slow work. The store keeps only what is needed to run an image, so the original
+archive cannot be restored.
 """
 
 import asyncio
@@ -41,11 +42,12 @@ P = ParamSpec("P")
 _SHORT = 12
 _THREADS = 4
 _UNPACKING = 2
-"""Images that are unpacked at a time. The other threads write what arrives, and the index."""
+"""Images that are unpacked at the same time. The other threads write incoming data and the
+index."""
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """An image, and names that it gets besides those that it may have already."""
+    """An image with names to add to the names that it may have already."""
 
     image: Image
     tags: tuple[str, ...] = ()
@@ -56,8 +58,8 @@ class ImageStore:
     def __init__(
         self, root: Path, clock: Callable[[], Nanoseconds], shared: Path | None = None
     ) -> None:
-        """`shared`: a directory of layers used together with other stores, which is never cleared
-        by this one. Raises `OperationFailed` if the directory cannot be made."""
+        """`shared`: a directory of layers that other stores use too, and that this store never
+        cleans up. Raises `OperationFailed` if the directory cannot be made."""
         self._root = root
         self._clock = clock
         self._layers = LayerStore(shared if shared is not None else root / "layers")
@@ -67,14 +69,14 @@ class ImageStore:
         self._threads = Threads("images", _THREADS)
         self._unpacking = asyncio.Semaphore(_UNPACKING)
         self._changing = asyncio.Lock()
-        """Held by whoever changes the index or the set of layers."""
+        """Held to change the index or the set of layers."""
         self._index = ImageIndex(root)
         self._make_root()
         self._images: Mapping[str, Image] = {image.id: image for image in self._index.read()}
 
     def _make_root(self) -> None:
-        """For root only: an image may have set-user-id programs, which are for its containers and
-        not for this host's users."""
+        """Only root may enter: an image may have set-user-id programs, which are for its containers
+        and not for the host's users."""
         try:
             make_directory(self._root, 0o700)
         except OSError as error:
@@ -84,14 +86,14 @@ class ImageStore:
         left = list((self._root / "tmp").glob("*"))
         left += self._layers.left_over() if self._owns_layers else []
         if left:
-            self._threads.begin(remove_all, left)  # which may take long, and has no hurry
+            self._threads.begin(remove_all, left)  # slow, and not urgent
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
         self._users = users
 
     def layer_directories(self, image: Image) -> list[Path]:
-        """Bottom first. Of a layer that an image has twice only the upper one counts: it hides all
-        that the lower one could add, and overlayfs takes no directory twice."""
+        """Layers, bottom first. If an image has a layer twice only the upper copy counts: it hides
+        everything that the lower copy could add, and overlayfs accepts no directory twice."""
         from_the_top = dict.fromkeys(reversed(image.layers))
         return [self._layers.path(digest) for digest in reversed(from_the_top)]
 
@@ -125,7 +127,7 @@ class ImageStore:
         found = [id for id in self._images if prefix and id.startswith(f"sha256:{prefix}")]
         return self._images[found[0]] if len(found) == 1 else None
 
-    # taking in
+    # pulling and loading
 
     async def pull(self, reference: str) -> AsyncIterator[str]:
         name, tag, digest = parse(reference)
@@ -142,7 +144,8 @@ class ImageStore:
             yield f"Status: Downloaded newer image for {text}"
 
     async def _name_known(self, tags: tuple[str, ...], whole: str) -> bool:
-        """Whether the image is here, and all of it; if so it has the tags when this returns."""
+        """Whether the image is here with all its layers; if so it has the tags when this
+        returns."""
         async with self._changing:
             known = self._find_by(lambda image: whole in image.digests)
             if known is None or not await self._threads.finish(self._has_layers, known):
@@ -243,8 +246,8 @@ class ImageStore:
     def _untagged(
         self, image: Image, reference: str, force: bool
     ) -> tuple[list[str], tuple[str, ...], list[ContainerId]]:
-        """The tags that go, those that stay, and if none does, the containers that use the image.
-        Raises `Conflict`."""
+        """The tags to remove, the tags that stay and, if none stays, the containers that use the
+        image. Raises `Conflict`."""
         by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
         gone = list(image.tags) if by_id else [_text(*parse(reference))]
         short = image.id.removeprefix("sha256:")[:_SHORT]
@@ -264,7 +267,7 @@ class ImageStore:
         return gone, left, users
 
     def _unused_layers(self, image: Image) -> list[str]:
-        """Those of a removed image that no other has, the upper ones first."""
+        """Layers of a removed image that no other image has, the upper layers first."""
         if not self._owns_layers:
             return []
         used = {digest for other in self._images.values() for digest in other.layers}
@@ -273,8 +276,8 @@ class ImageStore:
     # changes, one at a time
 
     async def _keep(self, added: Sequence[_Named], staging: Staging | None = None) -> None:
-        """Images and names are seen when their layers are in their places and the index is on the
-        disk."""
+        """Images and names become visible when their layers are in their places and the index is on
+        the disk."""
         images = _with_names(self._images, added)
         await self._threads.finish(self._settle, images, added, staging)
         self._images = images
@@ -282,7 +285,7 @@ class ImageStore:
     def _settle(
         self, images: Mapping[str, Image], added: Sequence[_Named], staging: Staging | None
     ) -> None:
-        """In a thread."""
+        """Runs in a thread."""
         if staging is None:
             self._index.write(images.values())
             return
@@ -302,7 +305,8 @@ class ImageStore:
             raise
 
     async def _write(self, images: Mapping[str, Image]) -> None:
-        """What goes is gone before the index says so: nobody makes a container of it meanwhile."""
+        """Hides removed images before it writes the index, so that no container is made from them
+        meanwhile."""
         before, self._images = self._images, images
         try:
             await self._threads.finish(self._index.write, images.values())
@@ -312,7 +316,7 @@ class ImageStore:
 
     @asynccontextmanager
     async def _temporary(self) -> AsyncIterator[tuple[Path, threading.Event]]:
-        """A directory, and what tells the threads that use it to stop."""
+        """A directory, and the event that tells the threads that use it to stop."""
         path = self._root / "tmp" / secrets.token_hex(8)
         try:
             make_directory(path, 0o700)
@@ -336,7 +340,7 @@ def _unpack(staging: Staging, blobs: Blobs, archived: ArchivedImage) -> Image:
 
 
 def _with_names(images: Mapping[str, Image], added: Iterable[_Named]) -> dict[str, Image]:
-    """A tag is one image's only: another loses it."""
+    """A tag belongs to one image only: another image loses it."""
     result = dict(images)
     owners = {tag: id for id, image in images.items() for tag in image.tags}
     for named in added:

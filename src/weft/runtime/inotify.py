@@ -1,4 +1,4 @@
-"""inotify(7) for one file: wakes when it was written to, replaced or removed."""
+"""inotify(7) for one file: wakes a waiter when the file is written to, replaced or removed."""
 
 import asyncio
 import ctypes
@@ -25,7 +25,7 @@ class FileWatch:
         asyncio.get_running_loop().add_reader(self._fd, self._on_event)
 
     async def changed(self) -> None:
-        """Returns when something happened since the last call."""
+        """Returns when the file has changed since the last call."""
         await self._changed.wait()
         self._changed.clear()
 

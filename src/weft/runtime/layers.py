@@ -1,10 +1,11 @@
-"""Image layers on disk: each unpacked once, into a directory named by the digest of its plain tar.
+"""Image layers on disk: each is unpacked once, into a directory named by the digest of its plain
+tar.
 
-    <directory>/<digest>/       a layer, whole
+    <directory>/<digest>/       a complete layer
     <directory>/<digest>.size   bytes of its files
-    <directory>/.<random>       a layer that is being unpacked, or removed
+    <directory>/.<random>       a layer that is being unpacked or removed
 
-A layer appears at its name only when it is whole and its digest was right, so several daemons may
+A layer gets its name only when it is complete and its digest was right, so several daemons may
 share a directory of layers.
 """
 
@@ -27,22 +28,22 @@ class LayerStore:
         self.directory = directory
 
     def make(self) -> None:
-        """For root only: a set-user-id program of an image is not for the host's users. Raises
-        `OSError`."""
+        """Only root may enter: a set-user-id program of an image is not for the host's users.
+        Raises `OSError`."""
         make_directory(self.directory, 0o700)
 
     def path(self, digest: str) -> Path:
         return self.directory / digest.removeprefix("sha256:")
 
     def size(self, digest: str) -> int | None:
-        """Bytes of its files; None if it is not here."""
+        """Bytes of the layer's files; None if the layer is not here."""
         try:
             return int(self._size_file(digest).read_text()) if self.path(digest).is_dir() else None
         except (OSError, ValueError):
             return None
 
     def publish(self, digest: str, unpacked: Path, size: int) -> bool:
-        """Puts a layer in its place; False if one is there, which is as good. Raises `OSError`."""
+        """Moves a layer to its place; False if the layer is there already. Raises `OSError`."""
         self._size_file(digest).write_text(str(size))
         try:
             unpacked.rename(self.path(digest))
@@ -53,7 +54,8 @@ class LayerStore:
         return True
 
     def take_away(self, digests: Iterable[str]) -> list[Path]:
-        """Layers are gone from their places when this returns; what it gives is left to remove."""
+        """Moves layers out of their places; the caller must remove the directories that this
+        returns."""
         gone = []
         for digest in digests:
             trash = self.temporary()
@@ -64,11 +66,11 @@ class LayerStore:
         return gone
 
     def sync(self) -> None:
-        """What was published is on the disk when this returns. Raises `OSError`."""
+        """Published layers are on the disk when this returns. Raises `OSError`."""
         sync_file_system(self.directory)
 
     def left_over(self) -> list[Path]:
-        """What a daemon left that ended in the middle."""
+        """Directories that a daemon left when it ended in the middle of its work."""
         return list(self.directory.glob(".*"))
 
     def temporary(self) -> Path:
@@ -79,8 +81,8 @@ class LayerStore:
 
 
 class Staging:
-    """Layers of images that are being taken in: unpacked beside the others, and put in their places
-    together, or not at all."""
+    """Layers of images that are being pulled or loaded: unpacked beside the others, then moved to
+    their places together, or not at all."""
 
     def __init__(self, layers: LayerStore, stopped: Callable[[], bool]) -> None:
         """`stopped`: whether to give up."""
@@ -89,17 +91,17 @@ class Staging:
         self._room: Room | None = None
         self._unpacked: dict[str, tuple[Path, int]] = {}
         self._published: list[str] = []
-        """Those of them that were not in their places before."""
+        """The layers that were not in their places before."""
 
     def size(self, digest: str) -> int | None:
-        """Bytes of a layer that is here or unpacked; None if it is neither."""
+        """Bytes of a layer that is published or unpacked; None if it is neither."""
         if digest in self._unpacked:
             return self._unpacked[digest][1]
         return self._layers.size(digest)
 
     def add(self, digest: str, blob: AbstractContextManager[Stream]) -> int:
-        """Unpacks a layer's tar; gives the bytes of its files. `digest`: of the plain tar. Raises
-        `InvalidArgument`, `OperationFailed`, `Stopped`."""
+        """Unpacks a layer's tar; returns the bytes of its files. `digest`: digest of the plain tar.
+        Raises `InvalidArgument`, `OperationFailed`, `Stopped`."""
         path = self._layers.temporary()
         try:
             self._layers.make()
@@ -120,18 +122,18 @@ class Staging:
         return size
 
     def publish(self) -> None:
-        """Puts all in their places. Raises `OSError`."""
+        """Moves all layers to their places. Raises `OSError`."""
         for digest, (path, size) in self._unpacked.items():
             if self._layers.publish(digest, path, size):
                 self._published.append(digest)
 
     def withdraw(self) -> None:
-        """Undoes `publish`, as far as it came."""
+        """Undoes `publish`, even if it failed halfway."""
         remove_all(self._layers.take_away(self._published))
         self._published.clear()
 
     def drop(self) -> None:
-        """Removes what was not published."""
+        """Removes the layers that were not published."""
         remove_all(path for path, _ in self._unpacked.values())
         self._unpacked.clear()
 

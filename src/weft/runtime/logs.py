@@ -1,6 +1,8 @@
 """A container's log as conmon writes it (the format of Kubernetes' CRI), read back line by line.
 
-2026-11-24T00:05:31.123456789+00:00 stdout F text        a line; P instead of F: a part of one that was too long or unfinished
+2026-11-24T00:05:31.123456789+00:00 stdout F text
+
+is a whole line; P instead of F marks a part of a line that was too long or unfinished.
 """
 
 import asyncio
@@ -20,9 +22,9 @@ from weft.runtime.inotify import FileWatch
 
 _STREAMS = {b"stdout": 1, b"stderr": 2}
 _LINES_AT_ONCE = 200
-"""Between two looks at the rest of the program: two milliseconds."""
+"""Lines between two returns to the event loop: two milliseconds."""
 _BLOCK = 64 << 10
-"""Bytes that are read at once from the end of a log."""
+"""Bytes per read from the end of a log."""
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,7 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 async def read_log(
     path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]
 ) -> AsyncGenerator[LogLine, None]:
-    """What is in the log; with `follow` also what comes, until `ended` returns or a line is later
+    """The lines in the log; with `follow` also new lines, until `ended` returns or a line is later
     than `until`."""
     try:
         file = path.open("rb")
@@ -55,7 +57,7 @@ async def read_log(
 
 
 async def _gently(lines: Iterable[LogLine]) -> AsyncGenerator[LogLine, None]:
-    """Lets the rest of the program run, also while nothing is found that is wanted."""
+    """Lets the event loop run regularly, even while no line matches."""
     for count, line in enumerate(lines, 1):
         yield line
         if count % _LINES_AT_ONCE == 0:
@@ -63,13 +65,14 @@ async def _gently(lines: Iterable[LogLine]) -> AsyncGenerator[LogLine, None]:
 
 
 class Lines:
-    """Numbers them from 1, in the order of their beginnings: pieces of a line have one number.
-    conmon cuts a line wherever a read ends, so every eight kilobytes of a talkative program."""
+    """Numbers lines from 1 in the order in which they begin; all pieces of a line have the same
+    number. conmon cuts a line wherever a read ends, so a busy program's lines every eight
+    kilobytes."""
 
     def __init__(self) -> None:
         self.newest = 0
         self._begun: dict[int, int] = {}
-        """By stream."""
+        """Number of the unfinished line, by stream."""
 
     def number(self, piece: LogLine) -> int:
         if piece.stream not in self._begun:
@@ -81,10 +84,11 @@ class Lines:
 
 
 async def _skipped(log: "_Tail", query: LogQuery) -> int:
-    """Brings the log to where reading begins, and gives how many lines from there are not among the
-    last ones that are wanted. Of two streams two lines may have begun before, with an end that was
-    counted, and another end may be half written. If a line on one stream was left open for longer
-    than that, while the other one went on, only its last pieces are found."""
+    """Moves the log to the place where reading begins, and returns the number of lines from there
+    that come before the wanted `tail`. The place has a margin of three line ends: on two streams
+    two lines may have begun earlier although their ends were counted, and one more end may be half
+    written. If a line on one stream stayed open for longer while the other stream went on, only the
+    line's last pieces are found."""
     if query.tail is None:
         return 0
     start = await log.near_end(query.tail + 3) if not query.since and not query.until else 0
@@ -100,7 +104,8 @@ async def _skipped(log: "_Tail", query: LogQuery) -> int:
 async def _follow(
     log: "_Tail", query: LogQuery, ended: Callable[[], Awaitable[object]]
 ) -> AsyncGenerator[LogLine, None]:
-    """Looks, then waits; once more after the end, for what was written just before it."""
+    """Reads, then waits for changes; reads once more after the end, for lines written just before
+    it."""
     over = asyncio.ensure_future(ended())
     try:
         finished = False
@@ -119,7 +124,7 @@ async def _follow(
 
 
 class _Tail:
-    """A file that grows, and that conmon replaces by a new one when it is full."""
+    """A file that grows, and that conmon replaces with a new file when it is full."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -130,7 +135,7 @@ class _Tail:
         self._file.seek(position)
 
     async def near_end(self, ends: int) -> int:
-        """Where the last records begin, of which so many end a line; 0 if there are fewer."""
+        """Start of the last records that contain `ends` line ends; 0 if the file has fewer."""
         position, rest = self._file.seek(0, os.SEEK_END), b""
         while position:
             step = min(_BLOCK, position)
@@ -148,8 +153,8 @@ class _Tail:
         return 0
 
     def lines(self, to_the_next: bool = True) -> Iterator[LogLine]:
-        """The whole lines since the last call; if there is one, also those of the file that has
-        replaced this one."""
+        """The complete lines since the last call. `to_the_next`: continues with the file that has
+        replaced this one, if there is one."""
         while True:
             position = self._file.tell()
             raw = self._file.readline()
@@ -163,7 +168,7 @@ class _Tail:
                 yield line
 
     def _replaced(self) -> bool:
-        """Goes on to the file that is now at the path, if it is another one."""
+        """Switches to the file that is now at the path, if it is another one."""
         try:
             if self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
                 return False
@@ -175,7 +180,7 @@ class _Tail:
         return True
 
     def watch(self) -> None:
-        """From now on `changed` knows."""
+        """Begins to watch the file, so that `changed` misses no change from now on."""
         if self._watch is None:
             self._watch = FileWatch(self._path)
 
@@ -203,7 +208,7 @@ def _ends_line(record: bytes) -> bool:
 
 
 def parse_line(line: bytes) -> LogLine | None:
-    """None for a line that is not of this format, as a crash may leave behind."""
+    """None for a line in another format, such as a crash may leave."""
     fields = line.rstrip(b"\n").split(b" ", 3)
     if len(fields) != 4 or fields[1] not in _STREAMS or not line.endswith(b"\n"):
         return None
@@ -217,7 +222,7 @@ def parse_line(line: bytes) -> LogLine | None:
 
 
 def parse_timestamp(text: str) -> Nanoseconds:
-    """RFC 3339 with up to nine digits of a second. Raises `ValueError`."""
+    """Parses RFC 3339 with up to nine decimals. Raises `ValueError`."""
     whole, _, rest = text.partition(".")
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
     zone = rest[len(digits) :] or ("" if rest else "Z")
@@ -228,5 +233,5 @@ def parse_timestamp(text: str) -> Nanoseconds:
 
 @lru_cache(64)
 def _seconds(text: str) -> int:
-    """Thousands of lines are of one second."""
+    """Cached because thousands of lines share one second."""
     return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())

@@ -1,8 +1,8 @@
-"""mount(2) and umount2(2): a container's root file system is an overlay of its image's layers and a
+"""mount(2) and umount2(2). A container's root file system is an overlay of its image's layers and a
 directory of its own.
 
-Mounts are made in the daemon's own mount namespace and are private to it. Paths that would not fit
-into mount(2)'s one page of options are given as `/proc/self/fd/N`, so neither the length of the
+Mounts are made in the daemon's own mount namespace and are private to it. mount(2) accepts only one
+page of options. Paths that do not fit are given as `/proc/self/fd/N`, so neither the length of the
 data root nor the number of layers matters.
 """
 
@@ -18,12 +18,12 @@ _MS_BIND = 0x1000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _OPTIONS_MAX = 4000
-"""mount(2) takes at most one page of options, less its terminator."""
+"""Bytes: mount(2) accepts at most one page of options, including the terminator."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-    """`lower` from the bottom up. Raises `OperationFailed`."""
+    """`lower`: layers from the bottom up. Raises `OperationFailed`."""
     with ExitStack() as open_directories:
 
         def short(path: Path) -> str:
@@ -46,14 +46,14 @@ def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) 
 
 
 def unmount(target: Path) -> None:
-    """Takes away every mount on `target`; that there is none is fine. Open files keep what is below
+    """Removes every mount on `target`; no mount is no error. Open files keep the file system below
     until they are closed."""
     while _libc.umount2(os.fsencode(target), _MNT_DETACH) == 0:
         pass
 
 
 def mount_points_below(directory: Path) -> list[Path]:
-    """What is mounted below `directory` in this mount namespace, deepest first."""
+    """Mount points below `directory` in this mount namespace, deepest first."""
     prefix = f"{directory.resolve()}/"
     points = (
         line.split()[4].encode().decode("unicode_escape")
@@ -63,9 +63,9 @@ def mount_points_below(directory: Path) -> list[Path]:
 
 
 def make_private(directory: Path) -> None:
-    """What is mounted below `directory` from now on is seen in this mount namespace only. Does
-    something only where mounts are shared with other namespaces (as systemd sets them up): the
-    directory is then mounted on itself."""
+    """Makes future mounts below `directory` visible in this mount namespace only. Has an effect
+    only where mounts are shared with other namespaces (the default of systemd): `directory` is then
+    mounted on itself."""
     point, shared = _mount_of(directory.resolve())
     if shared:
         if point != directory.resolve():
@@ -74,7 +74,7 @@ def make_private(directory: Path) -> None:
 
 
 def _mount_of(path: Path) -> tuple[Path, bool]:
-    """(mount point that `path` is on, whether it is shared), from /proc/self/mountinfo: see
+    """(mount point of `path`, whether it is shared), from /proc/self/mountinfo: see
     proc_pid_mountinfo(5)."""
     best, shared = Path("/"), False
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

@@ -1,9 +1,9 @@
-"""The command lines of conmon and of the OCI runtime (runc, or crun where it works), and what their
-answers mean.
+"""The command lines of conmon and of the OCI runtime (runc, or crun where it works), and the
+meaning of their answers.
 
-conmon stays with a container for its life: it keeps the log, lets others attach, and writes the
-exit code to disk. It is our child but ends with the container, not with us. The OCI runtime is gone
-as soon as it has done what it was asked.
+conmon stays with a container for its life: it writes the log, lets clients attach, and writes the
+exit code to disk. conmon is a child of the daemon but ends with the container, not with the daemon.
+The OCI runtime exits after each operation.
 """
 
 import asyncio
@@ -19,15 +19,14 @@ from weft.model.numbers import decimal
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _LOG_BYTES = 64 << 20
-"""At this size conmon starts a container's log anew, so that a chatty container cannot fill the
-disk."""
+"""At this size conmon begins a new log, so that a busy container cannot fill the disk."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
-"""Tries, and seconds between them, to remove a cgroup."""
+"""Number of attempts to remove a cgroup, and seconds between them."""
 
 
 class _SyncMessage(msgspec.Struct):
-    """What conmon says on its pipe: the process id of the container's first process, or -1 and the
+    """conmon's message on its pipe: the PID of the container's first process, or -1 and the
     reason."""
 
     data: int | None = None
@@ -38,9 +37,9 @@ class _SyncMessage(msgspec.Struct):
 class Oci:
     def __init__(self, state: Path, runtime: str, conmon: str, patience: float) -> None:
         """`state`: the OCI runtime's own directory. `runtime`: a program, or `auto`. `patience`:
-        seconds that it may take to make a container or to start a command. It opens files of the
-        container (runc 1.1: /etc/passwd, for the home directory), and the container may have made a
-        FIFO of them, so that it waits for ever."""
+        seconds that the runtime may take to make a container or to start a command. The runtime
+        opens files of the container (runc 1.1: /etc/passwd, for the home directory). If the
+        container has replaced such a file with a FIFO, the runtime would wait for ever."""
         self._state = state
         self.runtime = choose_runtime() if runtime == "auto" else runtime
         self.conmon = conmon
@@ -48,7 +47,7 @@ class Oci:
         self._root = ("--root", str(state))
 
     async def versions(self) -> tuple[str, str]:
-        """`runc 1.1.5`, `conmon 2.1.6`. Raises `OperationFailed` if one of them is missing."""
+        """`runc 1.1.5`, `conmon 2.1.6`. Raises `OperationFailed` if a program is missing."""
         found = []
         for program in (self.runtime, self.conmon):
             output = await run([program, "--version"])
@@ -61,8 +60,8 @@ class Oci:
     async def create(
         self, id: str, directory: Path, *, tty: bool, stdin: bool
     ) -> tuple[Process, ProcessId]:
-        """Makes the container described by `directory`/config.json: (its conmon, its first process,
-        which waits for start). Raises `OperationFailed` with the runtime's own words."""
+        """Makes the container that `directory`/config.json describes: (its conmon, its first
+        process, which waits for start). Raises `OperationFailed` with the runtime's own text."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             argv = self._conmon_arguments(id, directory, tty, stdin)
@@ -94,7 +93,8 @@ class Oci:
         return conmon, process
 
     def _conmon_arguments(self, id: str, directory: Path, tty: bool, stdin: bool) -> list[str]:
-        """In the container's directory: conmon leaves a file named oom where it works, too."""
+        """Runs in the container's directory, because conmon writes the file `oom` to its working
+        directory."""
         files = [
             "--bundle",
             str(directory),
@@ -126,7 +126,7 @@ class Oci:
         await self._run("start", id, "start")
 
     async def delete(self, id: str) -> None:
-        """Also what the runtime does not know is fine."""
+        """A container that the runtime does not know is no error."""
         output = await run([self.runtime, *self._root, "delete", "--force", id])
         if output.code != 0 and "does not exist" not in output.text:
             raise OperationFailed(f"cannot remove container {id[:12]}: {_reason(output.text)}")
@@ -136,13 +136,14 @@ class Oci:
         return (self._state / id).exists()
 
     async def has_started(self, id: str) -> bool:
-        """Of a container that was made: the runtime says `created` until it was told to start."""
+        """For a container that was made: the runtime reports `created` until the container is
+        started."""
         output = await run([self.runtime, *self._root, "state", id])
         return output.code == 0 and b'"created"' not in output.text.encode()
 
     def processes(self, id: str) -> list[int]:
-        """From the container's cgroup: of the hierarchies that it is in, pids or memory is always
-        one."""
+        """PIDs from the container's cgroup. The container is always in the hierarchy pids or
+        memory."""
         for path in (
             _CGROUPS / "weft" / id,
             _CGROUPS / "pids" / "weft" / id,
@@ -155,8 +156,8 @@ class Oci:
     def exec_arguments(
         self, id: str, process: Path, pid_file: Path, log: Path, console: Path | None
     ) -> list[str]:
-        """A command line that starts another process in the container, writes its number and is
-        gone."""
+        """The command line that starts another process in the container, writes its PID and
+        exits."""
         terminal = ["--console-socket", str(console)] if console is not None else []
         return [
             self.runtime, *self._root, "--log", str(log), "exec", "--detach", "--process", str(process), "--pid-file",
@@ -171,7 +172,7 @@ class Oci:
 
 
 def choose_runtime() -> str:
-    """crun is quicker, but refuses a host that has both versions of cgroups."""
+    """crun is faster, but refuses a host that has both versions of cgroups."""
     hybrid = (_CGROUPS / "unified").is_dir()
     return "crun" if shutil.which("crun") and not hybrid else "runc"
 
@@ -181,8 +182,8 @@ def cgroups_are_v2() -> bool:
 
 
 async def remove_cgroups(id: str) -> None:
-    """What is left of a container that the runtime could not make whole, with the processes in
-    there."""
+    """Removes the cgroups, and kills the processes in them, of a container that the runtime could
+    not make completely."""
     for path in (*_CGROUPS.glob(f"weft/{id}"), *_CGROUPS.glob(f"*/weft/{id}")):
         for _ in range(_CGROUP_TRIES):
             try:
@@ -195,7 +196,7 @@ async def remove_cgroups(id: str) -> None:
             except (OSError, ValueError):
                 await asyncio.sleep(
                     _CGROUP_PAUSE
-                )  # a cgroup is busy until the kernel has put its last process away
+                )  # a cgroup is busy until the kernel has released its last process
 
 
 def processes_with_argument(argument: str) -> list[int]:
@@ -221,7 +222,7 @@ def _decode(line: bytes) -> _SyncMessage:
 
 
 def _reason(text: str) -> str:
-    """The runtime's last words, without its time stamps."""
+    """The runtime's last message, without time stamps."""
     line = text.strip().rpartition("\n")[2]
     for mark in ('msg="', "runc create failed: ", "runc run failed: "):
         line = line.partition(mark)[2] or line

@@ -1,14 +1,14 @@
-"""What is on disk about one container, and where.
+"""The files of one container, and their places.
 
-<root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the container again; and once more,
-                                       weft.json.copy, since a container without a record cannot go
-                                       on
+<root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the
+                                       container again; and a second time, weft.json.copy, since a
+                                       container without a record cannot go on
                          config.json   for the OCI runtime; hosts, hostname, resolv.conf as the
-                                       container sees them (readable there by every user, and here
-                                       by root only, as all of this)
-                         log           what it wrote
-                         <id>          its exit code, written by conmon; oom: there if the kernel
-                                       ran out of its memory
+                                       container sees them (readable there by every user; here only
+                                       root can read any of these files)
+                         log           the container's output
+                         <id>          its exit code, written by conmon; oom: exists if the
+                                       container ran out of memory
                          attach, ctl   conmon's socket and FIFO
                          upper, work, merged    the overlay
 <run>/oci/               the OCI runtime's state
@@ -37,11 +37,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     container: Container
     stop_signal: str
     made: bool = False
-    """False from before the first step of making it until after the last: a record found so is of a
-    container half made."""
+    """False from before the first step of making the container until after the last: such a record
+    belongs to a half made container."""
     started: bool = False
     init: ProcessId | None = None
-    """Its first process."""
+    """The container's first process."""
     conmon: ProcessId | None = None
 
 
@@ -54,8 +54,8 @@ class Directory:
         self.log = path / "log"
 
     def read(self) -> Record | None:
-        """None if there is none: the container is half made. Raises `Damaged` if neither of the two
-        files can be read."""
+        """None if there is no record: the container is half made. Raises `Damaged` if neither of
+        the two files can be read."""
         cause = ""
         for path in (self.path / name for name in RECORDS):
             try:
@@ -77,8 +77,8 @@ class Directory:
         return None
 
     def write(self, record: Record) -> None:
-        """The copy first: the record itself is what counts, and is the old one if either cannot be
-        written."""
+        """Writes the copy first: the record itself counts, and keeps its old content if either
+        write fails."""
         content = msgspec.json.encode(record, enc_hook=encode_hook)
         for name in reversed(RECORDS):
             self._write(name, content)
@@ -89,15 +89,15 @@ class Directory:
             self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
 
     def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:
-        """Whole or not at all."""
+        """Writes the file whole or not at all."""
         try:
             replace_file(self.path / name, content, mode, durable=False)
         except OSError as error:
             raise OperationFailed(f"cannot write {self.path / name}: {cause_of(error)}") from error
 
     def make(self) -> None:
-        """`upper` is what the container sees as `/`, so its mode is that of `/`. The others are for
-        root only, and a user in the container has no need to pass through them. Raises
+        """The container sees `upper` as `/`, so `upper` has the mode of `/`. Only root may enter
+        the other directories; users in the container do not pass through them. Raises
         `OperationFailed`."""
         try:
             for path, mode in (
@@ -116,7 +116,7 @@ class Directory:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs, or if conmon could not say."""
+        """None while the container runs, or if conmon could not write the code."""
         try:
             return int((self.path / self.path.name).read_text())
         except (OSError, ValueError):
@@ -135,6 +135,6 @@ class Directory:
 
 
 def opened(path: Path) -> int:
-    """A descriptor of a directory. `/proc/self/fd/<it>/name` names a socket in it however long the
-    path is (sun_path has 108)."""
+    """A descriptor of a directory. `/proc/self/fd/<descriptor>/name` addresses a socket in the
+    directory even if its path is longer than sun_path (108 bytes)."""
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""What a daemon that was killed has left of containers that were not made whole."""
+"""Removes what a killed daemon left of half made containers."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 async def kill_makers(directory: Directory) -> None:
-    """conmon, and the runtime that it had started, of a container half made."""
+    """Kills conmon, and the runtime that conmon started, of a half made container."""
     while pids := processes_with_argument(str(directory.path)):
         for pid in pids:
             try:
@@ -26,13 +26,13 @@ async def kill_makers(directory: Directory) -> None:
 
 
 async def dissolve(oci: Oci, id: str, directory: Directory) -> None:
-    """All traces of a container that was not made whole."""
+    """Removes all traces of a half made container."""
     await end_unmade(oci, id, directory)
     directory.remove()
 
 
 async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
-    """All but its files."""
+    """Removes all traces except the files."""
     await kill_makers(directory)
     try:
         await oci.delete(id)

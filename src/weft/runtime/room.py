@@ -1,8 +1,8 @@
-"""How much may be written while an image is taken in.
+"""The space that an image may take while it is pulled or loaded.
 
-An image is bounded by the disk and not by a ratio of compression: a file of zeros shrinks to a
-thousandth in honest images too. What must not happen is that the disk is full afterwards, because
-everything else on this host, the swarm's state first, needs to write there as well.
+The disk limits an image, not a ratio of compression: honest images, too, contain files of zeros
+that shrink to a thousandth. The disk must not be full afterwards, because everything else on this
+host, the swarm's state first, needs to write there as well.
 """
 
 import os
@@ -12,25 +12,26 @@ from pathlib import Path
 from weft.errors import OperationFailed
 
 _KEPT_SHARE = 20
-"""A twentieth of a file system is kept free, but not more than `_KEPT_MAX`; and of its inodes."""
+"""The share of bytes and inodes of a file system that stays free, a twentieth; at most `_KEPT_MAX`
+bytes."""
 _KEPT_MAX = 1 << 30
 _STEP = 16 << 20
-"""Bytes between two looks at the file system."""
+"""Bytes between two checks of the file system."""
 _STEP_FILES = 1000
 
 
 class Stopped(Exception):
-    """Nobody waits for the result any longer."""
+    """No caller waits for the result any longer."""
 
 
 class Room:
-    """Counts what is read from an image and written of it. One that grows without end comes to its
-    end also if it replaces its own files again and again: it may not be larger, in all, than what
-    was free at its beginning."""
+    """Counts the data that is read from an image and written for it. An image may take, in total,
+    no more than was free at the beginning. So an image without end is stopped even if it replaces
+    its own files again and again."""
 
     def __init__(self, directory: Path, stopped: Callable[[], bool] = lambda: False) -> None:
-        """`directory`: on the file system that is written. `stopped`: whether to give up. Raises
-        `OSError`."""
+        """`directory`: a directory on the file system that is written to. `stopped`: whether to
+        give up. Raises `OSError`."""
         self._directory = directory
         self._stopped = stopped
         self._bytes, self._files = self._free()
@@ -38,8 +39,8 @@ class Room:
         self._next_bytes, self._next_files = _STEP, _STEP_FILES
 
     def take(self, size: int, files: int = 0) -> None:
-        """Before so many bytes and files are written. Raises `OperationFailed` if that is too much,
-        and `Stopped`."""
+        """Call before so many bytes and files are written. Raises `OperationFailed` if they exceed
+        the limit, and `Stopped`."""
         if self._stopped():
             raise Stopped
         self._taken_bytes += size
@@ -52,16 +53,17 @@ class Room:
             self.look()
 
     def look(self) -> None:
-        """Somebody else is writing. Raises `OperationFailed` if nothing is left."""
+        """Checks the space: other processes write, too. Raises `OperationFailed` if nothing is
+        left."""
         if min(self._free()) <= 0:
             self._refuse()
 
     def _free(self) -> tuple[int, int]:
-        """Bytes and inodes beyond those that are kept free."""
+        """Free bytes and inodes beyond those that are kept free."""
         status = os.statvfs(self._directory)
         size = status.f_blocks * status.f_frsize
         free = status.f_bavail * status.f_frsize - min(size // _KEPT_SHARE, _KEPT_MAX)
-        if not status.f_files:  # btrfs makes inodes as it needs them
+        if not status.f_files:  # btrfs creates inodes on demand
             return free, free
         return free, status.f_favail - status.f_files // _KEPT_SHARE
 

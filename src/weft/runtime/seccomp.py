@@ -1,10 +1,10 @@
 """The system calls that a container may make: Docker's default profile, resolved for one container.
 
-`profiles/seccomp.json` is moby's own file, unchanged (`profiles/NOTICE`). Each of its rules says
-for which capabilities, architectures and kernels it holds; the OCI runtime wants a list without
-conditions. So a rule is taken or left here, as in moby's `setupSeccomp` (github.com/moby/profiles,
-seccomp/seccomp_linux.go): it holds if everything that it includes is there and nothing that it
-excludes. What no rule names is refused with EPERM.
+`profiles/seccomp.json` is moby's own file, unchanged (`profiles/NOTICE`). Each rule names the
+capabilities, architectures and kernels for which it holds, while the OCI runtime needs a list
+without conditions. So this file evaluates the rules, as moby's `setupSeccomp` does
+(github.com/moby/profiles, seccomp/seccomp_linux.go): a rule holds if all its includes are met and
+none of its excludes. Calls that no rule names are refused with EPERM.
 
 One difference: the table of x32 is left out (`_UNUSED_ARCHITECTURE`).
 """
@@ -17,11 +17,11 @@ import msgspec
 
 PROFILE = Path(__file__).with_name("profiles") / "seccomp.json"
 _FILTERS = "proc/sys/kernel/seccomp/actions_avail"
-"""There where the kernel has CONFIG_SECCOMP_FILTER."""
+"""Exists if the kernel has CONFIG_SECCOMP_FILTER."""
 
 _UNUSED_ARCHITECTURE = "SCMP_ARCH_X32"
-"""Its system calls are refused outright: hardly a kernel has them, and their filter takes runc 25
-ms of each container's start."""
+"""All system calls of x32 are refused: hardly any kernel has them, and a filter for them takes runc
+25 ms at each start of a container."""
 
 Kernel = tuple[int, int]
 """Version and patch level: (6, 1)."""
@@ -29,10 +29,10 @@ Kernel = tuple[int, int]
 
 class _Architecture(NamedTuple):
     rules: str
-    """As the conditions of rules name it."""
+    """The name in the conditions of rules."""
     table: str | None
-    """As libseccomp names it; None: the file has no table for it, and the runtime takes its native
-    one."""
+    """The name in libseccomp. None: the file has no table for the architecture, and the runtime
+    uses its native one."""
 
 
 _ARCHITECTURES = {
@@ -45,7 +45,7 @@ _ARCHITECTURES = {
     "armv7l": _Architecture("arm", None),
     "i686": _Architecture("x86", None),
 }
-"""By the machine as uname(2) names it."""
+"""By the machine name of uname(2)."""
 
 
 class _Condition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class _Table(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 
 
 class Profile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """A condition that is not known here must not be passed over: unknown fields are refused."""
+    """Refuses unknown fields: an unknown condition must not be ignored."""
 
     default_action: str
     default_errno_ret: int
@@ -79,7 +79,7 @@ class Profile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
 
 
 def load_profile() -> Profile:
-    """The one that Weft ships."""
+    """The profile that Weft ships."""
     return msgspec.json.decode(PROFILE.read_bytes(), type=Profile)
 
 
@@ -88,7 +88,7 @@ def kernel_has_filters(root: Path = Path("/")) -> bool:
 
 
 def kernel_version(release: str) -> Kernel:
-    """Of a release as uname(2) names it, `6.1.0-13-amd64`. Raises `ValueError`."""
+    """The version from a release name of uname(2), `6.1.0-13-amd64`. Raises `ValueError`."""
     version, level = release.replace("-", ".").split(".")[:2]
     return int(version), int(level)
 
@@ -129,7 +129,7 @@ def _rule_document(rule: _Rule) -> dict[str, Any]:
 def _includes(
     condition: _Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
 ) -> bool:
-    """Everything that it names is there; one that names nothing holds."""
+    """Holds if every part of the condition is met; an empty condition holds."""
     return (
         (not condition.arches or architecture in condition.arches)
         and all(name in capabilities for name in condition.caps)
@@ -140,7 +140,7 @@ def _includes(
 def _excludes(
     condition: _Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
 ) -> bool:
-    """Anything that it names is there; one that names nothing does not hold."""
+    """Holds if any part of the condition is met; an empty condition does not hold."""
     return (
         architecture in condition.arches
         or any(name in capabilities for name in condition.caps)

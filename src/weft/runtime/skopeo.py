@@ -1,4 +1,4 @@
-"""Images from registries, through skopeo; its errors in the words of Docker."""
+"""Images from registries, through skopeo, with errors in Docker's words."""
 
 import asyncio
 import hashlib
@@ -12,9 +12,9 @@ from weft.runtime.room import Room
 from weft.system.process import run
 
 _LOOK = 0.5
-"""Seconds between two looks at the room that is left."""
+"""Seconds between two checks of the free space."""
 _REASON_MAX = 500
-"""Characters of a message that came from a registry."""
+"""Characters of a message from a registry."""
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3})(:\d+)?/")
 
 
@@ -23,8 +23,8 @@ class Registry:
         self._skopeo = skopeo
 
     async def digest(self, name: str, tag: str, digest: str) -> str:
-        """Of the manifest, or of the list of manifests, that the registry has by that name. Raises
-        `NotFound`, `OperationFailed`."""
+        """The digest of the manifest, or of the list of manifests, that the registry has under this
+        name. Raises `NotFound`, `OperationFailed`."""
         source = _source(name, tag, digest)
         output = await run(
             [
@@ -41,8 +41,8 @@ class Registry:
         return digest or f"sha256:{hashlib.sha256(output.raw).hexdigest()}"
 
     async def fetch(self, name: str, digest: str, directory: Path, room: Room) -> None:
-        """Writes manifest, configuration and layers of the variant for this machine, as they come;
-        skopeo compares their digests. Raises `NotFound`, `OperationFailed`."""
+        """Writes manifest, configuration and layers of the variant for this machine, as the
+        registry sends them; skopeo checks the digests. Raises `NotFound`, `OperationFailed`."""
         source = _source(name, "", digest)
         options = ["--quiet", *_tls("--src-tls-verify", name)]
         copy = [self._skopeo, "--insecure-policy", "copy", *options, source, f"dir:{directory}"]
@@ -53,7 +53,7 @@ class Registry:
         except OperationFailed as error:
             raise OperationFailed(f"cannot pull {name}@{digest}: {error}") from error
         finally:
-            copying.cancel()  # which ends skopeo, if it has not ended by itself
+            copying.cancel()  # ends skopeo if it still runs
             await asyncio.wait((copying,))
         output = copying.result()
         if output.code != 0:

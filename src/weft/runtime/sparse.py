@@ -1,7 +1,7 @@
-"""Sparse files in a tar: the content in the archive is that of some segments, all else is zeros.
+"""Sparse files in a tar: the archive has the content of some segments, and the rest is zeros.
 
-Four forms of the map exist: GNU's binary one in the header and blocks after it, and three in pax
-records or before the content (GNU tar's manual, "Storing Sparse Files").
+The map of segments has four forms: GNU's binary map in the header and the blocks after it, and
+three forms in pax records or before the content (GNU tar's manual, "Storing Sparse Files").
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 from weft.runtime.malformed import Malformed, shown
 
 _MAP_MAX = 1 << 20
-"""Bytes of a map, whatever its form: as Go's archive/tar."""
+"""Bytes of a map in any form: the limit of Go's archive/tar."""
 _BLOCK = 512
 _PAIR = struct.Struct("12s12s")
 _NUMBER = re.compile(rb"[0-9]{1,19}")
@@ -24,11 +24,12 @@ class Segments(msgspec.Struct, frozen=True):
     size: int
     """Bytes of the whole file."""
     places: tuple[tuple[int, int], ...]
-    """Offset and length of each segment, in order; the lengths add up to the content."""
+    """Offset and length of each segment, in order; the sum of the lengths is the content's size."""
 
 
 def gnu_map(header: bytes, next_block: Callable[[], bytes], content: int) -> Segments:
-    """Four pairs in the header, then blocks of 21 as long as each says that there is another."""
+    """Four pairs in the header, then blocks of 21 pairs; each block has a flag whether another
+    follows."""
     pairs = list(_pairs(header[386:482]))
     more, blocks = header[482], 0
     while more:
@@ -42,7 +43,7 @@ def gnu_map(header: bytes, next_block: Callable[[], bytes], content: int) -> Seg
 
 
 def listed_map(size: int, numbers: tuple[bytes, ...], content: int) -> Segments:
-    """Pax 0.0 and 0.1: offsets and lengths in turn."""
+    """Pax 0.0 and 0.1: alternating offsets and lengths."""
     values = [_decimal(text) for text in numbers]
     if len(values) % 2:
         raise Malformed("the map of a sparse file has an offset without a length")
@@ -50,7 +51,7 @@ def listed_map(size: int, numbers: tuple[bytes, ...], content: int) -> Segments:
 
 
 def leading_map(size: int, next_block: Callable[[], bytes], left: Callable[[], int]) -> Segments:
-    """Pax 1.0: the number of segments, then offsets and lengths, each on a line, in whole blocks
+    """Pax 1.0: the number of segments, then offsets and lengths, one per line, in whole blocks
     before the content."""
     lines = _lines(next_block)
     count = _decimal(next(lines))
@@ -84,7 +85,7 @@ def _checked(size: int, pairs: list[tuple[int, int]], content: int) -> Segments:
 
 
 def _pairs(area: bytes) -> Iterator[tuple[int, int]]:
-    """Until one that says nothing."""
+    """Yields pairs until an empty one."""
     for offset, length in _PAIR.iter_unpack(area):
         if not offset.strip(b"\0 "):
             return
@@ -92,7 +93,7 @@ def _pairs(area: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _octal(field: bytes) -> int:
-    """Digits, or bits where the first one is set; never negative."""
+    """Octal digits, or a binary number if the first bit is set; never negative."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << 95) - 1)
     else:

@@ -1,8 +1,8 @@
-"""A container's configuration as the OCI runtime specification wants it (runtime-spec 1.0.2), with
-Docker's defaults.
+"""A container's configuration in the form of the OCI runtime specification (runtime-spec 1.0.2),
+with Docker's defaults.
 
-Source of the defaults: moby `oci/defaults.go` and `oci/caps/defaults.go`. Here values go in and
-JSON comes out; the only things read are the image's user tables and this process's own limits.
+Source of the defaults: moby `oci/defaults.go` and `oci/caps/defaults.go`. This file turns values
+into JSON; it reads only the image's user tables and this process's own limits.
 """
 
 import resource
@@ -30,20 +30,20 @@ _ALL_CAPABILITIES = (
     "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
     "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
-"""In the order of their bits: linux/capability.h."""
+"""In the order of their bits in linux/capability.h."""
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
 _NETWORK_SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",
     "net.ipv4.ping_group_range": "0 2147483647",
 }
-"""As Docker sets them in a network namespace of the container's own: port 80 and ping need
-no capability. Set nowhere else."""
+"""Docker sets these in a network namespace of the container's own, and nowhere else: port 80 and
+ping need no capability there."""
 
 
 def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
-    """The service's command replaces the image's entrypoint and with it the image's arguments; its
-    args replace only those."""
+    """The service's command replaces the image's entrypoint and arguments; the service's args
+    replace only the arguments."""
     entrypoint = spec.command or image.config.entrypoint
     arguments = spec.args or (() if spec.command else image.config.cmd)
     if not (*entrypoint, *arguments):
@@ -54,8 +54,8 @@ def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
 
 
 def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
-    """The service's variables, then those of the image that it does not set, and a PATH if nobody
-    has one. A name without `=` takes the image's variable away."""
+    """The service's variables, then the image's variables that the service does not set, and a
+    default PATH if neither sets one. A name without `=` removes the image's variable."""
     merged = {line.partition("=")[0]: line for line in (DEFAULT_PATH, *image.config.env, *spec.env)}
     first = list(dict.fromkeys(line.partition("=")[0] for line in spec.env))
     rest = [name for name in merged if name not in first and name != "PATH"]
@@ -71,7 +71,7 @@ def container_document(
     seccomp: Mapping[str, Any] | None,
 ) -> bytes:
     """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in
-    `directory`. `seccomp`: the filter for its capabilities; None for none."""
+    `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
     capabilities = capability_set(spec.cap_add, spec.cap_drop)
     variables = [
@@ -123,7 +123,7 @@ def process_document(
     apparmor_profile: str,
     ulimits: Sequence[Ulimit] = (),
 ) -> dict[str, Any]:
-    """`process` of the specification, for a container's first process or for another one in it."""
+    """`process` of the specification, for a container's first process or for a further one."""
     held = [] if user.uid else list(capabilities)
     return {
         "terminal": tty,
@@ -138,8 +138,9 @@ def process_document(
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
-    """Docker's defaults less `drop`, and `add`; either may name ALL: to add it adds all that can be
-    had on this host. Raises `InvalidArgument` for one that Linux does not have."""
+    """Docker's defaults without `drop` and with `add`. Both may name ALL; to add ALL adds all
+    capabilities that this host can grant. Raises `InvalidArgument` for a name that Linux does not
+    have."""
     added, dropped = [_capability(name) for name in add], [_capability(name) for name in drop]
     base = all_capabilities() if "CAP_ALL" in added else DEFAULT_CAPABILITIES
     kept = [] if "CAP_ALL" in dropped else [name for name in base if name not in dropped]
@@ -147,8 +148,8 @@ def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
 
 
 def all_capabilities() -> tuple[str, ...]:
-    """All that this process could give away itself: root of a virtual machine or container may lack
-    some."""
+    """All capabilities that this process can pass on: root in a virtual machine or container may
+    lack some."""
     status = Path("/proc/self/status").read_text()
     mask = int(
         next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16
@@ -250,8 +251,8 @@ def _system_mounts() -> list[dict[str, Any]]:
 
 
 def _own_files(directory: Path, mounts: Sequence[Mount]) -> list[dict[str, Any]]:
-    """The three files that the daemon writes for a container, unless the user mounts others
-    there."""
+    """The three files that the daemon writes for a container, unless the user mounts others in
+    their place."""
     taken = {mount.target for mount in mounts}
     targets = {
         "resolv.conf": "/etc/resolv.conf",

@@ -1,7 +1,7 @@
 """The standard streams of a container (through conmon's socket) and of a command in it (through
-pipes or a terminal of ours).
+pipes or a terminal of the daemon).
 
-Both are `runtime.base.Attached`.
+Both implement `runtime.base.Attached`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _CHUNK = 65536
 _PACKET = 8193
 """conmon sends at most 8 KiB at a time, after one byte that names the stream."""
 _STREAMS = {2: 1, 3: 2}
-"""conmon's number of a stream -> ours."""
+"""Maps conmon's number of a stream to Weft's."""
 END = (0, b"")
 
 
@@ -27,7 +27,7 @@ class ContainerStreams:
     """A client of a container's conmon. Other clients see the same output."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises `Conflict` if nobody listens: the container has ended."""
+        """Raises `Conflict` if conmon no longer listens: the container has ended."""
         self._directory = directory
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         fd = opened(directory)
@@ -58,7 +58,7 @@ class ContainerStreams:
                 return
 
     async def close_stdin(self) -> None:
-        """conmon takes it as the end of input unless other clients may still write."""
+        """conmon treats this as the end of input unless other clients may still write."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -72,7 +72,7 @@ class ContainerStreams:
 
 
 def resize_container(directory: Path, rows: int, columns: int) -> None:
-    """Through conmon's control FIFO: message 1 is a window size. Raises `Conflict` if conmon is
+    """Writes to conmon's control FIFO: message 1 is a window size. Raises `Conflict` if conmon is
     gone."""
     try:
         fd = os.open(directory / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -91,12 +91,13 @@ def resize_container(directory: Path, rows: int, columns: int) -> None:
 
 
 class CommandStreams:
-    """Our ends of a command's streams. They are filled from the start, as far as the pipes hold:
-    nothing is lost before the first read, and a slow reader makes the command wait."""
+    """The daemon's ends of a command's streams. The command may write from its start, until the
+    pipes are full: nothing is lost before the first read, and a slow reader makes the command
+    wait."""
 
     def __init__(self, stdin: int | None, outputs: dict[int, int]) -> None:
         """`stdin`: descriptor to write to; `outputs`: descriptor -> stream. A terminal is one
-        descriptor, in both."""
+        descriptor in both."""
         self._stdin = stdin
         self._outputs = outputs
         self._ready: asyncio.Queue[int] = asyncio.Queue()
@@ -130,8 +131,8 @@ class CommandStreams:
         return END
 
     def end(self) -> None:
-        """The command has ended. What it wrote is still read, but nobody waits for children it left
-        behind."""
+        """The command has ended. Its output is still read, but without waiting for child processes
+        that it left."""
         self._ended = True
         for fd in self._outputs:
             asyncio.get_running_loop().remove_reader(fd)
@@ -188,7 +189,7 @@ class CommandStreams:
 
 
 def _read(fd: int) -> bytes | None:
-    """b"" at the end, None if there is nothing now."""
+    """b"" at the end, None if there is no data now."""
     try:
         return os.read(fd, _CHUNK)
     except BlockingIOError:

@@ -1,9 +1,9 @@
-"""Reading a tar of POSIX 1003.1 (ustar, pax) or GNU, in one pass, believing nothing.
+"""Reads a tar of POSIX 1003.1 (ustar, pax) or GNU in one pass, and trusts nothing in it.
 
-An entry is one header, with what precedes it about the same entry (pax records, GNU long names),
-and its content. All numbers and names are checked before an entry is given out, everything that is
-kept about it is bounded, and nothing here recurses. Where a tar may be read in two ways, it is read
-as Go's archive/tar does, which Docker uses.
+An entry is one header, the blocks before it about the same entry (pax records, GNU long names), and
+its content. All numbers and names are checked before the reader yields an entry, everything that it
+keeps about an entry is bounded, and nothing recurses. Where a tar can be read in two ways, this
+file follows Go's archive/tar, which Docker uses.
 """
 
 import re
@@ -20,12 +20,12 @@ from weft.runtime.sparse import Segments, gnu_map, leading_map, listed_map
 
 BLOCK = 512
 _ABOUT_MAX = 1 << 20
-"""Bytes about one entry: as Go's maxSpecialFileSize."""
+"""Bytes about one entry: Go's maxSpecialFileSize."""
 _ABOUT = (b"x", b"g", b"L", b"K")
-"""Types of what precedes an entry: its pax records, those of the archive, its long name, its long
-link target."""
+"""Types of blocks before an entry: the entry's pax records, the archive's pax records, a long name,
+a long link target."""
 _LAST_ID = 2**32 - 2
-"""2**32 - 1 is chown(2)'s "leave it"."""
+"""chown(2) reads 2**32 - 1 as "do not change"."""
 _LAST_TIME: Nanoseconds = 2**63 - 1
 _MAJORS, _MINORS = 1 << 12, 1 << 20
 _XATTR = b"SCHILY.xattr."
@@ -54,10 +54,10 @@ _KINDS = {
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     name: bytes
-    """As it is written: it may be absolute, empty, or contain `..`; there is no NUL in it."""
+    """The name as written: it may be absolute, empty, or contain `..`, but no NUL."""
     kind: Kind
     target: bytes = b""
-    """Of a link."""
+    """The target of a link."""
     mode: int = 0
     """Permissions, set-user-id, set-group-id and sticky."""
     uid: int = 0
@@ -66,25 +66,25 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     device: tuple[int, int] = (0, 0)
     """Major, minor."""
     attributes: tuple[tuple[bytes, bytes], ...] = ()
-    """Extended ones: name, value."""
+    """Extended attributes: name, value."""
     size: int = 0
-    """Bytes of content in the archive; only a file has any."""
+    """Bytes of content in the archive; only files have content."""
     offset: int = 0
-    """Where in the archive the content begins."""
+    """Offset of the content in the archive."""
     segments: Segments | None = None
-    """Of a sparse file: where its content goes."""
+    """For a sparse file: the places of its content."""
 
 
 class Reader:
-    """`for entry in reader.entries()`, and `reader.read` gives the content of the entry at hand."""
+    """Iterate over `reader.entries()`; `reader.read` returns the content of the current entry."""
 
     def __init__(self, source: Source, skip: Callable[[int], None] | None = None) -> None:
-        """`skip`: passes over so many bytes of `source` without reading them; raises `Malformed` if
-        there are not so many."""
+        """`skip`: skips a number of bytes of `source` without reading them; raises `Malformed` if
+        `source` has fewer."""
         self._source = source
         self._skip = skip or self._read_over
         self.left = 0
-        """Bytes of the content of the entry at hand that have not been read."""
+        """Bytes of the current entry's content that have not been read."""
         self._position = 0
         self._padding = 0
 
@@ -106,7 +106,7 @@ class Reader:
             raise Malformed("it ends between the name of an entry and the entry")
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes of the content of the entry at hand; none at its end."""
+        """At most `size` bytes of the current entry's content; empty at its end."""
         if not self.left:
             return b""
         data = self._source.read(min(size, self.left))
@@ -139,7 +139,7 @@ class Reader:
         segments = self._segments(header, block, about) if has_content else None
         name = about.text(b"GNU.sparse.name") or name
         if has_content and name.endswith(b"/"):
-            kind = Kind.DIRECTORY  # as tars from before POSIX say it
+            kind = Kind.DIRECTORY  # the notation of tars from before POSIX
         return Entry(
             name=name,
             kind=kind,
@@ -176,7 +176,7 @@ class Reader:
         return block
 
     def _content_block(self) -> bytes:
-        """The next block of the content of the entry at hand."""
+        """The next block of the current entry's content."""
         block = b""
         while len(block) < BLOCK:
             data = self.read(BLOCK - len(block))
@@ -221,8 +221,8 @@ class _Header:
             self.name = prefix + b"/" + self.name
 
     def _check_sum(self, block: bytes, field: bytes) -> None:
-        """The sum is that of the header's bytes, with spaces in the place of the sum itself; some
-        old tars take the bytes as signed."""
+        """The sum of the header's bytes, with spaces in place of the sum itself; some old tars use
+        signed bytes."""
         digits = field.strip(b"\0 ")
         said = -1 if digits.strip(b"01234567") else int(digits or b"0", 8)
         unsigned = sum(block) - sum(field) + 8 * 0x20
@@ -233,8 +233,8 @@ class _Header:
             raise Malformed("it is not a tar, or damaged: a header's checksum is wrong")
 
     def _prefix(self, block: bytes) -> bytes:
-        """The beginning of a long name: POSIX has one, GNU uses the place for other things, and
-        star has a shorter one."""
+        """The beginning of a long name: POSIX has one, GNU uses the place for other data, and star
+        has a shorter one."""
         if block[257:263] != b"ustar\0":
             return b""
         return self.text(345, 131 if block[508:512] == b"tar\0" else 155)
@@ -243,14 +243,14 @@ class _Header:
         return self._block[offset : offset + length].partition(b"\0")[0]
 
     def number(self, what: str, offset: int, length: int) -> int:
-        """Raises `Malformed` if it is none or negative."""
+        """Raises `Malformed` if the field is no number or negative."""
         value = self.signed(what, offset, length)
         if value < 0:
             raise Malformed(f"the {what} of entry {shown(self.name)} is negative: {value}")
         return value
 
     def signed(self, what: str, offset: int, length: int) -> int:
-        """Octal digits; or, where the first bit is set, two's complement of the other bits."""
+        """Octal digits; or, if the first bit is set, two's complement in the other bits."""
         field = self._block[offset : offset + length]
         if field[0] & 0x80:
             bits = 8 * length - 1
@@ -263,12 +263,12 @@ class _Header:
 
 
 class _About:
-    """What precedes an entry."""
+    """The blocks before an entry."""
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] = {}
         self.sparse: tuple[bytes, ...] = ()
-        """Offsets and lengths in turn, as pax 0.0 and 0.1 have them."""
+        """Alternating offsets and lengths, as in pax 0.0 and 0.1."""
         self.empty = True
 
     def add(self, type_: bytes, content: bytes) -> None:
@@ -277,14 +277,14 @@ class _About:
             records = list(_records(content))
             self._records.update(records)
             self.sparse = _listed(records)
-        elif type_ != b"g":  # Docker takes no notice of what is said about all entries
+        elif type_ != b"g":  # Docker ignores records about all entries
             self._records[type_] = content.partition(b"\0")[0]
         self.empty = type_ == b"g" and not self._records
 
     def text(self, *keys: bytes) -> bytes:
-        """The first of them that is there; empty if none is."""
+        """The first key's value that exists; empty if none does."""
         if not self._records:
-            return b""  # as for most entries
+            return b""  # the case of most entries
         return next((self._records[key] for key in keys if self._records.get(key)), b"")
 
     def number(self, key: bytes, largest: int = _LAST_ID) -> int | None:
@@ -335,7 +335,7 @@ def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         if end <= space or end > len(content) or content[end - 1 : end] != b"\n":
             raise Malformed(f"its pax records are damaged at {shown(content[start : start + 40])}")
         key, equals, value = content[space + 1 : end - 1].partition(b"=")
-        binary = key.startswith(_XATTR)  # only the values of attributes may be any bytes
+        binary = key.startswith(_XATTR)  # only values of attributes may contain any byte
         if not key or not equals or b"\0" in key or (b"\0" in value and not binary):
             raise Malformed(f"pax record {shown(key)} is not allowed: {shown(value)}")
         yield key, value
@@ -343,7 +343,7 @@ def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _listed(records: list[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
-    """The map of a sparse file as pax 0.1 (one record) or 0.0 (a record for each number) has it."""
+    """A sparse file's map in the form of pax 0.1 (one record) or 0.0 (one record per number)."""
     for key, value in records:
         if key == b"GNU.sparse.map" and value:
             return tuple(value.split(b","))
@@ -362,7 +362,7 @@ def _id(name: bytes, what: str, said: int | None, header: _Header, offset: int) 
 
 
 def _bounded(said: Nanoseconds | None, header: _Header) -> Nanoseconds:
-    """What no file system could hold becomes 1970, as in Docker."""
+    """A time that no file system can store becomes 1970, as in Docker."""
     moment = header.signed("mtime", 136, 12) * SECOND if said is None else said
     return moment if 0 <= moment <= _LAST_TIME else 0
 

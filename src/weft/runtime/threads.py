@@ -1,7 +1,7 @@
-"""Work that would keep the event loop from everything else, in threads of its own.
+"""Runs work that would block the event loop in threads of its own.
 
-A thread cannot be cancelled. A caller that is cancelled while it waits therefore stays until the
-work has ended, so that nothing is taken away below a thread that still uses it.
+A thread cannot be cancelled. So a caller that is cancelled while it waits stays until the work has
+ended, and removes nothing that the thread still uses.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ class Threads:
     async def run(
         self, stop: threading.Event, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Work that looks at `stop`, which is set if the caller is cancelled: what the work gives
-        or raises then is nobody's concern."""
+        """Runs work that checks `stop`, which is set if the caller is cancelled; the work's result
+        or error is then ignored."""
         future = self._begin(function, *args, **kwargs)
         while not future.done():
             try:
@@ -34,14 +34,14 @@ class Threads:
         return future.result()
 
     async def finish(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work that is not given up. A caller that was cancelled gets the result all the same, and
-        is cancelled where it waits next."""
+        """Runs work to its end. A cancelled caller still gets the result, and is cancelled at its
+        next wait."""
         future = self._begin(function, *args, **kwargs)
         await self._end(future)
         return future.result()
 
     def begin(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Work that nobody waits for, and that must not raise."""
+        """Starts work that nobody waits for and that must not raise."""
         self._pool.submit(function, *args, **kwargs)
 
     def _begin(
@@ -50,7 +50,8 @@ class Threads:
         return asyncio.wrap_future(self._pool.submit(function, *args, **kwargs))
 
     async def _end(self, future: asyncio.Future[T]) -> None:
-        """Waits however often the caller is cancelled, and passes that on afterwards."""
+        """Waits even if the caller is cancelled, several times if need be, and cancels the caller
+        afterwards."""
         task = asyncio.current_task()
         again = 0
         while not future.done():
@@ -59,7 +60,7 @@ class Threads:
             except asyncio.CancelledError:
                 again += 1
         if future.exception() is not None:
-            pass  # asked for, so that asyncio does not complain that nobody did
+            pass  # the exception was retrieved, so that asyncio logs no complaint
         for _ in range(again if task is not None else 0):
             assert task is not None
             task.uncancel()

@@ -1,9 +1,9 @@
-"""One layer's tar, unpacked into a directory in the form in which overlayfs reads it.
+"""Unpacks one layer's tar into a directory, in the form that overlayfs reads.
 
-The tar is not trusted. Every directory that an entry names is opened by the kernel with the layer's
-directory as `/` (`system/trees.py`), and the entry is made in it by a name without a slash, so
-whatever the tar says stays inside. `.wh.name` (OCI image-spec, layer.md, "Whiteouts") becomes
-overlayfs' device 0/0, an opaque directory gets `trusted.overlay.opaque`.
+The tar is not trusted. The kernel opens every directory that an entry names with the layer's
+directory as `/` (`system/trees.py`), and the entry is made in it under a name without a slash, so
+no tar can write outside. `.wh.name` (OCI image-spec, layer.md, "Whiteouts") becomes overlayfs'
+device 0/0, an opaque directory gets `trusted.overlay.opaque`.
 """
 
 import errno
@@ -27,22 +27,23 @@ _WHITEOUT_META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _OPAQUE_XATTR = "trusted.overlay.opaque"
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-"""Only overlayfs says these; from an image they would point into other layers."""
+"""Only overlayfs may set these; in an image they would point into other layers."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRAILER_MAX = 16 << 20
-"""Bytes that may follow the end of a tar: writers fill up their last record."""
+"""Bytes that may follow the end of a tar: writers pad their last record."""
 _NAME_MAX = 4095
-"""PATH_MAX, less the terminator."""
+"""PATH_MAX without the terminator."""
 _NOT_ITS_FAULT = frozenset((
     errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
 ))  # fmt: skip
-"""What this host lacks. All other errors of the system come from what the layer asks for."""
+"""Errors that this host causes. The layer's content causes all other errors of the system."""
 
 
 def unpack(stream: Stream, directory: Path, room: Room) -> tuple[str, int]:
-    """Unpacks a tar, plain or compressed: the digest of the plain tar, and the bytes of its files.
-    Raises `Malformed`; `OperationFailed` or `OSError` if this host is to blame; `Stopped`."""
+    """Unpacks a tar, plain or compressed; returns the digest of the plain tar and the bytes of its
+    files. Raises `Malformed`; `OperationFailed` or `OSError` if this host is the cause;
+    `Stopped`."""
     plain = _Hashed(decompressed(stream), room)
     reader = Reader(plain)
     size = 0
@@ -55,7 +56,7 @@ def unpack(stream: Stream, directory: Path, room: Room) -> tuple[str, int]:
 
 
 class _Hashed:
-    """A stream that digests what is read from it."""
+    """A stream that computes the digest of the data that is read from it."""
 
     def __init__(self, source: Source, room: Room) -> None:
         self._source = source
@@ -70,7 +71,7 @@ class _Hashed:
 
 
 def _read_trailer(plain: _Hashed) -> None:
-    """The digest is that of everything."""
+    """Reads to the end, because the digest covers the whole stream."""
     length = 0
     while data := plain.read(CHUNK):
         length += len(data)
@@ -79,8 +80,8 @@ def _read_trailer(plain: _Hashed) -> None:
 
 
 class _Parent(ExitStack):
-    """The directory that entries are made in. It keeps the time that it has, or was given by an
-    entry before: making something in it is not a change that the image tells of."""
+    """The directory in which entries are made. It keeps the time that it had or that an earlier
+    entry set: making an entry in it is not a change that the image describes."""
 
     def __init__(self, path: bytes, fd: int) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class _Root:
         with _blame(entry):
             head, name = _split("name", entry.name)
             if not name:
-                return  # the layer's own directory, of which Docker takes no notice either
+                return  # the layer's own directory, which Docker ignores too
             parent = self._enter(head)
             if name.startswith(_WHITEOUT):
                 self._hide(parent, name)
@@ -137,7 +138,7 @@ class _Root:
         self._parent_may_be_gone = False
 
     def _make_parents(self, path: bytes) -> int:
-        """One step at a time: a path of two thousand names costs two thousand steps."""
+        """Goes one step at a time: a path of two thousand names costs two thousand steps."""
         fd = os.dup(self._fd)
         try:
             done = b""
@@ -156,10 +157,10 @@ class _Root:
         with suppress(FileNotFoundError):
             try:
                 return os.open(name, _DIRECTORY, dir_fd=fd)
-            except NotADirectoryError:  # what O_NOFOLLOW and O_DIRECTORY say of a link, too
+            except NotADirectoryError:  # O_NOFOLLOW and O_DIRECTORY raise this for a link, too
                 return open_inside(self._fd, path, os.O_RDONLY | os.O_DIRECTORY)
         self._room.take(0, files=1)
-        with suppress(FileExistsError):  # a link to nothing, which the next line names
+        with suppress(FileExistsError):  # a dangling link; the error of the next line names it
             os.mkdir(name, dir_fd=fd)
         made = os.open(name, _DIRECTORY, dir_fd=fd)
         os.fchmod(made, 0o755)
@@ -168,13 +169,13 @@ class _Root:
     # making
 
     def _hide(self, parent: int, name: bytes) -> None:
-        """A whiteout hides what layers below have; not what this layer has: that stands, and only
-        what is below it is hidden."""
+        """A whiteout hides entries of the layers below. An entry of this layer stays; if it is a
+        directory, only the content from the layers below is hidden."""
         if name == _OPAQUE:
             os.setxattr(parent, _OPAQUE_XATTR, b"y")
             return
         if name.startswith(_WHITEOUT_META):
-            return  # aufs' own, which Docker does not take either
+            return  # metadata of aufs, which Docker ignores too
         hidden = name.removeprefix(_WHITEOUT)
         if hidden in (b"", b".", b".."):
             raise Malformed("invalid whiteout name")
@@ -209,7 +210,8 @@ class _Root:
                 _set_metadata(parent, name, entry)
 
     def _take_away(self, parent: int, name: bytes, kind: Kind) -> os.stat_result | None:
-        """What an entry replaces; gives what it was. A directory is not replaced by a directory."""
+        """Removes the entry that a new one replaces, and returns the old entry's status. A
+        directory does not replace a directory."""
         try:
             there = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -220,7 +222,7 @@ class _Root:
             remove_tree(name, dir_fd=parent)
         else:
             return there
-        self._parent_may_be_gone = True  # it may have been reached by a link through what is gone
+        self._parent_may_be_gone = True  # its path may contain a link through the removed entry
         return there
 
     def _make_file(self, parent: int, name: bytes, entry: Entry) -> None:
@@ -239,7 +241,7 @@ class _Root:
             os.utime(fd, ns=(entry.mtime, entry.mtime))
 
     def _copy(self, file: IO[bytes], length: int | None = None) -> None:
-        """The content of the entry at hand, or so many bytes of it."""
+        """Copies the current entry's content, or `length` bytes of it."""
         left = self._reader.left if length is None else length
         while left:
             data = self._reader.read(min(left, CHUNK))
@@ -260,7 +262,7 @@ class _Root:
 
 @contextmanager
 def _blame(entry: Entry) -> Iterator[None]:
-    """Errors with the name of the entry."""
+    """Adds the entry's name to errors."""
     try:
         yield
     except Malformed as error:
@@ -274,8 +276,8 @@ def _blame(entry: Entry) -> Iterator[None]:
 
 
 def _split(what: str, path: bytes) -> tuple[bytes, bytes]:
-    """Directory and name, without `.` and `..`; both empty for the root. Raises `Malformed` if it
-    leads out."""
+    """Directory and name, without `.` and `..`; both empty for the root. Raises `Malformed` if the
+    path leaves the root."""
     if len(path) > _NAME_MAX:
         raise Malformed(f"its {what} has {len(path)} bytes")
     parts: list[bytes] = []
@@ -294,7 +296,7 @@ def _is_whiteout(there: os.stat_result | None) -> bool:
 
 
 def _set_metadata_of_directory(parent: int, name: bytes, entry: Entry, opaque: bool) -> None:
-    """`opaque`: it was hidden, so what is below it stays hidden."""
+    """`opaque`: a whiteout hid the directory, so the content below stays hidden."""
     fd = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         os.fchown(fd, entry.uid, entry.gid)
@@ -308,7 +310,8 @@ def _set_metadata_of_directory(parent: int, name: bytes, entry: Entry, opaque: b
 
 
 def _set_metadata(parent: int, name: bytes, entry: Entry) -> None:
-    """Of what can not be opened. Nobody else changes the directory, so the name is still its."""
+    """For entries that cannot be opened. Nobody else changes the directory, so the name is still
+    valid."""
     os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     if entry.kind is not Kind.SYMLINK:
         os.chmod(name, entry.mode, dir_fd=parent)
@@ -317,13 +320,13 @@ def _set_metadata(parent: int, name: bytes, entry: Entry) -> None:
 
 
 def _path(parent: int, name: bytes) -> bytes:
-    """A path for calls that take no descriptor of a directory."""
+    """A path for system calls that accept no directory descriptor."""
     return b"/proc/self/fd/%d/%s" % (parent, name)
 
 
 def _set_attributes(target: int | bytes, attributes: tuple[tuple[bytes, bytes], ...]) -> None:
-    """After the owner, whose change takes capabilities away. A file system that has none of a kind
-    goes without, as with Docker."""
+    """Call after chown(2), which removes capabilities. Attributes that the file system does not
+    support are skipped, as in Docker."""
     for key, value in attributes:
         if not key.startswith(_OVERLAY_XATTRS):
             try:

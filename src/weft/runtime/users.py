@@ -1,13 +1,13 @@
-"""The user that a container, or a command in it, runs as: names become numbers by the tables in the
-container's own root.
+"""The user that a container, or a command in it, runs as: the tables in the container's own root
+map names to numbers.
 
-The rules are Docker's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first line that fits
-counts. A number is an id, whether or not a line has it; a line that does adds the primary group and
-the groups that name its user as a member.
+The rules are Docker's (moby/sys `user`, `GetExecUser`; moby `getUser`). The first matching line
+counts. A number is an id, whether or not a line has it; a matching line adds the primary group and
+the groups that list its user as a member.
 
-The tables are the container's to write, at any time. `read_accounts` is the only code that looks at
-them; a line that is not what passwd(5) or group(5) says is passed over, so none makes a user root
-by a mistake in it.
+The container may change the tables at any time. `read_accounts` is the only code that reads them. A
+line that does not follow passwd(5) or group(5) is skipped, so that no mistake in a line makes a
+user root.
 """
 
 import re
@@ -21,9 +21,9 @@ from weft.system.trees import NotRegularError, read_file_inside
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 _MAX_BYTES = 10 << 20
-"""Of a table; as Docker."""
+"""Bytes of a table: Docker's limit."""
 _MAX_ID = 2**31 - 1
-"""As Docker; the kernel has more, but then not all programs."""
+"""Docker's limit; the kernel allows larger ids, but not all programs do."""
 _MAX_DIGITS = 20
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -32,14 +32,14 @@ class User(msgspec.Struct, frozen=True):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
-    """Supplementary ones, `gid` among them: a process that could drop its primary group would get
-    past permissions that take something away from that group (CVE-2022-36109)."""
+    """Supplementary groups, including `gid`: a process that could drop its primary group would
+    evade permissions that exclude that group (CVE-2022-36109)."""
 
 
 class Table(msgspec.Struct, frozen=True):
     content: bytes = b""
     problem: str = ""
-    """Why it could not be read. One that is not there is only empty."""
+    """The reason why the table could not be read. A missing table is only empty."""
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -48,11 +48,11 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 def read_accounts(root: Path) -> Accounts:
-    """From the root of a container, which may be running. Blocks while the disk does, so it is for
-    a thread.
+    """Reads the tables from the root of a container, which may be running. Call it in a thread,
+    since it blocks on the disk.
 
-    Raises `InvalidArgument` for a FIFO: nothing could be done with such a container, since the OCI
-    runtime opens these files when it has entered it, and would wait for a writer."""
+    Raises `InvalidArgument` for a FIFO: such a container would be unusable, because the OCI runtime
+    opens these files after it has entered the container, and would wait for a writer."""
     return Accounts(_read(root, PASSWD), _read(root, GROUP))
 
 
@@ -70,8 +70,9 @@ def _read(root: Path, path: str) -> Table:
 
 
 def find_user(accounts: Accounts, user: str, groups: Sequence[str] = ()) -> User:
-    """`user` is `name|uid[:name|gid]`, empty for root, as in an image or a service; `groups` are supplementary ones, by name or
-    id. Raises `InvalidArgument` with Docker's sentence for a name that the tables do not have."""
+    """`user` is `name|uid[:name|gid]`, empty for root, as in an image or a service; `groups` are
+    supplementary groups, by name or id. Raises `InvalidArgument` with Docker's text for a name that
+    the tables do not have."""
     name, _, group = user.partition(":")
     number = _number(name) if name else 0
     login, uid, gid = _find_login(accounts.passwd, name, number)
@@ -86,7 +87,7 @@ def find_user(accounts: Accounts, user: str, groups: Sequence[str] = ()) -> User
 
 
 def _find_login(passwd: Table, name: str, number: int | None) -> tuple[str, int, int]:
-    """(name, or "" if no line has it, uid, gid)."""
+    """(name, or "" if no line has it; uid; gid)."""
     for login, uid, gid in _logins(passwd):
         if (login == name) if number is None else (uid == number):
             return login, uid, gid
@@ -122,8 +123,8 @@ def _groups(group: Table) -> Iterator[tuple[str, int, list[str]]]:
 
 
 def _lines(table: Table) -> Iterator[list[str]]:
-    """The fields of each line, four at least. Only a newline ends a line: `splitlines` knows other
-    characters."""
+    """The fields of each line, at least four. Only a newline ends a line, while `splitlines` also
+    splits at other characters."""
     for line in table.content.split(b"\n"):
         text = line.decode(errors="replace").strip()
         fields = text.split(":")
@@ -132,12 +133,13 @@ def _lines(table: Table) -> Iterator[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    """None if it is a name. Raises `InvalidArgument` for a number that is no id."""
+    """None if the text is a name. Raises `InvalidArgument` for a number that is no valid id."""
     return _in_range(_integer(text)) if _NUMBER.fullmatch(text) else None
 
 
 def _integer(digits: str) -> int:
-    """Of what `_NUMBER` matches; one of very many digits is only known to be too large."""
+    """The number of a text that `_NUMBER` matches; a text with very many digits gives a number that
+    is too large."""
     return int(digits) if len(digits) <= _MAX_DIGITS else _MAX_ID + 1
 
 

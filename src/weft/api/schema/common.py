@@ -1,5 +1,5 @@
-"""What all codecs share: the base of requests, how answers are encoded, and how Go writes moments
-and durations."""
+"""The base of all codecs: the struct that requests derive from, the encoding of answers, and Go's
+notation for times and durations."""
 
 import time
 from datetime import UTC, datetime
@@ -17,29 +17,29 @@ T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Signed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""Numbers of requests are Go's: each has a type with both ends, since Python's and msgspec's own
-have none."""
+"""Numbers in requests have Go's ranges: each type has both bounds, because Python's and msgspec's
+integers have none."""
 Short = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
 FEW = msgspec.Meta(max_length=256)
-"""Of a list whose items are looked at one by one on the event loop, and of which nobody needs
-more."""
+"""Limits a list whose items the event loop processes one by one. Nobody needs more items."""
 LAST_MOMENT: Nanoseconds = 2**63 - 1
-"""In the year 2262: what Go, and all that Weft keeps, can say in nanoseconds."""
+"""In the year 2262: the latest time that Go, and all that Weft stores, can express in
+nanoseconds."""
 
 MAX_MOMENT_TEXT = 64
-"""Characters of a moment in RFC 3339."""
+"""Characters of a time in RFC 3339."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
-"""How Go prints a time that was never set."""
+"""Go prints an unset time like this."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Base of the structs that requests are decoded into: fields are named as in the JSON, in
-    Pascal case."""
+    """Base of the structs that requests are decoded into. JSON field names are the struct's names
+    in Pascal case."""
 
     lacks: ClassVar[tuple[str, ...]] = ()
-    """Fields that the Docker API has here and Weft does not: refused if they say something. A field
-    that is in neither list is ignored, as Go's decoder ignores it: clients send more than the API
-    has (dockerode repeats the query in the body)."""
+    """Fields that the Docker API has here and Weft does not support: a value that is not zero is
+    refused. A field that is in neither list is ignored, as Go's decoder ignores it: clients send
+    more than the API has (dockerode repeats the query in the body)."""
 
 
 def encode(value: Any) -> bytes:
@@ -47,19 +47,18 @@ def encode(value: Any) -> bytes:
 
 
 def encode_item(value: Any) -> bytes:
-    """One value inside a longer answer."""
+    """Encodes one value that is part of a longer answer."""
     return msgspec.json.encode(value)
 
 
 def omit_empty(fields: Json) -> Json:
-    """Go's `omitempty`: without the fields that are false, 0 or empty."""
+    """Go's `omitempty`: drops the fields that are false, 0 or empty."""
     return {key: value for key, value in fields.items() if value}
 
 
 def rfc3339(moment: Nanoseconds) -> str:
-    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0. What lies
-    outside of what can be said, in a node's or an image's own words, is shown as the end that it
-    lies beyond."""
+    """RFC 3339 with up to nine decimals, trailing zeros dropped; the zero time for 0. A node or an
+    image may report a time outside the range: the nearest end of the range is shown."""
     moment = min(max(moment, 0), LAST_MOMENT)
     if not moment:
         return ZERO_TIME
@@ -69,19 +68,20 @@ def rfc3339(moment: Nanoseconds) -> str:
 
 
 def rfc3339_fixed(moment: Nanoseconds) -> str:
-    """With nine decimals always, as log lines are stamped."""
+    """RFC 3339 always with nine decimals, as in the timestamps of log lines."""
     seconds, nanoseconds = divmod(moment, SECOND)
     return f"{_to_the_second(seconds)}.{nanoseconds:09d}Z"
 
 
 @lru_cache(64)
 def _to_the_second(seconds: int) -> str:
-    """Thousands of lines are of one second. `strftime` takes six times as long."""
+    """Cached because thousands of log lines share one second. `strftime` takes six times as
+    long."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[: len("2006-01-02T15:04:05")]
 
 
 def parse_moment(text: str, field: str) -> Nanoseconds:
-    """`1700000000`, `1700000000.000000123` or RFC 3339; 0 for an empty text or 0. Raises
+    """Parses `1700000000`, `1700000000.000000123` or RFC 3339; an empty text or 0 gives 0. Raises
     `InvalidArgument`."""
     if not text:
         return 0
@@ -107,7 +107,7 @@ def _nanoseconds(text: str) -> int:
 
 
 def parse_address(text: str, type_: type[T], field: str) -> T:
-    """An address or subnet. Raises `InvalidArgument` that names the field and the text."""
+    """Parses an address or subnet. Raises `InvalidArgument` that names the field and the text."""
     try:
         return type_(text)  # type: ignore[call-arg]
     except ValueError as error:
@@ -115,7 +115,7 @@ def parse_address(text: str, type_: type[T], field: str) -> T:
 
 
 def human_duration(duration: Nanoseconds) -> str:
-    """As `docker ps` says it: go-units `HumanDuration`."""
+    """Rounds as `docker ps` does: go-units `HumanDuration`."""
     seconds = duration / SECOND
     minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)
     if seconds < 1:

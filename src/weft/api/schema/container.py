@@ -1,8 +1,8 @@
-"""Containers and commands in them: requests, and their JSON in lists and when inspected.
+"""Containers and commands in them: requests, and the JSON of `list` and `inspect`.
 
-A container's own values come from the runtime, its networks from the agent; `ContainerContext`
-brings both together. Fields of the original that have no counterpart here are printed with the
-value that they have in a container of a service.
+The runtime knows a container's own values, the agent knows its networks; `ContainerContext` brings
+both together. Fields of Docker that Weft has no counterpart for are printed with the value that
+they have in a container of a service.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from weft.runtime.base import Exec
 
 
 class ContainerContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What is around a container on its node."""
+    """What the node knows about a container beside the container's own record."""
 
     image: ImageConfig = ImageConfig()
-    """Of the image that it was made from; empty if that is gone."""
+    """Configuration of the image that the container was made from; empty if the image is gone."""
     networks: Mapping[str, tuple[LocalNetwork, LocalEndpoint]] = msgspec.field(default_factory=dict)
     gateway: LocalEndpoint | None = None
     execs: tuple[str, ...] = ()
@@ -188,7 +188,7 @@ UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
         "CgroupParent", "CpusetCpus", "CpusetMems",
     )),
 )  # fmt: skip
-"""Fields of `HostConfig` that no container here has a use for, and what clients are shown."""
+"""Fields of `HostConfig` that no container in Weft uses, with the values that clients see."""
 
 
 def _host_config_json(container: Container) -> Json:
@@ -231,7 +231,7 @@ def _host_config_json(container: Container) -> Json:
 
 
 def _exposed(container: Container, image: ImageConfig) -> list[str]:
-    """`80/tcp` of what the image exposes and of what is published."""
+    """Ports that the image exposes and ports that are published, each as `80/tcp`."""
     published = ((port.target, port.protocol) for port in container.config.ports)
     return list(
         dict.fromkeys(f"{port}/{protocol}" for port, protocol in (*image.exposed_ports, *published))
@@ -266,7 +266,7 @@ def port_list(container: Container, image: ImageConfig) -> list[Json]:
 
 
 def _extra_hosts(spec: ContainerSpec) -> list[str]:
-    """`name:address` for each name of each line."""
+    """`name:address` for each name in each line of the hosts file."""
     return [f"{name}:{line.split()[0]}" for line in spec.hosts for name in line.split()[1:]]
 
 
@@ -341,7 +341,7 @@ def _attachment_json(container: Container, network: LocalNetwork, endpoint: Loca
 
 
 def exec_json(exec: Exec, attached: tuple[bool, bool, bool], exit_code: int | None) -> Json:
-    """`attached`: stdin, stdout, stderr."""
+    """`attached`: whether stdin, stdout and stderr are attached."""
     return {
         "ID": exec.id,
         "Running": exec.running,

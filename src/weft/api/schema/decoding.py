@@ -1,19 +1,20 @@
-"""Strict decoding of requests: what one says with a field of the Docker API is either understood or
-refused by name (invariant 9 of the design).
+"""Strict decoding of requests: Weft either understands a field of the Docker API or refuses the
+request and names the field (invariant 9 of the design).
 
 `decode`
 
 1. parses the JSON;
-2. walks it once beside the wire struct that it is to become: drops every `null`, which Go's encoder
-   writes for an absent list or map, takes field names in any case, as Go's decoder does and
-   docker-py counts on, and notes the first field that the API has and the struct lacks, unless its
-   value is zero or empty: that says nothing, and clients built on Go's structs send many of those.
-   A field that the API does not have at all is dropped, as Go's decoder drops it;
-3. converts it, so that a wrong type or a number out of range is an error that names its path and
-   its value.
+2. walks the JSON once, in parallel with the wire struct that it becomes. The walk drops every
+   `null`, which Go's encoder writes for an absent list or map. It accepts field names in any case,
+   as Go's decoder does and docker-py relies on. It notes the first field that the API has and the
+   struct lacks, unless the value is zero or empty: such a value has no effect, and clients built on
+   Go's structs send many of them. A field that the API does not have is dropped, as Go's decoder
+   drops it;
+3. converts the JSON, so that the error for a wrong type or a number out of range names the path and
+   the value.
 
-The walk looks only at what a struct has, and at each item once; more than `MAX_VALUES` are refused.
-So the time is bounded, and `decode` may run in a thread beside the event loop.
+The walk visits only the fields of a struct, and each item once; more than `MAX_VALUES` items are
+refused. So the time is bounded, and `decode` may run in a thread beside the event loop.
 """
 
 import re
@@ -28,7 +29,7 @@ from weft.errors import InvalidArgument, Unsupported, clip
 
 T = TypeVar("T")
 MAX_VALUES = 100_000
-"""Items of all lists and maps of one request. A service that publishes 10,000 ports has 50,000."""
+"""Items in all lists and maps of one request. A service that publishes 10,000 ports has 50,000."""
 _PATH = re.compile(r" - at `(\$[^`]*)`")
 _INDEX = re.compile(r"\[\d+\]")
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
@@ -38,10 +39,10 @@ NOTHING: frozenset[str] = frozenset()
 
 
 def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[str] = NOTHING) -> T:
-    """A `type_` from a request's body. `empty`: no body at all means one with every field absent.
-    `later`: paths of fields that the version of the request does not have yet, so that they are
-    dropped; `[]` in them stands for any item. Raises `InvalidArgument` for what is not JSON or of
-    the wrong type, `Unsupported` for one of the API's fields that Weft lacks."""
+    """Decodes a request's body into a `type_`. `empty`: an empty body is allowed and means that
+    every field is absent. `later`: paths of fields that the request's API version does not have
+    yet; they are dropped. `[]` in a path stands for any item. Raises `InvalidArgument` for a body
+    that is not JSON or has a wrong type, `Unsupported` for a field of the API that Weft lacks."""
     if not body.strip():
         if not empty:
             raise InvalidArgument("invalid JSON: got EOF while reading request body")
@@ -62,23 +63,24 @@ def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[st
 
 
 _JSON = msgspec.json.Decoder(float_hook=float)
-"""`float` reads 1e400 as infinite, which no field may be: so the error has a path."""
+"""`float` reads 1e400 as infinity, which no field accepts: so the error names the path."""
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What a type says of the JSON below it."""
+    """The part of a type that the walk needs to know."""
 
     fields: Mapping[str, tuple[str, "_Shape | None"]] | None = None
-    """Of a struct, by name in lower case: the name as it is spelt, and the shape."""
+    """For a struct, by name in lower case: the name as it is spelt, and the field's shape."""
     lacks: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Of a struct, by name in lower case: the fields to refuse, as they are spelt."""
+    """For a struct, by name in lower case: the fields to refuse, as they are spelt."""
     items: "_Shape | None" = None
-    """Of a list or map. None for what needs no looking at: texts, numbers, anything."""
+    """The shape of a list's or map's items. None if items need no walk: texts, numbers,
+    anything."""
 
 
 @cache
 def _shape(type_: Any) -> _Shape | None:
-    """None if nothing in it is a struct, a list or a map."""
+    """None if the type contains no struct, list or map."""
     for candidate in (type_, *get_args(type_)):
         origin = get_origin(candidate)
         if origin is dict:
@@ -100,7 +102,7 @@ class _Walk:
     def __init__(self, later: frozenset[str]) -> None:
         self._later = later
         self.lacking = ""
-        """Path of the first field that Weft lacks and that says something."""
+        """Path of the first field that Weft lacks and that has a value."""
         self._seen = 0
 
     def value(self, raw: Any, shape: _Shape | None, path: str) -> Any:
@@ -152,7 +154,7 @@ class _Walk:
 
 
 def is_zero(value: Any) -> bool:
-    """Says nothing: false, 0, empty, or made of such values only."""
+    """Whether the value has no effect: false, 0, empty, or made only of such values."""
     open_: list[Iterable[Any]] = [(value,)]
     while open_:
         for item in open_.pop():
@@ -164,8 +166,8 @@ def is_zero(value: Any) -> bool:
 
 
 def _value_at(raw: Any, message: str) -> str:
-    """`: <value>` of the place that a message of msgspec names; nothing if it names none, or one in
-    a map."""
+    """`: <value>` at the path that a msgspec message names; empty if the message names no path, or
+    a path inside a map."""
     path = _PATH.search(message)
     if path is None or "..." in path[1]:
         return ""

@@ -6,8 +6,8 @@ from weft.model.meta import SECOND
 
 
 def event_json(event: NodeEvent) -> Json:
-    """With the deprecated `status`, `id` and `from` that older clients read for containers and
-    images."""
+    """Includes the deprecated `status`, `id` and `from`, which older clients read for containers
+    and images."""
     old: Json = {}
     if event.type in ("container", "image"):
         old = {"status": event.action, "id": event.id}

@@ -1,4 +1,4 @@
-"""Images: their JSON in lists and when inspected."""
+"""Images: the JSON of `list` and `inspect`."""
 
 from weft.api.schema.common import Json, rfc3339
 from weft.model.container import Image, ImageConfig
@@ -6,7 +6,7 @@ from weft.model.meta import SECOND
 
 
 def image_summary_json(image: Image, containers: int) -> Json:
-    """`containers`: how many were made from it."""
+    """`containers`: number of containers made from the image."""
     return {
         "Id": image.id,
         "ParentId": "",

@@ -1,5 +1,5 @@
-"""The keys of encrypted networks as JSON: which there are and how old, how long each lives, and how
-long new ones are."""
+"""The keys of encrypted networks as JSON: the existing keys and their age, the lifetime of a key,
+and the length of new keys."""
 
 from typing import Literal, cast
 
@@ -13,7 +13,7 @@ from weft.model.encryption import sending_key
 
 
 class KeysWire(Wire, frozen=True):
-    """What is 0 stays as it is."""
+    """A field that is 0 leaves the setting as it is."""
 
     every: Count = 0
     """Nanoseconds."""

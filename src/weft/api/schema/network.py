@@ -1,9 +1,9 @@
-"""Networks: the request that creates one, and its JSON as the swarm (`network_json`) or this node
-(`local_network_json`) has it.
+"""Networks: the request that creates one, and the JSON of a network of the swarm (`network_json`)
+or of this node (`local_network_json`).
 
-The driver's options keep their text in the spec; what they mean (VNIs, MTU, encryption) is parsed
-here and nowhere else. Refused here is only what cannot be read or has no place in the model;
-whether a spec makes sense is `control.validate`'s to say.
+The spec keeps the text of the driver's options; this file alone parses their meaning (VNIs, MTU,
+encryption). This file refuses only what cannot be read or has no place in the model;
+`control.validate` decides whether a spec makes sense.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,11 @@ VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 MTU = "com.docker.network.driver.mtu"
 ENCRYPTED = "encrypted"
 NO = ("false", "0", "no", "off", "f", "n")
-"""Docker looks only whether the option is there (libnetwork drivers/overlay/ov_network.go). Whoever
-writes one of these means the contrary; any other value is taken as Docker takes it."""
+"""Docker checks only whether the option is present (libnetwork drivers/overlay/ov_network.go). A
+user who writes one of these values means the opposite; any other value counts as in Docker."""
 ICV = "com.weft.network.esp.icv"
-"""Bits of the integrity check value of each sealed packet: ours, Docker has 64 always."""
+"""Bits of the integrity check value of each encrypted packet. Only Weft has this option; Docker
+always uses 64."""
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
 MIN_MTU, MAX_MTU = 576, 65535 - 50
 
@@ -55,7 +56,7 @@ class ConfigFromWire(Wire, frozen=True):
 class NetworkWire(Wire, frozen=True):
     name: str = ""
     check_duplicate: bool = False
-    """Deprecated: always on."""
+    """Deprecated: the check is always on."""
     driver: str = ""
     scope: str = ""
     enable_ipv4: bool = field(name="EnableIPv4", default=True)
@@ -74,8 +75,8 @@ class NetworkWire(Wire, frozen=True):
 
 
 def spec_from(wire: NetworkWire) -> NetworkSpec:
-    """Raises `InvalidArgument`, `Forbidden` or `Unsupported` that names the network, the field and
-    the value."""
+    """Raises `InvalidArgument`, `Forbidden` or `Unsupported`. The error names the network, the
+    field and the value."""
     _refuse_unsupported(wire)
     return NetworkSpec(
         name=wire.name,
@@ -96,7 +97,7 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
 
 
 def _refuse_unsupported(wire: NetworkWire) -> None:
-    """Docker's own refusals first, then what Weft does not do."""
+    """Checks Docker's own refusals first, then what Weft does not support."""
     if wire.scope == "local":
         raise Forbidden("cannot downgrade network scope for overlay networks")
     if not wire.enable_ipv4:
@@ -164,7 +165,7 @@ def _pool_from(wire: PoolWire, path: str) -> Pool:
 
 
 def _address(text: str, field: str) -> IPv4Address:
-    """Clients may write a prefix behind it, which says nothing."""
+    """Clients may append a prefix length, which is ignored."""
     return parse_address(text.partition("/")[0], IPv4Address, field)
 
 
@@ -196,7 +197,7 @@ def _mtu(options: dict[str, str]) -> int | None:
 
 
 def network_json(network: Network) -> Json:
-    """A network of the swarm, as a manager knows it, without who is on it."""
+    """A network of the swarm, as a manager knows it, without its containers."""
     spec = network.spec
     if network.segments:
         asked = {pool.subnet: pool for pool in spec.pools}
@@ -223,7 +224,7 @@ def _pool_json(pool: Pool, gateway: IPv4Address | None) -> Json:
 
 
 def attached_network_json(network: Network) -> Json:
-    """As a task's `NetworksAttachments` shows it."""
+    """A network as a task's `NetworksAttachments` shows it."""
     spec = network.spec
     vnis = ",".join(str(segment.vni) for segment in network.segments)
     ranges = {pool.subnet: str(pool.ip_range) for pool in spec.pools if pool.ip_range is not None}
@@ -253,7 +254,7 @@ def attached_network_json(network: Network) -> Json:
 
 
 def local_network_json(network: LocalNetwork) -> Json:
-    """As this node knows it, without who is on it."""
+    """A network as this node knows it, without its containers."""
     config: list[Json] = [
         {"Subnet": str(subnet)} | omit_empty({"Gateway": gateway})
         for subnet, gateway in network.pools
@@ -270,8 +271,8 @@ def local_network_json(network: LocalNetwork) -> Json:
 
 
 def residents_json(network: LocalNetwork, verbose: bool) -> Json:
-    """Who is on it on this node, and of an overlay which hosts it spans; `verbose`: and which
-    services."""
+    """This node's containers on the network and, for an overlay, the hosts that it spans; with
+    `verbose` also the services on it."""
     body: Json = {
         "Containers": {endpoint.key: endpoint_json(endpoint) for endpoint in network.endpoints}
     }

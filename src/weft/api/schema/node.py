@@ -19,7 +19,7 @@ class NodeWire(Wire, frozen=True):
 
 
 def spec_from(wire: NodeWire) -> NodeSpec:
-    """Raises `InvalidArgument`: role and availability must be said."""
+    """Raises `InvalidArgument` if role or availability is missing."""
     if not wire.role:
         raise InvalidArgument('invalid Role: "" (must be worker or manager)')
     if not wire.availability:

@@ -1,9 +1,9 @@
 """Services: the JSON of a service spec, its task template, and of a service.
 
-Decoding takes a `Resolver`, because a request names networks by name, id or prefix and the model by
-id alone. What is absent gets Docker's defaults, and encoding prints them, so that decoding what was
-encoded gives the same spec. Refused here is only what the model has no place for; whether a spec
-makes sense is `control.validate`'s to say.
+Decoding takes a `Resolver`, because a request names networks by name, id or prefix, and the model
+only by id. Absent fields get Docker's defaults, and encoding prints the defaults, so that decoding
+an encoded spec gives the same spec. This file refuses only what the model has no place for;
+`control.validate` decides whether a spec makes sense.
 """
 
 from collections.abc import Callable
@@ -45,20 +45,20 @@ from weft.model.service import (
 )
 
 Resolver = Callable[[str], NetworkId | None]
-"""A network's name or id as the user wrote it -> its id; None: the host's own network. Raises
-`NotFound`."""
+"""Maps a network's name or id, as the user wrote it, to its id; None means the host's own network.
+Raises `NotFound`."""
 
 HOST = "host"
 MOUNT_TYPES = ("bind", "tmpfs", "")
-"""Docker reads none as bind."""
+"""Docker treats an empty type as bind."""
 
 
 # --- JSON -> model
 
 
 def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
-    """Raises `InvalidArgument` or `Unsupported` with the field and the value, or what `resolve`
-    raises."""
+    """Raises `InvalidArgument` or `Unsupported` with the field and the value, or the errors of
+    `resolve`."""
     return ServiceSpec(
         name=wire.name,
         labels=wire.labels,

@@ -1,7 +1,8 @@
-"""The fields of a service spec that Weft understands, as the JSON has them, and those that it lacks
-and `decoding.decode` refuses.
+"""The fields of a service spec that Weft understands, as they are in the JSON, and the fields that
+Weft lacks and `decoding.decode` refuses.
 
-Only types, ranges and what an absent field reads as; what it then means is in `schema/service.py`.
+This file holds only types, ranges and defaults of absent fields; `schema/service.py` gives them
+meaning.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -17,12 +18,12 @@ class MountWire(Wire, frozen=True):
     target: str = ""
     read_only: bool = False
     consistency: str = ""
-    """For hosts that are no Linux: Docker's services drop it."""
+    """Only for hosts that do not run Linux: Docker's services drop the field."""
     bind_options: Json = field(default_factory=dict)
     volume_options: Json = field(default_factory=dict)
     image_options: Json = field(default_factory=dict)
     cluster_options: Json = field(default_factory=dict)
-    """These four are looked at when it is known that the mount's type is one that Weft has."""
+    """These four are checked only after the mount's type is known to be one that Weft supports."""
     tmpfs_options: "TmpfsWire | None" = None
 
 
@@ -36,7 +37,7 @@ class UlimitWire(Wire, frozen=True):
     name: str
     hard: Signed = 0
     soft: Signed = 0
-    """-1: without limit."""
+    """-1: no limit."""
 
 
 class DnsWire(Wire, frozen=True):

@@ -1,8 +1,8 @@
-"""The swarm: requests to begin, join and change one, and its JSON.
+"""The swarm: requests to create, join and change one, and its JSON.
 
-Raft's settings are shown with Docker's values because clients send back what they were shown. Where
-there is a Raft log, with several managers, it is etcd's and so are its settings: any other value is
-refused.
+Raft's settings are shown with Docker's values, because clients send back the settings that they
+were shown. Any other value is refused: with several managers etcd keeps the Raft log and its
+settings.
 """
 
 import re
@@ -29,10 +29,10 @@ RAFT = {
 }
 DEFAULT_PORT = 2377
 MAX_HOST = 253
-"""Characters of a host's name (RFC 1035 section 2.3.4)."""
+"""Characters of a host name (RFC 1035 section 2.3.4)."""
 _HOST = re.compile(r"[A-Za-z0-9.-]+")
 _NAME = re.compile(r"[A-Za-z0-9._@-]+")
-"""An address, or an interface."""
+"""Matches an address or the name of an interface."""
 
 
 class OrchestrationWire(Wire, frozen=True):
@@ -132,7 +132,8 @@ def join_from(wire: JoinWire) -> JoinRequest:
 
 
 def _listen_address(text: str) -> str:
-    """`host:port`; what is absent is Docker's. The host may be the name of an interface."""
+    """`host:port`; an absent part gets Docker's default. The host may be the name of an
+    interface."""
     host, port = _host_and_port(text)
     if port is None or len(host) > MAX_HOST or (host and not _NAME.fullmatch(host)):
         raise InvalidArgument(
@@ -152,7 +153,7 @@ def _remote_address(text: str) -> str:
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
-    """No port for one that is none."""
+    """The port is None if it is not a valid port number."""
     host, colon, digits = text.rpartition(":")
     if not colon:
         return text, DEFAULT_PORT
@@ -161,7 +162,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 
 
 def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
-    """What is absent or zero stays as it is in `current`."""
+    """Fields that are absent or zero keep their value from `current`."""
     if wire.name not in ("", "default"):
         raise InvalidArgument(f'invalid Name: {wire.name!r} (swarm spec must be named "default")')
     if wire.encryption.auto_lock:
@@ -188,7 +189,8 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
 
 
 def root_from(wire: CaWire) -> RootCa | None:
-    """A root that the user brings. Raises `InvalidArgument` for half of one."""
+    """The root that the user provides. Raises `InvalidArgument` if certificate or key is
+    missing."""
     if wire.key and not wire.certificate:
         raise InvalidArgument(
             "if a signing CA key is provided, the signing CA cert must also be provided"
@@ -204,7 +206,7 @@ def root_from(wire: CaWire) -> RootCa | None:
 
 
 def cluster_info_json(cluster: Cluster) -> Json:
-    """Without the join tokens, as `docker info` has it."""
+    """The swarm's JSON without the join tokens, as in `docker info`."""
     spec = cluster.spec
     return {
         "ID": cluster.id,

@@ -1,4 +1,4 @@
-"""The node itself: what `docker version` and `docker info` print."""
+"""The node itself: the JSON of `docker version` and `docker info`."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ CAPABILITIES: Json = {
     "PidsLimit": True,
     "IPv4Forwarding": True,
 }
-"""What Weft needs of the kernel anyway."""
+"""Kernel features that Weft requires anyway."""
 REGISTRY: Json = {
     "IndexServerAddress": "https://index.docker.io/v1/",
     "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": None},
@@ -60,7 +60,7 @@ def version_json(info: HostInfo, api: str, min_api: str) -> Json:
 
 
 def _component(name: str, text: str) -> Json:
-    """`runc 1.1.5` or `1.1.5`."""
+    """`text` is `runc 1.1.5` or `1.1.5`."""
     first, _, rest = text.partition(" ")
     return {"Name": first if rest else name, "Version": rest or first, "Details": {"GitCommit": ""}}
 
@@ -68,7 +68,7 @@ def _component(name: str, text: str) -> Json:
 def info_json(
     info: HostInfo, swarm: Json, containers: dict[str, int], images: int, now: int
 ) -> Json:
-    """`containers`: how many are running, exited, ..., by state."""
+    """`containers`: number of containers by state (running, exited, ...)."""
     running = containers.get("running", 0)
     total = sum(containers.values())
     return {
@@ -128,8 +128,8 @@ def info_json(
 
 
 def _security_options(info: HostInfo) -> list[str]:
-    """What containers are confined by; `docker info` prints them. SELinux labels and user
-    namespaces are not used."""
+    """The means that confine containers, for `docker info`. Weft uses no SELinux labels and no user
+    namespaces."""
     return [
         *(["name=apparmor"] if info.apparmor else []),
         *(["name=seccomp,profile=builtin"] if info.seccomp else []),
@@ -141,7 +141,8 @@ def _security_options(info: HostInfo) -> list[str]:
 def membership_json(
     membership: Membership, cluster: Cluster | None, nodes: int, managers: Sequence[str]
 ) -> Json:
-    """`managers`: the swarm's, on a manager; a worker says which it knows."""
+    """`managers`: the swarm's managers, on a manager; a worker reports the managers that it
+    knows."""
     remotes = [{"NodeID": id, "Addr": address} for id, address in membership.managers]
     body: Json = {
         "NodeID": membership.node or "",

@@ -1,4 +1,4 @@
-"""Tasks: their JSON. Docker has no request about a task: tasks follow from services."""
+"""Tasks: their JSON. No request of Docker has a task in its body: tasks follow from services."""
 
 from collections.abc import Mapping
 
@@ -14,14 +14,15 @@ from weft.model.task import Task, TaskStatus
 
 
 class TaskRows:
-    """The JSON of many tasks of one moment: what several have in common, a spec and a network, is
-    encoded once."""
+    """The JSON of many tasks at one time. Specs and networks that several tasks share are encoded
+    once."""
 
     def __init__(self, networks: Mapping[NetworkId, Network]) -> None:
         self._networks = networks
         self._encoded_networks: dict[NetworkId, msgspec.Raw] = {}
         self._encoded_specs: dict[int, tuple[TaskSpec, msgspec.Raw]] = {}
-        """By identity, with the spec, so that no other gets the same identity meanwhile."""
+        """By the spec's `id()`. The entry holds the spec, so that no other object can get the same
+        `id()`."""
 
     def __call__(self, task: Task) -> Json:
         return _task_json(task, self._spec(task.spec), [

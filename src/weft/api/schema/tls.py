@@ -1,5 +1,5 @@
-"""Who vouches for whom, as `TLSInfo`: of the swarm what is meant to be, of a node what its last
-session showed.
+"""`TLSInfo`: for the swarm the root and signer that nodes should have, for a node the root and
+signer that its last session showed.
 
 `docker swarm ca --rotate` compares the two, field by field, until they are the same for every node.
 """
@@ -17,7 +17,7 @@ from weft.pki.certificate import fingerprint, signer_id, subject_and_key
 
 
 class Roots(NamedTuple):
-    """Those that a node may know, by the digests that are kept of its certificate."""
+    """Roots that a node may know, by the digests in the node's `CertificateInfo`."""
 
     trusted: Mapping[str, str]
     issuers: Mapping[str, Json]
@@ -35,8 +35,8 @@ def roots_of(cluster: Cluster) -> Roots:
 
 
 def swarm_tls(cluster: Cluster) -> Json:
-    """The root to be trusted and, as base64 of DER, the name and key of who signs: of the new root
-    while one is on its way in. Empty where there is no certificate."""
+    """The root to trust and, as base64 of DER, the name and key of the signing certificate; during
+    a rotation the signer is the new root. Empty if there is no certificate."""
     try:
         return {"TrustRoot": cluster.root_ca.certificate} | _issuer(signer(cluster)[0].certificate)
     except InvalidArgument:
@@ -44,7 +44,7 @@ def swarm_tls(cluster: Cluster) -> Json:
 
 
 def node_tls(certificate: CertificateInfo, roots: Roots) -> Json:
-    """Without what nobody knows any more: a root that was replaced."""
+    """Leaves out a root that was replaced and is no longer known."""
     return omit_empty(
         {"TrustRoot": roots.trusted.get(certificate.trusted, "")}
     ) | roots.issuers.get(certificate.issuer, {})
