@@ -1,8 +1,8 @@
 """The `weft` command. One file per subcommand, each imported only when it is asked for.
 
-Start-up time matters: scripts call `weft lab exec` hundreds of times, and that goes straight to
-`weft.lab.enter` without the command line library. This file and `root.py` are the only ones that
-import by name at run time; the table of what they may import is there.
+Start-up time matters: scripts call `weft lab exec` hundreds of times. So that command goes straight
+to `weft.lab.enter`, without the command line library. This file and `root.py` are the only ones
+that import by name at run time; `root.py` has the table of the subcommands that may be imported.
 """
 
 import importlib

@@ -1,7 +1,8 @@
-"""The daemon's configuration: the file and the options, checked, as `DaemonOptions`.
+"""The daemon's configuration: reads the file and the options, checks them, and makes
+`DaemonOptions` of them.
 
-Options win over the file, key by key. The file is TOML, its keys are the names of the options; one
-that is not known is an error:
+Options override the file, key by key. The file is TOML, and its keys are the names of the options;
+an unknown key is an error:
 
     data-root = "/var/lib/weft"
     log-level = "info"
@@ -59,7 +60,7 @@ Values = Mapping[str, object]
 
 
 def read_config(path: Path | None) -> dict[str, object]:
-    """What the file says; nothing if none is named and the default is not there. Raises
+    """The file's content; empty if `path` is None and the default file does not exist. Raises
     `InvalidArgument`."""
     file = path or DEFAULT_CONFIG
     try:
@@ -87,8 +88,7 @@ def read_config(path: Path | None) -> dict[str, object]:
 
 
 def make_options(given: Values) -> DaemonOptions:
-    """Raises `InvalidArgument` for a value that cannot be used, and for files of TLS that are of no
-    use."""
+    """Raises `InvalidArgument` for values and TLS files that cannot be used."""
     values = {**DEFAULTS, **given}
     for key in PATHS:
         _absolute(key, _text(values, key))
@@ -121,8 +121,8 @@ def make_options(given: Values) -> DaemonOptions:
 
 
 def _tls(values: Values, host: str) -> TlsFiles | None:
-    """What the TCP hosts are served with; None if there are none. Files that are named are tried
-    even then."""
+    """The TLS files for the TCP hosts; None if there are no TCP hosts. Files that are named are
+    loaded as a check even then."""
     wanted = values["tlsverify"]
     missing = [key for key in TLS_FILES if not _text(values, key)]
     if host and not wanted:
@@ -142,8 +142,9 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
 
 
 def _store(values: Values) -> ExternalEtcd | None:
-    """Its files are tried. Without them only this host itself may be asked: no one else may hear,
-    or answer in etcd's place."""
+    """The external etcd; None if there is none. Its TLS files are loaded as a check. Without files,
+    only an etcd on this host may be used, so that nobody else can listen, or answer in etcd's
+    place."""
     url, prefix = _text(values, "store"), _text(values, "store-prefix")
     given = [key for key in STORE_FILES if _text(values, key)]
     if not url:
@@ -196,8 +197,8 @@ def _tcp(text: str) -> TcpHost:
 
 
 def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
-    """Of `HOST:PORT`, `[HOST]:PORT`, or a host alone, which is `text`, the whole or a part of
-    `value`."""
+    """Address and port. `text` is `HOST:PORT`, `[HOST]:PORT`, or a host alone; it is the whole or a
+    part of `value`."""
     address, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         address, port = text, str(default)
@@ -210,7 +211,7 @@ def _address(key: str, value: str, text: str, default: int) -> tuple[str, int]:
 
 
 def _labels(words: list[str]) -> dict[str, str]:
-    """As Docker's: `key=value`, or a key alone; a key that has two values is an error."""
+    """Labels as in Docker: `key=value`, or a key alone; a key with two values is an error."""
     labels: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")

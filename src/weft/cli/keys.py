@@ -16,8 +16,8 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 
 
 def socket_path() -> Path:
-    """Where the docker command would look. Raises `InvalidArgument` for a host that is not a UNIX
-    socket."""
+    """The socket that the docker command would use. Raises `InvalidArgument` for a host that is not
+    a UNIX socket."""
     host = os.environ.get("DOCKER_HOST", f"unix://{DEFAULT_SOCKET}")
     if not host.startswith("unix://"):
         raise InvalidArgument(f"cannot use DOCKER_HOST {host!r}: only unix:// is supported")
@@ -25,7 +25,7 @@ def socket_path() -> Path:
 
 
 def duration(text: str) -> int:
-    """Nanoseconds: `90s`, `30m`, `12h`, `7d`. Raises `InvalidArgument`."""
+    """A duration like `90s`, `30m`, `12h`, `7d` in nanoseconds. Raises `InvalidArgument`."""
     number = decimal(text[:-1])
     if number is None or text[-1] not in UNITS:
         raise InvalidArgument(f"cannot use {text!r} as a duration: write 90s, 30m, 12h or 7d")

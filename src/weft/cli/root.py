@@ -1,5 +1,5 @@
-"""The command tree's root: which subcommands there are, and how an error becomes a message and an
-exit status."""
+"""The root of the command tree: which subcommands there are, and how an error becomes a message and
+an exit status."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COMMANDS = {
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",
 }
-"""Each module has the command as `command`."""
+"""Each module has its command as `command`."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 

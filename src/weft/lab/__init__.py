@@ -1,2 +1,2 @@
 """A cluster of hosts on one machine: each host is a set of namespaces with a daemon of its own.
-`lab.py` is where to start reading."""
+Start reading in `lab.py`."""

@@ -1,12 +1,12 @@
 """Control groups of the lab: one for each host in every hierarchy of the machine, version 1, 2 or
 both.
 
-    <hierarchy>/weft-lab/node1         what node1 sees as the root of its hierarchy
-    <hierarchy>/weft-lab/node1/init    its own processes; in version 2 a group with controllers may
-                                       hold none itself
-    <hierarchy>/weft-lab/node1/…       what the runtime makes for containers
+    <hierarchy>/weft-lab/node1         node1 sees this as the root of its hierarchy
+    <hierarchy>/weft-lab/node1/init    processes of the host itself; in version 2 a group with
+                                       controllers may hold none itself
+    <hierarchy>/weft-lab/node1/…       groups that the runtime makes for containers
 
-They say which processes are the lab's even when every record is lost.
+The groups tell which processes are the lab's even when every record is lost.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ INIT = "init"
 
 class Hierarchy(NamedTuple):
     path: Path
-    """Where the machine has it mounted."""
+    """Mount point on the machine."""
     kind: str
     """`cgroup` (version 1) or `cgroup2`."""
     options: str
-    """What a second mount of the same hierarchy must name: controllers, or `name=…`."""
+    """Options that a second mount of the same hierarchy must name: controllers, or `name=…`."""
 
 
 def hierarchies() -> list[Hierarchy]:
@@ -46,7 +46,8 @@ def hierarchies() -> list[Hierarchy]:
 
 
 def create(group: str) -> None:
-    """`weft-lab/node1` and its `init` in every hierarchy. Raises `OperationFailed`."""
+    """Makes the group and its `init` in every hierarchy. `group`: like `weft-lab/node1`. Raises
+    `OperationFailed`."""
     for hierarchy in hierarchies():
         path = hierarchy.path
         for part in (*Path(group).parts, INIT):
@@ -61,14 +62,14 @@ def create(group: str) -> None:
 
 
 def enter(group: str) -> None:
-    """Moves the calling process. Raises `OSError`."""
+    """Moves the calling process into the group. Raises `OSError`."""
     for hierarchy in hierarchies():
         (hierarchy.path / group / "cgroup.procs").write_text("0")
 
 
 def delegate(group: str) -> None:
-    """Version 2: the host's runtime may use every controller that the machine gives to its root's
-    children."""
+    """In version 2, lets the host's runtime use every controller that the machine's root group
+    gives to its children."""
     for hierarchy in hierarchies():
         if hierarchy.kind == "cgroup2":
             _enable_controllers(hierarchy.path / Path(group).parent)
@@ -76,7 +77,7 @@ def delegate(group: str) -> None:
 
 
 def processes(group: str) -> set[Process]:
-    """All that are in the group or below it, in any hierarchy."""
+    """All processes in the group or below it, in any hierarchy."""
     pids: set[int] = set()
     for hierarchy in hierarchies():
         for directory, _, _ in os.walk(hierarchy.path / group):
@@ -86,7 +87,8 @@ def processes(group: str) -> set[Process]:
 
 
 def remove(group: str, seconds: float = 5) -> None:
-    """With everything below it. Raises `OperationFailed` if processes stay in it for that long."""
+    """Removes the group with everything below it. Raises `OperationFailed` if processes stay in it
+    for `seconds`."""
     deadline = time.monotonic() + seconds
     for hierarchy in hierarchies():
         for directory, _, _ in os.walk(hierarchy.path / group, topdown=False):
@@ -106,7 +108,7 @@ def _remove_one(path: Path, deadline: float) -> None:
                 ) from error
             time.sleep(
                 0.01
-            )  # a process that was killed leaves its group only when the kernel has taken it apart
+            )  # a killed process leaves its group only when the kernel has taken the process apart
         else:
             return
 
@@ -115,12 +117,13 @@ def _enable_controllers(path: Path) -> None:
     for controller in (path / "cgroup.controllers").read_text().split():
         with contextlib.suppress(
             OSError
-        ):  # one that cannot be had is missed by the runtime, which names it
+        ):  # if the runtime needs a controller that is missing, it names it
             (path / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _copy_cpuset(path: Path) -> None:
-    """Version 1: a new cpuset is empty, and an empty one takes no process."""
+    """In version 1, copies the parent's cpuset: a new cpuset is empty, and an empty one takes no
+    process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = path / name
         if (

@@ -1,9 +1,10 @@
-"""Start and end the daemon of a lab host, as its init system would; the lab does not watch it.
+"""Starts and ends the daemon of a lab host, as its init system would. The lab does not watch the
+daemon.
 
-The daemon is a grandchild that was forked inside the host's PID namespace, so the host's own first
-process reaps it. Which number it has outside only the kernel can tell: it sends one byte over a
-UNIX socket, and the kernel adds the sender's number as the receiver sees it (SCM_CREDENTIALS,
-unix(7)).
+The daemon is a grandchild that was forked inside the host's PID namespace, so the host's first
+process reaps it. Only the kernel can tell which number the daemon has outside: the daemon sends one
+byte over a UNIX socket, and the kernel adds the sender's number as the receiver sees it
+(SCM_CREDENTIALS, unix(7)).
 """
 
 import os
@@ -32,7 +33,8 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 def start(layout: Layout, host: Host, command: Sequence[str] = COMMAND) -> Process:
-    """The running daemon, or a new one. Raises `FailedPrecondition` if the host is not up."""
+    """Starts the daemon unless it runs, and gives its process. Raises `FailedPrecondition` if the
+    host is not up."""
     running = load(host.daemon_record)
     if running is not None:
         return running
@@ -57,8 +59,8 @@ def start(layout: Layout, host: Host, command: Sequence[str] = COMMAND) -> Proce
 
 
 def stop(host: Host, number: int = signal.SIGTERM, seconds: float = 10) -> bool:
-    """Sends the signal and waits for the end. False if no daemon ran. Raises `OperationFailed` if
-    it does not end."""
+    """Sends the signal and waits for the daemon's end. False if no daemon ran. Raises
+    `OperationFailed` if the daemon does not end within `seconds`."""
     running = load(host.daemon_record)
     if running is None or not send(running, number):
         return False
@@ -72,7 +74,7 @@ def stop(host: Host, number: int = signal.SIGTERM, seconds: float = 10) -> bool:
 def _launch(
     group: str, init: Process, host: Host, report: socket.socket, command: Sequence[str]
 ) -> None:
-    """In the forked child; never returns."""
+    """Runs in the forked child; never returns."""
     try:
         log = os.open(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         cgroups.enter(group)
@@ -81,7 +83,7 @@ def _launch(
         if os.fork() == 0:  # in the PID namespace, but a child of a process outside
             if (
                 os.fork() == 0
-            ):  # a child of a process inside that ends now: the host's first process adopts it
+            ):  # its parent, a process inside, ends now: the host's first process adopts it
                 become(lambda: _detach(namespaces, log, report), command, _VARIABLES)
             os._exit(0)
         os.wait()

@@ -1,13 +1,13 @@
-"""Run a command inside a host of the lab: `weft lab exec NODE -- CMD…`.
+"""Runs a command inside a host of the lab: `weft lab exec NODE -- CMD…`.
 
-Scripts call this hundreds of times, so it imports little and does no more than: join the host's PID
-namespace, fork, and in the child join the other namespaces and become the command. The parent stays
-outside, passes signals on and ends as the command did.
+Scripts call this hundreds of times, so this file imports little. The parent process joins the
+host's PID namespace and forks; the child joins the other namespaces and becomes the command. The
+parent stays outside, passes signals on and ends with the command's exit status.
 
     caller ── weft lab exec (outside) ── fork ──▶ child: PID, IPC, UTS, network, mount namespaces of the host ── exec CMD
 
-The command dies with its parent: killing `weft lab exec` never leaves it running. What the command
-itself put into the background lives on and belongs to the host, as on any machine.
+The command dies with its parent: killing `weft lab exec` never leaves it running. Processes that
+the command put into the background live on and belong to the host, as on any machine.
 """
 
 import os
@@ -22,7 +22,7 @@ from weft.lab.syscalls import die_with_parent, setns
 
 RUN = "/run/weft/lab"
 _AFTER_FORK = ("ipc", "uts", "net", "cgroup", "mnt")
-"""The mount namespace last: with it the paths of this process are gone."""
+"""The mount namespace is last: after joining it, this process's paths are gone."""
 _FORWARDED = {
     signal.SIGINT,
     signal.SIGTERM,
@@ -33,14 +33,16 @@ _FORWARDED = {
     signal.SIGCONT,
 }
 _SENT_BY_KERNEL = 0x80
-"""si_code SI_KERNEL: the terminal sent it, and to the whole foreground group, so the command has it
-already."""
+"""si_code SI_KERNEL: the terminal sent the signal to the whole foreground group, so the command has
+it already."""
 _DOCKER_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
-"""They speak of the caller's machine; inside a host the docker command means that host."""
+"""These are about the caller's machine; inside a host, the docker command must talk to that
+host."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """NODE [--] CMD…; gives the exit status of the command, 128 + N if signal N ended it."""
+    """`arguments`: NODE [--] CMD…. Gives the exit status of the command, 128 + N if signal N ended
+    it."""
     node, *command = arguments or ("",)
     if command[:1] == ["--"]:
         command = command[1:]
@@ -62,8 +64,8 @@ def environment(node: str) -> dict[str, str]:
 
 
 def run(init: Process, command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """In the namespaces of the process `init`, with this process's terminal, streams and
-    directory."""
+    """Runs the command in the namespaces of the process `init`, with this process's terminal,
+    streams and directory. Gives its exit status."""
     try:
         namespaces = open_namespaces(init.pid)
         setns(namespaces.pop("pid"))
@@ -86,7 +88,7 @@ def open_namespaces(pid: int) -> dict[str, int]:
 
 
 def join(namespaces: Mapping[str, int]) -> None:
-    """All but the PID namespace, which a process can only give to its children."""
+    """Joins all namespaces but the PID namespace, which a process can only give to its children."""
     for name in _AFTER_FORK:
         setns(namespaces[name])
 
@@ -94,7 +96,8 @@ def join(namespaces: Mapping[str, int]) -> None:
 def become(
     prepare: Callable[[], None], command: Sequence[str], variables: Mapping[str, str]
 ) -> NoReturn:
-    """Turns a forked child into the command; statuses 125 to 127 as `env` and `nohup` use them."""
+    """Turns a forked child into the command. Exit statuses 125 to 127 mean the same as in `env` and
+    `nohup`."""
     status = 125
     try:
         prepare()
@@ -113,15 +116,15 @@ def _prepare(namespaces: Mapping[str, int], parent: int, mask: set[int | signal.
     directory = os.getcwd()
     alive = os.path.exists(
         f"/proc/{parent}"
-    )  # in the caller's /proc still: it may have died before the line above
+    )  # still in the caller's /proc: the parent may have died before the line above
     join(namespaces)
     try:
         os.chdir(directory)
     except OSError:
         os.chdir("/")
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # Python ignores these two, and what is ignored stays so over exec: a command such as `head`
-    # relies on SIGPIPE.
+    # Python ignores these two signals, and ignored signals stay ignored over exec; but a command
+    # such as `head` relies on SIGPIPE.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if not alive:
@@ -135,7 +138,7 @@ def _attend(child: int) -> int:
             if received.si_code != _SENT_BY_KERNEL:
                 os.kill(
                     child, received.si_signo
-                )  # not reaped yet, so the number is still the child's
+                )  # not reaped yet, so this is still the child's number
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

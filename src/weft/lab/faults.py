@@ -1,7 +1,7 @@
-"""What may befall a host of the lab, and the way back: its packets get lost, its daemon stands
-still. (`lab.reboot`, `daemons.stop`.)
+"""Faults of a host of the lab, and their repair: its packets get lost, its daemon is stopped. (See
+also `lab.reboot`, `daemons.stop`.)
 
-A cut is a table of rules of its own in the host's network namespace. The cable stays up: on a real
+A cut is a separate nftables table in the host's network namespace. The cable stays up: on a real
 network nobody is told either.
 """
 
@@ -18,11 +18,11 @@ from weft.lab.processes import Process, load, send
 
 TABLE = "inet weft_lab_cut"
 STORE = "etcd"
-"""The program of the store that a manager may run beside its daemon."""
+"""The program of the etcd member that a manager may run beside its daemon."""
 
 
 def cut(host: Host, others: Sequence[Host] = ()) -> None:
-    """From these hosts, or from everybody. Raises `OperationFailed`."""
+    """Cuts the host off from these hosts, or from everybody. Raises `OperationFailed`."""
     addresses = ", ".join(str(other.address) for other in others)
     source, target = (
         f"ip {word} {{ {addresses} }} " if addresses else "" for word in ("saddr", "daddr")
@@ -42,7 +42,8 @@ def heal(host: Host) -> None:
 
 
 def pause(layout: Layout, host: Host) -> None:
-    """Raises `FailedPrecondition` if no daemon runs."""
+    """Stops the processes of the daemon and the etcd member. Raises `FailedPrecondition` if no
+    daemon runs."""
     _signal(layout, host, signal.SIGSTOP)
 
 
@@ -51,13 +52,13 @@ def resume(layout: Layout, host: Host) -> None:
 
 
 def store_process(layout: Layout, host: Host) -> Process | None:
-    """The host's member of the managers' store, which outlives its daemon."""
+    """The process of the host's etcd member, which outlives its daemon."""
     own = cgroups.processes(f"{layout.cgroup}/{host.name}/{cgroups.INIT}")
     return next((process for process in own if _name(process) == STORE), None)
 
 
 def _name(process: Process) -> str:
-    """Empty if it has ended."""
+    """The name of its program; empty if the process has ended."""
     with suppress(OSError):
         return Path(f"/proc/{process.pid}/comm").read_text().strip()
     return ""

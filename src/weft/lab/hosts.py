@@ -1,11 +1,11 @@
-"""Boot one host of the lab: namespaces, file system, cable; and take it apart again.
+"""Boots one host of the lab (namespaces, file system, cable), and takes it apart again.
 
     parent ─ fork ─▶ child: own session, control group, unshare ─ fork ─▶ boot.sh, PID 1 of the host ─ exec ─▶ tini
            ◀───────── its number ─────────┘
     parent records it, plugs in the cable, says "go"; boot.sh mounts, says "ready"
 
-The first process waits for "go", so at every instant either the record names it or it ends by
-itself.
+The host's first process waits for "go". So at every instant either the record names that process,
+or it ends by itself.
 """
 
 import os
@@ -33,13 +33,14 @@ from weft.system.trees import remove_tree
 BOOT_SCRIPT = Path(__file__).with_name("boot.sh")
 _NAMESPACES = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
 UMASK = 0o022
-"""Of a host's processes, as on any machine, whatever that of the person who boots it."""
+"""The umask of a host's processes, as on any machine, whatever the umask of the person who boots
+the host."""
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
-    """The host's first process, once the host is ready. `others`: whom its /etc/hosts names. Raises
-    `OperationFailed`."""
+    """Boots the host and gives its first process once the host is ready. `others`: the hosts in its
+    /etc/hosts. Raises `OperationFailed`."""
     group = f"{layout.cgroup}/{host.name}"
     cgroups.create(group)
     etc = _write_files(host, others)
@@ -65,13 +66,13 @@ def boot(layout: Layout, host: Host, others: list[Host]) -> Process:
 
 
 def halt(layout: Layout, host: Host) -> None:
-    """Ends the host with all its processes; its namespaces and mounts go with them. Its files stay
-    for `erase`."""
+    """Kills all processes of the host; its namespaces and mounts end with them. Its files stay for
+    `erase`."""
     group = f"{layout.cgroup}/{host.name}"
     init = load(host.record)
-    # A host that loses its power sees none of its processes end: first the daemon, then PID 1, with
-    # which the kernel ends the others in order of their numbers, and so each container's monitor
-    # before the container.
+    # On a real host that loses power, no process sees another end. So the daemon is killed first,
+    # then PID 1; the kernel then ends the others in order of their numbers, and so each container's
+    # monitor before the container.
     for process in (load(host.daemon_record), init, *cgroups.processes(group)):
         if process is not None:
             send(process, signal.SIGKILL)
@@ -87,7 +88,7 @@ def halt(layout: Layout, host: Host) -> None:
 def erase(host: Host) -> None:
     for path in (host.run, host.data):
         with suppress(OSError):
-            remove_tree(path)  # there are images and containers in it
+            remove_tree(path)  # images and containers are in it
     host.log.unlink(missing_ok=True)
 
 
@@ -101,14 +102,15 @@ def tail(log: Path, lines: int = 8) -> str:
 def _first_process(
     group: str, go: int, ready: int, host: Host, variables: dict[str, str]
 ) -> Process:
-    """Forks twice: only a child of the process that called unshare is in the new PID namespace."""
+    """Makes the host's namespaces and first process. Forks twice: only a child of the process that
+    called unshare is in the new PID namespace."""
     number_reader, number_writer = os.pipe()
     log = os.open(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     child = os.fork()
     if child == 0:
         try:
             os.umask(UMASK)
-            os.setsid()  # Ctrl-C at the terminal is not for the host
+            os.setsid()  # Ctrl-C at the terminal must not reach the host
             os.dup2(log, 2)
             cgroups.enter(group)
             unshare(CLONE_NEWCGROUP)

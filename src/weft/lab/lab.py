@@ -1,9 +1,9 @@
-"""The lab as a whole: up, down, status. Each may be called whatever state the last one was left in.
+"""The lab as a whole: up, down, status. Each works in whatever state the last call left the lab.
 
-    up     check the machine → bridge → hosts → daemons → swarm and image → ready      heals what is missing, leaves the rest alone
-    down   processes → cables, bridge → control groups → files                         what is not there is fine
+    up     check the machine → bridge → hosts → daemons → swarm and image → ready      adds what is missing, leaves the rest alone
+    down   processes → cables, bridge → control groups → files                         ignores what is missing
 
-`up` that fails, or is interrupted, on a machine without a lab takes back what it began.
+If `up` fails or is interrupted on a machine without a lab, it removes what it began.
 """
 
 import fcntl
@@ -34,9 +34,10 @@ class HostStatus:
     init: Process | None
     daemon: Process | None
     swarm: str
-    """The daemon's own word; empty if it gives none."""
+    """The node's state in the swarm, as its daemon reports it; empty if the daemon does not
+    answer."""
     role: str
-    """`manager` or `worker`, while it is part of a swarm."""
+    """`manager` or `worker`, while the host is part of a swarm."""
 
 
 def up(
@@ -48,8 +49,8 @@ def up(
     image: bool = True,
     command: Sequence[str] = daemons.COMMAND,
 ) -> None:
-    """A swarm of `count` hosts, by default as many as there are, or three; the first `managers` of
-    them are managers. Raises `WeftError`; passes `KeyboardInterrupt` on."""
+    """Brings up a swarm of `count` hosts, by default as many as there are, or three; the first
+    `managers` of them are managers. Raises `WeftError`; passes `KeyboardInterrupt` on."""
     with _alone(layout):
         _check_machine()
         existing = node_numbers(layout)
@@ -67,7 +68,7 @@ def up(
 
 
 def boot(layout: Layout, nodes: list[Host]) -> None:
-    """The bridge, the hosts and the client, without daemons."""
+    """Boots the bridge, the hosts and the client, without daemons."""
     underlay.up(layout)
     everyone = [*nodes, layout.client]
     for host in everyone:
@@ -77,8 +78,8 @@ def boot(layout: Layout, nodes: list[Host]) -> None:
 
 
 def reboot(layout: Layout, host: Host, command: Sequence[str] = daemons.COMMAND) -> None:
-    """Everything that runs on it is killed, its /run is empty, its disk is as it was; then it
-    starts with its daemon."""
+    """Kills every process on the host, empties its /run and keeps its disk; then boots it and
+    starts its daemon."""
     halt(layout, host)
     everyone = [*(layout.node(number) for number in node_numbers(layout)), layout.client]
     hosts.boot(layout, host, everyone)
@@ -86,10 +87,10 @@ def reboot(layout: Layout, host: Host, command: Sequence[str] = daemons.COMMAND)
 
 
 def halt(layout: Layout, host: Host) -> None:
-    """The first half of `reboot`; `up` is the other."""
+    """Does the first half of `reboot`; `up` does the other."""
     hosts.halt(layout, host)
     shutil.rmtree(host.run, ignore_errors=True)
-    make_missing(host.run, 0o755)  # by which it is known that there is such a host
+    make_missing(host.run, 0o755)  # marks that this host exists
 
 
 def down(layout: Layout, progress: Progress) -> None:
@@ -98,13 +99,13 @@ def down(layout: Layout, progress: Progress) -> None:
 
 
 def status(layout: Layout) -> list[HostStatus]:
-    """Of all hosts, the client last; empty if there is no lab."""
+    """The status of all hosts, the client last; empty if there is no lab."""
     names = [layout.node(number) for number in node_numbers(layout)]
     return [_status(host) for host in [*names, layout.client]] if names else []
 
 
 def find(layout: Layout, name: str) -> Host:
-    """A node by name. Raises `FailedPrecondition` if the lab has none such."""
+    """The node with that name. Raises `FailedPrecondition` if the lab has none."""
     for number in node_numbers(layout):
         if layout.node(number).name == name:
             return layout.node(number)
@@ -112,7 +113,7 @@ def find(layout: Layout, name: str) -> Host:
 
 
 def node_numbers(layout: Layout) -> list[int]:
-    """The K of every nodeK that was begun, from its files."""
+    """The number K of every nodeK that was begun, from its files."""
     found = {
         match[1]
         for path in layout.run.glob("node*")
@@ -163,7 +164,7 @@ def _down(layout: Layout) -> None:
 
 
 def _all_numbers(layout: Layout) -> list[int]:
-    """Of every node that has left a trace: a file, a control group, a cable."""
+    """The number of every node that has left a trace: a file, a control group, a cable."""
     traces = set(node_numbers(layout))
     for hierarchy in cgroups.hierarchies():
         for path in (hierarchy.path / layout.cgroup).glob("node*"):
@@ -217,8 +218,8 @@ def _build_image(progress: Progress) -> None:
 
 @contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
-    """One `up` or `down` at a time. The lock is on a directory that is there anyway, so nothing is
-    left of it."""
+    """Allows one `up` or `down` at a time. The lock is on a directory that exists anyway, so
+    nothing is left behind."""
     descriptor = os.open(layout.run.parents[1], os.O_RDONLY)
     try:
         try:
@@ -234,7 +235,7 @@ def _alone(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not stop the clean-up half-way."""
+    """Ignores signals, so that a second Ctrl-C does not stop the clean-up half-way."""
     old = {
         number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
     }

@@ -1,14 +1,14 @@
-"""What the lab is called and where it lies: names, addresses, paths. No effects here.
+"""Names, addresses and paths of the lab. No effects here.
 
 The real lab has the fixed names of the default `Layout`, so that scripts can rely on them. A test
-makes one with another name, subnet and directories, and so never meets a lab that somebody is
+makes a layout with another name, subnet and directories, and so never meets a lab that somebody is
 using.
 
     weft0 10.59.72.254/24      bridge in the machine's own network namespace
     ├─ weft-n1 ── ens160 10.59.72.11   node1 (the manager)
     ├─ weft-n2 ── ens160 10.59.72.12   node2
     ├─ …
-    └─ weft-client ── ens160 10.59.72.100   client: somebody outside the cluster, without a daemon
+    └─ weft-client ── ens160 10.59.72.100   client: a machine outside the cluster, without a daemon
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ UNDERLAY = IPv4Network("10.59.72.0/24")
 UPLINK = "ens160"
 """A host's interface on the underlay."""
 MAX_NODES = 80
-"""node81 would have the address 10.59.72.91; the client has .100, so there is room for a few
+"""node81 would have the address 10.59.72.91; the client has .100, so there is some room for
 mistakes."""
 
 
@@ -42,7 +42,7 @@ class Host:
     """File that names its first process."""
     daemon_record: Path
     log: Path
-    """What its daemon, and before it the boot script, print."""
+    """Output of its daemon, and before that of the boot script."""
 
     @property
     def socket(self) -> Path:
@@ -68,8 +68,8 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        """Where each host sees its own data: a directory that is on the machine anyway,
-        /var/lib/weft."""
+        """The path at which each host sees its own data: a directory that exists on the machine
+        anyway, /var/lib/weft."""
         return self.data.parent
 
     @property

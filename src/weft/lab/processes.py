@@ -1,5 +1,5 @@
-"""Which process is meant: its number and when it started, so that a number that was given out again
-is never taken for it.
+"""Identifies a process by its number and start time, so that a process that got the same number
+later is never taken for it.
 
 A record is a file `PID STARTED`. Nothing here finds a process by name.
 """
@@ -20,7 +20,7 @@ class Process(NamedTuple):
 
 
 def identify(pid: int) -> Process | None:
-    """The live process of that number; a zombie is none."""
+    """The live process with that number; None for a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -42,12 +42,12 @@ def load(record: str | os.PathLike[str]) -> Process | None:
 
 
 def save(record: str | os.PathLike[str], process: Process) -> None:
-    """Whole or not at all."""
+    """Writes the whole record or nothing."""
     replace_file(Path(record), f"{process.pid} {process.started}\n".encode(), durable=False)
 
 
 def send(process: Process, number: int) -> bool:
-    """Signals it. False if it is gone."""
+    """Sends a signal. False if the process has ended."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -64,7 +64,7 @@ def send(process: Process, number: int) -> bool:
 
 
 def wait(process: Process, seconds: float) -> bool:
-    """Until it has ended; False if it has not after that time."""
+    """Waits until the process has ended; False if it has not within `seconds`."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:

@@ -1,5 +1,5 @@
-"""One line for each step of what takes a while: what it is, and when it is done how long it
-took."""
+"""Prints one line for each step of a long operation: the step's name, and at its end the time that
+it took."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ class Progress:
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """On a terminal the line stands there, unfinished, while the step runs."""
+        """Reports a step. On a terminal the unfinished line is shown while the step runs."""
         terminal = self._stream.isatty()
         begin = time.monotonic()
         if terminal:

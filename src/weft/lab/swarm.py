@@ -1,8 +1,8 @@
-"""Make a swarm of the lab's hosts through their API, as somebody at each host would: init on node1,
-join on the others; managers one after the other, because each has to catch up with the store before
-the next may come. Of a swarm that is there, any manager is asked: node1 may no longer be one.
+"""Makes a swarm of the lab's hosts through their API: init on node1, join on the others. Managers
+join one after the other, because each has to catch up with the store before the next may come. If
+there is a swarm already, any manager is asked: node1 may no longer be one.
 
-Each step asks first how things are, so that doing it again changes nothing and mends what is
+Each step first asks for the actual state, so that repeating it changes nothing and mends what is
 missing.
 """
 
@@ -19,21 +19,22 @@ from weft.lab.layout import Host
 from weft.lab.processes import load
 
 SECONDS = 30
-"""How long one step may take before something must be wrong."""
+"""Timeout of one step."""
 SWARM_PORT = 2377
 IMAGE = "zaggash/demo-webapp:latest"
 
 
 def wait_for_daemons(hosts: list[Host]) -> None:
-    """Until all answer. Raises `OperationFailed` with the end of its log for one that died."""
+    """Waits until all daemons answer. Raises `OperationFailed`, with the end of its log, if a
+    daemon died."""
     for host in hosts:
         wait_until(partial(_answers, host), f"an answer of the daemon of {host.name}", SECONDS)
 
 
 def form(hosts: list[Host], managers: int = 1) -> None:
-    """So many hosts are to be managers, the first ones if they are not; what more there are stay
-    so. Returns when every host is ready and on the ingress network, and so many managers can be
-    reached."""
+    """Makes `managers` of the hosts managers: those that are managers already, then the first of
+    the others. Surplus managers stay managers. Returns when every host is ready and on the ingress
+    network, and that many managers can be reached."""
     manager = _first_manager(hosts)
     known = _managers(manager)
     for host in sorted(hosts, key=lambda host: host.name not in known)[:managers]:
@@ -52,8 +53,7 @@ def form(hosts: list[Host], managers: int = 1) -> None:
 
 
 def _first_manager(hosts: list[Host]) -> Host:
-    """The first one that can be asked; the first host, which begins the swarm, if there is none
-    yet."""
+    """The first manager that answers. If no host is in a swarm, the first host begins one."""
     if all(local_state(host) == "inactive" for host in hosts):
         address = str(hosts[0].address)
         Api(hosts[0].socket).post(
@@ -78,7 +78,7 @@ def _managers(manager: Host) -> set[str]:
 
 
 def _make_manager(host: Host, manager: Host) -> None:
-    """By joining as one, or by promotion if it has joined already."""
+    """Lets the host join as a manager, or promotes it if it has joined already."""
     if local_state(host) == "inactive":
         _join(host, manager, Api(manager.socket).get("/swarm")["JoinTokens"]["Manager"])
     api = Api(manager.socket)
@@ -95,7 +95,7 @@ def _make_manager(host: Host, manager: Host) -> None:
 
 
 def _node(api: Api, host: Host) -> dict[str, Any]:
-    """As the manager knows it; empty if it does not."""
+    """The node as the manager knows it; empty if unknown."""
     return next(
         (node for node in api.get("/nodes") if node["Description"]["Hostname"] == host.name), {}
     )
@@ -115,7 +115,7 @@ def local_state(host: Host) -> str:
 
 
 def membership(host: Host) -> tuple[str, str]:
-    """(`local_state`, `manager` or `worker`), as the daemon itself says it."""
+    """(`local_state`, `manager` or `worker`), as the daemon itself reports it."""
     info = Api(host.socket).get("/info")["Swarm"]
     return str(info["LocalNodeState"]), "manager" if info["ControlAvailable"] else "worker"
 
@@ -129,7 +129,7 @@ def ready_nodes(manager: Host) -> list[str]:
 
 
 def each(hosts: list[Host], action: Callable[[Host], None]) -> None:
-    """At the same time for all; the first error is raised when all are done."""
+    """Runs the action for all hosts at once; raises the first error when all are done."""
     if hosts:
         with ThreadPoolExecutor(len(hosts)) as pool:
             for done in [pool.submit(action, host) for host in hosts]:

@@ -1,8 +1,7 @@
-"""unshare(2), setns(2) and prctl(2), which Python has from 3.12 or not at all. Nothing but the
-calls.
+"""unshare(2), setns(2) and prctl(2), which Python has from 3.12 or not at all. Only the calls.
 
-All of them act on the calling thread: call them in a process that has one, which is what a freshly
-forked child is.
+All of them act on the calling thread. Call them in a process with a single thread, such as a
+freshly forked child.
 """
 
 import ctypes

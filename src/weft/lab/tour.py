@@ -1,8 +1,8 @@
 """The walkthrough, live: each command as somebody at that host would type it, its real output, and
 what it shows.
 
-The steps are a table; nothing about the cluster is assumed but its names. The tour removes what it
-made if it is run again.
+The steps are a table. The tour relies only on the names of the cluster. A second run first removes
+what the first made.
 """
 
 import os
@@ -29,12 +29,12 @@ INSIDE = (
     f"nsenter --net=/run/docker/netns/1-$(docker network ls -q --no-trunc --filter name={SEALED} |"
     " cut -c 1-10)"
 )
-"""In the encrypted network's namespace on this host."""
+"""Runs the command after it in the encrypted network's namespace on this host."""
 PEER = f"$(nsenter -n -t {PIDOF} ethtool -S eth1 | sed -n 's/.*peer_ifindex: //p')"
 PORT = f'$({INSIDE} ip -o link | sed -n "s/^{PEER}: \\([^@:]*\\).*/\\1/p")'
-"""The other end, in that namespace, of the container's cable."""
+"""The other end of the container's veth, in that namespace."""
 _PROGRESS = re.compile(r"overall progress: |verify: Waiting|\d+/\d+: |$")
-"""What docker repaints on a terminal and repeats line by line here."""
+"""Lines that docker repaints on a terminal, but repeats here."""
 
 
 class Step(NamedTuple):
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     command: str
     shows: str
     quiet: bool = False
-    """Do not stop the tour if it fails."""
+    """A failure of this step is not counted."""
 
 
 PLAIN = (
@@ -141,7 +141,7 @@ Try next:
 
 
 def run(stream: TextIO, pause: bool = False) -> int:
-    """Gives 0 if every step did what it should."""
+    """Runs all steps. Gives 0 if every step succeeded."""
     failed = 0
     for step in STEPS:
         if step.shows:

@@ -1,8 +1,8 @@
-"""The wire between the hosts of the lab: a bridge in the machine's own network namespace and a
-cable to each host.
+"""The underlay of the lab: a bridge in the machine's own network namespace and a cable (a veth) to
+each host.
 
-Only these links are made there, all marked with the alias `weft lab`; the machine's sysctls, routes
-and rules stay as they are.
+Only these links are made in that namespace, all with the alias `weft lab`. The machine's sysctls,
+routes and rules stay as they are.
 """
 
 import json
@@ -20,8 +20,8 @@ CARD_PREFIX = "02:57"
 
 
 def up(layout: Layout) -> None:
-    """Makes the bridge if it is not there. Raises `Conflict` if its name or its subnet is somebody
-    else's."""
+    """Makes the bridge if it does not exist. Raises `Conflict` if its name or its subnet is used by
+    somebody else."""
     link = _link(layout.bridge)
     if link is not None:
         if link.get("ifalias") != ALIAS:
@@ -51,12 +51,12 @@ def up(layout: Layout) -> None:
 
 
 def plug_in(layout: Layout, host: Host, pid: int) -> None:
-    """A cable from the bridge to the network namespace of process `pid`, which sees its end as
-    `ens160`, still down.
+    """Makes a cable from the bridge to the network namespace of process `pid`. The cable's end
+    there is called `ens160`, and is still down.
 
-    Its MAC is the host's for ever, as a network card's is. With another one after a reboot it would
-    be sent packets to the old one by whoever confirmed that within the last second, since the
-    kernel then believes no announcement: for up to a minute."""
+    A host keeps its MAC for ever, as with a network card. If a rebooted host had another MAC, a
+    neighbour that confirmed the old one within the last second would ignore announcements, and send
+    to the old MAC for up to a minute."""
     unplug(host.link)
     card = mac_for(host.address, CARD_PREFIX)
     _batch(
@@ -66,21 +66,21 @@ def plug_in(layout: Layout, host: Host, pid: int) -> None:
 
 
 def unplug(link: str) -> None:
-    """What is not there or not ours stays as it is."""
+    """Removes a link if it exists and is ours."""
     found = _link(link)
     if found is not None and found.get("ifalias") == ALIAS:
         subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
 
 
 def links(layout: Layout) -> list[str]:
-    """Our cables and the bridge, the bridge last."""
+    """Our cables, then the bridge."""
     ours = [link["ifname"] for link in _json("link", "show") if link.get("ifalias") == ALIAS]
     cables = [name for name in ours if name.startswith(f"{layout.name}-")]
     return cables + [name for name in ours if name == layout.bridge]
 
 
 def warnings() -> list[str]:
-    """What on this machine may keep the hosts from reaching each other, in words."""
+    """Sentences about what on this machine may keep the hosts from reaching each other."""
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if not switch.exists() or switch.read_text().strip() != "1":
         return []

@@ -1,2 +1,2 @@
-"""Ring 3: the only package that touches the kernel's network. netlink, nftables, namespaces,
-sysctls."""
+"""Adapter to the kernel's network, and the only package that touches it: netlink, nftables,
+namespaces, sysctls."""

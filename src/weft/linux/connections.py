@@ -1,4 +1,4 @@
-"""Ending TCP connections that other processes hold, by asking the kernel: both ends see a reset.
+"""Ends TCP connections of other processes through the kernel: both ends see a reset.
 
 A kernel without CONFIG_INET_DIAG_DESTROY refuses. `include/uapi/linux/inet_diag.h`, `sock_diag.h`.
 """
@@ -17,16 +17,17 @@ _BY_FAMILY, _DESTROY = 20, 21
 _REQUEST = struct.Struct("=BBBxI48s")
 """struct inet_diag_req_v2: family, protocol, extensions, states, id."""
 _ID = slice(4, 52)
-"""Of struct inet_diag_msg: ports, addresses, interface, cookie."""
+"""The part of struct inet_diag_msg that identifies a socket: ports, addresses, interface,
+cookie."""
 _PORTS = struct.Struct(">HH")
 _LISTEN = 10
 _ALL_BUT_LISTENING = 0xFFFFFFFF & ~(1 << _LISTEN)
 
 
 def end_accepted(address: IPv4Address, port: int) -> int:
-    """Ends the connections that were made to this address and port in the thread's namespace; the
-    socket that listens there stays. Gives their number. Raises `OperationFailed`, also where the
-    kernel cannot do it. Not on the event loop."""
+    """Ends the connections that were accepted on this address and port in the thread's namespace;
+    the listening socket stays. Gives their number. Raises `OperationFailed`, also if the kernel
+    cannot end connections. Not on the event loop."""
     try:
         channel = NetlinkSocket(NETLINK_SOCK_DIAG)
         try:
@@ -39,14 +40,14 @@ def end_accepted(address: IPv4Address, port: int) -> int:
             f"cannot end connections to {address}:{port}: {cause_of(error)}"
         ) from error
     for refusal in refused.values():
-        if refusal.errno != errno.ENOENT:  # ENOENT: it has ended by itself
+        if refusal.errno != errno.ENOENT:  # ENOENT: the connection ended by itself
             cause = cause_of(refusal)
             raise OperationFailed(f"cannot end connections to {address}:{port}: {cause}")
     return len(ends) - len(refused)
 
 
 def _accepted(channel: NetlinkSocket, address: IPv4Address, port: int) -> Iterator[bytes]:
-    """Ids."""
+    """The identifying parts (`_ID`) of these connections."""
     for body in channel.dump(_BY_FAMILY, _request(bytes(48))):
         id = body[_ID]
         if _PORTS.unpack_from(id)[0] == port and id[4:8] == address.packed:

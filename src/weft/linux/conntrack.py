@@ -1,10 +1,10 @@
-"""Forgetting flows that the rules would lead elsewhere now: conntrack translates a flow as it did
-first.
+"""Deletes conntrack flows that changed rules would translate differently now: conntrack translates
+every packet of a flow as it did the first.
 
-Which they are is `network/flows.py`'s to say. Of UDP these are all of them. Of TCP those whose SYN
-nobody has answered: the client sends it again, after a second, and that one is to choose anew. A
-connection that stands ends with its backend, by a reset or a timeout, and cannot move. Run it
-through `netns` for a namespace other than the thread's own.
+`network/flows.py` decides which flows these are. Of them, every UDP flow is deleted, and every TCP
+flow whose SYN is unanswered: the client repeats the SYN after a second, and the new flow chooses a
+backend anew. An established connection cannot move; it ends with its backend, by a reset or a
+timeout. For a namespace other than the thread's own, run this through `netns`.
 `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 """
 
@@ -32,41 +32,43 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_V4_SRC = 1
 _PROTO_NUM, _PROTO_DST_PORT = 1, 3
 _SEEN_REPLY, _TRANSLATED = 1 << 1, 1 << 4 | 1 << 5
-"""In the status, big-endian: a packet has come back; source or destination is another than it
-was."""
+"""Bits of the status, which is big-endian: a packet has come back; source or destination was
+translated."""
 _GENERIC = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 MANY = 40
-"""Kinds of flows: to read all flows once costs the kernel as much as to look for so many kinds."""
+"""Number of filters from which on it is cheaper to read all flows once than to let the kernel
+search for each."""
 
 
 class Flow(NamedTuple):
     protocol: int
     reply_source: IPv4Address
-    """Who answers: the backend, behind all translation."""
+    """The address that answers: the backend, after all translation."""
     port: int
-    """That was asked for."""
+    """The destination port that the client asked for."""
     key: bytes
-    """The attributes by which the kernel knows the flow."""
+    """The attributes that identify the flow to the kernel."""
     answered: bool
     """Packets have gone both ways."""
     translated: bool
 
     @property
     def is_stuck(self) -> bool:
-        """It would go on to ask for the same backend, and need not."""
+        """The flow's next packet would go to the same backend, although it could still go to
+        another."""
         return self.protocol == socket.IPPROTO_UDP or (
             self.protocol == socket.IPPROTO_TCP and not self.answered
         )
 
 
 def delete_stuck(*stale: Stale) -> None:
-    """Delete these flows of the thread's namespace: all of UDP, of TCP those without an answer yet.
-    Raises OperationFailed.
+    """Deletes these flows of the thread's namespace: all of UDP, and of TCP those without an
+    answer. Raises OperationFailed.
 
-    A recent kernel looks for them itself (Linux 6.18 does): a quarter of a millisecond for each
-    kind where its table has a quarter million buckets, nothing where there are no flows. Of another
-    one all flows are read, as `find_and_delete` does.
+    A recent kernel searches for them itself (Linux 6.18 does): a quarter of a millisecond for each
+    kind where its table has a quarter million buckets, no time where there are no flows. On another
+    kernel all flows are read, as `find_and_delete` does.
     """
     requests = [request for each in stale for request in _flushes(each)]
     with _channel(stale) as channel:
@@ -81,8 +83,8 @@ def delete_stuck(*stale: Stale) -> None:
 
 
 def find_and_delete(*stale: Stale) -> None:
-    """The same on any kernel: all its flows are read, which takes ten milliseconds for a table of
-    that size, and microseconds for each. Not on the event loop."""
+    """Does the same on any kernel by reading all flows: ten milliseconds for a table of that size,
+    and microseconds for each flow. Not on the event loop."""
     with _channel(stale) as channel:
         _find_and_delete(channel, stale)
 
@@ -98,8 +100,8 @@ def _channel(stale: Iterable[Stale]) -> Iterator[NetlinkSocket]:
 
 
 def _flushes(stale: Stale) -> list[Request]:
-    """A kernel that has no such filter takes each for one flow, whose tuple is not complete:
-    EINVAL."""
+    """Requests to delete by filter. A kernel without such filters takes each for the description of
+    one flow, finds its tuple incomplete, and says EINVAL."""
     if isinstance(stale, Answered):
         address = nested(_TUPLE_IP | _NESTED, ipv4(_IP_V4_SRC, stale.address))
         flags = u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL)
@@ -116,7 +118,8 @@ def _flushes(stale: Stale) -> list[Request]:
 
 
 def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int) -> Request:
-    """All flows with such a tuple. `mask`: bits of the status that they do not have."""
+    """A request to delete all flows with such a tuple. `mask`: bits that the status of the flows
+    must not have."""
     body = _GENERIC + nested(_FILTER | _NESTED, flags)
     body += nested(tuple_ | _NESTED, address, nested(_TUPLE_PROTO | _NESTED, protocol))
     if mask:

@@ -1,7 +1,7 @@
-"""Operations as netlink requests. Pure but for the look-ups that it is given: indexes of devices,
-descriptors of namespaces.
+"""Encodes operations as netlink requests. Pure but for the look-ups that the caller passes in:
+indexes of devices, descriptors of namespaces.
 
-Also which answers of the kernel mean that an operation's goal was reached already.
+`ALREADY_SO` lists which errors of the kernel mean that an operation's goal was reached already.
 """
 
 import errno
@@ -51,9 +51,9 @@ def add_link(operation: AddLink, lookup: Lookup) -> list[Request]:
 
 
 def _add_bridge(bridge: Link) -> list[Request]:
-    """A bridge's MTU follows its ports' until somebody changes it: one given when it is made, or
-    the same again, does not count (`BROPT_MTU_SET_BY_USER` in the kernel's br_device.c). So it is
-    made with another one and then changed."""
+    """A bridge's MTU follows that of its ports until somebody changes it. An MTU that is given at
+    creation, or set to the same value again, does not count (`BROPT_MTU_SET_BY_USER` in the
+    kernel's br_device.c). So the bridge is made with another MTU, which is then changed."""
     return [
         link.add_bridge(msgspec.structs.replace(bridge, mtu=bridge.mtu - 1)),
         link.set_link(bridge.name, mtu=bridge.mtu),
@@ -61,7 +61,7 @@ def _add_bridge(bridge: Link) -> list[Request]:
 
 
 def set_link(operation: SetLink, lookup: Lookup) -> list[Request]:
-    """What is about a bridge's port: after it became one, and before it is up."""
+    """Settings of a bridge port are sent after the link became a port, and before it is up."""
     o = operation
     master = None if o.master is None else lookup.device(o.master) if o.master else 0
     if o.port is None:

@@ -1,14 +1,14 @@
-"""A kernel in memory with the contract of `linux/base.py`. It behaves: operations are applied one
-after the other, with the real one's errors; what the kernel drops together with something is
-dropped; a reader is shown what the real one shows.
+"""A kernel in memory with the contract of `linux/base.py`. Operations are applied one after the
+other, and fail with the real kernel's errors. State that the real kernel drops together with other
+state is dropped, and a reader sees what the real kernel shows.
 
     kernel = FakeKernel()
     await kernel.apply(diff(await kernel.read(desired), desired))
 
-What others do to it: `damage(RemoveLink(…))`, `flush_tables`, `delete_neighbours`. What goes wrong:
-`fail_next(predicate, cause)`. `latency` makes each operation take (virtual) time, and the caller
-can be cancelled before it. `print(kernel)` shows all of it as the commands that would make it.
-Packets are sent through several of them by `FakeUnderlay`, in fake_underlay.py.
+Changes by others: `damage(RemoveLink(…))`, `flush_tables`, `delete_neighbours`. Failures:
+`fail_next(predicate, cause)`. `latency` makes each operation take (virtual) time, before which the
+caller can be cancelled. `print(kernel)` shows the whole state as the commands that would make it.
+`FakeUnderlay`, in fake_underlay.py, sends packets through several fake kernels.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from weft.network.operations import AddLink, ChangeTable, Operation, ReplaceTabl
 
 UPLINK = "ens160"
 COALESCE = 0.05
-"""Seconds within which changes are told together."""
+"""Seconds within which changes are reported together."""
 
 Predicate = Callable[[Operation], bool]
 
 
 class FakeKernel:
-    """Implements `linux.base.Kernel`. `address`: the host's own on the underlay, whose last address
-    is the way to all others. Without one the host takes any address for its own."""
+    """Implements `linux.base.Kernel`. `address`: the host's own on the underlay; the router has the
+    last host address of its network. Without `address`, the host takes any address for its own."""
 
     def __init__(
         self, address: IPv4Interface | None = None, mtu: int = DEFAULT_UNDERLAY_MTU
@@ -40,7 +40,7 @@ class FakeKernel:
         self.spaces: dict[str, FakeNamespace] = {}
         self.latency = 0.0
         self.history: list[Operation] = []
-        """All that was applied, by whomever, failed ones not."""
+        """All operations that succeeded, whoever applied them."""
         self.closed = False
         self._failing: list[tuple[Predicate, str]] = []
         self._changed: set[str] = set()
@@ -92,36 +92,36 @@ class FakeKernel:
         """See `linux.base.Kernel.close`."""
         self.closed = True
 
-    # --- what others do, and what goes wrong
+    # --- changes by others, and failures
 
     def damage(self, *operations: Operation) -> None:
-        """Somebody else does this, and succeeds."""
+        """Applies operations as another program would. They must succeed."""
         for operation in operations:
             cause = self._attempt(operation)
             assert cause is None, f"{operation}: {cause}"
             self._touch(operation.namespace)
 
     def flush_tables(self, namespace: str) -> None:
-        """`nft flush table` for each: the tables stay, their rules go."""
+        """Does what `nft flush table` does to each table: the tables stay, their rules go."""
         space = self.spaces[namespace]
         space.damaged |= space.tables.keys()
         self._touch(namespace)
 
     def delete_neighbours(self, namespace: str) -> None:
-        """Neighbours and forwarding entries."""
+        """Deletes all neighbours and forwarding entries."""
         space = self.spaces[namespace]
         space.neighbours.clear()
         space.forwarding.clear()
         self._touch(namespace)
 
     def fail_next(self, predicate: Predicate, cause: str = "Input/output error") -> None:
-        """The next operation of which `predicate` holds is not done."""
+        """Makes the next operation for which `predicate` holds fail with `cause`."""
         self._failing.append((predicate, cause))
 
-    # --- looking at it
+    # --- inspection
 
     def state(self) -> KernelState:
-        """All of it, at once: others' things and what the real kernel would not tell included."""
+        """The whole state, including things of others and what the real kernel would not tell."""
         return KernelState({name: space.everything() for name, space in self.spaces.items()})
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class FakeKernel:
         return None
 
     def _attempt(self, operation: Operation) -> str | None:
-        """Why it failed; None: it is done, or was so already."""
+        """The cause of failure; None if the operation is done, or its goal was reached already."""
         gone = type(operation).__name__.startswith("Remove")
         try:
             self._perform(operation)
@@ -211,7 +211,8 @@ class FakeKernel:
         return space
 
     def _remove_space(self, name: str) -> None:
-        """With it go its links, their other ends, and the tunnels whose sockets are in it."""
+        """Removes a namespace with its links, their other ends, and the tunnels whose sockets are
+        in it."""
         space = self._space(name)
         if name == HOST:
             raise AssertionError("nobody removes the host's namespace")
@@ -289,7 +290,7 @@ def _same_kind(device: Device, link: Link) -> bool:
 
 
 def _title(operation: Operation) -> str:
-    """Its first line: a table's rules are not repeated."""
+    """The operation's first line, without a table's rules."""
     if isinstance(operation, ReplaceTable | ChangeTable):
         return f"nft table {operation.table.family} {operation.table.name} in {operation.namespace}"
     return f"`{operation}`"

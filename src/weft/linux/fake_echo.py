@@ -1,4 +1,4 @@
-"""`linux.base.Echo` on a network that says who can be reached, in virtual time."""
+"""`session.base.Echo` in virtual time, on a network that says which hosts can be reached."""
 
 import asyncio
 from collections import Counter
@@ -8,7 +8,8 @@ from ipaddress import IPv4Address
 
 class FakeEcho:
     def __init__(self, reaches: Callable[[IPv4Address], bool], latency: float = 0.001) -> None:
-        """`reaches`: whether a packet gets there and back now. `latency`: seconds for both."""
+        """`reaches`: whether a packet to the address would be answered now. `latency`: seconds for
+        the round trip."""
         self._reaches = reaches
         self.latency = latency
         self.asked: Counter[IPv4Address] = Counter()

@@ -1,12 +1,12 @@
-"""One network namespace in memory: links, and what hangs on them, with the kernel's own rules of
-what goes together with what.
+"""One network namespace in memory: links and the state that depends on them, with the kernel's own
+rules for what is removed together.
 
-A link that goes takes its other end, its addresses, routes, neighbours and forwarding entries
-along. A link that goes down loses its routes and neighbours; so does one that loses its last
-address; a new MAC costs it its neighbours (`neigh_changeaddr`). An address takes the routes of the
-main table along that name it as their source. A chain bound to a device dies with the device. What
-the kernel refuses raises `Refused`. tests/kernel/test_fake_kernel.py asks a real kernel about all
-that.
+Removing a link removes its other end, its addresses, routes, neighbours and forwarding entries. A
+link that goes down, or loses its last address, loses its routes and neighbours; a link with a new
+MAC loses its neighbours (`neigh_changeaddr`). Removing an address removes the routes of the main
+table that name it as their source. A chain bound to a device dies with the device. Operations that
+the kernel would refuse raise `Refused`. tests/kernel/test_fake_kernel.py checks all of this against
+a real kernel.
 
 Only state: no asyncio, no packets. `FakeKernel` finds the namespace and calls the method for an
 operation.
@@ -44,7 +44,7 @@ BOUND_TO = re.compile(r'hook \w+ device "([^"]+)"')
 
 
 class Refused(Exception):
-    """The kernel says no. `str()` is its reason."""
+    """The kernel refuses the operation. `str()` is its reason."""
 
 
 class Device:
@@ -59,7 +59,7 @@ class Device:
         self.peer: Device | None = None
         self.master: Device | None = None
         self.addresses: list[IPv4Interface] = []
-        """The first one is what the kernel sends from."""
+        """The kernel uses the first one as source address."""
         self.up = False
         self.port = BridgePort()
 
@@ -67,8 +67,8 @@ class Device:
         return f"{self.space.name}/{self.name}"
 
     def link(self, *, told: bool) -> Link:
-        """`told`: with the names of the other end and of the socket's namespace, which the kernel
-        does not tell."""
+        """`told`: include the names of the veth's other end and of the socket's namespace, which
+        the kernel does not tell."""
         kind = self.kind
         if isinstance(kind, Veth):
             kind = Veth(self.peer.space.name, self.peer.name) if told and self.peer else Veth()
@@ -97,16 +97,17 @@ class FakeNamespace:
         self.sysctls: dict[str, str] = {}
         self.tables: dict[tuple[str, str], Table] = {}
         self.damaged: set[tuple[str, str]] = set()
-        """Tables whose rules are not those that were applied, or not known to be."""
+        """Tables whose rules are not, or are not known to be, those that were applied."""
         self.rulesets: dict[tuple[str, str], Ruleset] = {}
-        """Their content, of those that somebody asked for."""
+        """Content of the tables whose rules were evaluated or changed."""
         self.rewritten = 0
-        """How often a table was to be changed that was not as it should be."""
+        """How often a table had to be written whole because it was not in the state that a change
+        expects."""
         self.bound: dict[tuple[str, str], list[Device]] = {}
-        """Devices on which a table's chains hang."""
+        """The devices to which a table's chains are bound."""
         self.connections = Connections()
         self.counters: dict[str, int] = {}
-        """Of rules with `numgen inc`, by chain and rule."""
+        """Counters of rules with `numgen inc`, by chain and rule."""
 
     # --- links
 
@@ -121,7 +122,7 @@ class FakeNamespace:
         return device
 
     def forget_device(self, device: Device) -> None:
-        """All that hangs on the device goes with it; its other end is the caller's affair."""
+        """Removes a device with all that depends on it; the caller removes its other end."""
         del self.devices[device.name]
         self._drop_routes(device.name)
         self._drop_neighbours(device.name)
@@ -194,8 +195,8 @@ class FakeNamespace:
         self.neighbours[neighbour.device, neighbour.address] = neighbour
 
     def add_forwarding(self, entry: ForwardingEntry) -> None:
-        """With a host another kind of device takes it for one more address of its own, which a
-        reader is not shown. A bridge has one port for a MAC."""
+        """With a `vtep`, any device but VXLAN takes the MAC for one more address of its own, which
+        a reader is not shown. A bridge has only one port for a MAC."""
         device = self.device(entry.device)
         if entry.vtep is None:
             if device.master is None:
@@ -210,7 +211,7 @@ class FakeNamespace:
             del self.forwarding[entry.device, entry.mac]
 
     def _forget_ports(self, ports: set[str], mac: MacAddress | None = None) -> None:
-        """What a bridge knows of them, or only of that MAC there."""
+        """Removes a bridge's entries for these ports, or only those for `mac`."""
         self.forwarding = {
             key: e for key, e in self.forwarding.items()
             if e.vtep is not None or e.device not in ports or mac not in (None, e.mac)
@@ -246,7 +247,8 @@ class FakeNamespace:
         self.sysctls[key] = value
 
     def sysctl(self, key: str) -> str | None:
-        """Everything that nobody set is 0; None if the key is about a device that is not there."""
+        """The value, "0" if nobody set one; None if the key is about a device that does not
+        exist."""
         device = device_of(key)
         return (
             None
@@ -266,7 +268,7 @@ class FakeNamespace:
         self.damaged.discard(key)
 
     def change_table(self, table: Table, changes: Changes) -> None:
-        """Where it is not as it should be before, all of it is written."""
+        """Changes a table. If it is not in the expected state, it is written whole."""
         key = (table.family, table.name)
         try:
             if key not in self.tables or key in self.damaged:
@@ -281,8 +283,8 @@ class FakeNamespace:
         self.counters = {k: n for k, n in self.counters.items() if k.partition(":")[0] not in fresh}
 
     def ruleset(self, key: tuple[str, str]) -> Ruleset:
-        """Of a table that is there: as it was written, and then changed. Raises ValueError for text
-        that is not understood."""
+        """The rules of an existing table: as written, then changed. Raises ValueError for text that
+        is not understood."""
         if key not in self.rulesets:
             self.rulesets[key] = parse(text(self.tables[key]))
         return self.rulesets[key]
@@ -296,8 +298,8 @@ class FakeNamespace:
     # --- as a value
 
     def read(self, keys: Iterable[str]) -> Namespace:
-        """What the real reader would show: in the host's namespace only what is ours. `keys`:
-        sysctls."""
+        """The state that the real reader would show: in the host's namespace, only our own part.
+        `keys`: the sysctls to read."""
         shown = {name for name in self.devices if self.name != HOST or owns_link(name)}
         tables = {k: Table(*k) if k in self.damaged else t for k, t in self.tables.items()}
         values = {key: value for key in keys if (value := self.sysctl(key)) is not None}
@@ -309,7 +311,7 @@ class FakeNamespace:
         )
 
     def everything(self) -> Namespace:
-        """All of it, others' things and what the kernel would not tell included."""
+        """The whole state, including things of others and what the kernel would not tell."""
         return self._value(set(self.devices), self.tables, self.sysctls, told=True)
 
     def _value(

@@ -1,9 +1,9 @@
-"""The IP layer of one namespace: routing, and the hooks with their chains, connection tracking and
-address translation.
+"""The IP layer of one namespace: routing, the netfilter hooks with their chains, connection
+tracking and address translation.
 
-Functions on a `FakeNamespace` and a `Flight`, in the order in which Linux does these things. What
-ends a packet's way raises `End`. What they did is told to `note`. Which device a packet goes to
-then, and what is behind it, is fake_underlay.py.
+Functions on a `FakeNamespace` and a `Flight`, in the order in which Linux does these things. Where
+a packet's way ends, they raise `End`; they report each step to `note`. fake_underlay.py brings the
+packet to the next device and beyond.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ Note = Callable[[str], None]
 
 
 class End(Exception):
-    """The packet's way ends here: `str()` says how."""
+    """The packet's way ends here; `str()` says why."""
 
 
 class Hop(NamedTuple):
-    """Where a route leads: out of a device, to a neighbour."""
+    """The result of a route lookup: a device and a neighbour."""
 
     device: str
     neighbour: IPv4Address
     source: IPv4Address
-    """What the host's own packets get as their source if they have none."""
+    """Source address of the host's own packets that have none."""
     table: int
 
 
@@ -43,8 +43,9 @@ class Hop(NamedTuple):
 
 
 def hook(space: FakeNamespace, name: str, flight: Flight, note: Note) -> None:
-    """Prerouting, input, forward, output or postrouting: chains in order of priority, tracking
-    between raw and the rest, and at its end the translation of addresses."""
+    """Runs the chains of a hook (prerouting, input, forward, output or postrouting) in order of
+    priority. Connection tracking runs between the raw chains and the rest, address translation at
+    the end."""
     chains = sorted(_chains(space, "ip", name), key=lambda c: c[1].priority)
     for rules, chain in chains:
         if chain.priority < CONNTRACK_PRIORITY:
@@ -59,14 +60,15 @@ def hook(space: FakeNamespace, name: str, flight: Flight, note: Note) -> None:
 
 
 def ingress(space: FakeNamespace, port: Device, flight: Flight, note: Note) -> None:
-    """A bridge's first hook. ARP is not a packet here, so what the rules say of it is not asked."""
+    """Runs a bridge's prerouting chains. Rules about ARP are not evaluated: ARP is not a packet
+    here."""
     flight.input = port.name
     for rules, chain in _chains(space, "bridge", "prerouting"):
         _call(rules, chain, flight, note)
 
 
 def egress(space: FakeNamespace, flight: Flight, note: Note) -> None:
-    """The netdev chains of the device that the packet leaves by."""
+    """Runs the netdev egress chains of the device by which the packet leaves."""
     device = space.devices[flight.output]
     bound = any(device in devices for devices in space.bound.values())
     for rules, chain in _chains(space, "netdev", "egress"):
@@ -78,7 +80,8 @@ def egress(space: FakeNamespace, flight: Flight, note: Note) -> None:
 
 
 def confirm(space: FakeNamespace, flight: Flight) -> None:
-    """The first packet of a connection got through: from now on it is known."""
+    """Confirms the connection of a packet that got through its last hook: conntrack knows it from
+    now on."""
     if flight.tracked and not space.connections.confirm(flight.tracked.connection):
         raise End("dropped: another connection has the same answer")
 
@@ -100,12 +103,13 @@ def _call(rules: Ruleset, chain: Chain, flight: Flight, note: Note) -> None:
 
 
 def _track(space: FakeNamespace, flight: Flight) -> None:
-    """A packet that was seen already, on its way through `lo`, keeps its connection."""
+    """Finds the packet's connection. A packet on its way through `lo` was seen already and keeps
+    its connection."""
     if flight.tracked is None and not flight.untracked:
         flight.tracked = space.connections.find(flight.packet, flight.zone)
 
 
-# --- translation of addresses
+# --- address translation
 
 
 def _translate(
@@ -139,7 +143,7 @@ def _translate(
 
 
 def _choose(space: FakeNamespace, connection: Connection, word: str, flight: Flight) -> bool:
-    """Whether the verdict is a translation, which is taken over."""
+    """Applies a verdict that is a translation; False if it is none."""
     if word.startswith("dnat "):
         address, _, port = word.removeprefix("dnat ").partition(":")
         connection.send_to(IPv4Address(address), int(port) if port else None)
@@ -156,8 +160,8 @@ def _choose(space: FakeNamespace, connection: Connection, word: str, flight: Fli
 
 
 def look_up(space: FakeNamespace, packet: Packet, mark: int, input: str = LOOPBACK) -> Hop | None:
-    """The way to the packet's destination. `input`: the device that it came by; the host's own come
-    by `lo`."""
+    """The route to the packet's destination. `input`: the device by which it came in; `lo` for the
+    host's own packets."""
     destination = packet.destination
     if space.is_local(destination):
         return Hop(LOOPBACK, destination, destination, 255)
@@ -179,8 +183,8 @@ def look_up(space: FakeNamespace, packet: Packet, mark: int, input: str = LOOPBA
 
 
 def check_source(space: FakeNamespace, packet: Packet, mark: int, input: str) -> None:
-    """What Linux does not take from a device: loopback addresses, and, where rp_filter says so,
-    senders that are elsewhere."""
+    """Drops what Linux does not accept from a device: loopback addresses, and, where rp_filter is
+    set, senders that fail its check."""
     if input == LOOPBACK:
         return
     if (packet.source.is_loopback or packet.destination.is_loopback) and not _setting(
@@ -197,7 +201,8 @@ def check_source(space: FakeNamespace, packet: Packet, mark: int, input: str) ->
 
 
 def _setting(space: FakeNamespace, device: str, name: str) -> int:
-    """The larger of a device's and of `all`: right for the parameters used here."""
+    """The larger value of the device and of `all`, as the kernel does for the parameters used
+    here."""
     return max(int(space.sysctl(f"net.ipv4.conf.{where}.{name}") or 0) for where in ("all", device))
 
 
@@ -227,7 +232,8 @@ def _longest(space: FakeNamespace, table: int, destination: IPv4Address) -> Rout
 
 
 def _own_address(space: FakeNamespace, device: str, neighbour: IPv4Address) -> IPv4Address:
-    """One of the device's in the neighbour's subnet, else its first, else any of the namespace."""
+    """An address of the device in the neighbour's subnet, else the device's first, else any of the
+    namespace."""
     on_device = space.devices[device].addresses
     near = [a.ip for a in on_device if neighbour in IPv4Network(a.network)]
     everywhere = [a.ip for d in space.devices.values() for a in d.addresses]

@@ -1,5 +1,5 @@
-"""Packets through several `FakeKernel`s: hosts on one underlay, and everybody else behind its
-router.
+"""Sends packets through several `FakeKernel`s: hosts on one underlay, with everybody else behind
+its router.
 
     underlay = FakeUnderlay()
     underlay.join("node1", kernel)
@@ -7,10 +7,10 @@ router.
     print(journey)                      # one line per step
     back = underlay.answer(journey)
 
-A journey is one packet from the process that sends it (or from outside) to where it ends. Devices,
-bridges and tunnels are here; what happens inside a namespace's IP layer is fake_stack.py. ARP is
-asked and answered but not shown; bridges know who is behind which port. No fragments, no timing, no
-queues. Rules and tables are those that were applied: what they forget to do is not done.
+A journey is one packet from the process that sends it (or from outside) to where it ends. This file
+has devices, bridges and tunnels; fake_stack.py has the IP layer of a namespace. ARP requests are
+answered but not shown; bridges know the MACs behind each port. There are no fragments, no timing,
+no queues. Only the rules and tables that were applied have an effect.
 """
 
 import functools
@@ -30,7 +30,7 @@ OUTSIDE = "outside"
 ROUTER_MAC: MacAddress = "0a:59:00:00:00:00"
 MOST_STEPS = 100
 VXLAN_SOURCE_PORT = 49152
-"""The kernel makes it of the inner packet's hash."""
+"""The kernel derives the port from a hash of the inner packet."""
 
 
 class Place(NamedTuple):
@@ -48,14 +48,15 @@ class Step(NamedTuple):
 
 
 class Journey:
-    """A packet's way. `end`: `delivered`, `left` (to the outside), or why it got no further."""
+    """A packet's way. `end`: `delivered`, `left` (to the outside), or why the packet got no
+    further."""
 
     def __init__(self, place: Place) -> None:
         self.steps: list[Step] = []
         self.place = place
         self.end = ""
         self.packet: Packet | None = None
-        """As it was at the end."""
+        """The packet as it was at the end."""
         self.mark = 0
 
     def __str__(self) -> str:
@@ -65,12 +66,12 @@ class Journey:
 
     @property
     def wheres(self) -> list[str]:
-        """The places passed, in order, each once per visit: `node1/host`."""
+        """The places on the way, in order, each once per visit: `node1/host`."""
         names = [f"{step.place.host}/{step.place.namespace}" for step in self.steps]
         return [name for name, before in zip(names, ["", *names], strict=False) if name != before]
 
     def did(self, what: str) -> bool:
-        """Whether a step says so."""
+        """Whether a step contains the text."""
         return any(what in step.what for step in self.steps)
 
 
@@ -88,16 +89,16 @@ class FakeUnderlay:
         self.hosts[name] = kernel
 
     def trace(self, packet: Packet, start: Place | None = None, via: str | None = None) -> Journey:
-        """Send a packet: a process at `start` does, or, with None, somebody outside, to the host
-        `via` or the one that has the address. A process may leave its source address to the kernel
-        (`ip.ANY`)."""
+        """Sends a packet from a process at `start`. With None, somebody outside sends it to the
+        host `via`, or to the host that has the address. A process may leave its source address to
+        the kernel (`ip.ANY`)."""
         walk = _Walk(self, start or Place(OUTSIDE, via or ""))
         return walk.run(packet, 0)
 
     def answer(self, journey: Journey) -> Journey:
-        """What a server bound to 0.0.0.0 sends back from where the journey ended. TCP answers with
-        the mark of the request where `tcp_fwmark_accept` says so and from the address that was
-        asked; UDP leaves its source to the kernel."""
+        """Sends the answer of a server bound to 0.0.0.0 from where the journey ended. TCP answers
+        with the mark of the request where `tcp_fwmark_accept` says so, and from the address that
+        was asked; UDP leaves its source to the kernel."""
         assert journey.packet is not None, f"nobody was reached: {journey.end}"
         packet = journey.packet.reversed()
         walk = _Walk(self, journey.place)
@@ -122,7 +123,7 @@ def _uplink_addresses(kernel: FakeKernel) -> list[IPv4Address]:
 
 
 class _Walk:
-    """One journey being made."""
+    """A journey in progress."""
 
     def __init__(self, underlay: FakeUnderlay, start: Place) -> None:
         self.underlay = underlay
@@ -143,11 +144,11 @@ class _Walk:
             self.journey.end = str(end)
         return self.journey
 
-    # --- the IP layer of one namespace after the other
+    # --- the IP layers on the way
 
     def _send(self, space: FakeNamespace, flight: Flight) -> None:
-        """What a process sends. Rules may change where it goes: then the route is looked up
-        again."""
+        """Sends a packet of a local process. If rules change its mark or destination, the route is
+        looked up again."""
         self._at(space, "sends", flight)
         hop = self._route(space, flight, LOOPBACK)
         if flight.packet.source == ip.ANY:
@@ -195,7 +196,7 @@ class _Walk:
         self._transmit(device, flight)
 
     def _deliver(self, space: FakeNamespace, flight: Flight) -> None:
-        """To a process, or to the VXLAN device that has its socket here."""
+        """Delivers to a process, or to the VXLAN device that has its socket here."""
         if isinstance(flight, Tunnelled):
             self._decapsulate(space, flight)
             return
@@ -273,7 +274,7 @@ class _Walk:
         raise End(f"dropped: no port of {bridge} leads to {flight.ether_destination}")
 
     def _resolve(self, device: Device, address: IPv4Address) -> MacAddress | None:
-        """ARP, after the permanent neighbours."""
+        """Answers from the permanent neighbours, then by ARP."""
         known = device.space.neighbours.get((device.name, address))
         if known is not None:
             return known.mac
@@ -291,7 +292,8 @@ class _Walk:
     # --- between hosts
 
     def _encapsulate(self, device: Device, kind: Vxlan, vtep: IPv4Address, frame: Flight) -> None:
-        """RFC 7348. The datagram is sent from where the device's socket is."""
+        """Encapsulates (RFC 7348). The datagram is sent from the namespace of the device's
+        socket."""
         kernel = self.underlay.hosts[self.host]
         socket = kernel.spaces[kind.socket]
         packet = Packet("udp", kind.local, VXLAN_SOURCE_PORT, vtep, kind.port)
@@ -323,8 +325,8 @@ class _Walk:
         raise End("left")
 
     def _engine(self, space: FakeNamespace, flight: Flight) -> None:
-        """A process reads the interface: the ESP engine, which brings the datagram to its fellow on
-        the other host."""
+        """Hands a packet to the process that reads the interface, the ESP engine, which brings it
+        to the engine on the other host."""
         name = self.underlay.host_of(flight.packet.destination)
         there = self.underlay.hosts[name].spaces.get(space.name) if name else None
         if name is None or there is None:
@@ -351,7 +353,7 @@ class _Walk:
         return Flight(packet, space.is_local, space.counters)
 
     def _fresh(self, space: FakeNamespace, flight: Flight) -> Flight:
-        """Mark and connection do not follow a packet into another namespace."""
+        """Copies a flight for another namespace, without its mark and connection."""
         fresh = type(flight)(flight.packet, space.is_local, space.counters)
         fresh.ether_source, fresh.ether_destination, fresh.vni = (
             flight.ether_source,
@@ -373,7 +375,7 @@ class _Walk:
 
 
 def _ports(bridge: Device, port: Device | None) -> list[Device]:
-    """The other ports, as far as `port` (None: the bridge itself) may talk to them."""
+    """The bridge's other ports to which `port` may talk (None: the bridge itself)."""
     isolated = port is not None and port.port.isolated
     ports = [
         d for d in bridge.space.devices.values() if d.master is bridge and d.up and d is not port
@@ -382,7 +384,7 @@ def _ports(bridge: Device, port: Device | None) -> list[Device]:
 
 
 def _ask(device: Device, address: IPv4Address) -> MacAddress | None:
-    """A request for the address comes in by the device."""
+    """Answers an ARP request that comes in by the device."""
     if not device.up:
         return None
     if device.master is not None:
@@ -391,7 +393,8 @@ def _ask(device: Device, address: IPv4Address) -> MacAddress | None:
 
 
 def _ask_ports(bridge: Device, port: Device | None, address: IPv4Address) -> MacAddress | None:
-    """VXLAN devices answer for the neighbours that they know (`proxy`)."""
+    """Sends an ARP request to the bridge and its ports. VXLAN devices answer for the neighbours
+    that they know (`proxy`)."""
     if port is not None and ip.answers_arp(bridge.space, bridge.name, address):
         return bridge.mac
     for other in _ports(bridge, port):

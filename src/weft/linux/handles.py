@@ -1,9 +1,9 @@
-"""The namespaces in use, each with what was opened inside it: a descriptor, a netlink socket for
-requests, one for netfilter.
+"""The namespaces in use, each with its open descriptors: the namespace itself, a netlink socket for
+requests, one for netfilter, and two for notifications.
 
-Opening costs a thread, so a handle is kept as long as its namespace. A socket keeps a namespace
-alive that has lost its file; `refresh` therefore closes the handles whose file is gone or names
-another namespace, and finds the new ones.
+Opening takes a thread, so a handle is kept as long as its namespace. A socket keeps a namespace
+alive after its file is gone. So `refresh` closes the handles whose file is gone or names another
+namespace, and opens the new ones.
 """
 
 import asyncio
@@ -22,8 +22,9 @@ from weft.network.kernel_state import HOST
 _HERE = Path("/proc/thread-self/ns/net")
 _MARK_KEY = "net.ipv4.conf.lo.tag"
 _MARK = str(int.from_bytes(b"WEFT", "big"))
-"""How a namespace says that we made it, for Docker's have names like ours: a number that the kernel
-keeps with every interface and leaves to the administrator's use (`ip-sysctl.rst`, `tag`)."""
+"""Marks a namespace as made by us, since Docker's have names like ours. The mark is a number that
+the kernel keeps with every interface and leaves to the administrator's use (`ip-sysctl.rst`,
+`tag`)."""
 _ROUTE_GROUPS = (1, 3, 5, 7, 8)
 """RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE."""
 _SOCKETS = (
@@ -32,11 +33,12 @@ _SOCKETS = (
     (NETLINK_ROUTE, _ROUTE_GROUPS),
     (NETLINK_NETFILTER, (nftables.NOTIFICATIONS,)),
 )
-"""Of every namespace: two for requests, and two on which the kernel tells of changes."""
+"""Sockets in every namespace: two for requests, and two for the kernel's notifications of
+changes."""
 
 
 class Handle:
-    """One namespace, entered once. Make it on a thread that is inside."""
+    """One namespace with its open sockets. Must be made on a thread that is inside."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,17 +59,17 @@ class Handle:
 
     @property
     def nft(self) -> Nft:
-        """To be used inside the namespace."""
+        """To be used on a thread inside the namespace."""
         if self._nft is None:
             self._nft = Nft()
         return self._nft
 
     def generation(self) -> int:
-        """Grows with every transaction of nf_tables in the namespace."""
+        """A number that grows with every nf_tables transaction in the namespace."""
         return nftables.decode_generation(self.filter.ask(nftables.get_generation()))
 
     def take_nft(self) -> Nft | None:
-        """The opened one, to be closed by whoever takes it."""
+        """Gives up the open nftables context, if any; the caller closes it."""
         taken, self._nft = self._nft, None
         return taken
 
@@ -81,26 +83,25 @@ def _mark() -> None:
 
 
 def _fresh(name: str) -> Handle:
-    """The handle of a namespace that was made this moment, its loopback brought up."""
+    """Opens the handle of a new namespace and brings its loopback up."""
     handle = Handle(name)
     handle.route.execute([link.loopback_up()])
     return handle
 
 
 def _existing(name: str) -> Handle | None:
-    """The handle of a namespace that is ours; None: somebody else made it."""
+    """Opens the handle of an existing namespace; None if we did not make it."""
     return Handle(name) if sysctl.read(_MARK_KEY) == _MARK else None
 
 
 class Handles:
-    """By name of namespace, HOST included from the beginning."""
+    """Handles by name of namespace. HOST is included from the beginning."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._handles = {HOST: Handle(HOST)}
         self._foreign: dict[str, int | None] = {}
-        """Namespaces of others with names like ours, by name: what `netns.identity` said of
-        them."""
+        """Namespaces of others with names like ours: their `netns.identity` by name."""
         self._closing: set[asyncio.Future[None]] = set()
         self.on_open: Callable[[Handle], None] = lambda handle: None
         self.on_close: Callable[[Handle], None] = lambda handle: None
@@ -119,7 +120,7 @@ class Handles:
         return self._handles.get(name)
 
     async def refresh(self) -> None:
-        """Open what appeared in the directory, close what vanished from it."""
+        """Opens namespaces that appeared in the directory, closes those that vanished."""
         living = {
             name: netns.identity(self.directory / name) for name in netns.names(self.directory)
         }
@@ -135,7 +136,7 @@ class Handles:
                     await self._open(name)
 
     async def create(self, name: str) -> None:
-        """Make the namespace, unless it lives already, and bring its loopback up."""
+        """Makes the namespace, unless it exists already, and brings its loopback up."""
         if not netns.is_own_name(name):
             raise OperationFailed(f"{name!r} is not a name of ours")
         path = self.directory / name
@@ -150,8 +151,8 @@ class Handles:
             )
 
     async def remove(self, name: str) -> None:
-        """Take the file away, and let go of what keeps the namespace alive. What is gone already is
-        fine."""
+        """Removes the file and closes what keeps the namespace alive. Does nothing if both are
+        gone."""
         if name in self._handles or await self._open(name):
             self._let_go(self._handles[name])
         netns.remove(self.directory / name)
@@ -162,7 +163,7 @@ class Handles:
         await asyncio.gather(*self._closing)
 
     async def _open(self, name: str) -> bool:
-        """Take up a namespace that lives already; False: there is none. Raises OperationFailed if
+        """Opens a namespace that exists already; False if there is none. Raises OperationFailed if
         it is not ours."""
         path = self.directory / name
         identity = netns.identity(path)
@@ -186,7 +187,7 @@ class Handles:
         self.in_background(handle.close)
 
     def retire_nft(self, handle: Handle) -> None:
-        """Close its nftables context, if it has one; the next use opens another."""
+        """Closes the handle's nftables context, if any; the next use opens another."""
         taken = handle.take_nft()
         if taken is not None:
             self.in_background(taken.close)

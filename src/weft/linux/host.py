@@ -1,5 +1,5 @@
-"""Facts about this host that the rest must know before it can begin: addresses, routes, and what
-the kernel cannot do.
+"""Facts about this host that are needed at the start: addresses, routes, and missing kernel
+features.
 
 Everything is read in the namespace of the calling thread, afresh at each call.
 """
@@ -33,12 +33,12 @@ class Interface(NamedTuple):
 
 
 def interfaces() -> list[Interface]:
-    """Those of the host, without lo and our own."""
+    """The host's interfaces, without lo and our own."""
     return [interface for interface in all_interfaces() if interface.name != LOOPBACK]
 
 
 def all_interfaces() -> list[Interface]:
-    """With lo, without our own."""
+    """The host's interfaces with lo, without our own."""
     channel = NetlinkSocket()
     try:
         found: dict[int, list[IPv4Interface]] = {}
@@ -62,7 +62,7 @@ def interface_with(wanted: IPv4Address) -> Interface:
 
 
 def is_local(address: IPv4Address) -> bool:
-    """Whether a program of this host can listen there."""
+    """Whether a program on this host can listen on the address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         try:
             trial.bind((str(address), 0))
@@ -73,21 +73,21 @@ def is_local(address: IPv4Address) -> bool:
 
 class Addresses(NamedTuple):
     listen: str
-    """`address:port` where managers are listened for."""
+    """`address:port` on which managers listen."""
     advertise: IPv4Address
-    """What the others are told. It need not be one of this host's: there may be a router before it
-    that translates addresses."""
+    """The address that other nodes are told. It need not be one of this host's: a router in front
+    of it may translate addresses."""
     data_path: IPv4Address
-    """One of this host's: VXLAN is sent from there, and to there."""
+    """An address of this host, from and to which VXLAN is sent."""
 
 
 def choose_addresses(
     listen: str, advertise: str, data_path: str, found: Sequence[Interface] | None = None
 ) -> Addresses:
-    """Of what a user asks for, as addresses or names of interfaces: as in Docker (moby
-    daemon/cluster/listen_addr.go), but for the data path. That has to be an address of this host;
-    if none is said, it is the advertised one, or the host's only one if that is another's, or good
-    on this host only. Raises `InvalidArgument`."""
+    """Chooses from what the user asks for (addresses or names of interfaces) as Docker does (moby
+    daemon/cluster/listen_addr.go), except for the data path address. The data path address must be
+    one of this host's. The default is the advertised address; if the advertised one is not this
+    host's or is a loopback address, the host's only address. Raises `InvalidArgument`."""
     found = all_interfaces() if found is None else found
     listen_host, _, port = listen.rpartition(":")
     listens = (
@@ -137,7 +137,7 @@ def _data_path(asked: str, advertise: IPv4Address, found: Sequence[Interface]) -
 def _named(
     text: str, found: Sequence[Interface], what: str, hint: str, unspecified: bool = False
 ) -> IPv4Address:
-    """The address of the interface of that name, or that address."""
+    """The address of the interface with that name, or the address that `text` is."""
     for interface in found:
         if interface.name == text:
             if len(interface.addresses) > 1:
@@ -159,8 +159,8 @@ def _named(
 
 
 def default_advertise_address(found: Sequence[Interface] | None = None) -> IPv4Address:
-    """The system's only address, as in Docker: of its hardware, or if that has none, of anything.
-    Raises InvalidArgument with Docker's text."""
+    """The system's only address, as in Docker: that of its hardware, or if hardware has none, of
+    any interface. Raises InvalidArgument with Docker's text."""
     usable = (
         interfaces()
         if found is None
@@ -199,8 +199,8 @@ def _global_addresses(interface: Interface) -> Iterator[tuple[str, IPv4Address]]
 
 
 def routes() -> list[IPv4Network]:
-    """Destinations in the main table, the default route and those through our own devices left out,
-    in order."""
+    """Destinations in the main table, sorted, without the default route and routes through our own
+    devices."""
     channel = NetlinkSocket()
     try:
         names = {
@@ -280,8 +280,8 @@ _SYSCTL_CHECKS = ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.
 
 
 def check_features() -> list[str]:
-    """A sentence for everything that is missing, found by trying it in a namespace that is gone
-    afterwards. Blocks some hundredths of a second."""
+    """A sentence for every missing feature, found by trying it in a temporary namespace. Blocks
+    some hundredths of a second."""
     try:
         return netns.run_in_throwaway(_check_features)
     except OSError as error:
@@ -305,8 +305,8 @@ def _check_features() -> list[str]:
 
 
 def _check_locked_ports(channel: NetlinkSocket) -> list[str]:
-    """With the bridge and the veth that were made before. An older kernel takes the setting, and
-    does nothing."""
+    """Uses the bridge and the veth that were made before. An older kernel accepts the setting
+    without effect."""
     devices = map(link.decode_link, channel.dump(*link.dump_links()))
     master = next((info.device for info in devices if info.name == "br0"), None)
     locked = BridgePort(locked=True)

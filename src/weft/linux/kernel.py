@@ -1,12 +1,12 @@
 """The real kernel behind `linux.base.Kernel`: reads, writes and watches the network part of this
 host's kernel.
 
-It holds no desired state and decides nothing: what it knows beside the kernel is which sockets it
-opened (`handles`) and what it last wrote as nftables tables (`tables`), and both can be lost.
-Reading is `reader`, applying `writer`, noticing `watch`. Netlink is used inline, because a request
-takes microseconds; whatever enters a namespace or waits runs on a thread of its own. Only
-namespaces with names of ours (`netns.OWN_NAMES`) in the given directory are touched, and the host's
-own.
+This file holds no desired state and decides nothing. It remembers only which sockets it opened
+(`handles`) and what it last wrote as nftables tables (`tables`); both can be lost. `reader` reads,
+`writer` applies, `watch` notices changes. Netlink is used on the event loop, because a request
+takes microseconds. Code that enters a namespace or waits runs on a thread of its own. Only the
+host's own namespace is touched, and namespaces in the given directory with names of ours
+(`netns.OWN_NAMES`).
 """
 
 import asyncio
@@ -26,8 +26,8 @@ NETNS_DIRECTORY = Path("/run/docker/netns")
 
 
 class RealKernel:
-    """Implements `linux.base.Kernel`. To be made and used on one event loop's thread, in the host's
-    namespace."""
+    """Implements `linux.base.Kernel`. Must be made and used on one event loop's thread, in the
+    host's namespace."""
 
     def __init__(self, netns_dir: Path = NETNS_DIRECTORY) -> None:
         try:
@@ -37,7 +37,7 @@ class RealKernel:
         self._tables = Tables(self._handles)
         self._watch: Watch | None = None
         self._turn = asyncio.Lock()
-        """Reading and applying take turns: a namespace must not be closed under its reader."""
+        """Held while reading or applying: a namespace must not be closed while it is read."""
 
     async def read(self, desired: KernelState, only: Iterable[str] | None = None) -> KernelState:
         """See `linux.base.Kernel.read`."""
@@ -71,7 +71,7 @@ class RealKernel:
             await self._handles.close()
 
     def _watching(self) -> Watch:
-        """The watch, from the first call on: it needs the running loop."""
+        """The watch; made at the first call, since it needs the running loop."""
         if self._watch is None:
             try:
                 self._watch = Watch(self._handles)

@@ -1,10 +1,10 @@
 """Network namespaces as files: make, list, enter and remove them.
 
-A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it; it lives as
-long as the file, whatever becomes of this process. `setns` and `unshare` move one thread, so
-entering is always: a fresh thread, one short function, and the thread ends. Sockets opened there
-stay in the namespace and may be used from everywhere. No thread ever comes back to a pool from a
-foreign namespace.
+A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it. The namespace
+lives as long as the file, even if this process ends. `setns` and `unshare` move one thread. So
+every visit to a namespace is a new thread that runs one short function and ends; no thread returns
+to a pool from a foreign namespace. Sockets opened there stay in the namespace and may be used from
+everywhere.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 OWN_NAMES = re.compile(r"1-[0-9a-z]{10}|lb_[0-9a-z]{9}|ingress_sbox|esp_sbox|[0-9a-f]{12}")
-"""Names of the namespaces that we make: of an overlay network, of its load balancer, of the mesh,
-of the ESP engine, of a sandbox."""
+"""Names of the namespaces that we make: for an overlay network, its load balancer, the routing
+mesh, the ESP engine, a sandbox."""
 
 
 def is_own_name(name: str) -> bool:
@@ -38,7 +38,7 @@ def is_own_name(name: str) -> bool:
 
 
 class _Visit(threading.Thread, Generic[T]):
-    """A thread that lives for one function."""
+    """A thread that runs one function."""
 
     def __init__(self, function: Callable[[], T], done: Callable[[], object]) -> None:
         super().__init__(name="netns", daemon=True)
@@ -62,7 +62,7 @@ class _Visit(threading.Thread, Generic[T]):
 
 
 def run_on_thread(function: Callable[[], T]) -> T:
-    """The function's result, from a thread of its own. Blocks."""
+    """Runs the function on a thread of its own and gives its result. Blocks."""
     visit = _Visit(function, lambda: None)
     visit.start()
     visit.join()
@@ -70,8 +70,8 @@ def run_on_thread(function: Callable[[], T]) -> T:
 
 
 async def on_thread(function: Callable[[], T]) -> T:
-    """As `run_on_thread`, without blocking the loop. Cancelled, it waits for the function to end:
-    half an effect is none."""
+    """As `run_on_thread`, without blocking the loop. When cancelled, it waits for the function to
+    end, so that no effect is left half done."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     visit = _Visit(function, lambda: loop.call_soon_threadsafe(ended.set))
@@ -85,14 +85,14 @@ async def on_thread(function: Callable[[], T]) -> T:
 
 
 def enter(namespace: int) -> None:
-    """Move the calling thread, which must be one of `run_on_thread`'s, into the namespace of the
+    """Moves the calling thread, which must be one of `run_on_thread`'s, into the namespace of the
     descriptor."""
     if _libc.setns(namespace, _CLONE_NEWNET) != 0:
         raise _os_error("setns")
 
 
 def inside(namespace: int, function: Callable[[], T]) -> Callable[[], T]:
-    """The function, to be run on a thread of its own in the namespace of the descriptor."""
+    """Wraps the function to run in the namespace of the descriptor, on a thread of its own."""
 
     def entered() -> T:
         enter(namespace)
@@ -102,7 +102,7 @@ def inside(namespace: int, function: Callable[[], T]) -> Callable[[], T]:
 
 
 def run_in(path: Path, function: Callable[[], T]) -> T:
-    """Run one short function in the namespace of the file. Blocks."""
+    """Runs one short function in the namespace of the file. Blocks."""
     try:
         namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -116,8 +116,8 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
 
 
 def run_in_throwaway(function: Callable[[], T]) -> T:
-    """Run one short function in a new namespace that nobody else sees, and that ends with it.
-    Blocks. Raises OSError."""
+    """Runs one short function in a new namespace, which nobody else sees and which ends with the
+    function. Blocks. Raises OSError."""
 
     def unshared() -> T:
         _unshare()
@@ -127,12 +127,11 @@ def run_in_throwaway(function: Callable[[], T]) -> T:
 
 
 def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = lambda: None) -> T:
-    """Make a namespace and the file that names it, then run the function inside. On failure nothing
-    stays. Blocks.
+    """Makes a namespace and the file that names it, then runs the function inside. On failure
+    nothing stays. Blocks.
 
-    `prepare` is run inside before the namespace has its file, so that nobody ever finds one that it
-    has not seen. A file that names no live namespace (an empty one that outlived a reboot) is
-    replaced.
+    `prepare` runs inside before the namespace has its file, so that nobody ever finds an unprepared
+    one. A file that names no live namespace (an empty one that outlived a reboot) is replaced.
     """
     make_missing(path.parent, 0o755)
     if not is_live(path):
@@ -158,9 +157,9 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
 
 
 def remove(path: Path) -> None:
-    """Take away the file, and the namespace unless a process or socket is still in it. What is gone
-    already is fine."""
-    # As often as it was mounted: a mount over a mount is what a crash between two attempts leaves.
+    """Removes the file, and the namespace unless a process or socket is still in it. Does nothing
+    if both are gone."""
+    # Repeat, since a crash between two attempts leaves a mount over a mount.
     while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
         pass
     path.unlink(missing_ok=True)
@@ -172,7 +171,7 @@ def is_live(path: Path) -> bool:
 
 
 def identity(path: Path) -> int | None:
-    """The number of the namespace that the file names, unique among living ones; None: it names
+    """The number of the namespace that the file names, unique among living ones; None if it names
     none."""
     try:
         found = path.stat()
@@ -182,7 +181,7 @@ def identity(path: Path) -> int | None:
 
 
 def names(directory: Path) -> list[str]:
-    """Names of all live namespaces of ours in the directory, sorted."""
+    """Names of all our live namespaces in the directory, sorted."""
     try:
         found = os.listdir(directory)
     except FileNotFoundError:
@@ -193,8 +192,8 @@ def names(directory: Path) -> list[str]:
 def open_udp_tcp(
     path: Path, address: IPv4Address, port: int
 ) -> tuple[socket.socket, socket.socket]:
-    """A bound UDP socket and a listening TCP socket in the namespace of the file, both
-    non-blocking: what a resolver needs."""
+    """Opens a bound UDP socket and a listening TCP socket for a DNS resolver in the namespace of
+    the file, both non-blocking."""
     target = (str(address), port)
 
     def opened() -> tuple[socket.socket, socket.socket]:
@@ -224,8 +223,8 @@ def open_udp_tcp(
 async def open_socket(
     path: Path | None, family: socket.AddressFamily, kind: socket.SocketKind
 ) -> socket.socket:
-    """A non-blocking socket in the namespace of the file, without blocking the loop; None: in this
-    one. Raises OperationFailed."""
+    """Opens a non-blocking socket in the namespace of the file, without blocking the loop; with
+    None, in the current namespace. Raises OperationFailed."""
 
     def opened() -> socket.socket:
         made = socket.socket(family, kind)

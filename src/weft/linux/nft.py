@@ -1,12 +1,12 @@
-"""nftables, spoken as text: through libnftables by ctypes, or the `nft` command where the library
+"""nftables as text: through libnftables by ctypes, or through the `nft` command where the library
 cannot be loaded.
 
 An `Nft` opens its socket in the namespace of the thread that makes it, and looks interfaces up in
-that of the thread that uses it: make and use one through `netns`. Closing one right after a table
-was deleted waits for the kernel to have forgotten the table, ten to twenty milliseconds, where a
-transaction takes less than one: close it later. But close it: it holds a megabyte. The library
-keeps parser state in globals, so transactions are run one at a time. Errors carry nft's own
-message.
+the namespace of the thread that uses it: make and use one through `netns`. Closing one right after
+a table was deleted waits until the kernel has forgotten the table. That takes ten to twenty
+milliseconds, where a transaction takes less than one: close it later. But close it: it holds a
+megabyte. The library keeps parser state in globals, so transactions run one at a time. Errors carry
+nft's own message.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ class Nft:
     """nftables of one namespace. Every method raises OperationFailed with nft's message."""
 
     def __init__(self, library: ctypes.CDLL | None = LIBRARY) -> None:
-        """Without a library it runs the command for every transaction."""
+        """Without a library, every transaction runs the command."""
         self._library = library
         self._context = None
         if library is not None:
@@ -59,13 +59,13 @@ class Nft:
             library.nft_ctx_buffer_error(self._context)
 
     def replace(self, table: Table, there: Collection[Object] | None = None) -> str:
-        """The table, whole and in one transaction, whether or not it is there already. Gives its
-        frame afterwards. `there`: what it has in the kernel, if that is known.
+        """Writes the whole table in one transaction, whether or not it exists. Gives its frame
+        afterwards. `there`: the objects that it has in the kernel, if known.
 
-        What stays is emptied and filled again, never removed. A transaction is one step for each
-        chain that a packet enters, not for the packet: of a chain that was removed and another that
-        took its place it can miss both, on its way from hook to hook or held up between them, and
-        go where no rule sent it (one new connection of some thousands, for each transaction)."""
+        Objects that stay are emptied and filled again, never removed. A transaction is atomic for
+        each chain that a packet enters, but not for the packet. If a chain is removed and another
+        takes its place, a packet between two hooks can miss both, and go where no rule sent it (one
+        new connection of some thousands, for each transaction)."""
         if there is None:
             with suppress(OperationFailed):
                 there = objects(self.frame(table.family, table.name))
@@ -78,7 +78,7 @@ class Nft:
         return self.frame(table.family, table.name)
 
     def remove(self, family: str, name: str) -> None:
-        """Adding it first makes it no error that it is gone already."""
+        """Removes a table. Adding it first avoids the error for a missing table."""
         self.run(_removing(family, name))
 
     def listing(self, family: str, name: str) -> str:
@@ -86,11 +86,11 @@ class Nft:
         return self.run(f"list table {family} {name}\n")
 
     def frame(self, family: str, name: str) -> str:
-        """The same without the elements of sets."""
+        """The listing without the elements of sets."""
         return self.run(f"list table {family} {name}\n", _OUTPUT_STATELESS | _OUTPUT_TERSE)
 
     def run(self, script: str, output: int = _OUTPUT_STATELESS) -> str:
-        """Carry out a script as one transaction. Gives what it prints."""
+        """Carries out a script as one transaction. Gives its output."""
         with _ONE_AT_A_TIME:
             return (
                 _run_command(script, output)
@@ -109,7 +109,7 @@ class Nft:
         return output.decode(errors="replace")
 
     def close(self) -> None:
-        """May wait for the kernel, see above: not on the event loop."""
+        """May wait for the kernel (see the top of this file): not on the event loop."""
         if self._library is not None and self._context is not None:
             self._library.nft_ctx_free(self._context)
         self._context = None
@@ -124,7 +124,8 @@ def _adding(table: Table, body: str) -> str:
 
 
 def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
-    """Nothing if something is to be of another kind or type under the same name."""
+    """A script that keeps the table; empty if an object changes its kind or type under the same
+    name."""
     head, wanted, known = f"{table.family} {table.name}", objects(body), frozenset(there)
     new, gone = wanted - known, known - wanted
     if {thing.name for thing in new} & {thing.name for thing in gone}:
@@ -132,7 +133,7 @@ def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
     sets = [f"{thing.kind} {head} {thing.name}" for thing in known if thing.kind != "chain"]
     last = sorted(
         gone, key=lambda thing: thing.kind == "chain"
-    )  # when no map refers to them any more
+    )  # chains last, when no map refers to them any more
     return "".join(
         (
             f"flush table {head}\n",
@@ -160,6 +161,7 @@ def _run_command(script: str, output: int) -> str:
 
 
 def _cause(message: bytes) -> str:
-    """nft's message, which spans lines: the first says what, the second quotes the place."""
+    """nft's message, which has several lines: the first names the error, the second quotes the
+    place."""
     lines = message.decode(errors="replace").strip().splitlines()
     return "; ".join(line.strip() for line in lines[:2]) or "nftables failed without a message"

@@ -1,10 +1,10 @@
-"""Does a host answer? ICMP echo (RFC 792), which the kernel of the other host answers whatever
-becomes of its programs.
+"""ICMP echo (RFC 792): asks whether a host answers. The other host's kernel answers even if its
+programs do not run.
 
-`answers` asks one host, now: one raw socket for each such question, open for as long as it lasts.
-It sees every ICMP packet of this host, and takes for an answer only an echo reply from an address
-that was asked, with the identifier of this question. `EchoSocket` is for asking many all the time;
-the kernel hands it nothing but echo replies.
+`answers` asks one host, now, with a raw socket that is open only for this question. The socket sees
+every ICMP packet of this host; only an echo reply from an asked address with the identifier of this
+question counts as an answer. `EchoSocket` is for asking many hosts all the time; the kernel hands
+it nothing but echo replies.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _HEADER = struct.Struct("!BBHHH")
 MAX_PACKET = 2048
 SO_RCVBUFFORCE = 33
 ROOM = 2 << 20
-"""Bytes for answers that were not taken yet: the kernel counts 768 for one, and a thousand hosts
+"""Bytes for answers that wait in the socket: the kernel counts 768 for each, and a thousand hosts
 may be asked twice at once."""
 SOL_RAW, ICMP_FILTER = 255, 1
 """linux/icmp.h: a mask of the types that a raw socket does not want."""
@@ -31,8 +31,8 @@ OWN_FAULT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
 async def answers(
     addresses: Iterable[IPv4Address], identifier: int, seconds: float, attempts: int
 ) -> bool:
-    """Whether any of the host's addresses does, asked so often within that time. `identifier`: of
-    16 bits, this question's own."""
+    """Whether any of the host's addresses answers `attempts` questions within `seconds`.
+    `identifier`: 16 bits, unique to this question."""
     asked = tuple(addresses)
     with socket.socket(
         socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
@@ -59,7 +59,7 @@ def _ask(
     for address in addresses:
         try:
             echo.sendto(packet, (str(address), 0))
-        except OSError:  # no route, or a neighbour that is known not to answer: that is no answer
+        except OSError:  # no route, or a neighbour known not to answer: counts as no answer
             continue
 
 
@@ -75,7 +75,7 @@ def is_answer(packet: bytes, asked: frozenset[IPv4Address], identifier: int) -> 
 
 
 def _source(packet: bytes, identifier: int) -> IPv4Address | None:
-    """Who replies; None for any other packet."""
+    """The sender of an echo reply; None for any other packet."""
     start = (packet[0] & 0x0F) * 4 if packet else 0
     if len(packet) < max(start, 20) + _HEADER.size:
         return None
@@ -84,7 +84,7 @@ def _source(packet: bytes, identifier: int) -> IPv4Address | None:
 
 
 def checksum(data: bytes) -> int:
-    """RFC 1071, of an even number of bytes."""
+    """RFC 1071; `data` has an even length."""
     total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -92,7 +92,7 @@ def checksum(data: bytes) -> int:
 
 
 class EchoSocket:
-    """`linux.base.Echo`."""
+    """Implements `session.base.Echo`."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(

@@ -1,8 +1,8 @@
-"""Reading one namespace: what the kernel dumps, as the values that `diff` compares.
+"""Reads one namespace: turns what the kernel dumps into the values that `diff` compares.
 
-In a namespace of ours everything is shown that a `Namespace` can express; in the host's only what
-`network/ownership.py` names, and of the main routing table only the routes that carry our protocol
-number.
+In a namespace of ours, everything is shown that a `Namespace` can express. In the host's namespace,
+only what `network/ownership.py` names is shown, and in its main routing table only the routes that
+carry our protocol number.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,9 +36,10 @@ T = TypeVar("T")
 _KINDS: Mapping[str, Veth | Bridge | Vxlan | Tap] = {
     "veth": Veth(), "bridge": Bridge(), "tun": Tap(), "vxlan": Vxlan(0, IPv4Address(0), 0),
 }  # fmt: skip
-"""What we may have made, by the kernel's name for it. (Both kinds of tun(4) are called tun.)"""
+"""The kinds of links that we may have made, by the kernel's name. (Both kinds of tun(4) are called
+tun.)"""
 _LOCAL_TABLE = 255
-"""The kernel's own: every address, every broadcast."""
+"""The kernel's own table: every local and broadcast address."""
 
 
 class Reading(NamedTuple):
@@ -155,7 +156,7 @@ def _rules(handle: Handle, host: bool) -> Iterable[Rule]:
 
 
 async def _sysctls(handle: Handle, keys: list[str]) -> dict[str, str]:
-    """Parameters that do not exist, and whose absence means nothing, are left out."""
+    """Parameters that do not exist are left out, unless their absence has a meaning."""
     if not keys:
         return {}
 

@@ -1,5 +1,5 @@
-"""Kernel parameters below /proc/sys of the calling thread's network namespace, by dotted name. Run
-it through `netns`."""
+"""Kernel parameters below /proc/sys of the calling thread's network namespace, by dotted name. For
+another namespace, use them through `netns`."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,13 @@ from pathlib import Path
 _ROOT = Path("/proc/sys")
 _SWAP = str.maketrans("./", "/.")
 _KINDS = {"net.bridge": "0", "net.ipv6": "1"}
-"""Kinds of parameters that a kernel may do without, and the value that amounts to that."""
+"""Groups of parameters that a kernel may lack, and the value to which their absence amounts."""
 _IPV6_DEVICE = re.compile(r"net\.ipv6\.conf\.([^.]+)\.disable_ipv6")
 
 
 def read(key: str) -> str | None:
-    """Value of `net.ipv4.ip_forward`, runs of white space as one space; None: there is no such
-    parameter (or interface)."""
+    """Value of a parameter such as `net.ipv4.ip_forward`, runs of white space as one space; None if
+    there is no such parameter (or interface)."""
     try:
         return " ".join(_path(key).read_text().split())
     except OSError:
@@ -27,16 +27,16 @@ def write(key: str, value: str) -> None:
 
 
 def _path(key: str) -> Path:
-    """As sysctl(8): dots separate, and a slash stands for a dot in a name
+    """Dots separate, and a slash stands for a dot in a name, as in sysctl(8)
     (`net.ipv4.conf.eth0/100.rp_filter`)."""
     return _ROOT / key.translate(_SWAP)
 
 
 def when_absent(key: str) -> str | None:
-    """What it means that a parameter does not exist because the kernel has nothing of its kind:
-    without br_netfilter no bridge calls netfilter, without IPv6 it is disabled. So it is on a
-    device whose MTU is below 1280, from which the kernel takes IPv6 away (RFC 8200 section 5,
-    `addrconf_notify`). None: it means nothing, or the whole device is missing."""
+    """The value to which the absence of a parameter amounts: without br_netfilter no bridge calls
+    netfilter, without IPv6 it is disabled. IPv6 is disabled too on a device whose MTU is below
+    1280, from which the kernel removes it (RFC 8200 section 5, `addrconf_notify`). None if the
+    absence has no meaning, or the whole device is missing."""
     for kind, meaning in _KINDS.items():
         if key.startswith(f"{kind}.") and not _path(kind).exists():
             return meaning

@@ -1,16 +1,16 @@
-"""What we remember of the nftables tables that we applied, so that a change by somebody else is
-seen without parsing rules.
+"""Remembers the nftables tables that we applied, so that changes by others are noticed without
+parsing rules.
 
-After each transaction of ours the namespace's generation is kept. While it stays, nobody touched
-anything; once it moved, each table is compared: its frame, which is its listing without the
-elements of sets, with the one that it had when we wrote it, and the elements with those that it
-should have. A table that was applied by an earlier process, or that somebody changed, reads as
-empty: it is written anew, which disturbs nothing.
+After each transaction of ours the namespace's generation is kept. While the generation stays the
+same, nobody has changed anything. When it has moved, each table is compared: its frame (its listing
+without the elements of sets) with the frame after we wrote it, and its elements with those that it
+should have. A table that an earlier process applied, or that somebody changed, reads as empty and
+is written anew, which disturbs nothing.
 
-Changes of elements are sent as the kernel's own messages, for the generation that we know: if
-somebody was faster, or the table is not what we took it for, nothing of them is done. They leave
-the frame as it is, unless a chain is among them: such a table cannot be compared, and is written
-when the generation has moved without us.
+Changes of elements are sent as the kernel's own messages, for the generation that we know. If
+somebody else made a transaction first, or the table is not as expected, none of the changes is
+made. Changes of elements leave the frame as it is; changes of chains do not. A table with changed
+chains cannot be compared, and is written when the generation has moved without us.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ from weft.system import memory
 T = TypeVar("T")
 
 _LINGER = 0.1
-"""Seconds that an nftables context stays open after its last use, and how many at most (see
-`weft.linux.nft` for why)."""
+"""Seconds that an nftables context stays open after its last use (see `weft.linux.nft` for why),
+and how many stay open at most."""
 _LINGERING = 8
 _ATTEMPTS = 2
 
@@ -46,18 +46,18 @@ _ATTEMPTS = 2
 class _Applied(NamedTuple):
     table: Table
     frame: bytes | None
-    """Digest of the table as nft lists it without elements; None: not known."""
+    """Digest of the table as nft lists it without elements; None if not known."""
     objects: frozenset[Object] | None
-    """What it has, if that is known."""
+    """The table's objects; None if not known."""
 
 
 class Transaction(NamedTuple):
-    """Changes of a table as messages."""
+    """Changes of a table as encoded messages."""
 
     body: bytes
     requests: int
     keeps_frame: bool
-    """No chain is among them."""
+    """No change is about a chain."""
 
     @classmethod
     def of(cls, operation: ChangeTable) -> "Transaction":
@@ -69,12 +69,12 @@ class Transaction(NamedTuple):
 
 
 class _Memory:
-    """Of one namespace."""
+    """What we applied in one namespace."""
 
     def __init__(self, identity: int) -> None:
         self.identity = identity
         self.generation: int | None = None
-        """The generation at which all of `applied` was known to be as it says."""
+        """The generation at which `applied` was known to be right."""
         self.applied: dict[TableName, _Applied] = {}
 
 
@@ -83,10 +83,10 @@ class Tables:
         self._handles = handles
         self._memories: dict[str, _Memory] = {}
         self._lingering: dict[Handle, asyncio.TimerHandle] = {}
-        """Handles with an open nftables context, the one used last at the end."""
+        """Handles with an open nftables context, the most recently used last."""
 
     async def read(self, handle: Handle) -> dict[tuple[str, str], Table]:
-        """All tables of ours in the namespace."""
+        """All our tables in the namespace."""
         memory = self._memory(handle)
         names = [
             nftables.decode_table(body) for body in handle.filter.dump(*nftables.dump_tables())
@@ -101,7 +101,7 @@ class Tables:
         }
 
     async def replace(self, handle: Handle, table: Table) -> None:
-        """Raises OperationFailed with nft's message."""
+        """Writes a table whole. Raises OperationFailed with nft's message."""
         memory = self._memory(handle)
         before = handle.generation()
         name = TableName(table.family, table.name)
@@ -111,11 +111,12 @@ class Tables:
         )
         memory.applied[name] = _Applied(table, _digest(frame), objects(frame))
         if not self._step(handle, memory, before):
-            # Somebody wrote rules at the same time, perhaps into this table before it was listed.
+            # Somebody else wrote rules at the same time, perhaps into this table before it was
+            # listed.
             del memory.applied[name]
 
     async def change(self, handle: Handle, table: Table, transaction: Transaction) -> bool:
-        """Lead the table to what it is to be. False: it has to be written."""
+        """Changes a table to its desired content. False if it must be written whole."""
         memory = self._memory(handle)
         name = TableName(table.family, table.name)
         for _ in range(_ATTEMPTS):
@@ -149,8 +150,8 @@ class Tables:
         self._step(handle, memory, before)
 
     def link_added(self, handle: Handle) -> None:
-        """A chain bound to a device goes away with the device, and nobody is told: apply such
-        tables again for a new device."""
+        """Forgets tables that are bound to devices, so that they are applied again for a new
+        device: a chain vanishes with its device, without a notification."""
         memory = self._memory(handle)
         for name in [n for n in memory.applied if n.family == "netdev"]:
             del memory.applied[name]
@@ -169,8 +170,8 @@ class Tables:
         return memory
 
     def _step(self, handle: Handle, memory: _Memory, before: int) -> bool:
-        """Whether our own transaction, one step, was all that happened: then what was known before
-        is still known."""
+        """Whether our own transaction, one step, was the only one: then what was known before is
+        still true."""
         if handle.generation() != before + 1:
             return False
         if memory.generation in (None, before):
@@ -178,8 +179,8 @@ class Tables:
         return True
 
     async def _catch_up(self, handle: Handle, memory: _Memory, names: list[TableName]) -> None:
-        """Forget the tables that are no longer what we made of them, if anything has happened.
-        `names`: of those that are there."""
+        """If the generation has moved, forgets the tables that are no longer as we wrote them.
+        `names`: the tables that exist."""
         generation = handle.generation()
         if generation == memory.generation:
             return
@@ -220,7 +221,8 @@ class Tables:
 
 
 def _frame(nft: Nft, name: TableName) -> bytes:
-    """The digest of nothing if the table was removed in the meantime."""
+    """The digest of the table's frame; that of an empty text if the table was removed in the
+    meantime."""
     try:
         return _digest(nft.frame(*name))
     except OperationFailed:
@@ -228,7 +230,7 @@ def _frame(nft: Nft, name: TableName) -> bytes:
 
 
 def _holds(handle: Handle, table: Table) -> bool:
-    """Whether its sets have the elements that they should have."""
+    """Whether the table's sets have the elements that they should have."""
     try:
         for name, wanted in elements(table).items():
             type_ = table.sets[name].type

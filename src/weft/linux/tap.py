@@ -1,5 +1,5 @@
-"""TAP interfaces: made persistent here, so that what is sent to one whose process is gone goes
-nowhere, and attached to there.
+"""Makes TAP interfaces and attaches to them. The interfaces are persistent: packets sent to one
+without a process are dropped.
 
 Numbers: `include/uapi/linux/if_tun.h`.
 """
@@ -17,8 +17,8 @@ IFF_VNET_HDR = 0x4000
 
 
 def make(name: str) -> None:
-    """Makes the interface in the namespace of the calling thread. One that is there already is
-    fine. Raises OSError."""
+    """Makes the interface in the namespace of the calling thread, unless it exists. Raises
+    OSError."""
     descriptor = attach(name, IFF_VNET_HDR)
     try:
         fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
@@ -27,8 +27,8 @@ def make(name: str) -> None:
 
 
 def attach(name: str, flags: int = 0) -> int:
-    """A descriptor at which the frames of the interface are read and written. `flags`: beside TAP
-    and NO_PI. Raises OSError: EBUSY if another process is attached."""
+    """A descriptor to read and write the frames of the interface. `flags`: in addition to TAP and
+    NO_PI. Raises OSError: EBUSY if another process is attached."""
     descriptor = os.open(DEVICE_FILE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.ioctl(

@@ -1,14 +1,15 @@
-"""Noticing changes: the kernel's notifications of every namespace, sorted into "may concern us" and
-"does not".
+"""Notices changes: sorts the kernel's notifications for every namespace into those that may concern
+us and those that do not.
 
-Each handle has two sockets that are members of the multicast groups of rtnetlink and nf_tables.
-What they say only marks the namespace as changed; what changed is found by reading it. Between two
-marks nothing more is parsed. An overrun (ENOBUFS) means that something was lost, and marks as well.
-Files of namespaces are watched by inotify on their directory.
+Each handle has two sockets that are members of the multicast groups of rtnetlink and nf_tables. A
+notification only marks the namespace as changed; reading the namespace tells what changed. While a
+namespace is marked, its notifications are not parsed. An overrun (ENOBUFS) means that notifications
+were lost, and marks the namespace too. The files of namespaces are watched by inotify on their
+directory.
 
-What our own sockets changed in tables needs no look: the kernel has said that it is done. Ordinary
-neighbour entries come and go with traffic, so only permanent ones count; the kernel does not say of
-an entry that it takes away whether it was permanent, so the permanent ones are remembered.
+Changes of tables by our own sockets are ignored, since the kernel has acknowledged them. Ordinary
+neighbour entries come and go with traffic, so only permanent ones count. When the kernel removes an
+entry, it does not say whether the entry was permanent, so the permanent ones are remembered.
 """
 
 import asyncio
@@ -30,14 +31,14 @@ from weft.network.ownership import owns_link, owns_routing_table, owns_rule, own
 from weft.system.files import make_missing
 
 _GATHER = 0.05
-"""Seconds in which further changes join the first."""
+"""Seconds in which further changes are reported with the first."""
 _IN_MOVED, _IN_CREATE, _IN_DELETE = 0xC0, 0x100, 0x200
 _IN_CLOEXEC, _IN_NONBLOCK = 0o2000000, 0o4000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
-    """Needs a running event loop, whose readers it adds and removes."""
+    """Needs a running event loop, to which it adds readers."""
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
@@ -53,7 +54,7 @@ class Watch:
         handles.on_close = self.remove
 
     def add(self, handle: Handle) -> None:
-        """A namespace that is new to us has changed."""
+        """Watches a new namespace, and marks it as changed."""
         self._permanent[handle.name] = set()
         routes, rules = handle.watches
         self._loop.add_reader(routes.fileno(), self._drain, handle, routes, self._concerns_route)
@@ -71,7 +72,8 @@ class Watch:
         self._anything.set()
 
     def seen(self, handle: Handle, permanent: frozenset[tuple[int, bytes]]) -> None:
-        """The permanent neighbours as they were just read: index of device and packed address."""
+        """Takes over the permanent neighbours that were just read: index of device and packed
+        address."""
         self._permanent[handle.name] = set(permanent)
 
     async def changed(self) -> set[str]:
@@ -94,7 +96,7 @@ class Watch:
     def _drain(
         self, handle: Handle, source: NetlinkSocket, concerns: Callable[[Handle, Message], bool]
     ) -> None:
-        """Everything that waits in a socket."""
+        """Handles all notifications that wait in a socket."""
         while True:
             try:
                 datagram = source.receive()
@@ -162,7 +164,7 @@ class Watch:
 
 
 def _watch_directory(directory: Path) -> int:
-    """An inotify descriptor that tells of files that come and go. Raises OSError."""
+    """An inotify descriptor that reports files that appear and vanish. Raises OSError."""
     make_missing(directory, 0o755)
     descriptor = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
     if descriptor < 0:
@@ -181,8 +183,8 @@ def _watch_directory(directory: Path) -> int:
 
 
 def _inotify_names(data: bytes) -> list[str]:
-    """`man 7 inotify`: watch, mask, cookie, length, and the name padded with zeros to that
-    length."""
+    """The names in inotify events (`man 7 inotify`): watch, mask, cookie, length, and the name
+    padded with zeros to that length."""
     names = []
     offset = 0
     while offset < len(data):

@@ -1,11 +1,11 @@
-"""Applying operations: in order within each namespace, in batches of one send as long as one kind
-of work follows another.
+"""Applies operations: in order within each namespace, batched into one send as long as the kind of
+work stays the same.
 
-Operations wait in line per namespace. A line is carried out when work of another kind follows
-(netlink, sysctls, tables, the namespace itself), when it is long, when a link is to be made between
-it and another namespace, or at the end. So a hundred sandboxes cost a few sends each, and ten
-thousand peers some hundred sends. Every operation is tried; the failures are gathered, the first in
-order is the one reported.
+Operations wait in a queue per namespace, its line. A line is carried out when work of another kind
+follows (netlink, sysctls, tables, the namespace itself), when it is long, when a link is to be made
+between it and another namespace, or at the end. So a hundred sandboxes cost a few sends each, and
+ten thousand peers some hundred sends. Every operation is tried. The failures are gathered, and the
+first in order is reported.
 """
 
 import asyncio
@@ -37,15 +37,15 @@ from weft.network.operations import (
 from weft.network.render.changes import SetTurn
 
 _LONGEST = 256
-"""Operations carried out without giving the event loop a chance: some milliseconds."""
+"""Operations carried out without yielding to the event loop: some milliseconds."""
 _MOST_NAMESPACES = 16
-"""In which something is done without giving it one: about a millisecond, for a few elements of a
-table in each."""
+"""Namespaces changed without yielding to it: about a millisecond, for a few elements of a table in
+each."""
 
 
 class Numbered(NamedTuple):
     position: int
-    """In the sequence that was to be applied."""
+    """Index in the sequence of operations."""
     operation: Operation
 
 
@@ -53,19 +53,19 @@ Line = list[Numbered]
 
 
 class Writer:
-    """Applies one sequence of operations, then is done with."""
+    """Applies one sequence of operations; not to be used again."""
 
     def __init__(self, handles: Handles, tables: Tables) -> None:
         self._handles = handles
         self._tables = tables
         self._lines: dict[str, tuple[type, Line]] = {}
         self._makers: dict[str, set[str]] = {}
-        """For a namespace, those in whose line a link waits that has an end in it."""
+        """For each namespace, those in whose line a link waits that has its other end in it."""
         self._indexes: dict[str, dict[str, int]] = {}
         self._failures: dict[int, str] = {}
         self._transactions: dict[tuple[str, str, int, int], Transaction] = {}
-        """By what they change; the last number is the identity of changes that live as long as the
-        writer."""
+        """Encoded changes by what they change; the last number is the id of the changes, which live
+        as long as the writer."""
         self._carry_out: Mapping[type, Callable[[str, Line], Awaitable[None]]] = {
             AddNamespace: self._namespaces,
             RemoveNamespace: self._namespaces,
@@ -76,8 +76,8 @@ class Writer:
         }
 
     async def apply(self, operations: Sequence[Operation]) -> None:
-        """Raises OperationFailed naming the first operation that failed; the others are its
-        notes."""
+        """Raises OperationFailed, which names the first operation that failed; its notes name the
+        others."""
         for position, operation in enumerate(operations):
             await self._enqueue(Numbered(position, operation))
         for number, name in enumerate(list(self._lines), 1):
@@ -118,8 +118,8 @@ class Writer:
         waiting[1].append(item)
 
     async def _prepare(self, operation: AddLink) -> str:
-        """The namespace in which a link is made, after all that waits for the namespace of its
-        other end."""
+        """Carries out what waits for the namespace of the link's other end; gives the namespace in
+        which the link is made."""
         maker, other = operation.namespace, None
         if isinstance(operation.link.kind, Veth):
             other = operation.link.kind.peer_namespace
@@ -158,9 +158,9 @@ class Writer:
                 self._failures[position] = str(error)
 
     async def _remove_namespace(self, name: str) -> None:
-        """The kernel takes a namespace apart some time after its last user has gone, and the number
-        of a VXLAN network is free only then. So those go first, at once, or the network could not
-        be made again."""
+        """Removes a namespace, its VXLAN devices first. The kernel takes a namespace apart some
+        time after its last user has gone, and frees the VNI only then; until then the network could
+        not be made again."""
         handle = self._handles.get(name)
         if handle is not None:
             found = map(link.decode_link, handle.route.dump(*link.dump_links()))
@@ -189,7 +189,7 @@ class Writer:
             self._fail_all(line, error)
 
     async def _make_tap(self, position: int, operation: AddLink) -> None:
-        """The one kind of link that netlink cannot make."""
+        """Makes a TAP, the one kind of link that netlink cannot make."""
         wanted = operation.link
         try:
             handle = self._handles[operation.namespace]
@@ -227,8 +227,8 @@ class Writer:
                 self._failures[position] = str(error)
 
     def _transaction(self, operation: ChangeTable) -> Transaction:
-        """Many tables are changed alike: what is sent is made once. A rule of a chain tells where
-        the table's rings begin."""
+        """The encoded changes of a table. Many tables are changed alike, so each encoding is made
+        once. A chain's rule contains the table's `start`, so then `start` is part of the key."""
         table, changes = operation.table, operation.changes
         start = table.start if any(isinstance(change, SetTurn) for change in changes) else 0
         key = (table.family, table.name, start, id(changes))
@@ -302,7 +302,7 @@ class Writer:
                 self._tables.link_added(handle)
 
     def _note(self, handle: Handle, item: Numbered, error: OSError | OperationFailed) -> None:
-        """Record a failure, unless it means that the work was done already."""
+        """Records a failure, unless the error means that the goal was reached already."""
         if isinstance(error, OSError):
             if error.errno in ALREADY_SO.get(type(item.operation), ()):
                 return
@@ -316,7 +316,7 @@ class Writer:
         self._failures.setdefault(item.position, cause or str(error))
 
     def _is_there(self, operation: AddLink) -> bool:
-        """Whether the link, and for a veth its other end, exist and are of that kind."""
+        """Whether the link, and for a veth its other end, exists and is of that kind."""
         kind = operation.link.kind
         ends = [(operation.namespace, operation.link)]
         if (
@@ -355,7 +355,7 @@ def _removes(operation: Operation) -> bool:
 
 
 def _title(operation: Operation) -> str:
-    """Its first line: a table's rules are not repeated."""
+    """The operation's first line, without a table's rules."""
     if isinstance(operation, ReplaceTable | ChangeTable):
         return f"nft table {operation.table.family} {operation.table.name} in {operation.namespace}"
     return f"`{operation}`"

@@ -1,24 +1,25 @@
-"""The kernel's own IPsec as `linux.base.EspEngine`: a `Protection` as states and policies, written
-through netlink.
+"""The kernel's own IPsec as `linux.base.EspEngine`: writes a `Protection` as XFRM states and
+policies, through netlink.
 
     state    one for each association; ours carry the reqid ESP_MARK (ICV of 64 bits) or the one
              after it (128 bits)
     policy   of datagrams to the VXLAN port, the first that fits:
-             marked CLEAR_MARK    pass as they are: nftables found the VNI of a plain network
+             marked CLEAR_MARK    pass in clear: nftables found the VNI of a plain network
              out, by peer         ESP under the state of the sending key; marked ESP_MARK + 1, under
                                   the one with the long ICV
-             out, to anybody      ESP under a state that never exists: what has no peer here goes
-                                  nowhere
+             out, to anybody      ESP under a state that never exists: datagrams to hosts without a
+                                  peer here are dropped
              in, from anybody     ESP under one of our states, or refused
 
-So a rule that is missing or flushed stops traffic, it never opens it. Order of a change: what
-demands ESP, new inbound states, new outbound states, policies that use them, then the old policies
-and at last the old states: no packet is lost by a rotation.
+So a rule that is missing or flushed stops traffic, and never lets it pass in clear. A change is
+made in this order: policies that demand ESP, new inbound states, new outbound states, policies that
+use them; then the old policies and at last the old states are removed. So no packet is lost by a
+rotation.
 
-States outlive the daemon and keep their own sequence numbers. Only where a state must be made again
-for a key that was in use (the host restarted) is the ledger's answer needed: each making reserves a
-run of numbers, and the state ends with the run. While the daemon lives it reserves the next one in
-time. What is not ours by reqid and mark is never changed.
+States outlive the daemon and keep their own sequence numbers. The ledger is needed only where a
+state must be made again for a key that was in use (the host restarted): each new state reserves a
+run of numbers, and ends with that run. While the daemon lives, it reserves the next run in time.
+States and policies that are not ours by reqid and mark are never changed.
 """
 
 import asyncio
@@ -45,10 +46,11 @@ log = logging.getLogger(__name__)
 
 REQIDS = {64: ESP_MARK, 128: ESP_MARK + 1}
 RUN = 64
-"""Blocks of the ledger in a run, 2**28 numbers: three quarters of an hour at 100,000 packets a
-second without the daemon, and sixteen restarts of the host within the life of a key."""
+"""Blocks of the ledger in a run, 2**28 numbers: enough for three quarters of an hour at 100,000
+packets a second without the daemon, and for sixteen restarts of the host within the life of a
+key."""
 _TOP_UP = 30.0
-"""Seconds between two looks at how much of the runs is left."""
+"""Seconds between two checks of how much of the runs is left."""
 _NO_SUCH_SPI = 1
 """Reserved (RFC 4303 section 2.1): no state has it."""
 _EVERYBODY = IPv4Network("0.0.0.0/0")
@@ -68,7 +70,7 @@ _MEANING = {
     "XfrmOutStateExpired": "unreserved",
     "XfrmOutStateSeqError": "exhausted",
 }
-"""Of the namespace's counters; they are of all IPsec in it."""
+"""Our names for the namespace's counters, which count all IPsec in it."""
 
 
 class _Identity(NamedTuple):
@@ -77,7 +79,7 @@ class _Identity(NamedTuple):
 
 
 class KernelEngine:
-    """To be made and used on one event loop's thread, in the host's namespace."""
+    """Must be made and used on one event loop's thread, in the host's namespace."""
 
     name: Literal["kernel"] = "kernel"
 
@@ -105,9 +107,9 @@ class KernelEngine:
             self._keeper = asyncio.create_task(self._keep())
 
     async def counters(self) -> dict[str, int]:
-        """See `linux.base.EspEngine.counters`. `sealed`, `opened`, `replayed` and `forged` are of
-        the associations in force; `clear`: refused because it was not sealed. The others are of all
-        IPsec of the host."""
+        """See `linux.base.EspEngine.counters`. `sealed`, `opened`, `replayed` and `forged` count
+        the associations in force. `clear` counts packets that were refused because they were not
+        encrypted. `clear` and the other counters are of all IPsec of the host."""
         found = dict.fromkeys(("sealed", "opened", "replayed", "forged", *_MEANING.values()), 0)
         try:
             for info in self._states().values():
@@ -131,7 +133,7 @@ class KernelEngine:
         async with self._turn:
             self._channel.close()
 
-    # --- from what is to what shall be
+    # --- from the actual to the desired state
 
     async def _bring_about(self, protection: Protection | None) -> None:
         states, policies = self._states(), self._policies()
@@ -152,7 +154,7 @@ class KernelEngine:
         self._do(*(xfrm.set_policy(p) for p in routes if p not in policies))
         wanted = {_unchanging(p) for p in (*routes, *demands)}
         old = [p for p in policies if _unchanging(p) not in wanted]
-        old.sort(key=lambda p: p.priority == _LAST)  # what demands ESP goes last
+        old.sort(key=lambda p: p.priority == _LAST)  # policies that demand ESP go last
         self._do(*(xfrm.remove_policy(p) for p in old), tolerate=errno.ENOENT)
         gone = states.keys() - inbound.keys() - outbound.keys()
         self._do(*(xfrm.remove_state(*key) for key in gone), tolerate=errno.ESRCH)
@@ -170,8 +172,8 @@ class KernelEngine:
         self._do(*map(xfrm.add_state, made))
 
     async def _top_up(self) -> None:
-        """Reserve for associations that have used half of their run. A run that does not follow the
-        last cannot be used."""
+        """Reserves numbers for associations that have used half of their run. A run that does not
+        directly follow the last cannot be used."""
         if self._wanted is None:
             return
         states = self._states()
@@ -207,7 +209,7 @@ class KernelEngine:
     # --- netlink
 
     def _states(self) -> dict[_Identity, StateInfo]:
-        """Ours."""
+        """Our states."""
         found = [
             info
             for body in self._channel.dump(*xfrm.dump_states())
@@ -220,7 +222,7 @@ class KernelEngine:
         }
 
     def _policies(self) -> list[Policy]:
-        """Ours."""
+        """Our policies."""
         found = [xfrm.decode_policy(body) for body in self._channel.dump(*xfrm.dump_policies())]
         return [policy for policy in found if policy is not None and _is_own(policy)]
 
@@ -233,8 +235,8 @@ class KernelEngine:
 
 
 def why_not() -> str | None:
-    """None: this kernel has ESP with AES-GCM, and lets us use it. Else what is missing. Tries it,
-    where nobody sees it. Blocks."""
+    """None if this kernel has ESP with AES-GCM and lets us use it; else what is missing. Tries it
+    in a temporary namespace. Blocks."""
     state = State(
         256,
         IPv4Address("127.0.0.1"),
@@ -311,7 +313,7 @@ def _inbound(protection: Protection | None) -> dict[_Identity, State]:
 
 
 def _is_as(actual: State, wanted: State | Association) -> bool:
-    """Whether it is that association, whatever has gone through it."""
+    """Whether the state belongs to that association, regardless of its counters."""
     same_key = actual.key == wanted.key or not any(actual.key)
     same_ends = (actual.source, actual.destination) == (wanted.source, wanted.destination)
     inbound = isinstance(wanted, State)
@@ -332,12 +334,12 @@ def _is_own(policy: Policy) -> bool:
 
 
 def _unchanging(policy: Policy) -> Policy:
-    """What a policy is known by."""
+    """The part that identifies a policy."""
     return policy._replace(priority=0, template=None)
 
 
 def _demands(protection: Protection | None) -> Iterable[Policy]:
-    """Of everybody: sealed, or marked as plain."""
+    """Policies for all hosts: VXLAN must be encrypted, or marked as plain."""
     if protection is None:
         return ()
     host, port = IPv4Network(protection.local), protection.port
@@ -352,7 +354,7 @@ def _demands(protection: Protection | None) -> Iterable[Policy]:
 
 
 def _routes(protection: Protection | None) -> Iterable[Policy]:
-    """To each peer, under which state."""
+    """Policies for each peer: the state under which to send."""
     if protection is None:
         return ()
     marks = {64: None, 128: ESP_MARK + 1}

@@ -1,1 +1,2 @@
-"""What every adapter needs of the operating system. It knows no adapter, and decides nothing."""
+"""Functions of the operating system that every adapter needs. This package knows no adapter and
+makes no decisions."""

@@ -1,5 +1,5 @@
-"""From those who have something to the one who takes it, without a queue that grows: who gives
-waits while too much has not been taken, who takes gets all that there is.
+"""A bounded queue from several producers to one consumer. `give` waits while too much is queued;
+`take` gives everything that is queued.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ T = TypeVar("T")
 
 class BoundedQueue(Generic[T]):
     def __init__(self, limit: int) -> None:
-        """`limit`: of the sizes of what has not been taken. What is larger passes alone."""
+        """`limit`: on the sum of the sizes of the queued items. A larger item passes if the queue
+        is empty."""
         self._limit = limit
         self._items: list[T] = []
         self._size = 0
@@ -28,7 +29,7 @@ class BoundedQueue(Generic[T]):
         self._some.set()
 
     async def take(self) -> list[T]:
-        """At least one; none when it was closed and all is taken."""
+        """All queued items, at least one; none when the queue is closed and empty."""
         while not self._items and not self._closed:
             self._some.clear()
             await self._some.wait()
@@ -37,6 +38,6 @@ class BoundedQueue(Generic[T]):
         return items
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """The producers give nothing more."""
         self._closed = True
         self._some.set()

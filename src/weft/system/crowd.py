@@ -1,15 +1,17 @@
-"""Who of a crowd must go to make room: connections of which nobody knows yet who it is. Pure.
+"""Limits on open connections, and which connection must be closed when there is one too many. Pure.
 
-    strangers   grouped by the address that they come from: a few of each, and so many in all
-    members     grouped by the name that their certificate proves: a few of each
+    strangers   connections that have not proved who they are, grouped by their source address:
+                limited per address and in all
+    members     connections grouped by the name that their certificate proves: limited per name
 
-The newest is let in. If that makes one too many of its group, the group loses one; if it makes one
-too many strangers, the largest group does. So an address that opens many connections loses its own,
-and who has opened one keeps it. The one that goes is the oldest of those that have not said a word,
-or else the oldest: an honest one says its first word at once.
+The newest connection is let in. If its group is then over the limit, the group loses one
+connection; if there are too many strangers in all, the largest group of strangers loses one. So an
+address that opens many connections loses its own, and an address that has opened one keeps it.
+Within a group, the oldest connection that has not sent a byte is closed, or else the oldest: an
+honest client sends its first bytes at once.
 
-Addresses that are `known` to be those of nodes lose one only if there are no others: strangers from
-ever so many addresses cannot keep nodes out.
+Addresses that are `known` to belong to nodes lose a connection only if there are no others:
+strangers from any number of addresses cannot keep nodes out.
 """
 
 from collections.abc import Callable, Hashable
@@ -20,7 +22,7 @@ import msgspec
 
 C = TypeVar("C", bound=Hashable)
 Group = dict[C, bool]
-"""Those of one address or name, the oldest first, and whether each has said a word."""
+"""The connections of one address or name, the oldest first, and whether each has sent anything."""
 
 
 class CrowdLimits(msgspec.Struct, frozen=True):
@@ -34,14 +36,14 @@ class CrowdLimits(msgspec.Struct, frozen=True):
 
 class Crowd(Generic[C]):
     def __init__(self, limits: CrowdLimits, known: Callable[[str], bool]) -> None:
-        """`known`: whether an address is a node's."""
+        """`known`: whether an address belongs to a node."""
         self._limits = limits
         self._known = known
         self._strangers: dict[str, Group[C]] = {}
         self._members: dict[str, Group[C]] = {}
         self._places: dict[C, tuple[dict[str, Group[C]], str]] = {}
         self._count = 0
-        """Of strangers."""
+        """The number of strangers."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -50,7 +52,8 @@ class Crowd(Generic[C]):
         return list(self._places)
 
     def enter(self, newest: C, source: str) -> C | None:
-        """A stranger from that address. Gives who must go for it, who is then no longer in here."""
+        """Adds a stranger from the address `source`. Gives the connection that must be closed to
+        make room, which is already removed here; None if there is room."""
         group = self._put(newest, self._strangers, source)
         self._count += 1
         if len(group) > self._limits.per_source:
@@ -62,19 +65,21 @@ class Crowd(Generic[C]):
         return self._drop(self._strangers[largest], newest)
 
     def spoke(self, one: C) -> None:
-        """It has said its first word."""
+        """The connection has sent its first bytes."""
         if one in self._places:
             groups, key = self._places[one]
             groups[key][one] = True
 
     def is_member(self, one: C, name: str) -> C | None:
-        """It has proved to be that member. Gives who must go for it, as `enter` does."""
+        """The connection has proved to be the member `name`. Gives the connection that must be
+        closed, as `enter` does."""
         self.leave(one)
         group = self._put(one, self._members, name)
         return self._drop(group, one) if len(group) > self._limits.per_member else None
 
     def leave(self, one: C) -> bool:
-        """It has ended, or has come to something. Whether it was in here."""
+        """Removes a connection that has ended or needs no limit any more. False if it was not in
+        here."""
         place = self._places.pop(one, None)
         if place is None:
             return False

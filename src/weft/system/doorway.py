@@ -1,15 +1,15 @@
-"""A listening socket that a crowd cannot block: connections are accepted as fast as they come, and
-those that must go are gone before they have cost anything.
+"""A listening socket that many connections cannot block: connections are accepted as fast as they
+come, and surplus ones are closed before they have cost anything.
 
     accept ─▶ a place in the crowd ─▶ first bytes ─▶ begin ─▶ proved
-              (`crowd.py`: who else    (until then     (TLS: at so    (its place is free)
-              must go for it)          no TLS, no      many a second
-                                       task)           for each address)
+              (`crowd.py`: which      (until then     (TLS: a limited   (its place is free)
+              other must be closed)   no TLS, no      rate for each
+                                      task)           address)
 
-Nobody waits in the kernel's queue for others: with connections that say nothing, a thousand a
-second cost a few hundredths of a processor. What costs something is to begin, and for that every
-address has a rate, and all that are not known to be nodes' together. Who comes too often is cut
-off, and may come again.
+No connection waits in the kernel's queue behind others: a thousand silent connections a second cost
+a few hundredths of a processor. Only the TLS handshake is expensive. So each address has a rate of
+handshakes, and so have all addresses together that are not known to be nodes'. A client that comes
+too often is cut off, and may come again.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ AT_ONCE = 64
 RETRY = 0.1
 """Seconds to wait when the process has no descriptor left."""
 SOURCES = 4096
-"""Addresses of which is remembered how often they came."""
+"""The number of addresses whose rate is remembered."""
 _ABORT = struct.pack("ii", 1, 0)
-"""SO_LINGER: nothing is sent and nothing remembered of a connection that is cut off."""
+"""SO_LINGER: closing resets the connection at once; the kernel sends and remembers nothing more."""
 
 
 class DoorLimits(msgspec.Struct, frozen=True):
@@ -44,43 +44,45 @@ class DoorLimits(msgspec.Struct, frozen=True):
     silence: float = 5.0
     """Seconds until the first byte."""
     proof: float = 30.0
-    """Seconds that a connection has in all to come to something: joining takes up to 20."""
+    """Seconds until the connection must have proved who it is; joining takes up to 20."""
     rate: float = 30.0
     burst: float = 100.0
-    """Beginnings a second from one address, and after a quiet time. One costs some milliseconds."""
+    """Handshakes a second from one address, and the number at once after a quiet time. A handshake
+    costs some milliseconds."""
     strangers_rate: float = 100.0
     strangers_burst: float = 300.0
-    """The same from all addresses together that are not known to be nodes'."""
+    """The same limits for all addresses together that are not known to be nodes'."""
 
 
 class Guest:
-    """A connection of which nobody knows yet who it is."""
+    """An accepted connection that has not yet proved who it is."""
 
     def __init__(
         self, connection: socket.socket, source: str, gone: "Callable[[Guest], None]"
     ) -> None:
         self.socket: socket.socket | None = connection
-        """Until `adopted`."""
+        """None after `adopted`."""
         self.source = source
-        """IP address."""
+        """IP address of the client."""
         self._gone = gone
         self._abort: Callable[[], object] = self._close
         self.timer: asyncio.TimerHandle | None = None
 
     def adopted(self, abort: Callable[[], object]) -> socket.socket:
-        """The socket is somebody else's from now on, who calls `leave` when it has ended."""
+        """Hands the socket over to the caller, who calls `leave` when the connection has ended.
+        `abort` closes the connection from now on."""
         connection = self.socket
         assert connection is not None
         self.socket, self._abort = None, abort
         return connection
 
     def end(self) -> None:
-        """Cuts it off, whatever it is doing."""
+        """Cuts the connection off, whatever its state."""
         self.leave()
         self._abort()
 
     def leave(self) -> None:
-        """It has ended, or has come to something, and needs no place any more."""
+        """Gives up the place in the crowd: the connection has ended or has proved who it is."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -101,8 +103,8 @@ class Doorway:
         limits: DoorLimits,
         known: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`begin` is called when a connection has said something, and adopts it. `known`: whether
-        an address is a node's."""
+        """`begin` is called when a connection has sent its first bytes, and calls `adopted`.
+        `known`: whether an address belongs to a node."""
         self._begin = begin
         self._limits = limits
         self._known = known
@@ -115,12 +117,12 @@ class Doorway:
 
     @property
     def waiting(self) -> int:
-        """Connections that have not come to anything yet."""
+        """The number of connections that have not left yet."""
         return len(self._crowd)
 
     def start(self, listening: socket.socket) -> None:
-        """Accepts at a socket that listens and does not block; it is closed with the doorway. May
-        be called for several."""
+        """Accepts connections on a listening, non-blocking socket, and closes the socket with the
+        doorway. May be called for several sockets."""
         self._sockets.append(listening)
         asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
@@ -133,13 +135,13 @@ class Doorway:
         self._sockets.clear()
 
     def close(self) -> None:
-        """Cuts off those that have not come to anything yet, too."""
+        """Stops listening and cuts off the connections that have not left yet."""
         self.stop_listening()
         for guest in self._crowd.all():
             guest.end()
 
     def is_member(self, guest: Guest, name: str) -> None:
-        """It has shown a certificate with that name."""
+        """The connection has shown a certificate with that name."""
         if (displaced := self._crowd.is_member(guest, name)) is not None:
             self._cut_off(displaced, f"member {name}", "too many connections")
 

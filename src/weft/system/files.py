@@ -1,9 +1,9 @@
-"""Files that are replaced whole: a daemon killed at any instant finds the old content or the new,
-and so does a host that lost power.
+"""Files that are replaced whole: a daemon killed at any instant, or a host that lost power, finds
+the old content or the new.
 
-The content is written beside the file, flushed to the disk, renamed over the file, and the
-directory flushed. Without the first flush a file system may put the rename on the disk before the
-data, and the file is empty after a loss of power.
+The content is written to a second file in the same directory and flushed to the disk. That file is
+renamed over the old one, and the directory is flushed. Without the first flush a file system may
+put the rename on the disk before the data; the file is then empty after a loss of power.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def replace_file(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
     """Replaces `path` by a file of that content and of exactly that mode, whatever the umask.
-    `durable`: on the disk when this returns, at the price of waiting for the disk. Raises
-    `OSError`; the old file is still there then, and nothing beside it."""
+    `durable`: the content is on the disk when this returns, at the price of waiting for the disk.
+    Raises `OSError`; then the old file is still there, and no second file beside it."""
     draft = path.with_name(
         f".{path.name}.new"
-    )  # always the same name: what a crash leaves is written over by the next
+    )  # always the same name: the next call overwrites what a crash left
     try:
         with open(
             os.open(
@@ -44,16 +44,16 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600, durable: bool = 
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Makes a directory of exactly that mode, whatever the umask; parents that are missing get
-    0700. One that exists keeps its content and gets the mode. Raises `OSError`."""
+    """Makes a directory of exactly that mode, whatever the umask; missing parents get 0700. An
+    existing directory keeps its content and gets the mode. Raises `OSError`."""
     make_missing(path.parent, 0o700)
     path.mkdir(mode=mode, exist_ok=True)
     path.chmod(mode)
 
 
 def make_missing(path: Path, mode: int) -> None:
-    """Makes a directory and those of its parents that are missing, each of exactly that mode,
-    whatever the umask. What exists is left as it is. Raises `OSError`."""
+    """Makes a directory and its missing parents, each of exactly that mode, whatever the umask.
+    Existing directories stay as they are. Raises `OSError`."""
     missing = list(takewhile(lambda directory: not directory.exists(), (path, *path.parents)))
     for directory in reversed(missing):
         with suppress(FileExistsError):  # another process was faster
@@ -62,7 +62,7 @@ def make_missing(path: Path, mode: int) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Names in a directory are on the disk when the directory is."""
+    """Flushes a directory: then the names in it are on the disk."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -71,8 +71,8 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_file_system(directory: Path) -> None:
-    """All that was written to the file system of `directory` is on the disk when this returns: many
-    files at the price of one. Raises `OSError`."""
+    """Flushes the whole file system of `directory`, which puts many files on the disk at the price
+    of one. Raises `OSError`."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(handle) != 0:

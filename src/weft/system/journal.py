@@ -1,8 +1,8 @@
-"""Where the daemon's log goes, and in which form. Call sites know nothing of it.
+"""Where the daemon's log goes, and in which format. Call sites know nothing of either.
 
-An event is `log.info("session.opened node=%s", node)`. Under systemd it has each `key=value` in the
-journal as a field, `WEFT_NODE`, so that `journalctl WEFT_NODE=…` finds it; else to standard error
-as one line of text, or of JSON for machines.
+An event is `log.info("session.opened node=%s", node)`. Under systemd the event goes to the journal,
+with each `key=value` as a field, `WEFT_NODE`, so that `journalctl WEFT_NODE=…` finds it. Otherwise
+it goes to standard error as one line of text, or of JSON for machines.
 """
 
 import json
@@ -22,12 +22,13 @@ TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 DEBUG_PRIORITY = 7
 KEY = re.compile(r"(?:^|\s)([a-z][a-z0-9_]*)=%[a-z]")
-"""In the message as it is written in the code: what a value holds can never become a key."""
+"""Matches keys in the message template, not in the formatted message, so that a value can never
+introduce a key."""
 PLACE = re.compile(r"%[a-z%]")
 
 
 def start(level: str, format: Format) -> None:
-    """To be called once, by the process that logs."""
+    """Sets up logging. To be called once, by the process that logs."""
     handler: logging.Handler
     if format == "text" and writes_to_journal():
         handler = JournalHandler(JOURNAL)
@@ -38,8 +39,8 @@ def start(level: str, format: Format) -> None:
 
 
 def writes_to_journal() -> bool:
-    """systemd.exec(5): JOURNAL_STREAM names the device and inode of what it connected standard
-    error to."""
+    """Whether standard error is connected to the journal: JOURNAL_STREAM names the device and inode
+    of the stream (systemd.exec(5))."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(2)
@@ -49,7 +50,8 @@ def writes_to_journal() -> bool:
 
 
 def event_fields(record: logging.LogRecord) -> dict[str, object]:
-    """`{"node": "x"}` of `"session.opened node=%s"`. Nothing of one with other conversions."""
+    """`{"node": "x"}` for `"session.opened node=%s"`. Empty for a message with conversions other
+    than `%` and one letter."""
     places = [place.start() for place in PLACE.finditer(str(record.msg)) if place.group() != "%%"]
     if not isinstance(record.args, tuple) or len(places) != len(record.args):
         return {}
@@ -70,7 +72,8 @@ class JsonFormatter(logging.Formatter):
 
 
 class JournalHandler(logging.Handler):
-    """The journal's native protocol: one datagram a record (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
+    """Sends each record as one datagram of the journal's native protocol
+    (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -80,8 +83,8 @@ class JournalHandler(logging.Handler):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A journal that is full, gone, or finds it too long gets one short line on standard error
-        instead: nothing waits for it."""
+        """Never waits for the journal. If the journal is full, gone, or refuses the record as too
+        long, one short line goes to standard error instead."""
         try:
             self._socket.sendto(encode(journal_fields(record)), self._path)
         except OSError:
@@ -116,7 +119,8 @@ def journal_fields(record: logging.LogRecord) -> dict[str, str]:
 
 
 def encode(fields: dict[str, str]) -> bytes:
-    """A value with a line break goes with its length; it could pretend to be further fields."""
+    """The fields in the journal's format. A value with a line break goes with its length; otherwise
+    its further lines would count as fields."""
     parts = []
     for name, value in fields.items():
         data = value.encode(errors="replace")

@@ -1,5 +1,5 @@
-"""Lines that others can cause at will are logged once in a while, and say how often they would have
-been."""
+"""A limit for log lines that others can cause at will: each is logged once in a while, with the
+number of times it would have been logged."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,24 @@ MOST_KEYS = 100
 
 
 class LogLimit:
-    """One for each kind of line."""
+    """One limiter for each kind of line."""
 
     def __init__(
         self, clock: Callable[[], float], period: float = PERIOD, most: int = MOST_KEYS
     ) -> None:
-        """`most`: keys of which lines are logged in one period, in which each has one line."""
+        """`most`: how many keys may be logged in one period; each gets one line in a period."""
         self._clock = clock
         self._period = period
         self._most = most
         self._ends = 0.0
         self._counts: dict[str, int] = {}
-        """Lines of this period, by key."""
+        """Lines in this period, by key."""
         self._before: dict[str, int] = {}
-        """Of the period before."""
+        """Lines in the period before."""
 
     def times(self, key: str) -> int:
-        """0: not now. Else how many lines about `key` this one stands for: itself, and those that
-        were kept back in the last period."""
+        """0 if the line about `key` is not to be logged now. Otherwise how many lines this one
+        stands for: itself, and those kept back in the last period."""
         now = self._clock()
         if now >= self._ends:
             is_next = now < self._ends + self._period

@@ -1,13 +1,13 @@
-"""Memory that the C library keeps after a burst, some tens of megabytes, although nobody uses
-it."""
+"""Returns memory to the system that the C library keeps after a burst although it is free: some
+tens of megabytes."""
 
 import ctypes
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""glibc's; other C libraries have none."""
+"""Only glibc has it."""
 
 
 def release() -> None:
-    """Gives what was freed back to the system. Takes some milliseconds: not on the event loop."""
+    """Gives freed memory back to the system. Takes some milliseconds: not on the event loop."""
     if _malloc_trim is not None:
         _malloc_trim(0)

@@ -1,8 +1,8 @@
-"""Child processes, without the event loop owning them: a child here may outlive the daemon
-(conmon), or be a grandchild that came to us because its parent ended (a command in a container).
+"""Child processes that the event loop does not own: a child here may outlive the daemon (conmon),
+or be a grandchild that became our child when its parent ended (a command in a container).
 
-posix_spawn starts them and a pidfd tells when they end, so there is no SIGCHLD handler, no thread
-per child, and no signal can hit a process that merely got the same number later.
+posix_spawn starts them and a pidfd tells when they end. So there is no SIGCHLD handler and no
+thread per child, and no signal can hit a process that merely got the same number later.
 """
 
 import asyncio
@@ -28,18 +28,20 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LINE_MAX = 1 << 20
 _CHUNK = 1 << 16
 _END_PATIENCE = 10.0
-"""Seconds that killed processes may take to go: one in an uninterruptible wait does not."""
+"""Seconds that killed processes may take to end; a process in an uninterruptible wait does not
+end."""
 _STOP_TRIES, _STOP_PAUSE = 50, 0.002
-"""Looks, and seconds between them, at whether a process has stopped."""
+"""How often, and with which pause in seconds, it is checked whether a process has stopped."""
 _ABOVE_TARGETS = 64
-"""Descriptors to be passed on are first copied to above any number that they get in the child."""
+"""Descriptors to be passed on are first copied to numbers from here on, above any number that they
+get in the child."""
 UNKNOWN = -1
 """Exit code of a process that was not our child."""
 
 
 class ProcessId(msgspec.Struct, frozen=True):
-    """A process for good: numbers are used again, number and start time are not (within one
-    boot)."""
+    """Identifies a process for good: the kernel uses numbers again, but not number and start time
+    together (within one boot)."""
 
     pid: int
     started: int
@@ -48,7 +50,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
-        """None if there is none."""
+        """None if there is no such process."""
         fields = _stat(pid)
         return cls(pid, int(fields[19]), boot_id()) if fields else None
 
@@ -61,13 +63,13 @@ class Process:
     """A running process that we may wait for and signal."""
 
     def __init__(self, pid: int) -> None:
-        """Raises `ProcessLookupError`."""
+        """Raises `ProcessLookupError` if there is no such process."""
         self.pid = pid
         self._fd = os.pidfd_open(pid)
         self._ended: asyncio.Future[int] | None = None
 
     def kill(self, number: int) -> None:
-        """A process that has ended is fine."""
+        """Sends a signal. Does nothing if the process has ended."""
         try:
             signal.pidfd_send_signal(self._fd, number)
         except ProcessLookupError:
@@ -75,13 +77,14 @@ class Process:
 
     @property
     def has_ended(self) -> bool:
-        """Also of a process whose parent has not yet asked for its exit code."""
+        """True also for a zombie, whose parent has not yet asked for its exit code."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(0))
 
     async def wait(self) -> int:
-        """Its exit code, 128 + signal if one ended it; `UNKNOWN` if it is not our child."""
+        """The exit code, or 128 + signal if a signal ended the process; `UNKNOWN` if it is not our
+        child."""
         if self._ended is None:
             loop = asyncio.get_running_loop()
             self._ended = loop.create_future()
@@ -103,12 +106,12 @@ class Process:
         return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
 
     def kill_and_reap(self) -> None:
-        """Ends our own child at once."""
+        """Kills our own child and waits for its end."""
         self.kill(signal.SIGKILL)
         self._reap()
 
     def close(self) -> None:
-        """Let go of it. Nothing may wait for it any longer."""
+        """Closes the pidfd. Nothing may wait for the process any longer."""
         if self._fd >= 0:
             if self._ended is not None and not self._ended.done():
                 self._ended.get_loop().remove_reader(self._fd)
@@ -120,7 +123,7 @@ class Process:
 class Output(msgspec.Struct, frozen=True):
     code: int
     raw: bytes
-    """Standard output, and the errors unless they were kept apart."""
+    """Standard output, and standard error unless it was kept apart."""
     errors: bytes = b""
 
     @property
@@ -131,8 +134,8 @@ class Output(msgspec.Struct, frozen=True):
 def spawn(
     argv: Sequence[str], fds: Mapping[int, int], env: Mapping[str, str] | None = None
 ) -> Process:
-    """Starts a program in a session of its own. `fds`: number in the child -> descriptor here; 0 to
-    2 are /dev/null otherwise. Raises `OperationFailed`."""
+    """Starts a program in a session of its own. `fds`: number in the child -> descriptor here;
+    numbers 0 to 2 that are not in `fds` are /dev/null. Raises `OperationFailed`."""
     program = shutil.which(argv[0])
     if program is None:
         raise OperationFailed(
@@ -162,7 +165,7 @@ def spawn(
 
 
 async def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Output:
-    """Runs a program to its end. A cancelled caller kills it."""
+    """Runs a program to its end. If the caller is cancelled, the program is killed."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         process = spawn(argv, {1: write_end, 2: write_end}, env)
@@ -182,12 +185,11 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Outp
 
 
 async def read(fd: int, *, line: bool = False) -> bytes:
-    """All that comes out of a pipe until its last writer closes it, or its first line; closes the
-    descriptor.
+    """Reads a pipe until its last writer closes it, or only its first line; closes the descriptor.
 
-    Not `connect_read_pipe`: uvloop closes the descriptor and then the file object, which closes the
-    same number once more, and in between another thread may have got that number for something of
-    its own."""
+    This does not use `connect_read_pipe`: uvloop closes the descriptor and then the file object,
+    which closes the same number once more. In between, another thread may have got that number for
+    something of its own."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     os.set_blocking(fd, False)
     loop.add_reader(fd, readable.set)
@@ -208,13 +210,13 @@ async def read(fd: int, *, line: bool = False) -> bytes:
 
 
 async def end_family(process: Process) -> None:
-    """Ends a child of ours with everything that it has started, and reaps them all. For those who
-    are in a container this is not only tidiness: one that is dead and not reaped keeps the
-    container's first process from ending. Waits a while at most."""
+    """Kills a child of ours with everything that it has started, and reaps them all. Processes in a
+    container must be reaped: a zombie keeps the container's first process from ending. Waits at
+    most `_END_PATIENCE`."""
     family = {process.pid: process}
     await _stop(process)
-    # Until there is nobody new: a child may have given its parent another child (CLONE_PARENT)
-    # before it was stopped.
+    # Repeat until there is no new process: a child may have given its parent another child
+    # (CLONE_PARENT) before it was stopped.
     while found := await asyncio.to_thread(_children, frozenset(family)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -224,7 +226,7 @@ async def end_family(process: Process) -> None:
         async with asyncio.timeout(_END_PATIENCE):
             for member in (
                 family.values()
-            ):  # parents first: the children of one that has ended are ours, see `adopt_orphans`
+            ):  # parents first: children of an ended process are ours, see `adopt_orphans`
                 member.kill(signal.SIGKILL)
                 await member.wait()
     except TimeoutError:
@@ -239,8 +241,8 @@ async def end_family(process: Process) -> None:
 
 
 async def _stop(process: Process) -> None:
-    """So that it starts no more children. One that cannot be stopped, as in an uninterruptible
-    wait, starts none either."""
+    """Stops a process so that it starts no more children. A process that cannot be stopped, as in
+    an uninterruptible wait, starts none either."""
     process.kill(signal.SIGSTOP)
     for _ in range(_STOP_TRIES):
         if _stat(process.pid)[:1] not in (["R"], ["S"]):
@@ -249,7 +251,8 @@ async def _stop(process: Process) -> None:
 
 
 def _children(family: Collection[int]) -> list[int]:
-    """Of its members, those who are not of it yet. Reads of every process of the host."""
+    """The children of the processes in `family` that are not in it yet. Reads /proc of every
+    process of the host."""
     numbers = [
         number for path in Path("/proc").iterdir() if (number := decimal(path.name)) is not None
     ]
@@ -262,7 +265,7 @@ def _children(family: Collection[int]) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on: state, parent, …; none if there is no such
+    """The fields of /proc/PID/stat from the third on: state, parent, …; empty if there is no such
     process. See proc_pid_stat(5)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -271,8 +274,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def adopt_orphans() -> None:
-    """From now on, descendants whose parents end become our children: that is how we learn a
-    command's exit code."""
+    """Makes descendants our children when their parents end; so we learn the exit code of a
+    command."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

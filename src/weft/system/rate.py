@@ -1,21 +1,21 @@
-"""How often something may happen: a steady rate, and a burst after a quiet time (a token
-bucket)."""
+"""Token buckets: limits on how often something may happen, with a steady rate and a burst after a
+quiet time."""
 
 from collections import OrderedDict
 
 
 class TokenBucket:
-    """Times are seconds of any one clock."""
+    """A token bucket. Times are seconds of any one clock."""
 
     def __init__(self, rate: float, burst: float) -> None:
-        """`rate`: tokens that come in a second. `burst`: as many as there are at most."""
+        """`rate`: tokens added per second. `burst`: the most tokens that the bucket holds."""
         self._rate = rate
         self._burst = burst
         self._level = burst
         self._at: float | None = None
 
     def allows(self, now: float, cost: float = 1.0) -> bool:
-        """Takes the tokens if they are there."""
+        """Takes `cost` tokens if they are there; else takes none and gives False."""
         self._fill(now)
         if self._level < cost:
             return False
@@ -23,7 +23,7 @@ class TokenBucket:
         return True
 
     def owes(self, now: float, cost: float = 1.0) -> float:
-        """Takes the tokens in any case; gives the seconds until they are there."""
+        """Takes `cost` tokens in any case; gives the seconds until they are there."""
         self._fill(now)
         self._level -= cost
         return max(0.0, -self._level / self._rate)
@@ -35,7 +35,8 @@ class TokenBucket:
 
 
 class TokenBuckets:
-    """One for each of many; of those that were asked for longest ago, the oldest is forgotten."""
+    """One bucket for each key. Beyond `most` buckets, the one that was used longest ago is
+    forgotten."""
 
     def __init__(self, rate: float, burst: float, most: int) -> None:
         self._rate = rate

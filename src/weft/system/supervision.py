@@ -1,8 +1,8 @@
-"""Tasks whose failure must not end the others of their group.
+"""Tasks whose failure must not end the other tasks of their group.
 
-An exception that leaves one task of an `asyncio.TaskGroup` cancels all others and ends whoever
-waits for the group: in a daemon, in the end, the daemon. So a task about one node, session or
-message is `contained`, and a loop that serves all of them is `lasting`. Cancellation passes both.
+An exception that leaves one task of an `asyncio.TaskGroup` cancels all others, ends the task that
+waits for the group, and in the end the daemon. So a task about one node, session or message is
+`contained`, and a loop that serves all of them is `lasting`. Both let cancellation pass.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 5.0
 
 
 async def contained(name: str, work: Awaitable[object]) -> None:
-    """Awaits `work`. What it raises is logged, under `name`, and goes no further."""
+    """Awaits `work`. An exception is logged, under `name`, and goes no further."""
     try:
         await work
     except Exception:
@@ -26,8 +26,9 @@ async def contained(name: str, work: Awaitable[object]) -> None:
 
 
 async def lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Until `run` returns. When it raises instead, that is logged, and it begins again after a
-    pause that grows with each failure; one that lasted longer than the pause starts afresh."""
+    """Runs until `run` returns. An exception is logged, and `run` is called again after a pause
+    that grows with each failure. If `run` lasted longer than the longest pause, the pause starts
+    afresh."""
     pause, clock = FIRST_PAUSE, asyncio.get_running_loop().time
     while True:
         begun = clock()
@@ -43,7 +44,7 @@ async def lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
 
 
 async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancels it and waits for its end. What it failed with, if it did, is logged."""
+    """Cancels a task and waits for its end. If the task failed, the exception is logged."""
     task.cancel()
     with suppress(asyncio.CancelledError):
         await contained(task.get_name(), task)

@@ -1,5 +1,5 @@
-"""The three files of an end of mutual TLS that the operator names: whom to trust, who one is, and
-the key to that."""
+"""The three files that the operator names for one end of mutual TLS: a CA, a certificate and its
+key."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from weft.errors import InvalidArgument, cause_of
 
 @dataclass(frozen=True, kw_only=True)
 class TlsFiles:
-    """PEM."""
+    """Paths of PEM files."""
 
     ca: Path
-    """Who may sign the other side's certificate."""
+    """The CA that must have signed the other side's certificate."""
     certificate: Path
     key: Path
 
 
 def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContext:
-    """The context with the files in it. `option`: what the operator's settings for them begin with
-    (`<option>cacert`, `…cert`, `…key`). Raises `InvalidArgument`, naming the file, if one cannot be
-    read or used."""
+    """Loads the files into the context and gives the context. `option`: the prefix of the
+    operator's settings (`<option>cacert`, `…cert`, `…key`). Raises `InvalidArgument`, naming the
+    file, if one cannot be read or used."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for path in (files.ca, files.certificate, files.key):
         try:
@@ -45,12 +45,12 @@ def load(context: ssl.SSLContext, files: TlsFiles, option: str) -> ssl.SSLContex
 
 
 def reason(error: Exception) -> str:
-    """Without OpenSSL's numbers."""
+    """The error's text without OpenSSL's numbers."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return str(error)
 
 
 def _no_password() -> str:
-    """OpenSSL would ask at the terminal."""
+    """Refuses encrypted keys; without this callback OpenSSL would ask at the terminal."""
     raise ValueError("the key is encrypted")

@@ -1,7 +1,8 @@
-"""Trees of files that somebody else wrote: an image's layers, a container's root.
+"""Directory trees that somebody else wrote: an image's layers, a container's root.
 
-Nothing in such a tree may lead out of it, and its shape may not matter to the code that walks it.
-`open_inside` leaves the proof to the kernel (openat2(2), Linux 5.6): no rename overtakes a check.
+Nothing in such a tree may lead out of it, and no shape of the tree may break the code that walks
+it. `open_inside` leaves the check to the kernel (openat2(2), Linux 5.6), so that no rename comes
+between check and use.
 """
 
 import ctypes
@@ -17,9 +18,10 @@ _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _TRIES = 100
-"""A walk over `..` during which something was renamed ends with EAGAIN: openat2(2)."""
+"""openat2(2) fails with EAGAIN if something was renamed during a walk over `..`; so it is tried
+again."""
 _DEPTH = 50
-"""Directories that are open at a time while a tree is removed."""
+"""How many directories are open at a time while a tree is removed."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a symbolic link",
@@ -29,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotRegularError(OSError):
-    """What was to be read is there, but no regular file."""
+    """The file to be read exists, but is not a regular file."""
 
     def __init__(self, mode: int) -> None:
         super().__init__(errno.EINVAL, f"it is {_KINDS[stat.S_IFMT(mode)]}, not a regular file")
@@ -59,10 +61,10 @@ def open_inside(root: int, path: bytes, flags: int, mode: int = 0) -> int:
 
 
 def read_file_inside(root: Path, path: str, limit: int) -> bytes:
-    """The content of a regular file that may be replaced at any time by whoever writes in the tree.
-    Never waits for them: nothing that is not a regular file is opened, since a FIFO waits for a
-    writer and a device may do anything; nor is a file waited for that somebody holds a lease on.
-    Raises `NotRegularError`, and `OSError`, also for more than `limit` bytes."""
+    """The content of a regular file, in a tree whose owner may replace the file at any time. Never
+    waits for the owner: only regular files are opened, since a FIFO waits for a writer and a device
+    may do anything; nor does it wait for a lease on the file. Raises `NotRegularError`, and
+    `OSError`, also for more than `limit` bytes."""
     with ExitStack() as cleanup:
 
         def held(descriptor: int) -> int:
@@ -74,7 +76,7 @@ def read_file_inside(root: Path, path: str, limit: int) -> bytes:
         mode = os.fstat(found).st_mode
         if not stat.S_ISREG(mode):
             raise NotRegularError(mode)
-        # The file that was looked at, whatever has that name by now.
+        # This opens the file that was checked, even if its name now means another one.
         file = held(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         content = bytearray()
         while len(content) <= limit and (part := os.read(file, limit + 1 - len(content))):
@@ -85,11 +87,11 @@ def read_file_inside(root: Path, path: str, limit: int) -> bytes:
 
 
 def remove_tree(path: Path | bytes | str, dir_fd: int | None = None) -> None:
-    """Removes a directory and all that is in it; what is not there, or goes meanwhile, is fine.
-    Symbolic links are removed, not followed. Raises `OSError`.
+    """Removes a directory and all that is in it. Entries that are missing, or vanish meanwhile, are
+    ignored. Symbolic links are removed, not followed. Raises `OSError`.
 
     The tree may be deeper than the longest path, the number of descriptors, or Python's recursion
-    allow: what lies too deep is first moved up into `path`."""
+    allow: directories that lie too deep are first moved up into `path`."""
     try:
         top = os.open(path, _DIRECTORY, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -138,7 +140,7 @@ class _Removal:
 
 
 def _emptied_of_files(directory: int) -> list[str]:
-    """What is left in it: directories."""
+    """Removes all that is not a directory; gives the names of the directories that are left."""
     left = []
     with os.scandir(directory) as entries:
         for entry in entries:

@@ -1,8 +1,8 @@
-"""Values on disk, one in a file, which is replaced whole (`files.py`).
+"""Values on disk, one per file; a write replaces the whole file (`files.py`).
 
-Those that are not `durable` are not flushed: after a loss of power no container runs and no
-namespace exists, and a file that was cut short then counts as missing, which the agent copes with
-as it does on its first day.
+Files that are not `durable` are not flushed. After a loss of power no container runs and no
+namespace exists, and a truncated file counts as missing; the agent copes with that as on a new
+host.
 """
 
 import logging
@@ -24,15 +24,15 @@ class ValueFile(Generic[T]):
     """One value of one type in one file."""
 
     def __init__(self, path: Path, type_: type[T], durable: bool = False) -> None:
-        """`durable`: on the disk when written, so that it also outlives a loss of power; costs a
-        wait for the disk."""
+        """`durable`: the value is on the disk when `write` returns, and outlives a loss of power,
+        at the price of waiting for the disk."""
         self._durable = durable
         self._path = path
         self._type = type_
 
     def read(self) -> T | None:
-        """None if there is none, or none that can be read. Raises `OperationFailed` if the disk
-        refuses."""
+        """The value; None if the file is missing or unreadable as such a value. Raises
+        `OperationFailed` if the disk fails."""
         try:
             return cast(T, codec.decode(self._path.read_bytes(), self._type))
         except FileNotFoundError:
@@ -44,8 +44,8 @@ class ValueFile(Generic[T]):
             raise OperationFailed(f"cannot read {self._path}: {cause_of(error)}") from error
 
     def write(self, value: T) -> None:
-        """For root's eyes only: an assignment has keys in it. Raises `OperationFailed`; the old
-        value is still there then."""
+        """Writes a file that only root can read: an assignment has keys in it. Raises
+        `OperationFailed`; then the old value is still there."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(self._path, codec.encode(value), durable=self._durable)

@@ -1,4 +1,4 @@
-"""To wait for the first of several things."""
+"""Waiting for the first of several things."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,8 +6,8 @@ from typing import Any
 
 
 async def first(*waits: Coroutine[Any, Any, object]) -> None:
-    """Until one of them is over; raises what it raised. The others are cancelled, and have ended
-    when this returns."""
+    """Waits until one of the coroutines is over; raises its exception, if any. The others are
+    cancelled, and have ended when this returns."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

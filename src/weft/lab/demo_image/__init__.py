@@ -1,7 +1,7 @@
 """The demo image, zaggash/demo-webapp:latest, as an archive for `docker load`.
 
-It is put together from programs of this machine's Debian packages and the libraries they need,
-without a container engine: nginx as process 1, busybox for a shell and its tools, getent, ping. The
+The image is built without a container engine, from programs of this machine's Debian packages and
+the libraries they need: nginx as process 1, busybox for a shell and its tools, getent, ping. The
 same packages give the same bytes.
 """
 
@@ -27,8 +27,8 @@ PACKAGES = {
     "ping": "iputils-ping",
 }
 NAME_SERVICE = ("libnss_files.so.2", "libnss_dns.so.2")
-"""What getent loads at run time. Newer libraries have them built in; the files are then absent or
-empty."""
+"""Libraries that getent loads at run time. In newer versions libc has them built in; the files are
+then absent or empty."""
 EPOCH = 1_700_000_000
 """Time stamp of everything in the image."""
 TEXTS = {
@@ -66,7 +66,7 @@ CONFIG = {
 
 
 def is_current(output: Path) -> bool:
-    """Whether there is an archive that is newer than all that it would be made of."""
+    """Whether the archive exists and is newer than all its inputs."""
     try:
         inputs = [Path(__file__), *image_files(find_programs()).values()]
         return output.stat().st_mtime > max(path.stat().st_mtime for path in inputs)
@@ -76,7 +76,7 @@ def is_current(output: Path) -> bool:
 
 def build(output: Path) -> None:
     """Writes the archive. Raises `FailedPrecondition` if a program is not installed,
-    `OperationFailed` if it cannot be written."""
+    `OperationFailed` if the archive cannot be written."""
     programs = find_programs()
     content = archive(layer(image_files(programs), applets(programs["busybox"])))
     try:
@@ -114,7 +114,7 @@ def image_files(programs: dict[str, Path]) -> dict[str, Path]:
 
 
 def shared_libraries(program: Path) -> list[Path]:
-    """By the names under which the dynamic loader looks for them; none for a static program."""
+    """The paths at which the dynamic loader finds the libraries; none for a static program."""
     output = subprocess.run(
         ["ldd", str(program)], capture_output=True, text=True, check=False
     ).stdout
@@ -129,7 +129,7 @@ def applets(busybox: Path) -> list[str]:
 
 
 def layer(files: dict[str, Path], links: list[str]) -> bytes:
-    """The one layer: a tar whose bytes depend on nothing but the content."""
+    """The image's only layer: a tar whose bytes depend only on the content."""
     content = {path: file.read_bytes() for path, file in files.items()} | {
         path: text.encode() for path, text in TEXTS.items()
     }
@@ -154,7 +154,7 @@ def layer(files: dict[str, Path], links: list[str]) -> bytes:
 
 
 def archive(layer: bytes) -> bytes:
-    """What `docker save` would write."""
+    """The archive, as `docker save` would write it."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     digest = hashlib.sha256(layer).hexdigest()
     config = {

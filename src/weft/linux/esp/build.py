@@ -1,8 +1,9 @@
-"""Builds the optional C helper beside its source: `python -m weft.linux.esp.build`. Without it the
-engine works in Python.
+"""Builds the optional C helper beside its source: `python -m weft.linux.esp.build`. Without the
+helper the engine works in Python.
 
-Needs a C compiler and the runtime library of OpenSSL 3, no headers of it. Also run by
-packaging/hatch_build.py, as a file, when a wheel is made; so it imports nothing of ours.
+Needs a C compiler and the runtime library of OpenSSL 3, but not its headers.
+packaging/hatch_build.py runs this as a file when a wheel is made; so this file imports nothing of
+ours.
 """
 
 import os
@@ -26,8 +27,8 @@ FLAGS = (
 
 
 def build(source: Path = SOURCE, library: Path = LIBRARY, extra: tuple[str, ...] = ()) -> str:
-    """Makes the library unless it is newer than its source. What hinders it, or the empty
-    string."""
+    """Builds the library unless it is newer than its source. Gives the reason for a failure, or the
+    empty string."""
     if library.exists() and library.stat().st_mtime >= source.stat().st_mtime:
         return ""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")

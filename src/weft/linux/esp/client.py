@@ -1,10 +1,10 @@
-"""`UserspaceEngine`: the engine beside the daemon, as `linux.base.EspEngine`. Starts it, or finds
-the one that a former daemon left.
+"""`UserspaceEngine`: the engine's process as `linux.base.EspEngine`. Starts an engine, or finds the
+one that a former daemon left.
 
     apply ──> handle.find or handle.start ──> Apply
     engine ends ──> watcher: start again, Apply the last protection again (the engine keeps no keys on disk, so nobody else could)
 
-An engine that keeps ending is started ever more slowly: each start takes a block of sequence
+An engine that keeps ending is started ever more slowly, since each start takes a block of sequence
 numbers from each key.
 """
 
@@ -24,8 +24,8 @@ from weft.model.encryption import Protection
 log = logging.getLogger(__name__)
 
 _SLOWEST = 64.0
-"""Seconds between two starts of an engine that keeps ending: less than a thousand blocks in the
-twelve hours of a key."""
+"""The longest pause, in seconds, before an engine that keeps ending is started again. So it takes
+less than a thousand blocks in the twelve hours of a key."""
 
 
 class UserspaceEngine:
@@ -40,9 +40,10 @@ class UserspaceEngine:
         implementation: Implementation = "auto",
         namespace: Path | None = None,
     ) -> None:
-        """`namespace`: where the device is, which others make then; without one the engine makes it
-        here. `run_dir` is for the control socket and the log, `state_dir` for the ledger, which
-        must outlive a reboot. Nothing happens before `apply`."""
+        """`namespace`: the namespace with the device, which others make then. Without it, the
+        engine makes the device in the current namespace. `run_dir` is for the control socket and
+        the log, `state_dir` for the ledger, which must outlive a reboot. Nothing happens before
+        `apply`."""
         self._socket, self._log, self._state = run_dir / "esp.sock", run_dir / "esp.log", state_dir
         self._device, self._implementation, self._namespace = device, implementation, namespace
         self._wanted: Protection | None = None
@@ -51,8 +52,8 @@ class UserspaceEngine:
         self._turn = asyncio.Lock()
 
     async def apply(self, protection: Protection | None) -> None:
-        """As `EspEngine.apply`. What could not be done is tried again after the engine's next
-        start, or by the next call."""
+        """See `EspEngine.apply`. After a failure, the protection is applied again after the
+        engine's next start, or by the next call."""
         async with self._turn:
             self._wanted = protection
             if protection is None:
@@ -61,7 +62,7 @@ class UserspaceEngine:
                 await self._put_in_force(protection)
 
     async def counters(self) -> dict[str, int]:
-        """Since the engine began; all zero if there is none."""
+        """Counted since the engine began; all zero if there is no engine."""
         async with self._turn:
             try:
                 handle = await self._find()
@@ -74,7 +75,7 @@ class UserspaceEngine:
                 return dict.fromkeys(COUNTERS, 0)
 
     async def implementation(self) -> Implementation | None:
-        """What moves the packets now; None: no engine runs."""
+        """The implementation that moves the packets now; None if no engine runs."""
         async with self._turn:
             handle = await self._find()
             return (await handle.ask(Ask())).implementation if handle is not None else None
@@ -132,8 +133,8 @@ class UserspaceEngine:
             tap.remove(self._device)
 
     async def _watch(self) -> None:
-        """Keeps an engine alive until cancelled. One that lived for a while is started again at
-        once."""
+        """Restarts the engine whenever it ends, until cancelled. An engine that lived for a while
+        is restarted at once."""
         loop, pause = asyncio.get_running_loop(), 0.0
         while True:
             since = loop.time()

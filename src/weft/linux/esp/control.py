@@ -1,8 +1,8 @@
-"""Words between the daemon and the engine, over a UNIX socket that only root can reach: a length of
-four octets, MessagePack.
+"""Messages between the daemon and the engine, over a UNIX socket that only root can reach: a length
+of four octets, then MessagePack.
 
-The daemon asks, the engine answers each request once. Keys pass here and nowhere else: neither side
-logs or stores a message.
+The daemon asks, and the engine answers each request once. Keys pass here and nowhere else: neither
+side logs or stores a message.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from weft.model.codec import decode, encode
 from weft.model.encryption import Protection
 
 PROTOCOL_VERSION = 1
-"""An engine of another version is replaced."""
+"""The daemon replaces an engine of another version."""
 Implementation = Literal["auto", "helper", "python"]
 _LENGTH = struct.Struct("!I")
 _MAX = 64 << 20
@@ -29,18 +29,18 @@ class Apply(msgspec.Struct, frozen=True, tag="apply"):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """How things are."""
+    """Asks for the engine's status."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Take the device away and end."""
+    """Removes the device and ends the engine."""
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
     version: int
     implementation: Implementation
     counters: dict[str, int] = {}
-    """Since this engine began."""
+    """Counted since this engine began."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -58,7 +58,7 @@ async def send(writer: asyncio.StreamWriter, message: Request | Reply) -> None:
 
 
 async def receive(reader: asyncio.StreamReader, type_: Any) -> Any:
-    """Raises `OperationFailed` if the other side is gone or talks nonsense."""
+    """Raises `OperationFailed` if the other side is gone or sends an invalid message."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > _MAX:
@@ -73,7 +73,7 @@ async def receive(reader: asyncio.StreamReader, type_: Any) -> Any:
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """Process and user at the other end."""
+    """Process id and user id of the other end."""
     pid, uid, _ = _CREDENTIALS.unpack(
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )

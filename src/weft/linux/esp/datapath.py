@@ -1,9 +1,9 @@
-"""What packets pass through in the engine: the device, the raw socket, and a sealer and an opener
-on threads of their own.
+"""The packet path of the engine: the device, the raw socket, and a sealer (encrypts) and an opener
+(decrypts) on threads of their own.
 
-With the C helper each direction has a thread, without it both share one. Made for one local address
-and one VXLAN port; an engine whose host gets another makes another. Threads and descriptors here,
-decisions in `weft/esp/`, keys wherever the packets are.
+With the C helper each direction has a thread; without it both share one. A data path is made for
+one local address and one VXLAN port; for others, the engine makes a new one. This file has threads
+and descriptors, `weft/esp/` has the decisions, and keys are wherever the packets are.
 """
 
 import os
@@ -25,16 +25,16 @@ from weft.model.encryption import Association, IcvBits
 
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 16 << 20
-"""Octets. Packets to dead peers wait for their neighbour entry in here; those to others must still
-have room."""
+"""Octets. Packets to dead peers wait here for their neighbour entry; packets to other peers must
+still have room."""
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
 _STACK = 1 << 20
-"""Locked in memory, so not the usual eight."""
+"""Octets. The stacks are locked in memory, so this is less than the usual eight MiB."""
 
 
 class Change(NamedTuple):
-    """From one set of associations to the next. What is in neither stays as it is, numbers and
-    windows with it."""
+    """The step from one set of associations to the next. Associations that are not named here keep
+    their numbers and windows."""
 
     vnis: Mapping[Vni, IcvBits]
     outbound_gone: Iterable[Association]
@@ -53,9 +53,9 @@ class Datapath:
         low: int,
         broken: Callable[[], None],
     ) -> None:
-        """The tap is closed with it, or if it cannot be made. `low`: an eventfd, written when an
-        association goes short of numbers. `broken`: called from a thread when packets no longer
-        pass. Raises `OperationFailed`."""
+        """`tap` is closed with the data path, or if that cannot be made. `low`: an eventfd, written
+        when an association is short of numbers. `broken`: called from a thread when packets no
+        longer pass. Raises `OperationFailed`."""
         threading.stack_size(_STACK)
         self._tap = tap
         try:
@@ -91,11 +91,11 @@ class Datapath:
         self._seals.start()
 
     def set_mtu(self, mtu: int) -> None:
-        """Of the device; raises `OperationFailed`."""
+        """Sets the device's MTU. Raises `OperationFailed`."""
         self._tap.set_mtu(mtu)
 
     def change(self, change: Change) -> None:
-        """Inbound first: a peer may use at once what it sees used."""
+        """Changes inbound associations first: a peer that sees a key in use may use it at once."""
         self._opens.do(lambda: self._change_inbound(change))
         self._seals.do(lambda: self._change_outbound(change))
 
@@ -114,7 +114,7 @@ class Datapath:
         self._sealer.set_vnis(change.vnis)
 
     def low(self) -> list[Association]:
-        """Those that need a further block soon."""
+        """The associations that soon need a further block."""
         return self._seals.do(self._sealer.low)
 
     def extend(self, blocks: Mapping[Association, Block]) -> None:
@@ -129,7 +129,7 @@ class Datapath:
         return {name: count + opened[name] for name, count in sealed.items()}
 
     def close(self) -> None:
-        """The device stays."""
+        """Stops the threads and closes all descriptors; the device stays."""
         for pump in {self._seals, self._opens}:
             pump.stop()
         for half in (self._sealer, self._opener):
@@ -147,7 +147,7 @@ def _raw_socket(local: IPv4Address) -> socket.socket:
     try:
         raw.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
         raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        # Like VXLAN itself: a path that is narrower than it says fragments; it does not swallow.
+        # As for VXLAN itself: on a path with a smaller MTU, packets are fragmented and not dropped.
         raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
         raw.bind((str(local), 0))
     except OSError as error:

@@ -1,8 +1,9 @@
-"""The engine's process as the daemon sees it: find it or start it, ask it, see it end, end it.
+"""The engine's process as the daemon sees it: find or start it, send it requests, notice its end,
+end it.
 
-It is known by who answers at the control socket, and held by a pidfd from then on: no signal ever
-goes to a process that merely got its number. Started ones live in a session of their own, so
-nothing that ends the daemon ends them.
+The engine is the process that answers at the control socket. From then on a pidfd holds it, so that
+no signal ever goes to a process that merely got its number. The engine is started in a session of
+its own, so nothing that ends the daemon ends the engine.
 """
 
 import asyncio
@@ -32,9 +33,9 @@ from weft.linux.esp.process import READY_FD
 _START = 15.0
 _ANSWER = 15.0
 _END = 5.0
-"""Seconds of patience."""
+"""Timeouts in seconds."""
 _FIRST_FREE = 16
-"""Descriptors for the child are first copied above those that it gets."""
+"""Descriptors for the child are first copied to numbers from here on, above those that it gets."""
 
 
 class EngineHandle:
@@ -51,21 +52,20 @@ class EngineHandle:
 
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        with suppress(
-            ChildProcessError
-        ):  # of an earlier daemon's engine somebody else is the parent
+        with suppress(ChildProcessError):  # an earlier daemon's engine is not our child
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self.ended.set()
 
     async def ask(self, request: Request) -> Status:
-        """Raises `OperationFailed`: refused, or the engine is gone."""
+        """Sends a request and gives the answer. Raises `OperationFailed` if the engine refuses or
+        is gone."""
         async with self._turn:
             try:
                 async with asyncio.timeout(_ANSWER):
                     await send(self._writer, request)
                     reply: Reply = await receive(self._reader, Reply)
             except TimeoutError:
-                self.kill()  # the answer might come later and be taken for that of another question
+                self.kill()  # a late answer would be taken for that of the next request
                 raise OperationFailed(
                     f"cannot reach the ESP engine: no answer in {_ANSWER:g} s"
                 ) from None
@@ -80,7 +80,7 @@ class EngineHandle:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def end(self) -> None:
-        """Waits until it has ended, and ends it if that takes long."""
+        """Waits for the process's end, and kills it if that takes long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_END):
                 await self.ended.wait()
@@ -89,7 +89,7 @@ class EngineHandle:
             await self.ended.wait()
 
     def close(self) -> None:
-        """Let go of it; it lives on."""
+        """Disconnects; the engine lives on."""
         self._writer.close()
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -98,8 +98,8 @@ class EngineHandle:
 
 
 async def find(socket: Path) -> EngineHandle | None:
-    """The engine that an earlier daemon started. One of another version is ended. None: there is
-    none."""
+    """The engine that an earlier daemon started; None if there is none. An engine of another
+    version is ended."""
     try:
         reader, writer = await asyncio.open_unix_connection(socket)
     except OSError:
@@ -113,7 +113,7 @@ async def find(socket: Path) -> EngineHandle | None:
     except OSError:
         writer.close()
         return None
-    # An answer now proves that the pidfd, opened before, is of the process at the other end.
+    # An answer now proves that the pidfd, opened before, belongs to the process at the other end.
     try:
         if (await handle.ask(Ask())).version == PROTOCOL_VERSION:
             return handle
@@ -127,11 +127,11 @@ async def find(socket: Path) -> EngineHandle | None:
 
 
 async def start(socket: Path, log: Path, *arguments: str) -> EngineHandle:
-    """Raises `OperationFailed` with the engine's own reason."""
+    """Starts an engine. Raises `OperationFailed` with the engine's own reason."""
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     pid = _spawn(log, write_end, [str(socket), *arguments])
-    pidfd = os.pidfd_open(pid)  # before anybody could have waited for it
+    pidfd = os.pidfd_open(pid)  # before anybody can have reaped it
     try:
         async with asyncio.timeout(_START):
             said = await _read(read_end)
@@ -174,7 +174,7 @@ def _spawn(log: Path, ready: int, arguments: list[str]) -> int:
 
 
 async def _read(fd: int) -> str:
-    """All that comes until the writer ends."""
+    """Reads a pipe until its last writer closes it."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(fd, readable.set)
     said = b""

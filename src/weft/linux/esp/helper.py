@@ -1,8 +1,9 @@
 """The C helper by ctypes: `Sealer` and `Opener` as in `weft/esp/gateway.py`, each with a loop that
-never comes back to Python.
+runs entirely in C.
 
-ctypes releases the interpreter's lock during a call, so both loops run at once. What the C side
-keeps of an association (keys, numbers, window) is in its own memory, wiped when it goes.
+ctypes releases the interpreter's lock during a call, so both loops run at once. The C side keeps an
+association's keys, numbers and window in its own memory, and wipes them when the association is
+removed.
 """
 
 import ctypes
@@ -51,12 +52,12 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "esp_opener_run": (_int, _pointer, _int, _int, _int),
     "esp_opener_packet": (ctypes.c_ssize_t, _pointer, _bytes, _size, _pointer),
 }
-"""Result, then arguments."""
+"""Result type, then argument types."""
 
 
 @cache
 def load(path: Path = LIBRARY) -> ctypes.CDLL:
-    """Raises `OSError`: it was not built, or libcrypto is missing."""
+    """Raises `OSError` if the library was not built, or libcrypto is missing."""
     library = ctypes.CDLL(str(path))
     for name, (result, *arguments) in _SIGNATURES.items():
         function = getattr(library, name)
@@ -73,13 +74,13 @@ def is_available() -> bool:
 
 
 def _number(address: IPv4Address) -> int:
-    """As it lies in memory."""
+    """The address as the integer that it is in memory."""
     (value,) = struct.unpack("=I", address.packed)
     return int(value)
 
 
 class _Half:
-    """What both have in common; `_kind` is the prefix of their functions."""
+    """The common part of both; `_kind` is the prefix of their C functions."""
 
     def __init__(self, library: ctypes.CDLL, kind: str, handle: int | None) -> None:
         if not handle:
@@ -101,13 +102,13 @@ class _Half:
         return {name: self._call("counter", which) for which, name in enumerate(COUNTERS)}
 
     def run(self, tap: int, raw: int, wake: int) -> None:
-        """Works until `wake` is readable. Raises OSError: a descriptor is dead."""
+        """Moves packets until `wake` is readable. Raises OSError if a descriptor is dead."""
         number = self._call("run", tap, raw, wake)
         if number:
             raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
-        """After this nothing may be called."""
+        """Frees the C side. No other method may be called afterwards."""
         self._call("free")
         self._handle = 0
 
@@ -122,7 +123,7 @@ class HelperSealer(_Half):
         library: ctypes.CDLL | None = None,
     ) -> None:
         """`header`: octets of offload header before a frame, 24 or 0. `low`: an eventfd, written
-        when numbers go short."""
+        when numbers run short."""
         library = library or load()
         super().__init__(
             library, "sealer", library.esp_sealer_new(_number(local), port, header, low)
@@ -162,7 +163,7 @@ class HelperSealer(_Half):
         ]
 
     def seal_frame(self, frame: bytes) -> list[bytes]:
-        """ESP packets of one frame of the device: for tests."""
+        """The ESP packets of one frame of the device, for tests."""
         out = ctypes.create_string_buffer(_ROOM)
         written = self._call("frame", frame, len(frame), out, _ROOM)
         found, packets, at = ctypes.string_at(out, max(written, 0)), [], 0
@@ -205,7 +206,7 @@ class HelperOpener(_Half):
         )
 
     def open(self, packet: bytes) -> bytes | None:
-        """For tests."""
+        """The datagram in an ESP packet, or None, for tests."""
         out = ctypes.create_string_buffer(_LARGEST)
         length = self._call("packet", packet, len(packet), out)
         return ctypes.string_at(out, length) if length > 0 else None

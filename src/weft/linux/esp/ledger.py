@@ -1,9 +1,10 @@
-"""The ledger of sequence numbers on disk: a file, root only, that is replaced as a whole and synced
-before a block is used.
+"""The ledger of sequence numbers on disk: a file, readable by root only, that is replaced as a
+whole and flushed to the disk before a block is used.
 
-A file that is missing or cannot be read is not treated as an empty one: numbers might repeat. Then
-nothing is sent until new keys are made and the directory is taken away. A lock beside it keeps a
-second engine out for as long as the first one lives, and says whether there was a ledger before.
+A missing or unreadable file is not treated as an empty one, since numbers might repeat. Then
+nothing is sent until new keys are made and the directory is removed. A lock file beside the ledger
+keeps a second engine out as long as the first one lives, and records whether there was a ledger
+before.
 """
 
 import fcntl
@@ -44,8 +45,8 @@ class Ledger:
             raise
 
     def reserve(self, associations: tuple[Association, ...]) -> tuple[Block, ...]:
-        """A block of numbers for each, safe on disk. Raises `OperationFailed`; then none is
-        reserved."""
+        """Reserves a block of numbers for each association; the reservations are on the disk when
+        this returns. Raises `OperationFailed`; then none is reserved."""
         if not associations:
             return ()
         reservations, blocks = self._reservations.reserve(associations)
@@ -62,7 +63,8 @@ class Ledger:
         os.close(self._lock)
 
     def _begin(self) -> None:
-        """On a host that never had a ledger. One that is missing later was lost."""
+        """Makes the ledger on a host that never had one. A ledger that is missing later was
+        lost."""
         try:
             if os.fstat(self._lock).st_size:
                 return

@@ -1,13 +1,13 @@
-"""The engine's own process: `python -m weft.linux.esp.process SOCKET STATE DEVICE IMPLEMENTATION
+"""The engine's process: `python -m weft.linux.esp.process SOCKET STATE DEVICE IMPLEMENTATION
 NAMESPACE`, started by `handle.py`.
 
-It outlives the daemon and is told by whichever daemon there is what to protect. It makes the
-difference between that and what it does, so associations that go on keep their numbers and windows.
-It holds keys in memory only: no dump, no swap, and no word of them in its arguments, its
-environment or its log. When it ends by accident the device stays behind, dead, and nothing passes.
+The engine outlives the daemon, and whichever daemon runs tells it what to protect. The engine
+applies only the difference, so associations that stay keep their numbers and windows. Keys are in
+memory only: never in a core dump, in swap, in arguments, in the environment or in the log. When the
+engine ends by accident, the device stays behind without a reader, and nothing passes.
 
-Threads of `datapath.py` move packets; this one talks to the daemon, and writes the ledger ahead of
-the numbers that are used.
+The threads of `datapath.py` move packets. The main thread talks to the daemon, and writes the
+ledger ahead of the numbers that are used.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ from weft.model.encryption import Protection
 log = logging.getLogger(__name__)
 
 READY_FD = 3
-"""Where "ready" is written once, or why not."""
+"""The descriptor to which "ready", or the reason for a failure, is written once."""
 _RETRY = 1.0
-"""Seconds until a ledger that could not be written is tried again."""
+"""Seconds until the ledger is tried again after a failed write."""
 _PR_SET_DUMPABLE = 4
 _MCL_ALL = 1 | 2 | 4
-"""Current and future pages, as they are first used."""
+"""Current and future pages, locked when they are first used."""
 
 
 class Settings(NamedTuple):
@@ -58,7 +58,7 @@ class Settings(NamedTuple):
     device: str
     implementation: Implementation
     namespace: Path | None
-    """Where the device is, if others make it; None: here, made by the engine."""
+    """The namespace with the device, if others make it; None if the engine makes it in its own."""
 
 
 class Engine:
@@ -71,12 +71,13 @@ class Engine:
         self._datapath: Datapath | None = None
         self._protection: Protection | None = None
         self._counted = dict.fromkeys(COUNTERS, 0)
-        """By data paths that are gone."""
+        """Packets counted by earlier data paths."""
         self._low = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._low, self._on_low)
 
     def apply(self, wanted: Protection) -> None:
-        """Raises `OperationFailed`; then what was in force still is."""
+        """Brings `wanted` into force. Raises `OperationFailed`; then the old protection is still in
+        force."""
         old = self._protection
         if (
             old is None
@@ -187,12 +188,12 @@ class Server:
 
 
 def _die() -> None:
-    """Packets no longer pass: the daemon sees the end of this process and starts another."""
+    """Ends this process because packets no longer pass; the daemon notices and starts another."""
     os._exit(1)
 
 
 def _guard_memory() -> None:
-    """Keys are in here: no core dump, no tracer but root, no swap."""
+    """Protects the keys in memory: no core dump, no tracer but root, no swap."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -203,7 +204,7 @@ def _guard_memory() -> None:
 async def serve(settings: Settings) -> None:
     ledger = Ledger(
         settings.state
-    )  # the lock is held from here on: no other engine of this host lives
+    )  # the lock is held from here on: no other engine runs on this host
     server = Server(Engine(settings, ledger))
     settings.socket.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(server.talk, settings.socket)
@@ -215,7 +216,7 @@ async def serve(settings: Settings) -> None:
 
 
 def _report(text: str) -> None:
-    """To whoever started us, if he still listens."""
+    """Reports to the process that started this one, if it still listens."""
     with suppress(OSError):
         os.write(READY_FD, text.encode())
         os.close(READY_FD)

@@ -1,8 +1,8 @@
-"""A thread that moves packets, and the only one that may touch what it moves them with: others hand
-it functions to run.
+"""A thread that moves packets. Only this thread may touch the objects that it uses for that; other
+threads hand it functions to run.
 
-So the packet path has no locks. A turn works until its wake-up descriptor is readable; between two
-turns come the functions.
+So the packet path has no locks. A turn works until its wake-up descriptor is readable; the
+functions run between two turns.
 """
 
 import logging
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = 10.0
-"""Seconds for a turn to end; it takes microseconds."""
+"""Seconds that `do` waits for a turn to end; it takes microseconds."""
 _BUDGET = 64
-"""Packets of one descriptor before the other has its turn."""
+"""Packets taken from one descriptor before the other has its turn."""
 _LARGEST = 65535
 
 
 class Pump(threading.Thread):
     def __init__(self, name: str, turn: Callable[[int], None], broken: Callable[[], None]) -> None:
-        """`turn` is given the wake-up descriptor; if it raises, `broken` is called and the thread
-        ends."""
+        """`turn` is called with the wake-up descriptor. If it raises, `broken` is called and the
+        thread ends."""
         super().__init__(name=name, daemon=True)
         self._turn, self._broken = turn, broken
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -55,8 +55,8 @@ class Pump(threading.Thread):
                 self._jobs.get_nowait()()
 
     def do(self, function: Callable[[], T]) -> T:
-        """The function's result, run between two turns. Blocks for as long as a turn takes to
-        end."""
+        """Runs a function between two turns and gives its result. Blocks until the current turn
+        ends."""
         future: Future[T] = Future()
 
         def job() -> None:
@@ -70,7 +70,7 @@ class Pump(threading.Thread):
         return future.result(_PATIENCE)
 
     def stop(self) -> None:
-        """The thread ends before this returns."""
+        """Ends the thread and waits for its end."""
         self._stopped = True
         os.eventfd_write(self._wake, 1)
         self.join()
@@ -78,14 +78,14 @@ class Pump(threading.Thread):
 
 
 class PythonTurn:
-    """Both directions in Python, on one thread: two would only wait for each other's interpreter
-    lock."""
+    """Both directions in Python, on one thread: two threads would only wait for each other's
+    interpreter lock."""
 
     def __init__(
         self, sealer: Sealer, opener: Opener, tap: int, raw: socket.socket, low: int
     ) -> None:
-        """`tap` without offload header. `low`: an eventfd, written when some association goes short
-        of numbers."""
+        """`tap` has no offload header. `low`: an eventfd, written when an association is short of
+        numbers."""
         self._sealer, self._opener = sealer, opener
         self._tap, self._raw, self._low = tap, raw, low
         self._ethernet = MAC + MAC + ETHERTYPE_IPV4
@@ -119,8 +119,8 @@ class PythonTurn:
             os.eventfd_write(self._low, 1)
 
     def _send(self, sealed: Sealed) -> None:
-        """A packet that the kernel does not take at once is lost, as on any wire: nothing waits for
-        a peer."""
+        """Sends a packet. A packet that the kernel does not take at once is lost, as on any wire,
+        so that none waits for a peer."""
         try:
             self._raw.sendto(sealed.packet, (str(sealed.destination), 0))
         except OSError:

@@ -1,11 +1,11 @@
-"""The engine's network device: a TAP that vxlan traffic is routed into, and opened datagrams come
-out of.
+"""The engine's network device: a TAP into which VXLAN traffic is routed, and out of which decrypted
+datagrams come.
 
-It is persistent: when the engine dies the device and the routes through it stay, and packets go
-nowhere. Where the kernel can, it gives and takes TCP segments by the bundle (UDP tunnel offload,
-Linux 6.17); for that a TUN will not do, as the kernel wants an Ethernet header on tunnel packets.
-ioctls by `include/uapi/linux/if_tun.h`, `sockios.h`. Works in the caller's network namespace, or
-with a device that is in another one.
+The device is persistent: when the engine dies, the device and the routes through it stay, and
+packets to it are dropped. Where the kernel can, the device passes TCP segments in bundles (UDP
+tunnel offload, Linux 6.17). A TUN cannot do that, as the kernel wants an Ethernet header on tunnel
+packets. ioctls by `include/uapi/linux/if_tun.h`, `sockios.h`. Works in the caller's network
+namespace, or with a device in another one.
 """
 
 import fcntl
@@ -40,8 +40,8 @@ _ARPHRD_ETHER = 1
 
 class Tap:
     def __init__(self, device: str, offload: bool, namespace: Path | None = None) -> None:
-        """Makes the device, or takes over the one that a dead engine left. `offload`: wanted, if
-        the kernel has it. With a `namespace` the device in there is used, and left as it is: others
+        """Makes the device, or takes over the one that a dead engine left. `offload`: use it if the
+        kernel has it. With a `namespace`, the device in it is used and not configured, since others
         made it. Raises `OperationFailed`."""
         self._device = device
         self._is_mine = namespace is None
@@ -64,7 +64,7 @@ class Tap:
             raise OperationFailed(f"cannot set up device {device}: {cause_of(error)}") from error
 
     def set_mtu(self, mtu: int) -> None:
-        """Raises `OperationFailed`."""
+        """Sets the MTU of a device that we made. Raises `OperationFailed`."""
         if not self._is_mine:
             return
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
@@ -78,12 +78,12 @@ class Tap:
                 ) from error
 
     def close(self) -> None:
-        """The device stays."""
+        """Detaches; the device stays."""
         os.close(self.fd)
 
 
 def remove(device: str) -> None:
-    """Takes the device away. One that is not there is fine. Raises `OperationFailed`."""
+    """Removes the device if it exists. Raises `OperationFailed`."""
     try:
         socket.if_nametoindex(device)
     except OSError:
@@ -97,13 +97,13 @@ def remove(device: str) -> None:
 
 
 def _open_existing(device: str, offload: bool) -> tuple[int, int]:
-    """Asking for a device that is not there would make one. Raises OSError."""
+    """Opens a device that must exist; `_open` alone would make a missing one. Raises OSError."""
     socket.if_nametoindex(device)
     return _open(device, offload)
 
 
 def _open(device: str, offload: bool) -> tuple[int, int]:
-    """Descriptor, and octets of offload header before a frame."""
+    """Gives a descriptor, and the octets of offload header before a frame."""
     if offload:
         fd = _attach(device, IFF_VNET_HDR)
         with suppress(OSError):
@@ -117,7 +117,7 @@ def _open(device: str, offload: bool) -> tuple[int, int]:
 def _attach(device: str, flags: int) -> int:
     fd = attach(device, flags)
     try:
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)  # a persistent device may have others from its last user
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)  # its last user may have left others on
     except OSError:
         os.close(fd)
         raise
@@ -125,9 +125,9 @@ def _attach(device: str, flags: int) -> int:
 
 
 def _configure(device: str) -> None:
-    # Loose, not off: the larger one of `all` and the device counts, so 0 would not help on a host
-    # whose `all` is 1 or 2. And loose needs an address on the device (fib_validate_source); of the
-    # loopback's kind, nobody takes it for one of the host.
+    # Loose, not off: the larger value of `all` and the device counts, so 0 would not help on a host
+    # whose `all` is 1 or 2. Loose needs an address on the device (fib_validate_source). The address
+    # is a loopback one, so that nobody takes it for one of the host.
     sysctl.write(f"net.ipv4.conf.{device}.rp_filter", "2")
     netlink = NetlinkSocket()
     try:
@@ -137,14 +137,15 @@ def _configure(device: str) -> None:
             raise error
     finally:
         netlink.close()
-    with suppress(OSError):  # a host without IPv6 sends no router solicitations either
+    with suppress(OSError):  # a host without IPv6 sends no router solicitations anyway
         sysctl.write(f"net.ipv6.conf.{device}.disable_ipv6", "1")
     name = device.encode()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         (flags,) = struct.unpack_from(
             "=H", fcntl.ioctl(channel, _SIOCGIFFLAGS, struct.pack("=16sH22x", name, 0)), 16
         )
-        # Never down on the way: the routes through a device that a dead engine left would go.
+        # The device is never set down here: that would remove the routes through a device that a
+        # dead engine left.
         fcntl.ioctl(channel, _SIOCSIFHWADDR, struct.pack("=16sH6s16x", name, _ARPHRD_ETHER, MAC))
         fcntl.ioctl(
             channel, _SIOCSIFFLAGS, struct.pack("=16sH22x", name, flags | _IFF_UP | _IFF_NOARP)

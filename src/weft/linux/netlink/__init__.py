@@ -1,7 +1,7 @@
-"""Netlink: the messages in which a program talks to the kernel's network stack, written by hand
+"""Netlink messages, by which a program talks to the kernel's network stack. Written by hand,
 because speed matters here.
 
-`attributes` and `message` are the common form (RFC 3549), `link`, `address`, `neighbour`, `route`
-and `rule` the rtnetlink messages as pure functions between values and bytes, `socket` the only file
-here that does anything.
+`attributes` and `message` are the common format (RFC 3549). `link`, `address`, `neighbour`, `route`
+and `rule` translate between values and rtnetlink messages, as pure functions. `socket` is the only
+file here with effects.
 """

@@ -1,4 +1,4 @@
-"""rtnetlink addresses (IPv4) of interfaces: requests, and what a dump says. Pure functions.
+"""rtnetlink addresses (IPv4) of interfaces: encodes requests, decodes dumps. Pure functions.
 `include/uapi/linux/if_addr.h`."""
 
 import socket
@@ -20,7 +20,7 @@ class AddressInfo(NamedTuple):
     device: int
     address: IPv4Interface
     label: str
-    """The interface's name, unless somebody gave another."""
+    """The interface's name, unless somebody gave the address another label."""
 
 
 def add_address(device: int, address: IPv4Interface) -> Request:

@@ -19,7 +19,8 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
-    """Without NLA_F_NESTED: rtnetlink takes both forms, old kernels only this one."""
+    """An attribute that contains attributes, without NLA_F_NESTED: rtnetlink takes both forms, old
+    kernels only this one."""
     return attribute(kind, b"".join(attributes))
 
 
@@ -53,8 +54,8 @@ def mac_bytes(value: str) -> bytes:
 
 
 def decode(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Payloads by type. The last of several of one type wins; what follows a malformed header is
-    ignored, as the kernel does."""
+    """Payloads by type. Of several attributes of one type the last wins. Data after a malformed
+    header is ignored, as by the kernel."""
     found = {}
     end = len(data)
     while offset + 4 <= end:
@@ -67,7 +68,7 @@ def decode(data: bytes, offset: int = 0) -> dict[int, bytes]:
 
 
 def decode_list(data: bytes) -> list[bytes]:
-    """Payloads in order, of whatever type."""
+    """Payloads in order, regardless of type."""
     found = []
     offset, end = 0, len(data)
     while offset + 4 <= end:

@@ -1,10 +1,9 @@
-"""rtnetlink links: requests that make, change and remove interfaces, and what a dump of them says.
-Pure functions.
+"""rtnetlink links: encodes requests to make, change and remove interfaces, decodes dumps. Pure
+functions.
 
-A veth is made with its other end in one request; that end may be in another namespace. A VXLAN
-device is made with a request from the host's namespace that names the namespace it shall be in: its
-UDP socket stays where the request came from. Numbers: `include/uapi/linux/if_link.h`,
-`rtnetlink.h`.
+One request makes both ends of a veth; the other end may be in another namespace. A VXLAN device is
+made by a request that names the device's namespace; its UDP socket stays in the namespace of the
+request. Numbers: `include/uapi/linux/if_link.h`, `rtnetlink.h`.
 """
 
 import struct
@@ -34,7 +33,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 IFF_UP = 1
 IFF_NOARP = 0x80
 LOOPBACK_INDEX = 1
-"""In every namespace."""
+"""The same in every namespace."""
 
 (
     _IFLA_ADDRESS,
@@ -67,7 +66,7 @@ class LinkInfo(NamedTuple):
     """An interface as the kernel describes it."""
 
     device: int
-    """Index."""
+    """Index of the interface."""
     name: str
     up: bool
     mtu: int
@@ -81,7 +80,7 @@ class LinkInfo(NamedTuple):
 
 
 def add_veth(link: Link, peer: Link, peer_namespace: int) -> Request:
-    """`peer_namespace`: a descriptor of the namespace that the other end shall be in."""
+    """`peer_namespace`: a descriptor of the namespace for the other end."""
     other = (
         _header()
         + _name_mtu_mac(peer)
@@ -100,8 +99,8 @@ def add_bridge(link: Link) -> Request:
 
 
 def add_vxlan(link: Link, kind: Vxlan, namespace: int) -> Request:
-    """To be sent in the host's namespace. `namespace`: a descriptor of the one that the device
-    shall be in."""
+    """To be sent in the namespace for the UDP socket. `namespace`: a descriptor of the namespace
+    for the device."""
     data = nested(
         _IFLA_INFO_DATA,
         u32(_VXLAN_ID, kind.vni),
@@ -135,7 +134,8 @@ def set_link(
     master: int | None = None,
     up: bool | None = None,
 ) -> Request:
-    """Change what is not None. `master` is an index; 0 takes the link out of its bridge."""
+    """Changes the settings that are not None. `master` is an index; 0 takes the link out of its
+    bridge."""
     body = _header(flags=IFF_UP if up else 0, change=0 if up is None else IFF_UP) + text(
         _IFLA_IFNAME, name
     )
@@ -146,7 +146,7 @@ def set_link(
 
 
 def set_port(name: str, port: BridgePort) -> Request:
-    """For a link that is a bridge's port already."""
+    """The link must be a bridge's port already."""
     settings = nested(
         _IFLA_INFO_SLAVE_DATA, *(u8(key, getattr(port, name)) for name, key in _BRPORT.items())
     )

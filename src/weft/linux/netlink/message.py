@@ -43,18 +43,19 @@ class Message(NamedTuple):
     sequence: int
     body: bytes
     port: int = 0
-    """Of the socket that asked; of a notification: whose request changed something."""
+    """Port id of the socket that sent the request; in a notification, of the socket whose request
+    made the change."""
 
 
 class NetlinkError(OSError):
-    """The kernel refused a request. `errno` as usual, `strerror` with the kernel's own explanation
-    where it gave one."""
+    """The kernel refused a request. `errno` is as usual; `strerror` includes the kernel's own
+    explanation if it gave one."""
 
 
 def encode(requests: Sequence[Request], sequence: int) -> bytes:
-    """One datagram of all requests, numbered from `sequence`. The last asks for an acknowledgement:
-    the kernel answers in order, and reports errors without being asked, so when the last is
-    acknowledged all others are done."""
+    """Encodes all requests as one datagram, numbered from `sequence`. Only the last asks for an
+    acknowledgement: the kernel answers in order and reports errors without being asked, so when the
+    last is acknowledged, all others are done."""
     last = len(requests) - 1
     parts = []
     for i, request in enumerate(requests):
@@ -69,13 +70,13 @@ def encode_one(request: Request, sequence: int, acknowledged: bool = False) -> b
 
 
 TRANSACTION = 1 << 30
-"""The number of a transaction's beginning: far from those of other requests, and the same for all,
-so that what stands between the beginning and the end can be sent by many sockets."""
+"""Sequence number of the message that begins a transaction: far from the numbers of other requests,
+and always the same, so that many sockets can send the same encoded transaction body."""
 
 
 def encode_transaction(body: Sequence[Request]) -> bytes:
-    """That part, numbered from the beginning on. The kernel acknowledges the last when all is done,
-    or undone."""
+    """Encodes the requests of a transaction, between its begin and end messages. The kernel
+    acknowledges the last request when the whole transaction is done or undone."""
     last = TRANSACTION + len(body)
     return b"".join(
         encode_one(request, number, number == last)
@@ -84,8 +85,8 @@ def encode_transaction(body: Sequence[Request]) -> bytes:
 
 
 def decode(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Bodies are padded to four bytes by the senders of ours, so
-    nothing is padded here."""
+    """The messages of one datagram. Our senders pad bodies to four bytes, so nothing is padded
+    here."""
     offset = 0
     end = len(data)
     while offset + 16 <= end:
@@ -97,7 +98,7 @@ def decode(data: bytes) -> Iterator[Message]:
 
 
 def decode_error(message: Message) -> NetlinkError | None:
-    """What an NLMSG_ERROR or NLMSG_DONE says; None: success."""
+    """The error in an NLMSG_ERROR or NLMSG_DONE message; None for success."""
     if len(message.body) < 4:
         return None
     (number,) = struct.unpack_from("=i", message.body)

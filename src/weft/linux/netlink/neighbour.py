@@ -1,9 +1,10 @@
-"""rtnetlink neighbours and forwarding entries: requests, and what dumps say. Pure functions.
+"""rtnetlink neighbours and forwarding entries: encodes requests, decodes dumps. Pure functions.
 `include/uapi/linux/neighbour.h`.
 
-Both are RTM_*NEIGH messages: family AF_INET says which MAC an address has, family AF_BRIDGE with
-NTF_SELF where a VXLAN device sends the frames for a MAC, with NTF_MASTER by which of its ports a
-bridge does. There may be tens of thousands, so encoding is written for speed.
+Both are RTM_*NEIGH messages. With family AF_INET, an entry gives the MAC of an address. With
+AF_BRIDGE and NTF_SELF, an entry gives the host to which a VXLAN device sends frames for a MAC; with
+AF_BRIDGE and NTF_MASTER, the port by which a bridge sends them. There may be tens of thousands, so
+encoding is written for speed.
 """
 
 import struct
@@ -18,8 +19,7 @@ from weft.model.addresses import MacAddress
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 AF_INET, AF_BRIDGE = 2, 7
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
-"""An entry of a bridge is static if it says NUD_NOARP; NUD_PERMANENT is the MAC of a port
-itself."""
+"""NUD_NOARP marks a static entry of a bridge; NUD_PERMANENT marks the MAC of a port itself."""
 _NTF_SELF, _NTF_MASTER = 2, 4
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _HEADER = struct.Struct("=BxxxiHBB")
@@ -27,7 +27,7 @@ _HEADER = struct.Struct("=BxxxiHBB")
 _WHOLE = struct.Struct("=BxxxiHBBHH4sHH6sxx")
 """Header, destination attribute (8 bytes), link-layer attribute (10 bytes and padding)."""
 _AT_PORT = struct.Struct("=BxxxiHBBHH6sxx")
-"""The same without a destination."""
+"""The same for an entry without a destination."""
 _UPSERT = NLM_F_CREATE | NLM_F_REPLACE
 
 
@@ -36,9 +36,9 @@ class NeighbourInfo(NamedTuple):
     device: int
     state: int
     bridge: int
-    """Index of the bridge whose entry it is; 0 for one of the device itself."""
+    """Index of the bridge that has the entry; 0 for an entry of the device itself."""
     destination: bytes
-    """Packed IPv4 address; empty where there is none (frames that a bridge delivers itself)."""
+    """Packed IPv4 address; empty in entries without one (frames that a bridge delivers itself)."""
     mac: MacAddress | None
 
     @property
@@ -47,7 +47,7 @@ class NeighbourInfo(NamedTuple):
 
     @property
     def at_port(self) -> bool:
-        """A static entry of a bridge."""
+        """Whether this is a static entry of a bridge."""
         return bool(self.bridge and self.state & NUD_NOARP)
 
     @property
@@ -64,7 +64,7 @@ def remove_neighbour(device: int, address: IPv4Address, mac: MacAddress) -> Requ
 
 
 def add_forwarding(device: int, mac: MacAddress, vtep: IPv4Address | None) -> Request:
-    """None: by the bridge's port that the device is."""
+    """`vtep` None: the bridge delivers frames by the port `device`."""
     return Request(RTM_NEWNEIGH, _UPSERT, _forwarding(device, mac, vtep))
 
 

@@ -1,13 +1,13 @@
 """Changes of an nftables table as nf_tables messages: elements, and the one rule of a service's
 chain. Pure functions.
 
-What nft itself would send for the text of `network/render`: the tests compare the tables that come
-of both. All else is written as text, whole tables (`weft.linux.nft`): there nft is the compiler.
-Here it would take a hundred times as long as the kernel's own part, because it first reads what the
-table has.
+The messages are what nft itself would send for the text of `network/render`; the tests compare the
+tables that result. Everything else is written as text, in whole tables (`weft.linux.nft`), which
+nft compiles. For changes nft would take a hundred times as long as the kernel, because it first
+reads the table's content.
 
-Numbers: `include/uapi/linux/netfilter/nf_tables.h`. Those in attributes are big-endian. A field of
-an element that has several is padded to four bytes.
+Numbers: `include/uapi/linux/netfilter/nf_tables.h`. Numbers in attributes are big-endian. In an
+element with several fields, each field is padded to four bytes.
 """
 
 import struct
@@ -40,34 +40,35 @@ _NEWCHAIN, _DELCHAIN, _NEWRULE, _DELRULE, _NEWSETELEM, _GETSETELEM, _DELSETELEM 
 _NLM_F_APPEND = 0x800
 _NESTED = 0x8000
 _TABLE, _NAME = 1, 2
-"""Of a rule, and of elements: the table, and the chain or set."""
+"""Attributes of rules and of elements: the table, and the chain or set."""
 _CHAIN_NAME = 3
 _RULE_EXPRESSIONS, _RULE_USERDATA = 4, 7
 _COMMENT = 0
 """Kind of user data (libnftnl's `udata.h`)."""
 _ELEMENTS, _ELEMENT_KEY, _ELEMENT_DATA = 3, 1, 2
 _ITEM = 1
-"""Of any list."""
+"""Attribute of an item in any list."""
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _VERDICTS = {"jump": -3, "goto": -4}
 _VERDICT: tuple[Field, ...] = ("verdict",)
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
 _MOST = 256
-"""Elements in a message, whose attributes' length is of 16 bits."""
+"""Most elements in a message: the length of an attribute has 16 bits."""
 
 _FIRST, _SECOND = 1, 9
-"""Registers: the first of sixteen bytes, and its second quarter by the name that quarters have."""
+"""Registers: the first one of sixteen bytes, and the second quarter of it by its name as a 4-byte
+register."""
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _META_L4PROTO = 16
 _DESTINATION_ADDRESS, _DESTINATION_PORT = 16, 2
-"""Offsets in these headers."""
+"""Offsets in the two headers."""
 _INCREMENTAL = 0
 _DNAT, _IPV4 = 1, 2
 
 
 def requests(table: Table, changes: Changes) -> list[Request]:
-    """In the order in which the kernel takes them, within one transaction."""
+    """The messages of one transaction, in the order in which the kernel takes them."""
     head = _head(table)
     return [
         Request(SUBSYSTEM << 8 | kind, flags, head + body)
@@ -81,7 +82,7 @@ def _head(table: Table) -> bytes:
 
 
 def _messages(change: Change, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, flags, and what follows the table's name."""
+    """Message kind, flags, and the body after the table's name."""
     match change:
         case SetTurn(turn):
             yield _NEWCHAIN, NLM_F_CREATE, text(_CHAIN_NAME, turn.chain)
@@ -105,12 +106,12 @@ def _messages(change: Change, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def dump_elements(table: Table, name: str) -> tuple[int, bytes]:
-    """Those that a set has in the kernel."""
+    """A request to dump a set's elements."""
     return SUBSYSTEM << 8 | _GETSETELEM, _head(table) + text(_NAME, name)
 
 
 def decode_elements(body: bytes) -> dict[bytes, bytes]:
-    """As `octets` gives them."""
+    """The elements, in the format of `octets`."""
     found = {}
     for each in decode_list(decode(body, 4).get(_ELEMENTS, b"")):
         parts = decode(each)
@@ -126,7 +127,7 @@ def decode_elements(body: bytes) -> dict[bytes, bytes]:
 
 
 def octets(type_: SetType, key: Entry, value: Entry) -> tuple[bytes, bytes]:
-    """What an element is known by, and what it leads to."""
+    """An element's key, and the value to which it leads."""
     if type_.value == _VERDICT:
         code, chain = _verdict(value)
         return _packed(type_.key, key), code + chain
@@ -157,7 +158,7 @@ def _data(fields: tuple[Field, ...], entry: Entry) -> bytes:
 
 
 def _verdict(entry: Entry) -> tuple[bytes, bytes]:
-    """Code and chain: `jump x`."""
+    """Code and chain of a verdict like `jump x`."""
     word, chain = str(entry[0]).split()
     return struct.pack("!i", _VERDICTS[word]), chain.encode() + b"\0"
 
@@ -188,7 +189,7 @@ def _octets(field: Field, value: Value) -> bytes:
 
 
 def _rule(turn: Turn, start: int) -> bytes:
-    """`turn.rule(start)`, as nft compiles it."""
+    """`turn.rule(start)`, as nft would compile it."""
     offset, mask = turn.offset(start)
     comment = turn.service.encode() + b"\0"
     expressions = (
@@ -204,7 +205,8 @@ def _rule(turn: Turn, start: int) -> bytes:
 
 
 def _destination(turn: Turn) -> Iterator[bytes]:
-    """What was asked for, into the first register; only packets of the protocol."""
+    """Loads the destination address into the first register; if the turn has a protocol, the
+    destination port, only for packets of that protocol."""
     if turn.protocol is None:
         yield _expression(
             "payload", (1, _FIRST), (2, _NETWORK_HEADER), (3, _DESTINATION_ADDRESS), (4, 4)
@@ -232,7 +234,7 @@ def _translation(turn: Turn) -> bytes:
 
 
 def _expression(name: str, *attributes: tuple[int, int | str | bytes]) -> bytes:
-    """Numbers are big-endian, octets are attributes themselves."""
+    """Numbers are encoded as big-endian; bytes are nested attributes."""
     encoded = (
         _nested(kind, value)
         if isinstance(value, bytes)

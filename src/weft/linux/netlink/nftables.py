@@ -1,5 +1,5 @@
-"""The few nf_tables messages needed to see cheaply whether rules changed, and whose: generation,
-names of tables, notifications.
+"""The few nf_tables messages that show cheaply whether rules changed, and whose: generation, names
+of tables, notifications.
 
 Rules themselves are written as text through `weft.linux.nft`. Numbers:
 `include/uapi/linux/netfilter/nf_tables.h`.
@@ -36,14 +36,14 @@ def get_generation() -> Request:
 
 
 def decode_generation(body: bytes) -> int:
-    """It grows by one with every committed transaction in the namespace."""
+    """The generation, which grows by one with every committed transaction in the namespace."""
     number: int = struct.unpack("!I", decode(body, 4)[_NAME])[0]
     return number
 
 
 def begin(generation: int) -> Request:
-    """Of a transaction that is to happen in this generation, or not at all: then the kernel says
-    ERESTART."""
+    """Begins a transaction that is only valid in this generation; in another one, the kernel
+    refuses it with ERESTART."""
     return Request(
         _BATCH_BEGIN, 0, _BATCH + attribute(_BATCH_GENERATION, struct.pack("!I", generation))
     )
@@ -54,7 +54,7 @@ def end() -> Request:
 
 
 def after(generation: int) -> int:
-    """The generation that a transaction makes. It is never 0."""
+    """The generation after one more transaction; never 0."""
     return generation + 1 & 0xFFFFFFFF or 1
 
 
@@ -63,7 +63,7 @@ def dump_tables() -> tuple[int, bytes]:
 
 
 def decode_table(body: bytes) -> TableName:
-    """Also of a notification about any part of a table."""
+    """The table's name, also in a notification about any part of a table."""
     return TableName(_FAMILIES.get(body[0], str(body[0])), to_text(decode(body, 4).get(_NAME, b"")))
 
 

@@ -1,4 +1,4 @@
-"""rtnetlink routes (IPv4, unicast, one next hop): requests, and what a dump says. Pure functions.
+"""rtnetlink routes (IPv4, unicast, one next hop): encodes requests, decodes dumps. Pure functions.
 `rtnetlink.h`."""
 
 import socket
@@ -13,8 +13,8 @@ from weft.network.kernel_state import Route
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 PROTOCOL_KERNEL = 2
 PROTOCOL_WEFT = 0x57
-"""Says who made the route, in the host's namespace the only way to know. Not taken in iproute2's
-rt_protos."""
+"""Marks routes as made by us; in the host's namespace there is no other way to know. Not used in
+iproute2's rt_protos."""
 _RTN_UNICAST = 1
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _RTNH_F_ONLINK = 4
@@ -55,7 +55,7 @@ def add_route(device: int, route: Route) -> Request:
 
 
 def remove_route(device: int, route: Route) -> Request:
-    """Whoever made it, whatever its scope."""
+    """Removes the route, whoever made it and whatever its scope."""
     return Request(RTM_DELROUTE, 0, _body(device, route, 0, _SCOPE_NOWHERE))
 
 
@@ -85,7 +85,8 @@ def _scope(route: Route) -> int:
 
 def _body(device: int, route: Route, protocol: int, scope: int) -> bytes:
     flags = _RTNH_F_ONLINK if route.onlink else 0
-    # Tables above 255 go by the attribute; the header's field is then 0 (RT_TABLE_UNSPEC).
+    # Table numbers above 255 only fit in the attribute; the header's field is then 0
+    # (RT_TABLE_UNSPEC).
     table = route.table if route.table < 256 else 0
     prefix = route.destination.prefixlen
     body = _HEADER.pack(socket.AF_INET, prefix, 0, 0, table, protocol, scope, _RTN_UNICAST, flags)

@@ -1,5 +1,5 @@
-"""rtnetlink policy routing rules (IPv4) that look up a table: requests, and what a dump says. Pure.
-`fib_rules.h`."""
+"""rtnetlink policy routing rules (IPv4) that look up a table: encodes requests, decodes dumps. Pure
+functions. `fib_rules.h`."""
 
 import socket
 import struct
@@ -23,7 +23,7 @@ _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME, _FRA_PAD, _FRA_L3MDEV, _FRA_PROTOCOL, _FR
     15, 16, 17, 18, 19, 21, 22, 23,
 )  # fmt: skip
 _FRA_SPORT_MASK = 28
-"""Since Linux 6.15 the kernel tells it of every rule with a source port."""
+"""Since Linux 6.15 the kernel reports this attribute for every rule with a source port."""
 _KNOWN = frozenset((
     _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PAD, _FRA_PROTOCOL,
     _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_SPORT_MASK,
@@ -51,7 +51,7 @@ def dump_rules() -> tuple[int, bytes]:
 
 
 def decode_rule(body: bytes) -> Rule | None:
-    """None: one of the three built-in rules, or one with selectors or an action that a `Rule`
+    """None for one of the three built-in rules, or a rule with selectors or an action that a `Rule`
     cannot express."""
     _, _, _, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
     found = decode(body, _HEADER.size)

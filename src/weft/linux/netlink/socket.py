@@ -1,9 +1,9 @@
-"""A netlink socket: sends requests, hundreds at a time, and gathers what the kernel answers.
+"""A netlink socket: sends requests, hundreds at a time, and collects the kernel's answers.
 Blocking, but never for long.
 
-The kernel works through a datagram of requests while `send` runs, so that answers are there when it
-returns. A socket belongs to the namespace of the thread that opened it, for ever, whoever uses it
-(`weft.linux.netns` opens them).
+The kernel handles a datagram of requests while `send` runs, so the answers are there when `send`
+returns. A socket always belongs to the namespace of the thread that opened it, whichever thread
+uses it (`weft.linux.netns` opens them).
 """
 
 import socket
@@ -37,16 +37,17 @@ _NETLINK_GET_STRICT_CHK = 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 BUFFER = 4 << 20
-"""Limits of both buffers, bytes. Room for the errors of a whole batch, for the notifications of
-some thousand changes, and for a transaction of some thousand elements, which is one datagram."""
+"""Sizes of both buffers in bytes. There is room for the errors of a whole batch, for the
+notifications of some thousand changes, and for a transaction of some thousand elements, which is
+one datagram."""
 _CHUNK = 256
-"""Requests per datagram: beyond that nothing is gained (measured), and a datagram may not pass the
-send buffer of 208 KiB."""
+"""Requests per datagram: more gain nothing (measured), and a datagram must fit in the send buffer
+of 208 KiB."""
 _DUMP_ATTEMPTS = 5
 
 
 class NetlinkSocket:
-    """Requests and answers. Not for two threads at once."""
+    """Sends requests and receives answers. Not for two threads at once."""
 
     def __init__(
         self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True
@@ -56,8 +57,8 @@ class NetlinkSocket:
         )
         self._sequence = 1
         self.port = 0
-        """By which the kernel knows the socket; it says so when it tells others what the socket has
-        changed."""
+        """Port id by which the kernel knows the socket. Notifications of changes carry the port of
+        the socket that made the change."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
@@ -81,13 +82,13 @@ class NetlinkSocket:
         self._socket.close()
 
     def receive(self) -> bytes:
-        """One datagram. Raises BlockingIOError on a non-blocking socket that has none,
+        """Receives one datagram. Raises BlockingIOError on a non-blocking socket that has none,
         OSError(ENOBUFS) if some were lost."""
         return self._socket.recv(1 << 17)
 
     def execute(self, requests: Sequence[Request]) -> dict[int, NetlinkError]:
-        """Carry out all requests in order. Gives the errors by position in `requests`; what is not
-        there succeeded."""
+        """Carries out all requests in order. Gives the errors by position in `requests`; the other
+        requests succeeded."""
         errors: dict[int, NetlinkError] = {}
         for start in range(0, len(requests), _CHUNK):
             chunk = requests[start : start + _CHUNK]
@@ -98,8 +99,8 @@ class NetlinkSocket:
         return errors
 
     def transact(self, begin: Request, body: bytes, count: int, end: Request) -> None:
-        """Carry out a transaction: all of it or nothing. `body`: so many requests, of
-        `encode_transaction`. Raises NetlinkError with the kernel's first objection."""
+        """Carries out a transaction: all of it or nothing. `body`: `count` requests, encoded by
+        `encode_transaction`. Raises NetlinkError with the kernel's first error."""
         last = TRANSACTION + count
         self._socket.send(encode_one(begin, TRANSACTION) + body + encode_one(end, last + 1))
         objection: NetlinkError | None = None
@@ -125,7 +126,7 @@ class NetlinkSocket:
         return reply
 
     def dump(self, type_: int, body: bytes) -> list[bytes]:
-        """The bodies of all objects. A dump that was interrupted by a change is taken again. Raises
+        """The bodies of all objects. A dump that a change interrupted is repeated. Raises
         NetlinkError."""
         for _ in range(_DUMP_ATTEMPTS):
             found, consistent = self._dump_once(Request(type_, NLM_F_DUMP, body))
@@ -150,7 +151,7 @@ class NetlinkSocket:
                 return found, consistent
 
     def _exchange(self, requests: Sequence[Request]) -> list[Message]:
-        """Everything the kernel says to these requests, up to the acknowledgement of the last."""
+        """All answers of the kernel to these requests, up to the acknowledgement of the last."""
         first = self._send(requests)
         last = first + len(requests) - 1
         answers = []

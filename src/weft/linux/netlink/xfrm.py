@@ -1,10 +1,10 @@
-"""XFRM, the kernel's IPsec: security associations ("states") and policies as requests, and what
-dumps say. Pure functions.
+"""XFRM, the kernel's IPsec: security associations ("states") and policies; encodes requests,
+decodes dumps. Pure functions.
 
 Only what Weft uses: IPv4, ESP in transport mode, AES-GCM as in RFC 4106, policies for UDP to a
 port. The structures are those of `include/uapi/linux/xfrm.h`; addresses have 16 bytes there, of
-which IPv4 takes the first four. A state is known by destination, SPI and protocol, a policy by
-selector, direction and mark.
+which IPv4 takes the first four. Destination, SPI and protocol identify a state; selector, direction
+and mark identify a policy.
 """
 
 import socket
@@ -32,8 +32,8 @@ OUT: Literal[1] = 1
 AEAD = "rfc4106(gcm(aes))"
 """AES-GCM for ESP, as the kernel's crypto calls it; 4 bytes of salt follow the key."""
 REPLAY_WINDOW = 2048
-"""Packets. The classic window ends at 32; a larger one comes in the structure made for extended
-sequence numbers, which the kernel takes without them as well, up to 4096 (`verify_replay`,
+"""Packets. The classic window has at most 32. A larger one needs the structure made for extended
+sequence numbers, which the kernel also takes without them, up to 4096 (`verify_replay`,
 `xfrm_init_replay`)."""
 
 _XFRMA_TMPL, _XFRMA_REPLAY_VAL, _XFRMA_ALG_AEAD, _XFRMA_MARK, _XFRMA_REPLAY_ESN_VAL = (
@@ -52,11 +52,11 @@ _ID = struct.Struct("=4s12x4sB3x")
 """Destination, SPI, protocol."""
 _SOURCE = struct.Struct("=4s12x")
 _LIMITS = struct.Struct("=8Q")
-"""Soft and hard, of bytes, packets, seconds since it was made and since it was used first."""
+"""Soft and hard limits of bytes, packets, seconds since creation and seconds since first use."""
 _USED = struct.Struct("=QQQQ")
-"""Bytes, packets, when made, when first used."""
+"""Bytes, packets, time of creation, time of first use."""
 _STATISTICS = struct.Struct("=III")
-"""Packets left of the window, repeated, and with a wrong ICV."""
+"""Packets outside the window, repeated, and with a wrong ICV."""
 _STATE = struct.Struct("=IIHBBB7x")
 """Sequence number of the key exchange, reqid, family, mode, replay window, flags."""
 _POLICY = struct.Struct("=IIBBBB4x")
@@ -67,26 +67,27 @@ _ALGORITHM = struct.Struct("=64sII")
 _REPLAY = struct.Struct("=III")
 """Last number sent, last number received, bitmap."""
 _REPLAY_LARGE = struct.Struct("=6I")
-"""Words of the bitmap that follows, last number sent and received, their upper halves, window."""
+"""Words of the bitmap that follows, last number sent and received, their upper halves, window
+size."""
 _STATE_SIZE, _POLICY_SIZE = 224, 168
 
 
 class State(NamedTuple):
-    """A security association as we make it."""
+    """A security association that we make."""
 
     spi: Spi
     source: IPv4Address
     destination: IPv4Address
     reqid: int
     key: bytes
-    """For AES, and 4 bytes of salt."""
+    """An AES key and 4 bytes of salt."""
     icv_bits: IcvBits
     window: int = 0
-    """Of replay, in packets; 0: for sending."""
+    """Size of the replay window in packets; 0 for sending."""
     sent: int = 0
-    """The last sequence number that was used."""
+    """The last sequence number used."""
     packet_limit: int | None = None
-    """So many packets, then the kernel throws the state away."""
+    """The number of packets after which the kernel deletes the state."""
 
     def __repr__(self) -> str:
         return (
@@ -96,8 +97,8 @@ class State(NamedTuple):
 
 
 class StateInfo(NamedTuple):
-    """A state as the kernel tells it. `state.key` is all zeros where the kernel keeps keys to
-    itself (lockdown)."""
+    """A state as the kernel reports it. `state.key` is all zeros where the kernel does not reveal
+    keys (lockdown)."""
 
     state: State
     packets: int
@@ -107,7 +108,8 @@ class StateInfo(NamedTuple):
 
 
 class Template(NamedTuple):
-    """What a policy demands: ESP under a state of this number; without SPI, under any."""
+    """The demand of a policy: ESP under a state with this reqid, and with this SPI unless it is
+    0."""
 
     reqid: int
     spi: int = 0
@@ -116,26 +118,26 @@ class Template(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """For UDP to `port`. Without template it lets packets pass as they are."""
+    """A policy for UDP to `port`. Without `template`, packets pass in clear."""
 
     direction: Literal[0, 1]
     source: IPv4Network
     destination: IPv4Network
     port: Port
     priority: int
-    """The lowest wins."""
+    """The lowest number wins."""
     mark: int | None = None
-    """Of packets that it is for; None: all."""
+    """The mark of the packets to which the policy applies; None for all packets."""
     template: Template | None = None
 
 
 def add_state(state: State) -> Request:
-    """Fails with EEXIST if there is one of its identity."""
+    """Makes a state. Fails with EEXIST if there is one with the same identity."""
     return Request(NEWSA, NLM_F_CREATE | NLM_F_EXCL, _state_body(state))
 
 
 def limit_state(state: State) -> Request:
-    """Changes `packet_limit` of the state of that identity; what it sent and received stays."""
+    """Changes `packet_limit` of an existing state; its counters stay."""
     return Request(UPDSA, 0, _state_body(state))
 
 
@@ -155,7 +157,7 @@ def dump_states() -> tuple[int, bytes]:
 
 
 def decode_state(body: bytes) -> StateInfo | None:
-    """None: not ESP over IPv4 with an algorithm of ours."""
+    """None if the state is not ESP over IPv4 with our algorithm."""
     destination, spi, protocol = _ID.unpack_from(body, 56)
     limits = _LIMITS.unpack_from(body, 96)
     _, packets, _, _ = _USED.unpack_from(body, 160)
@@ -190,7 +192,8 @@ def decode_state(body: bytes) -> StateInfo | None:
 
 
 def set_policy(policy: Policy) -> Request:
-    """Makes it, or replaces the one of its identity; at each moment one of the two is in force."""
+    """Makes the policy, or replaces the one with the same identity; one of the two is in force at
+    each moment."""
     body = _selector(policy) + _limits(None) + bytes(_USED.size)
     body += _POLICY.pack(policy.priority, 0, policy.direction, 0, 0, 0)
     if policy.template is not None:
@@ -209,7 +212,7 @@ def dump_policies() -> tuple[int, bytes]:
 
 
 def decode_policy(body: bytes) -> Policy | None:
-    """None: one that we would not make. Mark and template tell whether we did
+    """None for a policy that we would not make. Mark and template tell whether we made it
     (`weft.linux.xfrm`)."""
     selector = _SELECTOR.unpack_from(body)
     (
