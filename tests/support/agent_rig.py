@@ -1,0 +1,298 @@
+"""An agent with a kernel, a runtime and a manager in memory, on virtual time.
+
+`rig` gives a running one with tasks; a test that wants to prepare something first makes a `Rig` and
+starts it. A test is a coroutine function under `simulated`.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import shutil
+import socket
+from collections import Counter
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
+
+import msgspec
+
+from tests.support import virtual_time
+from tests.support.swarms import Swarm
+from weft.agent.adapters import Adapters, ManagerAdapters
+from weft.agent.agent import Agent
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
+from weft.errors import Unavailable
+from weft.linux.fake import FakeKernel
+from weft.model.assignment import AssignmentChange
+from weft.model.meta import SECOND
+from weft.model.node import NodeDescription
+from weft.model.service import PublishedPort
+from weft.network.kernel_state import HOST
+from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.session.base import Identity, SessionClosed
+from weft.session.fake import session_pair
+from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
+
+MANAGER = IPv4Address("192.0.2.9")
+"""Where it is."""
+
+
+WEB = (PublishedPort(target=80, published=8080),)
+
+
+class ScriptedManager:
+    """Tells one agent what a test wants and believes what it says."""
+
+    def __init__(self, swarm):
+        self.swarm = swarm
+        self.reachable = True
+        self.accepting = True
+        self.stopped = False
+        """Its process is: connections stay, and nothing answers."""
+        self.statuses = {}
+        self.log = []
+        self.revision = itertools.count(1)
+        self.sessions = []
+        self.servers = set()
+        self.attempts = []
+        self.slow_to_close = 0.0
+        """Seconds that an agent's goodbye takes."""
+        self.hellos = []
+        self.without = set()
+        """Networks that are left out of what it says."""
+
+    async def connect(self):
+        self.attempts.append(asyncio.get_running_loop().time())
+        if not self.reachable:
+            raise Unavailable("cannot reach a manager")
+        session, agent = session_pair(Identity(self.swarm.nodes[0], "worker", "c"), "192.0.2.1")
+        agent.address, close = str(MANAGER), agent.close
+
+        async def close_slowly(reason):
+            await asyncio.sleep(self.slow_to_close)
+            await close(reason)
+
+        agent.close = close_slowly
+        self.sessions.append(session)
+        server = asyncio.get_running_loop().create_task(self._serve(session))
+        self.servers.add(server)
+        return agent
+
+    async def _serve(self, session):
+        try:
+            self.hellos.append(await session.receive())
+            await session.send(Welcome(heartbeat=5 * SECOND, managers=()))
+            await session.send(self._update())
+            while True:
+                message = await session.receive()
+                if isinstance(message, Heartbeat) and not self.stopped:
+                    await session.send(Heartbeat())
+                if isinstance(message, StatusUpdate):
+                    self._take(message)
+                    if self.accepting:
+                        await session.send(StatusAccepted(message.number))
+        except SessionClosed:
+            pass
+        finally:
+            if session in self.sessions:
+                self.sessions.remove(session)
+
+    def _take(self, update):
+        for task, status in update.statuses:
+            self.log.append((task, status))
+            last = self.statuses.get(task)
+            assert last is None or status.state >= last.state, "the observed state only grows"
+            self.statuses[task] = status
+
+    def _update(self):
+        a = self.swarm.assignment(1)
+        views = [view for id, view in a.networks.items() if id not in self.without]
+        change = AssignmentChange(
+            revision=next(self.revision),
+            full=True,
+            tasks=tuple(a.tasks.values()),
+            networks=tuple(v.definition for v in views),
+            endpoints=tuple(e for v in views for e in v.endpoints.values()),
+            services=tuple(s for v in views for s in v.services.values()),
+        )
+        return AssignmentUpdate(change)
+
+    async def tell(self):
+        for session in tuple(self.sessions):
+            await session.send(self._update())
+
+    async def want(self, task, desired):
+        self.swarm.tasks[task] = msgspec.structs.replace(self.swarm.tasks[task], desired=desired)
+        await self.tell()
+
+    async def want_all(self, desired):
+        for task in self.swarm.tasks:
+            self.swarm.tasks[task] = msgspec.structs.replace(
+                self.swarm.tasks[task], desired=desired
+            )
+        await self.tell()
+
+    async def drop(self):
+        """The connection breaks."""
+        for session in tuple(self.sessions):
+            await session.close("gone")
+
+
+class Rig:
+    def __init__(self, data, tasks=3):
+        self.data = data
+        self.swarm = Swarm(3)
+        self.net = self.swarm.network("demo-net", "10.10.10.0/24")
+        self.tasks = self.swarm.service("web", self.net, ports=WEB, on=[1] * tasks)
+        self.swarm.service("web-elsewhere", self.net, on=[2, 3])
+        self.manager = ScriptedManager(self.swarm)
+        self.images = FakeImages("demo")
+        self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.kernel = FakeKernel()
+        self.counter = itertools.count()
+        self.opened = []
+        self.flush_flows = _no_flush
+        self.open_echo = None
+        self.routes = ("192.0.2.0/24",)
+        self.agent = None
+        self.run = None
+
+    def entropy(self, n):
+        return hashlib.sha256(str(next(self.counter)).encode()).digest()[:n]
+
+    async def open_resolver(self, path, address, port):
+        self.opened.append(path.name)
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        for each in (udp, tcp):
+            each.setblocking(False)
+            each.bind(("127.0.0.1", 0))
+        tcp.listen()
+        return udp, tcp
+
+    def start(self):
+        origin = Origin(clock=virtual_time.clock, entropy=self.entropy)
+        network = NetworkAdapters(
+            kernel=self.kernel,
+            names=NameAdapters(open_resolver=self.open_resolver),
+            flush_flows=lambda space, flows: self.flush_flows(space, flows),
+        )
+        engine = Engine(
+            "engine1",
+            EngineAdapters(
+                runtime=self.runtime, images=self.images, network=network, origin=origin
+            ),
+        )
+        adapters = Adapters(
+            managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo),
+            origin=origin,
+            description=lambda: NodeDescription(hostname="node1"),
+            routes=lambda: self.routes,
+        )
+        self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
+        self.run = asyncio.get_running_loop().create_task(self.agent.run())
+
+    async def stop(self):
+        self.run.cancel()
+        await asyncio.wait((self.run,))
+
+    async def kill(self):
+        """As kill -9 does: nothing that the agent would still do at its end reaches the disk."""
+        frozen = self.data.with_name("frozen")
+        shutil.rmtree(frozen, ignore_errors=True)
+        if self.data.exists():
+            shutil.copytree(self.data, frozen)
+        await self.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+        if frozen.exists():
+            shutil.copytree(frozen, self.data)
+
+    # --- what a test asks
+
+    def states(self):
+        return {
+            task: self.manager.statuses[task].state
+            for task in self.tasks
+            if task in self.manager.statuses
+        }
+
+    async def until(self, condition, seconds=30.0):
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not condition():
+            assert asyncio.get_running_loop().time() < deadline, (
+                f"states {self.states()} history {self.runtime.history}"
+            )
+            assert not self.run.done(), self.run
+            await asyncio.sleep(0.01)
+
+    async def until_all(self, state, seconds=30.0):
+        await self.until(lambda: self.states() == dict.fromkeys(self.tasks, state), seconds)
+
+    def happened(self, what):
+        return Counter(id for event, id in self.runtime.history if event == what)
+
+    async def namespaces(self):
+        return set(
+            (
+                await self.kernel.read(
+                    self.agent.networking.loop._plan(self.agent.assignment, self.agent.facts, [])
+                )
+            ).namespaces
+        )
+
+    async def check_running(self):
+        """One container per task, made once, started once, each with a sandbox of its own that is
+        in the kernel."""
+        running = self.runtime.running()
+        assert sorted(c.config.labels["com.docker.swarm.task.id"] for c in running) == sorted(
+            self.tasks
+        )
+        assert set(self.happened("create").values()) == {1}
+        assert set(self.happened("start").values()) == {1}
+        assert len(self.happened("create")) == len(self.tasks)
+        sandboxes = self.agent.connections.sandboxes
+        assert (
+            len({s.gateway for s in sandboxes})
+            == len({s.key for s in sandboxes})
+            == len(self.tasks)
+        )
+        assert {s.key for s in sandboxes} == {
+            c.config.namespace.rpartition("/")[2] for c in running
+        }
+        assert {s.key for s in sandboxes} <= await self.namespaces()
+
+    async def check_gone(self):
+        assert self.runtime.running() == []
+        assert self.agent.connections.sandboxes == ()
+        assert await self.namespaces() <= {
+            HOST,
+            "ingress_sbox",
+            f"1-{self.net[:10]}",
+            f"lb_{self.net[:9]}",
+            "1-ingress000",
+        }
+
+
+@asynccontextmanager
+async def rig(tmp_path, **options):
+    made = Rig(tmp_path / "data", **options)
+    made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+        for server in made.manager.servers:
+            server.cancel()
+
+
+def simulated(test):
+    """The coroutine function as a test, on virtual time."""
+
+    def run(tmp_path):
+        virtual_time.run(test(tmp_path))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+async def _no_flush(namespace, backends):
+    """For tests that do not look."""
