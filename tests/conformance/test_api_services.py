@@ -1,0 +1,214 @@
+"""Networks and services as the stock docker command sees them: a real server on a UNIX socket,
+behind it a node in memory."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests.conformance.client import Daemon
+from tests.support.fake_node import IMAGE
+
+pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
+
+
+# --- networks
+
+
+def test_networks_from_creation_to_removal(manager: Daemon) -> None:
+    id = manager.ok(
+        "network",
+        "create",
+        "-d",
+        "overlay",
+        "--subnet",
+        "10.10.10.0/24",
+        "--attachable",
+        "--label",
+        "a=b",
+        "n",
+    ).strip()
+    assert re.fullmatch(r"[0-9a-z]{25}", id)
+    seen = json.loads(manager.ok("network", "inspect", "n"))[0]
+    assert seen["Id"] == id
+    assert seen["Options"] == {"com.docker.network.driver.overlay.vxlanid_list": "4097"}
+    assert seen["IPAM"]["Config"] == [{"Subnet": "10.10.10.0/24", "Gateway": "10.10.10.1"}]
+    assert (seen["Scope"], seen["Attachable"], seen["Labels"]) == ("swarm", True, {"a": "b"})
+    rows = {
+        tuple(line.split())
+        for line in manager.ok("network", "ls", "--format", "{{.Name}} {{.Scope}}").splitlines()
+    }
+    assert rows >= {
+        ("n", "swarm"),
+        ("ingress", "swarm"),
+        ("docker_gwbridge", "local"),
+        ("host", "local"),
+    }
+    assert (
+        manager.ok(
+            "network", "ls", "-q", "--no-trunc", "--filter", "name=n$", "--filter", "scope=swarm"
+        ).strip()
+        == id
+    )
+    assert "network with name n already exists" in manager.refused(
+        "network", "create", "-d", "overlay", "n"
+    )
+    assert "10.10.10.0/24 overlaps" in manager.refused(
+        "network", "create", "-d", "overlay", "--subnet", "10.10.10.0/24", "m"
+    )
+    manager.container("--network", "n")
+    assert f"network {id} is in use by service" in manager.refused("network", "rm", "n")
+    manager.ok("service", "rm", "web")
+    assert manager.ok("network", "rm", id[:6]) == f"{id[:6]}\n"
+    assert "network n not found" in manager.refused("network", "inspect", "n")
+    manager.ok("network", "create", "-d", "overlay", "idle")
+    assert "Deleted Networks:\nidle" in manager.ok("network", "prune", "-f")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["n"], "driver bridge is not supported by Weft: use --driver overlay"),
+        (["-d", "macvlan", "n"], "driver macvlan is not supported"),
+        (
+            ["-d", "overlay", "--opt", "encrypted=no", "n"],
+            "cannot create network n: option encrypted: 'no' would encrypt it",
+        ),
+        (
+            ["-d", "overlay", "--opt", "com.weft.network.esp.icv=64", "n"],
+            "esp.icv needs option encrypted",
+        ),
+        (
+            ["-d", "overlay", "--opt", "encrypted", "--opt", "com.weft.network.esp.icv=96", "n"],
+            "is neither 64 nor 128",
+        ),
+        (
+            ["-d", "overlay", "--opt", "com.docker.network.driver.mtu=fast", "n"],
+            "failed to parse 'fast' as MTU",
+        ),
+        (["-d", "overlay", "--ipv6", "n"], "IPv6"),
+        (
+            ["-d", "overlay", "--scope", "local", "n"],
+            "cannot downgrade network scope for overlay networks",
+        ),
+        (["-d", "overlay", "--ipam-driver", "mine", "n"], "IPAM driver mine is not supported"),
+        (["-d", "overlay", "--subnet", "10.10.10.0/30", "n"], "the prefix must be 1 to 29"),
+        (["-d", "overlay", "--subnet", "10.1.0.0/24", "--gateway", "10.1.1.1", "n"], "10.1.1.1"),
+        (
+            ["-d", "overlay", "--subnet", "10.1.0.0/24", "--ip-range", "10.2.0.0/25", "n"],
+            "10.2.0.0/25",
+        ),
+        (["-d", "overlay", "host"], "host is a pre-defined network and cannot be created"),
+    ],
+)
+def test_networks_that_are_refused(manager: Daemon, arguments: list[str], text: str) -> None:
+    before = manager.ok("network", "ls", "-q")
+    assert text in manager.refused("network", "create", *arguments)
+    assert manager.ok("network", "ls", "-q") == before
+
+
+# --- services
+
+
+def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
+    manager.ok("network", "create", "-d", "overlay", "n")
+    created = manager.ok("service", "create", "--name", "web", "--replicas", "2", "--network", "n", "-p", "8080:80",
+                         "--update-monitor", "10ms", "--env", "A=b", IMAGE)  # fmt: skip
+    assert "converged" in created
+    row = json.loads(manager.ok("service", "ls", "--format", "json"))
+    assert (row["Name"], row["Replicas"], row["Ports"]) == ("web", "2/2", "*:8080->80/tcp")
+    rows = [
+        json.loads(line)
+        for line in manager.ok("service", "ps", "web", "--format", "json").splitlines()
+    ]
+    assert sorted(row["Name"] for row in rows) == ["web.1", "web.2"]
+    assert all(row["CurrentState"].startswith("Running") and row["Node"] == "node1" for row in rows)
+    pretty = manager.ok("service", "inspect", "--pretty", "web")
+    assert "Networks: n" in pretty
+    assert "PublishedPort = 8080" in pretty
+    task = json.loads(manager.ok("inspect", rows[0]["ID"]))[0]
+    assert [a["Network"]["Spec"]["Name"] for a in task["NetworksAttachments"]] == ["ingress", "n"]
+    assert "service web scaled" in "service " + manager.ok("service", "scale", "-d", "web=1")
+    manager.ok(
+        "service",
+        "update",
+        "-d",
+        "--env-add",
+        "C=d",
+        "--label-add",
+        "x=y",
+        "--network-rm",
+        "n",
+        "--force",
+        "web",
+    )
+    spec = json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"]
+    # The docker command gathers the variables in a Go map: their order is its own, and differs from
+    # run to run.
+    assert sorted(spec["TaskTemplate"]["ContainerSpec"]["Env"]) == ["A=b", "C=d"]
+    assert (spec["Labels"], spec["TaskTemplate"]["ForceUpdate"]) == ({"x": "y"}, 1)
+    manager.ok("service", "rollback", "-d", "web")
+    assert json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"]["TaskTemplate"][
+        "ContainerSpec"
+    ]["Env"] == ["A=b"]
+    assert manager.ok("service", "rm", "web") == "web\n"
+    assert manager.ok("ps", "-aq") == ""
+    assert "no such service: web" in manager.refused("service", "inspect", "web")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--name", "in valid"], "name must be valid as a DNS name component"),
+        (["--network", "nowhere"], "network nowhere not found"),
+        (
+            ["--network", "bridge"],
+            "the network bridge of each host is not supported by Weft for services",
+        ),
+        (["--network", "ingress"], "Service cannot be explicitly attached to the ingress network"),
+        (["--mode", "replicated-job"], "jobs"),
+        (["--init"], "TaskTemplate.ContainerSpec.Init"),
+        (
+            ["--health-cmd", "true"],
+            "TaskTemplate.ContainerSpec.Healthcheck is not supported by Weft",
+        ),
+        (["--mount", "type=volume,source=v,target=/v"], "mounts of type volume are not supported"),
+        (
+            ["--endpoint-mode", "dnsrr", "-p", "80:80"],
+            "port published with ingress mode can't be used with dnsrr mode",
+        ),
+        (["-p", "2377:80"], "cannot publish port 2377/tcp: managers listen there for nodes"),
+        (
+            ["-p", "4789:80/udp"],
+            "cannot publish port 4789/udp: hosts listen there for each other's packets",
+        ),
+        (["--constraint", "node.role"], "constraint expected one operator from ==, !="),
+        (["--reserve-cpu", "0.0001"], "Must be at least 0.001"),
+        (["--log-driver", "syslog"], "syslog"),
+    ],
+)
+def test_services_that_are_refused(manager: Daemon, arguments: list[str], text: str) -> None:
+    assert text in manager.refused(
+        "service", "create", "-d", "--no-resolve-image", *arguments, IMAGE
+    )
+    assert manager.ok("service", "ls", "-q") == ""
+
+
+def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:
+    id = manager.ok(
+        "service", "create", "-d", "-q", "--no-resolve-image", "-p", "8080:80", IMAGE
+    ).strip()
+    assert re.fullmatch(
+        r"[a-z]+_[a-z]+\d*", manager.ok("service", "inspect", "-f", "{{.Spec.Name}}", id).strip()
+    )
+    assert "port '8080' is already in use" in manager.refused(
+        "service", "create", "-d", "--no-resolve-image", "-p", "8080:80", IMAGE
+    )
+
+
+def test_a_service_may_use_the_network_of_the_host(manager: Daemon) -> None:
+    id = manager.container("--network", "host")
+    assert manager.ok("inspect", "-f", "{{.HostConfig.NetworkMode}}", id) == "host\n"
+    manager.ok("service", "update", "-d", "--env-add", "A=b", "web")
+    assert "Networks: host" in manager.ok("service", "inspect", "--pretty", "web")
