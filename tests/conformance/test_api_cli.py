@@ -14,7 +14,7 @@ import pytest
 
 from tests.conformance.client import Daemon
 from tests.support.api_daemon import DEADLINE
-from tests.support.fake_node import IMAGE
+from tests.support.fake_images import IMAGE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 

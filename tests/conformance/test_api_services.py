@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.conformance.client import Daemon
-from tests.support.fake_node import IMAGE
+from tests.support.fake_images import IMAGE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 

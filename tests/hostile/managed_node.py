@@ -12,7 +12,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tests.support.fake_agent import FakeAgent, admitted
-from tests.support.fake_node import ALREADY, IMAGE, FakeNode, demo_image
+from tests.support.fake_images import IMAGE, demo_image
+from tests.support.fake_node import ALREADY, FakeNode
 from weft.errors import Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm

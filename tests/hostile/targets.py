@@ -9,7 +9,7 @@ from typing import Any
 from tests.hostile.harness import LogWatch, play, send
 from tests.hostile.managed_node import ManagedNode
 from tests.hostile.requests import Draft, Names, Request
-from tests.support.fake_node import IMAGE
+from tests.support.fake_images import IMAGE
 from weft.api.server import ApiServer
 
 EXEC = b'{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}'

@@ -35,8 +35,6 @@ from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, S
 
 MANAGER = IPv4Address("192.0.2.9")
 """Where it is."""
-
-
 WEB = (PublishedPort(target=80, published=8080),)
 
 

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.support.fake_node import IMAGE, FakeNode
+from tests.support.fake_images import IMAGE
+from tests.support.fake_node import FakeNode
 from weft.api.server import ApiServer
 
 DEADLINE = 60

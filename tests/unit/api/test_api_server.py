@@ -21,7 +21,8 @@ import msgspec
 import pytest
 import uvloop
 
-from tests.support.fake_node import IMAGE, FakeNode
+from tests.support.fake_images import IMAGE
+from tests.support.fake_node import FakeNode
 from weft.api.routes import ROUTES
 from weft.api.server import ApiServer
 from weft.errors import Conflict

@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 import uvloop
 
-from tests.support.fake_node import IMAGE, FakeNode
+from tests.support.fake_images import IMAGE
+from tests.support.fake_node import FakeNode
 from tests.unit.api.test_api_server import Get, run_service, serving
 from weft.api.streams import ERROR, STDERR, STDOUT
 from weft.errors import OperationFailed

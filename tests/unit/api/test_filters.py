@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from tests.support.fake_node import IMAGE
+from tests.support.fake_images import IMAGE
 from tests.unit.api.test_api_server import serving
 from weft.api import events, filters
 from weft.errors import InvalidArgument

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.fake_node import IMAGE
+from tests.support.fake_images import IMAGE
 from tests.unit.api.test_api_server import run_service, serving
 from weft.api import versions
 from weft.api.routes import ROUTES
