@@ -14,7 +14,7 @@ import uvloop
 
 from tests.support.fake_images import IMAGE
 from tests.support.fake_node import FakeNode
-from tests.unit.api.test_api_server import Get, run_service, serving
+from tests.unit.api.served import Get, run_service, serving
 from weft.api.streams import ERROR, STDERR, STDOUT
 from weft.errors import OperationFailed
 from weft.model.container import LogLine

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.fake_images import IMAGE
-from tests.unit.api.test_api_server import serving
+from tests.unit.api.served import serving
 from weft.api import events, filters
 from weft.errors import InvalidArgument
 from weft.model.container import NodeEvent

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.fake_images import IMAGE
-from tests.unit.api.test_api_server import run_service, serving
+from tests.unit.api.served import run_service, serving
 from weft.api import versions
 from weft.api.routes import ROUTES
 from weft.api.schema.container import ExecStartWire, ExecWire
