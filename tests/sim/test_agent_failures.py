@@ -1,4 +1,4 @@
-"""Failures of parts of an agent, on virtual time: each is reported, and all else goes on."""
+"""Failures of parts of an agent, on virtual time: each is reported, and everything else goes on."""
 
 import asyncio
 

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 
+import msgspec
+
 from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
 from weft.agent.uplink import Uplink
 from weft.engine.adapters import Origin
@@ -27,10 +29,10 @@ from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
 from weft.model.membership import InitRequest
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.node import NodeDescription, Role
+from weft.model.node import NodeDescription, NodeState, Role
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
-from weft.pki.certificate import holder
+from weft.pki.certificate import fingerprint, holder, signer_id
 from weft.session import tls
 from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import Connector
@@ -232,3 +234,29 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def ready(swarm: Swarm) -> bool:
+    return all(m.uplink.connected for m in swarm.members) and all(
+        node.status.state is NodeState.READY for node in swarm.manager.state.nodes.values()
+    )
+
+
+async def rotate(swarm: Swarm) -> None:
+    cluster = swarm.manager.cluster
+    spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
+    await swarm.manager.update_cluster(cluster.meta.version, spec, False, False)
+
+
+def settled(swarm: Swarm, root: str) -> bool:
+    """Every node has a certificate of this root and trusts it, and the manager knows."""
+    cluster = swarm.manager.cluster
+    shown = {
+        (node.certificate.issuer, node.certificate.trusted)
+        for node in swarm.manager.state.nodes.values()
+    }
+    return (
+        cluster.rotation is None
+        and cluster.root_ca.certificate == root
+        and shown == {(signer_id(root), fingerprint(root))}
+    )
