@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.kernel.test_kernel_adapter import inside, sh, with_kernel
+from tests.kernel.adapter_bed import inside, sh, with_kernel
 from tests.unit.network.test_render import pairs
 from weft.linux import netns
 from weft.linux.netlink import link, nft_changes, nftables
