@@ -1,14 +1,10 @@
-"""Containers by the real conmon and runc: their life, what outlives a daemon, and that nothing is
-left behind."""
+"""Containers by the real conmon and runc: their life, what confines them, and that nothing is left
+behind."""
 
 import asyncio
 import contextlib
-import json
 import os
-import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,25 +12,13 @@ import msgspec
 import pytest
 
 from tests.kernel import runtime_host
-from tests.kernel.runtime_host import (
-    PATIENCE,
-    Host,
-    appears,
-    configure,
-    finished,
-    read_all,
-    started,
-    with_runtime,
-)
+from tests.kernel.runtime_host import Host, configure, finished, started, with_runtime
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import ContainerState
-from weft.model.ids import ContainerId
 from weft.model.meta import SECOND
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.confinement import Confiner
-from weft.runtime.conmon import LOST, ConmonRuntime
-from weft.runtime.mounts import mount_points_below
-from weft.runtime.oci import processes_with_argument
+from weft.runtime.conmon import ConmonRuntime
 
 pytestmark = runtime_host.NEEDED
 host = runtime_host.host
@@ -204,115 +188,6 @@ async def test_logs_are_followed_to_the_end_and_cut_by_tail(
 
 
 @with_runtime
-async def test_a_command_has_streams_of_its_own_and_an_exit_code(
-    runtime: ConmonRuntime, host: Host
-) -> None:
-    id = await started(runtime, "sleep", "1000", env=("A=container",))
-    command = await runtime.exec(
-        id, ("sh", "-c", "echo $A $B; echo bad >&2; cat; exit 7"), stdin=True, env=("B=own",)
-    )
-    streams = await command.start()
-    await streams.write(b"typed")
-    await streams.close_stdin()
-    assert await read_all(streams) == {1: b"container own\ntyped", 2: b"bad\n"}
-    assert (await command.wait(), command.exit_code, command.running) == (7, 7, False)
-    streams.close()
-
-
-@with_runtime
-async def test_a_command_has_the_limits_of_its_container(
-    runtime: ConmonRuntime, host: Host
-) -> None:
-    id = await started(
-        runtime, "sleep", "1000", ulimits=(Ulimit("nofile", 77, 88),), cap_add=("ALL",)
-    )
-    streams = await (await runtime.exec(id, ("sh", "-c", "ulimit -n; ulimit -H -n"))).start()
-    assert await read_all(streams) == {1: b"77\n88\n"}
-    streams.close()
-
-
-@with_runtime
-async def test_a_command_passes_much_data_both_ways(runtime: ConmonRuntime, host: Host) -> None:
-    id = await started(runtime, "sleep", "1000")
-    command = await runtime.exec(id, ("cat",), stdin=True)
-    streams = await command.start()
-    data = os.urandom(1 << 20) * 8
-
-    async def feed() -> None:
-        await streams.write(data)
-        await streams.close_stdin()
-
-    _, output = await asyncio.gather(feed(), read_all(streams))
-    assert output == {1: data}
-    assert await command.wait() == 0
-    streams.close()
-
-
-@with_runtime
-async def test_a_command_on_a_terminal_knows_its_size(runtime: ConmonRuntime, host: Host) -> None:
-    id = await started(runtime, "sleep", "1000")
-    command = await runtime.exec(
-        id, ("sh", "-c", "read x; stty size; tty; exit 9"), tty=True, stdin=True
-    )
-    streams = await command.start()
-    await command.resize(33, 111)
-    await streams.write(b"go\n")
-    output = (await read_all(streams))[1]
-    assert b"33 111\r\n" in output
-    assert b"/dev/pts/0\r\n" in output
-    assert await command.wait() == 9
-    streams.close()
-
-
-@with_runtime
-async def test_a_command_does_not_wait_for_children_it_left_behind(
-    runtime: ConmonRuntime, host: Host
-) -> None:
-    id = await started(runtime, "sleep", "1000")
-    command = await runtime.exec(id, ("sh", "-c", "sleep 900 & echo done"))
-    streams = await command.start()
-    assert await read_all(streams) == {1: b"done\n"}
-    streams.close()
-
-
-@pytest.mark.parametrize(
-    ("program", "code", "words"),
-    [
-        ("nope", 127, 'exec: "nope": executable file not found in $PATH'),
-        ("/absent", 127, 'exec: "/absent": stat /absent: no such file or directory'),
-        ("/etc/passwd", 126, 'exec: "/etc/passwd": permission denied'),
-    ],
-)
-def test_a_command_that_cannot_run_says_so(host: Host, program: str, code: int, words: str) -> None:
-    @with_runtime
-    async def body(runtime: ConmonRuntime, host: Host) -> None:
-        command = await runtime.exec(await started(runtime, "sleep", "1000"), (program,))
-        with pytest.raises(InvalidArgument) as caught:
-            await command.start()
-        prefix = "OCI runtime exec failed: exec failed: unable to start container process: "
-        assert str(caught.value) == prefix + words
-        assert command.exit_code == code
-
-    body(host)
-
-
-@with_runtime
-async def test_attach_reads_writes_and_resizes_a_container(
-    runtime: ConmonRuntime, host: Host
-) -> None:
-    id = await started(runtime, "sh", "-c", "read x; stty size; exit 4", tty=True, open_stdin=True)
-    streams = await runtime.attach(id)
-    await streams.resize(20, 70)
-    await streams.write(b"go\n")
-    output = (await read_all(streams))[1]
-    streams.close()
-    assert b"20 70\r\n" in output
-    assert (await runtime.wait(id)).exit_code == 4
-    with pytest.raises(Conflict):
-        await runtime.attach(id)
-
-
-@with_runtime
 async def test_top_lists_the_processes(runtime: ConmonRuntime, host: Host) -> None:
     id = await started(runtime, "sh", "-c", "sleep 1000 & echo up; wait")
     async for _ in runtime.logs(id, follow=True):
@@ -336,191 +211,6 @@ async def test_it_runs_in_the_network_namespace_it_was_given(
     link, port = output.decode().split()
     assert (code, port) == (0, "0")
     assert link != os.readlink("/proc/self/ns/net")
-
-
-def test_containers_outlive_the_daemon_and_are_found_again(host: Host) -> None:
-    async def first() -> list[ContainerId]:
-        runtime = await host.runtime()
-        runs = await started(
-            runtime, "sh", "-c", "while [ ! -e /stop ]; do sleep 0.02; done; exit 6"
-        )
-        waits = configure("sh", "-c", "exit 8")
-        await runtime.create(waits)
-        ended = await started(runtime, "sh", "-c", "exit 2")
-        await runtime.wait(ended)
-        await runtime.close()
-        return [runs, waits.id, ended]
-
-    async def second(runs: ContainerId, waits: ContainerId, ended: ContainerId) -> None:
-        runtime = await host.runtime()
-        found = {container.id: container for container in runtime.containers()}
-        assert found[runs].state is ContainerState.RUNNING
-        assert found[waits].state is ContainerState.CREATED
-        assert (found[ended].state, found[ended].exit_code) == (ContainerState.EXITED, 2)
-        await runtime.start(waits)
-        assert (await runtime.wait(waits)).exit_code == 8
-        streams = await (await runtime.exec(runs, ("touch", "/stop"))).start()
-        await read_all(streams)
-        streams.close()
-        assert (await runtime.wait(runs)).exit_code == 6
-        for id in found:
-            await runtime.remove(id)
-        await runtime.close()
-
-    asyncio.run(second(*asyncio.run(first())))
-
-
-def test_an_end_that_came_while_no_daemon_ran_is_found(host: Host) -> None:
-    async def first() -> tuple[ContainerId, ContainerId]:
-        runtime = await host.runtime()
-        id = await started(runtime, "sh", "-c", "while [ ! -e /stop ]; do sleep 0.02; done; exit 6")
-        orphan = await started(runtime, "sleep", "1000")
-        await runtime.close()
-        directory = host.data / "containers" / id
-        (directory / "merged" / "stop").touch()
-        record = json.loads((host.data / "containers" / orphan / "weft.json").read_text())
-        os.kill(record["conmon"]["pid"], signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE):
-            while not (directory / id).exists():
-                await asyncio.sleep(0.02)
-        return id, orphan
-
-    async def second(id: ContainerId, orphan: ContainerId) -> None:
-        runtime = await host.runtime()
-        assert (runtime.get(id).state, runtime.get(id).exit_code) == (ContainerState.EXITED, 6)
-        assert (runtime.get(orphan).state, runtime.get(orphan).exit_code) == (
-            ContainerState.EXITED,
-            LOST,
-        )
-        assert mount_points_below(host.data) == []
-        for container in runtime.containers():
-            await runtime.remove(container.id)
-        await runtime.close()
-
-    asyncio.run(second(*asyncio.run(first())))
-
-
-def test_a_container_outlives_a_damaged_record_and_leaves_its_files_when_both_are(
-    host: Host,
-) -> None:
-    async def first() -> tuple[ContainerId, ContainerId]:
-        runtime = await host.runtime()
-        one, both = [
-            await started(runtime, "sh", "-c", "touch /kept; sleep 1000") for _ in range(2)
-        ]
-        for id in (one, both):
-            await appears(host.data / "containers" / id / "upper" / "kept")
-        await runtime.close()
-        (host.data / "containers" / one / "weft.json").write_bytes(bytes(500))
-        for name in ("weft.json", "weft.json.copy"):
-            (host.data / "containers" / both / name).write_bytes(b"")
-        return one, both
-
-    async def second(one: ContainerId, both: ContainerId) -> None:
-        runtime = await host.runtime()
-        assert [each.id for each in runtime.containers()] == [one]
-        assert runtime.get(one).state is ContainerState.RUNNING
-        assert (host.data / "containers" / both / "upper" / "kept").exists(), (
-            "what it wrote is somebody's"
-        )
-        assert processes_with_argument(str(host.data / "containers" / both)) == []
-        await runtime.kill(one, "KILL")
-        await runtime.wait(one)
-        await runtime.remove(one)
-        await runtime.close()
-        assert mount_points_below(host.data) == []
-        shutil.rmtree(host.data / "containers" / both)
-
-    asyncio.run(second(*asyncio.run(first())))
-
-
-def test_what_ends_while_the_host_is_shut_down_has_not_finished(host: Host) -> None:
-    """In good order: the program with status 0 when it is told to, seen by conmon, and before the
-    daemon has gone."""
-
-    async def first() -> tuple[ContainerId, ContainerId]:
-        runtime = await host.runtime()
-        ended = await started(runtime, "sh", "-c", "exit 0")
-        await runtime.wait(ended)
-        runs = await started(
-            runtime, "sh", "-c", "trap 'exit 0' TERM; touch /ready; while :; do sleep 0.02; done"
-        )
-        directory = host.data / "containers" / runs
-        await appears(directory / "upper" / "ready")
-        runtime.look_away()
-        await runtime.kill(runs, "TERM")
-        async with asyncio.timeout(PATIENCE):
-            while not (directory / runs).exists() or processes_with_argument(str(host.run / "oci")):
-                await asyncio.sleep(0.02)
-        assert (directory / runs).read_text().strip() == "0"
-        assert runtime.get(runs).state is ContainerState.RUNNING, "nobody is told"
-        await runtime.close()
-        shutil.rmtree(host.run)
-        return ended, runs
-
-    async def second(ended: ContainerId, runs: ContainerId) -> None:
-        runtime = await host.runtime()
-        assert (runtime.get(ended).exit_code, runtime.get(ended).was_lost) == (0, False)
-        assert runtime.get(runs).was_lost
-        ready = host.data / "containers" / runs / "upper" / "ready"
-        ready.unlink()
-        assert (await runtime.start(runs)).state is ContainerState.RUNNING
-        await appears(ready)
-        await runtime.kill(runs, "TERM")
-        await runtime.wait(runs)
-        assert (runtime.get(runs).exit_code, runtime.get(runs).was_lost) == (
-            0,
-            False,
-        ), "an end like any other"
-        for container in runtime.containers():
-            await runtime.remove(container.id)
-        await runtime.close()
-
-    asyncio.run(second(*asyncio.run(first())))
-
-
-_DAEMON = """
-import asyncio, os, sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import runtime_host as t
-async def main():
-    host = t.Host(Path(sys.argv[1]))
-    runtime = await host.runtime()
-    print("ready", flush=True)
-    async def one():
-        id = await t.started(runtime, "sleep", "1000")
-        await runtime.remove(id)
-    while True:
-        await asyncio.gather(*(one() for _ in range(3)))
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("milliseconds", [3, 20, 40, 55, 70, 90, 120, 180])
-def test_a_daemon_killed_at_any_instant_leaves_what_the_next_one_clears(
-    host: Host, milliseconds: int
-) -> None:
-    program = _DAEMON.format(tests=str(Path(__file__).parent))
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(host.data.parent)], stdout=subprocess.PIPE
-    ) as daemon:
-        assert daemon.stdout is not None
-        assert daemon.stdout.readline() == b"ready\n"
-        time.sleep(milliseconds / 1000)  # the instant of the kill, not a wait for anything
-        daemon.kill()
-
-    async def next_daemon() -> None:
-        runtime = await host.runtime()
-        known = {container.id for container in runtime.containers()}
-        assert {path.name for path in (host.data / "containers").iterdir()} == known
-        assert {path.parent.name for path in mount_points_below(host.data)} <= known
-        assert {path.name for path in (host.run / "oci").iterdir()} <= known
-        for container in runtime.containers():
-            await runtime.remove(container.id)
-        await runtime.close()
-
-    asyncio.run(next_daemon())
 
 
 def apparmor_host(root: Path, parser: str) -> Path:
@@ -563,21 +253,3 @@ async def test_a_container_runs_in_the_apparmor_profile(runtime: ConmonRuntime, 
     runtime.confiner = Confiner(host.run, cgroup_namespaces=False, root=root)
     with pytest.raises(OperationFailed, match="(?i)apparmor"):
         await runtime.create(configure("true"))
-
-
-def test_what_confines_a_container_is_known_to_the_next_daemon(host: Host) -> None:
-    async def first() -> ContainerId:
-        runtime = await host.runtime()
-        id = await started(runtime, "sleep", "1000")
-        await runtime.close()
-        return id
-
-    async def second(id: ContainerId) -> None:
-        runtime = await host.runtime()
-        found = runtime.get(id).confinement
-        assert "/proc/keys" in found.masked_paths
-        assert "/proc/sys" in found.read_only_paths
-        await runtime.remove(id)
-        await runtime.close()
-
-    asyncio.run(second(asyncio.run(first())))
