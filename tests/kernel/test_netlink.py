@@ -1,23 +1,20 @@
 """The netlink codec against the kernel, with `ip -j` and pyroute2 as witnesses. Everything happens
 in a namespace without a name that ends with the test."""
 
-import asyncio
-import functools
 import json
 import os
-import socket
 import subprocess
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
+from tests.kernel.throwaway import Here, in_throwaway, sh
 from weft.errors import OperationFailed
-from weft.linux import conntrack, host, netns
+from weft.linux import netns
 from weft.linux.netlink import address, link, neighbour, nftables, route, rule
 from weft.linux.netlink.message import NetlinkError
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.linux.nft import LIBRARY, Nft
-from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Table, Veth, Vxlan
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -25,51 +22,9 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 VXLAN = Vxlan(vni=4097, local=IPv4Address("127.0.0.1"), port=4790)
 
 
-def in_throwaway(function):
-    """The test runs in a namespace of its own, and so does every command it starts."""
-
-    @functools.wraps(function)
-    def test(*arguments, **named):
-        netns.run_in_throwaway(lambda: function(*arguments, **named))
-
-    return test
-
-
 def ip(*words):
     done = subprocess.run(["ip", "-j", "-d", *words], capture_output=True, text=True, check=True)
     return json.loads(done.stdout or "[]")
-
-
-def sh(command):
-    subprocess.run(command, shell=True, check=True, capture_output=True)
-
-
-class Here:
-    """The namespace's netlink socket, and a descriptor of the namespace."""
-
-    def __init__(self):
-        self.socket = NetlinkSocket()
-        self.descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        self.do(link.loopback_up())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
-        os.close(self.descriptor)
-
-    def do(self, *requests):
-        assert self.socket.execute(requests) == {}
-
-    def index(self, name):
-        return link.decode_link(self.socket.ask(link.get_link(name))).device
-
-    def all(self, request, decode):
-        return [decode(body) for body in self.socket.dump(*request)]
-
-    def links(self):
-        return {info.name: info for info in self.all(link.dump_links(), link.decode_link)}
 
 
 @in_throwaway
@@ -349,188 +304,3 @@ def test_nftables_by_library_and_by_command(library):
         names.close()
 
     netns.run_in_throwaway(check)
-
-
-by_the_kernel_and_by_hand = pytest.mark.parametrize(
-    "delete", [conntrack.delete_stuck, conntrack.find_and_delete]
-)
-
-
-@by_the_kernel_and_by_hand
-@in_throwaway
-def test_udp_flows_to_a_backend_are_forgotten(delete):
-    with Here():
-        table = (
-            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n"
-            " }\nchain c { type filter hook input priority 0; ct state new accept\n }"
-        )
-        Nft().replace(Table("ip", "t", table))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.sendto(b"x", ("127.0.0.9", 9999))
-            client.sendto(b"x", ("127.0.0.3", 9999))
-        for _ in range(2):
-            delete(Answered(IPv4Address("127.0.0.2")), Answered(IPv4Address("127.0.0.4")))
-        left = subprocess.run(
-            "conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True
-        ).stdout
-        assert "127.0.0.3" in left
-        assert "127.0.0.9" not in left
-
-
-@by_the_kernel_and_by_hand
-@in_throwaway
-def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(delete):
-    """Many ports at once are looked for by hand."""
-    with Here():
-        table = (
-            "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 udp dport 9999 dnat"
-            " to 127.0.0.2\nip daddr 127.0.0.9 udp dport 9997 dnat to 127.0.0.2:9996\n }\nchain c {"
-            " type filter hook input priority 0; ct state new accept\n }"
-        )
-        Nft().replace(Table("ip", "t", table))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            for asked in (
-                ("127.0.0.9", 9999),
-                ("127.0.0.3", 9999),
-                ("127.0.0.4", 9998),
-                ("127.0.0.9", 9997),
-            ):
-                client.sendto(b"x", asked)
-        for ports in ((9999, 9996), range(9999, 9999 + 2 * conntrack.MANY)):
-            delete(*(Asked("udp", port) for port in ports), Asked("tcp", 9998), Asked("sctp", 9998))
-            left = subprocess.run(
-                "conntrack -L -p udp", shell=True, capture_output=True, text=True, check=True
-            ).stdout
-            kept = {
-                line.split("dst=")[1].split()[0] + line.split("dport=")[1].split()[0]
-                for line in left.splitlines()
-            }
-            assert kept == {"127.0.0.99999", "127.0.0.49998", "127.0.0.99997"}
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.sendto(b"x", ("127.0.0.3", 9999))
-
-
-@by_the_kernel_and_by_hand
-@in_throwaway
-def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_asks_again(delete):
-    """Its SYN is sent again after a second. One that was answered is left alone."""
-    with Here():
-        nft = Nft()
-        dead, alive = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
-        mute = (
-            f"chain m {{ type filter hook input priority 1; ip daddr {dead} tcp dport 9998 drop\n"
-            " }\n"
-        )
-        choice = (
-            "chain n {{ type nat hook output priority -100; ip daddr 127.0.0.9 dnat to {}\n }}\n"
-        )
-        nft.replace(Table("ip", "t", mute + choice.format(dead)))
-        with (
-            socket.create_server((str(dead), 9999)) as leadership_status,
-            socket.create_server((str(alive), 9998)) as other,
-        ):
-            kept = socket.create_connection(("127.0.0.9", 9999))
-            asking = socket.socket()
-            asking.setblocking(False)
-            asking.connect_ex(("127.0.0.9", 9998))
-            nft.replace(Table("ip", "t", mute + choice.format(alive)))
-            for _ in range(2):
-                delete(Answered(dead))
-            other.settimeout(5)
-            with other.accept()[0], leadership_status.accept()[0] as end, kept, asking:
-                assert asking.getpeername() == ("127.0.0.9", 9998)
-                kept.sendall(b"x")
-                end.settimeout(5)
-                assert end.recv(1) == b"x"
-
-
-@in_throwaway
-def test_host_facts():
-    with Here():
-        sh(
-            "ip link add ens160 mtu 1400 type veth peer name far && ip addr add 192.0.2.7/24 dev"
-            " ens160"
-        )
-        sh(
-            "ip link set ens160 up && ip link set far up && ip route add 198.51.100.0/24 via"
-            " 192.0.2.1"
-        )
-        sh(
-            "ip link add docker_gwbridge type bridge && ip addr add 172.18.0.1/16 dev"
-            " docker_gwbridge"
-        )
-        sh("ip link set docker_gwbridge up && ip route add default via 192.0.2.1")
-        assert host.default_advertise_address() == IPv4Address("192.0.2.7")
-        found = host.interface_with(IPv4Address("192.0.2.7"))
-        assert (found.name, found.mtu) == ("ens160", 1400)
-        assert host.routes() == [IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.0/24")]
-
-
-def test_the_kernel_can_all_we_need():
-    assert host.check_features() == []
-
-
-def test_a_resolvers_sockets_are_in_the_namespace(tmp_path):
-    def loopback():
-        with Here():
-            pass
-
-    path = tmp_path / "0123456789ab"
-    netns.create(path, loopback)
-    try:
-        datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
-        with datagrams, stream:
-            shown = netns.run_in(
-                path,
-                lambda: (
-                    subprocess.run(
-                        ["ss", "-Hlntu"], capture_output=True, text=True, check=True
-                    ).stdout
-                ),
-            )
-            assert sorted(
-                line.split()[0] for line in shown.splitlines() if "127.0.0.11:61053" in line
-            ) == ["tcp", "udp"]
-            with pytest.raises(
-                OperationFailed, match="cannot listen on 127.0.0.11:61053 .*Address already in use"
-            ):
-                netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
-        with pytest.raises(OperationFailed, match="cannot enter network namespace"):
-            netns.open_udp_tcp(tmp_path / "nothing", IPv4Address("127.0.0.11"), 61053)
-    finally:
-        netns.remove(path)
-
-
-def test_a_thread_from_a_namespace_never_comes_back(tmp_path):
-    path = tmp_path / "0123456789ac"
-    netns.create(path, lambda: None)
-    try:
-
-        async def main():
-            own = os.stat("/proc/thread-self/ns/net").st_ino
-            with path.open() as file:
-                inside = await netns.on_thread(
-                    netns.inside(file.fileno(), lambda: os.stat("/proc/thread-self/ns/net").st_ino)
-                )
-            after = await asyncio.gather(
-                *(
-                    asyncio.to_thread(lambda: os.stat("/proc/thread-self/ns/net").st_ino)
-                    for _ in range(4)
-                )
-            )
-            return own, inside, set(after)
-
-        own, inside, after = asyncio.run(main())
-        assert inside == netns.identity(path) != own
-        assert after == {own}
-    finally:
-        netns.remove(path)
-
-
-def test_making_a_namespace_that_fails_leaves_nothing(tmp_path):
-    def fails():
-        raise OperationFailed("no")
-
-    with pytest.raises(OperationFailed):
-        netns.create(tmp_path / "0123456789ab", fails)
-    assert list(tmp_path.iterdir()) == []
