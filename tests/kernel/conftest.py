@@ -1,11 +1,13 @@
 """What several tests of the adapters are given."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from weft.runtime.images import ImageStore
 from weft.runtime.mounts import unmount
 
 
@@ -25,3 +27,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(mount, check=True)
     yield tmp_path
     unmount(tmp_path / "images")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    """An image store that keeps its files in `images`."""
+    return ImageStore(tmp_path / "images", time.time_ns)
