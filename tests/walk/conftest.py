@@ -95,6 +95,11 @@ class Cluster:
         return text.replace("outside :", "outside:")
 
 
+def only_task(cluster, service):
+    [task] = [t.id for t in cluster.swarm.tasks.values() if t.service_name == service]
+    return task
+
+
 def text(block: str) -> str:
     """A block of a test as lines, with single spaces."""
     return "\n".join(" ".join(line.split()) for line in block.strip().splitlines())
