@@ -2,6 +2,7 @@
 containers; this API creates none."""
 
 import asyncio
+import operator
 import signal
 from collections.abc import Callable
 
@@ -113,8 +114,8 @@ def _makers(call: Call) -> filters.Makers[Container]:
         "exited": lambda value: (
             lambda c: c.state == ContainerState.EXITED and str(c.exit_code) == value
         ),
-        "before": _made_before(runtime),
-        "since": _made_since(runtime),
+        "before": _made(runtime, operator.lt),
+        "since": _made(runtime, operator.gt),
         "health": _of_health,
         "volume": _on_volume,
         "isolation": lambda value: lambda c: True,
@@ -123,18 +124,14 @@ def _makers(call: Call) -> filters.Makers[Container]:
     }
 
 
-def _made_before(runtime: Runtime) -> Callable[[str], filters.Test[Container]]:
+def _made(
+    runtime: Runtime, is_wanted: Callable[[Nanoseconds, Nanoseconds], bool]
+) -> Callable[[str], filters.Test[Container]]:
+    """`is_wanted(when a container was made, when the named one was)`."""
+
     def test(value: str) -> filters.Test[Container]:
         moment = find_container(runtime, value).created_at
-        return lambda c: c.created_at < moment
-
-    return test
-
-
-def _made_since(runtime: Runtime) -> Callable[[str], filters.Test[Container]]:
-    def test(value: str) -> filters.Test[Container]:
-        moment = find_container(runtime, value).created_at
-        return lambda c: c.created_at > moment
+        return lambda c: is_wanted(c.created_at, moment)
 
     return test
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from weft.control.requests.cluster import TokensAndRoots
 from weft.model.cluster import JoinTokens, RootCa, RootRotation
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
@@ -11,7 +12,7 @@ from weft.model.node import Role
 from weft.pki import authority, certificate, tokens
 
 
-class Authority(Protocol):
+class Authority(TokensAndRoots, Protocol):
     def issue(
         self,
         root: RootCa,
@@ -32,26 +33,11 @@ class Authority(Protocol):
         """The digest of the public key in a certificate request. Raises `InvalidArgument`."""
         ...
 
-    def rotation(
-        self,
-        current: RootCa,
-        brought: RootCa | None,
-        now: Nanoseconds,
-        entropy: Callable[[int], bytes],
-    ) -> RootRotation:
-        """The rotation from the current root to `brought`, or to a new root if that is None. Raises
-        `InvalidArgument` if `brought` cannot be the root of a swarm."""
-        ...
-
     def signer_id(self, root_certificate: str) -> str:
         """See `pki.certificate`."""
         ...
 
     def fingerprint(self, root_certificate: str) -> str: ...
-
-    def make_token(self, root_certificate: str, secret: bytes) -> str:
-        """`secret`: `tokens.SECRET_BYTES` random bytes."""
-        ...
 
     def role_of(self, token: str, valid: JoinTokens) -> Role | None:
         """The role that the token grants; None if the token is not in `valid`. The comparison takes

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -136,7 +135,7 @@ class MemberClient:
     def __init__(
         self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]
     ) -> None:
-        self._contexts = tls.Contexts(credential_source, tls.node_context)
+        self._contexts = tls.node_contexts(credential_source)
         self._managers = managers
 
     async def enlist(self, request: MemberRequest) -> MemberGrant:
@@ -190,9 +189,7 @@ class EpochClient:
         is_revoked: tls.IsRevoked = tls.none_known,
     ) -> None:
         self._cluster = cluster
-        self._contexts = tls.Contexts(
-            credential_source, partial(tls.node_context, is_revoked=is_revoked)
-        )
+        self._contexts = tls.node_contexts(credential_source, is_revoked)
 
     async def __call__(self, manager: str) -> int:
         """Raises `Unavailable` if no manager answers at `host:port`, or if its certificate was
@@ -230,9 +227,7 @@ class Connector:
         managers: Callable[[], Sequence[str]],
         is_revoked: tls.IsRevoked = tls.none_known,
     ) -> None:
-        self._contexts = tls.Contexts(
-            credential_source, partial(tls.node_context, is_revoked=is_revoked)
-        )
+        self._contexts = tls.node_contexts(credential_source, is_revoked)
         self._managers = managers
         self._had: list[str] = []
         """Managers with which there has been a session, the latest last."""

@@ -9,7 +9,6 @@ TCP alone limits how fast lines come: neither end holds more than a few messages
 
 import asyncio
 import contextlib
-from functools import partial
 
 import aiohttp
 from aiohttp import WSMsgType
@@ -34,9 +33,7 @@ class ManagerRelay:
     def __init__(
         self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:
-        self._contexts = tls.Contexts(
-            credential_source, partial(tls.node_context, is_revoked=is_revoked)
-        )
+        self._contexts = tls.node_contexts(credential_source, is_revoked)
 
     async def __call__(self, manager: str, request: LogRequest) -> None:
         try:
@@ -52,9 +49,7 @@ class LogConnector:
     def __init__(
         self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:
-        self._contexts = tls.Contexts(
-            credential_source, partial(tls.node_context, is_revoked=is_revoked)
-        )
+        self._contexts = tls.node_contexts(credential_source, is_revoked)
 
     async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
         try:

@@ -9,6 +9,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import ClusterId
@@ -75,6 +76,13 @@ def node_context(credentials: Credentials, is_revoked: IsRevoked = none_known) -
     context = client_context(credentials.root, credentials)
     context.sslobject_class = _refusing(is_revoked)
     return context
+
+
+def node_contexts(
+    credential_source: CredentialSource, is_revoked: IsRevoked = none_known
+) -> Contexts:
+    """`node_context` for the newest credentials."""
+    return Contexts(credential_source, partial(node_context, is_revoked=is_revoked))
 
 
 def _refusing(is_revoked: IsRevoked) -> type[ssl.SSLObject]:

@@ -21,7 +21,9 @@ SHORTEST_HEARTBEAT = SECOND // 10
 class TokensAndRoots(Protocol):
     """The part of a certificate authority that these decisions need."""
 
-    def make_token(self, root_certificate: str, secret: bytes) -> str: ...
+    def make_token(self, root_certificate: str, secret: bytes) -> str:
+        """`secret`: `tokens.SECRET_BYTES` random bytes."""
+        ...
 
     def rotation(
         self,
@@ -29,7 +31,10 @@ class TokensAndRoots(Protocol):
         brought: RootCa | None,
         now: Nanoseconds,
         entropy: Callable[[int], bytes],
-    ) -> RootRotation: ...
+    ) -> RootRotation:
+        """The rotation from the current root to `brought`, or to a new root if that is None. Raises
+        `InvalidArgument` if `brought` cannot be the root of a swarm."""
+        ...
 
 
 class Tools(NamedTuple):
