@@ -74,9 +74,8 @@ class RoleFollower:
                     self.obstacle = self.damage = self._trouble
                 await first(self._role_changed.wait(), self._parts.changed())
             elif not await self._take(step, facts) or self._parts.facts == found:
-                await asyncio.sleep(
-                    RETRY
-                )  # also if the step changed nothing, as when files cannot be removed
+                # Also if the step changed nothing, as when files cannot be removed.
+                await asyncio.sleep(RETRY)
 
     async def _take(self, step: Step, facts: RoleFacts) -> bool:
         """Takes the step; returns whether it succeeded."""

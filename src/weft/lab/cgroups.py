@@ -106,9 +106,8 @@ def _remove_one(path: Path, deadline: float) -> None:
                 raise OperationFailed(
                     f"cannot remove control group {path}: {cause_of(error)}"
                 ) from error
-            time.sleep(
-                0.01
-            )  # a killed process leaves its group only when the kernel has taken the process apart
+            # A killed process leaves its group only when the kernel has taken the process apart.
+            time.sleep(0.01)
         else:
             return
 

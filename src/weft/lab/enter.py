@@ -114,9 +114,8 @@ def become(
 def _prepare(namespaces: Mapping[str, int], parent: int, mask: set[int | signal.Signals]) -> None:
     die_with_parent(signal.SIGKILL)
     directory = os.getcwd()
-    alive = os.path.exists(
-        f"/proc/{parent}"
-    )  # still in the caller's /proc: the parent may have died before the line above
+    # Still in the caller's /proc: the parent may have died before the line above.
+    alive = os.path.exists(f"/proc/{parent}")
     join(namespaces)
     try:
         os.chdir(directory)
@@ -136,9 +135,8 @@ def _attend(child: int) -> int:
         received = signal.sigwaitinfo({*_FORWARDED, signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
             if received.si_code != _SENT_BY_KERNEL:
-                os.kill(
-                    child, received.si_signo
-                )  # not reaped yet, so this is still the child's number
+                # Not reaped yet, so this is still the child's number.
+                os.kill(child, received.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

@@ -131,9 +131,8 @@ def _rewriting(table: Table, body: str, there: Collection[Object]) -> str:
     if {thing.name for thing in new} & {thing.name for thing in gone}:
         return ""
     sets = [f"{thing.kind} {head} {thing.name}" for thing in known if thing.kind != "chain"]
-    last = sorted(
-        gone, key=lambda thing: thing.kind == "chain"
-    )  # chains last, when no map refers to them any more
+    # Chains last, when no map refers to them any more.
+    last = sorted(gone, key=lambda thing: thing.kind == "chain")
     return "".join(
         (
             f"flush table {head}\n",

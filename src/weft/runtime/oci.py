@@ -194,9 +194,8 @@ async def remove_cgroups(id: str) -> None:
             except FileNotFoundError:
                 break
             except (OSError, ValueError):
-                await asyncio.sleep(
-                    _CGROUP_PAUSE
-                )  # a cgroup is busy until the kernel has released its last process
+                # A cgroup is busy until the kernel has released its last process.
+                await asyncio.sleep(_CGROUP_PAUSE)
 
 
 def processes_with_argument(argument: str) -> list[int]:

@@ -133,9 +133,8 @@ class Paced(asyncio.BufferedProtocol):
         loop, transport = asyncio.get_running_loop(), self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the other side is gone")
-        loop.call_soon(
-            self._step_between
-        )  # before TLS sees the transport, which `start_tls` leaves to the loop
+        # Before TLS sees the transport, which `start_tls` leaves to the loop.
+        loop.call_soon(self._step_between)
         try:
             return cast(
                 asyncio.Transport,

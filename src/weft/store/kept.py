@@ -137,9 +137,8 @@ class Keeper:
             revision = state.revision
             if revision == self._written:
                 return
-            objects = list(
-                state.objects()
-            )  # frozen values: the thread may read them while the state goes on
+            # Frozen values: the thread may read them while the state goes on.
+            objects = list(state.objects())
             clock = asyncio.get_running_loop().time
             begun = clock()
             work = asyncio.create_task(self._in_thread(self._file.write, revision, objects))

@@ -19,9 +19,8 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600, durable: bool = 
     """Replaces `path` by a file of that content and of exactly that mode, whatever the umask.
     `durable`: the content is on the disk when this returns, at the price of waiting for the disk.
     Raises `OSError`; then the old file is still there, and no second file beside it."""
-    draft = path.with_name(
-        f".{path.name}.new"
-    )  # always the same name: the next call overwrites what a crash left
+    # Always the same name: the next call overwrites what a crash left.
+    draft = path.with_name(f".{path.name}.new")
     try:
         with open(
             os.open(

@@ -202,9 +202,8 @@ def _guard_memory() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    ledger = Ledger(
-        settings.state
-    )  # the lock is held from here on: no other engine runs on this host
+    # The lock is held from here on: no other engine runs on this host.
+    ledger = Ledger(settings.state)
     server = Server(Engine(settings, ledger))
     settings.socket.unlink(missing_ok=True)
     listener = await asyncio.start_unix_server(server.talk, settings.socket)

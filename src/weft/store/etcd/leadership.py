@@ -172,9 +172,8 @@ class EtcdLeadership:
             return True
         leader = self._leader.value.decode()
         if leader == self._node:
-            return (
-                not self._leads_here()
-            )  # an earlier process of this manager, whose lease still lives
+            # An earlier process of this manager, whose lease still lives.
+            return not self._leads_here()
         return self._leader.mod_revision == self._suspect
 
     def _leads_here(self) -> bool:

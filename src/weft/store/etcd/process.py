@@ -332,9 +332,8 @@ class EtcdMember:
         if self._refused() is None:  # without a readable list etcd refuses everybody
             with suppress(OperationFailed):  # a damaged key, a full disk: etcd will report it
                 self.refuse(())
-        self.settings.socket.unlink(
-            missing_ok=True
-        )  # left by a killed process; etcd would take the socket for another's
+        # Left by a killed process; etcd would take the socket for another's.
+        self.settings.socket.unlink(missing_ok=True)
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             output = os.open(self.settings.log, mode, 0o600)
