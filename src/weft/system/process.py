@@ -273,10 +273,10 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(yes: bool = True) -> None:
     """Makes descendants our children when their parents end; so we learn the exit code of a
-    command."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    command. False leaves them to the next process above, as it was in the beginning."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def boot_id() -> str:
