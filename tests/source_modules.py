@@ -105,6 +105,13 @@ def length(function: Function) -> int:
     return lines
 
 
+def parameters(function: Function) -> list[str]:
+    """Names of all parameters, `self` included."""
+    given = function.args
+    named = (*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg)
+    return [each.arg for each in named if each is not None]
+
+
 BLOCKS = (
     ast.If,
     ast.For,

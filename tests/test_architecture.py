@@ -19,6 +19,7 @@ from tests.source_modules import (
     length,
     nesting,
     ours,
+    parameters,
 )
 
 VALUES = {"errors", "model"}
@@ -118,6 +119,8 @@ MUTABLE_BUILDERS = {
     "ContextVar",
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_NESTING = 500, 60, 4
+MAX_CONSTRUCTOR_PARAMETERS = 7
+"""Beside `self`. What needs more is two things, or takes a value that has a name."""
 
 
 @each_module
@@ -417,6 +420,16 @@ def test_files_and_functions_are_small(module: Module) -> None:
         )
 
 
+@each_module
+def test_constructors_have_few_parameters(module: Module) -> None:
+    for function in functions(module.tree):
+        if function.name == "__init__":
+            count = len(parameters(function)) - 1
+            assert count <= MAX_CONSTRUCTOR_PARAMETERS, (
+                f"{module.where}:{function.lineno} has {count} parameters"
+            )
+
+
 def test_the_rules_see_the_code() -> None:
     """Rules that look at nothing always hold."""
     assert len(ALL) > 30
@@ -425,3 +438,5 @@ def test_the_rules_see_the_code() -> None:
         "def f():\n    if a:\n        for b in c:\n            pass\n    elif d:\n        pass\n"
     )
     assert nesting(next(functions(sample))) == 2
+    many = ast.parse("class A:\n    def __init__(self, a, /, b, *c, d=1, **e): pass\n")
+    assert [parameters(each) for each in functions(many)] == [["self", "a", "b", "c", "d", "e"]]

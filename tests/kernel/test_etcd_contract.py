@@ -54,13 +54,15 @@ def certify(directory: Path) -> None:
     certificate = authority.issue(
         root,
         authority.request(key),
-        NodeId("m1"),
-        "manager",
-        ClusterId("c"),
-        now,
-        3600 * SECOND,
-        2,
-        [address],
+        authority.NodeCertificate(
+            node=NodeId("m1"),
+            role="manager",
+            cluster=ClusterId("c"),
+            begin=now,
+            lifetime=3600 * SECOND,
+            serial=2,
+            addresses=(address,),
+        ),
     )
     for file, text in (
         ("node.crt", certificate),

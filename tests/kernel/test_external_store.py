@@ -51,13 +51,15 @@ class Etcd:
         certificate = authority.issue(
             root,
             authority.request(key),
-            NodeId("etcd"),
-            "manager",
-            ClusterId("operator"),
-            now,
-            3600 * SECOND,
-            2,
-            [IPv4Address("127.0.0.1")],
+            authority.NodeCertificate(
+                node=NodeId("etcd"),
+                role="manager",
+                cluster=ClusterId("operator"),
+                begin=now,
+                lifetime=3600 * SECOND,
+                serial=2,
+                addresses=(IPv4Address("127.0.0.1"),),
+            ),
         )
         texts = {
             "ca.pem": root.certificate,

@@ -256,12 +256,14 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
         certificate = authority.issue(
             own,
             authority.request(key),
-            NodeId("m"),
-            "manager",
-            target.manager.cluster.id,
-            time.time_ns(),
-            HOUR,
-            5,
+            authority.NodeCertificate(
+                node=NodeId("m"),
+                role="manager",
+                cluster=target.manager.cluster.id,
+                begin=time.time_ns(),
+                lifetime=HOUR,
+                serial=5,
+            ),
         )
         papers = Credentials(certificate, authority.private_pem(key), own.certificate)
         token = target.manager.cluster.join_tokens.worker

@@ -145,13 +145,15 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
         expired = authority.issue(
             root,
             authority.request(key),
-            member.node,
-            "manager",
-            member.cluster,
-            begun,
-            90 * 24 * HOUR,
-            7,
-            (host.address,),
+            authority.NodeCertificate(
+                node=member.node,
+                role="manager",
+                cluster=member.cluster,
+                begin=begun,
+                lifetime=90 * 24 * HOUR,
+                serial=7,
+                addresses=(host.address,),
+            ),
         )
         disk = IdentityStore(host.environment.data)
         disk.save_credentials(Credentials(expired, authority.private_pem(key), root.certificate))
@@ -176,13 +178,15 @@ async def expire(host: Host, manager: Host) -> Credentials:
     old = authority.issue(
         root,
         authority.request(key),
-        own.node,
-        own.role,
-        own.cluster,
-        begun,
-        90 * 24 * HOUR,
-        7,
-        (host.address,),
+        authority.NodeCertificate(
+            node=own.node,
+            role=own.role,
+            cluster=own.cluster,
+            begin=begun,
+            lifetime=90 * 24 * HOUR,
+            serial=7,
+            addresses=(host.address,),
+        ),
     )
     host.up._credential_source.replace(
         Credentials(old, authority.private_pem(key), root.certificate)

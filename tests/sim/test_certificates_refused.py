@@ -31,7 +31,16 @@ def own(
 ) -> Credentials:
     key = authority.make_key(lambda n: bytes([seed]) * n)
     certificate = authority.issue(
-        root, authority.request(key), NodeId(node), role, ClusterId(cluster), begin, HOUR, 5
+        root,
+        authority.request(key),
+        authority.NodeCertificate(
+            node=NodeId(node),
+            role=role,
+            cluster=ClusterId(cluster),
+            begin=begin,
+            lifetime=HOUR,
+            serial=5,
+        ),
     )
     return Credentials(certificate, authority.private_pem(key), root.certificate)
 

@@ -58,7 +58,16 @@ def credentials(name: str) -> Credentials:
     key = authority.make_key(os.urandom)
     role: Role = "manager" if name == "manager" else "worker"
     issued = authority.issue(
-        ROOT, authority.request(key), NodeId(name), role, ClusterId("c"), time.time_ns(), HOUR, 5
+        ROOT,
+        authority.request(key),
+        authority.NodeCertificate(
+            node=NodeId(name),
+            role=role,
+            cluster=ClusterId("c"),
+            begin=time.time_ns(),
+            lifetime=HOUR,
+            serial=5,
+        ),
     )
     return Credentials(issued, authority.private_pem(key), ROOT.certificate)
 

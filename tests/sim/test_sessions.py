@@ -82,7 +82,18 @@ class Echo:
 
 
 def issue(root: RootCa, node: NodeId, role: Role, csr: str, cluster: ClusterId = CLUSTER) -> str:
-    return authority.issue(root, csr, node, role, cluster, time.time_ns(), 3600 * SECOND, 5)
+    return authority.issue(
+        root,
+        csr,
+        authority.NodeCertificate(
+            node=node,
+            role=role,
+            cluster=cluster,
+            begin=time.time_ns(),
+            lifetime=3600 * SECOND,
+            serial=5,
+        ),
+    )
 
 
 def credentials(root: RootCa, node: str, role: Role, cluster: ClusterId = CLUSTER) -> Credentials:

@@ -293,13 +293,15 @@ class SimCluster:
         certificate = authority.issue(
             root,
             authority.request(key),
-            node.id,
-            "manager",
-            cluster.id,
-            clock(),
-            cluster.spec.certificate_expiry,
-            authority.make_serial(self.rng.randbytes),
-            (host.address,),
+            authority.NodeCertificate(
+                node=node.id,
+                role="manager",
+                cluster=cluster.id,
+                begin=clock(),
+                lifetime=cluster.spec.certificate_expiry,
+                serial=authority.make_serial(self.rng.randbytes),
+                addresses=(host.address,),
+            ),
         )
         host.hold(Credentials(certificate, authority.private_pem(key), root.certificate))
         host.managers = ((node.id, host.listens_at),)

@@ -82,12 +82,14 @@ def made(
     certificate = authority.issue(
         root or own.root_ca,
         authority.request(key),
-        NodeId(node),
-        role,
-        ClusterId(cluster or own.id),
-        begin or time.time_ns(),
-        HOUR,
-        5,
+        authority.NodeCertificate(
+            node=NodeId(node),
+            role=role,
+            cluster=ClusterId(cluster or own.id),
+            begin=begin or time.time_ns(),
+            lifetime=HOUR,
+            serial=5,
+        ),
     )
     return Credentials(certificate, authority.private_pem(key), own.root_ca.certificate)
 

@@ -209,13 +209,15 @@ async def swarm(
     certificate = authority.issue(
         root,
         authority.request(key),
-        node.id,
-        "manager",
-        cluster.id,
-        clock(),
-        expiry,
-        authority.make_serial(entropy),
-        [address],
+        authority.NodeCertificate(
+            node=node.id,
+            role="manager",
+            cluster=cluster.id,
+            begin=clock(),
+            lifetime=expiry,
+            serial=authority.make_serial(entropy),
+            addresses=(address,),
+        ),
     )
     async with own.manager:
         own.founder = own.add(

@@ -95,13 +95,15 @@ def certify(swarm: Path, root: RootCa, name: str, role: Role, address: str) -> N
     certificate = authority.issue(
         root,
         authority.request(key),
-        NodeId(name),
-        role,
-        SWARM,
-        time.time_ns(),
-        3600 * SECOND,
-        2,
-        [IPv4Address(address)],
+        authority.NodeCertificate(
+            node=NodeId(name),
+            role=role,
+            cluster=SWARM,
+            begin=time.time_ns(),
+            lifetime=3600 * SECOND,
+            serial=2,
+            addresses=(IPv4Address(address),),
+        ),
     )
     for file, text in (
         ("node.crt", certificate),

@@ -1,31 +1,19 @@
 """Certificates, roots and tokens that say what they are: `manager.authority.Authority` without
 cryptography."""
 
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Callable
 
 from weft.model.cluster import JoinTokens, RootCa, RootRotation
-from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Role
+from weft.pki.authority import NodeCertificate
 
 
 class FakeAuthority:
     """Certificates and tokens that say what they are."""
 
-    def issue(
-        self,
-        root: RootCa,
-        csr: str,
-        node: NodeId,
-        role: Role,
-        cluster: ClusterId,
-        now: Nanoseconds,
-        lifetime: Nanoseconds,
-        serial: int,
-        addresses: Sequence[IPv4Address] = (),
-    ) -> str:
-        return f"{node} {role} {cluster}"
+    def issue(self, root: RootCa, csr: str, content: NodeCertificate) -> str:
+        return f"{content.node} {content.role} {content.cluster}"
 
     def key_digest(self, csr: str) -> str:
         return csr

@@ -335,9 +335,7 @@ class FakeNamespace:
                 for r in self.routes.values()
                 if not host or owns_routing_table(r.table) or owns_link(r.device)
             ),
-            rules=frozenset(
-                r for r in self.rules if not host or owns_rule(r.priority, r.table, r.mark)
-            ),
+            rules=frozenset(r for r in self.rules if not host or owns_rule(r.priority, r.mark)),
             sysctls=sysctls,
             tables=tables,
         )

@@ -1,32 +1,20 @@
 """The manager's port to the certificate authority, and its adapter."""
 
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Callable
 from typing import Protocol
 
 from weft.control.requests.cluster import TokensAndRoots
 from weft.model.cluster import JoinTokens, RootCa, RootRotation
-from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Role
 from weft.pki import authority, certificate, tokens
+from weft.pki.authority import NodeCertificate
 
 
 class Authority(TokensAndRoots, Protocol):
-    def issue(
-        self,
-        root: RootCa,
-        csr: str,
-        node: NodeId,
-        role: Role,
-        cluster: ClusterId,
-        now: Nanoseconds,
-        lifetime: Nanoseconds,
-        serial: int,
-        addresses: Sequence[IPv4Address] = (),
-    ) -> str:
-        """A node's certificate (PEM), also valid for `addresses`. Raises `InvalidArgument` if `csr`
-        is not a certificate request."""
+    def issue(self, root: RootCa, csr: str, content: NodeCertificate) -> str:
+        """A node's certificate (PEM) for the key in `csr`. Raises `InvalidArgument` if that is not
+        a certificate request."""
         ...
 
     def key_digest(self, csr: str) -> str:
@@ -48,19 +36,8 @@ class Authority(TokensAndRoots, Protocol):
 class PkiAuthority:
     """`Authority` by `weft.pki`."""
 
-    def issue(
-        self,
-        root: RootCa,
-        csr: str,
-        node: NodeId,
-        role: Role,
-        cluster: ClusterId,
-        now: Nanoseconds,
-        lifetime: Nanoseconds,
-        serial: int,
-        addresses: Sequence[IPv4Address] = (),
-    ) -> str:
-        return authority.issue(root, csr, node, role, cluster, now, lifetime, serial, addresses)
+    def issue(self, root: RootCa, csr: str, content: NodeCertificate) -> str:
+        return authority.issue(root, csr, content)
 
     def key_digest(self, csr: str) -> str:
         return certificate.public_key_digest(csr)

@@ -18,7 +18,7 @@ from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import CertificateInfo, Node
 from weft.model.state import Change, ClusterState, cluster_of
-from weft.pki.authority import make_key, make_serial, private_pem, request, signer
+from weft.pki.authority import NodeCertificate, make_key, make_serial, private_pem, request, signer
 from weft.pki.certificate import renewal_due, serial_text
 from weft.session.base import Identity
 from weft.session.credentials import LATEST, accepted
@@ -82,10 +82,16 @@ class Certificates:
                 _addresses(address),
                 revocation.issued(state, node, certificate, now),
             )
-        own = self._authority.issue(
-            root, csr, node.id, node.role, cluster.id, now, lifetime, serial, addresses
+        content = NodeCertificate(
+            node=node.id,
+            role=node.role,
+            cluster=cluster.id,
+            serial=serial,
+            begin=now,
+            lifetime=lifetime,
+            addresses=addresses,
         )
-        return own + behind, changes
+        return self._authority.issue(root, csr, content) + behind, changes
 
     def due(
         self, state: ClusterState, node: NodeId, peer: Identity, trusted: str

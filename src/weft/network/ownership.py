@@ -48,8 +48,9 @@ def owns_routing_table(table: int) -> bool:
     return table == MESH_TABLE
 
 
-def owns_rule(priority: int, table: int, mark: int) -> bool:
-    """The priority and the mark must both be ours: other software may use the priority."""
+def owns_rule(priority: int, mark: int) -> bool:
+    """The priority and the mark must both be ours: other software may use the priority. The routing
+    table does not matter: whatever it is, the rule would take our packets there."""
     return priority in MESH_PRIORITIES and mark in (REQUEST_MARK, ANSWER_MARK)
 
 

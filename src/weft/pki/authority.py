@@ -11,11 +11,12 @@ certificates that the new one signed. Nodes may change over one by one, and no n
 roots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 from typing import cast
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -79,19 +80,22 @@ def request(key: ec.EllipticCurvePrivateKey) -> str:
     )
 
 
-def issue(
-    root: RootCa,
-    csr_pem: str,
-    node: NodeId,
-    role: Role,
-    cluster: ClusterId,
-    now: Nanoseconds,
-    lifetime: Nanoseconds,
-    serial: int,
-    addresses: Sequence[IPv4Address] = (),
-) -> str:
-    """A node's certificate (PEM) for the key in the request, also valid for these addresses. Raises
-    `InvalidArgument` for a malformed request."""
+class NodeCertificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a node's certificate, besides its key and its issuer."""
+
+    node: NodeId
+    role: Role
+    cluster: ClusterId
+    serial: int
+    begin: Nanoseconds
+    lifetime: Nanoseconds
+    addresses: tuple[IPv4Address, ...] = ()
+    """The certificate is valid for these as well as for the node's names."""
+
+
+def issue(root: RootCa, csr_pem: str, content: NodeCertificate) -> str:
+    """A node's certificate (PEM) for the key in the request. Raises `InvalidArgument` for a
+    malformed request."""
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         public_key = csr.public_key()
@@ -102,20 +106,20 @@ def issue(
             "cannot issue certificate: the request is not signed by an elliptic curve key"
         )
     authority = load(root.certificate)
-    unit = UNITS[role]
+    unit = UNITS[content.role]
     subject = x509.Name(
         [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, content.cluster),
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-            x509.NameAttribute(NameOID.COMMON_NAME, node),
+            x509.NameAttribute(NameOID.COMMON_NAME, content.node),
         ]
     )
-    names = [x509.DNSName(node), x509.DNSName(unit), *map(x509.IPAddress, addresses)]
+    addresses = map(x509.IPAddress, content.addresses)
+    names = [x509.DNSName(content.node), x509.DNSName(unit), *addresses]
+    lifetime = timedelta(seconds=content.lifetime / SECOND)
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     certificate = (
-        _builder(
-            subject, authority.subject, moment(now), timedelta(seconds=lifetime / SECOND), serial
-        )
+        _builder(subject, authority.subject, moment(content.begin), lifetime, content.serial)
         .public_key(public_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)

@@ -57,7 +57,7 @@ def test_everything_in_the_hosts_namespace_is_ours(input):
     host = planned(input)[HOST]
     assert all(owns_link(name) for name in host.links)
     assert all(owns_table(name) for _, name in host.tables)
-    assert all(owns_rule(r.priority, r.table, r.mark) for r in host.rules)
+    assert all(owns_rule(r.priority, r.mark) for r in host.rules)
     assert all(owns_routing_table(r.table) or owns_link(r.device) for r in host.routes)
     assert all(owns_link(entry.device) for entry in (*host.neighbours, *host.forwarding))
 

@@ -3,7 +3,6 @@ nothing that looks like it."""
 
 import pytest
 
-from weft.network.ingress import MAIN_TABLE
 from weft.network.ownership import (
     ANSWER_MARK,
     CLEAR_MARK,
@@ -30,16 +29,15 @@ NEIGHBOURS = (
 
 
 @pytest.mark.parametrize("priority", MESH_PRIORITIES)
-@pytest.mark.parametrize("table", [MESH_TABLE, MAIN_TABLE])
-def test_a_rule_is_ours_by_its_priority_and_its_mark(priority: int, table: int) -> None:
-    assert all(owns_rule(priority, table, mark) for mark in (REQUEST_MARK, ANSWER_MARK))
-    assert not [mark for mark in NEIGHBOURS if owns_rule(priority, table, mark)]
+def test_a_rule_is_ours_by_its_priority_and_its_mark(priority: int) -> None:
+    assert all(owns_rule(priority, mark) for mark in (REQUEST_MARK, ANSWER_MARK))
+    assert not [mark for mark in NEIGHBOURS if owns_rule(priority, mark)]
 
 
 @pytest.mark.parametrize("priority", [0, 898, 902, 32766])
 def test_a_rule_of_another_priority_is_somebody_elses_whatever_it_marks(priority: int) -> None:
-    assert not owns_rule(priority, MESH_TABLE, REQUEST_MARK)
-    assert not owns_rule(priority, MAIN_TABLE, ANSWER_MARK)
+    assert not owns_rule(priority, REQUEST_MARK)
+    assert not owns_rule(priority, ANSWER_MARK)
 
 
 def test_links_tables_and_routing_tables_are_ours_by_their_whole_names() -> None:

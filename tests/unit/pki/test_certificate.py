@@ -47,7 +47,16 @@ def root_of(seed: int) -> RootCa:
 
 def leaf(root: RootCa, role: Role = "worker", lifetime: int = 90 * DAY, now: int = NOW) -> str:
     return authority.issue(
-        root, authority.request(key_of(99)), NodeId("n1"), role, ClusterId("c1"), now, lifetime, 2
+        root,
+        authority.request(key_of(99)),
+        authority.NodeCertificate(
+            node=NodeId("n1"),
+            role=role,
+            cluster=ClusterId("c1"),
+            begin=now,
+            lifetime=lifetime,
+            serial=2,
+        ),
     )
 
 

@@ -27,7 +27,16 @@ ROOT = authority.root(new_key(), NOW, 1)
 
 def node_certificate(role: str = "worker") -> str:
     return authority.issue(
-        ROOT, authority.request(new_key()), NodeId("n1"), role, ClusterId("c1"), NOW, 90 * DAY, 2
+        ROOT,
+        authority.request(new_key()),
+        authority.NodeCertificate(
+            node=NodeId("n1"),
+            role=role,
+            cluster=ClusterId("c1"),
+            begin=NOW,
+            lifetime=90 * DAY,
+            serial=2,
+        ),
     )
 
 
@@ -104,18 +113,29 @@ def test_a_node_cannot_issue(tmp_path: Path) -> None:
     """A certificate signed by a node's key does not verify against the root."""
     key = new_key()
     node = authority.issue(
-        ROOT, authority.request(key), NodeId("n1"), "worker", ClusterId("c1"), NOW, 90 * DAY, 2
+        ROOT,
+        authority.request(key),
+        authority.NodeCertificate(
+            node=NodeId("n1"),
+            role="worker",
+            cluster=ClusterId("c1"),
+            begin=NOW,
+            lifetime=90 * DAY,
+            serial=2,
+        ),
     )
     forged_root = authority.RootCa(node, authority.private_pem(key))
     forged = authority.issue(
         forged_root,
         authority.request(new_key()),
-        NodeId("n2"),
-        "manager",
-        ClusterId("c1"),
-        NOW,
-        DAY,
-        3,
+        authority.NodeCertificate(
+            node=NodeId("n2"),
+            role="manager",
+            cluster=ClusterId("c1"),
+            begin=NOW,
+            lifetime=DAY,
+            serial=3,
+        ),
     )
     for name, text in (("root", ROOT.certificate), ("node", node), ("forged", forged)):
         (tmp_path / name).write_text(text)
@@ -140,4 +160,15 @@ def test_a_node_cannot_issue(tmp_path: Path) -> None:
 )
 def test_a_malformed_request_is_refused(csr: str) -> None:
     with pytest.raises(InvalidArgument, match="cannot issue certificate"):
-        authority.issue(ROOT, csr, NodeId("n"), "worker", ClusterId("c"), NOW, DAY, 1)
+        authority.issue(
+            ROOT,
+            csr,
+            authority.NodeCertificate(
+                node=NodeId("n"),
+                role="worker",
+                cluster=ClusterId("c"),
+                begin=NOW,
+                lifetime=DAY,
+                serial=1,
+            ),
+        )
