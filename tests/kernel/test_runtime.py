@@ -19,6 +19,7 @@ from weft.model.meta import SECOND
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.confinement import Confiner
 from weft.runtime.conmon import ConmonRuntime
+from weft.runtime.limits import swap_is_accounted
 
 pytestmark = runtime_host.NEEDED
 host = runtime_host.host
@@ -52,7 +53,8 @@ async def test_its_files_limits_user_and_identity_are_as_configured(
     script = (
         "hostname; cat /etc/hosts /etc/resolv.conf; id -u; id -g; pwd; echo $GREETING; ulimit -n;"
         " cat /tmp/note;touch /x 2>/dev/null || echo read-only; grep CapBnd /proc/self/status; ls"
-        " -d /work; df -k /scratch | tail -1 | cut -c1-5"
+        " -d /work; df -k /scratch | tail -1 | cut -c1-5; grep -c ' /scratch ' /etc/mtab;"
+        " ls /.dockerenv"
     )
     note = host.data / "note"
     note.write_text("hello\n")
@@ -76,7 +78,7 @@ async def test_its_files_limits_user_and_identity_are_as_configured(
     )
     assert output.decode().split("\n") == [
         "box", "127.0.0.1 localhost", "nameserver 127.0.0.11", "1000", "7", "/work/here", "hi", "512", "hello", "read-only",
-        "CapBnd:\t0000000000002000", "/work", "tmpfs", "",
+        "CapBnd:\t0000000000002000", "/work", "tmpfs", "1", "/.dockerenv", "",
     ]  # fmt: skip
     assert code == 0
 
@@ -92,6 +94,9 @@ async def test_memory_is_limited_and_running_out_of_it_is_noticed(
         "x=a; while :; do x=$x$x; done",
         limits=Resources(memory=32 << 20, pids=20),
     )
+    group = Path("/sys/fs/cgroup/memory/weft") / id
+    if swap_is_accounted() and group.exists():
+        assert (group / "memory.memsw.limit_in_bytes").read_text() == f"{64 << 20}\n"
     container = await runtime.wait(id)
     assert (container.exit_code, container.oom_killed) == (137, True)
 

@@ -138,6 +138,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     """The whole command line, combined from image and spec."""
     env: tuple[str, ...] = ()
     confinement: Confinement = Confinement()
+    memory_swap: int = 0
+    """Bytes that memory and swap together may take: 0 without a limit of memory, -1 for no limit.
+    The runtime sets it."""
     state: ContainerState = ContainerState.CREATED
     pid: int = 0
     """In the daemon's PID namespace; 0 unless running."""

@@ -42,18 +42,19 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.box import Box, ImageFiles, opened, signal_number
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
+from weft.runtime.init_files import make_init_files
+from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery, read_log
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory, Record
 from weft.runtime.remains import dissolve, end_unmade
 from weft.runtime.spec import (
-    all_capabilities,
     capability_set,
+    command_document,
     command_line,
     container_document,
     environment,
-    process_document,
 )
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
@@ -89,6 +90,7 @@ class ConmonRuntime:
         self._oci = Oci(self._run / "oci", oci_runtime, conmon, patience)
         self._boxes: dict[ContainerId, Box] = {}
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        self._swap_is_accounted = swap_is_accounted()
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
         self.version = ""
         """Version of the OCI runtime: `runc 1.1.5`."""
@@ -173,12 +175,14 @@ class ConmonRuntime:
     async def create(self, config: ContainerConfig) -> Container:
         image = self._images.find(config.spec.image)
         self._check_free(config)
+        check_limits(config.limits, len(os.sched_getaffinity(0)))
         directory = Directory(self._containers / config.id)
         container = Container(
             config=config,
             image=image.id,
             args=command_line(image, config.spec),
             env=environment(image, config.spec),
+            memory_swap=memory_and_swap(config.limits, self._swap_is_accounted),
             created_at=self._clock(),
             log_path=str(directory.log),
         )
@@ -191,7 +195,7 @@ class ConmonRuntime:
             async with box.lock, self._slots:
                 directory.make()
                 directory.write(box.record)
-                await self._make(box, image)
+                await self._make(box, image, is_new=True)
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
@@ -214,12 +218,14 @@ class ConmonRuntime:
                     " reuse that name."
                 )
 
-    async def _make(self, box: Box, image: Image) -> None:
+    async def _make(self, box: Box, image: Image, is_new: bool = False) -> None:
         directory, container = box.directory, box.container
         directory.forget_exit()
         mount_overlay(
             self._images.layer_directories(image), directory.upper, directory.work, directory.merged
         )
+        if is_new:
+            await asyncio.to_thread(make_init_files, directory.merged)
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
@@ -443,20 +449,8 @@ class ConmonRuntime:
         image, spec = self._images.find(box.container.image), box.container.config.spec
         accounts = await asyncio.to_thread(read_accounts, box.directory.merged)
         who = find_user(accounts, user or spec.user or image.config.user, spec.groups)
-        merged = {
-            line.partition("=")[0]: line
-            for line in (*box.container.env, *(["TERM=xterm"] if tty else []), *env)
-        }
-        document = process_document(
-            argv,
-            [f"HOSTNAME={box.container.config.hostname}", *merged.values()],
-            directory or spec.dir or image.config.working_dir or "/",
-            who,
-            all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop),
-            tty,
-            box.container.confinement.apparmor_profile,
-            spec.ulimits,
-        )
+        place = directory or spec.dir or image.config.working_dir or "/"
+        document = command_document(box.container, argv, env, place, who, tty, privileged)
         return Command(
             secrets.token_hex(32),
             id,

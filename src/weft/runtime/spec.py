@@ -102,7 +102,7 @@ def container_document(
         "linux": {
             "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
-            "resources": _resources(config.limits),
+            "resources": _resources(config.limits, container.memory_swap),
             "sysctl": _sysctls(config),
             "maskedPaths": confinement.masked_paths,
             "readonlyPaths": confinement.read_only_paths,
@@ -111,6 +111,33 @@ def container_document(
     if seccomp is not None:
         document["linux"]["seccomp"] = seccomp
     return msgspec.json.encode(document)
+
+
+def command_document(
+    container: Container,
+    argv: Sequence[str],
+    env: Sequence[str],
+    directory: str,
+    user: User,
+    tty: bool,
+    privileged: bool,
+) -> dict[str, Any]:
+    """`process` of a further command in a container."""
+    spec = container.config.spec
+    merged = {
+        line.partition("=")[0]: line
+        for line in (*container.env, *(["TERM=xterm"] if tty else []), *env)
+    }
+    return process_document(
+        argv,
+        [f"HOSTNAME={container.config.hostname}", *merged.values()],
+        directory,
+        user,
+        all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop),
+        tty,
+        container.confinement.apparmor_profile,
+        spec.ulimits,
+    )
 
 
 def process_document(
@@ -200,10 +227,12 @@ def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[
     return [*({"type": kind} for kind in kinds), *network]
 
 
-def _resources(limits: Resources) -> dict[str, Any]:
+def _resources(limits: Resources, memory_swap: int) -> dict[str, Any]:
     result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     if limits.memory:
-        result["memory"] = {"limit": limits.memory}
+        # A host that does not count swap has no file for the other limit.
+        swap = {"swap": memory_swap} if memory_swap > 0 else {}
+        result["memory"] = {"limit": limits.memory} | swap
     if limits.nano_cpus:
         result["cpu"] = {
             "quota": max(1000, limits.nano_cpus * _CPU_PERIOD // 10**9),

@@ -42,7 +42,7 @@ from weft.model.local_network import (
     ServiceView,
 )
 from weft.model.network import Network, NetworkSpec, Pool, Segment
-from weft.model.service import ContainerSpec, PublishedPort
+from weft.model.service import ContainerSpec, PublishedPort, Resources
 
 LABELS = ("ProcessLabel", "MountLabel", "AppArmorProfile")
 RECORDED = Path(__file__).parent / "recorded"
@@ -127,7 +127,7 @@ def test_an_inspected_container_looks_as_recorded() -> None:
         config=ContainerConfig(
             id=ContainerId(want["Id"]),
             name=want["Name"][1:],
-            spec=ContainerSpec(image=want["Config"]["Image"]),
+            spec=ContainerSpec(image=want["Config"]["Image"], init=False),
             hostname=want["Config"]["Hostname"],
             labels=want["Config"]["Labels"],
             namespace="/run/docker/netns/861f86ec6ca2",
@@ -159,6 +159,30 @@ def test_an_inspected_container_looks_as_recorded() -> None:
     assert got["HostConfig"].pop("Sysctls") is None
     assert got["HostConfig"] == want["HostConfig"]
     assert [got[name] for name in LABELS] == [want[name] for name in LABELS] == ["", "", ""]
+
+
+@pytest.mark.parametrize(("version", "killing"), [("1", False), ("2", None)])
+def test_an_inspected_container_shows_what_its_host_made_of_its_limits(
+    version: str, killing: bool | None
+) -> None:
+    config = ContainerConfig(
+        id=ContainerId("c" * 64),
+        name="web",
+        spec=ContainerSpec(image="web"),
+        hostname="h",
+        namespace=None,
+        limits=Resources(memory=64 << 20),
+    )
+    container = Container(
+        config=config,
+        image="i",
+        args=("web",),
+        memory_swap=128 << 20,
+        confinement=Confinement(cgroup_namespace=version == "2"),
+    )
+    shown = container_json(container, ContainerContext())["HostConfig"]
+    names = ("Memory", "MemorySwap", "OomKillDisable", "Init")
+    assert [shown[name] for name in names] == [64 << 20, 128 << 20, killing, None]
 
 
 def test_a_network_shows_of_its_subnets_what_was_asked_for() -> None:

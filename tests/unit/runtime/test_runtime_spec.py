@@ -27,6 +27,7 @@ IMAGE = Image(
 def document(
     namespace: str | None = "/run/netns/x",
     limits: Resources | None = None,
+    memory_swap: int = 0,
     confinement: Confinement | None = None,
     seccomp: dict[str, Any] | None = None,
     **spec: Any,
@@ -45,6 +46,7 @@ def document(
         args=("/entry",),
         env=("A=b",),
         confinement=confinement or Confinement(),
+        memory_swap=memory_swap,
     )
     decoded: dict[str, Any] = msgspec.json.decode(
         container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp)
@@ -134,6 +136,15 @@ def test_limits_become_cgroup_values() -> None:
     assert resources["memory"]["limit"] == 64 << 20
     assert resources["cpu"] == {"quota": 150_000, "period": 100_000}
     assert resources["pids"]["limit"] == 7
+
+
+@pytest.mark.parametrize(
+    ("memory_swap", "memory"),
+    [(128 << 20, {"limit": 64 << 20, "swap": 128 << 20}), (-1, {"limit": 64 << 20})],
+)
+def test_swap_is_limited_where_the_kernel_counts_it(memory_swap: int, memory: Any) -> None:
+    linux = document(limits=Resources(memory=64 << 20), memory_swap=memory_swap)["linux"]
+    assert linux["resources"]["memory"] == memory
 
 
 def test_namespaces_are_its_own_but_for_the_network() -> None:

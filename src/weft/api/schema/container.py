@@ -176,11 +176,11 @@ UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (None, (
         "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps",
         "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices",
-        "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness", "OomKillDisable",
+        "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
     )),
     (0, (
         "OomScoreAdj", "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod",
-        "CpuRealtimeRuntime", "MemoryReservation", "MemorySwap", "CpuCount", "CpuPercent",
+        "CpuRealtimeRuntime", "MemoryReservation", "CpuCount", "CpuPercent",
         "IOMaximumIOps", "IOMaximumBandwidth",
     )),
     ("", (
@@ -218,6 +218,7 @@ def _host_config_json(container: Container) -> Json:
         "Runtime": "runc",
         "Isolation": "default",
         "Memory": limits.memory,
+        "MemorySwap": container.memory_swap,
         "NanoCpus": limits.nano_cpus,
         "PidsLimit": limits.pids or None,
         "Ulimits": [
@@ -226,7 +227,9 @@ def _host_config_json(container: Container) -> Json:
         "Sysctls": spec.sysctls or None,
         "MaskedPaths": list(confinement.masked_paths),
         "ReadonlyPaths": list(confinement.read_only_paths),
-        "Init": False,
+        # Version 2 of control groups cannot keep the kernel from killing.
+        "OomKillDisable": None if confinement.cgroup_namespace else False,
+        "Init": spec.init,
     }
 
 
