@@ -232,7 +232,7 @@ class TaskLogs:
                         known -= 1
                         continue
                     note(self._seen, task, line)
-                    await self._lines.give((task, line), len(line.data) + OVERHEAD)
+                    await self._lines.give(task, (task, line), len(line.data) + OVERHEAD)
         except NotFound:
             """The container was removed meanwhile."""
         except WeftError as error:

@@ -423,7 +423,8 @@ class Subscription:
             if (service := services.get(task)) is not None:
                 if self._wanted.follow:
                     note(self._seen, task, line)
-                await self.lines.give(TaskLog(node, service, task, line), len(line.data) + OVERHEAD)
+                told = TaskLog(node, service, task, line)
+                await self.lines.give(node, told, len(line.data) + OVERHEAD)
         return cost
 
     def _is_on(self, node: NodeId, id: TaskId) -> bool:
