@@ -7,6 +7,7 @@ gets its own names and removes what it made (`names`), so that tests do not depe
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -21,6 +22,13 @@ IMAGE = "zaggash/demo-webapp"
 WEFT = [str(Path(sys.executable).with_name("weft"))]
 NODES = {"node1": "10.59.72.11", "node2": "10.59.72.12", "node3": "10.59.72.13"}
 CLIENT = "10.59.72.100"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With WEFT_FAULTS_SEED, as in scripts/soak, in another order: faults meet what other faults
+    left."""
+    if seed := os.environ.get("WEFT_FAULTS_SEED"):
+        random.Random(seed).shuffle(items)
 
 
 class Cluster:
