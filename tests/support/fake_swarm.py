@@ -18,12 +18,21 @@ import msgspec
 
 from weft.agent.logs import TaskLogs
 from weft.control import rotation
-from weft.control.requests import networks, nodes, services
+from weft.control.requests import networks, nodes, secrets, services
 from weft.control.requests.cluster import validate
 from weft.errors import Conflict, FailedPrecondition, NotFound, OutOfSequence, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
-from weft.model.ids import ClusterId, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.ids import (
+    ClusterId,
+    ConfigId,
+    NetworkId,
+    NodeId,
+    SecretId,
+    ServiceId,
+    TaskId,
+    swarm_id,
+)
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.network import Network, NetworkSpec, Segment
@@ -36,6 +45,7 @@ from weft.model.node import (
     NodeState,
     NodeStatus,
 )
+from weft.model.secret import DataKind, DataSpec
 from weft.model.service import (
     Endpoint,
     Resources,
@@ -47,7 +57,7 @@ from weft.model.service import (
 )
 from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
-from weft.pki import authority
+from weft.pki import authority, sealing
 from weft.pki.certificate import fingerprint, signer_id
 
 if TYPE_CHECKING:
@@ -70,6 +80,7 @@ class FakeSwarm:
         """Why some logs are."""
         self._subnets = itertools.count(0)
         self._vnis = itertools.count(4096)
+        self._sealing_key = sealing.SealingKey(os.urandom(32))
         tokens = JoinTokens("SWMTKN-1-worker", "SWMTKN-1-manager")
         root = authority.root(
             authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom)
@@ -90,7 +101,7 @@ class FakeSwarm:
 
     def apply(self, *changes: Change) -> None:
         for event in self.state.apply(changes, time.time_ns()):
-            if event.kind in ("network", "service", "node"):
+            if event.kind in ("network", "service", "node", "secret", "config"):
                 action = (
                     "create"
                     if event.before is None
@@ -226,6 +237,24 @@ class FakeSwarm:
         endpoint = msgspec.structs.replace(service.endpoint, spec=asked, ports=asked.ports)
         self.apply(Put(msgspec.structs.replace(service, update_status=status, endpoint=endpoint)))
         await self._reconcile(id)
+
+    async def create_data(self, kind: DataKind, spec: DataSpec, content: bytes) -> str:
+        secrets.validate(kind, spec, content)
+        id = swarm_id(os.urandom(17))
+        if kind == "config":
+            self.apply(*secrets.config_creation(self.state, ConfigId(id), spec, content))
+        else:
+            sealed = sealing.seal(self._sealing_key, id, content, os.urandom(12))
+            self.apply(*secrets.secret_creation(self.state, SecretId(id), spec, sealed))
+        return id
+
+    async def update_data(
+        self, kind: DataKind, id: str, version: int, spec: DataSpec, content: bytes
+    ) -> None:
+        self.apply(*secrets.update(self.state, kind, id, version, spec, lambda _: not content))
+
+    async def remove_data(self, kind: DataKind, id: str) -> None:
+        self.apply(*secrets.removal(self.state, kind, id))
 
     async def remove_service(self, id: ServiceId) -> None:
         self.apply(*services.removal(self.state, id))

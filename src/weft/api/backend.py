@@ -19,6 +19,7 @@ from weft.model.logs import LogsWanted, TaskLog
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
 from weft.runtime.base import Images, Runtime
@@ -91,6 +92,20 @@ class Swarm(Protocol):
         ...
 
     async def remove_service(self, id: ServiceId) -> None: ...
+
+    async def create_data(self, kind: DataKind, spec: DataSpec, content: bytes) -> str:
+        """Creates a secret or a config and gives its id."""
+        ...
+
+    async def update_data(
+        self, kind: DataKind, id: str, version: int, spec: DataSpec, content: bytes
+    ) -> None:
+        """Only labels may differ. `content`: empty, or the same data again."""
+        ...
+
+    async def remove_data(self, kind: DataKind, id: str) -> None:
+        """Raises `InvalidArgument`, with the names of the services, if the object is in use."""
+        ...
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
         """Raises `FailedPrecondition` for a demotion of the last manager or one that costs the

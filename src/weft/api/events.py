@@ -19,13 +19,13 @@ OBJECTS = (
     "network",
     "service",
     "node",
+    "secret",
     "config",
     "daemon",
     "plugin",
-    "secret",
     "volume",
 )
-"""Kinds of objects that a filter may name; Weft has no events for the last five."""
+"""Kinds of objects that a filter may name; Weft has no events for the last three."""
 FILTERS = ("type", "event", "label", "scope", *OBJECTS)
 
 

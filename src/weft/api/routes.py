@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from weft.api import (
     container_streams,
     containers,
+    data,
     events,
     exec,
     images,
@@ -123,6 +124,16 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/nodes/{id}", nodes.inspect),
     ("POST", "/nodes/{id}/update", nodes.update),
     ("DELETE", "/nodes/{id}", nodes.remove),
+    ("GET", "/secrets", data.listing("secret")),
+    ("POST", "/secrets/create", data.create("secret")),
+    ("GET", "/secrets/{id}", data.inspect("secret")),
+    ("POST", "/secrets/{id}/update", data.update("secret")),
+    ("DELETE", "/secrets/{id}", data.remove("secret")),
+    ("GET", "/configs", data.listing("config")),
+    ("POST", "/configs/create", data.create("config")),
+    ("GET", "/configs/{id}", data.inspect("config")),
+    ("POST", "/configs/{id}/update", data.update("config")),
+    ("DELETE", "/configs/{id}", data.remove("config")),
     # what Weft does not have
     ("GET", "/volumes", empty({"Volumes": [], "Warnings": None})),
     ("POST", "/volumes/create", refuse("creating volumes")),
@@ -130,16 +141,6 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/volumes/{id}", missing("get {}: no such volume")),
     ("PUT", "/volumes/{id}", refuse("updating volumes")),
     ("DELETE", "/volumes/{id}", missing("get {}: no such volume")),
-    ("GET", "/secrets", empty([])),
-    ("POST", "/secrets/create", refuse("creating secrets")),
-    ("GET", "/secrets/{id}", missing("secret {} not found")),
-    ("POST", "/secrets/{id}/update", missing("secret {} not found")),
-    ("DELETE", "/secrets/{id}", missing("secret {} not found")),
-    ("GET", "/configs", empty([])),
-    ("POST", "/configs/create", refuse("creating configs")),
-    ("GET", "/configs/{id}", missing("config {} not found")),
-    ("POST", "/configs/{id}/update", missing("config {} not found")),
-    ("DELETE", "/configs/{id}", missing("config {} not found")),
     # what Docker Swarm has no command for
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),
@@ -164,7 +165,16 @@ GET run to their end, so that no change stays half done."""
 
 VERSIONED = "/v{version:[0-9.]+}"
 """Prefix of a path whose request names a version of the API."""
-SHARED = ("/networks", "/nodes", "/services", "/swarm", "/tasks", "/weft/keys")
+SHARED = (
+    "/configs",
+    "/networks",
+    "/nodes",
+    "/secrets",
+    "/services",
+    "/swarm",
+    "/tasks",
+    "/weft/keys",
+)
 """Answers under these paths come from the state that all managers share."""
 
 

@@ -42,6 +42,11 @@ class ManagerHost:
         return KeptState(self.data / "last-state")
 
     @property
+    def sealing_keys(self) -> Path:
+        """The keys that seal secrets (`sealing_key_file.py`)."""
+        return self.data / "sealing-keys"
+
+    @property
     def settings(self) -> MemberSettings:
         own = self.member()
         listen = "" if host.is_local(own.advertise_address) else str(own.data_path_address)

@@ -162,5 +162,6 @@ class HostParts:
         if self._host.member().store != "none":
             self._memory.keep_store("none")
         self._host.kept.erase()
+        self._host.sealing_keys.unlink(missing_ok=True)
         if self._host.has_part:
             await store_part.leave_store(self._host)

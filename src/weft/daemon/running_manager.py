@@ -27,6 +27,7 @@ import msgspec
 from weft.control import revocation
 from weft.daemon.later_epoch import later_epoch
 from weft.daemon.manager_host import DATABASE, NO_ETCD, ManagerHost
+from weft.daemon.sealing_key_file import SealingKeyFile
 from weft.daemon.store_part import Door, restart_in_turn
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
@@ -40,6 +41,7 @@ from weft.model.state import ClusterState, Kind, cluster_of
 from weft.session.client import EpochClient
 from weft.session.identity import Credentials, CredentialSource, Member
 from weft.session.logs import ManagerRelay
+from weft.session.sealing_keys import SealingKeyClient
 from weft.session.server import SessionServer
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
@@ -391,6 +393,8 @@ async def _take(
             probe=host_answers,
             open_echo=ping.EchoSocket,
             relay=relay,
+            sealing_keys=SealingKeyFile(host.sealing_keys),
+            ask_keys=SealingKeyClient(host.credential_source, partial(is_revoked, store)),
             refuse=refuse,
         ),
         HostSettings(

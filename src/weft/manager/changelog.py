@@ -16,6 +16,7 @@ from typing import NamedTuple
 from weft.model.cluster import Cluster
 from weft.model.network import Network
 from weft.model.node import Node
+from weft.model.secret import Config, Secret
 from weft.model.service import Service
 from weft.model.state import Change, ClusterState, Kind, Object, Put, Remove, kind_of
 from weft.model.task import Task, TaskState
@@ -56,6 +57,8 @@ def _removed(gone: Object) -> Iterator[Line]:
             yield Line("network.removed network=%s name=%s", (gone.id, gone.name))
         case Node():
             yield Line("node.removed node=%s hostname=%s", (gone.id, gone.hostname))
+        case Secret() | Config():
+            yield Line(f"{kind_of(gone)}.removed {kind_of(gone)}=%s name=%s", (gone.id, gone.name))
         case Task():
             yield Line("task.removed task=%s service=%s", (gone.id, gone.service))
 
@@ -137,6 +140,12 @@ def _status(before: Task | None, new: Task) -> Iterator[Line]:
         yield Line("task.waits task=%s service=%s cause=%r", (new.id, new.service, new.status.err))
 
 
+def _data(old: Object | None, new: Object) -> Iterator[Line]:
+    """A secret or a config; never the data."""
+    kind, verb = kind_of(new), "created" if old is None else "updated"
+    yield Line(f"{kind}.{verb} {kind}=%s name=%s", (new.id, new.name))
+
+
 def _cluster(old: Object | None, new: Object) -> Iterator[Line]:
     """The line omits what changed: the cluster object holds tokens, keys and the authority's
     key."""
@@ -151,5 +160,7 @@ _WRITTEN: dict[Kind, Callable[[Object | None, Object], Iterator[Line]]] = {
     "network": _network,
     "node": _node,
     "task": _task,
+    "secret": _data,
+    "config": _data,
     "cluster": _cluster,
 }

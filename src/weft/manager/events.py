@@ -1,5 +1,5 @@
-"""The swarm's part of `docker events`: creation, change and removal of services, networks and
-nodes.
+"""The swarm's part of `docker events`: creation, change and removal of services, networks, nodes,
+secrets and configs.
 
 A value that a control loop writes for itself (an address, a cursor) makes no event. A change that a
 user could see in a list does."""
@@ -11,11 +11,13 @@ from weft.model.container import NodeEvent
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network
 from weft.model.node import Node
+from weft.model.secret import Config, Secret
 from weft.model.service import Service
 from weft.model.state import Event
 from weft.store.base import Store
 
-KINDS: tuple[Literal["network", "node", "service"], ...] = ("network", "node", "service")
+Shown = Literal["network", "node", "service", "secret", "config"]
+KINDS: tuple[Shown, ...] = ("network", "node", "service", "secret", "config")
 
 
 async def node_events(store: Store, clock: Callable[[], Nanoseconds]) -> AsyncIterator[NodeEvent]:
@@ -70,7 +72,7 @@ def _changed(event: Event) -> dict[str, str] | None:
         attributes |= _pair("availability", before.spec.availability, after.spec.availability)
         attributes |= _pair("role", before.spec.role, after.spec.role)
         return attributes if attributes or before.spec != after.spec else None
-    if isinstance(before, Network) and isinstance(after, Network):
+    if isinstance(before, Network | Secret | Config) and isinstance(after, type(before)):
         return {} if before.spec != after.spec else None
     return None
 

@@ -19,7 +19,7 @@ from weft.control.requests import cluster, nodes, services
 from weft.control.requests import networks as network_requests
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
-from weft.manager import admission, networks
+from weft.manager import admission, data, networks
 from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher, manager_addresses
 from weft.manager.events import node_events
@@ -33,6 +33,7 @@ from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Suspicion
 from weft.manager.transaction import transact
+from weft.manager.vault import Vault
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
@@ -41,6 +42,7 @@ from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import KINDS, Change, ClusterState, Decision, Kind, cluster_of
 from weft.session.base import (
@@ -52,6 +54,7 @@ from weft.session.base import (
     ManagerSession,
     MemberGrant,
     MemberRequest,
+    SealingKeyGrant,
 )
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
@@ -92,6 +95,7 @@ class Manager:
         self._liveness = Liveness(own)
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
+        self._vault = Vault(own, store, leadership, ports)
         self._dispatcher = Dispatcher(
             own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion
         )
@@ -111,6 +115,7 @@ class Manager:
             "liveness": liveness.run,
             "suspicion": self._suspicion.run,
             "door": self._membership.keep_door,
+            "vault": self._vault.run,
             "publishers": self._logs.watch,
             "leader": self._lead,
         }
@@ -246,6 +251,11 @@ class Manager:
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
 
+    async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:
+        await self._store.sync()
+        known_manager(self._store.state, peer)
+        return SealingKeyGrant(self._vault.keys)
+
     async def pass_on(self, peer: Identity, request: LogRequest) -> None:
         checked(request)
         await self._store.sync()
@@ -371,6 +381,19 @@ class Manager:
 
     async def remove_service(self, id: ServiceId) -> None:
         await self._write(lambda state: services.removal(state, id))
+
+    async def create_data(self, kind: DataKind, spec: DataSpec, content: bytes) -> str:
+        id = self._id()
+        await data.create(self._store, self._vault, kind, id, spec, content)
+        return id
+
+    async def update_data(
+        self, kind: DataKind, id: str, version: int, spec: DataSpec, content: bytes
+    ) -> None:
+        await data.update(self._store, self._vault, (kind, id), version, spec, content)
+
+    async def remove_data(self, kind: DataKind, id: str) -> None:
+        await data.remove(self._store, kind, id)
 
     async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
         await self._write(

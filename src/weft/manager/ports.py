@@ -9,6 +9,7 @@ from weft.manager.authority import Authority
 from weft.manager.logs import no_relay
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.manager.suspicion import Probe, any_host_answers
+from weft.manager.vault import AskKeys, KeysInMemory, SealingKeys, no_other
 from weft.model.meta import Nanoseconds
 from weft.session.base import Echo, Relay
 
@@ -26,6 +27,10 @@ class ManagerPorts:
     """How the host monitor asks hosts; None where it cannot."""
     relay: Relay = no_relay
     """How the manager sends requests to other managers."""
+    sealing_keys: SealingKeys = field(default_factory=KeysInMemory)
+    """The keys that seal secrets, on this manager's disk."""
+    ask_keys: AskKeys = no_other
+    """How the manager asks another one for those keys."""
     refuse: Refuse = no_door
     """How the host's etcd member is made to refuse certificates."""
 

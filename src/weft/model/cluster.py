@@ -88,6 +88,9 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Keys of encrypted networks, oldest first, at most `KEYS_KEPT`; none until the first such
     network. Secret."""
     next_key_tag: int = 1
+    sealing_key: str = ""
+    """`SealingKey.id` of the key that seals secrets; empty before the first leader has made one.
+    Managers have the key itself on their disks, never here."""
     revoked: tuple[ManagerCertificate, ...] = ()
     """Unexpired certificates of former managers: no manager accepts them."""
     revocations: int = 0

@@ -178,7 +178,7 @@ class NodeEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event for `docker events`."""
 
     type: str
-    """container, image, network, service, node."""
+    """container, image, network, service, node, secret, config."""
     action: str
     id: str
     attributes: dict[str, str] = msgspec.field(default_factory=dict)

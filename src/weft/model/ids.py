@@ -11,6 +11,8 @@ NodeId = NewType("NodeId", str)
 NetworkId = NewType("NetworkId", str)
 ServiceId = NewType("ServiceId", str)
 TaskId = NewType("TaskId", str)
+SecretId = NewType("SecretId", str)
+ConfigId = NewType("ConfigId", str)
 WorkloadId = NewType("WorkloadId", str)
 """A task's workload has the task's id."""
 ContainerId = NewType("ContainerId", str)

@@ -10,6 +10,7 @@ import msgspec
 from weft.model.addresses import Port, Protocol
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
+from weft.model.secret import DataReference
 
 
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -56,6 +57,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     cap_drop: tuple[str, ...] = ()
     sysctls: dict[str, str] = msgspec.field(default_factory=dict)
     ulimits: tuple[Ulimit, ...] = ()
+    secrets: tuple[DataReference, ...] = ()
+    configs: tuple[DataReference, ...] = ()
     init: bool | None = None
     """Kept only to be shown; the API refuses True."""
 

@@ -12,25 +12,28 @@ import msgspec
 
 from weft.errors import Conflict, OutOfSequence, Unavailable
 from weft.model.cluster import Cluster
-from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 from weft.model.meta import Meta, Nanoseconds
 from weft.model.network import Network
 from weft.model.node import Node
+from weft.model.secret import Config, DataKind, Secret
 from weft.model.service import Service
 from weft.model.task import Task, TaskState
 from weft.model.usage import Usage
 
-Kind = Literal["cluster", "node", "network", "service", "task"]
-KINDS: tuple[Kind, ...] = ("cluster", "node", "network", "service", "task")
-Object = Cluster | Node | Network | Service | Task
+Kind = Literal["cluster", "node", "network", "service", "task", "secret", "config"]
+KINDS: tuple[Kind, ...] = ("cluster", "node", "network", "service", "task", "secret", "config")
+Object = Cluster | Node | Network | Service | Task | Secret | Config
 TYPES: Mapping[Kind, type[Object]] = {
     "cluster": Cluster,
     "node": Node,
     "network": Network,
     "service": Service,
     "task": Task,
+    "secret": Secret,
+    "config": Config,
 }
-UNIQUE_NAMES = ("network", "service")
+UNIQUE_NAMES = ("network", "service", "secret", "config")
 
 T = TypeVar("T", bound=Object)
 
@@ -110,6 +113,7 @@ class ClusterState:
         self._by_service: dict[ServiceId, dict[TaskId, Task]] = {}
         self._by_node: dict[NodeId | None, dict[TaskId, Task]] = {}
         self._on_network: dict[tuple[Kind, NetworkId], dict[str, Object]] = {}
+        self._using: dict[tuple[Kind, DataKind, str], dict[str, Object]] = {}
         self._ingress: dict[str, None] = {}
         self._by_state: dict[TaskState, dict[TaskId, Task]] = {}
         self.usage = Usage()
@@ -139,11 +143,19 @@ class ClusterState:
         return cast(Mapping[TaskId, Task], self.tables["task"])
 
     @property
+    def secrets(self) -> Mapping[SecretId, Secret]:
+        return cast(Mapping[SecretId, Secret], self.tables["secret"])
+
+    @property
+    def configs(self) -> Mapping[ConfigId, Config]:
+        return cast(Mapping[ConfigId, Config], self.tables["config"])
+
+    @property
     def ingress(self) -> Network | None:
         return self.networks[NetworkId(next(iter(self._ingress)))] if self._ingress else None
 
     def named(self, kind: Kind, name: str) -> Object | None:
-        """The network or service of that exact name."""
+        """The network, service, secret or config of that exact name."""
         found = self._names.get((kind, name))
         return self.tables[kind][found] if found else None
 
@@ -165,6 +177,14 @@ class ClusterState:
     def services_attached(self, network: NetworkId) -> Mapping[ServiceId, Service]:
         """Services whose tasks are to be on the network."""
         return cast(Mapping[ServiceId, Service], self._on_network.get(("service", network), {}))
+
+    def services_using(self, kind: DataKind, id: str) -> Mapping[ServiceId, Service]:
+        """Services whose tasks are to see that secret or config."""
+        return cast(Mapping[ServiceId, Service], self._using.get(("service", kind, id), {}))
+
+    def tasks_using(self, kind: DataKind, id: str) -> Mapping[TaskId, Task]:
+        """Tasks that refer to that secret or config, ended ones included until they are removed."""
+        return cast(Mapping[TaskId, Task], self._using.get(("task", kind, id), {}))
 
     def tasks_in(self, state: TaskState) -> Mapping[TaskId, Task]:
         """Tasks by observed state."""
@@ -260,6 +280,8 @@ class ClusterState:
             self._ingress[obj.id] = None
         for network in _networks_of(obj):
             self._on_network.setdefault((kind, network), {})[obj.id] = obj
+        for data, id in _data_of(obj):
+            self._using.setdefault((kind, data, id), {})[obj.id] = obj
         if isinstance(obj, Task):
             self._by_service.setdefault(obj.service, {})[obj.id] = obj
             self._by_node.setdefault(obj.node, {})[obj.id] = obj
@@ -276,6 +298,8 @@ class ClusterState:
             self._ingress.pop(obj.id, None)
         for network in _networks_of(obj):
             _drop(self._on_network, (kind, network), obj.id)
+        for data, id in _data_of(obj):
+            _drop(self._using, (kind, data, id), obj.id)
         if isinstance(obj, Task):
             _drop(self._by_service, obj.service, obj.id)
             _drop(self._by_node, obj.node, obj.id)
@@ -304,6 +328,18 @@ def _networks_of(obj: Object) -> Iterator[NetworkId]:
         yield from (attachment.network for attachment in obj.attachments)
     elif isinstance(obj, Service):
         yield from (attachment.target for attachment in obj.spec.task.networks)
+
+
+def _data_of(obj: Object) -> Iterator[tuple[DataKind, str]]:
+    """The secrets and configs that the object refers to."""
+    if isinstance(obj, Service):
+        container = obj.spec.task.container
+    elif isinstance(obj, Task):
+        container = obj.spec.container
+    else:
+        return
+    yield from (("secret", reference.id) for reference in container.secrets)
+    yield from (("config", reference.id) for reference in container.configs)
 
 
 K = TypeVar("K")

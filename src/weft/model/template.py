@@ -32,6 +32,8 @@ MOST_TEXT = 128 * 1024
 in linux/binfmts.h)."""
 MOST_TOKENS = 10_000
 """Most tokens of one template."""
+MOST_ACTIONS = 5_000
+"""Most actions of one template: each takes two steps to expand. A config has room for 200,000."""
 MOST_TEMPLATES = 1000
 """Most templates in one specification: parsing one takes tens of microseconds, and a request has
 room for 200,000."""
@@ -39,6 +41,7 @@ DEEPEST = 64
 """Deepest nesting of parentheses and blocks."""
 
 Scope = Mapping[str, Any]
+Functions = Mapping[str, Callable[..., Any]]
 _ABSENT = ("define", "template", "block", "break", "continue", "call", "html", "js", "urlquery")
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -110,19 +113,24 @@ Node = str | Pipeline | Block
 
 
 class Template:
-    def __init__(self, text: str) -> None:
-        """Raises `InvalidArgument` for a malformed template."""
+    def __init__(self, text: str, functions: Functions = FUNCTIONS) -> None:
+        """`functions`: those that the template may call. Raises `InvalidArgument` for a malformed
+        template."""
         self._text = text
+        self._functions = functions
         try:
-            self._nodes = _Parser(text).nodes() if "{{" in text else (text,)
+            self._nodes = _Parser(text, functions).nodes() if "{{" in text else (text,)
         except TemplateFailure as error:
             self._fail(error)
 
-    def expand(self, values: Scope) -> str:
-        """Raises `InvalidArgument` for fields and keys that `values` does not have, and for
-        operations that a function cannot do."""
+    def expand(
+        self, values: Scope, functions: Functions | None = None, longest: int = MOST_TEXT
+    ) -> str:
+        """`functions`: in place of those of the template. `longest`: characters of the result.
+        Raises `InvalidArgument` for fields and keys that `values` does not have, and for operations
+        that a function cannot do."""
         try:
-            return _Expansion(values).run(self._nodes)
+            return _Expansion(values, functions or self._functions, longest).run(self._nodes)
         except TemplateFailure as error:
             self._fail(error)
 
@@ -134,7 +142,8 @@ class Template:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, functions: Functions) -> None:
+        self._functions = functions
         self._pieces = _pieces(text)
         self._end: list[Token] = []
         """The action that ended the last block."""
@@ -236,7 +245,7 @@ class _Parser:
             function = self._take().text
             if function in _ABSENT:
                 raise TemplateFailure(f"{function} is not supported by Weft")
-            if function not in FUNCTIONS:
+            if function not in self._functions:
                 raise TemplateFailure(f"function {clip(function)!r} not defined")
         arguments = []
         while self._tokens and (
@@ -263,7 +272,7 @@ class _Parser:
                 return Path(start, tuple(field for field in fields if field))
             case "word" if token.text in ("true", "false", "nil"):
                 return Literal({"true": True, "false": False, "nil": None}[token.text])
-            case "word" if token.text in FUNCTIONS:
+            case "word" if token.text in self._functions:
                 return Command(token.text, ())
             case "sign" if token.text == "(":
                 pipeline = self._pipeline()
@@ -286,7 +295,7 @@ class _Parser:
 
 def _pieces(text: str) -> Iterator[str | list[Token]]:
     """Plain text, and the tokens of each action; comments are left out."""
-    position, trim = 0, False
+    position, trim, actions = 0, False, 0
     while position < len(text):
         start = text.find("{{", position)
         plain = text[position : start if start >= 0 else len(text)]
@@ -294,7 +303,9 @@ def _pieces(text: str) -> Iterator[str | list[Token]]:
         if start < 0:
             yield plain
             return
-        start += 2
+        start, actions = start + 2, actions + 1
+        if actions > MOST_ACTIONS:
+            raise TemplateFailure(f"it has more than {MOST_ACTIONS} actions")
         if _TRIMS.match(text, start):
             plain, start = plain.rstrip(), start + 1
         if plain:
@@ -352,8 +363,10 @@ def _unquoted(text: str) -> str:
 
 
 class _Expansion:
-    def __init__(self, values: Scope) -> None:
+    def __init__(self, values: Scope, functions: Functions, longest: int) -> None:
         self._values = values
+        self._functions = functions
+        self._longest = longest
         self._variables: dict[str, Any] = {"$": values}
         self._written: list[str] = []
         self._steps = self._length = 0
@@ -375,8 +388,8 @@ class _Expansion:
 
     def _put(self, text: str) -> None:
         self._length += len(text)
-        if self._length > MOST_TEXT:
-            raise TemplateFailure(f"it becomes longer than {MOST_TEXT} characters")
+        if self._length > self._longest:
+            raise TemplateFailure(f"it becomes longer than {self._longest} characters")
         self._written.append(text)
 
     def _block(self, block: Block, dot: Any) -> None:
@@ -417,7 +430,7 @@ class _Expansion:
             return self._value(command.arguments[0], dot)
         if command.function in ("and", "or"):
             return self._first(command, dot, piped)
-        function: Callable[..., Any] = FUNCTIONS[command.function]
+        function = self._functions[command.function]
         return function(*(self._value(argument, dot) for argument in command.arguments), *piped)
 
     def _first(self, command: Command, dot: Any, piped: tuple[Any, ...]) -> Any:

@@ -188,3 +188,12 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 """Functions by name. The expansion implements `and` and `or` itself, since they do not evaluate all
 of their arguments."""
+
+PAYLOAD_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    **FUNCTIONS,
+    "secret": _of_expansion,
+    "config": _of_expansion,
+    "env": _of_expansion,
+}
+"""Functions of the templates in secrets and configs. The last three read what one task has:
+`model/payload.py` puts the real ones in their place."""

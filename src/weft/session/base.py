@@ -11,6 +11,7 @@ from weft.model.certificate import ManagerCertificate
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Availability, Role
+from weft.pki.sealing import SealingKey
 from weft.session.messages import FromAgent, FromManager, FromPublisher, PublishLogs
 
 
@@ -163,6 +164,12 @@ class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
     """Certificates that the new member must refuse from its first moment on."""
 
 
+class SealingKeyGrant(msgspec.Struct, frozen=True):
+    """The keys that seal secrets, from one manager to another."""
+
+    keys: tuple[SealingKey, ...]
+
+
 class Manager(Protocol):
     """The manager behind the session listener, as far as the listener needs it."""
 
@@ -201,6 +208,10 @@ class Manager(Protocol):
     async def admit_vote(self, peer: Identity) -> None:
         """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while the
         member has not caught up."""
+        ...
+
+    async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:
+        """Raises `Forbidden` if `peer` is not a manager now."""
         ...
 
     async def pass_on(self, peer: Identity, request: LogRequest) -> None:

@@ -97,6 +97,7 @@ class SessionServer:
         app.router.add_get("/v1/epoch", self._epoch)
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
+        app.router.add_post("/v1/sealing-keys", answering(self._sealing_keys))
         app.router.add_post("/v1/logs", answering(self._pass_on))
         app.router.add_get("/v1/logs/{subscription}", self._take_logs)
         runner = web.AppRunner(
@@ -143,6 +144,9 @@ class SessionServer:
     async def _admit_vote(self, request: web.Request) -> bytes:
         await self._manager.admit_vote(self._manager_at(request))
         return b""
+
+    async def _sealing_keys(self, request: web.Request) -> bytes:
+        return codec.encode(await self._manager.sealing_keys(self._manager_at(request)))
 
     async def _pass_on(self, request: web.Request) -> bytes:
         peer = self._manager_at(request)

@@ -6,7 +6,7 @@ from weft.api.routes import ROUTES, is_shared
 
 OF_THE_SWARM = {
     f"weft.api.{name}"
-    for name in ("keys", "networks", "nodes", "service_logs", "services", "swarm", "tasks")
+    for name in ("data", "keys", "networks", "nodes", "service_logs", "services", "swarm", "tasks")
 }
 
 

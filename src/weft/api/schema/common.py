@@ -40,6 +40,8 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """Fields that the Docker API has here and Weft does not support: a value that is not zero is
     refused. A field that is in neither list is ignored, as Go's decoder ignores it: clients send
     more than the API has (dockerode repeats the query in the body)."""
+    confidential: ClassVar[bool] = False
+    """Errors about such a request name fields and quote no values."""
 
 
 def encode(value: Any) -> bytes:

@@ -56,7 +56,9 @@ def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[st
     try:
         value = msgspec.convert(read, type_)
     except msgspec.ValidationError as error:
-        raise InvalidArgument(f"invalid JSON: {error}{_value_at(read, str(error))}") from error
+        hides = isinstance(type_, type) and issubclass(type_, Wire) and type_.confidential
+        value_there = "" if hides else _value_at(read, str(error))
+        raise InvalidArgument(f"invalid JSON: {error}{value_there}") from (None if hides else error)
     if walk.lacking:
         raise Unsupported(f"{clip(walk.lacking)} is not supported by Weft")
     return value

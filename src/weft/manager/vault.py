@@ -1,0 +1,214 @@
+"""Seals and opens secrets with the swarm's sealing key, and sees to it that this manager has the
+key.
+
+The key is on the disks of the managers and nowhere else; the state only names it. The leader makes
+the key once; it writes its own file first, then the name into the state. A manager that reads a
+name whose key it lacks (a new one, or one whose file was lost) asks the other managers over mutual
+TLS. They give it to managers only."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from weft.errors import OperationFailed, Unavailable, WeftError
+from weft.manager.transaction import transact
+from weft.model.ids import NodeId
+from weft.model.secret import Sealed, Secret
+from weft.model.state import Change, ClusterState, Kind, Put
+from weft.pki import sealing
+from weft.pki.sealing import KEY_BYTES, NONCE_BYTES, SealingKey
+from weft.store.base import Leadership, Store
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+"""Seconds between attempts to get the key."""
+PATIENCE = 5.0
+"""Seconds that a request waits for a key that this manager is about to have."""
+_KINDS: tuple[Kind, ...] = ("cluster",)
+
+AskKeys = Callable[[str], Awaitable[Sequence[SealingKey]]]
+"""Asks the manager at `host:port` for all sealing keys that it has. Raises `WeftError`."""
+
+
+class SealingKeys(Protocol):
+    """The keys on this manager's disk."""
+
+    def read(self) -> tuple[SealingKey, ...]:
+        """Raises `OperationFailed`."""
+        ...
+
+    def add(self, key: SealingKey) -> None:
+        """The key is on the disk when this returns. Raises `OperationFailed`."""
+        ...
+
+
+class KeysInMemory:
+    """`SealingKeys` without a disk."""
+
+    def __init__(self) -> None:
+        self._keys: tuple[SealingKey, ...] = ()
+
+    def read(self) -> tuple[SealingKey, ...]:
+        return self._keys
+
+    def add(self, key: SealingKey) -> None:
+        self._keys = (*self._keys, key)
+
+
+async def no_other(manager: str) -> Sequence[SealingKey]:
+    """The `AskKeys` of a manager that has no connections."""
+    raise Unavailable(f"cannot ask manager {manager} for the sealing key")
+
+
+class VaultPorts(Protocol):
+    """The part of `ManagerPorts` that a vault needs."""
+
+    @property
+    def entropy(self) -> Callable[[int], bytes]: ...
+
+    @property
+    def sealing_keys(self) -> SealingKeys: ...
+
+    @property
+    def ask_keys(self) -> AskKeys: ...
+
+
+class Vault:
+    def __init__(
+        self, own: NodeId, store: Store, leadership: Leadership, ports: VaultPorts
+    ) -> None:
+        self._own, self._store, self._leadership = own, store, leadership
+        self._ports = ports
+        self._keys = _read(ports.sealing_keys)
+        self._complete = asyncio.Event()
+        """Set while this manager has the key that the state names."""
+        self._opened_anew: Callable[[], None] = lambda: None
+
+    def on_key(self, act: Callable[[], None]) -> None:
+        """`act` is called when this manager has got a key: more secrets can be opened then."""
+        self._opened_anew = act
+
+    # --- for those who seal and open
+
+    async def seal(self, id: str, data: bytes) -> Sealed:
+        """Raises `Unavailable` if this manager does not get the key in time."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._complete.wait()
+        except TimeoutError:
+            raise Unavailable(
+                "cannot seal the secret: this manager does not have the swarm's sealing key; it is"
+                " asking the other managers"
+            ) from None
+        return sealing.seal(self._current(), id, data, self._ports.entropy(NONCE_BYTES))
+
+    def opened(self, secret: Secret) -> bytes:
+        """Raises `OperationFailed` if the key is not here, or the secret was tampered with."""
+        key = self._keys.get(secret.sealed.key)
+        if key is None:
+            raise OperationFailed(
+                f"cannot open secret {secret.id}: this manager does not have its sealing key"
+            )
+        return sealing.opened(key, secret.id, secret.sealed)
+
+    @property
+    def keys(self) -> tuple[SealingKey, ...]:
+        """All keys that this manager has, for another manager."""
+        return tuple(self._keys.values())
+
+    def _current(self) -> SealingKey:
+        cluster = self._store.state.cluster
+        return self._keys[cluster.sealing_key if cluster is not None else ""]
+
+    # --- how the key comes here
+
+    async def run(self) -> None:
+        """Runs until cancelled, on every manager."""
+        changes, pause = self._store.subscribe(_KINDS), FIRST_RETRY
+        try:
+            while True:
+                self._look()
+                if self._complete.is_set():
+                    pause = FIRST_RETRY
+                    await changes.next()
+                    continue
+                try:
+                    await self._get()
+                except WeftError as error:
+                    log.warning("sealing_key.missing cause=%s", error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LAST_RETRY)
+        finally:
+            changes.close()
+
+    def _look(self) -> None:
+        cluster = self._store.state.cluster
+        if cluster is not None and cluster.sealing_key in self._keys:
+            self._complete.set()
+        else:
+            self._complete.clear()
+
+    async def _get(self) -> None:
+        await self._store.sync()
+        cluster = self._store.state.cluster
+        if cluster is not None and cluster.sealing_key:
+            await self._fetch(cluster.sealing_key)
+        elif self._leadership.leadership_status.leader == self._own:
+            await self._make()
+        else:
+            raise Unavailable("the leader has not made one yet")
+
+    async def _make(self) -> None:
+        """Names a key that this manager has, if there is one: a manager of an earlier version has
+        dropped the name."""
+        if not self._keys:
+            self._keep(SealingKey(self._ports.entropy(KEY_BYTES)))
+        key = next(reversed(self._keys.values()))
+        await transact(self._store, lambda state: _named(state, key.id), independent=True)
+        log.info("sealing_key.named id=%s", key.id)
+
+    async def _fetch(self, id: str) -> None:
+        """Asks the other managers, one after the other."""
+        causes = []
+        for node in self._store.state.nodes.values():
+            if node.id == self._own or not node.manager_address:
+                continue
+            try:
+                keys = await self._ports.ask_keys(node.manager_address)
+            except WeftError as error:
+                causes.append(str(error))
+                continue
+            for key in keys:
+                if key.id not in self._keys:
+                    self._keep(key)
+                    log.info("sealing_key.received id=%s from=%s", key.id, node.id)
+            if id in self._keys:
+                return
+            causes.append(f"manager {node.id} does not have it")
+        raise Unavailable("; ".join(causes) or "there is no other manager to ask")
+
+    def _keep(self, key: SealingKey) -> None:
+        self._ports.sealing_keys.add(key)
+        self._keys[key.id] = key
+        self._opened_anew()
+
+
+def _read(disk: SealingKeys) -> dict[str, SealingKey]:
+    """Without the keys a manager still does all else; a damaged file stays for an operator."""
+    try:
+        return {key.id: key for key in disk.read()}
+    except OperationFailed as error:
+        log.error("sealing_key.unreadable cause=%s", error)
+        return {}
+
+
+def _named(state: ClusterState, id: str) -> list[Change]:
+    """Nothing if another leader was faster: then its key counts."""
+    cluster = state.cluster
+    if cluster is None or cluster.sealing_key:
+        return []
+    return [Put(msgspec.structs.replace(cluster, sealing_key=id))]
