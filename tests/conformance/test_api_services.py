@@ -170,8 +170,8 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
         (["--mode", "replicated-job"], "jobs"),
         (["--init"], "TaskTemplate.ContainerSpec.Init"),
         (
-            ["--health-cmd", "true"],
-            "TaskTemplate.ContainerSpec.Healthcheck is not supported by Weft",
+            ["--health-cmd", "true", "--health-interval", "1us"],
+            "ContainerSpec: Interval in HealthConfig cannot be less than 1ms",
         ),
         (["--mount", "type=volume,source=v,target=/v"], "mounts of type volume are not supported"),
         (

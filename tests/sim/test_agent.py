@@ -26,7 +26,7 @@ async def test_tasks_run_and_the_manager_sees_every_one(tmp_path):
 @simulated
 async def test_a_task_says_what_its_image_asks_for_in_vain(tmp_path):
     async with rig(tmp_path, tasks=0) as r:
-        r.images.add("demo", ImageConfig(has_healthcheck=True, volumes=("/data/", "/tmp/x")))
+        r.images.add("demo", ImageConfig(volumes=("/data/", "/tmp/x")))
         (task,) = r.swarm.service("db", r.net, on=[1])
         container = msgspec.structs.replace(
             r.swarm.tasks[task].spec.container, mounts=(Mount(type="tmpfs", target="/tmp/x"),)
@@ -41,8 +41,7 @@ async def test_a_task_says_what_its_image_asks_for_in_vain(tmp_path):
         )
         assert (
             r.manager.statuses[task].err
-            == "the image's HEALTHCHECK is not supported by Weft: the task counts as healthy; "
-            "the image's VOLUME /data/ is not supported by Weft: data there goes with the container"
+            == "the image's VOLUME /data/ is not supported by Weft: data there goes with the container"
         )
 
 

@@ -186,12 +186,14 @@ class Rig:
             description=lambda: NodeDescription(hostname="node1"),
             routes=lambda: self.routes,
         )
+        engine.resume()
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
 
     async def stop(self):
         self.run.cancel()
         await asyncio.wait((self.run,))
+        await self.agent.engine.close()
 
     async def kill(self):
         """As kill -9 does: nothing that the agent would still do at its end reaches the disk."""

@@ -24,6 +24,7 @@ from weft.linux.fake import FakeKernel
 from weft.manager import bootstrap
 from weft.model.addresses import Port
 from weft.model.container import Container, ContainerConfig, Image, NodeEvent
+from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -83,6 +84,7 @@ class FakeNode:
         return id_of(next(self._ids))
 
     async def close(self) -> None:
+        await self.engine.close()
         await self.containers.close()
 
     def swarm(self) -> FakeSwarm:
@@ -193,6 +195,9 @@ class FakeNode:
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return None
 
+    def health(self, container: Container) -> Health | None:
+        return self.engine.health.of(container)
+
     async def run(self, task: Task) -> TaskStatus:
         """A task's container, running."""
         labels = {
@@ -213,6 +218,7 @@ class FakeNode:
         )
         await self.containers.create(config)
         container = await self.containers.start(id)
+        self.engine.health.begin(container)
         self.emit("container", "start", id, {"name": task.name, "image": task.spec.container.image})
         return TaskStatus(
             TaskState.RUNNING,

@@ -230,8 +230,14 @@ class Agent:
     # ---
 
     def _answer_again(self) -> None:
+        """Answers names in the sandboxes of containers that were running before this daemon started,
+        also of those that are not healthy yet; other tasks are connected as they start."""
         assert self._group is not None
-        for task, sandbox in self.connections.running():
+        containers = self.engine.containers
+        for task, sandbox in self.connections.started():
+            container = containers.get(sandbox.container)
+            if container is None or container.state is not ContainerState.RUNNING:
+                continue
             answering = self.networking.answer_again(sandbox)
             self._group.create_task(contained(f"names of task {task}", answering))
 

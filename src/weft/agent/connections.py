@@ -18,6 +18,7 @@ from weft.model.workload import Resident
 ATTACHMENT_TIMEOUT = 30.0
 """Seconds that a task waits for its networks and the node's addresses on them, as in Docker
 Swarm."""
+_STARTED = (TaskState.STARTING, TaskState.RUNNING)
 UNLIST_TIMEOUT = 2.0
 """Seconds that a task's stop signal waits for this node's rules to exclude the task."""
 
@@ -86,6 +87,18 @@ class Connections:
         self._connected.discard(task)
         self._releasing.discard(task)
 
+    async def excluded(self, task: TaskId) -> None:
+        """Waits until the manager has told this node to send the task no new connections, or until
+        `UNLIST_TIMEOUT` has passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLIST_TIMEOUT):
+                while self._serves(task):
+                    await self._taken_over.wait()
+
+    def _serves(self, task: TaskId) -> bool:
+        views = self._assignment.networks.values()
+        return any(task in v.endpoints and v.endpoints[task].serving for v in views)
+
     async def unlisted(self) -> None:
         """Waits until this node's own rules send new connections only to the backends in the
         assignment, or until `UNLIST_TIMEOUT` has passed."""
@@ -93,11 +106,10 @@ class Connections:
             async with asyncio.timeout(UNLIST_TIMEOUT):
                 await self._networking.loop.settled()
 
-    def running(self) -> Iterator[tuple[TaskId, Sandbox]]:
-        """Sandboxes of containers that were running before this daemon started; other tasks are
-        connected as they start."""
+    def started(self) -> Iterator[tuple[TaskId, Sandbox]]:
+        """Sandboxes of tasks whose containers have been started."""
         for task, record in self._records.all.items():
-            if record.sandbox is not None and record.status.state == TaskState.RUNNING:
+            if record.sandbox is not None and record.status.state in _STARTED:
                 yield task, record.sandbox
 
     def _desire(self) -> None:

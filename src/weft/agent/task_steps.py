@@ -7,7 +7,8 @@ killed one stopped: an existing container is not created again, a running one is
     ACCEPTED, PREPARING   image, sandbox, container; then READY
     READY                 waits until the task is meant to run
     STARTING, RUNNING     start; watch; the end of the process is the end of the task (for the end
-                          of the host, see `RebootVerdict`)
+                          of the host, see `RebootVerdict`). A task with a health check is RUNNING
+                          once it is healthy, and is stopped when it is not
     meant to end          stop (and remove, if the task is to be removed), give back the sandbox,
                           only then report the end
     ended                 the container stays for `docker ps -a` until the task is to be removed or
@@ -19,9 +20,13 @@ from enum import Enum, auto
 
 import msgspec
 
+from weft.errors import clip
 from weft.model.container import Container, ContainerState
+from weft.model.health import HealthStatus
 from weft.model.ids import ContainerId
 from weft.model.task import TaskState
+
+_UNHEALTHY = "dockerexec: unhealthy container"
 
 
 class Step(Enum):
@@ -37,7 +42,9 @@ class Step(Enum):
     START = auto()
     REPORT_RUNNING = auto()
     WATCH = auto()
-    """Wait until the container ends or the manager wants something else."""
+    """Wait until the container ends, its health turns or the manager wants something else."""
+    REPORT_UNHEALTHY = auto()
+    """Say that the task gets no new connections, since it is about to be stopped."""
     STOP = auto()
     DELETE = auto()
     """Remove the container and its log."""
@@ -69,6 +76,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool = False
     """The task has its sandbox, or needs none."""
     verdict: RebootVerdict = RebootVerdict.OVER
+    health: HealthStatus | None = None
+    """None: the container has no health check, or does not run."""
+    unhealthy: str = ""
+    """Why the task is unhealthy, as reported; it stays so, whatever its container does."""
 
 
 def next_step(task: TaskView) -> Step:
@@ -94,6 +105,8 @@ def _prepare(task: TaskView) -> Step:
 
 
 def _run(task: TaskView) -> Step:
+    if task.unhealthy:
+        return Step.STOP if task.container is ContainerState.RUNNING else Step.FINISH
     if task.container is ContainerState.CREATED:
         return Step.START if task.connected else Step.CONNECT
     if task.container is ContainerState.EXITED and task.verdict is RebootVerdict.OPEN:
@@ -102,7 +115,10 @@ def _run(task: TaskView) -> Step:
         return Step.START if task.connected else Step.CONNECT
     if task.container is not ContainerState.RUNNING:
         return Step.FINISH
-    return Step.REPORT_RUNNING if task.state < TaskState.RUNNING else Step.WATCH
+    if task.health is HealthStatus.UNHEALTHY:
+        return Step.REPORT_UNHEALTHY
+    is_new = task.state < TaskState.RUNNING and task.health is not HealthStatus.STARTING
+    return Step.REPORT_RUNNING if is_new else Step.WATCH
 
 
 def _towards_the_end(task: TaskView) -> Step:
@@ -125,6 +141,9 @@ def _after_the_end(task: TaskView) -> Step:
 def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str, str]:
     """How a task with an ended container ended: (state, message or "" to keep the last one,
     error)."""
+    if task.unhealthy:
+        # Also if the manager has given the task up meanwhile: an update that fails does so.
+        return TaskState.FAILED, "", _exit_text(container, task.unhealthy)
     if task.desired > TaskState.RUNNING or not task.assigned:
         return TaskState.SHUTDOWN, "shutdown", ""
     if container is None:
@@ -133,6 +152,18 @@ def outcome(task: TaskView, container: Container | None) -> tuple[TaskState, str
         return TaskState.COMPLETE, "finished", ""
     cause = f": {container.error}" if container.error else ""
     return TaskState.FAILED, "", f"task: non-zero exit ({container.exit_code}){cause}"
+
+
+def unhealthy_text(output: str) -> str:
+    """Docker Swarm's error for an unhealthy container (moby executor/container/errors.go), with the
+    last output of its check."""
+    words = clip(" ".join(output.split()))
+    return f"{_UNHEALTHY}: {words}" if words else _UNHEALTHY
+
+
+def _exit_text(container: Container | None, cause: str) -> str:
+    code = 0 if container is None else container.exit_code
+    return f"task: non-zero exit ({code}): {cause}" if code else cause
 
 
 def failed_before(state: TaskState) -> TaskState:

@@ -16,7 +16,15 @@ import msgspec
 
 from weft.agent.connections import Connections
 from weft.agent.records import Records, TaskRecord
-from weft.agent.task_steps import RebootVerdict, Step, TaskView, failed_before, next_step, outcome
+from weft.agent.task_steps import (
+    RebootVerdict,
+    Step,
+    TaskView,
+    failed_before,
+    next_step,
+    outcome,
+    unhealthy_text,
+)
 from weft.agent.workloads import filled_workload
 from weft.engine.container_config import container_config
 from weft.engine.engine import Engine
@@ -120,6 +128,8 @@ class TaskWorker:
                 await self._host.engine.start(self._record.container)
             case Step.REPORT_RUNNING:
                 self._report(TaskState.RUNNING, "started", self._unmet())
+            case Step.REPORT_UNHEALTHY:
+                self._report_unhealthy()
             case Step.WATCH:
                 await self._watch()
             case Step.STOP:
@@ -144,15 +154,35 @@ class TaskWorker:
         await engine.create(config)
 
     async def _watch(self) -> None:
-        ended = await self._unless_changed(self._host.engine.wait(self._record.container))
+        ended = await self._unless_changed(self._ended_or_turned())
         if ended is not None:
             self._host.engine.died(ended)
+
+    async def _ended_or_turned(self) -> Container | None:
+        """The container's end; None if its health has turned first."""
+        engine, container = self._host.engine, self._container()
+        if container is None:
+            return None
+        health = engine.health.of(container)
+        ending = asyncio.ensure_future(engine.wait(container.id))
+        turning = asyncio.ensure_future(
+            engine.health.turned(container, health.status if health is not None else None)
+        )
+        try:
+            await asyncio.wait((ending, turning), return_when=asyncio.FIRST_COMPLETED)
+            return ending.result() if ending.done() else None
+        finally:
+            ending.cancel()
+            turning.cancel()
+            await asyncio.wait((ending, turning))
 
     async def _stop(self) -> None:
         container = self._container()
         if container is None:
             return
         if self._record.sandbox is not None:
+            if self._record.status.unhealthy_since:
+                await self._host.connections.excluded(self._task)
             await self._host.connections.unlisted()
             await asyncio.sleep(DRAIN)
         await self._host.engine.stop(container)
@@ -210,6 +240,7 @@ class TaskWorker:
     def _view(self) -> TaskView:
         assigned = self._host.assignment.tasks.get(self._task)
         container, record = self._container(), self._record
+        health = None if container is None else self._host.engine.health.of(container)
         return TaskView(
             state=record.status.state,
             desired=TaskState.REMOVE if assigned is None else assigned.desired,
@@ -219,6 +250,8 @@ class TaskWorker:
             and self._host.engine.has_image(assigned.spec.container.image),
             connected=self._host.connections.is_connected(self._task),
             verdict=self._host.verdict(container),
+            health=None if health is None else health.status,
+            unhealthy=record.status.err if record.status.unhealthy_since else "",
         )
 
     def _log(self, status: TaskStatus) -> None:
@@ -247,8 +280,18 @@ class TaskWorker:
             return ""
         return "; ".join(unmet(image.config, container.config.spec.mounts))
 
+    def _report_unhealthy(self) -> None:
+        """Keeps the state, and with it the task's addresses, until the container has ended."""
+        container = self._container()
+        health = None if container is None else self._host.engine.health.of(container)
+        err = unhealthy_text("" if health is None else health.last_output)
+        status = self._status(self._record.status.state, "", err, container)
+        self._publish(msgspec.structs.replace(status, unhealthy_since=status.timestamp))
+
     def _report(self, state: TaskState, message: str, err: str = "") -> None:
-        status = self._status(state, message, err, self._container())
+        self._publish(self._status(state, message, err, self._container()))
+
+    def _publish(self, status: TaskStatus) -> None:
         self._host.records.put(self._task, msgspec.structs.replace(self._record, status=status))
         self._host.report(self._task, status)
         self._log(status)
@@ -269,6 +312,7 @@ class TaskWorker:
             err,
             shown,
             tuple(p for p in ports if p.mode == "host"),
+            last.unhealthy_since,
         )
 
     async def _unless_changed(self, action: Coroutine[Any, Any, T]) -> T | None:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import Container, NodeEvent
+from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
 from weft.model.leadership_status import LeadershipStatus
@@ -164,6 +165,10 @@ class Node(Protocol):
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         """The container's endpoint on docker_gwbridge."""
+        ...
+
+    def health(self, container: Container) -> Health | None:
+        """None for a container without a health check, or that has not been started."""
         ...
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:

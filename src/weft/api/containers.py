@@ -57,6 +57,7 @@ def _places(call: Call, container: Container) -> Json:
         "networks": call.node.container_networks(container.id),
         "gateway": call.node.container_gateway(container.id),
         "execs": call.execs.of(container.id),
+        "health": call.node.health(container),
     }
 
 
@@ -103,6 +104,19 @@ def _makers(call: Call) -> filters.Makers[Container]:
         expected = boolean(value, "is-task")
         return lambda c: ("com.docker.swarm.task.id" in c.config.labels) == expected
 
+    def of_health(value: str) -> filters.Test[Container]:
+        if value not in HEALTH:
+            raise InvalidArgument(
+                f"invalid filter 'health={value}': invalid value for health ({value}): must be one"
+                f" of {', '.join(HEALTH)}"
+            )
+
+        def test(container: Container) -> bool:
+            health = call.node.health(container)
+            return value == ("none" if health is None else health.status)
+
+        return test
+
     return {
         "id": lambda value: lambda c: c.id.startswith(value),
         "name": of_name,
@@ -116,7 +130,7 @@ def _makers(call: Call) -> filters.Makers[Container]:
         ),
         "before": _made(runtime, operator.lt),
         "since": _made(runtime, operator.gt),
-        "health": _of_health,
+        "health": of_health,
         "volume": _on_volume,
         "isolation": lambda value: lambda c: True,
         "publish": _of_ports(call, "publish", "PublicPort"),
@@ -134,13 +148,6 @@ def _made(
         return lambda c: is_wanted(c.created_at, moment)
 
     return test
-
-
-def _of_health(value: str) -> filters.Test[Container]:
-    """Weft does not check health yet, so every container is `none`."""
-    if value not in HEALTH:
-        raise InvalidArgument(f"invalid filter 'health={value}'")
-    return lambda c: value == "none"
 
 
 def _on_volume(value: str) -> filters.Test[Container]:

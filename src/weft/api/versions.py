@@ -49,6 +49,7 @@ FIELDS: Mapping[str, Mapping[str, Version]] = {
         "TaskTemplate.Resources.Limits.Pids": (1, 41),
         "Mode.ReplicatedJob": (1, 41),
         "Mode.GlobalJob": (1, 41),
+        f"{_CONTAINER}.Healthcheck.StartInterval": (1, 44),
         f"{_CONTAINER}.OomScoreAdj": (1, 46),
         f"{_CONTAINER}.Mounts[].TmpfsOptions.Options": (1, 46),
     },
@@ -58,7 +59,7 @@ FIELDS: Mapping[str, Mapping[str, Version]] = {
     "ExecStartWire": {"ConsoleSize": (1, 42)},
 }
 """Body fields, by wire struct and path, with the first version that reads them. (Fields of
-`Privileges` and `Healthcheck` have versions too; Weft refuses both as a whole.)"""
+`Privileges` have versions too; Weft refuses it as a whole.)"""
 
 
 def version_number(text: str) -> Version:

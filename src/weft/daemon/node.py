@@ -47,6 +47,7 @@ from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.container import Container, NodeEvent
+from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
@@ -168,6 +169,7 @@ class WeftNode:
 
     async def open(self) -> None:
         await self.containers.load()
+        self.engine.resume()
         try:
             self._member = await SwarmNode.resume(self._environment)
         except Damaged as error:
@@ -178,6 +180,7 @@ class WeftNode:
         """Closes the daemon; containers, networks and traffic go on."""
         if self._member is not None:
             await self._member.close()
+        await self.engine.close()
         await self.containers.close()
         await self._kernel.close()
         if self._esp is not None:
@@ -299,6 +302,9 @@ class WeftNode:
             gateway=_gateway(),
             esp_engine=self._esp.name if self._esp else None,
         )
+
+    def health(self, container: Container) -> Health | None:
+        return self.engine.health.of(container)
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
         return self.engine.events.listen(since, until)

@@ -10,9 +10,10 @@ from weft.engine import views
 from weft.engine.adapters import EngineAdapters
 from weft.engine.container_config import Host
 from weft.engine.events import EventLog
+from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
 from weft.errors import NotFound, WeftError
-from weft.model.container import Container, ContainerConfig
+from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import Nanoseconds
@@ -26,6 +27,19 @@ class Engine:
         self.runtime = adapters.runtime
         self.events = EventLog(adapters.origin.clock)
         self.images = RecordedImages(adapters.images, self.events)
+        self.health = HealthMonitor(
+            adapters.runtime, adapters.images, self.events, adapters.origin.clock
+        )
+
+    def resume(self) -> None:
+        """Goes on with what the last daemon did for its running containers."""
+        for container in self.runtime.containers():
+            if container.state is ContainerState.RUNNING:
+                self.health.begin(container, resumed=True)
+
+    async def close(self) -> None:
+        """Ends the engine's own work; containers go on."""
+        await self.health.close()
 
     def now(self) -> Nanoseconds:
         return self.adapters.origin.clock()
@@ -55,7 +69,9 @@ class Engine:
         self.events.container("create", await self.runtime.create(config))
 
     async def start(self, id: ContainerId) -> None:
-        self.events.container("start", await self.runtime.start(id))
+        container = await self.runtime.start(id)
+        self.events.container("start", container)
+        self.health.begin(container)
 
     async def wait(self, id: ContainerId) -> Container:
         """Waits until a container has ended. The caller must then call `died`; without a caller, as
@@ -77,6 +93,7 @@ class Engine:
         """Removes a container and its log; a missing container is no error."""
         container = self.container(id)
         await self.runtime.remove(id)
+        self.health.forget(id)
         if container is not None:
             self.events.container("destroy", container)
 

@@ -218,6 +218,7 @@ def _status(task: TaskId, status: TaskStatus) -> TaskStatus:
     if status.state not in REPORTED:
         raise InvalidArgument(f"state {status.state.name} of task {task} is not a node's to say")
     _within("timestamp", status.timestamp, INT64)
+    _within("unhealthy since", status.unhealthy_since, INT64)
     _at_most("ports", len(status.ports), MAX_PORTS)
     for port in status.ports:
         _word("port", port.name)

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from weft.model.addresses import Port, Protocol
+from weft.model.health import HealthCheck
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Mount, PublishedPort, Resources
@@ -31,29 +32,21 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     exposed_ports: tuple[tuple[Port, Protocol], ...] = ()
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
-    has_healthcheck: bool = False
+    healthcheck: HealthCheck | None = None
+    shell: tuple[str, ...] = ()
+    """Runs the test of a health check that is one text; empty: `/bin/sh -c`."""
 
 
 def unmet(image: ImageConfig, mounts: Sequence[Mount]) -> list[str]:
-    """Warnings about features of the image that Weft does not have: health checks are not run, and
-    data in the image's volumes is removed with the container, unless the service mounts something
-    there."""
+    """Warnings about features of the image that Weft does not have: data in the image's volumes is
+    removed with the container, unless the service mounts something there."""
     mounted = {mount.target.rstrip("/") for mount in mounts}
     volumes = [volume for volume in image.volumes if volume.rstrip("/") not in mounted]
+    if not volumes:
+        return []
     return [
-        *(
-            ["the image's HEALTHCHECK is not supported by Weft: the task counts as healthy"]
-            if image.has_healthcheck
-            else []
-        ),
-        *(
-            [
-                f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes"
-                " with the container"
-            ]
-            if volumes
-            else []
-        ),
+        f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes with"
+        " the container"
     ]
 
 
@@ -137,6 +130,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...]
     """The whole command line, combined from image and spec."""
     env: tuple[str, ...] = ()
+    healthcheck: HealthCheck | None = None
+    """Combined from image and spec."""
     confinement: Confinement = Confinement()
     memory_swap: int = 0
     """Bytes that memory and swap together may take: 0 without a limit of memory, -1 for no limit.

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import Port, Protocol
+from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
 from weft.model.secret import DataReference
@@ -61,6 +62,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     configs: tuple[DataReference, ...] = ()
     init: bool | None = None
     """Kept only to be shown; the API refuses True."""
+    healthcheck: HealthCheck | None = None
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -69,6 +69,9 @@ class TaskStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     container: ContainerStatus | None = None
     ports: tuple[PublishedPort, ...] = ()
     """Host-mode ports as the node actually published them."""
+    unhealthy_since: Nanoseconds = 0
+    """When the container turned unhealthy; 0: it did not. From then on the task gets no new
+    connections. It ends later, when its container has been stopped."""
 
     def cut(self) -> "TaskStatus":
         """The status with texts cut to `MAX_TEXT` characters, since they are stored and shown to
@@ -120,6 +123,13 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
         """The task with the status that its node reports."""
         began = status.timestamp if status.state is TaskState.RUNNING else 0
         return msgspec.structs.replace(self, status=status, started_at=self.started_at or began)
+
+    @property
+    def serves(self) -> bool:
+        """Whether the task runs, is healthy and is meant to run on: only then it gets new
+        connections."""
+        running = TaskState.RUNNING
+        return self.state == running == self.desired and not self.status.unhealthy_since
 
     @property
     def is_live(self) -> bool:

@@ -56,6 +56,12 @@ class Exec(Protocol):
 
     async def wait(self) -> int: ...
 
+    async def kill(self) -> None:
+        """Ends a running command with all that it has started, except what has detached itself from
+        it in both ways: by another session and by the end of its parent. Returns when they have
+        ended or the kernel cannot end them."""
+        ...
+
     async def resize(self, rows: int, columns: int) -> None: ...
 
 

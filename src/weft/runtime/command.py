@@ -58,6 +58,7 @@ class Command:
         self._oci = oci
         self._directory = directory
         self._streams: CommandStreams | None = None
+        self._process: Process | None = None
         self._started = False
         self._over = asyncio.Event()
         self._waiter: asyncio.Task[None] | None = None
@@ -92,7 +93,7 @@ class Command:
         finally:
             for path in (process_file, pid_file, log):
                 path.unlink(missing_ok=True)
-        self.running, self.pid = True, process.pid
+        self.running, self.pid, self._process = True, process.pid, process
         self._waiter = asyncio.create_task(self._wait(process), name=f"exec {self.id[:12]}")
         return self._streams
 
@@ -192,6 +193,12 @@ class Command:
     async def wait(self) -> int:
         await self._over.wait()
         return self.exit_code or 0
+
+    async def kill(self) -> None:
+        if self._process is not None and self.running:
+            await end_family(self._process)
+            if self._waiter is not None and self._process.has_ended:
+                await self._over.wait()
 
     async def resize(self, rows: int, columns: int) -> None:
         if self._streams is not None:

@@ -52,9 +52,8 @@ from weft.runtime.remains import dissolve, end_unmade
 from weft.runtime.spec import (
     capability_set,
     command_document,
-    command_line,
     container_document,
-    environment,
+    new_container,
 )
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
@@ -177,15 +176,8 @@ class ConmonRuntime:
         self._check_free(config)
         check_limits(config.limits, len(os.sched_getaffinity(0)))
         directory = Directory(self._containers / config.id)
-        container = Container(
-            config=config,
-            image=image.id,
-            args=command_line(image, config.spec),
-            env=environment(image, config.spec),
-            memory_swap=memory_and_swap(config.limits, self._swap_is_accounted),
-            created_at=self._clock(),
-            log_path=str(directory.log),
-        )
+        swap = memory_and_swap(config.limits, self._swap_is_accounted)
+        container = new_container(config, image, self._clock(), str(directory.log), swap)
         stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
         signal_number(stop_signal)
         box = self._boxes[config.id] = Box(

@@ -3,8 +3,9 @@ behave like the real ones: a container's states follow the same order, errors ar
 runtime, and the content outlives its users, so that a second agent on the same `FakeRuntime` finds
 the containers that the first one left.
 
-No process runs. A container lives until somebody stops it or a test calls `die`, and its log holds
-what a test lets it `say`. `latency` makes each effect take (virtual) time, and the caller can be
+No process runs. A container lives until somebody stops it or a test calls `die`, its log holds what
+a test lets it `say`, and `outcomes` tells what becomes of commands in it.
+ `latency` makes each effect take (virtual) time, and the caller can be
 cancelled before the effect. `fail` makes the next calls of an effect fail. `history` records the
 effects.
 """
@@ -25,15 +26,15 @@ from weft.model.container import (
     ImageConfig,
     LogLine,
 )
+from weft.model.health import health_check
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
 from weft.runtime.base import Attached, Exec
+from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
 
 Effect = Literal["create", "start", "stop", "remove"]
 FIRST_PID = 1000
-KILLED = 137
-"""Exit code of a process that SIGKILL ended."""
 
 
 def _no_clock() -> Nanoseconds:
@@ -103,6 +104,10 @@ class FakeRuntime:
         period is killed."""
         self.history: list[tuple[str, ContainerId]] = []
         """The effects in their order: create, start, stop, die, remove."""
+        self.outcomes: Outcomes | None = None
+        """None: no command can be run."""
+        self.commands: list[FakeExec] = []
+        """All that were made."""
         self._images = images
         self._clock = clock
         self._containers: dict[ContainerId, Container] = {}
@@ -162,7 +167,12 @@ class FakeRuntime:
         )
         env = (*image.config.env, *config.spec.env)
         made = Container(
-            config=config, image=image.id, args=args, env=env, created_at=self._clock()
+            config=config,
+            image=image.id,
+            args=args,
+            env=env,
+            healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
+            created_at=self._clock(),
         )
         self._put(made, "create")
         return made
@@ -261,7 +271,12 @@ class FakeRuntime:
         directory: str = "",
         privileged: bool = False,
     ) -> Exec:
-        raise Unsupported(f"cannot run {argv} in container {id}: nothing runs in it")
+        self._require(id, ContainerState.RUNNING, "run a command in")
+        if self.outcomes is None:
+            raise Unsupported(f"cannot run {argv} in container {id}: nothing runs in it")
+        made = FakeExec(f"{len(self.commands):064x}", id, argv, self.outcomes(id, argv))
+        self.commands.append(made)
+        return made
 
     async def top(self, id: ContainerId) -> list[int]:
         return [self._require(id, ContainerState.RUNNING, "list processes of").pid]

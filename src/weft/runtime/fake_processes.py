@@ -20,6 +20,7 @@ import msgspec
 
 from weft.errors import Conflict, NotFound, OperationFailed, cause_of
 from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
+from weft.model.health import health_check
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 
@@ -199,6 +200,10 @@ class ProcessExec:
     async def wait(self) -> int:
         return await self.process.wait()
 
+    async def kill(self) -> None:
+        if self.running:
+            await self.process.end()
+
     async def resize(self, rows: int, columns: int) -> None:
         await self.process.resize(rows, columns)
 
@@ -269,6 +274,7 @@ class ProcessRuntime:
             image=image.id,
             args=args,
             env=(*image.config.env, *config.spec.env),
+            healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
             created_at=time.time_ns(),
             log_path=f"/nowhere/{config.id}/{config.id}-json.log",
         )

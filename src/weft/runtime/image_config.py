@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from weft.model.addresses import Port, Protocol
 from weft.model.container import Image, ImageConfig, is_digest
+from weft.model.health import HealthCheck
 from weft.model.meta import Nanoseconds
 from weft.runtime.logs import parse_timestamp
 from weft.runtime.malformed import Malformed, shown
@@ -37,6 +38,24 @@ _MOMENT = re.compile(
 )
 
 
+_Duration = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _HealthCheck(msgspec.Struct, frozen=True, rename="pascal"):
+    """Docker's addition to the OCI configuration."""
+
+    test: _Texts | None = None
+    interval: _Duration | None = None
+    timeout: _Duration | None = None
+    start_period: _Duration | None = None
+    start_interval: _Duration | None = None
+    retries: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        if any("\0" in text for text in self.test or ()):
+            raise ValueError("Healthcheck.Test has a NUL in it")
+
+
 class _Run(msgspec.Struct, frozen=True, rename="pascal"):
     entrypoint: _Texts | Text | None = None
     """One string stands for a list of one string, as in `cmd`."""
@@ -48,7 +67,8 @@ class _Run(msgspec.Struct, frozen=True, rename="pascal"):
     exposed_ports: _Names | None = None
     volumes: _Names | None = None
     stop_signal: _Word | None = None
-    healthcheck: dict[str, Any] | None = None
+    healthcheck: _HealthCheck | None = None
+    shell: _Texts | None = None
 
     def __post_init__(self) -> None:
         """Refuses NUL, which no argument, variable or name in the kernel can contain. Raises
@@ -114,7 +134,21 @@ def _decode_run(name: str, run: _Run) -> ImageConfig:
         exposed_ports=tuple(_port(name, text) for text in run.exposed_ports or {}),
         volumes=tuple(run.volumes or ()),
         stop_signal=run.stop_signal or "",
-        has_healthcheck=bool(run.healthcheck),
+        healthcheck=_health_check(run.healthcheck),
+        shell=tuple(run.shell or ()),
+    )
+
+
+def _health_check(wire: _HealthCheck | None) -> HealthCheck | None:
+    if wire is None:
+        return None
+    return HealthCheck(
+        test=tuple(wire.test or ()),
+        interval=wire.interval or 0,
+        timeout=wire.timeout or 0,
+        start_period=wire.start_period or 0,
+        start_interval=wire.start_interval or 0,
+        retries=wire.retries or 0,
     )
 
 

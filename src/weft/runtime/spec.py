@@ -14,6 +14,8 @@ import msgspec
 
 from weft.errors import InvalidArgument
 from weft.model.container import Confinement, Container, ContainerConfig, Image
+from weft.model.health import health_check
+from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.users import User
 
@@ -39,6 +41,22 @@ _NETWORK_SYSCTLS = {
 }
 """Docker sets these in a network namespace of the container's own, and nowhere else: port 80 and
 ping need no capability there."""
+
+
+def new_container(
+    config: ContainerConfig, image: Image, created_at: Nanoseconds, log_path: str, memory_swap: int
+) -> Container:
+    """The container, with all that it takes from its image."""
+    return Container(
+        config=config,
+        image=image.id,
+        args=command_line(image, config.spec),
+        env=environment(image, config.spec),
+        healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
+        memory_swap=memory_swap,
+        created_at=created_at,
+        log_path=log_path,
+    )
 
 
 def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:

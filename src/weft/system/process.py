@@ -70,6 +70,8 @@ class Process:
 
     def kill(self, number: int) -> None:
         """Sends a signal. Does nothing if the process has ended."""
+        if self._fd < 0:
+            return
         try:
             signal.pidfd_send_signal(self._fd, number)
         except ProcessLookupError:
@@ -78,6 +80,8 @@ class Process:
     @property
     def has_ended(self) -> bool:
         """True also for a zombie, whose parent has not yet asked for its exit code."""
+        if self._fd < 0:
+            return True
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(0))
@@ -210,14 +214,15 @@ async def read(fd: int, *, line: bool = False) -> bytes:
 
 
 async def end_family(process: Process) -> None:
-    """Kills a child of ours with everything that it has started, and reaps them all. Processes in a
+    """Kills a child of ours with everything that it has started, and reaps them all. If it leads a
+    session, that includes processes of the session whose parents have ended. Processes in a
     container must be reaped: a zombie keeps the container's first process from ending. Waits at
     most `_END_PATIENCE`."""
     family = {process.pid: process}
     await _stop(process)
     # Repeat until there is no new process: a child may have given its parent another child
     # (CLONE_PARENT) before it was stopped.
-    while found := await asyncio.to_thread(_children, frozenset(family)):
+    while found := await asyncio.to_thread(_offspring, process.pid, frozenset(family)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 family[pid] = Process(pid)
@@ -250,18 +255,22 @@ async def _stop(process: Process) -> None:
         await asyncio.sleep(_STOP_PAUSE)
 
 
-def _children(family: Collection[int]) -> list[int]:
-    """The children of the processes in `family` that are not in it yet. Reads /proc of every
-    process of the host."""
+def _offspring(leader: int, family: Collection[int]) -> list[int]:
+    """The children of the processes in `family`, and the processes of the leader's session, that
+    are not in it yet. Reads /proc of every process of the host."""
     numbers = [
         number for path in Path("/proc").iterdir() if (number := decimal(path.name)) is not None
     ]
-    parents = {
-        number: fields[1]
+    others = {
+        number: (int(fields[1]), int(fields[3]))
         for number in numbers
         if number not in family and (fields := _stat(number))
     }
-    return [number for number, parent in parents.items() if int(parent) in family]
+    return [
+        number
+        for number, (parent, session) in others.items()
+        if parent in family or session == leader
+    ]
 
 
 def _stat(pid: int) -> list[str]:

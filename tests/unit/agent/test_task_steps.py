@@ -15,6 +15,7 @@ from weft.agent.task_steps import (
     outcome,
 )
 from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.health import HealthStatus
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
 
@@ -44,6 +45,8 @@ def after(view: TaskView, step: Step) -> TaskView:
             return change(view, container=None)
         case Step.FINISH:
             return change(view, state=outcome(view, None)[0], connected=False)
+        case Step.REPORT_UNHEALTHY:
+            return change(view, unhealthy="sick")
     return change(view, state=REPORTS[step])
 
 
@@ -105,6 +108,14 @@ READY_TO_GO = running(
         (running(state=TaskState.FAILED, container=ContainerState.EXITED), ["WAIT"]),
         (running(state=TaskState.FAILED, container=ContainerState.EXITED, desired=TaskState.REMOVE), ["DELETE", "WAIT"]),
         (running(state=TaskState.FAILED, container=ContainerState.EXITED, assigned=False), ["DELETE", "FORGET"]),
+        (running(health=HealthStatus.UNHEALTHY), ["REPORT_UNHEALTHY", "STOP", "FINISH", "WAIT"]),
+        (running(state=TaskState.STARTING, health=HealthStatus.UNHEALTHY), ["REPORT_UNHEALTHY", "STOP", "FINISH", "WAIT"]),
+        (running(state=TaskState.STARTING, health=HealthStatus.STARTING), ["WATCH"]),
+        (running(health=HealthStatus.STARTING), ["WATCH"]),
+        (running(state=TaskState.STARTING, health=HealthStatus.HEALTHY), ["REPORT_RUNNING", "WATCH"]),
+        (running(health=HealthStatus.UNHEALTHY, desired=TaskState.SHUTDOWN), ["STOP", "FINISH", "WAIT"]),
+        (running(unhealthy="sick", health=HealthStatus.HEALTHY), ["STOP", "FINISH", "WAIT"]),
+        (running(unhealthy="sick", container=ContainerState.EXITED, verdict=RebootVerdict.REVIVED), ["FINISH", "WAIT"]),
         (READY_TO_GO, ["DELETE", "FINISH", "WAIT"]),
         (running(state=TaskState.ACCEPTED, container=None, desired=TaskState.SHUTDOWN), ["FINISH", "WAIT"]),
     ],
@@ -116,7 +127,7 @@ def test_ways_to_the_end(view, expected):
 views = st.builds(
     TaskView, state=st.sampled_from(TaskState), desired=st.sampled_from(TaskState), assigned=st.booleans(),
     container=st.none() | st.sampled_from(ContainerState), image=st.booleans(), connected=st.booleans(),
-    verdict=st.sampled_from(RebootVerdict),
+    verdict=st.sampled_from(RebootVerdict), health=st.none() | st.sampled_from(HealthStatus), unhealthy=st.sampled_from(["", "sick"]),
 )  # fmt: skip
 
 
@@ -170,6 +181,15 @@ def test_outcomes(container, state, message, err):
         "shutdown",
         "",
     )
+
+
+@pytest.mark.parametrize("desired", [TaskState.RUNNING, TaskState.SHUTDOWN, TaskState.REMOVE])
+def test_an_unhealthy_task_has_failed_whatever_its_exit_code_and_the_managers_wish(desired):
+    view = running(container=ContainerState.EXITED, unhealthy="sick", desired=desired)
+    assert outcome(view, container()) == (TaskState.FAILED, "", "sick")
+    exited = outcome(view, container(exit_code=137))
+    assert exited == (TaskState.FAILED, "", "task: non-zero exit (137): sick")
+    assert outcome(view, None) == (TaskState.FAILED, "", "sick")
 
 
 def test_failure_before_starting_is_a_rejection():

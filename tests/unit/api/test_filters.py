@@ -124,7 +124,11 @@ def test_containers(tmp_path: Path) -> None:
         for wanted, found in (
             ({"health": ["none"]}, 2),
             ({"health": ["healthy"]}, 0),
-            ({"health": ["sick"]}, "invalid filter 'health=sick'"),
+            (
+                {"health": ["sick"]},
+                "invalid filter 'health=sick': invalid value for health (sick): must be one of none,"
+                " starting, healthy, unhealthy",
+            ),
             ({"volume": ["/b"]}, 2),
             ({"volume": ["/a"]}, 2),
             ({"volume": ["/c"]}, 0),

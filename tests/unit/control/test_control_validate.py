@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from weft.control.requests.validation import validate_network, validate_service
 from weft.errors import Forbidden, InvalidArgument
+from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
@@ -35,9 +36,51 @@ def task(**fields: object) -> dict[str, object]:
     return {"task": msgspec.structs.replace(TASK, **fields)}
 
 
+def checked(**fields: object) -> dict[str, object]:
+    check = msgspec.structs.replace(HealthCheck(test=("CMD", "true")), **fields)
+    return task(container=ContainerSpec(image="busybox", healthcheck=check))
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
+        (
+            checked(interval=-1),
+            "ContainerSpec: Interval in HealthConfig cannot be less than 1ms",
+        ),
+        (
+            checked(timeout=999_999),
+            "ContainerSpec: Timeout in HealthConfig cannot be less than 1ms",
+        ),
+        (
+            checked(start_period=1),
+            "ContainerSpec: StartPeriod in HealthConfig cannot be less than 1ms",
+        ),
+        (
+            checked(start_interval=-5),
+            "ContainerSpec: StartInterval in HealthConfig cannot be less than 1ms",
+        ),
+        (checked(retries=-1), "ContainerSpec: Retries in HealthConfig cannot be negative"),
+        (
+            checked(retries=2**31),
+            "ContainerSpec: Retries in HealthConfig cannot be more than 2147483647",
+        ),
+        (
+            checked(test=("CMDS", "x")),
+            "ContainerSpec: Test in HealthConfig: Unknown healthcheck type 'CMDS'"
+            " (expected one of NONE, CMD, CMD-SHELL)",
+        ),
+        (
+            checked(test=("",)),
+            "ContainerSpec: Test in HealthConfig: Unknown healthcheck type ''"
+            " (expected one of NONE, CMD, CMD-SHELL)",
+        ),
+        (checked(test=("CMD",)), "ContainerSpec: Test in HealthConfig: CMD has no command"),
+        (
+            checked(test=("CMD-SHELL",)),
+            "ContainerSpec: Test in HealthConfig: CMD-SHELL has no command",
+        ),
+        (checked(test=("CMD", "a\0b")), "ContainerSpec: Test in HealthConfig has a NUL in it"),
         ({"name": ""}, "meta: name must be provided"),
         ({"name": "a" * 64}, "name must be 63 characters or fewer"),
         ({"name": "a.b"}, "name must be valid as a DNS name component"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.model.container import Image
+from weft.model.health import HealthCheck
 from weft.runtime.image_config import decode_image
 from weft.runtime.malformed import Malformed
 
@@ -31,7 +32,7 @@ def test_a_configuration_is_read() -> None:
     assert (run.entrypoint, run.cmd, run.env) == (("/sh",), ("a", "b"), ("A=b",))
     assert (run.working_dir, run.user, run.labels) == ("/w", "7:8", {"a": ""})
     assert (run.exposed_ports, run.volumes) == (((80, "tcp"), (53, "udp")), ("/v",))
-    assert (run.stop_signal, run.has_healthcheck) == ("SIGINT", True)
+    assert (run.stop_signal, run.healthcheck) == ("SIGINT", HealthCheck(test=("CMD", "x")))
 
 
 def test_nulls_say_nothing() -> None:

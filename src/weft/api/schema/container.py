@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 
 from weft.api.schema.common import Json, Short, Wire, human_duration, omit_empty, rfc3339
+from weft.api.schema.healthcheck import health_check_json, health_json, health_text
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
+from weft.model.health import Health
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import ContainerSpec, Mount
@@ -28,6 +30,7 @@ class ContainerContext(msgspec.Struct, frozen=True, kw_only=True):
     networks: Mapping[str, tuple[LocalNetwork, LocalEndpoint]] = msgspec.field(default_factory=dict)
     gateway: LocalEndpoint | None = None
     execs: tuple[str, ...] = ()
+    health: Health | None = None
 
 
 class ExecWire(Wire, frozen=True):
@@ -58,11 +61,12 @@ class ExecStartWire(Wire, frozen=True):
 # --- model -> JSON
 
 
-def status_text(container: Container, now: Nanoseconds) -> str:
-    """`Up 5 minutes`, `Exited (0) 3 seconds ago`, as `docker ps` prints it."""
+def status_text(container: Container, now: Nanoseconds, health: Health | None = None) -> str:
+    """`Up 5 minutes (healthy)`, `Exited (0) 3 seconds ago`, as `docker ps` prints it."""
     match container.state:
         case ContainerState.RUNNING:
-            return f"Up {human_duration(now - container.started_at)}"
+            suffix = "" if health is None else health_text(health)
+            return f"Up {human_duration(now - container.started_at)}{suffix}"
         case ContainerState.EXITED:
             return (
                 f"Exited ({container.exit_code}) {human_duration(now - container.finished_at)} ago"
@@ -88,7 +92,7 @@ def container_summary_json(
         else [],
         "Labels": config.labels,
         "State": str(container.state),
-        "Status": status_text(container, now),
+        "Status": status_text(container, now, environment.health),
         "HostConfig": {"NetworkMode": _network_mode(container)},
         "NetworkSettings": {"Networks": _networks_json(container, environment)},
         "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
@@ -103,7 +107,7 @@ def container_json(container: Container, environment: ContainerContext) -> Json:
         "Created": rfc3339(container.created_at),
         "Path": container.args[0] if container.args else "",
         "Args": list(container.args[1:]),
-        "State": _state_json(container),
+        "State": _state_json(container, environment.health),
         "Image": container.image,
         "ResolvConfPath": str(directory / "resolv.conf"),
         "HostnamePath": str(directory / "hostname"),
@@ -125,7 +129,7 @@ def container_json(container: Container, environment: ContainerContext) -> Json:
     }
 
 
-def _state_json(container: Container) -> Json:
+def _state_json(container: Container, health: Health | None) -> Json:
     state = container.state
     return {
         "Status": str(state),
@@ -139,6 +143,7 @@ def _state_json(container: Container) -> Json:
         "Error": container.error,
         "StartedAt": rfc3339(container.started_at),
         "FinishedAt": rfc3339(container.finished_at),
+        **({} if health is None else {"Health": health_json(health)}),
     }
 
 
@@ -169,6 +174,12 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
             if spec.stop_signal or image.stop_signal
             else {}
         ),
+        **(
+            {"Healthcheck": health_check_json(container.healthcheck)}
+            if container.healthcheck is not None
+            else {}
+        ),
+        **({"Shell": list(image.shell)} if image.shell else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """Images: the JSON of `list` and `inspect`."""
 
 from weft.api.schema.common import Json, rfc3339
+from weft.api.schema.healthcheck import health_check_json
 from weft.model.container import Image, ImageConfig
 from weft.model.meta import SECOND
 
@@ -56,4 +57,10 @@ def _config_json(config: ImageConfig) -> Json:
         "OnBuild": None,
         "Labels": config.labels or None,
         **({"StopSignal": config.stop_signal} if config.stop_signal else {}),
+        **(
+            {"Healthcheck": health_check_json(config.healthcheck)}
+            if config.healthcheck is not None
+            else {}
+        ),
+        **({"Shell": list(config.shell)} if config.shell else {}),
     }

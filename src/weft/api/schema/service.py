@@ -11,6 +11,7 @@ from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
 from weft.api.schema.decoding import is_zero
+from weft.api.schema.healthcheck import health_check_from, health_check_json
 from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
@@ -152,6 +153,7 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         dns_search=wire.dns.search,
         dns_options=wire.dns.options,
         init=wire.init,
+        healthcheck=health_check_from(wire.healthcheck),
         sysctls=wire.sysctls,
         cap_add=wire.cap_add,
         cap_drop=wire.cap_drop,
@@ -295,7 +297,9 @@ def _container_json(spec: ContainerSpec) -> Json:
         "Isolation": "default",
     }
     init = {} if spec.init is None else {"Init": spec.init}
-    return omit_empty(named) | init | always | omit_empty(rest)
+    check = spec.healthcheck
+    health = {} if check is None else {"Healthcheck": health_check_json(check)}
+    return omit_empty(named) | init | health | always | omit_empty(rest)
 
 
 def _mount_json(mount: Mount) -> Json:

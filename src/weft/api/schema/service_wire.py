@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
+from weft.api.schema.healthcheck import HealthCheckWire
 
 
 class MountWire(Wire, frozen=True):
@@ -48,7 +49,6 @@ class DnsWire(Wire, frozen=True):
 
 class ContainerWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
-        "Healthcheck",
         "Secrets",
         "Configs",
         "Privileges",
@@ -74,6 +74,7 @@ class ContainerWire(Wire, frozen=True):
     dns: DnsWire = field(name="DNSConfig", default=DnsWire())
     isolation: Literal["", "default"] = ""
     init: bool | None = None
+    healthcheck: HealthCheckWire | None = None
     sysctls: dict[str, str] = field(default_factory=dict)
     cap_add: tuple[str, ...] = field(name="CapabilityAdd", default=())
     cap_drop: tuple[str, ...] = field(name="CapabilityDrop", default=())

@@ -29,7 +29,7 @@ from weft.model.network import Network
 from weft.model.node import Node, NodeState
 from weft.model.service import PublishedPort, Service
 from weft.model.state import ClusterState, Event
-from weft.model.task import Attachment, Task, TaskState
+from weft.model.task import Attachment, Task
 
 Views = Mapping[NetworkId, NetworkView]
 SHORT_ID = 12
@@ -203,7 +203,7 @@ def _endpoint(state: ClusterState, network: NetworkId, id: str) -> EndpointRecor
 
 def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> EndpointRecord | None:
     """The task's endpoint, from when the task has a node and an address until it ends. It serves
-    while the task runs, is meant to, and its host answers."""
+    while the task does and its host answers."""
     task = state.tasks.get(id)
     if task is None or task.node is None or task.state.is_terminal:
         return None
@@ -221,9 +221,7 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
         name=task.name,
         service=task.service,
         aliases=_aliases(task),
-        serving=task.state == TaskState.RUNNING
-        and task.desired == TaskState.RUNNING
-        and not _is_lost(node),
+        serving=task.serves and not _is_lost(node),
         version=task.spec_version,
     )
 

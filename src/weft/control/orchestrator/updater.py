@@ -226,8 +226,11 @@ def _handle_failures(
 
 
 def _has_failed(task: Task, config: UpdateConfig) -> bool:
-    is_late = task.started_at and task.status.timestamp > task.started_at + config.monitor
-    return task.state in _FAILURES and not is_late
+    """An unhealthy task fails when it turns unhealthy, not when its container has stopped."""
+    status = task.status
+    ended = status.unhealthy_since or status.timestamp
+    is_late = task.started_at and ended > task.started_at + config.monitor
+    return (task.state in _FAILURES or status.unhealthy_since > 0) and not is_late
 
 
 def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> None:

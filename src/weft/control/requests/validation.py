@@ -10,8 +10,9 @@ expressions are bounded, and no pattern is ambiguous.
 import re
 
 from weft.control.scheduler.constraints import parse
-from weft.errors import Forbidden, InvalidArgument
+from weft.errors import Forbidden, InvalidArgument, clip
 from weft.model import references
+from weft.model.health import KINDS, SHORTEST, HealthCheck
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
     ContainerSpec,
@@ -27,6 +28,7 @@ MAX_NAME = 63
 MAX_REPLICAS = 1_000_000
 """A manager keeps 350 bytes per task, and creates all tasks, placed or not; a larger number is a
 typo."""
+MAX_RETRIES = 2**31 - 1
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY = 4 * 1024 * 1024
 LONGEST_PREFIX = 29
@@ -123,6 +125,8 @@ def _validate_container(spec: ServiceSpec) -> None:
         ("taskid", "taskname", "1"),
     )
     _validate_mounts(expanded(spec.task.container, values))
+    if spec.task.container.healthcheck is not None:
+        _validate_health_check(spec.task.container.healthcheck)
 
 
 def _validate_mounts(container: ContainerSpec) -> None:
@@ -131,6 +135,37 @@ def _validate_mounts(container: ContainerSpec) -> None:
         if mount.target in seen:
             raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
         seen.add(mount.target)
+
+
+def _validate_health_check(check: HealthCheck) -> None:
+    """A check without a test takes the image's. Docker Swarm accepts an unknown test, which then
+    nobody runs, and one without a command, which always fails."""
+    durations = {
+        "Interval": check.interval,
+        "Timeout": check.timeout,
+        "StartPeriod": check.start_period,
+        "StartInterval": check.start_interval,
+    }
+    for field, value in durations.items():
+        if value and value < SHORTEST:
+            raise InvalidArgument(f"ContainerSpec: {field} in HealthConfig cannot be less than 1ms")
+    if check.retries < 0:
+        raise InvalidArgument("ContainerSpec: Retries in HealthConfig cannot be negative")
+    if check.retries > MAX_RETRIES:
+        raise InvalidArgument(
+            f"ContainerSpec: Retries in HealthConfig cannot be more than {MAX_RETRIES}"
+        )
+    if any("\0" in word for word in check.test):
+        raise InvalidArgument("ContainerSpec: Test in HealthConfig has a NUL in it")
+    if check.test and check.test[0] not in KINDS:
+        raise InvalidArgument(
+            f"ContainerSpec: Test in HealthConfig: Unknown healthcheck type '{clip(check.test[0])}'"
+            f" (expected one of {', '.join(KINDS)})"
+        )
+    if check.is_run and len(check.test) < 2:
+        raise InvalidArgument(
+            f"ContainerSpec: Test in HealthConfig: {check.test[0]} has no command"
+        )
 
 
 def _validate_resources(resources: Resources) -> None:

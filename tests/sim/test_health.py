@@ -1,0 +1,287 @@
+"""Health checks on virtual time: the engine's probes, and tasks that wait for their health."""
+
+import asyncio
+import math
+
+import msgspec
+import pytest
+
+from tests.support.agent_rig import rig, simulated
+from weft.engine import health as health_module
+from weft.model.health import Health, HealthCheck, HealthStatus
+from weft.model.meta import SECOND
+from weft.model.task import TaskState
+from weft.runtime.fake_exec import Outcome
+
+CHECK = HealthCheck(test=("CMD", "look"), interval=SECOND, timeout=2 * SECOND, retries=2)
+GOOD, BAD = Outcome(output=b"fine\n"), Outcome(exit_code=1, output=b"no\nanswer\n")
+
+
+def checked(r, check=CHECK, tasks=1):
+    """Tasks with a health check, in place of the rig's own."""
+    for task in r.tasks:
+        r.swarm.remove(task)
+    r.tasks = r.swarm.service("checked", r.net, on=[1] * tasks)
+    for task in r.tasks:
+        spec = r.swarm.tasks[task].spec
+        container = msgspec.structs.replace(spec.container, healthcheck=check)
+        spec = msgspec.structs.replace(spec, container=container)
+        r.swarm.tasks[task] = msgspec.structs.replace(r.swarm.tasks[task], spec=spec)
+
+
+def health(r, number=0) -> Health | None:
+    return r.agent.engine.health.of(r.runtime.containers()[number])
+
+
+def actions(r):
+    return [event.action for event in r.agent.engine.events.past]
+
+
+@simulated
+async def test_a_task_runs_once_it_is_healthy(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.outcomes = lambda id, argv: BAD
+        await r.manager.tell()
+        await r.until_all(TaskState.STARTING, 1)
+        await r.until(lambda: len(r.runtime.commands) == 1)
+        r.runtime.outcomes = lambda id, argv: GOOD
+        await r.until_all(TaskState.RUNNING, 3)
+        assert [str(s.state.name) for _, s in r.manager.log][-2:] == ["STARTING", "RUNNING"]
+        assert health(r).status is HealthStatus.HEALTHY
+        assert [result.output for result in health(r).log] == ["no\nanswer\n", "fine\n"]
+        assert r.runtime.commands[0].argv == ("look",)
+        await asyncio.sleep(0)
+        assert actions(r)[-4:] == [
+            "exec_create: look ", "exec_start: look ", "exec_die", "health_status: healthy",
+        ]  # fmt: skip
+
+
+@simulated
+async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path):
+    """Whether it has been healthy before or not."""
+    for was_healthy in (True, False):
+        async with rig(tmp_path / str(was_healthy), tasks=0) as r:
+            checked(r)
+            r.runtime.stop_latency = 3.0
+            r.runtime.outcomes = lambda id, argv, good=was_healthy: GOOD if good else BAD
+            await r.manager.tell()
+            state = TaskState.RUNNING if was_healthy else TaskState.STARTING
+            await r.until_all(state, 5)
+            r.runtime.outcomes = lambda id, argv: BAD
+            await r.until(lambda: r.manager.statuses[r.tasks[0]].unhealthy_since > 0, 9)
+            reported = r.manager.statuses[r.tasks[0]]
+            assert reported.state == state
+            assert reported.err == "dockerexec: unhealthy container: no answer"
+            assert len(r.runtime.running()) == 1, "the manager hears of it before the stop"
+            assert r.agent.connections.sandboxes
+            await r.until_all(TaskState.FAILED)
+            failed = r.manager.statuses[r.tasks[0]]
+            assert failed.err == "dockerexec: unhealthy container: no answer"
+            assert failed.unhealthy_since == reported.unhealthy_since
+            assert failed.timestamp >= failed.unhealthy_since + 3 * SECOND
+            await r.check_gone()
+            assert health(r).status is HealthStatus.UNHEALTHY
+            probes = len(r.runtime.commands)
+            await asyncio.sleep(60)
+            assert len(r.runtime.commands) == probes
+
+
+@simulated
+async def test_a_killed_unhealthy_container_gives_its_exit_code(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.stop_latency = 100.0
+        r.runtime.outcomes = lambda id, argv: Outcome(exit_code=1)
+        await r.manager.tell()
+        await r.until_all(TaskState.FAILED, 60)
+        error = "task: non-zero exit (137): dockerexec: unhealthy container"
+        assert r.manager.statuses[r.tasks[0]].err == error
+
+
+@simulated
+async def test_a_daemon_that_is_killed_while_it_stops_an_unhealthy_task_goes_on(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.stop_latency = 100.0
+        r.runtime.outcomes = lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until_all(TaskState.RUNNING)
+        r.runtime.outcomes = lambda id, argv: BAD
+        await r.until(lambda: r.manager.statuses[r.tasks[0]].unhealthy_since > 0)
+        await asyncio.sleep(1)
+        await r.kill()
+        r.runtime.outcomes = lambda id, argv: GOOD
+        r.start()
+        await r.until_all(TaskState.FAILED)
+        assert "unhealthy container: no answer" in r.manager.statuses[r.tasks[0]].err
+
+
+@simulated
+async def test_a_restart_of_the_daemon_keeps_tasks_running_and_waits_for_starting_ones(tmp_path):
+    """Health begins anew as `starting`; names are answered for both kinds of tasks."""
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r, msgspec.structs.replace(CHECK, retries=100), tasks=2)
+        await r.manager.tell()
+        good = set()
+        r.runtime.outcomes = lambda id, argv: GOOD if id in good else BAD
+        await r.until(lambda: len(r.runtime.running()) == 2)
+        good.add(r.runtime.running()[0].id)
+        await r.until(lambda: TaskState.RUNNING in r.states().values())
+        before, opened = dict(r.states()), len(r.opened)
+        assert sorted(before.values()) == [TaskState.STARTING, TaskState.RUNNING]
+        await r.kill()
+        r.start()
+        assert [health(r, n) for n in (0, 1)] == [Health(), Health()]
+        await r.until(lambda: len(r.opened) == opened + 2)
+        await asyncio.sleep(10)
+        assert r.states() == before
+        good |= {c.id for c in r.runtime.running()}
+        await r.until_all(TaskState.RUNNING)
+        assert set(r.happened("start").values()) == {1}
+
+
+@simulated
+async def test_a_task_that_is_shut_down_before_it_is_healthy_is_shut_down(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.outcomes = lambda id, argv: Outcome(seconds=math.inf)
+        await r.manager.tell()
+        await r.until(lambda: len(r.runtime.commands) == 1)
+        await r.manager.want_all(TaskState.SHUTDOWN)
+        await r.until_all(TaskState.SHUTDOWN)
+        await asyncio.sleep(0.1)
+        assert not r.runtime.commands[0].running, "the probe ends with the container"
+        assert health(r).status is HealthStatus.UNHEALTHY
+
+
+@simulated
+async def test_a_container_that_ends_before_it_is_healthy_fails_as_any_other(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.outcomes = lambda id, argv: BAD
+        await r.manager.tell()
+        await r.until(lambda: len(r.runtime.commands) == 1)
+        r.runtime.die(r.runtime.running()[0].id, 3)
+        await r.until_all(TaskState.FAILED)
+        assert r.manager.statuses[r.tasks[0]].err == "task: non-zero exit (3)"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "output"),
+    [
+        (Outcome(seconds=math.inf, output=b"wait"), -1, "Health check exceeded timeout (2s): wait"),
+        (Outcome(seconds=2.5), -1, "Health check exceeded timeout (2s)"),
+        (Outcome(refused="no space left on device"), -1, "no space left on device"),
+        (Outcome(exit_code=7, output=b"x" * 5000), 7, "x" * 4096 + "..."),
+        (Outcome(output=b"\xff" * 3), 0, "\ufffd" * 3),
+    ],
+)
+def test_what_a_probe_comes_to(tmp_path, outcome, code, output):
+    @simulated
+    async def body(tmp_path):
+        async with rig(tmp_path, tasks=0) as r:
+            checked(r)
+            r.runtime.outcomes = lambda id, argv: outcome
+            await r.manager.tell()
+            await r.until(lambda: r.runtime.containers() and health(r) and health(r).log)
+            first = health(r).log[0]
+            assert (first.exit_code, first.output) == (code, output)
+            assert not any(command.running for command in r.runtime.commands)
+
+    body(tmp_path)
+
+
+@simulated
+async def test_a_check_that_cannot_be_run_at_all_has_failed(tmp_path):
+    """As for a frozen container: the runtime refuses commands."""
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        await r.manager.tell()
+        await r.until_all(TaskState.FAILED)
+        assert "nothing runs in it" in r.manager.statuses[r.tasks[0]].err
+
+
+@simulated
+async def test_a_start_that_hangs_has_failed(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+
+        async def hang(id, argv, **options):
+            command = await type(r.runtime).exec(r.runtime, id, argv, **options)
+            command.start = asyncio.Event().wait
+            return command
+
+        r.runtime.exec, r.runtime.outcomes = hang, lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until(lambda: r.runtime.containers() and health(r) and health(r).log, 60)
+        assert health(r).log[0].output.startswith("timed out starting health check for container")
+
+
+@simulated
+async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r, tasks=20)
+        starting, most = 0, 0
+
+        async def slow(id, argv, **options):
+            command = await type(r.runtime).exec(r.runtime, id, argv, **options)
+            start = command.start
+
+            async def begin():
+                nonlocal starting, most
+                starting += 1
+                most = max(most, starting)
+                await asyncio.sleep(0.5)
+                starting -= 1
+                return await start()
+
+            command.start = begin
+            return command
+
+        r.runtime.exec, r.runtime.outcomes = slow, lambda id, argv: GOOD
+        r.agent.engine.health._slots = asyncio.Semaphore(2)
+        await r.manager.tell()
+        began = asyncio.get_running_loop().time()
+        await r.until_all(TaskState.RUNNING, 60)
+        assert most == 2
+        # 20 starts of half a second with as much rest, two at a time.
+        assert asyncio.get_running_loop().time() - began > 9
+
+
+@simulated
+async def test_without_a_check_there_is_no_health(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r, HealthCheck(test=("NONE",)), tasks=2)
+        r.runtime.outcomes = lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until_all(TaskState.RUNNING)
+        await asyncio.sleep(60)
+        assert (r.runtime.commands, health(r)) == ([], None)
+        r.runtime.die(r.runtime.running()[0].id)
+        await r.until(lambda: TaskState.COMPLETE in r.states().values())
+        assert [health(r, n) for n in (0, 1)] == [None, None]
+
+
+@simulated
+async def test_a_flood_of_output_is_read_slowly_and_not_kept(tmp_path):
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        reads = 0
+
+        async def flood(id, argv, **options):
+            command = await type(r.runtime).exec(r.runtime, id, argv, **options)
+
+            async def read():
+                nonlocal reads
+                reads += 1
+                return 1, b"y\n" * 32768
+
+            command.read = read
+            return command
+
+        r.runtime.exec, r.runtime.outcomes = flood, lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until(lambda: r.runtime.containers() and health(r) and health(r).log)
+        assert len(health(r).log[0].output) < 4200
+        assert reads <= 2.1 / health_module.FLOOD_PAUSE
