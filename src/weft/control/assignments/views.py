@@ -90,10 +90,10 @@ def _touched(
 
 
 def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: Task) -> None:
-    """Also touches the service of a task made for another version: its record may contain the
-    task's ports and aliases."""
+    """Also touches the service of a task made for another version, or of a removed service: its
+    record may contain the task's ports and aliases."""
     service = state.services.get(task.service)
-    is_of_another = service is not None and task.spec_version != service.spec_version
+    is_of_another = service is None or task.spec_version != service.spec_version
     for attachment in task.attachments:
         touched[attachment.network].endpoints.add(task.id)
         if is_of_another:
@@ -271,10 +271,11 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
     spec, the record has those of tasks that were started under an earlier spec, until these tasks
     are gone."""
     service = state.services.get(id)
+    is_ingress = state.ingress is not None and network == state.ingress.id
     if service is None:
-        return None
-    earlier = _earlier_tasks(state, service, network)
-    if state.ingress is not None and network == state.ingress.id:
+        return _record_of_removed(state, network, id) if is_ingress else None
+    earlier = _earlier_tasks(state, id, network, service.spec_version)
+    if is_ingress:
         ports = _mesh(service.endpoint.ports)
         by_version = {task.spec_version: task.ports for task, _ in earlier}
         former = {
@@ -301,15 +302,28 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
     )
 
 
+def _record_of_removed(
+    state: ClusterState, network: NetworkId, id: ServiceId
+) -> ServiceRecord | None:
+    """The ports of a removed service on ingress, as long as it has tasks: the mesh refuses new
+    connections there and forwards the established ones, which the tasks may still end in good
+    order. Names and the virtual address are gone with the service."""
+    tasks = _earlier_tasks(state, id, network)
+    former = {task.spec_version: had for task, _ in tasks if (had := _mesh(task.ports))}
+    if not former:
+        return None
+    return ServiceRecord(id=id, network=network, name=tasks[0][0].service_name, former=former)
+
+
 def _earlier_tasks(
-    state: ClusterState, service: Service, network: NetworkId
+    state: ClusterState, service: ServiceId, network: NetworkId, version_now: int | None = None
 ) -> list[tuple[Task, Attachment]]:
-    """One unfinished task on the network for each other version of the service. All of a version
-    were started with the same ports and aliases, and there may be ten thousand."""
+    """One unfinished task on the network for each version of the service but `version_now`. All of
+    a version were started with the same ports and aliases, and there may be ten thousand."""
     found: dict[int, tuple[Task, Attachment]] = {}
-    for task in state.tasks_of(service.id).values():
+    for task in state.tasks_of(service).values():
         version = task.spec_version
-        if version == service.spec_version or version in found or task.state.is_terminal:
+        if version == version_now or version in found or task.state.is_terminal:
             continue
         attachment = _attachment(task.attachments, network)
         if attachment is not None:
