@@ -194,10 +194,12 @@ class SimHost:
     def power_on(self) -> None:
         self._network.off.discard(self.name)
 
-    async def leave(self) -> None:
+    async def leave(self, force: bool = False) -> None:
         """Its agent ends well, and takes everything of the swarm with it."""
-        agent, self.agent = self.agent, None
+        agent = self.agent
         assert agent is not None
+        await self._processes.spawn(self.name, agent.retire(force))
+        self.agent = None
         await agent.close()
         await self._processes.spawn(self.name, agent.leave())
         await self._processes.kill(self.name)

@@ -100,7 +100,7 @@ class Host:
 
     async def leave(self) -> None:
         member, self.member = self.up, None
-        await member.leave()
+        await member.leave(force=True)
 
     async def stop(self) -> None:
         member, self.member = self.member, None

@@ -23,8 +23,9 @@ from weft.agent.disk import Disk
 from weft.agent.logs import LogPublisher
 from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
+from weft.agent.retirement import FORCED_PATIENCE, Retirement
 from weft.agent.task_steps import RebootVerdict, expired
-from weft.agent.tasks import TaskWorker
+from weft.agent.tasks import DRAIN, TaskWorker
 from weft.agent.uplink import Uplink
 from weft.agent.workloads import TASK_LABEL
 from weft.engine.engine import Engine
@@ -63,6 +64,7 @@ class Agent:
         self.uplink = Uplink(
             adapters, facts, self._statuses, self._change, self._reboot.reached, self.logs.ask
         )
+        self._retirement = Retirement(self.uplink, engine, self.records)
         self.connections = Connections(self.networking, self.records, self.assignment)
         self._workers: dict[TaskId, TaskWorker] = {}
         self._pulls = Pulls(engine.images)
@@ -93,6 +95,21 @@ class Agent:
         if running is not None and running is not asyncio.current_task():
             running.cancel()
             await asyncio.wait((running,))
+
+    async def retire(self, force: bool) -> None:
+        """Ends all tasks in good order, before the node leaves the swarm for good
+        (`retirement.py`). Call this while `run` runs; afterwards no session is begun any more, if a
+        manager knows."""
+        if self._group is not None:
+            await self._retirement.run(
+                force, lambda: self.assignment, lambda: self._take_over(self.assignment)
+            )
+
+    async def host_stops(self) -> None:
+        """Tells a manager that the host is being shut down, so that no node sends new connections
+        here. Returns when a moment has passed for that; containers are left as they are."""
+        if self.uplink.connected and await self.uplink.farewells.say("stopping", FORCED_PATIENCE):
+            await asyncio.sleep(DRAIN)
 
     async def leave(self) -> None:
         """Removes containers, networks and files of the swarm, as far as possible, then raises what
@@ -139,6 +156,7 @@ class Agent:
         return msgspec.structs.replace(assignment, tasks=known)
 
     def _take_over(self, assignment: Assignment) -> None:
+        assignment = self._retirement.seen(assignment)
         old, self.assignment = self.assignment, assignment
         first = not self._workers
         strangers = (
@@ -155,6 +173,7 @@ class Agent:
         self.connections.take_over(assignment)
         if first:
             self._answer_again()
+        self._retirement.notice()
 
     def _try_to_accept(self, task: TaskAssignment, found: Container | None) -> None:
         """Accepts a task. A task that cannot be accepted is reported, and holds back no other."""
@@ -212,6 +231,7 @@ class Agent:
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self.uplink.report(task, status)
         self._reboot.reported()
+        self._retirement.notice()
 
     def verdict(self, container: Container | None) -> RebootVerdict:
         return self._reboot.verdict(container)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import AddressValueError, IPv4Address
 
 from weft.agent.adapters import Adapters
+from weft.agent.farewell import Farewells
 from weft.errors import Forbidden, WeftError, described
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import TaskId
@@ -30,6 +31,7 @@ from weft.session.messages import (
     MAX_ROUTES,
     MAX_STATUSES,
     AssignmentUpdate,
+    FarewellTaken,
     FromManager,
     Goodbye,
     Heartbeat,
@@ -107,7 +109,9 @@ class Uplink:
                 origin.entropy,
                 own.changed,
             )
+        self.farewells = Farewells()
         self._pending: dict[TaskId, TaskStatus] = {}
+        self._all_accepted = asyncio.Event()
         self._some = asyncio.Event()
         self._accepted = asyncio.Event()
         self._numbers = itertools.count(1)
@@ -133,12 +137,17 @@ class Uplink:
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self._pending[task] = status
+        self._all_accepted.clear()
         self._some.set()
 
+    async def all_accepted(self) -> None:
+        """Waits until a manager has accepted the newest status of every task."""
+        await self._all_accepted.wait()
+
     async def run(self) -> None:
-        """Runs until cancelled."""
+        """Runs until cancelled, or until the node's last farewell was taken."""
         backoff = FIRST_BACKOFF
-        while True:
+        while not self.farewells.is_last:
             if self._renewal is not None:
                 self._renewal.begin()
             try:
@@ -221,12 +230,15 @@ class Uplink:
 
     async def _talk(self, session: AgentSession, welcome: Welcome, routes: tuple[str, ...]) -> None:
         self._pending = dict(self._statuses())
+        self._all_accepted.clear()
         self._some.set()
         speakers = [
             self._listen(session, SILENT_PERIODS * welcome.heartbeat / SECOND),
             self._send_statuses(session),
             self._send_heartbeats(session, welcome.heartbeat / SECOND, routes),
         ]
+        if welcome.takes_farewells:
+            speakers.append(self.farewells.run(session.send))
         if self._renewal is not None:
             speakers.append(self._renewal.run(session.send))
         open_echo, manager = self._managers.open_echo, _address(session.address)
@@ -262,6 +274,8 @@ class Uplink:
                 self._renewal.hear(message)
             case PublishLogs() as logs if self._publish is not None:
                 self._publish(logs)
+            case FarewellTaken() as taken:
+                self.farewells.hear(taken)
             case Goodbye(reason):
                 raise SessionClosed(reason)
 
@@ -288,6 +302,10 @@ class Uplink:
         while True:
             await self._some.wait()
             await asyncio.sleep(BATCH)
+            if not self._pending:
+                self._all_accepted.set()
+                self._some.clear()
+                continue
             batch = dict(itertools.islice(self._pending.items(), MAX_STATUSES))
             said = report(batch.items())
             self._awaited = next(self._numbers)
@@ -298,8 +316,6 @@ class Uplink:
             for task, _ in said:
                 if self._pending.get(task) is batch[task]:
                     del self._pending[task]
-            if not self._pending:
-                self._some.clear()
 
     async def _wait_accepted(self) -> None:
         try:

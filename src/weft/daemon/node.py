@@ -262,7 +262,7 @@ class WeftNode:
             if member.is_manager and not force:
                 raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
             self._member = None
-            await member.leave()
+            await member.leave(force)
             log.info("swarm.left node=%s", member.member.node)
 
     # --- containers, networks and events of this host

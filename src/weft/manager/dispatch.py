@@ -30,6 +30,7 @@ from weft.control.assignments.affected import concerned
 from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.differences import Memo
 from weft.control.assignments.views import Views, network_views
+from weft.control.requests.nodes import farewell
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked
@@ -46,6 +47,7 @@ from weft.model.state import KINDS, Change, ClusterState, Event, Put, cluster_of
 from weft.session.base import ManagerSession, SessionClosed
 from weft.session.messages import (
     CertificateRequest,
+    Farewell,
     Hello,
     IssuedCertificate,
     Managers,
@@ -146,6 +148,7 @@ class Dispatcher:
             self._heard,
             partial(self._certify, node),
             self._turns,
+            partial(self._part, node),
         )
         link.publishes_logs = hello.publishes_logs
         log.info(
@@ -192,13 +195,22 @@ class Dispatcher:
     async def _certify(self, node: NodeId, request: CertificateRequest) -> IssuedCertificate:
         return await self._certificates.answer(self._store, node, request)
 
+    async def _part(self, node: NodeId, said: Farewell) -> None:
+        await transact(
+            self._store,
+            lambda state: farewell(state, node, said, self._clock()),
+            independent=True,
+        )
+        log.info("node.farewell node=%s farewell=%s", node, said)
+
     def _heard(self, link: AgentLink) -> None:
         """Notes that a node is alive. A node that speaks without being READY must say hello again
         first: while it was DOWN, other nodes may have got its tasks."""
         state, id = self._store.state, link.node
         self._liveness.heard(id, cluster_of(state).spec, self._clock())
         node = state.nodes.get(id)
-        if node is not None and node.status.state is not NodeState.READY:
+        is_ready = node is not None and node.status.state is NodeState.READY
+        if node is not None and not (is_ready or link.is_parting):
             link.end(SessionClosed(f"node {id} was found {node.status.state}"))
 
     def _end_all(self, why: str) -> None:
@@ -299,7 +311,10 @@ class Dispatcher:
 def _welcome(state: ClusterState) -> Welcome:
     cluster = cluster_of(state)
     return Welcome(
-        heartbeat=cluster.spec.heartbeat, managers=manager_addresses(state), epoch=cluster.epoch
+        heartbeat=cluster.spec.heartbeat,
+        managers=manager_addresses(state),
+        epoch=cluster.epoch,
+        takes_farewells=True,
     )
 
 

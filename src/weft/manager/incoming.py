@@ -33,6 +33,7 @@ from weft.session.messages import (
     Hello,
     LogLines,
     LogsEnd,
+    NodeFarewell,
     StatusUpdate,
 )
 
@@ -90,7 +91,7 @@ def checked(message: M, source: str = "") -> M:
 
 def _checked(message: object, source: str) -> object:
     match message:
-        case Heartbeat():
+        case Heartbeat() | NodeFarewell():
             return message
         case Hello():
             return _hello(message, source)

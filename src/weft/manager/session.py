@@ -23,11 +23,14 @@ from weft.session.base import Identity, ManagerSession, SessionClosed
 from weft.session.messages import (
     AssignmentUpdate,
     CertificateRequest,
+    Farewell,
+    FarewellTaken,
     FromAgent,
     Goodbye,
     Heartbeat,
     IssuedCertificate,
     Managers,
+    NodeFarewell,
     PublishLogs,
     Renew,
     StatusAccepted,
@@ -47,7 +50,8 @@ few seconds and waits for the answer to each report. Messages that an agent send
 own buffers."""
 STATUSES_PER_TOKEN = 20
 CERTIFICATE = 25.0
-"""Tokens that a certificate costs, because it needs a signature."""
+"""Tokens that a certificate costs, because it needs a signature; and a farewell, which is followed
+by many decisions."""
 MAX_ASKED = 64
 """Requests for logs that the agent may leave unread."""
 
@@ -59,7 +63,7 @@ def _cost(message: FromAgent) -> float:
     match message:
         case StatusUpdate(statuses=statuses):
             return 1 + len(statuses) / STATUSES_PER_TOKEN
-        case CertificateRequest():
+        case CertificateRequest() | NodeFarewell():
             return CERTIFICATE
         case _:
             return 1
@@ -74,9 +78,10 @@ class AgentLink:
         heard: "Callable[[AgentLink], None]",
         certify: Callable[[CertificateRequest], Awaitable[IssuedCertificate]],
         turns: asyncio.Semaphore,
+        part: Callable[[Farewell], Awaitable[None]],
     ) -> None:
         """`trusted`: see `Hello`. `heard` is called for each message of the agent; `certify` raises
-        `WeftError` for a request that is refused. `turns` limits how many agents get their first
+        `WeftError` for a request that is refused; `part` commits a farewell. `turns` limits how many agents get their first
         assignment at a time."""
         self._session = session
         self.trusted = trusted
@@ -84,6 +89,11 @@ class AgentLink:
         self._heard = heard
         self._certify = certify
         self._turns = turns
+        self._part = part
+        self._farewell: Farewell | None = None
+        """The agent's last farewell, if it has no answer yet."""
+        self.is_parting = False
+        """The agent has said farewell: it need not be READY to be heard."""
         self.publishes_logs = False
         """See `Hello`."""
         self._asked: deque[PublishLogs] = deque()
@@ -191,6 +201,9 @@ class AgentLink:
             case CertificateRequest():
                 self._requested = message
                 self._work.set()
+            case NodeFarewell(farewell=farewell):
+                self._farewell, self.is_parting = farewell, True
+                self._work.set()
             case Goodbye(reason=reason):
                 raise SessionClosed(f"node {self.node} said goodbye: {reason}")
             case _:
@@ -217,6 +230,9 @@ class AgentLink:
             if self._requested is not None:
                 request, self._requested = self._requested, None
                 await self._send_certificate(request)
+            if self._farewell is not None:
+                farewell, self._farewell = self._farewell, None
+                await self._say_farewell(farewell)
             if (
                 self._sent is not None
                 and self._newest is not None
@@ -242,6 +258,12 @@ class AgentLink:
             ) from error
         await self._session.send(issued)
         log.info("certificate.issued node=%s", self.node)
+
+    async def _say_farewell(self, farewell: Farewell) -> None:
+        await self._part(farewell)
+        await self._session.send(FarewellTaken(farewell))
+        if farewell != "leaving":
+            raise SessionClosed(f"node {self.node} is {farewell}")
 
     async def _send_assignment(self, assignment: Assignment) -> None:
         change = difference(self._sent, assignment, self._memo)

@@ -6,6 +6,8 @@ to a peer that said it knows the kind. Beside the session an agent may open conn
 publishes logs: `LogLines` until `LogsEnd`.
 """
 
+from typing import Literal
+
 import msgspec
 
 from weft.model.assignment import AssignmentChange
@@ -54,6 +56,15 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The agent knows `PublishLogs`."""
 
 
+Farewell = Literal["leaving", "left", "stopping"]
+"""What ends for a node.
+
+leaving     the node leaves the swarm for good: give its tasks up, and send nobody there any more
+left        it has ended its tasks and reported them: it is down
+stopping    its host is being shut down: send nobody there, but keep its tasks
+"""
+
+
 class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     heartbeat: Nanoseconds
     """The agent sends a `Heartbeat` at least this often."""
@@ -62,6 +73,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     epoch: int = 0
     """The cluster's epoch. If the agent knows a later epoch, the swarm has gone on without this
     manager."""
+    takes_farewells: bool = False
+    """The manager knows `NodeFarewell`."""
 
 
 class Epoch(msgspec.Struct, frozen=True, tag=True):
@@ -156,13 +169,26 @@ class LogsEnd(msgspec.Struct, frozen=True, tag=True):
     """Logs that could not be read, and why."""
 
 
+class NodeFarewell(msgspec.Struct, frozen=True, tag=True):
+    """From the agent, to a manager that takes farewells. After "left" and "stopping" the agent
+    begins no other session."""
+
+    farewell: Farewell
+
+
+class FarewellTaken(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: the farewell is committed."""
+
+    farewell: Farewell
+
+
 class Goodbye(msgspec.Struct, frozen=True, tag=True):
     """From either side: the reason for ending the session."""
 
     reason: str
 
 
-FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | Goodbye
+FromAgent = Hello | Heartbeat | StatusUpdate | CertificateRequest | NodeFarewell | Goodbye
 FromManager = (
     Welcome
     | Heartbeat
@@ -173,6 +199,7 @@ FromManager = (
     | IssuedCertificate
     | Trust
     | PublishLogs
+    | FarewellTaken
     | Goodbye
 )
 FromPublisher = LogLines | LogsEnd

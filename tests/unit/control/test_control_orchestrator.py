@@ -1,5 +1,7 @@
 """The orchestrator, together with the other loops and agents that behave, in virtual time."""
 
+from typing import Literal
+
 import msgspec
 import pytest
 
@@ -164,12 +166,21 @@ def test_tasks_of_a_node_that_is_removed_are_orphaned_at_once() -> None:
     assert [task.state for task in room.state.tasks_on("node1").values()] == [TaskState.ORPHANED]  # type: ignore[arg-type]
 
 
-def test_a_drained_node_is_left_one_task_stopping_before_the_next_runs() -> None:
-    room, id = room_with(spec(replicas=3, update=UpdateConfig(order="start-first")))
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+def test_a_drained_node_is_left_in_the_order_of_the_service(
+    order: Literal["stop-first", "start-first"],
+) -> None:
+    room, id = room_with(spec(replicas=3, update=UpdateConfig(order=order)))
     room.set_node("node1", availability="drain")
     room.run("orchestrator")
-    assert [t.desired for t in room.state.tasks_of(id).values() if t.state == TaskState.NEW] == [
-        TaskState.READY
+    tasks = room.state.tasks_of(id).values()
+    found = [(t.desired, t.state) for t in tasks if t.node in ("node1", None)]
+    first, second = TaskState.SHUTDOWN, TaskState.READY
+    if order == "start-first":
+        first = second = TaskState.RUNNING
+    assert sorted(found, key=lambda t: t[1]) == [
+        (second, TaskState.NEW),
+        (first, TaskState.RUNNING),
     ]
     room.settle()
     assert {task.node for task in room.running(id)} == {"node2", "node3"}

@@ -33,9 +33,31 @@ def supervise(draft: Draft) -> None:
         leaving = nodes.must_leave(draft, task)
         if _is_awaited(draft, task) and not leaving:
             draft.wake(task.restart_at)
+        elif leaving and _awaits_relief(draft, task, slots[slot_of(task)]):
+            continue
         elif leaving or task.state.is_terminal:
             _stop(draft, task, leaving)
             _replace(draft, task, leaving, slots[slot_of(task)])
+
+
+def _awaits_relief(draft: Draft, task: Task, slot: list[TaskId]) -> bool:
+    """Start-first: a task that has to leave a node that is up runs until its replacement does, but
+    not for ever: there may be no room for two. `slot`: its task ids; a new task's is added."""
+    service, node = draft.service, draft.node_of(task)
+    is_asked = service.spec.update.order == "start-first" and not service.spec.is_global
+    is_serving = task.state == TaskState.RUNNING and node is not None and not nodes.is_down(node)
+    if not (is_asked and is_serving):
+        return False
+    younger = [t for id in slot if age(t := draft.tasks[id]) > age(task)]
+    if not younger:
+        slot.append(draft.create(slot_of(task), TaskState.RUNNING).id)
+        return True
+    relief = max(younger, key=age)
+    until = (relief.meta.created_at or draft.now) + OLD_TASK_TIMEOUT
+    if not relief.is_live or relief.state >= TaskState.RUNNING or draft.now >= until:
+        return False
+    draft.wake(until)
+    return True
 
 
 def _is_awaited(draft: Draft, task: Task) -> bool:

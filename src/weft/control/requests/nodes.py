@@ -1,6 +1,9 @@
 """Requests about nodes: update, promotion, demotion and removal; also the other ways in which a
 node stops being a manager."""
 
+from collections.abc import Mapping
+from typing import Literal
+
 import msgspec
 
 from weft.control import revocation
@@ -8,8 +11,15 @@ from weft.control.requests.sequence import check_sequence
 from weft.errors import FailedPrecondition, NotFound
 from weft.model.ids import NodeId
 from weft.model.leadership_status import LeadershipStatus
+from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeSpec, NodeState
 from weft.model.state import Change, ClusterState, Put, Remove, cluster_of
+
+_ENDS: Mapping[str, tuple[NodeState, str]] = {
+    "left": (NodeState.DOWN, "the node has left the swarm"),
+    "stopping": (NodeState.DISCONNECTED, "its host is being shut down"),
+}
+"""The state of a node after its farewell."""
 
 
 def update(
@@ -55,6 +65,26 @@ def _get(state: ClusterState, id: NodeId) -> Node:
     if node is None:
         raise NotFound(f"node {id} not found")
     return node
+
+
+def farewell(
+    state: ClusterState, id: NodeId, said: Literal["leaving", "left", "stopping"], now: Nanoseconds
+) -> list[Change]:
+    """What a node says of itself before it ends (`session.messages.Farewell`).
+
+    A node that leaves is drained first: its tasks get replacements, no node sends them new
+    connections, and the node ends them as it ends all tasks. It is DOWN when it has done so."""
+    node = state.nodes.get(id)
+    if node is None:
+        return []
+    if said == "leaving":
+        drained = msgspec.structs.replace(node.spec, availability="drain")
+        return [Put(_with_spec(node, drained))] if drained != node.spec else []
+    ends, message = _ENDS[said]
+    status = msgspec.structs.replace(node.status, state=ends, message=message, since=now)
+    if ends is NodeState.DOWN:
+        status = msgspec.structs.replace(status, manager=None)
+    return [Put(msgspec.structs.replace(node, status=status))]
 
 
 def managers(state: ClusterState) -> list[Node]:
