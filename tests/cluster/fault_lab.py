@@ -69,12 +69,15 @@ def total(requests: Sequence[Request]) -> float:
 class Load:
     """The client, while the block lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Sequence[str] = ()) -> None:
+        """`targets`: `address:port` of each; by default both services on every host."""
         self.requests: list[Request] = []
+        self._targets = targets or [
+            f"{address}:{port}" for address in HOSTS.values() for port in (WEB, STEADY)
+        ]
 
     def __enter__(self) -> "Load":
-        targets = [f"{address}:{port}" for address in HOSTS.values() for port in (WEB, STEADY)]
-        program = [sys.executable, str(Path(__file__).with_name("load.py")), *targets]
+        program = [sys.executable, str(Path(__file__).with_name("load.py")), *self._targets]
         self._client = subprocess.Popen(
             [*WEFT, "lab", "exec", "client", "--", *program],
             stdin=subprocess.PIPE,
