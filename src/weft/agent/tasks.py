@@ -2,6 +2,9 @@
 of a step are on disk and in the runtime, not in here, so a new worker can replace one that was
 cancelled at any point.
 
+A task that is to stop goes in the order of every goodbye (docs/goodbyes.md): no new connections
+anywhere, the stop signal, the grace period for established ones, and only then its network.
+
 Errors: a failure that keeps a task from running ends the task, with the cause in its status. A step
 that keeps a task from ending is tried again until it works. A task's end is reported only when its
 container has ended and its sandbox is out of the kernel: from then on the manager may give the

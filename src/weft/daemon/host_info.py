@@ -39,6 +39,12 @@ def missing_programs() -> list[str]:
     ]
 
 
+def is_stopping(systemd: Path = Path("/run/systemd/system")) -> bool:
+    """Whether the whole host is being shut down, and not this daemon alone. Only systemd tells
+    (`systemd`: its runtime directory, which is there while it is the host's init)."""
+    return systemd.exists() and _first_line("systemctl", "is-system-running") == "stopping"
+
+
 def read(
     data_root: Path,
     started_at: int,
@@ -93,7 +99,7 @@ def _memory() -> int:
 def _first_line(*argv: str) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.splitlines()[0].strip() if done.stdout else ""
 

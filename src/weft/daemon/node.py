@@ -186,6 +186,11 @@ class WeftNode:
         if self._esp is not None:
             await self._esp.close()
 
+    async def host_stops(self) -> None:
+        """The host is being shut down: see `Agent.host_stops`."""
+        if self._member is not None:
+            await self._member.agent.host_stops()
+
     async def failed(self) -> None:
         """Waits as long as all parts run; raises the error that ended a part unexpectedly."""
         while True:
@@ -359,6 +364,8 @@ async def _run(options: DaemonOptions) -> int:
         log.info("daemon.ready version=%s data_root=%s", node.info.version, options.data_root)
         await first(stop.wait(), node.failed())
         log.info("daemon.stopping")
+        if await asyncio.to_thread(hostinfo.is_stopping):
+            await node.host_stops()
         node.containers.look_away()
     finally:
         await api.close()

@@ -313,10 +313,6 @@ class SwarmNode:
         finally:
             self._start("role", self._role.run())
 
-    async def host_stops(self) -> None:
-        """See `Agent.host_stops`."""
-        await self.agent.host_stops()
-
     async def leave(self, force: bool) -> None:
         """Leaves the swarm: ends the tasks in good order, then removes containers, networks and
         files of this membership. `force`: waits for no manager that is out of reach."""

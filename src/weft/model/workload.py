@@ -33,7 +33,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     host_network: bool = False
     """Whether the workload needs no sandbox."""
     is_leaving: bool = False
-    """If two workloads need one port of the host, the one that is not leaving gets it."""
+    """Whether the workload is to stop: its host-mode ports take no new connections."""
 
 
 class Resident(NamedTuple):

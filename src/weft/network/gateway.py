@@ -98,10 +98,11 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
 
 
 def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
-    """If two residents publish one port, a resident that stays precedes one that is leaving."""
+    """A resident that is leaving gets no new connections; the kernel remembers the established
+    ones."""
     found: dict[Entry, Entry] = {}
     for sandbox, workload in sorted(
-        residents, key=lambda r: (r.workload.is_leaving, r.workload.id)
+        (r for r in residents if not r.workload.is_leaving), key=lambda r: r.workload.id
     ):
         for port in workload.ports:
             if port.mode == "host" and port.published:

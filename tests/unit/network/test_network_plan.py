@@ -258,6 +258,15 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
         }
 
 
+def test_host_mode_ports_of_a_task_that_is_to_stop_take_no_new_connections():
+    swarm = Swarm(1)
+    (task,) = swarm.service(
+        "web", ports=[PublishedPort(target=80, published=9090, mode="host")], on=[1]
+    )
+    swarm.tasks[task] = msgspec.structs.replace(swarm.tasks[task], desired=TaskState.REMOVE)
+    assert plan(*told(swarm, 1))[HOST].tables["ip", "weft"].sets["gateway-ports"].elements == {}
+
+
 # --- to be read: all that a small node's kernel is told
 
 

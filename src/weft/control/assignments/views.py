@@ -6,6 +6,10 @@ tables per affected network and one record per affected object, however many nod
 unaffected view stays the same object, which `differences.difference` recognises without looking
 inside.
 
+A view says where new connections go (`serving`) and, until a task has ended, how established ones
+are forwarded: its endpoint and the ports that it was started with stay that long, even if its
+service is gone.
+
     views   = network_views(state)                  once, at the start
     views   = network_views(state, views, events)   after each commit
 """
