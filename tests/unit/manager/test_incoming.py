@@ -25,11 +25,11 @@ from weft.session.messages import (
     FromAgent,
     FromPublisher,
     Goodbye,
-    NodeFarewell,
     Heartbeat,
     Hello,
     LogLines,
     LogsEnd,
+    NodeFarewell,
     PublishLogs,
     StatusUpdate,
 )
@@ -53,7 +53,8 @@ ADMISSION = AdmissionRequest(
 )  # fmt: skip
 GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
-    NodeFarewell("leaving"), Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), LogsEnd(("cannot read",)),
+    NodeFarewell("leaving"),
+    Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), LogsEnd(("cannot read",)),
     ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
     LogRequest(node=NodeId("n1"), publish=PublishLogs(subscription="s", manager="10.0.0.1:2377", wanted=LogsWanted())),
 )  # fmt: skip
