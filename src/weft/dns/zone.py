@@ -2,11 +2,12 @@
 networks.
 
 On each network a task has its own name and its aliases (short id of the container, hostname).
-`tasks.<service>` and `tasks.<alias>` give the addresses of the serving tasks. `<service>` and its
-aliases give the virtual address, or the addresses of the serving tasks if there is no virtual
-address. A service's names exist as long as the service is known on the network, with or without
-tasks. A name is looked up in the container's networks in the order of its attachments; the first
-network that knows the name answers. `<name>.<network>` is looked up in that network only.
+`tasks.<service>` and `tasks.<alias>` give the addresses of the serving tasks and, on a network that
+asks for it, of those that are starting. `<service>` and its aliases give the virtual address, or
+the addresses of the serving tasks if there is no virtual address. A service's names exist as long
+as the service is known on the network, with or without tasks. A name is looked up in the
+container's networks in the order of its attachments; the first network that knows the name answers.
+`<name>.<network>` is looked up in that network only.
 
 The ingress network has no names, as in Docker Swarm (libnetwork, "routing only"): containers cannot
 reach each other there, and a name of another stack would hide a name of the outside world.
@@ -131,17 +132,20 @@ def _task_names(tasks: list[EndpointRecord]) -> dict[str, Addresses]:
 
 def _service_names(view: NetworkView, tasks: list[EndpointRecord]) -> dict[str, Addresses]:
     serving: dict[str, list[IPv4Address]] = {}
+    starting: dict[str, list[IPv4Address]] = {}
     for endpoint in tasks:
-        if endpoint.serving and endpoint.service is not None:
-            serving.setdefault(endpoint.service, []).append(endpoint.address.ip)
+        if endpoint.service is not None and (endpoint.serving or endpoint.starting):
+            found = serving if endpoint.serving else starting
+            found.setdefault(endpoint.service, []).append(endpoint.address.ip)
     names: dict[str, Addresses] = {}
     for service in view.services.values():
         backends = tuple(sorted(serving.get(service.id, ())))
         shown = backends if service.virtual_address is None else (service.virtual_address,)
+        there = tuple(sorted((*backends, *starting.get(service.id, ()))))
         for name in {service.name.lower(), *(alias.lower() for alias in service.aliases)}:
             # An alias may belong to several services: it gives the addresses of all of them.
             names[name] = (*names.get(name, ()), *shown)
-            names[f"tasks.{name}"] = (*names.get(f"tasks.{name}", ()), *backends)
+            names[f"tasks.{name}"] = (*names.get(f"tasks.{name}", ()), *there)
     return names
 
 

@@ -94,6 +94,9 @@ class EndpointRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     serving: bool = False
     """Whether the task runs and is meant to: then the endpoint gets new connections. Otherwise it
     keeps established ones."""
+    starting: bool = False
+    """Whether the task has been started, is not healthy yet and may be found by name all the same;
+    only on a network that asks for that."""
     version: int = 0
     """`Task.spec_version`: the version of the service's spec with which the task was started. See
     `ServiceRecord.former`."""

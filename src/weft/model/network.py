@@ -40,6 +40,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     encrypted: bool = False
     icv_bits: IcvBits = 64
     """Length of the integrity check value of each encrypted packet."""
+    names_starting: bool = False
+    """Whether `tasks.<service>` also gives tasks that have been started and are not healthy yet."""
 
 
 class Segment(msgspec.Struct, frozen=True):

@@ -132,6 +132,12 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
         return self.state == running == self.desired and not self.status.unhealthy_since
 
     @property
+    def is_starting(self) -> bool:
+        """Whether the container is being started, or runs and is not healthy yet."""
+        is_wanted = self.desired == TaskState.RUNNING and not self.status.unhealthy_since
+        return is_wanted and self.state == TaskState.STARTING
+
+    @property
     def is_live(self) -> bool:
         """Whether the task is meant to run and has not ended."""
         return self.desired <= TaskState.RUNNING and not self.state.is_terminal

@@ -15,6 +15,7 @@ from weft.api.schema.common import encode, human_duration, parse_moment, rfc3339
 from weft.api.schema.container import ContainerContext, container_json, container_summary_json
 from weft.api.schema.decoding import decode
 from weft.api.schema.network import (
+    NAMES_STARTING,
     VNIS,
     NetworkWire,
     attached_network_json,
@@ -294,6 +295,12 @@ def read(**fields: Any) -> NetworkSpec:
     return spec_from(decode(encode({"Name": "n", "Driver": "overlay", **fields}), NetworkWire))
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("False", False)])
+def test_a_network_may_show_starting_tasks(text: str, value: bool) -> None:
+    assert read(Options={NAMES_STARTING: text}).names_starting == value
+    assert not read().names_starting
+
+
 def test_a_request_with_everything() -> None:
     config = {
         "Subnet": "10.1.0.0/16",
@@ -364,6 +371,16 @@ def test_a_request_with_everything() -> None:
             "'false' would encrypt it all the same",
         ),
         ({"Options": {"encrypted": "No"}}, InvalidArgument, "leave it out"),
+        (
+            {"Options": {NAMES_STARTING: "maybe"}},
+            InvalidArgument,
+            "com.weft.network.names.starting: 'maybe' is neither true nor false",
+        ),
+        (
+            {"Options": {NAMES_STARTING: "true"}, "Ingress": True},
+            InvalidArgument,
+            "an ingress network has no names",
+        ),
         ({"Labels": {"a": 1}}, InvalidArgument, "$.Labels"),
     ],
 )

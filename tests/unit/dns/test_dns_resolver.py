@@ -26,7 +26,7 @@ from weft.model.task import Attachment
 NODE = "n" * 25
 
 
-def endpoint(network, task, host, serving=True, aliases=(), service="s-web"):
+def endpoint(network, task, host, serving=True, aliases=(), service="s-web", starting=False):
     return EndpointRecord(
         id=task,
         network=network,
@@ -38,6 +38,7 @@ def endpoint(network, task, host, serving=True, aliases=(), service="s-web"):
         service=service,
         aliases=aliases,
         serving=serving,
+        starting=starting,
     )
 
 
@@ -120,6 +121,24 @@ def ask(name, type="A", zone=None, transport="udp", query=None):
     query = query or dnslib.DNSRecord.question(name, type).pack()
     reply = answer(query, zone, random.Random(1), transport)
     return dnslib.DNSRecord.parse(reply) if isinstance(reply, bytes) else reply
+
+
+def test_tasks_that_are_starting_are_among_the_tasks_and_nowhere_else():
+    endpoints = [
+        endpoint("net", "t1", "10.0.1.3"),
+        endpoint("net", "t2", "10.0.1.4", serving=False, starting=True),
+        endpoint("net", "r1", "10.0.1.6", service="s-rr"),
+        endpoint("net", "r2", "10.0.1.5", service="s-rr", serving=False, starting=True),
+    ]
+    zone = zone_of(assignment(endpoints=endpoints))
+    for name, expected in {
+        "tasks.web": ["10.0.1.3", "10.0.1.4"],
+        "tasks.site": ["10.0.1.3", "10.0.1.4"],
+        "tasks.rr": ["10.0.1.5", "10.0.1.6"],
+        "rr": ["10.0.1.6"],
+        "web": ["10.0.1.2"],
+    }.items():
+        assert addresses(ask(name, zone=zone)) == expected
 
 
 def addresses(reply):

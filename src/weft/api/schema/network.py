@@ -30,6 +30,11 @@ user who writes one of these values means the opposite; any other value counts a
 ICV = "com.weft.network.esp.icv"
 """Bits of the integrity check value of each encrypted packet. Only Weft has this option; Docker
 always uses 64."""
+NAMES_STARTING = "com.weft.network.names.starting"
+"""Whether `tasks.<service>` also gives the addresses of tasks that have been started and are not
+healthy yet. Only Weft has this option: programs that form a cluster before they are healthy find
+each other by it."""
+BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 ICV_BITS: Mapping[str, IcvBits] = {"64": 64, "128": 128}
 MIN_MTU, MAX_MTU = 576, 65535 - 50
 
@@ -93,6 +98,7 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
         ingress=wire.ingress,
         encrypted=ENCRYPTED in wire.options,
         icv_bits=ICV_BITS[wire.options.get(ICV, "64")],
+        names_starting=BOOLEANS[wire.options.get(NAMES_STARTING, "false").lower()],
     )
 
 
@@ -116,11 +122,22 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
         if asked:
             raise Unsupported(f"cannot create network {wire.name}: {what} is not supported by Weft")
     for option in wire.options:
-        if option not in (VNIS, MTU, ENCRYPTED, ICV):
+        if option not in (VNIS, MTU, ENCRYPTED, ICV, NAMES_STARTING):
             raise Unsupported(
                 f"cannot create network {wire.name}: option {option} is not supported by Weft"
             )
     _check_encryption(wire)
+    names = wire.options.get(NAMES_STARTING)
+    if names is not None and names.lower() not in BOOLEANS:
+        raise InvalidArgument(
+            f"cannot create network {wire.name}: option {NAMES_STARTING}: {clip(names)!r} is neither"
+            " true nor false"
+        )
+    if names is not None and wire.ingress:
+        raise InvalidArgument(
+            f"cannot create network {wire.name}: option {NAMES_STARTING}: an ingress network has no"
+            " names"
+        )
 
 
 def _check_encryption(wire: NetworkWire) -> None:

@@ -226,8 +226,14 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
         service=task.service,
         aliases=_aliases(task),
         serving=task.serves and not _is_lost(node),
+        starting=task.is_starting and not _is_lost(node) and _names_starting(state, network),
         version=task.spec_version,
     )
+
+
+def _names_starting(state: ClusterState, id: NetworkId) -> bool:
+    network = state.networks.get(id)
+    return network is not None and network.spec.names_starting
 
 
 def _is_lost(node: Node) -> bool:
