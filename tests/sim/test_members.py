@@ -12,11 +12,12 @@ from tests.support import virtual_time
 from weft.control.requests.nodes import forced_beginning, update
 from weft.errors import OperationFailed
 from weft.manager.members import DOOR_PATIENCE, Membership
+from weft.manager.transaction import transact
 from weft.model.certificate import ManagerCertificate
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Node, NodeSpec
-from weft.model.state import ClusterState
+from weft.model.state import Change, ClusterState
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.fake import FakeEtcd
 from weft.store.etcd.leadership import EtcdLeadership
@@ -82,11 +83,14 @@ class World:
         return refuse
 
     async def demote(self, name: str) -> None:
-        store = self.stores["m1"]
-        node = store.state.nodes[NodeId(name)]
-        spec = msgspec.structs.replace(node.spec, role="worker")
         leadership_status = self.leaderships["m1"].leadership_status
-        await store.commit(update(store.state, node.id, node.meta.version, spec, leadership_status))
+
+        def change(state: ClusterState) -> list[Change]:
+            node = state.nodes[NodeId(name)]
+            spec = msgspec.structs.replace(node.spec, role="worker")
+            return update(state, node.id, node.meta.version, spec, leadership_status)
+
+        await transact(self.stores["m1"], change)
 
     def is_member(self, name: str) -> bool:
         return any(member.name == name for member in self.etcd.roster)
@@ -167,5 +171,24 @@ def test_those_whom_a_forced_beginning_leaves_behind_are_refused() -> None:
         store = world.stores["m1"]
         await store.commit(forced_beginning(store.state, NodeId("m1")))
         await until(lambda: world.refused["m1"] == {f"{name}-certificate" for name in NAMES[1:]})
+
+    run(main)
+
+
+def test_a_member_that_etcd_keeps_for_now_does_not_keep_in_the_one_that_is_out_of_reach() -> None:
+    """etcd removes no member in touch while that would leave too few: the other has to go first."""
+
+    async def main(world: World) -> None:
+        for event in world.may_shut.values():
+            event.set()
+        await world.demote("m4")
+        await until(lambda: not world.is_member("m4"))
+        world.may_shut["m1"].clear()
+        await world.demote("m2")
+        await world.demote("m3")
+        world.etcd.cut("m3")
+        world.may_shut["m1"].set()
+        await until(lambda: world.role("m2") == world.role("m3") == "worker")
+        assert [member.name for member in world.etcd.roster] == ["m1"]
 
     run(main)

@@ -32,6 +32,7 @@ from weft.model.state import Change, ClusterState, Kind, Put, cluster_of
 from weft.session.base import Identity, MemberGrant, MemberRequest
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
+from weft.store.etcd.base import Member as StoreMember
 
 log = logging.getLogger(__name__)
 
@@ -169,12 +170,27 @@ class Membership:
             await self._until_refused()
         nodes = self._store.state.nodes
         keep = {node.store_peer for node in nodes.values() if not _is_leaving(node)}
-        for member in found:
-            if keep.isdisjoint(member.peer_urls):
+        standing, trouble = await self._remove([m for m in found if keep.isdisjoint(m.peer_urls)])
+        for node in [node for node in nodes.values() if _is_leaving(node)]:
+            if node.store_peer not in standing:
+                await transact(self._store, partial(departure, id=node.id), independent=True)
+        if trouble is not None:
+            raise trouble
+
+    async def _remove(self, members: Sequence[StoreMember]) -> tuple[set[str], WeftError | None]:
+        """Removes these members; gives the URLs of those that are still there, and why. One that
+        cannot be removed does not keep the others in: while a member is out of reach, etcd removes
+        that one only."""
+        standing: set[str] = set()
+        trouble: WeftError | None = None
+        for member in members:
+            try:
                 await self._required().remove_member(member.id)
                 log.info("member.removed name=%s peers=%s", member.name, ",".join(member.peer_urls))
-        for id in [node.id for node in nodes.values() if _is_leaving(node)]:
-            await transact(self._store, partial(departure, id=id), independent=True)
+            except WeftError as error:
+                standing.update(member.peer_urls)
+                trouble = trouble or error
+        return standing, trouble
 
     async def _until_refused(self) -> None:
         """Waits until all remaining managers in reach refuse the revoked certificates. The wait is

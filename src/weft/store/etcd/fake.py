@@ -367,6 +367,11 @@ class FakeClient:
             raise FailedPrecondition(
                 "etcdserver: re-configuration failed due to not enough started members"
             )
+        voters = [each for each in self._etcd.roster if not each.is_learner]
+        others = sum(each.in_touch for each in voters if each is not chosen)
+        if chosen.in_touch and not chosen.is_learner and others < 1 + (len(voters) - 1) // 2:
+            # As etcd's strict check: first those that are out of touch have to go.
+            raise FailedPrecondition("etcdserver: unhealthy cluster")
         self._etcd.roster.remove(chosen)
         chosen.is_up = False
         chosen.connections += 1
