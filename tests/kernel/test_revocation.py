@@ -21,8 +21,8 @@ from weft.model.cluster import PEER_PORT
 from weft.model.logs import LogsWanted
 from weft.pki.revocation import revoked_serials
 from weft.session import tls
-from weft.session.base import LogRequest
-from weft.session.messages import PublishLogs
+from weft.session.base import PublishRequest
+from weft.session.messages import LogsRequest, Publish
 from weft.store.etcd.process import EtcdMember
 
 pytestmark = [
@@ -254,7 +254,9 @@ def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(
 ) -> None:
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
         stolen, node = third.up._credential_source.credentials, third.up.member.node
-        publish = PublishLogs(subscription="s", manager=first.listen, wanted=LogsWanted())
+        publish = Publish(
+            subscription="s", manager=first.listen, request=LogsRequest(wanted=LogsWanted())
+        )
         await demote(first, third)
         await until(lambda: not third.up.is_manager and third.up.manager is None)
         address, _, port = third.listen.rpartition(":")
@@ -266,13 +268,13 @@ def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(
                 member, adapters, relay = (
                     host.up.member,
                     host.up.agent._adapters.managers,
-                    host.manager._logs._relay,
+                    host.manager.streams._relay,
                 )
                 host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))
                 for ask in (
                     adapters.connect(),
-                    adapters.publish(third.listen, "s"),
-                    relay(third.listen, LogRequest(node=node, publish=publish)),
+                    adapters.open_stream(third.listen, "s"),
+                    relay(third.listen, PublishRequest(node=node, publish=publish)),
                 ):
                     with pytest.raises(Unavailable, match="was revoked"):
                         await ask

@@ -33,8 +33,8 @@ from weft.session import tls
 from weft.session.base import AdmissionRequest, Admitted, MemberRequest
 from weft.session.client import Connector, MemberClient, join
 from weft.session.identity import Credentials
-from weft.session.logs import LogConnector, ManagerRelay
 from weft.session.server import SessionServer
+from weft.session.streams import ManagerRelay, StreamConnector
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 """aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
@@ -162,7 +162,7 @@ def test_a_removed_node_is_refused_at_once() -> None:
             with pytest.raises(Forbidden, match="is not part of the swarm"):
                 await ask
         with pytest.raises(Forbidden):
-            await LogConnector(gone.credential_source)(target.address, "s")
+            await StreamConnector(gone.credential_source)(target.address, "s")
         assert target.members[1].asked == []
 
     run(attack)
@@ -190,7 +190,7 @@ def test_a_worker_on_what_is_the_managers() -> None:
             with pytest.raises(Forbidden, match="is not a manager"):
                 await ask
         assert target.members[1].asked == []
-        for path in ("/v1/members", "/v1/members/vote", "/v1/logs"):
+        for path in ("/v1/members", "/v1/members/vote", "/v1/streams"):
             status, text = await posted(target, path, codec.encode(requirements))
             assert (status, "no client certificate" in text) == (403, True)
 

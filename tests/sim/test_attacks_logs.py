@@ -13,23 +13,31 @@ from tests.support.certified import Member, Swarm
 from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, Unavailable
 from weft.model import codec
 from weft.model.container import LogLine
+from weft.model.engine_state import EngineState
 from weft.model.ids import NodeId, TaskId
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.session import tls
-from weft.session.base import LogRequest
-from weft.session.logs import LogConnector, ManagerRelay
+from weft.session.base import PublishRequest
 from weft.session.messages import (
-    MAX_LOG_LINES,
+    MAX_FRAME,
+    EngineStateFrame,
     Heartbeat,
     LogLines,
-    LogsEnd,
+    StreamEnd,
 )
 from weft.session.server import SessionServer
+from weft.session.streams import ManagerRelay, StreamConnector
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 """aiohttp leaves a socket that is reset while it connects to the garbage collector, now and
 then."""
+
+
+OTHER_KIND = codec.encode(
+    EngineStateFrame(EngineState(version="", revision=1, settled=True, sandboxes=0, networks=0))
+)
+"""A frame of a stream, but not of this one."""
 
 
 def line(text: str) -> LogLine:
@@ -73,12 +81,12 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
             (one.credential_source, subscription[:-1] + "?"),
         ):
             with pytest.raises(Forbidden):
-                await LogConnector(wallet_)(target.address, name)
-        status, text = await got(target, f"/v1/logs/{subscription}")
+                await StreamConnector(wallet_)(target.address, name)
+        status, text = await got(target, f"/v1/streams/{subscription}")
         assert (status, "no client certificate" in text) == (403, True)
-        sink = await LogConnector(one.credential_source)(target.address, subscription)
+        sink = await StreamConnector(one.credential_source)(target.address, subscription)
         with pytest.raises(Forbidden):
-            await LogConnector(one.credential_source)(target.address, subscription)
+            await StreamConnector(one.credential_source)(target.address, subscription)
         own, foreign = task_on(target, one), task_on(target, other)
         await sink.send(
             LogLines(
@@ -97,7 +105,7 @@ def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
             await sink.closed()
         await sink.close()
         with pytest.raises(Forbidden):
-            await LogConnector(other.credential_source)(target.address, subscription)
+            await StreamConnector(other.credential_source)(target.address, subscription)
 
     run(attack)
 
@@ -112,16 +120,24 @@ def test_lines_that_are_too_long_or_make_no_sense(loop: str) -> None:
             tls.node_context(one.credential_source.credentials),
             one.asked[0].subscription,
         )
-        good = await LogConnector(other.credential_source)(target.address, subscription)
+        good = await StreamConnector(other.credential_source)(target.address, subscription)
         own = task_on(target, one)
-        long = codec.encode(LogLines(((own, line("x" * MAX_LOG_LINES)),)))
+        long = codec.encode(LogLines(((own, line("x" * MAX_FRAME)),)))
         for turn, frame in enumerate(
-            (b"nonsense", b"", long, b"x" * (MAX_LOG_LINES + 1), "text", codec.encode(Heartbeat())),
+            (
+                b"nonsense",
+                b"",
+                long,
+                b"x" * (MAX_FRAME + 1),
+                "text",
+                codec.encode(Heartbeat()),
+                OTHER_KIND,
+            ),
             1,
         ):
             await target.until(lambda turn=turn: len(one.asked) >= turn)
             async with aiohttp.ClientSession() as http:
-                url = f"https://{target.address}/v1/logs/{subscription}"
+                url = f"https://{target.address}/v1/streams/{subscription}"
                 async with http.ws_connect(
                     url, ssl=context, server_hostname=tls.MANAGER_NAME
                 ) as socket:
@@ -149,7 +165,7 @@ def test_an_agent_that_does_not_know_how_is_not_asked() -> None:
 
     async def attack(target: Swarm, server: SessionServer) -> None:
         old = target.members[1]
-        old.uplink._publish = None
+        old.uplink._streams = None
         await again(old)
         await target.until(lambda: old.uplink.connected)
         with pytest.raises(
@@ -157,7 +173,7 @@ def test_an_agent_that_does_not_know_how_is_not_asked() -> None:
         ):
             await ManagerRelay(target.founder.credential_source)(target.address, logs_of(old))
         with pytest.raises(FailedPrecondition, match="has no session with this manager"):
-            nobody = LogRequest(node=NodeId("nobody"), publish=logs_of(old).publish)
+            nobody = PublishRequest(node=NodeId("nobody"), publish=logs_of(old).publish)
             await ManagerRelay(target.founder.credential_source)(target.address, nobody)
         await ManagerRelay(target.founder.credential_source)(
             target.address, logs_of(target.founder)
@@ -184,10 +200,12 @@ def test_errors_of_a_node_are_said_but_not_at_any_length() -> None:
                 errors.append(str(error))
 
         reading = asyncio.create_task(once())
-        await target.until(lambda: one.asked[-1].wanted.task == own)
-        sink = await LogConnector(one.credential_source)(target.address, one.asked[-1].subscription)
+        await target.until(lambda: one.asked[-1].request.wanted.task == own)
+        sink = await StreamConnector(one.credential_source)(
+            target.address, one.asked[-1].subscription
+        )
         await sink.send(LogLines(((own, line("true\n")),)))
-        await sink.send(LogsEnd(("cannot read: broken",) + ("!" * 10,) * 10_000))
+        await sink.send(StreamEnd("cannot read: broken" + "; !!" * 10_000))
         await target.until(reading.done)
         assert [log.line.data for log in read] == [b"true\n"]
         assert f"node {one.node}: cannot read: broken; !!" in errors[0]

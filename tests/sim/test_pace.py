@@ -327,7 +327,7 @@ async def wanted_logs(target: Swarm, member: Member) -> tuple[str, asyncio.Task[
 
     reading = asyncio.create_task(read())
     await target.until(lambda: member.asked)
-    return f"/v1/logs/{member.asked[0].subscription}", reading
+    return f"/v1/streams/{member.asked[0].subscription}", reading
 
 
 @each_loop

@@ -23,10 +23,18 @@ from weft.model.state import Put
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.session import tls
-from weft.session.base import AgentSession, Identity, LogRequest, MemberRequest
-from weft.session.fake_logs import MemoryLogs
+from weft.session.base import AgentSession, Identity, MemberRequest, PublishRequest
+from weft.session.fake_streams import MemoryStream
 from weft.session.identity import Credentials, CredentialSource
-from weft.session.messages import CertificateRequest, Goodbye, Hello, LogLines, PublishLogs, Welcome
+from weft.session.messages import (
+    CertificateRequest,
+    Goodbye,
+    Hello,
+    LogLines,
+    LogsRequest,
+    Publish,
+    Welcome,
+)
 from weft.store.sole import SoleLeader
 
 
@@ -99,13 +107,15 @@ async def goodbye(opened: AgentSession) -> str:
 async def refusals(cluster: Swarm, credentials: Credentials) -> list[str]:
     """What is said to what only managers may ask for; empty where it is not refused."""
     peer, said = identity(cluster, credentials), []
-    publish = PublishLogs(subscription="s", manager="192.0.2.1:2377", wanted=LogsWanted())
+    publish = Publish(
+        subscription="s", manager="192.0.2.1:2377", request=LogsRequest(wanted=LogsWanted())
+    )
     for asked in (
         cluster.manager.enlist(
             peer, MemberRequest(peer_url="https://x:2380", manager_address="x:2377")
         ),
         cluster.manager.admit_vote(peer),
-        cluster.manager.pass_on(peer, LogRequest(node=peer.node, publish=publish)),
+        cluster.manager.pass_on(peer, PublishRequest(node=peer.node, publish=publish)),
     ):
         try:
             await asked
@@ -221,7 +231,7 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             await cluster.until(lambda: manager.asked)
             source = publisher(cluster, manager.credential_source.credentials)
             taking = asyncio.create_task(
-                cluster.manager.take_logs(source, manager.asked[0].subscription)
+                cluster.manager.take_stream(source, manager.asked[0].subscription)
             )
             tasks = cluster.manager.state.tasks.values()
             own = next(task.id for task in tasks if task.node == manager.node)
@@ -253,10 +263,10 @@ def newest_is_shown(cluster: Swarm, member: Member) -> bool:
     return node(cluster, member).certificate.serial == serial(member.credential_source.credentials)
 
 
-def publisher(cluster: Swarm, credentials: Credentials) -> MemoryLogs:
+def publisher(cluster: Swarm, credentials: Credentials) -> MemoryStream:
     async def passable() -> None: ...
 
-    return MemoryLogs(identity(cluster, credentials), passable)
+    return MemoryStream(identity(cluster, credentials), passable)
 
 
 def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
@@ -270,10 +280,10 @@ def test_who_publishes_logs_shows_the_newest_certificate_as_well() -> None:
             await cluster.until(lambda: newest_is_shown(cluster, manager))
             for credentials, why in (
                 (stolen, "was revoked"),
-                (manager.credential_source.credentials, "no logs of node"),
+                (manager.credential_source.credentials, "no stream of node"),
             ):
                 with pytest.raises(Forbidden, match=why):
-                    await cluster.manager.take_logs(publisher(cluster, credentials), "s")
+                    await cluster.manager.take_stream(publisher(cluster, credentials), "s")
 
     virtual_time.run(main())
 

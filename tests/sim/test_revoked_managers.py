@@ -17,22 +17,24 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.logs import LogsWanted
 from weft.pki.certificate import holder
 from weft.session import tls
-from weft.session.base import LogRequest
+from weft.session.base import PublishRequest
 from weft.session.client import Connector, EpochClient
 from weft.session.identity import Credentials, CredentialSource
-from weft.session.logs import LogConnector, ManagerRelay
-from weft.session.messages import PublishLogs
+from weft.session.messages import LogsRequest, Publish
+from weft.session.streams import ManagerRelay, StreamConnector
 
 Ask = Callable[[CredentialSource, str, tls.IsRevoked], Coroutine[Any, Any, object]]
-LOGS = LogRequest(
+LOGS = PublishRequest(
     node=NodeId("n"),
-    publish=PublishLogs(subscription="secret", manager="127.0.0.1:2377", wanted=LogsWanted()),
+    publish=Publish(
+        subscription="secret", manager="127.0.0.1:2377", request=LogsRequest(wanted=LogsWanted())
+    ),
 )
 ASKED: dict[str, Ask] = {
     "session": lambda credential_source, address, is_revoked: Connector(
         credential_source, lambda: [address], is_revoked
     )(),
-    "logs": lambda credential_source, address, is_revoked: LogConnector(
+    "logs": lambda credential_source, address, is_revoked: StreamConnector(
         credential_source, is_revoked
     )(address, "secret"),
     "epoch": lambda credential_source, address, is_revoked: EpochClient(

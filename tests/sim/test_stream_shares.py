@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.cluster import SimCluster
 from tests.support import virtual_time
 from weft.agent.logs import UNSENT
-from weft.manager.logs import UNREAD
+from weft.manager.subscription import UNREAD
 from weft.model.ids import TaskId
 from weft.model.logs import LogsWanted
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec

@@ -42,12 +42,12 @@ from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.session.base import (
     AgentSession,
     Identity,
-    LogRequest,
-    LogSink,
     ManagerSession,
     MemberRequest,
+    PublishRequest,
+    StreamSink,
 )
-from weft.session.fake_logs import MemoryLogs
+from weft.session.fake_streams import MemoryStream
 from weft.session.identity import Credentials, CredentialSource
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
@@ -109,8 +109,8 @@ class SimHost:
         self.store: StoreKind = "none"
         """Where it keeps the swarm's state."""
         self._follower: RoleFollower | None = None
-        self.published: list[MemoryLogs] = []
-        self.taken: list[MemoryLogs] = []
+        self.published: list[MemoryStream] = []
+        self.taken: list[MemoryStream] = []
         """Connections for logs that it has opened, and that were opened to it."""
         self._told = told
         self.agent: Agent | None = None
@@ -237,7 +237,7 @@ class SimHost:
         managers = ManagerAdapters(
             connect=self._connect,
             changed=self._know,
-            publish=self._publish,
+            open_stream=self._publish,
             open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
         )
         credential_source = CredentialSource(self.credentials, self.hold)
@@ -331,15 +331,15 @@ class SimHost:
         await asyncio.sleep(3 * self._network.latency(self.name, host.name))
         return host, host.manager
 
-    async def _relay(self, address: str, request: LogRequest) -> None:
+    async def _relay(self, address: str, request: PublishRequest) -> None:
         assert self.identity is not None
         host, manager = await self._manager_at(address)
         await self._ask(host, manager.pass_on(self.identity, request))
 
-    async def _publish(self, address: str, subscription: str) -> LogSink:
+    async def _publish(self, address: str, subscription: str) -> StreamSink:
         assert self.identity is not None
         host, manager = await self._manager_at(address)
-        logs = MemoryLogs(self.identity, lambda: self._network.passable(self.name, host.name))
+        logs = MemoryStream(self.identity, lambda: self._network.passable(self.name, host.name))
         self.published.append(logs)
         host.taken.append(logs)
         taking = self._processes.spawn(host.name, _take(manager, logs, subscription))
@@ -372,9 +372,9 @@ async def _answer(task: asyncio.Task[Any]) -> Any:
     return task.result()
 
 
-async def _take(manager: Manager, logs: MemoryLogs, subscription: str) -> None:
+async def _take(manager: Manager, logs: MemoryStream, subscription: str) -> None:
     try:
-        await manager.take_logs(logs, subscription)
+        await manager.take_stream(logs, subscription)
     finally:
         await logs.close()
 

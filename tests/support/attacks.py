@@ -18,14 +18,15 @@ from weft.model.logs import LogsWanted
 from weft.model.node import NodeDescription, Role
 from weft.pki import authority
 from weft.session import tls
-from weft.session.base import AdmissionRequest, LogRequest, SessionClosed
+from weft.session.base import AdmissionRequest, PublishRequest, SessionClosed
 from weft.session.client import Connector
 from weft.session.identity import Credentials, CredentialSource
 from weft.session.listener import LIMITS, Limits
 from weft.session.messages import (
     Goodbye,
     Hello,
-    PublishLogs,
+    LogsRequest,
+    Publish,
 )
 from weft.session.server import SessionServer
 
@@ -122,10 +123,12 @@ async def refused_session(target: Swarm, credentials: Credentials, node: str) ->
     return answer.reason
 
 
-def logs_of(member: Member) -> LogRequest:
-    return LogRequest(
+def logs_of(member: Member) -> PublishRequest:
+    return PublishRequest(
         node=member.node,
-        publish=PublishLogs(subscription="s", manager="127.0.0.66:2377", wanted=LogsWanted()),
+        publish=Publish(
+            subscription="s", manager="127.0.0.66:2377", request=LogsRequest(wanted=LogsWanted())
+        ),
     )
 
 

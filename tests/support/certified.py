@@ -39,13 +39,25 @@ from weft.session.client import Connector
 from weft.session.fake import session_pair
 from weft.session.identity import Credentials, CredentialSource
 from weft.session.listener import LIMITS, Limits
-from weft.session.messages import PublishLogs
+from weft.session.messages import Publish
 from weft.session.server import SessionServer
 from weft.store.memory import MemoryStore
 from weft.store.sole import SoleLeader
 
 END = "-----END CERTIFICATE-----"
 HOUR: Nanoseconds = 3600 * SECOND
+
+
+class Asked:
+    """`uplink.Streams` of an agent that leaves them to the test."""
+
+    kinds = ("logs",)
+
+    def __init__(self) -> None:
+        self.asked: list[Publish] = []
+
+    def ask(self, publish: Publish) -> None:
+        self.asked.append(publish)
 
 
 class Member:
@@ -70,11 +82,14 @@ class Member:
             description=lambda: NodeDescription(hostname=str(address)),
             origin=Origin(clock=swarm.clock, entropy=swarm.entropy),
         )
-        self.asked: list[PublishLogs] = []
-        """For logs, which this agent leaves to the test."""
+        self.streams = Asked()
         facts = NodeFacts(node=self.node, data_path_address=address)
-        self.uplink = Uplink(adapters, facts, dict, lambda _: None, publish=self.asked.append)
+        self.uplink = Uplink(adapters, facts, dict, lambda _: None, streams=self.streams)
         self.running: asyncio.Task[None] | None = None
+
+    @property
+    def asked(self) -> list[Publish]:
+        return self.streams.asked
 
     @property
     def role(self) -> Role:

@@ -5,12 +5,12 @@ Every write is carried out before it returns, by the manager's own functions; a 
 at once on the node, with addresses handed out in order.
 """
 
-import asyncio
 import hashlib
 import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,7 @@ from weft.model.state import Change, ClusterState, Put, Remove
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 from weft.pki import authority, sealing
 from weft.pki.certificate import fingerprint, signer_id
+from weft.session.messages import LogsRequest
 
 if TYPE_CHECKING:
     from tests.support.fake_node import FakeNode
@@ -166,19 +167,15 @@ class FakeSwarm:
 
     async def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
         """Read as an agent does."""
-        logs = TaskLogs(self._node.containers, self._node.events, time.time_ns, wanted, {})
-        reading = asyncio.create_task(logs.run())
-        try:
-            while lines := await logs.next():
-                tasks = [(self.state.tasks[id], line) for id, line in lines]
+        request = LogsRequest(wanted=wanted)
+        logs = TaskLogs(self._node.containers, self._node.events, time.time_ns, request)
+        async with aclosing(logs.frames()) as frames:
+            async for frame in frames:
+                tasks = [(self.state.tasks[id], line) for id, line in frame.lines]
                 yield [
                     TaskLog(task.node or NodeId(""), task.service, task.id, line)
                     for task, line in tasks
                 ]
-            await reading
-        finally:
-            reading.cancel()
-            await asyncio.wait((reading,))
         if self.missing:
             raise Unavailable(self.missing)
 

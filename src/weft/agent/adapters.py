@@ -10,7 +10,7 @@ from weft.engine.adapters import Origin
 from weft.errors import Unavailable
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
-from weft.session.base import Connect, Echo, LogSink, Publish
+from weft.session.base import Connect, Echo, OpenStream, StreamSink
 from weft.session.identity import Credentials, CredentialSource
 
 ManagersChanged = Callable[[tuple[tuple[NodeId, str], ...]], None]
@@ -33,9 +33,9 @@ def _nothing(credentials: Credentials, role: Role) -> None:
     """Ignores the new credentials."""
 
 
-async def _nowhere(manager: str, subscription: str) -> LogSink:
+async def _nowhere(manager: str, subscription: str) -> StreamSink:
     raise Unavailable(
-        f"cannot publish logs to manager {manager}: this node has no connections but its session"
+        f"cannot publish to manager {manager}: this node has no connections but its session"
     )
 
 
@@ -46,8 +46,8 @@ class ManagerAdapters:
     connect: Connect
     changed: ManagersChanged = _nobody
     """Called with the managers that the last manager named, to be kept for reconnecting."""
-    publish: Publish = _nowhere
-    """Opens connections for logs."""
+    open_stream: OpenStream = _nowhere
+    """Opens connections for streams."""
     open_echo: Callable[[], Echo] | None = None
     """How the manager's host is monitored; None where it cannot be."""
     epoch: Callable[[], int] = _first_epoch

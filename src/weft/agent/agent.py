@@ -20,10 +20,12 @@ import msgspec
 from weft.agent.adapters import Adapters
 from weft.agent.connections import Connections
 from weft.agent.disk import Disk
-from weft.agent.logs import LogPublisher
+from weft.agent.engine_state import engine_state
+from weft.agent.logs import TaskLogs
 from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
 from weft.agent.retirement import FORCED_PATIENCE, Retirement
+from weft.agent.streams import Frames, StreamPublisher
 from weft.agent.task_steps import RebootVerdict, expired
 from weft.agent.tasks import DRAIN, TaskWorker
 from weft.agent.uplink import Uplink
@@ -38,6 +40,7 @@ from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskState, TaskStatus
+from weft.session.messages import EngineStateFrame, EngineStateRequest, LogsRequest
 from weft.system.supervision import contained, lasting
 
 log = logging.getLogger(__name__)
@@ -57,12 +60,13 @@ class Agent:
         self._stored = self.disk.assignment()
         self.assignment = self._stored or Assignment(node=node)
         self.records = Records(self.disk.records)
-        self.logs = LogPublisher(
-            engine.runtime, engine.events.listen, engine.now, adapters.managers.publish
+        self.streams = StreamPublisher(
+            {LogsRequest: self._logs, EngineStateRequest: self._engine_state},
+            adapters.managers.open_stream,
         )
         self._reboot = Reboot(engine, self.records, self._wake)
         self.uplink = Uplink(
-            adapters, facts, self._statuses, self._change, self._reboot.reached, self.logs.ask
+            adapters, facts, self._statuses, self._change, self._reboot.reached, self.streams
         )
         self._retirement = Retirement(self.uplink, engine, self.records)
         self.connections = Connections(self.networking, self.records, self.assignment)
@@ -83,7 +87,7 @@ class Agent:
                     self._take_over(self._stored)
                 group.create_task(self._reboot.do_without_manager())
                 group.create_task(lasting("uplink", self.uplink.run))
-                group.create_task(lasting("logs", self.logs.run))
+                group.create_task(lasting("streams", self.streams.run))
         finally:
             self._group = self._running = None
             self._pulls.close()
@@ -225,6 +229,16 @@ class Agent:
 
     def _statuses(self) -> dict[TaskId, TaskStatus]:
         return {task: record.status for task, record in self.records.all.items()}
+
+    # --- streams
+
+    def _logs(self, request: LogsRequest) -> Frames:
+        engine = self.engine
+        return TaskLogs(engine.runtime, engine.events.listen, engine.now, request).frames()
+
+    async def _engine_state(self, request: EngineStateRequest) -> Frames:
+        version, revision = self.description().engine_version, self.assignment.revision
+        yield EngineStateFrame(engine_state(version, revision, self.networking))
 
     # --- calls from workers
 

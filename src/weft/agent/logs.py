@@ -1,36 +1,24 @@
-"""Publishes the logs of tasks on this host to the manager that asks for them, on a connection of
-its own.
-
-    PublishLogs (uplink) ─▶ LogPublisher ─▶ a connection to the manager ─▶ LogLines … LogsEnd
-                                  └──────▶ TaskLogs: the containers with the labels of the service
-                                           or task, and the runtime's reader
-
-A manager that reads slowly makes the sender wait, and the sender makes the readers wait. When the
-manager closes the connection, all of it ends."""
+"""Publishes the lines of tasks on this host: finds the containers with the labels of the service or
+task, and reads them with the runtime's reader. A reader waits while its lines are not sent."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
 from weft.agent.workloads import SERVICE_LABEL, TASK_LABEL
-from weft.errors import NotFound, WeftError
+from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
-from weft.model.logs import LogsWanted, Seen, note
+from weft.model.logs import Seen, note
 from weft.model.meta import Nanoseconds
-from weft.session.base import LogSink, Publish
-from weft.session.messages import LogLines, LogsEnd, PublishLogs
+from weft.session.messages import LogLines, LogsRequest
 from weft.system.bounded_queue import BoundedQueue
 
-log = logging.getLogger(__name__)
-
-MOST = 64
-"""Connections at a time. Requests beyond that are not answered."""
 UNSENT = 64 << 10
-"""Bytes of lines that wait for the connection, and so the limit of one message."""
+"""Bytes of lines that wait for the connection, and so the limit of one message. Each task has its
+share."""
 OVERHEAD = 64
 """Bytes that a line takes in memory beside its text."""
 MAX_LINE = 16 << 10
@@ -63,112 +51,41 @@ class Listen(Protocol):
     ) -> AsyncIterator[NodeEvent]: ...
 
 
-class LogPublisher:
-    def __init__(
-        self, runtime: Logged, listen: Listen, clock: Callable[[], Nanoseconds], connect: Publish
-    ) -> None:
-        self._runtime = runtime
-        self._listen = listen
-        self._clock = clock
-        self._connect = connect
-        self._asked: asyncio.Queue[PublishLogs] = asyncio.Queue()
-        self._count = 0
-        """The number of unfinished requests, waiting ones included."""
-
-    def ask(self, message: PublishLogs) -> None:
-        if self._count >= MOST:
-            log.warning(
-                "logs.too_many manager=%s subscription=%s", message.manager, message.subscription
-            )
-            return
-        self._count += 1
-        self._asked.put_nowait(message)
-
-    async def run(self) -> None:
-        """Runs until cancelled. A connection outlives the session on which it was asked for."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                group.create_task(self._publish(await self._asked.get()))
-
-    async def _publish(self, message: PublishLogs) -> None:
-        try:
-            sink = await self._connect(message.manager, message.subscription)
-            logs = TaskLogs(
-                self._runtime, self._listen, self._clock, message.wanted, dict(message.seen)
-            )
-            log.info(
-                "logs.publishing manager=%s subscription=%s", message.manager, message.subscription
-            )
-            await _carry(logs, sink)
-            log.info(
-                "logs.published manager=%s subscription=%s", message.manager, message.subscription
-            )
-        except WeftError as cause:
-            log.info(
-                "logs.not_published manager=%s subscription=%s cause=%s",
-                message.manager,
-                message.subscription,
-                cause,
-            )
-        except Exception:
-            log.exception(
-                "logs.failed manager=%s subscription=%s", message.manager, message.subscription
-            )
-        finally:
-            self._count -= 1
-
-
-async def _carry(logs: "TaskLogs", sink: LogSink) -> None:
-    """Runs until the manager closes the connection. Only the manager may close it first, or the
-    last messages could be lost."""
-    tasks = [asyncio.create_task(work) for work in (sink.closed(), logs.run(), _send(logs, sink))]
-    try:
-        waiting = set(tasks)
-        while tasks[0] in waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        try:
-            await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            await sink.close()
-
-
-async def _send(logs: "TaskLogs", sink: LogSink) -> None:
-    while lines := await logs.next():
-        await sink.send(LogLines(tuple(lines)))
-    await sink.send(LogsEnd(tuple(logs.errors)))
-
-
 class TaskLogs:
-    """The lines of this host's tasks. `seen`: lines that are not wanted again."""
+    """The lines of this host's tasks, for one request."""
 
     def __init__(
         self,
         runtime: Logged,
         listen: Listen,
         clock: Callable[[], Nanoseconds],
-        wanted: LogsWanted,
-        seen: Seen,
+        request: LogsRequest,
     ) -> None:
         self._runtime = runtime
         self._listen = listen
         self._clock = clock
-        self._wanted = wanted
-        self._seen = seen
+        self._wanted = request.wanted
+        self._seen: Seen = dict(request.seen)
         self._reading: set[ContainerId] = set()
         self._lines: BoundedQueue[Told] = BoundedQueue(UNSENT)
-        self.errors: list[str] = []
+        self._errors: list[str] = []
         """Why some logs could not be read."""
 
-    async def next(self) -> list[Told]:
-        """The next lines; an empty list at the end."""
-        return await self._lines.take()
+    async def frames(self) -> AsyncGenerator[LogLines, None]:
+        """Yields until all is read; with `follow`, without end. Raises `OperationFailed` at the end
+        if some logs could not be read."""
+        reading = asyncio.create_task(self._run())
+        try:
+            while lines := await self._lines.take():
+                yield LogLines(tuple(lines))
+            await reading
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+        if self._errors:
+            raise OperationFailed("; ".join(self._errors))
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Runs until all is read and taken; with `follow`, until cancelled."""
         try:
             if self._wanted.follow:
@@ -236,7 +153,7 @@ class TaskLogs:
         except NotFound:
             """The container was removed meanwhile."""
         except WeftError as error:
-            self.errors.append(f"task {task}: {error}")
+            self._errors.append(f"task {task}: {error}")
 
     async def _whole_lines(
         self, id: ContainerId, since: Nanoseconds, tail: int | None

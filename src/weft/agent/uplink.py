@@ -14,6 +14,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import AddressValueError, IPv4Address
+from typing import Protocol
 
 from weft.agent.adapters import Adapters
 from weft.agent.farewell import Farewells
@@ -38,7 +39,7 @@ from weft.session.messages import (
     Hello,
     IssuedCertificate,
     Managers,
-    PublishLogs,
+    Publish,
     Renew,
     StatusAccepted,
     StatusUpdate,
@@ -79,6 +80,15 @@ class NotApplied(SessionClosed):
 async def _no_preparation() -> None: ...
 
 
+class Streams(Protocol):
+    """See `streams.StreamPublisher`."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+    def ask(self, publish: Publish) -> None: ...
+
+
 class Uplink:
     def __init__(
         self,
@@ -87,18 +97,18 @@ class Uplink:
         statuses: Callable[[], Mapping[TaskId, TaskStatus]],
         apply: Callable[[AssignmentChange], None],
         reached: Callable[[], Awaitable[None]] = _no_preparation,
-        publish: Callable[[PublishLogs], None] | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """`statuses` gives those of all tasks; `apply` takes over a change of the assignment;
-        `reached` is awaited before the first message to a manager; `publish` begins to publish
-        logs, if this agent can."""
+        `reached` is awaited before the first message to a manager; `streams` publishes what a
+        manager asks for, if this agent can."""
         self._adapters, self._managers = adapters, adapters.managers
         self._node = facts.node
         self._facts = facts
         self._statuses = statuses
         self._apply = apply
         self._reached = reached
-        self._publish = publish
+        self._streams = streams
         self._renewal: Renewal | None = None
         own, origin = adapters.certificate, adapters.origin
         if own is not None:
@@ -192,7 +202,7 @@ class Uplink:
                 trusted=self.trusted,
                 epoch=managers.epoch(),
                 ended=self._ended(),
-                publishes_logs=self._publish is not None,
+                publishes=self._streams.kinds if self._streams is not None else (),
             )
             await session.send(hello)
             welcome = await _received(session, WELCOME_TIMEOUT)
@@ -272,10 +282,10 @@ class Uplink:
                 self._managers.changed(managers)
             case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
                 self._renewal.hear(message)
-            case PublishLogs() as logs if self._publish is not None:
-                self._publish(logs)
             case FarewellTaken() as taken:
                 self.farewells.hear(taken)
+            case Publish() as publish if self._streams is not None:
+                self._streams.ask(publish)
             case Goodbye(reason):
                 raise SessionClosed(reason)
 

@@ -40,9 +40,9 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, Kind, cluster_of
 from weft.session.client import EpochClient
 from weft.session.identity import Credentials, CredentialSource, Member
-from weft.session.logs import ManagerRelay
 from weft.session.sealing_keys import SealingKeyClient
 from weft.session.server import SessionServer
+from weft.session.streams import ManagerRelay
 from weft.store.base import Leadership, Store
 from weft.store.etcd import migrate
 from weft.store.etcd.base import Kv

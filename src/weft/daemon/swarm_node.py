@@ -48,8 +48,8 @@ from weft.session.base import AdmissionRequest, AgentSession, SessionClosed
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
-from weft.session.logs import LogConnector
 from weft.session.messages import CertificateRequest
+from weft.session.streams import StreamConnector
 from weft.store.base import Store
 from weft.store.sqlite import SqliteStore
 from weft.system.supervision import ended
@@ -121,7 +121,7 @@ class SwarmNode:
                 else host.connector(credential_source, self._manager_addresses, self._is_revoked)
             ),
             changed=self._remember_managers,
-            publish=LogConnector(credential_source, self._is_revoked),
+            open_stream=StreamConnector(credential_source, self._is_revoked),
             open_echo=host.open_echo,
             epoch=lambda: self.member.epoch,
             check_epoch=self._check_epoch,

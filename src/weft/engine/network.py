@@ -200,6 +200,11 @@ class NetworkLoop:
             group.create_task(lasting("convergence", self._converge_for_ever))
             group.create_task(lasting("stale flows", self._forget_flows))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the loop has dealt with all that was desired, successfully or not."""
+        return self._done == self._wanted
+
     async def settled(self) -> None:
         """Returns when the loop has dealt with all that was desired before the call, successfully
         or not."""

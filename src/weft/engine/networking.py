@@ -123,6 +123,16 @@ class Networking:
                 log.warning("resolver.reopen_failed workload=%s cause=%s", sandbox.workload, error)
                 await asyncio.sleep(REOPEN_PAUSE)
 
+    @property
+    def sandboxes(self) -> int:
+        """Number of sandboxes in the desired state."""
+        return len(self._residents)
+
+    @property
+    def networks(self) -> int:
+        """Number of networks in the desired state, besides those of every host."""
+        return len(self._overlays.networks)
+
     # --- what the API shows
 
     def local_networks(self) -> list[LocalNetwork]:

@@ -51,7 +51,7 @@ from weft.session.messages import (
     Hello,
     IssuedCertificate,
     Managers,
-    PublishLogs,
+    Publish,
     Welcome,
 )
 from weft.store.base import Store
@@ -150,7 +150,7 @@ class Dispatcher:
             self._turns,
             partial(self._part, node),
         )
-        link.publishes_logs = hello.publishes_logs
+        link.publishes = frozenset(hello.publishes)
         log.info(
             "session.opened node=%s hostname=%s address=%s",
             node,
@@ -174,12 +174,12 @@ class Dispatcher:
                 self._suspicion.lost(node)
             log.info("session.closed node=%s", node)
 
-    def tell(self, node: NodeId, logs: PublishLogs) -> None:
-        """See `manager.logs.Tell`."""
+    def tell(self, node: NodeId, publish: Publish) -> None:
+        """See `manager.broker.Tell`."""
         link = self._links.get(node)
         if link is None:
             raise FailedPrecondition(f"node {node} has no session with this manager")
-        link.ask(logs)
+        link.ask(publish)
 
     def _register(self, link: AgentLink) -> None:
         """A newer session of a node replaces the older one, whose end may have gone unnoticed."""

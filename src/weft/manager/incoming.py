@@ -18,23 +18,26 @@ import msgspec
 
 from weft.errors import FailedPrecondition, InvalidArgument
 from weft.model.cluster import Cluster
+from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.ids import NodeId, TaskId
 from weft.model.node import NodeDescription, NodeState
 from weft.model.state import ClusterState
 from weft.model.task import TaskState, TaskStatus
 from weft.model.text import cut
-from weft.session.base import AdmissionRequest, LogRequest, MemberRequest
+from weft.session.base import AdmissionRequest, MemberRequest, PublishRequest
 from weft.session.messages import (
+    MAX_FAILURES,
     MAX_ROUTES,
     MAX_STATUSES,
     CertificateRequest,
+    EngineStateFrame,
     Goodbye,
     Heartbeat,
     Hello,
     LogLines,
-    LogsEnd,
     NodeFarewell,
     StatusUpdate,
+    StreamEnd,
 )
 
 INT64 = 2**63 - 1
@@ -51,13 +54,14 @@ MAX_NANO_CPUS, MAX_MEMORY = 10**6 * 10**9, 2**60
 MAX_CSR = 16 << 10
 MAX_TOKEN = 256
 MAX_REASON = 1000
-"""Characters kept of the reason of a goodbye, and of an error that ends a log."""
+"""Characters kept of the reason of a goodbye, of an error that ends a stream, and of a failure."""
 MAX_PORTS = 1000
 """Ports of one task."""
 MAX_LINES, MAX_LINE = 4096, 64 << 10
 """Lines in one message, and bytes of one line. Publishers cut lines at 16 KiB and send 64 KiB at a
 time."""
-MAX_LOG_ERRORS = 1000
+MAX_KINDS = 64
+"""Kinds of streams that a node may publish."""
 EARLIER_EPOCH = (
     "this manager is of epoch {own} of the cluster, and docker swarm init --force-new-cluster has"
     " begun epoch {epoch} without it"
@@ -105,15 +109,17 @@ def _checked(message: object, source: str) -> object:
             return Goodbye(cut(reason, MAX_REASON))
         case LogLines(lines):
             _lines(message, lines)
-        case LogsEnd(errors):
-            return LogsEnd(tuple(cut(error, MAX_REASON) for error in errors[:MAX_LOG_ERRORS]))
+        case EngineStateFrame(state):
+            return EngineStateFrame(_engine_state(state))
+        case StreamEnd(error):
+            return StreamEnd(cut(error, MAX_REASON))
         case AdmissionRequest():
             _admission(message, source)
         case MemberRequest(peer_url=url, manager_address=address, epoch=epoch):
             _within("epoch", epoch, INT64)
             _word("peer URL", url)
             _word("manager address", address)
-        case LogRequest(node=node, publish=publish):
+        case PublishRequest(node=node, publish=publish):
             _word("node", node)
             _word("subscription", publish.subscription)
             _word("manager", publish.manager)
@@ -178,6 +184,9 @@ def _hello(hello: Hello, source: str) -> Hello:
     _within("MTU", hello.underlay_mtu, MAX_MTU)
     _word("trusted root", hello.trusted)
     _within("epoch", hello.epoch, INT64)
+    _at_most("kinds of streams", len(hello.publishes), MAX_KINDS)
+    for kind in hello.publishes:
+        _word("kind of stream", kind)
     return msgspec.structs.replace(hello, ended=_statuses(hello.ended))
 
 
@@ -229,6 +238,20 @@ def _status(task: TaskId, status: TaskStatus) -> TaskStatus:
         _within("pid", status.container.pid, 2**31)
         _within("exit code", abs(status.container.exit_code), 2**31)
     return status.cut()
+
+
+def _engine_state(state: EngineState) -> EngineState:
+    _word("version", state.version)
+    _at_most("failures", len(state.failures), MAX_FAILURES)
+    counts = {"revision": state.revision, "sandboxes": state.sandboxes}
+    counts |= {"networks": state.networks, "failed": state.failed}
+    for field, number in counts.items():
+        _within(field, number, INT64)
+    failures = tuple(
+        EngineFailure(cut(each.operation, MAX_REASON), cut(each.cause, MAX_REASON))
+        for each in state.failures
+    )
+    return msgspec.structs.replace(state, failures=failures)
 
 
 def _lines(message: LogLines, lines: Sequence[object]) -> None:

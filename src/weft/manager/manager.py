@@ -20,13 +20,14 @@ from weft.control.requests import networks as network_requests
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.manager import admission, data, networks
+from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager
 from weft.manager.dispatch import Dispatcher, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
 from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.liveness import Liveness
-from weft.manager.logs import LogBroker
+from weft.manager.logs import read_logs
 from weft.manager.loops import ControlLoop, Reconcile, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
@@ -49,12 +50,12 @@ from weft.session.base import (
     AdmissionRequest,
     Admitted,
     Identity,
-    LogRequest,
-    LogSource,
     ManagerSession,
     MemberGrant,
     MemberRequest,
+    PublishRequest,
     SealingKeyGrant,
+    StreamSource,
 )
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
@@ -99,7 +100,7 @@ class Manager:
         self._dispatcher = Dispatcher(
             own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion
         )
-        self._logs = LogBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
+        self.streams = StreamBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
         self._addresses = admission.Addresses(store)
         self._running: asyncio.Task[None] | None = None
 
@@ -116,7 +117,7 @@ class Manager:
             "suspicion": self._suspicion.run,
             "door": self._membership.keep_door,
             "vault": self._vault.run,
-            "publishers": self._logs.watch,
+            "publishers": self.streams.watch,
             "leader": self._lead,
         }
         try:
@@ -188,7 +189,7 @@ class Manager:
             with suppress(asyncio.CancelledError):
                 await self._running
             self._running = None
-        self._logs.close()
+        self.streams.close()
         self._dispatcher.close()
 
     async def failed(self) -> None:
@@ -256,14 +257,14 @@ class Manager:
         known_manager(self._store.state, peer)
         return SealingKeyGrant(self._vault.keys)
 
-    async def pass_on(self, peer: Identity, request: LogRequest) -> None:
+    async def pass_on(self, peer: Identity, request: PublishRequest) -> None:
         checked(request)
         await self._store.sync()
         known_manager(self._store.state, peer)
         self._dispatcher.tell(request.node, request.publish)
 
-    async def take_logs(self, source: LogSource, subscription: str) -> None:
-        await self._logs.take(source, subscription)
+    async def take_stream(self, source: StreamSource, subscription: str) -> None:
+        await self.streams.take(source, subscription)
 
     async def go_on_alone(self) -> None:
         """Makes this node the only manager: the others are lost, with their etcd members."""
@@ -324,7 +325,7 @@ class Manager:
         return node_events(self._store, self._ports.clock)
 
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
-        return self._logs.read(wanted)
+        return read_logs(self.streams, self._store, wanted)
 
     async def update_cluster(
         self,

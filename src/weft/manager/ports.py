@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.manager.authority import Authority
-from weft.manager.logs import no_relay
+from weft.manager.broker import no_relay
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.manager.suspicion import Probe, any_host_answers
 from weft.manager.vault import AskKeys, KeysInMemory, SealingKeys, no_other

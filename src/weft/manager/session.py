@@ -31,12 +31,13 @@ from weft.session.messages import (
     IssuedCertificate,
     Managers,
     NodeFarewell,
-    PublishLogs,
+    Publish,
     Renew,
     StatusAccepted,
     StatusUpdate,
     Trust,
     Welcome,
+    kind_of,
 )
 from weft.system.rate import TokenBucket
 
@@ -53,7 +54,7 @@ CERTIFICATE = 25.0
 """Tokens that a certificate costs, because it needs a signature; and a farewell, which is followed
 by many decisions."""
 MAX_ASKED = 64
-"""Requests for logs that the agent may leave unread."""
+"""Requests for streams that the agent may leave unread."""
 
 
 Notice = Renew | Trust | Managers
@@ -94,9 +95,9 @@ class AgentLink:
         """The agent's last farewell, if it has no answer yet."""
         self.is_parting = False
         """The agent has said farewell: it need not be READY to be heard."""
-        self.publishes_logs = False
+        self.publishes: frozenset[str] = frozenset()
         """See `Hello`."""
-        self._asked: deque[PublishLogs] = deque()
+        self._asked: deque[Publish] = deque()
         self._notices: dict[type[Notice], Notice] = {}
         self._noticed: dict[type[Notice], Notice] = {}
         self._requested: CertificateRequest | None = None
@@ -141,14 +142,14 @@ class AgentLink:
             self._notices[kind] = self._noticed[kind] = notice
             self._work.set()
 
-    def ask(self, logs: PublishLogs) -> None:
-        """Asks the agent to publish logs. Raises `InvalidArgument` if the agent is too old for
-        that, `FailedPrecondition` if the agent does not read."""
-        if not self.publishes_logs:
-            raise InvalidArgument(f"node {self.node} cannot publish logs: its daemon is too old")
+    def ask(self, publish: Publish) -> None:
+        """Asks the agent to publish a stream. Raises `InvalidArgument` if the agent is too old for
+        this kind, `FailedPrecondition` if the agent does not read."""
+        if (kind := kind_of(publish.request)) not in self.publishes:
+            raise InvalidArgument(f"node {self.node} cannot publish {kind}: its daemon is too old")
         if len(self._asked) >= MAX_ASKED:
             raise FailedPrecondition(f"node {self.node} does not take what it is asked")
-        self._asked.append(logs)
+        self._asked.append(publish)
         self._work.set()
 
     def end(self, cause: WeftError) -> None:

@@ -12,7 +12,7 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Availability, Role
 from weft.pki.sealing import SealingKey
-from weft.session.messages import FromAgent, FromManager, FromPublisher, PublishLogs
+from weft.session.messages import FromAgent, FromManager, FromPublisher, Publish
 
 
 class SessionClosed(Unavailable):
@@ -72,8 +72,8 @@ class Connect(Protocol):
         ...
 
 
-class LogSource(Protocol):
-    """The manager's end of a connection on which an agent publishes logs."""
+class StreamSource(Protocol):
+    """The manager's end of a connection on which an agent publishes a stream."""
 
     peer: Identity
 
@@ -82,40 +82,40 @@ class LogSource(Protocol):
         ...
 
 
-class LogSink(Protocol):
-    """The agent's end of a connection on which it publishes logs."""
+class StreamSink(Protocol):
+    """The agent's end of a connection on which it publishes a stream."""
 
     async def send(self, message: FromPublisher) -> None:
         """Waits while the manager is slow. Raises `SessionClosed`."""
         ...
 
     async def closed(self) -> None:
-        """Returns when the manager wants no more logs."""
+        """Returns when the manager wants no more frames."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Publish(Protocol):
-    """Opens a connection on which an agent publishes logs."""
+class OpenStream(Protocol):
+    """Opens a connection on which an agent publishes a stream."""
 
-    async def __call__(self, manager: str, subscription: str, /) -> LogSink:
+    async def __call__(self, manager: str, subscription: str, /) -> StreamSink:
         """Connects to the manager at `host:port`. Raises `Unavailable`, or `Forbidden` if there is
         no such subscription for this node."""
         ...
 
 
-class LogRequest(msgspec.Struct, frozen=True, kw_only=True):
+class PublishRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One manager asks another to pass `publish` on to a node that has its session there."""
 
     node: NodeId
-    publish: PublishLogs
+    publish: Publish
 
 
 class Relay(Protocol):
     """Sends a request from one manager to another."""
 
-    async def __call__(self, manager: str, request: LogRequest, /) -> None:
+    async def __call__(self, manager: str, request: PublishRequest, /) -> None:
         """Asks the manager at `host:port`. Raises the errors of `Manager.pass_on`, and
         `Unavailable` if the manager does not answer."""
         ...
@@ -214,14 +214,14 @@ class Manager(Protocol):
         """Raises `Forbidden` if `peer` is not a manager now."""
         ...
 
-    async def pass_on(self, peer: Identity, request: LogRequest) -> None:
-        """Tells a node that has its session here to publish logs. Raises `Forbidden` if `peer` is
-        not a manager, `FailedPrecondition` if the node has no session here or cannot publish
-        logs."""
+    async def pass_on(self, peer: Identity, request: PublishRequest) -> None:
+        """Tells a node that has its session here to publish a stream. Raises `Forbidden` if `peer`
+        is not a manager, `FailedPrecondition` if the node has no session here, `InvalidArgument` if
+        it cannot publish this kind of stream."""
         ...
 
-    async def take_logs(self, source: LogSource, subscription: str) -> None:
-        """Reads logs until no more are wanted. Raises `Forbidden` unless the subscription exists
+    async def take_stream(self, source: StreamSource, subscription: str) -> None:
+        """Reads frames until no more are wanted. Raises `Forbidden` unless the subscription exists
         and waits for the peer."""
         ...
 

@@ -3,7 +3,7 @@ manager's `Welcome`, then any messages from both.
 
 A message of a kind that the other side does not know ends the session, so a new kind is only sent
 to a peer that said it knows the kind. Beside the session an agent may open connections on which it
-publishes logs: `LogLines` until `LogsEnd`.
+publishes streams: frames of one kind until `StreamEnd`.
 """
 
 from typing import Literal
@@ -12,6 +12,7 @@ import msgspec
 
 from weft.model.assignment import AssignmentChange
 from weft.model.container import LogLine
+from weft.model.engine_state import EngineState
 from weft.model.ids import NodeId, TaskId
 from weft.model.logs import LogsWanted
 from weft.model.meta import Nanoseconds
@@ -29,9 +30,12 @@ MAX_STATUSES = 2_000
 """Statuses in one `StatusUpdate`. Docker Swarm's limit is 10,000, of any size."""
 MAX_ROUTES = 1000
 """Routes in a `Hello`."""
-MAX_LOG_LINES = 256 << 10
-"""Bytes of one `LogLines`. Publishers stay far below: a manager must be ready to hold this much for
-each of them."""
+MAX_FRAME = 256 << 10
+"""Bytes of one frame of a stream. Publishers stay far below: a manager must be ready to hold this
+much for each of them."""
+
+MAX_FAILURES = 20
+"""Failures that an `EngineStateFrame` names."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -52,8 +56,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
     """Tasks that are over, at most `MAX_STATUSES`. A rebooted host reports lost tasks here, so that
     the manager does not expect them when the node is ready again."""
-    publishes_logs: bool = False
-    """The agent knows `PublishLogs`."""
+    publishes: tuple[str, ...] = ()
+    """The kinds of streams that the agent publishes (`kind_of`)."""
 
 
 Farewell = Literal["leaving", "left", "stopping"]
@@ -144,29 +148,53 @@ class Trust(msgspec.Struct, frozen=True, tag=True):
     root: str
 
 
-class PublishLogs(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """From the manager: open a connection to a manager, which need not be this one, and publish
-    logs there."""
+class LogsRequest(msgspec.Struct, frozen=True, tag="logs", kw_only=True):
+    """Asks for the lines of tasks on the node."""
 
-    subscription: str
-    manager: str
-    """`host:port`"""
     wanted: LogsWanted
     seen: tuple[tuple[TaskId, tuple[Nanoseconds, int]], ...] = ()
     """`model.logs.Seen` of the lines received before: only later lines are wanted."""
 
 
+class EngineStateRequest(msgspec.Struct, frozen=True, tag="engine state"):
+    """Asks for the present state of the node's engine, once."""
+
+
+StreamRequest = LogsRequest | EngineStateRequest
+"""What a stream is to carry. The tag is the stream's kind."""
+
+
+def kind_of(request: StreamRequest | type[StreamRequest]) -> str:
+    return str(request.__struct_config__.tag)
+
+
+class Publish(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """From the manager, to an agent that knows this kind of stream: open a connection to a manager,
+    which need not be this one, and publish a stream there."""
+
+    subscription: str
+    manager: str
+    """`host:port`"""
+    request: StreamRequest
+
+
 class LogLines(msgspec.Struct, frozen=True, tag=True):
-    """From the publisher."""
+    """A frame that answers `LogsRequest`."""
 
     lines: tuple[tuple[TaskId, LogLine], ...]
 
 
-class LogsEnd(msgspec.Struct, frozen=True, tag=True):
-    """From the publisher, after the last of the wanted lines."""
+class EngineStateFrame(msgspec.Struct, frozen=True, tag=True):
+    """The frame that answers `EngineStateRequest`."""
 
-    errors: tuple[str, ...] = ()
-    """Logs that could not be read, and why."""
+    state: EngineState
+
+
+class StreamEnd(msgspec.Struct, frozen=True, tag=True):
+    """From the publisher, after its last frame."""
+
+    error: str = ""
+    """The part that could not be published, and why."""
 
 
 class NodeFarewell(msgspec.Struct, frozen=True, tag=True):
@@ -198,8 +226,9 @@ FromManager = (
     | Renew
     | IssuedCertificate
     | Trust
-    | PublishLogs
     | FarewellTaken
+    | Publish
     | Goodbye
 )
-FromPublisher = LogLines | LogsEnd
+Frame = LogLines | EngineStateFrame
+FromPublisher = Frame | StreamEnd

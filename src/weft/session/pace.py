@@ -54,7 +54,7 @@ class Share(msgspec.Struct, frozen=True):
 
 class PaceLimits(msgspec.Struct, frozen=True):
     member: Share = Share(0.15, 0.5)
-    """One node, with its session and all the logs that it publishes here. Logs of about 60 MB/s
+    """One node, with its session and all the streams that it publishes here. Logs of about 60 MB/s
     need as much."""
     source: Share = Share(0.2, 2.0)
     """Strangers at one address, and nodes that have not shown their certificates yet. A handshake

@@ -1,5 +1,5 @@
 """The manager's listener on port 2377: for the root certificate, for joining, for sessions, for
-logs, and for other managers.
+streams, and for other managers.
 
 GET  /v1/root          the root certificate, for anybody; a host compares it with its token's digest
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside authenticates the host
@@ -7,8 +7,9 @@ GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
 GET  /v1/epoch         a WebSocket, for holders of a certificate of this cluster: one `Epoch`
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  gives the member its vote; for holders of a manager's certificate
-POST /v1/logs          `LogRequest` from another manager, for a node that has its session here
-GET  /v1/logs/{id}     a WebSocket, for a node that was told to publish logs for this subscription
+POST /v1/sealing-keys  `SealingKeyGrant`; for holders of a manager's certificate
+POST /v1/streams       `PublishRequest` from another manager, for a node with a session here
+GET  /v1/streams/{id}  a WebSocket, for a node that was told to publish for this subscription
 
 All connections use TLS, and a certificate is believed only as far as TLS has verified it. The
 manager behind the listener says whether the certificate's holder is still part of the swarm.
@@ -33,16 +34,16 @@ from weft.session import tls
 from weft.session.base import (
     AdmissionRequest,
     Identity,
-    LogRequest,
     Manager,
     MemberRequest,
+    PublishRequest,
     SessionClosed,
 )
 from weft.session.identity import CredentialSource
 from weft.session.listener import LIMITS, Limits, Listener
 from weft.session.messages import (
+    MAX_FRAME,
     MAX_FROM_AGENT,
-    MAX_LOG_LINES,
     AssignmentUpdate,
     Epoch,
     FromAgent,
@@ -98,8 +99,8 @@ class SessionServer:
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/sealing-keys", answering(self._sealing_keys))
-        app.router.add_post("/v1/logs", answering(self._pass_on))
-        app.router.add_get("/v1/logs/{subscription}", self._take_logs)
+        app.router.add_post("/v1/streams", answering(self._pass_on))
+        app.router.add_get("/v1/streams/{subscription}", self._take_stream)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -150,20 +151,22 @@ class SessionServer:
 
     async def _pass_on(self, request: web.Request) -> bytes:
         peer = self._manager_at(request)
-        await self._manager.pass_on(peer, codec.decode(await request.read(), LogRequest))
+        await self._manager.pass_on(peer, codec.decode(await request.read(), PublishRequest))
         return b""
 
-    async def _take_logs(self, request: web.Request) -> web.StreamResponse:
+    async def _take_stream(self, request: web.Request) -> web.StreamResponse:
         try:
             peer = tls.identity(_peer_certificate(request), self._cluster)
-            source = ServerLogs(request, peer, self._messages(request, FromPublisher))
-            await self._manager.take_logs(source, request.match_info["subscription"])
+            source = ServerStream(request, peer, self._messages(request, FromPublisher))
+            await self._manager.take_stream(source, request.match_info["subscription"])
         except Forbidden as error:
-            if times := self._limit.times(f"logs {request.remote}"):
-                log.info("logs.refused address=%s cause=%s times=%d", request.remote, error, times)
+            if times := self._limit.times(f"stream {request.remote}"):
+                log.info(
+                    "stream.refused address=%s cause=%s times=%d", request.remote, error, times
+                )
             return web.Response(status=403, text=str(error))
         if not source.socket.prepared:
-            return web.Response(status=503, text="no more logs are wanted")
+            return web.Response(status=503, text="no more frames are wanted")
         await source.socket.close()
         return source.socket
 
@@ -353,14 +356,14 @@ class ServerSession:
         await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:100])
 
 
-class ServerLogs:
-    """`session.base.LogSource` over a WebSocket, which is accepted by the first `receive`."""
+class ServerStream:
+    """`session.base.StreamSource` over a WebSocket, which is accepted by the first `receive`."""
 
     def __init__(self, request: web.Request, peer: Identity, messages: Messages) -> None:
         self.peer = peer
         self._request = request
         self._messages = messages
-        self.socket = _socket(MAX_LOG_LINES)
+        self.socket = _socket(MAX_FRAME)
 
     async def receive(self) -> FromPublisher:
         try:

@@ -12,26 +12,29 @@ from weft.errors import InvalidArgument
 from weft.manager import incoming
 from weft.manager.incoming import address_owners, checked
 from weft.model.container import LogLine
+from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.logs import LogsWanted
 from weft.model.node import Node, NodeDescription, NodeState, NodeStatus
 from weft.model.service import PublishedPort, Resources
 from weft.model.state import ClusterState
 from weft.model.task import MAX_TEXT, ContainerStatus, TaskState, TaskStatus
-from weft.session.base import AdmissionRequest, LogRequest, MemberRequest
+from weft.session.base import AdmissionRequest, MemberRequest, PublishRequest
 from weft.session.messages import (
     MAX_STATUSES,
     CertificateRequest,
+    EngineStateFrame,
     FromAgent,
     FromPublisher,
     Goodbye,
     Heartbeat,
     Hello,
     LogLines,
-    LogsEnd,
+    LogsRequest,
     NodeFarewell,
-    PublishLogs,
+    Publish,
     StatusUpdate,
+    StreamEnd,
 )
 
 HELLO = Hello(
@@ -51,12 +54,19 @@ ADMISSION = AdmissionRequest(
     token="SWMTKN-1-abc-def", csr="-----BEGIN", hostname="web-1", data_path_address=IPv4Address("10.0.0.5"),
     advertise_address="10.0.0.5",
 )  # fmt: skip
+ENGINE = EngineState(
+    version="0.1.0", revision=7, settled=True, sandboxes=3, networks=2, failures=(EngineFailure("add link", "no such device"),),
+    failed=1,
+)  # fmt: skip
 GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
-    Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), LogsEnd(("cannot read",)),
-    ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
-    LogRequest(node=NodeId("n1"), publish=PublishLogs(subscription="s", manager="10.0.0.1:2377", wanted=LogsWanted())),
+    Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
+    EngineStateFrame(ENGINE), ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
+    PublishRequest(
+        node=NodeId("n1"),
+        publish=Publish(subscription="s", manager="10.0.0.1:2377", request=LogsRequest(wanted=LogsWanted())),
+    ),
 )  # fmt: skip
 
 
@@ -72,6 +82,10 @@ def hello(**fields):  # type: ignore[no-untyped-def]
 
 def update(id: str = "t1", **fields):  # type: ignore[no-untyped-def]
     return StatusUpdate(1, ((TaskId(id), msgspec.structs.replace(STATUS, **fields)),))
+
+
+def engine(**fields):  # type: ignore[no-untyped-def]
+    return EngineStateFrame(msgspec.structs.replace(ENGINE, **fields))
 
 
 def lines(
@@ -136,6 +150,12 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (StatusUpdate(1, ((TaskId("t1"), STATUS),) * 2001), "cannot accept StatusUpdate: 2001 statuses"),
         (CertificateRequest("x" * 20_000), "csr has 20000 characters"),
         (CertificateRequest("x", "1" * 200), "address has 200"),
+        (hello(publishes=("logs",) * 65), "65 kinds of streams are more than 64"),
+        (hello(publishes=("x" * 200,)), "kind of stream has 200"),
+        (engine(version="\n"), "cannot accept EngineStateFrame: version"),
+        (engine(revision=2**63), "revision"),
+        (engine(networks=-1), "networks -1"),
+        (engine(failures=ENGINE.failures * 21), "21 failures are more than 20"),
         (lines(count=5000), "5000 lines are more than 4096"),
         (lines(stream=3), "stream 3 is neither"),
         (lines(at=2**63), "timestamp"),
@@ -167,9 +187,11 @@ def test_texts_of_errors_are_cut_and_not_refused() -> None:
     ).ended
     assert len(ended.err) == MAX_TEXT
     assert len(checked(Goodbye(long)).reason) == incoming.MAX_REASON
-    assert [len(error) for error in checked(LogsEnd((long,) * 5000)).errors] == [
-        incoming.MAX_REASON
-    ] * 1000
+    assert len(checked(StreamEnd(long)).error) == incoming.MAX_REASON
+    failed = checked(engine(failures=(EngineFailure(long, long),))).state.failures
+    assert [(len(each.operation), len(each.cause)) for each in failed] == [
+        (incoming.MAX_REASON, incoming.MAX_REASON)
+    ]
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.66", ""])
@@ -190,12 +212,18 @@ REPORTS = st.lists(st.tuples(st.text(), STATUSES), max_size=3).map(tuple)
 HELLOS = st.builds(
     Hello, node=st.text(), description=DESCRIPTIONS, data_path_address=st.text() | st.ip_addresses().map(str),
     routes=st.lists(st.text(), max_size=3).map(tuple), underlay_mtu=NUMBERS, trusted=st.text(), epoch=NUMBERS, ended=REPORTS,
+    publishes=st.lists(st.text(), max_size=3).map(tuple),
+)  # fmt: skip
+ENGINES = st.builds(
+    EngineState, version=st.text(), revision=NUMBERS, sandboxes=NUMBERS, networks=NUMBERS, failed=NUMBERS,
+    failures=st.lists(st.builds(EngineFailure, st.text(), st.text()), max_size=3).map(tuple),
 )  # fmt: skip
 LINES = st.builds(LogLine, NUMBERS, NUMBERS, st.binary())
 
 
 @given(
     HELLOS
+    | st.builds(EngineStateFrame, ENGINES)
     | st.builds(StatusUpdate, NUMBERS, REPORTS)
     | st.builds(LogLines, st.lists(st.tuples(st.text(), LINES)).map(tuple))
 )

@@ -1,4 +1,4 @@
-"""Both ends of a connection on which an agent publishes logs, in one process. Every message goes
+"""Both ends of a connection on which an agent publishes a stream, in one process. Every message goes
 through the codec, as on the wire, and a manager that does not read makes the agent wait."""
 
 import asyncio
@@ -12,8 +12,8 @@ WINDOW = 2
 """Messages on their way."""
 
 
-class MemoryLogs:
-    """`session.base.LogSource` and `LogSink`. `passable` is awaited for each message on its way."""
+class MemoryStream:
+    """`session.base.StreamSource` and `StreamSink`. `passable` is awaited for each message on its way."""
 
     def __init__(self, peer: Identity, passable: Callable[[], Awaitable[None]]) -> None:
         self.peer = peer
@@ -47,7 +47,7 @@ class MemoryLogs:
         try:
             await asyncio.wait((putting, over), return_when=asyncio.FIRST_COMPLETED)
             if not putting.done():
-                raise SessionClosed("the manager wants no more logs")
+                raise SessionClosed("the manager wants no more frames")
             self.sent += len(data)
         finally:
             putting.cancel()

@@ -1,10 +1,10 @@
-"""Brings logs to the manager that asked for them: a request to an agent by way of another manager,
-and the connection on which that agent publishes.
+"""Brings streams to the manager that asked for them: a request to an agent by way of another
+manager, and the connection on which that agent publishes.
 
-    ManagerRelay   a manager asks the one that has the agent's session
-    LogConnector   the agent opens its connection; the manager's end of it is `server.ServerLogs`
+    ManagerRelay      a manager asks the one that has the agent's session
+    StreamConnector   the agent opens its connection; the manager's end is `server.ServerStream`
 
-TCP alone limits how fast lines come: neither end holds more than a few messages.
+TCP alone limits how fast frames come: neither end holds more than a few.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from aiohttp import WSMsgType
 from weft.errors import Forbidden, Unavailable, cause_of
 from weft.model import codec
 from weft.session import tls
-from weft.session.base import LogRequest, SessionClosed
+from weft.session.base import PublishRequest, SessionClosed
 from weft.session.client import FAILURES, open_socket, post
 from weft.session.identity import CredentialSource
 from weft.session.messages import FromPublisher
@@ -35,41 +35,39 @@ class ManagerRelay:
     ) -> None:
         self._contexts = tls.node_contexts(credential_source, is_revoked)
 
-    async def __call__(self, manager: str, request: LogRequest) -> None:
+    async def __call__(self, manager: str, request: PublishRequest) -> None:
         try:
             async with asyncio.timeout(RELAY_TIMEOUT):
-                await post(manager, "/v1/logs", self._contexts.current(), codec.encode(request))
+                await post(manager, "/v1/streams", self._contexts.current(), codec.encode(request))
         except FAILURES as error:
             raise Unavailable(f"cannot reach manager {manager}: {cause_of(error)}") from error
 
 
-class LogConnector:
-    """`session.base.Publish`."""
+class StreamConnector:
+    """`session.base.OpenStream`."""
 
     def __init__(
         self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:
         self._contexts = tls.node_contexts(credential_source, is_revoked)
 
-    async def __call__(self, manager: str, subscription: str) -> "ClientLogs":
+    async def __call__(self, manager: str, subscription: str) -> "ClientStream":
         try:
-            return ClientLogs(
+            return ClientStream(
                 *await open_socket(
-                    manager, f"/v1/logs/{subscription}", self._contexts.current(), LARGEST_ANSWER
+                    manager, f"/v1/streams/{subscription}", self._contexts.current(), LARGEST_ANSWER
                 )
             )
         except FAILURES as error:
             if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
                 raise Forbidden(
-                    f"manager {manager} does not want logs of this node for {subscription}"
+                    f"manager {manager} does not want a stream of this node for {subscription}"
                 ) from error
-            raise Unavailable(
-                f"cannot publish logs to manager {manager}: {cause_of(error)}"
-            ) from error
+            raise Unavailable(f"cannot publish to manager {manager}: {cause_of(error)}") from error
 
 
-class ClientLogs:
-    """`session.base.LogSink` over a WebSocket."""
+class ClientStream:
+    """`session.base.StreamSink` over a WebSocket."""
 
     def __init__(
         self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
@@ -81,7 +79,7 @@ class ClientLogs:
         try:
             await self._socket.send_bytes(codec.encode(message))
         except (ConnectionError, RuntimeError, aiohttp.ClientError) as error:
-            raise SessionClosed(f"the manager wants no more logs: {error}") from error
+            raise SessionClosed(f"the manager wants no more frames: {error}") from error
 
     async def closed(self) -> None:
         with contextlib.suppress(ConnectionError, RuntimeError, aiohttp.ClientError):
