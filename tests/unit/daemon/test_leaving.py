@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from weft.daemon.node import LAST_MANAGER, ONLY_WAY, _what_leaving_means
+from weft.daemon.host_node import LAST_MANAGER, ONLY_WAY, _what_leaving_means
 from weft.model.ids import NodeId
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec

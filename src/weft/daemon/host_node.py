@@ -1,0 +1,225 @@
+"""The node that the API serves, on whatever adapters it runs: this host's containers, images and
+networks, and its membership in a swarm while there is one.
+
+    resume   the membership that the last daemon on this data root had
+    init, join, leave   one at a time; each is refused with Docker's words where it does not apply
+    swarm    the manager that runs here, or why there is none
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import msgspec
+
+from weft.api.backend import Swarm
+from weft.daemon.environment import NodeEnvironment
+from weft.daemon.recovery import forget
+from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
+from weft.engine.networking import Networking
+from weft.errors import Damaged, FailedPrecondition, Unavailable
+from weft.linux.host import Addresses
+from weft.model.container import Container, NodeEvent
+from weft.model.health import Health
+from weft.model.host import HostInfo
+from weft.model.ids import ContainerId, NodeId
+from weft.model.local_network import LocalEndpoint, LocalNetwork
+from weft.model.membership import InitRequest, JoinRequest, Membership
+from weft.store.etcd.base import NO_MAJORITY
+
+log = logging.getLogger(__name__)
+
+ChooseAddresses = Callable[[str, str, str], Addresses]
+"""(listen, advertise and data path address as asked for) -> the addresses. Raises
+`InvalidArgument`."""
+
+NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
+    "to connect this node to swarm and try again."
+)
+WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
+    "Please run this command on a manager node or promote the current node to a manager."
+)
+ALREADY = (
+    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join'
+    " another one."
+)
+LEAVING_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+)
+LAST_MANAGER = (
+    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this"
+    " message. "
+)
+NO_QUORUM = (
+    "Removing this node leaves {left} managers out of {all}. Without a Raft quorum your swarm will"
+    " be inaccessible. "
+)
+ONLY_WAY = (
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with"
+    " `--force-new-cluster`. Use `--force` to suppress this message."
+)
+
+
+class HostNode:
+    """`api.backend.Node`. Outside a swarm until `resume`, `init` or `join`."""
+
+    def __init__(
+        self, info: HostInfo, environment: NodeEnvironment, choose_addresses: ChooseAddresses
+    ) -> None:
+        self.info = info
+        self.engine = environment.engine
+        self.containers = self.engine.runtime
+        self.images = self.engine.images
+        self._environment = environment
+        self._choose_addresses = choose_addresses
+        self._member: SwarmNode | None = None
+        self._damage = ""
+        """Why the node cannot tell of which swarm it is a member."""
+        self._changing = asyncio.Lock()
+        """Held while the node enters or leaves a swarm."""
+
+    async def resume(self) -> None:
+        self.engine.resume()
+        try:
+            self._member = await SwarmNode.resume(self._environment)
+        except Damaged as error:
+            self._damage = str(error)
+            log.error("swarm.damaged cause=%s", error)
+
+    async def close(self) -> None:
+        """Stops the member; containers, networks and traffic go on."""
+        if self._member is not None:
+            await self._member.close()
+        await self.engine.close()
+
+    async def host_stops(self) -> None:
+        """The host is being shut down: see `Agent.host_stops`."""
+        if self._member is not None:
+            await self._member.agent.host_stops()
+
+    async def failed(self) -> None:
+        """Waits as long as all parts run; raises the error that ended a part unexpectedly."""
+        while True:
+            member = self._member
+            if member is not None:
+                await member.failed()
+            await asyncio.sleep(1)
+
+    # --- swarm
+
+    @property
+    def membership(self) -> Membership:
+        if self._member is not None:
+            return self._member.membership
+        return Membership(state="error", error=self._damage) if self._damage else Membership()
+
+    def swarm(self) -> Swarm:
+        if self._member is None:
+            raise Unavailable(self._damage or NO_SWARM)
+        if self._member.manager is None:
+            found = self._member.membership
+            if found.state == "error":
+                raise Unavailable(found.error)
+            raise Unavailable((found.error or NO_MAJORITY) if found.is_manager else WORKER)
+        return self._member.manager
+
+    async def init(self, request: InitRequest) -> NodeId:
+        async with self._changing:
+            if self._member is not None and request.force_new_cluster:
+                await self._member.go_on_alone()
+                log.info("swarm.forced node=%s", self._member.member.node)
+                return self._member.member.node
+            self._check_free()
+            listen, advertise, data_path = self._choose_addresses(
+                request.listen_address, request.advertise_address, request.data_path_address
+            )
+            request = msgspec.structs.replace(request, listen_address=listen)
+            self._member = await SwarmNode.found(self._environment, request, advertise, data_path)
+            log.info("swarm.created node=%s advertise=%s", self._member.member.node, advertise)
+            return self._member.member.node
+
+    def _check_free(self) -> None:
+        if self._damage:
+            raise Unavailable(self._damage)
+        if self._member is not None:
+            raise Unavailable(ALREADY)
+
+    async def join(self, request: JoinRequest) -> None:
+        async with self._changing:
+            self._check_free()
+            listen, advertise, data_path = self._choose_addresses(
+                request.listen_address, request.advertise_address, request.data_path_address
+            )
+            request = msgspec.structs.replace(request, listen_address=listen)
+            self._member = member = await SwarmNode.enter(
+                self._environment, request, advertise, data_path
+            )
+            if not await member.settled(JOIN_PATIENCE):
+                raise Unavailable(STILL_JOINING)
+            log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
+
+    async def leave(self, force: bool) -> None:
+        async with self._changing:
+            member = self._member
+            if member is None and self._damage:
+                if not force:
+                    raise FailedPrecondition(self._damage)
+                await forget(self._environment.data, self._environment.run)
+                log.info("swarm.left cause=its membership could not be read")
+                self._damage = ""
+                return
+            if member is None:
+                raise Unavailable("This node is not part of a swarm")
+            if member.is_manager and not force:
+                raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
+            self._member = None
+            await member.leave(force)
+            log.info("swarm.left node=%s", member.member.node)
+
+    # --- containers, networks and events of this host
+
+    async def kill_container(self, container: Container, signal: str) -> None:
+        await self.engine.kill(container, signal)
+
+    async def remove_container(self, id: ContainerId) -> None:
+        await self.engine.remove(id)
+
+    @property
+    def _networking(self) -> Networking | None:
+        """Containers are connected only while the node is in a swarm."""
+        return self._member.agent.networking if self._member is not None else None
+
+    def local_networks(self) -> Sequence[LocalNetwork]:
+        networking = self._networking
+        return (
+            networking.local_networks() if networking is not None else self.engine.local_networks()
+        )
+
+    def container_networks(
+        self, id: ContainerId
+    ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
+        return self._networking.container_networks(id) if self._networking is not None else {}
+
+    def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
+        return self._networking.container_gateway(id) if self._networking is not None else None
+
+    def health(self, container: Container) -> Health | None:
+        return self.engine.health.of(container)
+
+    def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
+        return self.engine.events.listen(since, until)
+
+
+def _what_leaving_means(manager: Swarm | None) -> str:
+    """The warning to a manager that leaves without having been demoted."""
+    if manager is None:
+        return "Doing so may lose the consensus of your cluster. " + ONLY_WAY
+    managers = [node.id for node in manager.state.nodes.values() if node.manager_address]
+    reachable = len(manager.leadership_status.present.intersection(managers))
+    if len(managers) <= 1:
+        return LAST_MANAGER
+    if 2 * (reachable - 1) <= len(managers):
+        return NO_QUORUM.format(left=reachable - 1, all=len(managers)) + ONLY_WAY
+    return ONLY_WAY
