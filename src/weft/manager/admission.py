@@ -18,6 +18,11 @@ from weft.store.base import Store
 FRESH = 1.0
 """Seconds for which the nodes' addresses are cached: each connection of a stranger asks for
 them."""
+INVALID_TOKEN = (
+    "A valid join token is necessary to join this cluster: the one that was given may have been"
+    " rotated"
+)
+"""Docker Swarm's text, and the likely cause."""
 
 
 class Addresses:
@@ -54,7 +59,7 @@ async def admit(
     nothing behind."""
     role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
     if role is None:
-        raise Forbidden("cannot join swarm: the join token is not valid; it may have been rotated")
+        raise Forbidden(INVALID_TOKEN)
     if role == "manager" and obstacle:
         raise FailedPrecondition(f"cannot join swarm as a manager: {obstacle}")
     fresh = Node(
