@@ -2,8 +2,6 @@
 no kernel below the agents."""
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,14 +9,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.support.certified import free_port
+from tests.support.engines import engine_on_fakes
 from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.swarm_node import SwarmNode
-from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
-from weft.engine.engine import Engine
 from weft.errors import Unavailable, WeftError
-from weft.linux.fake import FakeKernel
 from weft.manager.manager import Manager
-from weft.model.addresses import Port
 from weft.model.membership import InitRequest, JoinRequest
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
@@ -41,16 +36,10 @@ class Host:
         self.connect: Connect | None = None
         """Gives the agent its sessions, where a test is its manager."""
 
-        adapters = EngineAdapters(
-            runtime=self.runtime,
-            images=images,
-            network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
-            origin=Origin(clock=time.time_ns, entropy=os.urandom),
-        )
         self.environment = NodeEnvironment(
             data=directory / f"host{number}" / "swarm",
             run=directory / f"host{number}" / "run",
-            engine=Engine(str(self.address), adapters),
+            engine=engine_on_fakes(str(self.address), self.runtime, images),
             host=HostAdapters(description=self.description, connector=self._connector),
             facts=lambda node, address: NodeFacts(
                 node=node, data_path_address=address, underlay_mtu=1500
@@ -110,18 +99,6 @@ class Host:
     def leads(self) -> bool:
         manager = self.up.manager
         return manager is not None and manager.leadership_status.leader == self.up.member.node
-
-
-async def nobody(
-    path: Path, address: IPv4Address, port: Port
-) -> tuple[socket.socket, socket.socket]:
-    """Where a container would ask for names; nobody does."""
-    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-    for each in (udp, tcp):
-        each.setblocking(False)
-        each.bind(("127.0.0.1", 0))
-    tcp.listen()
-    return udp, tcp
 
 
 async def until(condition: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:

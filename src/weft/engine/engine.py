@@ -3,6 +3,7 @@
 The engine lives as long as the daemon. A part that wants containers connected makes a `Networking`
 (`networking.py`) with the engine: a member of a swarm does so, for as long as it is one."""
 
+import asyncio
 from collections.abc import Mapping
 from signal import Signals
 
@@ -30,6 +31,8 @@ class Engine:
         self.health = HealthMonitor(
             adapters.runtime, adapters.images, self.events, adapters.origin.clock
         )
+        self._dead: set[ContainerId] = set()
+        """Containers whose end was told."""
 
     def resume(self) -> None:
         """Goes on with what the last daemon did for its running containers."""
@@ -70,6 +73,7 @@ class Engine:
 
     async def start(self, id: ContainerId) -> None:
         container = await self.runtime.start(id)
+        self._dead.discard(id)
         self.events.container("start", container)
         self.health.begin(container)
 
@@ -87,15 +91,36 @@ class Engine:
         self.events.container("kill", container, signal=str(int(Signals[name])))
 
     def died(self, container: Container) -> None:
-        self.events.container("die", container, exitCode=str(container.exit_code))
+        """Tells of a container's end, unless that was told. `remove` tells of the end that it
+        makes."""
+        if self.container(container.id) is not None:
+            self._tell_end(container)
+
+    def _tell_end(self, container: Container) -> None:
+        if container.id not in self._dead:
+            self._dead.add(container.id)
+            self.events.container("die", container, exitCode=str(container.exit_code))
 
     async def remove(self, id: ContainerId) -> None:
-        """Removes a container and its log; a missing container is no error."""
+        """Removes a container and its log; a missing container is no error. One that runs dies
+        first."""
         container = self.container(id)
-        await self.runtime.remove(id)
+        if container is not None and container.state is ContainerState.RUNNING:
+            await self._kill_and_remove(id)
+        else:
+            await self.runtime.remove(id)
+        self._dead.discard(id)
         self.health.forget(id)
         if container is not None:
             self.events.container("destroy", container)
+
+    async def _kill_and_remove(self, id: ContainerId) -> None:
+        ended = asyncio.ensure_future(self.runtime.wait(id))
+        try:
+            await self.runtime.remove(id)
+            self._tell_end(await ended)
+        finally:
+            ended.cancel()
 
     # --- images
 

@@ -30,7 +30,7 @@ from weft.model.health import health_check
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
-from weft.runtime.base import Attached, Exec
+from weft.runtime.base import Attached, Exec, Images
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
 
 Effect = Literal["create", "start", "stop", "remove"]
@@ -96,7 +96,7 @@ class FakeImages:
 
 
 class FakeRuntime:
-    def __init__(self, images: FakeImages, clock: Callable[[], Nanoseconds] = _no_clock) -> None:
+    def __init__(self, images: Images, clock: Callable[[], Nanoseconds] = _no_clock) -> None:
         self.latency = 0.0
         """Seconds per effect."""
         self.stop_latency = 0.0
@@ -111,6 +111,8 @@ class FakeRuntime:
         self._images = images
         self._clock = clock
         self._containers: dict[ContainerId, Container] = {}
+        self._removed: dict[ContainerId, Container] = {}
+        """As they were at last, for those that wait for their ends."""
         self._ended: dict[ContainerId, asyncio.Event] = {}
         self._said: dict[ContainerId, list[LogLine]] = {}
         self._news = asyncio.Event()
@@ -128,10 +130,11 @@ class FakeRuntime:
         """The container's process ends by itself."""
         self._end(id, exit_code, "die", oom_killed)
 
-    def say(self, id: ContainerId, text: str, stream: int = 1) -> None:
+    def say(self, id: ContainerId, text: str | bytes, stream: int = 1) -> None:
         """Adds a line to the container's log; a text without a newline is a piece of a line."""
         self.get(id)
-        self._said.setdefault(id, []).append(LogLine(stream, self._clock(), text.encode()))
+        data = text.encode() if isinstance(text, str) else text
+        self._said.setdefault(id, []).append(LogLine(stream, self._clock(), data))
         self._tell()
 
     def lose(self) -> None:
@@ -174,6 +177,7 @@ class FakeRuntime:
             healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
             created_at=self._clock(),
         )
+        self._removed.pop(config.id, None)
         self._put(made, "create")
         return made
 
@@ -181,11 +185,10 @@ class FakeRuntime:
         self._check_can_start(id)
         await self._effect("start")
         container = self._check_can_start(id)
-        self._pids += 1
         started = msgspec.structs.replace(
             container,
             state=ContainerState.RUNNING,
-            pid=self._pids,
+            pid=await self._spawn(container),
             started_at=self._clock(),
             exit_code=0,
             error="",
@@ -214,7 +217,7 @@ class FakeRuntime:
         if id in self._containers:
             if self._containers[id].state is ContainerState.RUNNING:
                 self._end(id, KILLED, "die")
-            del self._containers[id]
+            self._removed[id] = self._containers.pop(id)
             self._event(id).set()
             self._tell()
             self.history.append(("remove", id))
@@ -223,6 +226,8 @@ class FakeRuntime:
         container = self.get(id)
         while container.state in (ContainerState.CREATED, ContainerState.RUNNING):
             await self._event(id).wait()
+            if id in self._removed:
+                return self._removed[id]
             container = self.get(id)
         return container
 
@@ -285,6 +290,11 @@ class FakeRuntime:
         """Nothing to release."""
 
     # ---
+
+    async def _spawn(self, container: Container) -> int:
+        """Gives the pid."""
+        self._pids += 1
+        return self._pids
 
     async def _effect(self, effect: Effect) -> None:
         await asyncio.sleep(self.latency)

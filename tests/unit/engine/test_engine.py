@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.members import nobody
+from tests.support.engines import nobody
 from tests.support.swarms import Swarm
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
@@ -76,6 +76,33 @@ def test_what_happens_to_a_container_is_told() -> None:
         ]
         assert made.events.past[2].attributes["signal"] == "10"
         assert not made.containers
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_running_container_that_is_removed_dies_first(is_watched: bool) -> None:
+    """Once, whether a task's worker waits for its end or not."""
+
+    async def main() -> None:
+        made = engine()
+        config = ContainerConfig(
+            id=ID, name="one", spec=ContainerSpec(image="demo"), hostname="h", namespace=None
+        )
+
+        async def watch() -> None:
+            made.died(await made.wait(ID))
+
+        await made.create(config)
+        await made.start(ID)
+        watching = asyncio.create_task(watch()) if is_watched else None
+        await asyncio.sleep(0)
+        await made.remove(ID)
+        if watching is not None:
+            await watching
+        actions = [action for _, action, _ in happened(made)]
+        assert actions == ["create", "start", "die", "destroy"]
+        assert made.events.past[2].attributes["exitCode"] == "137"
 
     asyncio.run(main())
 

@@ -1,0 +1,37 @@
+"""The real engine on fakes: a kernel in memory, and a runtime and images that the caller chooses."""
+
+import os
+import socket
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.engine import Engine
+from weft.linux.fake import FakeKernel
+from weft.model.addresses import Port
+from weft.runtime.base import Images, Runtime
+
+
+def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
+    return Engine(
+        id,
+        EngineAdapters(
+            runtime=runtime,
+            images=images,
+            network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
+            origin=Origin(clock=time.time_ns, entropy=os.urandom),
+        ),
+    )
+
+
+async def nobody(
+    path: Path, address: IPv4Address, port: Port
+) -> tuple[socket.socket, socket.socket]:
+    """Where a container would ask for names; nobody does."""
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for each in (udp, tcp):
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    tcp.listen()
+    return udp, tcp
