@@ -1,4 +1,4 @@
-"""The API of a node in memory on a UNIX socket, and the stock docker command to ask it."""
+"""The API of a whole node on a UNIX socket, and the stock docker command to ask it."""
 
 import asyncio
 import time
@@ -11,9 +11,14 @@ from weft.api.server import ApiServer
 
 
 class Daemon(ApiDaemon):
-    def __init__(self, path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        hostname: str = "node1",
+    ) -> None:
         self.path = path
-        super().__init__(new_loop)
+        super().__init__(new_loop, hostname)
 
     async def listen(self, server: ApiServer) -> None:
         await server.start(self.path)

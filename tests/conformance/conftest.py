@@ -20,7 +20,7 @@ def any_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemo
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path / "docker.sock", asyncio.new_event_loop)
+    daemon = Daemon(tmp_path / "docker.sock")
     yield daemon
     daemon.close()
 
@@ -29,3 +29,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def manager(daemon: Daemon) -> Daemon:
     daemon.ok("swarm", "init")
     return daemon
+
+
+@pytest.fixture
+def worker(manager: Daemon, tmp_path: Path) -> Iterator[Daemon]:
+    """A second node, `node2`, which has joined."""
+    worker = Daemon(tmp_path / "worker.sock", hostname="node2")
+    token = manager.ok("swarm", "join-token", "-q", "worker").strip()
+    worker.ok("swarm", "join", "--token", token, f"{manager.node.address}:2377")
+    yield worker
+    worker.close()

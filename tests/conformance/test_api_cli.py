@@ -1,11 +1,12 @@
 """The API as the stock docker command and docker-py see it: a real server on a UNIX socket, behind
-it a node in memory. What belongs to the node itself: containers, images, events."""
+it a whole node. What belongs to the node itself: containers, images, events."""
 
 import json
 import re
 import shutil
 import subprocess
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import docker
@@ -100,9 +101,10 @@ def test_events_of_a_container_that_is_killed_and_removed(manager: Daemon) -> No
         text=True,
     ) as watching:
         assert watching.stdout is not None
-        told = [watching.stdout.readline().split() for _ in range(3)]
+        told = [watching.stdout.readline().split() for _ in range(5)]
         watching.terminate()
-    assert told == [["start", "<no", "value>"], ["kill", "10"], ["destroy", "<no", "value>"]]
+    assert [action for action, *_ in told] == ["create", "start", "kill", "die", "destroy"]
+    assert told[2] == ["kill", "10"]
 
 
 # --- containers
@@ -136,7 +138,8 @@ def test_ps_and_inspect(manager: Daemon) -> None:
     assert "invalid filter" in manager.refused("ps", "--filter", "colour=blue")
     seen = json.loads(manager.ok("inspect", id[:12]))[0]
     assert seen["State"]["Running"] is True
-    assert seen["NetworkSettings"]["Networks"]["ingress"]["MacAddress"] == "02:42:0a:00:00:03"
+    own = seen["NetworkSettings"]["Networks"]["ingress"]
+    assert own["MacAddress"] == f"02:42:{IPv4Address(own['IPAddress']).packed.hex(':')}"
     assert re.fullmatch(r"/run/docker/netns/[0-9a-f]{12}", seen["NetworkSettings"]["SandboxKey"])
     assert "sleep" in manager.ok("top", id)
     assert "No such object: nothing" in manager.refused("inspect", "nothing")
@@ -226,13 +229,15 @@ def test_events(manager: Daemon) -> None:
         stdout=subprocess.PIPE,
     ) as watching:
         assert watching.stdout is not None
-        first = json.loads(watching.stdout.readline())
+        before = [json.loads(watching.stdout.readline()) for _ in range(2)]
         manager.ok("service", "rm", "web")
-        second = json.loads(watching.stdout.readline())
+        after = [json.loads(watching.stdout.readline()) for _ in range(2)]
         watching.terminate()
-    assert (first["Action"], second["Action"]) == ("start", "die")
-    assert first["Actor"]["Attributes"]["image"] == IMAGE
-    assert first["timeNano"] < second["timeNano"]
+    told = [*before, *after]
+    assert [event["Action"] for event in told] == ["create", "start", "die", "destroy"]
+    assert all(event["Actor"]["Attributes"]["image"] == IMAGE for event in told)
+    times = [event["timeNano"] for event in told]
+    assert times == sorted(times)
 
 
 def test_what_weft_does_not_have(manager: Daemon) -> None:
@@ -270,6 +275,7 @@ def test_docker_py(manager: Daemon) -> None:
         service = client.services.create(
             IMAGE, name="web", networks=["n"], mode={"Replicated": {"Replicas": 2}}
         )
+        manager.settled("web")
         assert {task["Status"]["State"] for task in service.tasks()} == {"running"}
         container = client.containers.list(filters={"label": "com.docker.swarm.service.name=web"})[
             0

@@ -1,5 +1,5 @@
-"""`docker exec` and `docker attach`: streams over a real server on a UNIX socket, behind it a node
-in memory. Both event loops that the daemon may run on are tried."""
+"""`docker exec` and `docker attach`: streams over a real server on a UNIX socket, behind it a
+whole node. Both event loops that the daemon may run on are tried."""
 
 import hashlib
 import os
@@ -90,6 +90,7 @@ def test_attach_carries_both_directions(any_daemon: Daemon) -> None:
         client.services.create(**create, restart_policy={"Condition": "none"})
     finally:
         client.close()
+    any_daemon.settled("web")
     id = any_daemon.ok("ps", "-q").strip()
     done = any_daemon.run("attach", id, stdin=b"word\n")
     assert done.stdout == b"got word\n"

@@ -1,5 +1,5 @@
 """Logs of services and tasks as the stock docker command sees them: a real server on a UNIX socket,
-behind it a node in memory."""
+behind it a whole node."""
 
 import re
 import shutil
@@ -116,10 +116,11 @@ def test_logs_of_a_service_with_a_terminal_are_raw(manager: Daemon) -> None:
     eventually(lambda: manager.ok("service", "logs", "--raw", "web") == "seen\r\n")
 
 
-def test_logs_that_are_missing_are_said_to_be(manager: Daemon) -> None:
-    manager.container(script=TWICE)
-    said(manager, "web", lines=1)
-    manager.node.swarm().missing = "warning: incomplete log stream"
+def test_logs_that_are_missing_are_said_to_be(manager: Daemon, worker: Daemon) -> None:
+    """Those of a node that has ended without a word."""
+    manager.container("--mode", "global", script=TWICE)
+    said(manager, "web", lines=2)
+    worker.close()
     done = manager.run("service", "logs", "web")
     assert done.returncode == 1
     assert b"| out" in done.stdout

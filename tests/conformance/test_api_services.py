@@ -1,5 +1,5 @@
 """Networks and services as the stock docker command sees them: a real server on a UNIX socket,
-behind it a node in memory."""
+behind it a whole node."""
 
 import json
 import re
@@ -153,6 +153,7 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
         "ContainerSpec"
     ]["Env"] == ["A=b"]
     assert manager.ok("service", "rm", "web") == "web\n"
+    manager.cleared()
     assert manager.ok("ps", "-aq") == ""
     assert "no such service: web" in manager.refused("service", "inspect", "web")
 

@@ -1,5 +1,5 @@
 """The swarm and its nodes as the stock docker command sees them: a real server on a UNIX socket,
-behind it a node in memory."""
+behind it a whole node."""
 
 import json
 import re
@@ -18,13 +18,17 @@ def test_swarm_init_join_token_update_and_leave(daemon: Daemon) -> None:
     out = daemon.ok("swarm", "init", "--availability", "drain")
     assert daemon.ok("node", "inspect", "self", "-f", "{{.Spec.Availability}}") == "drain\n"
     assert re.search(r"Swarm initialized: current node \([0-9a-z]{25}\) is now a manager", out)
-    assert "docker swarm join --token SWMTKN-1-worker 10.59.72.11:2377" in out
-    assert "already part of a swarm" in daemon.refused("swarm", "init")
-    assert daemon.ok("swarm", "join-token", "-q", "manager").strip() == "SWMTKN-1-manager"
-    assert (
-        daemon.ok("swarm", "join-token", "-q", "--rotate", "worker").strip()
-        == "SWMTKN-1-worker-new"
+    assert re.search(
+        rf"docker swarm join --token SWMTKN-1-[0-9a-z]{{50}}-[0-9a-z]{{25}} {daemon.node.address}:2377",
+        out,
     )
+    assert "already part of a swarm" in daemon.refused("swarm", "init")
+    tokens = {
+        daemon.ok("swarm", "join-token", "-q", *asked).strip()
+        for asked in (["manager"], ["worker"], ["--rotate", "worker"], ["--rotate", "manager"])
+    }
+    assert len(tokens) == 4
+    assert len({token.split("-")[2] for token in tokens}) == 1, "they name one root certificate"
     daemon.ok("swarm", "update", "--task-history-limit", "3")
     assert json.loads(daemon.ok("info", "--format", "json"))["Swarm"]["Cluster"]["Spec"][
         "Orchestration"
@@ -107,14 +111,25 @@ def test_a_root_that_is_none(manager: Daemon, tmp_path: Path) -> None:
     assert manager.ok("swarm", "ca") == before
 
 
-def test_swarm_join(daemon: Daemon) -> None:
-    assert "invalid join token" in daemon.refused(
-        "swarm", "join", "--token", "nonsense", "10.59.72.11:2377"
-    )
-    assert "joined a swarm as a worker" in daemon.ok(
-        "swarm", "join", "--token", "SWMTKN-1-worker", "10.59.72.11:2377"
-    )
-    assert "not a swarm manager" in daemon.refused("node", "ls")
+def test_swarm_join(manager: Daemon, tmp_path: Path) -> None:
+    token = manager.ok("swarm", "join-token", "-q", "worker").strip()
+    there = f"{manager.node.address}:2377"
+    other = Daemon(tmp_path / "other.sock", hostname="node2")
+    try:
+        assert "invalid join token" in other.refused("swarm", "join", "--token", "nonsense", there)
+        wrong = token[:-25] + "0" * 25
+        assert "A valid join token is necessary" in other.refused(
+            "swarm", "join", "--token", wrong, there
+        )
+        told = other.ok("swarm", "join", "--token", token, there)
+        assert "joined a swarm as a worker" in told
+        assert "already part of a swarm" in other.refused("swarm", "join", "--token", token, there)
+        assert "not a swarm manager" in other.refused("node", "ls")
+        assert other.ok("info", "-f", "{{.Swarm.LocalNodeState}}") == "active\n"
+        other.ok("swarm", "leave")
+        assert other.ok("info", "-f", "{{.Swarm.LocalNodeState}}") == "inactive\n"
+    finally:
+        other.close()
 
 
 def test_nodes(manager: Daemon) -> None:

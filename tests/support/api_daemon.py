@@ -1,15 +1,18 @@
-"""The API in front of a node in memory, and the stock docker command to ask it: for tests of what
-the two say to each other."""
+"""The API in front of a whole node (`whole_node.py`), and the stock docker command to ask it: for
+tests of what the two say to each other."""
 
 import asyncio
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from tests.support.fake_images import IMAGE
-from tests.support.fake_node import FakeNode
+from tests.support.whole_node import WholeNode
 from weft.api.server import ApiServer
+from weft.model.task import Task
 
 DEADLINE = 60
 """Seconds for anything that the command is asked to do."""
@@ -18,9 +21,13 @@ DEADLINE = 60
 class ApiDaemon:
     """A server on an event loop of its own, in a thread."""
 
-    def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(
+        self, new_loop: Callable[[], asyncio.AbstractEventLoop], hostname: str = "node1"
+    ) -> None:
+        self._hostname = hostname
         self._runner = asyncio.Runner(loop_factory=new_loop)
         self._loop = self._runner.get_loop()
+        self._disk = tempfile.TemporaryDirectory()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._runner.run, args=(self._serve(),))
@@ -37,7 +44,7 @@ class ApiDaemon:
         raise NotImplementedError
 
     async def _serve(self) -> None:
-        self.node = FakeNode()
+        self.node = WholeNode(Path(self._disk.name), self._hostname)
         server = ApiServer(self.node)
         await self.listen(server)
         self._ready.set()
@@ -50,9 +57,13 @@ class ApiDaemon:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE)
 
     def close(self) -> None:
+        """Ends the daemon and its containers. May be called again."""
+        if not self._thread.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(DEADLINE)
         self._runner.close()
+        self._disk.cleanup()
 
     # --- the command
 
@@ -74,20 +85,22 @@ class ApiDaemon:
         assert done.returncode != 0, f"docker {' '.join(argv)} was accepted: {done.stdout.decode()}"
         return done.stderr.decode()
 
-    def container(self, *create: str, script: str = "") -> str:
-        """The id of a new service's container."""
+    def settled(self, service: str = "web") -> None:
+        """Returns when the service's tasks run as it wants, and others have ended."""
+        self.call(self.node.until_running(service))
+
+    def cleared(self) -> None:
+        """Returns when no service has a task, and no container of a task is left."""
+        self.call(self.node.until(lambda state: not state.tasks))
+
+    def container(self, *create: str, script: str = "", name: str = "web") -> str:
+        """The id of the container of a new service's first task, which has started."""
         command = ["sh", "-c", script] if script else []
         self.ok(
-            "service",
-            "create",
-            "-d",
-            "--no-resolve-image",
-            "--name",
-            "web",
-            *create,
-            IMAGE,
-            *command,
+            *("service", "create", "-d", "--no-resolve-image", "--name", name),
+            *(*create, IMAGE, *command),
         )
-        return self.ok(
-            "ps", "-aq", "--no-trunc", "--filter", "label=com.docker.swarm.service.name=web"
-        ).split()[0]
+        tasks: list[Task] = self.call(self.node.until_started(name))
+        first = min(tasks, key=lambda task: task.slot).status.container
+        assert first is not None
+        return first.id

@@ -23,7 +23,7 @@ from weft.errors import Forbidden, InvalidArgument, Unavailable
 from weft.linux.fake import FakeKernel
 from weft.manager import bootstrap
 from weft.model.addresses import Port
-from weft.model.container import Container, ContainerConfig, Image, NodeEvent
+from weft.model.container import Container, ContainerConfig, NodeEvent
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
@@ -32,6 +32,7 @@ from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
+from weft.runtime.base import Images
 from weft.runtime.fake_processes import ProcessRuntime
 
 NOT_A_MANAGER = (
@@ -47,9 +48,9 @@ ALREADY = (
 class FakeNode:
     """`api.backend.Node`. Not part of a swarm until `init`."""
 
-    def __init__(self, runtime: Callable[[list[Image]], ProcessRuntime] = ProcessRuntime) -> None:
+    def __init__(self, runtime: Callable[[Images], ProcessRuntime] = ProcessRuntime) -> None:
         self.image_store = FakeImages()
-        self.containers = runtime(self.image_store.images)
+        self.containers = runtime(self.image_store)
         network = NetworkAdapters(
             kernel=FakeKernel(), names=NameAdapters(open_resolver=_no_resolver)
         )

@@ -1,8 +1,9 @@
 """A runtime whose containers are plain processes of this machine: without images, namespaces or
 root, but with real streams, logs and exit codes. For tests of the layers above a runtime.
 
-Containers start in `create` order, their output is kept line by line, and `attach` shows only later
-output. An image's command runs as it is, so tests choose commands of this machine (`sh -c …`).
+States, errors and logs are those of `FakeRuntime`. Output is kept line by line, and `attach` shows
+only later output. An image's command runs as it is, so tests choose commands of this machine
+(`sh -c …`).
 """
 
 import asyncio
@@ -13,16 +14,16 @@ import signal as signals
 import struct
 import termios
 import time
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import msgspec
 
-from weft.errors import Conflict, NotFound, OperationFailed, cause_of
-from weft.model.container import Container, ContainerConfig, ContainerState, Image, LogLine
-from weft.model.health import health_check
+from weft.errors import Conflict, OperationFailed, cause_of
+from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
+from weft.runtime.base import Images
+from weft.runtime.fake import FakeRuntime
 
 
 class Process:
@@ -108,6 +109,11 @@ class Process:
         await self._say(0, b"")
 
     @property
+    def pid(self) -> int:
+        """0 until it is started."""
+        return self.process.pid if self.process is not None else 0
+
+    @property
     def exit_code(self) -> int | None:
         code = None if self.process is None else self.process.returncode
         return code if code is None or code >= 0 else 128 - code
@@ -184,7 +190,7 @@ class ProcessExec:
 
     @property
     def pid(self) -> int:
-        return self.process.process.pid if self.process.process else 0
+        return self.process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -231,168 +237,91 @@ class Watcher:
         self.queue.put_nowait((0, b""))
 
 
-class _Running:
-    def __init__(self, container: Container) -> None:
-        self.container = container
-        self.process: Process | None = None
-        self.lines: list[LogLine] = []
-        self.changed = asyncio.Condition()
-        self.watchers: list[Watcher] = []
-        self.follower: asyncio.Task[None] | None = None
+class ProcessRuntime(FakeRuntime):
+    """A `FakeRuntime` whose containers run the image's command on this machine."""
 
-
-class ProcessRuntime:
-    """`runtime.base.Runtime`. `images`: the images with their commands."""
-
-    def __init__(self, images: list[Image]) -> None:
-        self._images = images
-        self._all: dict[ContainerId, _Running] = {}
-        self._execs: list[ProcessExec] = []
+    def __init__(self, images: Images) -> None:
+        super().__init__(images, time.time_ns)
+        self.execs: list[ProcessExec] = []
+        """All commands that were made, in their order."""
+        self._processes: dict[ContainerId, Process] = {}
+        self._watchers: dict[ContainerId, list[Watcher]] = {}
+        self._followers: dict[ContainerId, asyncio.Task[None]] = {}
         self._count = itertools.count(1)
 
-    def containers(self) -> list[Container]:
-        return [running.container for running in self._all.values()]
-
-    def get(self, id: ContainerId) -> Container:
-        return self._entry(id).container
-
-    def _entry(self, id: ContainerId) -> _Running:
-        if id not in self._all:
-            raise NotFound(f"No such container: {id}")
-        return self._all[id]
-
     async def create(self, config: ContainerConfig) -> Container:
-        image = next((i for i in self._images if config.spec.image in i.tags), None)
-        if image is None:
-            raise NotFound(f"No such image: {config.spec.image}")
-        args = (
-            *(config.spec.command or image.config.entrypoint),
-            *(config.spec.args or image.config.cmd),
-        )
-        container = Container(
-            config=config,
-            image=image.id,
-            args=args,
-            env=(*image.config.env, *config.spec.env),
-            healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
-            created_at=time.time_ns(),
-            log_path=f"/nowhere/{config.id}/{config.id}-json.log",
-        )
-        self._all[config.id] = _Running(container)
-        return container
+        created = await super().create(config)
+        path = f"/nowhere/{config.id}/{config.id}-json.log"
+        self._containers[config.id] = msgspec.structs.replace(created, log_path=path)
+        return self.get(config.id)
 
-    async def start(self, id: ContainerId) -> Container:
-        entry = self._entry(id)
-        spec = entry.container.config.spec
-        entry.process = Process(
-            entry.container.args, entry.container.env, spec.tty, spec.open_stdin
-        )
-        await entry.process.start()
-        assert entry.process.process is not None
-        entry.container = msgspec.structs.replace(
-            entry.container,
-            state=ContainerState.RUNNING,
-            pid=entry.process.process.pid,
-            started_at=time.time_ns(),
-        )
-        entry.follower = asyncio.create_task(self._follow(entry, entry.process))
-        return entry.container
+    async def _spawn(self, container: Container) -> int:
+        spec = container.config.spec
+        process = Process(container.args, container.env, spec.tty, spec.open_stdin)
+        await process.start()
+        self._processes[container.id] = process
+        self._followers[container.id] = asyncio.create_task(self._follow(container.id, process))
+        return process.pid
 
-    async def _follow(self, entry: _Running, process: Process) -> None:
+    async def _follow(self, id: ContainerId, process: Process) -> None:
         rest = {1: b"", 2: b""}
         while True:
             stream, data = await process.read()
             if not stream:
                 break
             *lines, rest[stream] = (rest[stream] + data).split(b"\n")
-            entry.lines += [LogLine(stream, time.time_ns(), line + b"\n") for line in lines]
-            for watcher in entry.watchers:
+            for line in lines:
+                self.say(id, line + b"\n", stream)
+            for watcher in self._watchers.get(id, ()):
                 watcher.queue.put_nowait((stream, data))
-            await self._tell(entry)
         code = await process.wait()
-        entry.lines += [
-            LogLine(stream, time.time_ns(), line) for stream, line in rest.items() if line
-        ]
-        entry.container = msgspec.structs.replace(
-            entry.container,
-            state=ContainerState.EXITED,
-            pid=0,
-            exit_code=code,
-            finished_at=time.time_ns(),
-        )
-        for watcher in entry.watchers:
+        for stream, line in rest.items():
+            if line:
+                self.say(id, line, stream)
+        for watcher in self._watchers.pop(id, ()):
             watcher.close()
-        await self._tell(entry)
-
-    @staticmethod
-    async def _tell(entry: _Running) -> None:
-        async with entry.changed:
-            entry.changed.notify_all()
+        self.die(id, code)
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
-        await self.kill(id, self._entry(id).container.config.spec.stop_signal or "SIGTERM")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace / SECOND):
-                return await self.wait(id)
-        await self.kill(id, "SIGKILL")
-        return await self.wait(id)
+        await self._effect("stop")
+        if self.get(id).state is ContainerState.RUNNING:
+            self._signal(id, self.get(id).config.spec.stop_signal or "SIGTERM")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace / SECOND):
+                    return await self.wait(id)
+            self._signal(id, "SIGKILL")
+            return await self.wait(id)
+        return self.get(id)
 
     async def kill(self, id: ContainerId, signal: str) -> None:
-        number = (
-            signals.Signals[signal] if signal.startswith("SIG") else signals.Signals(int(signal))
-        )
-        pid = self._entry(id).container.pid
-        if pid:  # killing group 0 would kill the caller's own group
-            with suppress(ProcessLookupError):
-                os.killpg(pid, number)
+        self._require(id, ContainerState.RUNNING, "kill")
+        self._signal(id, signal)
+
+    def _signal(self, id: ContainerId, name: str) -> None:
+        number = signals.Signals[name] if name.startswith("SIG") else signals.Signals(int(name))
+        with suppress(ProcessLookupError):  # it has ended, and nobody has been told yet
+            os.killpg(self._processes[id].pid, number)
 
     async def remove(self, id: ContainerId) -> None:
-        entry = self._all.pop(id, None)
-        if entry is not None and entry.process is not None:
-            await entry.process.end()
-            if entry.follower is not None:
-                entry.follower.cancel()
-                await asyncio.gather(entry.follower, return_exceptions=True)
-
-    async def wait(self, id: ContainerId) -> Container:
-        entry = self._entry(id)
-        async with entry.changed:
-            await entry.changed.wait_for(lambda: entry.container.state == ContainerState.EXITED)
-        return entry.container
+        process = self._processes.pop(id, None)
+        if process is not None:
+            follower = self._followers.pop(id)
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+            await process.end()
+        for watcher in self._watchers.pop(id, ()):
+            watcher.close()
+        await super().remove(id)
 
     async def attach(self, id: ContainerId) -> Watcher:
-        entry = self._entry(id)
-        assert entry.process is not None
-        watcher = Watcher(entry.process)
-        entry.watchers.append(watcher)
+        self._require(id, ContainerState.RUNNING, "attach to")
+        watcher = Watcher(self._processes[id])
+        self._watchers.setdefault(id, []).append(watcher)
         return watcher
 
-    async def logs(
-        self,
-        id: ContainerId,
-        *,
-        follow: bool = False,
-        since: Nanoseconds = 0,
-        until: Nanoseconds = 0,
-        tail: int | None = None,
-    ) -> AsyncGenerator[LogLine, None]:
-        entry = self._entry(id)
-        position = 0 if tail is None else max(len(entry.lines) - tail, 0)
-        while True:
-            while position < len(entry.lines):
-                line = entry.lines[position]
-                position += 1
-                if line.timestamp >= since and (not until or line.timestamp <= until):
-                    yield line
-            if not follow or entry.container.state == ContainerState.EXITED:
-                return
-            async with entry.changed:
-                await entry.changed.wait()
-
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
-        process = self._entry(id).process
-        if process is not None:
-            await process.resize(rows, columns)
+        await super().resize(id, rows, columns)
+        await self._processes[id].resize(rows, columns)
 
     async def exec(
         self,
@@ -407,18 +336,13 @@ class ProcessRuntime:
         privileged: bool = False,
     ) -> ProcessExec:
         process = Process(argv, env, tty, stdin, directory)
-        exec = ProcessExec(
-            f"{next(self._count):064x}", self._entry(id).container.id, process, privileged
-        )
-        self._execs.append(exec)
+        exec = ProcessExec(f"{next(self._count):064x}", self.get(id).id, process, privileged)
+        self.execs.append(exec)
         return exec
-
-    async def top(self, id: ContainerId) -> list[int]:
-        return [self._entry(id).container.pid]
 
     async def close(self) -> None:
         """Ends all processes: these containers do not outlive the test."""
-        for exec in self._execs:
+        for exec in self.execs:
             await exec.process.end()
-        for id in list(self._all):
-            await self.remove(id)
+        for container in self.containers():
+            await self.remove(container.id)

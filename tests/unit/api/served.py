@@ -1,7 +1,8 @@
-"""The API on a socket, a node in memory behind it, and a client that speaks plain HTTP."""
+"""The API on a socket, a whole node behind it, and a client that speaks plain HTTP."""
 
 import io
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 import aiohttp
 
 from tests.support.fake_images import IMAGE
-from tests.support.fake_node import FakeNode
+from tests.support.whole_node import WholeNode
 from weft.api.server import ApiServer
-from weft.model.ids import ServiceId
 from weft.model.membership import InitRequest
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 
@@ -20,10 +20,13 @@ Get = Callable[..., Coroutine[Any, Any, tuple[int, Any, Any]]]
 
 
 @asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[tuple[FakeNode, Get]]:
-    """A node that leads a swarm, and a function that asks it: (status, JSON or text, headers)."""
-    node = FakeNode()
+async def serving(path: Path, **host: Any) -> AsyncIterator[tuple[WholeNode, Get]]:
+    """A node that leads a swarm, and a function that asks it: (status, JSON or text, headers).
+    `host`: see `WholeNode`."""
+    disk = tempfile.TemporaryDirectory()
+    node = WholeNode(Path(disk.name), **host)
     await node.init(InitRequest())
+    await node.until_ready()
     server = ApiServer(node)
     await server.start(path)
     session = aiohttp.ClientSession("http://docker", connector=aiohttp.UnixConnector(str(path)))
@@ -50,15 +53,16 @@ async def serving(path: Path) -> AsyncIterator[tuple[FakeNode, Get]]:
         await session.close()
         await server.close()
         await node.close()
+        disk.cleanup()
 
 
-async def run_service(node: FakeNode, *command: str) -> str:
+async def run_service(node: WholeNode, *command: str) -> str:
     """The id of a new service's container."""
     spec = ServiceSpec(
         name="web",
         task=TaskSpec(container=ContainerSpec(image=IMAGE, command=command, open_stdin=True)),
     )
-    id: ServiceId = await node.swarm().create_service(spec)
-    task = next(iter(node.swarm().state.tasks_of(id).values()))
+    await node.manager.create_service(spec)
+    [task] = await node.until_started("web")
     assert task.status.container is not None
     return task.status.container.id

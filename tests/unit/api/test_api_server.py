@@ -9,19 +9,18 @@ import re
 import socket
 import stat
 import zlib
+from ipaddress import IPv4Network
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.support.fake_images import IMAGE
-from tests.support.fake_node import FakeNode
+from tests.support.whole_node import WholeNode, asked_for
 from tests.unit.api.served import serving
 from weft.api.routes import ROUTES
 from weft.api.server import ApiServer
 from weft.errors import Conflict
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
-from weft.model.state import Put
 
 
 def test_the_socket_is_roots_alone_and_goes_with_the_server(tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_the_socket_is_roots_alone_and_goes_with_the_server(tmp_path: Path) -> N
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert [entry.name for entry in path.parent.iterdir()] == ["docker.sock"]
             with pytest.raises(Conflict, match="another daemon listens there"):
-                await ApiServer(FakeNode()).start(path)
+                await ApiServer(WholeNode(tmp_path)).start(path)
         assert not path.exists()
 
     asyncio.run(check())
@@ -46,7 +45,7 @@ def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
             assert (await ask("GET", "/_ping"))[:2] == (200, "OK")
         path.write_text("mine")
         with pytest.raises(Conflict, match="is not a socket"):
-            await ApiServer(FakeNode()).start(path)
+            await ApiServer(WholeNode(tmp_path)).start(path)
         assert path.read_text() == "mine"
 
     asyncio.run(check())
@@ -160,11 +159,11 @@ def test_errors(
 ) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
-            before = list(node.swarm().state.objects())
+            before = asked_for(node.swarm().state)
             got = await ask(method, url, body)
             assert got[0] == status, got
             assert text in got[1]["message"]
-            assert list(node.swarm().state.objects()) == before
+            assert asked_for(node.swarm().state) == before
 
     asyncio.run(check())
 
@@ -272,7 +271,7 @@ def test_a_defect_has_a_number_and_no_traceback_for_the_client(
 ) -> None:
     async def check() -> str:
         async with serving(tmp_path / "s") as (node, ask):
-            node.containers.containers = None  # type: ignore[assignment,method-assign]
+            node.images.all = None  # type: ignore[assignment,method-assign]
             status, body, _ = await ask("GET", "/info")
             assert status == 500
             return str(body["message"])
@@ -332,10 +331,9 @@ def test_a_large_request_that_is_refused_leaves_nothing_behind(tmp_path: Path) -
 
 def test_a_network_that_hides_a_route_of_a_host_is_made_with_a_warning(tmp_path: Path) -> None:
     async def check() -> None:
-        async with serving(tmp_path / "s") as (node, ask):
-            swarm = node.swarm()
-            [host] = swarm.state.nodes.values()
-            swarm.apply(Put(msgspec.structs.replace(host, routes=("10.99.0.0/16",))))
+        routes = (IPv4Network("10.99.0.0/16"),)
+        async with serving(tmp_path / "s", routes=routes) as (node, ask):
+            await node.until(lambda state: all(host.routes for host in state.nodes.values()))
             pools = [{"Subnet": subnet} for subnet in ("10.98.0.0/24", "10.99.1.0/24")]
             body = {"Name": "n", "Driver": "overlay", "IPAM": {"Config": pools}}
             status, created, _ = await ask("POST", "/networks/create", json.dumps(body).encode())

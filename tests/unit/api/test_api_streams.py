@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from tests.support.fake_images import IMAGE
-from tests.support.fake_node import FakeNode
+from tests.support.whole_node import WholeNode
 from tests.unit.api.served import Get, run_service, serving
 from weft.api.streams import ERROR, STDERR, STDOUT
 from weft.errors import OperationFailed
@@ -115,7 +115,7 @@ def frames(data: bytes) -> list[tuple[int, str]]:
     return found
 
 
-async def make_exec(node: FakeNode, ask: Get, tty: bool = False) -> str:
+async def make_exec(node: WholeNode, ask: Get, tty: bool = False) -> str:
     id = await run_service(node)
     body = json.dumps(
         {"Cmd": ["cat"], "Tty": tty, "AttachStdout": True, "AttachStderr": True}
@@ -124,8 +124,8 @@ async def make_exec(node: FakeNode, ask: Get, tty: bool = False) -> str:
     return str(made["Id"])
 
 
-def started(node: FakeNode) -> Any:
-    return node.containers._execs[-1]
+def started(node: WholeNode) -> Any:
+    return node.processes.execs[-1]
 
 
 @LOOPS
@@ -310,7 +310,7 @@ def test_a_services_logs_that_cannot_be_read_on_end_in_their_form(
                 name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, tty=tty))
             )
             id = await node.swarm().create_service(spec)
-            node.swarm().logs = breaking(failure=failure)
+            node.manager.logs = breaking(failure=failure)
             body = await ask_whole(tmp_path / "s", "GET", f"/services/{id}/logs?follow=1&stdout=1")
             text = f"Error grabbing logs: rpc error: code = Unknown desc = {words(failure)}"
             if tty:

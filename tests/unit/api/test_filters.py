@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 import pytest
 
 from tests.support.fake_images import IMAGE
@@ -15,10 +14,7 @@ from tests.unit.api.served import serving
 from weft.api import events, filters
 from weft.errors import InvalidArgument
 from weft.model.container import NodeEvent
-from weft.model.ids import NodeId
-from weft.model.node import NodeDescription
 from weft.model.service import ContainerSpec, Mount, ServiceSpec, TaskSpec
-from weft.model.state import Put
 
 Count = Callable[[str, dict[str, list[str]]], Awaitable[int | str]]
 
@@ -27,7 +23,7 @@ def run(path: Path, check: Callable[[Count], Awaitable[None]]) -> None:
     """`Count` says how many items a list has with these filters, or why it has none."""
 
     async def scene() -> None:
-        async with serving(path) as (node, ask):
+        async with serving(path, labels={"disk": "fast"}) as (node, ask):
             container = ContainerSpec(
                 image=IMAGE,
                 labels={"ctrlab": "2"},
@@ -37,9 +33,7 @@ def run(path: Path, check: Callable[[Count], Awaitable[None]]) -> None:
                 name="web", labels={"svclab": "1"}, replicas=2, task=TaskSpec(container=container)
             )
             await node.swarm().create_service(spec)
-            own = node.swarm().state.nodes[NodeId(str(node.membership.node))]
-            description = NodeDescription(hostname=own.hostname, engine_labels={"disk": "fast"})
-            node.swarm().apply(Put(msgspec.structs.replace(own, description=description)))
+            await node.until_running("web")
 
             async def count(url: str, wanted: dict[str, list[str]]) -> int | str:
                 status, body, _ = await ask("GET", f"{url}?filters={quote(json.dumps(wanted))}")
