@@ -146,7 +146,7 @@ def test_ps_and_inspect(manager: Daemon) -> None:
 
 
 def test_stop_kill_wait_and_remove(manager: Daemon) -> None:
-    id = manager.container()
+    id = manager.container("--restart-condition", "none")
     assert "is running: stop the container before removing" in manager.refused("rm", id)
     assert "cannot restart" in manager.refused("restart", id)
     with subprocess.Popen(manager.command("wait", id), stdout=subprocess.PIPE) as waiting:

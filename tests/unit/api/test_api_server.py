@@ -9,6 +9,7 @@ import re
 import socket
 import stat
 import zlib
+from collections import Counter
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -186,20 +187,21 @@ def test_lookup_prefers_names_and_refuses_ambiguous_prefixes(tmp_path: Path) -> 
                 name="a", task=TaskSpec(container=ContainerSpec(image=IMAGE)), replicas=0
             )
             ids: list[str] = []
-            while len({id[0] for id in ids}) == len(ids):
+            while len(ids) < 3 or len({id[0] for id in ids}) == len(ids):
                 name = ids[0][0] if len(ids) == 1 else f"s{len(ids)}"
                 ids.append(
                     await node.swarm().create_service(
                         ServiceSpec(name=name, task=spec.task, replicas=0)
                     )
                 )
-            twice = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
+            shared = Counter(id[0] for id in ids)
+            [(twice, matches)] = shared.most_common(1)
             assert (await ask("GET", f"/services/{ids[0][0]}"))[1]["ID"] == ids[1]
             if twice != ids[0][0]:
                 status, body, _ = await ask("GET", f"/services/{twice}")
                 assert (status, body["message"]) == (
                     400,
-                    f"service {twice} is ambiguous (2 matches found)",
+                    f"service {twice} is ambiguous ({matches} matches found)",
                 )
             assert (await ask("GET", f"/services/{ids[2][:9]}"))[1]["ID"] == ids[2]
 
