@@ -13,7 +13,7 @@ from weft.control.allocator.addresses import Book
 from weft.control.allocator.ports import FIRST_DYNAMIC, LAST_DYNAMIC, Ports
 from weft.control.orchestrator.draft import Draft
 from weft.control.orchestrator.nodes import ORPHANED_AFTER, orphan_lost
-from weft.control.orchestrator.restart import OLD_TASK_TIMEOUT, may_restart, promote
+from weft.control.orchestrator.restart import may_restart, promote
 from weft.errors import Exhausted
 from weft.model.addresses import FIRST_VNI, LAST_VNI
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
@@ -243,20 +243,35 @@ def test_so_many_restarts_are_allowed_within_the_window(
     """The first task of a slot is no restart; one made as long ago as the window is outside of
     it."""
     draft, tasks = drafted(
-        *created, policy=RestartPolicy(max_attempts=most, window=window * SECOND)
+        *created, policy=RestartPolicy(max_attempts=most, window=window * SECOND, delay=0)
     )
     assert may_restart(draft, tasks, tasks[-1]) is may
 
 
-@pytest.mark.parametrize(("left", "runs"), [(SECOND, False), (1, False), (0, True)])
-def test_a_replacement_waits_for_its_predecessor_to_stop_and_not_a_moment_longer_than_the_timeout(
-    left: int, runs: bool
+@pytest.mark.parametrize(
+    ("created", "may"),
+    [
+        ((30, 20, 10), False), ((33, 22, 11), False), ((46, 23, 12), True), ((20, 10), True),
+    ],
+)  # fmt: skip
+def test_the_delays_between_restarts_are_not_part_of_the_window(
+    created: tuple[int, ...], may: bool
 ) -> None:
-    """`left`: nanoseconds of the timeout."""
+    """A window of 3 s after delays of 10: two restarts that run for less than that are enough."""
+    policy = RestartPolicy(max_attempts=2, window=3 * SECOND, delay=10 * SECOND)
+    draft, tasks = drafted(*created, policy=policy)
+    assert may_restart(draft, tasks, tasks[-1]) is may
+
+
+@pytest.mark.parametrize(("left", "runs"), [(SECOND, False), (1, False), (0, True)])
+@pytest.mark.parametrize(("grace", "timeout"), [(10, 60), (45, 60), (46, 61), (3600, 3615)])
+def test_a_replacement_waits_for_its_predecessor_to_stop_and_not_a_moment_longer_than_the_timeout(
+    grace: int, timeout: int, left: int, runs: bool
+) -> None:
+    """`grace`, `timeout`: seconds; `left`: nanoseconds of the timeout."""
     room = ControlRoom(2)
-    id = room.service(
-        ServiceSpec(name="web", replicas=1, task=TaskSpec(container=ContainerSpec(image="a")))
-    )
+    container = ContainerSpec(image="a", stop_grace_period=grace * SECOND)
+    id = room.service(ServiceSpec(name="web", replicas=1, task=TaskSpec(container=container)))
     room.settle()
     [old] = room.running(id)
     room.set_node(old.node or "", availability="drain")
@@ -264,7 +279,7 @@ def test_a_replacement_waits_for_its_predecessor_to_stop_and_not_a_moment_longer
     [new] = [task for task in room.state.tasks_of(id).values() if task.id != old.id]
     assert new.desired == TaskState.READY
     draft = Draft(
-        room.state, id, new.meta.created_at + OLD_TASK_TIMEOUT - left, lambda: TaskId("x")
+        room.state, id, new.meta.created_at + timeout * SECOND - left, lambda: TaskId("x")
     )
     promote(draft)
     assert (draft.tasks[new.id].desired == TaskState.RUNNING) is runs

@@ -288,6 +288,21 @@ def test_an_update_that_fails_rolls_back_when_told_to() -> None:
     assert images(room, id) == ["one"] * 3
     assert update_state(room, id) == UpdateState.ROLLBACK_COMPLETED
     assert room.state.services[id].spec == spec(replicas=3)
+    status = room.state.services[id].update_status
+    assert status is not None
+    why = "update rolled back due to failure or early termination of task "
+    assert status.message.startswith(f"rollback completed: {why}")
+
+
+def test_a_rollback_that_a_user_asks_for_needs_no_reason() -> None:
+    room, id = room_with(spec(replicas=3))
+    change(room, id, spec("two", replicas=3))
+    room.settle()
+    room.put(rolled_back(room.state.services[id], room.now))
+    room.settle()
+    status = room.state.services[id].update_status
+    assert status is not None
+    assert (images(room, id), status.message) == (["one"] * 3, "rollback completed")
 
 
 def test_a_rollback_that_fails_as_well_pauses_and_goes_no_further() -> None:

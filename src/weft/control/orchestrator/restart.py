@@ -20,7 +20,9 @@ from weft.model.task import Task, TaskState
 
 OLD_TASK_TIMEOUT: Nanoseconds = 60 * SECOND
 """How long a replacement waits for its predecessor to stop (swarmkit orchestrator/restart,
-defaultOldTaskTimeout)."""
+defaultOldTaskTimeout), if the predecessor's grace period is not longer."""
+BESIDE_GRACE: Nanoseconds = 15 * SECOND
+"""How long all that belongs to a task's end may take besides its grace period."""
 
 
 def supervise(draft: Draft) -> None:
@@ -114,7 +116,10 @@ def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
         return True
     attempts = sorted((t for t in slot if t.spec_version == task.spec_version), key=age)[1:]
     if policy.window:
-        attempts = [t for t in attempts if t.meta.created_at > draft.now - policy.window]
+        # The delays between the attempts do not count: otherwise a window that is shorter than
+        # `max_attempts` delays would never hold that many attempts, and restarts would never end.
+        window = policy.window + policy.max_attempts * policy.delay
+        attempts = [t for t in attempts if t.meta.created_at > draft.now - window]
     return len(attempts) < policy.max_attempts
 
 
@@ -134,12 +139,19 @@ def promote(draft: Draft) -> None:
     slots = draft.slots() if waiting else {}
     for task in waiting:
         start = task.restart_at
-        if any(_is_stopping(draft, other) for other in slots[slot_of(task)]):
-            start = max(start, (task.meta.created_at or draft.now) + OLD_TASK_TIMEOUT)
+        ends = [_stop_timeout(t) for t in slots[slot_of(task)] if _is_stopping(draft, t)]
+        if ends:
+            start = max(start, (task.meta.created_at or draft.now) + max(ends))
         if draft.now >= start:
             draft.desire(task, TaskState.RUNNING)
         else:
             draft.wake(start)
+
+
+def _stop_timeout(task: Task) -> Nanoseconds:
+    """How long a replacement waits for the task to stop: two databases on one directory are worse
+    than none."""
+    return max(OLD_TASK_TIMEOUT, task.spec.container.stop_grace_period + BESIDE_GRACE)
 
 
 def _is_stopping(draft: Draft, task: Task) -> bool:

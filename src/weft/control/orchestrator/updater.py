@@ -29,6 +29,8 @@ _ROLLING_BACK = (
     UpdateState.ROLLBACK_PAUSED,
     UpdateState.ROLLBACK_COMPLETED,
 )
+AUTOMATIC = "update rolled back"
+"""How the message of an automatic rollback begins."""
 _PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 _ACTIVE = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState.ORPHANED)
@@ -218,7 +220,7 @@ def _handle_failures(
     ):
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
     elif config.failure_action == "rollback" and service.previous_spec is not None:
-        back = rolled_back(service, draft.now, f"update rolled back {cause}")
+        back = rolled_back(service, draft.now, f"{AUTOMATIC} {cause}")
         draft.put_service(msgspec.structs.replace(back, previous_spec=None))
     else:
         _set_status(draft, UpdateState.PAUSED, f"update paused {cause}")
@@ -238,9 +240,17 @@ def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> No
     if updated and draft.now < watched_until:
         draft.wake(watched_until)
     elif _config(draft.service) is draft.service.spec.rollback:
-        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, _rolled_back(draft.service))
     else:
         _set_status(draft, UpdateState.COMPLETED, "update completed")
+
+
+def _rolled_back(service: Service) -> str:
+    """The message of a completed rollback. That of an automatic one keeps its reason: the rollback
+    may be over before anybody has seen that it began."""
+    status = service.update_status
+    reason = status.message if status is not None else ""
+    return f"rollback completed: {reason}" if reason.startswith(AUTOMATIC) else "rollback completed"
 
 
 def _set_status(draft: Draft, state: UpdateState, message: str) -> None:

@@ -62,9 +62,33 @@ _BY_CODE: Mapping[int, type[WeftError]] = {
     14: Unavailable,
 }
 """gRPC codes; the rest are `OperationFailed`."""
-_NOT_YET = ("unhealthy cluster", "can only promote a learner member", "not supported for learner")
-"""Refusals that are no outage. The first: a change of members while a member is down, or has been
-up for less than five seconds."""
+_REFUSALS: Mapping[str, tuple[type[WeftError], str]] = {
+    "unhealthy cluster": (
+        FailedPrecondition,
+        "a manager is down, or has been up for less than five seconds: the managers cannot be"
+        " changed now",
+    ),
+    "not enough started members": (
+        FailedPrecondition,
+        "too few managers are online to go on without this one",
+    ),
+    "in sync with leader": (
+        FailedPrecondition,
+        "the new manager does not know all that the others know yet",
+    ),
+    "can only promote a learner member": (FailedPrecondition, "the manager has a vote already"),
+    "not supported for learner": (FailedPrecondition, "this manager has no vote yet"),
+    "too many learner members": (FailedPrecondition, "another manager is being added"),
+    "Peer URLs already exists": (FailedPrecondition, "another manager has this address"),
+    "member not found": (NotFound, "there is no such manager"),
+    "database space exceeded": (OperationFailed, FULL),
+    "future revision": (
+        Unavailable,
+        "cannot read the store: this member of it is behind another one",
+    ),
+}
+"""etcd's refusals, and what they mean to a user, who does not know of etcd. A part of each of etcd's
+texts, the longer one first where two match."""
 _LIMITS: Mapping[str, str] = {
     "too many operations": "--max-txn-ops",
     "request is too large": "--max-request-bytes",
@@ -174,7 +198,7 @@ class GatewayClient:
             "lease/keepalive", {"ID": str(lease)}, wire.Streamed, _NEEDS_LEADER
         )
         if answer.error is not None:
-            raise _refusal(answer.error)
+            raise refusal(answer.error)
         left = _decode(bytes(answer.result), wire.Lease).TTL
         if left <= 0:
             raise NotFound(f"lease {lease} not found")
@@ -257,10 +281,10 @@ class GatewayClient:
             self._turn()
             raise Unavailable(f"cannot reach the store: {cause_of(error)}") from error
         if response.status != 200:
-            refusal = _refusal(_decode(said, wire.Refusal))
-            if isinstance(refusal, Unavailable):
+            refused = refusal(_decode(said, wire.Refusal))
+            if isinstance(refused, Unavailable):
                 self._turn()  # another endpoint may have a quorum
-            raise refusal
+            raise refused
         return _decode(said, type_)
 
     async def _post(self, path: str, body: bytes, **how: Any) -> aiohttp.ClientResponse:
@@ -304,7 +328,7 @@ def _decode(said: bytes, type_: type[T]) -> T:
 def _batch(line: bytes) -> Batch:
     streamed = _decode(line, wire.Streamed)
     if streamed.error is not None:
-        raise _refusal(streamed.error)
+        raise refusal(streamed.error)
     response = _decode(bytes(streamed.result), wire.WatchResponse)
     if response.compact_revision:
         raise Compacted(
@@ -315,23 +339,22 @@ def _batch(line: bytes) -> Batch:
     return Batch(tuple(event.changed() for event in response.events))
 
 
-def _refusal(said: wire.Refusal) -> WeftError:
+def refusal(said: wire.Refusal) -> WeftError:
+    """The error that etcd's answer stands for."""
     text, code = said.message or said.error, said.code or said.grpc_code
-    if any(phrase in text for phrase in _NOT_YET):
-        return FailedPrecondition(text)
-    if "database space exceeded" in text:
-        return OperationFailed(FULL)
+    for phrase, (kind, words) in _REFUSALS.items():
+        if phrase in text:
+            return kind(words)
+    text = text.removeprefix("etcdserver: ")
     if "has been compacted" in text:
-        return Compacted(text)
-    if "future revision" in text:
-        return Unavailable("cannot read the store: this member of it is behind another one")
+        return Compacted(f"cannot read the store: {text}")
     for phrase, option in _LIMITS.items():
         if phrase in text:
             return OperationFailed(
                 f"cannot write so much to etcd at once: raise its {option}: {text}"
             )
     kind = _BY_CODE.get(code, OperationFailed)
-    return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(text)
+    return Unavailable(NO_MAJORITY) if kind is Unavailable else kind(f"the store refuses: {text}")
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
