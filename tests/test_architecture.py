@@ -92,9 +92,9 @@ MAY_IMPORT_BY_NAME = {"cli/__init__.py", "cli/root.py"}
 A_CONTAINERS_FILES = {"merged", "upper"}
 """Attributes of `runtime.record.Directory`: below them a container changes what it likes, while the
 daemon looks."""
-MAY_BE_GIVEN_THEM = {"mount_overlay", "unmount", "read_accounts", "make_init_files"}
+MAY_BE_GIVEN_THEM = {"mount_overlay", "unmount", "read_accounts", "make_init_files", "populate"}
 """The first two look at nothing in there; the others open only what the kernel says is inside, and
-read regular files."""
+read regular files; the last one before the container's first process exists."""
 PROCESS_STARTERS = {
     "create_subprocess_exec",
     "create_subprocess_shell",

@@ -243,14 +243,12 @@ def test_events(manager: Daemon) -> None:
 def test_what_weft_does_not_have(manager: Daemon) -> None:
     assert "Weft, which runs services" in manager.refused("run", IMAGE)
     for command in (
-        ["volume", "ls", "-q"],
         ["secret", "ls", "-q"],
         ["config", "ls", "-q"],
         ["plugin", "ls", "-q"],
     ):
         assert manager.ok(*command) == ""
     for command in (
-        ["volume", "create", "v"],
         ["system", "df"],
         ["network", "create", "n"],
         ["login", "-u", "a", "-p", "b", "x"],

@@ -174,7 +174,7 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
             ["--health-cmd", "true", "--health-interval", "1us"],
             "ContainerSpec: Interval in HealthConfig cannot be less than 1ms",
         ),
-        (["--mount", "type=volume,source=v,target=/v"], "mounts of type volume are not supported"),
+        (["--mount", "type=npipe,source=v,target=/v"], "mounts of type npipe are not supported"),
         (
             ["--endpoint-mode", "dnsrr", "-p", "80:80"],
             "port published with ingress mode can't be used with dnsrr mode",

@@ -21,6 +21,7 @@ from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
 from weft.runtime.mounts import mount_points_below
 from weft.runtime.oci import processes_with_argument
+from weft.runtime.volumes import LocalVolumes
 
 NEEDED = [
     pytest.mark.root,
@@ -44,10 +45,13 @@ class Host:
         self.data, self.run = directory / "data", directory / "run"
 
     async def runtime(self, **options: Any) -> ConmonRuntime:
+        self.volumes = LocalVolumes(self.data)
+        self.volumes.load()
         runtime = ConmonRuntime(
             self.data,
             self.run,
             ImageStore(self.data / "images", time.time_ns),
+            self.volumes,
             time.time_ns,
             **options,
         )

@@ -24,25 +24,34 @@ async def test_tasks_run_and_the_manager_sees_every_one(tmp_path):
 
 
 @simulated
-async def test_a_task_says_what_its_image_asks_for_in_vain(tmp_path):
+async def test_a_task_has_its_images_volumes_and_only_named_ones_outlive_it(tmp_path):
     async with rig(tmp_path, tasks=0) as r:
         r.images.add("demo", ImageConfig(volumes=("/data/", "/tmp/x")))
         (task,) = r.swarm.service("db", r.net, on=[1])
-        container = msgspec.structs.replace(
-            r.swarm.tasks[task].spec.container, mounts=(Mount(type="tmpfs", target="/tmp/x"),)
+        mounts = (
+            Mount(type="tmpfs", target="/tmp/x"),
+            Mount(type="volume", source="kept-{{.Task.Slot}}", target="/kept"),
         )
+        container = msgspec.structs.replace(r.swarm.tasks[task].spec.container, mounts=mounts)
         spec = msgspec.structs.replace(r.swarm.tasks[task].spec, container=container)
         r.swarm.tasks[task] = msgspec.structs.replace(r.swarm.tasks[task], spec=spec)
         await r.manager.tell()
-        await r.until(
-            lambda: (
-                task in r.manager.statuses and r.manager.statuses[task].state == TaskState.RUNNING
-            )
-        )
-        assert (
-            r.manager.statuses[task].err
-            == "the image's VOLUME /data/ is not supported by Weft: data there goes with the container"
-        )
+        await r.until(lambda: r.runtime.running())
+        (made,) = r.runtime.running()
+        points = made.config.mount_points
+        assert [(p.type, p.destination) for p in points] == [
+            ("tmpfs", "/tmp/x"),
+            ("volume", "/kept"),
+            ("volume", "/data"),
+        ]
+        assert [(v.name, v.is_anonymous) for v in r.volumes.all()] == [
+            ("kept-1", False),
+            (points[2].name, True),
+        ]
+        del r.swarm.tasks[task]
+        await r.manager.tell()
+        await r.until(lambda: not r.runtime.containers())
+        await r.until(lambda: [volume.name for volume in r.volumes.all()] == ["kept-1"])
 
 
 @simulated

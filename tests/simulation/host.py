@@ -39,6 +39,7 @@ from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
 from weft.pki.certificate import holder, issuer_id, verify
 from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.runtime.fake_volumes import FakeVolumes
 from weft.session.base import (
     AgentSession,
     Identity,
@@ -99,6 +100,7 @@ class SimHost:
         )
         self.images = FakeImages(IMAGE)
         self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.volumes = FakeVolumes()
         self.runtime.latency = RUNTIME_LATENCY
         self.kernel = FakeKernel()
         self.credentials: Credentials | None = None
@@ -226,7 +228,11 @@ class SimHost:
             kernel=self.kernel, names=NameAdapters(open_resolver=_open_resolver)
         )
         return EngineAdapters(
-            runtime=self.runtime, images=self.images, network=network, origin=self._origin()
+            runtime=self.runtime,
+            images=self.images,
+            volumes=self.volumes,
+            network=network,
+            origin=self._origin(),
         )
 
     def _origin(self) -> Origin:

@@ -29,6 +29,7 @@ from weft.model.node import NodeDescription
 from weft.model.service import PublishedPort
 from weft.network.kernel_state import HOST
 from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.runtime.fake_volumes import FakeVolumes
 from weft.session.base import Identity, SessionClosed
 from weft.session.fake import session_pair
 from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
@@ -146,6 +147,7 @@ class Rig:
         self.manager = ScriptedManager(self.swarm)
         self.images = FakeImages("demo")
         self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.volumes = FakeVolumes()
         self.kernel = FakeKernel()
         self.counter = itertools.count()
         self.opened = []
@@ -177,7 +179,11 @@ class Rig:
         engine = Engine(
             "engine1",
             EngineAdapters(
-                runtime=self.runtime, images=self.images, network=network, origin=origin
+                runtime=self.runtime,
+                images=self.images,
+                volumes=self.volumes,
+                network=network,
+                origin=origin,
             ),
         )
         adapters = Adapters(

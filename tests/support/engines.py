@@ -11,6 +11,7 @@ from weft.engine.engine import Engine
 from weft.linux.fake import FakeKernel
 from weft.model.addresses import Port
 from weft.runtime.base import Images, Runtime
+from weft.runtime.fake_volumes import FakeVolumes
 
 
 def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
@@ -19,6 +20,7 @@ def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
         EngineAdapters(
             runtime=runtime,
             images=images,
+            volumes=FakeVolumes(),
             network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
             origin=Origin(clock=time.time_ns, entropy=os.urandom),
         ),

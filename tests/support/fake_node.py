@@ -34,6 +34,7 @@ from weft.model.network import Network
 from weft.model.task import Attachment, ContainerStatus, Task, TaskState, TaskStatus
 from weft.runtime.base import Images
 from weft.runtime.fake_processes import ProcessRuntime
+from weft.runtime.fake_volumes import FakeVolumes
 
 NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
@@ -58,10 +59,15 @@ class FakeNode:
         self.engine = Engine(
             "fake",
             EngineAdapters(
-                runtime=self.containers, images=self.image_store, network=network, origin=origin
+                runtime=self.containers,
+                images=self.image_store,
+                volumes=FakeVolumes(),
+                network=network,
+                origin=origin,
             ),
         )
         self.images = self.engine.images
+        self.volumes = self.engine.volumes
         self.membership = Membership()
         self.info = HostInfo(
             hostname="node1",
@@ -248,8 +254,8 @@ class FakeNode:
     async def kill_container(self, container: Container, signal: str) -> None:
         await self.engine.kill(container, signal)
 
-    async def remove_container(self, id: ContainerId) -> None:
-        await self.engine.remove(id)
+    async def remove_container(self, id: ContainerId, *, volumes: bool) -> None:
+        await self.engine.remove(id, volumes=volumes)
 
 
 async def _no_resolver(

@@ -33,7 +33,7 @@ from weft.engine.container_config import container_config
 from weft.engine.engine import Engine
 from weft.errors import WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
-from weft.model.container import Container, ContainerState, unmet
+from weft.model.container import Container, ContainerState
 from weft.model.ids import TaskId
 from weft.model.node import NodeDescription
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
@@ -130,7 +130,7 @@ class TaskWorker:
             case Step.START:
                 await self._host.engine.start(self._record.container)
             case Step.REPORT_RUNNING:
-                self._report(TaskState.RUNNING, "started", self._unmet())
+                self._report(TaskState.RUNNING, "started")
             case Step.REPORT_UNHEALTHY:
                 self._report_unhealthy()
             case Step.WATCH:
@@ -271,17 +271,6 @@ class TaskWorker:
         )
 
     # --- reports
-
-    def _unmet(self) -> str:
-        """The requests of the image that the task runs without, for the user to see."""
-        container = self._container()
-        if container is None:
-            return ""
-        try:
-            image = self._host.engine.images.find(container.image)
-        except WeftError:  # removed meanwhile
-            return ""
-        return "; ".join(unmet(image.config, container.config.spec.mounts))
 
     def _report_unhealthy(self) -> None:
         """Keeps the state, and with it the task's addresses, until the container has ended."""

@@ -6,7 +6,7 @@ methods check names, use and versions across objects and allocate nothing: the c
 allocate after the change is committed. Errors are those of `weft.errors`, with Docker's texts.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
@@ -23,6 +23,7 @@ from weft.model.node import NodeSpec
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
+from weft.model.volume import Volume
 from weft.runtime.base import Images, Runtime
 
 
@@ -116,6 +117,44 @@ class Swarm(Protocol):
     async def remove_node(self, id: NodeId, force: bool) -> None: ...
 
 
+class Volumes(Protocol):
+    """The volumes of this host. Each change is an event."""
+
+    def all(self) -> list[Volume]: ...
+
+    def get(self, name: str) -> Volume:
+        """Raises `NotFound`."""
+        ...
+
+    def path(self, name: str) -> str:
+        """Where its files are on this host."""
+        ...
+
+    def users(self, name: str) -> list[ContainerId]:
+        """The containers, running or not, that have it."""
+        ...
+
+    async def create(
+        self,
+        name: str = "",
+        driver: str = "",
+        options: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> Volume:
+        """Without a name, a new anonymous volume. A volume that exists is returned as it is. Raises
+        `NotFound` for a driver that is not `local`, `InvalidArgument` for a bad name or option."""
+        ...
+
+    async def remove(self, name: str, force: bool = False) -> None:
+        """`force`: a missing volume is no error. Raises `NotFound`, or `Conflict` if a container
+        has it."""
+        ...
+
+    async def prune(self, wanted: Callable[[Volume], bool]) -> tuple[list[str], int]:
+        """Removes volumes that no container has. Returns their names and the bytes freed."""
+        ...
+
+
 class Node(Protocol):
     """This host."""
 
@@ -127,6 +166,9 @@ class Node(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
 
     @property
     def membership(self) -> Membership: ...
@@ -149,8 +191,9 @@ class Node(Protocol):
         """`signal`: the signal's name. Also emits the event, which the runtime does not."""
         ...
 
-    async def remove_container(self, id: ContainerId) -> None:
-        """Also emits the event, as `kill_container`."""
+    async def remove_container(self, id: ContainerId, *, volumes: bool) -> None:
+        """Also emits the event, as `kill_container`. `volumes`: also removes the volumes that have
+        no name."""
         ...
 
     def local_networks(self) -> Sequence[LocalNetwork]:

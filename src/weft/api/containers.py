@@ -151,7 +151,10 @@ def _made(
 
 
 def _on_volume(value: str) -> filters.Test[Container]:
-    return lambda c: any(value in (mount.source, mount.target) for mount in c.config.spec.mounts)
+    """By the volume's name or the host's path, or by the place in the container."""
+    return lambda c: any(
+        value in (point.name or point.source, point.destination) for point in c.config.mount_points
+    )
 
 
 def _of_ports(call: Call, key: str, field: str) -> Callable[[str], filters.Test[Container]]:
@@ -271,7 +274,7 @@ async def remove(call: Call) -> web.Response:
             f'cannot remove container "{container.config.name}": container is running: '
             "stop the container before removing or force remove"
         )
-    await call.node.remove_container(container.id)
+    await call.node.remove_container(container.id, volumes=call.flag("v"))
     call.execs.forget(container.id)
     return nothing()
 

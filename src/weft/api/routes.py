@@ -20,6 +20,7 @@ from weft.api import (
     swarm,
     system,
     tasks,
+    volumes,
 )
 from weft.api.call import Handler
 from weft.api.unsupported import empty, missing, refuse
@@ -134,13 +135,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/configs/{id}", data.inspect("config")),
     ("POST", "/configs/{id}/update", data.update("config")),
     ("DELETE", "/configs/{id}", data.remove("config")),
-    # what Weft does not have
-    ("GET", "/volumes", empty({"Volumes": [], "Warnings": None})),
-    ("POST", "/volumes/create", refuse("creating volumes")),
-    ("POST", "/volumes/prune", refuse("pruning volumes")),
-    ("GET", "/volumes/{id}", missing("get {}: no such volume")),
-    ("PUT", "/volumes/{id}", refuse("updating volumes")),
-    ("DELETE", "/volumes/{id}", missing("get {}: no such volume")),
+    # volumes
+    ("GET", "/volumes", volumes.listing),
+    ("POST", "/volumes/create", volumes.create),
+    ("POST", "/volumes/prune", volumes.prune),
+    ("GET", "/volumes/{id}", volumes.inspect),
+    ("PUT", "/volumes/{id}", volumes.update),
+    ("DELETE", "/volumes/{id}", volumes.remove),
     # what Docker Swarm has no command for
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),

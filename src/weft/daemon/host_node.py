@@ -72,6 +72,7 @@ class HostNode:
         self.engine = environment.engine
         self.containers = self.engine.runtime
         self.images = self.engine.images
+        self.volumes = self.engine.volumes
         self._environment = environment
         self._choose_addresses = choose_addresses
         self._member: SwarmNode | None = None
@@ -183,8 +184,8 @@ class HostNode:
     async def kill_container(self, container: Container, signal: str) -> None:
         await self.engine.kill(container, signal)
 
-    async def remove_container(self, id: ContainerId) -> None:
-        await self.engine.remove(id)
+    async def remove_container(self, id: ContainerId, *, volumes: bool) -> None:
+        await self.engine.remove(id, volumes=volumes)
 
     @property
     def _networking(self) -> Networking | None:

@@ -48,6 +48,7 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
+from weft.runtime.volumes import LocalVolumes
 from weft.store.etcd.external import ExternalEtcd
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
@@ -94,8 +95,9 @@ class WeftNode:
         self._options = options
         self._kernel = RealKernel(options.netns_dir)
         self._image_store = ImageStore(options.data_root / "images", time.time_ns)
+        self._volume_store = LocalVolumes(options.data_root)
         self.containers = ConmonRuntime(
-            options.data_root, options.run_dir, self._image_store, time.time_ns
+            options.data_root, options.run_dir, self._image_store, self._volume_store, time.time_ns
         )
         self._esp, self._no_esp = _choose_engine(options)
         confiner = self.containers.confiner
@@ -122,6 +124,7 @@ class WeftNode:
         self.node = HostNode(info, environment, host.choose_addresses)
 
     async def open(self) -> None:
+        self._volume_store.load()
         await self.containers.load()
         await self.node.resume()
 
@@ -129,6 +132,7 @@ class WeftNode:
         """Closes the daemon; containers, networks and traffic go on."""
         await self.node.close()
         await self.containers.close()
+        await self._volume_store.close()
         await self._kernel.close()
         if self._esp is not None:
             await self._esp.close()
@@ -162,7 +166,11 @@ class WeftNode:
         )
         origin = Origin(clock=time.time_ns, entropy=secrets.token_bytes)
         return EngineAdapters(
-            runtime=self.containers, images=self._image_store, network=network, origin=origin
+            runtime=self.containers,
+            images=self._image_store,
+            volumes=self._volume_store,
+            network=network,
+            origin=origin,
         )
 
 

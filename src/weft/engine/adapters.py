@@ -13,7 +13,7 @@ from weft.linux.base import EspEngine, Kernel
 from weft.model.addresses import Port
 from weft.model.meta import Nanoseconds
 from weft.network.flows import Stale
-from weft.runtime.base import Images, Runtime
+from weft.runtime.base import Images, Runtime, Volumes
 
 NAMESPACES = Path("/run/docker/netns")
 
@@ -93,5 +93,6 @@ class NetworkAdapters:
 class EngineAdapters:
     runtime: Runtime
     images: Images
+    volumes: Volumes
     network: NetworkAdapters
     origin: Origin

@@ -1,4 +1,5 @@
-"""The engine: what a node is without a swarm. Its containers, its images, and events about them.
+"""The engine: what a node is without a swarm. Its containers, images and volumes, and events about
+them.
 
 The engine lives as long as the daemon. A part that wants containers connected makes a `Networking`
 (`networking.py`) with the engine: a member of a swarm does so, for as long as it is one."""
@@ -13,6 +14,7 @@ from weft.engine.container_config import Host
 from weft.engine.events import EventLog
 from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
+from weft.engine.volumes import Volumes
 from weft.errors import NotFound, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
@@ -28,6 +30,9 @@ class Engine:
         self.runtime = adapters.runtime
         self.events = EventLog(adapters.origin.clock)
         self.images = RecordedImages(adapters.images, self.events)
+        self.volumes = Volumes(
+            adapters.volumes, self.runtime.containers, self.events, self.now, self.new_id
+        )
         self.health = HealthMonitor(
             adapters.runtime, adapters.images, self.events, adapters.origin.clock
         )
@@ -48,7 +53,7 @@ class Engine:
         return self.adapters.origin.clock()
 
     def new_id(self) -> str:
-        """A new id for a container or a sandbox."""
+        """A new id for a container, a sandbox or an anonymous volume."""
         return hex_id(self.adapters.origin.entropy(CONTAINER_ID_BYTES))
 
     def host(self, hostname: str) -> Host:
@@ -69,11 +74,23 @@ class Engine:
             return None
 
     async def create(self, config: ContainerConfig) -> None:
-        self.events.container("create", await self.runtime.create(config))
+        """Also makes the volumes that are missing. All or nothing, but for the volumes that have a
+        name."""
+        image = self.images.find(config.spec.image)
+        config = await self.volumes.claimed(config, image.config)
+        try:
+            container = await self.runtime.create(config)
+        except BaseException:
+            self.volumes.release(config.id)
+            await asyncio.shield(self.volumes.remove_anonymous(config.mounts))
+            raise
+        self.volumes.release(config.id)
+        self.events.container("create", container)
 
     async def start(self, id: ContainerId) -> None:
         container = await self.runtime.start(id)
         self._dead.discard(id)
+        self.volumes.mounted(container)
         self.events.container("start", container)
         self.health.begin(container)
 
@@ -99,11 +116,12 @@ class Engine:
     def _tell_end(self, container: Container) -> None:
         if container.id not in self._dead:
             self._dead.add(container.id)
+            self.volumes.unmounted(container)
             self.events.container("die", container, exitCode=str(container.exit_code))
 
-    async def remove(self, id: ContainerId) -> None:
+    async def remove(self, id: ContainerId, *, volumes: bool = True) -> None:
         """Removes a container and its log; a missing container is no error. One that runs dies
-        first."""
+        first. `volumes`: also removes the volumes that have no name."""
         container = self.container(id)
         if container is not None and container.state is ContainerState.RUNNING:
             await self._kill_and_remove(id)
@@ -112,6 +130,8 @@ class Engine:
         self._dead.discard(id)
         self.health.forget(id)
         if container is not None:
+            if volumes:
+                await self.volumes.remove_anonymous(container.config.mounts)
             self.events.container("destroy", container)
 
     async def _kill_and_remove(self, id: ContainerId) -> None:

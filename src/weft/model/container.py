@@ -1,7 +1,6 @@
 """Containers and images on one node, as the runtime keeps them and the API shows them."""
 
 import re
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,7 +11,8 @@ from weft.model.addresses import Port, Protocol
 from weft.model.health import HealthCheck
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.service import ContainerSpec, Mount, PublishedPort, Resources
+from weft.model.service import ContainerSpec, PublishedPort, Resources
+from weft.model.volume import MountPoint, point_of
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -35,19 +35,6 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     healthcheck: HealthCheck | None = None
     shell: tuple[str, ...] = ()
     """Runs the test of a health check that is one text; empty: `/bin/sh -c`."""
-
-
-def unmet(image: ImageConfig, mounts: Sequence[Mount]) -> list[str]:
-    """Warnings about features of the image that Weft does not have: data in the image's volumes is
-    removed with the container, unless the service mounts something there."""
-    mounted = {mount.target.rstrip("/") for mount in mounts}
-    volumes = [volume for volume in image.volumes if volume.rstrip("/") not in mounted]
-    if not volumes:
-        return []
-    return [
-        f"the image's VOLUME {', '.join(volumes)} is not supported by Weft: data there goes with"
-        " the container"
-    ]
 
 
 class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -98,6 +85,14 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_driver: str = "json-file"
     ports: tuple[PublishedPort, ...] = ()
     """Ports of this host that lead to the container."""
+    mounts: tuple[MountPoint, ...] = ()
+    """What the engine made of the mounts of the spec and the volumes of the image."""
+
+    @property
+    def mount_points(self) -> tuple[MountPoint, ...]:
+        """The mounts; of a container whose record is older than `mounts`, those of its spec, which
+        could not have volumes then."""
+        return self.mounts or tuple(map(point_of, self.spec.mounts))
 
 
 class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

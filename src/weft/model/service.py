@@ -11,16 +11,26 @@ from weft.model.addresses import Port, Protocol
 from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
+from weft.model.mount import BindOptions, VolumeOptions
 from weft.model.secret import DataReference
+
+MountType = Literal["bind", "tmpfs", "volume"]
 
 
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    type: Literal["bind", "tmpfs"]
+    type: MountType
     source: str = ""
+    """A path of the host, or a volume's name; empty for an anonymous volume."""
     target: str
     read_only: bool = False
+    bind: BindOptions | None = None
+    volume: VolumeOptions | None = None
     tmpfs_size: int = 0
     """Bytes; 0 for the kernel's default."""
+    tmpfs_mode: int = 0
+    """Permissions of the root of the file system; 0 for 1777."""
+    tmpfs_options: tuple[tuple[str, ...], ...] = ()
+    """Each a name, or a name and a value."""
 
 
 class Ulimit(msgspec.Struct, frozen=True):

@@ -6,12 +6,14 @@ from types import MappingProxyType
 import msgspec
 
 from weft.errors import InvalidArgument
-from weft.model.service import ContainerSpec
+from weft.model.mount import VolumeOptions
+from weft.model.service import ContainerSpec, Mount
 from weft.model.template import MOST_TEMPLATES, Scope, Template
 
 
 def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
-    """Expands values of environment variables, the hostname, and sources and targets of mounts.
+    """Expands values of environment variables, the hostname, sources and targets of mounts, and
+    the labels and driver options of volumes.
     Raises `InvalidArgument` with Docker Swarm's words for the failing part."""
     number = sum("{{" in text for text in _templates(container))
     if number > MOST_TEMPLATES:
@@ -29,12 +31,24 @@ def expanded(container: ContainerSpec, values: Scope) -> ContainerSpec:
         name, equals, value = text.partition("=")
         return f"{name}{equals}{filled('env', value)}"
 
-    mounts = tuple(
-        msgspec.structs.replace(
-            mount, source=filled("mounts", mount.source), target=filled("mounts", mount.target)
+    def mount(mount: Mount) -> Mount:
+        return msgspec.structs.replace(
+            mount,
+            source=filled("mounts", mount.source),
+            target=filled("mounts", mount.target),
+            volume=mount.volume and volume(mount.volume),
         )
-        for mount in container.mounts
-    )
+
+    def volume(options: VolumeOptions) -> VolumeOptions:
+        driver = options.driver and msgspec.structs.replace(
+            options.driver, options=values_of(options.driver.options)
+        )
+        return msgspec.structs.replace(options, labels=values_of(options.labels), driver=driver)
+
+    def values_of(texts: Mapping[str, str]) -> dict[str, str]:
+        return {name: filled("mounts", text) for name, text in texts.items()}
+
+    mounts = tuple(map(mount, container.mounts))
     env, hostname = tuple(map(variable, container.env)), filled("hostname", container.hostname)
     return msgspec.structs.replace(container, env=env, hostname=hostname, mounts=mounts)
 
@@ -43,8 +57,15 @@ def _templates(container: ContainerSpec) -> Iterable[str]:
     return (
         *container.env,
         container.hostname,
-        *(text for m in container.mounts for text in (m.source, m.target)),
+        *(text for mount in container.mounts for text in _texts(mount)),
     )
+
+
+def _texts(mount: Mount) -> Iterable[str]:
+    yield from (mount.source, mount.target)
+    if mount.volume is not None:
+        yield from mount.volume.labels.values()
+        yield from mount.volume.driver.options.values() if mount.volume.driver else ()
 
 
 def task_values(

@@ -6,11 +6,13 @@ name the image.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Protocol
 
 from weft.model.container import Container, ContainerConfig, Image, LogLine
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
+from weft.model.volume import Volume
 
 
 class Attached(Protocol):
@@ -126,6 +128,34 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Releases the daemon's resources; containers go on."""
+        ...
+
+
+class Volumes(Protocol):
+    """The volumes of a node. They stay until `remove`, whatever becomes of the daemon."""
+
+    def all(self) -> list[Volume]: ...
+
+    def get(self, name: str) -> Volume:
+        """Raises `NotFound`: `get <name>: no such volume`."""
+        ...
+
+    def path(self, name: str) -> Path:
+        """Where the volume's files are, or are mounted, on this host."""
+        ...
+
+    async def create(self, volume: Volume) -> bool:
+        """False if there is a volume of that name, which stays as it is. Raises `InvalidArgument`
+        for a name that a volume cannot have, or `OperationFailed`, and then there is none."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Removes a volume that no container uses, with its files. Raises `NotFound` or
+        `OperationFailed`."""
+        ...
+
+    async def size(self, name: str) -> int:
+        """Bytes of its files."""
         ...
 
 

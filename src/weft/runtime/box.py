@@ -3,21 +3,31 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import InvalidArgument, clip
-from weft.model.container import Container, ContainerState, Image
+from weft.errors import Conflict, InvalidArgument, clip
+from weft.model.container import (
+    END_NOT_SEEN,
+    Container,
+    ContainerConfig,
+    ContainerState,
+    Image,
+)
 from weft.model.ids import ContainerId
+from weft.model.meta import Nanoseconds
 from weft.model.numbers import decimal
 from weft.runtime.base import Images
 from weft.runtime.record import Directory, Record
 from weft.system.process import Process, ProcessId
 
 log = logging.getLogger(__name__)
+
+LOST = 255
+"""Exit code of a container whose end was not observed: the host was rebooted or conmon killed."""
 
 
 class ImageFiles(Images, Protocol):
@@ -65,6 +75,30 @@ class Box:
 
     def write_container(self, **changes: Any) -> None:
         self.write(container=msgspec.structs.replace(self.container, **changes))
+
+    def ended_container(self, moment: Nanoseconds) -> Container:
+        """The container after its end, as conmon wrote it down."""
+        code = None if self.host_was_down else self.directory.exit_code
+        return msgspec.structs.replace(
+            self.container,
+            state=ContainerState.EXITED,
+            pid=0,
+            exit_code=LOST if code is None else code,
+            finished_at=moment,
+            oom_killed=self.directory.out_of_memory,
+            error=END_NOT_SEEN if code is None else self.container.error,
+        )
+
+
+def check_free(config: ContainerConfig, others: Iterable[Container]) -> None:
+    """Raises `Conflict` with Docker's text if a container has the id or the name."""
+    for other in others:
+        if config.id == other.id or config.name == other.config.name:
+            raise Conflict(
+                f'Conflict. The container name "/{config.name}" is already in use by container'
+                f' "{other.id}". You have to remove (or rename) that container to be able to reuse'
+                " that name."
+            )
 
 
 def signal_number(name: str) -> int:

@@ -30,7 +30,6 @@ import msgspec
 
 from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import (
-    END_NOT_SEEN,
     Container,
     ContainerConfig,
     ContainerState,
@@ -39,9 +38,11 @@ from weft.model.container import (
 )
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.runtime.box import Box, ImageFiles, opened, signal_number
+from weft.model.volume import volumes_of
+from weft.runtime.box import Box, ImageFiles, check_free, opened, signal_number
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
+from weft.runtime.container_mounts import ContainerMounts, put_away
 from weft.runtime.init_files import make_init_files
 from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery, read_log
@@ -57,13 +58,12 @@ from weft.runtime.spec import (
 )
 from weft.runtime.streams import ContainerStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
+from weft.runtime.volumes import LocalVolumes
 from weft.system.files import make_directory
 from weft.system.process import ProcessId, adopt_orphans
 
 log = logging.getLogger(__name__)
 
-LOST = 255
-"""Exit code of a container whose end was not observed: the host was rebooted or conmon killed."""
 _KILL_PATIENCE = 10.0
 """Seconds that a killed process may take to end: a process in an uninterruptible wait takes
 longer."""
@@ -75,9 +75,8 @@ class ConmonRuntime:
         root: Path,
         run: Path,
         images: ImageFiles,
+        volumes: LocalVolumes,
         clock: Callable[[], Nanoseconds],
-        oci_runtime: str = "auto",
-        conmon: str = "conmon",
         patience: float = 60.0,
     ) -> None:
         """`root` survives a reboot, `run` does not. `clock`: returns the current time. `patience`:
@@ -86,8 +85,10 @@ class ConmonRuntime:
         self._run = run.resolve()
         self._images = images
         self._clock = clock
-        self._oci = Oci(self._run / "oci", oci_runtime, conmon, patience)
+        self._oci = Oci(self._run / "oci", "auto", "conmon", patience)
         self._boxes: dict[ContainerId, Box] = {}
+        self._mounts = ContainerMounts(volumes, self._users_of)
+        self._loaded = False
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self._swap_is_accounted = swap_is_accounted()
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
@@ -120,6 +121,8 @@ class ConmonRuntime:
                 or self._boxes[ContainerId(point.parent.name)].ended.is_set()
             ):
                 unmount(point)
+        self._loaded = True
+        await self._mounts.unmount_unused()
 
     async def _load_profile(self) -> None:
         """Loads the profile early, so that a host that cannot load it logs an error before it
@@ -173,7 +176,7 @@ class ConmonRuntime:
 
     async def create(self, config: ContainerConfig) -> Container:
         image = self._images.find(config.spec.image)
-        self._check_free(config)
+        check_free(config, self.containers())
         check_limits(config.limits, len(os.sched_getaffinity(0)))
         directory = Directory(self._containers / config.id)
         swap = memory_and_swap(config.limits, self._swap_is_accounted)
@@ -184,14 +187,17 @@ class ConmonRuntime:
             directory, Record(container=container, stop_signal=stop_signal)
         )
         try:
-            async with box.lock, self._slots:
+            async with box.lock:
                 directory.make()
                 directory.write(box.record)
-                await self._make(box, image, is_new=True)
+                await self._mounts.mount(config.mount_points)
+                async with self._slots:
+                    await self._make(box, image, is_new=True)
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
             await asyncio.shield(dissolve(self._oci, config.id, directory))
+            await asyncio.shield(self._mounts.unmount(config.mount_points))
             raise
         log.info(
             "container.created container=%s name=%s image=%s",
@@ -201,15 +207,6 @@ class ConmonRuntime:
         )
         return box.container
 
-    def _check_free(self, config: ContainerConfig) -> None:
-        for other in self.containers():
-            if config.id == other.id or config.name == other.config.name:
-                raise Conflict(
-                    f'Conflict. The container name "/{config.name}" is already in use by container'
-                    f' "{other.id}". You have to remove (or rename) that container to be able to'
-                    " reuse that name."
-                )
-
     async def _make(self, box: Box, image: Image, is_new: bool = False) -> None:
         directory, container = box.directory, box.container
         directory.forget_exit()
@@ -218,19 +215,22 @@ class ConmonRuntime:
         )
         if is_new:
             await asyncio.to_thread(make_init_files, directory.merged)
+            await self._mounts.populate(directory.merged, container.config.mount_points)
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
         container = msgspec.structs.replace(container, confinement=await self.confiner.confine())
         box.record = msgspec.structs.replace(box.record, container=container)
         seccomp = self.confiner.filter(capability_set(config.spec.cap_add, config.spec.cap_drop))
-        document = container_document(container, image, user, directory.path, seccomp)
+        mounts = await self._mounts.prepared(directory.places, config.mount_points)
+        document = container_document(container, image, user, directory.path, seccomp, mounts)
         directory.write_files({
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
             "hostname": f"{config.hostname}\n".encode(), "config.json": document,
         })  # fmt: skip
         tty, stdin = config.spec.tty, config.spec.open_stdin
         conmon, init = await self._oci.create(config.id, directory.path, tty=tty, stdin=stdin)
+        put_away(directory.places)
         try:
             box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))
         except BaseException:
@@ -243,7 +243,7 @@ class ConmonRuntime:
     async def start(self, id: ContainerId) -> Container:
         """Makes an ended container again from its own files. A running container is no error."""
         box = self._box(id)
-        async with box.lock, self._slots:
+        async with box.lock:
             self._check_not_removed(box)
             if box.is_running:
                 return box.container
@@ -251,7 +251,8 @@ class ConmonRuntime:
                 await self._make_again(box)
             moment = self._clock()
             try:
-                await self._oci.start(id)
+                async with self._slots:
+                    await self._oci.start(id)
             except OperationFailed as error:
                 box.write_container(error=str(error))
                 raise
@@ -269,7 +270,9 @@ class ConmonRuntime:
             box.write_container(
                 state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0
             )
-            await self._make(box, self._images.find(box.container.image))
+            await self._mounts.mount(box.container.config.mount_points)
+            async with self._slots:
+                await self._make(box, self._images.find(box.container.image))
         except BaseException:
             box.record, box.ended = before, ended
             await asyncio.shield(self._put_away(box))
@@ -306,16 +309,7 @@ class ConmonRuntime:
                 await self._put_away(box)
 
     def _mark_ended(self, box: Box) -> None:
-        code = None if box.host_was_down else box.directory.exit_code
-        container = msgspec.structs.replace(
-            box.container,
-            state=ContainerState.EXITED,
-            pid=0,
-            exit_code=LOST if code is None else code,
-            finished_at=self._clock(),
-            oom_killed=box.directory.out_of_memory,
-            error=END_NOT_SEEN if code is None else box.container.error,
-        )
+        container = box.ended_container(self._clock())
         try:
             box.write(container=container)
         except OperationFailed:
@@ -341,7 +335,18 @@ class ConmonRuntime:
                 await self._oci.delete(box.container.id)
             except OperationFailed as error:
                 log.warning("container.delete container=%s cause=%s", box.container.id[:12], error)
+        put_away(box.directory.places)
         unmount(box.directory.merged)
+        if self._loaded:
+            await self._mounts.unmount(box.container.config.mount_points)
+
+    def _users_of(self, volume: str) -> int:
+        """How many containers that have not ended have the volume."""
+        return sum(
+            volume in volumes_of(box.container.config.mount_points)
+            for box in self._boxes.values()
+            if box.container.state is not ContainerState.EXITED
+        )
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
         box = self._box(id)

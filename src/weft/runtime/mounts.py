@@ -15,6 +15,7 @@ from pathlib import Path
 from weft.errors import OperationFailed, cause_of
 
 _MS_BIND = 0x1000
+_MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _OPTIONS_MAX = 4000
@@ -55,37 +56,54 @@ def unmount(target: Path) -> None:
 def mount_points_below(directory: Path) -> list[Path]:
     """Mount points below `directory` in this mount namespace, deepest first."""
     prefix = f"{directory.resolve()}/"
-    points = (
-        line.split()[4].encode().decode("unicode_escape")
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-    )
-    return sorted((Path(point) for point in points if point.startswith(prefix)), reverse=True)
+    return sorted((Path(point) for point in _points() if point.startswith(prefix)), reverse=True)
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted on the path, which has no symbolic links. Asks the kernel's
+    table and not the path, since a file server may not answer."""
+    return str(path) in _points()
+
+
+def _points() -> list[str]:
+    """The mount points of this mount namespace."""
+    return [
+        os.fsdecode(line.split(b" ")[4]).encode().decode("unicode_escape")
+        if b"\\" in line
+        else os.fsdecode(line.split(b" ")[4])
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
+    ]
+
+
+def bind(source: int, target: Path) -> None:
+    """Mounts what a descriptor is open on, with all that is mounted below it, on a directory or
+    file. No name of the source is looked up. Raises `OSError`."""
+    _mount(f"/proc/self/fd/{source}", target, "", _MS_BIND | _MS_REC, "")
+    _mount("none", target, "", _MS_PRIVATE | _MS_REC, "")
 
 
 def make_private(directory: Path) -> None:
     """Makes future mounts below `directory` visible in this mount namespace only. Has an effect
     only where mounts are shared with other namespaces (the default of systemd): `directory` is then
     mounted on itself."""
-    point, shared = _mount_of(directory.resolve())
-    if shared:
+    point, sharing = sharing_of(directory.resolve())
+    if "shared" in sharing:
         if point != directory.resolve():
             _mount(str(directory), directory, "", _MS_BIND, "")
         _mount("none", directory, "", _MS_PRIVATE, "")
 
 
-def _mount_of(path: Path) -> tuple[Path, bool]:
-    """(mount point of `path`, whether it is shared), from /proc/self/mountinfo: see
-    proc_pid_mountinfo(5)."""
-    best, shared = Path("/"), False
+def sharing_of(path: Path) -> tuple[Path, frozenset[str]]:
+    """(mount point of `path`, which of `shared`, `master` and others the mount is), from
+    /proc/self/mountinfo: see proc_pid_mountinfo(5)."""
+    best, sharing = Path("/"), frozenset[str]()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         point = Path(fields[4].encode().decode("unicode_escape"))
         if path.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, shared = (
-                point,
-                any(field.startswith("shared:") for field in fields[6 : fields.index("-")]),
-            )
-    return best, shared
+            words = fields[6 : fields.index("-")]
+            best, sharing = point, frozenset(word.partition(":")[0] for word in words)
+    return best, sharing
 
 
 def _overlay_options(lower: list[str], upper: str, work: str) -> str:

@@ -11,6 +11,7 @@
                                        container ran out of memory
                          attach, ctl   conmon's socket and FIFO
                          upper, work, merged    the overlay
+                         places          while the container is made: mounts of parts of volumes
 <run>/oci/               the OCI runtime's state
 """
 
@@ -52,6 +53,7 @@ class Directory:
         self.path = path
         self.upper, self.work, self.merged = path / "upper", path / "work", path / "merged"
         self.log = path / "log"
+        self.places = path / "places"
 
     def read(self) -> Record | None:
         """None if there is no record: the container is half made. Raises `Damaged` if neither of

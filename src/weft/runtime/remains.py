@@ -4,6 +4,7 @@ import logging
 import signal
 
 from weft.errors import OperationFailed
+from weft.runtime.container_mounts import put_away
 from weft.runtime.mounts import unmount
 from weft.runtime.oci import Oci, processes_with_argument
 from weft.runtime.record import Directory
@@ -38,4 +39,5 @@ async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
         await oci.delete(id)
     except OperationFailed as error:
         log.warning("container.delete container=%s cause=%s", id[:12], error)
+    put_away(directory.places)
     unmount(directory.merged)

@@ -16,7 +16,8 @@ from weft.errors import InvalidArgument
 from weft.model.container import Confinement, Container, ContainerConfig, Image
 from weft.model.health import health_check
 from weft.model.meta import Nanoseconds
-from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
+from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.runtime.mount_document import NO_MOUNTS, Document, UserMounts, arranged
 from weft.runtime.users import User
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,6 +88,7 @@ def container_document(
     user: User,
     directory: Path,
     seccomp: Mapping[str, Any] | None,
+    mounts: UserMounts = NO_MOUNTS,
 ) -> bytes:
     """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in
     `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
@@ -112,11 +114,10 @@ def container_document(
         "hostname": config.hostname,
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
-        "mounts": [
-            *_system_mounts(),
-            *_own_files(directory, spec.mounts),
-            *(_mount(mount) for mount in spec.mounts),
-        ],
+        "mounts": arranged(
+            _system_mounts(),
+            [*_own_files(directory, mounts.documents), *mounts.documents],
+        ),
         "linux": {
             "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
@@ -126,6 +127,8 @@ def container_document(
             "readonlyPaths": confinement.read_only_paths,
         },
     }
+    if mounts.root_propagation:
+        document["linux"]["rootfsPropagation"] = mounts.root_propagation
     if seccomp is not None:
         document["linux"]["seccomp"] = seccomp
     return msgspec.json.encode(document)
@@ -297,10 +300,10 @@ def _system_mounts() -> list[dict[str, Any]]:
     ]
 
 
-def _own_files(directory: Path, mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+def _own_files(directory: Path, mounts: Sequence[Document]) -> list[Document]:
     """The three files that the daemon writes for a container, unless the user mounts others in
     their place."""
-    taken = {mount.target for mount in mounts}
+    taken = {mount["destination"] for mount in mounts}
     targets = {
         "resolv.conf": "/etc/resolv.conf",
         "hostname": "/etc/hostname",
@@ -316,14 +319,3 @@ def _own_files(directory: Path, mounts: Sequence[Mount]) -> list[dict[str, Any]]
         for name, target in targets.items()
         if target not in taken
     ]
-
-
-def _mount(mount: Mount) -> dict[str, Any]:
-    access = "ro" if mount.read_only else "rw"
-    if mount.type == "bind":
-        options = ["rbind", "rprivate", access]
-    else:
-        size = [f"size={mount.tmpfs_size}"] if mount.tmpfs_size else []
-        options = ["nosuid", "nodev", "noexec", access, "mode=1777", *size]
-    source = mount.source if mount.type == "bind" else "tmpfs"
-    return {"destination": mount.target, "type": mount.type, "source": source, "options": options}

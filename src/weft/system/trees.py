@@ -16,6 +16,8 @@ from pathlib import Path
 _SYS_OPENAT2 = 437
 """The same number on every architecture."""
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _TRIES = 100
 """openat2(2) fails with EAGAIN if something was renamed during a walk over `..`; so it is tried
@@ -45,9 +47,21 @@ class _OpenHow(ctypes.Structure):
 def open_inside(root: int, path: bytes, flags: int, mode: int = 0) -> int:
     """A descriptor of `path`, with the directory `root` (a descriptor) as `/`: neither `..` nor a
     symbolic link, absolute ones included, leads out of it. Raises `OSError`."""
+    return _openat2(root, path, flags, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+
+
+def open_beneath(root: int, path: bytes, flags: int, *, links: bool = False) -> int:
+    """As `open_inside`, but a path that leads out is refused: EXDEV. `links`: whether symbolic
+    links are followed, as long as they stay inside; else they are refused: ELOOP. Raises
+    `OSError`."""
+    resolve = _RESOLVE_BENEATH | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS)
+    return _openat2(root, path, flags, 0, resolve)
+
+
+def _openat2(root: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
     if b"\0" in path:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(_TRIES):
         fd: int = _libc.syscall(
             _SYS_OPENAT2, root, path or b".", ctypes.byref(how), ctypes.sizeof(how)

@@ -43,7 +43,7 @@ def test_the_page_names_every_field_that_is_refused() -> None:
     assert lacking
     assert lacking <= named
     assert named - lacking - {"TaskTemplate", "Mode", "Spec", "Templating"} == {
-        "BindOptions", "VolumeOptions", "ImageOptions", "ClusterOptions", "ReplicatedJob", "GlobalJob",
+        "ImageOptions", "ClusterOptions", "ReplicatedJob", "GlobalJob",
     }  # fmt: skip
 
 

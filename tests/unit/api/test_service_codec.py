@@ -17,6 +17,7 @@ from weft.api.schema.service import spec_from, spec_json
 from weft.api.schema.service_wire import ServiceWire
 from weft.errors import InvalidArgument, NotFound, Unsupported
 from weft.model.ids import NetworkId
+from weft.model.mount import BindOptions, VolumeDriver, VolumeOptions
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -73,8 +74,38 @@ MOUNTS = st.one_of(
         source=WORD.map("/{}".format),
         target=WORD,
         read_only=st.booleans(),
+        bind=st.none()
+        | st.builds(
+            BindOptions,
+            propagation=st.sampled_from(["shared", "rshared", "slave", "rslave", "private"]),
+            non_recursive=st.booleans(),
+            create_mountpoint=st.booleans(),
+            read_only_non_recursive=st.booleans(),
+            read_only_force_recursive=st.booleans(),
+        ),
     ),
-    st.builds(Mount, type=st.just("tmpfs"), target=WORD, tmpfs_size=st.integers(0, 2**40)),
+    st.builds(
+        Mount,
+        type=st.just("tmpfs"),
+        target=WORD,
+        tmpfs_size=st.integers(0, 2**40),
+        tmpfs_mode=st.integers(0, 0o7777),
+        tmpfs_options=st.lists(st.tuples(WORD) | st.tuples(WORD, WORD), max_size=2).map(tuple),
+    ),
+    st.builds(
+        Mount,
+        type=st.just("volume"),
+        source=WORD,
+        target=WORD,
+        volume=st.none()
+        | st.builds(
+            VolumeOptions,
+            no_copy=st.booleans(),
+            labels=MAP,
+            driver=st.none() | st.builds(VolumeDriver, name=st.just("local"), options=MAP),
+            subpath=WORD,
+        ),
+    ),
 )
 CONTAINERS = st.builds(
     ContainerSpec, image=WORD, command=WORDS, args=WORDS, env=WORDS, dir=WORD, user=WORD, groups=WORDS, hostname=WORD, labels=MAP,
@@ -148,12 +179,21 @@ def test_the_network_of_the_host_survives_its_json() -> None:
         ({"ContainerSpec": {"Image": "a", "Secrets": [{"ID": "x"}]}}, {}, Unsupported, "TaskTemplate.ContainerSpec.Secrets"),
         ({"ContainerSpec": {"Image": "a", "Privileges": {"NoNewPrivileges": True}}}, {}, Unsupported, "ContainerSpec.Privileges"),
         (
-            mounting(Type="volume", Target="/v", VolumeOptions={"Labels": {"a": "b"}}), {}, Unsupported,
-            "TaskTemplate.ContainerSpec.Mounts[0].Type: mounts of type volume are not supported by Weft",
+            mounting(Type="npipe", Source="p", Target="/v"), {}, Unsupported,
+            "TaskTemplate.ContainerSpec.Mounts[0].Type: mounts of type npipe are not supported by Weft",
         ),
         (
-            mounting(Source="/a", Target="/v", BindOptions={"Propagation": "shared"}), {}, Unsupported,
-            "TaskTemplate.ContainerSpec.Mounts[0].BindOptions is not supported by Weft",
+            mounting(Type="volume", Target="/v", VolumeOptions={"DriverConfig": {"Name": "rexray"}}), {}, Unsupported,
+            "TaskTemplate.ContainerSpec.Mounts[0].VolumeOptions.DriverConfig.Name: the volume driver rexray is not supported",
+        ),
+        (
+            mounting(Source="/a", Target="/v", BindOptions={"Propagation": "sideways"}), {}, InvalidArgument,
+            'TaskTemplate.ContainerSpec.Mounts[0].BindOptions.Propagation: invalid MountPropagation: "sideways"',
+        ),
+        (mounting(Type="folder", Target="/v"), {}, InvalidArgument, 'Mounts[0].Type: invalid MountType: "folder"'),
+        (
+            mounting(Source="/a", Target="/v", ImageOptions={"Subpath": "x"}), {}, InvalidArgument,
+            'invalid mount config for type "bind": field ImageOptions must not be specified',
         ),
         (IMAGE, {"Mode": {"Replicated": {"Replicas": -1}}}, InvalidArgument, "Replicas"),
         (IMAGE, {"Mode": {"Replicated": {}, "Global": {}}}, InvalidArgument, "either replicated mode or global mode"),

@@ -17,6 +17,7 @@ from weft.model.container import ContainerConfig
 from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec
 from weft.runtime.fake import FakeImages, FakeRuntime
+from weft.runtime.fake_volumes import FakeVolumes
 
 ID = ContainerId("c" * 64)
 
@@ -28,7 +29,13 @@ def engine() -> Engine:
     origin = Origin(clock=lambda: 7, entropy=bytes)
     return Engine(
         "host1",
-        EngineAdapters(runtime=FakeRuntime(images), images=images, network=network, origin=origin),
+        EngineAdapters(
+            runtime=FakeRuntime(images),
+            images=images,
+            volumes=FakeVolumes(),
+            network=network,
+            origin=origin,
+        ),
     )
 
 

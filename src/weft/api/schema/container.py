@@ -13,12 +13,13 @@ import msgspec
 
 from weft.api.schema.common import Json, Short, Wire, human_duration, omit_empty, rfc3339
 from weft.api.schema.healthcheck import health_check_json, health_json, health_text
+from weft.api.schema.mount import mount_json, mount_point_json
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
 from weft.model.health import Health
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.service import ContainerSpec, Mount
+from weft.model.service import ContainerSpec
 from weft.runtime.base import Exec
 
 
@@ -95,7 +96,7 @@ def container_summary_json(
         "Status": status_text(container, now, environment.health),
         "HostConfig": {"NetworkMode": _network_mode(container)},
         "NetworkSettings": {"Networks": _networks_json(container, environment)},
-        "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
+        "Mounts": [mount_point_json(point) for point in config.mount_points],
     }
 
 
@@ -123,7 +124,7 @@ def container_json(container: Container, environment: ContainerContext) -> Json:
         "ExecIDs": list(environment.execs) or None,
         "HostConfig": _host_config_json(container),
         "GraphDriver": {"Data": None, "Name": "overlay2"},
-        "Mounts": [_mount_json(mount) for mount in config.spec.mounts],
+        "Mounts": [mount_point_json(point) for point in config.mount_points],
         "Config": _config_json(container, environment.image),
         "NetworkSettings": _network_settings_json(container, environment),
     }
@@ -236,6 +237,7 @@ def _host_config_json(container: Container) -> Json:
             {"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits
         ],
         "Sysctls": spec.sysctls or None,
+        **omit_empty({"Mounts": [mount_json(mount) for mount in spec.mounts]}),
         "MaskedPaths": list(confinement.masked_paths),
         "ReadonlyPaths": list(confinement.read_only_paths),
         # Version 2 of control groups cannot keep the kernel from killing.
@@ -286,17 +288,6 @@ def _extra_hosts(spec: ContainerSpec) -> list[str]:
 
 def _network_mode(container: Container) -> str:
     return "host" if container.config.namespace is None else "bridge"
-
-
-def _mount_json(mount: Mount) -> Json:
-    return {
-        "Type": mount.type,
-        "Source": mount.source,
-        "Destination": mount.target,
-        "Mode": "",
-        "RW": not mount.read_only,
-        "Propagation": "rprivate" if mount.type == "bind" else "",
-    }
 
 
 def _network_settings_json(container: Container, environment: ContainerContext) -> Json:

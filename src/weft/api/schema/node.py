@@ -51,8 +51,11 @@ def node_json(node: Node, leadership_status: LeadershipStatus, roots: Roots) -> 
                 "EngineVersion": description.engine_version,
                 **omit_empty({"Labels": description.engine_labels}),
                 "Plugins": [
-                    {"Type": "Network", "Name": name}
-                    for name in ("bridge", "host", "null", "overlay")
+                    *(
+                        {"Type": "Network", "Name": name}
+                        for name in ("bridge", "host", "null", "overlay")
+                    ),
+                    {"Type": "Volume", "Name": "local"},
                 ],
             },
             "TLSInfo": node_tls(node.certificate, roots),

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
-from weft.api.schema.decoding import is_zero
 from weft.api.schema.healthcheck import health_check_from, health_check_json
+from weft.api.schema.mount import mount_from, mount_json
 from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
     EndpointWire,
     ModeWire,
-    MountWire,
     PlacementWire,
     PortWire,
     ServiceWire,
@@ -31,7 +30,6 @@ from weft.model.service import (
     ContainerSpec,
     Endpoint,
     EndpointSpec,
-    Mount,
     NetworkAttachmentSpec,
     Placement,
     PublishedPort,
@@ -50,8 +48,6 @@ Resolver = Callable[[str], NetworkId | None]
 Raises `NotFound`."""
 
 HOST = "host"
-MOUNT_TYPES = ("bind", "tmpfs", "")
-"""Docker treats an empty type as bind."""
 
 
 # --- JSON -> model
@@ -144,7 +140,7 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         open_stdin=wire.open_stdin,
         read_only=wire.read_only,
         mounts=tuple(
-            _mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]")
+            mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]")
             for i, mount in enumerate(wire.mounts)
         ),
         stop_grace_period=10 * SECOND if grace is None else grace,
@@ -159,29 +155,6 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         cap_drop=wire.cap_drop,
         ulimits=tuple(Ulimit(limit.name, limit.soft, limit.hard) for limit in wire.ulimits),
     )
-
-
-def _mount_from(wire: MountWire, path: str) -> Mount:
-    if not wire.target:
-        raise InvalidArgument(f"{path}.Target: field must not be empty")
-    if wire.type.lower() not in MOUNT_TYPES:
-        raise Unsupported(f"{path}.Type: mounts of type {wire.type} are not supported by Weft")
-    for option, value in (
-        ("BindOptions", wire.bind_options),
-        ("VolumeOptions", wire.volume_options),
-        ("ImageOptions", wire.image_options),
-        ("ClusterOptions", wire.cluster_options),
-    ):
-        if not is_zero(value):
-            raise Unsupported(f"{path}.{option} is not supported by Weft")
-    if wire.type.lower() == "tmpfs":
-        size = wire.tmpfs_options.size_bytes if wire.tmpfs_options else 0
-        return Mount(type="tmpfs", target=wire.target, read_only=wire.read_only, tmpfs_size=size)
-    if not wire.source.startswith("/"):
-        raise InvalidArgument(
-            f"{path}.Source: invalid mount source, must be an absolute path: {wire.source}"
-        )
-    return Mount(type="bind", source=wire.source, target=wire.target, read_only=wire.read_only)
 
 
 def _placement_from(wire: PlacementWire) -> Placement:
@@ -284,7 +257,7 @@ def _container_json(spec: ContainerSpec) -> Json:
         "Image": spec.image, "Labels": spec.labels, "Command": spec.command, "Args": spec.args, "Hostname": spec.hostname,
         "Env": spec.env, "Dir": spec.dir, "User": spec.user, "Groups": spec.groups, "StopSignal": spec.stop_signal,
         "TTY": spec.tty, "OpenStdin": spec.open_stdin, "ReadOnly": spec.read_only,
-        "Mounts": [_mount_json(mount) for mount in spec.mounts],
+        "Mounts": [mount_json(mount) for mount in spec.mounts],
     }  # fmt: skip
     dns = {"Nameservers": spec.dns_servers, "Search": spec.dns_search, "Options": spec.dns_options}
     rest = {
@@ -300,13 +273,6 @@ def _container_json(spec: ContainerSpec) -> Json:
     check = spec.healthcheck
     health = {} if check is None else {"Healthcheck": health_check_json(check)}
     return omit_empty(named) | init | health | always | omit_empty(rest)
-
-
-def _mount_json(mount: Mount) -> Json:
-    body = {"Type": mount.type} | omit_empty(
-        {"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
-    )
-    return body | ({"TmpfsOptions": {"SizeBytes": mount.tmpfs_size}} if mount.tmpfs_size else {})
 
 
 def _limits_json(limits: Resources) -> Json:

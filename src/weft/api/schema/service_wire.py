@@ -11,27 +11,7 @@ from msgspec import Meta, field
 
 from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
 from weft.api.schema.healthcheck import HealthCheckWire
-
-
-class MountWire(Wire, frozen=True):
-    type: str = "bind"
-    source: str = ""
-    target: str = ""
-    read_only: bool = False
-    consistency: str = ""
-    """Only for hosts that do not run Linux: Docker's services drop the field."""
-    bind_options: Json = field(default_factory=dict)
-    volume_options: Json = field(default_factory=dict)
-    image_options: Json = field(default_factory=dict)
-    cluster_options: Json = field(default_factory=dict)
-    """These four are checked only after the mount's type is known to be one that Weft supports."""
-    tmpfs_options: "TmpfsWire | None" = None
-
-
-class TmpfsWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = ("Mode", "Options")
-
-    size_bytes: Count = 0
+from weft.api.schema.mount import MountWire
 
 
 class UlimitWire(Wire, frozen=True):

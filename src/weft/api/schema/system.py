@@ -81,7 +81,7 @@ def info_json(
         "Driver": "overlay2",
         "DriverStatus": [],
         "Plugins": {
-            "Volume": [],
+            "Volume": ["local"],
             "Network": ("bridge", "host", "null", "overlay"),
             "Authorization": None,
             "Log": ["json-file", "none"],

@@ -1,7 +1,7 @@
 """Checks of a specification before anything is done with it; the texts are Docker Swarm's (swarmkit
 manager/controlapi).
 
-Only this module checks the specification by itself. Checks that depend on other objects (names,
+Only this module, and `mounts.py` for mounts, checks the specification by itself. Checks that depend on other objects (names,
 ports and subnets in use) are where the state is available: `allocator.ports.conflict`,
 `allocator.subnets.overlapping`, the store's unique names. All checks take linear time: names and
 expressions are bounded, and no pattern is ambiguous.
@@ -9,13 +9,13 @@ expressions are bounded, and no pattern is ambiguous.
 
 import re
 
+from weft.control.requests.mounts import validate_mounts
 from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument, clip
 from weft.model import references
 from weft.model.health import KINDS, SHORTEST, HealthCheck
 from weft.model.network import NetworkSpec, Pool
 from weft.model.service import (
-    ContainerSpec,
     EndpointSpec,
     Resources,
     ServiceSpec,
@@ -124,17 +124,9 @@ def _validate_container(spec: ServiceSpec) -> None:
         ("nodeid", "hostname", "os", "arch"),
         ("taskid", "taskname", "1"),
     )
-    _validate_mounts(expanded(spec.task.container, values))
+    validate_mounts(expanded(spec.task.container, values).mounts)
     if spec.task.container.healthcheck is not None:
         _validate_health_check(spec.task.container.healthcheck)
-
-
-def _validate_mounts(container: ContainerSpec) -> None:
-    seen = set()
-    for mount in container.mounts:
-        if mount.target in seen:
-            raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
-        seen.add(mount.target)
 
 
 def _validate_health_check(check: HealthCheck) -> None:
