@@ -92,7 +92,16 @@ MAY_IMPORT_BY_NAME = {"cli/__init__.py", "cli/root.py"}
 A_CONTAINERS_FILES = {"merged", "upper"}
 """Attributes of `runtime.record.Directory`: below them a container changes what it likes, while the
 daemon looks."""
-MAY_BE_GIVEN_THEM = {"mount_overlay", "unmount", "read_accounts", "make_init_files", "populate"}
+MAY_BE_GIVEN_THEM = {
+    "mount_overlay",
+    "unmount",
+    "read_accounts",
+    "make_init_files",
+    "open_overlay",
+    "size_of",
+    "changes",
+    "populate",
+}
 """The first two look at nothing in there; the others open only what the kernel says is inside, and
 read regular files; the last one before the container's first process exists."""
 PROCESS_STARTERS = {

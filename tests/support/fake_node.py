@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from tests.support.fake_images import FakeImages, hex_of
+from tests.support.fake_inside import FakeInside
 from tests.support.fake_swarm import FakeSwarm, id_of
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
@@ -52,6 +53,7 @@ class FakeNode:
     def __init__(self, runtime: Callable[[Images], ProcessRuntime] = ProcessRuntime) -> None:
         self.image_store = FakeImages()
         self.containers = runtime(self.image_store)
+        self.inside = FakeInside(self.containers)
         network = NetworkAdapters(
             kernel=FakeKernel(), names=NameAdapters(open_resolver=_no_resolver)
         )
@@ -93,6 +95,7 @@ class FakeNode:
     async def close(self) -> None:
         await self.engine.close()
         await self.containers.close()
+        self.inside.close()
 
     def swarm(self) -> FakeSwarm:
         if self._swarm is None:
@@ -250,6 +253,12 @@ class FakeNode:
 
     def events(self, since: Nanoseconds = 0, until: Nanoseconds = 0) -> AsyncIterator[NodeEvent]:
         return self.engine.events.listen(since, until)
+
+    def tell(self, action: str, container: Container, **attributes: str) -> None:
+        self.engine.events.container(action, container, **attributes)
+
+    async def stop_container(self, container: Container, grace: Nanoseconds) -> None:
+        await self.engine.stop(container, grace)
 
     async def kill_container(self, container: Container, signal: str) -> None:
         await self.engine.kill(container, signal)

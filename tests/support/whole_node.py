@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from tests.support.engines import engine_on_fakes
 from tests.support.fake_images import FakeImages
+from tests.support.fake_inside import FakeInside
 from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.host_info import describe
 from weft.daemon.host_node import HostNode
@@ -61,7 +62,8 @@ class WholeNode(HostNode):
             ),
             host=HostAdapters(description=lambda: describe(info), routes=lambda: routes),
         )
-        super().__init__(info, environment, self._choose_own)
+        self.files = FakeInside(self.processes)
+        super().__init__(info, environment, self._choose_own, self.files)
 
     def _choose_own(self, listen: str, advertise: str, data_path: str) -> Addresses:
         return Addresses(f"{self.address}:{SESSION_PORT}", self.address, self.address)
@@ -69,6 +71,7 @@ class WholeNode(HostNode):
     async def close(self) -> None:
         await super().close()
         await self.processes.close()
+        self.files.close()
 
     # --- for tests
 

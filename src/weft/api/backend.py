@@ -18,13 +18,14 @@ from weft.model.leadership_status import LeadershipStatus
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.membership import InitRequest, JoinRequest, Membership
+from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
 from weft.model.volume import Volume
-from weft.runtime.base import Images, Runtime
+from weft.runtime.base import Images, Inside, Runtime
 
 
 class Swarm(Protocol):
@@ -165,6 +166,9 @@ class Node(Protocol):
     def containers(self) -> Runtime: ...
 
     @property
+    def inside(self) -> Inside: ...
+
+    @property
     def images(self) -> Images: ...
 
     @property
@@ -186,6 +190,14 @@ class Node(Protocol):
         ...
 
     async def leave(self, force: bool) -> None: ...
+
+    def tell(self, action: str, container: Container, **attributes: str) -> None:
+        """Emits an event about a container that changes nothing, such as `top`."""
+        ...
+
+    async def stop_container(self, container: Container, grace: Nanoseconds) -> None:
+        """Also emits the events, as `kill_container`."""
+        ...
 
     async def kill_container(self, container: Container, signal: str) -> None:
         """`signal`: the signal's name. Also emits the event, which the runtime does not."""

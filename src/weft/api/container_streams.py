@@ -50,13 +50,18 @@ async def logs(call: Call) -> web.StreamResponse:
     )
     framed = not container.config.spec.tty
     async with (
-        streamed(call.request, content_type(call, framed), grabbing_failed(framed)) as response,
+        streamed(
+            call.request,
+            content_type(call, framed),
+            grabbing_failed(framed),
+            at_once=call.flag("follow"),
+        ) as response,
         aclosing(lines),
     ):
         async for line in lines:
             if line.stream in outputs or not framed:
                 await response.write(_log_bytes(line, call.flag("timestamps"), framed))
-    return response
+    return response.response
 
 
 def grabbing_failed(framed: bool) -> Callable[[str], bytes]:
@@ -90,6 +95,7 @@ async def attach(call: Call) -> web.StreamResponse:
             " Weft: use logs"
         )
     attached = await call.node.containers.attach(container.id)
+    call.node.tell("attach", container)
     framed = not container.config.spec.tty
     stdin = call.flag("stdin") and container.config.spec.open_stdin
 

@@ -213,7 +213,7 @@ async def stop(call: Call) -> web.Response:
         raise Unsupported(
             "a stop signal of the request (signal) is not supported by Weft: use kill"
         )
-    await call.node.containers.stop(container.id, _grace(call, container))
+    await call.node.stop_container(container, _grace(call, container))
     return nothing()
 
 
@@ -292,7 +292,7 @@ async def wait(call: Call) -> web.StreamResponse:
         ):
             await asyncio.sleep(POLL)
         await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
-    return response
+    return response.response
 
 
 def _waiting_failed(text: str) -> bytes:
@@ -301,9 +301,9 @@ def _waiting_failed(text: str) -> bytes:
 
 async def resize(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    await call.node.containers.resize(
-        container.id, call.number("h", MAX_SIDE), call.number("w", MAX_SIDE)
-    )
+    height, width = call.number("h", MAX_SIDE), call.number("w", MAX_SIDE)
+    await call.node.containers.resize(container.id, height, width)
+    call.node.tell("resize", container, height=str(height), width=str(width))
     return nothing(200)
 
 
@@ -316,14 +316,9 @@ async def top(call: Call) -> web.Response:
             f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not"
             " supported by Weft"
         )
-    return answer(
-        {
-            "Titles": processes.TITLES,
-            "Processes": await asyncio.to_thread(
-                processes.rows, await call.node.containers.top(container.id)
-            ),
-        }
-    )
+    rows = await asyncio.to_thread(processes.rows, await call.node.containers.top(container.id))
+    call.node.tell("top", container)
+    return answer({"Titles": processes.TITLES, "Processes": rows})
 
 
 async def create(call: Call) -> web.Response:

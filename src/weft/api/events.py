@@ -40,7 +40,7 @@ async def stream(call: Call) -> web.StreamResponse:
         async for event in events:
             if test(event):
                 await response.write(encode(event_json(event)))
-    return response
+    return response.response
 
 
 def _of(kind: str) -> Callable[[str], filters.Test[NodeEvent]]:

@@ -18,8 +18,9 @@ from weft.api.execs import ExecEntry
 from weft.api.hijack import Connection, Taken
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
 from weft.api.streams import STDERR, STDOUT, carry, frame, join
-from weft.errors import Conflict, InvalidArgument, WeftError
+from weft.errors import Conflict, InvalidArgument, NotFound, WeftError
 from weft.model.container import ContainerState
+from weft.runtime.base import Exec
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ async def create(call: Call) -> web.Response:
         privileged=wire.privileged,
     )
     call.execs.add(ExecEntry(exec, (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr)))
+    _tell(call, exec, f"exec_create: {' '.join(exec.argv)}")
     return answer({"Id": exec.id}, 201)
 
 
@@ -62,16 +64,32 @@ async def start(call: Call) -> web.StreamResponse:
     if entry.started:
         raise Conflict(f"exec {entry.exec.id} has already been started")
     entry.started = True
-    return await (_start_detached(entry) if wire.detach else _start_attached(call, entry, wire))
+    _tell(call, entry.exec, f"exec_start: {' '.join(entry.exec.argv)}")
+    return await (
+        _start_detached(call, entry) if wire.detach else _start_attached(call, entry, wire)
+    )
 
 
-async def _start_detached(entry: ExecEntry) -> web.Response:
+def _tell(call: Call, exec: Exec, action: str, **attributes: str) -> None:
+    try:
+        container = call.node.containers.get(exec.container)
+    except NotFound:  # removed meanwhile, and the command with it
+        return
+    call.node.tell(action, container, execID=exec.id, **attributes)
+
+
+async def _tell_end(call: Call, exec: Exec) -> None:
+    _tell(call, exec, "exec_die", exitCode=str(await exec.wait()))
+
+
+async def _start_detached(call: Call, entry: ExecEntry) -> web.Response:
     """Closes the command's streams at once; the command runs on."""
     try:
         attached = await entry.exec.start()
     except WeftError as error:
         entry.failed = _exit_code(error)
         raise
+    call.execs.watch(_tell_end(call, entry.exec))
     attached.close()
     return nothing(200)
 
@@ -91,6 +109,7 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
             text = f"{error}\r\n".encode()
             await connection.write(frame(STDOUT, text) if framed else text)
             return
+        call.execs.watch(_tell_end(call, exec))
         try:
             if wire.console_size and wire.tty and exec.tty:
                 await exec.resize(*wire.console_size)

@@ -1,7 +1,10 @@
 """The commands that this API started in containers, kept until their container is gone or many
 newer commands have ended."""
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
 
 from weft.errors import NotFound
 from weft.model.ids import ContainerId
@@ -29,6 +32,7 @@ class ExecEntry:
 class Execs:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, ExecEntry] = OrderedDict()
+        self._watching: set[asyncio.Task[None]] = set()
 
     def add(self, entry: ExecEntry) -> None:
         self._entries[entry.exec.id] = entry
@@ -49,6 +53,17 @@ class Execs:
             for id, entry in self._entries.items()
             if entry.exec.container == container and entry.exec.running
         )
+
+    def watch(self, until_the_end: Coroutine[Any, Any, None]) -> None:
+        """Runs what waits for the end of a command, whether or not a client does."""
+        task = asyncio.create_task(until_the_end)
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def close(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
 
     def forget(self, container: ContainerId) -> None:
         for id in [id for id, entry in self._entries.items() if entry.exec.container == container]:

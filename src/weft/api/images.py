@@ -178,7 +178,7 @@ async def _progress(call: Call, lines: AsyncIterator[str]) -> web.StreamResponse
             await response.write(encode({"status": first}))
         async for line in lines:
             await response.write(encode({"status": line}))
-    return response
+    return response.response
 
 
 def _fetching_failed(text: str) -> bytes:

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 
 from weft.api import (
+    archives,
     container_streams,
     containers,
     data,
@@ -17,6 +18,7 @@ from weft.api import (
     nodes,
     service_logs,
     services,
+    stats,
     swarm,
     system,
     tasks,
@@ -41,24 +43,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/containers/{id}/json", containers.inspect),
     ("GET", "/containers/{id}/logs", container_streams.logs),
     ("GET", "/containers/{id}/top", containers.top),
-    (
-        "GET",
-        "/containers/{id}/stats",
-        refuse("showing the resource usage of containers (docker stats)"),
-    ),
-    (
-        "GET",
-        "/containers/{id}/changes",
-        refuse("comparing a container with its image (docker diff)"),
-    ),
-    ("GET", "/containers/{id}/export", refuse("exporting a container")),
-    (
-        "HEAD",
-        "/containers/{id}/archive",
-        refuse("copying files from and to containers (docker cp)"),
-    ),
-    ("GET", "/containers/{id}/archive", refuse("copying files from containers (docker cp)")),
-    ("PUT", "/containers/{id}/archive", refuse("copying files to containers (docker cp)")),
+    ("GET", "/containers/{id}/stats", stats.stats),
+    ("GET", "/containers/{id}/changes", archives.changes),
+    ("GET", "/containers/{id}/export", archives.export),
+    ("HEAD", "/containers/{id}/archive", archives.stat),
+    ("GET", "/containers/{id}/archive", archives.read),
+    ("PUT", "/containers/{id}/archive", archives.write),
     ("GET", "/containers/{id}/attach/ws", refuse("attaching by WebSocket")),
     ("POST", "/containers/{id}/attach", container_streams.attach),
     ("POST", "/containers/{id}/resize", containers.resize),
@@ -158,7 +148,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 
 INTERRUPTIBLE: frozenset[Handler] = frozenset(
-    (images.pull, images.load, containers.wait, exec.start, container_streams.attach)
+    (
+        images.pull,
+        images.load,
+        containers.wait,
+        exec.start,
+        container_streams.attach,
+        archives.write,
+    )
 )
 """Requests other than GET that end when their client disconnects. All other requests that are not
 GET run to their end, so that no change stays half done."""

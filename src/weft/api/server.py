@@ -103,6 +103,7 @@ class ApiServer:
             self._releasing.cancel()
             await asyncio.wait((self._releasing,))
         await asyncio.gather(*self._working, return_exceptions=True)
+        await self._execs.close()
         for listener in self._tls:
             await listener.close()
         self._tls.clear()

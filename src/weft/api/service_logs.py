@@ -83,13 +83,14 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
             call.request,
             content_type(call, framed),
             lambda text: last_words(f"rpc error: code = Unknown desc = {text}"),
+            at_once=call.flag("follow"),
         ) as response,
     ):
         async for lines in logs:
             await response.write(
                 b"".join(_bytes(line, stamped, detailed, framed) for line in lines)
             )
-    return response
+    return response.response
 
 
 @lru_cache(1024)

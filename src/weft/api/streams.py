@@ -13,8 +13,9 @@ length in four bytes, big-endian, and the data. A terminal has one stream and no
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -53,19 +54,51 @@ async def carry(
     return Taken()
 
 
+class Pieces:
+    """A response that is written piece by piece; begins with the first piece at the latest."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
+        self.response = response
+
+    async def begin(self) -> None:
+        if not self.response.prepared:
+            await self.response.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        await self.begin()
+        await self.response.write(data)
+
+    async def write_eof(self) -> None:
+        await self.begin()
+        await self.response.write_eof()
+
+
 @asynccontextmanager
 async def streamed(
-    request: web.Request, content_type: str, last_words: Callable[[str], bytes] | None
-) -> AsyncIterator[web.StreamResponse]:
+    request: web.Request,
+    content_type: str,
+    last_words: Callable[[str], bytes] | None,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    at_once: bool = True,
+) -> AsyncIterator[Pieces]:
     """A response that is written piece by piece. `last_words` turns an error's text into the end of
-    the response; without `last_words` the connection is aborted, which the client notices."""
-    response = web.StreamResponse(headers={"Content-Type": content_type})
-    await response.prepare(request)
+    the response; without `last_words` the connection is aborted, which the client notices.
+    `at_once`: the headers are sent at once, for clients that wait for them. Otherwise an error
+    before the first piece is an HTTP error like any other."""
+    response = Pieces(
+        request, web.StreamResponse(headers={"Content-Type": content_type, **headers})
+    )
+    if at_once:
+        await response.begin()
     try:
         yield response
     except ConnectionError:
         raise
     except Exception as error:
+        if not response.response.prepared:
+            raise
         text = text_of(request, _first(error))
         if last_words is None:
             break_off(request)

@@ -25,6 +25,8 @@ from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.membership import InitRequest, JoinRequest, Membership
+from weft.model.meta import Nanoseconds
+from weft.runtime.base import Inside
 from weft.store.etcd.base import NO_MAJORITY
 
 log = logging.getLogger(__name__)
@@ -66,13 +68,18 @@ class HostNode:
     """`api.backend.Node`. Outside a swarm until `resume`, `init` or `join`."""
 
     def __init__(
-        self, info: HostInfo, environment: NodeEnvironment, choose_addresses: ChooseAddresses
+        self,
+        info: HostInfo,
+        environment: NodeEnvironment,
+        choose_addresses: ChooseAddresses,
+        inside: Inside,
     ) -> None:
         self.info = info
         self.engine = environment.engine
         self.containers = self.engine.runtime
         self.images = self.engine.images
         self.volumes = self.engine.volumes
+        self.inside = inside
         self._environment = environment
         self._choose_addresses = choose_addresses
         self._member: SwarmNode | None = None
@@ -180,6 +187,12 @@ class HostNode:
             log.info("swarm.left node=%s", member.member.node)
 
     # --- containers, networks and events of this host
+
+    def tell(self, action: str, container: Container, **attributes: str) -> None:
+        self.engine.events.container(action, container, **attributes)
+
+    async def stop_container(self, container: Container, grace: Nanoseconds) -> None:
+        await self.engine.stop(container, grace)
 
     async def kill_container(self, container: Container, signal: str) -> None:
         await self.engine.kill(container, signal)

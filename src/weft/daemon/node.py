@@ -48,6 +48,7 @@ from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.images import ImageStore
+from weft.runtime.inside import ConmonInside
 from weft.runtime.volumes import LocalVolumes
 from weft.store.etcd.external import ExternalEtcd
 from weft.system import journal as logs
@@ -121,7 +122,8 @@ class WeftNode:
             seccomp=confiner.filters,
             warnings=(*info.warnings, *confiner.warnings),
         )
-        self.node = HostNode(info, environment, host.choose_addresses)
+        inside = ConmonInside(self.containers, self._image_store, time.time_ns)
+        self.node = HostNode(info, environment, host.choose_addresses, inside)
 
     async def open(self) -> None:
         self._volume_store.load()

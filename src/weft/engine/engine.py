@@ -19,7 +19,11 @@ from weft.errors import NotFound, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
-from weft.model.meta import Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.numbers import decimal
+
+KILLED = 137
+"""Exit code of a program that SIGKILL has ended."""
 
 
 class Engine:
@@ -99,25 +103,62 @@ class Engine:
         when the daemon ends, there is no event."""
         return await self.runtime.wait(id)
 
-    async def stop(self, container: Container) -> None:
-        self.died(await self.runtime.stop(container.id, container.stop_grace_period))
+    async def stop(self, container: Container, grace: Nanoseconds | None = None) -> None:
+        """`grace`: other than the container's own."""
+        patience = container.stop_grace_period if grace is None else grace
+        begun, present = self.now(), self.container(container.id)
+        was_running = present is not None and present.state is ContainerState.RUNNING
+        if was_running:
+            self._tell_kill(container, self._stop_signal(container))
+        ended = await self.runtime.stop(container.id, patience)
+        if was_running and ended.exit_code == KILLED and self.now() - begun >= patience:
+            self._tell_kill(container, Signals.SIGKILL)
+        self.died(ended)
+        if was_running:
+            self.events.container("stop", ended)
+
+    def _stop_signal(self, container: Container) -> int:
+        """As the runtime chooses it; its names of signals are those that Linux has."""
+        name = container.config.spec.stop_signal or self._image_signal(container) or "SIGTERM"
+        number = decimal(name)
+        if number is not None:
+            return number
+        try:
+            return int(Signals[f"SIG{name.upper().removeprefix('SIG')}"])
+        except KeyError:
+            return int(Signals.SIGTERM)
+
+    def _image_signal(self, container: Container) -> str:
+        try:
+            return self.images.find(container.image).config.stop_signal
+        except NotFound:
+            return ""
 
     async def kill(self, container: Container, name: str) -> None:
         """`name`: the signal's name."""
         await self.runtime.kill(container.id, name)
-        self.events.container("kill", container, signal=str(int(Signals[name])))
+        self._tell_kill(container, Signals[name])
+
+    def _tell_kill(self, container: Container, signal: int) -> None:
+        self.events.container("kill", container, signal=str(int(signal)))
 
     def died(self, container: Container) -> None:
-        """Tells of a container's end, unless that was told. `remove` tells of the end that it
-        makes."""
+        """Tells of a container's end, unless that was told: several callers may see it. `remove`
+        tells of the end that it makes."""
         if self.container(container.id) is not None:
             self._tell_end(container)
 
     def _tell_end(self, container: Container) -> None:
-        if container.id not in self._dead:
-            self._dead.add(container.id)
-            self.volumes.unmounted(container)
-            self.events.container("die", container, exitCode=str(container.exit_code))
+        if container.id in self._dead:
+            return
+        self._dead.add(container.id)
+        self.volumes.unmounted(container)
+        if container.oom_killed:
+            self.events.container("oom", container)
+        seconds = max(container.finished_at - container.started_at, 0) // SECOND
+        self.events.container(
+            "die", container, execDuration=str(seconds), exitCode=str(container.exit_code)
+        )
 
     async def remove(self, id: ContainerId, *, volumes: bool = True) -> None:
         """Removes a container and its log; a missing container is no error. One that runs dies

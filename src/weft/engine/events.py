@@ -40,7 +40,8 @@ class EventLog:
         )
 
     def container(self, action: str, container: Container, **more: str) -> None:
-        """`action`: `create`, `start`, `kill` (with signal), `die` (with exitCode), `destroy`."""
+        """Actions and the names in `more` are Docker's: `kill` has a signal, `die` an exitCode and
+        the execDuration in seconds."""
         config = container.config
         attributes = {**config.labels, "image": config.spec.image, "name": config.name, **more}
         self.record("container", action, config.id, attributes)

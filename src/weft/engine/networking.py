@@ -86,8 +86,11 @@ class Networking:
 
     def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
         """Sets the desired state from now on."""
+        before = self._overlays
         self._overlays, self._residents = overlays, {r.workload.id: r for r in residents}
         self._desire()
+        self._tell_networks("create", overlays, before)
+        self._tell_networks("destroy", before, overlays)
 
     def check(self, workload: Workload) -> None:
         """Raises `OperationFailed` for a workload that could not be on its networks here."""
@@ -187,6 +190,13 @@ class Networking:
         if own:
             return NameServers(own, self._namespace_file(sandbox))
         return NameServers(self._engine.adapters.network.names.host_resolver().servers)
+
+    def _tell_networks(self, action: str, overlays: Overlays, without: Overlays) -> None:
+        """Of networks that reach this node from now on, or no longer do."""
+        for id, view in overlays.networks.items():
+            if id not in without.networks:
+                attributes = {"name": view.definition.name, "type": "overlay"}
+                self._engine.events.record("network", action, id, attributes)
 
     def _tell(self, action: str, sandbox: Sandbox) -> None:
         for id in sandbox.ports:

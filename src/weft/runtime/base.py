@@ -11,6 +11,7 @@ from typing import Protocol
 
 from weft.model.container import Container, ContainerConfig, Image, LogLine
 from weft.model.ids import ContainerId
+from weft.model.inside import Change, PathStat, Usage
 from weft.model.meta import Nanoseconds
 from weft.model.volume import Volume
 
@@ -156,6 +157,50 @@ class Volumes(Protocol):
 
     async def size(self, name: str) -> int:
         """Bytes of its files."""
+        ...
+
+
+class Inside(Protocol):
+    """Looks into containers from outside. A path is absolute in the container, whatever it begins
+    with. Raises `NotFound` with Docker's text for a path or container that does not exist."""
+
+    async def stat(self, id: ContainerId, path: str) -> PathStat:
+        """A symbolic link is not followed, unless the path ends in `/` or `/.`."""
+        ...
+
+    async def read(
+        self, id: ContainerId, path: str
+    ) -> tuple[PathStat, AsyncGenerator[bytes, None]]:
+        """A tar of the file or directory, in pieces. The generator raises `OperationFailed` if it
+        cannot go on; close it."""
+        ...
+
+    async def write(
+        self,
+        id: ContainerId,
+        path: str,
+        content: AsyncIterator[bytes],
+        *,
+        keep_kinds: bool,
+        owned: bool,
+    ) -> None:
+        """Unpacks a tar, plain or compressed, into the directory `path`. `keep_kinds`: never
+        replaces a directory by something else, nor the other way round. `owned`: the container's
+        user owns what is made. Raises `InvalidArgument`, `OperationFailed`."""
+        ...
+
+    def export(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
+        """A tar of all files, without those of mounts."""
+        ...
+
+    async def changes(self, id: ContainerId) -> list[Change]: ...
+
+    async def sizes(self, id: ContainerId) -> tuple[int, int]:
+        """Bytes that the container has written, and of all its files."""
+        ...
+
+    async def usage(self, id: ContainerId) -> Usage | None:
+        """None unless the container runs."""
         ...
 
 

@@ -480,6 +480,10 @@ class ConmonRuntime:
                 if process is not None:
                     process.close()
 
+    def box(self, id: ContainerId) -> Box:
+        """For what looks into containers (`inside.py`)."""
+        return self._box(id)
+
     def _box(self, id: ContainerId) -> Box:
         try:
             return self._boxes[id]

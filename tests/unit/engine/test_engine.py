@@ -72,6 +72,7 @@ def test_what_happens_to_a_container_is_told() -> None:
         [container] = made.containers.values()
         await made.kill(container, "SIGUSR1")
         await made.stop(container)
+        made.died(made.containers[ID])
         await made.remove(ID)
         await made.remove(ID)
         assert [action for _, action, _ in happened(made)] == [
