@@ -57,6 +57,8 @@ class ScriptedManager:
         self.slow_to_close = 0.0
         """Seconds that an agent's goodbye takes."""
         self.hellos = []
+        self.secrets, self.configs = (), ()
+        """What it says that the node's tasks need: payloads."""
         self.without = set()
         """Networks that are left out of what it says."""
 
@@ -113,6 +115,8 @@ class ScriptedManager:
             networks=tuple(v.definition for v in views),
             endpoints=tuple(e for v in views for e in v.endpoints.values()),
             services=tuple(s for v in views for s in v.services.values()),
+            secrets=tuple(self.secrets),
+            configs=tuple(self.configs),
         )
         return AssignmentUpdate(change)
 

@@ -26,6 +26,7 @@ from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
 from weft.agent.retirement import FORCED_PATIENCE, Retirement
 from weft.agent.streams import Frames, StreamPublisher
+from weft.agent.task_files import newly_supplied
 from weft.agent.task_steps import RebootVerdict, expired
 from weft.agent.tasks import DRAIN, TaskWorker
 from weft.agent.uplink import Uplink
@@ -169,8 +170,10 @@ class Agent:
         for task in assignment.tasks.values():
             if self.records.get(task.id) is None:
                 self._try_to_accept(task, strangers.get(task.id))
+        supplied = newly_supplied(old, assignment)
         for id in tuple(self.records.all):
-            self._attend(id, changed=old.tasks.get(id) != assignment.tasks.get(id))
+            changed = id in supplied or old.tasks.get(id) != assignment.tasks.get(id)
+            self._attend(id, changed)
         for label, container in strangers.items():
             if self.records.get(TaskId(label)) is None:
                 self._spawn_removal(container)

@@ -35,6 +35,8 @@ class Step(Enum):
     PULL = auto()
     CONNECT = auto()
     """Give the task a sandbox, with its networks in the kernel and its DNS queries answered."""
+    AWAIT_DATA = auto()
+    """Say that secrets or configs are not here, and wait until a manager has sent them."""
     CREATE = auto()
     REPORT_PREPARING = auto()
     REPORT_READY = auto()
@@ -80,6 +82,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """None: the container has no health check, or does not run."""
     unhealthy: str = ""
     """Why the task is unhealthy, as reported; it stays so, whatever its container does."""
+    supplied: bool = True
+    """The secrets and configs that the task needs are here."""
 
 
 def next_step(task: TaskView) -> Step:
@@ -101,6 +105,8 @@ def _prepare(task: TaskView) -> Step:
         return Step.REPORT_READY if task.connected else Step.CONNECT
     if not task.image:
         return Step.PULL
+    if not task.supplied:
+        return Step.AWAIT_DATA
     return Step.CREATE if task.connected else Step.CONNECT
 
 
@@ -112,6 +118,8 @@ def _run(task: TaskView) -> Step:
     if task.container is ContainerState.EXITED and task.verdict is RebootVerdict.OPEN:
         return Step.WAIT
     if task.container is ContainerState.EXITED and task.verdict is RebootVerdict.REVIVED:
+        if not task.supplied:
+            return Step.AWAIT_DATA
         return Step.START if task.connected else Step.CONNECT
     if task.container is not ContainerState.RUNNING:
         return Step.FINISH

@@ -19,6 +19,7 @@ import msgspec
 
 from weft.agent.connections import Connections
 from weft.agent.records import Records, TaskRecord
+from weft.agent.task_files import missing, task_files
 from weft.agent.task_steps import (
     RebootVerdict,
     Step,
@@ -33,7 +34,7 @@ from weft.engine.container_config import container_config
 from weft.engine.engine import Engine
 from weft.errors import WeftError, described
 from weft.model.assignment import Assignment, TaskAssignment
-from weft.model.container import Container, ContainerState
+from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import TaskId
 from weft.model.node import NodeDescription
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
@@ -121,6 +122,8 @@ class TaskWorker:
                 await self._unless_changed(self._host.pull(self._assigned.spec.container.image))
             case Step.CONNECT:
                 await self._unless_changed(self._host.connections.connect(self._assigned))
+            case Step.AWAIT_DATA:
+                await self._await_data()
             case Step.CREATE:
                 await self._create()
             case Step.REPORT_READY:
@@ -128,7 +131,7 @@ class TaskWorker:
             case Step.REPORT_STARTING:
                 self._report(TaskState.STARTING, "starting")
             case Step.START:
-                await self._host.engine.start(self._record.container)
+                await self._start()
             case Step.REPORT_RUNNING:
                 self._report(TaskState.RUNNING, "started")
             case Step.REPORT_UNHEALTHY:
@@ -154,7 +157,35 @@ class TaskWorker:
             engine.host(node.hostname),
         )
         await self._host.records.saved()
-        await engine.create(config)
+        await engine.create(config, self._files(config))
+
+    async def _start(self) -> None:
+        """A container that has ended is made again, with the files in memory that ended with it."""
+        container = self._container()
+        is_over = container is not None and container.state is ContainerState.EXITED
+        files = self._files(container.config) if container is not None and is_over else ()
+        await self._host.engine.start(self._record.container, files)
+
+    def _files(self, config: ContainerConfig) -> tuple[MemoryFile, ...]:
+        host = self._host
+        return task_files(self._assigned, config.spec, host.description(), host.assignment)
+
+    async def _await_data(self) -> None:
+        cause = f"waits for {', '.join(self._missing())}: no manager has sent the data yet"
+        if cause != self._record.status.err:
+            self._report_again(cause)
+        await self._changed.wait()
+        if not self._missing():
+            self._report_again("")
+
+    def _missing(self) -> list[str]:
+        assigned = self._host.assignment.tasks.get(self._task)
+        return missing(assigned, self._host.assignment) if assigned is not None else []
+
+    def _report_again(self, err: str) -> None:
+        """Reports the state as it was, with another error."""
+        last = self._record.status
+        self._report(last.state, last.message, err)
 
     async def _watch(self) -> None:
         ended = await self._unless_changed(self._ended_or_turned())
@@ -255,6 +286,7 @@ class TaskWorker:
             verdict=self._host.verdict(container),
             health=None if health is None else health.status,
             unhealthy=record.status.err if record.status.unhealthy_since else "",
+            supplied=not self._missing(),
         )
 
     def _log(self, status: TaskStatus) -> None:

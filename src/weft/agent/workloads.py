@@ -14,6 +14,7 @@ from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
 from weft.model.task_templates import expanded, task_values
+from weft.model.template import Scope
 from weft.model.workload import Resident, Workload
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -81,12 +82,15 @@ def swarm_labels(task: TaskAssignment) -> dict[str, str]:
     }
 
 
-def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
-    """The task's container with the values of its templates. Raises `InvalidArgument` for an
-    invalid template."""
-    values = task_values(
+def template_values(task: TaskAssignment, node: NodeDescription) -> Scope:
+    return task_values(
         service=(task.service, task.service_name, task.service_labels),
         node=(task.node, node.hostname, node.os, node.architecture),
         task=(task.id, task.name, str(task.slot or task.node)),
     )
-    return expanded(task.spec.container, values)
+
+
+def fill_templates(task: TaskAssignment, node: NodeDescription) -> ContainerSpec:
+    """The task's container with the values of its templates. Raises `InvalidArgument` for an
+    invalid template."""
+    return expanded(task.spec.container, template_values(task, node))

@@ -5,7 +5,7 @@ The engine lives as long as the daemon. A part that wants containers connected m
 (`networking.py`) with the engine: a member of a swarm does so, for as long as it is one."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from signal import Signals
 
 from weft.engine import views
@@ -16,7 +16,7 @@ from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
 from weft.engine.volumes import Volumes
 from weft.errors import NotFound, WeftError
-from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
@@ -77,13 +77,13 @@ class Engine:
         except NotFound:
             return None
 
-    async def create(self, config: ContainerConfig) -> None:
+    async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> None:
         """Also makes the volumes that are missing. All or nothing, but for the volumes that have a
-        name."""
+        name. `files`: see `Runtime.create`."""
         image = self.images.find(config.spec.image)
         config = await self.volumes.claimed(config, image.config)
         try:
-            container = await self.runtime.create(config)
+            container = await self.runtime.create(config, files)
         except BaseException:
             self.volumes.release(config.id)
             await asyncio.shield(self.volumes.remove_anonymous(config.mounts))
@@ -91,8 +91,8 @@ class Engine:
         self.volumes.release(config.id)
         self.events.container("create", container)
 
-    async def start(self, id: ContainerId) -> None:
-        container = await self.runtime.start(id)
+    async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> None:
+        container = await self.runtime.start(id, files)
         self._dead.discard(id)
         self.volumes.mounted(container)
         self.events.container("start", container)

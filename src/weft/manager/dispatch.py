@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 
@@ -39,6 +40,7 @@ from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
 from weft.manager.transaction import transact
+from weft.manager.vault import Vault
 from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
@@ -85,25 +87,31 @@ class Superseded(Unavailable):
     """The node has opened another session."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SessionParts:
+    """The parts of the manager that sessions need."""
+
+    liveness: Liveness
+    statuses: StatusWriter
+    certificates: Certificates
+    suspicion: Suspicion
+    vault: Vault
+
+
 class Dispatcher:
     def __init__(
-        self,
-        own: NodeId,
-        store: Store,
-        clock: Callable[[], Nanoseconds],
-        liveness: Liveness,
-        statuses: StatusWriter,
-        certificates: Certificates,
-        suspicion: Suspicion,
+        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], parts: SessionParts
     ) -> None:
         """`own`: the manager's node."""
         self._own = own
         self._store = store
         self._clock = clock
-        self._liveness = liveness
-        self._statuses = statuses
-        self._certificates = certificates
-        self._suspicion = suspicion
+        self._liveness = parts.liveness
+        self._statuses = parts.statuses
+        self._certificates = parts.certificates
+        self._suspicion = parts.suspicion
+        self._payload_of = parts.vault.payload
+        parts.vault.on_key(self._begin_anew)
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
         self._gathered: list[Event] = []
@@ -253,6 +261,11 @@ class Dispatcher:
             except TimeoutError:
                 return
 
+    def _begin_anew(self) -> None:
+        """Makes every assignment again: there is a key for secrets that could not be opened."""
+        self._views = None
+        self._publish()
+
     def _publish(self) -> None:
         """Offers the present state to all nodes that may see a difference. There is no await in
         here: events, views and state must belong together."""
@@ -272,9 +285,9 @@ class Dispatcher:
                 link.end(Forbidden(f"node {id} was removed from the swarm"))
                 continue
             known = link.newest
-            same = known.tasks if known and previous is not None and id not in who.tasks else None
+            same = known if previous is not None and id not in who.tasks else None
             try:
-                link.offer(assignment_for(state, id, views, same), memo)
+                link.offer(assignment_for(state, id, views, same, self._payload_of), memo)
             except Exception:
                 log.exception("dispatch.not_assigned node=%s", id)
                 link.end(SessionClosed(f"cannot make the assignment of node {id}: internal error"))

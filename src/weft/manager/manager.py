@@ -22,7 +22,7 @@ from weft.errors import Unavailable
 from weft.manager import admission, data, networks
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager
-from weft.manager.dispatch import Dispatcher, manager_addresses
+from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
 from weft.manager.incremental import Allocation, Orchestration
@@ -97,9 +97,14 @@ class Manager:
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._vault = Vault(own, store, leadership, ports)
-        self._dispatcher = Dispatcher(
-            own, store, clock, self._liveness, self._statuses, self._certificates, self._suspicion
+        parts = SessionParts(
+            liveness=self._liveness,
+            statuses=self._statuses,
+            certificates=self._certificates,
+            suspicion=self._suspicion,
+            vault=self._vault,
         )
+        self._dispatcher = Dispatcher(own, store, clock, parts)
         self.streams = StreamBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
         self._addresses = admission.Addresses(store)
         self._running: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from weft.control.assignments.differences import Memo, difference
+from weft.control.assignments.differences import Memo, difference, in_pieces
 from weft.errors import FailedPrecondition, InvalidArgument, WeftError
 from weft.manager.incoming import checked
 from weft.manager.statuses import Report, StatusWriter
@@ -270,7 +270,8 @@ class AgentLink:
         change = difference(self._sent, assignment, self._memo)
         self._memo = None
         if not change.is_empty:
-            await self._session.send(AssignmentUpdate(change))
+            for piece in in_pieces(change):
+                await self._session.send(AssignmentUpdate(piece))
             log.debug(
                 "assignment.sent node=%s revision=%d full=%s",
                 self.node,

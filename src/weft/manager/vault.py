@@ -10,13 +10,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from weft.errors import OperationFailed, Unavailable, WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
-from weft.model.secret import Sealed, Secret
+from weft.model.secret import Config, Payload, Sealed, Secret
 from weft.model.state import Change, ClusterState, Kind, Put
 from weft.pki import sealing
 from weft.pki.sealing import KEY_BYTES, NONCE_BYTES, SealingKey
@@ -87,6 +88,10 @@ class Vault:
         self._complete = asyncio.Event()
         """Set while this manager has the key that the state names."""
         self._opened_anew: Callable[[], None] = lambda: None
+        self._payloads: WeakValueDictionary[str, Payload] = WeakValueDictionary()
+        """Those in the assignment of some node."""
+        self._closed: set[str] = set()
+        """Secrets of which the log says that they cannot be opened."""
 
     def on_key(self, act: Callable[[], None]) -> None:
         """`act` is called when this manager has got a key: more secrets can be opened then."""
@@ -114,6 +119,22 @@ class Vault:
                 f"cannot open secret {secret.id}: this manager does not have its sealing key"
             )
         return sealing.opened(key, secret.id, secret.sealed)
+
+    def payload(self, found: Secret | Config) -> Payload | None:
+        """See `control.assignments.assignment.PayloadOf`. The log names a secret that cannot be
+        opened."""
+        if (known := self._payloads.get(found.id)) is not None:
+            return known
+        try:
+            data = found.data if isinstance(found, Config) else self.opened(found)
+        except OperationFailed as error:
+            if found.id not in self._closed:
+                self._closed.add(found.id)
+                log.error("secret.closed secret=%s name=%s cause=%s", found.id, found.name, error)
+            return None
+        payload = Payload(id=found.id, data=data, templated=found.spec.templated)
+        self._payloads[found.id] = payload
+        return payload
 
     @property
     def keys(self) -> tuple[SealingKey, ...]:
@@ -194,6 +215,7 @@ class Vault:
     def _keep(self, key: SealingKey) -> None:
         self._ports.sealing_keys.add(key)
         self._keys[key.id] = key
+        self._closed.clear()
         self._opened_anew()
 
 

@@ -18,8 +18,9 @@ from weft.model import codec
 from weft.model.addresses import MacAddress, Port, mac_for
 from weft.model.cluster import VXLAN_PORT
 from weft.model.encryption import DataKey, IcvBits
-from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 from weft.model.network import Segment
+from weft.model.secret import Payload
 from weft.model.service import PublishedPort, TaskSpec
 from weft.model.task import Attachment, Task, TaskState
 
@@ -178,6 +179,11 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     removed_endpoints: tuple[tuple[NetworkId, str], ...] = ()
     services: tuple[ServiceRecord, ...] = ()
     removed_services: tuple[tuple[NetworkId, ServiceId], ...] = ()
+    secrets: tuple[Payload, ...] = ()
+    """Only those that the node's own tasks need, like the configs."""
+    removed_secrets: tuple[SecretId, ...] = ()
+    configs: tuple[Payload, ...] = ()
+    removed_configs: tuple[ConfigId, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -195,6 +201,10 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
                     self.removed_endpoints,
                     self.services,
                     self.removed_services,
+                    self.secrets,
+                    self.removed_secrets,
+                    self.configs,
+                    self.removed_configs,
                 )
             )
         )
@@ -221,6 +231,9 @@ class Assignment(Overlays, frozen=True, kw_only=True):
     revision: int = 0
     """Revision of the manager's store from which this was computed."""
     tasks: dict[TaskId, TaskAssignment] = msgspec.field(default_factory=dict)
+    secrets: dict[SecretId, Payload] = msgspec.field(default_factory=dict)
+    """The data of the secrets that the tasks refer to. Never on a node's disk, and in no log."""
+    configs: dict[ConfigId, Payload] = msgspec.field(default_factory=dict)
 
     def after(self, change: AssignmentChange) -> "Assignment":
         """The next assignment; this one does not change."""
@@ -235,6 +248,10 @@ class Assignment(Overlays, frozen=True, kw_only=True):
             )
         for network in changed_networks(change) & views.keys():
             views[network] = _view_after(views[network], change)
+        secrets = {} if change.full else without(self.secrets, change.removed_secrets)
+        secrets |= {SecretId(payload.id): payload for payload in change.secrets}
+        configs = {} if change.full else without(self.configs, change.removed_configs)
+        configs |= {ConfigId(payload.id): payload for payload in change.configs}
         keys = change.keys if change.keys is not None else () if change.full else self.keys
         return Assignment(
             node=self.node,
@@ -243,6 +260,8 @@ class Assignment(Overlays, frozen=True, kw_only=True):
             keys=keys,
             tasks=tasks,
             networks=views,
+            secrets=secrets,
+            configs=configs,
         )
 
 

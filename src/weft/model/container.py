@@ -1,16 +1,19 @@
 """Containers and images on one node, as the runtime keeps them and the API shows them."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from weft.errors import OperationFailed
 from weft.model.addresses import Port, Protocol
 from weft.model.health import HealthCheck
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.secret import path_in_container
 from weft.model.service import ContainerSpec, PublishedPort, Resources
 from weft.model.volume import MountPoint, point_of
 
@@ -93,6 +96,36 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The mounts; of a container whose record is older than `mounts`, those of its spec, which
         could not have volumes then."""
         return self.mounts or tuple(map(point_of, self.spec.mounts))
+
+
+class MemoryFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a container sees and that is on no disk."""
+
+    path: str
+    """In the container."""
+    data: bytes
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+
+    def __repr__(self) -> str:
+        return f"MemoryFile({self.path}, {len(self.data)} bytes)"
+
+
+def file_paths(spec: ContainerSpec) -> tuple[str, ...]:
+    """Where the container sees its secrets, then its configs."""
+    return (
+        *(path_in_container("secret", reference.target) for reference in spec.secrets),
+        *(path_in_container("config", reference.target) for reference in spec.configs),
+    )
+
+
+def check_files(config: ContainerConfig, files: Sequence[MemoryFile]) -> None:
+    """Raises `OperationFailed` unless these are all the files that the container must see."""
+    if tuple(file.path for file in files) != file_paths(config.spec):
+        raise OperationFailed(
+            f"cannot make container {config.name}: the data of its secrets and configs is not here"
+        )
 
 
 class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

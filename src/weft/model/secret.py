@@ -50,6 +50,19 @@ def path_in_container(kind: DataKind, target: str) -> str:
     ).replace("//", "/", 1)
 
 
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, weakref=True):
+    """A secret or config as nodes get it, opened."""
+
+    id: str
+    data: bytes = b""
+    templated: bool = False
+    is_gone: bool = False
+    """The object was removed although a task refers to it, as after an update was rolled back."""
+
+    def __repr__(self) -> str:
+        return f"Payload(id={self.id}, {len(self.data)} bytes)"
+
+
 class Sealed(msgspec.Struct, frozen=True):
     """Data under an authenticated cipher."""
 

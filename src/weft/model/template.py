@@ -430,8 +430,11 @@ class _Expansion:
             return self._value(command.arguments[0], dot)
         if command.function in ("and", "or"):
             return self._first(command, dot, piped)
-        function = self._functions[command.function]
-        return function(*(self._value(argument, dot) for argument in command.arguments), *piped)
+        arguments = [*(self._value(argument, dot) for argument in command.arguments), *piped]
+        try:
+            return self._functions[command.function](*arguments)
+        except TypeError as error:
+            raise TemplateFailure(f"wrong arguments for {command.function}") from error
 
     def _first(self, command: Command, dot: Any, piped: tuple[Any, ...]) -> Any:
         """`and` and `or` evaluate no more arguments than necessary."""

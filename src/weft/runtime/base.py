@@ -5,11 +5,11 @@ finds them all. Errors: `NotFound`, `Conflict` (wrong state), `OperationFailed`;
 name the image.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from weft.model.container import Container, ContainerConfig, Image, LogLine
+from weft.model.container import Container, ContainerConfig, Image, LogLine, MemoryFile
 from weft.model.ids import ContainerId
 from weft.model.inside import Change, PathStat, Usage
 from weft.model.meta import Nanoseconds
@@ -73,12 +73,15 @@ class Runtime(Protocol):
 
     def get(self, id: ContainerId) -> Container: ...
 
-    async def create(self, config: ContainerConfig) -> Container:
+    async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
         """Mounts the root file system and makes the container, whose first process then waits for
-        `start`. All or nothing."""
+        `start`. `files`: those of `file_paths`, in that order; they are written to no disk. All or
+        nothing."""
         ...
 
-    async def start(self, id: ContainerId) -> Container: ...
+    async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
+        """An ended container is made again, for which it needs its `files` again."""
+        ...
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
         """Sends the stop signal, and SIGKILL after `grace`; returns when the container has

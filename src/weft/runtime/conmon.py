@@ -23,7 +23,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,6 +35,8 @@ from weft.model.container import (
     ContainerState,
     Image,
     LogLine,
+    MemoryFile,
+    check_files,
 )
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
@@ -46,6 +48,7 @@ from weft.runtime.container_mounts import ContainerMounts, put_away
 from weft.runtime.init_files import make_init_files
 from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery, read_log
+from weft.runtime.memory import mounted
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory, Record
@@ -117,7 +120,8 @@ class ConmonRuntime:
                 group.create_task(self._load(Directory(path)))
         for point in mount_points_below(self._containers):
             if (
-                point.parent.name not in self._boxes
+                point.name == Directory(point.parent).memory.name
+                or point.parent.name not in self._boxes
                 or self._boxes[ContainerId(point.parent.name)].ended.is_set()
             ):
                 unmount(point)
@@ -174,7 +178,8 @@ class ConmonRuntime:
     def get(self, id: ContainerId) -> Container:
         return self._box(id).container
 
-    async def create(self, config: ContainerConfig) -> Container:
+    async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
+        check_files(config, files)
         image = self._images.find(config.spec.image)
         check_free(config, self.containers())
         check_limits(config.limits, len(os.sched_getaffinity(0)))
@@ -192,22 +197,20 @@ class ConmonRuntime:
                 directory.write(box.record)
                 await self._mounts.mount(config.mount_points)
                 async with self._slots:
-                    await self._make(box, image, is_new=True)
+                    await self._make(box, image, files, is_new=True)
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
             await asyncio.shield(dissolve(self._oci, config.id, directory))
             await asyncio.shield(self._mounts.unmount(config.mount_points))
             raise
-        log.info(
-            "container.created container=%s name=%s image=%s",
-            config.id[:12],
-            config.name,
-            image.id[7:19],
-        )
+        ids = (config.id[:12], config.name, image.id[7:19])
+        log.info("container.created container=%s name=%s image=%s", *ids)
         return box.container
 
-    async def _make(self, box: Box, image: Image, is_new: bool = False) -> None:
+    async def _make(
+        self, box: Box, image: Image, files: Sequence[MemoryFile], is_new: bool = False
+    ) -> None:
         directory, container = box.directory, box.container
         directory.forget_exit()
         mount_overlay(
@@ -229,7 +232,8 @@ class ConmonRuntime:
             "hostname": f"{config.hostname}\n".encode(), "config.json": document,
         })  # fmt: skip
         tty, stdin = config.spec.tty, config.spec.open_stdin
-        conmon, init = await self._oci.create(config.id, directory.path, tty=tty, stdin=stdin)
+        with mounted(directory.memory, files):
+            conmon, init = await self._oci.create(config.id, directory.path, tty=tty, stdin=stdin)
         put_away(directory.places)
         try:
             box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))
@@ -240,7 +244,7 @@ class ConmonRuntime:
             conmon.close()
         self._watch(box)
 
-    async def start(self, id: ContainerId) -> Container:
+    async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         """Makes an ended container again from its own files. A running container is no error."""
         box = self._box(id)
         async with box.lock:
@@ -248,7 +252,8 @@ class ConmonRuntime:
             if box.is_running:
                 return box.container
             if box.container.state is ContainerState.EXITED:
-                await self._make_again(box)
+                check_files(box.container.config, files)
+                await self._make_again(box, files)
             moment = self._clock()
             try:
                 async with self._slots:
@@ -260,7 +265,7 @@ class ConmonRuntime:
         log.info("container.started container=%s pid=%d", id[:12], box.container.pid)
         return box.container
 
-    async def _make_again(self, box: Box) -> None:
+    async def _make_again(self, box: Box, files: Sequence[MemoryFile]) -> None:
         """Makes an ended container again. If that fails the container stays ended, and can be
         removed."""
         await self._put_away(box)
@@ -272,7 +277,7 @@ class ConmonRuntime:
             )
             await self._mounts.mount(box.container.config.mount_points)
             async with self._slots:
-                await self._make(box, self._images.find(box.container.image))
+                await self._make(box, self._images.find(box.container.image), files)
         except BaseException:
             box.record, box.ended = before, ended
             await asyncio.shield(self._put_away(box))
@@ -316,12 +321,8 @@ class ConmonRuntime:
             log.exception("container.record container=%s", container.id[:12])
             box.record = msgspec.structs.replace(box.record, container=container)
         box.ended.set()
-        log.info(
-            "container.ended container=%s code=%d oom=%s",
-            container.id[:12],
-            container.exit_code,
-            container.oom_killed,
-        )
+        said = (container.id[:12], container.exit_code, container.oom_killed)
+        log.info("container.ended container=%s code=%d oom=%s", *said)
 
     async def _put_away(self, box: Box) -> None:
         """Releases the resources of an ended container: its state in the OCI runtime, its cgroup,

@@ -11,7 +11,7 @@ effects.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -25,6 +25,8 @@ from weft.model.container import (
     Image,
     ImageConfig,
     LogLine,
+    MemoryFile,
+    check_files,
 )
 from weft.model.health import health_check
 from weft.model.ids import ContainerId
@@ -108,6 +110,8 @@ class FakeRuntime:
         """None: no command can be run."""
         self.commands: list[FakeExec] = []
         """All that were made."""
+        self.files: dict[ContainerId, tuple[MemoryFile, ...]] = {}
+        """The files in memory of containers that have not ended."""
         self._images = images
         self._clock = clock
         self._containers: dict[ContainerId, Container] = {}
@@ -159,8 +163,9 @@ class FakeRuntime:
             raise NotFound(f"No such container: {id}")
         return found
 
-    async def create(self, config: ContainerConfig) -> Container:
+    async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
         await self._effect("create")
+        check_files(config, files)
         if config.id in self._containers:
             raise Conflict(f"cannot create container {config.id}: it exists")
         image = self._images.find(config.spec.image)
@@ -179,12 +184,16 @@ class FakeRuntime:
         )
         self._removed.pop(config.id, None)
         self._put(made, "create")
+        self.files[config.id] = tuple(files)
         return made
 
-    async def start(self, id: ContainerId) -> Container:
+    async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         self._check_can_start(id)
         await self._effect("start")
         container = self._check_can_start(id)
+        if container.state is ContainerState.EXITED:
+            check_files(container.config, files)
+            self.files[id] = tuple(files)
         started = msgspec.structs.replace(
             container,
             state=ContainerState.RUNNING,
@@ -218,6 +227,7 @@ class FakeRuntime:
             if self._containers[id].state is ContainerState.RUNNING:
                 self._end(id, KILLED, "die")
             self._removed[id] = self._containers.pop(id)
+            self.files.pop(id, None)
             self._event(id).set()
             self._tell()
             self.history.append(("remove", id))
@@ -330,6 +340,7 @@ class FakeRuntime:
             oom_killed=oom_killed,
         )
         self._put(ended, how)
+        self.files.pop(id, None)
         self._event(id).set()
         self._tell()
 

@@ -14,12 +14,13 @@ import signal as signals
 import struct
 import termios
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from weft.errors import Conflict, OperationFailed, cause_of
-from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.base import Images
@@ -249,8 +250,8 @@ class ProcessRuntime(FakeRuntime):
         self._followers: dict[ContainerId, asyncio.Task[None]] = {}
         self._count = itertools.count(1)
 
-    async def create(self, config: ContainerConfig) -> Container:
-        created = await super().create(config)
+    async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
+        created = await super().create(config, files)
         path = f"/nowhere/{config.id}/{config.id}-json.log"
         self._containers[config.id] = msgspec.structs.replace(created, log_path=path)
         return self.get(config.id)

@@ -14,8 +14,12 @@ from pathlib import Path
 
 from weft.errors import OperationFailed, cause_of
 
+_MS_RDONLY = 1
+_MS_REMOUNT = 32
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
+_HARMLESS = 2 | 4 | 8
+"""MS_NOSUID, MS_NODEV, MS_NOEXEC."""
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _OPTIONS_MAX = 4000
@@ -44,6 +48,17 @@ def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) 
                 f"cannot mount root file system on {target}: {cause_of(error)}"
             ) from error
     _mount("none", target, "", _MS_PRIVATE, "")
+
+
+def mount_memory(target: Path) -> None:
+    """Mounts a file system that is only in memory and never in swap. Raises `OSError`."""
+    _mount("ramfs", target, "ramfs", _HARMLESS, "mode=700")
+    _mount("none", target, "", _MS_PRIVATE, "")
+
+
+def protect_memory(target: Path) -> None:
+    """Lets nobody change the file system any more, through whichever mount. Raises `OSError`."""
+    _mount("none", target, "", _MS_REMOUNT | _MS_RDONLY | _HARMLESS, "")
 
 
 def unmount(target: Path) -> None:

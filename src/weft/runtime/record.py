@@ -12,6 +12,8 @@
                          attach, ctl   conmon's socket and FIFO
                          upper, work, merged    the overlay
                          places          while the container is made: mounts of parts of volumes
+                         memory        where secrets and configs are mounted while the container is
+                                       being made; empty at all other times
 <run>/oci/               the OCI runtime's state
 """
 
@@ -54,6 +56,7 @@ class Directory:
         self.upper, self.work, self.merged = path / "upper", path / "work", path / "merged"
         self.log = path / "log"
         self.places = path / "places"
+        self.memory = path / "memory"
 
     def read(self) -> Record | None:
         """None if there is no record: the container is half made. Raises `Damaged` if neither of

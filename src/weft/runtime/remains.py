@@ -41,3 +41,4 @@ async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
         log.warning("container.delete container=%s cause=%s", id[:12], error)
     put_away(directory.places)
     unmount(directory.merged)
+    unmount(directory.memory)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from weft.errors import InvalidArgument
-from weft.model.container import Confinement, Container, ContainerConfig, Image
+from weft.model.container import Confinement, Container, ContainerConfig, Image, file_paths
 from weft.model.health import health_check
 from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Resources, Ulimit
@@ -90,8 +90,8 @@ def container_document(
     seccomp: Mapping[str, Any] | None,
     mounts: UserMounts = NO_MOUNTS,
 ) -> bytes:
-    """config.json for a container whose files (`merged`, `hosts`, `hostname`, `resolv.conf`) are in
-    `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
+    """config.json for a container whose files (`merged`, `memory`, `hosts`, `hostname`, `resolv.conf`)
+    are in `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
     capabilities = capability_set(spec.cap_add, spec.cap_drop)
     variables = [
@@ -116,7 +116,11 @@ def container_document(
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
             _system_mounts(),
-            [*_own_files(directory, mounts.documents), *mounts.documents],
+            [
+                *_own_files(directory, mounts.documents),
+                *mounts.documents,
+                *_memory_files(directory / "memory", spec),
+            ],
         ),
         "linux": {
             "namespaces": _namespaces(config, confinement),
@@ -318,4 +322,13 @@ def _own_files(directory: Path, mounts: Sequence[Document]) -> list[Document]:
         }
         for name, target in targets.items()
         if target not in taken
+    ]
+
+
+def _memory_files(memory: Path, spec: ContainerSpec) -> list[dict[str, Any]]:
+    """The secrets and configs (`memory.py`)."""
+    options = ["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"]
+    return [
+        {"destination": path, "type": "bind", "source": str(memory / str(n)), "options": options}
+        for n, path in enumerate(file_paths(spec))
     ]

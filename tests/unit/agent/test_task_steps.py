@@ -79,6 +79,19 @@ def test_a_task_meant_to_be_ready_waits_before_it_starts():
     ]
 
 
+def test_a_task_is_not_made_before_its_secrets_are_here():
+    waiting = msgspec.structs.replace(NEW, supplied=False, state=TaskState.PREPARING)
+    assert next_step(waiting) is Step.PULL
+    assert next_step(msgspec.structs.replace(waiting, image=True)) is Step.AWAIT_DATA
+
+
+def test_a_revived_task_is_not_started_before_its_secrets_are_here():
+    lost = running(container=ContainerState.EXITED, verdict=RebootVerdict.REVIVED, supplied=False)
+    assert next_step(lost) is Step.AWAIT_DATA
+    assert next_step(msgspec.structs.replace(lost, supplied=True)) in (Step.START, Step.CONNECT)
+    assert next_step(running(supplied=False)) is Step.WATCH
+
+
 def running(**changes):
     base = TaskView(
         state=TaskState.RUNNING,

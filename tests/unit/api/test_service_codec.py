@@ -176,7 +176,13 @@ def test_the_network_of_the_host_survives_its_json() -> None:
         ({**IMAGE, "Networks": [{"Target": "nowhere"}]}, {}, NotFound, "network nowhere not found"),
         ({**IMAGE, "Networks": [{"Target": "n", "DriverOpts": {"a": "b"}}]}, {}, Unsupported, "TaskTemplate.Networks[0].DriverOpts"),
         ({**IMAGE, "Runtime": "plugin"}, {}, InvalidArgument, "Runtime"),
-        ({"ContainerSpec": {"Image": "a", "Secrets": [{"ID": "x"}]}}, {}, Unsupported, "TaskTemplate.ContainerSpec.Secrets"),
+        ({"ContainerSpec": {"Image": "a", "Secrets": [{"SecretID": "x"}]}}, {}, InvalidArgument, "secret reference, no target"),
+        ({"ContainerSpec": {"Image": "a", "Configs": [{"ConfigID": "x"}]}}, {}, InvalidArgument, "config reference, no target"),
+        ({"ContainerSpec": {"Image": "a", "Configs": [{"Runtime": {"a": 1}}]}}, {}, Unsupported, "ContainerSpec.Configs[0].Runtime"),
+        (
+            {"ContainerSpec": {"Image": "a", "Secrets": [{"SecretID": "x", "File": {"Name": "t", "UID": "root"}}]}}, {},
+            InvalidArgument, "TaskTemplate.ContainerSpec.Secrets[0].File.UID: 'root' is not",
+        ),
         ({"ContainerSpec": {"Image": "a", "Privileges": {"NoNewPrivileges": True}}}, {}, Unsupported, "ContainerSpec.Privileges"),
         (
             mounting(Type="npipe", Source="p", Target="/v"), {}, Unsupported,

@@ -21,10 +21,19 @@ from weft.control.assignments.views import Views, network_views
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
 from weft.model.assignment import Assignment
-from weft.model.ids import NetworkId, NodeId, ServiceId
+from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec, Pool
 from weft.model.node import NodeState
+from weft.model.secret import (
+    Config,
+    DataKind,
+    DataReference,
+    DataSpec,
+    Payload,
+    Sealed,
+    Secret,
+)
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -41,6 +50,34 @@ from weft.model.task import TaskState
 ENDED = (TaskState.COMPLETE, TaskState.FAILED, TaskState.SHUTDOWN)
 
 
+KINDS_OF_DATA: tuple[DataKind, ...] = ("secret", "config")
+
+
+def opened(found: Secret | Config) -> Payload:
+    return Payload(id=found.id, data=found.id.encode())
+
+
+def needed(state: ClusterState, node: NodeId) -> tuple[dict[str, Payload], dict[str, Payload]]:
+    """What the node's own tasks need, and nothing else: looked up the slow way."""
+    tasks = [
+        t
+        for t in state.tasks.values()
+        if t.node == node and TaskState.ASSIGNED <= t.state <= TaskState.RUNNING
+    ]
+
+    def of(kind: DataKind, ids: Iterable[str]) -> dict[str, Payload]:
+        there = state.tables[kind]
+        return {
+            id: Payload(id=id, data=id.encode()) if id in there else Payload(id=id, is_gone=True)
+            for id in ids
+        }
+
+    return (
+        of("secret", {each.id for t in tasks for each in t.spec.container.secrets}),
+        of("config", {each.id for t in tasks for each in t.spec.container.configs}),
+    )
+
+
 class Swarm(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +86,9 @@ class Swarm(RuleBasedStateMachine):
         self.told: dict[NodeId, Assignment] = {}
         self.views: Views = {}
         self.heard = 0
+        for number in range(3):
+            self.create_data("secret", number)
+            self.create_data("config", number)
 
     # --- the user
 
@@ -84,6 +124,31 @@ class Swarm(RuleBasedStateMachine):
         if network.id not in used:
             self.room.remove(network)
 
+    @rule(kind=st.sampled_from(KINDS_OF_DATA), number=st.integers(0, 2))
+    def create_data(self, kind: DataKind, number: int) -> None:
+        id, spec = f"{kind}{number}", DataSpec(name=f"{kind}{number}")
+        if id not in self.room.state.tables[kind]:
+            self.room.put(
+                Secret(id=SecretId(id), spec=spec, sealed=Sealed("", b"", id.encode()))
+                if kind == "secret"
+                else Config(id=ConfigId(id), spec=spec, data=id.encode())
+            )
+
+    @rule(kind=st.sampled_from(KINDS_OF_DATA), number=st.integers(0, 2))
+    def remove_data(self, kind: DataKind, number: int) -> None:
+        """Also while tasks need it: their service may have been updated since."""
+        found = self.room.state.tables[kind].get(f"{kind}{number}")
+        if found is not None and not self.room.state.services_using(kind, found.id):
+            self.room.remove(found)
+
+    def draw_data(self, data: st.DataObject, kind: DataKind) -> tuple[DataReference, ...]:
+        chosen = data.draw(
+            st.lists(st.sampled_from(sorted(self.room.state.tables[kind])), max_size=2, unique=True)
+            if self.room.state.tables[kind]
+            else st.just([])
+        )
+        return tuple(DataReference(id=id, name=id, target=id) for id in chosen)
+
     def draw_spec(self, data: st.DataObject, name: str, is_global: bool) -> ServiceSpec:
         networks = [id for id, n in self.room.state.networks.items() if not n.spec.ingress]
         chosen: list[NetworkId] = (
@@ -103,7 +168,11 @@ class Swarm(RuleBasedStateMachine):
             name=name,
             replicas=None if is_global else data.draw(st.integers(0, 4)),
             task=TaskSpec(
-                container=ContainerSpec(image=data.draw(st.sampled_from(["one", "two"]))),
+                container=ContainerSpec(
+                    image=data.draw(st.sampled_from(["one", "two"])),
+                    secrets=self.draw_data(data, "secret"),
+                    configs=self.draw_data(data, "config"),
+                ),
                 networks=tuple(NetworkAttachmentSpec(id) for id in chosen),
                 restart=RestartPolicy(
                     data.draw(st.sampled_from(["any", "any", "on-failure", "none"]))
@@ -267,9 +336,10 @@ class Swarm(RuleBasedStateMachine):
             del self.told[node]
         for node in state.nodes:
             known = self.told.get(node)
-            same = known.tasks if known is not None and node not in who.tasks else None
-            new = assignment_for(state, node, self.views, same)
-            assert new == assignment_for(state, node, network_views(state))
+            same = known if node not in who.tasks else None
+            new = assignment_for(state, node, self.views, same, opened)
+            assert new == assignment_for(state, node, network_views(state), None, opened)
+            assert (dict(new.secrets), dict(new.configs)) == needed(state, node)
             change = difference(known, new, memo)
             assert (
                 known is None

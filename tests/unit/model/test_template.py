@@ -107,6 +107,7 @@ def test_what_is_no_template(text: str, cause: str) -> None:
         ("{{slice .Task.Slot 2 1}}", "cannot slice"),
         ("{{range .Task.Slot}}{{end}}", "range can't iterate over"),
         ('{{join}}', "join needs"),
+        ('{{len "a" "b"}}', "wrong arguments for len"),
         ("{{printf 1}}", "it needs a pattern"),
         ('{{printf "%999d" 1}}' * 200, "longer than"),
         ("{{range .Service.Labels}}{{range $.Service.Labels}}x{{end}}{{end}}" * 1200, "steps"),

@@ -12,6 +12,7 @@ from typing import Any
 from weft.api.schema.common import Json, omit_empty, rfc3339
 from weft.api.schema.healthcheck import health_check_from, health_check_json
 from weft.api.schema.mount import mount_from, mount_json
+from weft.api.schema.reference import reference_from, reference_json
 from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
@@ -143,6 +144,14 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
             mount_from(mount, f"TaskTemplate.ContainerSpec.Mounts[{i}]")
             for i, mount in enumerate(wire.mounts)
         ),
+        secrets=tuple(
+            reference_from("secret", each, f"TaskTemplate.ContainerSpec.Secrets[{i}]")
+            for i, each in enumerate(wire.secrets)
+        ),
+        configs=tuple(
+            reference_from("config", each, f"TaskTemplate.ContainerSpec.Configs[{i}]")
+            for i, each in enumerate(wire.configs)
+        ),
         stop_grace_period=10 * SECOND if grace is None else grace,
         hosts=wire.hosts,
         dns_servers=wire.dns.nameservers,
@@ -258,6 +267,8 @@ def _container_json(spec: ContainerSpec) -> Json:
         "Env": spec.env, "Dir": spec.dir, "User": spec.user, "Groups": spec.groups, "StopSignal": spec.stop_signal,
         "TTY": spec.tty, "OpenStdin": spec.open_stdin, "ReadOnly": spec.read_only,
         "Mounts": [mount_json(mount) for mount in spec.mounts],
+        "Secrets": [reference_json("Secret", each) for each in spec.secrets],
+        "Configs": [reference_json("Config", each) for each in spec.configs],
     }  # fmt: skip
     dns = {"Nameservers": spec.dns_servers, "Search": spec.dns_search, "Options": spec.dns_options}
     rest = {

@@ -12,6 +12,7 @@ from msgspec import Meta, field
 from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
 from weft.api.schema.healthcheck import HealthCheckWire
 from weft.api.schema.mount import MountWire
+from weft.api.schema.reference import ConfigWire, SecretWire
 
 
 class UlimitWire(Wire, frozen=True):
@@ -29,8 +30,6 @@ class DnsWire(Wire, frozen=True):
 
 class ContainerWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
-        "Secrets",
-        "Configs",
         "Privileges",
         "OomScoreAdj",
     )
@@ -51,6 +50,8 @@ class ContainerWire(Wire, frozen=True):
     mounts: Annotated[tuple[MountWire, ...], FEW] = ()
     stop_grace_period: Count | None = None
     hosts: tuple[str, ...] = ()
+    secrets: Annotated[tuple[SecretWire, ...], FEW] = ()
+    configs: Annotated[tuple[ConfigWire, ...], FEW] = ()
     dns: DnsWire = field(name="DNSConfig", default=DnsWire())
     isolation: Literal["", "default"] = ""
     init: bool | None = None

@@ -13,6 +13,7 @@ from weft.control.assignments.views import Views
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId
 from weft.model.node import Node
+from weft.model.secret import Config, DataKind, Secret
 from weft.model.state import ClusterState, Event
 from weft.model.task import Task
 
@@ -20,7 +21,7 @@ from weft.model.task import Task
 class Concerned(msgspec.Struct, frozen=True):
     everybody: bool
     tasks: frozenset[NodeId]
-    """Nodes whose tasks have changed, or that are gone."""
+    """Nodes whose tasks have changed, or what these need; and nodes that are gone."""
     networks: frozenset[NodeId]
     """Nodes with a task on a network whose view has changed."""
 
@@ -37,7 +38,7 @@ def concerned(
     )
     return Concerned(
         everybody,
-        frozenset(node for event in events for node in _nodes(event)),
+        frozenset(node for event in events for node in (*_nodes(event), *_without(state, event))),
         frozenset(
             task.node
             for id in changed
@@ -52,6 +53,15 @@ def _is_for_all(event: Event) -> bool:
     if not (isinstance(before, Cluster) and isinstance(after, Cluster)):
         return isinstance(event.object, Cluster)
     return (before.data_keys, before.data_path_port) != (after.data_keys, after.data_path_port)
+
+
+def _without(state: ClusterState, event: Event) -> Iterable[NodeId]:
+    """The nodes whose tasks refer to a secret or config that is gone."""
+    if event.after is not None or not isinstance(event.before, Secret | Config):
+        return ()
+    kind: DataKind = "secret" if isinstance(event.before, Secret) else "config"
+    using = state.tasks_using(kind, event.before.id).values()
+    return [task.node for task in using if task.node is not None]
 
 
 def _nodes(event: Event) -> Iterable[NodeId]:

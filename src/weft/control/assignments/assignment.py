@@ -1,6 +1,7 @@
-"""The assignment of one node: its tasks, and the views of the networks that they are on."""
+"""The assignment of one node: its tasks, the views of the networks that they are on, and the
+secrets and configs that they need."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from weft.control.assignments.views import Views
 from weft.model.assignment import (
@@ -8,24 +9,41 @@ from weft.model.assignment import (
     TaskAssignment,
 )
 from weft.model.cluster import VXLAN_PORT
-from weft.model.ids import NetworkId, NodeId, TaskId
+from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId
+from weft.model.secret import Config, DataKind, DataReference, Payload, Secret
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
+
+PayloadOf = Callable[[Secret | Config], Payload | None]
+"""Gives what a node gets of a secret or config; None for one that this manager cannot open."""
+
+
+def sealed_stay_closed(found: Secret | Config) -> Payload | None:
+    """`PayloadOf` without any key."""
+    if isinstance(found, Secret):
+        return None
+    return Payload(id=found.id, data=found.data, templated=found.spec.templated)
 
 
 def assignment_for(
     state: ClusterState,
     node_id: NodeId,
     views: Views,
-    tasks: dict[TaskId, TaskAssignment] | None = None,
+    known: Assignment | None = None,
+    payload_of: PayloadOf = sealed_stay_closed,
 ) -> Assignment:
-    """The assignment of the node. `views`: those of `network_views` at this very state. `tasks`:
-    those of an earlier assignment, if no task of the node has changed since; most assignments are
-    made because of an event on a network elsewhere."""
+    """The assignment of the node. `views`: those of `network_views` at this very state. `known`: an
+    earlier assignment, if no task of the node has changed since; most assignments are made because
+    of an event on a network elsewhere."""
     cluster = state.cluster
-    if tasks is None:
+    if known is None:
         found = state.tasks_on(node_id).values()
         tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if is_dispatched(task)}
+        needing = [task for task in found if is_dispatched(task) and not task.state.is_terminal]
+        secrets = {SecretId(id): it for id, it in _payloads(state, "secret", needing, payload_of)}
+        configs = {ConfigId(id): it for id, it in _payloads(state, "config", needing, payload_of)}
+    else:
+        tasks, secrets, configs = known.tasks, known.secrets, known.configs
     networks = {
         network: views[network] for network in _networks_of(state, node_id) if network in views
     }
@@ -39,7 +57,30 @@ def assignment_for(
         keys=cluster.data_keys if cluster is not None and needs_keys else (),
         tasks=tasks,
         networks=networks,
+        secrets=secrets,
+        configs=configs,
     )
+
+
+def _payloads(
+    state: ClusterState, kind: DataKind, tasks: Iterable[Task], payload_of: PayloadOf
+) -> Iterator[tuple[str, Payload]]:
+    """What these tasks refer to, by id."""
+    table = state.tables[kind]
+    for id in dict.fromkeys(
+        reference.id for task in tasks for reference in _references(task, kind)
+    ):
+        found = table.get(id)
+        payload = payload_of(found) if isinstance(found, Secret | Config) else None
+        if found is None:
+            yield id, Payload(id=id, is_gone=True)
+        elif payload is not None:
+            yield id, payload
+
+
+def _references(task: Task, kind: DataKind) -> tuple[DataReference, ...]:
+    container = task.spec.container
+    return container.secrets if kind == "secret" else container.configs
 
 
 def is_dispatched(task: Task) -> bool:

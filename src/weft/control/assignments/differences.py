@@ -18,6 +18,10 @@ from weft.model.ids import NetworkId, ServiceId
 K = TypeVar("K")
 V = TypeVar("V")
 
+MOST_DATA = 16 << 20
+"""Bytes of secrets and configs in one message; the largest message that an agent takes has 64
+MiB."""
+
 
 class ViewDifference(msgspec.Struct, frozen=True):
     """The difference between two views of a network. It holds the views, so that their identities
@@ -64,7 +68,11 @@ def difference(
 
 def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
     same = (
-        old.tasks is new.tasks and old.keys == new.keys and old.data_path_port == new.data_path_port
+        old.tasks is new.tasks
+        and old.secrets is new.secrets
+        and old.configs is new.configs
+        and old.keys == new.keys
+        and old.data_path_port == new.data_path_port
     )
     return same and old.networks.keys() == new.networks.keys()
 
@@ -72,6 +80,8 @@ def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
 def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentChange:
     before = old if old is not None else Assignment(node=new.node)
     tasks, removed_tasks = _table_difference(before.tasks, new.tasks)
+    secrets, removed_secrets = _table_difference(before.secrets, new.secrets)
+    configs, removed_configs = _table_difference(before.configs, new.configs)
     views = list(_view_differences(before, new, memo))
     known = before.networks
     return AssignmentChange(
@@ -92,7 +102,35 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
         removed_endpoints=tuple(key for view in views for key in view.removed_endpoints),
         services=tuple(record for view in views for record in view.services),
         removed_services=tuple(key for view in views for key in view.removed_services),
+        secrets=secrets,
+        removed_secrets=removed_secrets,
+        configs=configs,
+        removed_configs=removed_configs,
     )
+
+
+def in_pieces(change: AssignmentChange) -> Iterator[AssignmentChange]:
+    """The change as messages of bounded size: the data of a node's secrets and configs may be more
+    than one message holds. A task whose data comes later waits for it."""
+    if sum(len(it.data) for it in (*change.secrets, *change.configs)) <= MOST_DATA:
+        yield change
+        return
+    left = [*(("secret", it) for it in change.secrets), *(("config", it) for it in change.configs)]
+    piece = msgspec.structs.replace(change, secrets=(), configs=())
+    while True:
+        size, taken = 0, 0
+        while taken < len(left) and (not taken or size + len(left[taken][1].data) <= MOST_DATA):
+            size += len(left[taken][1].data)
+            taken += 1
+        here, left = left[:taken], left[taken:]
+        yield msgspec.structs.replace(
+            piece,
+            secrets=tuple(it for kind, it in here if kind == "secret"),
+            configs=tuple(it for kind, it in here if kind == "config"),
+        )
+        if not left:
+            return
+        piece = AssignmentChange(revision=change.revision, data_path_port=change.data_path_port)
 
 
 def _view_differences(before: Assignment, new: Assignment, memo: Memo) -> Iterator[ViewDifference]:

@@ -5,6 +5,7 @@ import msgspec
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
 from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.control.requests.references import check_references
 from weft.control.requests.sequence import check_sequence
 from weft.control.requests.validation import validate_service
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
@@ -79,6 +80,7 @@ def _check(
 ) -> None:
     """`service`: None for a service to be created."""
     validate_service(spec)
+    check_references(state, spec.task.container)
     for attached in spec.task.networks:
         network = state.networks.get(attached.target)
         if network is None:
