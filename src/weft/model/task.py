@@ -125,11 +125,14 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
         return msgspec.structs.replace(self, status=status, started_at=self.started_at or began)
 
     @property
+    def is_healthy(self) -> bool:
+        """Whether the task runs and has not turned unhealthy."""
+        return self.state == TaskState.RUNNING and not self.status.unhealthy_since
+
+    @property
     def serves(self) -> bool:
-        """Whether the task runs, is healthy and is meant to run on: only then it gets new
-        connections."""
-        running = TaskState.RUNNING
-        return self.state == running == self.desired and not self.status.unhealthy_since
+        """Whether the task is healthy and is meant to run on: only then it gets new connections."""
+        return self.is_healthy and self.desired == TaskState.RUNNING
 
     @property
     def is_starting(self) -> bool:

@@ -49,13 +49,11 @@ def _by_worth(slots: Mapping[Slot, list[Task]]) -> list[Slot]:
         number: next((t for t in reversed(tasks) if t.is_live), tasks[-1])
         for number, tasks in slots.items()
     }
-    ordered = sorted(
-        current, key=lambda number: (current[number].state != TaskState.RUNNING, number)
-    )
+    ordered = sorted(current, key=lambda number: (not current[number].is_healthy, number))
     copies: dict[NodeId | None, int] = {}
     worth: dict[Slot, tuple[bool, int]] = {}
     for number in ordered:
         task = current[number]
         copies[task.node] = copies.get(task.node, 0) + 1
-        worth[number] = (task.state != TaskState.RUNNING, copies[task.node])
+        worth[number] = (not task.is_healthy, copies[task.node])
     return sorted(ordered, key=lambda number: worth[number])

@@ -87,7 +87,7 @@ def update(draft: Draft) -> None:
     due = [slot for slot in dirty if slot not in flying]
     due.sort(
         key=lambda slot: (
-            any(t.state == TaskState.RUNNING for t in slots[slot]),
+            any(t.is_healthy for t in slots[slot]),
             str(slot).zfill(10),
         )
     )
@@ -108,12 +108,11 @@ def _is_current(draft: Draft) -> bool:
 
 
 def _config(service: Service) -> UpdateConfig:
-    status = service.update_status
-    return (
-        service.spec.rollback
-        if status is not None and status.state in _ROLLING_BACK
-        else service.spec.update
-    )
+    return service.spec.rollback if _is_rolling_back(service) else service.spec.update
+
+
+def _is_rolling_back(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in _ROLLING_BACK
 
 
 def _is_due(draft: Draft, slot: Slot, tasks: Sequence[Task]) -> bool:
@@ -153,7 +152,7 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
     ]
     if not ran:
         return False
-    since = min(task.status.timestamp for task in ran) + delay
+    since = min(task.started_at or task.status.timestamp for task in ran) + delay
     if draft.now < since:
         draft.wake(since)
     return draft.now >= since
@@ -166,7 +165,7 @@ def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
     if len(live) < 2:
         return
     dirty = [task for task in live if _is_dirty(draft, task)]
-    running = [task for task in live if task.state == TaskState.RUNNING and task not in dirty]
+    running = [task for task in live if task.is_healthy and task not in dirty]
     if running:
         for task in (*dirty, *running[:-1]):
             draft.desire(task, TaskState.SHUTDOWN)
@@ -239,7 +238,7 @@ def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> No
     watched_until = max((task.status.timestamp for task in updated), default=0) + config.monitor
     if updated and draft.now < watched_until:
         draft.wake(watched_until)
-    elif _config(draft.service) is draft.service.spec.rollback:
+    elif _is_rolling_back(draft.service):
         _set_status(draft, UpdateState.ROLLBACK_COMPLETED, _rolled_back(draft.service))
     else:
         _set_status(draft, UpdateState.COMPLETED, "update completed")
