@@ -132,7 +132,13 @@ def cluster_node(vtep: str = "127.0.0.1", own: int = 2, vni: int = 4097) -> Kern
         rules=frozenset(
             {
                 Rule(priority=1000, table=100, mark=0x10000, mask=0xFFFF0000),
-                Rule(priority=1001, table=110, input_device="lo", protocol=17, source_port=7001),
+                Rule(
+                    priority=1001,
+                    table=110,
+                    input_device="lo",
+                    protocol=17,
+                    source_ports=(7001, 7001),
+                ),
             }
         ),
         sysctls={

@@ -134,6 +134,22 @@ def test_one_client_port_by_three_hosts_at_once(bed: Bed) -> None:
     assert met
 
 
+def test_a_client_by_a_router_with_an_address_of_the_services_own_overlay(bed: Bed) -> None:
+    """The task answers to it by the way that its request came, not into the overlay."""
+    odd = "10.10.10.200"
+    bed.inside("client", "ip", "address", "add", f"{odd}/32", "dev", "ens160")
+    try:
+        for host in ("node1", "node2", "node3"):
+            bed.inside(host, "ip", "route", "add", f"{odd}/32", "via", CLIENT)
+        for host in HOSTS:
+            seen = [ask_udp(bed.path("client"), host, ECHO, source=(odd, 0)) for _ in range(3)]
+            assert {s["peer"] for s in seen} == {odd}
+            assert {s["name"] for s in seen} == set(tasks(bed, "webapp"))
+            assert ask(bed.path("client"), host, WEB, (odd, 0))["peer"] == odd
+    finally:
+        bed.inside("client", "ip", "address", "del", f"{odd}/32", "dev", "ens160")
+
+
 def test_one_udp_client_port_by_three_hosts_at_once(bed: Bed) -> None:
     met = 0
     for round in range(12):

@@ -231,8 +231,11 @@ def test_rules():
     with Here() as here:
         rules = {
             Rule(priority=900, table=5917, mark=0x20000, mask=0xFFFF0000),
-            Rule(priority=1001, table=110, input_device="lo", protocol=17, source_port=7001),
+            Rule(
+                priority=1001, table=110, input_device="lo", protocol=17, source_ports=(7001, 7001)
+            ),
             Rule(priority=1002, table=254),
+            Rule(priority=1003, table=110, protocol=17, source_ports=(7001, 7999)),
         }
         here.do(*map(rule.add_rule, rules))
         shown = {entry["priority"]: entry for entry in ip("rule", "show")}
@@ -246,6 +249,7 @@ def test_rules():
             "udp",
             7001,
         )
+        assert (shown[1003]["sport_start"], shown[1003]["sport_end"]) == (7001, 7999)
         sh(
             "ip rule add priority 7 to 10.0.0.0/8 table 100 && ip rule add priority 8 fwmark 0x5"
             " table 100"
@@ -253,7 +257,12 @@ def test_rules():
         found = set(filter(None, here.all(rule.dump_rules(), rule.decode_rule)))
         assert found == rules | {Rule(priority=8, table=100, mark=5, mask=0xFFFFFFFF)}
         here.do(*map(rule.remove_rule, rules))
-        assert set(shown) - {entry["priority"] for entry in ip("rule", "show")} == {900, 1001, 1002}
+        assert set(shown) - {entry["priority"] for entry in ip("rule", "show")} == {
+            900,
+            1001,
+            1002,
+            1003,
+        }
 
 
 @in_throwaway

@@ -173,7 +173,7 @@ def look_up(space: FakeNamespace, packet: Packet, mark: int, input: str = LOOPBA
             mark & rule.mask == rule.mark
             and rule.input_device in (None, input)
             and rule.protocol in (None, number)
-            and rule.source_port in (None, packet.source_port)
+            and _is_within(packet.source_port, rule.source_ports)
         )
         route = _longest(space, rule.table, destination) if fits else None
         if route is not None:
@@ -213,6 +213,10 @@ def answers_arp(space: FakeNamespace, device: str, address: IPv4Address) -> bool
         and not address.is_loopback
         and space.is_local(address)
     )
+
+
+def _is_within(port: int, range: tuple[int, int] | None) -> bool:
+    return range is None or range[0] <= port <= range[1]
 
 
 def _longest(space: FakeNamespace, table: int, destination: IPv4Address) -> Route | None:

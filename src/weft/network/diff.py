@@ -408,4 +408,4 @@ def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
             int(entry.destination.network_address),
             str(entry),
         )
-    return entry.priority, entry.source_port or 0, str(entry)
+    return entry.priority, entry.source_ports or (0, 0), str(entry)

@@ -119,7 +119,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     input_device: str | None = None
     protocol: int | None = None
     """IP protocol number."""
-    source_port: Port | None = None
+    source_ports: tuple[Port, Port] | None = None
+    """The first and the last of a range."""
 
 
 Value = IPv4Address | str | int

@@ -294,5 +294,7 @@ def _rule(r: Rule) -> str:
     words += ["fwmark", f"{r.mark:#x}/{r.mask:#x}"] if r.mask else []
     words += ["iif", r.input_device] if r.input_device else []
     words += ["ipproto", str(r.protocol)] if r.protocol is not None else []
-    words += ["sport", str(r.source_port)] if r.source_port is not None else []
+    if r.source_ports is not None:
+        first, last = r.source_ports
+        words += ["sport", str(first) if first == last else f"{first}-{last}"]
     return " ".join([*words, "lookup", str(r.table)])

@@ -22,9 +22,11 @@ Why each unusual piece exists:
 * rules on UDP source ports: a server bound to 0.0.0.0 replies from the address of the route that
   the client's address selects; the rule's table selects the ingress address. Its on-link routes are
   those of the main table.
-* mesh-nat-gateway: a request for such a UDP port may come by the gateway, if the port is published
-  in host mode too. DNAT sends it to the ingress address, so that the reply leaves from there and
-  belongs to the same connection.
+* mesh-nat-udp: a request for such a UDP port may come by the gateway, if the port is published in
+  host mode too. DNAT sends it to the ingress address, so that the reply leaves from there and
+  belongs to the same connection. A client outside may have an address of one of the container's
+  other overlays: the reply to that address would leave with the container's own address there, so
+  DNAT sends the request to that one.
 * mesh-nat-post: without it, a connection that the container itself opens from such a port would
   leave by the gateway with the ingress address.
 * mesh-guard: other containers of the ingress network cannot get in, nor can a host except by its
@@ -36,7 +38,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
 
-from weft.model.addresses import mac_for
+from weft.model.addresses import Port, mac_for
 from weft.model.assignment import EndpointRecord, NetworkView
 from weft.model.workload import Workload
 from weft.network import nft
@@ -106,7 +108,8 @@ def answers(
     yield Namespace(
         name=sandbox,
         tables=table(
-            _way_in(entry, gateway[0]), sets={"mesh-legs": legs.by_mac, "mesh-targets": targets}
+            _way_in(entry, others, gateway[0]),
+            sets={"mesh-legs": legs.by_mac, "mesh-targets": targets},
         )
         | table(_way_out(entry), "netdev", sets={"mesh-back": legs.by_mark}),
         sysctls={
@@ -147,7 +150,7 @@ def _routing(sandbox: str, entry: Interface) -> Namespace:
 
 def _sources(
     sandbox: str,
-    ports: Sequence[int],
+    ports: Sequence[Port],
     entry: Interface,
     others: Sequence[Interface],
     gateway: tuple[Interface, IPv4Address],
@@ -161,9 +164,9 @@ def _sources(
             table=SOURCE_TABLE,
             input_device="lo",
             protocol=UDP,
-            source_port=port,
+            source_ports=some,
         )
-        for port in ports
+        for some in port_ranges(ports)
     }
     routes = {
         Route(destination=i.address.network, device=i.name, source=i.address.ip, table=SOURCE_TABLE)
@@ -181,8 +184,28 @@ def _sources(
     yield Namespace(name=sandbox, rules=frozenset(rules), routes=frozenset(routes))
 
 
-def _way_in(entry: Interface, gateway: Interface) -> str:
+def port_ranges(ports: Sequence[Port]) -> Iterator[tuple[Port, Port]]:
+    """The ports, ascending, as ranges (first, last). The kernel tries one rule after the other for
+    each datagram: with thousands of ports, that would be most of the datagram's way."""
+    first = last = None
+    for port in ports:
+        if first is None or last is None:
+            first = port
+        elif port > last + 1:
+            yield first, last
+            first = port
+        last = port
+    if first is not None and last is not None:
+        yield first, last
+
+
+def _way_in(entry: Interface, others: Sequence[Interface], gateway: Interface) -> str:
     dev = f'iifname "{entry.name}"'
+    to_targets = "meta l4proto udp meta l4proto . th dport @mesh-targets dnat ip to"
+    udp = [
+        f'iifname "{gateway.name}" ip daddr {gateway.address.ip} {to_targets} {entry.address.ip}',
+        *(f"{dev} ip saddr {i.address.network} {to_targets} {i.address.ip}" for i in others),
+    ]
     ours = f"& {MARK_MASK:#010x} == {MARK_BASE:#010x}"
     return "\n".join(
         (
@@ -210,14 +233,7 @@ def _way_in(entry: Interface, gateway: Interface) -> str:
                 f"{dev} meta mark {ours} meta l4proto . th dport @mesh-targets accept",
                 f"{dev} meta l4proto {{ tcp, udp, sctp }} drop",
             ),
-            nft.base_chain(
-                "mesh-nat-gateway",
-                "nat",
-                "prerouting",
-                nft.DSTNAT,
-                f'iifname "{gateway.name}" ip daddr {gateway.address.ip} meta l4proto udp'
-                f" meta l4proto . th dport @mesh-targets dnat ip to {entry.address.ip}",
-            ),
+            nft.base_chain("mesh-nat-udp", "nat", "prerouting", nft.DSTNAT, *udp),
             nft.base_chain("mesh-nat-in", "nat", "input", nft.SRCNAT),
             nft.base_chain(
                 "mesh-mark-out",

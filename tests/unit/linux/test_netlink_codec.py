@@ -42,7 +42,10 @@ RULES = st.builds(
     mask=NUMBERS,
     input_device=st.none() | NAMES,
     protocol=st.none() | st.integers(1, 255),
-    source_port=st.none() | st.integers(1, 65535),
+    source_ports=st.none()
+    | st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(
+        lambda pair: (min(pair), max(pair))
+    ),
 )
 
 

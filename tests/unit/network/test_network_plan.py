@@ -258,6 +258,20 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
         }
 
 
+@pytest.mark.parametrize(
+    ("ports", "ranges"),
+    [
+        ([], []), ([53], [(53, 53)]), (range(20000, 30000), [(20000, 29999)]), ([1, 2, 4, 65535], [(1, 2), (4, 4), (65535, 65535)]),
+    ],
+)  # fmt: skip
+def test_neighbouring_udp_ports_are_one_rule(ports, ranges):
+    swarm = Swarm(1)
+    published = [PublishedPort(target=p, published=p, protocol="udp") for p in reversed(ports)]
+    (task,) = swarm.service("web", ports=published, on=[1])
+    space = plan(*told(swarm, 1))[swarm.sandbox(task).key]
+    assert sorted(r.source_ports for r in space.rules if r.source_ports) == ranges
+
+
 def test_host_mode_ports_of_a_task_that_is_to_stop_take_no_new_connections():
     swarm = Swarm(1)
     (task,) = swarm.service(

@@ -6,6 +6,7 @@ import struct
 
 from weft.linux.netlink.attributes import attribute, decode, text, to_text, to_u32, u8, u32
 from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request
+from weft.model.addresses import Port
 from weft.network.kernel_state import Rule
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
@@ -23,7 +24,7 @@ _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME, _FRA_PAD, _FRA_L3MDEV, _FRA_PROTOCOL, _FR
     15, 16, 17, 18, 19, 21, 22, 23,
 )  # fmt: skip
 _FRA_SPORT_MASK = 28
-"""Since Linux 6.15 the kernel reports this attribute for every rule with a source port."""
+"""Since Linux 6.15 the kernel reports this attribute for every rule with a single source port."""
 _KNOWN = frozenset((
     _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PAD, _FRA_PROTOCOL,
     _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_SPORT_MASK,
@@ -60,8 +61,7 @@ def decode_rule(body: bytes) -> Rule | None:
     )
     if foreign or to_u32(found.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff" * 4)) != _NO_SUPPRESSION:
         return None
-    first, last = _PORTS.unpack(found.get(_FRA_SPORT_RANGE, bytes(4)))
-    if first != last or found.get(_FRA_SPORT_MASK, b"\xff\xff") != b"\xff\xff":
+    if found.get(_FRA_SPORT_MASK, b"\xff\xff") != b"\xff\xff":
         return None
     rule = Rule(
         priority=to_u32(found.get(_FRA_PRIORITY, bytes(4))),
@@ -70,14 +70,21 @@ def decode_rule(body: bytes) -> Rule | None:
         mask=to_u32(found.get(_FRA_FWMASK, bytes(4))),
         input_device=to_text(found[_FRA_IIFNAME]) if _FRA_IIFNAME in found else None,
         protocol=found[_FRA_IP_PROTO][0] if _FRA_IP_PROTO in found else None,
-        source_port=first if _FRA_SPORT_RANGE in found else None,
+        source_ports=_range(found.get(_FRA_SPORT_RANGE)),
     )
     return None if _is_built_in(rule) else rule
 
 
+def _range(found: bytes | None) -> tuple[Port, Port] | None:
+    if found is None:
+        return None
+    first, last = _PORTS.unpack(found)
+    return first, last
+
+
 def _is_built_in(rule: Rule) -> bool:
     selects = (
-        rule.mask or rule.input_device or rule.protocol is not None or rule.source_port is not None
+        rule.mask or rule.input_device or rule.protocol is not None or rule.source_ports is not None
     )
     return not selects and (rule.priority, rule.table) in _BUILT_IN
 
@@ -90,6 +97,6 @@ def _body(rule: Rule) -> bytes:
         body += u32(_FRA_FWMARK, rule.mark) + u32(_FRA_FWMASK, rule.mask)
     body += text(_FRA_IIFNAME, rule.input_device) if rule.input_device else b""
     body += u8(_FRA_IP_PROTO, rule.protocol) if rule.protocol is not None else b""
-    if rule.source_port is not None:
-        body += attribute(_FRA_SPORT_RANGE, _PORTS.pack(rule.source_port, rule.source_port))
+    if rule.source_ports is not None:
+        body += attribute(_FRA_SPORT_RANGE, _PORTS.pack(*rule.source_ports))
     return body
