@@ -11,9 +11,9 @@
 A directory becomes a volume by a rename, and stops being one by a rename, so a daemon that is
 killed leaves a whole volume or none.
 
-A volume whose volume.json is damaged stays as it is, is listed, and cannot be used: with its options
-unknown, a database might begin anew on an empty directory. A directory that has `_data` and no
-volume.json, as a backup may have put it there, becomes a volume without options.
+A volume whose volume.json is damaged stays as it is, is listed, and cannot be used: with its
+options unknown, a database might begin anew on an empty directory. A directory that has `_data` and
+no volume.json, as a backup may have put it there, becomes a volume without options.
 """
 
 import asyncio

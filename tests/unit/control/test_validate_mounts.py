@@ -1,5 +1,7 @@
 """Mounts that no container could have are refused with Docker's texts before a node sees them."""
 
+from typing import Any
+
 import pytest
 
 from weft.control.requests.mounts import validate_mounts
@@ -8,16 +10,16 @@ from weft.model.mount import BindOptions, VolumeDriver, VolumeOptions
 from weft.model.service import Mount
 
 
-def bind(**fields: object) -> Mount:
-    return Mount(type="bind", **{"source": "/a", "target": "/b", **fields})  # type: ignore[arg-type]
+def bind(**fields: Any) -> Mount:
+    return Mount(type="bind", **{"source": "/a", "target": "/b", **fields})
 
 
-def volume(source: str = "data", target: str = "/b", **options: object) -> Mount:
+def volume(source: str = "data", target: str = "/b", **options: Any) -> Mount:
     return Mount(
         type="volume",
         source=source,
         target=target,
-        volume=VolumeOptions(**options),  # type: ignore[arg-type]
+        volume=VolumeOptions(**options),
     )
 
 
@@ -25,8 +27,8 @@ def driver(**options: str) -> VolumeDriver:
     return VolumeDriver("local", options)
 
 
-def tmpfs(*options: tuple[str, ...], **fields: object) -> Mount:
-    return Mount(type="tmpfs", target="/b", tmpfs_options=options, **fields)  # type: ignore[arg-type]
+def tmpfs(*options: tuple[str, ...], **fields: Any) -> Mount:
+    return Mount(type="tmpfs", target="/b", tmpfs_options=options, **fields)
 
 
 @pytest.mark.parametrize(
