@@ -249,7 +249,6 @@ def test_what_weft_does_not_have(manager: Daemon) -> None:
     ):
         assert manager.ok(*command) == ""
     for command in (
-        ["system", "df"],
         ["network", "create", "n"],
         ["login", "-u", "a", "-p", "b", "x"],
     ):

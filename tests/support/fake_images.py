@@ -52,6 +52,10 @@ class FakeImages:
             raise NotFound(f"No such image: {reference}")
         return found
 
+    async def layer_sizes(self) -> dict[str, int]:
+        """Each image has one layer, which is its own."""
+        return {layer: image.size for image in self.images for layer in image.layers}
+
     async def pull(self, reference: str) -> AsyncIterator[str]:
         name, tag, _ = references.parse(reference)
         if name.startswith("missing"):

@@ -131,6 +131,10 @@ class Volumes(Protocol):
         """Where its files are on this host."""
         ...
 
+    async def size(self, name: str) -> int:
+        """Bytes of its files. Raises `NotFound`."""
+        ...
+
     def users(self, name: str) -> list[ContainerId]:
         """The containers, running or not, that have it."""
         ...

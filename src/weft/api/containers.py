@@ -4,7 +4,8 @@ containers; this API creates none."""
 import asyncio
 import operator
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -24,6 +25,7 @@ from weft.api.streams import streamed
 from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
+from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
 from weft.runtime.base import Runtime
@@ -63,19 +65,29 @@ def _places(call: Call, container: Container) -> Json:
 
 async def listing(call: Call) -> web.Response:
     wanted = call.filters(FILTERS)
-    if call.flag("size"):
-        raise Unsupported("the size of containers (size) is not supported by Weft")
     limit = call.number("limit") if call.query("limit") not in ("", "-1") else 0
     containers = sorted(call.node.containers.containers(), key=lambda c: c.created_at, reverse=True)
     found = filters.select(containers, wanted, _makers(call))
     if not (call.flag("all") or limit or wanted.keys() & {"status", "exited", "before", "since"}):
         found = [container for container in found if container.state == ContainerState.RUNNING]
-    moment = now()
+    shown = found[:limit] if limit else found
+    moment, sizes = now(), await _sizes(call, shown)
     return await answer_list(
-        found[:limit] if limit else found,
+        shown,
         lambda _: True,
-        lambda container: container_summary_json(container, context_of(call, container), moment),
+        lambda container: container_summary_json(
+            container, context_of(call, container), moment, sizes.get(container.id)
+        ),
     )
+
+
+async def _sizes(call: Call, containers: Sequence[Container]) -> dict[ContainerId, tuple[int, int]]:
+    """Empty unless the request asks for sizes."""
+    found = {}
+    for container in containers if call.flag("size") else ():
+        with suppress(NotFound):  # removed meanwhile
+            found[container.id] = await call.node.inside.sizes(container.id)
+    return found
 
 
 def _makers(call: Call) -> filters.Makers[Container]:
@@ -196,11 +208,9 @@ def _image_id(call: Call, reference: str) -> str:
 
 async def inspect(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    if call.flag("size"):
-        raise Unsupported("the size of containers (size) is not supported by Weft")
-    return answer(
-        container_answer(container_json(container, context_of(call, container)), call.api_version)
-    )
+    sizes = (await _sizes(call, [container])).get(container.id)
+    body = container_json(container, context_of(call, container), sizes)
+    return answer(container_answer(body, call.api_version))
 
 
 async def stop(call: Call) -> web.Response:

@@ -11,8 +11,8 @@ from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
 from weft.api.registry_auth import refuse_credentials
-from weft.api.schema.common import encode
-from weft.api.schema.image import image_json, image_summary_json
+from weft.api.schema.common import encode, now, parse_until
+from weft.api.schema.image import image_json, image_summary_json, shared_sizes
 from weft.api.streams import streamed
 from weft.api.versions import image_answer, image_summary_answer
 from weft.errors import InvalidArgument, NotFound, Unsupported, clip
@@ -20,7 +20,7 @@ from weft.model import references
 from weft.model.container import Image
 from weft.runtime.base import Images
 
-FILTERS = ("reference", "dangling", "label", "before", "since")
+FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -32,19 +32,20 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 async def listing(call: Call) -> web.Response:
-    if call.flag("shared-size"):
-        raise Unsupported("the size that images share (shared-size) is not supported by Weft")
     wanted = call.filters(FILTERS)
     test = filters.compile_test(wanted, _makers(call.node.images))
     shown = _name_tests(wanted.get("reference", ()))
     newest_first = sorted(call.node.images.all(), key=lambda image: image.created, reverse=True)
     used = Counter(container.image for container in call.node.containers.containers())
     version = call.api_version
+    shared: dict[str, int] = {}
+    if call.flag("shared-size"):
+        shared = shared_sizes(call.node.images, await call.node.images.layer_sizes())
     return await answer_list(
         newest_first,
         test,
         lambda image: image_summary_answer(
-            image_summary_json(shown(image), used[image.id]), version
+            image_summary_json(shown(image), used[image.id], shared.get(image.id, -1)), version
         ),
     )
 
@@ -62,12 +63,17 @@ def _makers(images: Images) -> filters.Makers[Image]:
         moment = images.find(value).created
         return lambda image: image.created > moment
 
+    def until(value: str) -> filters.Test[Image]:
+        moment = parse_until(value, now())
+        return lambda image: image.created < moment
+
     return {
         "reference": _of_reference,
         "dangling": dangling,
         "label": lambda value: lambda image: label_matches(image.config.labels, value),
         "before": before,
         "since": since,
+        "until": until,
     }
 
 

@@ -7,7 +7,7 @@ from weft.api import filters
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
-from weft.api.schema.common import Json
+from weft.api.schema.common import Json, now, parse_until
 from weft.api.schema.network import (
     NetworkWire,
     local_network_json,
@@ -19,6 +19,7 @@ from weft.control.requests.validation import PREDEFINED
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from weft.model.ids import NetworkId
 from weft.model.local_network import LocalNetwork
+from weft.model.meta import Nanoseconds
 from weft.model.network import Network
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
@@ -222,11 +223,23 @@ async def disconnect(call: Call) -> web.Response:
     )
 
 
+def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> filters.Test[Network]:
+    """Raises `InvalidArgument`."""
+    labels, others = wanted.get("label", ()), wanted.get("label!", ())
+    if len(wanted.get("until", ())) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    until = [parse_until(value, moment) for value in wanted.get("until", ())]
+    return lambda network: (
+        all(label_matches(network.spec.labels, value) for value in labels)
+        and not any(label_matches(network.spec.labels, value) for value in others)
+        and all(network.meta.created_at < latest for latest in until)
+    )
+
+
 async def prune(call: Call) -> web.Response:
     """Removes the swarm's networks that no service and no task uses."""
     wanted = call.filters(("label", "label!", "until"))
-    if "until" in wanted or "label!" in wanted:
-        raise Unsupported("the filters until and label! of network prune are not supported by Weft")
+    is_wanted = _prunable(wanted, now())
     try:
         swarm = call.swarm
     except Unavailable:
@@ -240,9 +253,7 @@ async def prune(call: Call) -> web.Response:
             and not state.tasks_attached(network.id)
             and not network.spec.ingress
         )
-        if idle and all(
-            label_matches(network.spec.labels, value) for value in wanted.get("label", ())
-        ):
+        if idle and is_wanted(network):
             await swarm.remove_network(network.id)
             removed.append(network.name)
     return answer({"NetworksDeleted": removed or None})

@@ -10,6 +10,7 @@ from weft.api import (
     container_streams,
     containers,
     data,
+    disk_usage,
     events,
     exec,
     images,
@@ -34,7 +35,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/version", system.version),
     ("GET", "/info", system.info),
     ("GET", "/events", events.stream),
-    ("GET", "/system/df", refuse("showing disk usage (docker system df)")),
+    ("GET", "/system/df", disk_usage.show),
     ("POST", "/auth", refuse("logging in to a registry")),
     # containers
     ("GET", "/containers/json", containers.listing),

@@ -28,6 +28,9 @@ class RecordedImages:
     def find(self, reference: str) -> Image:
         return self._images.find(reference)
 
+    async def layer_sizes(self) -> dict[str, int]:
+        return await self._images.layer_sizes()
+
     async def pull(self, reference: str) -> AsyncIterator[str]:
         name, tag, digest = references.parse(reference)
         lines = self._images.pull(reference)

@@ -215,6 +215,10 @@ class Images(Protocol):
         `No such image: <reference>`."""
         ...
 
+    async def layer_sizes(self) -> dict[str, int]:
+        """Bytes of each layer that an image has, by digest."""
+        ...
+
     def pull(self, reference: str) -> AsyncIterator[str]:
         """Fetches the image from its registry; yields lines of progress. Raises `NotFound` or
         `OperationFailed`."""

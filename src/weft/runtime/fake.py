@@ -74,6 +74,9 @@ class FakeImages:
                 return image
         raise NotFound(f"No such image: {reference}")
 
+    async def layer_sizes(self) -> dict[str, int]:
+        return {}
+
     async def pull(self, reference: str) -> AsyncIterator[str]:
         self.pulls.append(reference)
         yield f"Pulling {reference}"

@@ -127,13 +127,19 @@ class ImageStore:
         found = [id for id in self._images if prefix and id.startswith(f"sha256:{prefix}")]
         return self._images[found[0]] if len(found) == 1 else None
 
+    async def layer_sizes(self) -> dict[str, int]:
+        digests = {digest for image in self._images.values() for digest in image.layers}
+        return await self._threads.finish(
+            lambda: {digest: self._layers.size(digest) or 0 for digest in digests}
+        )
+
     # pulling and loading
 
     async def pull(self, reference: str) -> AsyncIterator[str]:
         name, tag, digest = parse(reference)
         path = qualified(name).partition("/")[2]
-        yield f"{tag or digest}: Pulling from {path}"
         found = await self._registry.digest(name, tag, digest)
+        yield f"{tag or digest}: Pulling from {path}"  # not before: an error has its own status
         yield f"Digest: {found}"
         text, whole = _text(name, tag, digest), f"{name}@{found}"
         tags = (text,) if tag else ()

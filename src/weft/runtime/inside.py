@@ -233,8 +233,8 @@ def open_overlay(merged: Path) -> ContainerRoot:
 
 
 def _refuse_mounts(box: Box, path: str) -> None:
-    for mount in box.container.config.spec.mounts:
-        target = mount.target.rstrip("/")
+    for mount in box.container.config.mount_points:
+        target = mount.destination.rstrip("/")
         if f"{path}/".startswith(f"{target}/"):
             raise Conflict(
                 f"cannot copy {path} of container {box.container.config.name}: {target} is mounted"

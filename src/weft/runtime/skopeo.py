@@ -15,6 +15,11 @@ _LOOK = 0.5
 """Seconds between two checks of the free space."""
 _REASON_MAX = 500
 """Characters of a message from a registry."""
+_STEPS = re.compile(
+    r"^(?:(?:Error parsing image name|reading manifest|initializing source|determining manifest"
+    r' MIME type for)[^:]*(?:"[^"]*"|docker://\S+): |pinging container registry \S+: )+'
+)
+"""What skopeo says of its own steps and its own notation of names, before the cause."""
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3})(:\d+)?/")
 
 
@@ -88,6 +93,7 @@ def translate_error(text: str, name: str, version: str) -> WeftError:
             f" of {name}{separator}{version}"
         )
     line = text.rpartition("\n")[2]
-    reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')[:_REASON_MAX]
+    reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
+    reason = _STEPS.sub("", reason)[:_REASON_MAX]
     reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")

@@ -1,6 +1,7 @@
 """The base of all codecs: the struct that requests derive from, the encoding of answers, and Go's
 notation for times and durations."""
 
+import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +27,11 @@ LAST_MOMENT: Nanoseconds = 2**63 - 1
 """In the year 2262: the latest time that Go, and all that Weft stores, can express in
 nanoseconds."""
 
+_UNITS = {
+    "h": 3600 * SECOND, "m": 60 * SECOND, "s": SECOND, "ms": 10**6, "us": 1000, "ns": 1,
+}  # fmt: skip
+_DURATION_PART = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|ns)")
+"""One part of a duration in Go's notation."""
 MAX_MOMENT_TEXT = 64
 """Characters of a time in RFC 3339."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -91,6 +97,15 @@ def parse_moment(text: str, field: str) -> Nanoseconds:
         return min(max(_nanoseconds(text), 0), LAST_MOMENT)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument(f'invalid {field}: "{clip(text)}" is not a timestamp') from error
+
+
+def parse_until(text: str, now: Nanoseconds) -> Nanoseconds:
+    """The moment of a filter `until`: as `parse_moment`, or a duration before `now`, such as `10m`
+    or `1h30m`. Raises `InvalidArgument`."""
+    parts = list(_DURATION_PART.finditer(text))
+    if text and len(text) <= MAX_MOMENT_TEXT and "".join(p[0] for p in parts) == text:
+        return max(now - sum(int(float(p[1]) * _UNITS[p[2]]) for p in parts), 0)
+    return parse_moment(text, "until")
 
 
 def _nanoseconds(text: str) -> int:

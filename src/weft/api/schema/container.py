@@ -78,8 +78,12 @@ def status_text(container: Container, now: Nanoseconds, health: Health | None = 
 
 
 def container_summary_json(
-    container: Container, environment: ContainerContext, now: Nanoseconds
+    container: Container,
+    environment: ContainerContext,
+    now: Nanoseconds,
+    sizes: tuple[int, int] | None = None,
 ) -> Json:
+    """`sizes`: bytes that the container has written, and of all its files."""
     config = container.config
     return {
         "Id": container.id,
@@ -97,10 +101,12 @@ def container_summary_json(
         "HostConfig": {"NetworkMode": _network_mode(container)},
         "NetworkSettings": {"Networks": _networks_json(container, environment)},
         "Mounts": [mount_point_json(point) for point in config.mount_points],
-    }
+    } | (omit_empty({"SizeRw": sizes[0], "SizeRootFs": sizes[1]}) if sizes else {})
 
 
-def container_json(container: Container, environment: ContainerContext) -> Json:
+def container_json(
+    container: Container, environment: ContainerContext, sizes: tuple[int, int] | None = None
+) -> Json:
     config = container.config
     directory = PurePath(container.log_path).parent
     return {
@@ -127,7 +133,7 @@ def container_json(container: Container, environment: ContainerContext) -> Json:
         "Mounts": [mount_point_json(point) for point in config.mount_points],
         "Config": _config_json(container, environment.image),
         "NetworkSettings": _network_settings_json(container, environment),
-    }
+    } | ({"SizeRw": sizes[0], "SizeRootFs": sizes[1]} if sizes else {})
 
 
 def _state_json(container: Container, health: Health | None) -> Json:

@@ -1,13 +1,18 @@
 """Images: the JSON of `list` and `inspect`."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 from weft.api.schema.common import Json, rfc3339
 from weft.api.schema.healthcheck import health_check_json
 from weft.model.container import Image, ImageConfig
 from weft.model.meta import SECOND
+from weft.runtime.base import Images
 
 
-def image_summary_json(image: Image, containers: int) -> Json:
-    """`containers`: number of containers made from the image."""
+def image_summary_json(image: Image, containers: int, shared: int = -1) -> Json:
+    """`containers`: number of containers made from the image. `shared`: bytes of its layers that
+    other images have, too; -1: not asked for."""
     return {
         "Id": image.id,
         "ParentId": "",
@@ -15,9 +20,20 @@ def image_summary_json(image: Image, containers: int) -> Json:
         "RepoDigests": list(image.digests),
         "Created": image.created // SECOND,
         "Size": image.size,
-        "SharedSize": -1,
+        "SharedSize": shared,
         "Labels": image.config.labels or None,
         "Containers": containers,
+    }
+
+
+def shared_sizes(images: Images, sizes: Mapping[str, int]) -> dict[str, int]:
+    """For each image, by id, the bytes of its layers that other images have, too. `sizes`: of each
+    layer."""
+    found = images.all()
+    users = Counter(digest for image in found for digest in set(image.layers))
+    return {
+        image.id: sum(sizes.get(digest, 0) for digest in set(image.layers) if users[digest] > 1)
+        for image in found
     }
 
 
