@@ -1,194 +1,175 @@
-"""A node in memory whose swarm is led by a real manager: what hostile requests are sent to.
+"""A whole node that leads a swarm: what hostile requests are sent to.
 
-Containers, images and streams are those of `FakeNode`. Store, control loops, dispatcher and all
-that checks a request are the daemon's own, and one obedient agent runs what they assign.
+Its containers run no command that a request names. What requests make of services, an obedient
+agent of another node runs: a task costs nothing there.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tests.support.fake_agent import FakeAgent, admitted
 from tests.support.fake_images import IMAGE, demo_image
-from tests.support.fake_node import ALREADY, FakeNode
-from weft.errors import Unavailable
-from weft.manager.authority import PkiAuthority
-from weft.manager.bootstrap import Founder, create_swarm
-from weft.manager.manager import Manager
-from weft.manager.ports import ManagerPorts
-from weft.model.container import ContainerState
-from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
-from weft.model.membership import InitRequest, Membership
+from tests.support.whole_node import WholeNode, asked_for
+from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.ids import ContainerId, NetworkId, NodeId
+from weft.model.membership import InitRequest
+from weft.model.meta import Nanoseconds
 from weft.model.network import NetworkSpec
-from weft.model.node import NodeDescription
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
-from weft.model.task import Task, TaskState
 from weft.pki import authority
-from weft.runtime.fake_processes import ProcessExec, ProcessRuntime
-from weft.store.memory import MemoryStore
-from weft.store.sole import SoleLeader
+from weft.runtime.base import Images
+from weft.runtime.fake import FakeRuntime
+from weft.runtime.fake_processes import Process, ProcessExec, ProcessRuntime
 
 MANY = 12
 """Objects of one kind that requests may leave behind, before they are cleared away."""
-OWN_ADDRESS, AGENT_ADDRESS = IPv4Address("10.59.72.11"), IPv4Address("10.59.72.12")
+AGENT_ADDRESS = IPv4Address("10.59.72.12")
 
 
 class CautiousRuntime(ProcessRuntime):
-    """Containers are processes of this machine: whatever command a hostile request names, `cat` is
-    run."""
+    """No process of a container runs, and of commands in one only `cat`, whatever a hostile request
+    names."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__(images)
+        self._attached: list[Process] = []
+
+    async def _spawn(self, container: Container) -> int:
+        return await FakeRuntime._spawn(self, container)
+
+    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+        return await FakeRuntime.stop(self, id, grace)
+
+    async def kill(self, id: ContainerId, signal: str) -> None:
+        await FakeRuntime.kill(self, id, signal)
+
+    async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
+        await FakeRuntime.resize(self, id, rows, columns)
+
+    async def attach(self, id: ContainerId) -> Process:
+        self._require(id, ContainerState.RUNNING, "attach to")
+        process = Process(("cat",), (), tty=False, stdin=True)
+        await process.start()
+        self._attached.append(process)
+        return process
 
     async def exec(self, id: ContainerId, argv: tuple[str, ...], **options: Any) -> ProcessExec:
         return await super().exec(id, ("cat",), tty=options["tty"], stdin=options["stdin"])
 
+    async def close(self) -> None:
+        for process in self._attached:
+            await process.end()
+        await super().close()
 
-class ManagedNode(FakeNode):
-    def __init__(self) -> None:
-        super().__init__(CautiousRuntime)
-        self.manager: Manager | None = None
+
+class ManagedNode(WholeNode):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, runtime=CautiousRuntime)
         self.container = ""
         """Of a container that runs here."""
-        self._store = MemoryStore(time.time_ns)
         self._agent: asyncio.Task[None] | None = None
 
     async def init(self, request: InitRequest) -> NodeId:
-        if self.manager is not None:
-            raise Unavailable(ALREADY)
-        self._store = MemoryStore(time.time_ns)
-        founder = Founder(
-            description=NodeDescription(hostname="node1"),
-            data_path_address=OWN_ADDRESS,
-            manager_address=f"{OWN_ADDRESS}:2377",
-        )
-        root = authority.root(
-            authority.make_key(os.urandom), time.time_ns(), authority.make_serial(os.urandom)
-        )
-        _, own = await create_swarm(self._store, request, founder, root, PkiAuthority(), os.urandom)
-        self.manager = Manager(
-            own.id,
-            self._store,
-            SoleLeader(own.id),
-            ManagerPorts(clock=time.time_ns, entropy=os.urandom, authority=PkiAuthority()),
-        )
-        await self.manager.start()
-        self._swarm = self.manager  # type: ignore[assignment]
-        self.membership = Membership(
-            state="active",
-            node=own.id,
-            address=str(OWN_ADDRESS),
-            is_manager=True,
-            managers=((own.id, own.manager_address),),
-        )
+        own = await super().init(msgspec.structs.replace(request, availability="pause"))
+        if self._agent is None:
+            self._agent = asyncio.create_task((await self._second_node()).run())
+        return own
+
+    async def _second_node(self) -> FakeAgent:
         csr = authority.request(authority.make_key(os.urandom))
-        identity = await admitted(
-            self.manager, self.manager.cluster.join_tokens.worker, "node2", AGENT_ADDRESS, csr
-        )
-        agent = FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
-        self._agent = asyncio.create_task(agent.run())
-        return own.id
+        token = self.manager.cluster.join_tokens.worker
+        identity = await admitted(self.manager, token, "node2", AGENT_ADDRESS, csr)
+        return FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
 
     async def leave(self, force: bool) -> None:
         await super().leave(force)
-        await self._end_swarm()
+        await self._end_agent()
 
     async def close(self) -> None:
-        await self._end_swarm()
+        await self._end_agent()
         await super().close()
 
-    async def _end_swarm(self) -> None:
-        if self._agent is not None:
-            self._agent.cancel()
-            await asyncio.wait((self._agent,))
-        if self.manager is not None:
-            await self.manager.close()
-            await self._store.close()
-        self.manager = self._agent = self._swarm = None
+    async def _end_agent(self) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.cancel()
+            await asyncio.wait((agent,))
 
     # --- something to ask for
 
     async def furnish(self) -> None:
         """What requests are about, as far as it is not there: a swarm with a network and a
         service, an agent, and a container."""
-        if self.manager is not None and not self._has_agent(self.manager):
+        if self._agent is not None and not self._has_agent():
             await self.leave(True)
-        if self.manager is None:
+        if self._agent is None:
             await self.init(InitRequest())
-        assert self.manager is not None
-        await self._furnish_swarm(self.manager)
-        if not any(
-            c.id == self.container and c.state == ContainerState.RUNNING
-            for c in self.containers.containers()
-        ):
-            self.container = await self._run_container()
+        await self._furnish_swarm()
+        running = [container.id for container in self.processes.running()]
+        if self.container not in running:
+            await self._run_container()
         for image in self.images.all()[MANY:]:
             await self.images.remove(image.id)
 
-    def _has_agent(self, manager: Manager) -> bool:
+    def _has_agent(self) -> bool:
         """One that may be given tasks."""
-        agents = [node for node in manager.state.nodes.values() if node.id != self.membership.node]
         return any(
-            (node.spec.role, node.spec.availability) == ("worker", "active") for node in agents
+            (node.spec.role, node.spec.availability) == ("worker", "active")
+            for node in self.manager.state.nodes.values()
+            if node.id != self.membership.node
         )
 
-    async def _furnish_swarm(self, manager: Manager) -> None:
+    async def _furnish_swarm(self) -> None:
+        manager = self.manager
         state = manager.state
         if len(state.services) > MANY or len(state.networks) > MANY:
             for service in list(state.services):
                 await manager.remove_service(service)
-            await self._until(lambda: not manager.state.tasks)
+            await self.until(lambda state: not state.tasks)
             for network in list(manager.state.networks.values()):
                 if not network.spec.ingress:
                     await manager.remove_network(network.id)
-        if state.ingress is None:
+        if manager.state.ingress is None:
             await manager.create_network(NetworkSpec(name="ingress", ingress=True))
-        if state.named("network", "net") is None:
+        if manager.state.named("network", "net") is None:
             await manager.create_network(NetworkSpec(name="net", attachable=True))
-        if state.named("service", "web") is None:
-            await self._run_service(manager)
+        if manager.state.named("service", "web") is None:
+            await self._run_service()
 
-    async def _run_service(self, manager: Manager) -> None:
-        network = manager.state.named("network", "net")
+    async def _run_service(self) -> None:
+        network = self.manager.state.named("network", "net")
         assert network is not None
         attached = (NetworkAttachmentSpec(NetworkId(network.id)),)
         task = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True), networks=attached)
-        id = await manager.create_service(ServiceSpec(name="web", task=task, replicas=2))
-        await self._until(
-            lambda: any(
-                task.state == TaskState.RUNNING for task in manager.state.tasks_of(id).values()
-            )
-        )
+        await self.manager.create_service(ServiceSpec(name="web", task=task, replicas=2))
+        async with asyncio.timeout(60):
+            await self.until_started("web")
 
-    async def _run_container(self) -> str:
-        spec = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True))
-        task = Task(
-            id=TaskId(self.new_id()),
-            service=ServiceId("s"),
-            service_name="here",
-            spec=spec,
-            node=self.membership.node,
-        )
-        for container in self.containers.containers():
-            await self.containers.remove(container.id)
+    async def _run_container(self) -> None:
+        """One of no task."""
+        for container in self.processes.containers():
+            await self.processes.remove(container.id)
         others = [image for image in self.image_store.images if IMAGE not in image.tags]
         self.image_store.images[:] = [*others, demo_image()]
-        status = await self.run(task)
-        assert status.container is not None
-        return status.container.id
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        changes = self._store.subscribe(("network", "node", "service", "task"))
-        try:
-            async with asyncio.timeout(60):
-                while not condition():
-                    await changes.next()
-        finally:
-            changes.close()
+        self.container = self.engine.new_id()
+        config = ContainerConfig(
+            id=ContainerId(self.container),
+            name="here",
+            spec=ContainerSpec(image=IMAGE, open_stdin=True),
+            hostname="here",
+            namespace=None,
+        )
+        await self.engine.create(config)
+        await self.engine.start(config.id)
 
     def versions(self) -> dict[str, int]:
         """Of the service `web`, the node `node2` and the swarm."""
-        assert self.manager is not None
         state = self.manager.state
         web = state.named("service", "web")
         agent = next((node for node in state.nodes.values() if node.hostname == "node2"), None)
@@ -196,15 +177,8 @@ class ManagedNode(FakeNode):
         return {kind: obj.meta.version for kind, obj in found.items() if obj is not None}
 
     def specs(self) -> dict[str, object]:
-        """What users have asked for, which a refused request must leave as it is. The loops change
-        the rest when they like."""
-        found: dict[str, object] = {
-            "images": [(image.id, image.tags) for image in self.images.all()]
-        }
-        found["containers"] = [container.id for container in self.containers.containers()]
-        if self.manager is not None:
-            state = self.manager.state
-            for table in (state.networks, state.services, state.nodes):
-                found |= {str(obj.id): obj.spec for obj in table.values()}
-            found["cluster"] = (self.manager.cluster.spec, self.manager.cluster.join_tokens)
-        return found
+        """What users have asked for, which a refused request must leave as it is."""
+        images = [(image.id, image.tags) for image in self.images.all()]
+        containers = [container.id for container in self.processes.containers()]
+        swarm = asked_for(self.manager.state) if self._agent is not None else {}
+        return {"images": images, "containers": containers, **swarm}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ class InMemory:
 
     async def prepare(self, draft: Draft) -> Names:
         await self.node.furnish()
-        assert self.node.manager is not None
         state = self.node.manager.state
         command = (
             await _command(self.path, self.node.container) if draft.path.startswith("/exec") else ""
@@ -112,7 +112,8 @@ async def in_memory(path: Path, drafts: Iterable[Draft]) -> list[str]:
     level = root.level
     root.addHandler(log)
     root.setLevel(logging.INFO)
-    node = ManagedNode()
+    disk = tempfile.TemporaryDirectory()
+    node = ManagedNode(Path(disk.name))
     server = ApiServer(node)
     await server.start(path)
     try:
@@ -122,6 +123,7 @@ async def in_memory(path: Path, drafts: Iterable[Draft]) -> list[str]:
         root.setLevel(level)
         await server.close()
         await node.close()
+        disk.cleanup()
 
 
 async def daemon(path: Path, drafts: Iterable[Draft]) -> list[str]:

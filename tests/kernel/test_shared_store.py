@@ -12,8 +12,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.support.fake_node import FakeNode
 from tests.support.members import Host, until
+from tests.support.whole_node import WholeNode
 from weft.api.server import ApiServer
 from weft.errors import OperationFailed, Unavailable
 from weft.model.ids import NetworkId
@@ -283,11 +283,11 @@ class Behind:
         asyncio.get_running_loop().call_later(self._seconds, self._apply, changes)
 
 
-class Gate(FakeNode):
+class Gate(WholeNode):
     """A node that has the manager of another for its own."""
 
-    def __init__(self, host: Host) -> None:
-        super().__init__()
+    def __init__(self, host: Host, directory: Path) -> None:
+        super().__init__(directory)
         self._host = host
 
     def swarm(self) -> Any:
@@ -301,7 +301,7 @@ def test_what_was_committed_through_one_manager_is_there_at_once_through_another
 
     async def main() -> None:
         first, second = await two_managers(tmp_path)
-        node = Gate(second)
+        node = Gate(second, tmp_path / "gate")
         api = ApiServer(node)
         path = tmp_path / "docker.sock"
         await api.start(path)

@@ -115,7 +115,7 @@ def asked_for(state: ClusterState) -> dict[str, object]:
     """What users have asked for, which a refused request must leave as it is. The loops and the
     agents change the rest when they like."""
     assert state.cluster is not None
-    tables = (state.networks, state.services, state.nodes)
+    tables = (state.networks, state.services, state.nodes, state.secrets, state.configs)
     found: dict[str, object] = {str(o.id): o.spec for table in tables for o in table.values()}
     return found | {"cluster": state.cluster.spec, "tokens": state.cluster.join_tokens}
 
