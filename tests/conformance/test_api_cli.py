@@ -231,10 +231,12 @@ def test_events(manager: Daemon) -> None:
         assert watching.stdout is not None
         before = [json.loads(watching.stdout.readline()) for _ in range(2)]
         manager.ok("service", "rm", "web")
-        after = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        after = [json.loads(watching.stdout.readline()) for _ in range(4)]
         watching.terminate()
     told = [*before, *after]
-    assert [event["Action"] for event in told] == ["create", "start", "die", "destroy"]
+    assert [event["Action"] for event in told] == [
+        *("create", "start", "kill", "die", "stop", "destroy")
+    ]
     assert all(event["Actor"]["Attributes"]["image"] == IMAGE for event in told)
     times = [event["timeNano"] for event in told]
     assert times == sorted(times)
