@@ -146,12 +146,17 @@ def test_nothing_is_lost_when_managers_come_and_go(cluster: Any, names: Any, hea
     assert "attempting to demote the last manager of the swarm" in refused
 
 
-def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: Any) -> None:
+def test_another_manager_leads_when_the_leader_dies(
+    three_managers: Any, names: Any, tmp_path: Path
+) -> None:
+    """It can open the secrets that the dead one has sealed."""
     cluster = three_managers
     first, second = names("before"), names("after")
     cluster.create(first, "-p", "8092:80")
     old = leader(cluster, "node1")
     asked = next(node for node in ("node1", *OTHERS) if node != old)
+    (tmp_path / "data").write_text("sealed by the old leader")
+    cluster.docker(old, "secret", "create", "left-behind", str(tmp_path / "data"))
     cluster.lab("kill", old)
     try:
         cluster.eventually(lambda: leader(cluster, asked) not in ("", old), 15, "another leader")
@@ -165,6 +170,8 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
             second,
             "--replicas",
             "2",
+            "--secret",
+            "left-behind",
             *alive,
             cluster.image,
         )
@@ -175,6 +182,10 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
             ),
             20,
         )
+        node = next(n for n in ("node1", *OTHERS) if n != old and cluster.containers(n, second))
+        container = cluster.containers(node, second)[0]
+        shown = cluster.docker(node, "exec", container, "cat", "/run/secrets/left-behind")
+        assert shown == "sealed by the old leader"
         assert managers(cluster, asked)[old] == "Unreachable"
         assert cluster.answers(cluster.nodes[old], 8092), (
             "the mesh of the host whose daemon is dead"
@@ -183,6 +194,8 @@ def test_another_manager_leads_when_the_leader_dies(three_managers: Any, names: 
         cluster.lab("restart", old)
     cluster.eventually(lambda: all_there(cluster, asked), 30, "three managers again")
     assert services(cluster, old) >= {first, second}
+    cluster.docker(old, "service", "rm", second)
+    cluster.docker(old, "secret", "rm", "left-behind")
 
 
 def test_without_a_majority_what_runs_runs_and_reads_work(three_managers: Any, names: Any) -> None:

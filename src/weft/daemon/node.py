@@ -51,6 +51,7 @@ from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 from weft.runtime.volumes import LocalVolumes
 from weft.store.etcd.external import ExternalEtcd
+from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
 from weft.system.tls_files import TlsFiles
@@ -180,6 +181,7 @@ def run(options: DaemonOptions) -> int:
     """Runs the daemon until SIGTERM or SIGINT. Returns the exit status: 1 if it could not start or
     a part failed."""
     os.umask(_UMASK)
+    core_dumps.forbid()
     logs.start(options.log_level, options.log_format)
     try:
         return uvloop.run(_run(options))
