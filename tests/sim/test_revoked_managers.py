@@ -13,7 +13,7 @@ import uvloop
 
 from tests.support.certified import swarm
 from weft.errors import Unavailable
-from weft.model.ids import ClusterId, NodeId
+from weft.model.ids import NodeId
 from weft.model.logs import LogsWanted
 from weft.pki.certificate import holder
 from weft.session import tls
@@ -38,7 +38,7 @@ ASKED: dict[str, Ask] = {
         credential_source, is_revoked
     )(address, "secret"),
     "epoch": lambda credential_source, address, is_revoked: EpochClient(
-        credential_source, ClusterId("c"), is_revoked
+        credential_source, is_revoked
     )(address),
     "relay": lambda credential_source, address, is_revoked: ManagerRelay(
         credential_source, is_revoked

@@ -427,18 +427,19 @@ def test_managers_are_asked_for_their_epoch() -> None:
     async def main() -> None:
         async with listening() as (manager, address):
             mine = credential_source(credentials(manager.root, "m2", "manager"))
-            assert await EpochClient(mine, CLUSTER)(address) == 7
+            assert await EpochClient(mine)(address) == 7
             with pytest.raises(
                 Unavailable, match=rf"cannot ask manager {address}: .*certificate 5 was revoked"
             ):
-                await EpochClient(mine, CLUSTER, "5".__eq__)(address)
+                await EpochClient(mine, "5".__eq__)(address)
             with pytest.raises(Forbidden, match="not of this cluster"):
-                await EpochClient(mine, ClusterId("another"))(address)
+                another = credentials(manager.root, "m2", "manager", ClusterId("another"))
+                await EpochClient(credential_source(another))(address)
             with pytest.raises(Unavailable, match="cannot ask manager 127.0.0.1:1"):
-                await EpochClient(mine, CLUSTER)("127.0.0.1:1")
+                await EpochClient(mine)("127.0.0.1:1")
         async with listening("worker") as (manager, address):
             mine = credential_source(credentials(manager.root, "m2", "manager"))
             with pytest.raises(Unavailable, match="certificate"):
-                await EpochClient(mine, CLUSTER)(address)
+                await EpochClient(mine)(address)
 
     asyncio.run(main())

@@ -162,8 +162,7 @@ class RunningManager:
     def ask_others(self, own: Callable[[], int], credential_source: CredentialSource) -> None:
         """Asks, as long as this manager runs, whether the swarm goes on without it. `own`: the
         epoch that this node knows."""
-        cluster = self.manager.cluster.id
-        ask = EpochClient(credential_source, cluster, partial(is_revoked, self.store))
+        ask = EpochClient(credential_source, partial(is_revoked, self.store))
         self._asking = asyncio.create_task(
             later_epoch(own, lambda: self.manager.absent, ask), name="later epoch"
         )

@@ -25,7 +25,6 @@ from weft.errors import (
     cause_of,
 )
 from weft.model import codec
-from weft.model.ids import ClusterId
 from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
 from weft.session import keepalive, tls
@@ -183,12 +182,8 @@ class EpochClient:
     """Asks a manager for the epoch of its cluster."""
 
     def __init__(
-        self,
-        credential_source: CredentialSource,
-        cluster: ClusterId,
-        is_revoked: tls.IsRevoked = tls.none_known,
+        self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
     ) -> None:
-        self._cluster = cluster
         self._contexts = tls.node_contexts(credential_source, is_revoked)
 
     async def __call__(self, manager: str) -> int:
@@ -196,19 +191,11 @@ class EpochClient:
         revoked; `Forbidden` if the manager is not of this cluster."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                http, socket = await open_socket(
-                    manager, "/v1/epoch", self._contexts.current(), MAX_ANSWER
-                )
-                try:
-                    tunnel = socket.get_extra_info("ssl_object")
-                    tls.identity(tunnel and tunnel.getpeercert(binary_form=True), self._cluster)
-                    epoch: Epoch = decode_frame(await socket.receive(), Epoch)
-                    return epoch.epoch
-                finally:
-                    await socket.close()
-                    await http.close()
+                answer = await post(manager, "/v1/epoch", self._contexts.current(), b"")
         except FAILURES as error:
             raise Unavailable(f"cannot ask manager {manager}: {cause_of(error)}") from error
+        epoch: Epoch = _decoded(manager, answer, Epoch)
+        return epoch.epoch
 
 
 class Connector:

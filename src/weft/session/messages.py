@@ -82,7 +82,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Epoch(msgspec.Struct, frozen=True, tag=True):
-    """From a manager to another one that is not, or no longer, one of its peers."""
+    """A manager's answer to another one that is not, or no longer, one of its peers."""
 
     epoch: int
     """The cluster's epoch."""

@@ -4,7 +4,7 @@ streams, and for other managers.
 GET  /v1/root          the root certificate, for anybody; a host compares it with its token's digest
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside authenticates the host
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
-GET  /v1/epoch         a WebSocket, for holders of a certificate of this cluster: one `Epoch`
+POST /v1/epoch         `Epoch`; for holders of a certificate of this cluster
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  gives the member its vote; for holders of a manager's certificate
 POST /v1/sealing-keys  `SealingKeyGrant`; for holders of a manager's certificate
@@ -19,7 +19,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -95,7 +94,7 @@ class SessionServer:
         answering = partial(_answering, self._limit)
         app.router.add_post("/v1/join", answering(self._join))
         app.router.add_get("/v1/session", self._session)
-        app.router.add_get("/v1/epoch", self._epoch)
+        app.router.add_post("/v1/epoch", answering(self._epoch))
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/sealing-keys", answering(self._sealing_keys))
@@ -170,21 +169,11 @@ class SessionServer:
         await source.socket.close()
         return source.socket
 
-    async def _epoch(self, request: web.Request) -> web.StreamResponse:
-        """Uses a WebSocket, so that the asking manager can look at the certificate before it
-        believes the answer. A manager that asks was left behind, so its own certificate is revoked:
-        an epoch is all that it gets."""
-        try:
-            tls.identity(_peer_certificate(request), self._cluster)
-        except Forbidden as error:
-            return web.Response(status=403, text=str(error))
-        socket = _socket(MAX_FROM_AGENT)
-        await socket.prepare(request)
-        with suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(self._limits.send):
-                await socket.send_bytes(codec.encode(Epoch(self._manager.epoch)))
-        await socket.close()
-        return socket
+    async def _epoch(self, request: web.Request) -> bytes:
+        """A manager that asks was left behind, so its own certificate is revoked: an epoch is all
+        that it gets."""
+        tls.identity(_peer_certificate(request), self._cluster)
+        return codec.encode(Epoch(self._manager.epoch))
 
     def _manager_at(self, request: web.Request) -> Identity:
         peer = tls.identity(_peer_certificate(request), self._cluster)
