@@ -19,6 +19,7 @@ from weft.daemon.store_part import Door
 from weft.errors import OperationFailed, Unavailable
 from weft.model.cluster import PEER_PORT
 from weft.model.logs import LogsWanted
+from weft.pki.certificate import holder
 from weft.pki.revocation import revoked_serials
 from weft.session import tls
 from weft.session.base import PublishRequest
@@ -249,36 +250,35 @@ def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(
     play(tmp_path, scene, managers=4)  # or the one that is down would be needed for a majority
 
 
-def test_managers_and_their_agents_say_nothing_to_a_server_with_a_former_key(
-    tmp_path: Path,
-) -> None:
+def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> None:
     async def scene(first: Host, second: Host, third: Host, steal: Steal) -> None:
         stolen, node = third.up._credential_source.credentials, third.up.member.node
-        publish = Publish(
-            subscription="s", manager=first.listen, request=LogsRequest(wanted=LogsWanted())
-        )
+        request = LogsRequest(wanted=LogsWanted())
+        publish = Publish(subscription="s", manager=first.listen, request=request)
+        worker = Host(tmp_path, 49, None)
+        await worker.join(second.listen, first.manager.cluster.join_tokens.worker)
+        await until(lambda: worker.up.agent.uplink.connected)
         await demote(first, third)
         await until(lambda: not third.up.is_manager and third.up.manager is None)
+        serial = holder(stolen.certificate).serial
+        await until(lambda: worker.up._revocations.is_revoked(serial))
         address, _, port = third.listen.rpartition(":")
         server = await asyncio.start_server(
             lambda _, writer: writer.close(), address, int(port), ssl=tls.server_context(stolen)
         )
         async with server:
-            for host in (first, second):
-                member, adapters, relay = (
-                    host.up.member,
-                    host.up.agent._adapters.managers,
-                    host.manager.streams._relay,
-                )
+            for host in (first, second, worker):
+                member, adapters = host.up.member, host.up.agent._adapters.managers
                 host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))
-                for ask in (
-                    adapters.connect(),
-                    adapters.open_stream(third.listen, "s"),
-                    relay(third.listen, PublishRequest(node=node, publish=publish)),
-                ):
+                asked = [adapters.connect(), adapters.open_stream(third.listen, "s")]
+                if host is not worker:
+                    relay = host.manager.streams._relay
+                    asked.append(relay(third.listen, PublishRequest(node=node, publish=publish)))
+                for ask in asked:
                     with pytest.raises(Unavailable, match="was revoked"):
                         await ask
                 host.up.member = member
+        await worker.leave()
 
     play(tmp_path, scene)
 

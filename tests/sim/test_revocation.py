@@ -9,11 +9,12 @@ import pytest
 
 from tests.support import virtual_time
 from tests.support.certified import END, HOUR, Member, Swarm, swarm
-from weft.control.revocation import LAG, MOST
+from weft.control.revocation import MOST
 from weft.errors import FailedPrecondition, Forbidden
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.ports import ManagerPorts
+from weft.model.certificate import LAG
 from weft.model.container import LogLine
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import SECOND

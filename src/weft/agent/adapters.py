@@ -3,11 +3,13 @@ tests for a simulated one.
 
 The adapters that a node needs without a swarm are in `engine/adapters.py`."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from weft.engine.adapters import Origin
 from weft.errors import Unavailable
+from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
 from weft.session.base import Connect, Echo, OpenStream, StreamSink
@@ -39,6 +41,25 @@ async def _nowhere(manager: str, subscription: str) -> StreamSink:
     )
 
 
+class Revoked(Protocol):
+    """See `session.revocations.Revocations`."""
+
+    def learn(self, certificates: Iterable[ManagerCertificate], /) -> None: ...
+
+    async def revoked(self, serial: str, /) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevocationAdapters:
+    """Which managers' certificates were revoked."""
+
+    revocations: Revoked
+    ask: Callable[[str], Awaitable[Iterable[ManagerCertificate]]]
+    """Asks the manager at `host:port`. Raises `WeftError`."""
+    managers: Callable[[], Sequence[str]]
+    """`host:port` of each other manager, as the last manager named them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManagerAdapters:
     """How the agent reaches managers, and which managers."""
@@ -50,6 +71,8 @@ class ManagerAdapters:
     """Opens connections for streams."""
     open_echo: Callable[[], Echo] | None = None
     """How the manager's host is monitored; None where it cannot be."""
+    revocations: RevocationAdapters | None = None
+    """None where sessions use no certificates."""
     epoch: Callable[[], int] = _first_epoch
     """Gives the latest epoch of the cluster that this node knows."""
     check_epoch: Callable[[int], None] = _any_epoch

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from weft.agent.adapters import Adapters
 from weft.agent.farewell import Farewells
+from weft.agent.revocations import ManagerRevoked, RevocationWatch
 from weft.errors import Forbidden, WeftError, described
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import TaskId
@@ -41,6 +42,7 @@ from weft.session.messages import (
     Managers,
     Publish,
     Renew,
+    Revoked,
     StatusAccepted,
     StatusUpdate,
     Trust,
@@ -119,6 +121,9 @@ class Uplink:
                 origin.entropy,
                 own.changed,
             )
+        self._revocations: RevocationWatch | None = None
+        if adapters.managers.revocations is not None:
+            self._revocations = RevocationWatch(adapters.managers.revocations, facts.node)
         self.farewells = Farewells()
         self._pending: dict[TaskId, TaskStatus] = {}
         self._all_accepted = asyncio.Event()
@@ -160,6 +165,8 @@ class Uplink:
         while not self.farewells.is_last:
             if self._renewal is not None:
                 self._renewal.begin()
+            if self._revocations is not None:
+                self._revocations.note_managers()
             try:
                 session = await self._managers.connect()
                 self.refused = False
@@ -211,11 +218,15 @@ class Uplink:
             managers.check_epoch(welcome.epoch)
             welcomed = True
             managers.changed(welcome.managers)
+            self._hear(Revoked(welcome.revoked))
             self.connected, self.error, self._was_expired = True, "", False
             log.info("session.open node=%s", self._node)
             await self._talk(session, welcome, hello.routes)
         except SessionClosed as error:
-            self.error, gone = str(error) or "session closed", isinstance(error, ManagerGone)
+            self.error, gone = (
+                str(error) or "session closed",
+                isinstance(error, ManagerGone | ManagerRevoked),
+            )
             if isinstance(error, NotApplied):
                 welcomed, farewell = False, str(error)
             log.info("session.closed cause=%s", self.error)
@@ -247,6 +258,8 @@ class Uplink:
             self._send_statuses(session),
             self._send_heartbeats(session, welcome.heartbeat / SECOND, routes),
         ]
+        if self._revocations is not None:
+            speakers.append(self._revocations.run(session))
         if welcome.takes_farewells:
             speakers.append(self.farewells.run(session.send))
         if self._renewal is not None:
@@ -282,6 +295,8 @@ class Uplink:
                 self._managers.changed(managers)
             case Renew() | IssuedCertificate() | Trust() as message if self._renewal is not None:
                 self._renewal.hear(message)
+            case Revoked(certificates) if self._revocations is not None:
+                self._revocations.hear(certificates)
             case FarewellTaken() as taken:
                 self.farewells.hear(taken)
             case Publish() as publish if self._streams is not None:

@@ -5,7 +5,7 @@ have been copied.
               being demoted is issued none
     revoked   by the commit after which the node is no longer to be a manager
     refused   by every manager's session listener at once; by the manager's etcd member once
-              `manager/members.py` has arranged that
+              `manager/members.py` has arranged that; by agents, as servers, when they are told
     expired   forgotten
 
 Functions of the state; `now` in nanoseconds since 1970.
@@ -16,19 +16,15 @@ from collections.abc import Iterable
 import msgspec
 
 from weft.errors import FailedPrecondition, Forbidden
-from weft.model.certificate import ManagerCertificate
+from weft.model.certificate import ManagerCertificate, unexpired
 from weft.model.cluster import Cluster
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import Nanoseconds
 from weft.model.node import Node
 from weft.model.state import Change, ClusterState, Put, cluster_of
 
 MOST = 256
 """Most unexpired certificates of one manager. A manager is issued two or three in their lifetime,
 and one at each change of the root; the limit keeps a hostile manager from filling the store."""
-LAG = 24 * 3600 * SECOND
-"""Largest clock difference between two hosts: an expired certificate is still refused for that
-long."""
-
 Certificates = tuple[ManagerCertificate, ...]
 
 
@@ -40,13 +36,13 @@ def issued(
     if node.spec.role != "manager":
         cause = "it is to be a worker and is a manager still"
         raise FailedPrecondition(f"cannot issue certificate to node {node.id}: {cause}")
-    kept = _unexpired(node.manager_certificates, now)
+    kept = unexpired(node.manager_certificates, now)
     if len(kept) >= MOST:
         cause = f"it has {len(kept)} that have not expired"
         raise FailedPrecondition(f"cannot issue certificate to node {node.id}: {cause}")
     after = Put(msgspec.structs.replace(node, manager_certificates=(*kept, certificate)))
     cluster = cluster_of(state)
-    left = _unexpired(cluster.revoked, now)
+    left = unexpired(cluster.revoked, now)
     if left == cluster.revoked:
         return [after]
     return [after, Put(msgspec.structs.replace(cluster, revoked=left))]
@@ -106,7 +102,3 @@ def _is_known(cluster: Cluster, node: Node, serial: str) -> bool:
 def _with(cluster: Cluster, certificates: Iterable[ManagerCertificate]) -> Cluster:
     both, count = (*cluster.revoked, *certificates), cluster.revocations + 1
     return msgspec.structs.replace(cluster, revoked=both, revocations=count)
-
-
-def _unexpired(certificates: Certificates, now: Nanoseconds) -> Certificates:
-    return tuple(each for each in certificates if each.expires + LAG > now)

@@ -10,6 +10,7 @@ from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.errors import OperationFailed
 from weft.linux import host
 from weft.session.identity import CredentialSource, Member
+from weft.session.tls import IsRevoked, none_known
 from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.kept import KeptState
@@ -29,6 +30,8 @@ class ManagerHost:
     routes: Callable[[], Sequence[IPv4Network]]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """Ports on which the host listens besides the swarm's ports."""
+    is_revoked: IsRevoked = none_known
+    """Whether a manager's certificate was revoked, as this node knows."""
     external_etcd: ExternalEtcd | None = None
     """Set if managers have their store in an external etcd and not on their own hosts."""
 

@@ -88,7 +88,10 @@ class HostParts:
                 self.begin(manager)
             case Step.JOIN:
                 await store_part.join_store(
-                    host, MemberClient(host.credential_source, self._memory.other_managers)
+                    host,
+                    MemberClient(
+                        host.credential_source, self._memory.other_managers, host.is_revoked
+                    ),
                 )
                 self._memory.keep_store("shared")
             case Step.MOVE:

@@ -20,7 +20,12 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.adapters import Adapters, CertificateAdapters, ManagerAdapters
+from weft.agent.adapters import (
+    Adapters,
+    CertificateAdapters,
+    ManagerAdapters,
+    RevocationAdapters,
+)
 from weft.agent.agent import Agent
 from weft.control.allocator.routes import worth_telling
 from weft.daemon.environment import NodeEnvironment
@@ -49,6 +54,7 @@ from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import CertificateRequest
+from weft.session.revocations import RevocationClient, Revocations
 from weft.session.streams import StreamConnector
 from weft.store.base import Store
 from weft.store.sqlite import SqliteStore
@@ -83,6 +89,7 @@ class SwarmNode:
         self._environment = environment
         self._identity = identity
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
+        self._revocations = Revocations(environment.data, time.time_ns)
         self._host = ManagerHost(
             member=lambda: self.member,
             credential_source=self._credential_source,
@@ -91,6 +98,7 @@ class SwarmNode:
             routes=environment.host.routes,
             own_ports=environment.own_ports,
             external_etcd=environment.external_etcd,
+            is_revoked=self._is_revoked,
         )
         self._parts = HostParts(self._host, self, self._begun)
         self._role = RoleFollower(self._parts, trouble)
@@ -121,8 +129,15 @@ class SwarmNode:
                 else host.connector(credential_source, self._manager_addresses, self._is_revoked)
             ),
             changed=self._remember_managers,
-            open_stream=StreamConnector(credential_source, self._is_revoked),
+            open_stream=StreamConnector(
+                credential_source, self._is_revoked, self._revocations.revoked
+            ),
             open_echo=host.open_echo,
+            revocations=RevocationAdapters(
+                revocations=self._revocations,
+                ask=RevocationClient(credential_source, self._is_revoked),
+                managers=self.other_managers,
+            ),
             epoch=lambda: self.member.epoch,
             check_epoch=self._check_epoch,
         )
@@ -419,9 +434,12 @@ class SwarmNode:
         return addresses[first:] + addresses[:first]
 
     def _is_revoked(self, serial: str) -> bool:
-        """Whether a certificate was revoked; only managers know."""
+        """Whether a certificate was revoked, as managers have told this node, or as this manager
+        knows before its agent is told."""
         running = self._parts.running
-        return running is not None and is_revoked(running.store, serial)
+        return self._revocations.is_revoked(serial) or (
+            running is not None and is_revoked(running.store, serial)
+        )
 
     def other_managers(self) -> list[str]:
         return [address for node, address in self.member.managers if node != self.member.node]

@@ -54,6 +54,7 @@ from weft.session.messages import (
     IssuedCertificate,
     Managers,
     Publish,
+    Revoked,
     Welcome,
 )
 from weft.store.base import Store
@@ -122,6 +123,8 @@ class Dispatcher:
         """Nodes with a session that was not yet offered an assignment."""
         self._managers: Managers | None = None
         """The managers that all sessions were last told of."""
+        self._revoked: Revoked | None = None
+        """The same for revoked certificates."""
         self._views: Views | None = None
         """None: not computed yet, or discarded after an error."""
 
@@ -301,7 +304,7 @@ class Dispatcher:
 
     def _notice(self, state: ClusterState, nodes: Iterable[str]) -> None:
         """Tells agents what has changed since their sessions began: `nodes` about their
-        certificates, all agents about the managers."""
+        certificates, all agents about the managers and their revoked certificates."""
         for id in nodes:
             link = self._links.get(NodeId(id))
             if link is None:
@@ -319,6 +322,11 @@ class Dispatcher:
             self._managers = managers
             for link in self._links.values():
                 link.notice(managers)
+        revoked = Revoked(cluster_of(state).revoked)
+        if revoked != self._revoked:
+            self._revoked = revoked
+            for link in self._links.values():
+                link.notice(revoked)
 
 
 def _welcome(state: ClusterState) -> Welcome:
@@ -327,6 +335,7 @@ def _welcome(state: ClusterState) -> Welcome:
         heartbeat=cluster.spec.heartbeat,
         managers=manager_addresses(state),
         epoch=cluster.epoch,
+        revoked=cluster.revoked,
         takes_farewells=True,
     )
 

@@ -21,7 +21,7 @@ from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.manager import admission, data, networks
 from weft.manager.broker import StreamBroker
-from weft.manager.certificates import Certificates, known_manager
+from weft.manager.certificates import Certificates, known_manager, known_peer
 from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
@@ -57,6 +57,7 @@ from weft.session.base import (
     SealingKeyGrant,
     StreamSource,
 )
+from weft.session.messages import Revoked
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 from weft.system.supervision import lasting
@@ -256,6 +257,12 @@ class Manager:
 
     async def admit_vote(self, peer: Identity) -> None:
         await self._membership.admit_vote(peer)
+
+    async def revoked(self, peer: Identity) -> Revoked:
+        if not self.is_serving:
+            raise Unavailable("this manager has no majority of the managers")
+        known_peer(self._store.state, peer)
+        return Revoked(self.cluster.revoked)
 
     async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:
         await self._store.sync()

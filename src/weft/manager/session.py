@@ -33,6 +33,7 @@ from weft.session.messages import (
     NodeFarewell,
     Publish,
     Renew,
+    Revoked,
     StatusAccepted,
     StatusUpdate,
     Trust,
@@ -57,7 +58,7 @@ MAX_ASKED = 64
 """Requests for streams that the agent may leave unread."""
 
 
-Notice = Renew | Trust | Managers
+Notice = Renew | Trust | Managers | Revoked
 
 
 def _cost(message: FromAgent) -> float:
@@ -160,8 +161,9 @@ class AgentLink:
     async def run(self, welcome: Welcome, silence: Nanoseconds) -> None:
         """Runs until the session ends, and always raises: `SessionClosed`, or the cause given to
         `end`. An agent that says nothing for `silence` is gone."""
-        if self._notices.get(Managers) == Managers(welcome.managers):
-            del self._notices[Managers]
+        for said in (Managers(welcome.managers), Revoked(welcome.revoked)):
+            if self._notices.get(type(said)) == said:
+                del self._notices[type(said)]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._receive(silence / SECOND))

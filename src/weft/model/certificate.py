@@ -5,9 +5,15 @@ The manager that issues a certificate, or sees an unknown one, writes it to the 
 the cluster's `revoked`.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
-from weft.model.meta import Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds
+
+LAG = 24 * 3600 * SECOND
+"""Largest clock difference between two hosts: an expired certificate is still refused for that
+long."""
 
 
 class ManagerCertificate(msgspec.Struct, frozen=True):
@@ -16,3 +22,9 @@ class ManagerCertificate(msgspec.Struct, frozen=True):
     serial: str
     """Hexadecimal, without leading zeros."""
     expires: Nanoseconds
+
+
+def unexpired(
+    certificates: Iterable[ManagerCertificate], now: Nanoseconds
+) -> tuple[ManagerCertificate, ...]:
+    return tuple(each for each in certificates if each.expires + LAG > now)

@@ -12,7 +12,7 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Availability, Role
 from weft.pki.sealing import SealingKey
-from weft.session.messages import FromAgent, FromManager, FromPublisher, Publish
+from weft.session.messages import FromAgent, FromManager, FromPublisher, Publish, Revoked
 
 
 class SessionClosed(Unavailable):
@@ -55,6 +55,9 @@ class AgentSession(Protocol):
 
     address: str
     """IP address or name of the manager's host."""
+    serial: str
+    """Serial number of the manager's certificate, as in `model.certificate`; empty where sessions
+    use no certificates."""
 
     async def send(self, message: FromAgent) -> None: ...
 
@@ -208,6 +211,11 @@ class Manager(Protocol):
     async def admit_vote(self, peer: Identity) -> None:
         """Gives the member its vote. Safe to call again. Raises `FailedPrecondition` while the
         member has not caught up."""
+        ...
+
+    async def revoked(self, peer: Identity) -> Revoked:
+        """Raises `Forbidden` if `peer` is not part of the swarm, `Unavailable` if this manager
+        cannot serve now."""
         ...
 
     async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:

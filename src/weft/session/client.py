@@ -91,7 +91,7 @@ async def _fetch_root(address: str) -> str:
 
 async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitted:
     body = await post(address, "/v1/join", tls.client_context(root), codec.encode(admission))
-    admitted: Admitted = _decoded(address, body, Admitted)
+    admitted: Admitted = decoded(address, body, Admitted)
     return admitted
 
 
@@ -119,7 +119,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _decoded(address: str, body: bytes, type_: Any) -> Any:
+def decoded(address: str, body: bytes, type_: Any) -> Any:
     try:
         return codec.decode(body, type_)
     except msgspec.DecodeError as error:
@@ -128,18 +128,20 @@ def _decoded(address: str, body: bytes, type_: Any) -> Any:
 
 class MemberClient:
     """Asks the present managers to make this node one of them (`session.base.Manager.enlist` and
-    `admit_vote`). Skips a manager that cannot be reached, or cannot answer now. The client does not
-    know yet which certificates were revoked."""
+    `admit_vote`). Skips a manager that cannot be reached, or cannot answer now."""
 
     def __init__(
-        self, credential_source: CredentialSource, managers: Callable[[], Sequence[str]]
+        self,
+        credential_source: CredentialSource,
+        managers: Callable[[], Sequence[str]],
+        is_revoked: tls.IsRevoked = tls.none_known,
     ) -> None:
-        self._contexts = tls.node_contexts(credential_source)
+        self._contexts = tls.node_contexts(credential_source, is_revoked)
         self._managers = managers
 
     async def enlist(self, request: MemberRequest) -> MemberGrant:
         address, body = await self._ask("/v1/members", codec.encode(request))
-        grant: MemberGrant = _decoded(address, body, MemberGrant)
+        grant: MemberGrant = decoded(address, body, MemberGrant)
         return grant
 
     async def admit_vote(self) -> None:
@@ -194,7 +196,7 @@ class EpochClient:
                 answer = await post(manager, "/v1/epoch", self._contexts.current(), b"")
         except FAILURES as error:
             raise Unavailable(f"cannot ask manager {manager}: {cause_of(error)}") from error
-        epoch: Epoch = _decoded(manager, answer, Epoch)
+        epoch: Epoch = decoded(manager, answer, Epoch)
         return epoch.epoch
 
 
@@ -257,6 +259,7 @@ class ClientSession:
         self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, address: str
     ) -> None:
         self.address = address
+        self.serial = tls.server_serial(socket)
         self._http = http
         self._socket = socket
 

@@ -91,6 +91,7 @@ class MemoryAgentSession(_End):
     ) -> None:
         super().__init__(up, down, FromManager, closing)
         self.address = address
+        self.serial = ""
 
 
 def session_pair(peer: Identity, address: str) -> tuple[MemoryManagerSession, MemoryAgentSession]:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.assignment import AssignmentChange
+from weft.model.certificate import ManagerCertificate
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineState
 from weft.model.ids import NodeId, TaskId
@@ -77,6 +78,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     epoch: int = 0
     """The cluster's epoch. If the agent knows a later epoch, the swarm has gone on without this
     manager."""
+    revoked: tuple[ManagerCertificate, ...] = ()
+    """See `Revoked`."""
     takes_farewells: bool = False
     """The manager knows `NodeFarewell`."""
 
@@ -116,6 +119,13 @@ class Managers(msgspec.Struct, frozen=True, tag=True):
     """From the manager: the managers are no longer those of its `Welcome`."""
 
     managers: tuple[tuple[NodeId, str], ...]
+
+
+class Revoked(msgspec.Struct, frozen=True, tag=True):
+    """From the manager: managers' certificates to refuse, no longer those of its `Welcome`; also
+    the answer to a node that asks. A node goes on to refuse others that it was told of."""
+
+    certificates: tuple[ManagerCertificate, ...]
 
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
@@ -223,6 +233,7 @@ FromManager = (
     | StatusAccepted
     | AssignmentUpdate
     | Managers
+    | Revoked
     | Renew
     | IssuedCertificate
     | Trust

@@ -5,6 +5,7 @@ GET  /v1/root          the root certificate, for anybody; a host compares it wit
 POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside authenticates the host
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
 POST /v1/epoch         `Epoch`; for holders of a certificate of this cluster
+POST /v1/revoked       `Revoked`; for holders of a certificate of this cluster
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  gives the member its vote; for holders of a manager's certificate
 POST /v1/sealing-keys  `SealingKeyGrant`; for holders of a manager's certificate
@@ -95,6 +96,7 @@ class SessionServer:
         app.router.add_post("/v1/join", answering(self._join))
         app.router.add_get("/v1/session", self._session)
         app.router.add_post("/v1/epoch", answering(self._epoch))
+        app.router.add_post("/v1/revoked", answering(self._revoked))
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/sealing-keys", answering(self._sealing_keys))
@@ -174,6 +176,10 @@ class SessionServer:
         that it gets."""
         tls.identity(_peer_certificate(request), self._cluster)
         return codec.encode(Epoch(self._manager.epoch))
+
+    async def _revoked(self, request: web.Request) -> bytes:
+        peer = tls.identity(_peer_certificate(request), self._cluster)
+        return codec.encode(await self._manager.revoked(peer))
 
     def _manager_at(self, request: web.Request) -> Identity:
         peer = tls.identity(_peer_certificate(request), self._cluster)

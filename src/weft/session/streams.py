@@ -9,6 +9,8 @@ TCP alone limits how fast frames come: neither end holds more than a few.
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import aiohttp
 from aiohttp import WSMsgType
@@ -20,11 +22,20 @@ from weft.session.base import PublishRequest, SessionClosed
 from weft.session.client import FAILURES, open_socket, post
 from weft.session.identity import CredentialSource
 from weft.session.messages import FromPublisher
+from weft.system.waiting import first
 
 RELAY_TIMEOUT = 5.0
 """Seconds that another manager may take to pass on a message."""
 LARGEST_ANSWER = 4 << 20
 """Bytes, although a manager has nothing to send here."""
+
+UntilRevoked = Callable[[str], Coroutine[Any, Any, None]]
+"""Waits until the certificate with a serial number is known to be revoked."""
+
+
+async def never(_: str) -> None:
+    """For clients that do not know which certificates were revoked."""
+    await asyncio.get_running_loop().create_future()
 
 
 class ManagerRelay:
@@ -47,17 +58,20 @@ class StreamConnector:
     """`session.base.OpenStream`."""
 
     def __init__(
-        self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
+        self,
+        credential_source: CredentialSource,
+        is_revoked: tls.IsRevoked = tls.none_known,
+        revoked: UntilRevoked = never,
     ) -> None:
         self._contexts = tls.node_contexts(credential_source, is_revoked)
+        self._revoked = revoked
 
     async def __call__(self, manager: str, subscription: str) -> "ClientStream":
         try:
-            return ClientStream(
-                *await open_socket(
-                    manager, f"/v1/streams/{subscription}", self._contexts.current(), LARGEST_ANSWER
-                )
+            http, socket = await open_socket(
+                manager, f"/v1/streams/{subscription}", self._contexts.current(), LARGEST_ANSWER
             )
+            return ClientStream(http, socket, self._revoked)
         except FAILURES as error:
             if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
                 raise Forbidden(
@@ -70,10 +84,15 @@ class ClientStream:
     """`session.base.StreamSink` over a WebSocket."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
+        self,
+        http: aiohttp.ClientSession,
+        socket: aiohttp.ClientWebSocketResponse,
+        revoked: UntilRevoked,
     ) -> None:
         self._http = http
         self._socket = socket
+        self._revoked = revoked
+        self._serial = tls.server_serial(socket)
 
     async def send(self, message: FromPublisher) -> None:
         try:
@@ -82,6 +101,10 @@ class ClientStream:
             raise SessionClosed(f"the manager wants no more frames: {error}") from error
 
     async def closed(self) -> None:
+        """Also when the manager's certificate is revoked."""
+        await first(self._ended(), self._revoked(self._serial))
+
+    async def _ended(self) -> None:
         with contextlib.suppress(ConnectionError, RuntimeError, aiohttp.ClientError):
             while (await self._socket.receive()).type in (WSMsgType.BINARY, WSMsgType.TEXT):
                 pass

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, Protocol
 
 from weft.errors import Forbidden, InvalidArgument
 from weft.model.ids import ClusterId
@@ -22,6 +23,12 @@ MANAGER_NAME = UNITS["manager"]
 
 IsRevoked = Callable[[str], bool]
 """Whether the certificate with a serial number, as in `model.certificate`, was revoked."""
+
+
+class ServerCertified(Protocol):
+    """A connection of a client."""
+
+    def get_extra_info(self, name: str) -> Any: ...
 
 
 def none_known(_: str) -> bool:
@@ -123,6 +130,14 @@ def identity(certificate: bytes | None, cluster: ClusterId) -> Identity:
     if who is None or who.cluster != cluster:
         raise Forbidden("cannot open session: the certificate is not of this cluster")
     return Identity(who.node, who.role, cluster, issuer_id(certificate), who.serial, who.expires)
+
+
+def server_serial(connection: ServerCertified) -> str:
+    """The serial number of the server's certificate, as TLS has verified it; empty if the
+    connection has ended."""
+    tunnel = connection.get_extra_info("ssl_object")
+    shown = tunnel.getpeercert(binary_form=True) if tunnel is not None else None
+    return serial_text(load(shown).serial_number) if shown else ""
 
 
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
