@@ -5,11 +5,14 @@ An `Nft` opens its socket in the namespace of the thread that makes it, and look
 the namespace of the thread that uses it: make and use one through `netns`. Closing one right after
 a table was deleted waits until the kernel has forgotten the table. That takes ten to twenty
 milliseconds, where a transaction takes less than one: close it later. But close it: it holds a
-megabyte. The library keeps parser state in globals, so transactions run one at a time. Errors carry
-nft's own message.
+megabyte. The library keeps parser state in globals, so transactions run one at a time. It waits
+for its socket with select(2), whose sets end at descriptor 1023, and glibc ends a process that goes
+beyond: a process that has so many descriptors open uses the command. Errors carry nft's own
+message.
 """
 
 import ctypes
+import os
 import subprocess
 import threading
 from collections.abc import Collection
@@ -22,6 +25,9 @@ from weft.network.render.table import text
 
 _OUTPUT_STATELESS, _OUTPUT_TERSE = 1 << 2, 1 << 11
 _ONE_AT_A_TIME = threading.Lock()
+_SELECTABLE = 1024 - 64
+"""The library may be used for a socket below this descriptor: FD_SETSIZE, less what other threads
+may open in between."""
 
 
 def load_library() -> ctypes.CDLL | None:
@@ -51,6 +57,8 @@ class Nft:
 
     def __init__(self, library: ctypes.CDLL | None = LIBRARY) -> None:
         """Without a library, every transaction runs the command."""
+        if library is not None and _next_descriptor() >= _SELECTABLE:
+            library = None
         self._library = library
         self._context = None
         if library is not None:
@@ -113,6 +121,12 @@ class Nft:
         if self._library is not None and self._context is not None:
             self._library.nft_ctx_free(self._context)
         self._context = None
+
+
+def _next_descriptor() -> int:
+    descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(descriptor)
+    return descriptor
 
 
 def _removing(family: str, name: str) -> str:
