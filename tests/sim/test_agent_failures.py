@@ -8,6 +8,7 @@ from tests.support import virtual_time
 from tests.support.agent_rig import MANAGER, Rig, rig, simulated
 from weft.errors import OperationFailed
 from weft.linux.fake_echo import FakeEcho
+from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.session.messages import Managers
 
@@ -136,3 +137,28 @@ def test_no_part_of_the_agent_that_fails_ends_the_agent(tmp_path, part, error):
         await r.stop()
 
     virtual_time.run(scene())
+
+
+@simulated
+async def test_a_port_that_a_program_of_the_host_has_rejects_the_task(tmp_path):
+    made = Rig(tmp_path / "data", tasks=0)
+    asked = []
+
+    def check(protocol, port):
+        asked.append((protocol, port))
+        raise OperationFailed(
+            "failed to bind host port for 0.0.0.0:2222/tcp: address already in use"
+        )
+
+    made.check_port = check
+    ports = [PublishedPort(9000, 2222, mode="host"), PublishedPort(9001, 2223)]
+    made.tasks = made.swarm.service("taken", ports=ports, on=[1])
+    made.start()
+    try:
+        await made.until_all(TaskState.REJECTED)
+        status = made.manager.statuses[made.tasks[0]]
+        assert status.err.startswith("failed to bind host port for 0.0.0.0:2222/tcp")
+        assert asked == [("tcp", 2222)], "the mesh takes no port of the host"
+        await made.check_gone()
+    finally:
+        await made.stop()

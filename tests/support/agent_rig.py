@@ -157,6 +157,7 @@ class Rig:
         self.opened = []
         self.flush_flows = _no_flush
         self.open_echo = None
+        self.check_port = lambda protocol, port: None
         self.routes = ("192.0.2.0/24",)
         self.agent = None
         self.run = None
@@ -178,6 +179,7 @@ class Rig:
         network = NetworkAdapters(
             kernel=self.kernel,
             names=NameAdapters(open_resolver=self.open_resolver),
+            check_port=lambda protocol, port: self.check_port(protocol, port),
             flush_flows=lambda space, flows: self.flush_flows(space, flows),
         )
         engine = Engine(

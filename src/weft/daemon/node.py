@@ -37,6 +37,7 @@ from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
 from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
+from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
@@ -163,6 +164,7 @@ class WeftNode:
             flush_flows=lambda space, flows: _flush_flows(
                 directory / space if space != HOST else None, flows
             ),
+            check_port=check_free,
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from weft.linux.base import EspEngine, Kernel
-from weft.model.addresses import Port
+from weft.model.addresses import Port, Protocol
 from weft.model.meta import Nanoseconds
 from weft.network.flows import Stale
 from weft.runtime.base import Images, Runtime, Volumes
@@ -41,6 +41,10 @@ FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
 namespace is no error. Raises `OperationFailed`."""
 
 
+CheckPort = Callable[[Protocol, Port], None]
+"""Raises `OperationFailed` if a program of the host has the port."""
+
+
 async def _open_here(
     inside: Path | None, family: socket.AddressFamily, kind: socket.SocketKind
 ) -> socket.socket:
@@ -52,6 +56,10 @@ async def _open_here(
 
 async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
     """Does nothing: no flows are remembered."""
+
+
+def _no_programs(protocol: Protocol, port: Port) -> None:
+    """Raises nothing: no other programs run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,7 @@ class NetworkAdapters:
     kernel: Kernel
     names: NameAdapters
     flush_flows: FlushFlows = _no_flows
+    check_port: CheckPort = _no_programs
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

@@ -93,10 +93,14 @@ class Networking:
         self._tell_networks("destroy", before, overlays)
 
     def check(self, workload: Workload) -> None:
-        """Raises `OperationFailed` for a workload that could not be on its networks here."""
+        """Raises `OperationFailed` for a workload that could not be on its networks here, or whose
+        host-mode port a program of this host has."""
         cause = hides_gateway(workload, self._overlays.networks, self.facts)
         if cause is not None:
             raise OperationFailed(cause)
+        for port in workload.ports:
+            if port.mode == "host" and port.published:
+                self._engine.adapters.network.check_port(port.protocol, port.published)
 
     async def connect(self, sandbox: Sandbox) -> None:
         """Returns when network and names work for the sandbox, which must have been desired. Raises

@@ -325,3 +325,19 @@ def test_many_tasks_on_many_nodes_are_placed_in_one_decision() -> None:
     room.run("orchestrator"), room.run("allocator"), room.run("scheduler")
     nodes = [t.node for t in room.state.tasks_of(service).values()]
     assert {nodes.count(node) for node in room.state.nodes} == {3}
+
+
+def test_a_node_that_rejected_a_task_is_tried_after_the_others() -> None:
+    """It may have a program of its own at the port. It stays better than nothing."""
+    room = ControlRoom(nodes=3)
+    id = room.service(spec(1))
+    room.settle()
+    [first] = room.running(id)
+    tried = [first.node]
+    for _ in range(5):
+        [task] = room.running(id)
+        room.put(task.observed(msgspec.structs.replace(task.status, state=TaskState.REJECTED)))
+        room.settle()
+        tried.append(room.running(id)[0].node)
+    assert set(tried[:3]) == set(room.state.nodes)
+    assert len(tried) == 6, "it runs wherever a node takes it"

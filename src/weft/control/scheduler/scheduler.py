@@ -13,7 +13,7 @@ import msgspec
 
 from weft.control.allocator.ports import swarm_ports
 from weft.control.scheduler.filters import Filter, Place, Requirements, explanation, obstacle
-from weft.control.scheduler.ranking import FAILURE_WINDOW, History, Ranking
+from weft.control.scheduler.ranking import FAILURE_WINDOW, MANY_FAILURES, History, Ranking
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
@@ -68,6 +68,11 @@ def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
     return [members for _, _, _, members in groups]
 
 
+_FAILURES = {TaskState.FAILED: 1, TaskState.REJECTED: MANY_FAILURES}
+"""What an ended task counts. A node that rejects a task lacks something, as a port that another
+program has: it will lack that at the next attempt too."""
+
+
 def _histories(state: ClusterState, service: ServiceId, now: Nanoseconds) -> dict[NodeId, History]:
     histories: dict[NodeId, History] = {}
     for task in state.tasks_of(service).values():
@@ -75,8 +80,8 @@ def _histories(state: ClusterState, service: ServiceId, now: Nanoseconds) -> dic
             continue
         history = histories.setdefault(task.node, History())
         history.tasks += task.is_live
-        failed = task.state in (TaskState.FAILED, TaskState.REJECTED)
-        history.failures += failed and task.status.timestamp > now - FAILURE_WINDOW
+        if task.status.timestamp > now - FAILURE_WINDOW:
+            history.failures += _FAILURES.get(task.state, 0)
     return histories
 
 
