@@ -57,6 +57,9 @@ def test_a_node_without_a_swarm_has_volumes(daemon: Daemon) -> None:
     ):
         assert [n for n in names(daemon, *filters) if n != anonymous] == found, filters
     assert "local     data" in daemon.ok("volume", "ls")
+    usage = json.loads(daemon.ok("system", "df", "-v", "--format", "json"))["Volumes"]
+    shown = {v["Name"]: (v["Links"], v["Size"]) for v in usage}
+    assert shown == {"data": ("0", "0B"), anonymous: ("0", "0B")}
     assert "invalid filter 'size'" in daemon.refused("volume", "ls", "--filter", "size=1")
     assert "invalid filter 'dangling=" in daemon.refused("volume", "ls", "--filter", "dangling=so")
 

@@ -139,6 +139,10 @@ class Volumes(Protocol):
         """The containers, running or not, that have it."""
         ...
 
+    def used(self) -> frozenset[str]:
+        """Names of the volumes that have users."""
+        ...
+
     async def create(
         self,
         name: str = "",

@@ -11,7 +11,7 @@ from weft.api.schema.container import container_summary_json
 from weft.api.schema.image import image_summary_json, shared_sizes
 from weft.api.schema.volume import volume_json
 from weft.api.versions import image_summary_answer
-from weft.errors import InvalidArgument, NotFound, clip
+from weft.errors import InvalidArgument, NotFound, OperationFailed, clip
 
 KINDS = ("container", "image", "volume", "build-cache")
 BUILDER_SIZE = (1, 42)
@@ -62,12 +62,17 @@ async def _containers(call: Call) -> list[Json]:
 
 
 async def _volumes(call: Call) -> list[Json]:
+    """Without the volumes that have options, as in Docker: their files are somewhere else."""
     known, rows = call.node.volumes, []
     for volume in known.all():
+        if volume.options:
+            continue
         try:
             size = await known.size(volume.name)
         except NotFound:
             continue
+        except OperationFailed:
+            size = -1  # as Docker says that it does not know
         usage = {"Size": size, "RefCount": len(known.users(volume.name))}
         rows.append(volume_json(volume, known.path(volume.name)) | {"UsageData": usage})
     return rows

@@ -30,8 +30,8 @@ async def listing(call: Call) -> web.Response:
 
 def _makers(known: Volumes) -> filters.Makers[Volume]:
     def dangling(value: str) -> filters.Test[Volume]:
-        expected = boolean(value, "dangling")
-        return lambda volume: (not known.users(volume.name)) == expected
+        expected, used = boolean(value, "dangling"), known.used()
+        return lambda volume: (volume.name not in used) == expected
 
     def of_name(value: str) -> filters.Test[Volume]:
         matches = name_test(value)

@@ -81,6 +81,11 @@ class Volumes:
             id for id, names in self._claims.items() if name in names and id not in users
         ]
 
+    def used(self) -> frozenset[str]:
+        """Names of the volumes that have users."""
+        held = (volumes_of(container.config.mount_points) for container in self._containers())
+        return frozenset().union(*held, *self._claims.values())
+
     async def create(
         self,
         name: str = "",
@@ -140,8 +145,9 @@ class Volumes:
         options, which hold nothing on this host. Returns their names and the bytes that they
         had."""
         removed, reclaimed = [], 0
+        used = self.used()
         for volume in self.all():
-            if volume.options or not wanted(volume) or self.users(volume.name):
+            if volume.options or volume.name in used or not wanted(volume):
                 continue
             try:
                 size = await self.size(volume.name)
