@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.fake_images import IMAGE
 from tests.support.whole_node import WholeNode
 from weft.api.server import ApiServer
+from weft.model.state import ClusterState
 from weft.model.task import Task
 
 DEADLINE = 60
@@ -85,13 +86,17 @@ class ApiDaemon:
         assert done.returncode != 0, f"docker {' '.join(argv)} was accepted: {done.stdout.decode()}"
         return done.stderr.decode()
 
+    def until(self, condition: Callable[[ClusterState], bool]) -> None:
+        """Returns when it is true of the swarm's state."""
+        self.call(self.node.until(condition))
+
     def settled(self, service: str = "web") -> None:
         """Returns when the service's tasks run as it wants, and others have ended."""
         self.call(self.node.until_running(service))
 
     def cleared(self) -> None:
         """Returns when no service has a task, and no container of a task is left."""
-        self.call(self.node.until(lambda state: not state.tasks))
+        self.until(lambda state: not state.tasks)
 
     def container(self, *create: str, script: str = "", name: str = "web") -> str:
         """The id of the container of a new service's first task, which has started."""
