@@ -92,7 +92,7 @@ def test_a_node_outside_a_swarm_has_containers_images_and_networks_of_its_own(
 
 def test_events_of_a_container_that_is_killed_and_removed(manager: Daemon) -> None:
     container = manager.container()
-    manager.ok("kill", "-s", "USR1", container)
+    manager.ok("kill", "-s", "WINCH", container)
     manager.ok("rm", "-f", container)
     wanted = ("--since", "2020-01-01T00:00:00Z", "--filter", f"container={container}")
     with subprocess.Popen(
@@ -101,10 +101,12 @@ def test_events_of_a_container_that_is_killed_and_removed(manager: Daemon) -> No
         text=True,
     ) as watching:
         assert watching.stdout is not None
-        told = [watching.stdout.readline().split() for _ in range(5)]
+        told = [watching.stdout.readline().split() for _ in range(6)]
         watching.terminate()
-    assert [action for action, *_ in told] == ["create", "start", "kill", "die", "destroy"]
-    assert told[2] == ["kill", "10"]
+    assert [action for action, *_ in told] == [
+        *("create", "start", "kill", "kill", "die", "destroy")
+    ]
+    assert told[2:4] == [["kill", "28"], ["kill", "9"]]
 
 
 # --- containers

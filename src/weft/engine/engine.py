@@ -165,7 +165,7 @@ class Engine:
         first. `volumes`: also removes the volumes that have no name."""
         container = self.container(id)
         if container is not None and container.state is ContainerState.RUNNING:
-            await self._kill_and_remove(id)
+            await self._kill_and_remove(container)
         else:
             await self.runtime.remove(id)
         self._dead.discard(id)
@@ -175,10 +175,11 @@ class Engine:
                 await self.volumes.remove_anonymous(container.config.mounts)
             self.events.container("destroy", container)
 
-    async def _kill_and_remove(self, id: ContainerId) -> None:
-        ended = asyncio.ensure_future(self.runtime.wait(id))
+    async def _kill_and_remove(self, container: Container) -> None:
+        ended = asyncio.ensure_future(self.runtime.wait(container.id))
+        self._tell_kill(container, Signals.SIGKILL)
         try:
-            await self.runtime.remove(id)
+            await self.runtime.remove(container.id)
             self._tell_end(await ended)
         finally:
             ended.cancel()

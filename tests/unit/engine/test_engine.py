@@ -109,8 +109,9 @@ def test_a_running_container_that_is_removed_dies_first(is_watched: bool) -> Non
         if watching is not None:
             await watching
         actions = [action for _, action, _ in happened(made)]
-        assert actions == ["create", "start", "die", "destroy"]
-        assert made.events.past[2].attributes["exitCode"] == "137"
+        assert actions == ["create", "start", "kill", "die", "destroy"]
+        assert made.events.past[2].attributes["signal"] == "9"
+        assert made.events.past[3].attributes["exitCode"] == "137"
 
     asyncio.run(main())
 
