@@ -84,6 +84,32 @@ def test_a_removed_services_ports_are_forwarded_until_its_tasks_have_ended() -> 
     play(1, scene)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_network_is_removed_after_the_last_tasks_of_a_removed_service(ends: bool) -> None:
+    """As `docker stack rm` asks for it. A container that will not end keeps nobody waiting."""
+    linger = Lingering()
+
+    async def scene(swarm: Swarm) -> None:
+        slow = await swarm.join(linger)
+        network = await swarm.manager.create_network(NetworkSpec(name="net"))
+        service = await swarm.manager.create_service(web(1, (network.id,)))
+        await swarm.until(lambda: len(swarm.running("web")) == 1)
+        await swarm.manager.remove_service(service)
+        begun = asyncio.get_running_loop().time()
+        removing = asyncio.create_task(swarm.manager.remove_network(network.id))
+        await asyncio.sleep(8)
+        assert network.id in slow.assignment.networks
+        if ends:
+            linger.done = True
+            swarm.connect(slow)
+        await removing
+        assert network.id not in swarm.manager.state.networks
+        took = asyncio.get_running_loop().time() - begun
+        assert 8 <= took < 9 if ends else 30 <= took < 31
+
+    play(0, scene)
+
+
 # --- whole swarms: the rules of every host's kernel when a container gets its stop signal
 
 

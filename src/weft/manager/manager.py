@@ -372,7 +372,7 @@ class Manager:
         return network_requests.warnings(self._store.state, network, self._host.routes)
 
     async def remove_network(self, id: NetworkId) -> None:
-        await self._write(lambda state: network_requests.removal(state, id))
+        await networks.remove(self._store, id)
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())

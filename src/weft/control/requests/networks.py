@@ -10,8 +10,10 @@ from weft.control.requests.validation import validate_network
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec
+from weft.model.node import NodeState
 from weft.model.service import Service
 from weft.model.state import Change, ClusterState, Put, Remove
+from weft.model.task import Task
 
 
 def warnings(state: ClusterState, network: Network, own_routes: Sequence[IPv4Network]) -> list[str]:
@@ -56,6 +58,19 @@ def removal(state: ClusterState, id: NetworkId) -> list[Change]:
         if task.is_live and task.service in state.services:
             raise FailedPrecondition(f"network {id} is in use by task {task.id}")
     return [Remove("network", id, network.meta.version)]
+
+
+def leaving(state: ClusterState, id: NetworkId) -> bool:
+    """Whether tasks of removed services still are on the network. Agents that are down end none."""
+    return any(
+        task.service not in state.services and not task.state.is_terminal and _can_end(state, task)
+        for task in state.tasks_attached(id).values()
+    )
+
+
+def _can_end(state: ClusterState, task: Task) -> bool:
+    node = state.nodes.get(task.node) if task.node is not None else None
+    return node is not None and node.status.state is NodeState.READY
 
 
 def needs_ingress(service: Service) -> bool:
