@@ -2,11 +2,13 @@
 daemon, damage, file systems that are mounted, removal."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,46 @@ def test_a_file_server_that_does_not_answer_is_given_up(root: Path) -> None:
         await volumes.create(Volume(name="near"))
         await volumes.mount("near")
         await volumes.close()
+
+    run(test)
+
+
+@contextmanager
+def unanswered(directory: Path) -> Iterator[None]:
+    """A file system at `directory` whose server never answers, as a dead NFS server's."""
+    directory.mkdir()
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(b"silent", os.fsencode(directory), b"fuse", 0, options) == 0
+    try:
+        yield
+    finally:
+        os.close(server)
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def test_a_path_that_the_kernel_waits_for_is_given_up_and_blocks_nobody_else(root: Path) -> None:
+    async def test() -> None:
+        mounts = VolumeMounts(1.0)
+        volumes = local(root, mounts)
+        device = str(root / "silent" / "x")
+        options = {"type": "none", "o": "bind", "device": device}
+        await volumes.create(Volume(name="far", options=options))
+        await volumes.create(tmpfs("near"))
+        with unanswered(root / "silent"):
+            far = asyncio.create_task(volumes.mount("far"))
+            find = asyncio.create_task(mounts.find(device, make=False))
+            await volumes.mount("near")
+            for waiting in (far, find):
+                with pytest.raises(OperationFailed, match="the file server does not respond"):
+                    await waiting
+            assert volumes.mounted() == ["near"]
+            await volumes.remove("far")
+            async with asyncio.timeout(10):  # the programs have ended, and are reaped
+                while mounts.left_over:
+                    await asyncio.sleep(0.02)
+        await volumes.remove("near")
 
     run(test)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from weft.engine.events import EventLog
-from weft.errors import Conflict, NotFound, OperationFailed, WeftError
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, WeftError
 from weft.model.container import Container, ContainerConfig, ImageConfig
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
@@ -36,6 +36,9 @@ IN_USE = "remove {name}: volume is in use - [{users}]"
 UNKNOWN_DRIVER = (
     'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
 )
+MAX_VOLUMES = 256
+"""Volumes that one image may ask for, which is not trusted: each is made on the disk, and mounted.
+A service may ask for as many mounts."""
 _RELABELLED = "z"
 """Docker's mode for a volume that a user mounts: files get the label of all containers."""
 
@@ -235,7 +238,12 @@ class Volumes:
 
 def requested(mounts: Sequence[Mount], image: ImageConfig) -> list[MountPoint]:
     """The mount points that the user asks for, and those of the image's volumes where the user
-    mounts nothing."""
+    mounts nothing. Raises `InvalidArgument` for an image that asks for too many."""
+    if len(image.volumes) > MAX_VOLUMES:
+        raise InvalidArgument(
+            f"cannot create container: the image asks for {len(image.volumes)} volumes, which are"
+            f" more than {MAX_VOLUMES}"
+        )
     points = [point_of(mount) for mount in mounts]
     taken = {point.destination for point in points}
     for destination in dict.fromkeys(map(clean, image.volumes)):

@@ -62,7 +62,7 @@ def resolved(kind: str, device: str, options: str) -> tuple[str, str]:
         name, _, value = word.partition("=")
         if name == "addr" and value:
             return device, options.replace(word, f"addr={_address(value)}", 1)
-    host = urlsplit(device).hostname if kind == "cifs" else None
+    host = urlsplit(device).netloc if kind == "cifs" else ""
     if host:
         device = unquote(device.replace(host, _address(host), 1))
     return device, options

@@ -109,6 +109,11 @@ class VolumeMounts:
         self._left.add(task)
         task.add_done_callback(self._left.discard)
 
+    @property
+    def left_over(self) -> int:
+        """How many killed programs the kernel has not let end yet."""
+        return len(self._left)
+
     async def close(self) -> None:
         for task in self._left:
             task.cancel()

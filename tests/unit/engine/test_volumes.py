@@ -68,6 +68,17 @@ def test_the_images_volumes_are_made_where_nothing_else_is_mounted() -> None:
     ]
 
 
+def test_an_image_cannot_ask_for_volumes_without_end() -> None:
+    async def test() -> None:
+        bed = Bed(*(f"/{number}" for number in range(257)))
+        with pytest.raises(InvalidArgument, match="asks for 257 volumes, which are more than 256"):
+            await bed.engine.create(config())
+        assert bed.names == []
+        assert bed.runtime.containers() == []
+
+    run(test)
+
+
 def test_a_life_with_volumes_told_in_events() -> None:
     async def test() -> None:
         bed = Bed("/data")
