@@ -297,4 +297,7 @@ def test_the_swarm_s_settings(daemon: Daemon) -> None:
         b"ExternalCAs is not supported"
         in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
     )
-    assert b"the Raft log is etcd's" in daemon.run("swarm", "update", "--max-snapshots", "2").stderr
+    daemon.ok("swarm", "update", "--max-snapshots", "2", "--snapshot-interval", "77")
+    daemon.ok("swarm", "update", "--dispatcher-heartbeat", "8s")
+    raft = json.loads(daemon.ok("info", "--format", "{{json .Swarm.Cluster.Spec.Raft}}"))
+    assert (raft["KeepOldSnapshots"], raft["SnapshotInterval"]) == (2, 77)

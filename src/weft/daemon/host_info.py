@@ -1,13 +1,13 @@
 """Facts about this host for `docker info`, `docker version` and the node's description in the
 swarm. They are read once at start."""
 
-import hashlib
 import logging
 import os
 import platform
 import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PROGRAMS = ("conmon", "runc", "skopeo")
 """Programs that the daemon requires."""
 
-_ENGINE_ID = re.compile(r"[0-9a-f]{36}")
+_ENGINE_ID = re.compile(r"[0-9a-f-]{36}")
 CGROUP_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 RESOLVER_KEYWORDS = ("nameserver", "search", "options")
 
@@ -63,8 +63,9 @@ def read(
         cpus=os.cpu_count() or 1,
         memory=_memory(),
         data_root=str(data_root),
-        runtime=_first_line("runc", "--version"),
-        conmon=_first_line("conmon", "--version"),
+        runtime=_version("runc"),
+        runtime_commit=_commit("runc"),
+        conmon=_version("conmon"),
         version=VERSION,
         cgroup_version="2" if CGROUP_CONTROLLERS.exists() else "1",
         started_at=started_at,
@@ -97,11 +98,31 @@ def _memory() -> int:
 
 
 def _first_line(*argv: str) -> str:
+    return next(iter(_lines(*argv)), "").strip()
+
+
+def _lines(*argv: str) -> list[str]:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.stdout else ""
+        return []
+    return done.stdout.splitlines()
+
+
+def _version(program: str) -> str:
+    """`runc 1.1.5` for `runc version 1.1.5+ds1`; empty if the program is missing."""
+    words = _first_line(program, "--version").split()
+    return f"{program} {words[-1].partition('+')[0]}" if words else ""
+
+
+def _commit(program: str) -> str:
+    """What the program says of its source, or its version."""
+    found = [
+        line.partition(":")[2].strip()
+        for line in _lines(program, "--version")
+        if line.startswith("commit:")
+    ]
+    return found[0] if found else _version(program).rpartition(" ")[2]
 
 
 def _engine_id(data_root: Path) -> str:
@@ -117,7 +138,7 @@ def _engine_id(data_root: Path) -> str:
         pass
     except OSError as error:
         raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
-    made = hashlib.sha256(os.urandom(32)).hexdigest()[:36]
+    made = str(uuid.uuid4())
     try:
         replace_file(path, made.encode())
     except OSError as error:

@@ -122,6 +122,7 @@ class WeftNode:
             esp_engine=self._esp.name if self._esp else "",
             apparmor=confiner.apparmor.in_use,
             seccomp=confiner.filters,
+            swap_limit=self.containers.limits_swap,
             warnings=(*info.warnings, *confiner.warnings),
         )
         inside = ConmonInside(self.containers, self._image_store, time.time_ns)

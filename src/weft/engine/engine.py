@@ -6,6 +6,7 @@ The engine lives as long as the daemon. A part that wants containers connected m
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from signal import Signals
 
 from weft.engine import views
@@ -52,6 +53,12 @@ class Engine:
     async def close(self) -> None:
         """Ends the engine's own work; containers go on."""
         await self.health.close()
+
+    @cached_property
+    def started_at(self) -> Nanoseconds:
+        """When the engine's networks were first asked for, which is soon after the daemon began:
+        Docker dates them so."""
+        return self.now()
 
     def now(self) -> Nanoseconds:
         return self.adapters.origin.clock()
@@ -197,4 +204,4 @@ class Engine:
 
     def local_networks(self) -> list[LocalNetwork]:
         """The networks that every host has. They are the same in a swarm and after it."""
-        return views.predefined_networks(self.id)
+        return views.predefined_networks(self.id, self.started_at)

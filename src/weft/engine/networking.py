@@ -13,6 +13,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from weft.dns.zone import NameCache, Zone, zone_for
 from weft.engine import views
 from weft.engine.encryption import Encryption
@@ -146,9 +148,14 @@ class Networking:
         connected = views.connected_networks(
             self._overlays, self._here, self.facts, self._engine.containers
         )
-        return sorted(
-            [*self._engine.local_networks(), *connected], key=lambda network: network.name
-        )
+        # What has no time of its own was made by this daemon.
+        dated = [
+            network
+            if network.created_at
+            else msgspec.structs.replace(network, created_at=self._engine.started_at)
+            for network in connected
+        ]
+        return sorted([*self._engine.local_networks(), *dated], key=lambda network: network.name)
 
     def container_networks(self, id: ContainerId) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
         return views.container_networks(

@@ -19,6 +19,7 @@ from weft.model.local_network import (
     ServiceTaskView,
     ServiceView,
 )
+from weft.model.meta import Nanoseconds
 from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts
 from weft.model.workload import Resident
 from weft.network.sandbox import needs_gateway
@@ -89,21 +90,25 @@ def container_gateway(
     return next((e for e in network.endpoints if e.key == id), None)
 
 
-def predefined_networks(engine: str) -> list[LocalNetwork]:
-    """The networks that every host has, sorted by name."""
+def predefined_networks(engine: str, created_at: Nanoseconds) -> list[LocalNetwork]:
+    """The networks that every host has, sorted by name. `created_at`: when the daemon began, as in
+    Docker."""
     return [
-        predefined(engine, "bridge", "bridge"),
-        predefined(engine, "host", "host"),
-        predefined(engine, "none", "null"),
+        predefined(engine, "bridge", "bridge", created_at),
+        predefined(engine, "host", "host", created_at),
+        predefined(engine, "none", "null", created_at),
     ]
 
 
-def predefined(engine: str, name: str, driver: Literal["bridge", "host", "null"]) -> LocalNetwork:
+def predefined(
+    engine: str, name: str, driver: Literal["bridge", "host", "null"], created_at: Nanoseconds
+) -> LocalNetwork:
     bridge = driver == "bridge"
     return LocalNetwork(
         id=digest(engine, name),
         name=name,
         driver=driver,
+        created_at=created_at,
         pools=(_BRIDGE_POOL,) if bridge else (),
         options=_BRIDGE_OPTIONS if bridge else {},
     )

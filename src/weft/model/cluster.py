@@ -19,6 +19,17 @@ PEER_PORT = 2380
 """Port on which etcd members of managers listen for each other."""
 
 
+class RaftSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Settings of Docker Swarm's Raft log, kept for clients, which set them and expect to see them
+    again. They have no effect: etcd keeps the log here."""
+
+    snapshot_interval: int = 10_000
+    """Log entries between two snapshots."""
+    old_snapshots: int = 0
+    """Snapshots kept beside the newest one."""
+    entries_for_slow_followers: int = 500
+
+
 class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = "default"
     labels: dict[str, str] = msgspec.field(default_factory=dict)
@@ -30,6 +41,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How long a key of the encrypted networks is the newest one."""
     key_bits: Literal[128, 256] = 128
     """Length of the AES keys of encrypted networks, from the next key on."""
+    raft: RaftSettings = RaftSettings()
     force_rotate: int = 0
     """A higher number asks for a new root of the certificate authority."""
 

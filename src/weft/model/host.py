@@ -25,6 +25,10 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     esp_engine: str = ""
     """The engine that encrypts: `kernel`, `userspace` or empty."""
     apparmor: bool = False
+    swap_limit: bool = False
+    """Whether the kernel counts the swap of control groups."""
+    runtime_commit: str = ""
+    """The version of the runtime's source."""
     seccomp: bool = False
     """Whether seccomp confines containers."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)

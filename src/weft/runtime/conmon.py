@@ -93,7 +93,7 @@ class ConmonRuntime:
         self._mounts = ContainerMounts(volumes, self._users_of)
         self._loaded = False
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
-        self._swap_is_accounted = swap_is_accounted()
+        self.limits_swap = swap_is_accounted()
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
         self.version = ""
         """Version of the OCI runtime: `runc 1.1.5`."""
@@ -184,7 +184,7 @@ class ConmonRuntime:
         check_free(config, self.containers())
         check_limits(config.limits, len(os.sched_getaffinity(0)))
         directory = Directory(self._containers / config.id)
-        swap = memory_and_swap(config.limits, self._swap_is_accounted)
+        swap = memory_and_swap(config.limits, self.limits_swap)
         container = new_container(config, image, self._clock(), str(directory.log), swap)
         stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
         signal_number(stop_signal)

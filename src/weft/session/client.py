@@ -9,6 +9,7 @@ that this root vouches for.
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -78,8 +79,14 @@ async def join(
                 admitted.certificate, private_pem(key), admitted.root_certificate
             )
         except FAILURES as error:
-            causes.append(f"{address}: {cause_of(error)}")
+            causes.append(f"{address}: {_reason(error)}")
     raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
+
+
+def _reason(error: BaseException) -> str:
+    """asyncio's text for a refused connection has the address in Python's notation."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else cause_of(error)
 
 
 async def _fetch_root(address: str) -> str:
@@ -153,7 +160,7 @@ class MemberClient:
             try:
                 return address, await post(address, path, self._contexts.current(), body)
             except (*FAILURES, Unavailable) as error:
-                causes.append(f"{address}: {cause_of(error)}")
+                causes.append(f"{address}: {_reason(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
@@ -245,7 +252,7 @@ class Connector:
                 electing = error.status == 503
                 causes.append(f"{address}: status {error.status}")
             except FAILURES as error:
-                causes.append(f"{address}: {cause_of(error)}")
+                causes.append(f"{address}: {_reason(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
     def _turn(self, address: str) -> int:

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from weft.api.schema.decoding import decode
-from weft.api.schema.swarm import InitWire, JoinWire, init_from, join_from
-from weft.errors import InvalidArgument
+from weft.api.schema.swarm import (
+    InitWire,
+    JoinWire,
+    SpecWire,
+    init_from,
+    join_from,
+    spec_from,
+)
+from weft.errors import InvalidArgument, Unsupported
 from weft.manager.bootstrap import validate
+from weft.model.cluster import RaftSettings
 
 
 def init(**fields: Any) -> Any:
@@ -83,3 +91,14 @@ def test_what_a_new_swarm_may_be() -> None:
     ):
         with pytest.raises(InvalidArgument, match=text):
             validate(init(**fields))
+
+
+def test_settings_of_snapshots_are_kept_and_ticks_cannot_be_changed() -> None:
+    wanted = {"SnapshotInterval": 77, "KeepOldSnapshots": 2, "LogEntriesForSlowFollowers": 9}
+    spec = init(Spec={"Raft": wanted}).spec
+    assert spec.raft == RaftSettings(77, 2, 9)
+    wire = decode(b'{"Raft": {"KeepOldSnapshots": 0, "ElectionTick": 10}}', SpecWire)
+    assert spec_from(wire, spec).raft == RaftSettings(77, 0, 9)
+    assert spec_from(decode(b"{}", SpecWire), spec).raft == spec.raft
+    with pytest.raises(Unsupported, match="Raft.ElectionTick: 5 is not supported"):
+        init(Spec={"Raft": {"ElectionTick": 5}})

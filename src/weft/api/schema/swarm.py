@@ -1,8 +1,9 @@
 """The swarm: requests to create, join and change one, and its JSON.
 
-Raft's settings are shown with Docker's values, because clients send back the settings that they
-were shown. Any other value is refused: with several managers etcd keeps the Raft log and its
-settings.
+Raft's settings for snapshots are kept and shown, and have no effect: with several managers etcd
+keeps the Raft log and its settings. Its ticks are shown with Docker's values, because clients send
+back the settings that they were shown; any other value is refused, as Docker cannot change them
+either.
 """
 
 import re
@@ -16,17 +17,11 @@ from weft.api.schema.common import FEW, Count, Json, Wire, omit_empty, parse_add
 from weft.api.schema.tls import swarm_tls
 from weft.control.requests.validation import MAX_POOLS
 from weft.errors import InvalidArgument, Unsupported, clip
-from weft.model.cluster import Cluster, ClusterSpec, RootCa
+from weft.model.cluster import Cluster, ClusterSpec, RaftSettings, RootCa
 from weft.model.membership import InitRequest, JoinRequest
 from weft.model.numbers import decimal
 
-RAFT = {
-    "SnapshotInterval": 10000,
-    "KeepOldSnapshots": 0,
-    "LogEntriesForSlowFollowers": 500,
-    "ElectionTick": 10,
-    "HeartbeatTick": 1,
-}
+TICKS = {"ElectionTick": 10, "HeartbeatTick": 1}
 DEFAULT_PORT = 2377
 MAX_HOST = 253
 """Characters of a host name (RFC 1035 section 2.3.4)."""
@@ -55,13 +50,21 @@ class EncryptionWire(Wire, frozen=True):
     auto_lock: bool = field(name="AutoLockManagers", default=False)
 
 
+class RaftWire(Wire, frozen=True):
+    snapshot_interval: Count = 0
+    keep_old_snapshots: Count | None = None
+    log_entries_for_slow_followers: Count = 0
+    election_tick: Count = 0
+    heartbeat_tick: Count = 0
+
+
 class SpecWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = ("TaskDefaults",)
 
     name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     orchestration: OrchestrationWire = OrchestrationWire()
-    raft: dict[str, Count] = field(default_factory=dict)
+    raft: RaftWire = RaftWire()
     dispatcher: DispatcherWire = DispatcherWire()
     ca: CaWire = field(name="CAConfig", default=CaWire())
     encryption: EncryptionWire = field(name="EncryptionConfig", default=EncryptionWire())
@@ -167,12 +170,6 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
         raise InvalidArgument(f'invalid Name: {wire.name!r} (swarm spec must be named "default")')
     if wire.encryption.auto_lock:
         raise Unsupported("EncryptionConfig.AutoLockManagers is not supported by Weft")
-    for name, value in wire.raft.items():
-        if value and RAFT.get(name) != value:
-            raise Unsupported(
-                f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are"
-                " its settings"
-            )
     if wire.ca.external:
         raise Unsupported(
             "CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key"
@@ -184,7 +181,26 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
         task_history=current.task_history if history is None else history,
         heartbeat=wire.dispatcher.heartbeat_period or current.heartbeat,
         certificate_expiry=wire.ca.expiry or current.certificate_expiry,
+        raft=_raft_from(wire.raft, current.raft),
         force_rotate=wire.ca.force_rotate or current.force_rotate,
+    )
+
+
+def _raft_from(wire: RaftWire, current: RaftSettings) -> RaftSettings:
+    for name, value in (
+        ("ElectionTick", wire.election_tick),
+        ("HeartbeatTick", wire.heartbeat_tick),
+    ):
+        if value not in (0, TICKS[name]):
+            raise Unsupported(
+                f"Raft.{name}: {value} is not supported by Weft: the Raft log is etcd's, and so are"
+                " its ticks"
+            )
+    kept = wire.keep_old_snapshots
+    return RaftSettings(
+        wire.snapshot_interval or current.snapshot_interval,
+        current.old_snapshots if kept is None else kept,
+        wire.log_entries_for_slow_followers or current.entries_for_slow_followers,
     )
 
 
@@ -217,7 +233,12 @@ def cluster_info_json(cluster: Cluster) -> Json:
             "Name": spec.name,
             "Labels": spec.labels,
             "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history},
-            "Raft": RAFT,
+            "Raft": {
+                "SnapshotInterval": spec.raft.snapshot_interval,
+                "KeepOldSnapshots": spec.raft.old_snapshots,
+                "LogEntriesForSlowFollowers": spec.raft.entries_for_slow_followers,
+                **TICKS,
+            },
             "Dispatcher": {"HeartbeatPeriod": spec.heartbeat},
             "CAConfig": (
                 {"NodeCertExpiry": spec.certificate_expiry}

@@ -12,7 +12,6 @@ GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i68
 
 CAPABILITIES: Json = {
     "MemoryLimit": True,
-    "SwapLimit": False,
     "CpuCfsPeriod": True,
     "CpuCfsQuota": True,
     "CPUShares": True,
@@ -23,7 +22,13 @@ CAPABILITIES: Json = {
 """Kernel features that Weft requires anyway."""
 REGISTRY: Json = {
     "IndexServerAddress": "https://index.docker.io/v1/",
-    "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": [], "Mirrors": None},
+    "RegistryConfig": {
+        "IndexConfigs": {
+            "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+        },
+        "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+        "Mirrors": None,
+    },
     "HttpProxy": "",
     "HttpsProxy": "",
     "NoProxy": "",
@@ -66,9 +71,15 @@ def _component(name: str, text: str) -> Json:
 
 
 def info_json(
-    info: HostInfo, swarm: Json, containers: dict[str, int], images: int, now: int
+    info: HostInfo,
+    swarm: Json,
+    containers: dict[str, int],
+    images: int,
+    now: int,
+    descriptors: int = 0,
 ) -> Json:
-    """`containers`: number of containers by state (running, exited, ...)."""
+    """`containers`: number of containers by state (running, exited, ...). `descriptors`: open in
+    the daemon."""
     running = containers.get("running", 0)
     total = sum(containers.values())
     return {
@@ -87,20 +98,17 @@ def info_json(
             "Log": ["json-file", "none"],
         },
         **CAPABILITIES,
+        "SwapLimit": info.swap_limit,
         "Debug": False,
-        "NFd": 0,
-        "OomKillDisable": False,
+        "NFd": descriptors,
+        "OomKillDisable": info.cgroup_version == "1",
         "NGoroutines": 0,
         "SystemTime": rfc3339_fixed(now),
         "LoggingDriver": "json-file",
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": info.cgroup_version,
         "NEventsListener": 0,
-        "KernelVersion": info.kernel,
-        "OperatingSystem": info.operating_system,
-        "OSVersion": info.os_version,
-        "OSType": "linux",
-        "Architecture": info.architecture,
+        **_system_json(info),
         **REGISTRY,
         "NCPU": info.cpus,
         "MemTotal": info.memory,
@@ -116,14 +124,24 @@ def info_json(
         "LiveRestoreEnabled": True,
         "Isolation": "",
         "InitBinary": "",
-        "ContainerdCommit": {"ID": ""},
-        "RuncCommit": {"ID": info.runtime},
-        "InitCommit": {"ID": ""},
         "FirewallBackend": {"Driver": "nftables"},
         "SecurityOptions": _security_options(info),
         "CDISpecDirs": [],
         "Warnings": list(info.warnings) or None,
         "StartedAt": rfc3339(info.started_at),
+    }
+
+
+def _system_json(info: HostInfo) -> Json:
+    return {
+        "KernelVersion": info.kernel,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": info.os_version,
+        "OSType": "linux",
+        "ContainerdCommit": {"ID": ""},
+        "RuncCommit": {"ID": info.runtime_commit},
+        "InitCommit": {"ID": ""},
+        "Architecture": info.architecture,
     }
 
 
