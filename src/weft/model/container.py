@@ -137,6 +137,11 @@ class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     read_only_paths: tuple[str, ...] = ()
     apparmor_profile: str = ""
     """Empty where the host has no AppArmor."""
+    no_new_privileges: bool = False
+    """Whether no program in the container gains privileges by executing another."""
+    init: str = ""
+    """The program of the host that runs the container's program as its child and reaps orphans;
+    empty: none."""
     cgroup_namespace: bool = False
     """Whether the container sees only its own control groups. On a host with cgroup version 1 the
     container sees the host's, as in Docker Swarm."""

@@ -12,6 +12,7 @@ from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
 from weft.model.mount import BindOptions, VolumeOptions
+from weft.model.privileges import Privileges
 from weft.model.secret import DataReference
 
 MountType = Literal["bind", "tmpfs", "volume"]
@@ -71,7 +72,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     secrets: tuple[DataReference, ...] = ()
     configs: tuple[DataReference, ...] = ()
     init: bool | None = None
-    """Kept only to be shown; the API refuses True."""
+    """Whether a small init process runs the program and reaps orphans; None: no, as False."""
+    oom_score_adj: int = 0
+    """-1000 to 1000: how much rather the kernel kills the container when memory runs out."""
+    privileges: Privileges = Privileges()
     healthcheck: HealthCheck | None = None
 
 

@@ -9,11 +9,16 @@ confinement in force even after an update of the daemon.
 
 import os
 import re
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from weft.errors import InvalidArgument, OperationFailed
 from weft.model.container import Confinement
+from weft.model.privileges import Privileges
+from weft.model.seccomp_profile import profile_from
+from weft.model.service import ContainerSpec
 from weft.runtime.apparmor import AppArmor
 from weft.runtime.seccomp import kernel_has_filters, kernel_version, load_profile, resolve
 
@@ -26,6 +31,11 @@ MASKED_PATHS = (
 """`masked_paths` adds each processor's throttling counters: like /proc/interrupts they reveal what
 other users type (GHSA-6fw5-f8r9-fgfm)."""
 _THROTTLING = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
+
+UNCONFINED = "unconfined"
+INIT_PROGRAMS = ("docker-init", "tini-static", "catatonit")
+
+_DEFAULT = Privileges()
 
 NO_FILTER = (
     "WARNING: this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER): containers may make any"
@@ -66,20 +76,44 @@ class Confiner:
         missing = self.apparmor.warning
         return (*([] if self.filters else [NO_FILTER]), *([missing] if missing else []))
 
-    async def confine(self) -> Confinement:
-        """Raises `OperationFailed` if the AppArmor profile is needed and cannot be loaded."""
+    async def confine(self, spec: ContainerSpec) -> Confinement:
+        """Raises `OperationFailed` if the AppArmor profile is needed and cannot be loaded, or the
+        host has no init program."""
+        is_free = spec.privileges.apparmor == "disabled"
+        profile = "" if is_free and not self.apparmor.in_use else await self.apparmor.profile()
         return Confinement(
             masked_paths=self._masked,
             read_only_paths=READ_ONLY_PATHS,
-            apparmor_profile=await self.apparmor.profile(),
+            apparmor_profile=profile and (UNCONFINED if is_free else profile),
+            no_new_privileges=spec.privileges.no_new_privileges,
+            init=find_init() if spec.init else "",
             cgroup_namespace=self._cgroup_namespaces,
         )
 
-    def filter(self, capabilities: Collection[str]) -> dict[str, Any] | None:
-        """`linux.seccomp` for a container with these capabilities; None if the kernel has no
-        filters."""
-        return (
-            resolve(self._profile, capabilities, self._machine, self._kernel)
-            if self._profile
-            else None
-        )
+    def filter(
+        self, capabilities: Collection[str], privileges: Privileges = _DEFAULT
+    ) -> dict[str, Any] | None:
+        """`linux.seccomp` for a container with these capabilities; None if the user asked for no
+        filter, or the kernel has none. Raises `InvalidArgument`, also for a profile of the user's
+        on such a kernel."""
+        if privileges.seccomp == "unconfined":
+            return None
+        own = profile_from(privileges.seccomp_profile) if privileges.seccomp == "custom" else None
+        if self._profile is None:
+            if own is not None:
+                raise InvalidArgument(
+                    "seccomp is not enabled in your kernel, cannot run a custom seccomp profile"
+                )
+            return None
+        return resolve(own or self._profile, capabilities, self._machine, self._kernel)
+
+
+def find_init() -> str:
+    """A static program: it runs on the container's file system. Raises `OperationFailed`."""
+    for name in INIT_PROGRAMS:
+        if found := shutil.which(name):
+            return found
+    raise OperationFailed(
+        f"ContainerSpec.Init: this host has no init program ({', '.join(INIT_PROGRAMS)}): install"
+        " the package tini"
+    )

@@ -132,7 +132,7 @@ class ConmonRuntime:
         """Loads the profile early, so that a host that cannot load it logs an error before it
         refuses its first container."""
         try:
-            await self.confiner.confine()
+            await self.confiner.apparmor.profile()
         except OperationFailed as error:
             log.error("apparmor.failed cause=%s", error)
 
@@ -222,9 +222,13 @@ class ConmonRuntime:
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
-        container = msgspec.structs.replace(container, confinement=await self.confiner.confine())
+        container = msgspec.structs.replace(
+            container, confinement=await self.confiner.confine(config.spec)
+        )
         box.record = msgspec.structs.replace(box.record, container=container)
-        seccomp = self.confiner.filter(capability_set(config.spec.cap_add, config.spec.cap_drop))
+        seccomp = self.confiner.filter(
+            capability_set(config.spec.cap_add, config.spec.cap_drop), config.spec.privileges
+        )
         mounts = await self._mounts.prepared(directory.places, config.mount_points)
         document = container_document(container, image, user, directory.path, seccomp, mounts)
         directory.write_files({

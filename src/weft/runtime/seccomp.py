@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from weft.model.seccomp_profile import Condition, Profile, Rule
+
 PROFILE = Path(__file__).with_name("profiles") / "seccomp.json"
 _FILTERS = "proc/sys/kernel/seccomp/actions_avail"
 """Exists if the kernel has CONFIG_SECCOMP_FILTER."""
@@ -48,36 +50,6 @@ _ARCHITECTURES = {
 """By the machine name of uname(2)."""
 
 
-class _Condition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    caps: tuple[str, ...] = ()
-    arches: tuple[str, ...] = ()
-    min_kernel: str = ""
-
-
-class _Rule(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    names: tuple[str, ...]
-    action: str
-    errno_ret: int | None = None
-    args: tuple[dict[str, Any], ...] = ()
-    comment: str = ""
-    includes: _Condition = _Condition()
-    excludes: _Condition = _Condition()
-
-
-class _Table(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    architecture: str
-    sub_architectures: tuple[str, ...] | None = None
-
-
-class Profile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Refuses unknown fields: an unknown condition must not be ignored."""
-
-    default_action: str
-    default_errno_ret: int
-    arch_map: tuple[_Table, ...]
-    syscalls: tuple[_Rule, ...]
-
-
 def load_profile() -> Profile:
     """The profile that Weft ships."""
     return msgspec.json.decode(PROFILE.read_bytes(), type=Profile)
@@ -99,35 +71,37 @@ def resolve(
     """`linux.seccomp` of the OCI runtime specification for a container whose bounding set is
     `capabilities`."""
     architecture = _ARCHITECTURES.get(machine, _Architecture(machine, None))
-    document = {
+    document: dict[str, Any] = {
         "defaultAction": profile.default_action,
-        "defaultErrnoRet": profile.default_errno_ret,
         "syscalls": [
             _rule_document(rule)
-            for rule in profile.syscalls
+            for rule in profile.syscalls or ()
             if _includes(rule.includes, architecture.rules, capabilities, kernel)
             and not _excludes(rule.excludes, architecture.rules, capabilities, kernel)
         ],
     }
     names = [
         name
-        for table in profile.arch_map
+        for table in profile.arch_map or ()
         if table.architecture == architecture.table
         for name in (table.architecture, *(table.sub_architectures or ()))
         if name != _UNUSED_ARCHITECTURE
     ]
+    names += profile.architectures or ()
+    if profile.default_errno_ret is not None:
+        document["defaultErrnoRet"] = profile.default_errno_ret
     return document | ({"architectures": names} if names else {})
 
 
-def _rule_document(rule: _Rule) -> dict[str, Any]:
-    document: dict[str, Any] = {"names": rule.names, "action": rule.action}
+def _rule_document(rule: Rule) -> dict[str, Any]:
+    document: dict[str, Any] = {"names": rule.calls, "action": rule.action}
     if rule.errno_ret is not None:
         document["errnoRet"] = rule.errno_ret
     return document | ({"args": rule.args} if rule.args else {})
 
 
 def _includes(
-    condition: _Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
+    condition: Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
 ) -> bool:
     """Holds if every part of the condition is met; an empty condition holds."""
     return (
@@ -138,7 +112,7 @@ def _includes(
 
 
 def _excludes(
-    condition: _Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
+    condition: Condition, architecture: str, capabilities: Collection[str], kernel: Kernel
 ) -> bool:
     """Holds if any part of the condition is met; an empty condition does not hold."""
     return (

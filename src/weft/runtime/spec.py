@@ -34,6 +34,8 @@ _ALL_CAPABILITIES = (
     "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
 """In the order of their bits in linux/capability.h."""
+INIT_TARGET = "/sbin/docker-init"
+"""Where the init program is in a container, as in Docker."""
 _CPU_PERIOD = 100_000
 """Microseconds; the kernel's default."""
 _NETWORK_SYSCTLS = {
@@ -100,15 +102,17 @@ def container_document(
         *container.env,
     ]
     process = process_document(
-        container.args,
+        (*((INIT_TARGET, "--") if confinement.init else ()), *container.args),
         variables,
         spec.dir or image.config.working_dir or "/",
         user,
         capabilities,
         spec.tty,
-        confinement.apparmor_profile,
+        confinement,
         spec.ulimits,
     )
+    if spec.oom_score_adj:
+        process["oomScoreAdj"] = spec.oom_score_adj
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "hostname": config.hostname,
@@ -117,7 +121,7 @@ def container_document(
         "mounts": arranged(
             _system_mounts(),
             [
-                *_own_files(directory, mounts.documents),
+                *_own_files(directory, confinement.init, mounts.documents),
                 *mounts.documents,
                 *_memory_files(directory / "memory", spec),
             ],
@@ -160,7 +164,7 @@ def command_document(
         user,
         all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop),
         tty,
-        container.confinement.apparmor_profile,
+        container.confinement,
         spec.ulimits,
     )
 
@@ -172,11 +176,11 @@ def process_document(
     user: User,
     capabilities: Sequence[str],
     tty: bool,
-    apparmor_profile: str,
+    confinement: Confinement,
     ulimits: Sequence[Ulimit] = (),
 ) -> dict[str, Any]:
     """`process` of the specification, for a container's first process or for a further one."""
-    held = [] if user.uid else list(capabilities)
+    held, profile = [] if user.uid else list(capabilities), confinement.apparmor_profile
     return {
         "terminal": tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
@@ -184,9 +188,9 @@ def process_document(
         "env": list(env),
         "cwd": directory,
         "capabilities": {"bounding": list(capabilities), "effective": held, "permitted": held},
-        "noNewPrivileges": False,
+        "noNewPrivileges": confinement.no_new_privileges,
         "rlimits": [_rlimit(limit) for limit in ulimits],
-    } | ({"apparmorProfile": apparmor_profile} if apparmor_profile else {})
+    } | ({"apparmorProfile": profile} if profile else {})
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
@@ -304,25 +308,21 @@ def _system_mounts() -> list[dict[str, Any]]:
     ]
 
 
-def _own_files(directory: Path, mounts: Sequence[Document]) -> list[Document]:
+def _own_files(directory: Path, init: str, mounts: Sequence[Document]) -> list[Document]:
     """The three files that the daemon writes for a container, unless the user mounts others in
-    their place."""
+    their place, and the init program."""
     taken = {mount["destination"] for mount in mounts}
     targets = {
         "resolv.conf": "/etc/resolv.conf",
         "hostname": "/etc/hostname",
         "hosts": "/etc/hosts",
     }
-    return [
-        {
-            "destination": target,
-            "type": "bind",
-            "source": str(directory / name),
-            "options": ["rbind", "rprivate"],
-        }
+    files = [
+        _bound(str(directory / name), target)
         for name, target in targets.items()
         if target not in taken
     ]
+    return [*files, *([_bound(init, INIT_TARGET, "ro")] if init else [])]
 
 
 def _memory_files(memory: Path, spec: ContainerSpec) -> list[dict[str, Any]]:
@@ -332,3 +332,12 @@ def _memory_files(memory: Path, spec: ContainerSpec) -> list[dict[str, Any]]:
         {"destination": path, "type": "bind", "source": str(memory / str(n)), "options": options}
         for n, path in enumerate(file_paths(spec))
     ]
+
+
+def _bound(source: str, target: str, *options: str) -> Document:
+    return {
+        "destination": target,
+        "type": "bind",
+        "source": source,
+        "options": ["rbind", "rprivate", *options],
+    }

@@ -18,6 +18,7 @@ from weft.api.schema.service_wire import ServiceWire
 from weft.errors import InvalidArgument, NotFound, Unsupported
 from weft.model.ids import NetworkId
 from weft.model.mount import BindOptions, VolumeDriver, VolumeOptions
+from weft.model.privileges import Privileges
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -107,11 +108,16 @@ MOUNTS = st.one_of(
         ),
     ),
 )
+PRIVILEGES = st.builds(
+    Privileges, seccomp=st.sampled_from(["default", "unconfined"]), apparmor=st.sampled_from(["default", "disabled"]),
+    no_new_privileges=st.booleans(),
+) | st.builds(Privileges, seccomp=st.just("custom"), seccomp_profile=st.just(b"{}"))  # fmt: skip
 CONTAINERS = st.builds(
     ContainerSpec, image=WORD, command=WORDS, args=WORDS, env=WORDS, dir=WORD, user=WORD, groups=WORDS, hostname=WORD, labels=MAP,
     tty=st.booleans(), open_stdin=st.booleans(), read_only=st.booleans(), stop_signal=WORD, stop_grace_period=NANOSECONDS,
     hosts=WORDS, dns_servers=WORDS, dns_search=WORDS, dns_options=WORDS, mounts=st.lists(MOUNTS, max_size=2).map(tuple),
-    cap_add=WORDS, cap_drop=WORDS, sysctls=MAP, init=st.sampled_from([None, False]),
+    cap_add=WORDS, cap_drop=WORDS, sysctls=MAP, init=st.sampled_from([None, False, True]),
+    oom_score_adj=st.integers(-1000, 1000), privileges=PRIVILEGES,
     ulimits=st.lists(st.builds(Ulimit, WORD, NANOSECONDS, NANOSECONDS), max_size=2).map(tuple),
 )  # fmt: skip
 RESOURCES = {
@@ -183,7 +189,7 @@ def test_the_network_of_the_host_survives_its_json() -> None:
             {"ContainerSpec": {"Image": "a", "Secrets": [{"SecretID": "x", "File": {"Name": "t", "UID": "root"}}]}}, {},
             InvalidArgument, "TaskTemplate.ContainerSpec.Secrets[0].File.UID: 'root' is not",
         ),
-        ({"ContainerSpec": {"Image": "a", "Privileges": {"NoNewPrivileges": True}}}, {}, Unsupported, "ContainerSpec.Privileges"),
+        ({"ContainerSpec": {"Image": "a", "Privileges": {"CredentialSpec": {"A": 1}}}}, {}, Unsupported, "ContainerSpec.Privileges"),
         (
             mounting(Type="npipe", Source="p", Target="/v"), {}, Unsupported,
             "TaskTemplate.ContainerSpec.Mounts[0].Type: mounts of type npipe are not supported by Weft",

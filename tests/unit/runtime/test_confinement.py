@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.model.service import ContainerSpec
 from weft.runtime.confinement import NO_FILTER, READ_ONLY_PATHS, Confiner, masked_paths
 from weft.runtime.spec import DEFAULT_CAPABILITIES, capability_set
 
@@ -52,7 +53,7 @@ def test_counters_of_the_processors_that_there_are_are_hidden(tmp_path: Path) ->
 @pytest.mark.parametrize("own", [False, True])
 def test_a_container_made_now_gets_all_of_it(tmp_path: Path, own: bool) -> None:
     confiner = Confiner(tmp_path, cgroup_namespaces=own, root=host(tmp_path, processors=1))
-    found = asyncio.run(confiner.confine())
+    found = asyncio.run(confiner.confine(ContainerSpec(image="web")))
     assert set(found.masked_paths) == {
         *MOBY_MASKED,
         "/sys/devices/system/cpu/cpu0/thermal_throttle",

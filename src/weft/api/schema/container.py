@@ -192,12 +192,12 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
 
 UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (None, (
-        "Binds", "VolumesFrom", "Links", "SecurityOpt", "BlkioWeightDevice", "BlkioDeviceReadBps",
+        "Binds", "VolumesFrom", "Links", "BlkioWeightDevice", "BlkioDeviceReadBps",
         "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices",
         "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
     )),
     (0, (
-        "OomScoreAdj", "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod",
+        "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod",
         "CpuRealtimeRuntime", "MemoryReservation", "CpuCount", "CpuPercent",
         "IOMaximumIOps", "IOMaximumBandwidth",
     )),
@@ -247,9 +247,23 @@ def _host_config_json(container: Container) -> Json:
         "MaskedPaths": list(confinement.masked_paths),
         "ReadonlyPaths": list(confinement.read_only_paths),
         # Version 2 of control groups cannot keep the kernel from killing.
+        "OomScoreAdj": spec.oom_score_adj,
+        "SecurityOpt": _security_options(container) or None,
         "OomKillDisable": None if confinement.cgroup_namespace else False,
         "Init": spec.init,
     }
+
+
+def _security_options(container: Container) -> list[str]:
+    privileges, options = container.config.spec.privileges, list[str]()
+    if privileges.no_new_privileges:
+        options.append("no-new-privileges=true")
+    if privileges.apparmor == "disabled":
+        options.append("apparmor=unconfined")
+    if privileges.seccomp != "default":
+        profile = privileges.seccomp_profile.decode(errors="replace")
+        options.append(f"seccomp={profile or privileges.seccomp}")
+    return options
 
 
 def _exposed(container: Container, image: ImageConfig) -> list[str]:

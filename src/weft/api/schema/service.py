@@ -12,6 +12,7 @@ from typing import Any
 from weft.api.schema.common import Json, omit_empty, rfc3339
 from weft.api.schema.healthcheck import health_check_from, health_check_json
 from weft.api.schema.mount import mount_from, mount_json
+from weft.api.schema.privileges import privileges_from, privileges_json
 from weft.api.schema.reference import reference_from, reference_json
 from weft.api.schema.service_wire import (
     AttachmentWire,
@@ -120,11 +121,6 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
 
 
 def _container_from(wire: ContainerWire) -> ContainerSpec:
-    if wire.init:
-        raise Unsupported(
-            "TaskTemplate.ContainerSpec.Init: an init process in the container is not supported by"
-            " Weft"
-        )
     grace = wire.stop_grace_period
     return ContainerSpec(
         image=wire.image,
@@ -158,6 +154,8 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         dns_search=wire.dns.search,
         dns_options=wire.dns.options,
         init=wire.init,
+        oom_score_adj=wire.oom_score_adj,
+        privileges=privileges_from(wire.privileges),
         healthcheck=health_check_from(wire.healthcheck),
         sysctls=wire.sysctls,
         cap_add=wire.cap_add,
@@ -274,6 +272,7 @@ def _container_json(spec: ContainerSpec) -> Json:
     rest = {
         "Hosts": spec.hosts, "Sysctls": spec.sysctls, "CapabilityAdd": spec.cap_add, "CapabilityDrop": spec.cap_drop,
         "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits],
+        "OomScoreAdj": spec.oom_score_adj, "Privileges": privileges_json(spec.privileges),
     }  # fmt: skip
     always: Json = {
         "StopGracePeriod": spec.stop_grace_period,

@@ -12,6 +12,7 @@ from msgspec import Meta, field
 from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
 from weft.api.schema.healthcheck import HealthCheckWire
 from weft.api.schema.mount import MountWire
+from weft.api.schema.privileges import PrivilegesWire
 from weft.api.schema.reference import ConfigWire, SecretWire
 
 
@@ -29,11 +30,6 @@ class DnsWire(Wire, frozen=True):
 
 
 class ContainerWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = (
-        "Privileges",
-        "OomScoreAdj",
-    )
-
     image: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
@@ -59,6 +55,8 @@ class ContainerWire(Wire, frozen=True):
     sysctls: dict[str, str] = field(default_factory=dict)
     cap_add: tuple[str, ...] = field(name="CapabilityAdd", default=())
     cap_drop: tuple[str, ...] = field(name="CapabilityDrop", default=())
+    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    privileges: PrivilegesWire | None = None
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
 
 

@@ -15,6 +15,8 @@ from weft.errors import Forbidden, InvalidArgument, clip
 from weft.model import references
 from weft.model.health import KINDS, SHORTEST, HealthCheck
 from weft.model.network import NetworkSpec, Pool
+from weft.model.privileges import Privileges
+from weft.model.seccomp_profile import profile_from
 from weft.model.service import (
     EndpointSpec,
     Resources,
@@ -125,8 +127,23 @@ def _validate_container(spec: ServiceSpec) -> None:
         ("taskid", "taskname", "1"),
     )
     validate_mounts(expanded(spec.task.container, values).mounts)
+    _validate_privileges(spec.task.container.privileges)
     if spec.task.container.healthcheck is not None:
         _validate_health_check(spec.task.container.healthcheck)
+
+
+def _validate_privileges(privileges: Privileges) -> None:
+    is_custom = privileges.seccomp == "custom"
+    if is_custom != bool(privileges.seccomp_profile):
+        raise InvalidArgument(
+            "ContainerSpec: Privileges.Seccomp.Profile has to be given if Mode is custom, and only"
+            " then"
+        )
+    if is_custom:
+        try:
+            profile_from(privileges.seccomp_profile)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"ContainerSpec: Privileges.Seccomp.Profile: {error}") from None
 
 
 def _validate_health_check(check: HealthCheck) -> None:

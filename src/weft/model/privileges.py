@@ -1,0 +1,19 @@
+"""What a service changes about the confinement of its containers.
+
+Who writes it: the user, as part of the service's spec. What is in force for a container stands in
+`container.Confinement`."""
+
+from typing import Literal
+
+import msgspec
+
+
+class Privileges(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The defaults are those of Docker: the default seccomp and AppArmor profiles, and programs may
+    gain privileges by executing others."""
+
+    seccomp: Literal["default", "unconfined", "custom"] = "default"
+    seccomp_profile: bytes = b""
+    """The JSON of the profile, if `seccomp` is `custom` (`seccomp_profile.py`)."""
+    apparmor: Literal["default", "disabled"] = "default"
+    no_new_privileges: bool = False
