@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.support.members import Host, until
+from weft.daemon.running_manager import SharedManager
 from weft.daemon.store_part import Door
 from weft.errors import OperationFailed, Unavailable
 from weft.model.cluster import PEER_PORT
@@ -345,13 +346,13 @@ def test_where_the_kernel_cannot_end_connections_etcd_is_started_again(tmp_path:
         assert await thief.hold(first) == 200
         own = first.up._parts.running
         assert own is not None
-        assert own._etcd is not None
-        door = Door(first.up._host, own._etcd, cannot)
+        assert isinstance(own, SharedManager)
+        door = Door(first.up._host, own.etcd, cannot)
         before = etcd.settings.record.read_bytes()
         revoked = first.manager.state.nodes[third.up.member.node].manager_certificates
         await door.refuse(revoked, first.manager.state)
         await until(lambda: etcd.settings.record.read_bytes() != before)
-        await own._etcd.ready()
+        await own.etcd.ready()
         await until(lambda: thief_is_cut(thief, first))
         assert await thief.knock(first) == 0
         await door.close()
@@ -371,17 +372,17 @@ def test_the_next_daemon_ends_connections_that_the_last_one_may_have_left(tmp_pa
 
         own = first.up._parts.running
         assert own is not None
-        assert own._etcd is not None
+        assert isinstance(own, SharedManager)
         state = first.manager.state
         revoked = state.nodes[third.up.member.node].manager_certificates
-        door = Door(first.up._host, own._etcd, end)
+        door = Door(first.up._host, own.etcd, end)
         await door.refuse((), state)
         assert ended == [], "there is nothing to refuse"
         for _ in range(2):
             await door.refuse(revoked, state)
             assert ended == [first.address]
         for _ in range(2):
-            following = Door(first.up._host, own._etcd, end)
+            following = Door(first.up._host, own.etcd, end)
             await following.refuse(revoked, state)
             await following.refuse(revoked, state)
         assert ended == [first.address] * 3

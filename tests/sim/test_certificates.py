@@ -14,7 +14,7 @@ from cryptography import x509
 from tests.support import virtual_time
 from tests.support.certified import HOUR, Member, ready, rotate, settled, swarm
 from tests.support.members import Host, until
-from weft.daemon import running_manager
+from weft.daemon import opening
 from weft.errors import InvalidArgument
 from weft.manager.certificates import self_issued
 from weft.model.meta import SECOND
@@ -236,7 +236,7 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
 def test_a_sole_manager_whose_certificate_expires_while_it_runs_issues_itself_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running_manager, "VALIDITY_CHECK", 0.3)
+    monkeypatch.setattr(opening, "VALIDITY_CHECK", 0.3)
 
     async def main() -> None:
         host = Host(tmp_path, 1, None)

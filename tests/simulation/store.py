@@ -7,8 +7,8 @@ wrote is there when it is opened again.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from weft.daemon.opening import ANSWER_PATIENCE
 from weft.daemon.role_steps import StoreKind
-from weft.daemon.running_manager import ANSWER_PATIENCE
 from weft.errors import OperationFailed, Unavailable
 from weft.model.ids import NodeId
 from weft.model.state import ClusterState, Kind, Object, Remove, kind_of

@@ -3,18 +3,16 @@ store, leaving it."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from weft.daemon import running_manager as managers
-from weft.daemon import store_part
+from weft.daemon import opening, store_part
 from weft.daemon.manager_host import ManagerHost
 from weft.daemon.role_steps import RoleFacts, Step, StoreKind
 from weft.daemon.running_manager import RunningManager
 from weft.errors import FailedPrecondition
 from weft.session.client import MemberClient
 from weft.store.base import Store
-from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +51,11 @@ class HostParts:
             role=member.role,
             store=member.store,
             external=self._host.external_etcd is not None,
-            running=self._running_store(),
+            running=running.kind if running is not None else "none",
             removed=running is not None and running.lost_its_part,
             others_wanted=running is not None and running.has_company,
             leftovers=self._host.has_part or self._host.kept.exists,
         )
-
-    def _running_store(self) -> StoreKind:
-        if self.running is None:
-            return "none"
-        if self.running.is_alone:
-            return "alone"
-        return "external" if self._host.external_etcd is not None else "shared"
 
     async def runs(self) -> None:
         """Waits until a manager runs."""
@@ -78,12 +69,12 @@ class HostParts:
         host = self._host
         match step:
             case Step.OPEN_ALONE:
-                self.begin(await managers.open_alone(host))
+                self.begin(await opening.open_alone(host))
             case Step.OPEN_SHARED:
-                self.begin(await managers.open_shared(host))
+                self.begin(await opening.open_shared(host))
             case Step.OPEN_EXTERNAL:
                 assert host.external_etcd is not None
-                manager = await managers.open_external(host, host.external_etcd)
+                manager = await opening.open_external(host, host.external_etcd)
                 self._memory.keep_store("external")
                 self.begin(manager)
             case Step.JOIN:
@@ -102,7 +93,7 @@ class HostParts:
     async def found(self, store: Store) -> None:
         """Opens the swarm's first manager, with the store that it has created. The store is closed
         if this raises."""
-        self.begin(await managers.found(self._host, store))
+        self.begin(await opening.found(self._host, store))
 
     async def go_on_alone(self) -> None:
         """Makes this manager the only one, with the state that its store has. Raises
@@ -116,7 +107,7 @@ class HostParts:
             )
         else:
             await self.stop()
-            self.begin(await managers.open_shared(self._host, alone_from_now_on=True))
+            self.begin(await opening.open_shared(self._host, alone_from_now_on=True))
         assert self.running is not None
         self._memory.know_epoch(self.running.manager.cluster.epoch)
 
@@ -125,17 +116,14 @@ class HostParts:
         running = self.running
         if running is None:
             await asyncio.get_running_loop().create_future()
-            return
-        waits: list[Coroutine[Any, Any, object]] = [running.manager.failed(), running.part_lost()]
-        if running.is_alone:
-            waits.append(running.company())
-        await first(*waits)
+        else:
+            await running.changed()
 
     def begin(self, running: RunningManager) -> None:
         self.running = running
         self._runs.set()
         self._opened(running)
-        log.info("manager.opened alone=%s", running.is_alone)
+        log.info("manager.opened store=%s", running.kind)
 
     async def stop(self) -> None:
         """Closes the manager; the state stays where it is."""
@@ -151,7 +139,7 @@ class HostParts:
         assert running is not None
         self._host.etcd()  # raises before any change if etcd is not installed
         try:
-            await managers.move_store(self._host, running)
+            await opening.move_store(self._host, running)
             self._memory.keep_store("shared")
             store_part.forget_database(self._host)
         finally:

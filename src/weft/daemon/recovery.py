@@ -9,7 +9,7 @@ it is until an operator decides.
 import logging
 from pathlib import Path
 
-from weft.daemon.running_manager import reissued
+from weft.daemon.opening import reissued
 from weft.errors import WeftError
 from weft.session.identity import Credentials, IdentityStore, Member
 from weft.store.etcd.external import ExternalEtcd

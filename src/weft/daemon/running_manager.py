@@ -1,104 +1,44 @@
-"""A manager as a node runs it: a store, leadership, the control loops, and the session listener.
+"""A manager that runs on this node, one kind for each place where the swarm's state may be.
 
-    open_alone     with the embedded store; this manager leads
-    open_shared    with this host's etcd member of the store that all managers share
-                   (`store_part.py`); one of the managers leads
-    open_external  with a store in an external etcd; managers have no etcd members
-    move_store     from the embedded to the shared store, when another node is to be a manager:
-                   copies everything; the embedded store goes only when the copy is complete
+    AloneManager      in the embedded store; this manager leads
+    SharedManager     in a store that all managers share, with this host's etcd member
+                      (`store_part.py`); one of the managers leads
+    ExternalManager   in an external etcd; managers have no etcd members
 
-Wiring only. This file opens the store and its parts and closes them with the manager; the etcd
-process goes on.
-"""
+`opening.py` opens them. The manager owns the resources that it was opened with; the etcd process
+goes on when the manager is closed."""
 
 import asyncio
 import logging
-import secrets
-import shutil
-import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
-from functools import partial
-from ipaddress import IPv4Address
-from pathlib import Path
-
-import msgspec
+from typing import ClassVar
 
 from weft.control import revocation
-from weft.daemon.later_epoch import later_epoch
-from weft.daemon.manager_host import DATABASE, NO_ETCD, ManagerHost
-from weft.daemon.sealing_key_file import SealingKeyFile
-from weft.daemon.store_part import Door, restart_in_turn
-from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
-from weft.linux import ping
-from weft.manager import certificates
-from weft.manager.authority import PkiAuthority
+from weft.daemon.role_steps import StoreKind
+from weft.daemon.store_part import restart_in_turn
+from weft.errors import WeftError
 from weft.manager.manager import Manager
-from weft.manager.members import ALONE, Refuse, no_door
-from weft.manager.ports import HostSettings, ManagerPorts
-from weft.model.ids import ClusterId, NodeId
-from weft.model.state import ClusterState, Kind, cluster_of
-from weft.session.client import EpochClient
-from weft.session.identity import Credentials, CredentialSource, Member
-from weft.session.sealing_keys import SealingKeyClient
-from weft.session.server import SessionServer
-from weft.session.streams import ManagerRelay
-from weft.store.base import Leadership, Store
-from weft.store.etcd import migrate
+from weft.model.ids import NodeId
+from weft.model.state import Kind, cluster_of
+from weft.store.base import Store
 from weft.store.etcd.base import Kv
-from weft.store.etcd.client import GatewayClient
-from weft.store.etcd.engine import EtcdStore
-from weft.store.etcd.external import ExternalEtcd
-from weft.store.etcd.leadership import EtcdLeadership
-from weft.store.etcd.process import EtcdMember, MemberEnded
-from weft.store.etcd.space import keep_free
-from weft.store.kept import Keeper
-from weft.store.sole import SoleLeader
-from weft.store.sqlite import SqliteStore
+from weft.store.etcd.process import EtcdMember
 from weft.system.supervision import ended
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 
-VALIDITY_CHECK = 60.0
-"""Seconds between two checks of the sole manager's own certificate."""
-EXTERNAL = (
-    "cannot take in a manager: the swarm's state is in {store}, which its daemon must be told: set"
-    " store in its configuration"
-)
-LOST = "cannot open the swarm's state {where}: {why}. Nothing was changed there. {advice}"
-RESTORE = (
-    "This node is the swarm's only manager: stop the daemon and restore a backup of {data}, or give"
-    " the swarm up: docker swarm leave --force"
-)
-REJOIN = (
-    "Where there are other managers, demote this node at one of them and promote it again; else"
-    " stop the daemon and restore a backup, or give the swarm up: docker swarm leave --force"
-)
-ARRIVE_PAUSE = 1.0
-ANSWER_PATIENCE = 3.0
-"""Seconds for a newly started etcd member to find a quorum, for which it needs an election or
-two."""
-PROBE_SECONDS, PROBE_ATTEMPTS = 0.3, 3
-"""A host whose session has ended is asked this often within this time. On a network between hosts
-an answer takes milliseconds; a new connection waits one second after a lost SYN."""
 
+class RunningManager(ABC):
+    kind: ClassVar[StoreKind]
+    """Where the state is."""
 
-class RunningManager:
-    def __init__(
-        self, manager: Manager, store: Store, kv: Kv | None, closing: AsyncExitStack
-    ) -> None:
+    def __init__(self, manager: Manager, store: Store, closing: AsyncExitStack) -> None:
+        """`closing`: closes everything that was opened for this manager."""
         self.manager = manager
         self.store = store
-        self._kv = kv
         self._closing = closing
-        self._etcd: EtcdMember | None = None
-        self._asking: asyncio.Task[int] | None = None
-        self._external_etcd: ExternalEtcd | None = None
-
-    @property
-    def is_alone(self) -> bool:
-        return self._kv is None and self._external_etcd is None
 
     def beside(self, task: asyncio.Task[None]) -> None:
         """The task ends with this manager."""
@@ -109,72 +49,58 @@ class RunningManager:
         await self._closing.aclose()
 
     async def resign(self, peer_url: str) -> bool:
-        """Removes this host's etcd member, if the others can go on without it; if it stayed, they
-        would wait for it for ever. An external store is left to the other managers. Returns True if
-        there are none, and the store is to be erased."""
+        """Leaves the state to the other managers, if they can go on without this one. `peer_url`:
+        of this host's etcd member. Returns True if there are none, and the store is to be
+        erased."""
         try:
-            if self._external_etcd is not None:
-                return await self.manager.resign()
-            if self._kv is None:
-                return False
-            await self._disown()
-            for member in await self._kv.members():
-                if peer_url in member.peer_urls:
-                    await self._kv.remove_member(member.id)
+            return await self._resign(peer_url)
         except WeftError as cause:
             log.warning("manager.not_resigned cause=%s", cause)
-        return False
+            return False
 
-    async def _disown(self) -> None:
-        """If this fails, the others revoke the certificates when they demote this manager."""
-        try:
-            await self.manager.disown()
-        except WeftError as cause:
-            log.warning("manager.not_disowned cause=%s", cause)
+    @abstractmethod
+    async def _resign(self, peer_url: str) -> bool: ...
 
+    @abstractmethod
     async def take_root(self, own: NodeId) -> None:
-        """Restarts etcd with a new root, as the etcd process reads its trusted root only at start.
-        Managers learn of the root at the same time and restart one after the other, so that there
-        is always a quorum. Until then the old root vouches for the new one."""
-        if self._etcd is not None:
-            await restart_in_turn(self._etcd, self.store.state, own, "new root certificate")
+        """Makes what runs beside the manager trust a new root. `own`: this node."""
 
     @property
     def lost_its_part(self) -> bool:
         """Whether the other managers have removed this host's etcd member, or the swarm goes on
         without this manager."""
-        return self._etcd is not None and (
-            self._etcd.removed.is_set() or self.later_epoch is not None
-        )
+        return False
 
     @property
     def later_epoch(self) -> int | None:
         """Epoch of the cluster begun anew without this manager, or None."""
-        return self._asking.result() if self._asking is not None and self._asking.done() else None
-
-    async def part_lost(self) -> None:
-        """Waits until `lost_its_part`."""
-        if self._etcd is None or self._asking is None:
-            await asyncio.get_running_loop().create_future()
-        else:
-            await first(self._etcd.removed.wait(), asyncio.wait((self._asking,)))
-
-    def ask_others(self, own: Callable[[], int], credential_source: CredentialSource) -> None:
-        """Asks, as long as this manager runs, whether the swarm goes on without it. `own`: the
-        epoch that this node knows."""
-        ask = EpochClient(credential_source, partial(is_revoked, self.store))
-        self._asking = asyncio.create_task(
-            later_epoch(own, lambda: self.manager.absent, ask), name="later epoch"
-        )
-        self._closing.push_async_callback(ended, self._asking)
+        return None
 
     @property
     def has_company(self) -> bool:
         """Whether another node is to be a manager."""
         return sum(node.spec.role == "manager" for node in self.store.state.nodes.values()) > 1
 
-    async def company(self) -> None:
-        """Waits until another node is to be a manager. Only for a manager that is alone."""
+    @abstractmethod
+    async def changed(self) -> None:
+        """Waits until the node's role may need another step (`role_steps.py`). If the manager ended
+        unexpectedly, raises the error that ended it."""
+
+
+class AloneManager(RunningManager):
+    kind = "alone"
+
+    async def _resign(self, peer_url: str) -> bool:
+        return False
+
+    async def take_root(self, own: NodeId) -> None:
+        """Nothing that trusts a root runs beside this manager."""
+
+    async def changed(self) -> None:
+        await first(self.manager.failed(), self._company())
+
+    async def _company(self) -> None:
+        """Waits until another node is to be a manager."""
         kinds: tuple[Kind, ...] = ("node",)
         changes = self.store.subscribe(kinds)
         try:
@@ -184,251 +110,67 @@ class RunningManager:
             changes.close()
 
 
-async def open_alone(host: ManagerHost, store: Store | None = None) -> RunningManager:
-    """`store`: the embedded store, if it is open already, as in `found`."""
-    if store is None:
-        store = _embedded(host.data, host.member().cluster)
-    obstacle = "" if shutil.which("etcd") else NO_ETCD
-    async with AsyncExitStack() as opened:
-        opened.push_async_callback(store.close)
-        await _renew(host, store)
-        running = await _take(host, store, SoleLeader(host.member().node), None, obstacle, opened)
-        running.beside(asyncio.create_task(_stay_valid(host, store), name="certificate"))
-        return running
-    raise AssertionError("unreachable")
+class SharedManager(RunningManager):
+    kind = "shared"
 
+    def __init__(
+        self,
+        manager: Manager,
+        store: Store,
+        closing: AsyncExitStack,
+        etcd: EtcdMember,
+        kv: Kv,
+        asking: asyncio.Task[int],
+    ) -> None:
+        """`asking`: see `later_epoch.py`."""
+        super().__init__(manager, store, closing)
+        self.etcd = etcd
+        self._kv = kv
+        self._asking = asking
 
-def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
-    try:
-        return SqliteStore.open(data / DATABASE, time.time_ns, cluster=cluster)
-    except Damaged as cause:
-        advice = RESTORE.format(data=data)
-        raise Damaged(LOST.format(where=data / DATABASE, why=cause, advice=advice)) from cause
-
-
-async def reissued(data: Path, member: Member) -> Credentials:
-    """New credentials for the swarm's only manager after it has lost its own. Raises `Damaged` if
-    the swarm's state is lost as well."""
-    store = _embedded(data, member.cluster)
-    try:
-        return await certificates.reissued(
-            store, member.node, member.advertise_address, time.time_ns(), secrets.token_bytes
-        )
-    finally:
-        await store.close()
-
-
-async def _renew(host: ManagerHost, store: Store) -> None:
-    """Renews the certificate if it is due."""
-    own, credential_source = host.member(), host.credential_source
-    renewed = await certificates.self_issued(
-        store,
-        own.node,
-        own.advertise_address,
-        credential_source.credentials,
-        time.time_ns(),
-        secrets.token_bytes,
-    )
-    if renewed is not None:
-        credential_source.replace(renewed)
-        log.info("credentials.self_issued node=%s", own.node)
-
-
-async def _stay_valid(host: ManagerHost, store: Store) -> None:
-    """Renews the certificate until cancelled. The agent does so in time, unless the clock was set
-    or the host slept; an expired certificate cannot be used to ask for a new one."""
-    while True:
-        await asyncio.sleep(VALIDITY_CHECK)
+    async def _resign(self, peer_url: str) -> bool:
+        """Removes this host's etcd member. If it stayed, the others would wait for it for ever."""
         try:
-            await _renew(host, store)
+            await self.manager.disown()
         except WeftError as cause:
-            log.error("credentials.not_renewed node=%s cause=%s", host.member().node, cause)
+            # The others revoke the certificates when they demote this manager.
+            log.warning("manager.not_disowned cause=%s", cause)
+        for member in await self._kv.members():
+            if peer_url in member.peer_urls:
+                await self._kv.remove_member(member.id)
+        return False
+
+    async def take_root(self, own: NodeId) -> None:
+        """Restarts etcd, as the etcd process reads its trusted root only at start. Managers learn
+        of the root at the same time and restart one after the other, so that there is always a
+        quorum. Until then the old root vouches for the new one."""
+        await restart_in_turn(self.etcd, self.store.state, own, "new root certificate")
+
+    @property
+    def lost_its_part(self) -> bool:
+        return self.etcd.removed.is_set() or self.later_epoch is not None
+
+    @property
+    def later_epoch(self) -> int | None:
+        return self._asking.result() if self._asking.done() else None
+
+    async def changed(self) -> None:
+        await first(self.manager.failed(), self.etcd.removed.wait(), asyncio.wait((self._asking,)))
 
 
-async def found(host: ManagerHost, store: Store) -> RunningManager:
-    """Opens a swarm's first manager with the store that it has created, which from now on belongs
-    to the manager. All or nothing."""
-    if host.external_etcd is not None:
-        return await open_external(host, host.external_etcd, store)
-    return await open_alone(host, store)
+class ExternalManager(RunningManager):
+    kind = "external"
 
+    async def _resign(self, peer_url: str) -> bool:
+        return await self.manager.resign()
 
-async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> RunningManager:
-    """Opens a manager with this host's existing etcd member. All or nothing. `alone_from_now_on`:
-    the other members are lost; this member becomes the only one, with all that it knows, and the
-    other managers are managers no longer."""
-    async with AsyncExitStack() as opened:
-        etcd = host.etcd()
-        if not etcd.has_data:
-            raise Damaged(LOST.format(where=etcd.settings.data, why="it is missing", advice=REJOIN))
-        opened.push_async_callback(etcd.close)
-        await (etcd.start_alone() if alone_from_now_on else etcd.start())
-        kv = etcd.client()
-        opened.push_async_callback(kv.close)
-        store = await _shared(host, etcd, kv, opened)
-        opened.push_async_callback(store.close)
-        opened.push_async_callback(Keeper(host.kept, store).close)
-        leadership = EtcdLeadership(kv, host.member().node)
-        opened.push_async_callback(leadership.close)
-        door = Door(host, etcd)
-        opened.push_async_callback(door.close)
-        running = await _take(host, store, leadership, kv, "", opened, refuse=door.refuse)
-    running._etcd = etcd
-    running.ask_others(lambda: host.member().epoch, host.credential_source)
-    if alone_from_now_on:
-        await running.manager.go_on_alone()
-    running.beside(asyncio.create_task(keep_free(kv), name="space"))
-    running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
-    return running
+    async def take_root(self, own: NodeId) -> None:
+        """Nothing that trusts a root runs beside this manager."""
 
-
-async def _shared(
-    host: ManagerHost, etcd: EtcdMember, kv: GatewayClient, opened: AsyncExitStack
-) -> EtcdStore:
-    """The store as this host's etcd member has it. A started member needs a quorum to answer; until
-    then the store shows the state that was kept. A quorum found a moment later does no harm."""
-    cluster, data = host.member().cluster, etcd.settings.data
-    try:
-        try:
-            await etcd.ready(ANSWER_PATIENCE)
-        except Unavailable:
-            kept = host.kept.read(cluster)
-            log.warning(
-                "manager.no_majority cause=etcd does not answer yet kept=%s", kept and kept.revision
-            )
-            if kept is not None:
-                opened.push_async_callback(
-                    ended, asyncio.create_task(kv.first_answer(), name="etcd")
-                )
-                return EtcdStore.show(kv, time.time_ns, kept, cluster)
-            await etcd.ready()
-        return await EtcdStore.open(kv, time.time_ns, cluster=cluster)
-    except (NotFound, Damaged) as cause:
-        why = "it is empty" if isinstance(cause, NotFound) else cause
-        raise Damaged(LOST.format(where=data, why=why, advice=REJOIN)) from cause
-    except MemberEnded as cause:
-        raise OperationFailed(
-            f"{cause}; its data is {data}. If that is damaged: {REJOIN}"
-        ) from cause
-
-
-async def open_external(
-    host: ManagerHost, where: ExternalEtcd, store: Store | None = None
-) -> RunningManager:
-    """`store`: the external store, if it is open already, as in `found`."""
-    own = host.member()
-    if store is None:
-        store = await where.open(time.time_ns, own.cluster, host.kept.read(own.cluster))
-    async with AsyncExitStack() as opened:
-        opened.push_async_callback(store.close)
-        opened.push_async_callback(Keeper(host.kept, store).close)
-        kv = where.client()
-        opened.push_async_callback(kv.close)
-        leadership = EtcdLeadership(kv, own.node, where.prefix, beside_member=False)
-        opened.push_async_callback(leadership.close)
-        running = await _take(
-            host, store, leadership, None, "", opened, EXTERNAL.format(store=where)
-        )
-    running._external_etcd = where
-    running.beside(asyncio.create_task(_arrive(host, running), name="arrival"))
-    return running
-
-
-async def move_store(host: ManagerHost, running: RunningManager) -> None:
-    """Copies the state of a manager that is alone into a new shared store, with this host's etcd
-    member as the first. The manager is closed. The caller records the new store on disk, and only
-    then removes the old one (`forget_database`). If this raises, the old store is unchanged."""
-    etcd = host.etcd()
-    try:
-        await etcd.wipe()
-        etcd.refuse(certificate.serial for certificate in running.manager.cluster.revoked)
-        await etcd.start()
-        await etcd.ready()
-        kv = etcd.client()
-        try:
-            await running.close()
-            state = running.store.state
-            await migrate.copy(_with_peer(state, host.member().node, host.settings.peer_url), kv)
-        finally:
-            await kv.close()
-    except BaseException:
-        await etcd.wipe()
-        raise
-    finally:
-        await etcd.close()
-    log.info("store.moved objects=%d revision=%d", sum(1 for _ in state.objects()), state.revision)
-
-
-def _with_peer(state: ClusterState, own: NodeId, peer_url: str) -> ClusterState:
-    """The state in which this node has an etcd member."""
-    objects = [
-        msgspec.structs.replace(obj, store_peer=peer_url) if obj.id == own else obj
-        for obj in state.objects()
-    ]
-    return ClusterState(objects, state.revision)
-
-
-async def _take(
-    host: ManagerHost,
-    store: Store,
-    leadership: Leadership,
-    kv: Kv | None,
-    obstacle: str,
-    opened: AsyncExitStack,
-    no_members: str = ALONE,
-    refuse: Refuse = no_door,
-) -> RunningManager:
-    """`opened`: resources to close with the manager; they belong to the manager if this returns."""
-    member = host.member()
-    relay = ManagerRelay(host.credential_source, partial(is_revoked, store))
-    manager = Manager(
-        member.node,
-        store,
-        leadership,
-        ManagerPorts(
-            clock=time.time_ns,
-            entropy=secrets.token_bytes,
-            authority=PkiAuthority(),
-            probe=host_answers,
-            open_echo=ping.EchoSocket,
-            relay=relay,
-            sealing_keys=SealingKeyFile(host.sealing_keys),
-            ask_keys=SealingKeyClient(host.credential_source, partial(is_revoked, store)),
-            refuse=refuse,
-        ),
-        HostSettings(
-            routes=tuple(host.routes()),
-            own_ports=host.own_ports,
-            obstacle=obstacle,
-            no_members=no_members,
-        ),
-        kv,
-    )
-    server = SessionServer(manager, member.cluster, host.credential_source)
-    await server.start(member.listen_address)
-    opened.push_async_callback(server.close)
-    await manager.start()
-    opened.push_async_callback(manager.close)  # closed first: agents hear that it stops
-    return RunningManager(manager, store, kv, opened.pop_all())
+    async def changed(self) -> None:
+        await self.manager.failed()
 
 
 def is_revoked(store: Store, serial: str) -> bool:
-    """Whether a certificate was revoked, as far as this manager knows."""
+    """Whether a certificate was revoked, as far as the managers with this store know."""
     return revocation.is_revoked(cluster_of(store.state), serial)
-
-
-async def _arrive(host: ManagerHost, running: RunningManager) -> None:
-    """Announces this manager to the others in the store; without a quorum, tries until there is one
-    again."""
-    while True:
-        try:
-            await running.manager.arrive(host.manager_address)
-            return
-        except WeftError as cause:
-            log.warning("manager.not_announced cause=%s", cause)
-            await asyncio.sleep(ARRIVE_PAUSE)
-
-
-async def host_answers(addresses: Sequence[IPv4Address]) -> bool:
-    """`manager.suspicion.Probe`."""
-    return await ping.answers(addresses, secrets.randbits(16), PROBE_SECONDS, PROBE_ATTEMPTS)
