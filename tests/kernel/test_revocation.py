@@ -270,7 +270,9 @@ def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> 
         async with server:
             for host in (first, second, worker):
                 member, adapters = host.up.member, host.up.agent._adapters.managers
-                host.up.member = msgspec.structs.replace(member, managers=((node, third.listen),))
+                host.up.record.member = msgspec.structs.replace(
+                    member, managers=((node, third.listen),)
+                )
                 asked = [adapters.connect(), adapters.open_stream(third.listen, "s")]
                 if host is not worker:
                     relay = host.manager.streams._relay
@@ -278,7 +280,7 @@ def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> 
                 for ask in asked:
                     with pytest.raises(Unavailable, match="was revoked"):
                         await ask
-                host.up.member = member
+                host.up.record.member = member
         await worker.leave()
 
     play(tmp_path, scene)

@@ -110,7 +110,7 @@ async def revoke(founder: Host) -> None:
 def know(host: Host, *addresses: str) -> None:
     """These are the managers that it knows, also after a restart."""
     managers = tuple((NodeId(f"m{number}"), text) for number, text in enumerate(addresses))
-    host.up._save(managers=managers)
+    host.up.record.remember_managers(managers)
 
 
 def play(

@@ -31,25 +31,25 @@ from weft.control.allocator.routes import worth_telling
 from weft.daemon.environment import NodeEnvironment
 from weft.daemon.manager_host import DATABASE, ManagerHost
 from weft.daemon.manager_parts import HostParts
+from weft.daemon.member_record import MemberRecord
 from weft.daemon.membership import RoleFollower
 from weft.daemon.recovery import erase, mended, undo
-from weft.daemon.role_steps import Step, StoreKind
+from weft.daemon.role_steps import Step
 from weft.daemon.running_manager import RunningManager, is_revoked
 from weft.daemon.store_part import leave_store
-from weft.errors import Damaged, FailedPrecondition, OperationFailed, Unavailable
+from weft.errors import Damaged, FailedPrecondition, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.certificates import Certificates
 from weft.manager.manager import Manager
 from weft.model.addresses import PortKey
 from weft.model.cluster import PEER_PORT, SESSION_PORT
-from weft.model.ids import NodeId
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.node import Role
 from weft.model.numbers import decimal
 from weft.pki import authority
 from weft.pki.certificate import holder
-from weft.session.base import AdmissionRequest, AgentSession, SessionClosed
+from weft.session.base import AdmissionRequest, AgentSession
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
@@ -71,9 +71,6 @@ STILL_JOINING = (
     ' background. Use the "docker info" command to see the current swarm status of your node.'
 )
 
-Managers = tuple[tuple[NodeId, str], ...]
-"""(id, host:port)"""
-
 
 class SwarmNode:
     def __init__(
@@ -88,6 +85,8 @@ class SwarmNode:
         what it has, and the node keeps its last role."""
         self._environment = environment
         self._identity = identity
+        role = holder(credentials.certificate).role if not trouble else member.role
+        self.record = MemberRecord(identity, msgspec.structs.replace(member, role=role))
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
         self._revocations = Revocations(environment.data, time.time_ns)
         self._host = ManagerHost(
@@ -100,14 +99,10 @@ class SwarmNode:
             external_etcd=environment.external_etcd,
             is_revoked=self._is_revoked,
         )
-        self._parts = HostParts(self._host, self, self._begun)
+        self._parts = HostParts(self._host, self.record, self._begun)
         self._role = RoleFollower(self._parts, trouble)
         self._root = credentials.root
-        self._is_kept = True
-        """Whether the disk has the present `member`."""
         self._running: list[asyncio.Task[None]] = []
-        role = holder(credentials.certificate).role if not trouble else member.role
-        self.member = msgspec.structs.replace(member, role=role)
         facts = msgspec.structs.replace(
             environment.facts(member.node, member.data_path_address),
             own_ports=_own_ports(environment, member),
@@ -128,7 +123,7 @@ class SwarmNode:
                 if has_no_credentials
                 else host.connector(credential_source, self._manager_addresses, self._is_revoked)
             ),
-            changed=self._remember_managers,
+            changed=self.record.remember_managers,
             open_stream=StreamConnector(
                 credential_source, self._is_revoked, self._revocations.revoked
             ),
@@ -136,10 +131,10 @@ class SwarmNode:
             revocations=RevocationAdapters(
                 revocations=self._revocations,
                 ask=RevocationClient(credential_source, self._is_revoked),
-                managers=self.other_managers,
+                managers=self.record.other_managers,
             ),
             epoch=lambda: self.member.epoch,
-            check_epoch=self._check_epoch,
+            check_epoch=self.record.check_epoch,
         )
         certificate = CertificateAdapters(
             credential_source=credential_source,
@@ -263,7 +258,7 @@ class SwarmNode:
             and swarm.is_manager
             and (environment.data / DATABASE).exists()
         ):
-            swarm._save(store="alone")  # from before other stores existed
+            swarm.record.keep_store("alone")  # from before other stores existed
         swarm._check_store()
         if swarm.is_manager and swarm.member.store == "alone" and not trouble:
             try:
@@ -276,6 +271,10 @@ class SwarmNode:
         return swarm
 
     # --- life
+
+    @property
+    def member(self) -> Member:
+        return self.record.member
 
     @property
     def is_manager(self) -> bool:
@@ -370,7 +369,7 @@ class SwarmNode:
         """Takes new credentials; the role may be unchanged."""
         if role != self.member.role:
             log.info("role.changed role=%s", role)
-            self._keep(role=role)
+            self.record.keep_role(role)
             self._role.role_changed()
         if credentials.root != self._root and (running := self._parts.running) is not None:
             running.beside(asyncio.create_task(running.take_root(self.member.node), name="root"))
@@ -402,36 +401,10 @@ class SwarmNode:
             async for event in manager.events():
                 self._environment.engine.events.add(event)
 
-    # --- what is remembered
-
-    def keep_store(self, store: StoreKind) -> None:
-        """See `manager_parts.Memory`."""
-        self._save(store=store)
-
-    def _save(self, **fields: Any) -> None:
-        self.member = msgspec.structs.replace(self.member, **fields)
-        self._identity.save_member(self.member)
-
-    def _keep(self, **fields: Any) -> None:
-        """Like `_save`, for facts that managers report: they take effect even if the disk cannot be
-        written."""
-        try:
-            self._save(**fields)
-            self._is_kept = True
-        except OperationFailed as error:
-            self._is_kept = False
-            log.error("member.not_kept cause=%s", error)
+    # --- managers
 
     def _manager_addresses(self) -> list[str]:
-        """The managers' addresses. Each node starts at another one, so that sessions are spread
-        over the managers."""
-        own = self.member.node
-        addresses = [
-            self._host.own_door if node == own else address
-            for node, address in self.member.managers
-        ]
-        first = int(self.member.node[-4:], 36) % len(addresses) if addresses else 0
-        return addresses[first:] + addresses[:first]
+        return self.record.manager_addresses(self._host.own_door)
 
     def _is_revoked(self, serial: str) -> bool:
         """Whether a certificate was revoked, as managers have told this node, or as this manager
@@ -440,28 +413,6 @@ class SwarmNode:
         return self._revocations.is_revoked(serial) or (
             running is not None and is_revoked(running.store, serial)
         )
-
-    def other_managers(self) -> list[str]:
-        return [address for node, address in self.member.managers if node != self.member.node]
-
-    def _remember_managers(self, managers: Managers) -> None:
-        if managers and (managers != self.member.managers or not self._is_kept):
-            self._keep(managers=managers)
-
-    def _check_epoch(self, epoch: int) -> None:
-        """Raises `SessionClosed` if the epoch is that of a manager without which the swarm has gone
-        on."""
-        if epoch < self.member.epoch:
-            raise SessionClosed(
-                f"the manager is of epoch {epoch} of the cluster, which was begun anew since: it is"
-                f" {self.member.epoch}"
-            )
-        self.know_epoch(epoch)
-
-    def know_epoch(self, epoch: int) -> None:
-        """Records a later epoch; the node's agent then ignores managers of an earlier one."""
-        if epoch > self.member.epoch:
-            self._keep(epoch=epoch)
 
 
 def _own_ports(environment: NodeEnvironment, member: Member) -> frozenset[PortKey]:

@@ -10,14 +10,13 @@ session listener sees it as `session.base.Manager`."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from weft.control import keys, rotation
+from weft.control import keys
 from weft.control.requests import cluster, nodes, services
 from weft.control.requests import networks as network_requests
-from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
 from weft.manager import admission, data, networks
 from weft.manager.broker import StreamBroker
@@ -25,10 +24,10 @@ from weft.manager.certificates import Certificates, known_manager, known_peer
 from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
 from weft.manager.events import node_events
 from weft.manager.incoming import checked
-from weft.manager.incremental import Allocation, Orchestration
+from weft.manager.leader import Leader
 from weft.manager.liveness import Liveness
 from weft.manager.logs import read_logs
-from weft.manager.loops import ControlLoop, Reconcile, whole
+from weft.manager.loops import ControlLoop, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.statuses import StatusWriter
@@ -37,7 +36,7 @@ from weft.manager.transaction import transact
 from weft.manager.vault import Vault
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import NodeEvent
-from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, TaskId, swarm_id
+from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, swarm_id
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
@@ -45,7 +44,7 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
-from weft.model.state import KINDS, Change, ClusterState, Decision, Kind, cluster_of
+from weft.model.state import Change, ClusterState, Decision, Kind, cluster_of
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
@@ -61,13 +60,8 @@ from weft.session.messages import Revoked
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
 from weft.system.supervision import lasting
-from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
-
-LEAD_RETRY = 1.0
-"""Seconds until a new leader whose store does not answer tries again."""
-
 
 _HEARTBEATS: tuple[Kind, ...] = ("cluster",)
 """Changes that start a liveness run at once: the heartbeat period. Liveness checks nodes
@@ -94,6 +88,7 @@ class Manager:
         clock = ports.clock
         self._statuses = StatusWriter(store)
         self._membership = Membership(own, store, leadership, kv, host.no_members, ports.refuse)
+        self._leader = Leader(own, store, leadership, ports, host, self._membership)
         self._liveness = Liveness(own)
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
@@ -114,7 +109,9 @@ class Manager:
 
     async def run(self) -> None:
         """Runs until cancelled. A part that fails is restarted, while the others go on."""
-        liveness = self._loop("liveness", _HEARTBEATS, whole(self._find_silent))
+        liveness = ControlLoop(
+            "liveness", self._store, self._ports.clock, _HEARTBEATS, whole(self._find_silent)
+        )
         parts = {
             "statuses": self._statuses.run,
             "dispatcher": self._dispatcher.run,
@@ -124,7 +121,7 @@ class Manager:
             "door": self._membership.keep_door,
             "vault": self._vault.run,
             "publishers": self.streams.watch,
-            "leader": self._lead,
+            "leader": self._leader.run,
         }
         try:
             async with asyncio.TaskGroup() as group:
@@ -132,57 +129,6 @@ class Manager:
                     group.create_task(lasting(name, run), name=name)
         finally:
             liveness.close()
-
-    async def _lead(self) -> None:
-        """Runs the control loops whenever this manager leads. New loops begin each time and look at
-        everything: all that the last leader did and saw is in the state."""
-        seen = self._leadership.leadership_status
-        while True:
-            if seen.leader != self._own:
-                seen = await self._leadership.next(seen)
-                continue
-            log.info("leader.begins node=%s", self._own)
-            try:
-                await self._store.sync()
-            except Unavailable as cause:
-                log.warning("leader.waits cause=%s", cause)
-                await asyncio.sleep(LEAD_RETRY)
-                seen = self._leadership.leadership_status
-                continue
-            leading = asyncio.create_task(self._run_loops())
-            try:
-                while seen.leader == self._own and not leading.done():
-                    await first(asyncio.wait((leading,)), self._leadership.next(seen))
-                    seen = self._leadership.leadership_status
-            finally:
-                leading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await leading
-            log.info("leader.ends node=%s", self._own)
-
-    async def _run_loops(self) -> None:
-        orchestration = Orchestration(lambda: TaskId(self._id()))
-        allocation = Allocation(self._host.routes, self._host.own_ports)
-        loops = (
-            self._loop(
-                "orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile
-            ),
-            self._loop("allocator", KINDS, allocation.reconcile),
-            self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
-            self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
-            self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
-        )
-        try:
-            async with asyncio.TaskGroup() as group:
-                for loop in loops:
-                    group.create_task(loop.run(), name=loop.name)
-                group.create_task(lasting("members", self._membership.run), name="members")
-        finally:
-            for loop in loops:
-                loop.close()
-
-    def _loop(self, name: str, kinds: Collection[Kind], reconcile: Reconcile) -> ControlLoop:
-        return ControlLoop(name, self._store, self._ports.clock, kinds, reconcile)
 
     async def start(self) -> None:
         """Runs the manager in the background until `close`."""
@@ -212,12 +158,6 @@ class Manager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return keys.reconcile(state, now, self._ports.entropy)
-
-    def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return rotation.reconcile(state, now, self._ports.entropy)
 
     def _id(self) -> str:
         return swarm_id(self._ports.entropy(SWARM_ID_BYTES))

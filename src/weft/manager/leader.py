@@ -1,0 +1,105 @@
+"""The control loops of the manager that leads: they run whenever this manager does. New loops begin
+each time and look at everything: all that the last leader did and saw is in the state."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+
+from weft.control import keys, rotation
+from weft.control.scheduler import scheduler
+from weft.errors import Unavailable
+from weft.manager.incremental import Allocation, Orchestration
+from weft.manager.loops import ControlLoop, Reconcile, whole
+from weft.manager.members import Membership
+from weft.manager.ports import HostSettings, ManagerPorts
+from weft.model.ids import SWARM_ID_BYTES, NodeId, TaskId, swarm_id
+from weft.model.meta import Nanoseconds
+from weft.model.state import KINDS, ClusterState, Decision, Kind
+from weft.store.base import Leadership, Store
+from weft.system.supervision import lasting
+from weft.system.waiting import first
+
+log = logging.getLogger(__name__)
+
+RETRY = 1.0
+"""Seconds until a new leader whose store does not answer tries again."""
+
+
+class Leader:
+    def __init__(
+        self,
+        own: NodeId,
+        store: Store,
+        leadership: Leadership,
+        ports: ManagerPorts,
+        host: HostSettings,
+        membership: Membership,
+    ) -> None:
+        """`own`: this manager's node. `membership`: its loop of the leader runs beside the
+        others."""
+        self._own = own
+        self._store = store
+        self._leadership = leadership
+        self._ports = ports
+        self._host = host
+        self._membership = membership
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        seen = self._leadership.leadership_status
+        while True:
+            if seen.leader != self._own:
+                seen = await self._leadership.next(seen)
+                continue
+            log.info("leader.begins node=%s", self._own)
+            try:
+                await self._store.sync()
+            except Unavailable as cause:
+                log.warning("leader.waits cause=%s", cause)
+                await asyncio.sleep(RETRY)
+                seen = self._leadership.leadership_status
+                continue
+            leading = asyncio.create_task(self._run_loops())
+            try:
+                while seen.leader == self._own and not leading.done():
+                    await first(asyncio.wait((leading,)), self._leadership.next(seen))
+                    seen = self._leadership.leadership_status
+            finally:
+                leading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await leading
+            log.info("leader.ends node=%s", self._own)
+
+    async def _run_loops(self) -> None:
+        orchestration = Orchestration(self._new_task)
+        allocation = Allocation(self._host.routes, self._host.own_ports)
+        loops = (
+            self._loop(
+                "orchestrator", ("cluster", "node", "service", "task"), orchestration.reconcile
+            ),
+            self._loop("allocator", KINDS, allocation.reconcile),
+            self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
+            self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
+            self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop.run(), name=loop.name)
+                group.create_task(lasting("members", self._membership.run), name="members")
+        finally:
+            for loop in loops:
+                loop.close()
+
+    def _loop(self, name: str, kinds: Collection[Kind], reconcile: Reconcile) -> ControlLoop:
+        return ControlLoop(name, self._store, self._ports.clock, kinds, reconcile)
+
+    def _new_task(self) -> TaskId:
+        return TaskId(swarm_id(self._ports.entropy(SWARM_ID_BYTES)))
+
+    def _renew_keys(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        return keys.reconcile(state, now, self._ports.entropy)
+
+    def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        return rotation.reconcile(state, now, self._ports.entropy)
