@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.hostile.image_archives import COMPRESSIONS, Blobs, Image, Json, docker, named, oci
 from tests.hostile.known_archives import EITHER, KNOWN, Known
@@ -147,7 +147,8 @@ def _hostile(rng: Random, outside: str) -> Item:
         item = item._replace(content=b"")
     for field in ("mode", "uid", "gid", "size", "mtime", "major", "minor"):
         if rng.random() < 0.04:
-            item = item._replace(**{field: rng.choice(NUMBERS)})
+            number: Any = rng.choice(NUMBERS)
+            item = item._replace(**{field: number})
     if rng.random() < 0.15:
         pairs = [(rng.choice(PAX_KEYS), rng.choice(PAX_VALUES)) for _ in range(rng.randrange(1, 4))]
         item = item._replace(pax=tuple((key, _at(value, outside)) for key, value in pairs))

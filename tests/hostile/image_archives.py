@@ -8,6 +8,7 @@ import json
 import lzma
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tests.hostile.tars import Item, tar
@@ -21,7 +22,7 @@ Json = Any
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-COMPRESSIONS = {
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gzip": lambda data: gzip.compress(data, 1, mtime=0),
     "bzip2": bz2.compress,

@@ -5,7 +5,7 @@ import functools
 import gzip
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.hostile.image_archives import (
     ARCHITECTURE,
@@ -99,8 +99,9 @@ def _foreign(platform: dict[str, str], *others: Json) -> bytes:
 def _index_of_itself() -> bytes:
     """A document cannot contain its own digest: so its name lies."""
     blobs = Blobs()
-    entry = {"mediaType": INDEX, "digest": "sha256:" + "a" * 64, "size": 1}
-    blobs.content[entry["digest"]] = json.dumps({"manifests": [entry]}).encode()
+    digest = "sha256:" + "a" * 64
+    entry = {"mediaType": INDEX, "digest": digest, "size": 1}
+    blobs.content[digest] = json.dumps({"manifests": [entry]}).encode()
     return blobs.archive({"schemaVersion": 2, "manifests": [entry]})
 
 
@@ -198,8 +199,13 @@ NAMES = [
         Item(b"a/up/a", b"x"), Item(b"a/up/y", b"x")),
 ]  # fmt: skip
 
+
+def with_field(field: str, value: Any) -> Item:
+    return Item(**{field: value})
+
+
 NUMBERS = [
-    row(f"{field} {value!r}", refusal, layer, Item(**{field: value}))
+    row(f"{field} {value!r}", refusal, layer, with_field(field, value))
     for field, value, refusal in (
         ("uid", 2**32, "out of range"), ("uid", 2**32 - 1, "out of range"), ("uid", -1, "negative"),
         ("gid", 2**40, "out of range"), ("gid", b"-0001\0", "no number"), ("uid", 2**32 - 2, TAKEN),
@@ -208,7 +214,7 @@ NUMBERS = [
         ("size", 2**62, "ends in the middle"), ("size", b"99999999999", "no number"),
     )
 ] + [
-    row(f"pax {key} {value!r}", refusal, layer, Item(pax=((key, value),)))
+    row(f"pax {key!r} {value!r}", refusal, layer, Item(pax=((key, value),)))
     for key, value, refusal in (
         (b"mtime", b"nan", "no moment"), (b"mtime", b"inf", "no moment"),
         (b"mtime", b"-inf", "no moment"), (b"mtime", b"1e400", "no moment"),

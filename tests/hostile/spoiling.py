@@ -133,11 +133,8 @@ def spoil_bytes(rng: random.Random, draft: Draft) -> None:
     """The body is no JSON any more, or a large one."""
     data = dump(draft.body) if draft.body is not None else b"{}"
     cut = rng.randrange(len(data) + 1)
-    draft.data = (
-        rng.choice([*OTHER_BODIES, lambda: _cut(rng, data, cut)])()
-        if rng.random() < 0.5
-        else _cut(rng, data, cut)
-    )
+    other = rng.choice([*OTHER_BODIES, None]) if rng.random() < 0.5 else None
+    draft.data = _cut(rng, data, cut) if other is None else other()
 
 
 def _cut(rng: random.Random, data: bytes, cut: int) -> bytes:
@@ -237,7 +234,7 @@ SPOILS: tuple[Spoil, ...] = (
 
 
 def hostile_value(rng: random.Random) -> Any:
-    return rng.choice([
+    ways: list[Callable[[], Any]] = [
         lambda: rng.choice(NUMBERS), lambda: rng.choice(NUMBERS), lambda: rng.choice(TEXTS),
         lambda: rng.choice(TEXTS), lambda: None, lambda: True,
         list, dict, lambda: [rng.choice(TEXTS)], lambda: {rng.choice(TEXTS): rng.choice(NUMBERS)},
@@ -246,7 +243,8 @@ def hostile_value(rng: random.Random) -> Any:
         lambda: [rng.choice(TEXTS)] * rng.choice([2, 1000]),
         lambda: {str(number): "" for number in range(1000)}, lambda: Raw(b'"\\ud800"'),
         lambda: Raw(b'"\\u0000"'), lambda: Raw(b'"\xff"'),
-    ])()  # fmt: skip
+    ]  # fmt: skip
+    return rng.choice(ways)()
 
 
 def _restructured(rng: random.Random, value: Any) -> Any:

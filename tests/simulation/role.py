@@ -39,9 +39,11 @@ class Daemon(Protocol):
     """The host around it; `store` is on its disk."""
 
     name: str
-    listens_at: str
     store: StoreKind
     manager: Manager | None
+
+    @property
+    def listens_at(self) -> str: ...
 
     @property
     def role(self) -> Role: ...

@@ -10,8 +10,11 @@ import itertools
 import shutil
 import socket
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,19 +22,31 @@ from tests.support import virtual_time
 from tests.support.swarms import Swarm
 from weft.agent.adapters import Adapters, ManagerAdapters
 from weft.agent.agent import Agent
-from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
+from weft.engine.adapters import (
+    CheckPort,
+    EngineAdapters,
+    FlushFlows,
+    NameAdapters,
+    NetworkAdapters,
+    Origin,
+)
 from weft.engine.engine import Engine
 from weft.errors import Unavailable
 from weft.linux.fake import FakeKernel
+from weft.model.addresses import Port
 from weft.model.assignment import AssignmentChange
+from weft.model.ids import ClusterId, ContainerId, NetworkId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
+from weft.model.secret import Payload
 from weft.model.service import PublishedPort
+from weft.model.task import TaskState, TaskStatus
+from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.runtime.fake_volumes import FakeVolumes
-from weft.session.base import Identity, SessionClosed
-from weft.session.fake import session_pair
+from weft.session.base import Echo, Identity, SessionClosed
+from weft.session.fake import MemoryAgentSession, MemoryManagerSession, session_pair
 from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
 
 MANAGER = IPv4Address("192.0.2.9")
@@ -42,44 +57,47 @@ WEB = (PublishedPort(target=80, published=8080),)
 class ScriptedManager:
     """Tells one agent what a test wants and believes what it says."""
 
-    def __init__(self, swarm):
+    def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
         self.reachable = True
         self.accepting = True
         self.stopped = False
         """Its process is: connections stay, and nothing answers."""
-        self.statuses = {}
-        self.log = []
+        self.statuses: dict[TaskId, TaskStatus] = {}
+        self.log: list[tuple[TaskId, TaskStatus]] = []
         self.revision = itertools.count(1)
-        self.sessions = []
-        self.servers = set()
-        self.attempts = []
+        self.sessions: list[MemoryManagerSession] = []
+        self.servers: set[asyncio.Task[None]] = set()
+        self.attempts: list[float] = []
         self.slow_to_close = 0.0
         """Seconds that an agent's goodbye takes."""
-        self.hellos = []
-        self.secrets, self.configs = (), ()
+        self.hellos: list[Any] = []
+        self.secrets: Sequence[Payload] = ()
+        self.configs: Sequence[Payload] = ()
         """What it says that the node's tasks need: payloads."""
-        self.without = set()
+        self.without: set[NetworkId] = set()
         """Networks that are left out of what it says."""
 
-    async def connect(self):
+    async def connect(self) -> MemoryAgentSession:
         self.attempts.append(asyncio.get_running_loop().time())
         if not self.reachable:
             raise Unavailable("cannot reach a manager")
-        session, agent = session_pair(Identity(self.swarm.nodes[0], "worker", "c"), "192.0.2.1")
+        session, agent = session_pair(
+            Identity(self.swarm.nodes[0], "worker", ClusterId("c")), "192.0.2.1"
+        )
         agent.address, close = str(MANAGER), agent.close
 
-        async def close_slowly(reason):
+        async def close_slowly(reason: str) -> None:
             await asyncio.sleep(self.slow_to_close)
             await close(reason)
 
-        agent.close = close_slowly
+        agent.close = close_slowly  # type: ignore[method-assign]  # this session only
         self.sessions.append(session)
         server = asyncio.get_running_loop().create_task(self._serve(session))
         self.servers.add(server)
         return agent
 
-    async def _serve(self, session):
+    async def _serve(self, session: MemoryManagerSession) -> None:
         try:
             self.hellos.append(await session.receive())
             await session.send(Welcome(heartbeat=5 * SECOND, managers=()))
@@ -98,14 +116,14 @@ class ScriptedManager:
             if session in self.sessions:
                 self.sessions.remove(session)
 
-    def _take(self, update):
+    def _take(self, update: StatusUpdate) -> None:
         for task, status in update.statuses:
             self.log.append((task, status))
             last = self.statuses.get(task)
             assert last is None or status.state >= last.state, "the observed state only grows"
             self.statuses[task] = status
 
-    def _update(self):
+    def _update(self) -> AssignmentUpdate:
         a = self.swarm.assignment(1)
         views = [view for id, view in a.networks.items() if id not in self.without]
         change = AssignmentChange(
@@ -120,29 +138,29 @@ class ScriptedManager:
         )
         return AssignmentUpdate(change)
 
-    async def tell(self):
+    async def tell(self) -> None:
         for session in tuple(self.sessions):
             await session.send(self._update())
 
-    async def want(self, task, desired):
+    async def want(self, task: TaskId, desired: TaskState) -> None:
         self.swarm.tasks[task] = msgspec.structs.replace(self.swarm.tasks[task], desired=desired)
         await self.tell()
 
-    async def want_all(self, desired):
+    async def want_all(self, desired: TaskState) -> None:
         for task in self.swarm.tasks:
             self.swarm.tasks[task] = msgspec.structs.replace(
                 self.swarm.tasks[task], desired=desired
             )
         await self.tell()
 
-    async def drop(self):
+    async def drop(self) -> None:
         """The connection breaks."""
         for session in tuple(self.sessions):
             await session.close("gone")
 
 
 class Rig:
-    def __init__(self, data, tasks=3):
+    def __init__(self, data: Path, tasks: int = 3) -> None:
         self.data = data
         self.swarm = Swarm(3)
         self.net = self.swarm.network("demo-net", "10.10.10.0/24")
@@ -154,18 +172,20 @@ class Rig:
         self.volumes = FakeVolumes()
         self.kernel = FakeKernel()
         self.counter = itertools.count()
-        self.opened = []
-        self.flush_flows = _no_flush
-        self.open_echo = None
-        self.check_port = lambda protocol, port: None
+        self.opened: list[str] = []
+        self.flush_flows: FlushFlows = _no_flush
+        self.open_echo: Callable[[], Echo] | None = None
+        self.check_port: CheckPort = lambda protocol, port: None
         self.routes = ("192.0.2.0/24",)
-        self.agent = None
-        self.run = None
+        self.agent: Agent
+        self.run: asyncio.Task[None]
 
-    def entropy(self, n):
+    def entropy(self, n: int) -> bytes:
         return hashlib.sha256(str(next(self.counter)).encode()).digest()[:n]
 
-    async def open_resolver(self, path, address, port):
+    async def open_resolver(
+        self, path: Path, address: IPv4Address, port: Port
+    ) -> tuple[socket.socket, socket.socket]:
         self.opened.append(path.name)
         udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
         for each in (udp, tcp):
@@ -174,7 +194,7 @@ class Rig:
         tcp.listen()
         return udp, tcp
 
-    def start(self):
+    def start(self) -> None:
         origin = Origin(clock=virtual_time.clock, entropy=self.entropy)
         network = NetworkAdapters(
             kernel=self.kernel,
@@ -202,12 +222,12 @@ class Rig:
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
 
-    async def stop(self):
+    async def stop(self) -> None:
         self.run.cancel()
         await asyncio.wait((self.run,))
         await self.agent.engine.close()
 
-    async def kill(self):
+    async def kill(self) -> None:
         """As kill -9 does: nothing that the agent would still do at its end reaches the disk."""
         frozen = self.data.with_name("frozen")
         shutil.rmtree(frozen, ignore_errors=True)
@@ -220,14 +240,14 @@ class Rig:
 
     # --- what a test asks
 
-    def states(self):
+    def states(self) -> dict[TaskId, TaskState]:
         return {
             task: self.manager.statuses[task].state
             for task in self.tasks
             if task in self.manager.statuses
         }
 
-    async def until(self, condition, seconds=30.0):
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, (
@@ -236,13 +256,13 @@ class Rig:
             assert not self.run.done(), self.run
             await asyncio.sleep(0.01)
 
-    async def until_all(self, state, seconds=30.0):
+    async def until_all(self, state: TaskState, seconds: float = 30.0) -> None:
         await self.until(lambda: self.states() == dict.fromkeys(self.tasks, state), seconds)
 
-    def happened(self, what):
+    def happened(self, what: str) -> Counter[ContainerId]:
         return Counter(id for event, id in self.runtime.history if event == what)
 
-    async def namespaces(self):
+    async def namespaces(self) -> set[str]:
         return set(
             (
                 await self.kernel.read(
@@ -251,7 +271,7 @@ class Rig:
             ).namespaces
         )
 
-    async def check_running(self):
+    async def check_running(self) -> None:
         """One container per task, made once, started once, each with a sandbox of its own that is
         in the kernel."""
         running = self.runtime.running()
@@ -268,11 +288,11 @@ class Rig:
             == len(self.tasks)
         )
         assert {s.key for s in sandboxes} == {
-            c.config.namespace.rpartition("/")[2] for c in running
+            str(c.config.namespace).rpartition("/")[2] for c in running
         }
         assert {s.key for s in sandboxes} <= await self.namespaces()
 
-    async def check_gone(self):
+    async def check_gone(self) -> None:
         assert self.runtime.running() == []
         assert self.agent.connections.sandboxes == ()
         assert await self.namespaces() <= {
@@ -285,7 +305,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(tmp_path, **options):
+async def rig(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
     made = Rig(tmp_path / "data", **options)
     made.start()
     try:
@@ -296,15 +316,15 @@ async def rig(tmp_path, **options):
             server.cancel()
 
 
-def simulated(test):
+def simulated(test: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
     """The coroutine function as a test, on virtual time."""
 
-    def run(tmp_path):
+    def run(tmp_path: Path) -> None:
         virtual_time.run(test(tmp_path))
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
 
 
-async def _no_flush(namespace, backends):
+async def _no_flush(namespace: str, flows: frozenset[Stale]) -> None:
     """For tests that do not look."""

@@ -13,6 +13,7 @@ import uvloop
 
 from tests.support.certified import HOUR, Member, Swarm, swarm
 from weft.errors import Forbidden, Unavailable
+from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.logs import LogsWanted
 from weft.model.node import NodeDescription, Role
@@ -74,7 +75,7 @@ def made(
     node: str,
     role: Role = "worker",
     cluster: str = "",
-    root: authority.RootCa | None = None,
+    root: RootCa | None = None,
     begin: int = 0,
 ) -> Credentials:
     """Credentials of the swarm, but for what is said."""
@@ -95,7 +96,7 @@ def made(
     return Credentials(certificate, authority.private_pem(key), own.root_ca.certificate)
 
 
-def new_root() -> authority.RootCa:
+def new_root() -> RootCa:
     return authority.root(authority.make_key(os.urandom), time.time_ns(), 1)
 
 

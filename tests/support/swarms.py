@@ -24,7 +24,7 @@ from weft.model.assignment import (
     load_balancer_id,
 )
 from weft.model.cluster import VXLAN_PORT
-from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
+from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId, WorkloadId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import ContainerSpec, PublishedPort, TaskSpec
@@ -253,7 +253,7 @@ class Swarm:
         id = hashlib.sha256(task.id.encode()).hexdigest()
         return Sandbox(
             id=id,
-            workload=task.id,
+            workload=WorkloadId(task.id),
             container=ContainerId(id),
             gateway=IPv4Interface(f"{gateway}/16"),
             ports=ports,

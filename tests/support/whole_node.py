@@ -122,7 +122,7 @@ def asked_for(state: ClusterState) -> dict[str, object]:
 
 def _service(state: ClusterState, name: str) -> Service:
     found = state.named("service", name)
-    assert found is not None, f"there is no service {name}"
+    assert isinstance(found, Service), f"there is no service {name}"
     return found
 
 

@@ -23,7 +23,7 @@ from weft.errors import Conflict, OperationFailed, cause_of
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
-from weft.runtime.base import Images
+from weft.runtime.base import Attached, Images
 from weft.runtime.fake import FakeRuntime
 
 
@@ -314,7 +314,7 @@ class ProcessRuntime(FakeRuntime):
             watcher.close()
         await super().remove(id)
 
-    async def attach(self, id: ContainerId) -> Watcher:
+    async def attach(self, id: ContainerId) -> Attached:
         self._require(id, ContainerState.RUNNING, "attach to")
         watcher = Watcher(self._processes[id])
         self._watchers.setdefault(id, []).append(watcher)
