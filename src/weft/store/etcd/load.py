@@ -4,21 +4,21 @@ program wrote.
 Loading asks only the local member, so its knowledge can be read without quorum as well. The watch
 brings what the member did not know yet."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import msgspec
 
 from weft.errors import NotFound, OperationFailed, Unavailable
-from weft.model.state import Object
+from weft.model.state import Kind, Object
 from weft.store.etcd.base import Compacted, Compare, KeyValue, Kv, Range, Write, after
-from weft.store.etcd.rows import Keys, from_value, settled
+from weft.store.etcd.rows import Keys, batches, from_value, settled
 from weft.store.schema import Schema
 
 PAGE = 2000
 """Objects in one answer."""
-_UPGRADED_AT_ONCE = 100
-"""Objects in one transaction: fewer than the 128 operations that an etcd with default settings
-allows."""
+LARGE_PAGE = 20
+"""Secrets or configs in one answer: each has up to a megabyte."""
+_LARGE: tuple[Kind, ...] = ("config", "secret")
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -71,17 +71,29 @@ async def _read(kv: Kv, keys: Keys, revision: int) -> Loaded:
     return Loaded(revision, offset, **written, objects=tuple(each[3] for each in ordered))
 
 
-async def _pairs(kv: Kv, keys: Keys, revision: int, page: int = PAGE) -> AsyncIterator[KeyValue]:
+async def _pairs(kv: Kv, keys: Keys, revision: int) -> AsyncIterator[KeyValue]:
     """Yields all objects, in order of keys. `revision` 0: the newest for each page."""
-    start, more = keys.objects, True
-    while more:
-        found: Range = await kv.range(
-            start, after(keys.objects), limit=page, revision=revision, serializable=revision > 0
-        )
-        for pair in found.pairs:
-            yield pair
-            start = pair.key + "\0"
-        more = found.more
+    for start, end, page in _ranges(keys):
+        more = True
+        while more:
+            found: Range = await kv.range(
+                start, end, limit=page, revision=revision, serializable=revision > 0
+            )
+            for pair in found.pairs:
+                yield pair
+                start = pair.key + "\0"
+            more = found.more
+
+
+def _ranges(keys: Keys) -> Iterator[tuple[str, str, int]]:
+    """All objects as ranges without a gap: where each begins and ends, and its page."""
+    start = keys.objects
+    for kind in sorted(_LARGE):
+        large = keys.object(kind, "")
+        yield start, large, PAGE
+        yield large, after(large), LARGE_PAGE
+        start = after(large)
+    yield start, after(keys.objects), PAGE
 
 
 async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
@@ -97,18 +109,15 @@ async def _upgrade(kv: Kv, keys: Keys, schema: Schema, found: KeyValue) -> None:
     )
     base = next((int(pair.value) for pair in (await kv.range(keys.base)).pairs), 0)
     writes = list[Write]()
-    async for pair in _pairs(kv, keys, 0, _UPGRADED_AT_ONCE):
+    async for pair in _pairs(kv, keys, 0):
         kind, id = keys.parse(pair.key)
         try:
             writes.append(Write(pair.key, schema.upgrade(kind, settled(kind, pair, base), version)))
         except msgspec.MsgspecError as error:
             raise OperationFailed(f"{kind} {id} is damaged: {error}") from error
-        if len(writes) == _UPGRADED_AT_ONCE:
-            await _write(kv, marked, writes)
-            writes.clear()
-    await _write(
-        kv, marked, [*writes, Write(keys.schema, b"%d" % schema.version), Write(keys.last)]
-    )
+    for batch in batches(writes):
+        await _write(kv, marked, batch)
+    await _write(kv, marked, [Write(keys.schema, b"%d" % schema.version), Write(keys.last)])
 
 
 async def _write(kv: Kv, compare: Compare, writes: Sequence[Write]) -> int:

@@ -5,7 +5,6 @@ is no store: the next attempt wipes what it left. The revisions continue above t
 store."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import msgspec
 
@@ -14,12 +13,8 @@ from weft.model.codec import encode
 from weft.model.meta import Meta
 from weft.model.state import UNIQUE_NAMES, ClusterState, Object, kind_of
 from weft.store.etcd.base import Compare, Delete, Kv, Write, after
-from weft.store.etcd.rows import PREFIX, Keys
+from weft.store.etcd.rows import PREFIX, Keys, batches
 from weft.store.schema import CURRENT, Schema
-
-_OBJECTS_AT_ONCE = 60
-"""Objects in one transaction: with their names fewer than the 128 operations that an etcd with
-default settings allows."""
 
 
 async def copy(state: ClusterState, kv: Kv, prefix: str = PREFIX, schema: Schema = CURRENT) -> None:
@@ -34,9 +29,9 @@ async def copy(state: ClusterState, kv: Kv, prefix: str = PREFIX, schema: Schema
         Delete(keys.guard),
     ]
     await _write(kv, unfinished, [*leftovers, Write(keys.base, b"%d" % state.revision)])
-    objects = iter(sorted(state.objects(), key=lambda obj: obj.meta.created_at))
-    while batch := list(islice(objects, _OBJECTS_AT_ONCE)):
-        await _write(kv, unfinished, list(_writes(keys, batch)))
+    objects = sorted(state.objects(), key=lambda obj: obj.meta.created_at)
+    for batch in batches(_writes(keys, objects)):
+        await _write(kv, unfinished, [*batch])
     await _write(kv, unfinished, [Write(keys.last), Write(keys.schema, b"%d" % schema.version)])
 
 

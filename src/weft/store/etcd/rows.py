@@ -14,7 +14,7 @@ without an await.
 
 All keys are under one prefix. `leader` and `managers/` beside them are those of `leadership.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -116,6 +116,26 @@ def settled(kind: Kind, pair: KeyValue, base: int) -> bytes:
     return msgspec.msgpack.encode(
         {**fields, "spec_version": fields.get("spec_version", 0) or base + pair.mod_revision}
     )
+
+
+MOST_WRITES = 120
+"""Writes in one transaction of many: fewer than the 128 operations that an etcd with default
+settings allows."""
+MOST_BYTES = 8 << 20
+"""Bytes of their values, of which the last may exceed it: configs have up to a megabyte each."""
+
+
+def batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    """The writes in their order, in lists of which each fits into one transaction."""
+    batch, size = list[Write](), 0
+    for write in writes:
+        batch.append(write)
+        size += len(write.value)
+        if len(batch) >= MOST_WRITES or size >= MOST_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class Transaction(msgspec.Struct, frozen=True):
