@@ -17,7 +17,7 @@ from weft.model.ids import ClusterId, NodeId, SecretId
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec
 from weft.model.secret import DataSpec, Secret
-from weft.model.state import Put
+from weft.model.state import Put, Remove
 from weft.pki.sealing import SealingKey
 from weft.store.memory import MemoryStore
 
@@ -147,10 +147,18 @@ async def test_a_manager_goes_on_asking_until_somebody_answers(managers: Manager
 
 @scene
 async def test_a_key_that_is_lost_everywhere_is_not_replaced_in_silence(managers: Managers) -> None:
-    await secret(await managers.start("m1", leads=True))
-    again = await managers.start("m1", leads=True, disk=KeysInMemory())
+    sealed = await secret(await managers.start("m1", leads=True))
+    await managers.store.commit([Put(sealed)])
+    lost = managers.vaults.pop("m1").keys
+    managers.running[0].cancel()
+    again = await managers.start("m1", leads=True)
     await asyncio.sleep(100)
     assert again.keys == ()
+    await managers.store.commit([Remove("secret", "s1", managers.store.state.revision)])
+    await asyncio.sleep(61)
+    assert len(again.keys) == 1
+    assert again.keys != lost
+    assert again.opened(await secret(again)) == DATA
 
 
 @scene

@@ -4,7 +4,8 @@ key.
 The key is on the disks of the managers and nowhere else; the state only names it. The leader makes
 the key once; it writes its own file first, then the name into the state. A manager that reads a
 name whose key it lacks (a new one, or one whose file was lost) asks the other managers over mutual
-TLS. They give it to managers only."""
+TLS. They give it to managers only. A key that no manager has any more is replaced when the last
+secret was removed that needs it."""
 
 import asyncio
 import logging
@@ -158,7 +159,7 @@ class Vault:
                     await changes.next()
                     continue
                 try:
-                    await self._get()
+                    await self._get(may_replace=pause >= LAST_RETRY)
                 except WeftError as error:
                     log.warning("sealing_key.missing cause=%s", error)
                     await asyncio.sleep(pause)
@@ -173,12 +174,19 @@ class Vault:
         else:
             self._complete.clear()
 
-    async def _get(self) -> None:
+    async def _get(self, may_replace: bool) -> None:
+        """`may_replace`: others had time to answer, so a key that nobody has is lost."""
         await self._store.sync()
         cluster = self._store.state.cluster
+        leads = self._leadership.leadership_status.leader == self._own
         if cluster is not None and cluster.sealing_key:
-            await self._fetch(cluster.sealing_key)
-        elif self._leadership.leadership_status.leader == self._own:
+            try:
+                await self._fetch(cluster.sealing_key)
+            except Unavailable:
+                if not (leads and may_replace) or self._store.state.secrets:
+                    raise
+                await self._make()
+        elif leads:
             await self._make()
         else:
             raise Unavailable("the leader has not made one yet")
@@ -189,7 +197,7 @@ class Vault:
         if not self._keys:
             self._keep(SealingKey(self._ports.entropy(KEY_BYTES)))
         key = next(reversed(self._keys.values()))
-        await transact(self._store, lambda state: _named(state, key.id), independent=True)
+        await transact(self._store, lambda state: _named(state, key.id))
         log.info("sealing_key.named id=%s", key.id)
 
     async def _fetch(self, id: str) -> None:
@@ -229,8 +237,9 @@ def _read(disk: SealingKeys) -> dict[str, SealingKey]:
 
 
 def _named(state: ClusterState, id: str) -> list[Change]:
-    """Nothing if another leader was faster: then its key counts."""
+    """Nothing if another leader was faster: then its key counts. A name is replaced only while there
+    is no secret."""
     cluster = state.cluster
-    if cluster is None or cluster.sealing_key:
+    if cluster is None or (cluster.sealing_key and state.secrets):
         return []
     return [Put(msgspec.structs.replace(cluster, sealing_key=id))]
