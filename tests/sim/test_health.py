@@ -87,6 +87,31 @@ async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path):
             assert len(r.runtime.commands) == probes
 
 
+@pytest.mark.parametrize(("told", "shortest", "longest"), [(True, 0.2, 1.0), (False, 2.2, 2.6)])
+def test_an_unhealthy_container_is_stopped_once_nobody_is_sent_to_it(
+    tmp_path, told, shortest, longest
+):
+    """Or, if no manager says so, after a moment."""
+
+    @simulated
+    async def body(tmp_path):
+        async with rig(tmp_path, tasks=0) as r:
+            checked(r)
+            r.runtime.outcomes = lambda id, argv: GOOD
+            await r.manager.tell()
+            await r.until_all(TaskState.RUNNING, 5)
+            r.runtime.outcomes = lambda id, argv: BAD
+            await r.until(lambda: r.manager.statuses[r.tasks[0]].unhealthy_since > 0, 9)
+            began = asyncio.get_running_loop().time()
+            if told:
+                r.swarm.set_serving(r.tasks[0], False)
+                await r.manager.tell()
+            await r.until(lambda: r.happened("stop"))
+            assert shortest <= asyncio.get_running_loop().time() - began <= longest
+
+    body(tmp_path)
+
+
 @simulated
 async def test_a_killed_unhealthy_container_gives_its_exit_code(tmp_path):
     async with rig(tmp_path, tasks=0) as r:

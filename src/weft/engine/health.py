@@ -161,12 +161,12 @@ class HealthMonitor:
                 started = self._clock()
                 command, streams = await self._start(watch, self._argv(watch))
         except Exception as error:
-            log.warning("health.probe_failed container=%s cause=%s", id[:12], described(error))
+            log.debug("health.probe_failed container=%s cause=%s", id[:12], described(error))
             return self._result(start, -1, described(error))
         try:
             return await self._finish(watch, command, streams, started)
         except Exception as error:
-            log.warning("health.probe_failed container=%s cause=%s", id[:12], described(error))
+            log.debug("health.probe_failed container=%s cause=%s", id[:12], described(error))
             return self._result(started, -1, described(error))
         finally:
             streams.close()
