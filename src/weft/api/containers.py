@@ -321,14 +321,15 @@ async def top(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
-    if call.query("ps_args") not in ("", "-ef"):
-        raise Unsupported(
-            f"columns of ps other than those of -ef (ps_args {call.query('ps_args')}) are not"
-            " supported by Weft"
-        )
-    rows = await asyncio.to_thread(processes.rows, await call.node.containers.top(container.id))
+    options = processes.arguments(call.query("ps_args"))
+    pids = await call.node.containers.top(container.id)
+    if options in ([], ["-ef"]):
+        titles: Sequence[str] = processes.TITLES
+        rows = await asyncio.to_thread(processes.rows, pids)
+    else:
+        titles, rows = await processes.listed(pids, options)
     call.node.tell("top", container)
-    return answer({"Titles": processes.TITLES, "Processes": rows})
+    return answer({"Titles": titles, "Processes": rows})
 
 
 async def create(call: Call) -> web.Response:

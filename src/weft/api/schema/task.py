@@ -62,6 +62,7 @@ def _task_json(task: Task, spec: msgspec.Raw, attachments: list[Json]) -> Json:
         "Status": _status_json(task.status),
         "DesiredState": task.desired.name.lower(),
         **omit_empty({"NetworksAttachments": attachments}),
+        "Volumes": [],  # those of clusters, which do not exist
     }
 
 
