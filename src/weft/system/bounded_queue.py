@@ -39,6 +39,12 @@ class BoundedQueue(Generic[T]):
         self._some = asyncio.Event()
 
     async def give(self, producer: Hashable, item: T, size: int) -> None:
+        if not self._line and self._fits(size):
+            # As `_admit`, in fewer steps: this is the common case, once for each line of a log.
+            held = self._held.get(producer, 0)
+            if held == 0 or held + size <= self._limit // len(self._held):
+                self._put(producer, item, size)
+                return
         waiting = Waiting(producer, item, size, asyncio.get_running_loop().create_future())
         self._line.append(waiting)
         self._admit()
@@ -68,18 +74,19 @@ class BoundedQueue(Generic[T]):
 
     def _admit(self) -> None:
         """Queues what waits, in the order in which it came, as far as there is room. Every producer
-        may queue one item, and more up to its share of the room."""
+        may queue one item, and more up to its share."""
         if not self._line:
             return
         share = self._limit // len({*self._held, *(each.producer for each in self._line)})
         left: deque[Waiting[T]] = deque()
         while self._line and self._fits(self._line[0].size):
             waiting = self._line.popleft()
-            held = self._held.get(waiting.producer, 0)
             if waiting.taken.cancelled():
                 continue
+            held = self._held.get(waiting.producer, 0)
             if held == 0 or held + waiting.size <= share:
-                self._put(waiting)
+                self._put(waiting.producer, waiting.item, waiting.size)
+                waiting.taken.set_result(None)
             else:
                 left.append(waiting)
         self._line.extendleft(reversed(left))
@@ -87,9 +94,8 @@ class BoundedQueue(Generic[T]):
     def _fits(self, size: int) -> bool:
         return not self._items or self._size + size <= self._limit
 
-    def _put(self, waiting: Waiting[T]) -> None:
-        self._items.append(waiting.item)
-        self._held[waiting.producer] = self._held.get(waiting.producer, 0) + waiting.size
-        self._size += waiting.size
+    def _put(self, producer: Hashable, item: T, size: int) -> None:
+        self._items.append(item)
+        self._held[producer] = self._held.get(producer, 0) + size
+        self._size += size
         self._some.set()
-        waiting.taken.set_result(None)
