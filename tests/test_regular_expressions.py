@@ -282,9 +282,12 @@ def uses(text: str, where: str) -> Iterator[Use]:
         if isinstance(target, ast.Name)
     }
     methods = {
-        name: {n.func.attr  # type: ignore[attr-defined]  # `_is_method_of` has looked
+        name: {
+            n.func.attr  # type: ignore[attr-defined]  # `_is_method_of` has looked
             for n in ast.walk(tree)
-            if _is_method_of(n, name)} for name in compiled
+            if _is_method_of(n, name)
+        }
+        for name in compiled
     }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):

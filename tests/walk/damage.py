@@ -1,19 +1,23 @@
 """What happens to the hosts between two packets: flows are forgotten, and parts of the mesh are
 taken away."""
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
+from tests.support.swarms import Swarm
+from tests.walk.conftest import Cluster
+from weft.linux.fake import FakeKernel
 from weft.network import operations as op
 from weft.network.flows import Answered, Asked, stale_flows
-from weft.network.kernel_state import HOST
+from weft.network.kernel_state import HOST, KernelState
 from weft.network.plan import plan
 
 
-def planned_on_node1(swarm):
+def planned_on_node1(swarm: Swarm) -> KernelState:
     return plan(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
 
 
-def forget(cluster, before):
+def forget(cluster: Cluster, before: KernelState) -> None:
     """As the agent has it done once the rules have changed."""
     for space, stale in stale_flows(before, planned_on_node1(cluster.swarm)):
         connections = cluster.kernel("node1").spaces[space].connections
@@ -29,15 +33,15 @@ NEIGHBOUR = IPv4Address("10.0.0.77")
 """A client that lives in the ingress network's subnet."""
 
 
-def without_rule(priority):
-    def remove(kernel):
+def without_rule(priority: int) -> Callable[[FakeKernel], None]:
+    def remove(kernel: FakeKernel) -> None:
         found = [rule for rule in kernel.state()[HOST].rules if rule.priority == priority]
         kernel.damage(RP_STRICT, *(op.RemoveRule(HOST, rule) for rule in found))
 
     return remove
 
 
-SABOTAGE = {
+SABOTAGE: dict[str, Callable[[FakeKernel], None]] = {
     "rule 899": without_rule(899),
     "rule 900": without_rule(900),
     "rule 901": without_rule(901),

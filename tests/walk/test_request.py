@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import msgspec
 
-from tests.walk.conftest import CLIENT
+from tests.walk.conftest import CLIENT, arrived
 from weft.agent.workloads import residents, workload
 from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from
@@ -30,7 +30,7 @@ from weft.control.requests import services
 from weft.control.scheduler import scheduler
 from weft.engine.sandboxes import new_sandbox
 from weft.linux.fake import FakeKernel
-from weft.linux.fake_underlay import FakeUnderlay, Packet
+from weft.linux.fake_underlay import FakeUnderlay
 from weft.model.assignment import Assignment
 from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, ServiceId, TaskId
@@ -39,14 +39,15 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import Resources
-from weft.model.state import Put
-from weft.model.task import TaskState, TaskStatus
+from weft.model.state import Change, ClusterState, Put
+from weft.model.task import Task, TaskState, TaskStatus
 from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.kernel_state import KernelState
 from weft.network.operations import ReplaceTable, SetSysctl
 from weft.network.plan import plan
 from weft.network.render.table import text
+from weft.network.trace.conntrack import Packet
 from weft.store.memory import MemoryStore
 
 NOW = 1_700_000_000 * SECOND
@@ -63,7 +64,7 @@ CREATE = {
 class Manager:
     """A store with a swarm of two nodes and a network in it, and the loops, called by hand."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.store = MemoryStore(lambda: NOW)
         self.numbers = itertools.count(1)
         description = NodeDescription(hostname="host", resources=Resources(4_000_000_000, 8 << 30))
@@ -93,27 +94,27 @@ class Manager:
         self.allocate()
 
     @property
-    def state(self):
+    def state(self) -> ClusterState:
         return self.store.state
 
-    def commit(self, *changes):
+    def commit(self, *changes: Change) -> list[str]:
         asyncio.run(self.store.commit(changes))
         return [str(change) for change in changes]
 
-    def orchestrate(self):
+    def orchestrate(self) -> list[str]:
         return self.commit(
             *orchestrator.reconcile(
                 self.state, NOW, lambda: TaskId(f"task{next(self.numbers)}")
             ).changes
         )
 
-    def allocate(self):
+    def allocate(self) -> list[str]:
         return self.commit(*allocator.reconcile(self.state, NOW).changes)
 
-    def schedule(self):
+    def schedule(self) -> list[str]:
         return self.commit(*scheduler.reconcile(self.state, NOW).changes)
 
-    def hear_that_all_run(self):
+    def hear_that_all_run(self) -> None:
         """What the agents report in the end."""
         running = TaskStatus(TaskState.RUNNING, NOW, "started")
         self.commit(
@@ -123,10 +124,10 @@ class Manager:
             )
         )
 
-    def assignment(self, node):
+    def assignment(self, node: str) -> Assignment:
         return assignment_for(self.state, NodeId(node), network_views(self.state))
 
-    def tasks(self):
+    def tasks(self) -> list[Task]:
         return list(self.state.tasks.values())
 
 
@@ -139,7 +140,7 @@ def agent(assignment: Assignment, facts: NodeFacts) -> list[Resident]:
     return residents(assignment.tasks, made)
 
 
-def test_a_service_from_json_to_the_kernel():
+def test_a_service_from_json_to_the_kernel() -> None:
     manager = Manager()
     [mynet] = [n for n in manager.state.networks.values() if n.name == "mynet"]
     assert str(mynet.segments[0].subnet) == "10.0.1.0/24"
@@ -256,7 +257,7 @@ def test_a_service_from_json_to_the_kernel():
     assert seen_by_a_client(manager) == {"node1", "node2"}
 
 
-def seen_by_a_client(manager):
+def seen_by_a_client(manager: Manager) -> set[str]:
     """Hosts of the tasks that answer a client who asks node1 again and again."""
     underlay = FakeUnderlay()
     for i in (1, 2):
@@ -270,7 +271,7 @@ def seen_by_a_client(manager):
     found = set()
     for port in (40000, 40001):
         request = underlay.trace(Packet("tcp", CLIENT, port, IPv4Address("10.59.72.11"), 8080))
-        assert (request.end, request.packet.source) == ("delivered", CLIENT)
+        assert (request.end, arrived(request).source) == ("delivered", CLIENT)
         assert underlay.answer(request).end == "left"
         found.add(request.place.host)
     return found

@@ -273,7 +273,7 @@ def test_a_defect_has_a_number_and_no_traceback_for_the_client(
 ) -> None:
     async def check() -> str:
         async with serving(tmp_path / "s") as (node, ask):
-            node.images.all = None  # type: ignore[assignment,method-assign]
+            node.images.all = None  # type: ignore[assignment,method-assign]  # the defect
             status, body, _ = await ask("GET", "/info")
             assert status == 500
             return str(body["message"])

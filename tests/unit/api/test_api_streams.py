@@ -80,6 +80,12 @@ def breaking(*items: Any, failure: Exception) -> Callable[..., AsyncIterator[Any
     return function
 
 
+def instead(target: object, **methods: Any) -> None:
+    """Puts these in the place of the target's own methods."""
+    for name, method in methods.items():
+        setattr(target, name, method)
+
+
 async def exchange(
     path: Path, target: str, body: bytes = b"", upgrade: bool = True
 ) -> tuple[str, bytes]:
@@ -248,7 +254,7 @@ def test_an_attachment_that_fails_ends_in_a_frame(
         async with serving(tmp_path / "s") as (node, _):
             id = await run_service(node)
             broken = Broken(failure)
-            node.containers.attach = returning(broken)
+            instead(node.containers, attach=returning(broken))
             _, rest = await exchange(
                 tmp_path / "s", f"/containers/{id}/attach?stream=1&stdout=1&stderr=1"
             )
@@ -256,7 +262,7 @@ def test_an_attachment_that_fails_ends_in_a_frame(
             assert output == [(STDOUT, "out\n"), (STDERR, "err\n")]
             assert stream == ERROR
             assert text.startswith(words(failure))
-            node.containers.logs = breaking(LogLine(1, 0, b"before\n"), failure=failure)
+            instead(node.containers, logs=breaking(LogLine(1, 0, b"before\n"), failure=failure))
             _, rest = await exchange(
                 tmp_path / "s", f"/containers/{id}/attach?stream=1&logs=1&stdout=1"
             )
@@ -287,7 +293,7 @@ def test_logs_that_cannot_be_read_on_end_in_a_frame(
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             id = await run_service(node)
-            node.containers.logs = breaking(LogLine(1, 0, b"before\n"), failure=failure)
+            instead(node.containers, logs=breaking(LogLine(1, 0, b"before\n"), failure=failure))
             body = await ask_whole(
                 tmp_path / "s", "GET", f"/containers/{id}/logs?follow=1&stdout=1"
             )
@@ -310,7 +316,7 @@ def test_a_services_logs_that_cannot_be_read_on_end_in_their_form(
                 name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, tty=tty))
             )
             id = await node.swarm().create_service(spec)
-            node.manager.logs = breaking(failure=failure)
+            instead(node.manager, logs=breaking(failure=failure))
             body = await ask_whole(tmp_path / "s", "GET", f"/services/{id}/logs?follow=1&stdout=1")
             text = f"Error grabbing logs: rpc error: code = Unknown desc = {words(failure)}"
             if tty:
@@ -328,7 +334,7 @@ def test_waiting_that_fails_says_so(tmp_path: Path, failure: Exception) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, _):
             id = await run_service(node)
-            node.containers.wait = raising(failure)
+            instead(node.containers, wait=raising(failure))
             body = json.loads(await ask_whole(tmp_path / "s", "POST", f"/containers/{id}/wait"))
             assert body["Error"]["Message"].startswith(words(failure))
 
@@ -339,12 +345,12 @@ def test_waiting_that_fails_says_so(tmp_path: Path, failure: Exception) -> None:
 def test_a_pull_that_fails_on_its_way_says_so(tmp_path: Path, failure: Exception) -> None:
     async def check() -> None:
         async with serving(tmp_path / "s") as (node, ask):
-            node.images.pull = breaking("Pulling", failure=failure)
+            instead(node.images, pull=breaking("Pulling", failure=failure))
             body = await ask_whole(tmp_path / "s", "POST", "/images/create?fromImage=a&tag=1")
             first, last = map(json.loads, body.splitlines())
             assert first == {"status": "Pulling"}
             assert last["error"].startswith(words(failure))
-            node.images.pull = breaking(failure=failure)
+            instead(node.images, pull=breaking(failure=failure))
             status, answer, _ = await ask("POST", "/images/create?fromImage=a&tag=1")
             assert status == 500
             assert answer["message"].startswith(words(failure))
@@ -363,7 +369,7 @@ def test_events_that_fail_break_off(tmp_path: Path, run: Run, failure: Exception
                 ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE)))
             )
             event = await anext(node.events(since=1))
-            node.events = breaking(event, failure=failure)
+            instead(node, events=breaking(event, failure=failure))
             with pytest.raises(aiohttp.ClientError):
                 await ask_whole(tmp_path / "s", "GET", "/events")
             assert (await ask("GET", "/_ping"))[0] == 200

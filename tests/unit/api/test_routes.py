@@ -2,6 +2,7 @@
 
 import pytest
 
+from weft.api.call import Handler
 from weft.api.routes import ROUTES, is_shared
 
 OF_THE_SWARM = {
@@ -16,8 +17,8 @@ OF_THE_SWARM = {
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
 def test_what_is_about_the_swarms_state_waits_for_it_and_nothing_else_does(
-    method, path, handler
-) -> None:  # type: ignore[no-untyped-def]
+    method: str, path: str, handler: Handler
+) -> None:
     assert is_shared(path) == (handler.__module__ in OF_THE_SWARM)
 
 

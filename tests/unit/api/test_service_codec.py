@@ -237,7 +237,7 @@ def test_unsupported_fields_that_say_nothing_are_fine() -> None:
 
 
 def test_a_mount_says_nothing_by_its_consistency_or_empty_options() -> None:
-    mount = {
+    mount: dict[str, Any] = {
         "Type": "BIND",
         "Source": "/a",
         "Target": "/b",

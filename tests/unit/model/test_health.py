@@ -1,5 +1,7 @@
 """Health checks: fields from spec and image, what results mean, when the next probe begins."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def result(exit_code: int, at: int = 0) -> ProbeResult:
 
 @pytest.mark.parametrize("field", HealthCheck.__struct_fields__)
 def test_each_field_comes_from_the_image_unless_the_user_set_it(field: str) -> None:
-    own = {"test": ("CMD", "mine")}.get(field, 42)
+    own: Any = ("CMD", "mine") if field == "test" else 42
     merged = health_check(HealthCheck(**{field: own}), IMAGE)
     assert merged is not None
     for name in HealthCheck.__struct_fields__:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.errors import InvalidArgument
-from weft.model.cluster import JoinTokens
+from weft.model.cluster import JoinTokens, RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
+from weft.model.node import Role
 from weft.pki import authority, tokens
 
 NOW = 1_800_000_000 * SECOND
@@ -25,7 +26,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 ROOT = authority.root(new_key(), NOW, 1)
 
 
-def node_certificate(role: str = "worker") -> str:
+def node_certificate(role: Role = "worker") -> str:
     return authority.issue(
         ROOT,
         authority.request(new_key()),
@@ -124,7 +125,7 @@ def test_a_node_cannot_issue(tmp_path: Path) -> None:
             serial=2,
         ),
     )
-    forged_root = authority.RootCa(node, authority.private_pem(key))
+    forged_root = RootCa(node, authority.private_pem(key))
     forged = authority.issue(
         forged_root,
         authority.request(new_key()),

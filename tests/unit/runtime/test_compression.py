@@ -86,7 +86,7 @@ def test_a_decoder_that_wants_too_much_memory_is_refused() -> None:
     data = lzma.compress(b"content", filters=filters)
     with pytest.raises(Malformed, match="Memory usage limit"):
         expand(data)
-    options = {zstd.CompressionParameter.window_log: 28}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 28}
     compressor = zstd.ZstdCompressor(options=options)
     data = compressor.compress(bytes(1000)) + compressor.flush()
     with pytest.raises(Malformed, match="its zstd data is damaged"):

@@ -7,11 +7,12 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from weft.errors import InvalidArgument
-from weft.runtime import copy_out
+from weft.runtime import copy_out, tar_headers
 from weft.runtime.container_root import ContainerRoot, wanted
 from weft.runtime.copy_in import unpack_into
 from weft.runtime.copy_out import archive, export
@@ -51,7 +52,7 @@ def entries(tar: bytes) -> Entries:
     return found
 
 
-def into(root: Path, tar: bytes, path: str = "/data", **options: bool) -> None:
+def into(root: Path, tar: bytes, path: str = "/data", **options: Any) -> None:
     opened = ContainerRoot.of_directory(root)
     try:
         unpack_into(opened, wanted(path), io.BytesIO(tar), Room(root), **options)
@@ -129,7 +130,7 @@ def test_what_is_no_file_is_not_opened(root: Path) -> None:
 
 def swapped_before_opening(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], None]) -> None:
     """Does something to the tree between the look at a file and its opening."""
-    real = copy_out.header
+    real = tar_headers.header
 
     def header(*args: object, **options: object) -> bytes:
         swap()

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.model.seccomp_profile import Profile
 from weft.runtime.seccomp import (
     PROFILE,
-    Profile,
     kernel_has_filters,
     kernel_version,
     load_profile,

@@ -4,6 +4,7 @@ left of that when etcd fails or is full."""
 import asyncio
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import pytest
@@ -17,9 +18,13 @@ from weft.manager.transaction import transact
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import Meta
 from weft.model.network import NetworkSpec
-from weft.model.state import Check, Put, Remove
+from weft.model.state import Change, Check, ClusterState, Put, Remove
 from weft.store.etcd.fake import FakeEtcd
 from weft.store.etcd.space import PATIENCE, keep_free
+
+
+def with_network(name: str, state: ClusterState) -> list[Change]:
+    return [Put(network(name))]
 
 
 def test_of_many_that_write_at_once_none_is_refused() -> None:
@@ -31,9 +36,7 @@ def test_of_many_that_write_at_once_none_is_refused() -> None:
         names = [f"n{number}" for number in range(60)]
         await asyncio.gather(
             *(
-                transact(
-                    stores[number % len(stores)], lambda state, name=name: [Put(network(name))]
-                )
+                transact(stores[number % len(stores)], partial(with_network, name))
                 for number, name in enumerate(names)
             )
         )

@@ -72,6 +72,11 @@ def other_swarm(path: Path) -> None:
     asyncio.run(make(path, swarm("other")))
 
 
+def a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def no_swarm(path: Path) -> None:
     path.unlink()
     asyncio.run(make(path))
@@ -109,7 +114,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no swarm": (no_swarm, "it has the state of no swarm"),
     "another swarm": (other_swarm, "it has the state of swarm other"),
-    "a directory": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    "a directory": (a_directory, "Is a directory"),
 }
 
 

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,12 @@ def change_for(state: ClusterState, verb: str, name: str, number: int) -> Change
     current = state.tables[kind].get(id)  # type: ignore[index]
     if verb == "remove":
         return Remove(kind, id, current.meta.version) if current else None  # type: ignore[arg-type]
-    fresh = {"network": network, "service": service, "task": task}[kind](name)
+    makers: dict[str, Callable[[str], Network | Service | Task]] = {
+        "network": network,
+        "service": service,
+        "task": task,
+    }
+    fresh = makers[kind](name)
     obj = current if current is not None else fresh
     if isinstance(obj, Network):
         return Put(msgspec.structs.replace(obj, cursor=number))
@@ -197,7 +202,7 @@ def change_for(state: ClusterState, verb: str, name: str, number: int) -> Change
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_reopening_gives_the_same_state_in_the_same_order(
-    steps: list[list[tuple[str, str, int]]], tmp_path_factory
+    steps: list[list[tuple[str, str, int]]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "db"
 
