@@ -15,7 +15,7 @@ from weft.model.ids import ConfigId, NodeId, ServiceId, TaskId
 from weft.model.secret import Config, DataSpec
 from weft.model.state import ClusterState, Put
 from weft.store.etcd import load, rows
-from weft.store.etcd.base import Compare, Operation, Range, Write
+from weft.store.etcd.base import Answer, Compare, Operation, Range, Write
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.fake import FakeClient, FakeEtcd
 from weft.store.etcd.migrate import copy
@@ -155,7 +155,12 @@ class Measuring(FakeClient):
     def note(self, values: Iterable[bytes]) -> None:
         self.most = max(self.most, sum(len(each) for each in values if len(each) > 900))
 
-    async def txn(self, compares, then, otherwise=()):  # type: ignore[no-untyped-def, override]
+    async def txn(
+        self,
+        compares: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> Answer:
         self.note(write.value for write in then if isinstance(write, Write))
         return await super().txn(compares, then, otherwise)
 
