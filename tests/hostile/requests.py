@@ -114,7 +114,13 @@ CONTAINER = {
     "Hostname": "h", "Dir": "/", "User": "1000:1000", "Groups": ["10"], "StopSignal": "SIGTERM",
     "TTY": False, "Hosts": ["1.2.3.4 h"],
     "Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/data"},
-        {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1}}],
+        {"Type": "tmpfs", "Target": "/t",
+            "TmpfsOptions": {"SizeBytes": 1, "Mode": 448, "Options": [["exec"]]}},
+        {"Type": "volume", "Source": "data", "Target": "/v", "VolumeOptions": {
+            "NoCopy": True, "Labels": {"a": "{{.Task.Slot}}"}, "Subpath": "a/b",
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs"}}}},
+        {"Type": "bind", "Source": "/tmp", "Target": "/b", "ReadOnly": True, "BindOptions": {
+            "Propagation": "rprivate", "NonRecursive": True, "ReadOnlyNonRecursive": True}}],
     "StopGracePeriod": 1000,
     "DNSConfig": {"Nameservers": ["1.1.1.1"], "Search": ["a.b"], "Options": ["ndots:1"]},
     "Sysctls": {"net.ipv4.ip_forward": "1"}, "CapabilityAdd": ["CAP_NET_ADMIN"],
@@ -135,6 +141,10 @@ SERVICE = {
         "MaxFailureRatio": 0.5, "Order": "stop-first"},
     "RollbackConfig": {"Parallelism": 1},
     "EndpointSpec": {"Mode": "vip", "Ports": [{"Protocol": "tcp", "TargetPort": 80}]},
+}  # fmt: skip
+VOLUME = {
+    "Name": "vol1", "Driver": "local", "Labels": {"a": "b"},
+    "DriverOpts": {"type": "none", "o": "bind,ro", "device": "/tmp"},
 }  # fmt: skip
 NETWORK = {
     "Name": "more", "Driver": "overlay", "Attachable": True, "Labels": {"a": "b"},
@@ -209,6 +219,11 @@ VALID: Mapping[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     ("POST", "/images/create"): ([("fromImage", "busybox"), ("tag", "latest")], None),
     ("POST", "/images/{id:.+}/tag"): ([("repo", "a.b:5000/c"), ("tag", "d")], None),
     ("DELETE", "/images/{id:.+}"): ([("force", "0")], None),
+    ("GET", "/volumes"): ([("filters", FILTERS)], None),
+    ("POST", "/volumes/create"): ([], VOLUME),
+    ("POST", "/volumes/prune"): ([("filters", '{"label":["no=such"],"all":["1"]}')], None),
+    ("PUT", "/volumes/{id}"): ([("version", VERSION)], VOLUME),
+    ("DELETE", "/volumes/{id}"): ([("force", "1")], None),
     ("GET", "/networks"): ([("filters", FILTERS)], None),
     ("POST", "/networks/create"): ([], NETWORK),
     ("POST", "/networks/prune"): ([("filters", '{"label":["no=such"]}')], None),

@@ -17,7 +17,7 @@ from tests.kernel import runtime_host
 from tests.kernel.runtime_host import PATIENCE, Host, appears, configure, read_all, started
 from weft.model.container import ContainerState
 from weft.model.ids import ContainerId
-from weft.runtime.conmon import LOST
+from weft.runtime.box import LOST
 from weft.runtime.mounts import mount_points_below
 from weft.runtime.oci import processes_with_argument
 
