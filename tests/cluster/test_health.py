@@ -101,11 +101,20 @@ def test_health_decides_who_serves(cluster, names, tmp_path):
         cluster.eventually(
             lambda: container not in cluster.container_ids("checked"), 20, "the sick one stopped"
         )
-        cluster.eventually(lambda: len(cluster.running("checked")) == 3, 20, "and was replaced")
-        assert any(
-            "unhealthy container" in task["Error"] and task["CurrentState"].startswith("Failed")
-            for task in cluster.tasks("checked")
+        cluster.eventually(
+            lambda: any(
+                "unhealthy container" in task["Error"] and task["CurrentState"].startswith("Failed")
+                for task in cluster.tasks("checked")
+            ),
+            20,
+            "its task failed",
         )
+        cluster.eventually(lambda: len(cluster.running("checked")) == 3, 20, "and was replaced")
+        seen = cluster.docker(
+            node, "events", "--since", began, "--until", str(time.time()), "--filter",
+            "event=health_status", "--format", "{{.Action}} {{.Actor.ID}}",
+        )  # fmt: skip
+        assert f"health_status: unhealthy {container}" in seen
         # A new task serves once it listens, which its check finds out: nobody is refused.
         cluster.docker("node1", "service", "update", "-q", "--env-add", "A=b", "checked")
         assert update_state(cluster) == "completed"
@@ -116,11 +125,6 @@ def test_health_decides_who_serves(cluster, names, tmp_path):
         cluster.eventually(lambda: update_state(cluster) == "rollback_completed", 60, "rolled back")
         cluster.eventually(lambda: len(cluster.running("checked")) == 3, 20)
     assert any("broken" in task["Error"] for task in cluster.tasks("checked"))
-    seen = cluster.docker(
-        node, "events", "--since", began, "--until", str(time.time()), "--filter",
-        "event=health_status", "--format", "{{.Action}} {{.Actor.ID}}",
-    )  # fmt: skip
-    assert f"health_status: unhealthy {container}" in seen
     # The image's check is not run at all.
     cluster.docker("node1", "service", "update", "-q", "--no-healthcheck", "checked")
     (container, *_) = cluster.containers(node, "checked")

@@ -92,7 +92,6 @@ async def test_probes_succeed_fail_hang_and_flood_and_leave_nothing(
         "CMD-SHELL", "echo tired; (sleep 901 &); sleep 902 & sleep 903", timeout=SECOND
     )
     assert (hung.exit_code, hung.output) == (-1, "Health check exceeded timeout (1s): tired\n")
-    assert hung.end - hung.start < 10 * SECOND
     flood = await c.first("CMD", "yes", timeout=SECOND // 2)
     assert flood.exit_code == -1
     assert flood.output.endswith("y\ny\n...")
