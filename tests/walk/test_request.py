@@ -154,7 +154,7 @@ def test_a_service_from_json_to_the_kernel() -> None:
 
     # control/requests/services.py checks what crosses objects, and store/ keeps it: that is all the
     # request waits for
-    manager.commit(*services.creation(manager.state, ServiceId("web"), spec))
+    manager.commit(*services.creation(manager.state, ServiceId("web"), spec, 1))
     assert manager.tasks() == []
 
     # control/allocator: a virtual address on each network, and the ports

@@ -73,9 +73,7 @@ MAKERS: filters.Makers[Service] = {
     "name": lambda value: lambda service: service.name.startswith(value),
     "id": lambda value: lambda service: service.id.startswith(value),
     "label": lambda value: lambda service: swarm_label_matches(service.spec.labels, value),
-    "mode": lambda value: (
-        lambda service: value == ("global" if service.spec.is_global else "replicated")
-    ),
+    "mode": lambda value: lambda service: value == service.spec.mode,
     "runtime": lambda value: lambda service: value == "container",
 }
 

@@ -58,7 +58,7 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
 
     def desired(value: str) -> filters.Test[Task]:
         wanted = STATES[filters.among(value, STATES, "desired-state")]
-        return lambda task: task.desired == wanted
+        return lambda task: task.shown_desired == wanted
 
     def of_labels(value: str) -> filters.Test[Task]:
         """Labels of the service, as in Docker: labels of the container do not count."""

@@ -316,20 +316,23 @@ class Manager:
 
     async def create_service(self, spec: ServiceSpec) -> ServiceId:
         id = ServiceId(self._id())
-        await self._write(lambda state: services.creation(state, id, spec, self._host.own_ports))
+        now = self._ports.clock()
+        await self._write(
+            lambda state: services.creation(state, id, spec, now, self._host.own_ports)
+        )
         return id
 
     async def update_service(
         self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
     ) -> None:
+        now = self._ports.clock()
         if rollback == "previous":
-            now = self._ports.clock()
             await self._write(
                 lambda state: services.rollback(state, id, version, now, self._host.own_ports)
             )
         else:
             await self._write(
-                lambda state: services.update(state, id, version, spec, self._host.own_ports)
+                lambda state: services.update(state, id, version, spec, now, self._host.own_ports)
             )
 
     async def remove_service(self, id: ServiceId) -> None:

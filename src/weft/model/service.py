@@ -149,12 +149,26 @@ class UpdateConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     order: Literal["stop-first", "start-first"] = "stop-first"
 
 
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What makes a service a job: its tasks run to completion, once."""
+
+    max_concurrent: int | None = None
+    """Most tasks at a time of a replicated job; 0: none, the job waits for another specification.
+    None for a global job."""
+
+
+Mode = Literal["replicated", "global", "replicated-job", "global-job"]
+
+
 class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     name: str
     task: TaskSpec
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     replicas: int | None = 1
-    """None: a global service, one task on each eligible node."""
+    """Tasks that are to run, or of a job: that are to complete. None: a global service, one task on
+    each eligible node."""
+    job: Job | None = None
+    """None: a service whose tasks are to run for ever."""
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
     endpoint: EndpointSpec = EndpointSpec()
@@ -162,6 +176,12 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     @property
     def is_global(self) -> bool:
         return self.replicas is None
+
+    @property
+    def mode(self) -> Mode:
+        if self.job is not None:
+            return "global-job" if self.is_global else "replicated-job"
+        return "global" if self.is_global else "replicated"
 
 
 class VirtualAddress(msgspec.Struct, frozen=True, gc=False):
@@ -197,6 +217,14 @@ class UpdateStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
+class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Written with the specification: each update starts a job again."""
+
+    iteration: int = 0
+    last_execution: Nanoseconds = 0
+    """When the iteration began."""
+
+
 class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     id: ServiceId
     spec: ServiceSpec
@@ -209,6 +237,8 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     previous_spec: ServiceSpec | None = None
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None
+    job_status: JobStatus | None = None
+    """None for a service that is not a job."""
     error: str = ""
     """Why the allocator could not serve the endpoint."""
     meta: Meta = Meta()
@@ -216,3 +246,8 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def iteration(self) -> int | None:
+        """The job's present iteration; None for a service that is not a job."""
+        return None if self.job_status is None else self.job_status.iteration

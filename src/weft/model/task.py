@@ -89,7 +89,7 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     service_labels: dict[str, str] = msgspec.field(default_factory=dict)
     """The service's labels when the task was created; templates may refer to them."""
     slot: int = 0
-    """From 1; 0 for a global service's task."""
+    """From 1; 0 for a global service's task. Users see `number`."""
     spec: TaskSpec
     spec_version: int = 0
     """`Service.spec_version` when the task was created. If the service's has changed, the task may
@@ -108,12 +108,29 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     restart_at: Nanoseconds = 0
     """A replacement has the desired state READY until this time; then the orchestrator sets
     RUNNING."""
+    job_iteration: int | None = None
+    """The iteration of the job that the task belongs to; None if its service is not a job."""
     meta: Meta = Meta()
 
     @property
     def name(self) -> str:
-        """`webapp.1.<task id>`, or with the node's id in place of the slot for a global service."""
-        return f"{self.service_name}.{self.slot or self.node}.{self.id}"
+        """`webapp.1.<task id>`, or with the node's id in place of the number if that is 0."""
+        return f"{self.service_name}.{self.number or self.node}.{self.id}"
+
+    @property
+    def number(self) -> int:
+        """The slot as users see it. The slots of a job count from 0, as in Docker Swarm: the docker
+        command's display of a job's progress relies on it."""
+        return self.slot - 1 if self.slot and self.job_iteration is not None else self.slot
+
+    @property
+    def shown_desired(self) -> TaskState:
+        """The desired state as users see it. A job's task is meant to complete, and one that has
+        completed is as it was meant to be, although nothing of it runs any longer."""
+        is_wanted = self.desired == TaskState.RUNNING or (
+            self.state == TaskState.COMPLETE and self.desired == TaskState.SHUTDOWN
+        )
+        return TaskState.COMPLETE if is_wanted and self.job_iteration is not None else self.desired
 
     @property
     def state(self) -> TaskState:

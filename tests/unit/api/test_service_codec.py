@@ -208,7 +208,7 @@ def test_the_network_of_the_host_survives_its_json() -> None:
             'invalid mount config for type "bind": field ImageOptions must not be specified',
         ),
         (IMAGE, {"Mode": {"Replicated": {"Replicas": -1}}}, InvalidArgument, "Replicas"),
-        (IMAGE, {"Mode": {"Replicated": {}, "Global": {}}}, InvalidArgument, "either replicated mode or global mode"),
+        (IMAGE, {"Mode": {"Replicated": {}, "Global": {}}}, InvalidArgument, "must specify only one service mode"),
         (IMAGE, {"EndpointSpec": {"Ports": [{"TargetPort": 70000}]}}, InvalidArgument, "TargetPort"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def spec(image: str, **more: object) -> ServiceSpec:
 
 
 def update(room: ControlRoom, id: ServiceId, version: int, wanted: ServiceSpec) -> None:
-    room.commit(services.update(room.state, id, version, wanted))
+    room.commit(services.update(room.state, id, version, wanted, room.now))
 
 
 def test_an_update_right_after_another_need_not_have_seen_how_that_one_goes() -> None:

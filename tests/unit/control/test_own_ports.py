@@ -42,7 +42,7 @@ def spec(*ports: PublishedPort) -> ServiceSpec:
 
 
 def created(room: ControlRoom, wanted: ServiceSpec) -> ServiceId:
-    [change] = services.creation(room.state, ServiceId("web"), wanted, API)
+    [change] = services.creation(room.state, ServiceId("web"), wanted, room.now, API)
     assert isinstance(change, Put)
     room.commit([change])
     room.settle()
@@ -67,11 +67,11 @@ def test_none_is_published_at_first_or_later(
     port = PublishedPort(80, number, protocol, mode)  # type: ignore[arg-type]
     text = f"cannot publish port {number}/{protocol}: {OWN[number, protocol]}"
     with pytest.raises(InvalidArgument, match=f"^{text}$"):
-        services.creation(room.state, ServiceId("web"), spec(port), API)
+        services.creation(room.state, ServiceId("web"), spec(port), room.now, API)
     id = created(room, spec(PublishedPort(80, 8080)))
     version = room.state.services[id].meta.version
     with pytest.raises(InvalidArgument, match=f"^{text}$"):
-        services.update(room.state, id, version, spec(PublishedPort(80, 8080), port), API)
+        services.update(room.state, id, version, spec(PublishedPort(80, 8080), port), room.now, API)
 
 
 @pytest.mark.parametrize(("number", "protocol"), OWN)
@@ -84,7 +84,7 @@ def test_no_program_on_the_hosts_network_takes_one(
             wanted, task=msgspec.structs.replace(wanted.task, host_network=True)
         )
         with pytest.raises(InvalidArgument, match=f"^cannot publish port {number}/{protocol}: "):
-            services.creation(room.state, ServiceId("web"), wanted, API)
+            services.creation(room.state, ServiceId("web"), wanted, room.now, API)
 
 
 def test_what_only_looks_alike_is_free(room: ControlRoom) -> None:
@@ -103,8 +103,8 @@ def test_a_service_that_has_one_already_can_be_changed_but_not_rolled_back_to_it
     room.put(second)
     service = room.state.services[id]
     keeps = spec(PublishedPort(80, 9377), PublishedPort(81, 8081))
-    assert services.update(room.state, id, service.meta.version, keeps, API)
-    [change] = services.update(room.state, id, service.meta.version, spec(), API)
+    assert services.update(room.state, id, service.meta.version, keeps, room.now, API)
+    [change] = services.update(room.state, id, service.meta.version, spec(), room.now, API)
     room.commit([change])
     version = room.state.services[id].meta.version
     with pytest.raises(InvalidArgument, match="cannot publish port 9377/tcp"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
 from weft.api.schema.healthcheck import health_check_from, health_check_json
+from weft.api.schema.job import job_status_json, mode_from, mode_json
 from weft.api.schema.mount import mount_from, mount_json
 from weft.api.schema.privileges import privileges_from, privileges_json
 from weft.api.schema.reference import reference_from, reference_json
@@ -18,7 +19,6 @@ from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
     EndpointWire,
-    ModeWire,
     PlacementWire,
     PortWire,
     ServiceWire,
@@ -58,27 +58,21 @@ HOST = "host"
 def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
     """Raises `InvalidArgument` or `Unsupported` with the field and the value, or the errors of
     `resolve`."""
+    replicas, job = mode_from(wire.mode)
+    if job is not None and wire.update_config is not None:
+        raise InvalidArgument("Jobs may not have an update config")
+    if job is not None and wire.rollback_config is not None:
+        raise InvalidArgument("Jobs may not have a rollback config")
     return ServiceSpec(
         name=wire.name,
         labels=wire.labels,
         task=_task_from(wire.task_template, wire.task_template.networks or wire.networks, resolve),
-        replicas=_replicas(wire.mode),
+        replicas=replicas,
+        job=job,
         update=_update_from(wire.update_config),
         rollback=_update_from(wire.rollback_config),
         endpoint=_endpoint_from(wire.endpoint_spec),
     )
-
-
-def _replicas(mode: ModeWire) -> int | None:
-    if mode.replicated_job is not None or mode.global_job is not None:
-        raise Unsupported("Mode: jobs (ReplicatedJob, GlobalJob) are not supported by Weft")
-    if mode.replicated is not None and mode.every is not None:
-        raise InvalidArgument("must specify either replicated mode or global mode")
-    if mode.every is not None:
-        return None
-    if mode.replicated is None or mode.replicated.replicas is None:
-        return 1
-    return mode.replicated.replicas
 
 
 def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Resolver) -> TaskSpec:
@@ -216,19 +210,20 @@ def service_json(service: Service) -> Json:
     body["Endpoint"] = _endpoint_state_json(service.endpoint)
     if service.update_status is not None:
         body["UpdateStatus"] = _update_status_json(service.update_status)
+    if service.job_status is not None:
+        body["JobStatus"] = job_status_json(service.job_status)
     return body
 
 
 def spec_json(spec: ServiceSpec) -> Json:
+    configs = {"UpdateConfig": spec.update, "RollbackConfig": spec.rollback}
+    updates = {} if spec.job else {name: _update_json(config) for name, config in configs.items()}
     return {
         "Name": spec.name,
         "Labels": spec.labels,
         "TaskTemplate": task_template_json(spec.task),
-        "Mode": (
-            {"Global": {}} if spec.replicas is None else {"Replicated": {"Replicas": spec.replicas}}
-        ),
-        "UpdateConfig": _update_json(spec.update),
-        "RollbackConfig": _update_json(spec.rollback),
+        "Mode": mode_json(spec),
+        **updates,
         "EndpointSpec": _endpoint_json(spec.endpoint),
     }
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from weft.api.schema.common import FEW, Count, Json, Short, Signed, Wire
+from weft.api.schema.common import FEW, Count, Short, Signed, Wire
 from weft.api.schema.healthcheck import HealthCheckWire
 from weft.api.schema.mount import MountWire
 from weft.api.schema.privileges import PrivilegesWire
@@ -141,11 +141,16 @@ class GlobalWire(Wire, frozen=True):
     pass
 
 
+class ReplicatedJobWire(Wire, frozen=True):
+    max_concurrent: Count | None = None
+    total_completions: Count | None = None
+
+
 class ModeWire(Wire, frozen=True):
     replicated: ReplicatedWire | None = None
     every: GlobalWire | None = field(name="Global", default=None)
-    replicated_job: Json | None = None
-    global_job: Json | None = None
+    replicated_job: ReplicatedJobWire | None = None
+    global_job: GlobalWire | None = None
 
 
 class UpdateWire(Wire, frozen=True):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from weft.api.schema.common import Json, encode_item, omit_empty, rfc3339
+from weft.api.schema.job import iteration_json
 from weft.api.schema.network import attached_network_json
 from weft.api.schema.service import port_json, task_template_json
 from weft.model.ids import NetworkId
@@ -58,11 +59,16 @@ def _task_json(task: Task, spec: msgspec.Raw, attachments: list[Json]) -> Json:
         "Labels": {},
         "Spec": spec,
         "ServiceID": task.service,
-        **omit_empty({"Slot": task.slot, "NodeID": task.node}),
+        **omit_empty({"Slot": task.number, "NodeID": task.node}),
         "Status": _status_json(task.status),
-        "DesiredState": task.desired.name.lower(),
+        "DesiredState": task.shown_desired.name.lower(),
         **omit_empty({"NetworksAttachments": attachments}),
         "Volumes": [],  # those of clusters, which do not exist
+        **(
+            {}
+            if task.job_iteration is None
+            else {"JobIteration": iteration_json(task.job_iteration)}
+        ),
     }
 
 

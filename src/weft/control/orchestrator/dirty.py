@@ -9,7 +9,7 @@ from weft.control.orchestrator import nodes
 from weft.model.node import Node
 from weft.model.service import Service
 from weft.model.state import ClusterState
-from weft.model.task import Task
+from weft.model.task import Task, TaskState
 
 
 def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
@@ -18,6 +18,8 @@ def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
     only in its placement is clean if its node fits the new placement."""
     if task.spec_version == service.spec_version:
         return False
+    if service.spec.job is not None:
+        return True  # an update starts a job again, whatever has changed
     if not _same_ports(service, task):
         return True
     wanted = service.spec.task
@@ -28,11 +30,18 @@ def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
 
 
 def is_up_to_date(state: ClusterState, task: Task) -> bool:
-    """Whether the updater would leave the task alone. False for a task whose service is gone."""
+    """Whether the updater would leave the task alone. False for a task whose service is gone.
+
+    For a job, a task that was told to stop counts once it has ended. On a node that is out of reach
+    it seems to run for a day, and the docker command would wait for it, although the job is
+    complete."""
     service = state.services.get(task.service)
-    return service is not None and not is_dirty(
-        service, task, state.nodes.get(task.node) if task.node else None
-    )
+    if service is None:
+        return False
+    is_stopping = task.desired > TaskState.RUNNING and not task.state.is_terminal
+    if service.spec.job is not None and is_stopping:
+        return False
+    return not is_dirty(service, task, state.nodes.get(task.node) if task.node else None)
 
 
 def _same_ports(service: Service, task: Task) -> bool:

@@ -78,6 +78,7 @@ class Draft:
             ports=service.spec.endpoint.ports,
             desired=desired,
             restart_at=restart_at,
+            job_iteration=service.iteration,
             status=TaskStatus(TaskState.NEW, self.now, "created"),
         )
         self.put(task)

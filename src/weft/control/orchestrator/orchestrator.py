@@ -4,6 +4,7 @@ collects the changes.
     nodes        ends tasks that no agent will report on again
     restart      replaces tasks that ended or have to leave their node
     replicated   fills one slot per replica         global_   one task per eligible node
+    jobs         in place of these two and the updater: one completion per slot, or eligible node
     updater      replaces tasks that are out of date, a few at a time
     restart      lets replacements run whose time has come
     reaper       removes records that nobody needs, and all tasks of services that are gone
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from weft.control.orchestrator import global_, nodes, reaper, replicated, restart, updater
+from weft.control.orchestrator import global_, jobs, nodes, reaper, replicated, restart, updater
 from weft.control.orchestrator.draft import Draft
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId, ServiceId, TaskId
@@ -77,12 +78,17 @@ def _reconcile_service(draft: Draft) -> None:
     if not draft.exists:
         reaper.remove_all(draft)
         return
-    restart.supervise(draft)
-    if draft.service.spec.is_global:
-        global_.cover(draft)
+    if draft.service.spec.job is not None:
+        jobs.retire(draft)
+        restart.supervise(draft)
+        jobs.start(draft)
     else:
-        replicated.scale(draft)
-    updater.update(draft)
+        restart.supervise(draft)
+        if draft.service.spec.is_global:
+            global_.cover(draft)
+        else:
+            replicated.scale(draft)
+        updater.update(draft)
     restart.promote(draft)
     reaper.reap(draft)
 

@@ -2,8 +2,10 @@
 
 import msgspec
 
+from weft.control.orchestrator.draft import slot_of
+from weft.control.orchestrator.jobs import is_completion, is_present
 from weft.model.node import Node, NodeState
-from weft.model.service import Service
+from weft.model.service import Job, Service
 from weft.model.state import ClusterState
 from weft.model.task import TaskState
 
@@ -14,13 +16,16 @@ class Progress(msgspec.Struct, frozen=True):
     running: int
     """Tasks meant to run that run on a node which is not down."""
     desired: int
-    """Tasks that are meant to run."""
+    """Tasks that are meant to run; of a replicated job: that may run at the same time."""
     completed: int
-    """Tasks that ended successfully by themselves."""
+    """Tasks that ended successfully by themselves; of a job: slots that have completed."""
 
 
 def progress(state: ClusterState, service: Service) -> Progress:
-    """For a global service, `desired` is the number of its tasks that are meant to run."""
+    """For a global service, `desired` is the number of its tasks that are meant to run. A job is
+    counted by its present iteration."""
+    if service.spec.job is not None:
+        return _job_progress(state, service, service.spec.job)
     running = wanted = completed = 0
     nodes = state.nodes
     for task in state.tasks_of(service.id).values():
@@ -36,6 +41,18 @@ def progress(state: ClusterState, service: Service) -> Progress:
     return Progress(
         running, wanted if service.spec.replicas is None else service.spec.replicas, completed
     )
+
+
+def _job_progress(state: ClusterState, service: Service, job: Job) -> Progress:
+    tasks = [t for t in state.tasks_of(service.id).values() if is_present(service, t)]
+    completed = {slot_of(task) for task in tasks if is_completion(service, task)}
+    open = [t for t in tasks if t.desired <= TaskState.RUNNING and slot_of(t) not in completed]
+    running = sum(
+        t.state == TaskState.RUNNING and t.node is not None and _is_there(state.nodes.get(t.node))
+        for t in open
+    )
+    wanted = len(open) if job.max_concurrent is None else job.max_concurrent
+    return Progress(running, wanted, len(completed))
 
 
 def _is_there(node: Node | None) -> bool:

@@ -3,13 +3,15 @@ gone.
 
 `ClusterSpec.task_history` says how many records to keep per slot, the current task included (as in
 Docker Swarm). The reaper keeps more where restarts must be counted, and always keeps the newest:
-that task may fill the slot.
+that task may fill the slot. The record of a completed task is kept as long as its iteration of the
+job is the present one: nothing else says that the slot has completed.
 """
 
 from collections.abc import Sequence
 from itertools import islice
 
 from weft.control.orchestrator.draft import Draft, Slot
+from weft.control.orchestrator.jobs import is_completion
 from weft.control.orchestrator.updater import is_updating
 from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
@@ -38,6 +40,8 @@ def _reap_history(draft: Draft, slot: Slot, tasks: Sequence[Task], limit: int) -
     is_gone = isinstance(slot, str) and slot not in draft.state.nodes
     surplus = len(tasks) if is_gone else len(tasks) - limit
     for task in tasks if is_gone else tasks[:-1]:
+        if is_completion(draft.service, task) and not is_gone:
+            continue
         if surplus > 0 and task.state.is_terminal and task.desired > TaskState.RUNNING:
             draft.remove(task)
             surplus -= 1

@@ -139,7 +139,7 @@ def promote(draft: Draft) -> None:
     slots = draft.slots() if waiting else {}
     for task in waiting:
         start = task.restart_at
-        ends = [_stop_timeout(t) for t in slots[slot_of(task)] if _is_stopping(draft, t)]
+        ends = [stop_timeout(t) for t in slots[slot_of(task)] if is_stopping(draft, t)]
         if ends:
             start = max(start, (task.meta.created_at or draft.now) + max(ends))
         if draft.now >= start:
@@ -148,13 +148,13 @@ def promote(draft: Draft) -> None:
             draft.wake(start)
 
 
-def _stop_timeout(task: Task) -> Nanoseconds:
+def stop_timeout(task: Task) -> Nanoseconds:
     """How long a replacement waits for the task to stop: two databases on one directory are worse
     than none."""
     return max(OLD_TASK_TIMEOUT, task.spec.container.stop_grace_period + BESIDE_GRACE)
 
 
-def _is_stopping(draft: Draft, task: Task) -> bool:
+def is_stopping(draft: Draft, task: Task) -> bool:
     """Whether the task was told to stop and its agent can still report the end. A task that no
     agent knows has nothing to stop."""
     if (

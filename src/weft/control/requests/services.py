@@ -4,6 +4,7 @@ the rest."""
 import msgspec
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
+from weft.control.orchestrator.jobs import started_again
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.control.requests.references import check_references
 from weft.control.requests.sequence import check_sequence
@@ -11,12 +12,16 @@ from weft.control.requests.validation import validate_service
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from weft.model.ids import ServiceId
 from weft.model.meta import Nanoseconds
-from weft.model.service import EndpointSpec, Service, ServiceSpec
+from weft.model.service import EndpointSpec, JobStatus, Service, ServiceSpec
 from weft.model.state import Change, ClusterState, Put, Remove
 
 
 def creation(
-    state: ClusterState, id: ServiceId, spec: ServiceSpec, own_ports: OwnPorts = NO_PORTS
+    state: ClusterState,
+    id: ServiceId,
+    spec: ServiceSpec,
+    now: Nanoseconds,
+    own_ports: OwnPorts = NO_PORTS,
 ) -> list[Change]:
     """`own_ports`: ports of this host, here and below."""
     _check(state, None, spec, own_ports)
@@ -25,7 +30,8 @@ def creation(
             "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
             f" service {spec.name} already exists"
         )
-    return [Put(Service(id=id, spec=spec))]
+    job_status = None if spec.job is None else JobStatus(last_execution=now)
+    return [Put(Service(id=id, spec=spec, job_status=job_status))]
 
 
 def update(
@@ -33,15 +39,16 @@ def update(
     id: ServiceId,
     version: int,
     spec: ServiceSpec,
+    now: Nanoseconds,
     own_ports: OwnPorts = NO_PORTS,
 ) -> list[Change]:
     service = _at(state, id, version)
     if spec.name != service.spec.name:
         raise Unsupported("renaming services is not supported")
-    if spec.is_global != service.spec.is_global:
+    if spec.mode != service.spec.mode:
         raise Unsupported("service mode change is not allowed")
     _check(state, service, spec, own_ports)
-    return [Put(with_spec(service, spec))]
+    return [Put(started_again(with_spec(service, spec), now))]
 
 
 def rollback(
@@ -54,7 +61,7 @@ def rollback(
     service = _at(state, id, version)
     restored = rolled_back(service, now)
     _check(state, service, restored.spec, own_ports)
-    return [Put(restored)]
+    return [Put(started_again(restored, now))]
 
 
 def removal(state: ClusterState, id: ServiceId) -> list[Change]:

@@ -47,10 +47,7 @@ letters in 2**n ways."""
 def validate_service(spec: ServiceSpec) -> None:
     """Raises `InvalidArgument`."""
     _validate_name(spec.name)
-    if spec.replicas is not None and spec.replicas < 0:
-        raise InvalidArgument(f"Number of replicas must be non-negative: {spec.replicas}")
-    if spec.replicas is not None and spec.replicas > MAX_REPLICAS:
-        raise InvalidArgument(f"Number of replicas must be at most {MAX_REPLICAS}: {spec.replicas}")
+    _validate_mode(spec)
     _validate_task(spec.task)
     _validate_container(spec)
     _validate_update(spec.update)
@@ -97,6 +94,20 @@ def _validate_name(name: str) -> None:
         raise InvalidArgument(f"name must be {MAX_NAME} characters or fewer")
     if not _NAME.fullmatch(name):
         raise InvalidArgument("name must be valid as a DNS name component")
+
+
+def _validate_mode(spec: ServiceSpec) -> None:
+    if spec.replicas is not None and spec.replicas > MAX_REPLICAS:
+        raise InvalidArgument(f"Number of replicas must be at most {MAX_REPLICAS}: {spec.replicas}")
+    is_negative = spec.replicas is not None and spec.replicas < 0
+    if spec.job is None:
+        if is_negative:
+            raise InvalidArgument(f"Number of replicas must be non-negative: {spec.replicas}")
+        return
+    if spec.job.max_concurrent is not None and spec.job.max_concurrent < 0:
+        raise InvalidArgument("Maximum concurrent jobs must not be negative")
+    if is_negative:
+        raise InvalidArgument("Total completed jobs must not be negative")
 
 
 def _validate_task(task: TaskSpec) -> None:
