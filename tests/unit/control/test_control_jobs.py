@@ -158,8 +158,14 @@ def test_a_task_that_loses_its_node_runs_again_elsewhere(loss: str) -> None:
     assert scene.progress() == Progress(running=0, desired=2, completed=3)
 
 
-def test_a_completion_that_a_lost_node_reports_late_ends_the_second_try() -> None:
+@pytest.mark.parametrize("history", [0, 5])
+def test_a_completion_that_a_lost_node_reports_late_ends_the_second_try(history: int) -> None:
+    """Also if the record of the second try, which is newer, is the only one to be kept."""
     scene = Scene(msgspec.structs.replace(SPEC, replicas=1))
+    cluster = scene.room.state.cluster
+    assert cluster is not None
+    kept = msgspec.structs.replace(cluster.spec, task_history=history)
+    scene.room.put(msgspec.structs.replace(cluster, spec=kept))
     [lost] = scene.running()
     assert lost.node is not None
     scene.room.set_node(lost.node, NodeState.DOWN)
@@ -205,6 +211,44 @@ def test_tasks_of_the_earlier_iteration_count_until_they_have_stopped() -> None:
     assert [(task.slot, task.desired) for task in new] == [
         (2, TaskState.READY), (3, TaskState.READY),
     ]  # fmt: skip
+
+
+def test_fewer_at_a_time_wait_until_few_enough_run() -> None:
+    scene = Scene(SPEC)
+    scene.room.update(scene.id, msgspec.structs.replace(SPEC, job=Job(1)))
+    scene.room.run("orchestrator")
+    tasks = scene.room.state.tasks_of(scene.id).values()
+    assert not [task for task in tasks if task.job_iteration == 1]
+    scene.room.settle()
+    assert [task.slot for task in scene.running()] == [1]
+
+
+def test_a_task_that_never_stops_holds_up_the_next_iteration_for_a_minute_only() -> None:
+    scene = Scene(msgspec.structs.replace(SPEC, job=Job(1)), nodes=2)
+    scene.end(scene.running()[0])
+    [stuck] = scene.running()
+    assert stuck.node is not None
+    scene.room.set_node(stuck.node, NodeState.DISCONNECTED)
+    since = scene.room.now
+    scene.update(replicas=1)
+    [task] = scene.running()
+    assert task.slot == 1
+    assert scene.room.now - since >= 60 * SECOND
+
+
+def test_a_slot_that_waits_to_be_tried_again_keeps_its_place_among_those_that_run() -> None:
+    scene = Scene(restarting(SPEC, RestartPolicy("on-failure", delay=30 * SECOND)))
+    for state in (TaskState.FAILED, TaskState.REJECTED):
+        # The second time the replacement cannot be prepared, and its own waits for the same moment.
+        task = max(
+            (t for t in scene.room.state.tasks_of(scene.id).values() if t.slot == 1),
+            key=lambda task: task.id,
+        )
+        scene.room.report(task, state)
+        scene.room.settle(patience=1 * SECOND)
+        assert [task.slot for task in scene.running()] == [2]
+    scene.room.settle()
+    assert [task.slot for task in scene.running()] == [1, 2]
 
 
 def test_history_is_cut_but_a_completion_is_kept() -> None:
