@@ -6,14 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.control_room import LOOPS, ControlRoom
 from weft.control.assignments import differences
+from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.differences import MOST_DATA, difference, in_pieces
+from weft.control.assignments.views import network_views
+from weft.control.orchestrator.updater import with_spec
 from weft.control.requests.references import check_references
 from weft.errors import InvalidArgument
 from weft.model.assignment import Assignment
 from weft.model.ids import ConfigId, NodeId, SecretId
+from weft.model.meta import SECOND
 from weft.model.secret import Config, DataReference, DataSpec, Payload, Sealed, Secret
-from weft.model.service import ContainerSpec
+from weft.model.service import ContainerSpec, Placement, ServiceSpec, TaskSpec, UpdateConfig
 from weft.model.state import ClusterState, Put
 
 NODE = NodeId("node1")
@@ -111,3 +116,50 @@ def test_bad_references(
         check_references(state(), container)
     assert said in str(caught.value)
     assert str(caught.value).startswith("rpc error: code = InvalidArgument desc = ")
+
+
+# --- the cost of a rotation
+
+
+def test_a_rotated_secret_is_sent_once_to_each_node_with_a_task_of_it() -> None:
+    """However many tasks a node has: twelve tasks on three of four nodes."""
+
+    def spec(number: int) -> ServiceSpec:
+        container = ContainerSpec(image="i", secrets=(reference(f"s{number}", "db", "pw"),))
+        placement = Placement(constraints=("node.hostname != node4",))
+        task = TaskSpec(container=container, placement=placement)
+        return ServiceSpec(
+            name="web", replicas=12, task=task, update=UpdateConfig(parallelism=0, monitor=0)
+        )
+
+    room = ControlRoom(nodes=4)
+    for id in ("s0", "s1"):
+        room.put(Secret(id=SecretId(id), spec=DataSpec(name=id), sealed=Sealed("", b"", b"")))
+    payloads = {id: Payload(id=id, data=b"x" * 1000) for id in ("s0", "s1")}
+    told: dict[NodeId, Assignment] = {}
+    sent: list[tuple[NodeId, str]] = []
+    gone: list[tuple[NodeId, str]] = []
+
+    def turn() -> None:
+        for loop in LOOPS:
+            room.run(loop)
+        room.run_agents(6)
+        room.now += SECOND
+        views = network_views(room.state)
+        for node in room.state.nodes:
+            new = assignment_for(room.state, node, views, None, lambda found: payloads[found.id])
+            change = difference(told.get(node), new)
+            told[node] = new
+            sent.extend((node, each.id) for each in change.secrets)
+            gone.extend((node, id) for id in change.removed_secrets)
+
+    service = room.service(spec(0))
+    for _ in range(8):
+        turn()
+    room.put(with_spec(room.state.services[service], spec(1)))
+    for _ in range(20):
+        turn()
+    assert len(room.running(service)) == 12
+    nodes = ("node1", "node2", "node3")
+    assert sorted(sent) == sorted((NodeId(n), id) for n in nodes for id in payloads)
+    assert sorted(gone) == [(NodeId(n), "s0") for n in nodes]
