@@ -15,11 +15,11 @@ _LOOK = 0.5
 """Seconds between two checks of the free space."""
 _REASON_MAX = 500
 """Characters of a message from a registry."""
-_STEPS = re.compile(
-    r"^(?:(?:Error parsing image name|reading manifest|initializing source|determining manifest"
-    r' MIME type for)[^:]*(?:"[^"]*"|docker://\S+): |pinging container registry \S+: )+'
+_STEP = re.compile(
+    r"(?:Error parsing image name|reading manifest|initializing source|determining manifest"
+    r' MIME type for)[^:"]*(?:"[^"]*"|docker://\S+): |pinging container registry \S+: '
 )
-"""What skopeo says of its own steps and its own notation of names, before the cause."""
+"""What skopeo says of one of its own steps, in its own notation of names, before the cause."""
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3})(:\d+)?/")
 
 
@@ -94,6 +94,8 @@ def translate_error(text: str, name: str, version: str) -> WeftError:
         )
     line = text.rpartition("\n")[2]
     reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
-    reason = _STEPS.sub("", reason)[:_REASON_MAX]
+    while (step := _STEP.match(reason)) is not None:
+        reason = reason[step.end() :]
+    reason = reason[:_REASON_MAX]
     reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")

@@ -102,10 +102,22 @@ def parse_moment(text: str, field: str) -> Nanoseconds:
 def parse_until(text: str, now: Nanoseconds) -> Nanoseconds:
     """The moment of a filter `until`: as `parse_moment`, or a duration before `now`, such as `10m`
     or `1h30m`. Raises `InvalidArgument`."""
-    parts = list(_DURATION_PART.finditer(text))
-    if text and len(text) <= MAX_MOMENT_TEXT and "".join(p[0] for p in parts) == text:
-        return max(now - sum(int(float(p[1]) * _UNITS[p[2]]) for p in parts), 0)
-    return parse_moment(text, "until")
+    ago = _duration(text)
+    return parse_moment(text, "until") if ago is None else max(now - ago, 0)
+
+
+def _duration(text: str) -> Nanoseconds | None:
+    """None if the text is no duration."""
+    if not text or len(text) > MAX_MOMENT_TEXT:
+        return None
+    total = position = 0
+    while position < len(text):
+        part = _DURATION_PART.match(text, position)
+        if part is None:
+            return None
+        total += int(float(part[1]) * _UNITS[part[2]])
+        position = part.end()
+    return total
 
 
 def _nanoseconds(text: str) -> int:
