@@ -182,9 +182,8 @@ class Swarm:
         for host in HOSTS:
             ids = self.cluster.containers(host, service)
             for container in json.loads(self.cluster.docker(host, "inspect", *ids)) if ids else []:
-                if ingress := container["NetworkSettings"]["Networks"].get(
-                    "ingress"
-                ):  # one that is ending has none
+                # One that is ending has none.
+                if ingress := container["NetworkSettings"]["Networks"].get("ingress"):
                     found[container["Id"]] = ingress["IPAddress"]
         return found
 

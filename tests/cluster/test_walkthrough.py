@@ -24,11 +24,12 @@ def fresh(cluster):
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason=f"no {PROGRAM}")
 def test_the_seed_document(fresh, names):
+    # Removed even if a step fails.
     (
         names("webapp"),
         names("mon-overlay-demo"),
         names("mon-overlay-ipsec"),
-    )  # removed even if a step fails
+    )
     environment = {
         **os.environ,
         "WEFT": fresh.weft[0],

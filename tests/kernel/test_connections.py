@@ -37,9 +37,8 @@ def test_what_was_made_to_one_port_is_ended_and_nothing_else() -> None:
         beside = stack.enter_context(socket.create_server((OWN, 0)))
         ended = [pair(stack, server) for _ in range(3)]
         kept = [pair(stack, external_etcd), pair(stack, beside)]
-        waiting = stack.enter_context(
-            socket.create_connection((OWN, port), timeout=5)
-        )  # nobody has accepted it yet
+        # Nobody has accepted it yet.
+        waiting = stack.enter_context(socket.create_connection((OWN, port), timeout=5))
         assert all(map(is_open, ended + kept))
 
         assert end_accepted(IPv4Address(OWN), port) == 4

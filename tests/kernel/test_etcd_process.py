@@ -180,10 +180,11 @@ def test_what_strangers_send_to_the_peer_port_does_no_harm(tmp_path: Path) -> No
             hello,
             frames,
         ]
+        # Without a certificate, and with a manager's.
         for context in (
             None,
             context_of(settings.swarm),
-        ):  # without a certificate, and with a manager's
+        ):
             for sent in strange * 4:
                 await send(settings.address, context, sent)
         held = [await asyncio.open_connection(settings.address, PORT) for _ in range(500)]

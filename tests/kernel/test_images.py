@@ -134,9 +134,8 @@ def test_the_event_loop_does_not_wait_for_the_disk(store: ImageStore, tmp_path: 
             await asyncio.sleep(0)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            with pytest.raises(
-                OperationFailed, match="cannot write image index"
-            ):  # pipes cannot be flushed
+            # Pipes cannot be flushed.
+            with pytest.raises(OperationFailed, match="cannot write image index"):
                 await loading
         finally:
             os.close(reader)

@@ -328,9 +328,8 @@ def test_a_namespace_that_vanished_is_noticed_and_made_again(tmp_path, command):
         await asyncio.to_thread(sh, command.format(tmp_path / SANDBOX))
         assert SANDBOX in await changes
         assert SANDBOX not in (await kernel.read(desired)).namespaces
-        for _ in range(
-            100
-        ):  # The kernel takes the old namespace apart some time later, and its veths with it.
+        # The kernel takes the old namespace apart some time later, and its veths with it.
+        for _ in range(100):
             await become(kernel, desired)
             await asyncio.sleep(0.05)
             if diff(await kernel.read(desired), desired) == []:

@@ -106,9 +106,8 @@ def _service(state: ClusterState, service: Service) -> Iterator[str]:
             pass  # the same: for the node's port
         elif node is not None and task.state != TaskState.RUNNING:
             yield f"{task.name} is {task.state.name} on {node.hostname}: {task.status.err}"
-    if open_nodes and all(
-        task.state == TaskState.RUNNING for task in tasks
-    ):  # otherwise it waits for a place to go on
+    # Otherwise it waits for a place to go on.
+    if open_nodes and all(task.state == TaskState.RUNNING for task in tasks):
         yield from _update(service, [task for task in tasks if not _stays(state, service, task)])
     yield from _count(service, tasks, open_nodes, state)
 

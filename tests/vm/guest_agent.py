@@ -68,9 +68,8 @@ class Agent:
 
 async def serve() -> None:
     agent = Agent()
-    while not (
-        ports := list(DEVICES.glob("vport*"))
-    ):  # the driver makes it some time after it was loaded
+    # The driver makes it some time after it was loaded.
+    while not (ports := list(DEVICES.glob("vport*"))):
         await asyncio.sleep(0.05)
     with ports[0].open("r+b", buffering=0) as port:
         pending = b""

@@ -173,9 +173,8 @@ def _make(package: str, scratch: Path) -> None:
     shutil.copy(kernel, ready / "vmlinuz")
     root = scratch / "root"
     (root / "lib").mkdir(parents=True)
-    (root / "usr").symlink_to(
-        "."
-    )  # where packages and depmod keep modules depends on the release: here both are the same place
+    # Where packages and depmod keep modules depends on the release: here both are the same place.
+    (root / "usr").symlink_to(".")
     next(
         path for path in (unpacked / "lib/modules", unpacked / "usr/lib/modules") if path.exists()
     ).rename(root / "lib/modules")
@@ -208,9 +207,8 @@ def _add_system(archive: Archive) -> None:
         "umount",
     ):
         archive.link(f"/bin/{name}", "busybox")
-    archive.link(
-        "/bin/sh", "dash"
-    )  # busybox's own shell would run its `ip` instead of the real one
+    # Busybox's own shell would run its `ip` instead of the real one.
+    archive.link("/bin/sh", "dash")
     archive.link("/sbin/modprobe", "/bin/busybox")  # what the kernel starts when it misses a module
     python = Path(os.path.realpath(sys.executable))
     library = Path(

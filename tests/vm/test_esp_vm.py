@@ -184,9 +184,8 @@ def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
         wait_for(answered)
         assert not [f for f in answers if is_esp(f) or vni_in_clear(f) == SEALED]
         assert pair.guest.counters()["clear"] == before + 5
-        pair.guest.apply(
-            None
-        )  # the forged one is good enough to be answered where nothing is demanded
+        # The forged one is good enough to be answered where nothing is demanded.
+        pair.guest.apply(None)
         wire.packets()
         wire.socket.send(forged)
         wait_for(

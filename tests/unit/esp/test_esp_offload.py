@@ -106,9 +106,8 @@ def checksums_are_right(ip):
 def test_segments_carry_the_whole(payload, size, first):
     whole = overlay(segment(first, payload, flags="PAFC"))
     header = offload_header(NEEDS_CHECKSUM, TCP_IN_TUNNEL, size, INNER_IP + 20, 16)
-    whole = (
-        whole[:26] + b"\x12\x34" + whole[28:]
-    )  # a checksum of the outer UDP header that fits no segment
+    # A checksum of the outer UDP header that fits no segment.
+    whole = whole[:26] + b"\x12\x34" + whole[28:]
     packets = opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + whole))
     inner = [inner_of(packet) for packet in packets]
     assert all(IP(packet)[UDP].chksum == 0 for packet in packets)
