@@ -84,7 +84,10 @@ async def join(
 
 
 def _reason(error: BaseException) -> str:
-    """asyncio's text for a refused connection has the address in Python's notation."""
+    """asyncio's text for a refused connection has the address in Python's notation. The number of a
+    TLS error is OpenSSL's."""
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return cause_of(error)
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number is not None and number > 0 else cause_of(error)
 
