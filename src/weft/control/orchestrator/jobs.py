@@ -109,13 +109,11 @@ def _free_slots(draft: Draft, busy: set[Slot], room: int) -> Iterator[int]:
     if room < 0:
         return
     for slot in range(1, (draft.service.spec.replicas or 0) + 1):
-        if _is_settled(draft, slots.get(slot, [])):
+        needs_room = slot not in busy
+        if (needs_room and room == 0) or _is_settled(draft, slots.get(slot, [])):
             continue
-        if slot in busy:
-            yield slot
-        elif room > 0:
-            room -= 1
-            yield slot
+        room -= needs_room
+        yield slot
 
 
 def _is_settled(draft: Draft, slot: Sequence[Task]) -> bool:
