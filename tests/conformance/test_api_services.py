@@ -168,7 +168,6 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
             "the network bridge of each host is not supported by Weft for services",
         ),
         (["--network", "ingress"], "Service cannot be explicitly attached to the ingress network"),
-        (["--init"], "TaskTemplate.ContainerSpec.Init"),
         (
             ["--health-cmd", "true", "--health-interval", "1us"],
             "ContainerSpec: Interval in HealthConfig cannot be less than 1ms",
