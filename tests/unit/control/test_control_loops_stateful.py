@@ -18,6 +18,7 @@ from weft.control.assignments.affected import concerned
 from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.differences import Memo, difference
 from weft.control.assignments.views import Views, network_views
+from weft.control.orchestrator.jobs import started_again
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
 from weft.model.assignment import Assignment
@@ -37,6 +38,7 @@ from weft.model.secret import (
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
+    Job,
     NetworkAttachmentSpec,
     PublishedPort,
     RestartPolicy,
@@ -149,7 +151,9 @@ class Swarm(RuleBasedStateMachine):
         )
         return tuple(DataReference(id=id, name=id, target=id) for id in chosen)
 
-    def draw_spec(self, data: st.DataObject, name: str, is_global: bool) -> ServiceSpec:
+    def draw_spec(
+        self, data: st.DataObject, name: str, is_global: bool, is_job: bool
+    ) -> ServiceSpec:
         networks = [id for id, n in self.room.state.networks.items() if not n.spec.ingress]
         chosen: list[NetworkId] = (
             data.draw(st.lists(st.sampled_from(networks), min_size=1, max_size=2, unique=True))
@@ -167,6 +171,7 @@ class Swarm(RuleBasedStateMachine):
         return ServiceSpec(
             name=name,
             replicas=None if is_global else data.draw(st.integers(0, 4)),
+            job=Job(None if is_global else data.draw(st.integers(0, 3))) if is_job else None,
             task=TaskSpec(
                 container=ContainerSpec(
                     image=data.draw(st.sampled_from(["one", "two"])),
@@ -188,18 +193,19 @@ class Swarm(RuleBasedStateMachine):
             ),
         )
 
-    @rule(data=st.data(), is_global=st.booleans())
-    def create_service(self, data: st.DataObject, is_global: bool) -> None:
+    @rule(data=st.data(), is_global=st.booleans(), is_job=st.sampled_from([False, False, True]))
+    def create_service(self, data: st.DataObject, is_global: bool, is_job: bool) -> None:
         if len(self.room.state.services) < 4:
-            self.room.service(self.draw_spec(data, f"service{self.room.state.revision}", is_global))
+            name = f"service{self.room.state.revision}"
+            self.room.service(self.draw_spec(data, name, is_global, is_job))
 
     @precondition(lambda self: self.room.state.services)
     @rule(data=st.data())
     def update_service(self, data: st.DataObject) -> None:
         service = self.room.state.services[self.draw_service(data)]
-        self.room.put(
-            with_spec(service, self.draw_spec(data, service.name, service.spec.is_global))
-        )
+        was = service.spec
+        spec = self.draw_spec(data, service.name, was.is_global, was.job is not None)
+        self.room.put(started_again(with_spec(service, spec), self.room.now))
 
     @precondition(lambda self: self.room.state.services)
     @rule(data=st.data())
@@ -209,7 +215,7 @@ class Swarm(RuleBasedStateMachine):
         if service.previous_spec and all(
             a.target in known for a in service.previous_spec.task.networks
         ):
-            self.room.put(rolled_back(service, self.room.now))
+            self.room.put(started_again(rolled_back(service, self.room.now), self.room.now))
 
     @precondition(lambda self: self.room.state.services)
     @rule(data=st.data())
@@ -377,7 +383,8 @@ class Swarm(RuleBasedStateMachine):
             t for t in state.tasks_of(id).values() if t.is_live and t.state < TaskState.ASSIGNED
         ]
         assert all(task.status.err for task in waiting)
-        if service.error or service.spec.task.restart.condition != "any":
+        is_job = service.spec.job is not None  # see test_control_jobs_stateful.py
+        if is_job or service.error or service.spec.task.restart.condition != "any":
             return
         running = [
             t for t in self.room.running(id) if t.spec.container == service.spec.task.container
