@@ -13,13 +13,13 @@ def interface(name: str, *addresses: str, kind: str = "", up: bool = True) -> In
     return Interface(name, kind, up, 1500, tuple(IPv4Interface(a) for a in addresses))
 
 
-def test_the_only_address():
+def test_the_only_address() -> None:
     assert default_advertise_address([interface("eth0", "192.0.2.7/24")]) == IPv4Address(
         "192.0.2.7"
     )
 
 
-def test_hardware_goes_before_virtual_devices():
+def test_hardware_goes_before_virtual_devices() -> None:
     found = [
         interface("br0", "10.1.0.1/16", kind="bridge"),
         interface("eth0", "192.0.2.7/24", "169.254.3.4/16"),
@@ -27,7 +27,7 @@ def test_hardware_goes_before_virtual_devices():
     assert default_advertise_address(found) == IPv4Address("192.0.2.7")
 
 
-def test_without_hardware_any_device_will_do():
+def test_without_hardware_any_device_will_do() -> None:
     assert default_advertise_address(
         [interface("ens160", "10.59.72.11/24", kind="veth")]
     ) == IPv4Address("10.59.72.11")
@@ -54,7 +54,7 @@ def test_without_hardware_any_device_will_do():
         ([], "could not find the system's IP address"),
     ],
 )
-def test_no_answer(found, message):
+def test_no_answer(found: list[Interface], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         default_advertise_address(found)
     assert str(caught.value) == message
@@ -89,8 +89,10 @@ TWO = interface("eth2", "10.2.0.7/24", "10.2.0.8/24")
         (("192.0.2.7:1", "10.2.0.8", ""), [LO, ETH, TWO], ("192.0.2.7:1", "10.2.0.8", "10.2.0.8")),
     ],
 )
-def test_addresses_that_are_asked_for(asked, found, chosen):
-    listen, advertise, data_path = choose_addresses(*asked, found)
+def test_addresses_that_are_asked_for(
+    asked: tuple[str, str, str], found: list[Interface], chosen: tuple[str, str, str]
+) -> None:
+    listen, advertise, data_path = choose_addresses(*asked, found=found)
     assert (listen, str(advertise), str(data_path)) == chosen
 
 
@@ -145,19 +147,21 @@ def test_addresses_that_are_asked_for(asked, found, chosen):
         ),
     ],
 )
-def test_addresses_that_cannot_be(asked, found, text):
+def test_addresses_that_cannot_be(
+    asked: tuple[str, str, str], found: list[Interface], text: str
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        choose_addresses(*asked, found)
+        choose_addresses(*asked, found=found)
     assert text in str(caught.value)
 
 
-def test_what_a_program_can_listen_at():
+def test_what_a_program_can_listen_at() -> None:
     assert host.is_local(IPv4Address("127.0.0.1"))
     assert not host.is_local(IPv4Address("203.0.113.9"))
 
 
 @pytest.mark.parametrize("name", ["1-abcdefghij", "lb_abcdefghi", "ingress_sbox", "0123456789ab"])
-def test_names_of_ours(name):
+def test_names_of_ours(name: str) -> None:
     assert netns.is_own_name(name)
 
 
@@ -165,5 +169,5 @@ def test_names_of_ours(name):
     "name",
     ["default", "1-abc", "lb_ABCDEFGHI", "0123456789abc", "../ingress_sbox", "ingress_sbox\n", ""],
 )
-def test_names_of_others(name):
+def test_names_of_others(name: str) -> None:
     assert not netns.is_own_name(name)

@@ -2,10 +2,12 @@
 definition."""
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -17,7 +19,7 @@ from weft.linux.netlink.message import Message, Request
 from weft.model.addresses import mac_for
 from weft.network.kernel_state import Bridge, BridgePort, Link, Route, Rule, Veth, Vxlan
 
-ADDRESSES = st.ip_addresses(v=4)
+ADDRESSES = cast("st.SearchStrategy[IPv4Address]", st.ip_addresses(v=4))
 MACS = ADDRESSES.map(mac_for)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-_", min_size=1, max_size=15)
 INDEXES = st.integers(1, 2**31 - 1)
@@ -49,7 +51,7 @@ RULES = st.builds(
 )
 
 
-def oracle(type_, request: Request):
+def oracle(type_: type[nlmsg], request: Request) -> nlmsg:
     """What pyroute2 reads in a request of ours."""
     decoded = type_(message.encode([request], sequence=7))
     decoded.decode()
@@ -60,14 +62,14 @@ def oracle(type_, request: Request):
 
 
 @given(st.dictionaries(st.integers(1, 0x3FFF), st.binary(max_size=70), max_size=8))
-def test_attributes_come_back(values):
+def test_attributes_come_back(values: dict[int, bytes]) -> None:
     data = b"".join(attributes.attribute(kind, payload) for kind, payload in values.items())
     assert len(data) % 4 == 0
     assert attributes.decode(data) == values
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_decode_to_something(data):
+def test_any_bytes_decode_to_something(data: bytes) -> None:
     assert all(len(payload) <= len(data) for payload in attributes.decode(data).values())
     assert all(len(found.body) <= len(data) for found in message.decode(data))
 
@@ -75,7 +77,7 @@ def test_any_bytes_decode_to_something(data):
 @given(
     st.lists(st.binary(max_size=40).map(lambda b: b + bytes(-len(b) % 4)), min_size=1, max_size=5)
 )
-def test_requests_are_numbered_and_the_last_asks_for_an_answer(bodies):
+def test_requests_are_numbered_and_the_last_asks_for_an_answer(bodies: list[bytes]) -> None:
     data = message.encode([Request(20, message.NLM_F_CREATE, body) for body in bodies], sequence=5)
     found = list(message.decode(data))
     assert [(m.type, m.sequence, m.body) for m in found] == [
@@ -87,7 +89,7 @@ def test_requests_are_numbered_and_the_last_asks_for_an_answer(bodies):
 
 
 @pytest.mark.parametrize("capped", [True, False])
-def test_an_error_carries_the_kernels_explanation(capped):
+def test_an_error_carries_the_kernels_explanation(capped: bool) -> None:
     echoed = message.HEADER.pack(24, 16, 5, 1, 0) + (b"" if capped else b"12345678")
     body = (-17).to_bytes(4, "little", signed=True) + echoed + attributes.text(1, "Name not unique")
     error = message.decode_error(
@@ -97,7 +99,7 @@ def test_an_error_carries_the_kernels_explanation(capped):
     assert (error.errno, error.strerror) == (17, "File exists (Name not unique)")
 
 
-def test_an_acknowledgement_is_no_error():
+def test_an_acknowledgement_is_no_error() -> None:
     assert message.decode_error(Message(message.NLMSG_ERROR, 0x100, 1, bytes(20))) is None
 
 
@@ -105,7 +107,7 @@ def test_an_acknowledgement_is_no_error():
 
 
 @given(INDEXES, ADDRESSES, MACS)
-def test_neighbour(device, ip, mac):
+def test_neighbour(device: int, ip: IPv4Address, mac: str) -> None:
     request = neighbour.add_neighbour(device, ip, mac)
     theirs = oracle(ndmsg, request)
     assert (theirs["family"], theirs["ifindex"], theirs["state"]) == (2, device, 0x80)
@@ -115,7 +117,7 @@ def test_neighbour(device, ip, mac):
 
 
 @given(INDEXES, ADDRESSES, MACS)
-def test_forwarding(device, vtep, mac):
+def test_forwarding(device: int, vtep: IPv4Address, mac: str) -> None:
     theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, vtep))
     assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (
         7,
@@ -127,7 +129,7 @@ def test_forwarding(device, vtep, mac):
 
 
 @given(INDEXES, MACS)
-def test_forwarding_by_a_bridges_port(device, mac):
+def test_forwarding_by_a_bridges_port(device: int, mac: str) -> None:
     theirs = oracle(ndmsg, neighbour.add_forwarding(device, mac, None))
     assert (theirs["family"], theirs["ifindex"], theirs["state"], theirs["flags"]) == (
         7,
@@ -142,7 +144,7 @@ def test_forwarding_by_a_bridges_port(device, mac):
 
 
 @given(INDEXES, INTERFACES)
-def test_address(device, own):
+def test_address(device: int, own: IPv4Interface) -> None:
     request = address.add_address(device, own)
     theirs = oracle(ifaddrmsg, request)
     assert (theirs["index"], theirs["prefixlen"]) == (device, own.network.prefixlen)
@@ -156,7 +158,7 @@ def test_address(device, own):
 
 
 @given(INDEXES, ROUTES)
-def test_route(device, wanted):
+def test_route(device: int, wanted: Route) -> None:
     request = route.add_route(device, wanted)
     theirs = oracle(rtmsg, request)
     assert theirs["dst_len"] == wanted.destination.prefixlen
@@ -172,7 +174,7 @@ def test_route(device, wanted):
 
 
 @given(RULES)
-def test_rule(wanted):
+def test_rule(wanted: Rule) -> None:
     request = rule.add_rule(wanted)
     theirs = oracle(fibmsg, request)
     assert (theirs.get_attr("FRA_PRIORITY"), theirs.get_attr("FRA_TABLE")) == (
@@ -186,11 +188,11 @@ def test_rule(wanted):
 
 
 @pytest.mark.parametrize(("priority", "table"), [(0, 255), (32766, 254), (32767, 253)])
-def test_built_in_rules_are_left_out(priority, table):
+def test_built_in_rules_are_left_out(priority: int, table: int) -> None:
     assert rule.decode_rule(rule.add_rule(Rule(priority=priority, table=table)).body) is None
 
 
-def test_a_rule_that_selects_by_what_we_do_not_know_is_left_out():
+def test_a_rule_that_selects_by_what_we_do_not_know_is_left_out() -> None:
     wanted = Rule(priority=5, table=7, mark=1, mask=1)
     by_destination_port = attributes.attribute(24, bytes(4))
     assert rule.decode_rule(rule.add_rule(wanted).body + by_destination_port) is None
@@ -202,9 +204,9 @@ def test_a_rule_that_selects_by_what_we_do_not_know_is_left_out():
 @given(
     NAMES, st.integers(68, 65535), MACS, st.integers(0, 2**24 - 1), ADDRESSES, st.integers(1, 65535)
 )
-def test_vxlan(name, mtu, mac, vni, local, port):
-    wanted = Link(name=name, kind=Vxlan(vni=vni, local=local, port=port), mtu=mtu, mac=mac)
-    request = link.add_vxlan(wanted, wanted.kind, 9)
+def test_vxlan(name: str, mtu: int, mac: str, vni: int, local: IPv4Address, port: int) -> None:
+    kind = Vxlan(vni=vni, local=local, port=port)
+    request = link.add_vxlan(Link(name=name, kind=kind, mtu=mtu, mac=mac), kind, 9)
     theirs = oracle(ifinfmsg, request)
     info = theirs.get_attr("IFLA_LINKINFO")
     data = info.get_attr("IFLA_INFO_DATA")
@@ -226,12 +228,12 @@ def test_vxlan(name, mtu, mac, vni, local, port):
         mtu,
         mac,
         "vxlan",
-        wanted.kind,
+        kind,
     )
 
 
 @given(NAMES, NAMES, MACS)
-def test_veth(name, peer, mac):
+def test_veth(name: str, peer: str, mac: str) -> None:
     ends = Link(name=name, kind=Veth(), mtu=1450, mac=mac), Link(name=peer, kind=Veth(), mtu=1400)
     info = oracle(ifinfmsg, link.add_veth(*ends, 11)).get_attr("IFLA_LINKINFO")
     other = info.get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
@@ -244,19 +246,19 @@ def test_veth(name, peer, mac):
     assert other.get_attr("IFLA_ADDRESS") is None
 
 
-def test_bridge():
+def test_bridge() -> None:
     theirs = oracle(ifinfmsg, link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450)))
     assert theirs.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_KIND") == "bridge"
 
 
 @pytest.mark.parametrize(("up", "flags", "change"), [(True, 1, 1), (False, 0, 1), (None, 0, 0)])
-def test_set_link(up, flags, change):
+def test_set_link(up: bool | None, flags: int, change: int) -> None:
     theirs = oracle(ifinfmsg, link.set_link("eth0", master=3, up=up))
     assert (theirs["flags"], theirs["change"], theirs.get_attr("IFLA_MASTER")) == (flags, change, 3)
     assert theirs.get_attr("IFLA_MTU") is None
 
 
-def test_what_pyroute2_writes_of_a_bridge_port_we_read():
+def test_what_pyroute2_writes_of_a_bridge_port_we_read() -> None:
     theirs = ifinfmsg()
     theirs["index"], theirs["flags"] = 12, 1
     port = {
@@ -290,14 +292,14 @@ def test_what_pyroute2_writes_of_a_bridge_port_we_read():
     )
 
 
-def test_generation_and_table_name_of_nf_tables():
+def test_generation_and_table_name_of_nf_tables() -> None:
     generation = bytes(4) + attributes.attribute(1, (258).to_bytes(4, "big"))
     assert nftables.decode_generation(generation) == 258
     table = bytes((2, 0, 0, 0)) + attributes.text(1, "weft-mesh")
     assert nftables.decode_table(table) == ("ip", "weft-mesh")
 
 
-def test_addresses_are_read_as_pyroute2_writes_them():
+def test_addresses_are_read_as_pyroute2_writes_them() -> None:
     theirs = ifaddrmsg()
     theirs["family"], theirs["prefixlen"], theirs["index"] = 2, 24, 4
     theirs["attrs"] = [

@@ -2,6 +2,7 @@
 
 import contextlib
 from ipaddress import IPv4Address
+from typing import Any
 
 import msgspec
 import pytest
@@ -70,21 +71,21 @@ GOOD = (
 )  # fmt: skip
 
 
-def description(**fields):  # type: ignore[no-untyped-def]
+def description(**fields: Any) -> Hello:
     return msgspec.structs.replace(
         HELLO, description=msgspec.structs.replace(HELLO.description, **fields)
     )
 
 
-def hello(**fields):  # type: ignore[no-untyped-def]
+def hello(**fields: Any) -> Hello:
     return msgspec.structs.replace(HELLO, **fields)
 
 
-def update(id: str = "t1", **fields):  # type: ignore[no-untyped-def]
+def update(id: str = "t1", **fields: Any) -> StatusUpdate:
     return StatusUpdate(1, ((TaskId(id), msgspec.structs.replace(STATUS, **fields)),))
 
 
-def engine(**fields):  # type: ignore[no-untyped-def]
+def engine(**fields: Any) -> EngineStateFrame:
     return EngineStateFrame(msgspec.structs.replace(ENGINE, **fields))
 
 
