@@ -17,3 +17,6 @@ class Privileges(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The JSON of the profile, if `seccomp` is `custom` (`seccomp_profile.py`)."""
     apparmor: Literal["default", "disabled"] = "default"
     no_new_privileges: bool = False
+    privileged: bool = False
+    """Whether the container gets all capabilities and devices, the kernel's files as the host sees
+    them, no AppArmor profile, and no seccomp filter but one of the user's own."""

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import Port, Protocol
+from weft.model.device import Device
 from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
@@ -76,6 +77,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     oom_score_adj: int = 0
     """-1000 to 1000: how much rather the kernel kills the container when memory runs out."""
     privileges: Privileges = Privileges()
+    devices: tuple[Device, ...] = ()
     healthcheck: HealthCheck | None = None
 
 

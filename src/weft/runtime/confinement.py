@@ -79,11 +79,12 @@ class Confiner:
     async def confine(self, spec: ContainerSpec) -> Confinement:
         """Raises `OperationFailed` if the AppArmor profile is needed and cannot be loaded, or the
         host has no init program."""
-        is_free = spec.privileges.apparmor == "disabled"
+        privileged = spec.privileges.privileged
+        is_free = privileged or spec.privileges.apparmor == "disabled"
         profile = "" if is_free and not self.apparmor.in_use else await self.apparmor.profile()
         return Confinement(
-            masked_paths=self._masked,
-            read_only_paths=READ_ONLY_PATHS,
+            masked_paths=() if privileged else self._masked,
+            read_only_paths=() if privileged else READ_ONLY_PATHS,
             apparmor_profile=profile and (UNCONFINED if is_free else profile),
             no_new_privileges=spec.privileges.no_new_privileges,
             init=find_init() if spec.init else "",
@@ -96,7 +97,8 @@ class Confiner:
         """`linux.seccomp` for a container with these capabilities; None if the user asked for no
         filter, or the kernel has none. Raises `InvalidArgument`, also for a profile of the user's
         on such a kernel."""
-        if privileges.seccomp == "unconfined":
+        is_free = privileges.privileged and privileges.seccomp == "default"
+        if is_free or privileges.seccomp == "unconfined":
             return None
         own = profile_from(privileges.seccomp_profile) if privileges.seccomp == "custom" else None
         if self._profile is None:

@@ -45,6 +45,7 @@ from weft.runtime.box import Box, ImageFiles, check_free, opened, signal_number
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_mounts import ContainerMounts, put_away
+from weft.runtime.devices import find_devices
 from weft.runtime.init_files import make_init_files
 from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery, read_log
@@ -54,7 +55,7 @@ from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory, Record
 from weft.runtime.remains import dissolve, end_unmade
 from weft.runtime.spec import (
-    capability_set,
+    capabilities_of,
     command_document,
     container_document,
     new_container,
@@ -222,15 +223,14 @@ class ConmonRuntime:
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
-        container = msgspec.structs.replace(
-            container, confinement=await self.confiner.confine(config.spec)
-        )
+        confinement = await self.confiner.confine(config.spec)
+        container = msgspec.structs.replace(container, confinement=confinement)
         box.record = msgspec.structs.replace(box.record, container=container)
-        seccomp = self.confiner.filter(
-            capability_set(config.spec.cap_add, config.spec.cap_drop), config.spec.privileges
-        )
+        seccomp = self.confiner.filter(capabilities_of(config.spec), config.spec.privileges)
         mounts = await self._mounts.prepared(directory.places, config.mount_points)
-        document = container_document(container, image, user, directory.path, seccomp, mounts)
+        document = container_document(
+            container, image, user, directory.path, seccomp, find_devices(config.spec), mounts
+        )
         directory.write_files({
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
             "hostname": f"{config.hostname}\n".encode(), "config.json": document,

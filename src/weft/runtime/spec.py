@@ -17,6 +17,7 @@ from weft.model.container import Confinement, Container, ContainerConfig, Image,
 from weft.model.health import health_check
 from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.runtime.devices import Devices
 from weft.runtime.mount_document import NO_MOUNTS, Document, UserMounts, arranged
 from weft.runtime.users import User
 
@@ -90,12 +91,13 @@ def container_document(
     user: User,
     directory: Path,
     seccomp: Mapping[str, Any] | None,
+    devices: Devices,
     mounts: UserMounts = NO_MOUNTS,
 ) -> bytes:
     """config.json for a container whose files (`merged`, `memory`, `hosts`, `hostname`, `resolv.conf`)
     are in `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
-    capabilities = capability_set(spec.cap_add, spec.cap_drop)
+    capabilities = capabilities_of(spec)
     variables = [
         f"HOSTNAME={config.hostname}",
         *(["TERM=xterm"] if spec.tty else []),
@@ -119,7 +121,7 @@ def container_document(
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
-            _system_mounts(),
+            _system_mounts(spec.privileges.privileged),
             [
                 *_own_files(directory, confinement.init, mounts.documents),
                 *mounts.documents,
@@ -129,7 +131,9 @@ def container_document(
         "linux": {
             "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
-            "resources": _resources(config.limits, container.memory_swap),
+            "devices": devices.nodes,
+            "resources": _resources(config.limits, container.memory_swap)
+            | {"devices": devices.rules},
             "sysctl": _sysctls(config),
             "maskedPaths": confinement.masked_paths,
             "readonlyPaths": confinement.read_only_paths,
@@ -162,7 +166,7 @@ def command_document(
         [f"HOSTNAME={container.config.hostname}", *merged.values()],
         directory,
         user,
-        all_capabilities() if privileged else capability_set(spec.cap_add, spec.cap_drop),
+        all_capabilities() if privileged else capabilities_of(spec),
         tty,
         container.confinement,
         spec.ulimits,
@@ -191,6 +195,13 @@ def process_document(
         "noNewPrivileges": confinement.no_new_privileges,
         "rlimits": [_rlimit(limit) for limit in ulimits],
     } | ({"apparmorProfile": profile} if profile else {})
+
+
+def capabilities_of(spec: ContainerSpec) -> tuple[str, ...]:
+    """Of the container's programs. A privileged container has all, whatever is added or dropped, as
+    in Docker. Raises `InvalidArgument`, see `capability_set`."""
+    chosen = capability_set(spec.cap_add, spec.cap_drop)
+    return all_capabilities() if spec.privileges.privileged else chosen
 
 
 def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
@@ -257,7 +268,7 @@ def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[
 
 
 def _resources(limits: Resources, memory_swap: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    result: dict[str, Any] = {}
     if limits.memory:
         # A host that does not count swap has no file for the other limit.
         swap = {"swap": memory_swap} if memory_swap > 0 else {}
@@ -283,11 +294,14 @@ def _sysctls(config: ContainerConfig) -> dict[str, str]:
     return config.spec.sysctls
 
 
-def _system_mounts() -> list[dict[str, Any]]:
+def _system_mounts(writable: bool) -> list[dict[str, Any]]:
+    """`writable`: also the kernel's objects and control groups."""
+
     def mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
         return {"destination": target, "type": kind, "source": source or kind, "options": options}
 
     safe = ("nosuid", "noexec", "nodev")
+    kernel = safe if writable else (*safe, "ro")
     return [
         mount("/proc", "proc", *safe),
         mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -301,8 +315,8 @@ def _system_mounts() -> list[dict[str, Any]]:
             "mode=0620",
             "gid=5",
         ),
-        mount("/sys", "sysfs", *safe, "ro"),
-        mount("/sys/fs/cgroup", "cgroup", *safe, "ro"),
+        mount("/sys", "sysfs", *kernel),
+        mount("/sys/fs/cgroup", "cgroup", *kernel),
         mount("/dev/mqueue", "mqueue", *safe),
         mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=67108864", source="shm"),
     ]

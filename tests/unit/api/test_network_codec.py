@@ -33,6 +33,7 @@ from weft.model.container import (
     ContainerState,
     ImageConfig,
 )
+from weft.model.device import Device
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId
 from weft.model.local_network import (
@@ -43,6 +44,7 @@ from weft.model.local_network import (
     ServiceView,
 )
 from weft.model.network import Network, NetworkSpec, Pool, Segment
+from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec, PublishedPort, Resources
 
 LABELS = ("ProcessLabel", "MountLabel", "AppArmorProfile")
@@ -257,6 +259,26 @@ def test_an_inspected_container_shows_what_confines_it() -> None:
     assert (got["HostConfig"]["SecurityOpt"], got["HostConfig"]["CgroupnsMode"]) == (None, "host")
     got = container_json(bare, ContainerContext())
     assert (got["AppArmorProfile"], got["HostConfig"]["MaskedPaths"]) == ("", [])
+    assert (got["HostConfig"]["Privileged"], got["HostConfig"]["Devices"]) == (False, None)
+
+
+def test_an_inspected_container_shows_its_devices_and_privileges() -> None:
+    spec = ContainerSpec(
+        image="i",
+        devices=(Device(source="/dev/kvm", target="/dev/mine", access="rw"),),
+        privileges=Privileges(privileged=True),
+    )
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="n", spec=spec, hostname="h", namespace=None
+    )
+    got = container_json(Container(config=config, image="i", args=("x",)), ContainerContext())
+    assert got["HostConfig"] | {
+        "Privileged": True, "MaskedPaths": None, "ReadonlyPaths": None,
+        "SecurityOpt": ["label=disable"],
+        "Devices": [{
+            "PathOnHost": "/dev/kvm", "PathInContainer": "/dev/mine", "CgroupPermissions": "rw",
+        }],
+    } == got["HostConfig"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec
 from weft.runtime.confinement import NO_FILTER, READ_ONLY_PATHS, Confiner, masked_paths
 from weft.runtime.spec import DEFAULT_CAPABILITIES, capability_set
@@ -64,6 +65,18 @@ def test_a_container_made_now_gets_all_of_it(tmp_path: Path, own: bool) -> None:
     seccomp = confiner.filter(DEFAULT_CAPABILITIES)
     assert seccomp is not None
     assert seccomp["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_a_privileged_container_is_not_confined(tmp_path: Path) -> None:
+    """A profile of the user's own holds all the same, as in Docker."""
+    confiner = Confiner(tmp_path, cgroup_namespaces=False, root=host(tmp_path, processors=1))
+    privileges = Privileges(privileged=True)
+    found = asyncio.run(confiner.confine(ContainerSpec(image="web", privileges=privileges)))
+    assert (found.masked_paths, found.read_only_paths) == ((), ())
+    assert confiner.filter(DEFAULT_CAPABILITIES, privileges) is None
+    own = b'{"defaultAction": "SCMP_ACT_ALLOW"}'
+    custom = Privileges(privileged=True, seccomp="custom", seccomp_profile=own)
+    assert confiner.filter(DEFAULT_CAPABILITIES, custom) is not None
 
 
 def test_a_kernel_without_filters_is_warned_of(tmp_path: Path) -> None:

@@ -11,11 +11,19 @@ import pytest
 from weft.errors import InvalidArgument, NotFound, OperationFailed
 from weft.model.container import Confinement, Container, ContainerConfig, Image, ImageConfig
 from weft.model.ids import ContainerId
+from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec, Resources, Ulimit
 from weft.network.sandbox import SYSCTLS
 from weft.runtime.box import signal_number
+from weft.runtime.devices import Devices
 from weft.runtime.skopeo import translate_error
-from weft.runtime.spec import capability_set, command_line, container_document, environment
+from weft.runtime.spec import (
+    all_capabilities,
+    capability_set,
+    command_line,
+    container_document,
+    environment,
+)
 from weft.runtime.users import User
 
 IMAGE = Image(
@@ -49,7 +57,7 @@ def document(
         memory_swap=memory_swap,
     )
     decoded: dict[str, Any] = msgspec.json.decode(
-        container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp)
+        container_document(container, IMAGE, User(0, 0), Path("/data/c"), seccomp, Devices())
     )
     return decoded
 
@@ -109,6 +117,15 @@ def test_all_capabilities_are_those_that_can_be_had_here(monkeypatch: pytest.Mon
     monkeypatch.setattr("weft.runtime.spec.all_capabilities", lambda: ("CAP_CHOWN", "CAP_BPF"))
     assert capability_set(("ALL",), ()) == ("CAP_CHOWN", "CAP_BPF")
     assert capability_set(("ALL", "SYS_ADMIN"), ("CHOWN",)) == ("CAP_BPF", "CAP_SYS_ADMIN")
+
+
+def test_a_privileged_container_has_all_capabilities_and_writable_kernel_files() -> None:
+    found = document(cap_drop=("ALL",), privileges=Privileges(privileged=True))
+    assert found["process"]["capabilities"]["bounding"] == list(all_capabilities())
+    options = {mount["destination"]: mount["options"] for mount in found["mounts"]}
+    for path in ("/sys", "/sys/fs/cgroup"):
+        assert "ro" not in options[path]
+        assert "ro" in {m["destination"]: m["options"] for m in document()["mounts"]}[path]
 
 
 def test_unknown_capabilities_signals_and_limits_are_refused() -> None:
@@ -196,7 +213,7 @@ def test_a_user_who_is_not_root_holds_no_capabilities() -> None:
     )
     container = Container(config=config, image=IMAGE.id, args=("x",))
     process = msgspec.json.decode(
-        container_document(container, IMAGE, User(5, 6), Path("/d"), None)
+        container_document(container, IMAGE, User(5, 6), Path("/d"), None, Devices())
     )["process"]
     assert process["capabilities"]["effective"] == []
     assert "CAP_CHOWN" in process["capabilities"]["bounding"]

@@ -16,6 +16,7 @@ from weft.api.schema.healthcheck import health_check_json, health_json, health_t
 from weft.api.schema.mount import mount_json, mount_point_json
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
+from weft.model.device import Device
 from weft.model.health import Health
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
@@ -193,7 +194,7 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
 UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (None, (
         "Binds", "VolumesFrom", "Links", "BlkioWeightDevice", "BlkioDeviceReadBps",
-        "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps", "Devices",
+        "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps",
         "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
     )),
     (0, (
@@ -211,7 +212,7 @@ UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
 
 def _host_config_json(container: Container) -> Json:
     config, spec, limits = container.config, container.config.spec, container.config.limits
-    confinement = container.confinement
+    confinement, privileged = container.confinement, spec.privileges.privileged
     body: dict[str, Any] = {name: value for value, names in UNUSED for name in names}
     return body | {
         "LogConfig": {"Type": config.log_driver, "Config": {}},
@@ -229,7 +230,8 @@ def _host_config_json(container: Container) -> Json:
         "ExtraHosts": _extra_hosts(spec) or None,
         "GroupAdd": list(spec.groups) or None,
         "IpcMode": "private",
-        "Privileged": False,
+        "Devices": [_device_json(device) for device in spec.devices] or None,
+        "Privileged": privileged,
         "PublishAllPorts": False,
         "ReadonlyRootfs": spec.read_only,
         "ShmSize": 67108864,
@@ -244,8 +246,8 @@ def _host_config_json(container: Container) -> Json:
         ],
         "Sysctls": spec.sysctls or None,
         **omit_empty({"Mounts": [mount_json(mount) for mount in spec.mounts]}),
-        "MaskedPaths": list(confinement.masked_paths),
-        "ReadonlyPaths": list(confinement.read_only_paths),
+        "MaskedPaths": None if privileged else list(confinement.masked_paths),
+        "ReadonlyPaths": None if privileged else list(confinement.read_only_paths),
         # Version 2 of control groups cannot keep the kernel from killing.
         "OomScoreAdj": spec.oom_score_adj,
         "SecurityOpt": _security_options(container) or None,
@@ -254,8 +256,18 @@ def _host_config_json(container: Container) -> Json:
     }
 
 
+def _device_json(device: Device) -> Json:
+    return {
+        "PathOnHost": device.source,
+        "PathInContainer": device.target,
+        "CgroupPermissions": device.access,
+    }
+
+
 def _security_options(container: Container) -> list[str]:
     privileges, options = container.config.spec.privileges, list[str]()
+    if privileges.privileged:
+        options.append("label=disable")
     if privileges.no_new_privileges:
         options.append("no-new-privileges=true")
     if privileges.apparmor == "disabled":

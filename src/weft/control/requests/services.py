@@ -10,6 +10,7 @@ from weft.control.requests.references import check_references
 from weft.control.requests.sequence import check_sequence
 from weft.control.requests.validation import validate_service
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
+from weft.model import labels
 from weft.model.ids import ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import EndpointSpec, JobStatus, Service, ServiceSpec
@@ -24,6 +25,7 @@ def creation(
     own_ports: OwnPorts = NO_PORTS,
 ) -> list[Change]:
     """`own_ports`: ports of this host, here and below."""
+    spec = labels.applied(spec)
     _check(state, None, spec, own_ports)
     if state.named("service", spec.name) is not None:
         raise Conflict(
@@ -42,7 +44,7 @@ def update(
     now: Nanoseconds,
     own_ports: OwnPorts = NO_PORTS,
 ) -> list[Change]:
-    service = _at(state, id, version)
+    service, spec = _at(state, id, version), labels.applied(spec)
     if spec.name != service.spec.name:
         raise Unsupported("renaming services is not supported")
     if spec.mode != service.spec.mode:

@@ -1,0 +1,104 @@
+"""The labels of a service that Weft obeys: wishes for which Docker's API has no field, in a place
+that a Compose file can carry (`deploy.labels`). docs/labels.md describes them for users.
+
+Only a service's own labels count, never those of an image or of a container. Labels that concern
+the containers become part of the task's specification, so that a change of them replaces tasks.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from weft.errors import InvalidArgument, clip
+from weft.model.device import Device
+from weft.model.service import ServiceSpec
+
+PREFIX = "weft."
+DEVICES = "weft.devices"
+"""`SOURCE[:TARGET][:ACCESS]`, with commas between them; as docker run --device."""
+PRIVILEGED = "weft.privileged"
+"""`true` or `false`."""
+KNOWN = (DEVICES, PRIVILEGED)
+MAX_DEVICES = 64
+_ACCESS = "rwm"
+_BOOLEANS = {"true": True, "false": False}
+
+
+def applied(spec: ServiceSpec) -> ServiceSpec:
+    """The specification with what its labels say about its containers. Raises `InvalidArgument`,
+    also for a label with the prefix `weft.` that Weft does not know: it may be a typing error."""
+    for name in spec.labels:
+        if name.startswith(PREFIX) and name not in KNOWN:
+            raise InvalidArgument(
+                f"Labels: {clip(name)} is not a label that Weft knows ({', '.join(KNOWN)})"
+            )
+    container = spec.task.container
+    privileges = msgspec.structs.replace(
+        container.privileges, privileged=is_privileged(spec.labels)
+    )
+    container = msgspec.structs.replace(
+        container, devices=devices(spec.labels), privileges=privileges
+    )
+    return msgspec.structs.replace(
+        spec, task=msgspec.structs.replace(spec.task, container=container)
+    )
+
+
+def is_privileged(labels: Mapping[str, str]) -> bool:
+    """Raises `InvalidArgument`."""
+    text = labels.get(PRIVILEGED, "false")
+    if text not in _BOOLEANS:
+        raise _invalid(PRIVILEGED, text, "must be true or false")
+    return _BOOLEANS[text]
+
+
+def devices(labels: Mapping[str, str]) -> tuple[Device, ...]:
+    """In the order of the label. Raises `InvalidArgument`."""
+    if DEVICES not in labels:
+        return ()
+    words = names(labels, DEVICES)
+    if len(words) > MAX_DEVICES:
+        raise _invalid(DEVICES, labels[DEVICES], f"has more than {MAX_DEVICES} devices")
+    found = tuple(map(_device, words))
+    targets = [device.target for device in found]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise _invalid(DEVICES, labels[DEVICES], f"names the target {target} twice")
+    return found
+
+
+def names(labels: Mapping[str, str], label: str) -> tuple[str, ...]:
+    """The words of a label that is a list with commas. Raises `InvalidArgument` for an empty
+    one."""
+    words = tuple(word.strip() for word in labels[label].split(","))
+    if not all(words):
+        raise _invalid(label, labels[label], "must be a list with commas, without empty words")
+    return words
+
+
+def _device(word: str) -> Device:
+    source, *rest = word.split(":")
+    access = rest.pop() if rest and _is_access(rest[-1]) else _ACCESS
+    if len(rest) > 1 or (rest and not rest[0].startswith("/")):
+        raise _invalid(DEVICES, word, "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w and m")
+    target = rest[0] if rest else source
+    for path in (source, target):
+        if not _is_plain(path):
+            raise _invalid(
+                DEVICES, word, f"{clip(path)!r} is not an absolute path without . and .."
+            )
+    return Device(source=source, target=target, access=access)
+
+
+def _is_access(text: str) -> bool:
+    """Docker's `ValidDeviceMode`: each letter at most once."""
+    return bool(text) and set(text) <= set(_ACCESS) and len(set(text)) == len(text)
+
+
+def _is_plain(path: str) -> bool:
+    root, *parts = path.split("/")
+    return not root and "\0" not in path and all(part not in ("", ".", "..") for part in parts)
+
+
+def _invalid(label: str, value: str, cause: str) -> InvalidArgument:
+    return InvalidArgument(f"Labels: {label}={clip(value)}: {cause}")

@@ -1,0 +1,79 @@
+"""The labels of a service that Weft obeys: what they mean, and the words for what they cannot
+mean."""
+
+import re
+
+import pytest
+
+from weft.errors import InvalidArgument
+from weft.model.device import Device
+from weft.model.labels import DEVICES, PRIVILEGED, applied
+from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
+
+TASK = TaskSpec(container=ContainerSpec(image="busybox"))
+
+
+def container(**labels: str) -> ContainerSpec:
+    named = {f"weft.{name.replace('_', '-')}": value for name, value in labels.items()}
+    spec = ServiceSpec(name="web", task=TASK, labels={"mine": "weft.devices", **named})
+    return applied(spec).task.container
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target", "access"),
+    [
+        ("/dev/fuse", "/dev/fuse", "/dev/fuse", "rwm"),
+        ("/dev/fuse:r", "/dev/fuse", "/dev/fuse", "r"),
+        ("/dev/ttyUSB0:/dev/modem", "/dev/ttyUSB0", "/dev/modem", "rwm"),
+        ("/dev/ttyUSB0:/dev/modem:rw", "/dev/ttyUSB0", "/dev/modem", "rw"),
+    ],
+)
+def test_devices_are_written_as_for_docker_run(
+    text: str, source: str, target: str, access: str
+) -> None:
+    other = Device(source="/dev/kvm", target="/dev/kvm")
+    expected = (Device(source=source, target=target, access=access), other)
+    assert container(devices=f"{text}, /dev/kvm").devices == expected
+
+
+def test_labels_decide_alone_about_the_containers() -> None:
+    """A specification that has been through the labels once, as at an update, is read anew."""
+    spec = applied(
+        ServiceSpec(name="web", task=TASK, labels={DEVICES: "/dev/kvm", PRIVILEGED: "true"})
+    )
+    assert spec.task.container.privileges.privileged
+    assert applied(spec) == spec
+    without = ServiceSpec(name="web", task=spec.task, labels={PRIVILEGED: "false"})
+    assert applied(without).task == TASK
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "cause"),
+    [
+        (PRIVILEGED, "yes", "must be true or false"),
+        (PRIVILEGED, "", "must be true or false"),
+        (DEVICES, "", "must be a list with commas, without empty words"),
+        (DEVICES, "/dev/kvm,", "must be a list with commas, without empty words"),
+        (DEVICES, "kvm", "'kvm' is not an absolute path without . and .."),
+        (DEVICES, "/dev/../kvm", "'/dev/../kvm' is not an absolute path without . and .."),
+        (DEVICES, "/dev/a\0b", "'/dev/a\\x00b' is not an absolute path without . and .."),
+        (DEVICES, "/dev/kvm:/", "'/' is not an absolute path without . and .."),
+        (DEVICES, "/dev/kvm:rr", "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w and m"),
+        (DEVICES, "/dev/kvm:/dev/a:x", "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w and m"),
+        (DEVICES, "/dev/a:/dev/b:/dev/c:r", "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w"),
+        (DEVICES, "/dev/a:/dev/c,/dev/b:/dev/c", "names the target /dev/c twice"),
+    ],
+)
+def test_a_label_without_meaning_is_refused_with_its_value(
+    label: str, value: str, cause: str
+) -> None:
+    said = re.escape(f"Labels: {label}={value}: {cause}")
+    with pytest.raises(InvalidArgument, match=said):
+        applied(ServiceSpec(name="web", task=TASK, labels={label: value}))
+
+
+def test_devices_are_bounded_and_unknown_labels_of_weft_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="has more than 64 devices"):
+        container(devices=",".join(f"/dev/d{n}" for n in range(65)))
+    with pytest.raises(InvalidArgument, match=r"weft\.device is not a label that Weft knows"):
+        container(device="/dev/kvm")
