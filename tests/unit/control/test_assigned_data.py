@@ -14,7 +14,7 @@ from weft.control.assignments.views import network_views
 from weft.control.orchestrator.updater import with_spec
 from weft.control.requests.references import check_references
 from weft.errors import InvalidArgument
-from weft.model.assignment import Assignment
+from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import ConfigId, NodeId, SecretId
 from weft.model.meta import SECOND
 from weft.model.secret import Config, DataReference, DataSpec, Payload, Sealed, Secret
@@ -32,8 +32,8 @@ def assignment(secrets: dict[str, int], configs: dict[str, int]) -> Assignment:
     )
 
 
-def data_in(change: object) -> int:
-    return sum(len(each.data) for each in (*change.secrets, *change.configs))  # type: ignore[attr-defined]
+def data_in(change: AssignmentChange) -> int:
+    return sum(len(each.data) for each in (*change.secrets, *change.configs))
 
 
 sizes = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 40), max_size=6)

@@ -10,8 +10,8 @@ from tests.support.control_room import ControlRoom
 from weft.control.allocator import allocator, ports, subnets, vnis
 from weft.errors import Conflict, Exhausted
 from weft.model.addresses import FIRST_VNI, LAST_VNI
-from weft.model.ids import NetworkId
-from weft.model.network import NetworkSpec, Pool
+from weft.model.ids import NetworkId, NodeId
+from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
@@ -58,7 +58,7 @@ def test_a_fresh_swarm_gets_the_numbers_that_an_operator_knows() -> None:
     assert [(str(s.subnet), s.vni) for s in room.state.networks[network].segments] == [
         ("10.0.1.0/24", 4097)
     ]
-    assert [str(a.address) for a in room.state.nodes["node1"].attachments] == [
+    assert [str(a.address) for a in room.state.nodes[NodeId("node1")].attachments] == [
         "10.0.0.2/24",
         "10.0.1.5/24",
     ]
@@ -145,11 +145,11 @@ def test_overlaps_are_refused_and_automatic_subnets_avoid_networks_and_routes() 
         ).changes
     )
     narrow = room.state.named("network", "narrow")
-    assert narrow is not None
+    assert isinstance(narrow, Network)
     assert (
         narrow.error
         == "cannot create network narrow: subnet 10.1.0.0/24 overlaps network wide (10.1.0.0/16)"
-    )  # type: ignore[union-attr]
+    )
     assert str(room.state.networks[automatic].segments[0].subnet) == "10.0.4.0/24"
     asked = [IPv4Network("10.2.0.0/24")]
     assert subnets.overlapping(room.state, asked) is None
@@ -323,7 +323,7 @@ def test_the_search_comes_round_past_addresses_that_are_still_held() -> None:
         room.settle()
         assert room.running(id)[0].attachments[0].address not in {
             held,
-            room.state.nodes["node1"].attachments[1].address,
-        }  # type: ignore[index]
+            room.state.nodes[NodeId("node1")].attachments[1].address,
+        }
         room.remove(room.state.services[id])
         room.settle()

@@ -149,7 +149,7 @@ def test_views_follow_the_events_and_differences_lead_from_one_assignment_to_the
     def settle() -> None:
         for _ in range(30):
             for loop in ("orchestrator", "allocator", "scheduler"):
-                room.run(loop)  # type: ignore[arg-type]
+                room.run(loop)
                 follow()
             room.run_agents()
             follow()

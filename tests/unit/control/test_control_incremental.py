@@ -100,7 +100,7 @@ def test_a_replacement_whose_time_had_come_when_the_race_was_lost_is_still_start
     room.settle()
     room.report(room.running(id)[0], TaskState.FAILED)
     for loop in ("orchestrator", "allocator", "scheduler"):
-        room.run(loop)  # type: ignore[arg-type]
+        room.run(loop)
     while (decision := room.run("orchestrator")).changes:
         pass
     assert decision.wake_at is not None

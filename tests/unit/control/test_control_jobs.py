@@ -17,6 +17,7 @@ from weft.model.service import (
     ContainerSpec,
     Job,
     JobStatus,
+    Mode,
     RestartPolicy,
     Service,
     ServiceSpec,
@@ -206,7 +207,7 @@ def test_tasks_of_the_earlier_iteration_count_until_they_have_stopped() -> None:
     assert [task.slot for task in scene.running()] == [2, 3]
     scene.room.update(scene.id, scene.service.spec)
     for loop in ("orchestrator", "allocator", "scheduler"):
-        scene.room.run(loop)  # type: ignore[arg-type]
+        scene.room.run(loop)
     new = [t for t in scene.room.state.tasks_of(scene.id).values() if t.job_iteration == 2]
     assert [(task.slot, task.desired) for task in new] == [
         (2, TaskState.READY), (3, TaskState.READY),
@@ -321,7 +322,7 @@ MODES = {
 
 @pytest.mark.parametrize("before", MODES)
 @pytest.mark.parametrize("after", MODES)
-def test_the_mode_never_changes(before: str, after: str) -> None:
+def test_the_mode_never_changes(before: Mode, after: Mode) -> None:
     room = ControlRoom(1)
     id = room.service(MODES[before])
     if before == after:
@@ -341,4 +342,4 @@ def test_the_mode_never_changes(before: str, after: str) -> None:
 )
 def test_numbers_that_are_refused(changes: dict[str, object], text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
-        validate_service(msgspec.structs.replace(SPEC, **changes))  # type: ignore[arg-type]
+        validate_service(msgspec.structs.replace(SPEC, **changes))

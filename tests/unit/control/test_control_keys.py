@@ -19,7 +19,7 @@ from weft.model.meta import SECOND
 from weft.model.network import Network, NetworkSpec, Segment
 from weft.model.node import Node
 from weft.model.service import ContainerSpec, TaskSpec
-from weft.model.state import ClusterState, Put, Remove
+from weft.model.state import ClusterState, Object, Put, Remove
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 
 HOUR = 3600 * SECOND
@@ -34,9 +34,9 @@ def new_secret(length: int) -> bytes:
     return next(SECRETS).to_bytes(length, "big")
 
 
-def swarm(*objects: object) -> ClusterState:
+def swarm(*objects: Object) -> ClusterState:
     cluster = Cluster(id=ClusterId("c"), root_ca=RootCa("", ""), join_tokens=JoinTokens("", ""))
-    return ClusterState([cluster, *objects])  # type: ignore[list-item]
+    return ClusterState([cluster, *objects])
 
 
 def run(state: ClusterState, now: int) -> int | None:
@@ -97,7 +97,7 @@ def test_keys_go_with_the_last_encrypted_network_and_tags_are_not_used_again() -
     state.apply([Remove("network", NETWORK.id, state.networks[NETWORK.id].meta.version)], 1)
     run(state, 2)
     assert state.cluster is not None
-    assert state.cluster.data_keys == ()
+    assert list(state.cluster.data_keys) == []
     state.apply([Put(NETWORK)], 3)
     run(state, 4)
     assert [key.tag for key in state.cluster.data_keys] == [2]

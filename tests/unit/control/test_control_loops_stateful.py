@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network
+from typing import Literal
 
 import msgspec
 from hypothesis import HealthCheck, settings
@@ -25,7 +26,7 @@ from weft.model.assignment import Assignment
 from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec, Pool
-from weft.model.node import NodeState
+from weft.model.node import Availability, NodeState
 from weft.model.secret import (
     Config,
     DataKind,
@@ -163,7 +164,7 @@ class Swarm(RuleBasedStateMachine):
         ports = data.draw(
             st.lists(st.sampled_from([0, 8080, 8081, 30000]), max_size=2, unique=True)
         )
-        modes = st.sampled_from(["ingress", "host"])
+        modes: st.SearchStrategy[Literal["ingress", "host"]] = st.sampled_from(["ingress", "host"])
         published = tuple(
             PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports)
         )
@@ -238,10 +239,12 @@ class Swarm(RuleBasedStateMachine):
         state=st.sampled_from(NodeState),
         availability=st.sampled_from(["active", "pause", "drain"]),
     )
-    def change_node(self, data: st.DataObject, state: NodeState, availability: str) -> None:
+    def change_node(
+        self, data: st.DataObject, state: NodeState, availability: Availability
+    ) -> None:
         self.room.set_node(
             data.draw(st.sampled_from(list(self.room.state.nodes))), state, availability
-        )  # type: ignore[arg-type]
+        )
 
     @precondition(lambda self: self.room.state.nodes)
     @rule(data=st.data())

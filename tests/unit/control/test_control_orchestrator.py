@@ -10,7 +10,7 @@ from weft.control.orchestrator import orchestrator
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import FailedPrecondition
-from weft.model.ids import ServiceId, TaskId
+from weft.model.ids import NodeId, ServiceId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeState
 from weft.model.service import (
@@ -31,15 +31,15 @@ def spec(
     image: str = "one",
     replicas: int | None = 3,
     restart: RestartPolicy | None = None,
+    placement: Placement | None = None,
     **more: object,
 ) -> ServiceSpec:
-    placement = more.pop("placement", Placement())
     task = TaskSpec(
         container=ContainerSpec(image=image),
         restart=restart or RestartPolicy(),
-        placement=placement,
-    )  # type: ignore[arg-type]
-    return ServiceSpec(name="web", replicas=replicas, task=task, **more)  # type: ignore[arg-type]
+        placement=placement or Placement(),
+    )
+    return msgspec.structs.replace(ServiceSpec(name="web", replicas=replicas, task=task), **more)
 
 
 def room_with(service: ServiceSpec, nodes: int = 3) -> tuple[ControlRoom, ServiceId]:
@@ -152,7 +152,7 @@ def test_tasks_of_a_node_that_goes_down_run_elsewhere_at_once() -> None:
         ["node2", "node2", "node3"],
         ["node2", "node3", "node3"],
     )
-    lost = next(task for task in room.state.tasks_on("node1").values())  # type: ignore[arg-type]
+    lost = next(task for task in room.state.tasks_on(NodeId("node1")).values())
     assert (lost.desired, lost.state) == (TaskState.SHUTDOWN, TaskState.RUNNING)
     room.settle(patience=25 * 3600 * SECOND)
     assert room.state.tasks[lost.id].state == TaskState.ORPHANED
@@ -160,10 +160,12 @@ def test_tasks_of_a_node_that_goes_down_run_elsewhere_at_once() -> None:
 
 def test_tasks_of_a_node_that_is_removed_are_orphaned_at_once() -> None:
     room, id = room_with(spec(replicas=3))
-    room.remove(room.state.nodes["node1"])  # type: ignore[index]
+    room.remove(room.state.nodes[NodeId("node1")])
     room.settle()
     assert len(room.running(id)) == 3
-    assert [task.state for task in room.state.tasks_on("node1").values()] == [TaskState.ORPHANED]  # type: ignore[arg-type]
+    assert [task.state for task in room.state.tasks_on(NodeId("node1")).values()] == [
+        TaskState.ORPHANED
+    ]
 
 
 @pytest.mark.parametrize("order", ["stop-first", "start-first"])
@@ -195,7 +197,7 @@ def test_tasks_leave_a_node_that_no_longer_meets_their_constraints() -> None:
         room.join(name, labels={"disk": "ssd"})
     id = room.service(spec(replicas=2, placement=Placement(constraints=("node.labels.disk==ssd",))))
     room.settle()
-    node = room.state.nodes["node1"]  # type: ignore[index]
+    node = room.state.nodes[NodeId("node1")]
     room.put(msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, labels={})))
     room.run("orchestrator")
     left = next(iter(room.state.tasks_on(node.id).values()))
@@ -241,7 +243,7 @@ def test_an_update_replaces_so_many_slots_at_a_time(
     started, fewest, most = room.now, 4, 0
     while update_state(room, id) != UpdateState.COMPLETED:
         for loop in ("orchestrator", "allocator", "scheduler", "orchestrator"):
-            wake = room.run(loop).wake_at or room.now  # type: ignore[arg-type]
+            wake = room.run(loop).wake_at or room.now
             fewest = min(fewest, len(room.running(id)))
             most = max(most, len(room.running(id)))
         moved = room.run_agents()

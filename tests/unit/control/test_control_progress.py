@@ -37,7 +37,7 @@ def counted(room: ControlRoom, id: ServiceId) -> Progress:
     return progress(room.state, room.state.services[id])
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, object]] = {
     "a constraint that holds already": {
         "task": msgspec.structs.replace(TASK, placement=Placement(("node.role==worker",)))
     },
@@ -81,7 +81,7 @@ def test_a_global_service_is_updated_around_a_node_that_is_down() -> None:
             room.state.services[id],
             msgspec.structs.replace(SPEC, replicas=None, **CHANGES["another image"]),
         )
-    )  # type: ignore[arg-type]
+    )
     room.settle()
     assert {task.node for task in room.running(id)} == {"node1", "node3"}
     assert counted(room, id) == Progress(running=2, desired=2, completed=0)

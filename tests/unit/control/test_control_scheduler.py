@@ -7,7 +7,7 @@ from tests.support.control_room import ControlRoom
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.scheduler.constraints import parse, satisfied
 from weft.errors import InvalidArgument
-from weft.model.ids import NodeId, TaskId
+from weft.model.ids import NodeId, ServiceId, TaskId
 from weft.model.meta import Meta
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
 from weft.model.service import (
@@ -43,14 +43,14 @@ def spec(
     return ServiceSpec(name=name, replicas=replicas, task=task, endpoint=EndpointSpec(ports=ports))
 
 
-def spread_of(room: ControlRoom, service: str) -> list[int]:
-    return [sum(t.node == node for t in room.running(service)) for node in room.state.nodes]  # type: ignore[arg-type]
+def spread_of(room: ControlRoom, service: ServiceId) -> list[int]:
+    return [sum(t.node == node for t in room.running(service)) for node in room.state.nodes]
 
 
-def errors_of(room: ControlRoom, service: str) -> set[str]:
+def errors_of(room: ControlRoom, service: ServiceId) -> set[str]:
     return {
         t.status.err for t in room.state.tasks_of(service).values() if t.state == TaskState.PENDING
-    }  # type: ignore[arg-type]
+    }
 
 
 def test_a_batch_spreads_evenly() -> None:
@@ -65,7 +65,7 @@ def test_two_specs_of_a_service_that_wait_together_share_its_limit_on_a_node() -
     room = ControlRoom(nodes=1)
     id = room.service(spec(1, Placement(max_replicas=1)))
     for loop in ("orchestrator", "allocator"):
-        room.run(loop)  # type: ignore[arg-type]
+        room.run(loop)
     (old,) = room.state.tasks_of(id).values()
     room.put(
         msgspec.structs.replace(

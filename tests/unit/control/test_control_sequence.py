@@ -23,9 +23,8 @@ from weft.model.service import (
 
 
 def spec(image: str, **more: object) -> ServiceSpec:
-    return ServiceSpec(
-        name="web", replicas=2, task=TaskSpec(container=ContainerSpec(image=image)), **more
-    )  # type: ignore[arg-type]
+    task = TaskSpec(container=ContainerSpec(image=image))
+    return msgspec.structs.replace(ServiceSpec(name="web", replicas=2, task=task), **more)
 
 
 def update(room: ControlRoom, id: ServiceId, version: int, wanted: ServiceSpec) -> None:

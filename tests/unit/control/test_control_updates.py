@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.support.control_room import LOOPS, ControlRoom
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.model.ids import NodeId
 from weft.model.meta import SECOND
 from weft.model.service import (
     ContainerSpec,
@@ -67,7 +68,7 @@ class Room(ControlRoom):
     def it(self) -> Service:
         return self.state.services[self.id]
 
-    def update(self, spec: ServiceSpec) -> None:
+    def change(self, spec: ServiceSpec) -> None:
         self.put(with_spec(self.it, spec))
         self.seen = None
 
@@ -205,7 +206,7 @@ def test_updates_keep_to_their_limits_and_end(
         if spec is None:
             room.roll_back()
         else:
-            room.update(spec)
+            room.change(spec)
             allowed = may_be_down(allowed, spec)
         room.go_on(seconds, allowed)
     room.go_on(90, allowed)
@@ -229,7 +230,9 @@ def ends_as_it_should(room: Room) -> None:
         assert image == STUCK or keeps_trying
         return
     for slot, tasks in current.items():
-        assert not any(is_dirty(service, t, room.state.nodes.get(t.node or "")) for t in tasks)
+        assert not any(
+            is_dirty(service, t, room.state.nodes.get(t.node or NodeId(""))) for t in tasks
+        )
         assert len(tasks) <= 1, f"slot {slot} has {tasks}"
     if image in WELL:
         assert sorted(
@@ -254,7 +257,7 @@ def test_an_update_to_something_that_fails(
     config = UpdateConfig(failure_action=action, order=order, delay=SICK_AFTER + SECOND)  # type: ignore[arg-type]
     room = Room(spec_of(GOOD, 4, config, UpdateConfig(order=order)))  # type: ignore[arg-type]
     room.go_on(2, 0)
-    room.update(spec_of(image, 4, config, UpdateConfig(order=order)))  # type: ignore[arg-type]
+    room.change(spec_of(image, 4, config, UpdateConfig(order=order)))  # type: ignore[arg-type]
     room.go_on(60, 1 if order == "stop-first" else 0)
     serving = [t for tasks in room.slots().values() for t in tasks if t.serves]
     if action == "continue":
@@ -278,9 +281,10 @@ def test_a_task_that_is_slow_to_stop_has_failed_when_it_turned_unhealthy() -> No
     assert config.monitor < SICK_AFTER + STOPPING
     room = Room(spec_of(GOOD, 2, config, UpdateConfig()))
     room.go_on(2, 0)
-    room.update(spec_of(SICK, 2, config, UpdateConfig()))
+    room.change(spec_of(SICK, 2, config, UpdateConfig()))
     room.go_on(5, 1)
-    assert room.seen == UpdateState.UPDATING
+    meanwhile = room.seen
+    assert meanwhile == UpdateState.UPDATING
     room.go_on(15, 1)
     assert room.seen == UpdateState.PAUSED
 
@@ -289,13 +293,13 @@ def test_an_update_over_another_begins_with_the_slots_that_are_down() -> None:
     config = UpdateConfig(parallelism=1)
     room = Room(spec_of(GOOD, 3, config, config))
     room.go_on(2, 0)
-    room.update(spec_of(SLOW, 3, config, config))
+    room.change(spec_of(SLOW, 3, config, config))
     room.go_on(10, 1)
     (down,) = [slot for slot, tasks in room.slots().items() if not any(t.serves for t in tasks)]
     assert down != 1
     again = spec_of(SLOW, 3, config, config)
     container = msgspec.structs.replace(again.task.container, env=("A=b",))
-    room.update(
+    room.change(
         msgspec.structs.replace(
             again, task=msgspec.structs.replace(again.task, container=container)
         )

@@ -13,7 +13,7 @@ from weft.control.allocator import routes, subnets
 from weft.control.allocator.routes import MOST_ROUTES
 from weft.control.requests import networks
 from weft.errors import Exhausted
-from weft.model.ids import NetworkId
+from weft.model.ids import NetworkId, NodeId
 from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.node import NodeState
 
@@ -23,7 +23,7 @@ EVERY_SUBNET = tuple(str(subnet) for subnet in IPv4Network("10.0.0.0/8").subnets
 
 
 def reports(room: ControlRoom, node: str, *texts: str) -> None:
-    room.put(msgspec.structs.replace(room.state.nodes[node], routes=texts))
+    room.put(msgspec.structs.replace(room.state.nodes[NodeId(node)], routes=texts))
 
 
 def created(room: ControlRoom, name: str, *subnets: str) -> Network:

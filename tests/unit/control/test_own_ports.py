@@ -10,7 +10,7 @@ from tests.support.control_room import ControlRoom
 from weft.control.allocator.ports import FIRST_DYNAMIC, OwnPorts, swarm_ports
 from weft.control.requests import services
 from weft.errors import InvalidArgument
-from weft.model.ids import ServiceId
+from weft.model.ids import NodeId, ServiceId
 from weft.model.service import ContainerSpec, EndpointSpec, PublishedPort, ServiceSpec, TaskSpec
 from weft.model.state import Put
 
@@ -22,7 +22,7 @@ UNUSUAL_LISTEN, UNUSUAL_VXLAN = 7377, 5789
 def room() -> ControlRoom:
     """`node1` is a manager at an unusual port, and so is VXLAN."""
     room = ControlRoom(nodes=2)
-    first, cluster = room.state.nodes["node1"], room.state.cluster
+    first, cluster = room.state.nodes[NodeId("node1")], room.state.cluster
     assert cluster is not None
     room.put(
         msgspec.structs.replace(
@@ -99,7 +99,9 @@ def test_a_service_that_has_one_already_can_be_changed_but_not_rolled_back_to_it
 ) -> None:
     """It published the number before a manager came that listens there."""
     id = created(room, spec(PublishedPort(80, 9377)))
-    second = msgspec.structs.replace(room.state.nodes["node2"], manager_address="192.0.2.2:9377")
+    second = msgspec.structs.replace(
+        room.state.nodes[NodeId("node2")], manager_address="192.0.2.2:9377"
+    )
     room.put(second)
     service = room.state.services[id]
     keeps = spec(PublishedPort(80, 9377), PublishedPort(81, 8081))
@@ -125,6 +127,6 @@ def test_none_is_chosen_for_a_port_that_is_left_open(room: ControlRoom) -> None:
 def test_a_worker_has_no_say_in_it(room: ControlRoom) -> None:
     """Else one that lies would take any port from everybody."""
     before = swarm_ports(room.state)
-    worker = room.state.nodes["node2"]
+    worker = room.state.nodes[NodeId("node2")]
     room.put(msgspec.structs.replace(worker, routes=("10.0.0.0/8",)))
     assert swarm_ports(room.state) == before
