@@ -22,6 +22,8 @@ IMAGE = "zaggash/demo-webapp"
 WEFT = [str(Path(sys.executable).with_name("weft"))]
 NODES = {"node1": "10.59.72.11", "node2": "10.59.72.12", "node3": "10.59.72.13"}
 CLIENT = "10.59.72.100"
+Names = Callable[[str], str]
+"""Takes a name for a test's own; gives it back."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -156,8 +158,9 @@ class Cluster:
             *command,
         )
 
-    def eventually(self, condition: Callable[[], Any], timeout: float = 20, what: str = "") -> Any:
-        """The first true value of the condition. A failed command counts as not yet."""
+    def eventually(self, condition: Callable[..., Any], timeout: float = 20, what: str = "") -> Any:
+        """The first true value of the condition, which is called without arguments: what it has may
+        be there to keep values of a loop. A failed command counts as not yet."""
         deadline = time.monotonic() + timeout
         last: object = None
         while True:
@@ -192,7 +195,7 @@ def cluster(commands: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def names(cluster: Cluster) -> Iterator[Callable[[str], str]]:
+def names(cluster: Cluster) -> Iterator[Names]:
     """Names for a test's services and networks; all of them are removed afterwards, services
     first."""
     given: list[str] = []

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tests.cluster.conftest import Cluster
 from weft.lab.layout import Host, Layout
 from weft.lab.processes import load as process_of
 from weft.store.etcd.process import SOCKET
@@ -91,7 +92,7 @@ class Load:
         try:
             self._client.wait(AFTERWARDS)
         except subprocess.TimeoutExpired:
-            out, _ = self._client.communicate(timeout=60)
+            out = self._client.communicate(timeout=60)[0]
             self.requests = [Request(*json.loads(line)) for line in out.splitlines()]
 
     def seen(self, port: int, *beside: str) -> Seen:
@@ -117,7 +118,7 @@ class Swarm:
     """The lab with the two services, the questions that the tests ask of it, and the table that
     they fill."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.layout = Layout()
         self.table = [
@@ -160,7 +161,7 @@ class Swarm:
         )
         return bool(said["leader"] == said["header"]["member_id"])
 
-    def eventually(self, condition: Callable[[], object], timeout: float, what: str) -> float:
+    def eventually(self, condition: Callable[..., object], timeout: float, what: str) -> float:
         """Gives how long it took."""
         begun = time.monotonic()
         self.cluster.eventually(condition, timeout, what)

@@ -7,9 +7,11 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 
 @pytest.fixture
-def one(cluster, names):
+def one(cluster: Cluster, names: Names) -> tuple[str, str]:
     """(node, container) of a service of one task."""
     cluster.create(
         names("solo"), replicas=1, command=("sh", "-c", "echo out; echo err >&2; exec sleep 1000")
@@ -18,7 +20,7 @@ def one(cluster, names):
     return node, cluster.containers(node, "solo")[0]
 
 
-def test_exec(cluster, one):
+def test_exec(cluster: Cluster, one: tuple[str, str]) -> None:
     node, container = one
     host = ["docker", "-H", f"unix:///run/weft/lab/{node}/docker.sock", "exec"]
     assert cluster.docker(node, "exec", container, "echo", "hi") == "hi\n"
@@ -40,12 +42,12 @@ def test_exec(cluster, one):
     assert missing.returncode in (126, 127)
 
 
-def test_logs(cluster, one):
+def test_logs(cluster: Cluster, one: tuple[str, str]) -> None:
     node, container = one
     cluster.eventually(lambda: cluster.docker(node, "logs", container) == "out\n", 10)
 
 
-def test_logs_of_a_service_from_all_hosts(cluster, names):
+def test_logs_of_a_service_from_all_hosts(cluster: Cluster, names: Names) -> None:
     name = names("talking")
     script = "echo out; echo err >&2; while sleep 0.2; do echo more; done"
     cluster.create(name, command=("sh", "-c", script))
@@ -53,7 +55,7 @@ def test_logs_of_a_service_from_all_hosts(cluster, names):
     assert {task["Node"] for task in tasks} == set(cluster.nodes)
     prefixes = {f"{task['Name']}.{task['ID'][:12]}@{task['Node']}    | " for task in tasks}
 
-    def shown(*argv):
+    def shown(*argv: str) -> set[str]:
         return set(cluster.docker("node1", "service", "logs", *argv).splitlines())
 
     cluster.eventually(
@@ -71,7 +73,7 @@ def test_logs_of_a_service_from_all_hosts(cluster, names):
     }
 
 
-def test_logs_of_a_task_that_has_failed(cluster, names):
+def test_logs_of_a_task_that_has_failed(cluster: Cluster, names: Names) -> None:
     """What a task said that is no more: for that people look at logs."""
     name = names("failing")
     cluster.create(
@@ -96,7 +98,7 @@ def test_logs_of_a_task_that_has_failed(cluster, names):
         )
 
 
-def test_inspect_and_ps(cluster, one):
+def test_inspect_and_ps(cluster: Cluster, one: tuple[str, str]) -> None:
     node, container = one
     seen = cluster.inspect(node, "inspect", container)
     assert seen["State"]["Running"] is True
@@ -106,7 +108,7 @@ def test_inspect_and_ps(cluster, one):
     ).startswith("solo.1.")
 
 
-def test_stop_and_start_by_the_service_not_by_hand(cluster, one):
+def test_stop_and_start_by_the_service_not_by_hand(cluster: Cluster, one: tuple[str, str]) -> None:
     """A task's container that is stopped by hand is replaced."""
     node, container = one
     cluster.docker(node, "stop", "-t", "1", container)
@@ -117,7 +119,7 @@ def test_stop_and_start_by_the_service_not_by_hand(cluster, one):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_docker_py(cluster, names):
+def test_docker_py(cluster: Cluster, names: Names) -> None:
     client = docker.DockerClient(base_url="unix:///run/weft/lab/node1/docker.sock")
     try:
         assert client.ping()
@@ -141,7 +143,9 @@ def test_docker_py(cluster, names):
         client.close()
 
 
-def test_a_request_can_be_followed_through_the_logs_of_managers_and_nodes(cluster, names):
+def test_a_request_can_be_followed_through_the_logs_of_managers_and_nodes(
+    cluster: Cluster, names: Names
+) -> None:
     """By the ids that the docker command shows, at the level that is the default."""
     service = cluster.docker(
         "node1",

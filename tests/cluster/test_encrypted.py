@@ -10,12 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 NETWORK, SERVICE, PLAIN = "sealed", "sealed-web", "plain"
 UNDERLAY = "ens160"
 
 
 @pytest.fixture
-def sealed(cluster, names):
+def sealed(cluster: Cluster, names: Names) -> Cluster:
     """A service with one task on each host, on an encrypted network."""
     names(SERVICE), names(NETWORK)
     cluster.docker("node1", "network", "create", "-d", "overlay", "--opt", "encrypted", NETWORK)
@@ -25,7 +27,7 @@ def sealed(cluster, names):
     return cluster
 
 
-def vni(cluster, network=NETWORK):
+def vni(cluster: Cluster, network: str = NETWORK) -> int:
     return int(
         cluster.inspect("node1", "network", "inspect", network)["Options"][
             "com.docker.network.driver.overlay.vxlanid_list"
@@ -33,25 +35,24 @@ def vni(cluster, network=NETWORK):
     )
 
 
-def address(cluster, node, service=SERVICE, network=NETWORK):
+def address(cluster: Cluster, node: str, service: str = SERVICE, network: str = NETWORK) -> str:
     [container] = cluster.containers(node, service)
-    return cluster.inspect(node, "inspect", container)["NetworkSettings"]["Networks"][network][
-        "IPAddress"
-    ]
+    networks = cluster.inspect(node, "inspect", container)["NetworkSettings"]["Networks"]
+    return str(networks[network]["IPAddress"])
 
 
-def ping(cluster, source, target, count="3", *more):
+def ping(cluster: Cluster, source: str, target: str, count: str = "3", *more: str) -> bool:
     [container] = cluster.containers(source, SERVICE)
     argv = ("ping", "-q", "-c", count, "-i", "0.1", "-W", "1", *more, address(cluster, target))
     return " 0% packet loss" in cluster.inside(source, container, *argv, ok=False)
 
 
-def pings(cluster):
+def pings(cluster: Cluster) -> bool:
     return ping(cluster, "node2", "node1") and ping(cluster, "node1", "node3")
 
 
 @contextmanager
-def captured(cluster, expression: str, node: str = "node1") -> Iterator[list[str]]:
+def captured(cluster: Cluster, expression: str, node: str = "node1") -> Iterator[list[str]]:
     """What tcpdump sees on the underlay of a host while the block runs."""
     argv = [
         *cluster.weft,
@@ -71,10 +72,13 @@ def captured(cluster, expression: str, node: str = "node1") -> Iterator[list[str
     ]
     lines: list[str] = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as dump:
+        assert dump.stdout is not None
+        assert dump.stderr is not None
+        output = dump.stdout
         for line in dump.stderr:
             if "listening on" in line:
                 break
-        reader = threading.Thread(target=lambda: lines.extend(dump.stdout))
+        reader = threading.Thread(target=lambda: lines.extend(output))
         reader.start()
         try:
             yield lines
@@ -84,12 +88,12 @@ def captured(cluster, expression: str, node: str = "node1") -> Iterator[list[str
             reader.join()
 
 
-def in_clear(cluster) -> str:
+def in_clear(cluster: Cluster) -> str:
     """A capture expression: VXLAN datagrams of the encrypted network (RFC 7348 section 5)."""
     return f"(udp port 4789 and udp[12:4] & 0xffffff00 = {vni(cluster) << 8:#x})"
 
 
-def engine(cluster, node):
+def engine(cluster: Cluster, node: str) -> str:
     """The process that answers at the engine's control socket."""
     program = (
         "import socket, struct; s = socket.socket(socket.AF_UNIX);"
@@ -101,7 +105,7 @@ def engine(cluster, node):
     return cluster.on(node, "python3", "-c", program).strip()
 
 
-def test_it_is_sealed_on_the_wire_and_the_engine_is_named(sealed):
+def test_it_is_sealed_on_the_wire_and_the_engine_is_named(sealed: Cluster) -> None:
     with captured(sealed, "esp or " + in_clear(sealed)) as lines:
         assert pings(sealed)
     assert any("ESP(spi=0x" in line for line in lines)
@@ -111,7 +115,7 @@ def test_it_is_sealed_on_the_wire_and_the_engine_is_named(sealed):
     )
 
 
-def test_a_full_packet_is_sealed_into_one(sealed):
+def test_a_full_packet_is_sealed_into_one(sealed: Cluster) -> None:
     """1424 inside is 1500 outside: neither fragmented nor refused (-M do forbids it to be)."""
     with captured(sealed, "esp or ip[6:2] & 0x3fff != 0") as lines:
         assert ping(sealed, "node2", "node1", "3", "-M", "do", "-s", str(1424 - 28))
@@ -124,7 +128,7 @@ def test_a_full_packet_is_sealed_into_one(sealed):
     assert not [line for line in lines if "flags [+]" in line]
 
 
-def test_a_longer_icv_lowers_the_mtu(cluster, names):
+def test_a_longer_icv_lowers_the_mtu(cluster: Cluster, names: Names) -> None:
     names("icv-web"), names("icv-net")
     options = ("--opt", "encrypted", "--opt", "com.weft.network.esp.icv=128")
     cluster.docker("node1", "network", "create", "-d", "overlay", *options, "icv-net")
@@ -140,7 +144,7 @@ def test_a_longer_icv_lowers_the_mtu(cluster, names):
 
 
 @pytest.mark.parametrize("what", ["flush", "engine", "daemon"])
-def test_never_in_clear(sealed, healthy, what):
+def test_never_in_clear(sealed: Cluster, healthy: Cluster, what: str) -> None:
     """Traffic goes on all the while from node2; what is broken is on node1 and node2. Afterwards it
     comes back by itself."""
     with (
@@ -172,7 +176,7 @@ def test_never_in_clear(sealed, healthy, what):
     assert not [line for line in one + two if "VXLAN" in line]
 
 
-def pings_without_daemon(cluster, container, target):
+def pings_without_daemon(cluster: Cluster, container: str, target: str) -> bool:
     name = "nsenter -n -t $(pidof -s nginx) ping -q -c 3 -i 0.1 -W 1 " + target
     return " 0% packet loss" in cluster.on("node2", "sh", "-c", name, ok=False)
 
@@ -192,7 +196,7 @@ for _ in range(20): s.sendto(struct.pack('!II', 1 << 27, {vni} << 8) + frame, ('
 """
 
 
-def test_what_comes_in_clear_is_not_taken(sealed):
+def test_what_comes_in_clear_is_not_taken(sealed: Cluster) -> None:
     """A forged datagram with the right VNI and the right inner addresses, from outside: the task
     never sees it."""
     target = address(sealed, "node1")
@@ -216,7 +220,7 @@ def test_what_comes_in_clear_is_not_taken(sealed):
     assert received[1] - received[0] < 5
 
 
-def test_rotation_loses_nothing(sealed):
+def test_rotation_loses_nothing(sealed: Cluster) -> None:
     """Keys change under a steady ping between every two hosts; each is known before it is used."""
     [container] = sealed.containers("node2", SERVICE)
     argv = ("ping", "-q", "-c", "120", "-i", "0.1", "-W", "1", address(sealed, "node3"))
@@ -227,7 +231,7 @@ def test_rotation_loses_nothing(sealed):
     pinging.start()
     environment = ("env", "DOCKER_HOST=unix:///run/weft/lab/node1/docker.sock")
 
-    def rotate():
+    def rotate() -> bool:
         return "key" in sealed.run(*environment, *sealed.weft, "keys", "rotate").stdout
 
     sealed.eventually(rotate, 15)
@@ -241,7 +245,7 @@ def test_rotation_loses_nothing(sealed):
     assert " 0% packet loss" in said[0], said
 
 
-def test_keys_are_for_those_who_need_them_and_for_root_only(sealed):
+def test_keys_are_for_those_who_need_them_and_for_root_only(sealed: Cluster) -> None:
     for node in ("node1", "node2"):
         modes = sealed.on(node, "find", "/var/lib/weft/swarm", "-type", "f", "-perm", "/077")
         assert modes.strip() == ""
@@ -249,7 +253,7 @@ def test_keys_are_for_those_who_need_them_and_for_root_only(sealed):
     assert "secret" not in log.lower()
 
 
-def test_the_engine_is_gone_with_the_last_network(cluster, names):
+def test_the_engine_is_gone_with_the_last_network(cluster: Cluster, names: Names) -> None:
     names("gone-web"), names("gone-net")
     cluster.docker("node1", "network", "create", "-d", "overlay", "--opt", "encrypted", "gone-net")
     cluster.create("gone-web", "-d", "--network", "gone-net")

@@ -19,6 +19,7 @@ from subprocess import DEVNULL
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
 from tests.cluster.escape_table import ATTEMPTS, ON_THE_HOSTS_NETWORK, OTHERS, Row
 from weft.runtime.confinement import masked_paths
 from weft.runtime.spec import DEFAULT_CAPABILITIES
@@ -67,7 +68,7 @@ def archive(files: dict[str, bytes], directories: tuple[str, ...] = ()) -> bytes
 class Prison:
     """A container of a service on one host, and what a process in it hears."""
 
-    def __init__(self, cluster, name: str, *options: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, *options: str) -> None:
         self.cluster, self.name = cluster, name
         place = ("--constraint", f"node.hostname=={NODE}", "--no-resolve-image", "--detach")
         cluster.docker("node1", "service", "create", "--name", name, *place, *options, IMAGE)
@@ -87,7 +88,7 @@ class Prison:
 
 
 @pytest.fixture(scope="module")
-def loaded(cluster, tmp_path_factory):
+def loaded(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     program = tmp_path_factory.mktemp("escapes") / "attempts"
     subprocess.run(["gcc", *FLAGS, "-o", program, *SOURCES], check=True)
     file = program.with_suffix(".tar")
@@ -97,21 +98,21 @@ def loaded(cluster, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prison(loaded) -> Iterator[Prison]:
+def prison(loaded: Cluster) -> Iterator[Prison]:
     made = Prison(loaded, "escape")
     yield made
     made.remove()
 
 
 @pytest.fixture(scope="module")
-def on_the_hosts_network(loaded) -> Iterator[Prison]:
+def on_the_hosts_network(loaded: Cluster) -> Iterator[Prison]:
     made = Prison(loaded, "escape-host", "--network", "host")
     yield made
     made.remove()
 
 
 @pytest.fixture(scope="module")
-def answers(prison) -> dict[str, dict[str, str]]:
+def answers(prison: Prison) -> dict[str, dict[str, str]]:
     """All attempts, once for each user."""
     return {user: prison.run(user=user) for user in USERS}
 
@@ -120,24 +121,24 @@ def right(row: Row, user: str) -> list[str]:
     return (row.root if user == "root" else row.user).split("|")
 
 
-def each(rows: list[Row]):
+def each(rows: list[Row]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", rows, ids=[row.name for row in rows])
 
 
 @pytest.mark.parametrize("user", USERS)
 @each(ATTEMPTS)
-def test_a_way_out_is_closed(answers, row: Row, user: str) -> None:
+def test_a_way_out_is_closed(answers: dict[str, dict[str, str]], row: Row, user: str) -> None:
     assert answers[user].get(row.name) in right(row, user), f"{row.name} as {user}: {row.why}"
 
 
-def test_every_attempt_has_its_row(answers) -> None:
+def test_every_attempt_has_its_row(answers: dict[str, dict[str, str]]) -> None:
     assert set(answers["root"]) == set(answers["user"]) == {row.name for row in ATTEMPTS}
 
 
 @pytest.mark.parametrize("user", USERS)
 @each(ON_THE_HOSTS_NETWORK)
 def test_a_way_out_is_closed_on_the_hosts_network(
-    on_the_hosts_network, row: Row, user: str
+    on_the_hosts_network: Prison, row: Row, user: str
 ) -> None:
     assert on_the_hosts_network.one(row.name, user=user) in right(row, user), row.why
 
@@ -145,7 +146,7 @@ def test_a_way_out_is_closed_on_the_hosts_network(
 @pytest.mark.parametrize("user", USERS)
 @each(OTHERS)
 def test_the_processes_of_others_are_out_of_reach(
-    prison, on_the_hosts_network, row: Row, user
+    prison: Prison, on_the_hosts_network: Prison, row: Row, user: str
 ) -> None:
     other = prison.cluster.pid(NODE, on_the_hosts_network.id)
     daemon = prison.cluster.on(NODE, "pgrep", "-o", "-f", "weft daemon").strip()
@@ -154,7 +155,7 @@ def test_the_processes_of_others_are_out_of_reach(
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_what_is_masked_is_empty(prison, user: str) -> None:
+def test_what_is_masked_is_empty(prison: Prison, user: str) -> None:
     shown = prison.cluster.inspect(NODE, "inspect", prison.id)["HostConfig"]["MaskedPaths"]
     assert shown == list(masked_paths())
     assert {"/proc/keys", "/proc/interrupts"} <= set(shown)
@@ -162,7 +163,7 @@ def test_what_is_masked_is_empty(prison, user: str) -> None:
     assert prison.one("hidden", "/proc/uptime", user=user) == "/proc/uptime"
 
 
-def test_it_holds_the_default_capabilities_and_a_filter(prison) -> None:
+def test_it_holds_the_default_capabilities_and_a_filter(prison: Prison) -> None:
     """CapBnd is a set of bits by number; the names of capsh(1) are not in the image."""
     bounding = int(prison.one("status", "CapBnd"), 16)
     assert bounding.bit_count() == len(DEFAULT_CAPABILITIES)
@@ -171,7 +172,7 @@ def test_it_holds_the_default_capabilities_and_a_filter(prison) -> None:
     assert (prison.one("status", "Seccomp"), prison.one("status", "NoNewPrivs")) == ("2", "0")
 
 
-def test_its_namespaces_are_its_own(prison) -> None:
+def test_its_namespaces_are_its_own(prison: Prison) -> None:
     version_2 = "cgroupns" in prison.cluster.docker(NODE, "info", "-f", "{{.SecurityOptions}}")
     for kind in ("mnt", "pid", "ipc", "uts", "net", *(["cgroup"] if version_2 else [])):
         host = prison.cluster.on(NODE, "readlink", f"/proc/1/ns/{kind}").strip()
@@ -180,7 +181,7 @@ def test_its_namespaces_are_its_own(prison) -> None:
 
 
 @pytest.mark.parametrize("descriptor", DESCRIPTORS)
-def test_a_working_directory_of_the_runtimes_is_refused(prison, descriptor: int) -> None:
+def test_a_working_directory_of_the_runtimes_is_refused(prison: Prison, descriptor: int) -> None:
     """`docker exec -w /proc/self/fd/N` (CVE-2024-21626): it fails, or is inside."""
     words = ("exec", "-w", f"/proc/self/fd/{descriptor}", prison.id, "/attempts", "directory")
     host = f"unix:///run/weft/lab/{NODE}/docker.sock"
@@ -188,7 +189,9 @@ def test_a_working_directory_of_the_runtimes_is_refused(prison, descriptor: int)
     assert done.returncode != 0 or done.stdout == "directory contained\n", done.stdout
 
 
-def test_a_service_with_such_a_working_directory_does_not_start(loaded, names) -> None:
+def test_a_service_with_such_a_working_directory_does_not_start(
+    loaded: Cluster, names: Names
+) -> None:
     place = ("--constraint", f"node.hostname=={NODE}", "--no-resolve-image", "--detach", "-q")
     for descriptor in DESCRIPTORS:
         name = names(f"escape-{descriptor}")
@@ -201,7 +204,7 @@ def test_a_service_with_such_a_working_directory_does_not_start(loaded, names) -
         assert ended in ("Rejected", "directory contained"), descriptor
 
 
-def ends(cluster, service: str) -> str:
+def ends(cluster: Cluster, service: str) -> str:
     """`Rejected`, or what the container said before it ended."""
     (task,) = cluster.tasks(service)
     state = task["CurrentState"].split()[0]
@@ -213,13 +216,13 @@ def ends(cluster, service: str) -> str:
     return state if state == "Rejected" else ""
 
 
-def test_a_user_table_that_becomes_a_fifo_holds_up_no_host(prison) -> None:
+def test_a_user_table_that_becomes_a_fifo_holds_up_no_host(prison: Prison) -> None:
     """The daemon looks users up in it for each exec, and so does the runtime, inside: there it may
     wait, for which it has its time. Others get their answers meanwhile."""
     words = ("docker", "-H", f"unix:///run/weft/lab/{NODE}/docker.sock")
     attempt = (*words, "exec", "-u", "user", prison.id, "/attempts", "directory")
     with subprocess.Popen((*words, "exec", prison.id, "/attempts", "swap-users", "4")) as swapping:
-        clients = []
+        clients: list[subprocess.Popen[bytes]] = []
         try:
             while swapping.poll() is None:
                 if len(clients) < 8:
@@ -259,7 +262,9 @@ heard."""
 
 
 @contextmanager
-def listener(cluster, node: str, *addresses: tuple[str, int]) -> Iterator[subprocess.Popen[str]]:
+def listener(
+    cluster: Cluster, node: str, *addresses: tuple[str, int]
+) -> Iterator[subprocess.Popen[str]]:
     program = ("python3", "-c", LISTENER, json.dumps(addresses))
     words = (*cluster.weft, "lab", "exec", node, "--", *program)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -282,7 +287,7 @@ def outlet(prison: Prison) -> tuple[str, str, str, str]:
     return route["dev"], link["addr_info"][0]["local"], mac, route["gateway"]
 
 
-def test_the_hosts_loopback_is_out_of_reach(prison) -> None:
+def test_the_hosts_loopback_is_out_of_reach(prison: Prison) -> None:
     """As from another machine: CVE-2020-8558. The last frame shows that frames like these
     arrive."""
     device, own, mac, gateway = outlet(prison)
@@ -298,7 +303,7 @@ def test_the_hosts_loopback_is_out_of_reach(prison) -> None:
         assert json.loads(process.stdout.readline()) == ["", ""]
 
 
-def test_a_container_leaves_by_its_own_address_only(prison) -> None:
+def test_a_container_leaves_by_its_own_address_only(prison: Prison) -> None:
     device, own, mac, gateway = outlet(prison)
     with listener(prison.cluster, NODE, (gateway, 7011), (gateway, 7012)) as process:
         for source in ("8.8.8.8", prison.cluster.nodes["node2"], gateway, "127.0.0.1"):
@@ -308,7 +313,7 @@ def test_a_container_leaves_by_its_own_address_only(prison) -> None:
         assert json.loads(process.stdout.readline()) == [""]
 
 
-def test_no_vxlan_of_a_containers_enters_an_overlay(prison, names) -> None:
+def test_no_vxlan_of_a_containers_enters_an_overlay(prison: Prison, names: Names) -> None:
     """A datagram to the VXLAN port of this host and of another, with the VNI of a network that the
     container is not on, and a frame for a container that is."""
     cluster = prison.cluster
@@ -335,8 +340,8 @@ def test_no_vxlan_of_a_containers_enters_an_overlay(prison, names) -> None:
         assert received(cluster, node) == before
 
 
-def received(cluster, node: str) -> int:
+def received(cluster: Cluster, node: str) -> int:
     """Frames that the overlay's tunnel has taken from the wire."""
     words = (*cluster.overlay("escape-net"), "ip", "-j", "-s", "link", "show", "vxlan0")
     (link,) = json.loads(cluster.on(node, *words))
-    return link["stats64"]["rx"]["packets"]
+    return int(link["stats64"]["rx"]["packets"])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import Cluster
 from tests.cluster.fault_lab import (
     HOSTS,
     MANAGERS,
@@ -49,7 +50,7 @@ FILLER = "/var/lib/weft/filler"
 
 
 @pytest.fixture(scope="module")
-def lab(commands, pytestconfig) -> Iterator[Swarm]:
+def lab(commands: Cluster, pytestconfig: pytest.Config) -> Iterator[Swarm]:
     swarm = Swarm(commands)
     before = [name for name in HOSTS if swarm.host(name).record.exists()]
     swarm.lab("down")
@@ -67,7 +68,9 @@ def lab(commands, pytestconfig) -> Iterator[Swarm]:
         _disks_away(swarm)
         if before:
             swarm.lab("up", "--nodes", str(len(before)))
-        with pytestconfig.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+        assert capture is not None
+        with capture.global_and_fixture_disabled():
             print("", *swarm.table, sep="\n")
 
 

@@ -4,8 +4,8 @@ leaves; a connection that stands outlives its service by the grace period."""
 import subprocess
 import sys
 import time
-from typing import Any
 
+from tests.cluster.conftest import Cluster, Names
 from tests.cluster.fault_lab import Load
 
 PORT = 8123
@@ -29,7 +29,7 @@ except OSError:
 
 
 def test_nobody_notices_that_a_node_is_drained_or_leaves(
-    cluster: Any, names: Any, healthy: Any
+    cluster: Cluster, names: Names, healthy: Cluster
 ) -> None:
     """The client asks the other hosts: the address of the one that leaves is gone, of course."""
     cluster.create(names("staying"), "-p", f"{PORT}:80", "--update-order", "start-first")
@@ -49,7 +49,9 @@ def test_nobody_notices_that_a_node_is_drained_or_leaves(
     assert (seen.failed, seen.again) == ((), ()), seen
 
 
-def test_a_connection_outlives_its_service_by_the_grace_period(cluster: Any, names: Any) -> None:
+def test_a_connection_outlives_its_service_by_the_grace_period(
+    cluster: Cluster, names: Names
+) -> None:
     cluster.create(
         names("ending"), "-p", f"{PORT}:80", "--stop-grace-period", "4s", "--constraint",
         "node.hostname==node2", "--entrypoint", "sh", replicas=1, command=("-c", STUBBORN),

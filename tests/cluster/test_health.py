@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cluster.conftest import Cluster, Names
 from weft.lab.lab import IMAGE_ARCHIVE
 
 TAG = "demo-with-check:latest"
@@ -31,7 +33,7 @@ LATE = ("sh", "-c", "sleep 1; exec nginx")
 def image_with_check(path: Path) -> Path:
     """The demo image, with a health check in its configuration."""
     with tarfile.open(IMAGE_ARCHIVE) as tar:
-        blobs = {m.name: tar.extractfile(m).read() for m in tar if m.isreg()}
+        blobs = {m.name: file.read() for m in tar if m.isreg() and (file := tar.extractfile(m))}
     manifest = json.loads(blobs["manifest.json"])[0]
     config = json.loads(blobs.pop(manifest["Config"]))
     config["config"]["Healthcheck"] = CHECK
@@ -48,7 +50,7 @@ def image_with_check(path: Path) -> Path:
 
 
 @contextmanager
-def asking(cluster):
+def asking(cluster: Cluster) -> Iterator[None]:
     """A client that asks every host in turn while the block lasts, and must be answered always."""
     targets = [f"{address}:{PORT}" for address in cluster.nodes.values()]
     program = [sys.executable, str(Path(__file__).with_name("load.py")), *targets]
@@ -70,12 +72,12 @@ def asking(cluster):
     assert not failed, f"{len(failed)} of {len(requests)} requests failed: {failed[:5]}"
 
 
-def update_state(cluster):
+def update_state(cluster: Cluster) -> str:
     status = cluster.inspect("node1", "service", "inspect", "checked")["UpdateStatus"]
-    return status["State"]
+    return str(status["State"])
 
 
-def test_health_decides_who_serves(cluster, names, tmp_path):
+def test_health_decides_who_serves(cluster: Cluster, names: Names, tmp_path: Path) -> None:
     archive = image_with_check(tmp_path / "image.tar")
     for node in cluster.nodes:
         cluster.docker(node, "load", "-q", "-i", str(archive))

@@ -1,18 +1,18 @@
 """Jobs in a lab: the stock docker command waits for them, a drained node's part runs elsewhere, and
 what has completed is not run again by a daemon that starts afresh."""
 
-from typing import Any
+from tests.cluster.conftest import Cluster, Names
 
 JOB = ("service", "create", "--no-resolve-image", "--entrypoint", "sh", "--mode")
 
 
-def replicas(cluster: Any, name: str) -> str:
+def replicas(cluster: Cluster, name: str) -> str:
     listed = ("service", "ls", "--filter", f"name={name}", "--format", "{{.Replicas}}")
     return str(cluster.docker("node1", *listed)).strip()
 
 
 def test_jobs_complete_once_whatever_happens_to_nodes(
-    cluster: Any, names: Any, healthy: Any
+    cluster: Cluster, names: Names, healthy: Cluster
 ) -> None:
     everywhere = cluster.docker(
         "node1", *JOB, "global-job", "--name", names("everywhere"), cluster.image, "-c", "exit 0"

@@ -9,31 +9,32 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.cluster.conftest import Cluster, Names
 
 NO_LEADER = "The swarm does not have a leader"
 OTHERS = ("node2", "node3")
 
 
-def managers(cluster: Any, asked: str = "node1") -> dict[str, str]:
+def managers(cluster: Cluster, asked: str = "node1") -> dict[str, str]:
     """Hostname to `Leader`, `Reachable`, `Unreachable`, as one manager sees it."""
     out = cluster.docker(asked, "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
     return {words[0]: words[1] for line in out.splitlines() if len(words := line.split()) == 2}
 
 
-def all_there(cluster: Any, asked: str = "node1") -> bool:
+def all_there(cluster: Cluster, asked: str = "node1") -> bool:
     return sorted(managers(cluster, asked).values()) == ["Leader", "Reachable", "Reachable"]
 
 
-def leader(cluster: Any, asked: str) -> str:
+def leader(cluster: Cluster, asked: str) -> str:
     return next(
         (name for name, status in managers(cluster, asked).items() if status == "Leader"), ""
     )
 
 
-def promote(cluster: Any) -> None:
+def promote(cluster: Cluster) -> None:
     cluster.docker("node1", "node", "promote", *OTHERS)
     for node in ("node1", *OTHERS):
         cluster.eventually(
@@ -41,7 +42,7 @@ def promote(cluster: Any) -> None:
         )
 
 
-def demote(cluster: Any, node: str) -> None:
+def demote(cluster: Cluster, node: str) -> None:
     """The member of the one before may have led the store's, and then there is an election
     first."""
     cluster.eventually(
@@ -51,7 +52,7 @@ def demote(cluster: Any, node: str) -> None:
 
 
 @pytest.fixture
-def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
+def three_managers(cluster: Cluster, healthy: Cluster) -> Iterator[Cluster]:
     promote(cluster)
     yield cluster
     cluster.lab("up")
@@ -70,7 +71,9 @@ def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
     cluster.eventually(lambda: managers(cluster) == {"node1": "Leader"}, 30, "node1 alone")
 
 
-def test_any_manager_shows_logs_whoever_has_the_session(three_managers: Any, names: Any) -> None:
+def test_any_manager_shows_logs_whoever_has_the_session(
+    three_managers: Cluster, names: Names
+) -> None:
     """Sessions are spread over the managers: whichever is asked, most are with another one."""
     cluster = three_managers
     web = names("logged")
@@ -114,11 +117,13 @@ def test_any_manager_shows_logs_whoever_has_the_session(three_managers: Any, nam
     cluster.eventually(lambda: all_there(cluster, "node1"), 30, "three managers again")
 
 
-def services(cluster: Any, node: str) -> set[str]:
+def services(cluster: Cluster, node: str) -> set[str]:
     return set(cluster.docker(node, "service", "ls", "--format", "{{.Name}}").split())
 
 
-def test_nothing_is_lost_when_managers_come_and_go(cluster: Any, names: Any, healthy: Any) -> None:
+def test_nothing_is_lost_when_managers_come_and_go(
+    cluster: Cluster, names: Names, healthy: Cluster
+) -> None:
     """What the one manager had, three have, and the last one again; containers run through it
     all."""
     web, net = names("moved"), names("movednet")
@@ -147,7 +152,7 @@ def test_nothing_is_lost_when_managers_come_and_go(cluster: Any, names: Any, hea
 
 
 def test_another_manager_leads_when_the_leader_dies(
-    three_managers: Any, names: Any, tmp_path: Path
+    three_managers: Cluster, names: Names, tmp_path: Path
 ) -> None:
     """It can open the secrets that the dead one has sealed."""
     cluster = three_managers
@@ -198,7 +203,9 @@ def test_another_manager_leads_when_the_leader_dies(
     cluster.docker(old, "secret", "rm", "left-behind")
 
 
-def test_without_a_majority_what_runs_runs_and_reads_work(three_managers: Any, names: Any) -> None:
+def test_without_a_majority_what_runs_runs_and_reads_work(
+    three_managers: Cluster, names: Names
+) -> None:
     cluster = three_managers
     web = names("alone")
     cluster.create(web, "-p", "8093:80")
@@ -223,14 +230,14 @@ def test_without_a_majority_what_runs_runs_and_reads_work(three_managers: Any, n
     assert set(before) < set(cluster.container_ids(web))
 
 
-def refused_write(cluster: Any, service: str) -> str:
+def refused_write(cluster: Cluster, service: str) -> str:
     done = cluster.run("docker", "-H", "unix:///run/weft/lab/node1/docker.sock", "service", "update", "-d", "--label-add",
                        "x=y", service, ok=False, timeout=60)  # fmt: skip
     return str(done.stderr)
 
 
 def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(
-    three_managers: Any, names: Any
+    three_managers: Cluster, names: Names
 ) -> None:
     cluster = three_managers
     web = names("rooted")
@@ -266,13 +273,13 @@ def test_a_new_root_reaches_every_manager_and_its_store_while_work_goes_on(
     assert cluster.docker("node1", "swarm", "join-token", "-q", "worker") == token
 
 
-def store_processes(cluster: Any) -> set[tuple[str, str]]:
+def store_processes(cluster: Cluster) -> set[tuple[str, str]]:
     return {
         (node, cluster.on(node, "cat", "/run/weft/etcd/member.json")) for node in ("node1", *OTHERS)
     }
 
 
-def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
+def test_a_manager_leaves_and_comes_back(three_managers: Cluster) -> None:
     cluster = three_managers
     assert "Use `--force` to suppress this message" in cluster.docker_fails(
         "node3", "swarm", "leave"
@@ -294,7 +301,7 @@ def test_a_manager_leaves_and_comes_back(three_managers: Any) -> None:
 
 
 def test_the_key_of_a_manager_that_was_removed_is_of_no_use_to_an_outsider(
-    three_managers: Any, tmp_path: Path
+    three_managers: Cluster, tmp_path: Path
 ) -> None:
     cluster = three_managers
     for name in ("node.crt", "node.key"):
@@ -325,7 +332,7 @@ def test_the_key_of_a_manager_that_was_removed_is_of_no_use_to_an_outsider(
     cluster.eventually(lambda: all_there(cluster, "node3"), 30)
 
 
-def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Any) -> None:
+def test_the_lab_is_mended_when_its_first_host_is_no_manager(three_managers: Cluster) -> None:
     cluster = three_managers
     cluster.docker("node2", "node", "demote", "node1")
     control = ("info", "-f", "{{.Swarm.ControlAvailable}}")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 PYTHON = "/usr/bin/python3"
 NAME_SERVER = """
 import sys
@@ -81,7 +83,9 @@ def next_answer(client: "subprocess.Popen[str]", wanted: set[str], lines: int = 
     raise AssertionError(f"none of {wanted} in {said}")
 
 
-def test_a_name_of_the_world_outside_is_asked_of_the_servers_that_the_user_named(cluster, names):
+def test_a_name_of_the_world_outside_is_asked_of_the_servers_that_the_user_named(
+    cluster: Cluster, names: Names
+) -> None:
     packages = [path for path in sys.path if path.endswith("site-packages")]
     with ready(
         *cluster.weft, "lab", "exec", "client", "--", sys.executable, "-c", NAME_SERVER, *packages
@@ -96,7 +100,9 @@ def test_a_name_of_the_world_outside_is_asked_of_the_servers_that_the_user_named
 
 
 @pytest.mark.parametrize("by", ["task", "service"])
-def test_a_name_server_in_the_swarm_is_asked_from_where_the_container_is(cluster, names, by):
+def test_a_name_server_in_the_swarm_is_asked_from_where_the_container_is(
+    cluster: Cluster, names: Names, by: str
+) -> None:
     """On a network that has no way out, for names that nobody knows there."""
     packages = [path for path in sys.path if path.endswith("site-packages")]
     everywhere = NAME_SERVER.replace(cluster.client, "0.0.0.0")
@@ -130,7 +136,9 @@ def test_a_name_server_in_the_swarm_is_asked_from_where_the_container_is(cluster
         assert found.split()[0] == "192.0.2.77"
 
 
-def test_services_that_only_publish_ports_do_not_know_each_other(cluster, names):
+def test_services_that_only_publish_ports_do_not_know_each_other(
+    cluster: Cluster, names: Names
+) -> None:
     """They could not reach each other by the ingress network."""
     cluster.create(names("one-mesh"), "-p", "8102:80", replicas=1)
     cluster.create(names("two-mesh"), "-p", "8103:80", "--hostname", "www.example.org", replicas=1)
@@ -152,7 +160,7 @@ def test_services_that_only_publish_ports_do_not_know_each_other(cluster, names)
 
 
 @pytest.mark.parametrize("by", ["published port", "virtual address"])
-def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
+def test_a_udp_flow_moves_when_its_task_is_gone(cluster: Cluster, names: Names, by: str) -> None:
     network = cluster.docker(
         "node1", "network", "create", "-d", "overlay", names("flow-net")
     ).strip()
@@ -209,7 +217,9 @@ def test_a_udp_flow_moves_when_its_task_is_gone(cluster, names, by):
 
 
 @pytest.mark.parametrize("mode", ["ingress", "host"])
-def test_a_udp_flow_follows_its_port_from_before_it_is_published(cluster, names, mode):
+def test_a_udp_flow_follows_its_port_from_before_it_is_published(
+    cluster: Cluster, names: Names, mode: str
+) -> None:
     """The client, which never stops and keeps its own port, is there first; then the task is
     replaced, twice."""
     port = f"mode={mode},target=9000,published=9098,protocol=udp"

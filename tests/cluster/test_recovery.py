@@ -5,9 +5,10 @@ Each test begins and ends with node1 as the only manager, which is what the othe
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+
+from tests.cluster.conftest import Cluster, Names
 
 LOST = ("node2", "node3")
 KEPT = "/var/lib/weft/swarm/last-state"
@@ -15,18 +16,18 @@ KEPT = "/var/lib/weft/swarm/last-state"
 NO_LEADER = "The swarm does not have a leader"
 
 
-def managers(cluster: Any, asked: str = "node1") -> dict[str, str]:
+def managers(cluster: Cluster, asked: str = "node1") -> dict[str, str]:
     """Hostname to `Leader`, `Reachable`, `Unreachable`, as one manager sees it."""
     out = cluster.docker(asked, "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
     return {words[0]: words[1] for line in out.splitlines() if len(words := line.split()) == 2}
 
 
-def is_worker(cluster: Any, node: str) -> bool:
+def is_worker(cluster: Cluster, node: str) -> bool:
     return bool(cluster.docker(node, "info", "-f", "{{.Swarm.ControlAvailable}}") == "false\n")
 
 
 @pytest.fixture
-def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
+def three_managers(cluster: Cluster, healthy: Cluster) -> Iterator[Cluster]:
     promote(cluster)
     for node in ("node1", *LOST):
         cluster.eventually(
@@ -56,21 +57,21 @@ def three_managers(cluster: Any, healthy: Any) -> Iterator[Any]:
     cluster.eventually(lambda: managers(cluster) == {"node1": "Leader"}, 30, "node1 alone")
 
 
-def promote(cluster: Any) -> None:
+def promote(cluster: Cluster) -> None:
     """The store's members may elect another one meanwhile."""
     cluster.eventually(
         lambda: cluster.docker("node1", "node", "promote", *LOST), 30, "two promotions"
     )
 
 
-def begin_anew(cluster: Any) -> None:
+def begin_anew(cluster: Cluster) -> None:
     cluster.docker("node1", "swarm", "init", "--force-new-cluster")
     cluster.eventually(
         lambda: managers(cluster) == {"node1": "Leader"}, 10, "node1 is the only manager"
     )
 
 
-def test_the_manager_that_is_left_goes_on_alone(three_managers: Any, names: Any) -> None:
+def test_the_manager_that_is_left_goes_on_alone(three_managers: Cluster, names: Names) -> None:
     cluster = three_managers
     web = names("survivor")
     cluster.create(web, "-p", "8094:80")
@@ -113,7 +114,7 @@ def test_the_manager_that_is_left_goes_on_alone(three_managers: Any, names: Any)
 
 
 def test_a_manager_that_boots_without_a_majority_shows_what_it_knows(
-    three_managers: Any, names: Any
+    three_managers: Cluster, names: Names
 ) -> None:
     cluster = three_managers
     web = names("dark")
@@ -158,7 +159,9 @@ def test_a_manager_that_boots_without_a_majority_shows_what_it_knows(
     cluster.eventually(lambda: len(cluster.running(web)) == 4, 60)
 
 
-def test_managers_that_were_only_cut_off_give_up_theirs(three_managers: Any, names: Any) -> None:
+def test_managers_that_were_only_cut_off_give_up_theirs(
+    three_managers: Cluster, names: Names
+) -> None:
     """They have had a majority, and a swarm of their own; when they hear of the other they take
     part in that."""
     cluster = three_managers

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 PORT = 8091
 
 
 @pytest.fixture
-def web(healthy, names):
+def web(healthy: Cluster, names: Names) -> dict[str, list[str]]:
     """A service on an overlay with a published port; gives its containers by node."""
     names("repair"), names("repair-net")
     healthy.docker(
@@ -28,14 +30,14 @@ def web(healthy, names):
     return healthy.all_containers("repair")
 
 
-def address(cluster, node: str, container: str) -> str:
+def address(cluster: Cluster, node: str, container: str) -> str:
     (link,) = json.loads(
         cluster.inside(node, container, "ip", "-j", "-4", "address", "show", "eth1")
     )
-    return link["addr_info"][0]["local"]
+    return str(link["addr_info"][0]["local"])
 
 
-def reaches(cluster, web) -> bool:
+def reaches(cluster: Cluster, web: dict[str, list[str]]) -> bool:
     target = address(cluster, "node1", web["node1"][0])
     return "1 received" in cluster.inside(
         "node2", web["node2"][0], "ping", "-c", "1", "-W", "1", target
@@ -43,7 +45,7 @@ def reaches(cluster, web) -> bool:
 
 
 @contextlib.contextmanager
-def steady_requests(cluster, node_address: str) -> Iterator[list[str]]:
+def steady_requests(cluster: Cluster, node_address: str) -> Iterator[list[str]]:
     """New connections from outside, ten a second, while the block runs; afterwards the list has
     those that failed."""
     request = f"curl -sS -o /dev/null --max-time 2 http://{node_address}:{PORT}/whoami"
@@ -64,7 +66,7 @@ def steady_requests(cluster, node_address: str) -> Iterator[list[str]]:
             failed += [line for line in output.splitlines() if line != "sent"]
 
 
-def test_a_deleted_vxlan_device_comes_back(cluster, web):
+def test_a_deleted_vxlan_device_comes_back(cluster: Cluster, web: dict[str, list[str]]) -> None:
     before = cluster.all_containers("repair")
     cluster.on("node1", *cluster.overlay("repair-net"), "ip", "link", "delete", "vxlan0")
     cluster.eventually(
@@ -75,7 +77,7 @@ def test_a_deleted_vxlan_device_comes_back(cluster, web):
     assert cluster.all_containers("repair") == before
 
 
-def test_flushed_rules_of_the_host_come_back(cluster, web):
+def test_flushed_rules_of_the_host_come_back(cluster: Cluster, web: dict[str, list[str]]) -> None:
     cluster.on("node2", "nft", "flush", "ruleset")
     cluster.eventually(
         lambda: cluster.answers(cluster.nodes["node2"], PORT), 10, "the published port"
@@ -85,7 +87,9 @@ def test_flushed_rules_of_the_host_come_back(cluster, web):
     }
 
 
-def test_flushed_rules_of_a_container_come_back(cluster, web):
+def test_flushed_rules_of_a_container_come_back(
+    cluster: Cluster, web: dict[str, list[str]]
+) -> None:
     cluster.inside("node3", web["node3"][0], "nft", "flush", "ruleset")
 
     def all_three() -> bool:
@@ -94,7 +98,7 @@ def test_flushed_rules_of_a_container_come_back(cluster, web):
     cluster.eventually(all_three, 15, "answers of all three tasks through node1")
 
 
-def test_a_deleted_peer_entry_comes_back(cluster, web):
+def test_a_deleted_peer_entry_comes_back(cluster: Cluster, web: dict[str, list[str]]) -> None:
     enter = cluster.overlay("repair-net")
     cluster.on(
         "node2", *enter, "ip", "neigh", "flush", "dev", "vxlan0", "nud", "permanent", ok=False
@@ -103,7 +107,9 @@ def test_a_deleted_peer_entry_comes_back(cluster, web):
 
 
 @pytest.mark.parametrize("node", ["node1", "node2"])
-def test_traffic_does_not_notice_a_killed_daemon(cluster, web, node):
+def test_traffic_does_not_notice_a_killed_daemon(
+    cluster: Cluster, web: dict[str, list[str]], node: str
+) -> None:
     before = cluster.all_containers("repair")
     with steady_requests(cluster, cluster.nodes[node]) as failed:
         cluster.lab("kill", node)
@@ -115,7 +121,7 @@ def test_traffic_does_not_notice_a_killed_daemon(cluster, web, node):
     assert failed == []
 
 
-def test_all_daemons_killed_together(cluster, web):
+def test_all_daemons_killed_together(cluster: Cluster, web: dict[str, list[str]]) -> None:
     before = cluster.all_containers("repair")
     ids = sorted(task["ID"] for task in cluster.tasks("repair"))
     for node in cluster.nodes:
@@ -130,7 +136,7 @@ def test_all_daemons_killed_together(cluster, web):
     assert reaches(cluster, web)
 
 
-def test_a_killed_worker_catches_up(cluster, web):
+def test_a_killed_worker_catches_up(cluster: Cluster, web: dict[str, list[str]]) -> None:
     """What was decided while its daemon was dead is done when it is back."""
     cluster.lab("kill", "node3")
     cluster.docker("node1", "service", "scale", "--detach", "repair=0")

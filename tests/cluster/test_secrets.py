@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 NODES = ("node1", "node2", "node3")
 
 
 @pytest.fixture
-def made(cluster: Any, names: Any, tmp_path: Path) -> Any:
+def made(cluster: Cluster, names: Names, tmp_path: Path) -> Any:
     """Creates secrets and configs, and removes those that are left when the services are gone."""
     given: list[tuple[str, str]] = []
 
@@ -31,7 +33,7 @@ def made(cluster: Any, names: Any, tmp_path: Path) -> Any:
         )
 
 
-def found_anywhere(cluster: Any, service: str, patterns: Path) -> str:
+def found_anywhere(cluster: Cluster, service: str, patterns: Path) -> str:
     """Places outside of containers that have the marker. It is in a file, so that no command line
     has it because of this search."""
     files = "grep -rlsF -f $0 --devices=skip /var/lib/weft /run/weft"
@@ -60,7 +62,7 @@ def found_anywhere(cluster: Any, service: str, patterns: Path) -> str:
     return found + "".join("docker shows it" for text in shown if any(m in text for m in markers))
 
 
-def seen(cluster: Any, service: str, *paths: str) -> set[str]:
+def seen(cluster: Cluster, service: str, *paths: str) -> set[str]:
     """What the containers of the service see."""
     return {
         cluster.docker(node, "exec", container, "cat", *paths)
@@ -70,7 +72,7 @@ def seen(cluster: Any, service: str, *paths: str) -> set[str]:
 
 
 def test_from_creation_to_the_last_task(
-    cluster: Any, names: Any, made: Any, tmp_path: Path
+    cluster: Cluster, names: Names, made: Any, tmp_path: Path
 ) -> None:
     marker, later = (f"marker-{secrets.token_hex(16)}" for _ in range(2))
     patterns = tmp_path / "patterns"

@@ -4,9 +4,12 @@ and what is refused."""
 import json
 import subprocess
 import time
+from pathlib import Path
+
+from tests.cluster.conftest import Cluster, Names
 
 
-def test_scaling_up_and_down(cluster, names):
+def test_scaling_up_and_down(cluster: Cluster, names: Names) -> None:
     cluster.create(names("scaled"), replicas=2)
     cluster.docker("node1", "service", "scale", "scaled=6")
     assert len(cluster.container_ids("scaled")) == 6
@@ -15,7 +18,9 @@ def test_scaling_up_and_down(cluster, names):
     cluster.eventually(lambda: len(cluster.container_ids("scaled")) == 1, 20, "one container")
 
 
-def test_a_task_that_fails_is_restarted_as_often_as_the_policy_says(cluster, names):
+def test_a_task_that_fails_is_restarted_as_often_as_the_policy_says(
+    cluster: Cluster, names: Names
+) -> None:
     options = (
         "--restart-condition",
         "on-failure",
@@ -35,7 +40,7 @@ def test_a_task_that_fails_is_restarted_as_often_as_the_policy_says(cluster, nam
     assert {task["Error"] for task in cluster.tasks("failing")} == {'"task: non-zero exit (3)"'}
 
 
-def test_a_container_that_is_killed_is_replaced(cluster, names):
+def test_a_container_that_is_killed_is_replaced(cluster: Cluster, names: Names) -> None:
     cluster.create(names("killed"), "--restart-delay", "100ms", replicas=1)
     (task,) = cluster.running("killed")
     node = task["Node"]
@@ -47,7 +52,9 @@ def test_a_container_that_is_killed_is_replaced(cluster, names):
     assert old not in cluster.container_ids("killed")
 
 
-def test_tasks_move_away_from_a_lost_node_and_it_comes_back_clean(cluster, healthy, names):
+def test_tasks_move_away_from_a_lost_node_and_it_comes_back_clean(
+    cluster: Cluster, healthy: Cluster, names: Names
+) -> None:
     cluster.create(names("moving"))
     cluster.run("ip", "link", "set", "weft-n3", "down")
     cluster.eventually(
@@ -77,7 +84,7 @@ def test_tasks_move_away_from_a_lost_node_and_it_comes_back_clean(cluster, healt
     assert len(cluster.running("moving")) == 3
 
 
-def test_a_drained_node_gives_its_tasks_away(cluster, names):
+def test_a_drained_node_gives_its_tasks_away(cluster: Cluster, names: Names) -> None:
     cluster.create(names("drained"))
     cluster.docker("node1", "node", "update", "--availability", "drain", "node2")
     try:
@@ -89,7 +96,7 @@ def test_a_drained_node_gives_its_tasks_away(cluster, names):
         cluster.docker("node1", "node", "update", "--availability", "active", "node2")
 
 
-def test_a_subnet_that_is_full_is_shown_in_the_tasks(cluster, names):
+def test_a_subnet_that_is_full_is_shown_in_the_tasks(cluster: Cluster, names: Names) -> None:
     """A /29 has six host addresses; the gateway, the service's own and the load balancers take some
     of them."""
     cluster.docker(
@@ -113,7 +120,7 @@ def test_a_subnet_that_is_full_is_shown_in_the_tasks(cluster, names):
     assert 1 <= len(running) <= 5
 
 
-def test_a_port_that_is_taken(cluster, names):
+def test_a_port_that_is_taken(cluster: Cluster, names: Names) -> None:
     cluster.create(names("first"), "-p", "8092:80", replicas=1)
     said = cluster.docker_fails(
         "node1", "service", "create", "--name", names("second"), "-p", "8092:80", cluster.image
@@ -140,7 +147,7 @@ print(s.recvfrom(100))
 """
 
 
-def test_published_udp(cluster, names):
+def test_published_udp(cluster: Cluster, names: Names) -> None:
     """The answer comes from the address that was asked, and says which address the server saw: the
     client's own."""
     cluster.create(names("udp"), "-p", "9092:9000/udp", replicas=1)
@@ -169,7 +176,7 @@ def test_published_udp(cluster, names):
         server.terminate()
 
 
-def test_the_mesh_from_inside(cluster, names):
+def test_the_mesh_from_inside(cluster: Cluster, names: Names) -> None:
     """From a host through 127.0.0.1 and its own address, and from a container to its own service
     through a node's address."""
     cluster.create(names("hairpin"), "-p", "8093:80")
@@ -194,7 +201,7 @@ def test_the_mesh_from_inside(cluster, names):
     assert len(set(seen)) == 3
 
 
-def test_no_request_is_lost_while_scaling_down(cluster, names):
+def test_no_request_is_lost_while_scaling_down(cluster: Cluster, names: Names) -> None:
     cluster.create(names("shrinking"), "-p", "8094:80", replicas=6)
     cluster.docker("node1", "service", "scale", "--detach", "shrinking=2")
     deadline = time.monotonic() + 6
@@ -202,7 +209,7 @@ def test_no_request_is_lost_while_scaling_down(cluster, names):
         assert len(cluster.whoami(cluster.nodes["node1"], 20, 8094)) == 20
 
 
-def test_a_virtual_address_keeps_the_caller_and_spreads(cluster, names):
+def test_a_virtual_address_keeps_the_caller_and_spreads(cluster: Cluster, names: Names) -> None:
     cluster.docker(
         "node1",
         "network",
@@ -232,7 +239,7 @@ def test_a_virtual_address_keeps_the_caller_and_spreads(cluster, names):
     assert {a["remote_addr"] for a in answers if a["server_addr"] != own} == {own}
 
 
-def test_names_follow_the_tasks(cluster, names):
+def test_names_follow_the_tasks(cluster: Cluster, names: Names) -> None:
     cluster.docker("node1", "network", "create", "--driver", "overlay", names("names-net"))
     cluster.create(names("named"), "--network", "names-net", replicas=3)
     (container,) = cluster.containers("node1", "named")
@@ -246,7 +253,7 @@ def test_names_follow_the_tasks(cluster, names):
     cluster.eventually(lambda: count() == 5, 10, "five addresses")
 
 
-def test_an_update_replaces_the_tasks(cluster, names):
+def test_an_update_replaces_the_tasks(cluster: Cluster, names: Names) -> None:
     cluster.create(names("updated"), replicas=2)
     before = {t["ID"] for t in cluster.running("updated")}
     cluster.docker("node1", "service", "update", "--env-add", "COLOUR=blue", "updated")
@@ -259,7 +266,9 @@ def test_an_update_replaces_the_tasks(cluster, names):
     )
 
 
-def test_an_update_of_ports_leaves_tasks_with_the_ports_that_they_have(cluster, names):
+def test_an_update_of_ports_leaves_tasks_with_the_ports_that_they_have(
+    cluster: Cluster, names: Names
+) -> None:
     """Halfway through: the first task is replaced, and nobody listens on the new target in this
     image."""
     options = ("--update-delay", "1h", "-p", "8096:80")
@@ -294,7 +303,7 @@ def test_an_update_of_ports_leaves_tasks_with_the_ports_that_they_have(cluster, 
         assert len({a["hostname"] for a in cluster.whoami(address, 6, 8097)}) == 1, "the new one"
 
 
-def test_an_update_that_changes_no_task_ends(cluster, names):
+def test_an_update_that_changes_no_task_ends(cluster: Cluster, names: Names) -> None:
     """A constraint that all tasks satisfy already: the command waits until it hears that they are
     up to date."""
     cluster.create(names("stays"), replicas=2)
@@ -312,7 +321,7 @@ def test_an_update_that_changes_no_task_ends(cluster, names):
     assert cluster.container_ids("stays") == before
 
 
-def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
+def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster: Cluster, names: Names) -> None:
     before = cluster.docker("node1", "network", "ls", "-q").split()
     refused = cluster.docker_fails(
         "node1", "network", "create", "-d", "overlay", "--opt", "encrypted=false", "no-net"
@@ -333,7 +342,9 @@ def test_what_cannot_be_had_is_refused_and_changes_nothing(cluster, names):
     assert sorted(cluster.docker("node1", "network", "ls", "-q").split()) == sorted(before)
 
 
-def test_a_network_over_the_hosts_own_subnet_is_had_and_harms_nobody(cluster, names):
+def test_a_network_over_the_hosts_own_subnet_is_had_and_harms_nobody(
+    cluster: Cluster, names: Names
+) -> None:
     """Its containers cannot reach the hosts; who asks the hosts for them, from that very subnet,
     can."""
     subnet = ("--subnet", "10.59.72.0/24")
@@ -346,7 +357,7 @@ def test_a_network_over_the_hosts_own_subnet_is_had_and_harms_nobody(cluster, na
     assert ready == ["Ready"] * 3
 
 
-def test_a_network_in_use_cannot_be_removed(cluster, names):
+def test_a_network_in_use_cannot_be_removed(cluster: Cluster, names: Names) -> None:
     cluster.docker("node1", "network", "create", "--driver", "overlay", names("used-net"))
     cluster.create(names("user"), "--network", "used-net", replicas=1)
     assert "in use by service" in cluster.docker_fails("node1", "network", "rm", "used-net")
@@ -365,7 +376,7 @@ networks:
 """
 
 
-def test_a_stack_is_removed_with_its_networks(cluster, tmp_path):
+def test_a_stack_is_removed_with_its_networks(cluster: Cluster, tmp_path: Path) -> None:
     """The command removes the networks in the moment in which the services are gone."""
     file = tmp_path / "stack.yml"
     file.write_text(STACK)

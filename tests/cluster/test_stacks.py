@@ -6,18 +6,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster import stand_ins
+from tests.cluster.conftest import Cluster
 
 FILES = Path(__file__).parents[1] / "stacks" / "files"
 SHOP, BANK = 8088, 8089
 
 
 @pytest.fixture(scope="module")
-def images(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def images(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     archive = tmp_path_factory.mktemp("images") / "stand-ins.tar"
     stand_ins.write_archive(archive)
     for node in cluster.nodes:
@@ -30,7 +30,7 @@ def images(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 class Stack:
     """A copy of a stack's files, which a test may change and deploy again."""
 
-    def __init__(self, cluster: Any, name: str, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, name: str, directory: Path) -> None:
         self.cluster, self.name, self.directory = cluster, name, directory
 
     def change(self, changes: dict[str, str], file: str = "compose.yml") -> None:
@@ -76,7 +76,7 @@ class Stack:
 
 
 @pytest.fixture
-def stack(cluster: Any, images: None, tmp_path: Path) -> Iterator[Callable[[str, str], Stack]]:
+def stack(cluster: Cluster, images: None, tmp_path: Path) -> Iterator[Callable[[str, str], Stack]]:
     made: list[str] = []
 
     def make(name: str, directory: str) -> Stack:
@@ -89,19 +89,19 @@ def stack(cluster: Any, images: None, tmp_path: Path) -> Iterator[Callable[[str,
         cluster.docker("node1", "stack", "rm", name)
 
 
-def page(cluster: Any, node: str, port: int, path: str) -> list[str]:
+def page(cluster: Cluster, node: str, port: int, path: str) -> list[str]:
     url = f"http://{cluster.nodes[node]}:{port}/cgi-bin/{path}"
     lines: list[str] = cluster.on("client", "curl", "-sS", "--max-time", "5", url).splitlines()
     return lines
 
 
-def row_of_the_new_version(cluster: Any) -> str | None:
+def row_of_the_new_version(cluster: Cluster) -> str | None:
     """What the database answers to it, once both know the new password."""
     who, _, row = page(cluster, "node3", SHOP, "order")
     return row if who.startswith("version 1.5.0 on web-") and row != "denied" else None
 
 
-def test_a_shop_with_a_database(cluster: Any, stack: Callable[[str, str], Stack]) -> None:
+def test_a_shop_with_a_database(cluster: Cluster, stack: Callable[[str, str], Stack]) -> None:
     shop = stack("shop", "web-database")
     cluster.docker("node1", "node", "update", "--label-add", "database=true", "node2")
     key = shop.directory / "session_key"
@@ -133,7 +133,9 @@ def test_a_shop_with_a_database(cluster: Any, stack: Callable[[str, str], Stack]
     cluster.docker("node1", "node", "update", "--label-rm", "database", "node2")
 
 
-def test_encrypted_tiers_with_templates(cluster: Any, stack: Callable[[str, str], Stack]) -> None:
+def test_encrypted_tiers_with_templates(
+    cluster: Cluster, stack: Callable[[str, str], Stack]
+) -> None:
     bank = stack("bank", "sealed")
     bank.deploy()
     bank.runs(gateway="3/3", ledger="2/2", keystore="1/1")

@@ -5,9 +5,12 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
 from weft.lab import demo_image
 
 IMAGE = "volumes.test/database:1"
@@ -15,13 +18,16 @@ SEED = "seed of the image\n"
 
 
 @pytest.fixture
-def image(cluster, tmp_path):
+def image(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
     """On node1: the demo image with a database's directories, one of them a VOLUME."""
     base, path = tmp_path / "base.tar", tmp_path / "image.tar"
     demo_image.build(base)
     with tarfile.open(base) as archive:
-        files = {name: archive.extractfile(name).read() for name in archive.getnames()
-                 if archive.getmember(name).isfile()}  # fmt: skip
+        files = {
+            member.name: file.read()
+            for member in archive
+            if member.isfile() and (file := archive.extractfile(member))
+        }
     (manifest,) = json.loads(files["manifest.json"])
     config = json.loads(files.pop(manifest["Config"]))
     added = layer()
@@ -61,7 +67,9 @@ def layer() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_database_keeps_its_data_and_leaves_nothing_else(cluster, names, image):
+def test_a_database_keeps_its_data_and_leaves_nothing_else(
+    cluster: Cluster, names: Names, image: str
+) -> None:
     name = names("database")
     options = (
         "--detach", "--no-resolve-image", "--constraint", "node.hostname==node1",
@@ -72,29 +80,29 @@ def test_a_database_keeps_its_data_and_leaves_nothing_else(cluster, names, image
     )  # fmt: skip
     script = "echo start >> /data/log; touch /scratch/$HOSTNAME; echo ready; exec sleep 1000"
 
-    def create():
+    def create() -> str:
         cluster.docker(
             "node1", "service", "create", "--name", name, *options, image, "sh", "-c", script
         )
         return started(1)
 
-    def started(count):
+    def started(count: int) -> str:
         """The container, once the log has so many lines."""
 
-        def condition():
+        def condition() -> str | None:
             (container,) = cluster.containers("node1", name) or [""]
             if not container:
                 return None
             log = cluster.docker("node1", "exec", container, "cat", "/data/log")
             return container if log == "start\n" * count else None
 
-        return cluster.eventually(condition, 30, f"start {count}")
+        return str(cluster.eventually(condition, 30, f"start {count}"))
 
-    def volumes(*filters):
+    def volumes(*filters: str) -> list[str]:
         argv = [word for value in filters for word in ("--filter", value)]
         return cluster.docker("node1", "volume", "ls", "-q", *argv).split()
 
-    def mounted():
+    def mounted() -> str:
         return cluster.on(
             "node1", "grep", "-c", "database-node1/_data ", "/proc/mounts", ok=False
         ).strip()
@@ -155,7 +163,9 @@ def test_a_database_keeps_its_data_and_leaves_nothing_else(cluster, names, image
     assert set(volumes()) - before == set()
 
 
-def test_a_volume_that_cannot_be_mounted_fails_its_task_alone(cluster, names):
+def test_a_volume_that_cannot_be_mounted_fails_its_task_alone(
+    cluster: Cluster, names: Names
+) -> None:
     name = names("unmountable")
     cluster.docker(
         "node1", "service", "create", "--detach", "--name", name, "--restart-condition", "none",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import Cluster, Names
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(
     os.environ.get("WALKTHROUGH", ROOT.parent / "shared" / "acceptance" / "walkthrough.py")
@@ -15,7 +17,7 @@ PROGRAM = Path(
 
 
 @pytest.fixture
-def fresh(cluster):
+def fresh(cluster: Cluster) -> Cluster:
     """The document speaks of the first networks of a new swarm: their VNIs are 4097 and 4098."""
     cluster.lab("down")
     cluster.lab("up")
@@ -23,7 +25,7 @@ def fresh(cluster):
 
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason=f"no {PROGRAM}")
-def test_the_seed_document(fresh, names):
+def test_the_seed_document(fresh: Cluster, names: Names) -> None:
     # Removed even if a step fails.
     (
         names("webapp"),
