@@ -280,11 +280,11 @@ def test_an_image_is_pulled_from_a_registry(registry: list[str], tmp_path: Path)
     ]
     assert output[5] == f"Status: Image is up to date for {name}:1"
     assert (
-        output[7]
+        output[6]
         == f"NotFound: manifest for {name}:2 not found: manifest unknown: manifest unknown"
     )
-    assert output[9].startswith("NotFound: manifest for 127.0.0.1:5000/absent:latest not found")
-    assert output[11].startswith("OperationFailed: cannot pull 127.0.0.1:9/team/demo:latest: ")
-    assert "connection refused" in output[11]
+    assert output[7].startswith("NotFound: manifest for 127.0.0.1:5000/absent:latest not found")
+    assert output[8].startswith("OperationFailed: cannot pull 127.0.0.1:9/team/demo:latest: ")
+    assert "connection refused" in output[8]
     image = ImageStore(tmp_path / "images", time.time_ns).find(f"{name}@{digest}")
     assert (image.tags, image.digests) == ((f"{name}:1",), (f"{name}@{digest}",))

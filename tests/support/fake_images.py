@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from weft.errors import NotFound
+from weft.errors import NotFound, Unauthorized
 from weft.model import references
 from weft.model.container import Image, ImageConfig
+from weft.model.registry import Distribution, RegistryAuth
 
 IMAGE = "zaggash/demo-webapp:latest"
+PRIVATE = "registry.test/"
+CREDENTIALS = RegistryAuth(username="me", password="p4ssw0rd-marker")
 SCRIPT = "echo listening; echo ready >&2; exec sleep 3600"
 
 
@@ -34,7 +37,7 @@ def demo_image() -> Image:
 
 class FakeImages:
     """`runtime.base.Images`. A registry that has every image but those whose name begins with
-    `missing`."""
+    `missing`; for those that begin with `PRIVATE` it wants `CREDENTIALS`."""
 
     def __init__(self) -> None:
         self.images = [demo_image()]
@@ -56,13 +59,33 @@ class FakeImages:
         """Each image has one layer, which is its own."""
         return {layer: image.size for image in self.images for layer in image.layers}
 
-    async def pull(self, reference: str) -> AsyncIterator[str]:
-        name, tag, _ = references.parse(reference)
-        if name.startswith("missing"):
+    async def log_in(self, server: str, auth: RegistryAuth) -> str:
+        if auth != CREDENTIALS:
+            raise Unauthorized(
+                f'Get "https://{server}/v2/": unauthorized: incorrect username or password'
+            )
+        return ""
+
+    async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
+        name, tag, _ = self._checked(reference, auth)
+        return Distribution(
+            media_type="application/vnd.oci.image.index.v1+json",
+            digest=f"sha256:{hex_of(f'{name}:{tag}')}",
+            size=1234,
+            platforms=(("amd64", "linux", ""), ("arm64", "linux", "v8")),
+        )
+
+    def _checked(self, reference: str, auth: RegistryAuth | None) -> tuple[str, str, str]:
+        name, tag, digest = references.parse(reference)
+        if name.startswith("missing") or (name.startswith(PRIVATE) and auth != CREDENTIALS):
             raise NotFound(
                 f"pull access denied for {name}, repository does not exist or may require 'docker"
                 " login'"
             )
+        return name, tag, digest
+
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
+        name, tag, _ = self._checked(reference, auth)
         yield f"Pulling from {name}"
         self._add(f"{name}:{tag}")
         yield f"Status: Downloaded newer image for {name}:{tag}"

@@ -23,6 +23,7 @@ STATUS: tuple[tuple[type[errors.WeftError], int], ...] = (
     (errors.Conflict, 409),
     (errors.FailedPrecondition, 400),
     (errors.Forbidden, 403),
+    (errors.Unauthorized, 401),
     (errors.Unavailable, 503),
     (errors.OutOfSequence, 500),
     (errors.Exhausted, 500),

@@ -1,26 +1,30 @@
 """Images of this node: list, inspect, pull, load, tag, remove."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
-from weft.api import filters
+from weft.api import filters, registry_auth
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
-from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import encode, now, parse_until
-from weft.api.schema.image import image_json, image_summary_json, shared_sizes
+from weft.api.schema.image import distribution_json, image_json, image_summary_json, shared_sizes
 from weft.api.streams import streamed
 from weft.api.versions import image_answer, image_summary_answer
-from weft.errors import InvalidArgument, NotFound, Unsupported, clip
+from weft.errors import InvalidArgument, NotFound, OperationFailed, Unsupported, clip
 from weft.model import references
 from weft.model.container import Image
 from weft.runtime.base import Images
 
 FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+
+REGISTRY_PATIENCE = 10.0
+"""Seconds that a registry has to say what it has under a name. The docker command asks before it
+creates a service, and goes on without an answer."""
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -157,7 +161,7 @@ async def remove(call: Call) -> web.Response:
 
 async def pull(call: Call) -> web.StreamResponse:
     """Sends progress line by line; an error after the first line is a line as well."""
-    refuse_credentials(call.request)
+    auth = registry_auth.given(call.request)
     if call.query("fromSrc"):
         raise Unsupported(
             "importing an image from a file system archive (fromSrc) is not supported by Weft: use"
@@ -170,7 +174,7 @@ async def pull(call: Call) -> web.StreamResponse:
         raise Unsupported(f"pulling all tags of {name} is not supported by Weft: name a tag")
     reference = f"{name}{'@' if wanted.startswith('sha256:') else ':'}{wanted}" if wanted else name
     references.parse(reference)
-    return await _progress(call, call.node.images.pull(reference))
+    return await _progress(call, call.node.images.pull(reference, auth))
 
 
 def _says_version(name: str) -> bool:
@@ -204,7 +208,14 @@ async def load(call: Call) -> web.Response:
 
 
 async def distribution(call: Call) -> web.Response:
-    """After this error the client keeps the image's name as it is, and tells the user."""
-    raise NotFound(
-        f"no digest of {call.id}: Weft asks no registry; each node resolves the name itself"
-    )
+    """What the registry has under the name. By this the client pins the image of a service."""
+    auth = registry_auth.given(call.request)
+    try:
+        async with asyncio.timeout(REGISTRY_PATIENCE):
+            found = await call.node.images.distribution(call.id, auth)
+    except TimeoutError:
+        raise OperationFailed(
+            f"cannot ask for {clip(call.id)}: the registry did not answer within"
+            f" {REGISTRY_PATIENCE:g} s"
+        ) from None
+    return answer(distribution_json(found))

@@ -17,6 +17,7 @@ from weft.api import (
     keys,
     networks,
     nodes,
+    registry_auth,
     service_logs,
     services,
     stats,
@@ -36,7 +37,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/info", system.info),
     ("GET", "/events", events.stream),
     ("GET", "/system/df", disk_usage.show),
-    ("POST", "/auth", refuse("logging in to a registry")),
+    ("POST", "/auth", registry_auth.log_in),
     # containers
     ("GET", "/containers/json", containers.listing),
     ("POST", "/containers/create", containers.create),

@@ -5,13 +5,12 @@ import secrets
 import msgspec
 from aiohttp import web
 
-from weft.api import filters, lookup
+from weft.api import filters, lookup, registry_auth
 from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.names import random_name
 from weft.api.networks import BRIDGE, find_view, views
-from weft.api.registry_auth import refuse_credentials
 from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
@@ -91,10 +90,16 @@ async def inspect(call: Call) -> web.Response:
     return answer(service_json(find_service(call.swarm.state, call.id)))
 
 
+def _refuse_credentials(call: Call) -> None:
+    auth = registry_auth.given(call.request)
+    if auth is not None and not auth.is_empty:
+        raise Unsupported("credentials for a registry are not supported by Weft for services")
+
+
 async def create(call: Call) -> web.Response:
     swarm = call.swarm
     wire = await call.body(ServiceWire)
-    refuse_credentials(call.request)
+    _refuse_credentials(call)
     if not wire.name:
         wire = msgspec.structs.replace(wire, name=random_name(secrets.token_bytes(4)))
     id = await swarm.create_service(spec_from(wire, network_resolver(call)))
@@ -105,7 +110,7 @@ async def update(call: Call) -> web.Response:
     swarm = call.swarm
     service = find_service(swarm.state, call.id)
     version = call.number("version")
-    refuse_credentials(call.request)
+    _refuse_credentials(call)
     rollback = call.query("rollback")
     if rollback not in ("", "none", "previous"):
         raise InvalidArgument(f"invalid rollback: {rollback!r} (must be previous or none)")

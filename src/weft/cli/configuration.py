@@ -12,6 +12,8 @@ an unknown key is an error:
     tlscacert = "/etc/weft/tls/ca.pem"
     tlscert = "/etc/weft/tls/cert.pem"
     tlskey = "/etc/weft/tls/key.pem"
+    insecure-registries = ["registry.example:5000", "192.0.2.0/24"]
+    registry-mirrors = ["https://mirror.example"]
     store = "etcd://192.0.2.21:2379,192.0.2.22:2379"
     store-cacert = "/etc/weft/store/ca.pem"
     store-cert = "/etc/weft/store/cert.pem"
@@ -19,14 +21,17 @@ an unknown key is an error:
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 
 from weft.api.tls import server_context
 from weft.daemon.node import DaemonOptions, TcpHost
 from weft.errors import InvalidArgument
 from weft.model.numbers import decimal
+from weft.model.registry import RegistrySettings
 from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.rows import PREFIX
 from weft.system.tls_files import TlsFiles
@@ -45,6 +50,8 @@ DEFAULTS: dict[str, object] = {
     "hosts": [],
     "tlsverify": False,
     **dict.fromkeys(TLS_FILES, ""),
+    "insecure-registries": [],
+    "registry-mirrors": [],
     "store": "",
     "store-prefix": PREFIX,
     **dict.fromkeys(STORE_FILES, ""),
@@ -55,6 +62,8 @@ LOG_FORMATS = ("text", "json")
 TLS_PORT, STORE_PORT = 2376, 2379
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TYPES: dict[type, str] = {str: "a string", bool: "true or false", list: "a list of strings"}
+_REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+_MIRROR_PATH = re.compile(r"[A-Za-z0-9._/-]*")
 
 Values = Mapping[str, object]
 
@@ -117,7 +126,36 @@ def make_options(given: Values) -> DaemonOptions:
         tcp=tuple(_tcp(h) for h in hosts if not h.startswith("unix://")),
         tls=_tls(values, next((h for h in hosts if h.startswith("tcp://")), "")),
         store=_store(values),
+        registries=_registries(values),
     )
+
+
+def _registries(values: Values) -> RegistrySettings:
+    insecure = tuple(_words(values, "insecure-registries"))
+    for text in insecure:
+        if not (_is_subnet(text) if "/" in text else _REGISTRY.fullmatch(text)):
+            raise InvalidArgument(
+                f"cannot use insecure-registries {text!r}: it must be HOST, HOST:PORT or a subnet"
+            )
+    mirrors = tuple(_words(values, "registry-mirrors"))
+    for text in mirrors:
+        scheme, separator, rest = text.partition("://")
+        host, _, path = rest.partition("/")
+        is_plain = _REGISTRY.fullmatch(host) and _MIRROR_PATH.fullmatch(path)
+        if not (separator and scheme in ("http", "https") and is_plain):
+            raise InvalidArgument(
+                f"cannot use registry-mirrors {text!r}: it must be http://HOST[:PORT][/PATH] or"
+                " https://HOST[:PORT][/PATH]"
+            )
+    return RegistrySettings(insecure=insecure, mirrors=mirrors)
+
+
+def _is_subnet(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _tls(values: Values, host: str) -> TlsFiles | None:

@@ -62,6 +62,20 @@ from weft.daemon.node import run
     metavar="KEY=VALUE",
     help="A label of this engine, for constraints.",
 )
+@click.option(
+    "--insecure-registry",
+    "insecure_registries",
+    multiple=True,
+    metavar="HOST",
+    help="HOST[:PORT] or subnet: its certificate is not checked, and plain HTTP will do.",
+)
+@click.option(
+    "--registry-mirror",
+    "registry_mirrors",
+    multiple=True,
+    metavar="URL",
+    help="Ask it for images of Docker Hub first.",
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[info]")
 @click.option(
     "--log-format",

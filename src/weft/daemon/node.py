@@ -43,6 +43,7 @@ from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
+from weft.model.registry import USUAL, RegistrySettings
 from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
 from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
@@ -89,6 +90,7 @@ class DaemonOptions:
     """Keys and certificates for `tcp`; without them there is no API on TCP."""
     store: ExternalEtcd | None = None
     """The external etcd, if any."""
+    registries: RegistrySettings = USUAL
 
 
 class WeftNode:
@@ -97,7 +99,9 @@ class WeftNode:
     def __init__(self, options: DaemonOptions, info: HostInfo) -> None:
         self._options = options
         self._kernel = RealKernel(options.netns_dir)
-        self._image_store = ImageStore(options.data_root / "images", time.time_ns)
+        self._image_store = ImageStore(
+            options.data_root / "images", time.time_ns, registries=options.registries
+        )
         self._volume_store = LocalVolumes(options.data_root)
         self.containers = ConmonRuntime(
             options.data_root, options.run_dir, self._image_store, self._volume_store, time.time_ns
@@ -123,6 +127,7 @@ class WeftNode:
             apparmor=confiner.apparmor.in_use,
             seccomp=confiner.filters,
             swap_limit=self.containers.limits_swap,
+            registries=options.registries,
             warnings=(*info.warnings, *confiner.warnings),
         )
         inside = ConmonInside(self.containers, self._image_store, time.time_ns)

@@ -9,6 +9,7 @@ from weft.engine.events import EventLog
 from weft.errors import NotFound
 from weft.model import references
 from weft.model.container import Image
+from weft.model.registry import Distribution, RegistryAuth
 from weft.runtime.base import Images
 
 UNTAGGED, DELETED = "Untagged", "Deleted"
@@ -31,9 +32,15 @@ class RecordedImages:
     async def layer_sizes(self) -> dict[str, int]:
         return await self._images.layer_sizes()
 
-    async def pull(self, reference: str) -> AsyncIterator[str]:
+    async def log_in(self, server: str, auth: RegistryAuth) -> str:
+        return await self._images.log_in(server, auth)
+
+    async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
+        return await self._images.distribution(reference, auth)
+
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
         name, tag, digest = references.parse(reference)
-        lines = self._images.pull(reference)
+        lines = self._images.pull(reference, auth)
         try:
             async for line in lines:
                 yield line

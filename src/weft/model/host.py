@@ -2,6 +2,8 @@
 
 import msgspec
 
+from weft.model.registry import USUAL, RegistrySettings
+
 
 class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """For `docker info` and `docker version`."""
@@ -33,4 +35,5 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether seccomp confines containers."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """Labels of the engine."""
+    registries: RegistrySettings = USUAL
     warnings: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from weft.model.container import Container, ContainerConfig, Image, LogLine, Mem
 from weft.model.ids import ContainerId
 from weft.model.inside import Change, PathStat, Usage
 from weft.model.meta import Nanoseconds
+from weft.model.registry import Distribution, RegistryAuth
 from weft.model.volume import Volume
 
 
@@ -219,9 +220,19 @@ class Images(Protocol):
         """Bytes of each layer that an image has, by digest."""
         ...
 
-    def pull(self, reference: str) -> AsyncIterator[str]:
+    def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
         """Fetches the image from its registry; yields lines of progress. Raises `NotFound` or
         `OperationFailed`."""
+        ...
+
+    async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
+        """What the registry has under that name. Raises as `pull`."""
+        ...
+
+    async def log_in(self, server: str, auth: RegistryAuth) -> str:
+        """Asks the registry at `server` whether it takes the credentials; returns the identity
+        token that it gives in place of the password, if any. Raises `Unauthorized`,
+        `OperationFailed`, `InvalidArgument`."""
         ...
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:

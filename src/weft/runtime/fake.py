@@ -11,12 +11,13 @@ effects.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal
 
 import msgspec
 
-from weft.errors import Conflict, NotFound, OperationFailed, Unsupported, WeftError
+from weft.errors import Conflict, NotFound, OperationFailed, Unauthorized, Unsupported, WeftError
 from weft.model.container import (
     END_NOT_SEEN,
     Container,
@@ -32,11 +33,13 @@ from weft.model.health import health_check
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
+from weft.model.registry import Distribution, RegistryAuth
 from weft.runtime.base import Attached, Exec, Images
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
 
 Effect = Literal["create", "start", "stop", "remove"]
 FIRST_PID = 1000
+_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 def _no_clock() -> Nanoseconds:
@@ -47,7 +50,11 @@ class FakeImages:
     def __init__(self, *references: str) -> None:
         self.registry: set[str] = set()
         """References that can be pulled."""
+        self.private: dict[str, RegistryAuth] = {}
+        """References that can be pulled with these credentials only."""
         self.pulls: list[str] = []
+        self.shown: list[RegistryAuth | None] = []
+        """The credentials of each pull."""
         self.latency = 0.0
         """Seconds per pull."""
         self._images: dict[str, Image] = {}
@@ -77,12 +84,31 @@ class FakeImages:
     async def layer_sizes(self) -> dict[str, int]:
         return {}
 
-    async def pull(self, reference: str) -> AsyncIterator[str]:
+    async def log_in(self, server: str, auth: RegistryAuth) -> str:
+        """A registry knows the users of its private images."""
+        if auth not in self.private.values():
+            raise Unauthorized(
+                f'Get "https://{server}/v2/": unauthorized: incorrect username or password'
+            )
+        return ""
+
+    async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
+        self._check(reference, auth)
+        digest = f"sha256:{hashlib.sha256(_full(reference).encode()).hexdigest()}"
+        return Distribution(media_type=_INDEX, digest=digest, size=len(reference))
+
+    def _check(self, reference: str, auth: RegistryAuth | None) -> None:
+        wanted = {_full(known): auth for known, auth in self.private.items()}.get(_full(reference))
+        is_there = wanted or _full(reference) in {_full(known) for known in self.registry}
+        if not is_there or (wanted is not None and auth != wanted):
+            raise NotFound(f"No such image: {reference}")
+
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
         self.pulls.append(reference)
+        self.shown.append(auth)
         yield f"Pulling {reference}"
         await asyncio.sleep(self.latency)
-        if _full(reference) not in {_full(known) for known in self.registry}:
-            raise NotFound(f"No such image: {reference}")
+        self._check(reference, auth)
         self.add(reference)
         yield "Done"
 

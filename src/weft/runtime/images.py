@@ -29,9 +29,11 @@ from weft.model.container import Image
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse, qualified
+from weft.model.registry import USUAL, Distribution, RegistryAuth, RegistrySettings
 from weft.runtime.archive import ArchivedImage, Blobs, open_archive, open_directory
 from weft.runtime.image_index import ImageIndex
 from weft.runtime.layers import LayerStore, Staging, remove_all
+from weft.runtime.registry_login import log_in
 from weft.runtime.room import Room
 from weft.runtime.skopeo import Registry
 from weft.runtime.threads import Threads
@@ -56,7 +58,11 @@ class _Named(msgspec.Struct, frozen=True):
 
 class ImageStore:
     def __init__(
-        self, root: Path, clock: Callable[[], Nanoseconds], shared: Path | None = None
+        self,
+        root: Path,
+        clock: Callable[[], Nanoseconds],
+        shared: Path | None = None,
+        registries: RegistrySettings = USUAL,
     ) -> None:
         """`shared`: a directory of layers that other stores use too, and that this store never
         cleans up. Raises `OperationFailed` if the directory cannot be made."""
@@ -64,7 +70,8 @@ class ImageStore:
         self._clock = clock
         self._layers = LayerStore(shared if shared is not None else root / "layers")
         self._owns_layers = shared is None
-        self._registry = Registry()
+        self._registries = registries
+        self._registry = Registry(registries)
         self._users: Callable[[str], list[ContainerId]] = lambda _: []
         self._threads = Threads("images", _THREADS)
         self._unpacking = asyncio.Semaphore(_UNPACKING)
@@ -135,10 +142,16 @@ class ImageStore:
 
     # pulling and loading
 
-    async def pull(self, reference: str) -> AsyncIterator[str]:
+    async def log_in(self, server: str, auth: RegistryAuth) -> str:
+        return await log_in(server, auth, self._registries)
+
+    async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
+        return await self._registry.distribution(*parse(reference), auth)
+
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
         name, tag, digest = parse(reference)
         path = qualified(name).partition("/")[2]
-        found = await self._registry.digest(name, tag, digest)
+        found = await self._registry.digest(name, tag, digest, auth)
         yield f"{tag or digest}: Pulling from {path}"  # not before: an error has its own status
         yield f"Digest: {found}"
         text, whole = _text(name, tag, digest), f"{name}@{found}"
@@ -146,7 +159,7 @@ class ImageStore:
         if await self._name_known(tags, whole):
             yield f"Status: Image is up to date for {text}"
         else:
-            await self._fetch(name, text, tags, whole)
+            await self._fetch(name, text, tags, whole, auth)
             yield f"Status: Downloaded newer image for {text}"
 
     async def _name_known(self, tags: tuple[str, ...], whole: str) -> bool:
@@ -162,10 +175,12 @@ class ImageStore:
     def _has_layers(self, image: Image) -> bool:
         return all(self._layers.size(digest) is not None for digest in image.layers)
 
-    async def _fetch(self, name: str, text: str, tags: tuple[str, ...], whole: str) -> None:
+    async def _fetch(
+        self, name: str, text: str, tags: tuple[str, ...], whole: str, auth: RegistryAuth | None
+    ) -> None:
         async with self._temporary() as (directory, stop):
             room = Room(directory, stop.is_set)
-            await self._registry.fetch(name, whole.rpartition("@")[2], directory, room)
+            await self._registry.fetch(name, whole.rpartition("@")[2], directory, room, auth)
             await self._take_in(stop, self._unpack_directory, directory, text, tags, whole)
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:

@@ -16,6 +16,7 @@ import shutil
 import signal
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -168,11 +169,16 @@ def spawn(
     return Process(pid)
 
 
-async def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Output:
-    """Runs a program to its end. If the caller is cancelled, the program is killed."""
+async def run(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    fds: Mapping[int, int] = MappingProxyType({}),
+) -> Output:
+    """Runs a program to its end. If the caller is cancelled, the program is killed. `fds`: as
+    `spawn`; the program gets them besides its output."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        process = spawn(argv, {1: write_end, 2: write_end}, env)
+        process = spawn(argv, {**fds, 1: write_end, 2: write_end}, env)
     except BaseException:
         os.close(read_end)
         raise

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.api.served import serving
 from weft.api.schema.system import info_json
 from weft.model.host import HostInfo
+from weft.model.registry import RegistrySettings
 
 HOST = HostInfo(
     hostname="h", engine_id="i", kernel="6", operating_system="Debian", os_version="12",
@@ -34,10 +35,22 @@ def test_registries_are_those_that_the_daemon_uses(tmp_path: Path) -> None:
         async with serving(tmp_path / "docker.sock") as (_, ask):
             _, shown, _ = await ask("GET", "/info")
             assert shown["RegistryConfig"]["IndexConfigs"]["docker.io"]["Official"] is True
-            assert shown["RegistryConfig"]["InsecureRegistryCIDRs"] == ["127.0.0.0/8"]
+            assert shown["RegistryConfig"]["InsecureRegistryCIDRs"] == ["::1/128", "127.0.0.0/8"]
             assert shown["NFd"] > 0
 
     asyncio.run(main())
+
+
+def test_configured_registries_are_shown() -> None:
+    settings = RegistrySettings(
+        insecure=("reg.test:5000", "192.0.2.0/24"), mirrors=("https://mirror.test",)
+    )
+    host = msgspec.structs.replace(HOST, registries=settings)
+    shown = info_json(host, {}, {}, 0, 1)["RegistryConfig"]
+    assert shown["IndexConfigs"]["reg.test:5000"]["Secure"] is False
+    assert shown["IndexConfigs"]["docker.io"]["Mirrors"] == ["https://mirror.test"]
+    assert shown["Mirrors"] == ["https://mirror.test"]
+    assert shown["InsecureRegistryCIDRs"] == ["::1/128", "127.0.0.0/8", "192.0.2.0/24"]
 
 
 def test_networks_of_the_host_are_as_old_as_the_daemon(tmp_path: Path) -> None:

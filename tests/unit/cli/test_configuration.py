@@ -244,3 +244,31 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, how: str) -> None:
     damage(path, how)
     with pytest.raises(InvalidArgument, match=f"cannot read configuration {path}"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("insecure-registries", "http://reg.test"),
+        ("insecure-registries", "192.0.2.1/24"),
+        ("insecure-registries", ""),
+        ("registry-mirrors", "mirror.test"),
+        ("registry-mirrors", "ftp://mirror.test"),
+        ("registry-mirrors", "https://me:pw@mirror.test"),
+        ("registry-mirrors", 'https://mirror.test/"'),
+    ],
+)
+def test_registries_that_cannot_be_used(key: str, value: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"cannot use {key}"):
+        make_options({key: [value]})
+
+
+def test_registries_of_the_configuration() -> None:
+    options = make_options(
+        {
+            "insecure-registries": ["reg.test:5000", "192.0.2.0/24"],
+            "registry-mirrors": ["https://mirror.test/hub"],
+        }
+    )
+    assert options.registries.is_insecure("192.0.2.3:5000")
+    assert options.registries.mirrors == ("https://mirror.test/hub",)

@@ -7,6 +7,7 @@ from weft.api.schema.common import Json, rfc3339
 from weft.api.schema.healthcheck import health_check_json
 from weft.model.container import Image, ImageConfig
 from weft.model.meta import SECOND
+from weft.model.registry import Distribution
 from weft.runtime.base import Images
 
 
@@ -54,6 +55,20 @@ def image_json(image: Image) -> Json:
         "GraphDriver": {"Data": None, "Name": "overlay2"},
         "RootFS": {"Type": "layers", "Layers": list(image.layers)},
         "Metadata": {"LastTagTime": rfc3339(0)},
+    }
+
+
+def distribution_json(found: Distribution) -> Json:
+    return {
+        "Descriptor": {
+            "mediaType": found.media_type,
+            "digest": found.digest,
+            "size": found.size,
+        },
+        "Platforms": [
+            {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
+            for architecture, os, variant in found.platforms
+        ],
     }
 
 

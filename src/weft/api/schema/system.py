@@ -7,6 +7,7 @@ from weft.api.schema.swarm import cluster_info_json
 from weft.model.cluster import Cluster
 from weft.model.host import HostInfo
 from weft.model.membership import Membership
+from weft.model.registry import HUB, RegistrySettings
 
 GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -20,19 +21,7 @@ CAPABILITIES: Json = {
     "IPv4Forwarding": True,
 }
 """Kernel features that Weft requires anyway."""
-REGISTRY: Json = {
-    "IndexServerAddress": "https://index.docker.io/v1/",
-    "RegistryConfig": {
-        "IndexConfigs": {
-            "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
-        },
-        "InsecureRegistryCIDRs": ["127.0.0.0/8"],
-        "Mirrors": None,
-    },
-    "HttpProxy": "",
-    "HttpsProxy": "",
-    "NoProxy": "",
-}
+INDEX_SERVER = "https://index.docker.io/v1/"
 
 
 def version_json(info: HostInfo, api: str, min_api: str) -> Json:
@@ -109,7 +98,7 @@ def info_json(
         "CgroupVersion": info.cgroup_version,
         "NEventsListener": 0,
         **_system_json(info),
-        **REGISTRY,
+        **_registries_json(info.registries),
         "NCPU": info.cpus,
         "MemTotal": info.memory,
         "GenericResources": None,
@@ -129,6 +118,26 @@ def info_json(
         "CDISpecDirs": [],
         "Warnings": list(info.warnings) or None,
         "StartedAt": rfc3339(info.started_at),
+    }
+
+
+def _registries_json(settings: RegistrySettings) -> Json:
+    named = [text for text in settings.insecure if "/" not in text]
+    mirrors = list(settings.mirrors)
+    index = {
+        name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in named
+    }
+    index[HUB] = {"Name": HUB, "Mirrors": mirrors, "Secure": True, "Official": True}
+    return {
+        "IndexServerAddress": INDEX_SERVER,
+        "RegistryConfig": {
+            "IndexConfigs": index,
+            "InsecureRegistryCIDRs": [str(subnet) for subnet in settings.insecure_subnets],
+            "Mirrors": mirrors or None,
+        },
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
     }
 
 
