@@ -2,6 +2,7 @@
 task, and reads them with the runtime's reader. A reader waits while its lines are not sent."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -11,6 +12,8 @@ from weft.agent.workloads import SERVICE_LABEL, TASK_LABEL
 from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
+from weft.model.log_details import Details, details
+from weft.model.log_options import READABLE
 from weft.model.logs import Seen, note
 from weft.model.meta import Nanoseconds
 from weft.session.messages import LogLines, LogsRequest
@@ -68,6 +71,8 @@ class TaskLogs:
         self._seen: Seen = dict(request.seen)
         self._reading: set[ContainerId] = set()
         self._lines: BoundedQueue[Told] = BoundedQueue(UNSENT)
+        self._details: dict[TaskId, Details] = {}
+        """Of the tasks that were read and have any."""
         self._errors: list[str] = []
         """Why some logs could not be read."""
 
@@ -77,7 +82,9 @@ class TaskLogs:
         reading = asyncio.create_task(self._run())
         try:
             while lines := await self._lines.take():
-                yield LogLines(tuple(lines))
+                tasks = {task for task, _ in lines}
+                known = {task: self._details[task] for task in tasks if task in self._details}
+                yield LogLines(tuple(lines), known)
             await reading
         finally:
             reading.cancel()
@@ -136,11 +143,13 @@ class TaskLogs:
         )
 
     async def _read(self, container: Container, tail: int | None) -> None:
-        if container.config.log_driver == "none":
+        if container.config.log_driver not in READABLE:
             return
         task = TaskId(container.config.labels[TASK_LABEL])
         last, known = self._seen.get(task, (0, 0))
         try:
+            if found := details(container, os.uname().nodename):
+                self._details[task] = found
             async with aclosing(
                 self._whole_lines(container.id, last, None if known else tail)
             ) as lines:

@@ -33,6 +33,7 @@ def workload(task: TaskAssignment) -> Workload:
         labels=spec.labels | swarm_labels(task),
         limits=task.spec.limits,
         log_driver=task.spec.log_driver,
+        log_options=task.spec.log_options,
         attachments=task.attachments,
         ports=task.ports,
         host_network=task.spec.host_network,

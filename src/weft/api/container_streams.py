@@ -1,7 +1,9 @@
 """A container's output: its logs, and `attach` to its streams."""
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
+from urllib.parse import quote_plus
 
 from aiohttp import web
 
@@ -13,6 +15,8 @@ from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.streams import ERROR, STDERR, STDOUT, carry, frame, join, streamed
 from weft.errors import Conflict, InvalidArgument, Unsupported
 from weft.model.container import Container, ContainerState, LogLine
+from weft.model.log_details import details
+from weft.model.log_options import READABLE, UNREADABLE
 from weft.model.numbers import decimal
 
 
@@ -37,10 +41,11 @@ def content_type(call: Call, framed: bool) -> str:
 async def logs(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
     outputs = wanted_outputs(call)
-    if container.config.log_driver == "none":
-        raise Unsupported("configured logging driver does not support reading")
+    if container.config.log_driver not in READABLE:
+        raise Unsupported(UNREADABLE)
+    said = b""
     if call.flag("details"):
-        raise Unsupported("details of log lines (details) are not supported by Weft")
+        said = details_bytes(details(container, os.uname().nodename))
     lines = call.node.containers.logs(
         container.id,
         follow=call.flag("follow"),
@@ -60,7 +65,7 @@ async def logs(call: Call) -> web.StreamResponse:
     ):
         async for line in lines:
             if line.stream in outputs or not framed:
-                await response.write(_log_bytes(line, call.flag("timestamps"), framed))
+                await response.write(_log_bytes(line, call.flag("timestamps"), framed, said))
     return response.response
 
 
@@ -79,8 +84,16 @@ def _tail(text: str) -> int | None:
     return decimal(text)
 
 
-def _log_bytes(line: LogLine, stamped: bool, framed: bool) -> bytes:
-    data = f"{rfc3339_fixed(line.timestamp)} ".encode() + line.data if stamped else line.data
+def details_bytes(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """`name=value,name=value ` as before a line of a log with details."""
+    return (",".join(f"{quote_plus(n)}={quote_plus(v)}" for n, v in sorted(pairs)) + " ").encode()
+
+
+def _log_bytes(line: LogLine, stamped: bool, framed: bool, said: bytes = b"") -> bytes:
+    """`said`: the details, before the text of the line."""
+    data = said + line.data
+    if stamped:
+        data = f"{rfc3339_fixed(line.timestamp)} ".encode() + data
     return frame(line.stream, data) if framed else data
 
 

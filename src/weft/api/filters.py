@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
-from weft.api.patterns import glob, regular_expression
 from weft.errors import InvalidArgument
+from weft.model.patterns import glob, regular_expression
 
 T = TypeVar("T")
 MAX_VALUES = 256

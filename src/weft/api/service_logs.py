@@ -11,18 +11,18 @@ from functools import lru_cache
 from aiohttp import web
 
 from weft.api.call import Call
-from weft.api.container_streams import content_type, grabbing_failed, wanted_outputs
+from weft.api.container_streams import content_type, details_bytes, grabbing_failed, wanted_outputs
 from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.services import find_service
 from weft.api.streams import STDERR, STDOUT, frame, streamed
 from weft.api.tasks import find_task
 from weft.errors import InvalidArgument, Unsupported
 from weft.model.ids import NodeId, ServiceId, TaskId
+from weft.model.log_details import Details
+from weft.model.log_options import READABLE, UNREADABLE
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.numbers import decimal
 from weft.model.service import TaskSpec
-
-DETAILS = "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={} "
 
 
 async def of_service(call: Call) -> web.StreamResponse:
@@ -69,8 +69,8 @@ def _tail(text: str) -> int | None:
 
 async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamResponse:
     """Sends frames unless the current spec gives the tasks a terminal."""
-    if spec.log_driver == "none":
-        raise Unsupported("configured logging driver does not support reading")
+    if spec.log_driver not in READABLE:
+        raise Unsupported(UNREADABLE)
     framed, stamped, detailed = (
         not spec.container.tty,
         call.flag("timestamps"),
@@ -94,15 +94,16 @@ async def _stream(call: Call, spec: TaskSpec, wanted: LogsWanted) -> web.StreamR
 
 
 @lru_cache(1024)
-def _details(node: NodeId, service: ServiceId, task: TaskId) -> bytes:
+def _details(node: NodeId, service: ServiceId, task: TaskId, others: Details) -> bytes:
     """Cached because every line has details."""
-    return DETAILS.format(node, service, task).encode()
+    own = (("node", node), ("service", service), ("task", task))
+    return details_bytes((*others, *((f"com.docker.swarm.{kind}.id", id) for kind, id in own)))
 
 
 def _bytes(log: TaskLog, stamped: bool, detailed: bool, framed: bool) -> bytes:
     data = log.line.data
     if detailed:
-        data = _details(log.node, log.service, log.task) + data
+        data = _details(log.node, log.service, log.task, log.details) + data
     if stamped:
         data = f"{rfc3339_fixed(log.line.timestamp)} ".encode() + data
     return frame(log.line.stream, data) if framed else data

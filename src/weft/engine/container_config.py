@@ -63,6 +63,7 @@ def container_config(
         hosts=hosts_file(workload, hostname, overlays, sandbox),
         resolv_conf=resolv_conf(spec, host.resolver, own=sandbox is not None),
         log_driver=workload.log_driver,
+        log_options=workload.log_options,
         ports=tuple(
             port
             for port in workload.ports

@@ -90,7 +90,11 @@ class LogStream:
             for task, line in lines:
                 note(self._seen, task, line)
         size = sum(len(line.data) + OVERHEAD for _, line in lines)
-        items = [TaskLog(node, services[task], task, line) for task, line in lines]
+        size += sum(len(name) + len(value) for all in frame.details.values() for name, value in all)
+        items = [
+            TaskLog(node, services[task], task, line, frame.details.get(task, ()))
+            for task, line in lines
+        ]
         return Accepted(items, size, cost)
 
     def _is_on(self, node: NodeId, id: TaskId) -> bool:

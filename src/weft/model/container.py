@@ -86,6 +86,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     resolv_conf: str = ""
     """Content of /etc/resolv.conf."""
     log_driver: str = "json-file"
+    log_options: dict[str, str] = msgspec.field(default_factory=dict)
     ports: tuple[PublishedPort, ...] = ()
     """Ports of this host that lead to the container."""
     mounts: tuple[MountPoint, ...] = ()

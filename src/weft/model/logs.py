@@ -4,6 +4,7 @@ import msgspec
 
 from weft.model.container import LogLine
 from weft.model.ids import NodeId, ServiceId, TaskId
+from weft.model.log_details import Details
 from weft.model.meta import Nanoseconds
 
 
@@ -47,3 +48,5 @@ class TaskLog(msgspec.Struct, frozen=True):
     service: ServiceId
     task: TaskId
     line: LogLine
+    details: Details = ()
+    """What the log options of the task ask to be said about its container."""

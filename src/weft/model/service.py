@@ -124,6 +124,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     host_network: bool = False
     """Whether the tasks use the predefined network `host`; then they have no sandbox."""
     log_driver: str = "json-file"
+    log_options: dict[str, str] = msgspec.field(default_factory=dict)
     force_update: int = 0
 
 

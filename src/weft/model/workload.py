@@ -26,6 +26,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Labels of the container."""
     limits: Resources = Resources()
     log_driver: str = "json-file"
+    log_options: dict[str, str] = {}
     attachments: tuple[Attachment, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     """In host mode, ports that this host forwards to the container; in the mesh, ports that it

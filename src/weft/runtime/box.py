@@ -76,6 +76,13 @@ class Box:
     def write_container(self, **changes: Any) -> None:
         self.write(container=msgspec.structs.replace(self.container, **changes))
 
+    def close_processes(self) -> None:
+        """The daemon looks at them no more."""
+        for process in (self.conmon, self.init):
+            if process is not None:
+                process.close()
+        self.conmon = self.init = None
+
     def ended_container(self, moment: Nanoseconds) -> Container:
         """The container after its end, as conmon wrote it down."""
         code = None if self.host_was_down else self.directory.exit_code

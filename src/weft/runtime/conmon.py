@@ -44,11 +44,12 @@ from weft.model.volume import volumes_of
 from weft.runtime.box import Box, ImageFiles, check_free, opened, signal_number
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
+from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.container_mounts import ContainerMounts, put_away
 from weft.runtime.devices import find_devices
 from weft.runtime.init_files import make_init_files
 from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
-from weft.runtime.logs import LogQuery, read_log
+from weft.runtime.logs import LogQuery
 from weft.runtime.memory import mounted
 from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2
@@ -92,6 +93,7 @@ class ConmonRuntime:
         self._oci = Oci(self._run / "oci", "auto", "conmon", patience)
         self._boxes: dict[ContainerId, Box] = {}
         self._mounts = ContainerMounts(volumes, self._users_of)
+        self._logs = ContainerLogs()
         self._loaded = False
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.limits_swap = swap_is_accounted()
@@ -116,6 +118,7 @@ class ConmonRuntime:
         adopt_orphans()
         await self._load_profile()
         self.version, self.conmon_version = await self._oci.versions()
+        self._logs.load(self.conmon_version)
         async with asyncio.TaskGroup() as group:
             for path in self._containers.iterdir():
                 group.create_task(self._load(Directory(path)))
@@ -235,9 +238,12 @@ class ConmonRuntime:
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
             "hostname": f"{config.hostname}\n".encode(), "config.json": document,
         })  # fmt: skip
+        log_bytes = self._logs.conmon_begins(directory, config)
         tty, stdin = config.spec.tty, config.spec.open_stdin
         with mounted(directory.memory, files):
-            conmon, init = await self._oci.create(config.id, directory.path, tty=tty, stdin=stdin)
+            conmon, init = await self._oci.create(
+                config.id, directory.path, log_bytes=log_bytes, tty=tty, stdin=stdin
+            )
         put_away(directory.places)
         try:
             box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))
@@ -303,6 +309,7 @@ class ConmonRuntime:
     def _watch(self, box: Box) -> None:
         """Watches the container's conmon, even if another daemon started it."""
         box.conmon, box.init = opened(box.record.conmon), opened(box.record.init)
+        self._logs.attend(box)
         box.watcher = asyncio.create_task(
             self._watch_end(box), name=f"container {box.container.id[:12]}"
         )
@@ -331,10 +338,8 @@ class ConmonRuntime:
     async def _put_away(self, box: Box) -> None:
         """Releases the resources of an ended container: its state in the OCI runtime, its cgroup,
         its mount."""
-        for process in (box.conmon, box.init):
-            if process is not None:
-                process.close()
-        box.conmon = box.init = None
+        box.close_processes()
+        await self._logs.leave(box.container.id)
         if self._oci.knows(box.container.id):
             try:
                 await self._oci.delete(box.container.id)
@@ -421,12 +426,8 @@ class ConmonRuntime:
         until: Nanoseconds = 0,
         tail: int | None = None,
     ) -> AsyncGenerator[LogLine, None]:
-        box = self._box(id)
-        return read_log(
-            box.directory.log,
-            LogQuery(follow=follow, since=since, until=until, tail=tail),
-            box.ended.wait,
-        )
+        query = LogQuery(follow=follow, since=since, until=until, tail=tail)
+        return self._logs.read(self._box(id), query)
 
     async def resize(self, id: ContainerId, rows: int, columns: int) -> None:
         resize_container(self._box(id).directory.path, rows, columns)
@@ -481,9 +482,8 @@ class ConmonRuntime:
         watchers = [box.watcher for box in self._boxes.values() if box.watcher is not None]
         await asyncio.gather(*watchers, return_exceptions=True)
         for box in self._boxes.values():
-            for process in (box.conmon, box.init):
-                if process is not None:
-                    process.close()
+            box.close_processes()
+        await self._logs.close()
 
     def box(self, id: ContainerId) -> Box:
         """For what looks into containers (`inside.py`)."""

@@ -1,4 +1,5 @@
-"""A container's log as conmon writes it (the format of Kubernetes' CRI), read back line by line.
+"""A container's log as conmon writes it (the format of Kubernetes' CRI), read back line by line,
+over all its files.
 
 2026-11-24T00:05:31.123456789+00:00 stdout F text
 
@@ -8,10 +9,9 @@ is a whole line; P instead of F marks a part of a line that was too long or unfi
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from weft.model.container import LogLine
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.inotify import FileWatch
+from weft.runtime.log_files import LogFiles, Segment
 
 _STREAMS = {b"stdout": 1, b"stderr": 2}
 _LINES_AT_ONCE = 200
@@ -38,15 +39,15 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_log(
-    path: Path, query: LogQuery, ended: Callable[[], Awaitable[object]]
+    files: LogFiles, query: LogQuery, ended: Callable[[], Awaitable[object]]
 ) -> AsyncGenerator[LogLine, None]:
     """The lines in the log; with `follow` also new lines, until `ended` returns or a line is later
     than `until`."""
     try:
-        file = path.open("rb")
+        tail = _Tail(files)
     except FileNotFoundError:
         return
-    with closing(_Tail(path, file)) as log:
+    with closing(tail) as log:
         skipped, lines = await _skipped(log, query), Lines()
         async for line in _gently(log.lines()):
             if query.wants(line) and (skipped <= 0 or lines.number(line) > skipped):
@@ -91,13 +92,13 @@ async def _skipped(log: "_Tail", query: LogQuery) -> int:
     line's last pieces are found."""
     if query.tail is None:
         return 0
-    start = await log.near_end(query.tail + 3) if not query.since and not query.until else 0
-    log.seek(start)
-    lines = Lines()
-    async for line in _gently(log.lines(to_the_next=False)):
+    if not query.since and not query.until:
+        await log.go_near_end(query.tail + 3)
+    start, lines = log.place(), Lines()
+    async for line in _gently(log.lines()):
         if query.wants(line):
             lines.number(line)
-    log.seek(start)
+    log.go_to(start)
     return lines.newest - query.tail
 
 
@@ -124,18 +125,68 @@ async def _follow(
 
 
 class _Tail:
-    """A file that grows, and that conmon replaces with a new file when it is full."""
+    """The files of a log, read from one to the next. The last one grows, and conmon puts a new file
+    in its place when it is full. Files that are removed while they wait to be read are passed
+    over."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path = path
-        self._file = file
+    def __init__(self, files: LogFiles) -> None:
+        """Raises `FileNotFoundError` if there is no log."""
+        self._files = files
         self._watch: FileWatch | None = None
+        self._segment, self._file = self._opened(files.segments())
 
-    def seek(self, position: int) -> None:
-        self._file.seek(position)
+    @staticmethod
+    def _opened(segments: list[Segment]) -> tuple[Segment, BinaryIO]:
+        """The first of the files that is still there."""
+        for segment in segments:
+            with suppress(FileNotFoundError):
+                return segment, segment.open()
+        raise FileNotFoundError
 
-    async def near_end(self, ends: int) -> int:
-        """Start of the last records that contain `ends` line ends; 0 if the file has fewer."""
+    def _switch(self, segment: Segment, file: BinaryIO) -> None:
+        """A follower watches the new file before its first read, so that no write is missed."""
+        is_watched = self._watch is not None
+        self.close()
+        self._segment, self._file = segment, file
+        if is_watched:
+            self.watch()
+
+    def place(self) -> tuple[int, int]:
+        return self._segment.number, self._file.tell()
+
+    def go_to(self, place: tuple[int, int]) -> None:
+        number, position = place
+        if self._segment.number != number:
+            self._switch(*self._opened(self._files.since(number)))
+        self._file.seek(position if self._segment.number == number else 0)
+
+    async def go_near_end(self, ends: int) -> None:
+        """Goes to the last records that contain `ends` line ends; to the beginning if there are
+        fewer."""
+        for segment in reversed(self._files.segments()):
+            try:
+                file = segment.open()
+            except FileNotFoundError:
+                return
+            self._switch(segment, file)
+            position, ends = await (
+                self._all_ends(ends) if segment.is_compressed else self._last_ends(ends)
+            )
+            self._file.seek(position)
+            if not ends:
+                return
+
+    async def _all_ends(self, ends: int) -> tuple[int, int]:
+        """As `_last_ends`, for a file that can be read from its beginning only."""
+        found = 0
+        for count, record in enumerate(self._file, 1):
+            found += _ends_line(record)
+            if count % _LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return 0, max(0, ends - found)
+
+    async def _last_ends(self, ends: int) -> tuple[int, int]:
+        """(start of the last records that contain `ends` line ends, how many ends are missing)."""
         position, rest = self._file.seek(0, os.SEEK_END), b""
         while position:
             step = min(_BLOCK, position)
@@ -146,43 +197,45 @@ class _Tail:
                 start -= len(record)
                 ends -= _ends_line(record)
                 if not ends:
-                    return start
+                    return start, 0
                 start -= 1
             rest = first
             await asyncio.sleep(0)
-        return 0
+        return 0, ends
 
-    def lines(self, to_the_next: bool = True) -> Iterator[LogLine]:
-        """The complete lines since the last call. `to_the_next`: continues with the file that has
-        replaced this one, if there is one."""
+    def lines(self) -> Iterator[LogLine]:
+        """The complete lines since the last call."""
+        is_complete = False
         while True:
             position = self._file.tell()
             raw = self._file.readline()
-            if not raw.endswith(b"\n"):
-                self._file.seek(position)
-                if not (to_the_next and self._replaced()):
+            if raw.endswith(b"\n"):
+                line = parse_line(raw)
+                if line is not None:
+                    yield line
+            elif is_complete:
+                # Nothing is written to the file any more, and now it was read to its end.
+                if not self._go_on():
                     return
-                continue
-            line = parse_line(raw)
-            if line is not None:
-                yield line
+                is_complete = False
+            else:
+                self._file.seek(position)
+                is_complete = self._files.after(self._segment) is not None
+                if not is_complete:
+                    return
 
-    def _replaced(self) -> bool:
-        """Switches to the file that is now at the path, if it is another one."""
-        try:
-            if self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
-                return False
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return False
-        self.close()
-        self._file, self._watch = file, FileWatch(self._path)
-        return True
+    def _go_on(self) -> bool:
+        """Switches to the next file."""
+        while (following := self._files.after(self._segment)) is not None:
+            with suppress(FileNotFoundError):
+                self._switch(following, following.open())
+                return True
+        return False
 
     def watch(self) -> None:
         """Begins to watch the file, so that `changed` misses no change from now on."""
         if self._watch is None:
-            self._watch = FileWatch(self._path)
+            self._watch = FileWatch(self._files.path)
 
     async def changed(self, or_done: "asyncio.Future[object]") -> None:
         """Returns when the file was written to or replaced since the last call, or the future is

@@ -18,8 +18,6 @@ from weft.errors import OperationFailed
 from weft.model.numbers import decimal
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
-_LOG_BYTES = 64 << 20
-"""At this size conmon begins a new log, so that a busy container cannot fill the disk."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
 """Number of attempts to remove a cgroup, and seconds between them."""
@@ -58,13 +56,14 @@ class Oci:
         return found[0], found[1]
 
     async def create(
-        self, id: str, directory: Path, *, tty: bool, stdin: bool
+        self, id: str, directory: Path, *, log_bytes: int, tty: bool, stdin: bool
     ) -> tuple[Process, ProcessId]:
         """Makes the container that `directory`/config.json describes: (its conmon, its first
-        process, which waits for start). Raises `OperationFailed` with the runtime's own text."""
+        process, which waits for start). `log_bytes`: when its log is as long, conmon begins a new
+        one. Raises `OperationFailed` with the runtime's own text."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            argv = self._conmon_arguments(id, directory, tty, stdin)
+            argv = self._conmon_arguments(id, directory, log_bytes, tty, stdin)
             conmon = spawn(argv, {3: write_end}, {**os.environ, "_OCI_SYNCPIPE": "3"})
         except BaseException:
             os.close(read_end)
@@ -92,7 +91,9 @@ class Oci:
             raise
         return conmon, process
 
-    def _conmon_arguments(self, id: str, directory: Path, tty: bool, stdin: bool) -> list[str]:
+    def _conmon_arguments(
+        self, id: str, directory: Path, log_bytes: int, tty: bool, stdin: bool
+    ) -> list[str]:
         """Runs in the container's directory, because conmon writes the file `oom` to its working
         directory."""
         files = [
@@ -107,7 +108,7 @@ class Oci:
             "--log-path",
             f"k8s-file:{directory / 'log'}",
             "--log-size-max",
-            str(_LOG_BYTES),
+            str(log_bytes),
             "--no-sync-log",
         ]
         streams = [

@@ -6,7 +6,7 @@
                          config.json   for the OCI runtime; hosts, hostname, resolv.conf as the
                                        container sees them (readable there by every user; here only
                                        root can read any of these files)
-                         log           the container's output
+                         log, log.*    the container's output (`log_files.py`)
                          <id>          its exit code, written by conmon; oom: exists if the
                                        container ran out of memory
                          attach, ctl   conmon's socket and FIFO

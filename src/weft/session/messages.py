@@ -15,6 +15,7 @@ from weft.model.certificate import ManagerCertificate
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineState
 from weft.model.ids import NodeId, TaskId
+from weft.model.log_details import Details
 from weft.model.logs import LogsWanted
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
@@ -192,6 +193,8 @@ class LogLines(msgspec.Struct, frozen=True, tag=True):
     """A frame that answers `LogsRequest`."""
 
     lines: tuple[tuple[TaskId, LogLine], ...]
+    details: dict[TaskId, Details] = msgspec.field(default_factory=dict)
+    """Of the containers of these tasks, as far as they have any."""
 
 
 class EngineStateFrame(msgspec.Struct, frozen=True, tag=True):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.api.filters import MAX_VALUES, name_test, parse, reference_test
-from weft.api.patterns import MAX_LENGTH, glob, regular_expression
 from weft.errors import InvalidArgument
+from weft.model.patterns import MAX_LENGTH, glob, regular_expression
 
 ATOMS = st.sampled_from(
     [

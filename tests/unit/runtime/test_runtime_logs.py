@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.model.container import LogLine
+from weft.model.log_options import FilePolicy
+from weft.runtime.log_files import LogFiles
 from weft.runtime.logs import LogQuery, parse_line, parse_timestamp, read_log
 
 
@@ -33,7 +35,7 @@ def read(path: Path, query: LogQuery, ended: asyncio.Event | None = None) -> lis
     async def collect() -> list[LogLine]:
         over = ended or asyncio.Event()
         over.set()
-        return [line async for line in read_log(path, query, over.wait)]
+        return [line async for line in read_log(LogFiles(path, FilePolicy()), query, over.wait)]
 
     return asyncio.run(collect())
 
@@ -155,7 +157,7 @@ def test_a_long_log_stops_nobody_else(tmp_path: Path, query: LogQuery) -> None:
                 await asyncio.sleep(0)
 
         working = asyncio.create_task(others())
-        async for _ in read_log(path, query, asyncio.Event().wait):
+        async for _ in read_log(LogFiles(path, FilePolicy()), query, asyncio.Event().wait):
             pass
         working.cancel()
         return turns
@@ -171,7 +173,7 @@ def test_a_follower_sees_what_comes_and_a_log_started_anew(tmp_path: Path) -> No
     async def follow() -> list[LogLine]:
         ended = asyncio.Event()
         seen = []
-        async for line in read_log(path, LogQuery(follow=True), ended.wait):
+        async for line in read_log(LogFiles(path, FilePolicy()), LogQuery(follow=True), ended.wait):
             seen.append(line)
             if line == first:
                 with path.open("ab") as file:

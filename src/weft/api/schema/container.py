@@ -215,7 +215,7 @@ def _host_config_json(container: Container) -> Json:
     confinement, privileged = container.confinement, spec.privileges.privileged
     body: dict[str, Any] = {name: value for value, names in UNUSED for name in names}
     return body | {
-        "LogConfig": {"Type": config.log_driver, "Config": {}},
+        "LogConfig": {"Type": config.log_driver, "Config": config.log_options},
         "NetworkMode": _network_mode(container),
         "PortBindings": _bindings(container, ("",)),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},

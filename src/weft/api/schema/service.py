@@ -26,6 +26,7 @@ from weft.api.schema.service_wire import (
     UpdateWire,
 )
 from weft.errors import InvalidArgument, Unsupported
+from weft.model import log_options
 from weft.model.ids import NetworkId
 from weft.model.meta import SECOND
 from weft.model.service import (
@@ -86,11 +87,6 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
         raise InvalidArgument(
             "TaskTemplate.Networks: the network host cannot be combined with other networks"
         )
-    if wire.log_driver.name not in ("", "json-file", "none"):
-        raise Unsupported(
-            f"TaskTemplate.LogDriver.Name: the log driver {wire.log_driver.name} is not supported"
-            " by Weft"
-        )
     restart, limits, reservations = (
         wire.restart_policy,
         wire.resources.limits,
@@ -109,7 +105,8 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
         placement=_placement_from(wire.placement),
         networks=attached,
         host_network=len(attached) < len(targets),
-        log_driver=wire.log_driver.name or "json-file",
+        log_driver=wire.log_driver.name or log_options.DEFAULT,
+        log_options=wire.log_driver.options,
         force_update=wire.force_update,
     )
 
@@ -249,8 +246,8 @@ def task_template_json(task: TaskSpec) -> Json:
     if task.host_network:
         networks = [{"Target": HOST}]
     body |= omit_empty({"Networks": networks})
-    if task.log_driver != "json-file":
-        body["LogDriver"] = {"Name": task.log_driver}
+    if task.log_driver != log_options.DEFAULT or task.log_options:
+        body["LogDriver"] = {"Name": task.log_driver} | omit_empty({"Options": task.log_options})
     return body | {"ForceUpdate": task.force_update, "Runtime": "container"}
 
 

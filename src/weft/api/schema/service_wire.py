@@ -115,9 +115,8 @@ class AttachmentWire(Wire, frozen=True):
 
 
 class LogDriverWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = ("Options",)
-
     name: str = ""
+    options: dict[str, str] = field(default_factory=dict)
 
 
 class TaskWire(Wire, frozen=True):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from weft.api.schema.common import Json, rfc3339, rfc3339_fixed
 from weft.api.schema.swarm import cluster_info_json
+from weft.model import log_options
 from weft.model.cluster import Cluster
 from weft.model.host import HostInfo
 from weft.model.membership import Membership
@@ -84,7 +85,7 @@ def info_json(
             "Volume": ["local"],
             "Network": ("bridge", "host", "null", "overlay"),
             "Authorization": None,
-            "Log": ["json-file", "none"],
+            "Log": list(log_options.OPTIONS),
         },
         **CAPABILITIES,
         "SwapLimit": info.swap_limit,

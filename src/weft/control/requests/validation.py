@@ -1,7 +1,8 @@
 """Checks of a specification before anything is done with it; the texts are Docker Swarm's (swarmkit
 manager/controlapi).
 
-Only this module, and `mounts.py` for mounts, checks the specification by itself. Checks that depend on other objects (names,
+Only this module, `mounts.py` for mounts and `log_drivers.py` for logs, checks the specification by
+itself. Checks that depend on other objects (names,
 ports and subnets in use) are where the state is available: `allocator.ports.conflict`,
 `allocator.subnets.overlapping`, the store's unique names. All checks take linear time: names and
 expressions are bounded, and no pattern is ambiguous.
@@ -9,6 +10,7 @@ expressions are bounded, and no pattern is ambiguous.
 
 import re
 
+from weft.control.requests.log_drivers import validate_log_driver
 from weft.control.requests.mounts import validate_mounts
 from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument, clip
@@ -125,6 +127,7 @@ def _validate_task(task: TaskSpec) -> None:
         if value < 0:
             raise InvalidArgument(f"TaskSpec: restart-{name} cannot be negative")
     parse(task.placement.constraints)
+    validate_log_driver(task)
     targets = [attachment.target for attachment in task.networks]
     if len(set(targets)) < len(targets):
         raise InvalidArgument("TaskSpec: a network is attached more than once")
