@@ -25,14 +25,10 @@ from typing import BinaryIO, NamedTuple, cast
 from weft.model.log_options import FilePolicy
 from weft.model.numbers import decimal
 
-_SLACK = 64 << 20
-"""Bytes by which a file may exceed `max_size` while the daemon does not run."""
-_MARGIN = 32 << 20
-"""conmon may write so many bytes between a look at its files and the next: 0.2 s at the 150 MB/s
-that were measured."""
-_NEAR = 64 << 10
-"""More than one record of conmon's: with fewer bytes left to `bound`, it has begun a file by
-itself."""
+SLACK = 64 << 20
+"""Bytes by which a file may exceed `max_size` while the daemon does not run. conmon may write half
+of them between a look at its files and the next: 0.2 s at the 150 MB/s that were measured. With a
+thousandth of them left, which is more than one record, conmon has begun a file by itself."""
 _REOPEN = b"2 0 0\n"
 """conmon's control message to begin a new log file (REOPEN_LOGS_EVENT); a message has three
 numbers."""
@@ -57,11 +53,14 @@ class Segment(NamedTuple):
 
 
 class LogFiles:
-    def __init__(self, path: Path, policy: FilePolicy, *, counts_all: bool = False) -> None:
+    def __init__(
+        self, path: Path, policy: FilePolicy, *, counts_all: bool = False, slack: int = SLACK
+    ) -> None:
         """`path`: what conmon writes. `counts_all`: conmon is older than 2.1.10."""
         self.path = path
         self.policy = policy
         self._counts_all = counts_all
+        self._slack = slack
 
     @property
     def are_many(self) -> bool:
@@ -71,7 +70,7 @@ class LogFiles:
     @property
     def bound(self) -> int:
         """Bytes after which conmon begins a new file by itself."""
-        return self.policy.max_size + (_SLACK if self.are_many else 0)
+        return self.policy.max_size + (self._slack if self.are_many else 0)
 
     def segments(self) -> list[Segment]:
         """All files, the oldest first; the last is the one being written."""
@@ -115,12 +114,14 @@ class LogFiles:
 
     def _counted_by_next(self, complete: Segment) -> int:
         counted = complete.counted + complete.path.stat().st_size
-        return counted if self._counts_all and counted < self.bound - _NEAR else 0
+        return counted if self._counts_all and counted < self.bound - self._slack // 1000 else 0
 
     def is_due(self, segment: Segment) -> bool:
         """Whether a new file may and should be asked for."""
         size = segment.path.stat().st_size
-        return size >= self.policy.max_size and segment.counted + size < self.bound - _MARGIN
+        return (
+            size >= self.policy.max_size and segment.counted + size < self.bound - self._slack // 2
+        )
 
     def ask_for_new(self) -> bool:
         """Asks conmon to begin a new file. False if conmon is gone or does not read: then its own
