@@ -1,9 +1,12 @@
 """Logs of services and tasks as the stock docker command sees them: a real server on a UNIX socket,
 behind it a whole node."""
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import docker.errors
@@ -158,3 +161,74 @@ def test_wrong_requests_for_logs(manager: Daemon) -> None:
     assert "configured logging driver does not support reading" in manager.refused(
         "service", "logs", "mute"
     )
+
+
+def test_the_options_of_log_drivers_are_kept_and_their_details_shown(manager: Daemon) -> None:
+    options = ("max-size=10m", "max-file=3", "compress=true", "labels=team,none", "env-regex=^LEV")
+    manager.container(
+        "--log-driver", "local", *(f"--log-opt={option}" for option in (*options, "tag={{.Name}} 1")),
+        "--container-label", "team=blue", "--env", "LEVEL=high", script="echo seen; exec sleep 600",
+    )  # fmt: skip
+    kept = dict(option.split("=", 1) for option in options) | {"tag": "{{.Name}} 1"}
+    template = "{{json .Spec.TaskTemplate.LogDriver}}"
+    assert json.loads(manager.ok("service", "inspect", "-f", template, "web")) == {
+        "Name": "local",
+        "Options": kept,
+    }
+    eventually(lambda: manager.ok("service", "logs", "--raw", "web") == "seen\n")
+    [container] = manager.ok("ps", "-q").split()
+    config = manager.ok("inspect", "-f", "{{json .HostConfig.LogConfig}}", container)
+    assert json.loads(config) == {"Type": "local", "Config": kept}
+    name = manager.ok("inspect", "-f", "{{.Name}}", container).strip()[1:]
+    assert manager.ok("logs", "--details", container) == f"LEVEL=high,tag={name}+1,team=blue seen\n"
+    assert manager.ok("service", "logs", "--details", "--no-task-ids", "web") == (
+        f"web.1@node1    | LEVEL=high,tag={name} 1,team=blue seen\n"
+    )
+    manager.ok("service", "update", "-d", "--log-driver", "json-file", "web")
+    assert manager.ok("service", "inspect", "-f", template, "web").strip() == "null"
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A manager with the service `there`."""
+    daemon = Daemon(tmp_path_factory.mktemp("refusing") / "docker.sock")
+    daemon.ok("swarm", "init")
+    daemon.container(name="there")
+    yield daemon
+    daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("driver", "option", "cause"),
+    [
+        ("json-file", "size=1", "unknown log opt 'size' for json-file log driver"),
+        ("local", "size=1", "unknown log opt 'size' for log driver local"),
+        ("none", "max-size=1m", "unknown log opt 'max-size' for none log driver"),
+        ("json-file", "max-size=10x", "invalid value for max-size: 10x: invalid suffix: 'x'"),
+        ("local", "max-file=0", "max-file cannot be less than 1"),
+        ("json-file", "compress=true", "compress cannot be true when max-file is less than 2"),
+        ("local", "max-file=1", "compression cannot be enabled when max file count is 1"),
+        ("local", "compress=maybe", "invalid boolean value for compress: maybe"),
+        ("local", "env-regex=(", "invalid value for env-regex: (: not a regular expression"),
+        ("local", "tag={{.Nothing}}", "invalid value for tag"),
+        ("json-file", "mode=non-blocking", "log mode non-blocking (log opt mode) is not supported"),
+        ("gelf", "tag=x", "the log driver gelf is not supported by Weft"),
+    ],
+)
+def test_log_drivers_and_options_that_are_refused(
+    refusing: Daemon, driver: str, option: str, cause: str
+) -> None:
+    argv = ("--log-driver", driver, "--log-opt", option)
+    assert cause in refusing.refused("service", "create", "-d", "--name", "web", *argv, "image")
+    assert cause in refusing.refused("service", "update", "-d", *argv, "there")
+
+
+def test_a_stack_files_logging_is_checked(manager: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "stack.yml"
+    text = "services: {web: {image: x, logging: {driver: local, options: {max-size: %s}}}}"
+    file.write_text(text % "1q")
+    assert "invalid suffix: 'q'" in manager.refused("stack", "deploy", "-c", str(file), "s")
+    file.write_text(text % "1m")
+    manager.ok("stack", "deploy", "-c", str(file), "s")
+    shown = manager.ok("service", "inspect", "-f", "{{.Spec.TaskTemplate.LogDriver}}", "s_web")
+    assert "max-size:1m" in shown

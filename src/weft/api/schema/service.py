@@ -25,7 +25,7 @@ from weft.api.schema.service_wire import (
     TaskWire,
     UpdateWire,
 )
-from weft.errors import InvalidArgument, Unsupported
+from weft.errors import InvalidArgument
 from weft.model import log_options
 from weft.model.ids import NetworkId
 from weft.model.meta import SECOND
