@@ -2,13 +2,13 @@
 container runs, and how it is read."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 
 from weft.errors import InvalidArgument
 from weft.model.container import ContainerConfig, LogLine
 from weft.model.ids import ContainerId
 from weft.model.log_options import FilePolicy, file_policy
+from weft.model.numbers import decimal
 from weft.runtime.box import Box
 from weft.runtime.inotify import Watches
 from weft.runtime.log_files import LogFiles
@@ -28,7 +28,8 @@ class ContainerLogs:
 
     def load(self, conmon: str) -> None:
         """`conmon`: name and version, `conmon 2.1.6`."""
-        version = tuple(int(number) for number in re.findall(r"\d+", conmon)[:3])
+        numbers = conmon.rpartition(" ")[2].split(".")
+        version = tuple(decimal(number) or 0 for number in numbers)
         self._counts_all = version < _COUNTS_PER_FILE
 
     def files(self, directory: Directory, config: ContainerConfig) -> LogFiles:

@@ -10,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.model.container import ContainerConfig
+from weft.model.ids import ContainerId
 from weft.model.log_options import FilePolicy
+from weft.model.service import ContainerSpec
+from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.inotify import Watches
 from weft.runtime.log_files import LogFiles
 from weft.runtime.log_rotation import Rotation
 from weft.runtime.logs import LogQuery, read_log
+from weft.runtime.record import Directory
 
 SLACK = 100_000
 RECORD = 55
@@ -205,3 +210,22 @@ def test_without_a_conmon_nothing_is_asked(tmp_path: Path) -> None:
     assert not files.ask_for_new()
     assert files.hold() is None
     assert files.segments() == []
+
+
+@pytest.mark.parametrize(
+    ("version", "bytes_counted"),
+    [("conmon 2.1.6", -7), ("conmon 2.1.10", 0), ("conmon 2.2.1", 0), ("conmon 2.0.25", -7)],
+)
+def test_how_conmon_counts_is_known_by_its_version(
+    tmp_path: Path, version: str, bytes_counted: int
+) -> None:
+    logs, directory = ContainerLogs(), Directory(tmp_path)
+    logs.load(version)
+    directory.log.write_bytes(b"written")
+    config = ContainerConfig(
+        id=ContainerId("c" * 64), name="c", spec=ContainerSpec(image="x"), hostname="c",
+        namespace=None, log_driver="local", log_options={"max-size": "1m"},
+    )  # fmt: skip
+    assert logs.conmon_begins(directory, config) == 1_000_000 + (64 << 20)
+    [segment] = logs.files(directory, config).segments()
+    assert segment.counted == bytes_counted
