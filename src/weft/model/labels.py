@@ -18,8 +18,12 @@ DEVICES = "weft.devices"
 """`SOURCE[:TARGET][:ACCESS]`, with commas between them; as docker run --device."""
 PRIVILEGED = "weft.privileged"
 """`true` or `false`."""
-KNOWN = (DEVICES, PRIVILEGED)
+START_AFTER = "weft.start-after"
+"""Names of services, with commas between them."""
+KNOWN = (DEVICES, PRIVILEGED, START_AFTER)
 MAX_DEVICES = 64
+MAX_NAMES = 64
+"""Most services that one waits for."""
 _ACCESS = "rwm"
 _BOOLEANS = {"true": True, "false": False}
 
@@ -32,6 +36,7 @@ def applied(spec: ServiceSpec) -> ServiceSpec:
             raise InvalidArgument(
                 f"Labels: {clip(name)} is not a label that Weft knows ({', '.join(KNOWN)})"
             )
+    start_after(spec.labels)
     container = spec.task.container
     privileges = msgspec.structs.replace(
         container.privileges, privileged=is_privileged(spec.labels)
@@ -48,7 +53,7 @@ def is_privileged(labels: Mapping[str, str]) -> bool:
     """Raises `InvalidArgument`."""
     text = labels.get(PRIVILEGED, "false")
     if text not in _BOOLEANS:
-        raise _invalid(PRIVILEGED, text, "must be true or false")
+        raise refusal(PRIVILEGED, text, "must be true or false")
     return _BOOLEANS[text]
 
 
@@ -58,12 +63,23 @@ def devices(labels: Mapping[str, str]) -> tuple[Device, ...]:
         return ()
     words = names(labels, DEVICES)
     if len(words) > MAX_DEVICES:
-        raise _invalid(DEVICES, labels[DEVICES], f"has more than {MAX_DEVICES} devices")
+        raise refusal(DEVICES, labels[DEVICES], f"has more than {MAX_DEVICES} devices")
     found = tuple(map(_device, words))
     targets = [device.target for device in found]
     for target in targets:
         if targets.count(target) > 1:
-            raise _invalid(DEVICES, labels[DEVICES], f"names the target {target} twice")
+            raise refusal(DEVICES, labels[DEVICES], f"names the target {target} twice")
+    return found
+
+
+def start_after(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The services whose start this one waits for, as the user named them. Raises
+    `InvalidArgument`."""
+    if START_AFTER not in labels:
+        return ()
+    found = names(labels, START_AFTER)
+    if len(found) > MAX_NAMES:
+        raise refusal(START_AFTER, labels[START_AFTER], f"names more than {MAX_NAMES} services")
     return found
 
 
@@ -72,7 +88,7 @@ def names(labels: Mapping[str, str], label: str) -> tuple[str, ...]:
     one."""
     words = tuple(word.strip() for word in labels[label].split(","))
     if not all(words):
-        raise _invalid(label, labels[label], "must be a list with commas, without empty words")
+        raise refusal(label, labels[label], "must be a list with commas, without empty words")
     return words
 
 
@@ -80,13 +96,11 @@ def _device(word: str) -> Device:
     source, *rest = word.split(":")
     access = rest.pop() if rest and _is_access(rest[-1]) else _ACCESS
     if len(rest) > 1 or (rest and not rest[0].startswith("/")):
-        raise _invalid(DEVICES, word, "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w and m")
+        raise refusal(DEVICES, word, "must be SOURCE[:TARGET][:ACCESS], ACCESS of r, w and m")
     target = rest[0] if rest else source
     for path in (source, target):
         if not _is_plain(path):
-            raise _invalid(
-                DEVICES, word, f"{clip(path)!r} is not an absolute path without . and .."
-            )
+            raise refusal(DEVICES, word, f"{clip(path)!r} is not an absolute path without . and ..")
     return Device(source=source, target=target, access=access)
 
 
@@ -100,5 +114,6 @@ def _is_plain(path: str) -> bool:
     return not root and "\0" not in path and all(part not in ("", ".", "..") for part in parts)
 
 
-def _invalid(label: str, value: str, cause: str) -> InvalidArgument:
+def refusal(label: str, value: str, cause: str) -> InvalidArgument:
+    """The error for a label with such a value."""
     return InvalidArgument(f"Labels: {label}={clip(value)}: {cause}")

@@ -9,6 +9,7 @@ from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.control.requests.references import check_references
 from weft.control.requests.sequence import check_sequence
 from weft.control.requests.validation import validate_service
+from weft.control.scheduler.start_order import circle
 from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from weft.model import labels
 from weft.model.ids import ServiceId
@@ -90,6 +91,12 @@ def _check(
     """`service`: None for a service to be created."""
     validate_service(spec)
     check_references(state, spec.task.container)
+    if names := circle(state, spec):
+        raise labels.refusal(
+            labels.START_AFTER,
+            spec.labels[labels.START_AFTER],
+            f"{' waits for '.join(names)}",
+        )
     for attached in spec.task.networks:
         network = state.networks.get(attached.target)
         if network is None:

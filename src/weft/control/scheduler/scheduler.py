@@ -3,7 +3,8 @@
 Tasks of one service with one specification are placed as a group. The nodes are filtered once; then
 each task goes to the best place and is counted there before the next task is placed. So a batch
 spreads as evenly as single tasks would. A task that already has a node (of a global service) is
-only checked. Only pending tasks are written.
+only checked. Tasks whose service has to start after others (`start_order.py`) wait. Only pending
+tasks are written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import msgspec
 from weft.control.allocator.ports import swarm_ports
 from weft.control.scheduler.filters import Filter, Place, Requirements, explanation, obstacle
 from weft.control.scheduler.ranking import FAILURE_WINDOW, MANY_FAILURES, History, Ranking
+from weft.control.scheduler.start_order import awaited
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
@@ -41,6 +43,10 @@ def reconcile(state: ClusterState, now: Nanoseconds) -> Decision:
     changes: list[Change] = []
     for group in _groups(pending):
         service = group[0].service
+        if reason := awaited(state, group[0]):
+            held = chain.from_iterable(_unplaced(task, reason, now) for task in group)
+            changes += islice(held, MOST_CHANGES - len(changes))
+            continue
         if service not in of_services:
             of_services[service] = _histories(state, service, now)
         histories = of_services[service]
