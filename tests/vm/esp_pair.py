@@ -8,16 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import TypeVar
 
-sys.path.insert(0, str(Path(__file__).parent))
-from virtual_machine import Guest
-
+from tests.vm.virtual_machine import Guest
 from weft.linux import netns
 from weft.model.assignment import Assignment, NetworkDefinition, NetworkView
 from weft.model.codec import encode
-from weft.model.encryption import Association, DataKey, Protection
+from weft.model.encryption import Association, DataKey, IcvBits, Protection
 from weft.model.ids import NetworkId, NodeId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts
@@ -31,15 +31,18 @@ MARK = 0xD0C4E3
 INNER = {SEALED: ("10.98.7.2", "10.98.7.1"), PLAIN: ("10.98.8.2", "10.98.8.1")}
 """Addresses inside the networks: the guest's and the peer's."""
 MTU = {64: 1424, 128: 1416}
+T = TypeVar("T")
 
 
-def sh(command, **more):
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, **more)
+def sh(command: str, input: str | None = None) -> str:
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, input=input
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition: Callable[[], T], seconds: float = 20.0) -> T:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "not so in time"
@@ -47,7 +50,18 @@ def wait_for(condition, seconds=20.0):
     return found
 
 
-def overlay(vni, here, there, mac, other_mac, inside, run, local, remote, mtu):
+def overlay(
+    vni: int,
+    here: str,
+    there: str,
+    mac: str,
+    other_mac: str,
+    inside: str,
+    run: Callable[[str], str],
+    local: IPv4Address,
+    remote: IPv4Address,
+    mtu: int,
+) -> None:
     """A VXLAN device of the host `local`, moved to the namespace `inside`, that knows its only
     peer."""
     device = f"vx{vni}"
@@ -65,7 +79,7 @@ class Peer:
     def __init__(self, directory: Path) -> None:
         self.name, self.inside = f"weftvm-{os.getpid()}", f"weftvm-{os.getpid()}-in"
         self.directory = directory
-        self.process = None
+        self.process: subprocess.Popen[str] | None = None
         for namespace in (self.name, self.inside):
             sh(f"ip netns add {namespace}")
             sh(
@@ -76,23 +90,26 @@ class Peer:
         sh(f"ip -n {self.name} tuntap add tap0 mode tap && ip -n {self.name} link set tap0 up")
         sh(f"ip -n {self.name} addr add {PEER}/24 dev tap0")
 
-    def sh(self, command, inside=False, **more):
-        return sh(f"ip netns exec {self.inside if inside else self.name} {command}", **more)
+    def sh(self, command: str, inside: bool = False, input: str | None = None) -> str:
+        return sh(f"ip netns exec {self.inside if inside else self.name} {command}", input)
 
-    def ask(self, *words):
+    def ask(self, *words: object) -> object:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
         result, error = json.loads(self.process.stdout.readline())
         assert not error, error
         return result
 
-    def apply(self, protection):
+    def apply(self, protection: Protection | None) -> None:
         self.ask(
             "apply", None if protection is None else base64.b64encode(encode(protection)).decode()
         )
 
-    def start(self):
-        argv = [
+    def start(self) -> None:
+        argv: list[str | Path] = [
             "ip",
             "netns",
             "exec",
@@ -116,15 +133,17 @@ class Peer:
               }}
             }}""")  # fmt: skip
 
-    def steer(self):
+    def steer(self) -> None:
         if "fwmark" not in self.sh("ip rule"):
             self.sh(f"ip rule add pref 898 fwmark {MARK} lookup 5918")
         self.sh("ip route replace default dev esp0 table 5918")
 
-    def remove(self):
+    def remove(self) -> None:
         try:
             if self.process is not None:
                 self.apply(None)
+                assert self.process.stdin is not None
+                assert self.process.stdout is not None
                 self.process.stdin.close()
                 self.process.wait(20)
                 self.process.stdout.close()
@@ -133,7 +152,9 @@ class Peer:
                 sh(f"ip netns del {namespace}")
 
 
-def association(source, destination, tag, icv, bits):
+def association(
+    source: IPv4Address, destination: IPv4Address, tag: int, icv: IcvBits, bits: int
+) -> Association:
     spi = (tag << 16) + (int(source) & 0xFF) * 256 + icv + bits
     key = bytes([tag, int(source) & 0xFF, icv, bits & 0xFF] * 9)[: bits // 8 + 4]
     return Association(
@@ -141,7 +162,13 @@ def association(source, destination, tag, icv, bits):
     )
 
 
-def protection(local, icv=64, bits=128, send=1, accept=(1,)):
+def protection(
+    local: IPv4Address,
+    icv: IcvBits = 64,
+    bits: int = 128,
+    send: int = 1,
+    accept: tuple[int, ...] = (1,),
+) -> Protection:
     other = PEER if local == GUEST else GUEST
     return Protection(
         local=local,
@@ -152,11 +179,11 @@ def protection(local, icv=64, bits=128, send=1, accept=(1,)):
     )
 
 
-def marks(icv):
+def marks(icv: IcvBits) -> str:
     """The rules that the plan has in the host with the kernel engine, and VXLAN without connection
     tracking as the mesh has it."""
 
-    def view(vni, encrypted):
+    def view(vni: int, encrypted: bool) -> NetworkView:
         subnet = IPv4Network(f"10.98.{vni & 0xFF}.0/24")
         segments = (Segment(subnet, subnet[1], vni),)
         definition = NetworkDefinition(
@@ -222,9 +249,9 @@ class Pair:
     def __init__(self, directory: Path) -> None:
         self.peer = Peer(directory)
         self.guest = Guest(self.peer.name, "tap0", directory)
-        self.icv = 64
+        self.icv: IcvBits = 64
 
-    def boot(self):
+    def boot(self) -> None:
         self.guest.boot()
         run = self.guest.sh
         run(
@@ -238,28 +265,28 @@ class Pair:
             mine, other = INNER[vni]
             overlay(vni, mine, other, *macs, "inside", run, GUEST, PEER, mtu)
             overlay(
-                vni, other, mine, *reversed(macs), self.peer.inside, self.peer.sh, PEER, GUEST, mtu
+                vni, other, mine, macs[1], macs[0], self.peer.inside, self.peer.sh, PEER, GUEST, mtu
             )
         self.peer.start()
 
-    def apply(self, icv=64, bits=128, **keys):
+    def apply(self, icv: IcvBits = 64, bits: int = 128) -> None:
         self.icv = icv
         for run, inside in ((self.guest.sh, "inside"), (sh, self.peer.inside)):
             run(f"ip -n {inside} link set vx{SEALED} mtu {MTU[icv]}")
         self.load(marks(icv))
-        self.guest.apply(protection(GUEST, icv, bits, **keys))
-        self.peer.apply(protection(PEER, icv, bits, **keys))
+        self.guest.apply(protection(GUEST, icv, bits))
+        self.peer.apply(protection(PEER, icv, bits))
         self.peer.steer()
 
-    def load(self, rules):
+    def load(self, rules: str) -> None:
         self.guest.sh(f"nft -f - <<'END'\n{rules}\nEND")
 
-    def ping(self, vni, count=3, interval=0.05, size=56):
+    def ping(self, vni: int, count: int = 3, interval: float = 0.05, size: int = 56) -> int:
         """How many answers the guest got."""
         words = f"ping -n -c {count} -i {interval} -W 1 -s {size} -M do {INNER[vni][1]}"
         return self.guest.sh(f"ip netns exec inside {words}", check=False).count("bytes from")
 
-    def ping_back(self, vni, count=3, interval=0.05, size=56):
+    def ping_back(self, vni: int, count: int = 3, interval: float = 0.05, size: int = 56) -> int:
         words = (
             f"ip netns exec {self.peer.inside} ping -n -c {count} -i {interval} -W 1 -s {size} -M"
             f" do {INNER[vni][0]}"
@@ -268,7 +295,7 @@ class Pair:
             words, shell=True, capture_output=True, text=True, check=False
         ).stdout.count("bytes from")
 
-    def states(self):
+    def states(self) -> dict[int, str]:
         """By SPI, as iproute2 prints them."""
         text = self.guest.sh("ip -s xfrm state")
         return (
@@ -280,7 +307,7 @@ class Pair:
             else {}
         )
 
-    def raw(self):
+    def raw(self) -> str:
         return self.guest.sh(
             "ip -s xfrm state; ip xfrm policy; cat /proc/net/xfrm_stat; nft list ruleset"
         )
@@ -292,8 +319,8 @@ class Wire:
     def __init__(self, pair: Pair) -> None:
         self._name = pair.peer.name
 
-    def __enter__(self):
-        def opened():
+    def __enter__(self) -> "Wire":
+        def opened() -> socket.socket:
             found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             found.bind(("tap0", 0))
             found.setblocking(False)
@@ -302,12 +329,12 @@ class Wire:
         self.socket = netns.run_in(Path("/run/netns", self._name), opened)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def packets(self):
+    def packets(self) -> list[bytes]:
         """What has come since the last call: IPv4 packets with their Ethernet header."""
-        found = []
+        found: list[bytes] = []
         while True:
             try:
                 frame = self.socket.recv(1 << 16)
@@ -317,11 +344,11 @@ class Wire:
                 found.append(frame)
 
 
-def is_esp(frame):
+def is_esp(frame: bytes) -> bool:
     return frame[23] == 50
 
 
-def vni_in_clear(frame):
+def vni_in_clear(frame: bytes) -> int | None:
     return (
         int.from_bytes(frame[46:49], "big")
         if frame[23] == 17 and frame[36:38] == PORT.to_bytes(2, "big")

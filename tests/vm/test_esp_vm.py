@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
@@ -32,7 +33,7 @@ from tests.vm.esp_pair import (
     vni_in_clear,
     wait_for,
 )
-from weft.model.encryption import Protection
+from weft.model.encryption import IcvBits, Protection
 
 pytestmark = [
     pytest.mark.root,
@@ -44,7 +45,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     made = Pair(tmp_path_factory.mktemp("vm"))
     try:
         with made.guest:
@@ -54,13 +55,15 @@ def pair(tmp_path_factory):
         made.peer.remove()
 
 
-def test_the_kernel_has_esp(pair):
+def test_the_kernel_has_esp(pair: Pair) -> None:
     assert pair.guest.why_not() is None
 
 
 @pytest.mark.parametrize("bits", [128, 256])
 @pytest.mark.parametrize("icv", [64, 128])
-def test_ping_and_tcp_cross_both_ways_and_only_esp_is_on_the_wire(pair, icv, bits):
+def test_ping_and_tcp_cross_both_ways_and_only_esp_is_on_the_wire(
+    pair: Pair, icv: IcvBits, bits: int
+) -> None:
     pair.apply(icv, bits)
     with Wire(pair) as wire:
         assert pair.ping(SEALED) == 3, pair.raw()
@@ -76,7 +79,7 @@ def test_ping_and_tcp_cross_both_ways_and_only_esp_is_on_the_wire(pair, icv, bit
     )
 
 
-def tcp(pair, size=300_000):
+def tcp(pair: Pair, size: int = 300_000) -> None:
     """So many bytes each way over one connection, started by the guest."""
     serve = (
         "import"
@@ -89,6 +92,7 @@ def tcp(pair, size=300_000):
         text=True,
     )
     try:
+        assert server.stdout is not None
         assert server.stdout.readline() == "up\n"
         ask = (
             "import"
@@ -102,10 +106,11 @@ def tcp(pair, size=300_000):
     finally:
         server.kill()
         server.wait()
-        server.stdout.close()
+        if server.stdout is not None:
+            server.stdout.close()
 
 
-def test_nothing_is_lost_while_keys_rotate(pair):
+def test_nothing_is_lost_while_keys_rotate(pair: Pair) -> None:
     pair.apply()
     pinging = subprocess.Popen(
         [
@@ -128,20 +133,20 @@ def test_nothing_is_lost_while_keys_rotate(pair):
         text=True,
     )
     steps = [
-        {"send": 1, "accept": (1, 2)},
-        {"send": 2, "accept": (1, 2, 3)},
-        {"send": 3, "accept": (2, 3, 4)},
+        (1, (1, 2)),
+        (2, (1, 2, 3)),
+        (3, (2, 3, 4)),
     ]
-    for keys in steps:
-        pair.guest.apply(protection(GUEST, **keys))
-        pair.peer.apply(protection(PEER, **keys))
+    for send, accept in steps:
+        pair.guest.apply(protection(GUEST, send=send, accept=accept))
+        pair.peer.apply(protection(PEER, send=send, accept=accept))
         assert pair.ping(SEALED, count=20, interval=0.02) == 20
     report = pinging.communicate(timeout=60)[0]
     assert " 0% packet loss" in report, report
     assert len(pair.states()) == 4  # one out, three in
 
 
-def in_clear(pair, wire, vni):
+def in_clear(pair: Pair, wire: Wire, vni: int) -> bytes:
     """A frame with an echo request as the peer would send it in clear, on the plain network; then
     with another VNI."""
     wire.packets()
@@ -165,7 +170,7 @@ def in_clear(pair, wire, vni):
     )
 
 
-def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
+def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair: Pair) -> None:
     pair.apply()
     assert pair.ping(SEALED) == 3
     with Wire(pair) as wire:
@@ -175,9 +180,9 @@ def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
         for _ in range(5):
             wire.socket.send(forged)
         wire.socket.send(honest)
-        answers = []
+        answers: list[bytes] = []
 
-        def answered():
+        def answered() -> bool:
             answers.extend(f for f in wire.packets() if f[26:30] == GUEST.packed)
             return PLAIN in map(vni_in_clear, answers)
 
@@ -193,7 +198,7 @@ def test_clear_datagrams_of_an_encrypted_network_are_refused_and_counted(pair):
         )
 
 
-def test_nftables_can_demand_the_same(pair):
+def test_nftables_can_demand_the_same(pair: Pair) -> None:
     pair.apply()
     pair.load(SECOND_LINE)
     try:
@@ -217,7 +222,7 @@ def test_nftables_can_demand_the_same(pair):
         pair.guest.sh("nft delete table ip second-line")
 
 
-def test_a_plain_network_goes_in_clear_and_a_flush_of_nftables_opens_nothing(pair):
+def test_a_plain_network_goes_in_clear_and_a_flush_of_nftables_opens_nothing(pair: Pair) -> None:
     pair.apply()
     with Wire(pair) as wire:
         assert pair.ping(PLAIN) == 3, pair.raw()
@@ -231,7 +236,7 @@ def test_a_plain_network_goes_in_clear_and_a_flush_of_nftables_opens_nothing(pai
         assert pair.ping(PLAIN) == 3
 
 
-def test_without_a_key_for_the_peer_nothing_leaves(pair):
+def test_without_a_key_for_the_peer_nothing_leaves(pair: Pair) -> None:
     pair.apply()
     nobody = Protection(local=GUEST, port=PORT, vnis={SEALED: 64}, outbound=(), inbound=())
     pair.guest.apply(nobody)
@@ -244,7 +249,7 @@ def test_without_a_key_for_the_peer_nothing_leaves(pair):
     assert pair.ping(SEALED) == 3
 
 
-def test_replayed_and_changed_packets_are_dropped_and_counted(pair):
+def test_replayed_and_changed_packets_are_dropped_and_counted(pair: Pair) -> None:
     pair.apply()
     with Wire(pair) as wire:
         assert pair.ping_back(SEALED) == 3
@@ -257,7 +262,7 @@ def test_replayed_and_changed_packets_are_dropped_and_counted(pair):
             wire.socket.send(frame)
         wanted = {"replayed": 2, "forged": 1, "unknown_spi": 1}
 
-        def counted():
+        def counted() -> bool:
             after = pair.guest.counters()
             return all(after[name] == before[name] + count for name, count in wanted.items())
 
@@ -265,7 +270,9 @@ def test_replayed_and_changed_packets_are_dropped_and_counted(pair):
         assert pair.guest.counters()["opened"] == before["opened"]
 
 
-def test_a_restart_of_the_daemon_keeps_numbers_and_a_lost_state_goes_on_above_them(pair):
+def test_a_restart_of_the_daemon_keeps_numbers_and_a_lost_state_goes_on_above_them(
+    pair: Pair,
+) -> None:
     pair.apply()
     out = pair_spi(GUEST)
     with Wire(pair) as wire:
@@ -284,11 +291,11 @@ def test_a_restart_of_the_daemon_keeps_numbers_and_a_lost_state_goes_on_above_th
     assert len({frame[42:50] for frame in sent}) == len(sent), "an initialization vector came twice"
 
 
-def pair_spi(local, tag=1):
+def pair_spi(local: IPv4Address, tag: int = 1) -> int:
     return association(local, PEER if local == GUEST else GUEST, tag, 64, 128).spi
 
 
-def test_nothing_of_ours_stays_and_what_is_not_ours_does(pair):
+def test_nothing_of_ours_stays_and_what_is_not_ours_does(pair: Pair) -> None:
     foreign = (
         "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x777 reqid 5 mode transport"
         " aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128 && ip xfrm policy"
@@ -303,7 +310,7 @@ def test_nothing_of_ours_stays_and_what_is_not_ours_does(pair):
     pair.guest.sh("ip xfrm state flush; ip xfrm policy flush")
 
 
-def test_a_longer_run_of_numbers_is_given_to_a_state_that_goes_on(pair):
+def test_a_longer_run_of_numbers_is_given_to_a_state_that_goes_on(pair: Pair) -> None:
     pair.apply()
     assert pair.ping(SEALED) == 3
     pair.guest.sh("cat > /tmp/longer.py <<'END'\n" + LONGER + "\nEND")

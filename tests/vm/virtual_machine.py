@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import image
-
+from tests.vm import image
 from weft.model import codec
 from weft.model.encryption import Protection
 
