@@ -1,5 +1,7 @@
 """What an agent leaves on its disk, and what it does not."""
 
+from pathlib import Path
+
 import msgspec
 
 from tests.support.swarms import Swarm
@@ -18,7 +20,7 @@ class WithMore(Assignment, frozen=True, kw_only=True):
     passwords: dict[str, str]
 
 
-def assignment():
+def assignment() -> Assignment:
     swarm = Swarm(2)
     swarm.service("web", swarm.network("mynet", "10.10.10.0/24", encrypted=True), on=[1, 2])
     return msgspec.structs.replace(
@@ -26,7 +28,7 @@ def assignment():
     )
 
 
-def test_the_next_daemon_finds_what_was_kept(tmp_path):
+def test_the_next_daemon_finds_what_was_kept(tmp_path: Path) -> None:
     assert Disk(tmp_path).assignment() is None
     Disk(tmp_path).keep(assignment())
     assert Disk(tmp_path).assignment() == assignment()
@@ -34,7 +36,9 @@ def test_the_next_daemon_finds_what_was_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_configs_are_kept_in_files_of_their_own_and_go_when_no_task_needs_them(tmp_path):
+def test_configs_are_kept_in_files_of_their_own_and_go_when_no_task_needs_them(
+    tmp_path: Path,
+) -> None:
     disk = Disk(tmp_path)
     configs = {id: Payload(id=id, data=f"data of {id}".encode()) for id in ("c1", "c2")}
     gone = {"c3": Payload(id="c3", is_gone=True), "../x": Payload(id="../x", data=b"x")}
@@ -48,12 +52,12 @@ def test_configs_are_kept_in_files_of_their_own_and_go_when_no_task_needs_them(t
     assert not (tmp_path / "configs").exists()
 
 
-def test_a_file_of_an_earlier_daemon_is_read(tmp_path):
+def test_a_file_of_an_earlier_daemon_is_read(tmp_path: Path) -> None:
     (tmp_path / "assignment.msgpack").write_bytes(codec.encode(assignment()))
     assert Disk(tmp_path).assignment() == assignment()
 
 
-def test_what_is_not_meant_for_the_disk_does_not_get_there(tmp_path):
+def test_what_is_not_meant_for_the_disk_does_not_get_there(tmp_path: Path) -> None:
     fields = {name: getattr(assignment(), name) for name in Assignment.__struct_fields__}
     more = WithMore(**fields, passwords={"password": SECRET})
     more = msgspec.structs.replace(more, secrets={"s1": Payload(id="s1", data=SECRET.encode())})

@@ -1,5 +1,7 @@
 """The life of a task as steps: every way through it ends, and never does a thing twice."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from weft.agent.task_steps import (
 )
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.health import HealthStatus
+from weft.model.ids import ContainerId
 from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
 
@@ -64,13 +67,13 @@ def way(view: TaskView) -> list[Step]:
 NEW = TaskView(state=TaskState.ACCEPTED, desired=TaskState.RUNNING)
 
 
-def test_from_nothing_to_running():
+def test_from_nothing_to_running() -> None:
     assert [s.name for s in way(NEW)] == [
         "REPORT_PREPARING", "PULL", "CONNECT", "CREATE", "REPORT_READY", "REPORT_STARTING", "START", "REPORT_RUNNING", "WATCH",
     ]  # fmt: skip
 
 
-def test_a_task_meant_to_be_ready_waits_before_it_starts():
+def test_a_task_meant_to_be_ready_waits_before_it_starts() -> None:
     assert [s.name for s in way(msgspec.structs.replace(NEW, desired=TaskState.READY, image=True))][
         -2:
     ] == [
@@ -79,20 +82,20 @@ def test_a_task_meant_to_be_ready_waits_before_it_starts():
     ]
 
 
-def test_a_task_is_not_made_before_its_secrets_are_here():
+def test_a_task_is_not_made_before_its_secrets_are_here() -> None:
     waiting = msgspec.structs.replace(NEW, supplied=False, state=TaskState.PREPARING)
     assert next_step(waiting) is Step.PULL
     assert next_step(msgspec.structs.replace(waiting, image=True)) is Step.AWAIT_DATA
 
 
-def test_a_revived_task_is_not_started_before_its_secrets_are_here():
+def test_a_revived_task_is_not_started_before_its_secrets_are_here() -> None:
     lost = running(container=ContainerState.EXITED, verdict=RebootVerdict.REVIVED, supplied=False)
     assert next_step(lost) is Step.AWAIT_DATA
     assert next_step(msgspec.structs.replace(lost, supplied=True)) in (Step.START, Step.CONNECT)
     assert next_step(running(supplied=False)) is Step.WATCH
 
 
-def running(**changes):
+def running(**changes: Any) -> TaskView:
     base = TaskView(
         state=TaskState.RUNNING,
         desired=TaskState.RUNNING,
@@ -133,7 +136,7 @@ READY_TO_GO = running(
         (running(state=TaskState.ACCEPTED, container=None, desired=TaskState.SHUTDOWN), ["FINISH", "WAIT"]),
     ],
 )  # fmt: skip
-def test_ways_to_the_end(view, expected):
+def test_ways_to_the_end(view: TaskView, expected: list[str]) -> None:
     assert [s.name for s in way(view)] == expected
 
 
@@ -145,13 +148,13 @@ views = st.builds(
 
 
 @given(views)
-def test_every_way_ends_and_does_nothing_twice(view):
+def test_every_way_ends_and_does_nothing_twice(view: TaskView) -> None:
     steps = way(view)
     assert len(steps) == len(set(steps))
 
 
 @given(views)
-def test_the_observed_state_only_grows(view):
+def test_the_observed_state_only_grows(view: TaskView) -> None:
     while (step := next_step(view)) not in (Step.WAIT, Step.WATCH, Step.FORGET):
         new = after(view, step)
         assert new.state >= view.state
@@ -159,17 +162,27 @@ def test_the_observed_state_only_grows(view):
 
 
 @given(views)
-def test_a_running_container_is_never_started_nor_made_again(view):
+def test_a_running_container_is_never_started_nor_made_again(view: TaskView) -> None:
     if view.container is ContainerState.RUNNING:
         assert not {Step.CREATE, Step.START} & set(way(view))
 
 
-def container(**state):
+def container(exit_code: int = 0, error: str = "") -> Container:
     config = ContainerConfig(
-        id="c", name="web.1.t", spec=ContainerSpec(image="i"), hostname="h", namespace=None
+        id=ContainerId("c"),
+        name="web.1.t",
+        spec=ContainerSpec(image="i"),
+        hostname="h",
+        namespace=None,
     )
     return Container(
-        config=config, image="i", args=(), state=ContainerState.EXITED, started_at=1, **state
+        config=config,
+        image="i",
+        args=(),
+        state=ContainerState.EXITED,
+        started_at=1,
+        exit_code=exit_code,
+        error=error,
     )
 
 
@@ -187,7 +200,7 @@ def container(**state):
         (None, TaskState.FAILED, "", "task: container is gone"),
     ],
 )
-def test_outcomes(container, state, message, err):
+def test_outcomes(container: Container | None, state: TaskState, message: str, err: str) -> None:
     assert outcome(running(container=ContainerState.EXITED), container) == (state, message, err)
     assert outcome(running(desired=TaskState.SHUTDOWN), container) == (
         TaskState.SHUTDOWN,
@@ -197,7 +210,9 @@ def test_outcomes(container, state, message, err):
 
 
 @pytest.mark.parametrize("desired", [TaskState.RUNNING, TaskState.SHUTDOWN, TaskState.REMOVE])
-def test_an_unhealthy_task_has_failed_whatever_its_exit_code_and_the_managers_wish(desired):
+def test_an_unhealthy_task_has_failed_whatever_its_exit_code_and_the_managers_wish(
+    desired: TaskState,
+) -> None:
     view = running(container=ContainerState.EXITED, unhealthy="sick", desired=desired)
     assert outcome(view, container()) == (TaskState.FAILED, "", "sick")
     exited = outcome(view, container(exit_code=137))
@@ -205,15 +220,15 @@ def test_an_unhealthy_task_has_failed_whatever_its_exit_code_and_the_managers_wi
     assert outcome(view, None) == (TaskState.FAILED, "", "sick")
 
 
-def test_failure_before_starting_is_a_rejection():
+def test_failure_before_starting_is_a_rejection() -> None:
     assert failed_before(TaskState.READY) == TaskState.REJECTED
     assert failed_before(TaskState.STARTING) == TaskState.FAILED
 
 
-def test_the_oldest_of_a_slot_go_first():
-    ended = {f"c{i}": (f"web.1.t{i}", i) for i in range(7)} | {
-        "d": ("web.2.x", 0),
-        "e": ("web.node.y", 0),
+def test_the_oldest_of_a_slot_go_first() -> None:
+    ended = {ContainerId(f"c{i}"): (f"web.1.t{i}", i) for i in range(7)} | {
+        ContainerId("d"): ("web.2.x", 0),
+        ContainerId("e"): ("web.node.y", 0),
     }
     assert sorted(expired(ended)) == ["c0", "c1"]
     assert expired({}) == []

@@ -37,12 +37,14 @@ messages = st.builds(
 
 
 @given(messages)
-def test_a_message_survives_the_way_there_and_back(message):
+def test_a_message_survives_the_way_there_and_back(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
 @given(messages, st.integers(100, 600))
-def test_an_answer_that_does_not_fit_is_cut_at_a_record_and_says_so(message, limit):
+def test_an_answer_that_does_not_fit_is_cut_at_a_record_and_says_so(
+    message: Message, limit: int
+) -> None:
     bare = len(encode(Message(id=1, questions=message.questions, udp_size=message.udp_size)))
     short = encode(message, max(limit, bare))
     assert len(short) <= max(limit, bare)
@@ -52,7 +54,7 @@ def test_an_answer_that_does_not_fit_is_cut_at_a_record_and_says_so(message, lim
 
 
 @given(messages)
-def test_dnslib_reads_what_we_write(message):
+def test_dnslib_reads_what_we_write(message: Message) -> None:
     parsed = dnslib.DNSRecord.parse(encode(message))
     assert parsed.header.id == message.id
     assert [(str(q.qname).rstrip("."), q.qtype) for q in parsed.questions] == [
@@ -66,7 +68,7 @@ def test_dnslib_reads_what_we_write(message):
             assert str(theirs.rdata.label).rstrip(".") == ours.data
 
 
-def test_we_read_what_dnslib_writes_compression_included():
+def test_we_read_what_dnslib_writes_compression_included() -> None:
     record = dnslib.DNSRecord.question("web.demo-net", "A").reply()
     for i in range(3):
         record.add_answer(
@@ -84,13 +86,13 @@ def test_we_read_what_dnslib_writes_compression_included():
 
 
 @given(st.binary(max_size=300))
-def test_noise_is_refused_or_read_but_never_raises_anything_else(data):
+def test_noise_is_refused_or_read_but_never_raises_anything_else(data: bytes) -> None:
     with contextlib.suppress(MalformedMessage):
         decode(data)
 
 
 @given(messages, st.data())
-def test_a_damaged_message_is_refused_or_read(message, data):
+def test_a_damaged_message_is_refused_or_read(message: Message, data: st.DataObject) -> None:
     raw = bytearray(encode(message))
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -98,14 +100,14 @@ def test_a_damaged_message_is_refused_or_read(message, data):
         decode(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
 
 
-def test_pointers_that_lead_nowhere_or_round_in_circles_are_refused():
+def test_pointers_that_lead_nowhere_or_round_in_circles_are_refused() -> None:
     head = codec.HEADER.pack(1, 0, 1, 0, 0, 0)
     for name in (b"\xc0\x0c", b"\xc0\x20", b"\x01a\xc0\x0c", b"\xc0", b"\x41", b"\x80"):
         with pytest.raises(MalformedMessage):
             decode(head + name + b"\0\1\0\1")
 
 
-def test_a_chain_of_pointers_longer_than_a_name_may_be_is_refused():
+def test_a_chain_of_pointers_longer_than_a_name_may_be_is_refused() -> None:
     body = bytearray(b"\x3f" + b"a" * 63 + b"\0")
     at = codec.HEADER.size
     for _ in range(5):
@@ -116,7 +118,7 @@ def test_a_chain_of_pointers_longer_than_a_name_may_be_is_refused():
         codec.read_name(b"\0" * codec.HEADER.size + bytes(body), at)
 
 
-def test_dots_inside_a_label_stay_inside_it():
+def test_dots_inside_a_label_stay_inside_it() -> None:
     raw = b"\x03a.b\x01\\\x00"
     name, _ = codec.read_name(raw, 0)
     out = bytearray()
@@ -125,6 +127,6 @@ def test_dots_inside_a_label_stay_inside_it():
 
 
 @pytest.mark.parametrize("name", ["a" * 64, ".".join(["a" * 60] * 5), "a..b", "\u20ac"])
-def test_a_name_that_is_none_is_not_written(name):
+def test_a_name_that_is_none_is_not_written(name: str) -> None:
     with pytest.raises(InvalidArgument):
         encode(Message(id=1, questions=(Question(name, 1),)))

@@ -2,7 +2,8 @@
 its policies are in force."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from weft.model.assignment import Overlays
 from weft.model.encryption import DataKey, Protection
 
 KEYS = (DataKey(tag=1, secret=bytes(16)),)
+E = TypeVar("E", bound="Engine | None")
 
 
 class Engine:
@@ -58,10 +60,12 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def running(scene):  # type: ignore[no-untyped-def]
+def running(
+    scene: Callable[[Rig, E], Awaitable[None]],
+) -> Callable[[E], Coroutine[None, None, None]]:
     """The scene with the loop running beside it."""
 
-    async def main(engine: Engine | None) -> None:
+    async def main(engine: E) -> None:
         rig = Rig(engine)
         loop = asyncio.create_task(rig.encryption.run())
         try:

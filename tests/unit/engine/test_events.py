@@ -7,8 +7,8 @@ from weft.engine.events import REMEMBERED, UNREAD, EventLog
 from weft.model.meta import SECOND
 
 
-def test_past_then_present_until_the_end():
-    async def main():
+def test_past_then_present_until_the_end() -> None:
+    async def main() -> None:
         log = EventLog(virtual_time.clock)
         for i in range(3):
             log.record("container", "start", f"c{i}", {})
@@ -16,7 +16,7 @@ def test_past_then_present_until_the_end():
         start = virtual_time.START
         heard = []
 
-        async def listen():
+        async def listen() -> None:
             async for event in log.listen(start + SECOND, start + 10 * SECOND):
                 heard.append(event.id)
 
@@ -30,8 +30,8 @@ def test_past_then_present_until_the_end():
     virtual_time.run(main())
 
 
-def test_the_last_ones_are_remembered():
-    async def main():
+def test_the_last_ones_are_remembered() -> None:
+    async def main() -> None:
         log = EventLog(virtual_time.clock)
         for i in range(REMEMBERED + 10):
             log.record("container", "start", str(i), {})
@@ -40,8 +40,8 @@ def test_the_last_ones_are_remembered():
     virtual_time.run(main())
 
 
-def test_a_listener_that_does_not_read_is_cut_off():
-    async def main():
+def test_a_listener_that_does_not_read_is_cut_off() -> None:
+    async def main() -> None:
         log = EventLog(virtual_time.clock)
         listening = log.listen()
         first = asyncio.ensure_future(anext(listening))

@@ -4,16 +4,20 @@ import msgspec
 
 from tests.support.swarms import Swarm
 from weft.engine.views import connected_networks, container_gateway, container_networks
+from weft.model.assignment import Assignment
 from weft.model.container import Container, ContainerConfig
+from weft.model.ids import ContainerId
+from weft.model.sandbox import NodeFacts
 from weft.model.service import ContainerSpec, PublishedPort
+from weft.model.workload import Resident
 
 
-def scene():
+def scene() -> tuple[Swarm, Assignment, list[Resident], NodeFacts, dict[ContainerId, Container]]:
     swarm = Swarm(3)
     net = swarm.network("demo-net", "10.10.10.0/24")
     swarm.service("demo", net, ports=(PublishedPort(target=80, published=8080),), on=[1, 2, 3])
     residents = swarm.residents(1)
-    containers = {}
+    containers: dict[ContainerId, Container] = {}
     for sandbox, workload in residents:
         name = workload.name
         config = ContainerConfig(
@@ -27,20 +31,22 @@ def scene():
     return swarm, swarm.assignment(1), residents, swarm.facts(1), containers
 
 
-def test_the_networks_of_a_node():
-    _, *view = scene()
-    networks = {n.name: n for n in connected_networks(*view)}
+def test_the_networks_of_a_node() -> None:
+    _, assignment, residents, facts, containers = scene()
+    networks = {n.name: n for n in connected_networks(assignment, residents, facts, containers)}
     assert [(n.name, n.driver, n.scope) for n in networks.values()] == [
         ("demo-net", "overlay", "swarm"), ("docker_gwbridge", "bridge", "local"), ("ingress", "overlay", "swarm"),
     ]  # fmt: skip
     assert len({n.id for n in networks.values()}) == 3
-    assert [n.id for n in connected_networks(*view)] == [n.id for n in networks.values()]
+    assert [n.id for n in connected_networks(assignment, residents, facts, containers)] == [
+        n.id for n in networks.values()
+    ]
     assert [(str(s), g) for s, g in networks["docker_gwbridge"].pools] == [
         ("172.18.0.0/16", "172.18.0.1")
     ]
 
 
-def test_an_overlay_with_its_containers_and_its_load_balancer():
+def test_an_overlay_with_its_containers_and_its_load_balancer() -> None:
     _swarm, assignment, residents, facts, containers = scene()
     network = next(
         n
@@ -60,7 +66,7 @@ def test_an_overlay_with_its_containers_and_its_load_balancer():
     assert network.endpoints[0].endpoint_id in {t.endpoint_id for t in service.tasks}
 
 
-def test_the_ingress_network():
+def test_the_ingress_network() -> None:
     _, assignment, residents, facts, containers = scene()
     network = next(
         n
@@ -72,7 +78,7 @@ def test_the_ingress_network():
     assert network.services[0].ports == ("Target: 80, Publish: 8080",)
 
 
-def test_a_container_on_its_networks():
+def test_a_container_on_its_networks() -> None:
     _swarm, assignment, residents, facts, containers = scene()
     id = residents[0].sandbox.container
     networks = container_networks(id, assignment, residents, facts, containers)
@@ -81,15 +87,18 @@ def test_a_container_on_its_networks():
         ("ingress", task.attachments[0].address), ("demo-net", task.attachments[1].address),
     ]  # fmt: skip
     gateway = container_gateway(id, assignment, residents, facts)
+    assert gateway is not None
     assert (gateway.name, gateway.address) == (
         f"gateway_{residents[0].sandbox.key}",
         residents[0].sandbox.gateway,
     )
-    assert container_networks("unknown", assignment, residents, facts, containers) == {}
-    assert container_gateway("unknown", assignment, residents, facts) is None
+    assert (
+        container_networks(ContainerId("unknown"), assignment, residents, facts, containers) == {}
+    )
+    assert container_gateway(ContainerId("unknown"), assignment, residents, facts) is None
 
 
-def test_the_gateway_bridge_lists_what_has_a_leg_on_it():
+def test_the_gateway_bridge_lists_what_has_a_leg_on_it() -> None:
     _, assignment, residents, facts, containers = scene()
     network = next(
         n

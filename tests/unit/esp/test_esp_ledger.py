@@ -4,7 +4,10 @@ twice under one key."""
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,9 +29,14 @@ from weft.linux.esp.ledger import Ledger
 from weft.model.encryption import Association
 
 
-def association(key=1, spi=256):
-    addresses = {"source": IPv4Address("192.0.2.1"), "destination": IPv4Address("192.0.2.2")}
-    return Association(spi=spi, key=bytes([key]) * 20, tag=1, **addresses)
+def association(key: int = 1, spi: int = 256) -> Association:
+    return Association(
+        spi=spi,
+        source=IPv4Address("192.0.2.1"),
+        destination=IPv4Address("192.0.2.2"),
+        key=bytes([key]) * 20,
+        tag=1,
+    )
 
 
 class Disk(Ledger):
@@ -36,7 +44,7 @@ class Disk(Ledger):
 
     fails = ""
 
-    def _write(self, reservations):
+    def _write(self, reservations: Reservations) -> None:
         if self.fails == "before":
             raise OSError(28, "No space left on device")
         if self.fails == "half":
@@ -60,11 +68,15 @@ steps = st.lists(
 
 @given(steps=steps, block=st.integers(1, 6))
 @settings(max_examples=200)
-def test_no_number_repeats(steps, block, tmp_path_factory):
+def test_no_number_repeats(
+    steps: list[tuple[Any, ...]], block: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     directory = tmp_path_factory.mktemp("ledger")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "BLOCK", block)
-        ledger, numbers, used = Disk(directory), {}, set()
+        ledger = Disk(directory)
+        numbers: dict[int, Numbers] = {}
+        used: set[tuple[int, int]] = set()
         for verb, *arguments in steps:
             if verb == "start":
                 ledger.close()
@@ -79,7 +91,7 @@ def test_no_number_repeats(steps, block, tmp_path_factory):
         ledger.close()
 
 
-def reserve(ledger, numbers, key):
+def reserve(ledger: Ledger, numbers: dict[int, Numbers], key: int) -> None:
     """As the engine does: numbers only if the ledger gave them."""
     try:
         [block] = ledger.reserve((association(key),))
@@ -92,7 +104,9 @@ def reserve(ledger, numbers, key):
         numbers[key] = Numbers(block)
 
 
-def take(ledger, numbers, used, key, count):
+def take(
+    ledger: Ledger, numbers: dict[int, Numbers], used: set[tuple[int, int]], key: int, count: int
+) -> None:
     for _ in range(count if key in numbers else 0):
         number = numbers[key].take()
         assert (key, number) not in used
@@ -102,7 +116,7 @@ def take(ledger, numbers, used, key, count):
             reserve(ledger, numbers, key)
 
 
-def test_first_block_and_the_next(tmp_path):
+def test_first_block_and_the_next(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     a, b = association(1), association(2)
     assert ledger.reserve((a, b)) == (Block(FIRST, FIRST + BLOCK), Block(FIRST, FIRST + BLOCK))
@@ -117,12 +131,12 @@ def test_first_block_and_the_next(tmp_path):
     assert stat.S_IMODE((tmp_path / "esp-ledger").stat().st_mode) == 0o600
 
 
-def test_associations_that_share_a_key_share_its_numbers():
+def test_associations_that_share_a_key_share_its_numbers() -> None:
     _, blocks = Reservations().reserve((association(1), association(1, spi=300)))
     assert blocks[0].end == blocks[1].next
 
 
-def test_numbers_of_a_key_end():
+def test_numbers_of_a_key_end() -> None:
     a = association()
     reservations = Reservations({fingerprint(a): END - 5})
     reservations, [last] = reservations.reserve((a,))
@@ -135,13 +149,13 @@ def test_numbers_of_a_key_end():
     assert not numbers.is_low
 
 
-def test_half_a_day_of_starts_fits():
+def test_half_a_day_of_starts_fits() -> None:
     assert 12 * 3600 / (END / BLOCK) < 64, (
         "seconds between two starts, of which the slowest are 64 apart"
     )
 
 
-def test_keys_are_not_in_the_file(tmp_path):
+def test_keys_are_not_in_the_file(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.reserve((association(7),))
     ledger.close()
@@ -151,7 +165,7 @@ def test_keys_are_not_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda d: b"", lambda d: d[:-1], lambda d: d[:20] + bytes([d[20] ^ 1]) + d[21:]]
 )
-def test_damaged_ledger_is_refused(tmp_path, damage):
+def test_damaged_ledger_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     ledger = Ledger(tmp_path)
     ledger.reserve((association(),))
     ledger.close()
@@ -164,7 +178,7 @@ def test_damaged_ledger_is_refused(tmp_path, damage):
     assert path.read_bytes() == left
 
 
-def test_a_ledger_that_is_missing_is_not_a_first_one(tmp_path):
+def test_a_ledger_that_is_missing_is_not_a_first_one(tmp_path: Path) -> None:
     """Its numbers were used, under keys that are still good."""
     ledger = Ledger(tmp_path)
     ledger.reserve((association(),))
@@ -180,8 +194,9 @@ def test_a_ledger_that_is_missing_is_not_a_first_one(tmp_path):
     Ledger(tmp_path).close()
 
 
-def test_second_engine_waits_for_the_first(tmp_path):
-    first, second = Ledger(tmp_path), []
+def test_second_engine_waits_for_the_first(tmp_path: Path) -> None:
+    first = Ledger(tmp_path)
+    second: list[Ledger] = []
     waits = threading.Thread(target=lambda: second.append(Ledger(tmp_path)))
     waits.start()
     [block] = first.reserve((association(),))

@@ -9,8 +9,10 @@ device is cut again here.
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from weft.esp.gateway import Opener
 from weft.esp.packet import Cipher
@@ -38,10 +40,19 @@ ASSOCIATION = Association(
 )
 NEEDS_CHECKSUM, TCP_IN_TUNNEL = 1, 0x21
 ETHERNET, INNER_IP = 14, 14 + 20 + 8 + 8 + 14
+Segment = tuple[int, bytes, dict[str, Any], bool]
+"""Sequence number, payload, fields of the header, and whether its checksum is made wrong."""
 fuzz = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
-def offload_header(flags=0, kind=0, size=0, start=0, field=0, inner=INNER_IP):
+def offload_header(
+    flags: int = 0,
+    kind: int = 0,
+    size: int = 0,
+    start: int = 0,
+    field: int = 0,
+    inner: int = INNER_IP,
+) -> bytes:
     packed = struct.pack(
         "=BBHHHHH8xHH", flags, kind, 0, size, start, field, 0, ETHERNET + 20, inner
     )
@@ -49,7 +60,7 @@ def offload_header(flags=0, kind=0, size=0, start=0, field=0, inner=INNER_IP):
     return packed
 
 
-def overlay(inner):
+def overlay(inner: Packet) -> bytes:
     outer = IP(src=str(A), dst=str(B)) / UDP(sport=50000, dport=PORT, chksum=0)
     return bytes(
         outer
@@ -59,8 +70,8 @@ def overlay(inner):
     )
 
 
-def segment(sequence, payload, **fields):
-    values = {
+def segment(sequence: int, payload: bytes, **fields: Any) -> Packet:
+    values: dict[str, Any] = {
         "sport": 1000,
         "dport": 2000,
         "flags": "A",
@@ -72,25 +83,34 @@ def segment(sequence, payload, **fields):
     return IP(src="10.0.0.1", dst="10.0.0.2", id=9) / TCP(seq=sequence, **values) / Raw(payload)
 
 
-def sealer():
+def sealer() -> helper.HelperSealer:
     made = helper.HelperSealer(A, PORT, OFFLOAD_HEADER, -1, helper.load(PATH))
     made.set_vnis({VNI: 64})
     made.add(ASSOCIATION, Block(1, 1 << 20))
     return made
 
 
-def opened(packets):
+def opened(packets: Sequence[bytes]) -> list[bytes | None]:
     receive = Opener(B, PORT)
     receive.set_vnis({VNI: 64})
     receive.add(ASSOCIATION)
     return [receive.open(bytes(IP(src=str(A), dst=str(B), proto=50) / Raw(esp))) for esp in packets]
 
 
-def inner_of(packet):
+def all_opened(packets: Sequence[bytes]) -> list[bytes]:
+    """Where every one has to be good."""
+    found = []
+    for packet in opened(packets):
+        assert packet is not None
+        found.append(packet)
+    return found
+
+
+def inner_of(packet: bytes) -> Packet:
     return IP(packet[20 + 8 + 8 + 14 :])
 
 
-def checksums_are_right(ip):
+def checksums_are_right(ip: Packet) -> bool:
     again = ip.copy()
     del again.chksum, again[TCP].chksum
     again = IP(bytes(again))
@@ -103,12 +123,12 @@ def checksums_are_right(ip):
     first=st.integers(0, 2**32 - 1),
 )
 @fuzz
-def test_segments_carry_the_whole(payload, size, first):
+def test_segments_carry_the_whole(payload: bytes, size: int, first: int) -> None:
     whole = overlay(segment(first, payload, flags="PAFC"))
     header = offload_header(NEEDS_CHECKSUM, TCP_IN_TUNNEL, size, INNER_IP + 20, 16)
     # A checksum of the outer UDP header that fits no segment.
     whole = whole[:26] + b"\x12\x34" + whole[28:]
-    packets = opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + whole))
+    packets = all_opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + whole))
     inner = [inner_of(packet) for packet in packets]
     assert all(IP(packet)[UDP].chksum == 0 for packet in packets)
     assert b"".join(bytes(ip[TCP].payload) for ip in inner) == payload
@@ -128,7 +148,7 @@ def test_segments_carry_the_whole(payload, size, first):
 
 @given(payload=st.binary(max_size=1300))
 @fuzz
-def test_checksum_that_was_left_to_us(payload):
+def test_checksum_that_was_left_to_us(payload: bytes) -> None:
     inner = segment(5, payload)
     right = bytes(inner)
     pseudo = struct.pack(
@@ -139,7 +159,7 @@ def test_checksum_that_was_left_to_us(payload):
     frame = overlay(Raw(right[:36] + struct.pack("!H", partial) + right[38:]))
     frame = frame[: 20 + 8 + 8 + 12] + ETHERTYPE_IPV4 + frame[20 + 8 + 8 + 14 :]
     header = offload_header(NEEDS_CHECKSUM, 0, 0, INNER_IP + 20, 16)
-    [packet] = opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + frame))
+    [packet] = all_opened(sealer().seal_frame(header + MAC + MAC + ETHERTYPE_IPV4 + frame))
     assert checksums_are_right(inner_of(packet))
 
 
@@ -152,7 +172,17 @@ numbers = st.one_of(st.integers(0, 200), st.integers(0, 65535))
     changed=st.dictionaries(st.integers(0, 150), st.integers(0, 255), max_size=4),
 )  # fmt: skip
 @fuzz
-def test_no_frame_is_too_strange(flags, kind, size, start, field, inner, payload, cut, changed):
+def test_no_frame_is_too_strange(
+    flags: int,
+    kind: int,
+    size: int,
+    start: int,
+    field: int,
+    inner: int,
+    payload: int,
+    cut: int,
+    changed: dict[int, int],
+) -> None:
     """Whatever the header says: either nothing leaves, or packets that open."""
     frame = bytearray(MAC + MAC + ETHERTYPE_IPV4 + overlay(segment(1, bytes(payload))))
     for at, value in changed.items():
@@ -170,13 +200,13 @@ def test_no_frame_is_too_strange(flags, kind, size, start, field, inner, payload
 class Joins:
     """The opener's loop between two pairs of sockets, for one pass."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.opener = helper.HelperOpener(B, PORT, OFFLOAD_HEADER, MAC, helper.load(PATH))
         self.opener.set_vnis({VNI: 64})
         self.opener.add(ASSOCIATION)
         self.cipher, self.sequence = Cipher(ASSOCIATION), 0
 
-    def __call__(self, packets):
+    def __call__(self, packets: Sequence[bytes]) -> list[bytes]:
         wire, raw = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         tap, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         wake = os.eventfd(1)
@@ -195,7 +225,9 @@ class Joins:
         os.close(wake)
         return frames
 
-    def _pass(self, tap, raw, wake, kernel):
+    def _pass(
+        self, tap: socket.socket, raw: socket.socket, wake: int, kernel: socket.socket
+    ) -> list[bytes]:
         self.opener.run(tap.fileno(), raw.fileno(), wake)
         frames = []
         try:
@@ -206,12 +238,13 @@ class Joins:
 
 
 @st.composite
-def stream(draw):
+def stream(draw: st.DrawFn) -> list[Segment]:
     """TCP segments, most of which follow each other."""
-    at, made = draw(st.sampled_from([1, 2**32 - 2000])), []
+    at = draw(st.sampled_from([1, 2**32 - 2000]))
+    made: list[Segment] = []
     for _ in range(draw(st.integers(1, 20))):
         length = draw(st.sampled_from([1000, 1000, 1000, 400, 0]))
-        fields = draw(
+        fields: dict[str, Any] = draw(
             st.sampled_from(
                 [
                     {},
@@ -232,7 +265,7 @@ def stream(draw):
     return made
 
 
-def cut_again(frame):
+def cut_again(frame: bytes) -> list[tuple[int, bytes]]:
     """(sequence, payload) of each segment that the kernel would make of a frame."""
     flags, kind, _, size, start, field = struct.unpack_from("=BBHHHH", frame)
     ip = IP(frame[OFFLOAD_HEADER + ETHERNET :])
@@ -253,7 +286,7 @@ def cut_again(frame):
 
 @given(stream())
 @fuzz
-def test_joined_segments_are_the_same(segments):
+def test_joined_segments_are_the_same(segments: list[Segment]) -> None:
     packets = []
     for at, payload, fields, broken in segments:
         packet = bytearray(overlay(segment(at, payload, **fields)))
@@ -267,22 +300,22 @@ def test_joined_segments_are_the_same(segments):
         assert not frame[1] or checksum_of_headers_is_right(frame)
 
 
-def checksum_of_headers_is_right(frame):
+def checksum_of_headers_is_right(frame: bytes) -> bool:
     """Of the inner IP header; TCP's is left to the kernel, and hides none that was wrong: those are
     not joined."""
     inner = inner_of(frame[OFFLOAD_HEADER + ETHERNET :])
     again = inner.copy()
     del again.chksum
-    return inner.chksum == IP(bytes(again)).chksum
+    return bool(inner.chksum == IP(bytes(again)).chksum)
 
 
-def test_a_run_becomes_one_frame():
+def test_a_run_becomes_one_frame() -> None:
     packets = [overlay(segment(1 + 1000 * k, bytes(1000))) for k in range(7)]
     [frame] = Joins()(packets)
     assert len(cut_again(frame)) == 7
 
 
-def test_a_wrong_checksum_is_not_hidden():
+def test_a_wrong_checksum_is_not_hidden() -> None:
     packets = [bytearray(overlay(segment(1 + 1000 * k, bytes(1000)))) for k in range(3)]
     packets[1][-1] ^= 1
     frames = Joins()([bytes(p) for p in packets])

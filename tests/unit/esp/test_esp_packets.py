@@ -7,7 +7,9 @@ import struct
 import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import ciphers
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
@@ -17,7 +19,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
 from weft.esp.gateway import COUNTERS, Opener, Sealer
@@ -27,57 +29,63 @@ from weft.esp.window import WINDOW, ReplayWindow
 from weft.linux.esp import helper
 from weft.linux.esp.build import LIBRARY
 from weft.linux.esp.tap import ETHERTYPE_IPV4, MAC
-from weft.model.encryption import Association
+from weft.model.encryption import Association, IcvBits
 
 A, B, C = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), IPv4Address("192.0.2.3")
 PORT = 4789
 MANY = Block(1, 1 << 20)
-VNIS = {64: 4097, 128: 5000}
+VNIS: dict[IcvBits, int] = {64: 4097, 128: 5000}
 PATH = Path(os.environ.get("WEFT_ESP_LIBRARY", LIBRARY))
 """Another one is given to run these tests under a sanitizer."""
 IMPLEMENTATIONS = ["python", "helper"] if PATH.exists() else ["python"]
-KINDS = [(bits, icv) for bits in (128, 256) for icv in (64, 128)]
+KINDS = [(bits, icv) for bits in (128, 256) for icv in VNIS]
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 each_kind = pytest.mark.parametrize(("bits", "icv"), KINDS)
 needs_helper = pytest.mark.skipif(not PATH.exists(), reason="the C helper is not built")
 fuzz = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
-def association(bits=128, icv=64, **changes):
-    fields = {
-        "spi": 0xC0FFEE, "source": A, "destination": B, "key": bytes(range(bits // 8 + 4)), "icv_bits": icv, "tag": 1,
-    }  # fmt: skip
-    return Association(**{**fields, **changes})
+def association(bits: int = 128, icv: IcvBits = 64, **changes: object) -> Association:
+    key = bytes(range(bits // 8 + 4))
+    made = Association(spi=0xC0FFEE, source=A, destination=B, key=key, icv_bits=icv, tag=1)
+    return msgspec.structs.replace(made, **changes)
 
 
 class Sends:
     """A sealer of either implementation, with associations to B for both lengths of ICV."""
 
-    def __init__(self, implementation, *associations, block=MANY, header=0):
+    def __init__(
+        self, implementation: str, *associations: Association, block: Block = MANY, header: int = 0
+    ) -> None:
         self.header = header
-        self.python = implementation == "python"
-        self.sealer = (
+        self.sealer: Sealer | helper.HelperSealer = (
             Sealer(A, PORT)
-            if self.python
+            if implementation == "python"
             else helper.HelperSealer(A, PORT, header, -1, helper.load(PATH))
         )
         self.sealer.set_vnis({vni: icv for icv, vni in VNIS.items()})
         for each in associations or (association(),):
             self.sealer.add(each, block)
 
-    def __call__(self, packet):
-        if self.python:
+    def __call__(self, packet: bytes) -> bytes | None:
+        if isinstance(self.sealer, Sealer):
             sealed = self.sealer.seal(packet)
             return None if sealed is None else sealed.packet
         found = self.sealer.seal_frame(bytes(self.header) + MAC + MAC + ETHERTYPE_IPV4 + packet)
         return found[0] if found else None
 
-    def drops(self):
+    def sealed(self, packet: bytes) -> bytes:
+        """Of a packet that has to leave."""
+        found = self(packet)
+        assert found is not None
+        return found
+
+    def drops(self) -> dict[str, int]:
         return {name: n for name, n in self.sealer.counters().items() if n}
 
 
-def opener(implementation, *associations):
-    made = (
+def opener(implementation: str, *associations: Association) -> Opener | helper.HelperOpener:
+    made: Opener | helper.HelperOpener = (
         Opener(B, PORT)
         if implementation == "python"
         else helper.HelperOpener(B, PORT, 0, MAC, helper.load(PATH))
@@ -88,11 +96,18 @@ def opener(implementation, *associations):
     return made
 
 
-def drops(half):
+def drops(half: Sealer | Opener | helper.HelperSealer | helper.HelperOpener) -> dict[str, int]:
     return {name: n for name, n in half.counters().items() if n}
 
 
-def overlay_packet(size=100, icv=64, vni=None, port=PORT, source=A, destination=B):
+def overlay_packet(
+    size: int = 100,
+    icv: IcvBits = 64,
+    vni: int | None = None,
+    port: int = PORT,
+    source: IPv4Address = A,
+    destination: IPv4Address = B,
+) -> bytes:
     inner = (
         Ether(src="02:42:0a:00:00:01", dst="02:42:0a:00:00:02")
         / IP(src="10.0.0.1", dst="10.0.0.2")
@@ -103,27 +118,30 @@ def overlay_packet(size=100, icv=64, vni=None, port=PORT, source=A, destination=
     return bytes(outer / VXLAN(vni=VNIS[icv] if vni is None else vni, flags=8) / inner)
 
 
-def on_wire(esp, source=A, destination=B, **fields):
-    return bytes(IP(src=str(source), dst=str(destination), proto=50, **fields) / Raw(esp))
+def on_wire(
+    esp: bytes, source: IPv4Address = A, destination: IPv4Address = B, tos: int = 0, ttl: int = 64
+) -> bytes:
+    return bytes(IP(src=str(source), dst=str(destination), proto=50, tos=tos, ttl=ttl) / Raw(esp))
 
 
-def same(found, packet):
+def same(found: bytes | None, packet: bytes) -> None:
     """The IP header is made anew; the datagram is what it was."""
+    assert found is not None
     ip, old = IP(found), IP(packet)
     assert found[20:] == packet[20:]
     assert (ip.src, ip.dst, ip.proto, ip.len, ip.ttl) == (old.src, old.dst, 17, len(packet), 64)
     assert ip.chksum == recomputed(ip)
 
 
-def recomputed(ip):
+def recomputed(ip: Packet) -> int:
     again = ip.copy()
     del again.chksum
-    return IP(bytes(again)).chksum
+    return int(IP(bytes(again)).chksum)
 
 
-def scapy_association(made):
-    """Its AES-GCM knows the full ICV only."""
-    return SecurityAssociation(
+def scapy_association(made: Association) -> Any:
+    """Its AES-GCM knows the full ICV only; and it has no types."""
+    return SecurityAssociation(  # type: ignore[no-untyped-call]  # scapy's has no types
         ESP, spi=made.spi, crypt_algo="AES-GCM", crypt_key=made.key, auth_algo="NULL"
     )
 
@@ -132,9 +150,9 @@ def scapy_association(made):
 @pytest.mark.parametrize("bits", [128, 256])
 @given(size=st.integers(0, 1400))
 @fuzz
-def test_scapy_opens_ours(implementation, bits, size):
+def test_scapy_opens_ours(implementation: str, bits: int, size: int) -> None:
     made, packet = association(bits, 128), overlay_packet(size, 128)
-    found = scapy_association(made).decrypt(IP(on_wire(Sends(implementation, made)(packet))))
+    found = scapy_association(made).decrypt(IP(on_wire(Sends(implementation, made).sealed(packet))))
     assert bytes(found[UDP]) == packet[20:]
 
 
@@ -142,10 +160,10 @@ def test_scapy_opens_ours(implementation, bits, size):
 @pytest.mark.parametrize("bits", [128, 256])
 @given(size=st.integers(0, 1400))
 @fuzz
-def test_openssl_opens_ours_with_a_short_icv(implementation, bits, size):
+def test_openssl_opens_ours_with_a_short_icv(implementation: str, bits: int, size: int) -> None:
     """By the general interface, which takes shorter tags."""
     made, packet = association(bits, 64), overlay_packet(size, 64)
-    esp = Sends(implementation, made)(packet)
+    esp = Sends(implementation, made).sealed(packet)
     assert (len(esp) - 16 - 8) % 4 == 0
     mode = modes.GCM(made.key[-4:] + esp[8:16], esp[-8:], min_tag_length=8)
     decryptor = ciphers.Cipher(algorithms.AES(made.key[:-4]), mode).decryptor()
@@ -159,7 +177,9 @@ def test_openssl_opens_ours_with_a_short_icv(implementation, bits, size):
 @each_kind
 @given(size=st.integers(0, 1400), sequence=st.integers(1, 2**32 - 1))
 @fuzz
-def test_ours_opens_scapys(implementation, bits, icv, size, sequence):
+def test_ours_opens_scapys(
+    implementation: str, bits: int, icv: IcvBits, size: int, sequence: int
+) -> None:
     made, packet = association(bits, icv), overlay_packet(size, icv)
     sealed = scapy_association(made).encrypt(
         IP(packet), seq_num=sequence, iv=struct.pack("!Q", sequence * 77)
@@ -171,18 +191,18 @@ def test_ours_opens_scapys(implementation, bits, icv, size, sequence):
 @each_implementation
 @pytest.mark.parametrize("icv", [64, 128])
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
-def test_tshark_opens_ours(implementation, icv, tmp_path):
+def test_tshark_opens_ours(implementation: str, icv: IcvBits, tmp_path: Path) -> None:
     made = association(icv=icv)
     send = Sends(implementation, made)
     wrpcap(
         str(tmp_path / "esp.pcap"),
-        [IP(on_wire(send(overlay_packet(size, icv)))) for size in (0, 1, 2, 3, 1400)],
+        [IP(on_wire(send.sealed(overlay_packet(size, icv)))) for size in (0, 1, 2, 3, 1400)],
     )
     name = {64: "AES-GCM with 8 octet ICV [RFC4106]", 128: "AES-GCM with 16 octet ICV [RFC4106]"}[
         icv
     ]
     row = f'"IPv4","{A}","{B}","{made.spi:#010x}","{name}","0x{made.key.hex()}","NULL",""'
-    command = ["tshark", "-r", tmp_path / "esp.pcap", "-o", "esp.enable_encryption_decode:TRUE", "-o", f"uat:esp_sa:{row}",
+    command = ["tshark", "-r", str(tmp_path / "esp.pcap"), "-o", "esp.enable_encryption_decode:TRUE", "-o", f"uat:esp_sa:{row}",
                "-T", "fields", "-e", "vxlan.vni", "-e", "udp.length", "-e", "esp.icv_good"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [line.split("\t") for line in done.stdout.splitlines()]
@@ -193,21 +213,22 @@ def test_tshark_opens_ours(implementation, icv, tmp_path):
 
 @each_implementation
 @each_kind
-def test_round_trip_with_the_other(implementation, bits, icv):
+def test_round_trip_with_the_other(implementation: str, bits: int, icv: IcvBits) -> None:
     made = association(bits, icv)
     send = Sends(implementation, made)
     for other in IMPLEMENTATIONS:
         receive = opener(other, made)
         for size in (*range(9), 1400, 60000):
             packet = overlay_packet(size, icv)
-            same(receive.open(on_wire(send(packet))), packet)
+            same(receive.open(on_wire(send.sealed(packet))), packet)
         assert drops(receive) == {}
 
 
 @each_implementation
-def test_congestion_marks_and_ttl_survive(implementation):
+def test_congestion_marks_and_ttl_survive(implementation: str) -> None:
     packet = overlay_packet()
-    found = opener(implementation).open(on_wire(Sends(implementation)(packet), tos=3, ttl=9))
+    found = opener(implementation).open(on_wire(Sends(implementation).sealed(packet), tos=3, ttl=9))
+    assert found is not None
     assert (found[1], found[8]) == (3, 9)
 
 
@@ -230,7 +251,7 @@ def test_congestion_marks_and_ttl_survive(implementation):
         (overlay_packet()[:-1], "malformed"),
     ],
 )
-def test_nothing_else_leaves(implementation, packet, reason):
+def test_nothing_else_leaves(implementation: str, packet: bytes, reason: str) -> None:
     send = Sends(implementation)
     broken = packet
     if reason == "malformed" and len(packet) == len(overlay_packet()):
@@ -241,9 +262,9 @@ def test_nothing_else_leaves(implementation, packet, reason):
 
 @each_implementation
 @each_kind
-def test_each_changed_octet_is_noticed(implementation, bits, icv):
+def test_each_changed_octet_is_noticed(implementation: str, bits: int, icv: IcvBits) -> None:
     made = association(bits, icv)
-    esp = Sends(implementation, made)(overlay_packet(10, icv))
+    esp = Sends(implementation, made).sealed(overlay_packet(10, icv))
     receive = opener(implementation, made)
     for at in range(4, len(esp)):
         changed = esp[:at] + bytes([esp[at] ^ 0x80]) + esp[at + 1 :]
@@ -254,9 +275,9 @@ def test_each_changed_octet_is_noticed(implementation, bits, icv):
 
 @each_implementation
 @each_kind
-def test_truncated_replayed_wrong_spi(implementation, bits, icv):
+def test_truncated_replayed_wrong_spi(implementation: str, bits: int, icv: IcvBits) -> None:
     made = association(bits, icv)
-    esp = Sends(implementation, made)(overlay_packet(10, icv))
+    esp = Sends(implementation, made).sealed(overlay_packet(10, icv))
     receive = opener(implementation, made)
     for length in range(8, len(esp)):
         assert receive.open(on_wire(esp[:length])) is None
@@ -283,7 +304,7 @@ def test_truncated_replayed_wrong_spi(implementation, bits, icv):
         (overlay_packet()[20:30], "malformed"),
     ],
 )
-def test_what_a_peer_may_not_send(implementation, inside, reason):
+def test_what_a_peer_may_not_send(implementation: str, inside: bytes, reason: str) -> None:
     receive = opener(implementation)
     assert receive.open(on_wire(Cipher(association()).seal(5, inside))) is None
     assert drops(receive) == {reason: 1}
@@ -293,7 +314,7 @@ def test_what_a_peer_may_not_send(implementation, inside, reason):
 @pytest.mark.parametrize(
     "trailer", [b"\x00\x04", b"\x02\x01\x02\x11", b"\x01\x02\x00\x02\x11", b"\xff\x11"]
 )
-def test_wrong_padding_and_next_header(implementation, trailer):
+def test_wrong_padding_and_next_header(implementation: str, trailer: bytes) -> None:
     made, text = association(icv=128), overlay_packet(icv=128)[20:] + trailer
     text = bytes(-len(text) % 4) + text
     cipher = Cipher(made)
@@ -308,9 +329,9 @@ def test_wrong_padding_and_next_header(implementation, trailer):
 
 
 @each_implementation
-def test_numbers_end(implementation):
+def test_numbers_end(implementation: str) -> None:
     send = Sends(implementation, block=Block(END - 2, END))
-    assert [struct.unpack_from("!I", send(overlay_packet()), 4)[0] for _ in range(2)] == [
+    assert [struct.unpack_from("!I", send.sealed(overlay_packet()), 4)[0] for _ in range(2)] == [
         END - 2,
         END - 1,
     ]
@@ -319,7 +340,7 @@ def test_numbers_end(implementation):
 
 
 @each_implementation
-def test_numbers_come_in_blocks(implementation):
+def test_numbers_come_in_blocks(implementation: str) -> None:
     send = Sends(implementation, block=Block(1, 5))
     numbers = []
     for k in range(10):
@@ -339,8 +360,9 @@ sequences = st.lists(st.one_of(near, st.integers(0, 2**32 - 1)), max_size=60)
 
 @given(sequences)
 @fuzz
-def test_replay_window_is_a_set(numbers):
-    window, seen = ReplayWindow(), set()
+def test_replay_window_is_a_set(numbers: list[int]) -> None:
+    window = ReplayWindow()
+    seen: set[int] = set()
     for number in numbers:
         top = max(seen, default=0)
         fresh = number > 0 and number not in seen and number > top - WINDOW
@@ -355,10 +377,11 @@ def test_replay_window_is_a_set(numbers):
     start=st.integers(1, 70 * 64), steps=st.lists(st.integers(-WINDOW - 2, WINDOW + 2), max_size=40)
 )
 @fuzz
-def test_replay_window_of_openers(implementation, start, steps):
+def test_replay_window_of_openers(implementation: str, start: int, steps: list[int]) -> None:
     made = association()
     receive, cipher, inside = opener(implementation, made), Cipher(made), overlay_packet(0)[20:]
-    seen, number = set(), start
+    seen: set[int] = set()
+    number = start
     for step in (0, *steps):
         number = max(number + step, 0)
         top = max(seen, default=0)
@@ -369,7 +392,7 @@ def test_replay_window_of_openers(implementation, start, steps):
 
 
 @each_implementation
-def test_window_is_whole_wherever_it_begins(implementation):
+def test_window_is_whole_wherever_it_begins(implementation: str) -> None:
     cipher, inside = Cipher(association()), overlay_packet(0)[20:]
     for start in range(1, 130):
         receive = opener(implementation)
@@ -384,7 +407,7 @@ def test_window_is_whole_wherever_it_begins(implementation):
 
 
 @st.composite
-def mutated(draw, packet):
+def mutated(draw: st.DrawFn, packet: bytes) -> bytes:
     """Cut, lengthened or with some octets changed."""
     data = bytearray(packet)
     for _ in range(draw(st.integers(0, 4))):
@@ -397,7 +420,7 @@ def mutated(draw, packet):
 @needs_helper
 @given(data=st.data(), icv=st.sampled_from([64, 128]), size=st.integers(0, 60))
 @fuzz
-def test_openers_agree_on_hostile_packets(data, icv, size):
+def test_openers_agree_on_hostile_packets(data: st.DataObject, icv: IcvBits, size: int) -> None:
     made = association(icv=icv)
     receivers = [opener(each, made) for each in IMPLEMENTATIONS]
     cipher = Cipher(made)
@@ -411,7 +434,7 @@ def test_openers_agree_on_hostile_packets(data, icv, size):
 @needs_helper
 @given(data=st.data(), icv=st.sampled_from([64, 128]), size=st.integers(0, 60))
 @fuzz
-def test_sealers_agree_on_any_packet(data, icv, size):
+def test_sealers_agree_on_any_packet(data: st.DataObject, icv: IcvBits, size: int) -> None:
     senders = [Sends(each, association(icv=icv)) for each in IMPLEMENTATIONS]
     for _ in range(3):
         packet = data.draw(mutated(overlay_packet(size, icv)))
@@ -419,6 +442,6 @@ def test_sealers_agree_on_any_packet(data, icv, size):
     assert senders[0].drops() == senders[1].drops()
 
 
-def test_counters_have_the_same_names():
+def test_counters_have_the_same_names() -> None:
     for half in (Sealer(A, PORT), Opener(B, PORT)):
         assert tuple(half.counters()) == COUNTERS
