@@ -11,12 +11,15 @@ import pytest
 from tests.support import virtual_time
 from weft.errors import OperationFailed, Unavailable
 from weft.manager.ports import ManagerPorts
+from weft.manager.registry_auths import RegistryAuths
 from weft.manager.vault import KeysInMemory, Vault
 from weft.model.cluster import Cluster, JoinTokens, RootCa
-from weft.model.ids import ClusterId, NodeId, SecretId
+from weft.model.ids import ClusterId, NodeId, SecretId, ServiceId
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.node import Node, NodeSpec
+from weft.model.registry import PullAuth, RegistryAuth, SealedAuth
 from weft.model.secret import DataSpec, Secret
+from weft.model.service import ContainerSpec, Service, ServiceSpec, TaskSpec
 from weft.model.state import Put, Remove
 from weft.pki.sealing import SealingKey
 from weft.store.memory import MemoryStore
@@ -182,3 +185,33 @@ async def test_of_two_leaders_one_key_counts_and_both_get_it(managers: Managers)
     await asyncio.sleep(60)
     assert two.opened(await secret(one)) == DATA
     assert one.opened(await secret(two)) == DATA
+
+
+@scene
+async def test_credentials_of_a_service_are_sealed_for_it_and_its_registry(
+    managers: Managers,
+) -> None:
+    first = await managers.start("m1", leads=True)
+    auths = RegistryAuths(first)
+    mine = RegistryAuth(username="me", password="hunter2")
+    assert await auths.seal(ServiceId("a"), "reg.test/app:1", RegistryAuth()) is None
+    sealed = await auths.seal(ServiceId("a"), "reg.test/app:1", mine)
+    assert sealed is not None
+    assert sealed.registry == "reg.test"
+    assert b"hunter2" not in sealed.sealed.text
+
+    def opened(id: str, auth: SealedAuth, by: RegistryAuths) -> PullAuth | None:
+        task = TaskSpec(container=ContainerSpec(image="reg.test/app:1"))
+        spec = ServiceSpec(name=id, task=task)
+        return by.opened(Service(id=ServiceId(id), spec=spec, registry_auth=auth))
+
+    known = opened("a", sealed, auths)
+    assert known is not None
+    assert (known.registry, known.auth) == ("reg.test", mine)
+    assert opened("b", sealed, auths) is None, "another service's"
+    elsewhere = SealedAuth("evil.test", sealed.sealed)
+    assert opened("a", elsewhere, auths) is None, "for another registry"
+    second = RegistryAuths(await managers.start("m2"))
+    assert opened("a", sealed, second) is None, "without the key"
+    await asyncio.sleep(1)
+    assert opened("a", sealed, second) == known

@@ -38,6 +38,7 @@ from weft.model.assignment import AssignmentChange
 from weft.model.ids import ClusterId, ContainerId, NetworkId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
+from weft.model.registry import PullAuth
 from weft.model.secret import Payload
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState, TaskStatus
@@ -75,6 +76,7 @@ class ScriptedManager:
         self.secrets: Sequence[Payload] = ()
         self.configs: Sequence[Payload] = ()
         """What it says that the node's tasks need: payloads."""
+        self.registry_auths: Sequence[PullAuth] = ()
         self.without: set[NetworkId] = set()
         """Networks that are left out of what it says."""
 
@@ -135,6 +137,7 @@ class ScriptedManager:
             services=tuple(s for v in views for s in v.services.values()),
             secrets=tuple(self.secrets),
             configs=tuple(self.configs),
+            registry_auths=tuple(self.registry_auths),
         )
         return AssignmentUpdate(change)
 

@@ -39,6 +39,7 @@ from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.node import NodeDescription
+from weft.model.registry import RegistryAuth
 from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskState, TaskStatus
 from weft.session.messages import EngineStateFrame, EngineStateRequest, LogsRequest
@@ -256,8 +257,8 @@ class Agent:
     def description(self) -> NodeDescription:
         return self._adapters.description()
 
-    async def pull(self, reference: str) -> None:
-        await self._pulls.pull(reference)
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> None:
+        await self._pulls.pull(reference, auth)
 
     async def prune(self) -> None:
         ended = {c.id: c for c in self._swarm_containers() if c.state is ContainerState.EXITED}

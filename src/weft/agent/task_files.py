@@ -1,5 +1,5 @@
 """The files that a task sees of its secrets and configs: which of them are not here yet, and what is
-in them. Pure."""
+in them; and the credentials with which its image is pulled. Pure."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -10,6 +10,7 @@ from weft.model.container import MemoryFile
 from weft.model.ids import TaskId
 from weft.model.node import NodeDescription
 from weft.model.payload import Payloads, content
+from weft.model.registry import RegistryAuth
 from weft.model.secret import DataKind, DataReference, Payload, path_in_container
 from weft.model.service import ContainerSpec
 
@@ -44,8 +45,20 @@ def task_files(
     )
 
 
+def pull_auth(task: TaskAssignment, assignment: Assignment) -> RegistryAuth | None:
+    """The credentials for the pull of the task's image. None if it needs none, or no manager has
+    sent them (`lacks_auth`)."""
+    found = assignment.registry_auths.get(task.service)
+    is_for_it = found is not None and found.registry == task.private_registry
+    return found.auth if found is not None and is_for_it else None
+
+
+def lacks_auth(task: TaskAssignment, assignment: Assignment) -> bool:
+    return bool(task.private_registry) and pull_auth(task, assignment) is None
+
+
 def newly_supplied(old: Assignment, new: Assignment) -> set[TaskId]:
-    """Tasks for which data has come."""
+    """Tasks for which data or credentials have come."""
     before, after = _payloads(old), _payloads(new)
     kinds: tuple[DataKind, ...] = ("secret", "config")
     come = {
@@ -54,10 +67,14 @@ def newly_supplied(old: Assignment, new: Assignment) -> set[TaskId]:
         for id in after[kind]
         if before[kind].get(id) != after[kind][id]
     }
+    authorized = {
+        id for id, auth in new.registry_auths.items() if old.registry_auths.get(id) != auth
+    }
     return {
         task.id
-        for task in (new.tasks.values() if come else ())
-        if any((kind, each.id) in come for kind, each in _references(task.spec.container))
+        for task in (new.tasks.values() if come or authorized else ())
+        if task.service in authorized
+        or any((kind, each.id) in come for kind, each in _references(task.spec.container))
     }
 
 

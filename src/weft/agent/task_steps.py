@@ -36,7 +36,8 @@ class Step(Enum):
     CONNECT = auto()
     """Give the task a sandbox, with its networks in the kernel and its DNS queries answered."""
     AWAIT_DATA = auto()
-    """Say that secrets or configs are not here, and wait until a manager has sent them."""
+    """Say that secrets, configs or credentials are not here, and wait until a manager has sent
+    them."""
     CREATE = auto()
     REPORT_PREPARING = auto()
     REPORT_READY = auto()
@@ -84,6 +85,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """Why the task is unhealthy, as reported; it stays so, whatever its container does."""
     supplied: bool = True
     """The secrets and configs that the task needs are here."""
+    authorized: bool = True
+    """The credentials that the pull of the image needs are here."""
 
 
 def next_step(task: TaskView) -> Step:
@@ -104,7 +107,7 @@ def _prepare(task: TaskView) -> Step:
     if task.container is not None:
         return Step.REPORT_READY if task.connected else Step.CONNECT
     if not task.image:
-        return Step.PULL
+        return Step.PULL if task.authorized else Step.AWAIT_DATA
     if not task.supplied:
         return Step.AWAIT_DATA
     return Step.CREATE if task.connected else Step.CONNECT

@@ -19,7 +19,7 @@ import msgspec
 
 from weft.agent.connections import Connections
 from weft.agent.records import Records, TaskRecord
-from weft.agent.task_files import missing, task_files
+from weft.agent.task_files import lacks_auth, missing, pull_auth, task_files
 from weft.agent.task_steps import (
     RebootVerdict,
     Step,
@@ -37,6 +37,7 @@ from weft.model.assignment import Assignment, TaskAssignment
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import TaskId
 from weft.model.node import NodeDescription
+from weft.model.registry import RegistryAuth
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Host(Protocol):
 
     def description(self) -> NodeDescription: ...
 
-    async def pull(self, reference: str) -> None:
+    async def pull(self, reference: str, auth: RegistryAuth | None = None) -> None:
         """Raises `NotFound` or `OperationFailed`."""
         ...
 
@@ -119,7 +120,9 @@ class TaskWorker:
             case Step.REPORT_PREPARING:
                 self._report(TaskState.PREPARING, "preparing")
             case Step.PULL:
-                await self._unless_changed(self._host.pull(self._assigned.spec.container.image))
+                auth = pull_auth(self._assigned, self._host.assignment)
+                image = self._assigned.spec.container.image
+                await self._unless_changed(self._host.pull(image, auth))
             case Step.CONNECT:
                 await self._unless_changed(self._host.connections.connect(self._assigned))
             case Step.AWAIT_DATA:
@@ -180,7 +183,20 @@ class TaskWorker:
 
     def _missing(self) -> list[str]:
         assigned = self._host.assignment.tasks.get(self._task)
-        return missing(assigned, self._host.assignment) if assigned is not None else []
+        if assigned is None:
+            return []
+        found = missing(assigned, self._host.assignment)
+        if self._lacks_auth() and not self._has_image():
+            found.append(f"credentials for the registry {assigned.private_registry}")
+        return found
+
+    def _has_image(self) -> bool:
+        assigned = self._host.assignment.tasks.get(self._task)
+        return assigned is not None and self._host.engine.has_image(assigned.spec.container.image)
+
+    def _lacks_auth(self) -> bool:
+        assigned = self._host.assignment.tasks.get(self._task)
+        return assigned is not None and lacks_auth(assigned, self._host.assignment)
 
     def _report_again(self, err: str) -> None:
         """Reports the state as it was, with another error."""
@@ -280,13 +296,13 @@ class TaskWorker:
             desired=TaskState.REMOVE if assigned is None else assigned.desired,
             assigned=assigned is not None,
             container=None if container is None else container.state,
-            image=assigned is not None
-            and self._host.engine.has_image(assigned.spec.container.image),
+            image=self._has_image(),
             connected=self._host.connections.is_connected(self._task),
             verdict=self._host.verdict(container),
             health=None if health is None else health.status,
             unhealthy=record.status.err if record.status.unhealthy_since else "",
-            supplied=not self._missing(),
+            supplied=assigned is None or not missing(assigned, self._host.assignment),
+            authorized=not self._lacks_auth(),
         )
 
     def _log(self, status: TaskStatus) -> None:

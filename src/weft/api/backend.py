@@ -21,6 +21,7 @@ from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.registry import AuthSource, RegistryAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
@@ -86,12 +87,23 @@ class Swarm(Protocol):
         <id>`."""
         ...
 
-    async def create_service(self, spec: ServiceSpec) -> ServiceId: ...
+    async def create_service(
+        self, spec: ServiceSpec, auth: RegistryAuth | None = None
+    ) -> ServiceId:
+        """`auth`: for the image's registry. Nodes get it only for pulling that image."""
+        ...
 
     async def update_service(
-        self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
+        self,
+        id: ServiceId,
+        version: int,
+        spec: ServiceSpec,
+        rollback: Literal["", "previous"] = "",
+        auth: RegistryAuth | AuthSource = "spec",
     ) -> None:
-        """`rollback` puts the previous spec back and ignores `spec`."""
+        """`rollback` puts the previous spec back, with its credentials, and ignores `spec` and
+        `auth`. `auth`: new credentials, or whose to keep. Raises `FailedPrecondition` if there is
+        no previous spec."""
         ...
 
     async def remove_service(self, id: ServiceId) -> None: ...

@@ -15,8 +15,9 @@ from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control.orchestrator.progress import progress
-from weft.errors import Forbidden, InvalidArgument, Unsupported
+from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.ids import NetworkId
+from weft.model.registry import AuthSource
 from weft.model.service import Service
 from weft.model.state import ClusterState
 
@@ -90,19 +91,13 @@ async def inspect(call: Call) -> web.Response:
     return answer(service_json(find_service(call.swarm.state, call.id)))
 
 
-def _refuse_credentials(call: Call) -> None:
-    auth = registry_auth.given(call.request)
-    if auth is not None and not auth.is_empty:
-        raise Unsupported("credentials for a registry are not supported by Weft for services")
-
-
 async def create(call: Call) -> web.Response:
     swarm = call.swarm
     wire = await call.body(ServiceWire)
-    _refuse_credentials(call)
+    auth = registry_auth.given(call.request)
     if not wire.name:
         wire = msgspec.structs.replace(wire, name=random_name(secrets.token_bytes(4)))
-    id = await swarm.create_service(spec_from(wire, network_resolver(call)))
+    id = await swarm.create_service(spec_from(wire, network_resolver(call)), auth)
     return answer({"ID": id, "Warnings": None}, 201)
 
 
@@ -110,7 +105,7 @@ async def update(call: Call) -> web.Response:
     swarm = call.swarm
     service = find_service(swarm.state, call.id)
     version = call.number("version")
-    _refuse_credentials(call)
+    auth = registry_auth.given(call.request) or _kept_auth(call)
     rollback = call.query("rollback")
     if rollback not in ("", "none", "previous"):
         raise InvalidArgument(f"invalid rollback: {rollback!r} (must be previous or none)")
@@ -119,8 +114,23 @@ async def update(call: Call) -> web.Response:
     else:
         wire = await call.body(ServiceWire)
         wire = msgspec.structs.replace(wire, name=wire.name or service.name)
-        await swarm.update_service(service.id, version, spec_from(wire, network_resolver(call)))
+        spec = spec_from(wire, network_resolver(call))
+        await swarm.update_service(service.id, version, spec, "", auth)
     return answer({"Warnings": None})
+
+
+def _kept_auth(call: Call) -> AuthSource:
+    """Whose credentials the service keeps if the header brings none."""
+    match call.query("registryAuthFrom"):
+        case "" | "spec":
+            return "spec"
+        case "previous-spec":
+            return "previous-spec"
+        case other:
+            raise InvalidArgument(
+                f"unsupported registryAuthFrom value: {clip(other)!r} (must be spec or"
+                " previous-spec)"
+            )
 
 
 async def remove(call: Call) -> web.Response:

@@ -28,7 +28,7 @@ import msgspec
 
 from weft.control import revocation
 from weft.control.assignments.affected import concerned
-from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.assignment import Opened, assignment_for
 from weft.control.assignments.differences import Memo
 from weft.control.assignments.views import Views, network_views
 from weft.control.requests.nodes import farewell
@@ -36,6 +36,7 @@ from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked
 from weft.manager.liveness import Liveness, grace
+from weft.manager.registry_auths import RegistryAuths
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
 from weft.manager.suspicion import Suspicion
@@ -97,6 +98,7 @@ class SessionParts:
     certificates: Certificates
     suspicion: Suspicion
     vault: Vault
+    registry_auths: RegistryAuths
 
 
 class Dispatcher:
@@ -111,7 +113,7 @@ class Dispatcher:
         self._statuses = parts.statuses
         self._certificates = parts.certificates
         self._suspicion = parts.suspicion
-        self._payload_of = parts.vault.payload
+        self._opened = Opened(parts.vault.payload, parts.registry_auths.opened)
         parts.vault.on_key(self._begin_anew)
         self._links: dict[NodeId, AgentLink] = {}
         self._changes = store.subscribe(KINDS)
@@ -290,7 +292,7 @@ class Dispatcher:
             known = link.newest
             same = known if previous is not None and id not in who.tasks else None
             try:
-                link.offer(assignment_for(state, id, views, same, self._payload_of), memo)
+                link.offer(assignment_for(state, id, views, same, self._opened), memo)
             except Exception:
                 log.exception("dispatch.not_assigned node=%s", id)
                 link.end(SessionClosed(f"cannot make the assignment of node {id}: internal error"))

@@ -30,6 +30,7 @@ from weft.manager.logs import read_logs
 from weft.manager.loops import ControlLoop, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
+from weft.manager.registry_auths import RegistryAuths
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Suspicion
 from weft.manager.transaction import transact
@@ -42,6 +43,7 @@ from weft.model.logs import LogsWanted, TaskLog
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import Change, ClusterState, Decision, Kind, cluster_of
@@ -93,12 +95,14 @@ class Manager:
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._vault = Vault(own, store, leadership, ports)
+        self._registry_auths = RegistryAuths(self._vault)
         parts = SessionParts(
             liveness=self._liveness,
             statuses=self._statuses,
             certificates=self._certificates,
             suspicion=self._suspicion,
             vault=self._vault,
+            registry_auths=self._registry_auths,
         )
         self._dispatcher = Dispatcher(own, store, clock, parts)
         self.streams = StreamBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
@@ -314,16 +318,24 @@ class Manager:
     async def remove_network(self, id: NetworkId) -> None:
         await networks.remove(self._store, id)
 
-    async def create_service(self, spec: ServiceSpec) -> ServiceId:
+    async def create_service(
+        self, spec: ServiceSpec, auth: RegistryAuth | None = None
+    ) -> ServiceId:
         id = ServiceId(self._id())
         now = self._ports.clock()
+        sealed = await self._sealed(id, spec, auth) if auth is not None else None
         await self._write(
-            lambda state: services.creation(state, id, spec, now, self._host.own_ports)
+            lambda state: services.creation(state, id, spec, now, self._host.own_ports, sealed)
         )
         return id
 
     async def update_service(
-        self, id: ServiceId, version: int, spec: ServiceSpec, rollback: Literal["", "previous"] = ""
+        self,
+        id: ServiceId,
+        version: int,
+        spec: ServiceSpec,
+        rollback: Literal["", "previous"] = "",
+        auth: RegistryAuth | AuthSource = "spec",
     ) -> None:
         now = self._ports.clock()
         if rollback == "previous":
@@ -331,9 +343,17 @@ class Manager:
                 lambda state: services.rollback(state, id, version, now, self._host.own_ports)
             )
         else:
+            new = await self._sealed(id, spec, auth) if isinstance(auth, RegistryAuth) else auth
             await self._write(
-                lambda state: services.update(state, id, version, spec, now, self._host.own_ports)
+                lambda state: services.update(
+                    state, id, version, spec, now, self._host.own_ports, new
+                )
             )
+
+    async def _sealed(
+        self, id: ServiceId, spec: ServiceSpec, auth: RegistryAuth
+    ) -> SealedAuth | None:
+        return await self._registry_auths.seal(id, spec.task.container.image, auth)
 
     async def remove_service(self, id: ServiceId) -> None:
         await self._write(lambda state: services.removal(state, id))

@@ -114,12 +114,16 @@ class Vault:
 
     def opened(self, secret: Secret) -> bytes:
         """Raises `OperationFailed` if the key is not here, or the secret was tampered with."""
-        key = self._keys.get(secret.sealed.key)
+        return self.open(secret.id, secret.sealed)
+
+    def open(self, id: str, sealed: Sealed) -> bytes:
+        """`id`: as given to `seal`. Raises as `opened`."""
+        key = self._keys.get(sealed.key)
         if key is None:
             raise OperationFailed(
-                f"cannot open secret {secret.id}: this manager does not have its sealing key"
+                f"cannot open secret {id}: this manager does not have its sealing key"
             )
-        return sealing.opened(key, secret.id, secret.sealed)
+        return sealing.opened(key, id, sealed)
 
     def payload(self, found: Secret | Config) -> Payload | None:
         """See `control.assignments.assignment.PayloadOf`. The log names a secret that cannot be

@@ -20,6 +20,7 @@ from weft.model.cluster import VXLAN_PORT
 from weft.model.encryption import DataKey, IcvBits
 from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 from weft.model.network import Segment
+from weft.model.registry import PullAuth
 from weft.model.secret import Payload
 from weft.model.service import PublishedPort, TaskSpec
 from weft.model.task import Attachment, Task, TaskState
@@ -38,9 +39,11 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     ports: tuple[PublishedPort, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     desired: TaskState = TaskState.RUNNING
+    private_registry: str = ""
+    """The registry whose credentials the node needs to pull the image; empty if it needs none."""
 
     @classmethod
-    def of(cls, task: Task, node: NodeId) -> "TaskAssignment":
+    def of(cls, task: Task, node: NodeId, private_registry: str = "") -> "TaskAssignment":
         """An ended task has no addresses any more and does not run again, whatever its desired
         state."""
         is_over = task.state.is_terminal
@@ -55,6 +58,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
             ports=task.ports,
             attachments=() if is_over else task.attachments,
             desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
+            private_registry=private_registry,
         )
 
     @property
@@ -184,6 +188,8 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     removed_secrets: tuple[SecretId, ...] = ()
     configs: tuple[Payload, ...] = ()
     removed_configs: tuple[ConfigId, ...] = ()
+    registry_auths: tuple[PullAuth, ...] = ()
+    removed_registry_auths: tuple[ServiceId, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -205,6 +211,8 @@ class AssignmentChange(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
                     self.removed_secrets,
                     self.configs,
                     self.removed_configs,
+                    self.registry_auths,
+                    self.removed_registry_auths,
                 )
             )
         )
@@ -234,6 +242,9 @@ class Assignment(Overlays, frozen=True, kw_only=True):
     secrets: dict[SecretId, Payload] = msgspec.field(default_factory=dict)
     """The data of the secrets that the tasks refer to. Never on a node's disk, and in no log."""
     configs: dict[ConfigId, Payload] = msgspec.field(default_factory=dict)
+    registry_auths: dict[ServiceId, PullAuth] = msgspec.field(default_factory=dict)
+    """Credentials of the tasks' services for the registries of their images. Kept as secrets
+    are."""
 
     def after(self, change: AssignmentChange) -> "Assignment":
         """The next assignment; this one does not change."""
@@ -252,6 +263,8 @@ class Assignment(Overlays, frozen=True, kw_only=True):
         secrets |= {SecretId(payload.id): payload for payload in change.secrets}
         configs = {} if change.full else without(self.configs, change.removed_configs)
         configs |= {ConfigId(payload.id): payload for payload in change.configs}
+        auths = {} if change.full else without(self.registry_auths, change.removed_registry_auths)
+        auths |= {auth.service: auth for auth in change.registry_auths}
         keys = change.keys if change.keys is not None else () if change.full else self.keys
         return Assignment(
             node=self.node,
@@ -262,6 +275,7 @@ class Assignment(Overlays, frozen=True, kw_only=True):
             networks=views,
             secrets=secrets,
             configs=configs,
+            registry_auths=auths,
         )
 
 

@@ -8,9 +8,11 @@ for: an update to an image elsewhere does not send them there.
 
 import base64
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Literal
 
 import msgspec
 
+from weft.errors import InvalidArgument
 from weft.model.ids import ServiceId
 from weft.model.numbers import decimal
 from weft.model.references import parse, qualified
@@ -58,12 +60,16 @@ class SealedAuth(msgspec.Struct, frozen=True):
     """An encoded `RegistryAuth`."""
 
 
-class PullAuth(msgspec.Struct, frozen=True, kw_only=True):
+class PullAuth(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """A service's credentials as its tasks' nodes get them, opened. Never on a node's disk."""
 
     service: ServiceId
     registry: str
     auth: RegistryAuth
+
+
+AuthSource = Literal["spec", "previous-spec"]
+"""Whose credentials an update keeps if it brings none."""
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,3 +123,11 @@ def host_of(registry: str) -> str:
 def registry_of(reference: str) -> str:
     """Host and port of the registry that has the image. Raises `InvalidArgument`."""
     return qualified(parse(reference)[0]).partition("/")[0]
+
+
+def is_of(reference: str, registry: str) -> bool:
+    """Whether the image is of that registry."""
+    try:
+        return registry_of(reference) == registry
+    except InvalidArgument:
+        return False

@@ -14,6 +14,7 @@ from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
 from weft.model.mount import BindOptions, VolumeOptions
 from weft.model.privileges import Privileges
+from weft.model.registry import SealedAuth
 from weft.model.secret import DataReference
 
 MountType = Literal["bind", "tmpfs", "volume"]
@@ -238,6 +239,10 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The service's version before the last change of its spec: a reader of a later version has
     seen that spec."""
     previous_spec: ServiceSpec | None = None
+    registry_auth: SealedAuth | None = None
+    """The credentials with which the tasks' nodes pull the image."""
+    previous_registry_auth: SealedAuth | None = None
+    """Those that belong to the previous spec."""
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None
     job_status: JobStatus | None = None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.control_room import LOOPS, ControlRoom
 from weft.control.assignments import differences
-from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.assignment import Opened, assignment_for
 from weft.control.assignments.differences import MOST_DATA, difference, in_pieces
 from weft.control.assignments.views import network_views
 from weft.control.orchestrator.updater import with_spec
@@ -136,6 +136,7 @@ def test_a_rotated_secret_is_sent_once_to_each_node_with_a_task_of_it() -> None:
     for id in ("s0", "s1"):
         room.put(Secret(id=SecretId(id), spec=DataSpec(name=id), sealed=Sealed("", b"", b"")))
     payloads = {id: Payload(id=id, data=b"x" * 1000) for id in ("s0", "s1")}
+    opened = Opened(lambda found: payloads[found.id], lambda _: None)
     told: dict[NodeId, Assignment] = {}
     sent: list[tuple[NodeId, str]] = []
     gone: list[tuple[NodeId, str]] = []
@@ -147,7 +148,7 @@ def test_a_rotated_secret_is_sent_once_to_each_node_with_a_task_of_it() -> None:
         room.now += SECOND
         views = network_views(room.state)
         for node in room.state.nodes:
-            new = assignment_for(room.state, node, views, None, lambda found: payloads[found.id])
+            new = assignment_for(room.state, node, views, None, opened)
             change = difference(told.get(node), new)
             told[node] = new
             sent.extend((node, each.id) for each in change.secrets)

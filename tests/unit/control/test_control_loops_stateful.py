@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.control_room import LOOPS, ControlRoom, Loop
 from weft.control.assignments.affected import concerned
-from weft.control.assignments.assignment import assignment_for
+from weft.control.assignments.assignment import Opened, assignment_for
 from weft.control.assignments.differences import Memo, difference
 from weft.control.assignments.views import Views, network_views
 from weft.control.orchestrator.jobs import started_again
@@ -58,6 +58,9 @@ KINDS_OF_DATA: tuple[DataKind, ...] = ("secret", "config")
 
 def opened(found: Secret | Config) -> Payload:
     return Payload(id=found.id, data=found.id.encode())
+
+
+OPENED = Opened(opened, lambda _: None)
 
 
 def needed(state: ClusterState, node: NodeId) -> tuple[dict[str, Payload], dict[str, Payload]]:
@@ -346,8 +349,8 @@ class Swarm(RuleBasedStateMachine):
         for node in state.nodes:
             known = self.told.get(node)
             same = known if node not in who.tasks else None
-            new = assignment_for(state, node, self.views, same, opened)
-            assert new == assignment_for(state, node, network_views(state), None, opened)
+            new = assignment_for(state, node, self.views, same, OPENED)
+            assert new == assignment_for(state, node, network_views(state), None, OPENED)
             assert (dict(new.secrets), dict(new.configs)) == needed(state, node)
             change = difference(known, new, memo)
             assert (

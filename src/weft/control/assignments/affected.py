@@ -11,9 +11,10 @@ import msgspec
 from weft.control.assignments.assignment import is_dispatched
 from weft.control.assignments.views import Views
 from weft.model.cluster import Cluster
-from weft.model.ids import NodeId
+from weft.model.ids import NodeId, ServiceId
 from weft.model.node import Node
 from weft.model.secret import Config, DataKind, Secret
+from weft.model.service import Service
 from weft.model.state import ClusterState, Event
 from weft.model.task import Task
 
@@ -38,7 +39,9 @@ def concerned(
     )
     return Concerned(
         everybody,
-        frozenset(node for event in events for node in (*_nodes(event), *_without(state, event))),
+        frozenset(
+            node for event in events for node in (*_nodes(state, event), *_without(state, event))
+        ),
         frozenset(
             task.node
             for id in changed
@@ -64,10 +67,22 @@ def _without(state: ClusterState, event: Event) -> Iterable[NodeId]:
     return [task.node for task in using if task.node is not None]
 
 
-def _nodes(event: Event) -> Iterable[NodeId]:
+def _with_other_auth(state: ClusterState, event: Event) -> Iterable[NodeId]:
+    """The nodes of a service's tasks, if its credentials for a registry have changed."""
+    before, after = (
+        service.registry_auth if isinstance(service, Service) else None
+        for service in (event.before, event.after)
+    )
+    tasks = state.tasks_of(ServiceId(event.object.id)).values() if before != after else ()
+    return [task.node for task in tasks if task.node is not None]
+
+
+def _nodes(state: ClusterState, event: Event) -> Iterable[NodeId]:
     before, after = event.before, event.after
     if isinstance(before, Node) and after is None:
         return (before.id,)
+    if isinstance(event.object, Service):
+        return _with_other_auth(state, event)
     tasks = [task for task in (before, after) if isinstance(task, Task)]
     if len(tasks) == 2 and _reads_the_same(*tasks):
         return ()

@@ -2,6 +2,7 @@
 secrets and configs that they need."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from weft.control.assignments.views import Views
 from weft.model.assignment import (
@@ -9,13 +10,19 @@ from weft.model.assignment import (
     TaskAssignment,
 )
 from weft.model.cluster import VXLAN_PORT
-from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId
+from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId
+from weft.model.registry import PullAuth, is_of
 from weft.model.secret import Config, DataKind, DataReference, Payload, Secret
+from weft.model.service import Service
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
 
 PayloadOf = Callable[[Secret | Config], Payload | None]
 """Gives what a node gets of a secret or config; None for one that this manager cannot open."""
+
+
+AuthOf = Callable[[Service], PullAuth | None]
+"""Gives what a node gets of a service's credentials; None as above."""
 
 
 def sealed_stay_closed(found: Secret | Config) -> Payload | None:
@@ -25,12 +32,23 @@ def sealed_stay_closed(found: Secret | Config) -> Payload | None:
     return Payload(id=found.id, data=found.data, templated=found.spec.templated)
 
 
+class Opened(NamedTuple):
+    """What this manager can open for nodes."""
+
+    payload_of: PayloadOf
+    auth_of: AuthOf
+
+
+NOTHING_OPENED = Opened(sealed_stay_closed, lambda _: None)
+"""Without any key."""
+
+
 def assignment_for(
     state: ClusterState,
     node_id: NodeId,
     views: Views,
     known: Assignment | None = None,
-    payload_of: PayloadOf = sealed_stay_closed,
+    opened: Opened = NOTHING_OPENED,
 ) -> Assignment:
     """The assignment of the node. `views`: those of `network_views` at this very state. `known`: an
     earlier assignment, if no task of the node has changed since; most assignments are made because
@@ -38,12 +56,22 @@ def assignment_for(
     cluster = state.cluster
     if known is None:
         found = state.tasks_on(node_id).values()
-        tasks = {task.id: TaskAssignment.of(task, node_id) for task in found if is_dispatched(task)}
+        tasks = {
+            task.id: TaskAssignment.of(task, node_id, _private_registry(state, task))
+            for task in found
+            if is_dispatched(task)
+        }
         needing = [task for task in found if is_dispatched(task) and not task.state.is_terminal]
-        secrets = {SecretId(id): it for id, it in _payloads(state, "secret", needing, payload_of)}
-        configs = {ConfigId(id): it for id, it in _payloads(state, "config", needing, payload_of)}
+        secrets = {
+            SecretId(id): it for id, it in _payloads(state, "secret", needing, opened.payload_of)
+        }
+        configs = {
+            ConfigId(id): it for id, it in _payloads(state, "config", needing, opened.payload_of)
+        }
+        auths = dict(_auths(state, tasks.values(), opened.auth_of))
     else:
         tasks, secrets, configs = known.tasks, known.secrets, known.configs
+        auths = known.registry_auths
     networks = {
         network: views[network] for network in _networks_of(state, node_id) if network in views
     }
@@ -59,7 +87,27 @@ def assignment_for(
         networks=networks,
         secrets=secrets,
         configs=configs,
+        registry_auths=auths,
     )
+
+
+def _private_registry(state: ClusterState, task: Task) -> str:
+    """The registry of the task's image, if the service has credentials for it. Credentials for
+    another registry, as after an update to an image elsewhere, are not sent there."""
+    service = state.services.get(task.service)
+    sealed = service.registry_auth if service is not None else None
+    if sealed is None or task.state.is_terminal:
+        return ""
+    return sealed.registry if is_of(task.spec.container.image, sealed.registry) else ""
+
+
+def _auths(
+    state: ClusterState, tasks: Iterable[TaskAssignment], auth_of: AuthOf
+) -> Iterator[tuple[ServiceId, PullAuth]]:
+    for id in dict.fromkeys(task.service for task in tasks if task.private_registry):
+        auth = auth_of(state.services[id])
+        if auth is not None:
+            yield id, auth
 
 
 def _payloads(

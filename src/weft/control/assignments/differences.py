@@ -71,6 +71,7 @@ def _differ_in_views_alone(old: Assignment, new: Assignment) -> bool:
         old.tasks is new.tasks
         and old.secrets is new.secrets
         and old.configs is new.configs
+        and old.registry_auths is new.registry_auths
         and old.keys == new.keys
         and old.data_path_port == new.data_path_port
     )
@@ -82,6 +83,7 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
     tasks, removed_tasks = _table_difference(before.tasks, new.tasks)
     secrets, removed_secrets = _table_difference(before.secrets, new.secrets)
     configs, removed_configs = _table_difference(before.configs, new.configs)
+    auths, removed_auths = _table_difference(before.registry_auths, new.registry_auths)
     views = list(_view_differences(before, new, memo))
     known = before.networks
     return AssignmentChange(
@@ -106,6 +108,8 @@ def _change(old: Assignment | None, new: Assignment, memo: Memo) -> AssignmentCh
         removed_secrets=removed_secrets,
         configs=configs,
         removed_configs=removed_configs,
+        registry_auths=auths,
+        removed_registry_auths=removed_auths,
     )
 
 

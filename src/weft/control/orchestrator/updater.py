@@ -40,14 +40,15 @@ _FAILURES = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED, TaskState
 
 
 def with_spec(service: Service, spec: ServiceSpec) -> Service:
-    """The service after a user's update. A new update begins, whatever the state of the last
-    one."""
+    """The service after a user's update. A new update begins, whatever the state of the last one.
+    The credentials stay."""
     return msgspec.structs.replace(
         service,
         spec=spec,
         spec_follows=service.meta.version,
         spec_version=0,
         previous_spec=service.spec,
+        previous_registry_auth=service.registry_auth,
         update_status=None,
     )
 
@@ -60,7 +61,11 @@ def rolled_back(
     if service.previous_spec is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec")
     status = UpdateStatus(UpdateState.ROLLBACK_STARTED, started_at=now, message=message)
-    return msgspec.structs.replace(with_spec(service, service.previous_spec), update_status=status)
+    return msgspec.structs.replace(
+        with_spec(service, service.previous_spec),
+        registry_auth=service.previous_registry_auth,
+        update_status=status,
+    )
 
 
 # --- one pass
@@ -220,7 +225,9 @@ def _handle_failures(
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
     elif config.failure_action == "rollback" and service.previous_spec is not None:
         back = rolled_back(service, draft.now, f"{AUTOMATIC} {cause}")
-        draft.put_service(msgspec.structs.replace(back, previous_spec=None))
+        draft.put_service(
+            msgspec.structs.replace(back, previous_spec=None, previous_registry_auth=None)
+        )
     else:
         _set_status(draft, UpdateState.PAUSED, f"update paused {cause}")
     return True

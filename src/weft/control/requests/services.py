@@ -14,6 +14,7 @@ from weft.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound,
 from weft.model import labels
 from weft.model.ids import ServiceId
 from weft.model.meta import Nanoseconds
+from weft.model.registry import AuthSource, SealedAuth
 from weft.model.service import EndpointSpec, JobStatus, Service, ServiceSpec
 from weft.model.state import Change, ClusterState, Put, Remove
 
@@ -24,6 +25,7 @@ def creation(
     spec: ServiceSpec,
     now: Nanoseconds,
     own_ports: OwnPorts = NO_PORTS,
+    auth: SealedAuth | None = None,
 ) -> list[Change]:
     """`own_ports`: ports of this host, here and below."""
     spec = labels.applied(spec)
@@ -34,7 +36,7 @@ def creation(
             f" service {spec.name} already exists"
         )
     job_status = None if spec.job is None else JobStatus(last_execution=now)
-    return [Put(Service(id=id, spec=spec, job_status=job_status))]
+    return [Put(Service(id=id, spec=spec, registry_auth=auth, job_status=job_status))]
 
 
 def update(
@@ -44,14 +46,28 @@ def update(
     spec: ServiceSpec,
     now: Nanoseconds,
     own_ports: OwnPorts = NO_PORTS,
+    auth: SealedAuth | AuthSource | None = "spec",
 ) -> list[Change]:
+    """`auth`: other credentials, None for none, or whose credentials are kept. Tasks that run go on
+    whatever they are: only a pull needs them."""
     service, spec = _at(state, id, version), labels.applied(spec)
     if spec.name != service.spec.name:
         raise Unsupported("renaming services is not supported")
     if spec.mode != service.spec.mode:
         raise Unsupported("service mode change is not allowed")
     _check(state, service, spec, own_ports)
-    return [Put(started_again(with_spec(service, spec), now))]
+    updated = msgspec.structs.replace(with_spec(service, spec), registry_auth=_auth(service, auth))
+    return [Put(started_again(updated, now))]
+
+
+def _auth(service: Service, auth: SealedAuth | AuthSource | None) -> SealedAuth | None:
+    if auth == "spec":
+        return service.registry_auth
+    if auth == "previous-spec":
+        if service.previous_spec is None:
+            raise FailedPrecondition("service does not have a previous spec")
+        return service.previous_registry_auth
+    return auth
 
 
 def rollback(
