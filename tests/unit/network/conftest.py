@@ -3,17 +3,24 @@ plan makes of that."""
 
 import asyncio
 import itertools
+from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
 from weft.linux.fake import FakeKernel
+from weft.model.addresses import Protocol
+from weft.model.assignment import Assignment
 from weft.model.encryption import DataKey
+from weft.model.sandbox import NodeFacts
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
+from weft.model.workload import Resident
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST, Vxlan
+from weft.network.kernel_state import HOST, KernelState, Link, Namespace, Vxlan
+from weft.network.operations import Operation
 from weft.network.plan import plan
 from weft.network.render.table import text
 from weft.network.trace.nft import parse
@@ -28,10 +35,16 @@ SUBNETS = [
     "10.15.0.0/24",
 ]
 KEYS = (DataKey(tag=1, secret=b"k" * 16),)
+Engine = Literal["kernel", "userspace"] | None
+ENGINES: tuple[Engine, ...] = (None, "kernel", "userspace")
+Told = tuple[Assignment, NodeFacts, list[Resident]]
+"""What `plan` takes."""
+PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
+MODES: tuple[Literal["ingress", "host"], ...] = ("ingress", "host")
 
 
 @st.composite
-def swarms(draw):
+def swarms(draw: st.DrawFn) -> Swarm:
     """Up to three networks of one or two segments, up to four services with tasks anywhere, of
     which some do not serve."""
     swarm = Swarm(NODES)
@@ -39,9 +52,10 @@ def swarms(draw):
     networks = []
     for i in range(draw(st.integers(0, 3))):
         subnets = pools[2 * i : 2 * i + draw(st.integers(1, 2))]
-        flags = {"internal": draw(st.booleans()), "encrypted": draw(st.booleans())}
+        internal, encrypted = draw(st.booleans()), draw(st.booleans())
+        mtu = draw(st.sampled_from([None, 1400]))
         networks.append(
-            swarm.network(f"net{i}", *subnets, mtu=draw(st.sampled_from([None, 1400])), **flags)
+            swarm.network(f"net{i}", *subnets, internal=internal, encrypted=encrypted, mtu=mtu)
         )
     published = itertools.count(8000)
     for i in range(draw(st.integers(0, 4))):
@@ -49,7 +63,7 @@ def swarms(draw):
         ports = [
             PublishedPort(
                 target=draw(st.sampled_from([53, 80])), published=next(published),
-                protocol=draw(st.sampled_from(["tcp", "udp"])), mode=draw(st.sampled_from(["ingress", "host"])),
+                protocol=draw(st.sampled_from(PROTOCOLS)), mode=draw(st.sampled_from(MODES)),
             )
             for _ in range(draw(st.integers(0, 2)))
         ]  # fmt: skip
@@ -66,18 +80,18 @@ def swarms(draw):
 
 
 @st.composite
-def inputs(draw, node=None):
+def inputs(draw: st.DrawFn, node: int | None = None) -> Told:
     """What `plan` takes: overlays, facts, residents."""
     swarm, node = draw(swarms()), node or draw(st.integers(1, NODES))
     return told(
         swarm,
         node,
-        draw(st.sampled_from([None, "kernel", "userspace"])),
+        draw(st.sampled_from(ENGINES)),
         draw(st.sampled_from([(), KEYS])),
     )
 
 
-def told(swarm, node, engine=None, keys=()):
+def told(swarm: Swarm, node: int, engine: Engine = None, keys: tuple[DataKey, ...] = ()) -> Told:
     assignment = msgspec.structs.replace(swarm.assignment(node), keys=keys)
     return (
         assignment,
@@ -87,7 +101,7 @@ def told(swarm, node, engine=None, keys=()):
 
 
 @st.composite
-def histories(draw):
+def histories(draw: st.DrawFn) -> tuple[Told, Told]:
     """One node at two moments of one swarm: tasks went, stopped serving, and came, and services
     published something else."""
     swarm, node = draw(swarms()), draw(st.integers(1, NODES))
@@ -119,11 +133,13 @@ def histories(draw):
     return before, told(swarm, node)
 
 
-def bring(kernel, desired, actual=None):
+def bring(
+    kernel: FakeKernel, desired: KernelState, actual: KernelState | None = None
+) -> list[Operation]:
     """Apply the difference; gives the operations. `actual`: what is taken for the kernel's state;
     None: what it is."""
 
-    async def run():
+    async def run() -> list[Operation]:
         operations = diff(actual or await kernel.read(desired), desired)
         await kernel.apply(operations)
         return operations
@@ -131,21 +147,21 @@ def bring(kernel, desired, actual=None):
     return asyncio.run(run())
 
 
-def read(kernel, desired):
+def read(kernel: FakeKernel, desired: KernelState) -> KernelState:
     return asyncio.run(kernel.read(desired))
 
 
-def kernel_in(desired):
+def kernel_in(desired: KernelState) -> FakeKernel:
     kernel = FakeKernel()
     bring(kernel, desired)
     return kernel
 
 
-def planned(input):
+def planned(input: Told) -> KernelState:
     return plan(*input)
 
 
-def differences(kernel, desired):
+def differences(kernel: FakeKernel, desired: KernelState) -> list[str]:
     """Where the kernel is not exactly what was desired, found without `diff`: by comparing the
     values field by field."""
     state = kernel.state()
@@ -180,7 +196,7 @@ def differences(kernel, desired):
     return found
 
 
-def _without_sockets(links):
+def _without_sockets(links: Mapping[str, Link]) -> dict[str, Link]:
     """Where a tunnel's socket is does not count: the kernel does not tell it."""
     return {
         name: (
@@ -192,5 +208,5 @@ def _without_sockets(links):
     }
 
 
-def _mac(namespace, name):
+def _mac(namespace: Namespace, name: str) -> str | None:
     return namespace.links[name].mac if name in namespace.links else None

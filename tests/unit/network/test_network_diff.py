@@ -2,6 +2,7 @@
 further."""
 
 import asyncio
+from collections.abc import Container
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.network.conftest import (
+    Told,
     bring,
     differences,
     histories,
@@ -48,7 +50,7 @@ few = settings(
 
 @few
 @given(inputs())
-def test_from_nothing(input):
+def test_from_nothing(input: Told) -> None:
     desired = planned(input)
     kernel = kernel_in(desired)
     assert differences(kernel, desired) == []
@@ -57,7 +59,7 @@ def test_from_nothing(input):
 
 @few
 @given(inputs(), inputs())
-def test_from_any_state_to_any_other(first, second):
+def test_from_any_state_to_any_other(first: Told, second: Told) -> None:
     """Swarms that have nothing to do with each other but their names: addresses, MACs, kinds and
     peers all differ. The ends of a veth are only known to whoever made it, so what was desired
     before stands for what is."""
@@ -70,7 +72,7 @@ def test_from_any_state_to_any_other(first, second):
 
 @few
 @given(histories(), st.booleans())
-def test_from_one_moment_to_the_next(moments, remembered):
+def test_from_one_moment_to_the_next(moments: tuple[Told, Told], remembered: bool) -> None:
     """The agent may take what it applied for the kernel's state, or read it again."""
     before, after = map(planned, moments)
     kernel = kernel_in(before)
@@ -81,7 +83,7 @@ def test_from_one_moment_to_the_next(moments, remembered):
 
 @few
 @given(inputs())
-def test_everything_of_ours_goes(input):
+def test_everything_of_ours_goes(input: Told) -> None:
     kernel = kernel_in(planned(input))
     bring(kernel, EMPTY)
     left = msgspec.structs.replace(kernel.state()[HOST], sysctls={})
@@ -91,13 +93,13 @@ def test_everything_of_ours_goes(input):
 
 @few
 @given(inputs())
-def test_equal_states_give_nothing(input):
+def test_equal_states_give_nothing(input: Told) -> None:
     assert diff(planned(input), planned(input)) == []
 
 
 @few
 @given(inputs(), inputs())
-def test_every_operation_prints_as_one_command(first, second):
+def test_every_operation_prints_as_one_command(first: Told, second: Told) -> None:
     for operation in diff(planned(first), planned(second)):
         words = str(operation).split("\n")[0].split()
         assert words[0] in ("ip", "bridge", "nft", "sysctl")
@@ -109,7 +111,7 @@ def test_every_operation_prints_as_one_command(first, second):
 
 @few
 @given(inputs(), st.data())
-def test_any_damage_is_repaired(input, data):
+def test_any_damage_is_repaired(input: Told, data: st.DataObject) -> None:
     """One random thing that is there is taken away, as somebody else may do."""
     desired = planned(input)
     kernel = kernel_in(desired)
@@ -118,9 +120,9 @@ def test_any_damage_is_repaired(input, data):
     assert differences(kernel, desired) == []
 
 
-def vandalism(state):
+def vandalism(state: KernelState) -> list[op.Operation]:
     """Each removal that is possible."""
-    found = []
+    found: list[op.Operation] = []
     for name, space in state.namespaces.items():
         found += [op.RemoveNamespace(name)] if name != HOST else []
         found += [op.RemoveLink(name, link) for link in space.links]
@@ -146,7 +148,7 @@ def vandalism(state):
 
 @given(st.integers(0, 400), st.booleans())
 @settings(max_examples=25)
-def test_a_failed_operation_is_made_good_in_the_next_round(position, twice):
+def test_a_failed_operation_is_made_good_in_the_next_round(position: int, twice: bool) -> None:
     """Whatever fails, the operations that do not need it are done, and the next comparison finds
     the rest."""
     desired = planned_example()
@@ -165,7 +167,7 @@ def test_a_failed_operation_is_made_good_in_the_next_round(position, twice):
 AT_PORT = ForwardingEntry("veth1", "02:42:0a:00:00:05")
 
 
-def planned_example():
+def planned_example() -> KernelState:
     from_bridge = cable(
         ("1-net", "veth1", "br0"),
         ("box", "eth0"),
@@ -194,7 +196,7 @@ def planned_example():
 # --- one thing at a time
 
 
-def test_the_order_that_a_kernel_wants():
+def test_the_order_that_a_kernel_wants() -> None:
     assert [str(o) for o in diff(EMPTY, planned_example())] == [
         "ip netns add 1-net",
         "ip netns add box",
@@ -229,7 +231,7 @@ def test_the_order_that_a_kernel_wants():
     ]
 
 
-def test_a_sandbox_that_goes_takes_nothing_else_along():
+def test_a_sandbox_that_goes_takes_nothing_else_along() -> None:
     desired = planned_example()
     net = desired["1-net"]
     links = {name: link for name, link in net.links.items() if name != "veth1"}
@@ -242,7 +244,7 @@ def test_a_sandbox_that_goes_takes_nothing_else_along():
     ]
 
 
-def test_a_task_that_moves_to_another_host_costs_one_entry():
+def test_a_task_that_moves_to_another_host_costs_one_entry() -> None:
     """The MAC stays, and the entry is replaced in place: no frame meets the gap."""
     desired = planned_example()
     moved = ForwardingEntry("vxlan0", "02:42:0a:00:00:09", IPv4Address("192.0.2.3"))
@@ -253,7 +255,7 @@ def test_a_task_that_moves_to_another_host_costs_one_entry():
     ]
 
 
-def peers(number, changed=()):
+def peers(number: int, changed: Container[int] = ()) -> KernelState:
     """A bridge with so many peers; those in `changed` are behind another host."""
     addresses = [IPv4Address("10.0.0.0") + i for i in range(2, number + 2)]
     desired = planned_example()
@@ -269,17 +271,17 @@ def peers(number, changed=()):
 
 
 @pytest.mark.parametrize("changed", [0, 1, 7])
-def test_ten_thousand_peers_cost_what_changed(changed):
+def test_ten_thousand_peers_cost_what_changed(changed: int) -> None:
     before, after = peers(10_000), peers(10_000, range(changed))
     assert len(diff(before, after)) == changed
 
 
-def test_peers_come_and_go():
+def test_peers_come_and_go() -> None:
     assert len(diff(peers(10_000), peers(10_003))) == 6
     assert len(diff(peers(10_003), peers(10_000))) == 6
 
 
-def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it():
+def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it() -> None:
     desired = planned_example()
     kernel = kernel_in(desired)
     kernel.damage(op.RemoveLink("1-net", "vxlan0"))
@@ -291,7 +293,7 @@ def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it():
     assert differences(kernel, desired) == []
 
 
-def renumbered(address, mac):
+def renumbered(address: IPv4Interface, mac: str) -> KernelState:
     """A container with an entry of its own on its one interface."""
     ends = cable(("1-net", "veth1", "br0"), ("box", "eth0"), 1450, mac, address)
     entry = Neighbour("eth0", IPv4Address("169.254.1.1"), "02:43:00:00:00:00")
@@ -308,7 +310,7 @@ def renumbered(address, mac):
     [("02:00:00:00:00:01",) * 2, ("02:00:00:00:00:01", "02:00:00:00:00:02")],
     ids=["MAC", "another MAC"],
 )
-def test_neighbours_survive_a_new_address(hosts, macs):
+def test_neighbours_survive_a_new_address(hosts: tuple[int, int], macs: tuple[str, str]) -> None:
     """The kernel drops permanent neighbours with the old MAC (`neigh_changeaddr`), and with the
     last address (`inetdev_destroy`). No container changes its address while it lives."""
     before, after = (
@@ -319,8 +321,8 @@ def test_neighbours_survive_a_new_address(hosts, macs):
     assert differences(kernel, after) == []
 
 
-def test_the_fake_kernel_wakes_who_waits():
-    async def run():
+def test_the_fake_kernel_wakes_who_waits() -> None:
+    async def run() -> None:
         kernel = FakeKernel()
         waiting = asyncio.ensure_future(kernel.changed())
         await asyncio.sleep(0)
@@ -366,7 +368,7 @@ def test_the_fake_kernel_wakes_who_waits():
         ),
     ],
 )
-def test_the_fake_kernel_refuses_what_a_kernel_refuses(operation, cause):
+def test_the_fake_kernel_refuses_what_a_kernel_refuses(operation: op.Operation, cause: str) -> None:
     kernel = kernel_in(planned_example())
     with pytest.raises(OperationFailed, match=cause) as caught:
         asyncio.run(kernel.apply([operation, op.AddNamespace("later")]))
@@ -374,12 +376,12 @@ def test_the_fake_kernel_refuses_what_a_kernel_refuses(operation, cause):
     assert "later" in kernel.spaces, "independent ones after it are still tried"
 
 
-def test_what_is_already_so_counts_as_done():
+def test_what_is_already_so_counts_as_done() -> None:
     desired = planned_example()
     kernel = kernel_in(desired)
     asyncio.run(kernel.apply([o for o in diff(EMPTY, desired) if not isinstance(o, op.SetLink)]))
     assert differences(kernel, desired) == []
-    gone = [
+    gone: list[op.Operation] = [
         op.RemoveNamespace("x"),
         op.RemoveLink("x", "y"),
         op.RemoveLink("box", "y"),

@@ -1,16 +1,22 @@
 """Which flows are cut: those to tasks that no longer serve, where their choice is remembered, and
 no others."""
 
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.support.swarms import Swarm
-from tests.unit.network.conftest import histories
+from tests.unit.network.conftest import Told, histories
+from weft.model.addresses import Protocol
+from weft.model.assignment import Assignment
+from weft.model.ids import NetworkId, TaskId
 from weft.model.service import PublishedPort
-from weft.network.flows import Answered, Asked, stale_flows
-from weft.network.kernel_state import HOST
+from weft.model.workload import Resident
+from weft.network.flows import Answered, Asked, Place, stale_flows
+from weft.network.kernel_state import HOST, KernelState
 from weft.network.own_ports import without_own_ports
 from weft.network.plan import plan
 from weft.network.sandbox import needs_gateway
@@ -21,7 +27,7 @@ few = settings(
 
 
 @pytest.fixture
-def swarm():
+def swarm() -> Swarm:
     """`web` in the mesh and on a network, on the second and the third host; `app` calls it from the
     first."""
     made = Swarm(3)
@@ -33,25 +39,25 @@ def swarm():
     return made
 
 
-def tasks(swarm, service):
+def tasks(swarm: Swarm, service: str) -> list[TaskId]:
     return [t.id for t in swarm.tasks.values() if t.service_name == service]
 
 
-def planned_on(swarm, node=1):
+def planned_on(swarm: Swarm, node: int = 1) -> KernelState:
     return plan(swarm.assignment(node), swarm.facts(node), swarm.residents(node))
 
 
-def after(swarm, change, node=1):
+def after(swarm: Swarm, change: Callable[[], object], node: int = 1) -> set[Place]:
     before = planned_on(swarm, node)
     change()
     return stale_flows(before, planned_on(swarm, node))
 
 
-def answered(address):
+def answered(address: str) -> Answered:
     return Answered(IPv4Address(address))
 
 
-def test_a_task_that_stops_serving(swarm):
+def test_a_task_that_stops_serving(swarm: Swarm) -> None:
     web, _ = tasks(swarm, "web")
     app = swarm.sandbox(tasks(swarm, "app")[0]).key
     cut = after(swarm, lambda: swarm.set_serving(web, False))
@@ -59,23 +65,23 @@ def test_a_task_that_stops_serving(swarm):
     assert cut == {(HOST, mesh), (app, inner), ("lb_mynet0000", inner)}
 
 
-def test_a_task_that_is_gone_counts_as_well(swarm):
+def test_a_task_that_is_gone_counts_as_well(swarm: Swarm) -> None:
     [web, _] = tasks(swarm, "web")
     assert (HOST, answered("10.0.0.6")) in after(swarm, lambda: swarm.remove(web))
 
 
-def test_a_network_that_the_node_leaves_takes_its_namespaces_along(swarm):
+def test_a_network_that_the_node_leaves_takes_its_namespaces_along(swarm: Swarm) -> None:
     """Nothing to cut where nothing is left."""
     [app] = tasks(swarm, "app")
     assert after(swarm, lambda: swarm.remove(app)) == set()
 
 
-def test_nothing_to_cut_when_tasks_come(swarm):
-    net = swarm.definitions["mynet" + "0" * 20].id
+def test_nothing_to_cut_when_tasks_come(swarm: Swarm) -> None:
+    net = swarm.definitions[NetworkId("mynet" + "0" * 20)].id
     assert after(swarm, lambda: swarm.service("more", net, on=[2])) == set()
 
 
-def test_a_port_that_begins_to_be_published(swarm):
+def test_a_port_that_begins_to_be_published(swarm: Swarm) -> None:
     """Flows to it that are older end at the host; a service without a task is enough, it
     refuses."""
     ports = [
@@ -93,28 +99,32 @@ def test_a_port_that_begins_to_be_published(swarm):
     }
 
 
-def test_a_host_mode_port_whose_container_is_replaced(swarm):
+def test_a_host_mode_port_whose_container_is_replaced(swarm: Swarm) -> None:
     port = PublishedPort(target=53, published=9100, protocol="udp", mode="host")
     [old] = swarm.service("direct", ports=[port], on=[1])
     address = swarm.sandbox(old).gateway.ip
 
-    def replace():
+    def replace() -> None:
         swarm.service("direct2", ports=[port], on=[1])
         swarm.remove(old)
 
     assert after(swarm, replace) == {(HOST, Answered(address))}
 
 
-def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(swarm):
+def test_a_port_of_the_hosts_own_is_not_published_and_its_flows_are_left_alone(
+    swarm: Swarm,
+) -> None:
     swarm.own_ports = frozenset({("udp", 9002)})
     ports = [PublishedPort(target=53, published=9002, protocol="udp")]
     assert after(swarm, lambda: swarm.service("mesh", ports=ports)) == set()
 
 
 def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_and_not_the_meshs(
-    swarm,
-):
-    def port(number, mode="host", protocol="tcp"):
+    swarm: Swarm,
+) -> None:
+    def port(
+        number: int, mode: Literal["ingress", "host"] = "host", protocol: Protocol = "tcp"
+    ) -> PublishedPort:
         return PublishedPort(target=80, published=number, protocol=protocol, mode=mode)
 
     kept = [port(9000, "ingress"), port(9001), port(9000, protocol="udp")]
@@ -129,7 +139,7 @@ def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_an
     assert without_own_ports(residents, frozenset()) == residents
 
 
-def published_directly(told, residents):
+def published_directly(told: Assignment, residents: Sequence[Resident]) -> set[IPv4Address]:
     """Addresses of containers with host-mode ports."""
     return {
         sandbox.gateway.ip
@@ -140,7 +150,7 @@ def published_directly(told, residents):
 
 @few
 @given(histories())
-def test_only_addresses_that_stopped_serving(moments):
+def test_only_addresses_that_stopped_serving(moments: tuple[Told, Told]) -> None:
     before, now = (plan(*moment) for moment in moments)
     cut = stale_flows(before, now)
     serving = [

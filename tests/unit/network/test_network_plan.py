@@ -2,6 +2,9 @@
 that an interpreter understands."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -9,12 +12,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
-from tests.unit.network.conftest import KEYS, inputs, planned, swarms, told
+from tests.unit.network.conftest import ENGINES, KEYS, Engine, Told, inputs, planned, swarms, told
 from weft.model.assignment import NetworkDefinition
+from weft.model.encryption import DataKey
+from weft.model.ids import NetworkId
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST, KernelState, Namespace, Veth, Vxlan
+from weft.network.kernel_state import HOST, KernelState, Link, Namespace, Veth, Vxlan
 from weft.network.operations import AddLink, SetSysctl
 from weft.network.overlay import mtu_of
 from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
@@ -25,16 +30,18 @@ from weft.network.trace.nft import parse
 few = settings(
     max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+K = TypeVar("K")
+V = TypeVar("V")
 LONGEST_NAME = 15
 """IFNAMSIZ less the closing zero."""
 
 
 @few
 @given(inputs(), st.randoms(use_true_random=False))
-def test_order_of_the_input_does_not_matter(input, random):
+def test_order_of_the_input_does_not_matter(input: Told, random: Random) -> None:
     overlays, facts, residents = input
 
-    def shuffled(table):
+    def shuffled(table: Mapping[K, V]) -> dict[K, V]:
         items = list(table.items())
         random.shuffle(items)
         return dict(items)
@@ -53,18 +60,19 @@ def test_order_of_the_input_does_not_matter(input, random):
 
 @few
 @given(inputs())
-def test_everything_in_the_hosts_namespace_is_ours(input):
+def test_everything_in_the_hosts_namespace_is_ours(input: Told) -> None:
     host = planned(input)[HOST]
     assert all(owns_link(name) for name in host.links)
     assert all(owns_table(name) for _, name in host.tables)
     assert all(owns_rule(r.priority, r.mark) for r in host.rules)
     assert all(owns_routing_table(r.table) or owns_link(r.device) for r in host.routes)
-    assert all(owns_link(entry.device) for entry in (*host.neighbours, *host.forwarding))
+    assert all(owns_link(neighbour.device) for neighbour in host.neighbours)
+    assert all(owns_link(entry.device) for entry in host.forwarding)
 
 
 @few
 @given(inputs())
-def test_names_fit_and_refer_to_what_is_there(input):
+def test_names_fit_and_refer_to_what_is_there(input: Told) -> None:
     state = planned(input)
     for space in state.namespaces.values():
         assert all(
@@ -73,24 +81,28 @@ def test_names_fit_and_refer_to_what_is_there(input):
         for link in space.links.values():
             assert link.master is None or link.master in space.links
             if isinstance(link.kind, Veth):
-                there = state[link.kind.peer_namespace].links[link.kind.peer]
+                there = far_end(state, link.kind)
                 assert there.kind == Veth(space.name, link.name), "both ends name each other"
                 assert there.mtu == link.mtu
             if isinstance(link.kind, Vxlan):
                 assert link.kind.socket in state.namespaces
-        devices = {e.device for e in (*space.neighbours, *space.forwarding, *space.routes)}
+        devices = {
+            *(neighbour.device for neighbour in space.neighbours),
+            *(entry.device for entry in space.forwarding),
+            *(route.device for route in space.routes),
+        }
         assert devices <= space.links.keys()
 
 
 @few
-@given(swarms(), st.sampled_from([None, "kernel", "userspace"]))
-def test_no_two_nodes_give_one_network_the_same_mac(swarm, engine):
+@given(swarms(), st.sampled_from(ENGINES))
+def test_no_two_nodes_give_one_network_the_same_mac(swarm: Swarm, engine: Engine) -> None:
     """A frame's MAC says where it goes: on each overlay every MAC is behind one host only, and that
     is what the others believe."""
     states = {i: plan(*told(swarm, i, engine, KEYS)) for i in (1, 2, 3)}
     for network in swarm.definitions:
         name = f"1-{network[:10]}"
-        owners = {}
+        owners: dict[str, int] = {}
         for i, state in states.items():
             for mac in macs_behind(state, name):
                 assert owners.setdefault(mac, i) == i, f"{mac} is on node{owners[mac]} and node{i}"
@@ -104,22 +116,24 @@ def test_no_two_nodes_give_one_network_the_same_mac(swarm, engine):
                 assert owner is None or entry.vtep == swarm.facts(owner).data_path_address
 
 
-def macs_behind(state, name):
+def far_end(state: KernelState, kind: Veth) -> Link:
+    assert kind.peer_namespace is not None
+    assert kind.peer is not None
+    return state[kind.peer_namespace].links[kind.peer]
+
+
+def macs_behind(state: KernelState, name: str) -> list[str]:
     """Of the far ends of an overlay's ports, and its bridges'."""
     if name not in state.namespaces:
         return []
     links = state[name].links.values()
-    ends = [
-        state[k.peer_namespace].links[k.peer].mac
-        for link in links
-        if isinstance(k := link.kind, Veth)
-    ]
+    ends = [far_end(state, link.kind).mac for link in links if isinstance(link.kind, Veth)]
     return [mac for mac in (*ends, *(link.mac for link in links)) if mac is not None]
 
 
 @few
 @given(inputs())
-def test_no_address_twice_in_one_namespace(input):
+def test_no_address_twice_in_one_namespace(input: Told) -> None:
     for space in planned(input).namespaces.values():
         held = Counter(a.ip for link in space.links.values() for a in link.addresses)
         gateways = {
@@ -128,7 +142,7 @@ def test_no_address_twice_in_one_namespace(input):
         assert all(count == 1 or ip in gateways for ip, count in held.items())
 
 
-def encrypted_and_published():
+def encrypted_and_published() -> Told:
     swarm = Swarm(2)
     networks = (
         swarm.network("plain", "10.10.0.0/24"),
@@ -141,7 +155,7 @@ def encrypted_and_published():
 @few
 @given(inputs())
 @example(encrypted_and_published())
-def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input):
+def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input: Told) -> None:
     """Overlays carry IPv4: what is sent with other addresses meets none of our rules. On the host
     only the links that have an address can speak at all, the others are ports of a bridge. In a
     container the value is a default, which a service may change."""
@@ -175,7 +189,7 @@ def test_no_link_of_ours_speaks_ipv6_from_the_moment_on_that_it_is_there(input):
 
 @few
 @given(inputs())
-def test_every_table_is_text_that_the_interpreter_knows(input):
+def test_every_table_is_text_that_the_interpreter_knows(input: Told) -> None:
     for space in planned(input).namespaces.values():
         for table in space.tables.values():
             rules = parse(text(table))
@@ -191,7 +205,7 @@ def test_every_table_is_text_that_the_interpreter_knows(input):
 
 @few
 @given(inputs())
-def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
+def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input: Told) -> None:
     overlays, _, residents = input
     state = planned(input)
     keys = {r.sandbox.key for r in residents}
@@ -203,7 +217,7 @@ def test_tasks_on_their_way_out_keep_their_network_and_get_nothing_new(input):
                 assert e.serving or e.task is None or f" {e.address.ip} . " not in rules
 
 
-def test_hosts_and_containers_are_one_element_each():
+def test_hosts_and_containers_are_one_element_each() -> None:
     """Of what looks at who sends: the rules are the same for any number of them."""
     small, large = Swarm(2), Swarm(9)
     for swarm in (small, large):
@@ -221,7 +235,7 @@ def test_hosts_and_containers_are_one_element_each():
         assert [len(many.elements[e]) - len(few.elements[e]) for e in elements] == [7]
 
 
-def test_a_sandbox_whose_resident_is_gone_goes_away():
+def test_a_sandbox_whose_resident_is_gone_goes_away() -> None:
     swarm = Swarm(1)
     [task] = swarm.service("web", on=[1])
     overlays, facts, residents = told(swarm, 1)
@@ -229,18 +243,26 @@ def test_a_sandbox_whose_resident_is_gone_goes_away():
     assert swarm.sandbox(task).key not in plan(overlays, facts, []).namespaces
 
 
-def test_encrypted_networks_without_key_or_engine_do_not_leave_the_host():
+def test_encrypted_networks_without_key_or_engine_do_not_leave_the_host() -> None:
     swarm = Swarm(2)
     net = swarm.network("secret", "10.40.0.0/24", encrypted=True)
     swarm.service("web", net, on=[1, 2])
     name = f"1-{net[:10]}"
-    for engine, keys in ((None, KEYS), ("userspace", ()), ("kernel", ())):
+    without: tuple[tuple[Engine, tuple[DataKey, ...]], ...] = (
+        (None, KEYS),
+        ("userspace", ()),
+        ("kernel", ()),
+    )
+    for engine, keys in without:
         assert "vxlan0" not in plan(*told(swarm, 1, engine, keys))[name].links
-    for engine, socket in (("userspace", "esp_sbox"), ("kernel", HOST)):
-        assert plan(*told(swarm, 1, engine, KEYS))[name].links["vxlan0"].kind.socket == socket
+    sockets: tuple[tuple[Engine, str], ...] = (("userspace", "esp_sbox"), ("kernel", HOST))
+    for engine, socket in sockets:
+        tunnel = plan(*told(swarm, 1, engine, KEYS))[name].links["vxlan0"].kind
+        assert isinstance(tunnel, Vxlan)
+        assert tunnel.socket == socket
 
 
-def test_host_mode_prefers_the_task_that_is_meant_to_run():
+def test_host_mode_prefers_the_task_that_is_meant_to_run() -> None:
     """Of two versions of a task on one host, while one replaces the other."""
     swarm = Swarm(1)
     port = PublishedPort(target=80, published=9090, mode="host")
@@ -264,7 +286,9 @@ def test_host_mode_prefers_the_task_that_is_meant_to_run():
         ([], []), ([53], [(53, 53)]), (range(20000, 30000), [(20000, 29999)]), ([1, 2, 4, 65535], [(1, 2), (4, 4), (65535, 65535)]),
     ],
 )  # fmt: skip
-def test_neighbouring_udp_ports_are_one_rule(ports, ranges):
+def test_neighbouring_udp_ports_are_one_rule(
+    ports: Sequence[int], ranges: list[tuple[int, int]]
+) -> None:
     swarm = Swarm(1)
     published = [PublishedPort(target=p, published=p, protocol="udp") for p in reversed(ports)]
     (task,) = swarm.service("web", ports=published, on=[1])
@@ -272,7 +296,7 @@ def test_neighbouring_udp_ports_are_one_rule(ports, ranges):
     assert sorted(r.source_ports for r in space.rules if r.source_ports) == ranges
 
 
-def test_host_mode_ports_of_a_task_that_is_to_stop_take_no_new_connections():
+def test_host_mode_ports_of_a_task_that_is_to_stop_take_no_new_connections() -> None:
     swarm = Swarm(1)
     (task,) = swarm.service(
         "web", ports=[PublishedPort(target=80, published=9090, mode="host")], on=[1]
@@ -291,14 +315,16 @@ def test_host_mode_ports_of_a_task_that_is_to_stop_take_no_new_connections():
     ],
 )  # fmt: skip
 def test_a_networks_mtu_is_that_of_the_narrowest_host_unless_the_user_says_another(
-    asked, agreed, own, inside
-):
-    definition = NetworkDefinition(id="n", name="n", segments=(), mtu=asked, underlay_mtu=agreed)
+    asked: int | None, agreed: int, own: int, inside: int
+) -> None:
+    definition = NetworkDefinition(
+        id=NetworkId("n"), name="n", segments=(), mtu=asked, underlay_mtu=agreed
+    )
     facts = msgspec.structs.replace(Swarm(1).facts(1), underlay_mtu=own)
     assert mtu_of(definition, facts) == inside
 
 
-def test_a_node_with_one_container_of_one_plain_network():
+def test_a_node_with_one_container_of_one_plain_network() -> None:
     swarm = Swarm(2)
     net = swarm.network("mynet", "10.10.10.0/24")
     [_, mine] = swarm.service("web", net, on=[2, 1], virtual=False)

@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
-from tests.unit.network.conftest import bring, differences, histories, inputs, kernel_in, told
+from tests.unit.network.conftest import Told, bring, differences, histories, inputs, kernel_in, told
+from weft.model.assignment import NetworkView
 from weft.model.service import PublishedPort
 from weft.network.diff import diff
-from weft.network.kernel_state import HOST
+from weft.network.kernel_state import HOST, KernelState, Namespace, Table
 from weft.network.memo import Memo
 from weft.network.operations import (
     AddForwarding,
@@ -26,11 +27,11 @@ few = settings(
 PEER = AddForwarding | AddNeighbour | RemoveForwarding | RemoveNeighbour
 
 
-def in_any_order(state):
+def in_any_order(state: KernelState) -> dict[str, Namespace]:
     """The state without what depends on a service's past: the order of its tasks, and the size of
     its ring."""
 
-    def plain(table):
+    def plain(table: Table) -> Table:
         services = {
             d: msgspec.structs.replace(s, backends=tuple(sorted(s.backends)), size=0)
             for d, s in table.services.items()
@@ -47,7 +48,9 @@ def in_any_order(state):
 
 @few
 @given(st.lists(inputs(node=1), min_size=1, max_size=3), histories())
-def test_what_a_planner_remembers_changes_nothing(others, moments):
+def test_what_a_planner_remembers_changes_nothing(
+    others: list[Told], moments: tuple[Told, Told]
+) -> None:
     """Neither swarms that have nothing to do with this one, nor this one a moment ago."""
     planner = Planner()
     for input in (*others, *moments):
@@ -56,7 +59,9 @@ def test_what_a_planner_remembers_changes_nothing(others, moments):
 
 @few
 @given(histories())
-def test_a_kernel_is_led_from_one_moment_to_the_next_by_elements(moments):
+def test_a_kernel_is_led_from_one_moment_to_the_next_by_elements(
+    moments: tuple[Told, Told],
+) -> None:
     planner = Planner()
     before, after = (planner.plan(*moment) for moment in moments)
     kernel = kernel_in(before)
@@ -67,7 +72,7 @@ def test_a_kernel_is_led_from_one_moment_to_the_next_by_elements(moments):
 
 @few
 @given(inputs())
-def test_the_same_again_is_the_same_object(input):
+def test_the_same_again_is_the_same_object(input: Told) -> None:
     planner = Planner()
     before, after = planner.plan(*input), planner.plan(*input)
     assert all(after[name] is space for name, space in before.namespaces.items())
@@ -79,7 +84,7 @@ def test_the_same_again_is_the_same_object(input):
 class Node:
     """Two networks with two containers each on this node, and services on both and in the mesh."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.swarm = Swarm(3)
         self.one, self.other = (self.swarm.network(f"net{n}x", f"10.{n}.0.0/24") for n in (1, 2))
         self.swarm.service("here", self.one, on=[1, 1])
@@ -89,7 +94,7 @@ class Node:
         self.planner = Planner()
         self.told = told(self.swarm, 1)
 
-    def state(self):
+    def state(self) -> KernelState:
         """As the agent has it: what did not change is the same object."""
         assignment, facts, residents = told(self.swarm, 1)
         old, facts, _ = self.told
@@ -103,7 +108,7 @@ class Node:
         self.told = assignment, facts, residents
         return self.planner.plan(assignment, facts, residents)
 
-    def box(self, service):
+    def box(self, service: str) -> list[str]:
         return [
             self.swarm.sandbox(t.id).key
             for t in self.swarm.tasks.values()
@@ -111,7 +116,7 @@ class Node:
         ]
 
 
-def view_after(view, old):
+def view_after(view: NetworkView, old: NetworkView) -> NetworkView:
     endpoints = {
         id: old.endpoints[id] if e == old.endpoints.get(id) else e
         for id, e in view.endpoints.items()
@@ -124,7 +129,7 @@ def view_after(view, old):
     )
 
 
-def test_a_task_that_stops_serving_is_an_element_of_each_table_of_its_networks():
+def test_a_task_that_stops_serving_is_an_element_of_each_table_of_its_networks() -> None:
     node = Node()
     before = node.state()
     node.swarm.set_serving(node.tasks[0], False)
@@ -134,14 +139,16 @@ def test_a_task_that_stops_serving_is_an_element_of_each_table_of_its_networks()
     assert {o.namespace for o in operations} == {HOST, "lb_net1x0000", *node.box("here")}
     same = {name for name, space in after.namespaces.items() if space is before[name]}
     assert same == after.namespaces.keys() - {o.namespace for o in operations}
-    [shared] = {id(o.changes) for o in operations if o.namespace != HOST}
+    [shared] = {
+        id(o.changes) for o in operations if isinstance(o, ChangeTable) and o.namespace != HOST
+    }
     assert shared, "what is the same in all of them is one object"
     for name in node.box("here"):
         assert before[name].links is after[name].links
         assert before[name].routes is after[name].routes
 
 
-def test_a_task_that_comes_costs_its_peer_entries_and_no_other():
+def test_a_task_that_comes_costs_its_peer_entries_and_no_other() -> None:
     node = Node()
     before = node.state()
     node.swarm.service("more", node.other, on=[2])
@@ -156,7 +163,7 @@ def test_a_task_that_comes_costs_its_peer_entries_and_no_other():
     )
 
 
-def test_a_host_that_comes_is_an_element_of_what_knows_hosts():
+def test_a_host_that_comes_is_an_element_of_what_knows_hosts() -> None:
     node = Node()
     node.swarm.service("entry", ports=[PublishedPort(target=80, published=80)], on=[1])
     before = node.state()
@@ -188,10 +195,11 @@ def test_a_host_that_comes_is_an_element_of_what_knows_hosts():
 # --- the memory itself
 
 
-def test_the_memory_lasts_for_a_round():
-    memo, made = Memo(), []
+def test_the_memory_lasts_for_a_round() -> None:
+    memo = Memo()
+    made: list[str] = []
 
-    def make(value):
+    def make(value: str) -> list[str]:
         made.append(value)
         return [value]
 
@@ -208,7 +216,7 @@ def test_the_memory_lasts_for_a_round():
     assert made == ["a", "b", "c"], "nobody asked for it in the round between"
 
 
-def test_what_follows_gets_what_was_before():
+def test_what_follows_gets_what_was_before() -> None:
     memo = Memo()
     for n in range(3):
         assert memo.follow("a", (object(),), lambda before: (before or 0) + 1) == n + 1
