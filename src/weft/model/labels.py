@@ -11,6 +11,7 @@ import msgspec
 
 from weft.errors import InvalidArgument, clip
 from weft.model.device import Device
+from weft.model.numbers import decimal
 from weft.model.service import ServiceSpec
 
 PREFIX = "weft."
@@ -20,10 +21,14 @@ PRIVILEGED = "weft.privileged"
 """`true` or `false`."""
 START_AFTER = "weft.start-after"
 """Names of services, with commas between them."""
-KNOWN = (DEVICES, PRIVILEGED, START_AFTER)
+REBALANCE = "weft.rebalance"
+"""`true`, `false`, or how many tasks may move at a time."""
+KNOWN = (DEVICES, PRIVILEGED, START_AFTER, REBALANCE)
 MAX_DEVICES = 64
 MAX_NAMES = 64
 """Most services that one waits for."""
+MAX_MOVES = 1000
+"""Most tasks of one service that may move at a time."""
 _ACCESS = "rwm"
 _BOOLEANS = {"true": True, "false": False}
 
@@ -81,6 +86,18 @@ def start_after(labels: Mapping[str, str]) -> tuple[str, ...]:
     if len(found) > MAX_NAMES:
         raise refusal(START_AFTER, labels[START_AFTER], f"names more than {MAX_NAMES} services")
     return found
+
+
+def moves_at_once(labels: Mapping[str, str]) -> int:
+    """How many tasks may move to emptier nodes at a time; 0: none ever. Raises
+    `InvalidArgument`."""
+    text = labels.get(REBALANCE, "false")
+    if text in _BOOLEANS:
+        return int(_BOOLEANS[text])
+    moves = decimal(text, MAX_MOVES)
+    if not moves:
+        raise refusal(REBALANCE, text, f"must be true, false, or a number from 1 to {MAX_MOVES}")
+    return moves
 
 
 def names(labels: Mapping[str, str], label: str) -> tuple[str, ...]:

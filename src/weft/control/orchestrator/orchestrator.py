@@ -4,8 +4,9 @@ collects the changes.
     nodes        ends tasks that no agent will report on again
     restart      replaces tasks that ended or have to leave their node
     replicated   fills one slot per replica         global_   one task per eligible node
-    jobs         in place of these two and the updater: one completion per slot, or eligible node
+    jobs         in place of these two, the updater and the rebalancer: one completion per slot, or eligible node
     updater      replaces tasks that are out of date, a few at a time
+    rebalancer   moves tasks to nodes that have fewer, if the service asks for it
     restart      lets replacements run whose time has come
     reaper       removes records that nobody needs, and all tasks of services that are gone
 
@@ -17,7 +18,16 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from weft.control.orchestrator import global_, jobs, nodes, reaper, replicated, restart, updater
+from weft.control.orchestrator import (
+    global_,
+    jobs,
+    nodes,
+    reaper,
+    rebalancer,
+    replicated,
+    restart,
+    updater,
+)
 from weft.control.orchestrator.draft import Draft
 from weft.model.cluster import Cluster
 from weft.model.ids import NodeId, ServiceId, TaskId
@@ -89,6 +99,7 @@ def _reconcile_service(draft: Draft) -> None:
         else:
             replicated.scale(draft)
         updater.update(draft)
+        rebalancer.rebalance(draft)
     restart.promote(draft)
     reaper.reap(draft)
 
@@ -107,7 +118,9 @@ def touched(state: ClusterState, events: Iterable[Event]) -> set[ServiceId] | No
         elif isinstance(obj, Node) and _node_changed(event):
             services.update(task.service for task in state.tasks_on(NodeId(obj.id)).values())
             services.update(
-                service.id for service in state.services.values() if service.spec.is_global
+                service.id
+                for service in state.services.values()
+                if service.spec.is_global or rebalancer.asks(service.spec)
             )
     return services
 

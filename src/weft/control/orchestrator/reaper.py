@@ -12,12 +12,17 @@ from itertools import islice
 
 from weft.control.orchestrator.draft import Draft, Slot
 from weft.control.orchestrator.jobs import is_completion
+from weft.control.orchestrator.rebalancer import asks
 from weft.control.orchestrator.updater import is_updating
+from weft.control.scheduler.ranking import MANY_FAILURES
 from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
 
 PREDECESSOR = 2
 """Records kept during an update: the record of the previous task shows that a slot was updated."""
+FAILURES = MANY_FAILURES + 1
+"""Records kept of a slot that may be moved: they show that the slot fails on a node, so that it goes
+back and is not moved there again at once."""
 
 
 def reap(draft: Draft) -> None:
@@ -52,7 +57,10 @@ def _limit(draft: Draft) -> int:
     limit = cluster.spec.task_history if cluster else 0
     attempts = draft.service.spec.task.restart.max_attempts
     return max(
-        limit, attempts + 1 if attempts else 0, PREDECESSOR if is_updating(draft.service) else 0
+        limit,
+        attempts + 1 if attempts else 0,
+        PREDECESSOR if is_updating(draft.service) else 0,
+        FAILURES if asks(draft.service.spec) else 0,
     )
 
 

@@ -73,8 +73,8 @@ def rolled_back(
 
 def update(draft: Draft) -> None:
     service = draft.service
-    status, is_active = service.update_status, is_updating(service)
-    if (status is not None and status.state in _PAUSED) or (not is_active and _is_current(draft)):
+    is_active = is_updating(service)
+    if is_paused(service) or (not is_active and _is_current(draft)):
         return
     slots = {slot: tasks for slot, tasks in draft.slots().items() if is_filled(draft, tasks)}
     for tasks in slots.values():
@@ -105,6 +105,11 @@ def update(draft: Draft) -> None:
 
 def is_updating(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state in _ACTIVE
+
+
+def is_paused(service: Service) -> bool:
+    """Whether an update or rollback waits for the user."""
+    return service.update_status is not None and service.update_status.state in _PAUSED
 
 
 def _is_current(draft: Draft) -> bool:

@@ -14,7 +14,7 @@ from weft.control.requests.log_drivers import validate_log_driver
 from weft.control.requests.mounts import validate_mounts
 from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument, clip
-from weft.model import references
+from weft.model import labels, references
 from weft.model.health import KINDS, SHORTEST, HealthCheck
 from weft.model.network import NetworkSpec, Pool
 from weft.model.privileges import Privileges
@@ -59,6 +59,7 @@ def validate_service(spec: ServiceSpec) -> None:
             "RollbackConfig.FailureAction: rollback cannot be the action for a failed rollback"
         )
     _validate_endpoint(spec.endpoint)
+    _validate_rebalance(spec)
     if spec.task.host_network:
         _validate_on_host(spec.endpoint)
 
@@ -224,6 +225,19 @@ def _validate_endpoint(endpoint: EndpointSpec) -> None:
         if port.published and key in seen:
             raise InvalidArgument("EndpointSpec: duplicate published ports provided")
         seen.add(key)
+
+
+def _validate_rebalance(spec: ServiceSpec) -> None:
+    """A service with placement preferences could only be balanced within each branch."""
+    if not labels.moves_at_once(spec.labels):
+        return
+    cause = ""
+    if spec.mode != "replicated":
+        cause = f"a service of mode {spec.mode} cannot be rebalanced: use mode replicated"
+    elif spec.task.placement.spread:
+        cause = "a service with placement preferences cannot be rebalanced: remove one of the two"
+    if cause:
+        raise labels.refusal(labels.REBALANCE, spec.labels[labels.REBALANCE], cause)
 
 
 def _validate_on_host(endpoint: EndpointSpec) -> None:
