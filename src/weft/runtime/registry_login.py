@@ -11,11 +11,13 @@ with `*.key` is this host's own certificate.
 """
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.request import parse_http_list
+from urllib.parse import urlsplit
+from urllib.request import getproxies, parse_http_list, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -71,7 +73,7 @@ async def log_in(
                 f'Get "{scheme}://{host}/v2/": no answer within {PATIENCE:g} s'
             )
     assert failure is not None
-    raise OperationFailed(auth.hidden_in(str(failure)))
+    raise OperationFailed(printable(auth.hidden_in(str(failure))))
 
 
 def host_in(server: str) -> str:
@@ -92,7 +94,7 @@ def _answered(failure: OperationFailed | None) -> bool:
 
 async def _attempt(url: str, auth: RegistryAuth, context: ssl.SSLContext, insecure: bool) -> str:
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
-    async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
+    async with aiohttp.ClientSession(connector=connector) as session:
         first = await _ask(session, "GET", url)
         identity, header = "", ""
         if first.status == 401:
@@ -129,7 +131,8 @@ async def _token(
         header = {"Authorization": f"Basic {auth.basic}"}
         answer = await _ask(session, "GET", realm, header, query=query)
     if answer.status == 401:
-        raise Unauthorized(auth.hidden_in(f'Get "{url}": unauthorized: {message_in(answer.body)}'))
+        words = clip(printable(auth.hidden_in(message_in(answer.body))))
+        raise Unauthorized(f'Get "{url}": unauthorized: {words}')
     if answer.status != 200:
         raise OperationFailed(
             f'Get "{url}": the token server {clip(realm)} answers {answer.status} {answer.reason}'
@@ -151,7 +154,13 @@ async def _ask(
     """Follows no redirection: it could lead the password elsewhere."""
     try:
         async with session.request(
-            method, url, headers=headers, params=query, data=form, allow_redirects=False
+            method,
+            url,
+            headers=headers,
+            params=query,
+            data=form,
+            allow_redirects=False,
+            proxy=_proxy(url),
         ) as answer:
             body = await answer.content.read(_MOST)
             return Answer(answer.status, answer.reason or "", answer.headers, body)
@@ -160,8 +169,25 @@ async def _ask(
             f'{method.capitalize()} "{url}": tls: failed to verify certificate: x509:'
             f" {_certificate_words(error)}"
         ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise OperationFailed(f'{method.capitalize()} "{url}": {_words(error)}') from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise OperationFailed(f'{method.capitalize()} "{url}": {cause_of(error)}') from error
+
+
+def _proxy(url: str) -> str | None:
+    """As the environment says, like skopeo. aiohttp's own way would also read root's ~/.netrc."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _words(error: aiohttp.ClientConnectorError) -> str:
+    """asyncio's own words for a refused connection name a tuple; TLS has numbers of its own."""
+    cause = error.os_error
+    is_plain = (cause.errno or 0) > 0 and not isinstance(cause, ssl.SSLError)
+    return os.strerror(cause.errno or 0) if is_plain else cause_of(cause)
 
 
 def _certificate_words(error: aiohttp.ClientConnectorCertificateError) -> str:
@@ -196,7 +222,11 @@ def message_in(body: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _NO_MESSAGE
     texts: Iterator[str] = (error.message for error in refusal.errors if error.message)
-    return clip(refusal.details or next(texts, _NO_MESSAGE))
+    return refusal.details or next(texts, _NO_MESSAGE)
+
+
+def printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def tls_context(directory: Path, insecure: bool) -> ssl.SSLContext:

@@ -65,7 +65,7 @@ class Registry:
         tls = self._tls("--tls-verify", name)
         output = await self._run(name, auth, "inspect", *options, *tls, _source(name, tag, digest))
         if output.code != 0:
-            raise translate_error(_shown(output, auth), name, tag or digest)
+            raise translate_error(output.text, name, tag or digest, auth)
         return output.raw
 
     async def fetch(
@@ -86,7 +86,7 @@ class Registry:
             await asyncio.wait((copying,))
         output = copying.result()
         if output.code != 0:
-            raise translate_error(_shown(output, auth), name, digest)
+            raise translate_error(output.text, name, digest, auth)
 
     async def _run(self, name: str, auth: RegistryAuth | None, command: str, *rest: str) -> Output:
         registry = qualified(name).partition("/")[0]
@@ -177,15 +177,14 @@ def _document(raw: bytes, name: str) -> dict[str, object]:
         raise OperationFailed(f"cannot read the manifest of {name}: {error}") from error
 
 
-def _shown(output: Output, auth: RegistryAuth | None) -> str:
-    return output.text if auth is None else auth.hidden_in(output.text)
-
-
 def _source(name: str, tag: str, digest: str) -> str:
     return f"docker://{qualified(name)}" + (f"@{digest}" if digest else f":{tag}")
 
 
-def translate_error(text: str, name: str, version: str) -> WeftError:
+def translate_error(
+    text: str, name: str, version: str, auth: RegistryAuth | None = None
+) -> WeftError:
+    """`auth`: what the registry was shown. It may have repeated that."""
     separator = "@" if version.startswith("sha256:") else ":"
     if "manifest unknown" in text:
         return NotFound(
@@ -207,6 +206,6 @@ def translate_error(text: str, name: str, version: str) -> WeftError:
     reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
     while (step := _STEP.match(reason)) is not None:
         reason = reason[step.end() :]
-    reason = reason[:_REASON_MAX]
+    reason = (auth.hidden_in(reason) if auth is not None else reason)[:_REASON_MAX]
     reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from weft.errors import InvalidArgument, OperationFailed, Unauthorized
+from weft.errors import InvalidArgument, NotFound, OperationFailed, Unauthorized
 from weft.model.registry import USUAL, RegistryAuth, RegistrySettings, host_of, registry_of
 from weft.runtime.registry_login import challenge, host_in, log_in, message_in
-from weft.runtime.skopeo import auth_file, distribution_of, registries_file
+from weft.runtime.skopeo import auth_file, distribution_of, registries_file, translate_error
 
 RIGHT = RegistryAuth(username="me", password="p4ss:marker")
 WRONG = RegistryAuth(username="me", password="n0t-marker")
@@ -153,6 +153,41 @@ def test_credentials_do_not_show_themselves() -> None:
     assert "marker" not in repr(RIGHT)
     assert RIGHT.hidden_in(f"{RIGHT.password} {RIGHT.basic}") == "(hidden) (hidden)"
     assert RegistryAuth().hidden_in("text") == "text"
+
+
+def test_an_error_shows_nothing_of_the_password() -> None:
+    said = f'level=fatal msg="got {RIGHT.basic} and {RIGHT.password}"'
+    assert (
+        str(translate_error(said, "a", "1", RIGHT)) == "cannot pull a:1: got (hidden) and (hidden)"
+    )
+    cut = translate_error("x" * 495 + RIGHT.password, "a", "1", RIGHT)
+    assert RIGHT.password[:3] not in str(cut)
+    short = RegistryAuth(username="me", password="n")
+    assert isinstance(translate_error("manifest unknown", "a", "1", short), NotFound)
+
+
+def test_words_of_a_registry_are_shown_in_part_and_printable() -> None:
+    async def hostile(request: web.Request) -> web.Response:
+        if request.path == "/token":
+            return web.json_response({"details": "a\x1b[2J" + "x" * 300 + "b"}, status=401)
+        realm = f'Bearer realm="http://{request.host}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+    refused = asyncio.run(answers(hostile, RIGHT))
+    assert isinstance(refused, Unauthorized)
+    assert "unauthorized: a?[2Jxxx" in str(refused)
+    assert str(refused).endswith("(306 characters)")
+
+
+def test_the_environment_says_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy refuses connections."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    refused = 'Get "http://127.0.0.1:PORT/v2/": Connection refused'
+    assert str(asyncio.run(answers(basic, RIGHT))) == refused
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert asyncio.run(answers(basic, RIGHT)) == ""
 
 
 def test_the_platforms_of_an_image_and_of_a_list() -> None:
