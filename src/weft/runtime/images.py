@@ -155,7 +155,7 @@ class ImageStore:
         yield f"{tag or digest}: Pulling from {path}"  # not before: an error has its own status
         yield f"Digest: {found}"
         text, whole = _text(name, tag, digest), f"{name}@{found}"
-        tags = (text,) if tag else ()
+        tags = (text,) if tag and not digest else ()  # a digest counts, and the tag beside it not
         if await self._name_known(tags, whole):
             yield f"Status: Image is up to date for {text}"
         else:

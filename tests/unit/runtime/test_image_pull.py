@@ -3,11 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.errors import NotFound, OperationFailed
 from weft.runtime.images import ImageStore
-from weft.runtime.skopeo import Registry, translate_error
+from weft.runtime.skopeo import Registry, digest_of, translate_error
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,35 @@ def test_an_image_that_the_registry_lacks_is_an_error_before_any_progress(
         return lines
 
     assert asyncio.run(main()) == []
+
+
+def test_an_image_that_is_pulled_by_its_digest_gets_no_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services name both: the digest counts."""
+    config = msgspec.json.encode({"os": "linux", "rootfs": {"type": "layers", "diff_ids": []}})
+    manifest = msgspec.json.encode(
+        {"schemaVersion": 2, "config": {"digest": digest_of(config), "size": 1}, "layers": []}
+    )
+
+    async def digest(self: Registry, *_: object) -> str:
+        return digest_of(manifest)
+
+    async def fetch(self: Registry, name: str, digest: str, directory: Path, *_: object) -> None:
+        (directory / "manifest.json").write_bytes(manifest)
+        (directory / digest_of(config).removeprefix("sha256:")).write_bytes(config)
+
+    monkeypatch.setattr(Registry, "digest", digest)
+    monkeypatch.setattr(Registry, "fetch", fetch)
+    whole = f"x@{digest_of(manifest)}"
+
+    async def main() -> None:
+        store = ImageStore(tmp_path / "images", lambda: 1)
+        (tmp_path / "images" / "layers").mkdir()
+        for names in ((), ("x:2",)):
+            for name in (f"x:1@{digest_of(manifest)}", *names):
+                assert [line async for line in store.pull(name)]
+            image = store.find(f"x:1@{digest_of(manifest)}")
+            assert (image.tags, image.digests) == (names, (whole,))
+
+    asyncio.run(main())
