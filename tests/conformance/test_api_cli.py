@@ -210,7 +210,6 @@ def test_images(daemon: Daemon, tmp_path: Path) -> None:
     for command in (
         ["history", IMAGE],
         ["push", "busybox"],
-        ["image", "prune", "-f"],
         ["save", IMAGE],
     ):
         assert "is not supported by Weft" in daemon.refused(*command)
@@ -242,6 +241,24 @@ def test_events(manager: Daemon) -> None:
     assert all(event["Actor"]["Attributes"]["image"] == IMAGE for event in told)
     times = [event["timeNano"] for event in told]
     assert times == sorted(times)
+
+
+def test_images_that_nobody_uses_are_pruned(manager: Daemon) -> None:
+    manager.container()
+    for name in ("mine:1", "mine:2", "other:1"):
+        manager.ok("pull", name)
+    manager.ok("tag", "other:1", "another:1")
+    assert "Total reclaimed space: 0B" in manager.ok("image", "prune", "-f")
+    assert manager.ok("image", "prune", "-af", "--filter", "label=a") == (
+        "Total reclaimed space: 0B\n"
+    )
+    assert len(manager.ok("images", "-q").split()) == 5
+    said = manager.ok("image", "prune", "-af").split("\n")
+    assert {line for line in said if line.startswith("untagged: ")} == {
+        f"untagged: {name}" for name in ("mine:1", "mine:2", "other:1", "another:1")
+    }
+    assert sum(line.startswith("deleted: ") for line in said) == 3
+    assert manager.ok("images", "--format", "{{.Repository}}:{{.Tag}}").split() == [IMAGE]
 
 
 def test_what_weft_does_not_have(manager: Daemon) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -15,13 +16,16 @@ from weft.api.schema.common import encode, now, parse_until
 from weft.api.schema.image import distribution_json, image_json, image_summary_json, shared_sizes
 from weft.api.streams import streamed
 from weft.api.versions import image_answer, image_summary_answer
-from weft.errors import InvalidArgument, NotFound, OperationFailed, Unsupported, clip
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, Unsupported, clip
 from weft.model import references
 from weft.model.container import Image
+from weft.model.meta import Nanoseconds
 from weft.runtime.base import Images
 
 FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 
+DELETED = "Deleted"
+"""What `Images.remove` says of an image and of its layers."""
 REGISTRY_PATIENCE = 10.0
 """Seconds that a registry has to say what it has under a name. The docker command asks before it
 creates a service, and goes on without an answer."""
@@ -157,6 +161,44 @@ async def remove(call: Call) -> web.Response:
         )
     done = await call.node.images.remove(call.id, call.flag("force"))
     return answer([{what: name} for what, name in done])
+
+
+async def prune(call: Call) -> web.Response:
+    """Removes images that no container has: those without a name or, with `dangling=false`, all."""
+    wanted = call.filters(("dangling", "label", "label!", "until"))
+    is_wanted = _prunable(wanted, now())
+    images = call.node.images
+    used = {container.image for container in call.node.containers.containers()}
+    sizes = await images.layer_sizes()
+    removed: list[tuple[str, str]] = []
+    for image in images.all():
+        if image.id not in used and is_wanted(image):
+            with suppress(Conflict, NotFound):  # it is used by now, or was removed
+                for name in image.tags or (image.id,):
+                    removed += await images.remove(name)
+    freed = sum(sizes.get(what, 0) for done, what in removed if done == DELETED)
+    return answer(
+        {
+            "ImagesDeleted": [{done: what} for done, what in removed] or None,
+            "SpaceReclaimed": freed,
+        }
+    )
+
+
+def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> filters.Test[Image]:
+    """Raises `InvalidArgument`."""
+    for name in ("dangling", "until"):
+        if len(wanted.get(name, ())) > 1:
+            raise InvalidArgument(f"invalid filter '{name}': only one value is expected")
+    only_unnamed = all(boolean(value, "dangling") for value in wanted.get("dangling", ()))
+    until = [parse_until(value, moment) for value in wanted.get("until", ())]
+    labels, others = wanted.get("label", ()), wanted.get("label!", ())
+    return lambda image: (
+        (not only_unnamed or not image.tags)
+        and all(label_matches(image.config.labels, value) for value in labels)
+        and not any(label_matches(image.config.labels, value) for value in others)
+        and all(image.created < latest for latest in until)
+    )
 
 
 async def pull(call: Call) -> web.StreamResponse:

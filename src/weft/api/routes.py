@@ -74,7 +74,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/images/get", refuse("saving images")),
     ("POST", "/images/create", images.pull),
     ("POST", "/images/load", images.load),
-    ("POST", "/images/prune", refuse("pruning images")),
+    ("POST", "/images/prune", images.prune),
     ("GET", "/images/{id:.+}/json", images.inspect),
     ("GET", "/images/{id:.+}/history", refuse("showing the history of an image")),
     ("GET", "/images/{id:.+}/get", refuse("saving images")),
