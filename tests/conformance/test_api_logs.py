@@ -14,6 +14,8 @@ import pytest
 
 from tests.conformance.client import Daemon, eventually
 
+UNREADABLE = "configured logging driver does not support reading"
+
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 
 
@@ -157,10 +159,10 @@ def test_wrong_requests_for_logs(manager: Daemon) -> None:
         assert answer.content == b"\x01\0\0\0\0\0\0\x0alistening\n"
     finally:
         client.close()
-    manager.container("--name", "mute", "--log-driver", "none")
-    assert "configured logging driver does not support reading" in manager.refused(
-        "service", "logs", "mute"
-    )
+    for driver in ("none", "journald", "syslog"):
+        container = manager.container("--log-driver", driver, name=f"mute-{driver}")
+        for argv in (("service", "logs", f"mute-{driver}"), ("logs", container)):
+            assert UNREADABLE in manager.refused(*argv)
 
 
 def test_the_options_of_log_drivers_are_kept_and_their_details_shown(manager: Daemon) -> None:
@@ -212,6 +214,9 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         ("local", "env-regex=(", "invalid value for env-regex: (: not a regular expression"),
         ("local", "tag={{.Nothing}}", "invalid value for tag"),
         ("json-file", "mode=non-blocking", "log mode non-blocking (log opt mode) is not supported"),
+        ("journald", "max-size=1m", "unknown log opt 'max-size' for journald log driver"),
+        ("syslog", "syslog-address=ftp://x", "unsupported scheme: 'ftp'"),
+        ("syslog", "labels=team", "log opt labels for syslog log driver is not supported by Weft"),
         ("gelf", "tag=x", "the log driver gelf is not supported by Weft"),
     ],
 )

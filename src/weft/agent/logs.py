@@ -14,7 +14,7 @@ from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
 from weft.model.log_details import Details, details
 from weft.model.log_options import READABLE
-from weft.model.logs import Seen, note
+from weft.model.logs import Pieces, Seen, note
 from weft.model.meta import Nanoseconds
 from weft.session.messages import LogLines, LogsRequest
 from weft.system.bounded_queue import BoundedQueue
@@ -24,8 +24,6 @@ UNSENT = 64 << 10
 share."""
 OVERHEAD = 64
 """Bytes that a line takes in memory beside its text."""
-MAX_LINE = 16 << 10
-"""Bytes. Docker Swarm cuts longer lines too."""
 
 Told = tuple[TaskId, LogLine]
 
@@ -179,30 +177,3 @@ class TaskLogs:
                     yield line
         for line in filter(wanted.shows, pieces.rest()):
             yield line
-
-
-class Pieces:
-    """Joins lines that were written in pieces, because each line is shown with its task's name
-    before it, and the streams of many tasks are mixed. Long lines are cut."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, LogLine] = {}
-        """Unfinished lines by stream."""
-
-    def add(self, piece: LogLine) -> LogLine | None:
-        begun = self._begun.pop(piece.stream, None)
-        line = (
-            LogLine(piece.stream, piece.timestamp, begun.data + piece.data)
-            if begun is not None
-            else piece
-        )
-        if line.data.endswith(b"\n") or len(line.data) >= MAX_LINE:
-            return line
-        self._begun[piece.stream] = line
-        return None
-
-    def rest(self) -> list[LogLine]:
-        """The last lines, which had no newline, with one added."""
-        return [
-            LogLine(line.stream, line.timestamp, line.data + b"\n") for line in self._begun.values()
-        ]

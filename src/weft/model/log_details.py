@@ -20,10 +20,7 @@ Details = tuple[tuple[str, str], ...]
 def details(container: Container, host: str) -> Details:
     """The chosen labels and variables, and the tag if the user gave one, sorted by name; those that
     are too many are left out. `host`: this host's name. Raises `InvalidArgument`."""
-    options = container.config.log_options
-    found = _chosen(container.config.labels, options, "labels")
-    variables = dict(line.partition("=")[::2] for line in container.env)
-    found |= _chosen(variables, options, "env")
+    options, found = container.config.log_options, chosen(container)
     if options.get("tag"):
         found["tag"] = tag(options["tag"], container, host)
     kept, length = list[tuple[str, str]](), 0
@@ -32,6 +29,13 @@ def details(container: Container, host: str) -> Details:
         if length <= MOST_DETAILS:
             kept.append((name, value))
     return tuple(kept)
+
+
+def chosen(container: Container) -> dict[str, str]:
+    """The chosen labels and variables. Raises `InvalidArgument`."""
+    options = container.config.log_options
+    variables = dict(line.partition("=")[::2] for line in container.env)
+    return _chosen(container.config.labels, options, "labels") | _chosen(variables, options, "env")
 
 
 def tag(template: str, container: Container, host: str) -> str:

@@ -24,10 +24,20 @@ _FILE_OPTIONS = ("max-size", "max-file", "compress", *DETAILS)
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "json-file": _FILE_OPTIONS,
     "local": _FILE_OPTIONS,
+    "journald": DETAILS,
+    "syslog": ("syslog-address", "syslog-facility", "syslog-format", "tag"),
     "none": (),
 }
 """The options of each driver, apart from `mode`, which all have."""
 READABLE = ("json-file", "local")
+UNSUPPORTED = {
+    "syslog": (
+        "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify",
+        "labels", "labels-regex", "env", "env-regex",
+    ),
+}  # fmt: skip
+"""Options that Docker's driver has and Weft's has not. Docker accepts labels and variables for
+syslog, but no message shows them."""
 
 MOST_BYTES = 64 << 20
 """Size of a log file if the user gives none: no container may fill the disk."""
@@ -35,6 +45,8 @@ _LOCAL_BYTES, _LOCAL_FILES = 20_000_000, 5
 """Docker's defaults for the driver `local`; there they are multiples of 1024, but sizes that users
 give are decimal in both."""
 MOST_FILES = 1000
+_WAITING_BYTES, _WAITING_FILES = 8 << 20, 4
+"""What may wait on disk for the drivers that pass lines on."""
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([a-zA-Z]*)")
 _UNITS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
@@ -54,6 +66,8 @@ class FilePolicy(msgspec.Struct, frozen=True):
 
 def file_policy(driver: str, options: Mapping[str, str]) -> FilePolicy:
     """Raises `InvalidArgument`. The files of other drivers are bounded too."""
+    if driver in ("journald", "syslog"):
+        return FilePolicy(_WAITING_BYTES, _WAITING_FILES)
     if driver == "local":
         return _local_policy(options)
     size = options.get("max-size")

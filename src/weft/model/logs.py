@@ -1,4 +1,5 @@
-"""A request for the logs of a service or a task, and a log line as the swarm passes it on."""
+"""A request for the logs of a service or a task, and log lines on their way: whole, and with their
+task."""
 
 import msgspec
 
@@ -30,6 +31,9 @@ class LogsWanted(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.stdout if line.stream == 1 else self.stderr
 
 
+MAX_LINE = 16 << 10
+"""Bytes. Docker cuts longer lines too."""
+
 Seen = dict[TaskId, tuple[Nanoseconds, int]]
 """For each task the timestamp of its last known line, and the number of known lines with that
 timestamp. Lines that were read at once share a timestamp."""
@@ -50,3 +54,35 @@ class TaskLog(msgspec.Struct, frozen=True):
     line: LogLine
     details: Details = ()
     """What the log options of the task ask to be said about its container."""
+
+
+class Pieces:
+    """Joins lines that were written in pieces, for those that take whole lines only. Long lines are
+    cut."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, LogLine] = {}
+        """Unfinished lines by stream."""
+
+    def add(self, piece: LogLine) -> LogLine | None:
+        begun = self._begun.pop(piece.stream, None)
+        line = (
+            LogLine(piece.stream, piece.timestamp, begun.data + piece.data)
+            if begun is not None
+            else piece
+        )
+        if line.data.endswith(b"\n") or len(line.data) >= MAX_LINE:
+            return line
+        self._begun[piece.stream] = line
+        return None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no line is unfinished."""
+        return not self._begun
+
+    def rest(self) -> list[LogLine]:
+        """The last lines, which had no newline, with one added."""
+        return [
+            LogLine(line.stream, line.timestamp, line.data + b"\n") for line in self._begun.values()
+        ]

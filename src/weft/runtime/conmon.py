@@ -401,6 +401,7 @@ class ConmonRuntime:
                 return
             await self._end(box)
             await self._put_away(box)
+            await self._logs.forget(id)
             # The file system takes tens of milliseconds to remove an overlay's directories.
             await asyncio.to_thread(box.directory.remove)
             box.removed = True
@@ -408,8 +409,7 @@ class ConmonRuntime:
         log.info("container.removed container=%s", id[:12])
 
     async def wait(self, id: ContainerId) -> Container:
-        box = self._box(id)
-        await box.ended.wait()
+        await (box := self._box(id)).ended.wait()
         return box.container
 
     # streams, logs and commands

@@ -141,7 +141,7 @@ TASKS = st.builds(
         max_replicas=st.integers(0, 9), platforms=st.lists(st.tuples(WORD, WORD), max_size=2).map(tuple),
     ),
     networks=st.lists(st.builds(NetworkAttachmentSpec, WORD.map("n{}".format), WORDS), max_size=3, unique_by=TARGET).map(tuple),
-    log_driver=st.sampled_from(["json-file", "none"]), force_update=st.integers(0, 2**63 - 1),
+    log_driver=st.sampled_from(["json-file", "local", "none"]), log_options=MAP, force_update=st.integers(0, 2**63 - 1),
 )  # fmt: skip
 SPECS = st.builds(
     ServiceSpec, name=WORD, task=TASKS, labels=MAP, replicas=st.none() | st.integers(0, 10**6),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model import log_details
-from weft.model.log_options import OPTIONS, file_policy
+from weft.model.log_options import OPTIONS, UNSUPPORTED, file_policy
 from weft.model.service import TaskSpec
+from weft.model.syslog import syslog_target
 
 
 def validate_log_driver(task: TaskSpec) -> None:
@@ -19,10 +20,16 @@ def validate_log_driver(task: TaskSpec) -> None:
         )
     _check_mode(options)
     for name in options:
+        if name in UNSUPPORTED.get(driver, ()):
+            raise Unsupported(
+                f"the log opt {name} for {driver} log driver is not supported by Weft"
+            )
         if name not in (*OPTIONS[driver], "mode"):
             raise InvalidArgument(_unknown(name, driver))
     file_policy(driver, options)
     log_details.check(options)
+    if driver == "syslog":
+        syslog_target(options)
 
 
 def _check_mode(options: Mapping[str, str]) -> None:
