@@ -186,6 +186,14 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
         (["--reserve-cpu", "0.0001"], "Must be at least 0.001"),
         (["--log-driver", "syslog"], "syslog"),
         (["--label", "weft.privileged=yes"], "Labels: weft.privileged=yes: must be true or false"),
+        (
+            ["--label", "weft.rebalance=all"],
+            "Labels: weft.rebalance=all: must be true, false, or a number from 1 to 1000",
+        ),
+        (
+            ["--label", "weft.rebalance=true", "--mode", "global"],
+            "a service of mode global cannot be rebalanced",
+        ),
     ],
 )
 def test_services_that_are_refused(manager: Daemon, arguments: list[str], text: str) -> None:

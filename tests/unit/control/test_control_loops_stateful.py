@@ -24,6 +24,7 @@ from weft.control.orchestrator.updater import rolled_back, with_spec
 from weft.errors import OutOfSequence
 from weft.model.assignment import Assignment
 from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId
+from weft.model.labels import REBALANCE
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec, Pool
 from weft.model.node import Availability, NodeState
@@ -171,9 +172,11 @@ class Swarm(RuleBasedStateMachine):
         published = tuple(
             PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports)
         )
+        moves = "false" if is_global or is_job else data.draw(st.sampled_from(["true", "false"]))
         has_mesh = any(port.mode == "ingress" for port in published)
         return ServiceSpec(
             name=name,
+            labels={REBALANCE: moves},
             replicas=None if is_global else data.draw(st.integers(0, 4)),
             job=Job(None if is_global else data.draw(st.integers(0, 3))) if is_job else None,
             task=TaskSpec(
