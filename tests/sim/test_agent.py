@@ -1,6 +1,8 @@
 """An agent with a kernel, a runtime and a manager in memory, on virtual time: lives of tasks."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,17 +16,18 @@ from weft.network.kernel_state import HOST
 
 
 @simulated
-async def test_tasks_run_and_the_manager_sees_every_one(tmp_path):
+async def test_tasks_run_and_the_manager_sees_every_one(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING, 2)
         await r.check_running()
         status = r.manager.statuses[r.tasks[0]]
+        assert status.container is not None
         assert (status.message, status.err, status.container.pid > 0) == ("started", "", True)
         assert len(r.opened) == 3
 
 
 @simulated
-async def test_a_task_has_its_images_volumes_and_only_named_ones_outlive_it(tmp_path):
+async def test_a_task_has_its_images_volumes_and_only_named_ones_outlive_it(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         r.images.add("demo", ImageConfig(volumes=("/data/", "/tmp/x")))
         (task,) = r.swarm.service("db", r.net, on=[1])
@@ -55,7 +58,7 @@ async def test_a_task_has_its_images_volumes_and_only_named_ones_outlive_it(tmp_
 
 
 @simulated
-async def test_a_task_meant_to_be_ready_waits_until_it_is_raised(tmp_path):
+async def test_a_task_meant_to_be_ready_waits_until_it_is_raised(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=1) as r:
         await r.manager.want_all(TaskState.READY)
         await r.until_all(TaskState.READY)
@@ -66,7 +69,7 @@ async def test_a_task_meant_to_be_ready_waits_until_it_is_raised(tmp_path):
 
 
 @simulated
-async def test_shutdown_keeps_the_container_and_gives_back_everything_else(tmp_path):
+async def test_shutdown_keeps_the_container_and_gives_back_everything_else(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await r.manager.want_all(TaskState.SHUTDOWN)
@@ -82,7 +85,7 @@ async def test_shutdown_keeps_the_container_and_gives_back_everything_else(tmp_p
 
 
 @simulated
-async def test_removal_takes_the_container_too(tmp_path):
+async def test_removal_takes_the_container_too(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await r.manager.want_all(TaskState.REMOVE)
@@ -92,7 +95,7 @@ async def test_removal_takes_the_container_too(tmp_path):
 
 
 @simulated
-async def test_the_end_is_told_only_when_nothing_is_held_any_longer(tmp_path):
+async def test_the_end_is_told_only_when_nothing_is_held_any_longer(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=1) as r:
         await r.until_all(TaskState.RUNNING)
         r.runtime.stop_latency = 3.0
@@ -105,7 +108,9 @@ async def test_the_end_is_told_only_when_nothing_is_held_any_longer(tmp_path):
 
 
 @simulated
-async def test_a_task_that_the_manager_no_longer_speaks_of_is_stopped_and_removed(tmp_path):
+async def test_a_task_that_the_manager_no_longer_speaks_of_is_stopped_and_removed(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         gone = r.tasks.pop()
@@ -119,13 +124,16 @@ async def test_a_task_that_the_manager_no_longer_speaks_of_is_stopped_and_remove
     ("code", "state", "err"),
     [(0, TaskState.COMPLETE, ""), (7, TaskState.FAILED, "task: non-zero exit (7)")],
 )
-def test_a_container_that_ends_by_itself(tmp_path, code, state, err):
-    async def main():
+def test_a_container_that_ends_by_itself(
+    tmp_path: Path, code: int, state: TaskState, err: str
+) -> None:
+    async def main() -> None:
         async with rig(tmp_path, tasks=1) as r:
             await r.until_all(TaskState.RUNNING)
             r.runtime.die(r.runtime.running()[0].id, code)
             await r.until_all(state, 2)
             status = r.manager.statuses[r.tasks[0]]
+            assert status.container is not None
             assert (status.err, status.container.exit_code) == (err, code)
             await r.check_gone()
 
@@ -140,8 +148,10 @@ def test_a_container_that_ends_by_itself(tmp_path, code, state, err):
         (lambda r: r.runtime.fail("start", "cannot start container: bad"), TaskState.FAILED, "cannot start container: bad"),
     ],
 )  # fmt: skip
-def test_what_keeps_a_task_from_running_is_in_its_status(tmp_path, break_it, state, err):
-    async def main():
+def test_what_keeps_a_task_from_running_is_in_its_status(
+    tmp_path: Path, break_it: Callable[[Rig], object], state: TaskState, err: str
+) -> None:
+    async def main() -> None:
         made = Rig(tmp_path / "data", tasks=1)
         break_it(made)
         made.start()
@@ -155,7 +165,7 @@ def test_what_keeps_a_task_from_running_is_in_its_status(tmp_path, break_it, sta
 
 
 @simulated
-async def test_an_image_is_pulled_once_for_all_that_wait_for_it(tmp_path):
+async def test_an_image_is_pulled_once_for_all_that_wait_for_it(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     made.images._images.clear()
     made.images.registry.add("demo:latest")
@@ -167,7 +177,7 @@ async def test_an_image_is_pulled_once_for_all_that_wait_for_it(tmp_path):
 
 
 @simulated
-async def test_a_task_may_be_stopped_while_its_image_is_pulled(tmp_path):
+async def test_a_task_may_be_stopped_while_its_image_is_pulled(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data", tasks=1)
     made.images._images.clear()
     made.images.latency = 3600.0
@@ -179,7 +189,9 @@ async def test_a_task_may_be_stopped_while_its_image_is_pulled(tmp_path):
 
 
 @simulated
-async def test_a_stranger_of_the_swarm_is_removed_and_other_peoples_containers_are_not(tmp_path):
+async def test_a_stranger_of_the_swarm_is_removed_and_other_peoples_containers_are_not(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path, tasks=1) as r:
         await r.until_all(TaskState.RUNNING)
         await r.stop()
@@ -198,7 +210,7 @@ async def test_a_stranger_of_the_swarm_is_removed_and_other_peoples_containers_a
 
 
 @simulated
-async def test_leaving_removes_what_is_ours(tmp_path):
+async def test_leaving_removes_what_is_ours(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await r.agent.close()

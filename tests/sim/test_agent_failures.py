@@ -1,6 +1,9 @@
 """Failures of parts of an agent, on virtual time: each is reported, and everything else goes on."""
 
 import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
@@ -8,24 +11,29 @@ from tests.support import virtual_time
 from tests.support.agent_rig import MANAGER, Rig, rig, simulated
 from weft.errors import OperationFailed
 from weft.linux.fake_echo import FakeEcho
+from weft.model.addresses import Port, Protocol
+from weft.model.assignment import Assignment, AssignmentChange
+from weft.model.ids import NodeId, TaskId
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState
 from weft.session.messages import Managers
 
 
 @simulated
-async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes_on(tmp_path):
+async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes_on(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         write = r.agent.disk.keep
 
-        def refuse(assignment):
+        def refuse(assignment: Assignment) -> Never:
             raise OperationFailed("cannot write assignment: No space left on device")
 
-        def state(task):
+        def state(task: TaskId) -> TaskState:
             return r.manager.statuses[task].state if task in r.manager.statuses else TaskState.NEW
 
-        r.agent.disk.keep = refuse
+        r.agent.disk.keep = refuse  # type: ignore[method-assign]  # the fault
         [late] = r.swarm.service("late", r.net, on=[1])
         await r.manager.want(r.tasks[0], TaskState.SHUTDOWN)
         await r.until(lambda: state(late) == TaskState.REJECTED)
@@ -34,18 +42,19 @@ async def test_tasks_that_a_full_disk_cannot_keep_are_rejected_and_all_else_goes
         assert all(state(task) == TaskState.RUNNING for task in r.tasks[1:])
         assert len(r.manager.hellos) == 1, "the session goes on"
 
-        r.agent.disk.keep = write
+        r.agent.disk.keep = write  # type: ignore[method-assign]  # the end of the fault
         r.swarm.remove(late)
         [later] = r.swarm.service("later", r.net, on=[1])
         await r.manager.tell()
         await r.until(lambda: state(later) == TaskState.RUNNING)
 
 
-def fail_once(holder, name, error):
+def fail_once(holder: object, name: str, error: Exception) -> list[str]:
     """The next call of the method raises; those after it do what they did. Gives whether it has."""
-    method, failed = getattr(holder, name), []
+    method = getattr(holder, name)
+    failed: list[str] = []
 
-    def failing(*args, **kwargs):
+    def failing(*args: Any, **kwargs: Any) -> Any:
         if failed:
             return method(*args, **kwargs)
         failed.append(name)
@@ -56,7 +65,9 @@ def fail_once(holder, name, error):
 
 
 @simulated
-async def test_one_task_that_cannot_be_accepted_is_reported_and_holds_back_no_other(tmp_path):
+async def test_one_task_that_cannot_be_accepted_is_reported_and_holds_back_no_other(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         late = r.swarm.service("late", r.net, on=[1, 1])
@@ -73,12 +84,15 @@ async def test_one_task_that_cannot_be_accepted_is_reported_and_holds_back_no_ot
 
 
 @simulated
-async def test_an_assignment_that_cannot_be_applied_is_reported_and_asked_for_again(tmp_path):
+async def test_an_assignment_that_cannot_be_applied_is_reported_and_asked_for_again(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
-        farewells, apply = [], r.agent.uplink._apply
+        farewells: list[Any] = []
+        apply = r.agent.uplink._apply
 
-        def refuse(change):
+        def refuse(change: AssignmentChange) -> Never:
             farewells.append(r.manager.sessions[0].closing)
             raise KeyError("a mistake")
 
@@ -99,12 +113,14 @@ async def test_an_assignment_that_cannot_be_applied_is_reported_and_asked_for_ag
 
 
 @simulated
-async def test_a_word_of_a_manager_that_cannot_be_taken_over_ends_no_session(tmp_path):
+async def test_a_word_of_a_manager_that_cannot_be_taken_over_ends_no_session(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         for _ in range(2):
             failed = fail_once(r.agent.uplink, "_hear", OperationFailed("No space left on device"))
-            await r.manager.sessions[0].send(Managers((("m2", "192.0.2.9:2377"),)))
+            await r.manager.sessions[0].send(Managers(((NodeId("m2"), "192.0.2.9:2377"),)))
             await r.until(lambda failed=failed: failed)
         await asyncio.sleep(60)
         assert len(r.manager.hellos) == 1
@@ -112,8 +128,10 @@ async def test_a_word_of_a_manager_that_cannot_be_taken_over_ends_no_session(tmp
 
 @pytest.mark.parametrize("error", [KeyError("a mistake"), OSError(24, "Too many open files")])
 @pytest.mark.parametrize("part", ["connect", "echo", "kernel", "stale flows", "worker"])
-def test_no_part_of_the_agent_that_fails_ends_the_agent(tmp_path, part, error):
-    async def scene():
+def test_no_part_of_the_agent_that_fails_ends_the_agent(
+    tmp_path: Path, part: str, error: Exception
+) -> None:
+    async def scene() -> None:
         r = Rig(tmp_path)
         holder, name = {
             "connect": (r.manager, "connect"),
@@ -124,7 +142,8 @@ def test_no_part_of_the_agent_that_fails_ends_the_agent(tmp_path, part, error):
         }[part]
         r.open_echo = lambda: FakeEcho(lambda address: address == MANAGER)
         failed = fail_once(holder, name, error)
-        open_echo, r.open_echo = r.open_echo, lambda: open_echo()
+        open_echo = r.open_echo
+        r.open_echo = partial(open_echo)
         r.start()
         await r.until_all(TaskState.RUNNING)
         r.swarm.remove(r.tasks[0])
@@ -140,11 +159,11 @@ def test_no_part_of_the_agent_that_fails_ends_the_agent(tmp_path, part, error):
 
 
 @simulated
-async def test_a_port_that_a_program_of_the_host_has_rejects_the_task(tmp_path):
+async def test_a_port_that_a_program_of_the_host_has_rejects_the_task(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data", tasks=0)
-    asked = []
+    asked: list[tuple[Protocol, Port]] = []
 
-    def check(protocol, port):
+    def check(protocol: Protocol, port: Port) -> Never:
         asked.append((protocol, port))
         raise OperationFailed(
             "failed to bind host port for 0.0.0.0:2222/tcp: address already in use"

@@ -3,6 +3,7 @@ statuses that are repeated, routes that come later."""
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from weft.model.task import TaskState
 
 
 @simulated
-async def test_managers_are_tried_again_with_growing_pauses(tmp_path):
+async def test_managers_are_tried_again_with_growing_pauses(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     made.manager.reachable = False
     made.start()
@@ -28,8 +29,8 @@ async def test_managers_are_tried_again_with_growing_pauses(tmp_path):
 
 @simulated
 async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_would_find_the_node_down(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await asyncio.sleep(100)
@@ -44,8 +45,8 @@ async def test_a_manager_that_says_nothing_is_left_for_another_one_before_it_wou
 
 @simulated
 async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that_takes_no_goodbye(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     r, there = Rig(tmp_path), True
     r.open_echo = lambda: FakeEcho(lambda address: there and address == MANAGER)
     r.start()
@@ -64,8 +65,8 @@ async def test_a_manager_whose_host_is_gone_is_left_within_a_second_also_if_that
 
 @simulated
 async def test_statuses_are_repeated_until_they_are_accepted_and_all_of_them_in_a_new_session(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path) as r:
         r.manager.accepting = False
         await r.until(lambda: len(r.manager.log) > 0)
@@ -83,7 +84,7 @@ async def test_statuses_are_repeated_until_they_are_accepted_and_all_of_them_in_
 
 
 @simulated
-async def test_managers_are_told_of_routes_that_come_later(tmp_path):
+async def test_managers_are_told_of_routes_that_come_later(tmp_path: Path) -> None:
     """As when a VPN is switched on: the next network is to keep away from it."""
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)

@@ -3,6 +3,8 @@ are missing, operations that the kernel refuses."""
 
 import asyncio
 import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +13,15 @@ from tests.support.agent_rig import WEB, Rig, rig, simulated
 from weft.engine.network import AUDIT
 from weft.errors import OperationFailed
 from weft.linux.fake import FakeKernel
+from weft.model.ids import WorkloadId
 from weft.model.task import TaskState
-from weft.network.flows import Answered, Asked
-from weft.network.kernel_state import HOST
-from weft.network.operations import RemoveLink, RemoveNamespace, RemoveTable, SetSysctl
+from weft.network.flows import Answered, Asked, Stale
+from weft.network.kernel_state import HOST, KernelState
+from weft.network.operations import Operation, RemoveLink, RemoveNamespace, RemoveTable, SetSysctl
 
 
 @simulated
-async def test_a_node_without_an_address_on_the_ingress_network_says_so(tmp_path):
+async def test_a_node_without_an_address_on_the_ingress_network_says_so(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data", tasks=1)
     del made.swarm.endpoints[made.swarm.ingress][f"lb-{made.swarm.nodes[0]}"]
     made.start()
@@ -32,7 +35,9 @@ async def test_a_node_without_an_address_on_the_ingress_network_says_so(tmp_path
 
 
 @simulated
-async def test_a_network_of_which_the_node_is_not_told_is_waited_for_and_then_missed(tmp_path):
+async def test_a_network_of_which_the_node_is_not_told_is_waited_for_and_then_missed(
+    tmp_path: Path,
+) -> None:
     made = Rig(tmp_path / "data", tasks=1)
     made.manager.without = {made.net}
     made.start()
@@ -45,7 +50,9 @@ async def test_a_network_of_which_the_node_is_not_told_is_waited_for_and_then_mi
 
 
 @simulated
-async def test_on_a_full_network_the_task_does_without_the_nodes_own_address(tmp_path):
+async def test_on_a_full_network_the_task_does_without_the_nodes_own_address(
+    tmp_path: Path,
+) -> None:
     made = Rig(tmp_path / "data", tasks=1)
     del made.swarm.endpoints[made.net][f"lb-{made.swarm.nodes[0]}"]
     made.start()
@@ -54,8 +61,10 @@ async def test_on_a_full_network_the_task_does_without_the_nodes_own_address(tmp
 
 
 @pytest.mark.parametrize("vandal", range(4))
-def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, vandal):
-    async def main():
+def test_what_others_do_to_the_network_is_repaired_within_two_seconds(
+    tmp_path: Path, vandal: int
+) -> None:
+    async def main() -> None:
         async with rig(tmp_path) as r:
             await r.until_all(TaskState.RUNNING)
             await asyncio.sleep(1)
@@ -65,11 +74,11 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
             before = await r.kernel.read(desired)
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
-            deed = [
+            deeds: list[Operation] = [
                 RemoveLink(overlay, "vxlan0"), RemoveNamespace(overlay), RemoveNamespace(f"lb_{r.net[:9]}"),
                 RemoveTable(HOST, *table),
-            ][vandal]  # fmt: skip
-            await r.kernel.apply([deed])
+            ]  # fmt: skip
+            await r.kernel.apply([deeds[vandal]])
             assert r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
             await asyncio.sleep(2)
             assert not r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
@@ -79,11 +88,13 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(tmp_path, 
 
 
 @simulated
-async def test_a_kernel_that_refuses_one_tasks_network_does_not_hold_up_the_others(tmp_path):
+async def test_a_kernel_that_refuses_one_tasks_network_does_not_hold_up_the_others(
+    tmp_path: Path,
+) -> None:
     class Refusing(FakeKernel):
         victim = ""
 
-        async def apply(self, operations):
+        async def apply(self, operations: Sequence[Operation]) -> None:
             refused = [op for op in operations if self.victim and self.victim in str(op)]
             await super().apply([op for op in operations if op not in refused])
             if refused:
@@ -103,11 +114,13 @@ async def test_a_kernel_that_refuses_one_tasks_network_does_not_hold_up_the_othe
 
 
 @simulated
-async def test_no_container_starts_without_the_rules_that_keep_it_from_its_host(tmp_path):
+async def test_no_container_starts_without_the_rules_that_keep_it_from_its_host(
+    tmp_path: Path,
+) -> None:
     class Refusing(FakeKernel):
         table = ""
 
-        async def apply(self, operations):
+        async def apply(self, operations: Sequence[Operation]) -> None:
             refused = [
                 op for op in operations
                 if f"table ip {self.table} {{" in str(op) and op.namespace == HOST
@@ -128,11 +141,11 @@ async def test_no_container_starts_without_the_rules_that_keep_it_from_its_host(
 
 
 @simulated
-async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_path):
+async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=2) as r:
         await r.until_all(TaskState.RUNNING)
         task = r.tasks[0]
-        key = next(s.key for s in r.agent.connections.sandboxes if s.workload == task)
+        key = next(s.key for s in r.agent.connections.sandboxes if s.workload == WorkloadId(task))
         for _ in range(12):
             r.kernel.fail_next(lambda op: isinstance(op, RemoveNamespace) and op.namespace == key)
         began = asyncio.get_running_loop().time()
@@ -143,10 +156,12 @@ async def test_the_end_is_not_told_while_the_kernel_still_holds_the_sandbox(tmp_
 
 
 @simulated
-async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tmp_path):
-    flushed = []
+async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(
+    tmp_path: Path,
+) -> None:
+    flushed: list[tuple[str, frozenset[Stale]]] = []
 
-    async def flush(namespace, flows):
+    async def flush(namespace: str, flows: frozenset[Stale]) -> None:
         flushed.append((namespace, flows))
 
     made = Rig(tmp_path / "data")
@@ -171,7 +186,9 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(tm
 
 
 @simulated
-async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_bridge(tmp_path):
+async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_bridge(
+    tmp_path: Path,
+) -> None:
     """The manager cannot know: the host chose another subnet than the usual one after the network
     was made."""
     made = Rig(tmp_path / "data", tasks=0)
@@ -189,12 +206,13 @@ async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_b
 
 
 @simulated
-async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
+async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path: Path) -> None:
     """Nor is all of the kernel read anew because of it, again and again."""
-    flushed, read = [], []
+    flushed: list[str] = []
+    read: list[set[str] | None] = []
 
     class Refusing(FakeKernel):
-        async def apply(self, operations):
+        async def apply(self, operations: Sequence[Operation]) -> None:
             refused = [
                 op for op in operations if isinstance(op, SetSysctl) and op.namespace == HOST
             ]
@@ -202,11 +220,13 @@ async def test_a_setting_that_cannot_be_had_holds_up_nothing(tmp_path):
             if refused:
                 raise OperationFailed(f"cannot apply {refused[0]}: no")
 
-        async def read(self, desired, only=None):
+        async def read(
+            self, desired: KernelState, only: Iterable[str] | None = None
+        ) -> KernelState:
             read.append(None if only is None else set(only))
             return await super().read(desired, only)
 
-    async def flush(namespace, flows):
+    async def flush(namespace: str, flows: frozenset[Stale]) -> None:
         flushed.append(namespace)
 
     made = Rig(tmp_path / "data", tasks=60)

@@ -3,6 +3,7 @@ its host, and after a kill at any instant."""
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from weft.model.task import TaskState
 
 
 @simulated
-async def test_without_a_manager_the_node_comes_back_from_its_disk(tmp_path):
+async def test_without_a_manager_the_node_comes_back_from_its_disk(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         before = {c.id: c.pid for c in r.runtime.running()}
@@ -33,7 +34,7 @@ async def test_without_a_manager_the_node_comes_back_from_its_disk(tmp_path):
 
 
 @simulated
-async def test_a_node_that_lost_its_disk_adopts_the_containers_of_its_tasks(tmp_path):
+async def test_a_node_that_lost_its_disk_adopts_the_containers_of_its_tasks(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)
         await r.stop()
@@ -48,8 +49,10 @@ CRASHES = [ms / 1000 for ms in range(0, 250, 7)]
 
 
 @pytest.mark.parametrize("moment", CRASHES)
-def test_killed_at_any_instant_on_the_way_up_nothing_is_done_twice_or_lost(tmp_path, moment):
-    async def main():
+def test_killed_at_any_instant_on_the_way_up_nothing_is_done_twice_or_lost(
+    tmp_path: Path, moment: float
+) -> None:
+    async def main() -> None:
         made = Rig(tmp_path / "data")
         made.runtime.latency = 0.02
         made.kernel.latency = 0.0003
@@ -69,8 +72,10 @@ def test_killed_at_any_instant_on_the_way_up_nothing_is_done_twice_or_lost(tmp_p
 
 @pytest.mark.parametrize("moment", [m * 3 for m in CRASHES])
 @pytest.mark.parametrize("desired", [TaskState.SHUTDOWN, TaskState.REMOVE])
-def test_killed_at_any_instant_on_the_way_down_everything_is_given_back(tmp_path, moment, desired):
-    async def main():
+def test_killed_at_any_instant_on_the_way_down_everything_is_given_back(
+    tmp_path: Path, moment: float, desired: TaskState
+) -> None:
+    async def main() -> None:
         made = Rig(tmp_path / "data")
         made.runtime.latency = 0.02
         made.runtime.stop_latency = 0.1
@@ -91,7 +96,9 @@ def test_killed_at_any_instant_on_the_way_down_everything_is_given_back(tmp_path
 
 
 @simulated
-async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(tmp_path):
+async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(
+    tmp_path: Path,
+) -> None:
     """Nobody is to be sent there between the moment in which it is ready and that in which its
     tasks have failed."""
     async with rig(tmp_path) as r:
@@ -109,7 +116,9 @@ async def test_a_host_that_has_rebooted_says_what_it_lost_with_its_first_word(tm
 
 
 @simulated
-async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_had(tmp_path):
+async def test_a_host_that_has_rebooted_with_no_manager_in_reach_starts_what_it_had(
+    tmp_path: Path,
+) -> None:
     """As the same tasks: a manager that comes later finds them running."""
     async with rig(tmp_path) as r:
         await r.until_all(TaskState.RUNNING)

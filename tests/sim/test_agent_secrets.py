@@ -3,6 +3,7 @@ nothing of a secret on its disk."""
 
 import asyncio
 import logging
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +18,12 @@ SECRET = DataReference(id="s1", name="password", target="pw", uid=7, gid=8, mode
 CONFIG = DataReference(id="c1", name="app", target="/etc/app.conf")
 
 
-def needing(r, *, secrets=(SECRET,), configs=(CONFIG,)):
+def needing(
+    r: Rig,
+    *,
+    secrets: tuple[DataReference, ...] = (SECRET,),
+    configs: tuple[DataReference, ...] = (CONFIG,),
+) -> None:
     """The rig's tasks refer to these."""
     for id, task in r.swarm.tasks.items():
         container = msgspec.structs.replace(
@@ -27,21 +33,21 @@ def needing(r, *, secrets=(SECRET,), configs=(CONFIG,)):
         r.swarm.tasks[id] = msgspec.structs.replace(task, spec=spec)
 
 
-def supplied(r, config=b"port = 1", **more):
+def supplied(r: Rig, config: bytes = b"port = 1", templated: bool = False) -> None:
     r.manager.secrets = (Payload(id="s1", data=MARKER),)
-    r.manager.configs = (Payload(id="c1", data=config, **more),)
+    r.manager.configs = (Payload(id="c1", data=config, templated=templated),)
 
 
-def errors(r):
+def errors(r: Rig) -> set[str]:
     return {status.err for _, status in r.manager.log}
 
 
-def on_disk(r):
+def on_disk(r: Rig) -> bytes:
     return b"".join(path.read_bytes() for path in r.data.rglob("*") if path.is_file())
 
 
 @simulated
-async def test_every_task_gets_its_files(tmp_path):
+async def test_every_task_gets_its_files(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     supplied(made)
@@ -60,7 +66,7 @@ async def test_every_task_gets_its_files(tmp_path):
 
 
 @simulated
-async def test_a_task_waits_for_what_no_manager_has_sent_and_says_so(tmp_path):
+async def test_a_task_waits_for_what_no_manager_has_sent_and_says_so(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     made.start()
@@ -77,7 +83,7 @@ async def test_a_task_waits_for_what_no_manager_has_sent_and_says_so(tmp_path):
 
 
 @simulated
-async def test_a_secret_that_is_gone_ends_the_task(tmp_path):
+async def test_a_secret_that_is_gone_ends_the_task(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     supplied(made)
@@ -89,7 +95,9 @@ async def test_a_secret_that_is_gone_ends_the_task(tmp_path):
 
 
 @simulated
-async def test_after_a_reboot_without_a_manager_tasks_wait_for_their_secrets(tmp_path):
+async def test_after_a_reboot_without_a_manager_tasks_wait_for_their_secrets(
+    tmp_path: Path,
+) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     supplied(made)
@@ -113,7 +121,7 @@ async def test_after_a_reboot_without_a_manager_tasks_wait_for_their_secrets(tmp
 
 
 @simulated
-async def test_after_a_reboot_without_a_manager_configs_are_there(tmp_path):
+async def test_after_a_reboot_without_a_manager_configs_are_there(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made, secrets=())
     supplied(made)
@@ -130,7 +138,7 @@ async def test_after_a_reboot_without_a_manager_configs_are_there(tmp_path):
 
 
 @simulated
-async def test_a_daemon_that_starts_again_leaves_running_containers_alone(tmp_path):
+async def test_a_daemon_that_starts_again_leaves_running_containers_alone(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     supplied(made)
@@ -147,7 +155,7 @@ async def test_a_daemon_that_starts_again_leaves_running_containers_alone(tmp_pa
 
 
 @simulated
-async def test_what_ends_with_the_last_task(tmp_path):
+async def test_what_ends_with_the_last_task(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     supplied(made)
@@ -164,7 +172,7 @@ async def test_what_ends_with_the_last_task(tmp_path):
 
 
 @simulated
-async def test_templates_are_expanded_for_each_task(tmp_path):
+async def test_templates_are_expanded_for_each_task(tmp_path: Path) -> None:
     made = Rig(tmp_path / "data")
     needing(made)
     template = b'{{.Task.Slot}} {{.Node.Hostname}} {{secret "pw"}} {{env "A"}}{{env "B"}}\xff'
@@ -191,10 +199,12 @@ async def test_templates_are_expanded_for_each_task(tmp_path):
         b'{{secret "pw" "pw"}}',
     ],
 )
-def test_no_failing_template_shows_a_secret(tmp_path, template, caplog):
+def test_no_failing_template_shows_a_secret(
+    tmp_path: Path, template: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
 
-    async def scene(path):
+    async def scene(path: Path) -> None:
         async with rig(path) as r:
             await r.until_all(TaskState.RUNNING)
             needing(r)

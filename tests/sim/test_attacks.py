@@ -10,9 +10,11 @@ import os
 import ssl
 import time
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.attacks import (
     asking,
@@ -126,7 +128,7 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
             try:
                 with pytest.raises(Unavailable, match="verif"):
                     await Connector(
-                        target.members[1].credential_source, lambda address=address: [address]
+                        target.members[1].credential_source, partial(list, (address,))
                     )()
                 with pytest.raises(Unavailable, match="verif"):
                     token = target.manager.cluster.join_tokens.worker
@@ -200,7 +202,7 @@ def test_a_worker_on_what_is_the_managers() -> None:
 # --- joining
 
 
-def new_key():  # type: ignore[no-untyped-def]
+def new_key() -> ec.EllipticCurvePrivateKey:
     return authority.make_key(os.urandom)
 
 

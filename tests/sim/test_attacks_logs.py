@@ -24,6 +24,8 @@ from weft.session.messages import (
     EngineStateFrame,
     Heartbeat,
     LogLines,
+    LogsRequest,
+    Publish,
     StreamEnd,
 )
 from weft.session.server import SessionServer
@@ -42,6 +44,11 @@ OTHER_KIND = codec.encode(
 
 def line(text: str) -> LogLine:
     return LogLine(1, time.time_ns(), text.encode())
+
+
+def wanted_of(asked: Publish) -> LogsWanted:
+    assert isinstance(asked.request, LogsRequest)
+    return asked.request.wanted
 
 
 async def subscribed(target: Swarm) -> tuple[list[TaskLog], "asyncio.Task[None]", list[Member]]:
@@ -123,18 +130,16 @@ def test_lines_that_are_too_long_or_make_no_sense(loop: str) -> None:
         good = await StreamConnector(other.credential_source)(target.address, subscription)
         own = task_on(target, one)
         long = codec.encode(LogLines(((own, line("x" * MAX_FRAME)),)))
-        for turn, frame in enumerate(
-            (
-                b"nonsense",
-                b"",
-                long,
-                b"x" * (MAX_FRAME + 1),
-                "text",
-                codec.encode(Heartbeat()),
-                OTHER_KIND,
-            ),
-            1,
-        ):
+        frames: tuple[bytes | str, ...] = (
+            b"nonsense",
+            b"",
+            long,
+            b"x" * (MAX_FRAME + 1),
+            "text",
+            codec.encode(Heartbeat()),
+            OTHER_KIND,
+        )
+        for turn, frame in enumerate(frames, 1):
             await target.until(lambda turn=turn: len(one.asked) >= turn)
             async with aiohttp.ClientSession() as http:
                 url = f"https://{target.address}/v1/streams/{subscription}"
@@ -200,7 +205,7 @@ def test_errors_of_a_node_are_said_but_not_at_any_length() -> None:
                 errors.append(str(error))
 
         reading = asyncio.create_task(once())
-        await target.until(lambda: one.asked[-1].request.wanted.task == own)
+        await target.until(lambda: wanted_of(one.asked[-1]).task == own)
         sink = await StreamConnector(one.credential_source)(
             target.address, one.asked[-1].subscription
         )

@@ -9,10 +9,9 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import aiohttp
-import msgspec
 import pytest
 
 from tests.support.attacks import asking, each_loop, posted, run
@@ -20,9 +19,12 @@ from tests.support.certified import Swarm, free_port
 from weft.errors import Unavailable
 from weft.manager import dispatch
 from weft.model import codec
+from weft.model.ids import TaskId
 from weft.model.node import NodeDescription
+from weft.model.task import TaskState, TaskStatus
 from weft.session import listener, tls
 from weft.session import server as session_server
+from weft.session.base import Manager as SessionManager
 from weft.session.base import ManagerSession, SessionClosed
 from weft.session.client import Connector, join
 from weft.session.listener import Limits
@@ -127,10 +129,10 @@ def test_frames_that_are_too_long_or_make_no_sense(loop: str) -> None:
             Hello(node=insider.node, description=NodeDescription(), data_path_address="127.0.0.66")
         )
         long = codec.encode(
-            StatusUpdate(1, (("t" * MAX_FROM_AGENT, msgspec.convert({"state": 1}, dict)),))
-        )  # type: ignore[arg-type]
+            StatusUpdate(1, ((TaskId("t" * MAX_FROM_AGENT), TaskStatus(TaskState.RUNNING)),))
+        )
         backwards = codec.encode(Trust("a root of mine"))
-        for frames in (
+        cases: tuple[list[bytes | str], ...] = (
             [b"nonsense"],
             [b""],
             [hello, b"\xc1"],
@@ -149,7 +151,8 @@ def test_frames_that_are_too_long_or_make_no_sense(loop: str) -> None:
                     )
                 )
             ],
-        ):
+        )
+        for frames in cases:
             async with aiohttp.ClientSession() as http:
                 url = f"https://{target.address}/v1/session"
                 async with http.ws_connect(
@@ -321,8 +324,11 @@ def test_an_agent_that_does_not_read_is_cut_off(loop: str) -> None:
                     raise
 
         talker = SessionServer(
-            Talking(), target.manager.cluster.id, target.founder.credential_source, Limits(send=1)
-        )  # type: ignore[arg-type]
+            cast(SessionManager, Talking()),
+            target.manager.cluster.id,
+            target.founder.credential_source,
+            Limits(send=1),
+        )
         address = f"127.0.0.1:{free_port()}"
         await talker.start(address)
         try:

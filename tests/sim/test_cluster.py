@@ -221,20 +221,22 @@ def test_nobody_sends_anything_new_to_a_host_that_is_cut_off(who: str, seconds: 
 
 def test_a_moment_without_a_leader_ends_no_session() -> None:
     async def scene(cluster: SimCluster) -> None:
+        etcd = cluster.etcd
+        assert etcd is not None
         before = set(cluster.network._links)
         for name in ("node2", "node3"):
-            cluster.etcd.cut(name)
+            etcd.cut(name)
         await asyncio.sleep(1.8)
         for name in ("node2", "node3"):
-            cluster.etcd.heal(name)
+            etcd.heal(name)
         await cluster.settle(30)
         assert cluster.network._links == before
         for name in ("node2", "node3"):
-            cluster.etcd.cut(name)
+            etcd.cut(name)
         await asyncio.sleep(6)
         assert cluster.network._links == set(), "a manager without a majority serves nobody"
         for name in ("node2", "node3"):
-            cluster.etcd.heal(name)
+            etcd.heal(name)
         await cluster.settle(30)
 
     play(3, 2, scene)
@@ -327,21 +329,23 @@ def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> Non
             name=name, task=task, endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),))
         )
 
+    def creation(name: str) -> Callable[[Manager], Coroutine[None, None, ServiceId]]:
+        return lambda manager: manager.create_service(spec(name))
+
+    def removal(id: ServiceId) -> Callable[[Manager], Coroutine[None, None, None]]:
+        return lambda manager: manager.remove_service(id)
+
     async def scene(cluster: SimCluster) -> None:
         for turn in range(5):
             asked = [
-                cluster.ask(
-                    lambda manager, name=f"{turn}-{host.name}": manager.create_service(spec(name)),
-                    host.name,
-                )
-                for host in cluster.managers
+                cluster.ask(creation(f"{turn}-{host.name}"), host.name) for host in cluster.managers
             ]
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert sum(isinstance(result, str) for result in results) == 1
             assert sum(isinstance(result, InvalidArgument) for result in results) == 2
             await cluster.settle(30)
             [service] = cluster.state.services.values()
-            await cluster.ask(lambda manager, id=service.id: manager.remove_service(id))
+            await cluster.ask(removal(service.id))
             await cluster.settle(30)
 
     play(3, 1, scene)

@@ -27,7 +27,7 @@ def during(reconcile: Reconcile, scene: Callable[[MemoryStore], Coroutine[Any, A
 
     async def main() -> None:
         store = MemoryStore(virtual_time.clock)
-        loop = ControlLoop("test", store, virtual_time.clock, ("network",), whole(reconcile))
+        loop = ControlLoop("test", store, virtual_time.clock, ["network"], whole(reconcile))
         task = asyncio.create_task(loop.run())
         await scene(store)
         assert not task.done()
@@ -56,7 +56,7 @@ def test_it_runs_until_nothing_is_left_to_do_and_again_on_a_change() -> None:
 
 
 def test_what_comes_together_is_one_run() -> None:
-    runs = []
+    runs: list[float] = []
 
     async def scene(store: MemoryStore) -> None:
         await asyncio.sleep(1)
@@ -75,7 +75,7 @@ def test_what_comes_together_is_one_run() -> None:
 
 
 def test_it_wakes_when_it_asked_to() -> None:
-    runs = []
+    runs: list[float] = []
 
     async def scene(store: MemoryStore) -> None:
         start = virtual_time.clock()
@@ -90,7 +90,7 @@ def test_it_wakes_when_it_asked_to() -> None:
 
 
 def test_an_exception_is_survived_with_a_growing_pause() -> None:
-    runs = []
+    runs: list[float] = []
 
     async def scene(store: MemoryStore) -> None:
         await store.commit([Put(network("a"))])
@@ -111,7 +111,7 @@ def test_an_exception_is_survived_with_a_growing_pause() -> None:
 
 
 def test_a_function_that_never_agrees_with_itself_does_not_take_the_processor() -> None:
-    runs = []
+    runs: list[float] = []
 
     async def scene(store: MemoryStore) -> None:
         await store.commit([Put(network("a"))])
@@ -126,7 +126,7 @@ def test_a_function_that_never_agrees_with_itself_does_not_take_the_processor() 
 
 
 def test_a_lost_race_is_run_again() -> None:
-    seen = []
+    seen: list[int] = []
 
     async def scene(store: MemoryStore) -> None:
         await store.commit([Put(network("a"))])
@@ -163,7 +163,7 @@ def test_it_says_what_happened_and_nothing_is_lost_when_something_goes_wrong() -
                 raise ZeroDivisionError
             return Decision()
 
-        loop = ControlLoop("test", store, virtual_time.clock, ("network",), reconcile)
+        loop = ControlLoop("test", store, virtual_time.clock, ["network"], reconcile)
         task = asyncio.create_task(loop.run())
         await asyncio.sleep(1)
         for name in "abc":

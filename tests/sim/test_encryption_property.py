@@ -19,17 +19,20 @@ from weft.control import keys
 from weft.esp.sequence import Reservations
 from weft.linux.fake import FakeKernel
 from weft.linux.fake_stack import ANY
-from weft.linux.fake_underlay import FakeUnderlay, Packet, Place
+from weft.linux.fake_underlay import FakeUnderlay, Journey, Place
+from weft.model.assignment import Assignment
 from weft.model.cluster import Cluster, JoinTokens, RootCa
-from weft.model.encryption import DataKey
-from weft.model.ids import ClusterId, NetworkId
+from weft.model.encryption import DataKey, Protection
+from weft.model.ids import ClusterId, NetworkId, TaskId
 from weft.model.network import Network, NetworkSpec
+from weft.model.sandbox import NodeFacts
 from weft.model.state import ClusterState
 from weft.network.diff import diff
 from weft.network.encryption import protection
 from weft.network.kernel_state import HOST, KernelState, Namespace, Vxlan
 from weft.network.ownership import ESP_SANDBOX
 from weft.network.plan import plan
+from weft.network.trace.conntrack import Packet
 
 HOSTS = 4
 PERIOD = 12 * 3600 * 10**9
@@ -50,7 +53,7 @@ class Encrypted(RuleBasedStateMachine):
         self.now, self.made = 0, 0
         self.known: dict[int, tuple[DataKey, ...]] = {}
         """By host: the keys it has been told of."""
-        self.tasks: dict[int, str] = {}
+        self.tasks: dict[int, TaskId] = {}
         self.underlay = FakeUnderlay()
         for i in range(1, HOSTS + 1):
             address = IPv4Interface(f"{self.swarm.vtep(self.swarm.nodes[i - 1])}/24")
@@ -91,7 +94,7 @@ class Encrypted(RuleBasedStateMachine):
     @rule(host=hosts)
     def leave(self, host: int) -> None:
         if host in self.tasks:
-            self.swarm.remove(self.tasks.pop(host))  # type: ignore[arg-type]
+            self.swarm.remove(self.tasks.pop(host))
             self.known.pop(host)
             self._converge_all()
 
@@ -145,13 +148,13 @@ class Encrypted(RuleBasedStateMachine):
         self.made += 1
         return self.made.to_bytes(length, "big")
 
-    def _assignment(self, host: int):  # type: ignore[no-untyped-def]
+    def _assignment(self, host: int) -> Assignment:
         return msgspec.structs.replace(self.swarm.assignment(host), keys=self.known.get(host, ()))
 
-    def _facts(self, host: int):  # type: ignore[no-untyped-def]
+    def _facts(self, host: int) -> NodeFacts:
         return msgspec.structs.replace(self.swarm.facts(host), esp_engine="userspace")
 
-    def _protection(self, host: int):  # type: ignore[no-untyped-def]
+    def _protection(self, host: int) -> Protection:
         found = protection(self._assignment(host), self._facts(host))
         assert found is not None
         return found
@@ -196,13 +199,13 @@ class Encrypted(RuleBasedStateMachine):
                     if isinstance(link.kind, Vxlan) and link.kind.vni == vni:
                         assert link.kind.socket == ESP_SANDBOX
 
-    def _trace(self, host: int, task: str, other: int):  # type: ignore[no-untyped-def]
+    def _trace(self, host: int, task: TaskId, other: int) -> Journey:
         target = next(
             e.address.ip
             for e in self.swarm.endpoints[self.secret].values()
             if e.task == self.tasks[other]
         )
-        sandbox = self.swarm.sandbox(task)  # type: ignore[arg-type]
+        sandbox = self.swarm.sandbox(task)
         journey = self.underlay.trace(
             Packet("tcp", ANY, 40000, target, 80), Place(f"node{host}", sandbox.key)
         )

@@ -2,22 +2,26 @@
 
 import asyncio
 import math
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from tests.support.agent_rig import rig, simulated
+from tests.support.agent_rig import Rig, rig, simulated
 from weft.engine import health as health_module
 from weft.model.health import Health, HealthCheck, HealthStatus
+from weft.model.ids import ContainerId
 from weft.model.meta import SECOND
 from weft.model.task import TaskState
-from weft.runtime.fake_exec import Outcome
+from weft.runtime.base import Attached, Exec
+from weft.runtime.fake_exec import FakeExec, Outcome
 
 CHECK = HealthCheck(test=("CMD", "look"), interval=SECOND, timeout=2 * SECOND, retries=2)
 GOOD, BAD = Outcome(output=b"fine\n"), Outcome(exit_code=1, output=b"no\nanswer\n")
 
 
-def checked(r, check=CHECK, tasks=1):
+def checked(r: Rig, check: HealthCheck = CHECK, tasks: int = 1) -> None:
     """Tasks with a health check, in place of the rig's own."""
     for task in r.tasks:
         r.swarm.remove(task)
@@ -29,16 +33,22 @@ def checked(r, check=CHECK, tasks=1):
         r.swarm.tasks[task] = msgspec.structs.replace(r.swarm.tasks[task], spec=spec)
 
 
-def health(r, number=0) -> Health | None:
+def health(r: Rig, number: int = 0) -> Health | None:
     return r.agent.engine.health.of(r.runtime.containers()[number])
 
 
-def actions(r):
+def known(r: Rig) -> Health:
+    found = health(r)
+    assert found is not None
+    return found
+
+
+def actions(r: Rig) -> list[str]:
     return [event.action for event in r.agent.engine.events.past]
 
 
 @simulated
-async def test_a_task_runs_once_it_is_healthy(tmp_path):
+async def test_a_task_runs_once_it_is_healthy(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         r.runtime.outcomes = lambda id, argv: BAD
@@ -48,8 +58,8 @@ async def test_a_task_runs_once_it_is_healthy(tmp_path):
         r.runtime.outcomes = lambda id, argv: GOOD
         await r.until_all(TaskState.RUNNING, 3)
         assert [str(s.state.name) for _, s in r.manager.log][-2:] == ["STARTING", "RUNNING"]
-        assert health(r).status is HealthStatus.HEALTHY
-        assert [result.output for result in health(r).log] == ["no\nanswer\n", "fine\n"]
+        assert known(r).status is HealthStatus.HEALTHY
+        assert [result.output for result in known(r).log] == ["no\nanswer\n", "fine\n"]
         assert r.runtime.commands[0].argv == ("look",)
         await asyncio.sleep(0)
         assert actions(r)[-4:] == [
@@ -58,7 +68,7 @@ async def test_a_task_runs_once_it_is_healthy(tmp_path):
 
 
 @simulated
-async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path):
+async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path: Path) -> None:
     """Whether it has been healthy before or not."""
     for was_healthy in (True, False):
         async with rig(tmp_path / str(was_healthy), tasks=0) as r:
@@ -81,7 +91,7 @@ async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path):
             assert failed.unhealthy_since == reported.unhealthy_since
             assert failed.timestamp >= failed.unhealthy_since + 3 * SECOND
             await r.check_gone()
-            assert health(r).status is HealthStatus.UNHEALTHY
+            assert known(r).status is HealthStatus.UNHEALTHY
             probes = len(r.runtime.commands)
             await asyncio.sleep(60)
             assert len(r.runtime.commands) == probes
@@ -89,12 +99,12 @@ async def test_an_unhealthy_task_serves_no_more_then_stops_and_fails(tmp_path):
 
 @pytest.mark.parametrize(("told", "shortest", "longest"), [(True, 0.2, 1.0), (False, 2.2, 2.6)])
 def test_an_unhealthy_container_is_stopped_once_nobody_is_sent_to_it(
-    tmp_path, told, shortest, longest
-):
+    tmp_path: Path, told: bool, shortest: float, longest: float
+) -> None:
     """Or, if no manager says so, after a moment."""
 
     @simulated
-    async def body(tmp_path):
+    async def body(tmp_path: Path) -> None:
         async with rig(tmp_path, tasks=0) as r:
             checked(r)
             r.runtime.outcomes = lambda id, argv: GOOD
@@ -113,7 +123,7 @@ def test_an_unhealthy_container_is_stopped_once_nobody_is_sent_to_it(
 
 
 @simulated
-async def test_a_killed_unhealthy_container_gives_its_exit_code(tmp_path):
+async def test_a_killed_unhealthy_container_gives_its_exit_code(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         r.runtime.stop_latency = 100.0
@@ -125,7 +135,9 @@ async def test_a_killed_unhealthy_container_gives_its_exit_code(tmp_path):
 
 
 @simulated
-async def test_a_daemon_that_is_killed_while_it_stops_an_unhealthy_task_goes_on(tmp_path):
+async def test_a_daemon_that_is_killed_while_it_stops_an_unhealthy_task_goes_on(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         r.runtime.stop_latency = 100.0
@@ -143,7 +155,9 @@ async def test_a_daemon_that_is_killed_while_it_stops_an_unhealthy_task_goes_on(
 
 
 @simulated
-async def test_a_restart_of_the_daemon_keeps_tasks_running_and_waits_for_starting_ones(tmp_path):
+async def test_a_restart_of_the_daemon_keeps_tasks_running_and_waits_for_starting_ones(
+    tmp_path: Path,
+) -> None:
     """Health begins anew as `starting`; names are answered for both kinds of tasks."""
     async with rig(tmp_path, tasks=0) as r:
         checked(r, msgspec.structs.replace(CHECK, retries=100), tasks=2)
@@ -167,7 +181,7 @@ async def test_a_restart_of_the_daemon_keeps_tasks_running_and_waits_for_startin
 
 
 @simulated
-async def test_a_task_that_is_shut_down_before_it_is_healthy_is_shut_down(tmp_path):
+async def test_a_task_that_is_shut_down_before_it_is_healthy_is_shut_down(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         r.runtime.outcomes = lambda id, argv: Outcome(seconds=math.inf)
@@ -177,11 +191,13 @@ async def test_a_task_that_is_shut_down_before_it_is_healthy_is_shut_down(tmp_pa
         await r.until_all(TaskState.SHUTDOWN)
         await asyncio.sleep(0.1)
         assert not r.runtime.commands[0].running, "the probe ends with the container"
-        assert health(r).status is HealthStatus.UNHEALTHY
+        assert known(r).status is HealthStatus.UNHEALTHY
 
 
 @simulated
-async def test_a_container_that_ends_before_it_is_healthy_fails_as_any_other(tmp_path):
+async def test_a_container_that_ends_before_it_is_healthy_fails_as_any_other(
+    tmp_path: Path,
+) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         r.runtime.outcomes = lambda id, argv: BAD
@@ -202,15 +218,15 @@ async def test_a_container_that_ends_before_it_is_healthy_fails_as_any_other(tmp
         (Outcome(output=b"\xff" * 3), 0, "\ufffd" * 3),
     ],
 )
-def test_what_a_probe_comes_to(tmp_path, outcome, code, output):
+def test_what_a_probe_comes_to(tmp_path: Path, outcome: Outcome, code: int, output: str) -> None:
     @simulated
-    async def body(tmp_path):
+    async def body(tmp_path: Path) -> None:
         async with rig(tmp_path, tasks=0) as r:
             checked(r)
             r.runtime.outcomes = lambda id, argv: outcome
             await r.manager.tell()
-            await r.until(lambda: r.runtime.containers() and health(r) and health(r).log)
-            first = health(r).log[0]
+            await r.until(lambda: r.runtime.containers() and (found := health(r)) and found.log)
+            first = known(r).log[0]
             assert (first.exit_code, first.output) == (code, output)
             assert not any(command.running for command in r.runtime.commands)
 
@@ -218,7 +234,7 @@ def test_what_a_probe_comes_to(tmp_path, outcome, code, output):
 
 
 @simulated
-async def test_a_check_that_cannot_be_run_at_all_has_failed(tmp_path):
+async def test_a_check_that_cannot_be_run_at_all_has_failed(tmp_path: Path) -> None:
     """As for a frozen container: the runtime refuses commands."""
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
@@ -228,32 +244,39 @@ async def test_a_check_that_cannot_be_run_at_all_has_failed(tmp_path):
 
 
 @simulated
-async def test_a_start_that_hangs_has_failed(tmp_path):
+async def test_a_start_that_hangs_has_failed(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
 
-        async def hang(id, argv, **options):
+        async def hang(id: ContainerId, argv: tuple[str, ...], **options: Any) -> Exec:
             command = await type(r.runtime).exec(r.runtime, id, argv, **options)
-            command.start = asyncio.Event().wait
+            started = command.start
+
+            async def never() -> Attached:
+                await asyncio.Event().wait()
+                return await started()
+
+            command.start = never  # type: ignore[method-assign]  # the fault
             return command
 
-        r.runtime.exec, r.runtime.outcomes = hang, lambda id, argv: GOOD
+        r.runtime.outcomes = lambda id, argv: GOOD
+        r.runtime.exec = hang  # type: ignore[method-assign]  # the fault
         await r.manager.tell()
-        await r.until(lambda: r.runtime.containers() and health(r) and health(r).log, 60)
-        assert health(r).log[0].output.startswith("timed out starting health check for container")
+        await r.until(lambda: r.runtime.containers() and (found := health(r)) and found.log, 60)
+        assert known(r).log[0].output.startswith("timed out starting health check for container")
 
 
 @simulated
-async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path):
+async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r, tasks=20)
         starting, most = 0, 0
 
-        async def slow(id, argv, **options):
+        async def slow(id: ContainerId, argv: tuple[str, ...], **options: Any) -> Exec:
             command = await type(r.runtime).exec(r.runtime, id, argv, **options)
             start = command.start
 
-            async def begin():
+            async def begin() -> Attached:
                 nonlocal starting, most
                 starting += 1
                 most = max(most, starting)
@@ -261,10 +284,11 @@ async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path):
                 starting -= 1
                 return await start()
 
-            command.start = begin
+            command.start = begin  # type: ignore[method-assign]  # counts
             return command
 
-        r.runtime.exec, r.runtime.outcomes = slow, lambda id, argv: GOOD
+        r.runtime.outcomes = lambda id, argv: GOOD
+        r.runtime.exec = slow  # type: ignore[method-assign]  # counts
         r.agent.engine.health._slots = asyncio.Semaphore(2)
         await r.manager.tell()
         began = asyncio.get_running_loop().time()
@@ -275,7 +299,7 @@ async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path):
 
 
 @simulated
-async def test_without_a_check_there_is_no_health(tmp_path):
+async def test_without_a_check_there_is_no_health(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r, HealthCheck(test=("NONE",)), tasks=2)
         r.runtime.outcomes = lambda id, argv: GOOD
@@ -289,24 +313,26 @@ async def test_without_a_check_there_is_no_health(tmp_path):
 
 
 @simulated
-async def test_a_flood_of_output_is_read_slowly_and_not_kept(tmp_path):
+async def test_a_flood_of_output_is_read_slowly_and_not_kept(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         reads = 0
 
-        async def flood(id, argv, **options):
+        async def flood(id: ContainerId, argv: tuple[str, ...], **options: Any) -> Exec:
             command = await type(r.runtime).exec(r.runtime, id, argv, **options)
 
-            async def read():
+            async def read() -> tuple[int, bytes]:
                 nonlocal reads
                 reads += 1
                 return 1, b"y\n" * 32768
 
-            command.read = read
+            assert isinstance(command, FakeExec)
+            command.read = read  # type: ignore[method-assign]  # the fault
             return command
 
-        r.runtime.exec, r.runtime.outcomes = flood, lambda id, argv: GOOD
+        r.runtime.outcomes = lambda id, argv: GOOD
+        r.runtime.exec = flood  # type: ignore[method-assign]  # the fault
         await r.manager.tell()
-        await r.until(lambda: r.runtime.containers() and health(r) and health(r).log)
-        assert len(health(r).log[0].output) < 4200
+        await r.until(lambda: r.runtime.containers() and (found := health(r)) and found.log)
+        assert len(known(r).log[0].output) < 4200
         assert reads <= 2.1 / health_module.FLOOD_PAUSE

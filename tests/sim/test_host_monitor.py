@@ -1,7 +1,7 @@
 """Who is missed, how soon, and who is not, in virtual time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Address
 
 import pytest
@@ -17,7 +17,7 @@ FAMILIAR = (TRUST + 2) * PERIOD
 
 class Scene:
     def __init__(self, hosts: int) -> None:
-        self.addresses = {
+        self.addresses: dict[str, tuple[IPv4Address, ...]] = {
             f"h{k}": (IPv4Address("10.0.0.0") + k, IPv4Address("10.9.0.0") + k)
             for k in range(1, hosts + 1)
         }
@@ -27,7 +27,7 @@ class Scene:
         """When, who is gone, and whether others answered."""
         self.host_monitor = HostMonitor(lambda: self.echo, lambda: self.addresses, self._gone)
 
-    def _gone(self, names, others_answer) -> None:  # type: ignore[no-untyped-def]
+    def _gone(self, names: Iterable[str], others_answer: bool) -> None:
         self.told.append((asyncio.get_running_loop().time(), set(names), others_answer))
 
     def cut(self, *names: str) -> None:

@@ -5,10 +5,11 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -27,6 +28,7 @@ from weft.session.base import (
     MemberRequest,
     SessionClosed,
 )
+from weft.session.base import Manager as SessionManager
 from weft.session.client import ELECTION, Connector, EpochClient, MemberClient, join
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
@@ -121,7 +123,9 @@ def free_port() -> int:
 async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
     manager = Echo(new_root())
     server = SessionServer(
-        manager, CLUSTER, credential_source(credentials(manager.root, "m1", role))
+        cast(SessionManager, manager),
+        CLUSTER,
+        credential_source(credentials(manager.root, "m1", role)),
     )
     address = f"127.0.0.1:{free_port()}"
     await server.start(address)
@@ -131,7 +135,7 @@ async def listening(role: Role = "manager") -> AsyncIterator[tuple[Echo, str]]:
         await server.close()
 
 
-def asking(token: str):  # type: ignore[no-untyped-def]
+def asking(token: str) -> Callable[[str], AdmissionRequest]:
     return lambda csr: AdmissionRequest(
         token=token, csr=csr, hostname="w1", data_path_address=IPv4Address("10.0.0.9")
     )
@@ -365,7 +369,7 @@ def test_each_connection_gets_the_newest_certificate_and_none_is_dropped() -> No
     async def main() -> None:
         manager, new = Echo(new_root()), new_root()
         held = credential_source(credentials(manager.root, "m1", "manager"))
-        server = SessionServer(manager, CLUSTER, held)
+        server = SessionServer(cast(SessionManager, manager), CLUSTER, held)
         address = f"127.0.0.1:{free_port()}"
         await server.start(address)
         try:

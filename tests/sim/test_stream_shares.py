@@ -12,7 +12,7 @@ from tests.support import virtual_time
 from weft.agent.logs import UNSENT
 from weft.manager.subscription import UNREAD
 from weft.model.ids import TaskId
-from weft.model.logs import LogsWanted
+from weft.model.logs import LogsWanted, TaskLog
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 from weft.model.task import TaskState
 
@@ -49,7 +49,7 @@ def test_a_loud_container_leaves_room_for_the_lines_of_others(tmp_path: Path, wo
             before = len(await anext(logs))
             await asyncio.sleep(10)
             say(cluster, quiet, 100, ".")
-            seen = []
+            seen: list[TaskLog] = []
             while sum(log.task == quiet for log in seen) < 100:
                 seen += await anext(logs)
                 await asyncio.sleep(1)

@@ -22,7 +22,7 @@ from weft.model.ids import NetworkId, NodeId, ServiceId
 from weft.model.network import NetworkSpec
 from weft.model.node import NodeState
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
-from weft.model.state import ClusterState, Event
+from weft.model.state import ClusterState, Event, Kind
 from weft.network.kernel_state import Vxlan
 from weft.network.operations import AddLink, Operation, RemoveLink
 from weft.session.messages import MAX_FAILURES
@@ -136,7 +136,7 @@ def test_each_node_has_an_end_that_says_what_became_of_it(tmp_path: Path) -> Non
         assert there.node is not None
         await cluster.power_off("node3")
         await cluster.until(
-            lambda: cluster.state.nodes[lost.node or ""].status.state is NodeState.DOWN, 60
+            lambda: cluster.state.nodes[lost.node or NodeId("")].status.state is NodeState.DOWN, 60
         )
         nobody = NodeId("nobody")
         found = await engine_states(
@@ -155,7 +155,7 @@ def test_each_node_has_an_end_that_says_what_became_of_it(tmp_path: Path) -> Non
 class Active:
     """`Targets`: the nodes that may get tasks."""
 
-    kinds = ("node",)
+    kinds: tuple[Kind, ...] = ("node",)
 
     def nodes(self, state: ClusterState) -> list[NodeId]:
         return [node.id for node in state.nodes.values() if node.spec.availability == "active"]

@@ -4,6 +4,7 @@ In virtual time, with hosts that answer or do not."""
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address
+from typing import Never, TypeVar
 
 import msgspec
 
@@ -16,9 +17,9 @@ from weft.manager.suspicion import PAUSE, Suspicion, addresses
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
 from weft.model.network import NetworkSpec
-from weft.model.node import NodeState, NodeStatus
+from weft.model.node import Node, NodeState, NodeStatus
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
-from weft.model.state import Put
+from weft.model.state import Change, Object, Put
 from weft.session.host_monitor import PERIOD
 from weft.store.memory import MemoryStore
 
@@ -67,7 +68,10 @@ def play(scene: Scene) -> None:
     virtual_time.run(main())
 
 
-def _unstored(obj):  # type: ignore[no-untyped-def]
+T = TypeVar("T", bound=Object)
+
+
+def _unstored(obj: T) -> T:
     return msgspec.structs.replace(obj, meta=msgspec.structs.replace(obj.meta, version=0))
 
 
@@ -84,7 +88,7 @@ def serving(store: MemoryStore) -> set[str]:
 def test_a_host_that_does_not_answer_gets_no_new_connections_and_loses_nothing() -> None:
     async def scene(store: MemoryStore, suspicion: Suspicion, host: Host) -> None:
         assert serving(store) == {"node1", "node2"}
-        views, events = network_views(store.state), store.subscribe(("node",))
+        views, events = network_views(store.state), store.subscribe(["node"])
         host.is_up = False
         suspicion.lost(NODE)
         await asyncio.sleep(ANSWER + 0.01)
@@ -170,7 +174,7 @@ def test_whoever_is_back_before_the_verdict_is_committed_is_not_suspected() -> N
         suspicion.lost(NODE)
         commit = store.commit
 
-        async def late(changes, *, independent=False):  # type: ignore[no-untyped-def]
+        async def late(changes: Sequence[Change], *, independent: bool = False) -> Never:
             suspicion.back(NODE)
             store.commit = commit  # type: ignore[method-assign]
             raise OutOfSequence("update out of sequence")
@@ -214,7 +218,7 @@ def test_a_node_that_has_gone_to_another_manager_is_that_ones() -> None:
     play(scene)
 
 
-def _with_manager(node, manager):  # type: ignore[no-untyped-def]
+def _with_manager(node: Node, manager: NodeId) -> Node:
     return msgspec.structs.replace(
         node, status=msgspec.structs.replace(node.status, manager=manager)
     )
@@ -235,7 +239,7 @@ class Busy(MemoryStore):
     leaderless = False
     commits = 0
 
-    async def commit(self, changes, *, independent=False):  # type: ignore[no-untyped-def]
+    async def commit(self, changes: Sequence[Change], *, independent: bool = False) -> int:
         self.commits += 1
         if self.leaderless:
             await asyncio.sleep(7)
@@ -263,7 +267,7 @@ class Hosts:
         await asyncio.sleep(0 if any(map(self.reaches, asked)) else ANSWER)
         return any(map(self.reaches, asked))
 
-    def states(self) -> dict[str, NodeState]:
+    def states(self) -> dict[NodeId, NodeState]:
         return {id: node.status.state for id, node in self.store.state.nodes.items()}
 
     def disconnected(self) -> set[str]:

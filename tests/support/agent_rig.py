@@ -179,7 +179,7 @@ class Rig:
         self.flush_flows: FlushFlows = _no_flush
         self.open_echo: Callable[[], Echo] | None = None
         self.check_port: CheckPort = lambda protocol, port: None
-        self.routes = ("192.0.2.0/24",)
+        self.routes: tuple[str, ...] = ("192.0.2.0/24",)
         self.agent: Agent
         self.run: asyncio.Task[None]
 
@@ -250,7 +250,7 @@ class Rig:
             if task in self.manager.statuses
         }
 
-    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
+    async def until(self, condition: Callable[..., object], seconds: float = 30.0) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, (

@@ -193,7 +193,7 @@ class Swarm:
         finally:
             await server.close()
 
-    async def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
+    async def until(self, condition: Callable[..., object], seconds: float = 60) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not condition():

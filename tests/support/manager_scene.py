@@ -94,7 +94,7 @@ class Swarm:
             if t.state == TaskState.RUNNING and t.desired == TaskState.RUNNING
         ]
 
-    async def until(self, condition: Callable[[], object], seconds: float = 30) -> float:
+    async def until(self, condition: Callable[..., object], seconds: float = 30) -> float:
         """Gives how long it took."""
         start = asyncio.get_running_loop().time()
         while not condition():

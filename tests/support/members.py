@@ -101,7 +101,7 @@ class Host:
         return manager is not None and manager.leadership_status.leader == self.up.member.node
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:
+async def until(condition: Callable[..., object | Awaitable[object]], seconds: float = 30) -> None:
     """Until it is true, or no coroutine that raises."""
     async with asyncio.timeout(seconds):
         while True:
