@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 
 from weft.errors import InvalidArgument, OperationFailed, Unauthorized, cause_of, clip
-from weft.model.registry import RegistryAuth, RegistrySettings
+from weft.model.registry import USUAL, RegistryAuth, RegistrySettings
 
 CERTIFICATES = Path("/etc/docker/certs.d")
 PATIENCE = 15.0
@@ -65,7 +65,7 @@ async def log_in(
     for scheme in ("https", "http") if insecure else ("https",):
         try:
             async with asyncio.timeout(PATIENCE):
-                return await _attempt(f"{scheme}://{host}/v2/", auth, context, insecure)
+                return await attempt(f"{scheme}://{host}/v2/", auth, context, insecure)
         except OperationFailed as error:
             failure = failure if scheme == "http" and _answered(failure) else error
         except TimeoutError:
@@ -92,7 +92,8 @@ def _answered(failure: OperationFailed | None) -> bool:
     return failure is not None and str(failure).startswith("login attempt")
 
 
-async def _attempt(url: str, auth: RegistryAuth, context: ssl.SSLContext, insecure: bool) -> str:
+async def attempt(url: str, auth: RegistryAuth, context: ssl.SSLContext, insecure: bool) -> str:
+    """As `log_in`, at one address of the registry."""
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         first = await _ask(session, "GET", url)
@@ -160,7 +161,7 @@ async def _ask(
             params=query,
             data=form,
             allow_redirects=False,
-            proxy=_proxy(url),
+            proxy=proxy_for(url),
         ) as answer:
             body = await answer.content.read(_MOST)
             return Answer(answer.status, answer.reason or "", answer.headers, body)
@@ -175,10 +176,11 @@ async def _ask(
         raise OperationFailed(f'{method.capitalize()} "{url}": {cause_of(error)}') from error
 
 
-def _proxy(url: str) -> str | None:
-    """As the environment says, like skopeo. aiohttp's own way would also read root's ~/.netrc."""
+def proxy_for(url: str) -> str | None:
+    """As the environment says, and never for a registry on this host, as with skopeo and Docker.
+    aiohttp's own way would also read root's ~/.netrc. Raises `ValueError`."""
     parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
+    if USUAL.is_insecure(parts.netloc) or proxy_bypass(parts.netloc):
         return None
     return getproxies().get(parts.scheme)
 

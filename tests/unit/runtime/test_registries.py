@@ -3,7 +3,10 @@ what skopeo is told."""
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,15 @@ from aiohttp import web
 
 from weft.errors import InvalidArgument, NotFound, OperationFailed, Unauthorized
 from weft.model.registry import USUAL, RegistryAuth, RegistrySettings, host_of, registry_of
-from weft.runtime.registry_login import challenge, host_in, log_in, message_in
+from weft.runtime.registry_login import (
+    attempt,
+    challenge,
+    host_in,
+    log_in,
+    message_in,
+    proxy_for,
+    tls_context,
+)
 from weft.runtime.skopeo import auth_file, distribution_of, registries_file, translate_error
 
 RIGHT = RegistryAuth(username="me", password="p4ss:marker")
@@ -21,21 +32,27 @@ WRONG = RegistryAuth(username="me", password="n0t-marker")
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.Response]]
 
 
-async def answers(handler: Handler, auth: RegistryAuth) -> str | Exception:
-    """What a login at a registry on loopback gives."""
+@asynccontextmanager
+async def registry(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A registry on loopback; its port."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     try:
-        return await log_in(f"127.0.0.1:{port}", auth, USUAL)
-    except Exception as error:
-        return type(error)(str(error).replace(str(port), "PORT"))
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+async def answers(handler: Handler, auth: RegistryAuth) -> str | Exception:
+    """What a login at a registry on loopback gives."""
+    async with registry(handler) as port:
+        try:
+            return await log_in(f"127.0.0.1:{port}", auth, USUAL)
+        except Exception as error:
+            return type(error)(str(error).replace(str(port), "PORT"))
 
 
 async def basic(request: web.Request) -> web.Response:
@@ -180,14 +197,87 @@ def test_words_of_a_registry_are_shown_in_part_and_printable() -> None:
 
 
 def test_the_environment_says_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy refuses connections."""
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
-    refused = 'Get "http://127.0.0.1:PORT/v2/": Connection refused'
-    assert str(asyncio.run(answers(basic, RIGHT))) == refused
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert asyncio.run(answers(basic, RIGHT)) == ""
+    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", "reg.test,.lan")
+    for url in ("https://reg.test/v2/", "https://a.lan:5000/", "https://127.0.0.1:5000/v2/"):
+        assert proxy_for(url) is None, url
+    assert proxy_for("https://other.test:5000/v2/") == "http://proxy.test:3128"
+
+
+class Checked(RegistrySettings, frozen=True):
+    """Settings of a host that checks the certificates of registries on loopback, too."""
+
+    def is_insecure(self, registry: str) -> bool:
+        return False
+
+
+def make_certificates(directory: Path) -> None:
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=directory)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
+    (directory / "server.ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    (directory / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
+    for name in ("server", "client"):
+        openssl(
+            "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
+        )
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-extfile", f"{name}.ext", "-out", f"{name}.pem",
+        )  # fmt: skip
+
+
+def test_certificates_of_a_registry_of_ones_own(tmp_path: Path) -> None:
+    """The registry wants a certificate of this host, too."""
+    make_certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca.pem"))
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def main() -> list[str]:
+        async with registry(basic, context) as port:
+            mine = tmp_path / "certs.d" / f"127.0.0.1:{port}"
+            mine.mkdir(parents=True)
+            said = []
+            for files in ((), (("ca.pem", "ca.crt"),), (("client.pem", "client.cert"),)):
+                for source, target in files:
+                    (mine / target).write_bytes((tmp_path / source).read_bytes())
+                    (mine / "client.key").write_bytes((tmp_path / "client.key").read_bytes())
+                try:
+                    server = f"127.0.0.1:{port}"
+                    said.append(await log_in(server, RIGHT, Checked(), tmp_path / "certs.d"))
+                except OperationFailed as error:
+                    said.append(str(error).replace(str(port), "PORT"))
+            return said
+
+    unknown, without, right = asyncio.run(main())
+    assert unknown == (
+        'Get "https://127.0.0.1:PORT/v2/": tls: failed to verify certificate: x509: certificate'
+        " signed by unknown authority"
+    )
+    assert without.startswith('Get "https://127.0.0.1:PORT/v2/": ')
+    assert right == ""
+
+
+def test_a_password_goes_to_a_token_server_with_https_alone() -> None:
+    """A registry whose certificate is checked, and that names a token server without one."""
+
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def plain(request: web.Request) -> web.Response:
+            asked.append(request.path)
+            return await token(request)
+
+        async with registry(plain) as port:
+            context = tls_context(Path("/nonexistent"), insecure=False)
+            with pytest.raises(OperationFailed, match="the token server .* is not HTTPS"):
+                await attempt(f"http://127.0.0.1:{port}/v2/", RIGHT, context, insecure=False)
+        assert asked == ["/v2/"]
+
+    asyncio.run(main())
 
 
 def test_the_platforms_of_an_image_and_of_a_list() -> None:
