@@ -9,7 +9,7 @@ kinds to HTTP status.
     ├─ OutOfSequence       somebody else changed the object first: read it again              500 (as Docker Swarm)
     ├─ FailedPrecondition  right request, wrong moment                                        400
     ├─ Forbidden           this node or certificate may not do that                           403
-    ├─ Unauthorized        a registry does not accept these credentials                       401
+    ├─ Unauthorized        a registry refuses these credentials, a locked node this key       401
     ├─ Unavailable         not part of a swarm, no manager in reach, no quorum                503
     ├─ Exhausted           no address, VNI or port left                                       500
     └─ OperationFailed     the kernel, the runtime or the disk refused                        500

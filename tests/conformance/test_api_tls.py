@@ -291,9 +291,6 @@ def test_the_swarm_s_settings(daemon: Daemon) -> None:
     assert spec["Dispatcher"]["HeartbeatPeriod"] == 9 * 10**9
     assert spec["Orchestration"]["TaskHistoryRetentionLimit"] == 4
     assert (
-        b"AutoLockManagers is not supported" in daemon.run("swarm", "update", "--autolock").stderr
-    )
-    assert (
         b"ExternalCAs is not supported"
         in daemon.run("swarm", "update", "--external-ca", "protocol=cfssl,url=https://x").stderr
     )

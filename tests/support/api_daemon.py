@@ -29,7 +29,7 @@ class ApiDaemon:
         self._runner = asyncio.Runner(loop_factory=new_loop)
         self._loop = self._runner.get_loop()
         self._disk = tempfile.TemporaryDirectory()
-        self._stop = asyncio.Event()
+        self._stop, self._again = asyncio.Event(), False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._runner.run, args=(self._serve(),))
         self._thread.start()
@@ -45,13 +45,31 @@ class ApiDaemon:
         raise NotImplementedError
 
     async def _serve(self) -> None:
-        self.node = WholeNode(Path(self._disk.name), self._hostname)
-        server = ApiServer(self.node)
-        await self.listen(server)
-        self._ready.set()
-        await self._stop.wait()
-        await server.close()
-        await self.node.close()
+        while True:
+            self.node = WholeNode(Path(self._disk.name), self._hostname)
+            if self._again:
+                await self.node.resume()
+            self._again = False
+            server = ApiServer(self.node)
+            await self.listen(server)
+            self._ready.set()
+            await self._stop.wait()
+            await server.close()
+            await self.node.close()
+            if not self._again:
+                return
+            self._stop.clear()
+
+    def restart(self) -> None:
+        """Ends the daemon and starts another one with the same disk. Containers are lost."""
+        self._ready.clear()
+        self._again = True
+        self._loop.call_soon_threadsafe(self._stop.set)
+        assert self._ready.wait(DEADLINE)
+
+    @property
+    def swarm_files(self) -> Path:
+        return Path(self._disk.name) / "swarm"
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """On the server's event loop."""

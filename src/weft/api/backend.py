@@ -61,9 +61,14 @@ class Swarm(Protocol):
         rotate_worker_token: bool,
         rotate_manager_token: bool,
         root: RootCa | None = None,
+        rotate_unlock_key: bool = False,
     ) -> None:
         """Begins a rotation of the root certificate if `force_rotate` has changed, or a rotation to
-        `root` if it is given."""
+        `root` if it is given. There is nothing to rotate without `auto_lock`."""
+        ...
+
+    async def unlock_key(self) -> str:
+        """The key that unlocks managers; empty if autolock is off. Secret."""
         ...
 
     async def rotate_keys(self) -> None:
@@ -207,6 +212,12 @@ class Node(Protocol):
     async def join(self, request: JoinRequest) -> None:
         """Returns when the node is part of the swarm. Raises `Unavailable` if the node is in a
         swarm already, `InvalidArgument` for a malformed token, `Forbidden` for a refused token."""
+        ...
+
+    async def unlock(self, key: str) -> None:
+        """`key`: as users see it. Raises `Unauthorized` if it is not the right one,
+        `InvalidArgument` if it is none, `Conflict` if the swarm is not locked, `Unavailable` if this
+        node is no manager."""
         ...
 
     async def leave(self, force: bool) -> None: ...

@@ -7,13 +7,13 @@ from weft.api.schema.swarm import (
     InitWire,
     JoinWire,
     SpecWire,
+    UnlockWire,
     cluster_json,
     init_from,
     join_from,
     root_from,
     spec_from,
 )
-from weft.errors import Conflict, Unsupported
 
 
 async def inspect(call: Call) -> web.Response:
@@ -38,23 +38,24 @@ async def update(call: Call) -> web.Response:
     swarm = call.swarm
     version = call.number("version")
     wire = await call.body(SpecWire)
-    if call.flag("rotateManagerUnlockKey"):
-        raise Unsupported(
-            "rotating the unlock key (rotateManagerUnlockKey) is not supported by Weft"
-        )
     spec = spec_from(wire, swarm.cluster.spec)
     root = root_from(wire.ca)
     await swarm.update_cluster(
-        version, spec, call.flag("rotateWorkerToken"), call.flag("rotateManagerToken"), root
+        version,
+        spec,
+        call.flag("rotateWorkerToken"),
+        call.flag("rotateManagerToken"),
+        root,
+        call.flag("rotateManagerUnlockKey"),
     )
     return web.Response(status=200)
 
 
 async def unlock_key(call: Call) -> web.Response:
-    """Weft has no unlock key, and the client says so."""
-    call.swarm  # noqa: B018  refuses on a worker
-    return answer({"UnlockKey": ""})
+    return answer({"UnlockKey": await call.swarm.unlock_key()})
 
 
 async def unlock(call: Call) -> web.Response:
-    raise Conflict("swarm is not locked")
+    wire = await call.body(UnlockWire)
+    await call.node.unlock(wire.unlock_key)
+    return web.Response(status=200)

@@ -17,7 +17,7 @@ from weft.daemon.environment import NodeEnvironment
 from weft.daemon.recovery import forget
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
 from weft.engine.networking import Networking
-from weft.errors import Damaged, FailedPrecondition, Unavailable
+from weft.errors import Conflict, Damaged, FailedPrecondition, Unavailable
 from weft.linux.host import Addresses
 from weft.model.container import Container, NodeEvent
 from weft.model.health import Health
@@ -26,7 +26,9 @@ from weft.model.ids import ContainerId, NodeId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
+from weft.pki import unlock_key
 from weft.runtime.base import Inside
+from weft.session.node_lock import LOCKED
 from weft.store.etcd.base import NO_MAJORITY
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,9 @@ ALREADY = (
 )
 LEAVING_MANAGER = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
+)
+LOCKED_LEAVING = (
+    "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
 )
 LAST_MANAGER = (
     "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this"
@@ -128,7 +133,7 @@ class HostNode:
             raise Unavailable(self._damage or NO_SWARM)
         if self._member.manager is None:
             found = self._member.membership
-            if found.state == "error":
+            if found.state in ("error", "locked"):
                 raise Unavailable(found.error)
             raise Unavailable((found.error or NO_MAJORITY) if found.is_manager else WORKER)
         return self._member.manager
@@ -136,6 +141,8 @@ class HostNode:
     async def init(self, request: InitRequest) -> NodeId:
         async with self._changing:
             if self._member is not None and request.force_new_cluster:
+                if self._member.is_locked:
+                    raise Unavailable(LOCKED)
                 await self._member.go_on_alone()
                 log.info("swarm.forced node=%s", self._member.member.node)
                 return self._member.member.node
@@ -168,6 +175,16 @@ class HostNode:
                 raise Unavailable(STILL_JOINING)
             log.info("swarm.joined node=%s advertise=%s", self._member.member.node, advertise)
 
+    async def unlock(self, key: str) -> None:
+        async with self._changing:
+            member = self._member
+            if member is not None and member.is_locked:
+                await member.unlock(unlock_key.parse(key))
+                return
+            if member is None or not member.is_manager:
+                self.swarm()  # says why there is none
+            raise Conflict("swarm is not locked")
+
     async def leave(self, force: bool) -> None:
         async with self._changing:
             member = self._member
@@ -180,6 +197,8 @@ class HostNode:
                 return
             if member is None:
                 raise Unavailable("This node is not part of a swarm")
+            if member.is_locked and not force:
+                raise Unavailable(LOCKED_LEAVING)
             if member.is_manager and not force:
                 raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
             self._member = None

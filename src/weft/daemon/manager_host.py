@@ -7,6 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
+from weft.daemon.locked_files import LockedFiles
+from weft.daemon.sealing_key_file import SealingKeyFile
 from weft.errors import OperationFailed
 from weft.linux import host
 from weft.session.identity import CredentialSource, Member
@@ -30,6 +32,10 @@ class ManagerHost:
     routes: Callable[[], Sequence[IPv4Network]]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """Ports on which the host listens besides the swarm's ports."""
+    files: LockedFiles
+    """Those that autolock locks."""
+    sealing_keys: SealingKeyFile
+    """The keys that seal secrets."""
     is_revoked: IsRevoked = none_known
     """Whether a manager's certificate was revoked, as this node knows."""
     external_etcd: ExternalEtcd | None = None
@@ -43,11 +49,6 @@ class ManagerHost:
     def kept(self) -> KeptState:
         """The last state that this manager knew of a shared or external store."""
         return KeptState(self.data / "last-state")
-
-    @property
-    def sealing_keys(self) -> Path:
-        """The keys that seal secrets (`sealing_key_file.py`)."""
-        return self.data / "sealing-keys"
 
     @property
     def settings(self) -> MemberSettings:

@@ -153,6 +153,7 @@ class HostParts:
         if self._host.member().store != "none":
             self._memory.keep_store("none")
         self._host.kept.erase()
-        self._host.sealing_keys.unlink(missing_ok=True)
+        self._host.sealing_keys.erase()
+        self._host.files.hold(None)  # a worker is never locked
         if self._host.has_part:
             await store_part.leave_store(self._host)

@@ -44,7 +44,7 @@ class RoleFollower:
     only an operator can repair it."""
 
     def __init__(self, parts: ManagerParts, trouble: str = "") -> None:
-        """`trouble`: a damage that lasts as long as this object."""
+        """`trouble`: a damage that lasts as long as this object, or until `mend`."""
         self._parts = parts
         self._trouble = self.damage = self.obstacle = trouble
         self._removed = False
@@ -52,6 +52,11 @@ class RoleFollower:
 
     def role_changed(self) -> None:
         """To be called when the certificate may name another role."""
+        self._role_changed.set()
+
+    def mend(self) -> None:
+        """The trouble that this object began with is over."""
+        self._trouble = self.damage = self.obstacle = ""
         self._role_changed.set()
 
     def give_up(self, damage: Damaged) -> None:

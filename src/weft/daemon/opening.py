@@ -33,7 +33,6 @@ from weft.daemon.running_manager import (
     SharedManager,
     is_revoked,
 )
-from weft.daemon.sealing_key_file import SealingKeyFile
 from weft.daemon.store_part import Door
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
@@ -310,8 +309,9 @@ async def _begin(host: ManagerHost, part: StorePart, opened: AsyncExitStack) -> 
             probe=host_answers,
             open_echo=ping.EchoSocket,
             relay=relay,
-            sealing_keys=SealingKeyFile(host.sealing_keys),
+            sealing_keys=host.sealing_keys,
             ask_keys=SealingKeyClient(host.credential_source, partial(is_revoked, part.store)),
+            files=host.files,
             refuse=part.refuse,
         ),
         HostSettings(

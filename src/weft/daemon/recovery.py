@@ -30,7 +30,8 @@ async def mended(
     """Credentials, and why they are unusable, if they are. The swarm's only manager, which has the
     key of the CA, issues itself new ones."""
     advice = REJOIN
-    if (member.role, member.store) == ("manager", "alone"):
+    is_locked = identity.is_locked(credentials)
+    if (member.role, member.store) == ("manager", "alone") and not is_locked:
         try:
             issued = await reissued(identity.directory, member)
         except WeftError as error:
@@ -49,7 +50,7 @@ async def forget(data: Path, run: Path) -> None:
     runs. Containers stay; the networks of the former swarm are removed when the node is a member of
     another one."""
     await EtcdMember(MemberSettings(name="", address="", swarm=data, run=run / "etcd")).wipe()
-    IdentityStore(data).erase()
+    IdentityStore(data, run).erase()
 
 
 async def undo(identity: IdentityStore, store: ExternalEtcd | None) -> None:

@@ -1,35 +1,59 @@
 """The keys that seal secrets, on a manager's disk: one file beside the store that only root can
-read, and that the node removes when it stops being a manager.
+read, and that the node removes when it stops being a manager. The lock of the node's files, if it
+is on, locks this one too.
 
 The file is not in the store, so that a copy of the store (etcd's data, a backup of the database, a
 snapshot of an external etcd) shows no secret."""
 
 from pathlib import Path
 
-from weft.errors import Damaged
+import msgspec
+
+from weft.errors import Damaged, OperationFailed, cause_of
+from weft.model import codec
 from weft.pki.sealing import SealingKey
-from weft.system.value_file import ValueFile
+from weft.session.node_lock import NodeLock
+from weft.system.files import replace_file
+
+_NAME = "sealing-keys"
 
 
 class SealingKeyFile:
     """`manager.vault.SealingKeys`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = ValueFile(path, tuple[SealingKey, ...], durable=True)
+    def __init__(self, path: Path, lock: NodeLock) -> None:
+        self._path, self._lock = path, lock
 
     def read(self) -> tuple[SealingKey, ...]:
         """Empty if there is no file. Raises `Damaged`: another key must not replace one that a
-        backup may still have."""
-        keys = self._file.read()
-        if keys is None and self._path.exists():
+        backup may still have. Raises `OperationFailed`."""
+        try:
+            content = self._lock.opened(_NAME, self._path.read_bytes())
+            keys: tuple[SealingKey, ...] = codec.decode(content, tuple[SealingKey, ...])
+        except FileNotFoundError:
+            return ()
+        except (msgspec.DecodeError, ValueError, Damaged) as error:
             raise Damaged(
                 f"cannot read the keys of the swarm's secrets, {self._path}: it is damaged. Restore"
                 " the file; where there are other managers, it may be removed instead: they have"
                 " the keys"
-            )
-        return keys or ()
+            ) from error
+        except OSError as error:
+            raise OperationFailed(f"cannot read {self._path}: {cause_of(error)}") from error
+        return keys
 
     def add(self, key: SealingKey) -> None:
         """Raises `OperationFailed`."""
-        self._file.write((*self.read(), key))
+        self.write((*self.read(), key))
+
+    def erase(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def write(self, keys: tuple[SealingKey, ...]) -> None:
+        """The keys are on the disk when this returns. Raises `OperationFailed`; then the old file is
+        still there."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(self._path, self._lock.locked(_NAME, codec.encode(keys)))
+        except OSError as error:
+            raise OperationFailed(f"cannot write {self._path}: {cause_of(error)}") from error

@@ -29,6 +29,7 @@ from weft.agent.adapters import (
 from weft.agent.agent import Agent
 from weft.control.allocator.routes import worth_telling
 from weft.daemon.environment import NodeEnvironment
+from weft.daemon.locked_files import LockedFiles
 from weft.daemon.manager_host import DATABASE, ManagerHost
 from weft.daemon.manager_parts import HostParts
 from weft.daemon.member_record import MemberRecord
@@ -36,6 +37,7 @@ from weft.daemon.membership import RoleFollower
 from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.role_steps import Step
 from weft.daemon.running_manager import RunningManager, is_revoked
+from weft.daemon.sealing_key_file import SealingKeyFile
 from weft.daemon.store_part import leave_store
 from weft.errors import Damaged, FailedPrecondition, Unavailable
 from weft.manager.authority import PkiAuthority
@@ -44,16 +46,18 @@ from weft.manager.certificates import Certificates
 from weft.manager.manager import Manager
 from weft.model.addresses import PortKey
 from weft.model.cluster import PEER_PORT, SESSION_PORT
-from weft.model.membership import InitRequest, JoinRequest, Membership
+from weft.model.membership import InitRequest, JoinRequest, LocalSwarmState, Membership
 from weft.model.node import Role
 from weft.model.numbers import decimal
 from weft.pki import authority
 from weft.pki.certificate import holder
-from weft.session.base import AdmissionRequest, AgentSession
+from weft.pki.sealing import SealingKey
+from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import CertificateRequest
+from weft.session.node_lock import LOCKED
 from weft.session.revocations import RevocationClient, Revocations
 from weft.session.streams import StreamConnector
 from weft.store.base import Store
@@ -82,13 +86,19 @@ class SwarmNode:
         trouble: str = "",
     ) -> None:
         """`trouble`: why the credentials are unusable, if they are. The agent then goes on with
-        what it has, and the node keeps its last role."""
+        what it has, and the node keeps its last role. The same holds for locked credentials, until
+        `unlock`."""
         self._environment = environment
         self._identity = identity
+        self._unlocked = asyncio.Event()
+        if trouble or not identity.is_locked(credentials):
+            self._unlocked.set()
         role = holder(credentials.certificate).role if not trouble else member.role
         self.record = MemberRecord(identity, msgspec.structs.replace(member, role=role))
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
         self._revocations = Revocations(environment.data, time.time_ns)
+        sealing_keys = SealingKeyFile(environment.data / "sealing-keys", identity.lock)
+        files = LockedFiles(identity.lock, sealing_keys, self._credential_source.save_again)
         self._host = ManagerHost(
             member=lambda: self.member,
             credential_source=self._credential_source,
@@ -96,11 +106,13 @@ class SwarmNode:
             run=environment.run,
             routes=environment.host.routes,
             own_ports=environment.own_ports,
+            files=files,
+            sealing_keys=sealing_keys,
             external_etcd=environment.external_etcd,
             is_revoked=self._is_revoked,
         )
         self._parts = HostParts(self._host, self.record, self._begun)
-        self._role = RoleFollower(self._parts, trouble)
+        self._role = RoleFollower(self._parts, LOCKED if self.is_locked else trouble)
         self._root = credentials.root
         self._running: list[asyncio.Task[None]] = []
         facts = msgspec.structs.replace(
@@ -121,7 +133,9 @@ class SwarmNode:
             connect=(
                 self._cannot_connect
                 if has_no_credentials
-                else host.connector(credential_source, self._manager_addresses, self._is_revoked)
+                else self._unless_locked(
+                    host.connector(credential_source, self._manager_addresses, self._is_revoked)
+                )
             ),
             changed=self.record.remember_managers,
             open_stream=StreamConnector(
@@ -169,10 +183,13 @@ class SwarmNode:
         root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
         environment.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await _new_store(environment)
-        identity, created = IdentityStore(environment.data), False
+        identity, created = IdentityStore(environment.data, environment.run), False
+        founding = msgspec.structs.replace(
+            request, spec=msgspec.structs.replace(request.spec, auto_lock=False)
+        )
         try:
             cluster, node = await create_swarm(
-                store, request, founder, root, PkiAuthority(), secrets.token_bytes
+                store, founding, founder, root, PkiAuthority(), secrets.token_bytes
             )
             created, key = True, new_key()
             certificates = Certificates(PkiAuthority(), time.time_ns, secrets.token_bytes)
@@ -197,6 +214,8 @@ class SwarmNode:
         swarm = cls(environment, identity, member, credentials)
         try:
             await swarm._parts.found(store)
+            if request.spec.auto_lock and swarm.manager is not None:
+                await swarm.manager.begin_autolock()
         except BaseException:
             await swarm.close()
             await undo(identity, environment.external_etcd if created else None)
@@ -235,7 +254,7 @@ class SwarmNode:
             listen_address=request.listen_address,
             managers=admitted.managers,
         )
-        identity = IdentityStore(environment.data)
+        identity = IdentityStore(environment.data, environment.run)
         identity.save(member, credentials)
         swarm = cls(environment, identity, member, credentials)
         swarm._begin()
@@ -244,7 +263,7 @@ class SwarmNode:
     @classmethod
     async def resume(cls, environment: NodeEnvironment) -> "SwarmNode | None":
         """Resumes the membership of the last daemon on this data root; None if there was none."""
-        identity = IdentityStore(environment.data)
+        identity = IdentityStore(environment.data, environment.run)
         found = identity.load()
         if found is None:
             return None
@@ -260,7 +279,9 @@ class SwarmNode:
         ):
             swarm.record.keep_store("alone")  # from before other stores existed
         swarm._check_store()
-        if swarm.is_manager and swarm.member.store == "alone" and not trouble:
+        if swarm.is_locked:
+            log.warning("swarm.locked node=%s", member.node)
+        elif swarm.is_manager and swarm.member.store == "alone" and not trouble:
             try:
                 await swarm._parts.take(Step.OPEN_ALONE)
             except Damaged as error:
@@ -282,6 +303,11 @@ class SwarmNode:
         return self.member.role == "manager"
 
     @property
+    def is_locked(self) -> bool:
+        """Whether a manager waits for the key that users hold."""
+        return not self._unlocked.is_set()
+
+    @property
     def manager(self) -> Manager | None:
         running = self._parts.running
         return running.manager if running is not None else None
@@ -290,13 +316,30 @@ class SwarmNode:
     def membership(self) -> Membership:
         expired = EXPIRED if self.agent.uplink.expired else ""
         return Membership(
-            state="error" if self._role.damage or expired else "active",
+            state=self._state(bool(self._role.damage or expired)),
             node=self.member.node,
             address=str(self.member.advertise_address),
             is_manager=self.is_manager,
             managers=self.member.managers,
             error=self._role.damage or expired or self._role.obstacle,
         )
+
+    def _state(self, is_damaged: bool) -> LocalSwarmState:
+        if self.is_locked:
+            return "locked"
+        return "error" if is_damaged else "active"
+
+    async def unlock(self, key: SealingKey) -> None:
+        """Goes on as a manager, with the key that users hold. Raises `Unauthorized` if it is
+        another one, `Damaged`."""
+        credentials = self._identity.unlocked(self._credential_source.credentials, key)
+        if trouble := self._identity.trouble(self.member, credentials):
+            raise Damaged(f"cannot use the credentials of this node, {trouble}")
+        self._credential_source.replace(credentials)
+        self._unlocked.set()
+        log.info("swarm.unlocked node=%s", self.member.node)
+        self._role.mend()
+        await self.settled(RESUME_PATIENCE)
 
     async def settled(self, seconds: float) -> bool:
         """Waits up to `seconds` for the manager of a node that is to be one; returns whether it
@@ -374,6 +417,15 @@ class SwarmNode:
         if credentials.root != self._root and (running := self._parts.running) is not None:
             running.beside(asyncio.create_task(running.take_root(self.member.node), name="root"))
         self._root = credentials.root
+
+    def _unless_locked(self, connect: Connect) -> Connect:
+        async def connect_unlocked() -> AgentSession:
+            if self.is_locked:
+                await self._unlocked.wait()
+                raise Unavailable(LOCKED)  # the next attempt, at once, begins with the credentials
+            return await connect()
+
+        return connect_unlocked
 
     async def _cannot_connect(self) -> AgentSession:
         raise Unavailable(self._role.damage)

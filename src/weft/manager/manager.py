@@ -19,6 +19,7 @@ from weft.control.requests import cluster, nodes, services
 from weft.control.requests import networks as network_requests
 from weft.errors import Unavailable
 from weft.manager import admission, data, networks
+from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
 from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
@@ -96,6 +97,7 @@ class Manager:
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._vault = Vault(own, store, leadership, ports)
         self._registry_auths = RegistryAuths(self._vault)
+        self._autolock = Autolock(store, self._vault, ports.files, ports.entropy)
         parts = SessionParts(
             liveness=self._liveness,
             statuses=self._statuses,
@@ -124,6 +126,7 @@ class Manager:
             "suspicion": self._suspicion.run,
             "door": self._membership.keep_door,
             "vault": self._vault.run,
+            "autolock": self._autolock.run,
             "publishers": self.streams.watch,
             "leader": self._leader.run,
         }
@@ -290,13 +293,23 @@ class Manager:
         rotate_worker_token: bool,
         rotate_manager_token: bool,
         root: RootCa | None = None,
+        rotate_unlock_key: bool = False,
     ) -> None:
+        await self._store.sync()
         tools = cluster.Tools(self._ports.authority, self._ports.clock(), self._ports.entropy)
-        await self._write(
-            lambda state: cluster.update(
-                state, version, spec, rotate_worker_token, rotate_manager_token, root, tools
-            )
-        )
+        unlock_key = self.cluster.unlock_key
+        if spec.auto_lock and (rotate_unlock_key or unlock_key is None):
+            unlock_key = await self._autolock.new_key()
+        wanted = cluster.Wanted(spec, rotate_worker_token, rotate_manager_token, root, unlock_key)
+        await self._write(lambda state: cluster.update(state, version, wanted, tools))
+
+    async def unlock_key(self) -> str:
+        await self._store.sync()
+        return await self._autolock.shown()
+
+    async def begin_autolock(self) -> None:
+        """Turns autolock on in a swarm that was founded with it. Raises `Unavailable`."""
+        await self._autolock.begin()
 
     async def rotate_keys(self) -> None:
         await self._write(

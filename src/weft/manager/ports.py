@@ -6,6 +6,7 @@ from ipaddress import IPv4Network
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.manager.authority import Authority
+from weft.manager.autolock import Locked, NoFiles
 from weft.manager.broker import no_relay
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.manager.suspicion import Probe, any_host_answers
@@ -31,6 +32,8 @@ class ManagerPorts:
     """The keys that seal secrets, on this manager's disk."""
     ask_keys: AskKeys = no_other
     """How the manager asks another one for those keys."""
+    files: Locked = field(default_factory=NoFiles)
+    """The files on this manager's disk that are locked while autolock is on."""
     refuse: Refuse = no_door
     """How the host's etcd member is made to refuse certificates."""
 

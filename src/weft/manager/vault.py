@@ -5,7 +5,7 @@ The key is on the disks of the managers and nowhere else; the state only names i
 the key once; it writes its own file first, then the name into the state. A manager that reads a
 name whose key it lacks (a new one, or one whose file was lost) asks the other managers over mutual
 TLS. They give it to managers only. A key that no manager has any more is replaced when the last
-secret was removed that needs it."""
+secret was removed that needs it, and autolock is off."""
 
 import asyncio
 import logging
@@ -100,17 +100,26 @@ class Vault:
 
     # --- for those who seal and open
 
-    async def seal(self, id: str, data: bytes) -> Sealed:
+    async def seal(self, id: str, data: bytes, purpose: str = "seal the secret") -> Sealed:
         """Raises `Unavailable` if this manager does not get the key in time."""
+        await self.completed(purpose)
+        return sealing.seal(self._current(), id, data, self._ports.entropy(NONCE_BYTES))
+
+    async def completed(self, purpose: str) -> None:
+        """Waits for the key. Raises `Unavailable` if this manager does not get it in time.
+        `purpose`: what it cannot do then."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._complete.wait()
         except TimeoutError:
             raise Unavailable(
-                "cannot seal the secret: this manager does not have the swarm's sealing key; it is"
-                " asking the other managers"
+                f"cannot {purpose}: this manager does not have the swarm's sealing key; it is asking"
+                " the other managers"
             ) from None
-        return sealing.seal(self._current(), id, data, self._ports.entropy(NONCE_BYTES))
+
+    def key(self, id: str) -> SealingKey | None:
+        """None if it is not here."""
+        return self._keys.get(id)
 
     def opened(self, secret: Secret) -> bytes:
         """Raises `OperationFailed` if the key is not here, or the secret was tampered with."""
@@ -187,7 +196,7 @@ class Vault:
             try:
                 await self._fetch(cluster.sealing_key)
             except Unavailable:
-                if not (leads and may_replace) or self._store.state.secrets:
+                if not (leads and may_replace) or _needs_key(self._store.state):
                     raise
                 await self._make()
         elif leads:
@@ -241,9 +250,15 @@ def _read(disk: SealingKeys) -> dict[str, SealingKey]:
 
 
 def _named(state: ClusterState, id: str) -> list[Change]:
-    """Nothing if another leader was faster: then its key counts. A name is replaced only while there
-    is no secret."""
+    """Nothing if another leader was faster: then its key counts. A name is replaced only while
+    nothing is sealed."""
     cluster = state.cluster
-    if cluster is None or (cluster.sealing_key and state.secrets):
+    if cluster is None or (cluster.sealing_key and _needs_key(state)):
         return []
     return [Put(msgspec.structs.replace(cluster, sealing_key=id))]
+
+
+def _needs_key(state: ClusterState) -> bool:
+    """Whether something is sealed, so that the key must not be replaced."""
+    is_locked = state.cluster is not None and state.cluster.unlock_key is not None
+    return bool(state.secrets) or is_locked

@@ -10,6 +10,7 @@ from weft.model.certificate import ManagerCertificate
 from weft.model.encryption import DataKey
 from weft.model.ids import ClusterId
 from weft.model.meta import SECOND, Meta, Nanoseconds
+from weft.model.secret import Sealed
 
 DEFAULT_POOL = (IPv4Network("10.0.0.0/8"),)
 VXLAN_PORT = 4789
@@ -44,6 +45,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     raft: RaftSettings = RaftSettings()
     force_rotate: int = 0
     """A higher number asks for a new root of the certificate authority."""
+    auto_lock: bool = False
+    """Whether managers lock their files, so that a daemon that starts asks for the unlock key."""
 
 
 class RootCa(msgspec.Struct, frozen=True):
@@ -103,6 +106,8 @@ class Cluster(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     sealing_key: str = ""
     """`SealingKey.id` of the key that seals secrets; empty before the first leader has made one.
     Managers have the key itself on their disks, never here."""
+    unlock_key: Sealed | None = None
+    """The key that unlocks managers, sealed under the sealing key; None unless `spec.auto_lock`."""
     revoked: tuple[ManagerCertificate, ...] = ()
     """Unexpired certificates of former managers: no manager accepts them."""
     revocations: int = 0

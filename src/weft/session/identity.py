@@ -10,7 +10,8 @@ is left from a join that did not finish.
     node.key -> credentials/node.key
     root.crt -> credentials/root.crt
 
-A manager's etcd member reads the files by the names on the left.
+A manager's etcd member reads the files by the names on the left. While a manager's files are locked
+(`node_lock.py`), `credentials/node.key` is, and `node.key` leads to a copy in memory that is not.
 """
 
 import os
@@ -30,6 +31,8 @@ from weft.model import codec
 from weft.model.ids import ClusterId, NodeId
 from weft.model.node import Role
 from weft.pki.certificate import fingerprint, has_key, holder
+from weft.pki.sealing import SealingKey
+from weft.session.node_lock import NodeLock
 from weft.system.files import replace_file, sync_directory
 
 CERTIFICATE, KEY, ROOT = "node.crt", "node.key", "root.crt"
@@ -74,12 +77,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 class IdentityStore:
     """The directory of one node's membership."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, run: Path | None = None) -> None:
+        """`run`: a directory in memory, which a membership with locked files needs."""
         self.directory = directory
+        self.lock = NodeLock(directory, run or directory / "run", os.urandom)
 
     def load(self) -> tuple[Member, Credentials] | None:
         """None if this node is not part of a swarm. Raises `Damaged` if it was part of one but
-        cannot tell which. The credentials may be unusable: see `trouble`."""
+        cannot tell which. The credentials may be unusable, see `trouble`, or locked."""
         path = self.directory / "member.json"
         try:
             content = path.read_bytes()
@@ -110,11 +115,24 @@ class IdentityStore:
             name = ROOT
             fingerprint(credentials.root)
             name = KEY
-            if not has_key(credentials.certificate, credentials.key):
+            if not self.is_locked(credentials) and not has_key(
+                credentials.certificate, credentials.key
+            ):
                 return f"{self.directory / name}: it does not belong to the certificate"
         except (WeftError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             return f"{self.directory / name}: {error}"
         return ""
+
+    def is_locked(self, credentials: Credentials) -> bool:
+        """Whether the key is as a locked file has it."""
+        return self.lock.is_locked(credentials.key)
+
+    def unlocked(self, credentials: Credentials, unlock: SealingKey) -> Credentials:
+        """Unlocks this node's files, and the key in the credentials. Raises `Unauthorized` if
+        `unlock` is not the right key, `Damaged`."""
+        self.lock.unlock(unlock)
+        key = self.lock.opened(KEY, credentials.key.encode()).decode(errors="replace")
+        return msgspec.structs.replace(credentials, key=key)
 
     def save(self, member: Member, credentials: Credentials) -> None:
         self.save_credentials(credentials)
@@ -132,20 +150,22 @@ class IdentityStore:
             ) from error
 
     def save_credentials(self, credentials: Credentials) -> None:
-        """All or nothing. The files are on the disk when this returns."""
+        """All or nothing. The files are on the disk when this returns. Only a manager's key is
+        ever locked."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(dir=self.directory, prefix=f"{CURRENT}."))
+            key, links = self._key_file(credentials)
             texts = {
-                CERTIFICATE: credentials.certificate,
-                KEY: credentials.key,
-                ROOT: credentials.root,
+                CERTIFICATE: credentials.certificate.encode(),
+                KEY: key,
+                ROOT: credentials.root.encode(),
             }
             for name, text in texts.items():
-                replace_file(place / name, text.encode())
+                replace_file(place / name, text)
             self._link(CURRENT, place.name)
             for name in texts:
-                self._link(name, f"{CURRENT}/{name}")
+                self._link(name, links.get(name, f"{CURRENT}/{name}"))
             sync_directory(self.directory)
             for old in self.directory.glob(f"{CURRENT}.*"):
                 if old != place:
@@ -155,7 +175,17 @@ class IdentityStore:
                 f"cannot write credentials in {self.directory}: {cause_of(error)}"
             ) from error
 
+    def _key_file(self, credentials: Credentials) -> tuple[bytes, dict[str, str]]:
+        """The content of the key's file; and, if that is locked, where etcd finds the key."""
+        key, lock = credentials.key.encode(), self.lock
+        if not lock.is_on or holder(credentials.certificate).role != "manager":
+            return key, {}
+        lock.etcd_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(lock.etcd_key, key, durable=False)
+        return lock.locked(KEY, key), {KEY: str(lock.etcd_key)}
+
     def erase(self) -> None:
+        self.lock.etcd_key.unlink(missing_ok=True)
         (self.directory / "member.json").unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -196,6 +226,10 @@ class CredentialSource:
         self._credentials = credentials
         for listener in tuple(self._listeners):
             listener(credentials)
+
+    def save_again(self) -> None:
+        """Raises `OperationFailed`."""
+        self._save(self._credentials)
 
     def subscribe(self, listener: Callable[[Credentials], None]) -> Callable[[], None]:
         """Calls `listener` with all new credentials, until the returned function is called."""

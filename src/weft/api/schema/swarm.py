@@ -92,12 +92,14 @@ class JoinWire(Wire, frozen=True):
     availability: Literal["", "active", "pause", "drain"] = ""
 
 
+class UnlockWire(Wire, frozen=True):
+    unlock_key: str = ""
+
+
 # --- JSON -> model
 
 
 def init_from(wire: InitWire) -> InitRequest:
-    if wire.auto_lock_managers:
-        raise Unsupported("AutoLockManagers is not supported by Weft")
     if root_from(wire.spec.ca) is not None:
         raise Unsupported(
             "CAConfig.SigningCACert is not supported by Weft when a swarm begins: rotate its CA"
@@ -106,6 +108,7 @@ def init_from(wire: InitWire) -> InitRequest:
     pools = tuple(
         parse_address(text, IPv4Network, "DefaultAddrPool") for text in wire.default_addr_pool
     )
+    spec = spec_from(wire.spec, ClusterSpec())
     return InitRequest(
         force_new_cluster=wire.force_new_cluster,
         listen_address=_listen_address(wire.listen_addr),
@@ -115,7 +118,7 @@ def init_from(wire: InitWire) -> InitRequest:
         availability=wire.availability or "active",
         default_pool=pools,
         subnet_size=wire.subnet_size,
-        spec=spec_from(wire.spec, ClusterSpec()),
+        spec=replace(spec, auto_lock=spec.auto_lock or wire.auto_lock_managers),
     )
 
 
@@ -165,11 +168,10 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 
 
 def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
-    """Fields that are absent or zero keep their value from `current`."""
+    """Fields that are absent or zero keep their value from `current`, but for
+    `EncryptionConfig.AutoLockManagers`, as in Docker Swarm."""
     if wire.name not in ("", "default"):
         raise InvalidArgument(f'invalid Name: {wire.name!r} (swarm spec must be named "default")')
-    if wire.encryption.auto_lock:
-        raise Unsupported("EncryptionConfig.AutoLockManagers is not supported by Weft")
     if wire.ca.external:
         raise Unsupported(
             "CAConfig.ExternalCAs is not supported by Weft: bring a signing certificate and its key"
@@ -183,6 +185,7 @@ def spec_from(wire: SpecWire, current: ClusterSpec) -> ClusterSpec:
         certificate_expiry=wire.ca.expiry or current.certificate_expiry,
         raft=_raft_from(wire.raft, current.raft),
         force_rotate=wire.ca.force_rotate or current.force_rotate,
+        auto_lock=wire.encryption.auto_lock,
     )
 
 
@@ -245,7 +248,7 @@ def cluster_info_json(cluster: Cluster) -> Json:
                 | omit_empty({"ForceRotate": spec.force_rotate})
             ),
             "TaskDefaults": {},
-            "EncryptionConfig": {"AutoLockManagers": False},
+            "EncryptionConfig": {"AutoLockManagers": spec.auto_lock},
         },
         "TLSInfo": swarm_tls(cluster),
         "RootRotationInProgress": cluster.rotation is not None,

@@ -10,6 +10,7 @@ from weft.control.requests.sequence import check_sequence
 from weft.errors import InvalidArgument
 from weft.model.cluster import Cluster, ClusterSpec, RootCa, RootRotation
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.secret import Sealed
 from weft.model.state import Change, ClusterState, Put, cluster_of
 from weft.pki.tokens import SECRET_BYTES
 
@@ -43,18 +44,19 @@ class Tools(NamedTuple):
     entropy: Callable[[int], bytes]
 
 
-def update(
-    state: ClusterState,
-    version: int,
-    spec: ClusterSpec,
-    rotate_worker: bool,
-    rotate_manager: bool,
-    root: RootCa | None,
-    tools: Tools,
-) -> list[Change]:
-    """A rotated token becomes invalid at once; nodes that joined with it stay. `root`: the new
-    root, if the user brings one."""
-    cluster = cluster_of(state)
+class Wanted(NamedTuple):
+    spec: ClusterSpec
+    rotate_worker: bool = False
+    rotate_manager: bool = False
+    root: RootCa | None = None
+    """The new root, if the user brings one."""
+    unlock_key: Sealed | None = None
+    """The key for a spec with `auto_lock`: the present one or a new one."""
+
+
+def update(state: ClusterState, version: int, wanted: Wanted, tools: Tools) -> list[Change]:
+    """A rotated token becomes invalid at once; nodes that joined with it stay."""
+    cluster, spec = cluster_of(state), wanted.spec
     check_sequence(cluster, version)
     validate(spec)
 
@@ -67,17 +69,22 @@ def update(
 
     tokens = msgspec.structs.replace(
         cluster.join_tokens,
-        worker=token(cluster.join_tokens.worker, rotate_worker),
-        manager=token(cluster.join_tokens.manager, rotate_manager),
+        worker=token(cluster.join_tokens.worker, wanted.rotate_worker),
+        manager=token(cluster.join_tokens.manager, wanted.rotate_manager),
     )
     rotation = cluster.rotation
-    if root is not None or spec.force_rotate != cluster.spec.force_rotate:
-        rotation = _rotation(cluster, root, tools)
+    if wanted.root is not None or spec.force_rotate != cluster.spec.force_rotate:
+        rotation = _rotation(cluster, wanted.root, tools)
     follows = cluster.meta.version
     return [
         Put(
             msgspec.structs.replace(
-                cluster, spec=spec, spec_follows=follows, join_tokens=tokens, rotation=rotation
+                cluster,
+                spec=spec,
+                spec_follows=follows,
+                join_tokens=tokens,
+                rotation=rotation,
+                unlock_key=wanted.unlock_key if spec.auto_lock else None,
             )
         )
     ]
