@@ -29,6 +29,7 @@ SLACK = 64 << 20
 """Bytes by which a file may exceed `max_size` while the daemon does not run. conmon may write half
 of them between a look at its files and the next: 0.2 s at the 150 MB/s that were measured. With a
 thousandth of them left, which is more than one record, conmon has begun a file by itself."""
+_MOST_BYTES = 1 << 62
 _REOPEN = b"2 0 0\n"
 """conmon's control message to begin a new log file (REOPEN_LOGS_EVENT); a message has three
 numbers."""
@@ -69,8 +70,9 @@ class LogFiles:
 
     @property
     def bound(self) -> int:
-        """Bytes after which conmon begins a new file by itself."""
-        return self.policy.max_size + (self._slack if self.are_many else 0)
+        """Bytes after which conmon begins a new file by itself; it takes 63 bits."""
+        size = min(self.policy.max_size, _MOST_BYTES)
+        return size + (self._slack if self.are_many else 0)
 
     def segments(self) -> list[Segment]:
         """All files, the oldest first; the last is the one being written."""
@@ -155,7 +157,7 @@ class LogFiles:
     def compress(self, segment: Segment) -> None:
         """Blocks. The file stays readable under one of its names. Raises `OSError`."""
         target = self._compressed(segment.number)
-        partial = target.with_name(f"{target.name}.tmp")
+        partial = _partial(target)
         try:
             with segment.path.open("rb") as source, partial.open("wb") as raw:
                 with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6) as packed:
@@ -171,6 +173,7 @@ class LogFiles:
         for segment in self._numbered():
             if segment.number <= newest - self.policy.max_file:
                 segment.path.unlink(missing_ok=True)
+                _partial(self._compressed(segment.number)).unlink(missing_ok=True)
 
     def _numbered(self) -> list[Segment]:
         """A file that was compressed, but not removed yet, counts as compressed."""
@@ -191,3 +194,9 @@ class LogFiles:
 
     def _compressed(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}.gz")
+
+
+def _partial(target: Path) -> Path:
+    """Where a file is compressed to; one that a killed daemon has left is removed with its
+    source."""
+    return target.with_name(f"{target.name}.tmp")

@@ -8,6 +8,7 @@ is a whole line; P instead of F marks a part of a line that was too long or unfi
 
 import asyncio
 import os
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import datetime
@@ -179,7 +180,7 @@ class _Tail:
     async def _all_ends(self, ends: int) -> tuple[int, int]:
         """As `_last_ends`, for a file that can be read from its beginning only."""
         found = 0
-        for count, record in enumerate(self._file, 1):
+        for count, record in enumerate(iter(self._record, b""), 1):
             found += _ends_line(record)
             if count % _LINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -208,7 +209,7 @@ class _Tail:
         is_complete = False
         while True:
             position = self._file.tell()
-            raw = self._file.readline()
+            raw = self._record()
             if raw.endswith(b"\n"):
                 line = parse_line(raw)
                 if line is not None:
@@ -223,6 +224,16 @@ class _Tail:
                 is_complete = self._files.after(self._segment) is not None
                 if not is_complete:
                     return
+
+    def _record(self) -> bytes:
+        """The next record; nothing at the end, and where a compressed file is damaged: the other
+        files are read all the same."""
+        try:
+            return self._file.readline()
+        except (EOFError, OSError, zlib.error):
+            if not self._segment.is_compressed:
+                raise
+            return b""
 
     def _go_on(self) -> bool:
         """Switches to the next file."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from weft.model.container import ContainerConfig
 from weft.model.ids import ContainerId
-from weft.model.log_options import FilePolicy
+from weft.model.log_options import FilePolicy, file_policy
 from weft.model.service import ContainerSpec
 from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.inotify import Watches
@@ -229,3 +229,37 @@ def test_how_conmon_counts_is_known_by_its_version(
     assert logs.conmon_begins(directory, config) == 1_000_000 + (64 << 20)
     [segment] = logs.files(directory, config).segments()
     assert segment.counted == bytes_counted
+
+
+@pytest.mark.parametrize("damage", ["cut", "other bytes", "no gzip"])
+@pytest.mark.parametrize("tail", [None, 50])
+def test_a_damaged_file_does_not_hide_the_others(
+    tmp_path: Path, damage: str, tail: int | None
+) -> None:
+    files, asked = made(tmp_path, FilePolicy(2000, 9, True), False), set[int]()
+    with closing(Conmon(files.path, files.bound, False)) as conmon:
+        for number in range(120):
+            conmon.write(number)
+            look(files, asked)
+            conmon.obey()
+    first, second, *_ = files.segments()
+    content = second.path.read_bytes()
+    middle = len(content) // 2
+    second.path.write_bytes({
+        "cut": content[:middle], "no gzip": b"text",
+        "other bytes": content[:middle] + b"\xff" * 20 + content[middle + 20 :],
+    }[damage])  # fmt: skip
+    with first.open() as file:
+        before = len(file.readlines())
+    kept = asyncio.run(lines_of(files, tail))
+    assert kept == sorted(set(kept))
+    assert kept[-1] == 119
+    if tail is None:
+        assert kept[:before] == list(range(before))
+        assert kept[-30:] == list(range(90, 120))
+
+
+def test_no_size_is_too_large_for_conmon(tmp_path: Path) -> None:
+    policy = file_policy("json-file", {"max-size": "9000p", "max-file": "2"})
+    assert policy.max_size == 9 * 10**18
+    assert LogFiles(tmp_path / "log", policy).bound < 2**63
