@@ -5,11 +5,13 @@ import socket
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
 from weft.linux.fake import FakeKernel
 from weft.model.addresses import Port
+from weft.model.encryption import Protection
 from weft.runtime.base import Images, Runtime
 from weft.runtime.fake_volumes import FakeVolumes
 
@@ -21,10 +23,30 @@ def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
             runtime=runtime,
             images=images,
             volumes=FakeVolumes(),
-            network=NetworkAdapters(kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody)),
+            network=NetworkAdapters(
+                kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody), esp=FakeEsp()
+            ),
             origin=Origin(clock=time.time_ns, entropy=os.urandom),
         ),
     )
+
+
+class FakeEsp:
+    """`linux.base.EspEngine` without packets."""
+
+    name: Literal["kernel", "userspace"] = "userspace"
+
+    def __init__(self) -> None:
+        self.protection: Protection | None = None
+
+    async def apply(self, protection: Protection | None) -> None:
+        self.protection = protection
+
+    async def counters(self) -> dict[str, int]:
+        return {}
+
+    async def close(self) -> None:
+        """Has nothing open."""
 
 
 async def nobody(

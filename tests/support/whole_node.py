@@ -58,7 +58,10 @@ class WholeNode(HostNode):
             run=directory / "run",
             engine=engine_on_fakes(info.engine_id, self.processes, self.image_store),
             facts=lambda node, address: NodeFacts(
-                node=node, data_path_address=address, underlay_mtu=1500
+                node=node,
+                data_path_address=address,
+                underlay_mtu=1500,
+                esp_engine="userspace",
             ),
             host=HostAdapters(description=lambda: describe(info), routes=lambda: routes),
         )
