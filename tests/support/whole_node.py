@@ -24,6 +24,7 @@ from weft.daemon.host_node import HostNode
 from weft.linux.host import Addresses
 from weft.manager.manager import Manager
 from weft.model.cluster import SESSION_PORT
+from weft.model.generic import resources_from
 from weft.model.host import HostInfo
 from weft.model.node import NodeState
 from weft.model.sandbox import NodeFacts
@@ -167,6 +168,7 @@ def host_info(hostname: str, directory: Path, labels: Mapping[str, str]) -> Host
         version="0.1.0",
         started_at=time.time_ns(),
         labels=dict(labels),
+        generic=resources_from(["GPU=uuid-1", "GPU=uuid-2", "licences=3"]),
     )
 
 

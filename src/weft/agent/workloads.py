@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from weft.model.assignment import TaskAssignment
+from weft.model.generic import variables
 from weft.model.ids import TaskId, WorkloadId
 from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
@@ -42,9 +43,12 @@ def workload(task: TaskAssignment) -> Workload:
 
 
 def filled_workload(task: TaskAssignment, node: NodeDescription) -> Workload:
-    """The task's workload, with templates filled in. Raises `InvalidArgument` for an invalid
+    """The task's workload, with templates filled in, and variables that tell of its generic
+    resources. Raises `InvalidArgument` for an invalid
     template."""
-    return msgspec.structs.replace(workload(task), spec=fill_templates(task, node))
+    spec = fill_templates(task, node)
+    spec = msgspec.structs.replace(spec, env=(*spec.env, *variables(task.generic)))
+    return msgspec.structs.replace(workload(task), spec=spec)
 
 
 def residents(tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:

@@ -7,6 +7,7 @@ an unknown key is an error:
     data-root = "/var/lib/weft"
     log-level = "info"
     labels = ["zone=a"]
+    node-generic-resources = ["GPU=UUID1", "GPU=UUID2", "licences=3"]
     hosts = ["tcp://0.0.0.0:2376"]
     tlsverify = true
     tlscacert = "/etc/weft/tls/ca.pem"
@@ -30,6 +31,7 @@ from pathlib import Path
 from weft.api.tls import server_context
 from weft.daemon.node import DaemonOptions, TcpHost
 from weft.errors import InvalidArgument
+from weft.model.generic import GenericResource, resources_from
 from weft.model.numbers import decimal
 from weft.model.registry import RegistrySettings
 from weft.store.etcd.external import ExternalEtcd
@@ -47,6 +49,7 @@ DEFAULTS: dict[str, object] = {
     "log-level": "info",
     "log-format": "text",
     "labels": [],
+    "node-generic-resources": [],
     "hosts": [],
     "tlsverify": False,
     **dict.fromkeys(TLS_FILES, ""),
@@ -120,6 +123,7 @@ def make_options(given: Values) -> DaemonOptions:
         log_level=_text(values, "log-level"),
         log_format="json" if values["log-format"] == "json" else "text",
         labels=_labels(_words(values, "labels")),
+        generic=_generic(_words(values, "node-generic-resources")),
         sockets=tuple(
             _absolute("hosts", h.removeprefix("unix://")) for h in hosts if h.startswith("unix://")
         ),
@@ -258,6 +262,13 @@ def _labels(words: list[str]) -> dict[str, str]:
         if labels.setdefault(key, value) != value:
             raise InvalidArgument(f"cannot use label {word!r}: {key} is {labels[key]!r} already")
     return labels
+
+
+def _generic(words: list[str]) -> tuple[GenericResource, ...]:
+    try:
+        return resources_from(words)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"cannot use node-generic-resources: {error}") from None
 
 
 def _absolute(key: str, text: str) -> Path:

@@ -63,6 +63,13 @@ from weft.daemon.node import run
     help="A label of this engine, for constraints.",
 )
 @click.option(
+    "--node-generic-resource",
+    "node_generic_resources",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="What this node has, for services to reserve: an amount, or one name for each piece.",
+)
+@click.option(
     "--insecure-registry",
     "insecure_registries",
     multiple=True,

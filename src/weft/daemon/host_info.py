@@ -15,6 +15,7 @@ from types import MappingProxyType
 from weft import VERSION
 from weft.engine.adapters import HostResolver
 from weft.errors import OperationFailed, cause_of
+from weft.model.generic import GenericResource
 from weft.model.host import HostInfo
 from weft.model.node import NodeDescription
 from weft.model.service import Resources
@@ -50,6 +51,7 @@ def read(
     started_at: int,
     labels: Mapping[str, str] = MappingProxyType({}),
     warnings: tuple[str, ...] = (),
+    generic: tuple[GenericResource, ...] = (),
 ) -> HostInfo:
     uname = os.uname()
     release = _os_release()
@@ -70,6 +72,7 @@ def read(
         cgroup_version="2" if CGROUP_CONTROLLERS.exists() else "1",
         started_at=started_at,
         labels=dict(labels),
+        generic=generic,
         warnings=warnings,
     )
 
@@ -78,7 +81,7 @@ def describe(info: HostInfo) -> NodeDescription:
     return NodeDescription(
         hostname=info.hostname,
         architecture=info.architecture,
-        resources=Resources(nano_cpus=info.cpus * 10**9, memory=info.memory),
+        resources=Resources(nano_cpus=info.cpus * 10**9, memory=info.memory, generic=info.generic),
         engine_version=info.version,
         engine_labels=dict(info.labels),
     )

@@ -41,6 +41,7 @@ from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
+from weft.model.generic import GenericResource
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
 from weft.model.registry import USUAL, RegistrySettings
@@ -83,6 +84,8 @@ class DaemonOptions:
     log_format: logs.Format = "text"
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the engine: constraints on `engine.labels.*` refer to them."""
+    generic: tuple[GenericResource, ...] = ()
+    """Generic resources of the node."""
     sockets: tuple[Path, ...] = ()
     """Sockets besides `socket`."""
     tcp: tuple[TcpHost, ...] = ()
@@ -203,7 +206,8 @@ async def _run(options: DaemonOptions) -> int:
     if problems:
         raise OperationFailed("cannot start: " + "; ".join(problems))
     _make_directories(options)
-    node = WeftNode(options, hostinfo.read(options.data_root, time.time_ns(), options.labels))
+    info = hostinfo.read(options.data_root, time.time_ns(), options.labels, generic=options.generic)
+    node = WeftNode(options, info)
     api = ApiServer(node.node)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

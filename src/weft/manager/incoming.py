@@ -19,6 +19,7 @@ import msgspec
 from weft.errors import FailedPrecondition, InvalidArgument
 from weft.model.cluster import Cluster
 from weft.model.engine_state import EngineFailure, EngineState
+from weft.model.generic import MAX_RESOURCES, MAX_TEXT
 from weft.model.ids import NodeId, TaskId
 from weft.model.node import NodeDescription, NodeState
 from weft.model.state import ClusterState
@@ -199,6 +200,11 @@ def _description(description: NodeDescription) -> None:
     _within("processors", resources.nano_cpus, MAX_NANO_CPUS)
     _within("memory", resources.memory, MAX_MEMORY)
     _within("processes", resources.pids, INT64)
+    _at_most("generic resources", len(resources.generic), MAX_RESOURCES)
+    for resource in resources.generic:
+        _printable("kind of resource", resource.kind, MAX_TEXT)
+        _printable(f"resource {resource.kind}", resource.name, MAX_TEXT)
+        _within(f"resource {resource.kind}", resource.amount, INT64)
     labels = description.engine_labels
     _at_most("labels", len(labels), MAX_LABELS)
     for key, value in labels.items():

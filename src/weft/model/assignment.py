@@ -18,6 +18,7 @@ from weft.model import codec
 from weft.model.addresses import MacAddress, Port, mac_for
 from weft.model.cluster import VXLAN_PORT
 from weft.model.encryption import DataKey, IcvBits
+from weft.model.generic import GenericResource
 from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 from weft.model.network import Segment
 from weft.model.registry import PullAuth
@@ -41,6 +42,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     desired: TaskState = TaskState.RUNNING
     private_registry: str = ""
     """The registry whose credentials the node needs to pull the image; empty if it needs none."""
+    generic: tuple[GenericResource, ...] = ()
 
     @classmethod
     def of(cls, task: Task, node: NodeId, private_registry: str = "") -> "TaskAssignment":
@@ -59,6 +61,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
             attachments=() if is_over else task.attachments,
             desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
             private_registry=private_registry,
+            generic=task.generic,
         )
 
     @property

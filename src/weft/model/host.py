@@ -2,6 +2,7 @@
 
 import msgspec
 
+from weft.model.generic import GenericResource
 from weft.model.registry import USUAL, RegistrySettings
 
 
@@ -35,5 +36,7 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether seccomp confines containers."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """Labels of the engine."""
+    generic: tuple[GenericResource, ...] = ()
+    """Generic resources of the node."""
     registries: RegistrySettings = USUAL
     warnings: tuple[str, ...] = ()

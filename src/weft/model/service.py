@@ -9,6 +9,7 @@ import msgspec
 
 from weft.model.addresses import Port, Protocol
 from weft.model.device import Device
+from weft.model.generic import GenericResource
 from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
@@ -87,6 +88,8 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: int = 0
     """Bytes."""
     pids: int = 0
+    generic: tuple[GenericResource, ...] = ()
+    """Of a node: what it has; of a reservation: amounts by kind."""
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,6 +11,7 @@ from ipaddress import IPv4Interface
 
 import msgspec
 
+from weft.model.generic import GenericResource
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta, Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
@@ -97,6 +98,8 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     ports: tuple[PublishedPort, ...] = ()
     """The service's ports when the task was created."""
     node: NodeId | None = None
+    generic: tuple[GenericResource, ...] = ()
+    """The generic resources of the node that the scheduler gave to the task."""
     attachments: tuple[Attachment, ...] = ()
     """Ingress first if the service publishes in the routing mesh, then the spec's networks in
     order."""

@@ -33,6 +33,8 @@ class NodeLoad(msgspec.Struct):
     """Bytes."""
     host_ports: dict[HostPort, int] = msgspec.field(default_factory=dict)
     """Number of tasks that hold the port: one, unless something went wrong."""
+    generic: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
+    """Amounts of generic resources, by kind and name."""
 
 
 class Usage:
@@ -85,6 +87,8 @@ class Usage:
         load.memory += sign * task.spec.reservations.memory
         for port in host_ports(task):
             _add(load.host_ports, port, sign)
+        for resource in task.generic:
+            _add(load.generic, resource.key, sign * resource.amount)
 
     def _count_addresses(self, held: Iterable[tuple[NetworkId, int]], sign: int) -> None:
         for network, address in held:

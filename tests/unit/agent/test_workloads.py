@@ -3,9 +3,11 @@
 import msgspec
 
 from tests.support.swarms import Swarm
-from weft.agent.workloads import Workloads
+from weft.agent.workloads import Workloads, filled_workload
 from weft.model.assignment import TaskAssignment
+from weft.model.generic import GenericResource
 from weft.model.ids import TaskId
+from weft.model.node import NodeDescription
 from weft.model.sandbox import Sandbox
 from weft.model.task import TaskState
 
@@ -24,6 +26,15 @@ def test_a_task_that_is_not_assigned_is_no_resident() -> None:
         one
     ]
     assert workloads.residents({}, sandboxes) == []
+
+
+def test_variables_tell_of_generic_resources() -> None:
+    tasks, _, [one, _] = scene()
+    given = msgspec.structs.replace(tasks[one], generic=(GenericResource("GPU", name="a"),))
+    env = tasks[one].spec.container.env
+    node = NodeDescription(hostname="n")
+    assert filled_workload(tasks[one], node).spec.env == env
+    assert filled_workload(given, node).spec.env == (*env, "DOCKER_RESOURCE_GPU=a")
 
 
 def test_only_a_changed_task_gives_another_workload() -> None:

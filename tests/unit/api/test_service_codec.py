@@ -2,6 +2,7 @@
 all."""
 
 import json
+from itertools import starmap
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from weft.api.schema.decoding import decode
 from weft.api.schema.service import spec_from, spec_json
 from weft.api.schema.service_wire import ServiceWire
 from weft.errors import InvalidArgument, NotFound, Unsupported
+from weft.model.generic import GenericResource
 from weft.model.ids import NetworkId
 from weft.model.mount import BindOptions, VolumeDriver, VolumeOptions
 from weft.model.privileges import Privileges
@@ -124,6 +126,9 @@ RESOURCES = {
     "nano_cpus": st.just(0) | st.integers(10**6, 10**12),
     "memory": st.just(0) | st.integers(2**22, 2**50),
 }
+GENERIC = st.dictionaries(WORD, st.integers(0, 2**63 - 1), max_size=2).map(
+    lambda amounts: tuple(starmap(GenericResource, amounts.items()))
+)
 UPDATES = {
     "parallelism": st.integers(0, 100), "delay": NANOSECONDS, "monitor": st.integers(1, 10**12),
     "max_failure_ratio": st.sampled_from([0.0, 0.25, 1.0]), "order": st.sampled_from(["stop-first", "start-first"]),
@@ -131,7 +136,8 @@ UPDATES = {
 TARGET = attrgetter("target")
 TASKS = st.builds(
     TaskSpec, container=CONTAINERS,
-    limits=st.builds(Resources, **RESOURCES, pids=st.integers(0, 10**6)), reservations=st.builds(Resources, **RESOURCES),
+    limits=st.builds(Resources, **RESOURCES, pids=st.integers(0, 10**6)),
+    reservations=st.builds(Resources, **RESOURCES, generic=GENERIC),
     restart=st.builds(
         RestartPolicy, condition=st.sampled_from(["none", "on-failure", "any"]), delay=NANOSECONDS,
         max_attempts=st.integers(0, 100), window=NANOSECONDS,

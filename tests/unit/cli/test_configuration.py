@@ -84,6 +84,15 @@ def test_hosts_that_are_none(pems: dict[str, object], host: str) -> None:
         make_options({**pems, "hosts": [host]})
 
 
+def test_generic_resources_of_the_node() -> None:
+    options = make_options({"node-generic-resources": ["GPU=a", "GPU=b", "licences=3"]})
+    assert [(r.kind, r.name, r.amount) for r in options.generic] == [
+        ("GPU", "a", 1), ("GPU", "b", 1), ("licences", "", 3),
+    ]  # fmt: skip
+    with pytest.raises(InvalidArgument, match="cannot use node-generic-resources: could not parse"):
+        make_options({"node-generic-resources": ["GPU"]})
+
+
 @pytest.mark.parametrize("labels", [["=a"], ["a b=c"], ["a=1", "a=2"]])
 def test_labels_that_are_none(labels: list[str]) -> None:
     with pytest.raises(InvalidArgument, match="cannot use label"):

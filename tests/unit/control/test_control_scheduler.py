@@ -7,6 +7,7 @@ from tests.support.control_room import ControlRoom
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.scheduler.constraints import parse, satisfied
 from weft.errors import InvalidArgument
+from weft.model.generic import GenericResource, resources_from
 from weft.model.ids import NodeId, ServiceId, TaskId
 from weft.model.meta import Meta
 from weft.model.node import Node, NodeDescription, NodeSpec, NodeState, NodeStatus
@@ -341,3 +342,36 @@ def test_a_node_that_rejected_a_task_is_tried_after_the_others() -> None:
         tried.append(room.running(id)[0].node)
     assert set(tried[:3]) == set(room.state.nodes)
     assert len(tried) == 6, "it runs wherever a node takes it"
+
+
+@pytest.mark.parametrize("replicas", [5, None])
+def test_generic_resources_are_counted_given_by_name_and_given_back(replicas: int | None) -> None:
+    room = ControlRoom()
+    for node, has in (("one", ["GPU=a", "GPU=b", "GPU=c"]), ("two", ["GPU=2"]), ("none", [])):
+        room.join(node, resources=Resources(generic=resources_from(has)))
+    wanted = spec(replicas)
+    reserved = Resources(generic=(GenericResource("GPU", 2),))
+    task = msgspec.structs.replace(wanted.task, reservations=reserved)
+    id = room.service(msgspec.structs.replace(wanted, task=task))
+    room.settle()
+    given = {t.node: [(r.name, r.amount) for r in t.generic] for t in room.running(id)}
+    assert given == {"one": [("a", 1), ("b", 1)], "two": [("", 2)]}
+    nodes = 3 if replicas else 1
+    plural = "s" if replicas else ""
+    assert errors_of(room, id) == {
+        f"no suitable node (insufficient resources on {nodes} node{plural})"
+    }
+    first, second = room.running(id)
+    for ended in (first, second):
+        room.report(ended, TaskState.FAILED)
+    room.settle()
+    assert {t.node: [(r.name, r.amount) for r in t.generic] for t in room.running(id)} == given
+    single = ServiceSpec(
+        name="single",
+        task=msgspec.structs.replace(
+            task, reservations=Resources(generic=(GenericResource("GPU"),))
+        ),
+    )
+    other = room.service(single)
+    room.settle()
+    assert [r.name for t in room.running(other) for r in t.generic] == ["c"]

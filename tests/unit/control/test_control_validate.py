@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from weft.control.requests.validation import validate_network, validate_service
 from weft.errors import Forbidden, InvalidArgument
+from weft.model.generic import GenericResource
 from weft.model.health import HealthCheck
 from weft.model.ids import NetworkId
 from weft.model.network import NetworkSpec, Pool
@@ -309,3 +310,17 @@ def test_a_name_is_one_where_the_originals_pattern_says_so(name: str) -> None:
     else:
         with pytest.raises(InvalidArgument):
             validate_service(spec)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text"),
+    [
+        (("GPU", "GPU"), "invalid argument for resource GPU: it is given twice"),
+        (("",), "invalid argument for resource : not a kind"),
+        (("a b",), "invalid argument for resource a b: not a kind"),
+    ],
+)
+def test_generic_resources_have_kinds_each_once(kinds: tuple[str, ...], text: str) -> None:
+    reserved = Resources(generic=tuple(GenericResource(kind) for kind in kinds))
+    with pytest.raises(InvalidArgument, match=f"^{text}$"):
+        validate_service(msgspec.structs.replace(GOOD, **task(reservations=reserved)))

@@ -14,6 +14,7 @@ from weft.manager import incoming
 from weft.manager.incoming import address_owners, checked
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineFailure, EngineState
+from weft.model.generic import GenericResource
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.logs import LogsWanted
 from weft.model.node import Node, NodeDescription, NodeState, NodeStatus
@@ -132,6 +133,10 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (description(engine_labels={"a": "x" * 5000}), "label a has 5000 characters"),
         (description(engine_labels={"x" * 300: ""}), "label has 300 characters"),
         (description(engine_labels={"a": "\x1b[2J"}), "label a"),
+        (description(resources=Resources(generic=(GenericResource("a"),) * 257)), "257 generic resources are more"),
+        (description(resources=Resources(generic=(GenericResource("a" * 129),))), "kind of resource has 129"),
+        (description(resources=Resources(generic=(GenericResource("a", name="\n"),))), "resource a"),
+        (description(resources=Resources(generic=(GenericResource("a", -1),))), "resource a"),
         (description(engine_labels={str(n): "x" * 4000 for n in range(20)}), "characters of labels are more than"),
         (description(resources=Resources(-1, 1)), "processors -1"),
         (description(resources=Resources(1, 2**63)), "memory"),

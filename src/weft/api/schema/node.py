@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import field
 
 from weft.api.schema.common import Json, Wire, omit_empty, rfc3339
+from weft.api.schema.generic import generic_json
 from weft.api.schema.tls import Roots, node_tls
 from weft.errors import InvalidArgument
 from weft.model.leadership_status import LeadershipStatus
@@ -45,7 +46,11 @@ def node_json(node: Node, leadership_status: LeadershipStatus, roots: Roots) -> 
             "Hostname": description.hostname,
             "Platform": {"Architecture": description.architecture, "OS": description.os},
             "Resources": omit_empty(
-                {"NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory}
+                {
+                    "NanoCPUs": resources.nano_cpus,
+                    "MemoryBytes": resources.memory,
+                    "GenericResources": generic_json(resources.generic),
+                }
             ),
             "Engine": {
                 "EngineVersion": description.engine_version,

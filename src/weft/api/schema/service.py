@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
+from weft.api.schema.generic import generic_json, reserved_from
 from weft.api.schema.healthcheck import health_check_from, health_check_json
 from weft.api.schema.job import job_status_json, mode_from, mode_json
 from weft.api.schema.mount import mount_from, mount_json
@@ -95,7 +96,11 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
     return TaskSpec(
         container=_container_from(wire.container_spec),
         limits=Resources(limits.nano_cpus, limits.memory, limits.pids),
-        reservations=Resources(reservations.nano_cpus, reservations.memory),
+        reservations=Resources(
+            reservations.nano_cpus,
+            reservations.memory,
+            generic=reserved_from(reservations.generic_resources),
+        ),
         restart=RestartPolicy(
             condition=restart.condition or "any",
             delay=5 * SECOND if restart.delay is None else restart.delay,
@@ -278,9 +283,10 @@ def _container_json(spec: ContainerSpec) -> Json:
 
 
 def _limits_json(limits: Resources) -> Json:
-    return omit_empty(
-        {"NanoCPUs": limits.nano_cpus, "MemoryBytes": limits.memory, "Pids": limits.pids}
-    )
+    return omit_empty({
+        "NanoCPUs": limits.nano_cpus, "MemoryBytes": limits.memory, "Pids": limits.pids,
+        "GenericResources": generic_json(limits.generic),
+    })  # fmt: skip
 
 
 def _placement_json(placement: Placement) -> Json:

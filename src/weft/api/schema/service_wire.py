@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from weft.api.schema.common import FEW, Count, Short, Signed, Wire
+from weft.api.schema.generic import GenericWire
 from weft.api.schema.healthcheck import HealthCheckWire
 from weft.api.schema.mount import MountWire
 from weft.api.schema.privileges import PrivilegesWire
@@ -67,10 +68,9 @@ class LimitsWire(Wire, frozen=True):
 
 
 class ReservationsWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = ("GenericResources",)
-
     nano_cpus: Count = field(name="NanoCPUs", default=0)
     memory: Count = field(name="MemoryBytes", default=0)
+    generic_resources: Annotated[tuple[GenericWire, ...], FEW] = ()
 
 
 class ResourcesWire(Wire, frozen=True):

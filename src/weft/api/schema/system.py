@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from weft.api.schema.common import Json, rfc3339, rfc3339_fixed
+from weft.api.schema.generic import generic_json
 from weft.api.schema.swarm import cluster_info_json
 from weft.model import log_options
 from weft.model.cluster import Cluster
@@ -102,7 +103,7 @@ def info_json(
         **_registries_json(info.registries),
         "NCPU": info.cpus,
         "MemTotal": info.memory,
-        "GenericResources": None,
+        "GenericResources": generic_json(info.generic) or None,
         "DockerRootDir": info.data_root,
         "Name": info.hostname,
         "Labels": [f"{key}={value}" for key, value in info.labels.items()],

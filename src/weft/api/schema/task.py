@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from weft.api.schema.common import Json, encode_item, omit_empty, rfc3339
+from weft.api.schema.generic import generic_json
 from weft.api.schema.job import iteration_json
 from weft.api.schema.network import attached_network_json
 from weft.api.schema.service import port_json, task_template_json
@@ -62,7 +63,14 @@ def _task_json(task: Task, spec: msgspec.Raw, attachments: list[Json]) -> Json:
         **omit_empty({"Slot": task.number, "NodeID": task.node}),
         "Status": _status_json(task.status),
         "DesiredState": task.shown_desired.name.lower(),
-        **omit_empty({"NetworksAttachments": attachments}),
+        **omit_empty(
+            {
+                "NetworksAttachments": attachments,
+                # The API's documentation has the second name, Docker's answers have the first.
+                "GenericResources": generic_json(task.generic),
+                "AssignedGenericResources": generic_json(task.generic),
+            }
+        ),
         "Volumes": [],  # those of clusters, which do not exist
         **(
             {}

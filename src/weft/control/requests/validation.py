@@ -15,6 +15,7 @@ from weft.control.requests.mounts import validate_mounts
 from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument, clip
 from weft.model import labels, references
+from weft.model.generic import is_plain
 from weft.model.health import KINDS, SHORTEST, HealthCheck
 from weft.model.network import NetworkSpec, Pool
 from weft.model.privileges import Privileges
@@ -124,6 +125,7 @@ def _validate_task(task: TaskSpec) -> None:
         ) from None
     _validate_resources(task.limits)
     _validate_resources(task.reservations)
+    _validate_generic(task.reservations)
     for name, value in (("delay", task.restart.delay), ("window", task.restart.window)):
         if value < 0:
             raise InvalidArgument(f"TaskSpec: restart-{name} cannot be negative")
@@ -200,6 +202,15 @@ def _validate_resources(resources: Resources) -> None:
         )
     if resources.memory and resources.memory < MIN_MEMORY:
         raise InvalidArgument(f"invalid memory value {resources.memory}: Must be at least 4MiB")
+
+
+def _validate_generic(reservations: Resources) -> None:
+    kinds = [resource.kind for resource in reservations.generic]
+    for kind in kinds:
+        if not is_plain(kind):
+            raise InvalidArgument(f"invalid argument for resource {clip(kind)}: not a kind")
+        if kinds.count(kind) > 1:
+            raise InvalidArgument(f"invalid argument for resource {kind}: it is given twice")
 
 
 def _validate_update(config: UpdateConfig) -> None:

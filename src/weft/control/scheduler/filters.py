@@ -14,6 +14,7 @@ import msgspec
 from weft.control.scheduler.constraints import Constraint, architecture, parse, satisfied
 from weft.errors import InvalidArgument
 from weft.model.addresses import Port, Protocol
+from weft.model.generic import GenericResource, Taken, claim
 from weft.model.node import Node, NodeState
 from weft.model.service import Resources
 from weft.model.task import Task
@@ -64,18 +65,34 @@ class Place(msgspec.Struct):
     nano_cpus: int
     memory: int
     ports: Collection[HostPort]
+    generic: Taken = msgspec.field(default_factory=dict)
+    """Amounts of generic resources that are taken."""
     reserved: Collection[HostPort] = ()
     """The swarm's own ports, never chosen for a task."""
 
     @classmethod
     def of(cls, node: Node, load: NodeLoad, reserved: Collection[HostPort] = ()) -> "Place":
-        return cls(node, load.tasks, load.nano_cpus, load.memory, load.host_ports.keys(), reserved)
+        taken = load.generic
+        ports = load.host_ports.keys()
+        return cls(node, load.tasks, load.nano_cpus, load.memory, ports, taken, reserved)
 
-    def take(self, requirements: Requirements) -> None:
+    def take(self, requirements: Requirements) -> tuple[GenericResource, ...]:
+        """Counts a task; gives the generic resources that it gets."""
         self.tasks += 1
         self.nano_cpus += requirements.reservations.nano_cpus
         self.memory += requirements.reservations.memory
         self.hold(*requirements.ports)
+        claimed = self.claim(requirements) or ()
+        if claimed:
+            taken = Counter(self.generic)
+            taken.update({resource.key: resource.amount for resource in claimed})
+            self.generic = taken
+        return claimed
+
+    def claim(self, requirements: Requirements) -> tuple[GenericResource, ...] | None:
+        """The generic resources that a task would get; None if there are not enough."""
+        wanted = requirements.reservations.generic
+        return claim(self.node.description.resources.generic, self.generic, wanted)
 
     def hold(self, *ports: HostPort) -> None:
         if ports:
@@ -107,7 +124,8 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 def _reserves(requirements: Requirements) -> object:
-    return requirements.reservations.nano_cpus or requirements.reservations.memory
+    reserved = requirements.reservations
+    return reserved.nano_cpus or reserved.memory or reserved.generic
 
 
 def _is_ready(_: Requirements, place: Place, __: int) -> bool:
@@ -117,7 +135,8 @@ def _is_ready(_: Requirements, place: Place, __: int) -> bool:
 def _has_room(requirements: Requirements, place: Place, _: int) -> bool:
     has, wants = place.node.description.resources, requirements.reservations
     enough_cpu = not wants.nano_cpus or place.nano_cpus + wants.nano_cpus <= has.nano_cpus
-    return enough_cpu and (not wants.memory or place.memory + wants.memory <= has.memory)
+    enough_memory = not wants.memory or place.memory + wants.memory <= has.memory
+    return enough_cpu and enough_memory and place.claim(requirements) is not None
 
 
 def _meets_constraints(requirements: Requirements, place: Place, _: int) -> bool:

@@ -16,6 +16,7 @@ from weft.control.allocator.ports import swarm_ports
 from weft.control.scheduler.filters import Filter, Place, Requirements, explanation, obstacle
 from weft.control.scheduler.ranking import FAILURE_WINDOW, MANY_FAILURES, History, Ranking
 from weft.control.scheduler.start_order import awaited
+from weft.model.generic import GenericResource
 from weft.model.ids import NodeId, ServiceId
 from weft.model.meta import Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
@@ -107,8 +108,7 @@ def _preassigned(
         if problem is not None:
             yield from _unplaced(task, explanation([problem]), now)
             continue
-        _count(requirements, place, history)
-        yield _assigned(task, place, now)
+        yield _assigned(task, place, _count(requirements, place, history), now)
 
 
 def _placed(
@@ -137,20 +137,28 @@ def _placed(
         if chosen is None:
             yield from _unplaced(task, explanation(obstacles), now)
             continue
-        _count(requirements, chosen, ranking.history(chosen))
+        claimed = _count(requirements, chosen, ranking.history(chosen))
         ranking.put_back(chosen)
-        yield _assigned(task, chosen, now)
+        yield _assigned(task, chosen, claimed, now)
 
 
-def _count(requirements: Requirements, place: Place, history: History) -> None:
-    place.take(requirements)
+def _count(
+    requirements: Requirements, place: Place, history: History
+) -> tuple[GenericResource, ...]:
+    """Gives the generic resources that the task gets."""
     history.tasks += 1
+    return place.take(requirements)
 
 
-def _assigned(task: Task, place: Place, now: Nanoseconds) -> Put:
+def _assigned(
+    task: Task, place: Place, generic: tuple[GenericResource, ...], now: Nanoseconds
+) -> Put:
     ports = tuple(_chosen(port, task, place) for port in task.ports)
     status = TaskStatus(TaskState.ASSIGNED, now, ASSIGNED_MESSAGE)
-    return Put(msgspec.structs.replace(task, node=place.node.id, ports=ports, status=status))
+    changed = msgspec.structs.replace(
+        task, node=place.node.id, ports=ports, generic=generic, status=status
+    )
+    return Put(changed)
 
 
 def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
