@@ -100,6 +100,9 @@ class SyslogSink:
                     self._socket.send(message)
         except BlockingIOError:
             raise
+        except ValueError as error:
+            # Python refuses some names without asking the system: a part over 63 characters, a NUL.
+            raise OSError(f"{self._target.host or self._target.path!r}: {error}") from error
         except (OSError, TimeoutError):
             self.close()
             raise

@@ -233,3 +233,12 @@ def test_a_host_without_a_journal_makes_no_container_for_it(
         ContainerLogs().conmon_begins(Directory(tmp_path), subject.config)
     (tmp_path / "journal").touch()
     assert ContainerLogs().conmon_begins(Directory(tmp_path), subject.config) > 64 << 20
+
+
+@pytest.mark.parametrize("address", [f"udp://{'x' * 70}.example", "unixgram:///a\0b", "unix:///no"])
+def test_an_address_that_cannot_be_used_makes_lines_wait(tmp_path: Path, address: str) -> None:
+    """Whatever Python raises for it; the container's removal does not fail either."""
+    options = {"syslog-address": address}
+    sink = SyslogSink(syslog_target(options), container("syslog", **options), HOST)
+    with pytest.raises(OSError, match="x|a|No such file"):
+        asyncio.run(sink.send(lines("one")[0]))
