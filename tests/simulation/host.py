@@ -70,7 +70,8 @@ class SimAgent(Agent):
 
     def _change(self, change: AssignmentChange) -> None:
         super()._change(change)
-        self.told(self.assignment)
+        if not self.retirement.stops_all:
+            self.told(self.assignment)
 
 
 class SimHost:

@@ -70,7 +70,7 @@ class Agent:
         self.uplink = Uplink(
             adapters, facts, self._statuses, self._change, self._reboot.reached, self.streams
         )
-        self._retirement = Retirement(self.uplink, engine, self.records)
+        self.retirement = Retirement(self.uplink, engine, self.records)
         self.connections = Connections(self.networking, self.records, self.assignment)
         self._workers: dict[TaskId, TaskWorker] = {}
         self._pulls = Pulls(engine.images)
@@ -107,7 +107,7 @@ class Agent:
         (`retirement.py`). Call this while `run` runs; afterwards no session is begun any more, if a
         manager knows."""
         if self._group is not None:
-            await self._retirement.run(
+            await self.retirement.run(
                 force, lambda: self.assignment, lambda: self._take_over(self.assignment)
             )
 
@@ -162,7 +162,7 @@ class Agent:
         return msgspec.structs.replace(assignment, tasks=known)
 
     def _take_over(self, assignment: Assignment) -> None:
-        assignment = self._retirement.seen(assignment)
+        assignment = self.retirement.seen(assignment)
         old, self.assignment = self.assignment, assignment
         first = not self._workers
         strangers = (
@@ -181,7 +181,7 @@ class Agent:
         self.connections.take_over(assignment)
         if first:
             self._answer_again()
-        self._retirement.notice()
+        self.retirement.notice()
 
     def _try_to_accept(self, task: TaskAssignment, found: Container | None) -> None:
         """Accepts a task. A task that cannot be accepted is reported, and holds back no other."""
@@ -249,7 +249,7 @@ class Agent:
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self.uplink.report(task, status)
         self._reboot.reported()
-        self._retirement.notice()
+        self.retirement.notice()
 
     def verdict(self, container: Container | None) -> RebootVerdict:
         return self._reboot.verdict(container)

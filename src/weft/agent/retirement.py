@@ -42,7 +42,8 @@ class Retirement:
     def __init__(self, uplink: Uplink, engine: Engine, records: Records) -> None:
         self._uplink, self._engine, self._records = uplink, engine, records
         self._news = asyncio.Event()
-        self._is_over = False
+        self.stops_all = False
+        """Whether the node stops its tasks, whatever its assignment says."""
 
     def notice(self) -> None:
         """An assignment or the state of a task has changed."""
@@ -50,7 +51,7 @@ class Retirement:
 
     def seen(self, assignment: Assignment) -> Assignment:
         """The assignment as this node sees it: once it retires, all tasks are to stop."""
-        if not self._is_over:
+        if not self.stops_all:
             return assignment
         tasks = {
             id: task
@@ -70,7 +71,7 @@ class Retirement:
         taken = await uplink.farewells.say("leaving", patience)
         if taken:
             await self._until(lambda: _all_told(assignment()), told)
-        self._is_over = True
+        self.stops_all = True
         stop()
         await self._until(self._all_ended, self._grace() + BESIDE_GRACE)
         if taken:

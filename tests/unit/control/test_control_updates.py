@@ -213,6 +213,20 @@ def test_updates_keep_to_their_limits_and_end(
     ends_as_it_should(room)
 
 
+def test_two_rollbacks_at_once_take_no_more_slots_down_than_one_may() -> None:
+    """The tasks of the first update, which still start, are right again: nobody makes others."""
+    one = UpdateConfig(parallelism=1)
+    all_at_once = UpdateConfig(parallelism=0, order="start-first")
+    room = Room(spec_of(GOOD, 2, one, one))
+    room.go_on(2, 0)
+    room.change(spec_of(SLOW, 2, all_at_once, one))
+    room.go_on(1, 1)
+    room.roll_back()
+    room.roll_back()
+    room.go_on(90, 1)
+    ends_as_it_should(room)
+
+
 def ends_as_it_should(room: Room) -> None:
     service, slots = room.it, room.slots()
     state, spec = room.seen, service.spec

@@ -5,7 +5,8 @@ Nothing is remembered between passes; everything follows from the task records. 
 if it has tasks both of the service's present version and of an older one. Its oldest task of the
 present version was made by the updater, later ones are restarts. An updated slot is *in flight*
 until that task, or a restart of it, has run or has been over for `delay`; at most `parallelism`
-slots are in flight.
+slots are in flight. A slot is in flight, too, while it waits for a task of another version that is
+up to date and has not run yet (`_begins`).
 
 A task that ends within `monitor` of its start, or never ran, is a failure. Later ends are not
 (swarmkit manager/orchestrator/update/updater.go).
@@ -89,6 +90,7 @@ def update(draft: Draft) -> None:
     if _handle_failures(draft, config, updated, len(updated.keys() | set(dirty))):
         return
     flying = {slot for slot in updated if not _has_landed(draft, slots[slot], config.delay)}
+    flying |= {slot for slot, tasks in slots.items() if slot not in dirty and _begins(draft, tasks)}
     due = [slot for slot in dirty if slot not in flying]
     due.sort(
         key=lambda slot: (
@@ -166,6 +168,15 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
     if draft.now < since:
         draft.wake(since)
     return draft.now >= since
+
+
+def _begins(draft: Draft, tasks: Sequence[Task]) -> bool:
+    """Whether the slot waits for a task that another update made, that this one has made right
+    again, and that has not run yet."""
+    live, version = [task for task in tasks if task.is_live], draft.service.spec_version
+    return not any(task.is_healthy for task in live) and any(
+        task.spec_version != version and task.state < TaskState.RUNNING for task in live
+    )
 
 
 def _finish(draft: Draft, tasks: Sequence[Task]) -> None:
