@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from tests.support import transports
 from tests.support.fake_images import IMAGE
 from tests.support.whole_node import WholeNode
 from weft.api.server import ApiServer
@@ -56,6 +57,7 @@ class ApiDaemon:
             await self._stop.wait()
             await server.close()
             await self.node.close()
+            await transports.all_ended()
             if not self._again:
                 return
             self._stop.clear()
