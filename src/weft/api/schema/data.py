@@ -10,7 +10,10 @@ from weft.model.secret import Config, Secret
 
 
 class DriverWire(Wire, frozen=True):
+    """Of a secret that is kept elsewhere. Refused by its name, whatever its options."""
+
     name: str = ""
+    options: dict[str, str] = field(default_factory=dict)
 
 
 class TemplatingWire(Wire, frozen=True):
