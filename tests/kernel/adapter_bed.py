@@ -3,8 +3,10 @@ bring it to."""
 
 import asyncio
 import subprocess
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from weft.linux import netns
 from weft.linux.kernel import RealKernel
@@ -41,11 +43,11 @@ def inside(directory: Path, name: str, command: str) -> str:
     return sh(f"nsenter --net={directory / name} {command}")
 
 
-def with_kernel(path: Path, body) -> None:
+def with_kernel(path: Path, body: Callable[[RealKernel], Awaitable[None]]) -> None:
     """Run `body(kernel)` in a fresh host's namespace; afterwards the directory is emptied, whatever
     happened."""
 
-    async def main():
+    async def main() -> None:
         sh("ip link set lo up")
         kernel = RealKernel(path)
         try:
@@ -61,7 +63,7 @@ def with_kernel(path: Path, body) -> None:
             netns.remove(left)
 
 
-def veth(name: str, peer_namespace: str, peer: str, **settings) -> Link:
+def veth(name: str, peer_namespace: str, peer: str, **settings: Any) -> Link:
     return Link(name=name, kind=Veth(peer_namespace, peer), mtu=1450, **settings)
 
 

@@ -10,22 +10,28 @@ import base64
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+from msgspec import convert
 
 from weft.errors import WeftError
 from weft.linux.esp.client import UserspaceEngine
+from weft.linux.esp.control import Implementation
 from weft.model.codec import decode
 from weft.model.encryption import Protection
 
 
-async def answer(engine, verb, *arguments):
+async def answer(engine: UserspaceEngine, verb: str, *arguments: Any) -> object:
     if verb == "apply":
-        return await engine.apply(
+        await engine.apply(
             None if arguments[0] is None else decode(base64.b64decode(arguments[0]), Protection)
         )
-    return await getattr(engine, verb)()
+        return None
+    answered: object = await getattr(engine, verb)()
+    return answered
 
 
-async def serve(run, state, implementation):
+async def serve(run: str, state: str, implementation: Implementation) -> None:
     engine = UserspaceEngine(Path(run), Path(state), implementation=implementation)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -38,4 +44,5 @@ async def serve(run, state, implementation):
     await engine.close()
 
 
-asyncio.run(serve(*sys.argv[1:]))
+_, run, state, implementation = sys.argv
+asyncio.run(serve(run, state, convert(implementation, Implementation)))

@@ -46,7 +46,7 @@ class Cluster(EtcdCluster):
         raise Unavailable("no leader")
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[..., bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

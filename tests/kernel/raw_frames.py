@@ -78,7 +78,7 @@ class Wire:
 
     def seen(self) -> list[Packet]:
         """What came in, or went out, so far."""
-        found = []
+        found: list[Packet] = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 found.append(Ether(self._socket.recv(65536, socket.MSG_DONTWAIT)))

@@ -4,6 +4,7 @@ ends with the test."""
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
@@ -24,7 +25,7 @@ by_the_kernel_and_by_hand = pytest.mark.parametrize(
 
 @by_the_kernel_and_by_hand
 @in_throwaway
-def test_udp_flows_to_a_backend_are_forgotten(delete):
+def test_udp_flows_to_a_backend_are_forgotten(delete: Callable[..., object]) -> None:
     with Here():
         table = (
             "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 dnat to 127.0.0.2\n"
@@ -45,7 +46,9 @@ def test_udp_flows_to_a_backend_are_forgotten(delete):
 
 @by_the_kernel_and_by_hand
 @in_throwaway
-def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(delete):
+def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(
+    delete: Callable[..., object],
+) -> None:
     """Many ports at once are looked for by hand."""
     with Here():
         table = (
@@ -78,7 +81,9 @@ def test_udp_flows_to_a_port_are_forgotten_unless_they_are_translated(delete):
 
 @by_the_kernel_and_by_hand
 @in_throwaway
-def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_asks_again(delete):
+def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_asks_again(
+    delete: Callable[..., object],
+) -> None:
     """Its SYN is sent again after a second. One that was answered is left alone."""
     with Here():
         nft = Nft()

@@ -239,7 +239,7 @@ async def test_binds_have_their_options(runtime: ConmonRuntime, host: Host) -> N
 async def test_mounts_travel_as_the_propagation_says(runtime: ConmonRuntime, host: Host) -> None:
     source = host.data / "shared"
     source.mkdir()
-    for argv in (["--bind", source, source], ["--make-shared", source]):
+    for argv in (["--bind", str(source), str(source)], ["--make-shared", str(source)]):
         subprocess.run(["mount", *argv], check=True)
     seen = "while ! grep -q ' /v/inner ' /proc/mounts; do sleep 0.05; done; echo seen"
     configs = {

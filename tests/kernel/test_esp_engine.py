@@ -1,8 +1,7 @@
 """Two userspace ESP engines in two namespaces, with an overlay through them: ping, TCP, key change,
 a killed engine, the wire.
 
-The steering is made by hand here, as the plan makes it: marked in nft by VNI, a rule, a route
-through esp0, and guards.
+The steering is made by hand, as the plan makes it: a mark by VNI, a rule, a route, and guards.
 """
 
 import base64
@@ -13,8 +12,10 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from weft.linux import netns
 from weft.linux.esp import helper
 from weft.linux.esp.tap import Tap
 from weft.model.codec import encode
-from weft.model.encryption import Association, Protection
+from weft.model.encryption import Association, IcvBits, Protection
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -32,8 +33,7 @@ HOST = Path(__file__).with_name("esp_host.py")
 NETNS = Path("/run/netns")
 ADDRESSES = (IPv4Address("10.99.7.1"), IPv4Address("10.99.7.2"))
 INNER = ("10.98.7.1", "10.98.7.2")
-VNI, PORT = 4097, 4789
-MARK, TABLE = 0xD0C4E3, 5918
+VNI, PORT, MARK, TABLE = 4097, 4789, 0xD0C4E3, 5918
 GUARD = f"""
 table ip espguard {{
   chain steer {{ type route hook output priority mangle;
@@ -49,13 +49,17 @@ table ip espguard {{
 """
 
 
-def sh(command, **more):
+T = TypeVar("T")
+Vnis = dict[int, IcvBits]
+
+
+def sh(command: str, input: str | None = None) -> str:
     return subprocess.run(
-        command, shell=True, check=True, capture_output=True, text=True, **more
+        command, shell=True, check=True, capture_output=True, text=True, input=input
     ).stdout
 
 
-def wait_for(condition, seconds=15.0):
+def wait_for(condition: Callable[[], T], seconds: float = 15.0) -> T:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "not so in time"
@@ -66,64 +70,55 @@ def wait_for(condition, seconds=15.0):
 class Host:
     """A namespace of the underlay with an engine, and one inside the overlay."""
 
-    def __init__(self, number, tag, directory, icv):
+    def __init__(self, number: int, tag: str, directory: Path, icv: IcvBits) -> None:
         self.number, self.icv = number, icv
         self.name, self.inside = f"esp-{tag}-n{number}", f"esp-{tag}-x{number}"
         self.run, self.state = directory / f"run{number}", directory / f"state{number}"
         self.local, self.other = ADDRESSES[number - 1], ADDRESSES[2 - number]
-        self.process = None
+        self.process: subprocess.Popen[str] | None = None
 
-    def start(self, implementation):
-        argv = [
-            "ip",
-            "netns",
-            "exec",
-            self.name,
-            sys.executable,
-            HOST,
-            self.run,
-            self.state,
-            implementation,
-        ]
+    def start(self, implementation: str) -> None:
+        enter = ("ip", "netns", "exec", self.name)
+        argv = (*enter, sys.executable, HOST, self.run, self.state, implementation)
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, *words):
+    def ask(self, *words: object) -> Any:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
         result, error = json.loads(self.process.stdout.readline())
         assert not error, error
         return result
 
-    def apply(self, protection):
+    def apply(self, protection: Protection | None) -> None:
         self.ask(
             "apply", None if protection is None else base64.b64encode(encode(protection)).decode()
         )
 
-    def stop(self):
+    def stop(self) -> None:
         """The daemon, not the engine."""
         if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait(20)
-            self.process.stdout.close()
+            self.process.communicate(timeout=20)
             self.process = None
 
-    def sh(self, command, inside=False, **more):
-        return sh(f"ip netns exec {self.inside if inside else self.name} {command}", **more)
+    def sh(self, command: str, inside: bool = False, input: str | None = None) -> str:
+        return sh(f"ip netns exec {self.inside if inside else self.name} {command}", input)
 
-    def engine_pid(self):
+    def engine_pid(self) -> int | None:
         """Whoever answers at the control socket."""
         with socket.socket(socket.AF_UNIX) as channel:
             try:
                 channel.connect(str(self.run / "esp.sock"))
             except OSError:
                 return None
-            return struct.unpack(
-                "=iII", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )[0]
+            peer = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return int(struct.unpack("=iII", peer)[0])
 
-    def make(self):
+    def make(self) -> None:
         mtu, other = 1424 if self.icv == 64 else 1416, 3 - self.number
         for namespace in (self.name, self.inside):
             sh(f"ip netns add {namespace}")
@@ -146,11 +141,11 @@ class Host:
         )
         self.sh("nft -f -", input=GUARD)
 
-    def steer(self):
+    def steer(self) -> None:
         self.sh(f"ip rule add pref 898 fwmark {MARK} lookup {TABLE}")
         self.sh(f"ip route replace default dev esp0 table {TABLE}")
 
-    def remove(self):
+    def remove(self) -> None:
         if self.process is not None:
             try:
                 self.apply(None)
@@ -158,7 +153,9 @@ class Host:
                 self.stop()
 
 
-def association(source, destination, tag, icv=64):
+def association(
+    source: IPv4Address, destination: IPv4Address, tag: int, icv: IcvBits = 64
+) -> Association:
     spi = (tag << 16) + (int(source) & 0xFF) * 256 + icv
     key = bytes([tag, int(source) & 0xFF, icv] * 7)[:20]
     return Association(
@@ -166,7 +163,9 @@ def association(source, destination, tag, icv=64):
     )
 
 
-def protection(host, send=1, accept=(1,), vnis=None):
+def protection(
+    host: Host, send: int = 1, accept: tuple[int, ...] = (1,), vnis: Vnis | None = None
+) -> Protection:
     return Protection(
         local=host.local,
         port=PORT,
@@ -177,12 +176,11 @@ def protection(host, send=1, accept=(1,), vnis=None):
 
 
 class Network:
-    def __init__(self, directory, implementation, icv):
-        tag = f"{os.getpid()}"
-        self.hosts = [Host(number, tag, directory, icv) for number in (1, 2)]
+    def __init__(self, directory: Path, implementation: str, icv: IcvBits) -> None:
+        self.hosts = [Host(number, f"{os.getpid()}", directory, icv) for number in (1, 2)]
         self.implementation = implementation
 
-    def make(self):
+    def make(self) -> None:
         a, b = self.hosts
         for host in self.hosts:
             host.make()
@@ -195,7 +193,7 @@ class Network:
             host.apply(protection(host))
             host.steer()
 
-    def remove(self):
+    def remove(self) -> None:
         for host in self.hosts:
             try:
                 host.remove()
@@ -208,7 +206,7 @@ class Network:
     params=[("python", 64), ("python", 128), ("helper", 64), ("helper", 128)],
     ids=lambda pair: f"{pair[0]}-{pair[1]}",
 )
-def network(request, tmp_path):
+def network(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Network]:
     implementation, icv = request.param
     if implementation == "helper" and not helper.is_available():
         pytest.skip("the C helper is not built")
@@ -220,7 +218,7 @@ def network(request, tmp_path):
         made.remove()
 
 
-def ping(host, count=3, size=56, wait=2):
+def ping(host: Host, count: int = 3, size: int = 56, wait: int = 2) -> bool:
     done = subprocess.run(
         f"ip netns exec {host.inside} ping -q -c {count} -i 0.01 -W {wait} -s {size} -M do"
         f" {INNER[2 - host.number]}".split(),
@@ -230,7 +228,7 @@ def ping(host, count=3, size=56, wait=2):
     return done.returncode == 0
 
 
-def inside(host, function):
+def inside(host: Host, function: Callable[[], T]) -> T:
     """In the overlay, on a thread of its own."""
     return netns.run_in(NETNS / host.inside, function)
 
@@ -238,19 +236,19 @@ def inside(host, function):
 class Capture:
     """Everything that is on the underlay's wire at one host, from now on."""
 
-    def __init__(self, host):
+    def __init__(self, host: Host) -> None:
         self._socket = netns.run_in(NETNS / host.name, self._open)
-        self._frames = []
+        self._frames: list[bytes] = []
 
     @staticmethod
-    def _open():
+    def _open() -> socket.socket:
         channel = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         channel.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)
         channel.bind(("eth0", 3))
         channel.setblocking(False)
         return channel
 
-    def packets(self):
+    def packets(self) -> list[bytes]:
         try:
             while True:
                 frame = self._socket.recv(65535)
@@ -260,27 +258,27 @@ class Capture:
             pass
         return self._frames
 
-    def __enter__(self):
+    def __enter__(self) -> "Capture":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
 
-def listen(host):
+def listen(host: Host) -> socket.socket:
     server = inside(host, lambda: socket.create_server((INNER[host.number - 1], 0)))
     server.settimeout(20)
     return server
 
 
-def connect(host, server):
+def connect(host: Host, server: socket.socket) -> tuple[socket.socket, socket.socket]:
     client = inside(host, lambda: socket.create_connection(server.getsockname(), 20))
     accepted, _ = server.accept()
     accepted.settimeout(20)
     return client, accepted
 
 
-def transfer(client, accepted, data):
+def transfer(client: socket.socket, accepted: socket.socket, data: bytes) -> None:
     """Both ways in turn: sends in pieces that the socket takes, reads what is there."""
     for sender, receiver in ((client, accepted), (accepted, client)):
         got, sent = bytearray(), 0
@@ -297,7 +295,7 @@ def transfer(client, accepted, data):
         assert bytes(got) == data
 
 
-def test_ping_and_tcp_cross_sealed_and_unfragmented(network):
+def test_ping_and_tcp_cross_sealed_and_unfragmented(network: Network) -> None:
     a, b = network.hosts
     mtu = 1424 if a.icv == 64 else 1416
     assert a.ask("implementation") == network.implementation
@@ -327,7 +325,7 @@ def test_ping_and_tcp_cross_sealed_and_unfragmented(network):
     )
 
 
-def test_key_change_loses_nothing(network):
+def test_key_change_loses_nothing(network: Network) -> None:
     a, b = network.hosts
     with listen(b) as server:
         client, accepted = connect(a, server)
@@ -346,11 +344,12 @@ def test_key_change_loses_nothing(network):
     )
 
 
-def test_killed_engine_is_restarted_and_never_lets_cleartext_out(network):
+def test_killed_engine_is_restarted_and_never_lets_cleartext_out(network: Network) -> None:
     a, _ = network.hosts
     assert ping(a)
     before = a.engine_pid()
     with Capture(a) as capture:
+        assert before is not None
         os.kill(before, 9)
         wait_for(lambda: a.engine_pid() not in (None, before))
         wait_for(lambda: ping(a, count=1, wait=1))
@@ -359,12 +358,13 @@ def test_killed_engine_is_restarted_and_never_lets_cleartext_out(network):
     assert {packet[9] for packet in packets} == {50}
 
 
-def test_dead_engine_without_daemon_lets_nothing_pass(network):
+def test_dead_engine_without_daemon_lets_nothing_pass(network: Network) -> None:
     a, _ = network.hosts
     a.stop()
     pid = a.engine_pid()
     assert ping(a), "the engine outlives its daemon"
     with Capture(a) as capture:
+        assert pid is not None
         os.kill(pid, 9)
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
         assert not ping(a, count=2, wait=1)
@@ -374,7 +374,7 @@ def test_dead_engine_without_daemon_lets_nothing_pass(network):
     assert ping(a)
 
 
-def test_new_daemon_finds_the_engine_and_numbers_go_on(network):
+def test_new_daemon_finds_the_engine_and_numbers_go_on(network: Network) -> None:
     a, _ = network.hosts
     assert ping(a)
     pid = a.engine_pid()
@@ -393,7 +393,7 @@ def test_new_daemon_finds_the_engine_and_numbers_go_on(network):
     assert numbers == [4, 5, 6]
 
 
-def test_none_leaves_nothing(network):
+def test_none_leaves_nothing(network: Network) -> None:
     a, _ = network.hosts
     pid = a.engine_pid()
     a.apply(None)
@@ -412,7 +412,7 @@ def test_none_leaves_nothing(network):
     assert first == 2**22 + 1, "behind the block that the first engine reserved"
 
 
-def test_wrong_packets_are_dropped_and_counted(network):
+def test_wrong_packets_are_dropped_and_counted(network: Network) -> None:
     a, b = network.hosts
     with Capture(b) as capture:
         assert ping(a, count=1)
@@ -440,7 +440,7 @@ def test_wrong_packets_are_dropped_and_counted(network):
     assert ping(a)
 
 
-def test_only_protected_traffic_leaves(network):
+def test_only_protected_traffic_leaves(network: Network) -> None:
     a, _ = network.hosts
     a.apply(msgspec.structs.replace(protection(a), outbound=()))
     with Capture(a) as capture:
@@ -452,7 +452,7 @@ def test_only_protected_traffic_leaves(network):
         assert capture.packets() == []
 
 
-def test_dead_peer_blocks_nobody(network):
+def test_dead_peer_blocks_nobody(network: Network) -> None:
     a, b = network.hosts
     dead = IPv4Address("10.99.7.77")
     both = (association(a.local, b.local, 1, a.icv), association(a.local, dead, 1, a.icv))
@@ -467,7 +467,7 @@ def test_dead_peer_blocks_nobody(network):
         assert ping(a, count=5, wait=1)
 
 
-def test_keys_are_in_memory_only(network):
+def test_keys_are_in_memory_only(network: Network) -> None:
     a, _ = network.hosts
     pid = a.engine_pid()
     key = association(a.local, a.other, 1, a.icv).key[:16]
@@ -486,13 +486,13 @@ def test_keys_are_in_memory_only(network):
 
 
 @pytest.mark.parametrize("strictness", [1, 2])
-def test_hosts_that_filter_reverse_paths(network, strictness):
+def test_hosts_that_filter_reverse_paths(network: Network, strictness: int) -> None:
     for host in network.hosts:
         host.sh(f"sysctl -qw net.ipv4.conf.all.rp_filter={strictness}")
     assert ping(network.hosts[0])
 
 
-def test_a_device_that_is_not_there_has_a_cause():
+def test_a_device_that_is_not_there_has_a_cause() -> None:
     with pytest.raises(
         OperationFailed,
         match="cannot open device esp9 of /dev/net/tun: no interface with this name",

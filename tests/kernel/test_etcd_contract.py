@@ -168,7 +168,11 @@ def test_a_transaction_is_all_or_nothing(ask: Ask) -> None:
         )
         assert (lost.succeeded, lost.revision) == (False, made.revision)
         assert [[pair.value for pair in found] for found in lost.reads] == [[b"1"], []]
-        for twice in ([Write("c"), Write("c")], [Write("c"), Delete("b", "d")]):
+        doubled: tuple[list[Write | Delete], ...] = (
+            [Write("c"), Write("c")],
+            [Write("c"), Delete("b", "d")],
+        )
+        for twice in doubled:
             with pytest.raises(OperationFailed, match="duplicate key"):
                 await kv.txn([], twice)
         with pytest.raises(NotFound):

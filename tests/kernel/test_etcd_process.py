@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.kernel.etcd_members import Cluster, put, run, until
 from tests.support.etcd_cluster import PORT, certify
 from weft.errors import OperationFailed, Unavailable
+from weft.model.cluster import RootCa
 from weft.model.ids import NetworkId
 from weft.model.network import Network, NetworkSpec
+from weft.model.node import Role
 from weft.model.state import KINDS, Put
 from weft.pki import authority
 from weft.store.etcd.process import EtcdMember
@@ -146,11 +148,12 @@ def test_only_managers_of_this_swarm_are_heard_on_the_peer_port(tmp_path: Path) 
         other = authority.root(ec.generate_private_key(ec.SECP256R1()), time.time_ns(), 1)
         url = f"{cluster.members['m1'].settings.peer_url}/members"
         heard: dict[str, Sequence[bool]] = {}
-        for who, root, role in (
+        certified: tuple[tuple[str, RootCa, Role], ...] = (
             ("manager", cluster.root, "manager"),
             ("worker", cluster.root, "worker"),
             ("alien", other, "manager"),
-        ):
+        )
+        for who, root, role in certified:
             directory = tmp_path / who
             directory.mkdir()
             certify(directory, root, who, role, "127.0.0.9")

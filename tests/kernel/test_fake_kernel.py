@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 
 @pytest.fixture
-def host():
+def host() -> Iterator[Path]:
     """A namespace that stands for a host, with an uplink."""
     name = f"wffake{os.getpid()}"
     setup = (
@@ -33,7 +34,7 @@ def host():
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def test_the_fake_behaves_like_the_real_one(host, tmp_path):
+def test_the_fake_behaves_like_the_real_one(host: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("kernel_pair.py")
     words = ["nsenter", f"--net={host}", sys.executable, str(script), str(tmp_path)]
     try:

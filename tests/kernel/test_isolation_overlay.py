@@ -87,7 +87,7 @@ def listening(bed: Bed, host: int) -> Iterator[Callable[[], list[str]]]:
             frame = Ether(src=mac_of(bed, f"node{3 - host}"), dst=mac_of(bed, f"node{host}"))
             with Wire(bed.path(f"node{3 - host}"), "ens160") as wire:
                 wire.send(frame / tunnelled(bed, other, HOSTS[host - 1], host, "last"))
-            found = []
+            found: list[str] = []
             while not found or not found[-1].startswith("last"):
                 found.append(ears.wait(address, OPEN))
             return [said.split()[0] for said in found[:-1]]
@@ -108,7 +108,8 @@ def test_a_container_puts_no_frame_into_another_network(bed: Bed, host: int) -> 
         for target in targets:
             for source in (address, HOSTS[1], HOSTS[2]):
                 packet = tunnelled(bed, source, target, host, f"{source}>{target}")
-                for part in (packet, *fragment(packet, 40)):
+                fragments = fragment(packet, 40)  # type: ignore[no-untyped-call]  # scapy's
+                for part in (packet, *fragments):
                     out.send(Ether(src=mac, dst=GATEWAY_MAC) / part)
                     ingress.send(Ether(src=legs_mac, dst=leg_mac(bed, 0)) / part)
         assert heard() == []

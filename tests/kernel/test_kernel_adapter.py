@@ -5,7 +5,10 @@ is read or changed."""
 import asyncio
 import os
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,7 @@ from weft.network.operations import (
     AddNeighbour,
     AddRoute,
     AddRule,
+    Operation,
     RemoveAddress,
     RemoveForwarding,
     RemoveLink,
@@ -61,8 +65,8 @@ from weft.network.operations import (
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
-def test_a_whole_node_reads_back_equal_and_can_be_applied_twice(tmp_path):
-    async def body(kernel):
+def test_a_whole_node_reads_back_equal_and_can_be_applied_twice(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         operations = diff(await kernel.read(desired), desired)
         await kernel.apply(operations)
@@ -81,8 +85,8 @@ def test_a_whole_node_reads_back_equal_and_can_be_applied_twice(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_nothing_stays_and_all_can_be_made_again_at_once(tmp_path):
-    async def body(kernel):
+def test_nothing_stays_and_all_can_be_made_again_at_once(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         for _ in range(3):
             await become(kernel, cluster_node())
             await become(kernel, NOTHING)
@@ -93,12 +97,12 @@ def test_nothing_stays_and_all_can_be_made_again_at_once(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_removing_works_one_by_one_and_twice(tmp_path):
-    async def body(kernel):
+def test_removing_works_one_by_one_and_twice(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         await become(kernel, desired)
         overlay, sandbox = desired[OVERLAY], desired[SANDBOX]
-        removals = [
+        removals: list[Operation] = [
             RemoveTable(SANDBOX, "ip", "ret"),
             RemoveTable(SANDBOX, "netdev", "ret"),
             *(RemoveRule(SANDBOX, rule) for rule in sandbox.rules),
@@ -126,7 +130,7 @@ def test_removing_works_one_by_one_and_twice(tmp_path):
             None,
             False,
         )
-        gone = [
+        gone: list[Operation] = [
             RemoveLink(OVERLAY, "vxlan0"),
             RemoveLink(SANDBOX, "eth0"),
             RemoveNamespace(SANDBOX),
@@ -139,8 +143,8 @@ def test_removing_works_one_by_one_and_twice(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_settings_of_a_link_change_in_place(tmp_path):
-    async def body(kernel):
+def test_settings_of_a_link_change_in_place(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         await become(kernel, cluster_node())
         index = inside(tmp_path, SANDBOX, "cat /sys/class/net/eth0/ifindex || true")
         await kernel.apply([
@@ -173,8 +177,8 @@ def test_settings_of_a_link_change_in_place(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_the_first_failure_is_named_and_the_rest_is_tried(tmp_path):
-    async def body(kernel):
+def test_the_first_failure_is_named_and_the_rest_is_tried(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         bad_route = Route(destination=IPv4Network("192.0.2.0/24"), device="nothing")
         with pytest.raises(OperationFailed) as caught:
             await kernel.apply([
@@ -204,8 +208,8 @@ def test_the_first_failure_is_named_and_the_rest_is_tried(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_a_link_of_another_kind_in_the_way_is_a_failure(tmp_path):
-    async def body(kernel):
+def test_a_link_of_another_kind_in_the_way_is_a_failure(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         await kernel.apply([AddNamespace(OVERLAY), AddNamespace(SANDBOX)])
         inside(tmp_path, SANDBOX, "ip link add eth0 type bridge")
         ends = veth("veth1", SANDBOX, "eth0"), veth("eth0", OVERLAY, "veth1")
@@ -216,8 +220,8 @@ def test_a_link_of_another_kind_in_the_way_is_a_failure(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_files_that_name_no_namespace_are_absent_and_replaced(tmp_path):
-    async def body(kernel):
+def test_files_that_name_no_namespace_are_absent_and_replaced(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         (tmp_path / OVERLAY).touch()
         (tmp_path / "default").touch()
         assert (await kernel.read(NOTHING)).namespaces.keys() == {HOST}
@@ -229,8 +233,8 @@ def test_files_that_name_no_namespace_are_absent_and_replaced(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_namespaces_that_others_made_are_neither_shown_nor_removed(tmp_path):
-    async def body(kernel):
+def test_namespaces_that_others_made_are_neither_shown_nor_removed(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         netns.create(tmp_path / SANDBOX, lambda: None)
         assert (await kernel.read(NOTHING)).namespaces.keys() == {HOST}
         for operation in (AddNamespace(SANDBOX), RemoveNamespace(SANDBOX)):
@@ -243,10 +247,10 @@ def test_namespaces_that_others_made_are_neither_shown_nor_removed(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path):
+def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path: Path) -> None:
     foreign = "ip link; ip route show table all | grep -v weft; ip rule; nft -s list ruleset"
 
-    async def body(kernel):
+    async def body(kernel: RealKernel) -> None:
         sh(
             "ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link"
             " set docker0 up"
@@ -291,8 +295,8 @@ def test_what_is_not_ours_in_the_host_is_neither_shown_nor_touched(tmp_path):
         (HOST, "ip link del wgw-0123456789"),
     ],
 )
-def test_what_others_undo_is_noticed_and_repaired(tmp_path, where, command):
-    async def body(kernel):
+def test_what_others_undo_is_noticed_and_repaired(tmp_path: Path, where: str, command: str) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         await become(kernel, desired)
         await kernel.changed()
@@ -318,8 +322,8 @@ def test_what_others_undo_is_noticed_and_repaired(tmp_path, where, command):
         "unshare --mount --propagation private sh -c 'umount {0}; rm {0}'",
     ],
 )
-def test_a_namespace_that_vanished_is_noticed_and_made_again(tmp_path, command):
-    async def body(kernel):
+def test_a_namespace_that_vanished_is_noticed_and_made_again(tmp_path: Path, command: str) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         await become(kernel, desired)
         await kernel.changed()
@@ -339,8 +343,8 @@ def test_a_namespace_that_vanished_is_noticed_and_made_again(tmp_path, command):
     with_kernel(tmp_path, body)
 
 
-def test_traffic_and_foreign_rules_are_not_taken_for_changes(tmp_path):
-    async def body(kernel):
+def test_traffic_and_foreign_rules_are_not_taken_for_changes(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         await become(kernel, desired)
         await kernel.changed()
@@ -362,8 +366,10 @@ def test_traffic_and_foreign_rules_are_not_taken_for_changes(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def test_a_table_changed_by_others_has_an_empty_body_and_so_has_one_of_an_earlier_daemon(tmp_path):
-    async def body(kernel):
+def test_a_table_changed_by_others_has_an_empty_body_and_so_has_one_of_an_earlier_daemon(
+    tmp_path: Path,
+) -> None:
+    async def body(kernel: RealKernel) -> None:
         desired = cluster_node()
         await become(kernel, desired)
         inside(tmp_path, SANDBOX, "nft add rule ip ret a counter")
@@ -385,13 +391,13 @@ def test_a_table_changed_by_others_has_an_empty_body_and_so_has_one_of_an_earlie
     with_kernel(tmp_path, body)
 
 
-def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path):
+def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path: Path) -> None:
     """Two hosts with an underlay between them; each has an overlay namespace and a container, and
     knows the other's."""
     hosts = {"a": (tmp_path / "a", "192.0.2.11", 2), "b": (tmp_path / "b", "192.0.2.12", 3)}
 
-    def build(directory, vtep, own):
-        async def main():
+    def build(directory: Path, vtep: str, own: int) -> str:
+        async def main() -> None:
             kernel = RealKernel(directory)
             other = 5 - own
             mac = f"02:42:0a:00:00:{other:02x}"
@@ -407,7 +413,7 @@ def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path)
         asyncio.run(main())
         return sh("ss -Hlun")
 
-    def ping(directory):
+    def ping(directory: Path) -> Callable[[], str]:
         return lambda: inside(directory, SANDBOX, "ping -c 3 -i 0.2 -W 3 10.0.0.3")
 
     try:
@@ -428,11 +434,9 @@ def test_vxlan_carries_packets_between_hosts_from_the_hosts_namespaces(tmp_path)
         for name, (directory, vtep, own) in hosts.items():
             netns.run_in(
                 tmp_path / f"{name}.net",
-                lambda v=vtep: sh(f"ip addr add {v}/24 dev ens160; ip link set ens160 up"),
+                partial(sh, f"ip addr add {vtep}/24 dev ens160; ip link set ens160 up"),
             )
-            sockets = netns.run_in(
-                tmp_path / f"{name}.net", lambda d=directory, v=vtep, o=own: build(d, v, o)
-            )
+            sockets = netns.run_in(tmp_path / f"{name}.net", partial(build, directory, vtep, own))
             assert ":4789" in sockets
         assert " 0% packet loss" in netns.run_in(tmp_path / "a.net", ping(hosts["a"][0]))
         assert inside(hosts["a"][0], OVERLAY, "ss -Hlun") == ""

@@ -5,6 +5,8 @@ import asyncio
 import os
 import subprocess
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Never
 
 import pytest
 
@@ -16,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 
 @in_throwaway
-def test_host_facts():
+def test_host_facts() -> None:
     with Here():
         sh(
             "ip link add ens160 mtu 1400 type veth peer name far && ip addr add 192.0.2.7/24 dev"
@@ -37,12 +39,12 @@ def test_host_facts():
         assert host.routes() == [IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.0/24")]
 
 
-def test_the_kernel_can_all_we_need():
+def test_the_kernel_can_all_we_need() -> None:
     assert host.check_features() == []
 
 
-def test_a_resolvers_sockets_are_in_the_namespace(tmp_path):
-    def loopback():
+def test_a_resolvers_sockets_are_in_the_namespace(tmp_path: Path) -> None:
+    def loopback() -> None:
         with Here():
             pass
 
@@ -72,12 +74,12 @@ def test_a_resolvers_sockets_are_in_the_namespace(tmp_path):
         netns.remove(path)
 
 
-def test_a_thread_from_a_namespace_never_comes_back(tmp_path):
+def test_a_thread_from_a_namespace_never_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "0123456789ac"
     netns.create(path, lambda: None)
     try:
 
-        async def main():
+        async def main() -> tuple[int, int, set[int]]:
             own = os.stat("/proc/thread-self/ns/net").st_ino
             with path.open() as file:
                 inside = await netns.on_thread(
@@ -98,8 +100,8 @@ def test_a_thread_from_a_namespace_never_comes_back(tmp_path):
         netns.remove(path)
 
 
-def test_making_a_namespace_that_fails_leaves_nothing(tmp_path):
-    def fails():
+def test_making_a_namespace_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fails() -> Never:
         raise OperationFailed("no")
 
     with pytest.raises(OperationFailed):

@@ -1,10 +1,12 @@
 """The netlink codec against the kernel, with `ip -j` and pyroute2 as witnesses. Everything happens
 in a namespace without a name that ends with the test."""
 
+import ctypes
 import json
 import os
 import subprocess
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
 
 import pytest
 
@@ -22,13 +24,13 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 VXLAN = Vxlan(vni=4097, local=IPv4Address("127.0.0.1"), port=4790)
 
 
-def ip(*words):
+def ip(*words: str) -> Any:
     done = subprocess.run(["ip", "-j", "-d", *words], capture_output=True, text=True, check=True)
     return json.loads(done.stdout or "[]")
 
 
 @in_throwaway
-def test_links_that_we_make_ip_reads():
+def test_links_that_we_make_ip_reads() -> None:
     with Here() as here:
         ends = (
             Link(name="veth1", kind=Veth(), mtu=1450),
@@ -69,7 +71,7 @@ def test_links_that_we_make_ip_reads():
 
 
 @in_throwaway
-def test_links_that_ip_makes_we_read():
+def test_links_that_ip_makes_we_read() -> None:
     with Here() as here:
         sh(
             "ip link add br0 type bridge && ip link add veth1 mtu 1450 type veth peer name eth0"
@@ -93,7 +95,7 @@ def test_links_that_ip_makes_we_read():
         assert (found["lo"].kind, found["lo"].up) == ("", True)
 
 
-def devices(here):
+def devices(here: Here) -> tuple[int, int]:
     here.do(
         link.add_bridge(Link(name="br0", kind=Bridge(), mtu=1450, mac="02:42:0a:00:00:01")),
         link.add_vxlan(Link(name="vxlan0", kind=VXLAN, mtu=1450), VXLAN, here.descriptor),
@@ -104,7 +106,7 @@ def devices(here):
 
 
 @in_throwaway
-def test_addresses():
+def test_addresses() -> None:
     with Here() as here:
         bridge, _ = devices(here)
         own = IPv4Interface("10.0.0.1/24")
@@ -129,7 +131,7 @@ def test_addresses():
 
 
 @in_throwaway
-def test_neighbours_and_forwarding_entries():
+def test_neighbours_and_forwarding_entries() -> None:
     with Here() as here:
         _, vxlan = devices(here)
         far, mac, vtep = IPv4Address("10.0.0.3"), "02:42:0a:00:00:03", IPv4Address("192.0.2.12")
@@ -167,7 +169,7 @@ def test_neighbours_and_forwarding_entries():
 
 
 @in_throwaway
-def test_routes():
+def test_routes() -> None:
     with Here() as here:
         bridge, _ = devices(here)
         here.do(address.add_address(bridge, IPv4Interface("10.0.0.1/24")))
@@ -227,7 +229,7 @@ def test_routes():
 
 
 @in_throwaway
-def test_rules():
+def test_rules() -> None:
     with Here() as here:
         rules = {
             Rule(priority=900, table=5917, mark=0x20000, mask=0xFFFF0000),
@@ -266,7 +268,7 @@ def test_rules():
 
 
 @in_throwaway
-def test_a_batch_names_the_requests_that_failed_and_does_the_others():
+def test_a_batch_names_the_requests_that_failed_and_does_the_others() -> None:
     with Here() as here:
         bridges = [
             link.add_bridge(Link(name=f"br{i % 600}", kind=Bridge(), mtu=1450))
@@ -278,7 +280,7 @@ def test_a_batch_names_the_requests_that_failed_and_does_the_others():
 
 
 @in_throwaway
-def test_thousands_of_entries_in_and_out():
+def test_thousands_of_entries_in_and_out() -> None:
     with Here() as here:
         _, vxlan = devices(here)
         macs = [f"02:42:0a:01:{i >> 8:02x}:{i & 255:02x}" for i in range(3000)]
@@ -288,8 +290,8 @@ def test_thousands_of_entries_in_and_out():
 
 
 @pytest.mark.parametrize("library", [LIBRARY, None], ids=["library", "command"])
-def test_nftables_by_library_and_by_command(library):
-    def check():
+def test_nftables_by_library_and_by_command(library: ctypes.CDLL | None) -> None:
+    def check() -> None:
         nft = Nft(library)
         names = NetlinkSocket(NETLINK_NETFILTER)
         body = (

@@ -7,13 +7,15 @@ devices that chains name.
 
 import os
 import subprocess
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.network.conftest import KEYS, swarms, told
+from tests.support.swarms import Swarm
+from tests.unit.network.conftest import ENGINES, KEYS, Engine, swarms, told
 from weft.network.diff import diff
 from weft.network.kernel_state import KernelState, Table
 from weft.network.operations import ReplaceTable
@@ -23,7 +25,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 
 @pytest.fixture(scope="module")
-def namespace():
+def namespace() -> Iterator[str]:
     name = f"wfnft{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -37,21 +39,21 @@ def namespace():
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def check(namespace, script):
+def check(namespace: str, script: str) -> str:
     """What nft says against it."""
     words = ["ip", "netns", "exec", namespace, "nft", "-c", "-f", "-"]
     done = subprocess.run(words, input=script, capture_output=True, text=True, check=False)
     return done.stderr
 
 
-def script_of(operation):
+def script_of(operation: ReplaceTable) -> str:
     """What stands between the `<<END` and the `END` that a person would type."""
     return "\n".join(str(operation).splitlines()[1:-1])
 
 
-@given(swarms(), st.sampled_from([None, "kernel", "userspace"]))
+@given(swarms(), st.sampled_from(ENGINES))
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
-def test_every_table_of_a_plan(namespace, swarm, engine):
+def test_every_table_of_a_plan(namespace: str, swarm: Swarm, engine: Engine) -> None:
     scripts = {
         script_of(operation)
         for node in (1, 2, 3)
@@ -62,7 +64,7 @@ def test_every_table_of_a_plan(namespace, swarm, engine):
         assert check(namespace, script) == "", script
 
 
-def test_nft_would_say_so(namespace):
+def test_nft_would_say_so(namespace: str) -> None:
     table = ReplaceTable("host", Table("ip", "weft", "chain x {\n nonsense\n}"))
     assert "syntax error" in check(namespace, script_of(table))
     assert (

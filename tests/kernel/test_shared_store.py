@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -275,7 +275,7 @@ class Behind:
 
     def __init__(self, host: Host, seconds: float) -> None:
         assert host.up._parts.running is not None
-        self._store: Any = host.up._parts.running.store
+        self._store = cast(Any, host.up._parts.running.store)
         self._apply, self._seconds = self._store._apply, seconds
         self._store._apply = self._later
 

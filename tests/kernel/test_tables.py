@@ -4,6 +4,7 @@ touch them, and no packet lost meanwhile.
 Everything happens in namespaces that end with the test."""
 
 import asyncio
+import ctypes
 import functools
 import itertools
 import os
@@ -12,15 +13,19 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import ParamSpec
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.kernel.adapter_bed import inside, sh, with_kernel
-from tests.unit.network.test_render import pairs
+from tests.unit.network.test_render import changes_between, pairs
 from weft.linux import netns
+from weft.linux.kernel import RealKernel
 from weft.linux.netlink import link, nft_changes, nftables
 from weft.linux.netlink.attributes import decode
 from weft.linux.netlink.message import NetlinkError, encode_transaction
@@ -33,9 +38,9 @@ from weft.network.diff import diff
 from weft.network.fragments import serving
 from weft.network.kernel_state import HOST, KernelState, Namespace, Table
 from weft.network.loadbalancer import choice
-from weft.network.operations import ChangeTable, ReplaceTable
-from weft.network.render.changes import Comparison
-from weft.network.service_table import Backend, balanced
+from weft.network.operations import ChangeTable, Operation, ReplaceTable
+from weft.network.render.changes import Changes, Comparison
+from weft.network.service_table import Backend, Service, Services, balanced
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -45,26 +50,29 @@ GET_RULE = 7
 RECORD = ServiceRecord(id=ServiceId("web"), network=NetworkId("net"), name="web")
 
 
-def in_throwaway(function):
+P = ParamSpec("P")
+
+
+def in_throwaway(function: Callable[P, None]) -> Callable[P, None]:
     """The test runs in a namespace of its own, and so does every command it starts."""
 
     @functools.wraps(function)
-    def test(*arguments, **named):
+    def test(*arguments: P.args, **named: P.kwargs) -> None:
         netns.run_in_throwaway(lambda: function(*arguments, **named))
 
     return test
 
 
-def service(numbers, before=None):
+def service(numbers: Iterable[int], before: Service | None = None) -> Service:
     return balanced(RECORD, [Backend(IPv4Address(f"127.0.1.{n}")) for n in numbers], before)
 
 
-def table_of(services):
+def table_of(services: Services) -> Table:
     [made] = serving(choice(SANDBOX, IPv4Address(5)), services).tables.values()
     return made
 
 
-def change(filter_, table, changes):
+def change(filter_: NetlinkSocket, table: Table, changes: Changes) -> None:
     """In whatever generation it is."""
     requests = nft_changes.requests(table, changes)
     now = nftables.decode_generation(filter_.ask(nftables.get_generation()))
@@ -76,7 +84,7 @@ def change(filter_, table, changes):
 # --- what comes of it
 
 
-def content(nft, filter_):
+def content(nft: Nft, filter_: NetlinkSocket) -> tuple[list[str], list[tuple[bytes, bytes, bytes]]]:
     """The table as nft lists it, sets in order; and its rules as the kernel has them."""
     listed = re.sub(
         r"elements = \{(.*?)\}",
@@ -95,8 +103,10 @@ def content(nft, filter_):
 @given(pairs())
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.parametrize("library", [LIBRARY], ids=["library"])
-def test_a_table_that_was_changed_is_what_its_text_makes(library, pair):
-    def check():
+def test_a_table_that_was_changed_is_what_its_text_makes(
+    library: ctypes.CDLL | None, pair: list[Table]
+) -> None:
+    def check() -> None:
         old, new = pair
         nft, filter_ = Nft(library), NetlinkSocket(NETLINK_NETFILTER)
         nft.replace(old)
@@ -114,17 +124,15 @@ def test_a_table_that_was_changed_is_what_its_text_makes(library, pair):
 
 
 @in_throwaway
-def test_all_or_nothing_is_done_of_changes():
+def test_all_or_nothing_is_done_of_changes() -> None:
     nft, filter_ = Nft(), NetlinkSocket(NETLINK_NETFILTER)
     before = service(range(1, 4))
     old, new = table_of({VIRTUAL: before}), table_of({VIRTUAL: service(range(1, 8), before)})
     nft.replace(old)
     untouched = content(nft, filter_)
-    changes = Comparison().changes(old, new)
+    changes = changes_between(old, new)
     with pytest.raises(NetlinkError, match="No such file"):
-        change(
-            filter_, new, (*changes, *Comparison().changes(table_of({OTHER: before}), table_of({})))
-        )
+        change(filter_, new, (*changes, *changes_between(table_of({OTHER: before}), table_of({}))))
     assert content(nft, filter_) == untouched
     requests = nft_changes.requests(new, changes)
     with pytest.raises(NetlinkError) as caught:
@@ -138,7 +146,7 @@ def test_all_or_nothing_is_done_of_changes():
     filter_.close()
 
 
-def handles():
+def handles() -> dict[str, str]:
     """Of chains, sets and maps, in the kernel: a new one has another."""
     out = subprocess.run(
         ["nft", "-a", "list", "table", "ip", "weft"], capture_output=True, text=True, check=True
@@ -147,8 +155,10 @@ def handles():
 
 
 @pytest.mark.parametrize("library", [LIBRARY, None], ids=["library", "command"])
-def test_a_table_that_is_written_again_keeps_what_it_has_in_common_with_the_new_one(library):
-    def check():
+def test_a_table_that_is_written_again_keeps_what_it_has_in_common_with_the_new_one(
+    library: ctypes.CDLL | None,
+) -> None:
+    def check() -> None:
         nft, filter_ = Nft(library), NetlinkSocket(NETLINK_NETFILTER)
         one, other = named_set("gone", "ipv4_addr", "10.0.0.1"), named_set("new", "ipv4_addr")
         first, second = (
@@ -176,45 +186,45 @@ def test_a_table_that_is_written_again_keeps_what_it_has_in_common_with_the_new_
     netns.run_in_throwaway(check)
 
 
-def named_set(name, type_, *content):
-    return nft_text.elements(f"set {name}", f"type {type_}", content)
+def named_set(name: str, type_: str, *content: str) -> str:
+    return nft_text.elements(f"set {name}", f"type {type_}", list(content))
 
 
-def with_body(table, *blocks):
+def with_body(table: Table, *blocks: str) -> Table:
     return msgspec.structs.replace(table, body="\n".join((*blocks, table.body)))
 
 
 # --- packets meanwhile
 
 
-def written(nft, filter_, tables):
+def written(nft: Nft, filter_: NetlinkSocket, tables: Iterator[Table]) -> None:
     """All of it, over and over."""
     for table in itertools.islice(tables, 600):
         nft.replace(table)
 
 
-def changed(nft, filter_, tables):
+def changed(nft: Nft, filter_: NetlinkSocket, tables: Iterator[Table]) -> None:
     last = next(tables)
     nft.replace(last)
     for table in itertools.islice(tables, 5000):
-        change(filter_, table, Comparison().changes(last, table))
+        change(filter_, table, changes_between(last, table))
         last = table
 
 
-def other_services():
+def other_services() -> Iterator[Table]:
     """Tables in which another service comes and goes."""
     kept, other = service([1, 2, 3]), service([4])
     return itertools.cycle([table_of({VIRTUAL: kept}), table_of({VIRTUAL: kept, OTHER: other})])
 
 
-def other_backends():
+def other_backends() -> Iterator[Table]:
     """Each slot gets another backend each time."""
     return itertools.cycle(
         [table_of({VIRTUAL: service(numbers)}) for numbers in ([1, 2, 3], [4, 5, 6])]
     )
 
 
-def other_sizes():
+def other_sizes() -> Iterator[Table]:
     """The ring gets another size each time: all slots another place, and the rule another count."""
     counts = (1, 3, 6, 2, 5)
     return itertools.cycle([table_of({VIRTUAL: service(range(1, n + 1))}) for n in counts])
@@ -223,8 +233,12 @@ def other_sizes():
 @pytest.mark.parametrize("how", [written, changed])
 @pytest.mark.parametrize("tables", [other_services, other_backends, other_sizes])
 @in_throwaway
-def test_no_connection_is_refused_while_what_translates_it_changes(how, tables):
-    nft, filter_, refused, done = Nft(), NetlinkSocket(NETLINK_NETFILTER), [], threading.Event()
+def test_no_connection_is_refused_while_what_translates_it_changes(
+    how: Callable[[Nft, NetlinkSocket, Iterator[Table]], None],
+    tables: Callable[[], Iterator[Table]],
+) -> None:
+    nft, filter_, done = Nft(), NetlinkSocket(NETLINK_NETFILTER), threading.Event()
+    refused: list[OSError] = []
     route = NetlinkSocket()
     route.execute([link.loopback_up()])
     nft.replace(next(tables()))
@@ -233,7 +247,7 @@ def test_no_connection_is_refused_while_what_translates_it_changes(how, tables):
         sh(f"nft add table ip guard; nft 'add chain ip guard in {{ type filter hook input priority 0; }}'; "
            f"nft add rule ip guard in ip daddr {VIRTUAL} reject with tcp reset")  # fmt: skip
 
-        def ask():
+        def ask() -> None:
             while not done.is_set():
                 try:
                     with (
@@ -259,7 +273,7 @@ def test_no_connection_is_refused_while_what_translates_it_changes(how, tables):
 # --- who else writes
 
 
-def state_of(table):
+def state_of(table: Table) -> KernelState:
     return KernelState(
         {
             HOST: Namespace(name=HOST),
@@ -268,19 +282,19 @@ def state_of(table):
     )
 
 
-async def become(kernel, table):
+async def become(kernel: RealKernel, table: Table) -> list[Operation]:
     desired = state_of(table)
     operations = diff(await kernel.read(desired), desired)
     await kernel.apply(operations)
     return operations
 
 
-async def seen(kernel):
+async def seen(kernel: RealKernel) -> Table:
     return (await kernel.read(state_of(Table("ip", "weft"))))[SANDBOX].tables["ip", "weft"]
 
 
-def generation(directory):
-    def ask():
+def generation(directory: Path) -> int:
+    def ask() -> int:
         filter_ = NetlinkSocket(NETLINK_NETFILTER)
         number = nftables.decode_generation(filter_.ask(nftables.get_generation()))
         filter_.close()
@@ -295,8 +309,8 @@ MANY = service(range(1, 10), MORE)
 FIRST, SECOND, THIRD = (table_of({VIRTUAL: each}) for each in (ONE, MORE, MANY))
 
 
-def test_a_change_is_one_transaction_and_nobody_is_told_of_it(tmp_path):
-    async def body(kernel):
+def test_a_change_is_one_transaction_and_nobody_is_told_of_it(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         await become(kernel, FIRST)
         await kernel.changed()
         assert await seen(kernel) == FIRST
@@ -330,8 +344,10 @@ def test_a_change_is_one_transaction_and_nobody_is_told_of_it(tmp_path):
         "nft flush ruleset",
     ],
 )
-def test_what_others_change_is_noticed_and_mended(tmp_path, last, command):
-    async def body(kernel):
+def test_what_others_change_is_noticed_and_mended(
+    tmp_path: Path, last: Table, command: str
+) -> None:
+    async def body(kernel: RealKernel) -> None:
         await become(kernel, FIRST)
         await become(kernel, last)
         inside(tmp_path, SANDBOX, command)
@@ -348,13 +364,13 @@ def test_what_others_change_is_noticed_and_mended(tmp_path, last, command):
     with_kernel(tmp_path, body)
 
 
-def test_what_others_have_is_no_reason_to_write(tmp_path):
+def test_what_others_have_is_no_reason_to_write(tmp_path: Path) -> None:
     """A firewall of the host's that changes all the time."""
 
-    def desired(table):
+    def desired(table: Table) -> KernelState:
         return KernelState({HOST: Namespace(name=HOST, tables={("ip", "weft"): table})})
 
-    async def body(kernel):
+    async def body(kernel: RealKernel) -> None:
         for table in (FIRST, SECOND):
             await kernel.apply(diff(await kernel.read(desired(FIRST)), desired(table)))
         before = handles()
@@ -362,7 +378,7 @@ def test_what_others_have_is_no_reason_to_write(tmp_path):
         sh("nft add table ip firewall")
         assert (await kernel.read(desired(SECOND)))[HOST] == desired(SECOND)[HOST]
         sh("nft add table ip another")
-        await kernel.apply([ChangeTable(HOST, FIRST, Comparison().changes(SECOND, FIRST))])
+        await kernel.apply([ChangeTable(HOST, FIRST, changes_between(SECOND, FIRST))])
         assert (await kernel.read(desired(FIRST)))[HOST] == desired(FIRST)[HOST]
         assert (handles(), listed_rules()) == (
             before,
@@ -372,16 +388,16 @@ def test_what_others_have_is_no_reason_to_write(tmp_path):
     with_kernel(tmp_path, body)
 
 
-def listed_rules():
+def listed_rules() -> list[str]:
     return re.findall(
         r"^\t\t(\S.*# handle \d+)", sh("nft -a list table ip weft"), flags=re.MULTILINE
     )
 
 
-def test_changes_of_a_table_that_is_not_what_it_was_write_it(tmp_path):
-    async def body(kernel):
+def test_changes_of_a_table_that_is_not_what_it_was_write_it(tmp_path: Path) -> None:
+    async def body(kernel: RealKernel) -> None:
         await become(kernel, FIRST)
-        changes = Comparison().changes(FIRST, SECOND)
+        changes = changes_between(FIRST, SECOND)
         inside(
             tmp_path, SANDBOX, f"nft add element ip weft vip-slots {{ {VIRTUAL} . 7 : 127.0.0.77 }}"
         )

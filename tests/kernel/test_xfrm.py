@@ -5,6 +5,7 @@ import asyncio
 import os
 import subprocess
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_policies_that_we_set_iproute2_reads_and_so_do_we() -> None:
     netns.run_in_throwaway(here)
 
 
-def test_a_kernel_without_esp_is_told_and_what_could_not_be_sealed_stays_shut(tmp_path) -> None:
+def test_a_kernel_without_esp_is_told_and_what_could_not_be_sealed_stays_shut(
+    tmp_path: Path,
+) -> None:
     reason = why_not()
     if reason is None:
         pytest.skip("this kernel has ESP")

@@ -116,7 +116,7 @@ def certify(swarm: Path, root: RootCa, name: str, role: Role, address: str) -> N
 T = TypeVar("T")
 
 
-async def eventually(action: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:
+async def eventually(action: Callable[..., Awaitable[T]], seconds: float = 20.0) -> T:
     """Until it does not raise."""
     async with asyncio.timeout(seconds):
         while True:

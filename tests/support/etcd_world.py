@@ -69,7 +69,7 @@ def run(main: Callable[[World], Awaitable[None]], state: ClusterState | None = N
     virtual_time.run(body())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[..., bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
