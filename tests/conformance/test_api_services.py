@@ -184,7 +184,7 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
         ),
         (["--constraint", "node.role"], "constraint expected one operator from ==, !="),
         (["--reserve-cpu", "0.0001"], "Must be at least 0.001"),
-        (["--log-driver", "syslog"], "syslog"),
+        (["--log-driver", "gelf"], "gelf"),
         (["--label", "weft.privileged=yes"], "Labels: weft.privileged=yes: must be true or false"),
         (
             ["--label", "weft.rebalance=all"],
