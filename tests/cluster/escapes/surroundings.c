@@ -222,6 +222,13 @@ static const char *api_sockets(char **a)
     return noted("none");
 }
 
+/* The kernel chose the name, five hexadecimal digits: nobody is meant to send there. etcd's writer to the
+ * journal has such a socket, and never reads from it. */
+static int is_nameless(const char *name)
+{
+    return strlen(name) == 6 && strspn(name + 1, "0123456789abcdef") == 5;
+}
+
 /* They belong to the network namespace: on the host's those of its programs are in reach
  * (CVE-2020-15257). */
 static const char *abstract_sockets(char **a)
@@ -232,7 +239,8 @@ static const char *abstract_sockets(char **a)
         char *name = strchr(line, '@');
         if (name) {
             name[strcspn(name, "\n")] = 0;
-            note(name);
+            if (!is_nameless(name))
+                note(name);
         }
     }
     return noted("none");
