@@ -9,6 +9,14 @@ import pytest
 
 from weft.runtime.images import ImageStore
 from weft.runtime.mounts import unmount
+from weft.system.process import adopt_orphans
+
+
+@pytest.fixture(autouse=True)
+def orphans_are_not_ours() -> None:
+    """A runtime in this process takes in orphans. The next test begins without that: what is killed
+    there would stay as a zombie that nobody reaps."""
+    adopt_orphans(False)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from weft.errors import Conflict, OperationFailed
 from weft.lab import cgroups, daemons, enter, hosts, lab, processes, underlay
 from weft.lab.layout import Layout
 from weft.lab.progress import Progress
-from weft.system.process import adopt_orphans
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -43,9 +42,6 @@ ENTER = "import sys; from weft.lab import enter, processes; sys.exit(enter.run(p
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Iterator[Layout]:
-    # A runtime that another test made in this process took in orphans, and would go on to do so: a
-    # command whose `weft lab exec` was killed would never be reaped, and its host never end.
-    adopt_orphans(False)
     made = Layout(
         name="wlabt",
         subnet=IPv4Network("10.59.73.0/24"),
