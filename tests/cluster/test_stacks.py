@@ -109,8 +109,12 @@ def test_a_shop_with_a_database(cluster: Cluster, stack: Callable[[str, str], St
     cluster.docker("node1", "secret", "create", "shop_session_key", str(key))
     shop.deploy()
     shop.runs(web="2/2", worker="1/1", cache="1/1", db="1/1")
-    seen = set()
-    for count, node in enumerate(2 * list(cluster.nodes), start=1):
+    # A task runs a moment before all hosts know its address.
+    asked = 2 * list(cluster.nodes)
+    cluster.eventually(lambda: all(len(page(cluster, n, SHOP, "order")) == 3 for n in asked))
+    _, _, rows = page(cluster, "node1", SHOP, "order")
+    before, seen = int(rows.split()[3]), set()
+    for count, node in enumerate(asked, start=before + 1):
         who, cache, rows = page(cluster, node, SHOP, "order")
         assert who.startswith("version 1.4.2 on web-")
         assert who.endswith("mode 1000:440")
@@ -144,7 +148,11 @@ def test_encrypted_tiers_with_templates(
     bank.deploy()
     bank.runs(gateway="3/3", ledger="2/2", keystore="1/1")
     on = {task["Name"]: task["Node"] for task in cluster.running("bank_gateway")}
-    asked = [page(cluster, node, BANK, "about") for node in 2 * list(cluster.nodes)]
+    nodes = 2 * list(cluster.nodes)
+    cluster.eventually(
+        lambda: all("seal=1" in page(cluster, node, BANK, "about") for node in nodes), 20, "a seal"
+    )
+    asked = [page(cluster, node, BANK, "about") for node in nodes]
     for lines in asked:
         about = dict(line.split("=", 1) for line in lines if "=" in line and " " not in line)
         name = about["TASK"].rpartition(".")[0]
