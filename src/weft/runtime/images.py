@@ -33,6 +33,7 @@ from weft.model.registry import USUAL, Distribution, RegistryAuth, RegistrySetti
 from weft.runtime.archive import ArchivedImage, Blobs, open_archive, open_directory
 from weft.runtime.image_index import ImageIndex
 from weft.runtime.layers import LayerStore, Staging, remove_all
+from weft.runtime.receive import receive
 from weft.runtime.registry_login import log_in
 from weft.runtime.room import Room
 from weft.runtime.skopeo import Registry
@@ -186,23 +187,9 @@ class ImageStore:
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
         async with self._temporary() as (directory, stop):
             path = directory / "archive.tar"
-            await self._receive(archive, path, stop)
+            await receive(archive, path, self._threads, stop, "load image")
             added = await self._take_in(stop, self._unpack_archive, path, stop.is_set)
         return [name for named in added for name in named.tags or (named.image.id,)]
-
-    async def _receive(
-        self, archive: AsyncIterator[bytes], path: Path, stop: threading.Event
-    ) -> None:
-        try:
-            room = Room(path.parent)
-            with path.open("wb") as file:
-                async for chunk in archive:
-                    room.take(len(chunk))
-                    await self._threads.run(stop, file.write, chunk)
-        except OSError as error:
-            raise OperationFailed(f"cannot load image: {cause_of(error)}") from error
-        except OperationFailed as error:
-            raise OperationFailed(f"cannot load image: {error}") from error
 
     async def _take_in(
         self,

@@ -26,6 +26,7 @@ from weft.runtime.container_root import ContainerRoot, Wanted, wanted
 from weft.runtime.copy_in import unpack_into
 from weft.runtime.copy_out import archive, export
 from weft.runtime.mounts import mount_overlay, unmount
+from weft.runtime.receive import receive
 from weft.runtime.room import Room
 from weft.runtime.threads import Threads
 from weft.runtime.upper import changes, size_of
@@ -83,7 +84,7 @@ class ConmonInside:
         stop = threading.Event()
         file = box.directory.path / f"copy-{secrets.token_hex(8)}.tar"
         try:
-            await self._receive(content, file, stop)
+            await receive(content, file, self._threads, stop, "copy to the container")
             async with self._root(id, place) as root:
                 await self._run(
                     id, path, _unpack, file, stop, root, place, keep_kinds, owner, stop=stop
@@ -97,19 +98,6 @@ class ConmonInside:
         accounts = await asyncio.to_thread(read_accounts, Path(f"/proc/self/fd/{root.fd}"))
         user = find_user(accounts, name)
         return user.uid, user.gid
-
-    async def _receive(
-        self, content: AsyncIterator[bytes], file: Path, stop: threading.Event
-    ) -> None:
-        try:
-            room = Room(file.parent)
-            with file.open("wb") as opened:
-                async for chunk in content:
-                    room.take(len(chunk))
-                    await self._threads.run(stop, opened.write, chunk)
-        except (OSError, OperationFailed) as error:
-            cause = cause_of(error) if isinstance(error, OSError) else str(error)
-            raise OperationFailed(f"cannot copy to the container: {cause}") from error
 
     async def export(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
         async with self._root(id, overlay_only=True) as root:
