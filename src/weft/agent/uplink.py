@@ -177,7 +177,7 @@ class Uplink:
                 log.warning("session.refused cause=%s", error)
             except WeftError as error:
                 self.error = str(error)
-                log.info("session.failed cause=%s", error)
+                log.warning("session.failed cause=%s", error)
             except Exception as error:
                 self.error = described(error)
                 log.exception("session.failed")
@@ -229,7 +229,9 @@ class Uplink:
             )
             if isinstance(error, NotApplied):
                 welcomed, farewell = False, str(error)
-            log.info("session.closed cause=%s", self.error)
+            log.log(
+                logging.INFO if gone else logging.WARNING, "session.closed cause=%s", self.error
+            )
         finally:
             self.connected = False
             closing = asyncio.create_task(session.close(farewell))

@@ -73,6 +73,13 @@ class ApiServer:
         if the socket cannot be made."""
         listening = _listen(path)
         self._sockets.append((path, path.stat().st_ino))
+        await self._listen_at(listening, path)
+
+    async def adopt(self, listening: socket.socket) -> None:
+        """Listens at a UNIX socket that somebody else has made, and will remove."""
+        await self._listen_at(listening, listening.getsockname())
+
+    async def _listen_at(self, listening: socket.socket, path: Path | str) -> None:
         server = await asyncio.get_running_loop().create_unix_server(
             await self._protocols(), sock=listening, backlog=BACKLOG
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from weft.api.turning_away import turn_away
 from weft.cli.configuration import (
     DEFAULT_CONFIG,
     LOG_FORMATS,
@@ -13,7 +14,9 @@ from weft.cli.configuration import (
     make_options,
     read_config,
 )
-from weft.daemon.node import run
+from weft.daemon.node import UNFIT, run
+from weft.errors import InvalidArgument
+from weft.system.service_manager import ServiceManager
 
 
 @click.command("daemon")
@@ -99,14 +102,23 @@ def command(config: Path | None, check_config: bool, **options: object) -> int:
     """Run the daemon of this host in the foreground.
 
     It logs to standard error, one line an event. Containers and their traffic go on when it ends.
+    Ends with status 78 if the host or the configuration must be changed first.
     """
     given = {
         name.replace("_", "-"): value for name, value in options.items() if value not in (None, ())
     }
-    daemon = make_options({**read_config(config), **given})
+    manager = ServiceManager()
+    try:
+        daemon = make_options({**read_config(config), **given})
+    except InvalidArgument as error:
+        if check_config:
+            raise
+        click.echo(f"weft: {error}", err=True)
+        turn_away(manager.listeners(), str(error))
+        return UNFIT
     if check_config:
         click.echo("configuration OK")
         return 0
     if os.geteuid():
         raise click.ClickException("cannot run the daemon: that needs root")
-    return run(daemon)
+    return run(daemon, manager)

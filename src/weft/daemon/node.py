@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 
 from weft.api.server import ApiServer
+from weft.api.turning_away import turn_away
 from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
 from weft.daemon.environment import HostAdapters, NodeEnvironment
@@ -57,6 +58,7 @@ from weft.store.etcd.external import ExternalEtcd
 from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
+from weft.system.service_manager import READY, STOPPING, ServiceManager
 from weft.system.tls_files import TlsFiles
 from weft.system.waiting import first
 
@@ -66,6 +68,11 @@ _UMASK = 0o022
 """Set whatever umask the service manager has set. Directories that the OCI runtime makes in a
 container, for its mounts and its working directory, get their modes by it, and a container's users
 must be able to enter them. Files that are only for root have explicit modes."""
+
+
+UNFIT = 78
+"""Exit status if this host or its configuration must be changed before a daemon can run here:
+EX_CONFIG of sysexits.h. The service manager need not try again."""
 
 
 @dataclass(frozen=True)
@@ -188,23 +195,26 @@ class WeftNode:
         )
 
 
-def run(options: DaemonOptions) -> int:
-    """Runs the daemon until SIGTERM or SIGINT. Returns the exit status: 1 if it could not start or
-    a part failed."""
+def run(options: DaemonOptions, manager: ServiceManager) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. Returns the exit status: `UNFIT`, or 1 if it could
+    not start for another reason or a part failed."""
     os.umask(_UMASK)
     core_dumps.forbid()
     logs.start(options.log_level, options.log_format)
     try:
-        return uvloop.run(_run(options))
+        problems = [*hostinfo.missing_programs(), *host.check_features()]
+        if problems:
+            reason = "cannot start: " + "; ".join(problems)
+            log.critical("daemon.unfit cause=%s", reason)
+            turn_away(manager.listeners(), reason)
+            return UNFIT
+        return uvloop.run(_run(options, manager))
     except WeftError as error:
         log.error("daemon.failed cause=%s", error)
         return 1
 
 
-async def _run(options: DaemonOptions) -> int:
-    problems = [*hostinfo.missing_programs(), *host.check_features()]
-    if problems:
-        raise OperationFailed("cannot start: " + "; ".join(problems))
+async def _run(options: DaemonOptions, manager: ServiceManager) -> int:
     _make_directories(options)
     info = hostinfo.read(options.data_root, time.time_ns(), options.labels, generic=options.generic)
     node = WeftNode(options, info)
@@ -214,10 +224,12 @@ async def _run(options: DaemonOptions) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await node.open()
-        await _serve(api, options)
+        await _serve(api, options, manager.listeners())
         log.info("daemon.ready version=%s data_root=%s", node.node.info.version, options.data_root)
+        manager.notify(READY)
         await first(stop.wait(), node.node.failed())
         log.info("daemon.stopping")
+        manager.notify(STOPPING)
         if await asyncio.to_thread(hostinfo.is_stopping):
             await node.node.host_stops()
         node.containers.look_away()
@@ -227,9 +239,17 @@ async def _run(options: DaemonOptions) -> int:
     return 0
 
 
-async def _serve(api: ApiServer, options: DaemonOptions) -> None:
+async def _serve(
+    api: ApiServer, options: DaemonOptions, given: Sequence[socket.socket] = ()
+) -> None:
+    """`given`: listening sockets of the service manager, at paths that need not be among the
+    options'."""
+    for listening in given:
+        await api.adopt(listening)
+    held = {os.path.realpath(listening.getsockname()) for listening in given}
     for path in (options.socket, *options.sockets):
-        await api.start(path)
+        if os.path.realpath(path) not in held:
+            await api.start(path)
     for tcp in options.tcp:
         if options.tls is None:
             raise InvalidArgument(

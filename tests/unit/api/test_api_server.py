@@ -37,6 +37,28 @@ def test_the_socket_is_roots_alone_and_goes_with_the_server(tmp_path: Path) -> N
     asyncio.run(check())
 
 
+def test_a_socket_of_the_service_manager_is_served_and_left(tmp_path: Path) -> None:
+    """A client that connects before the server is there, and waits, is answered."""
+
+    async def check() -> None:
+        path = tmp_path / "docker.sock"
+        with socket.socket(socket.AF_UNIX) as given:
+            given.bind(str(path))
+            given.listen()
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+            server = ApiServer(WholeNode(tmp_path))
+            await server.adopt(given.dup())
+            assert (await asyncio.wait_for(reader.read(), 20)).endswith(b"OK")
+            writer.close()
+            await server.close()
+            assert path.is_socket()
+            with socket.socket(socket.AF_UNIX) as next_client:
+                next_client.connect(str(path))
+
+    asyncio.run(check())
+
+
 def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     async def check() -> None:
         path = tmp_path / "docker.sock"
