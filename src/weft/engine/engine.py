@@ -15,6 +15,7 @@ from weft.engine.container_config import Host
 from weft.engine.events import EventLog
 from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
+from weft.engine.local_networks import LocalNetworks
 from weft.engine.volumes import Volumes
 from weft.errors import NotFound, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
@@ -41,6 +42,7 @@ class Engine:
         self.health = HealthMonitor(
             adapters.runtime, adapters.images, self.events, adapters.origin.clock
         )
+        self.local = LocalNetworks()
         self._dead: set[ContainerId] = set()
         """Containers whose end was told."""
 

@@ -2,7 +2,7 @@
 updater the update status."""
 
 from enum import StrEnum
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Literal
 
 import msgspec
@@ -139,6 +139,8 @@ class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     protocol: Protocol = "tcp"
     mode: Literal["ingress", "host"] = "ingress"
     name: str = ""
+    host_address: IPv4Address | None = None
+    """The host's address on which the port is published; None: on all. In host mode only."""
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,64 @@
+"""Networks that only this node has: a bridge with a subnet of its own. Users write the spec; the
+node chooses subnet, gateway and device."""
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import msgspec
+
+from weft.model.ids import NetworkId
+from weft.model.meta import Nanoseconds
+from weft.model.network import Pool
+
+DEFAULT_NETWORK = "bridge"
+"""The network of containers that ask for none. Its containers do not know each other's names."""
+DEFAULT_DEVICE = "docker0"
+DEFAULT_MTU = 1500
+SHORT_ID = 12
+
+
+class BridgeNetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    name: str
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    """The driver's options as given; the fields below hold their parsed values."""
+    pool: Pool | None = None
+    """None: a subnet of the local default pools."""
+    internal: bool = False
+    """Containers reach each other and this host, and nothing else."""
+    attachable: bool = False
+    """Means nothing here; shown as given."""
+    device: str = ""
+    """The bridge's name; empty: derived from the network's id."""
+    mtu: int = DEFAULT_MTU
+    talks: bool = True
+    """Whether the containers reach each other's unpublished ports (`enable_icc`)."""
+    masquerades: bool = True
+    """Whether packets to the outside get the host's address (`enable_ip_masquerade`)."""
+    binding: IPv4Address | None = None
+    """The host's address on which ports are published that name none; None: on all."""
+
+
+class BridgeNetwork(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: NetworkId
+    """64 hexadecimal digits."""
+    spec: BridgeNetworkSpec
+    subnet: IPv4Network
+    gateway: IPv4Address
+    """The bridge's own address, which is the containers' gateway unless the network is internal."""
+    created_at: Nanoseconds = 0
+    is_default: bool = False
+    """Whether this is the network `bridge`, which every host has."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def device(self) -> str:
+        if self.is_default:
+            return DEFAULT_DEVICE
+        return self.spec.device or f"br-{self.id[:SHORT_ID]}"
+
+    @property
+    def gateway_interface(self) -> IPv4Interface:
+        return IPv4Interface(f"{self.gateway}/{self.subnet.prefixlen}")

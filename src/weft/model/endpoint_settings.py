@@ -1,0 +1,15 @@
+"""How a user asks for a container's place on one of this node's networks."""
+
+from ipaddress import IPv4Address
+
+import msgspec
+
+
+class EndpointSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    network: str
+    """Name, id or the beginning of an id, as the user wrote it."""
+    address: IPv4Address | None = None
+    """None: a free address of the network."""
+    mac: str = ""
+    """Empty: derived from the address."""
+    aliases: tuple[str, ...] = ()
