@@ -225,6 +225,32 @@ def test_a_container_leaves_its_host_with_its_own_address_only(bed: Bed) -> None
         assert ears.wait(CLIENT, OPEN) == f"plain from {HOSTS[0]}"
 
 
+@pytest.mark.parametrize("bridged", ["0", "1"])
+def test_only_a_published_port_leads_to_a_container_by_the_gateway_bridge(
+    bed: Bed, bridged: str
+) -> None:
+    """Neither does the bridge forward a frame, nor the host a packet, to a port that is not
+    published, whoever it says it is from; `bridged`: whether bridged frames meet netfilter."""
+    (victim,) = tasks(bed, "direct")
+    theirs = str(bed.swarm.sandbox(victim).gateway.ip)
+    address, device, mac = way_out(bed, liar(bed))
+    bed.inside(
+        "node1", "sysctl", "-qw", f"net.bridge.bridge-nf-call-iptables={bridged}", check=False
+    )
+    ask(bed.path("client"), HOSTS[0], DIRECT)
+    with (
+        Ears(bed.sandbox(victim), (theirs, OPEN), ("127.0.0.1", OPEN)) as ears,
+        Wire(bed.sandbox(liar(bed)), device) as wire,
+    ):
+        for source in (address, HOSTS[0], CLIENT, theirs, GATEWAY, "127.0.0.1"):
+            for target in (theirs, "127.0.0.1"):
+                for to in (GATEWAY_MAC, mac_for(IPv4Address(theirs)), "ff:ff:ff:ff:ff:ff"):
+                    wire.send(Ether(src=mac, dst=to) / datagram(source, target, OPEN, "forged"))
+        asked = ask_udp(bed.sandbox(liar(bed)), HOSTS[0], DIRECT)
+        assert (asked["name"], asked["peer"]) == (victim, HOSTS[0])
+        assert [ears.heard(place, OPEN) for place in (theirs, "127.0.0.1")] == [[], []]
+
+
 @pytest.mark.parametrize("lie", ["frame", "ARP request", "ARP answer"])
 def test_a_container_does_not_get_what_is_sent_to_another_on_the_gateway_bridge(
     bed: Bed, lie: str

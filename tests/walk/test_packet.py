@@ -339,7 +339,7 @@ def test_the_outside_cannot_reach_what_is_not_published(cluster: Cluster) -> Non
     gateway = cluster.swarm.sandbox(only_task(cluster, "web")).gateway.ip
     assert cluster.from_host("node2", gateway, 80).end == "delivered", "the host itself may"
     stray = cluster.underlay.trace(Packet("tcp", CLIENT, 40000, gateway, 80), via="node2")
-    assert stray.end == "drop by gateway-forward"
+    assert stray.end == "drop by gateway-entry"
 
 
 def test_containers_do_not_meet_on_the_gateway_bridge(cluster: Cluster) -> None:
@@ -420,12 +420,18 @@ def test_a_host_mode_port() -> None:
     [task] = swarm.service(
         "direct", ports=[PublishedPort(target=80, published=DIRECT, mode="host")], on=[2]
     )
+    [beside] = swarm.service("beside", on=[2])
     cluster = Cluster(swarm)
     request = cluster.from_outside("node2", DIRECT)
     assert cluster.task_at(request) == task
     assert arrived(request).source == CLIENT
     assert cluster.round_trip(request)
     assert cluster.round_trip(cluster.from_host("node2", "127.0.0.1", DIRECT))
+    for asker in (task, beside):
+        asked = cluster.from_task(asker, cluster.address("node2"), DIRECT)
+        assert cluster.task_at(asked) == task
+        assert arrived(asked).source == cluster.address("node2"), "so that the answer comes back"
+        assert cluster.round_trip(asked, task)
     assert cluster.from_outside("node1", DIRECT).place == Place("node1"), (
         "only on the host that runs it"
     )

@@ -335,7 +335,9 @@ class FakeNamespace:
                 for r in self.routes.values()
                 if not host or owns_routing_table(r.table) or owns_link(r.device)
             ),
-            rules=frozenset(r for r in self.rules if not host or owns_rule(r.priority, r.mark)),
+            rules=frozenset(
+                r for r in self.rules if not host or owns_rule(r.priority, r.mark, r.input_device)
+            ),
             sysctls=sysctls,
             tables=tables,
         )

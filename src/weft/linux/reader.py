@@ -151,7 +151,9 @@ def _is_our_route(info: RouteInfo, device: LinkInfo, host: bool) -> bool:
 
 def _rules(handle: Handle, host: bool) -> Iterable[Rule]:
     for found in _dump(handle, rule.dump_rules(), rule.decode_rule):
-        if found is not None and (not host or owns_rule(found.priority, found.mark)):
+        if found is not None and (
+            not host or owns_rule(found.priority, found.mark, found.input_device)
+        ):
             yield found
 
 

@@ -130,7 +130,9 @@ class Watch:
                 )
             case rule.RTM_NEWRULE | rule.RTM_DELRULE:
                 shown = rule.decode_rule(message.body)
-                return shown is not None and (not host or owns_rule(shown.priority, shown.mark))
+                return shown is not None and (
+                    not host or owns_rule(shown.priority, shown.mark, shown.input_device)
+                )
         return False
 
     def _concerns_neighbour(self, handle: Handle, message: Message) -> bool:

@@ -17,9 +17,12 @@ of the host could not reach a host-mode port by 127.0.0.1. Replies to such a pro
 host's address until their translation is undone. The guard comes before that, so it does not drop
 them.
 
-Limit: if `net.bridge.bridge-nf-call-iptables` is 1, which is a setting of the host, a container
-cannot reach a host-mode port of its own host by the host's address: the bridge translates and
-forwards the frame itself, and the ports are isolated.
+A container reaches a host-mode port of its own host, even one of its own, by any address of the
+host. If `net.bridge.bridge-nf-call-iptables` is 1, which is a setting of the host, the bridge calls
+DNAT itself, and it then forwards the frame itself if the packet's route leads back to the bridge:
+from one isolated port to another, where it ends (`br_nf_pre_routing_finish`). So packets from the
+bridge have routes of their own (GATEWAY_TABLE): to each container by its port, past the bridge. The
+packet is then routed by the host, with or without that setting.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,9 +43,16 @@ from weft.network.kernel_state import (
     Namespace,
     Neighbour,
     Route,
+    Rule,
     SetType,
 )
-from weft.network.ownership import INGRESS_LEG, gateway_port
+from weft.network.ownership import (
+    GATEWAY_PORT_PREFIX,
+    GATEWAY_PRIORITY,
+    GATEWAY_TABLE,
+    INGRESS_LEG,
+    gateway_port,
+)
 from weft.network.render.services import PROTOCOLS
 
 DEFAULT = IPv4Network("0.0.0.0/0")
@@ -64,6 +74,9 @@ def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespac
     yield Namespace(
         name=HOST,
         links=links(device),
+        rules=frozenset(
+            {Rule(priority=GATEWAY_PRIORITY, table=GATEWAY_TABLE, input_device=GATEWAY_BRIDGE)}
+        ),
         sysctls={
             "net.ipv4.ip_forward": "1",
             f"net.ipv4.conf.{GATEWAY_BRIDGE}.route_localnet": "1",
@@ -80,7 +93,14 @@ def port(
     interface's name in `namespace`."""
     outlet, mac = (HOST, gateway_port(sandbox), GATEWAY_BRIDGE), mac_for(address.ip)
     yield from cable(outlet, (namespace, interface), facts.underlay_mtu, mac, address)
-    yield Namespace(name=HOST, neighbours=frozenset({Neighbour(GATEWAY_BRIDGE, address.ip, mac)}))
+    past = Route(destination=IPv4Network(address.ip), device=outlet[1], table=GATEWAY_TABLE)
+    yield Namespace(
+        name=HOST,
+        neighbours=frozenset(
+            Neighbour(device, address.ip, mac) for device in (GATEWAY_BRIDGE, past.device)
+        ),
+        routes=frozenset({past}),
+    )
     yield Namespace(
         name=namespace,
         routes=frozenset({Route(destination=DEFAULT, via=facts.gateway.ip, device=interface)}),
@@ -134,30 +154,35 @@ def _guard() -> str:
 def _rules(facts: NodeFacts) -> str:
     protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
     target = f"{protocols} dnat ip to meta l4proto . th dport map @{HOST_PORTS}"
-    device, subnet = f'"{GATEWAY_BRIDGE}"', facts.gateway.network
+    bridge, port, subnet = f'"{GATEWAY_BRIDGE}"', f'"{GATEWAY_PORT_PREFIX}*"', facts.gateway.network
+    to_containers = (f"oifname {bridge}", f"oifname {port}")
+    inside = f"ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }}"
     return "\n".join(
         (
             nft.base_chain(
                 "gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"
             ),
             nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {target}"),
+            nft.chain(
+                "gateway-entry",
+                "ct state established,related accept",
+                "ct status dnat accept",
+                "drop",
+            ),
             nft.base_chain(
                 "gateway-forward",
                 "filter",
                 "forward",
                 nft.FILTER,
-                f"oifname {device} ct state established,related accept",
-                f"oifname {device} ct status dnat accept",
-                f"oifname {device} drop",
+                *(f"{way} goto gateway-entry" for way in to_containers),
             ),
             nft.base_chain(
                 "gateway-nat-post",
                 "nat",
                 "postrouting",
                 nft.SRCNAT,
-                f"oifname {device} ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }} snat ip to"
-                f" {facts.data_path_address}",
-                f'oifname != {{ {device}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
+                *(f"{way} {inside} snat ip to {facts.data_path_address}" for way in to_containers),
+                f'oifname != {{ {bridge}, "{INGRESS_LEG}" }} ip saddr {subnet} masquerade',
             ),
         )
     )

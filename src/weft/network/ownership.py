@@ -16,6 +16,10 @@ MESH_TABLE = 5917
 """Routing table of the mesh: the ingress subnet, through `ing0`."""
 MESH_PRIORITIES = range(899, 902)
 """Policy routing rules of the mesh."""
+GATEWAY_TABLE = 5918
+"""Routing table of packets from docker_gwbridge to a container of this host: through its port."""
+GATEWAY_PRIORITY = 902
+"""Policy routing rule of `GATEWAY_TABLE`."""
 REQUEST_MARK = 0x20000
 """Mark of packets that the mesh sends to a task."""
 ANSWER_MARK = 0x30000
@@ -45,12 +49,14 @@ def owns_link(name: str) -> bool:
 
 
 def owns_routing_table(table: int) -> bool:
-    return table == MESH_TABLE
+    return table in (MESH_TABLE, GATEWAY_TABLE)
 
 
-def owns_rule(priority: int, mark: int) -> bool:
-    """The priority and the mark must both be ours: other software may use the priority. The routing
-    table does not matter: whatever it is, the rule would take our packets there."""
+def owns_rule(priority: int, mark: int, input_device: str | None) -> bool:
+    """The priority and the mark, or the device, must be ours: other software may use the priority.
+    The routing table does not matter: whatever it is, the rule would take our packets there."""
+    if priority == GATEWAY_PRIORITY:
+        return not mark and input_device == GATEWAY_BRIDGE
     return priority in MESH_PRIORITIES and mark in (REQUEST_MARK, ANSWER_MARK)
 
 

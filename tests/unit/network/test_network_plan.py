@@ -64,7 +64,7 @@ def test_everything_in_the_hosts_namespace_is_ours(input: Told) -> None:
     host = planned(input)[HOST]
     assert all(owns_link(name) for name in host.links)
     assert all(owns_table(name) for _, name in host.tables)
-    assert all(owns_rule(r.priority, r.mark) for r in host.rules)
+    assert all(owns_rule(r.priority, r.mark, r.input_device) for r in host.rules)
     assert all(owns_routing_table(r.table) or owns_link(r.device) for r in host.routes)
     assert all(owns_link(neighbour.device) for neighbour in host.neighbours)
     assert all(owns_link(entry.device) for entry in host.forwarding)
@@ -389,6 +389,7 @@ def test_a_node_with_one_container_of_one_plain_network() -> None:
             "ip neighbour replace 172.18.0.3 lladdr 02:42:ac:12:00:03 dev docker_gwbridge nud"
             " permanent"
         ),
+        "ip neighbour replace 172.18.0.3 lladdr 02:42:ac:12:00:03 dev wgw-BOX nud permanent",
         "bridge fdb replace 02:42:ac:12:00:03 dev wgw-BOX master static",
         (
             "ip -n 1-mynet00000 neighbour replace 10.10.10.3 lladdr 02:42:0a:0a:0a:03 dev vxlan0"
@@ -408,5 +409,6 @@ def test_a_node_with_one_container_of_one_plain_network() -> None:
             "bridge -n 1-mynet00000 fdb replace 02:42:0a:0a:0a:04 dev vxlan0 dst 10.59.72.12 self"
             " permanent"
         ),
+        "ip route replace 172.18.0.3/32 dev wgw-BOX table 5918",
         "ip -n BOX route replace default via 172.18.0.1 dev eth1",
     ]

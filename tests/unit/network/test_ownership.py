@@ -7,6 +7,8 @@ from weft.network.ownership import (
     ANSWER_MARK,
     CLEAR_MARK,
     ESP_MARK,
+    GATEWAY_PRIORITY,
+    GATEWAY_TABLE,
     MESH_PRIORITIES,
     MESH_TABLE,
     REQUEST_MARK,
@@ -30,14 +32,21 @@ NEIGHBOURS = (
 
 @pytest.mark.parametrize("priority", MESH_PRIORITIES)
 def test_a_rule_is_ours_by_its_priority_and_its_mark(priority: int) -> None:
-    assert all(owns_rule(priority, mark) for mark in (REQUEST_MARK, ANSWER_MARK))
-    assert not [mark for mark in NEIGHBOURS if owns_rule(priority, mark)]
+    assert all(owns_rule(priority, mark, None) for mark in (REQUEST_MARK, ANSWER_MARK))
+    assert not [mark for mark in NEIGHBOURS if owns_rule(priority, mark, None)]
 
 
-@pytest.mark.parametrize("priority", [0, 898, 902, 32766])
+def test_the_gateways_rule_is_ours_by_its_priority_and_its_device() -> None:
+    assert owns_rule(GATEWAY_PRIORITY, 0, "docker_gwbridge")
+    assert not owns_rule(GATEWAY_PRIORITY, 0, "docker0")
+    assert not owns_rule(GATEWAY_PRIORITY, 0, None)
+    assert not owns_rule(GATEWAY_PRIORITY, 1, "docker_gwbridge")
+
+
+@pytest.mark.parametrize("priority", [0, 898, 902, 903, 32766])
 def test_a_rule_of_another_priority_is_somebody_elses_whatever_it_marks(priority: int) -> None:
-    assert not owns_rule(priority, REQUEST_MARK)
-    assert not owns_rule(priority, ANSWER_MARK)
+    assert not owns_rule(priority, REQUEST_MARK, "docker_gwbridge")
+    assert not owns_rule(priority, ANSWER_MARK, None)
 
 
 def test_links_tables_and_routing_tables_are_ours_by_their_whole_names() -> None:
@@ -52,5 +61,6 @@ def test_links_tables_and_routing_tables_are_ours_by_their_whole_names() -> None
         name for name in ("wefts", "weft_guard", "my-weft", "wef", "filter") if owns_table(name)
     ]
     assert [
-        owns_routing_table(table) for table in (MESH_TABLE - 1, MESH_TABLE, MESH_TABLE + 1)
-    ] == [False, True, False]
+        owns_routing_table(table)
+        for table in (MESH_TABLE - 1, MESH_TABLE, GATEWAY_TABLE, GATEWAY_TABLE + 1)
+    ] == [False, True, True, False]

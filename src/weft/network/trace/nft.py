@@ -226,7 +226,12 @@ def _protocol(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
 def _interface(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     field, negated, what = m.groups()
     name = f.input if field == "iifname" else f.output
-    return (f'"{name}"' in what.strip("{ }").split(", ")) != bool(negated)
+    fits = any(_is_named(name, one.strip('"')) for one in what.strip("{ }").split(", "))
+    return fits != bool(negated)
+
+
+def _is_named(name: str, wanted: str) -> bool:
+    return name.startswith(wanted[:-1]) if wanted.endswith("*") else name == wanted
 
 
 def _masked(value: int, m: re.Match[str]) -> bool:
