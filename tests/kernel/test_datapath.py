@@ -303,6 +303,26 @@ def test_a_virtual_address_in_the_balancers_namespace(bed: Bed) -> None:
     bed.inside(space, "ping", "-c1", "-W2", address)
 
 
+def test_a_container_that_is_about_to_stop_resets_nobody(bed: Bed) -> None:
+    """Not even where its program no longer listens: the client sends its SYN again, to another."""
+    client = bed.path("client")
+    with connect(client, HOSTS[0], WEB) as standing:
+        hello(standing)
+        bed.swarm.closed |= set(tasks(bed, "webapp"))
+        bed.apply()
+        try:
+            for port in (WEB, CLOSED):
+                with netns.run_in(client, socket.socket) as sock:
+                    sock.settimeout(0.2)
+                    assert sock.connect_ex((HOSTS[0], port)) == errno.EAGAIN
+            assert echoes(standing)
+        finally:
+            bed.swarm.closed.clear()
+            bed.apply()
+    with pytest.raises(ConnectionRefusedError):
+        connect(client, HOSTS[0], CLOSED)
+
+
 def test_a_virtual_address_without_tasks_is_refused(bed: Bed) -> None:
     address = virtual(bed, "mynet", "dead")
     with pytest.raises(ConnectionRefusedError):

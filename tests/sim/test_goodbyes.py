@@ -120,7 +120,8 @@ class Witness:
         self.cluster = cluster
         self.stopped: list[TaskId] = []
         self.late: list[tuple[str, TaskId]] = []
-        """(host, task): the host's mesh had the task when it was stopped."""
+        """(host, task): the host's mesh had the task when it was stopped, or the task's own host let
+        new connections reach its container."""
         for host in cluster.hosts.values():
             self._watch(host)
 
@@ -129,18 +130,26 @@ class Witness:
 
         async def seen(id: ContainerId, grace: Nanoseconds) -> Container:
             labels = host.runtime.get(id).config.labels
-            self._stopping(TaskId(labels[TASK_LABEL]))
+            self._stopping(host, TaskId(labels[TASK_LABEL]))
             return await stop(id, grace)
 
         host.runtime.stop = seen  # type: ignore[method-assign]
 
-    def _stopping(self, task: TaskId) -> None:
+    def _stopping(self, own: SimHost, task: TaskId) -> None:
         known = self.cluster.state.tasks[task]
         addresses = {attachment.address.ip for attachment in known.attachments}
         self.stopped.append(task)
         for host in self.cluster.hosts.values():
             if host.identity is not None and addresses & targets(host):
                 self.late.append((host.name, task))
+        if open_ports(own, task):
+            self.late.append((own.name, task))
+
+
+def open_ports(host: SimHost, task: TaskId) -> int:
+    """How many of its ports take new connections by the mesh at the task's container."""
+    found = [r.sandbox.key for r in host.agent.connections.residents if r.workload.id == task]  # type: ignore[union-attr]
+    return len(host.kernel.spaces[found[0]].tables["ip", "weft"].sets["mesh-targets"].elements)
 
 
 def targets(host: SimHost) -> set[IPv4Address]:
@@ -317,5 +326,24 @@ def test_a_service_that_shrinks_or_goes_is_left_by_every_host_before_its_tasks_s
         await cluster.ask(lambda manager: manager.remove_service(id))
         await cluster.until(lambda: not cluster.running(), 10)
         assert (len(witness.stopped), witness.late) == (3, [])
+
+    served(1, 3, scene)
+
+
+@pytest.mark.parametrize(("still", "seconds"), [(0.0, 0.5), (1.0, 1.9), (60.0, 2.9)])
+def test_a_task_that_is_still_asked_is_stopped_later_but_not_much(
+    still: float, seconds: float
+) -> None:
+    """A host that is behind sends it new connections for `still` seconds."""
+
+    async def scene(cluster: SimCluster, id: ServiceId) -> None:
+        witness, begun = Witness(cluster), cluster.now()
+        for host in cluster.hosts.values():
+            host.accepted = lambda pid: int(min(cluster.now() - begun, still) * 10) if pid else 0
+        await scale(cluster, id, 2)
+        await cluster.until(lambda: bool(witness.stopped), 10)
+        assert (round(cluster.now() - begun, 1) <= seconds, witness.late) == (True, [])
+        assert cluster.now() - begun > min(still, 2)
+        await cluster.settle(30)
 
     served(1, 3, scene)

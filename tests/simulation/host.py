@@ -104,6 +104,8 @@ class SimHost:
         self.volumes = FakeVolumes()
         self.runtime.latency = RUNTIME_LATENCY
         self.kernel = FakeKernel()
+        self.accepted: Callable[[int], int] = lambda pid: 0
+        """How many connections the container with this process has accepted."""
         self.credentials: Credentials | None = None
         """Of the node that this host is; on its disk, as what follows."""
         self.identity: Identity | None = None
@@ -226,7 +228,9 @@ class SimHost:
 
     def _engine_adapters(self) -> EngineAdapters:
         network = NetworkAdapters(
-            kernel=self.kernel, names=NameAdapters(open_resolver=_open_resolver)
+            kernel=self.kernel,
+            names=NameAdapters(open_resolver=_open_resolver),
+            accepted=lambda pid: self.accepted(pid),
         )
         return EngineAdapters(
             runtime=self.runtime,

@@ -56,7 +56,9 @@ class Swarm:
         self.tasks: dict[TaskId, TaskAssignment] = {}
         self._sandboxes: dict[TaskId, Sandbox] = {}
         self._used: dict[NetworkId, int] = {}
-        self._workloads = Workloads()
+        self.closed: set[TaskId] = set()
+        """Tasks whose stop signal comes next."""
+        self._workloads = Workloads(self.closed)
         self.ingress = self.network("ingress", "10.0.0.0/24", ingress=True)
 
     def network(

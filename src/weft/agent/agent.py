@@ -22,13 +22,14 @@ from weft.agent.connections import Connections
 from weft.agent.disk import Disk
 from weft.agent.engine_state import engine_state
 from weft.agent.logs import TaskLogs
+from weft.agent.quiet import unasked
 from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
 from weft.agent.retirement import FORCED_PATIENCE, Retirement
 from weft.agent.streams import Frames, StreamPublisher
 from weft.agent.task_files import newly_supplied
 from weft.agent.task_steps import RebootVerdict, expired
-from weft.agent.tasks import DRAIN, TaskWorker
+from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.agent.workloads import TASK_LABEL
 from weft.engine.engine import Engine
@@ -113,9 +114,13 @@ class Agent:
 
     async def host_stops(self) -> None:
         """Tells a manager that the host is being shut down, so that no node sends new connections
-        here. Returns when a moment has passed for that; containers are left as they are."""
+        here. Returns when none come any more; containers are left as they are."""
         if self.uplink.connected and await self.uplink.farewells.say("stopping", FORCED_PATIENCE):
-            await asyncio.sleep(DRAIN)
+            await unasked(self._accepted)
+
+    def _accepted(self) -> int:
+        accepted = self.engine.adapters.network.accepted
+        return sum(accepted(container.pid) for container in self._swarm_containers())
 
     async def leave(self) -> None:
         """Removes containers, networks and files of the swarm, as far as possible, then raises what

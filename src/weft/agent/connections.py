@@ -28,7 +28,8 @@ class Connections:
         self._networking = networking
         self._records = records
         self._assignment = assignment
-        self._workloads = Workloads()
+        self._closed: set[TaskId] = set()
+        self._workloads = Workloads(self._closed)
         self._connected: set[TaskId] = set()
         self._releasing: set[TaskId] = set()
         self._taken_over = asyncio.Event()
@@ -86,6 +87,7 @@ class Connections:
         """Forgets a task that has no record any more."""
         self._connected.discard(task)
         self._releasing.discard(task)
+        self._closed.discard(task)
 
     async def excluded(self, task: TaskId) -> None:
         """Waits until the manager has told this node to send the task no new connections, or until
@@ -105,6 +107,17 @@ class Connections:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNLIST_TIMEOUT):
                 await self._networking.loop.settled()
+
+    async def close(self, task: TaskId) -> None:
+        """Lets no new connections reach the container by the mesh, or tries for `UNLIST_TIMEOUT`.
+
+        The rules of a host that is behind still send some. Once the program has closed its port,
+        the kernel would refuse them, and the client would give up. A SYN without an answer is sent
+        again after a second, and then goes to another task, because the host forgets unanswered
+        flows to this one when its own rules change."""
+        self._closed.add(task)
+        self._desire()
+        await self.unlisted()
 
     def started(self) -> Iterator[tuple[TaskId, Sandbox]]:
         """Sandboxes of tasks whose containers have been started."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.agent.connections import Connections
+from weft.agent.quiet import unasked
 from weft.agent.records import Records, TaskRecord
 from weft.agent.task_files import lacks_auth, missing, pull_auth, task_files
 from weft.agent.task_steps import (
@@ -42,11 +43,6 @@ from weft.model.task import ContainerStatus, TaskState, TaskStatus
 
 log = logging.getLogger(__name__)
 
-DRAIN = 0.3
-"""Seconds between the removal of a task from this node's rules and its stop signal. The manager
-tells every node at once to send the task no new connections, and this node to stop it as well.
-Docker Swarm waits 2 s for its gossip to spread; a session is faster, and users wait for a service
-to scale down."""
 RETRY = 1.0
 """Seconds before a step that keeps a task from ending is tried again."""
 RELEASE_TIMEOUT = 10.0
@@ -234,7 +230,9 @@ class TaskWorker:
             if self._record.status.unhealthy_since:
                 await self._host.connections.excluded(self._task)
             await self._host.connections.unlisted()
-            await asyncio.sleep(DRAIN)
+            accepted = self._host.engine.adapters.network.accepted
+            await unasked(lambda: accepted(container.pid))
+            await self._host.connections.close(self._task)
         await self._host.engine.stop(container)
 
     async def _delete(self) -> None:

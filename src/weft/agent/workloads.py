@@ -3,7 +3,7 @@
 Users can write templates for the environment, the hostname, and the sources and targets of mounts.
 This file fills them in with `model/template.py`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -24,7 +24,7 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 Tasks = Mapping[TaskId, TaskAssignment]
 
 
-def workload(task: TaskAssignment) -> Workload:
+def workload(task: TaskAssignment, is_closed: bool = False) -> Workload:
     """The task's workload, with templates as the user wrote them."""
     spec = task.spec.container
     return Workload(
@@ -39,6 +39,7 @@ def workload(task: TaskAssignment) -> Workload:
         ports=task.ports,
         host_network=task.spec.host_network,
         is_leaving=task.desired > TaskState.RUNNING,
+        is_closed=is_closed,
     )
 
 
@@ -59,7 +60,9 @@ class Workloads:
     """Makes workloads. The same task gives the very same workload object, which shows a plan that
     nothing has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: Collection[TaskId] = ()) -> None:
+        """`closed`: the tasks that are closed (`Workload.is_closed`), now and later."""
+        self._closed = closed
         self._known: dict[TaskId, tuple[TaskAssignment, Workload]] = {}
 
     def residents(self, tasks: Tasks, sandboxes: Iterable[Sandbox]) -> list[Resident]:
@@ -70,9 +73,9 @@ class Workloads:
         return [Resident(sandbox, self.of(task)) for sandbox, task in found if task is not None]
 
     def of(self, task: TaskAssignment) -> Workload:
-        known = self._known.get(task.id)
-        if known is None or known[0] is not task:
-            known = self._known[task.id] = (task, workload(task))
+        known, is_closed = self._known.get(task.id), task.id in self._closed
+        if known is None or known[0] is not task or known[1].is_closed != is_closed:
+            known = self._known[task.id] = (task, workload(task, is_closed))
         return known[1]
 
 

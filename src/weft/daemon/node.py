@@ -36,6 +36,7 @@ from weft.errors import (
 )
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
+from weft.linux.counters import accepted
 from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
 from weft.linux.host_ports import check_free
@@ -181,6 +182,7 @@ class WeftNode:
                 directory / space if space != HOST else None, flows
             ),
             check_port=check_free,
+            accepted=accepted,
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,

@@ -41,6 +41,10 @@ FlushFlows = Callable[[str, frozenset[Stale]], Awaitable[None]]
 namespace is no error. Raises `OperationFailed`."""
 
 
+Accepted = Callable[[int], int]
+"""How many TCP connections have been accepted so far in the network namespace of the process with
+that id; 0 if there is no such process."""
+
 CheckPort = Callable[[Protocol, Port], None]
 """Raises `OperationFailed` if a program of the host has the port."""
 
@@ -56,6 +60,11 @@ async def _open_here(
 
 async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
     """Does nothing: no flows are remembered."""
+
+
+def _none_accepted(pid: int) -> int:
+    """There are no connections."""
+    return 0
 
 
 def _no_programs(protocol: Protocol, port: Port) -> None:
@@ -90,6 +99,7 @@ class NetworkAdapters:
     names: NameAdapters
     flush_flows: FlushFlows = _no_flows
     check_port: CheckPort = _no_programs
+    accepted: Accepted = _none_accepted
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

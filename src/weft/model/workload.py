@@ -35,6 +35,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the workload needs no sandbox."""
     is_leaving: bool = False
     """Whether the workload is to stop: its host-mode ports take no new connections."""
+    is_closed: bool = False
+    """Whether its stop signal comes next: its container takes no new connections by the mesh."""
 
 
 class Resident(NamedTuple):

@@ -30,7 +30,8 @@ Why each unusual piece exists:
 * mesh-nat-post: without it, a connection that the container itself opens from such a port would
   leave by the gateway with the ingress address.
 * mesh-guard: other containers of the ingress network cannot get in, nor can a host except by its
-  leg.
+  leg. A container that is about to stop lets nobody new in (`mesh-targets` is empty): a SYN without
+  an answer is sent again, and goes to another task; a reset would reach the client.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,7 +102,7 @@ def answers(
     bridge's address; `legs`: the load balancers of all hosts."""
     yield _routing(sandbox, entry)
     ports = sorted({(p.protocol, p.target) for p in workload.ports if p.mode == "ingress"})
-    targets = ElementSet(TARGETS, dict.fromkeys(ports, ()))
+    targets = ElementSet(TARGETS, dict.fromkeys(() if workload.is_closed else ports, ()))
     yield from _sources(
         sandbox, [target for protocol, target in ports if protocol == "udp"], entry, others, gateway
     )
